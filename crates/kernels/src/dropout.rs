@@ -1,0 +1,70 @@
+//! Dropout: `y[i] = x[i] * keep(i) / (1 - rate)`. The mask is recomputed from its key wherever it is needed
+//! (forward, backward, any thread), so it takes no memory and depends on nothing but the key.
+
+use crate::{Isa, rng};
+
+/// The dropout mask of one sequence at one place of the network in one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask {
+    key: u64,
+    /// Elements whose 16 random bits are below this are dropped.
+    threshold: u16,
+    scale: f32,
+}
+
+impl Mask {
+    /// A mask that drops each element with probability `rate`, rounded to a multiple of 2^-16.
+    ///
+    /// # Panics
+    /// Unless `0 <= rate < 1` after rounding.
+    pub fn new(key: u64, rate: f32) -> Self {
+        let dropped = (f64::from(rate) * 65536.0).round();
+        assert!((0.0..65536.0).contains(&dropped), "dropout rate {rate} is not in [0, 1)");
+        Mask { key, threshold: dropped as u16, scale: (65536.0 / (65536.0 - dropped)) as f32 }
+    }
+
+    /// What element `index` is multiplied with: 0 or `1 / (1 - rate)`.
+    #[inline(always)]
+    pub fn factor(&self, index: usize) -> f32 {
+        let bits = rng::word(self.key, index as u64 / 4) >> (16 * (index % 4));
+        if bits as u16 >= self.threshold { self.scale } else { 0.0 }
+    }
+
+    /// Calls `f(range, factors)` for consecutive pieces of `0..len`; element 0 has index `start`, a multiple of 4.
+    #[inline(always)]
+    fn pieces(&self, start: usize, len: usize, mut f: impl FnMut(std::ops::Range<usize>, &[f32])) {
+        debug_assert!(start.is_multiple_of(4));
+        let mut factors = [0.0f32; 64];
+        for from in (0..len).step_by(64) {
+            for (i, four) in factors.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let word = rng::word(self.key, ((start + from) / 4 + i) as u64);
+                for (lane, factor) in four.iter_mut().enumerate() {
+                    *factor = if (word >> (16 * lane)) as u16 >= self.threshold { self.scale } else { 0.0 };
+                }
+            }
+            let to = len.min(from + 64);
+            f(from..to, &factors[..to - from]);
+        }
+    }
+
+    /// `y *= mask`, the first element having index `start`, a multiple of 4.
+    #[inline(always)]
+    pub(crate) fn scale(&self, start: usize, y: &mut [f32]) {
+        self.pieces(start, y.len(), |range, m| y[range].iter_mut().zip(m).for_each(|(y, m)| *y *= m));
+    }
+}
+
+/// `y *= mask` (n elements).
+pub fn dropout_in_place(isa: Isa, y: &mut [f32], mask: &Mask) {
+    isa.run(|| mask.scale(0, y));
+}
+
+/// `y += x * mask` (n elements): a branch added to the residual stream.
+pub fn dropout_add(isa: Isa, y: &mut [f32], x: &[f32], mask: &Mask) {
+    assert_eq!(y.len(), x.len());
+    isa.run(|| {
+        mask.pieces(0, y.len(), |range, m| {
+            y[range.clone()].iter_mut().zip(&x[range]).zip(m).for_each(|((y, x), m)| *y += x * m);
+        });
+    });
+}

@@ -1,0 +1,409 @@
+//! Single-threaded matrix multiplication `C (m, n) = A (m, k) B (k, n)` or `C += A B`, any strides for A and B.
+//!
+//! The structure is Goto's (Goto, van de Geijn 2008), less the blocking over `m` and `n`, because a shard's
+//! matrices fit in the L2 and L3 caches:
+//!
+//! ```text
+//! LOOP 3  over k in blocks of KC: pack that part of B into panels NR wide; pack A too unless its rows are contiguous
+//! LOOP 2    over the panels of B: one panel (KC x NR) stays in the L1 cache
+//! LOOP 1      over the rows of A, MR at a time
+//! kernel        C[MR x NR] += A[MR x KC] B[KC x NR], all of C in registers
+//! ```
+//!
+//! Each element of C is the sum over k in ascending order, so the result does not depend on how rows or columns
+//! are divided among calls.
+
+use crate::Isa;
+use pulp::{Simd, WithSimd};
+use std::cell::RefCell;
+
+/// Rows of B in a packed panel: `KC * NR` floats of B are 16 KiB on AVX2, half of an L1 cache.
+const KC: usize = 256;
+
+/// A matrix to read: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// `rows` x `cols` in row-major order without gaps.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Mat::strided(data, rows, cols, cols)
+    }
+
+    /// `rows` x `cols` in row-major order, rows starting `row_stride` apart.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        check_extent(data.len(), rows, cols, row_stride);
+        Mat { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose: the same numbers, read the other way.
+    pub fn t(self) -> Self {
+        Mat {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A matrix to write, in row-major order: element `(i, j)` is `data[i * row_stride + j]`.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// `rows` x `cols` without gaps.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        MatMut::strided(data, rows, cols, cols)
+    }
+
+    /// `rows` x `cols`, rows starting `row_stride` apart.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        check_extent(data.len(), rows, cols, row_stride);
+        assert!(row_stride >= cols, "rows overlap: {cols} columns, row stride {row_stride}");
+        MatMut { data, rows, cols, row_stride }
+    }
+}
+
+/// Every later access relies on this: the last element of the last row lies inside the slice.
+fn check_extent(len: usize, rows: usize, cols: usize, row_stride: usize) {
+    if rows > 0 && cols > 0 {
+        let last = (rows - 1).checked_mul(row_stride).and_then(|start| start.checked_add(cols));
+        assert!(last.is_some_and(|last| last <= len), "a {rows} x {cols} matrix with row stride {row_stride} in {len} floats");
+    }
+}
+
+/// What to do with the numbers already in C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// `C = A B`; C need not be initialised.
+    Overwrite,
+    /// `C += A B`.
+    Add,
+}
+
+/// `C = A B` or `C += A B`; `c (m, n)`, `a (m, k)`, `b (k, n)`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn gemm(isa: Isa, c: MatMut, into: Into, a: Mat, b: Mat) {
+    let shapes_fit = c.rows == a.rows && c.cols == b.cols && a.cols == b.rows;
+    assert!(shapes_fit, "gemm: C is {}x{}, A {}x{}, B {}x{}", c.rows, c.cols, a.rows, a.cols, b.rows, b.cols);
+    if c.rows == 0 || c.cols == 0 {
+        return;
+    }
+    if a.cols == 0 {
+        if into == Into::Overwrite {
+            c.data.chunks_mut(c.row_stride).take(c.rows).for_each(|row| row[..c.cols].fill(0.0));
+        }
+        return;
+    }
+    PACKED.with_borrow_mut(|packed| isa.run(Gemm { c, into, a, b, packed }));
+}
+
+/// Packed copies of A and B: they grow to the largest product of this thread and stay.
+#[derive(Default)]
+struct Packed {
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
+thread_local! {
+    static PACKED: RefCell<Packed> = RefCell::default();
+}
+
+struct Gemm<'a> {
+    c: MatMut<'a>,
+    into: Into,
+    a: Mat<'a>,
+    b: Mat<'a>,
+    packed: &'a mut Packed,
+}
+
+impl WithSimd for Gemm<'_> {
+    type Output = ();
+
+    /// Picks the tile: MR rows by NV vectors of C, one row of B and a broadcast of A must fit the registers.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if S::F32_LANES == 1 {
+            self.run::<S, 3, 8>(simd) // scalar: the compiler makes vectors of the eight columns
+        } else if S::REGISTER_COUNT < 32 {
+            self.run::<S, 6, 2>(simd) // AVX2: 12 + 2 + 1 of 16
+        } else if S::F32_LANES >= 16 {
+            self.run::<S, 12, 2>(simd) // AVX-512: 24 + 2 + 1 of 32
+        } else {
+            self.run::<S, 6, 4>(simd) // NEON: 24 + 4 + 1 of 32
+        }
+    }
+}
+
+impl Gemm<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
+        let Gemm { c, into, a, b, packed } = self;
+        let nr = NV * S::F32_LANES;
+        let panels = c.cols.div_ceil(nr);
+        // LOOP 3
+        for k0 in (0..a.cols).step_by(KC) {
+            let kc = KC.min(a.cols - k0);
+            let overwrite = into == Into::Overwrite && k0 == 0;
+            pack_b(&mut packed.b, b, k0, kc, nr);
+            let a_block = if a.col_stride == 1 {
+                ABlock { data: &a.data[k0..], tile_stride: MR * a.row_stride, row_stride: a.row_stride, k_stride: 1 }
+            } else {
+                pack_a::<MR>(&mut packed.a, a, k0, kc);
+                ABlock { data: &packed.a, tile_stride: MR * kc, row_stride: 1, k_stride: MR }
+            };
+            // LOOP 2
+            for panel in 0..panels {
+                let b_panel = &packed.b[panel * kc * nr..][..kc * nr];
+                let j0 = panel * nr;
+                let cols = nr.min(c.cols - j0);
+                // LOOP 1
+                for (tile, i0) in (0..c.rows).step_by(MR).enumerate() {
+                    let rows = MR.min(c.rows - i0);
+                    let a_tile = &a_block.data[tile * a_block.tile_stride..];
+                    let c_tile = &mut c.data[i0 * c.row_stride + j0..];
+                    let a_reach = (rows - 1) * a_block.row_stride + (kc - 1) * a_block.k_stride;
+                    assert!(a_reach < a_tile.len() && (rows - 1) * c.row_stride + cols <= c_tile.len());
+                    let args = Tile {
+                        kc,
+                        a: a_tile.as_ptr(),
+                        a_row_stride: a_block.row_stride,
+                        a_k_stride: a_block.k_stride,
+                        b: b_panel.as_ptr(),
+                        c: c_tile.as_mut_ptr(),
+                        c_row_stride: c.row_stride,
+                        cols,
+                        overwrite,
+                    };
+                    // SAFETY: the assertion above bounds the reads of A and the accesses of C for `rows` rows and
+                    // `cols` columns, `b_panel` has kc * nr floats, and C is borrowed mutably, so nothing aliases.
+                    unsafe {
+                        match rows {
+                            rows if rows == MR => args.multiply::<S, MR, NV>(simd),
+                            1 => args.multiply::<S, 1, NV>(simd),
+                            2 => args.multiply::<S, 2, NV>(simd),
+                            3 => args.multiply::<S, 3, NV>(simd),
+                            4 => args.multiply::<S, 4, NV>(simd),
+                            5 => args.multiply::<S, 5, NV>(simd),
+                            6 => args.multiply::<S, 6, NV>(simd),
+                            7 => args.multiply::<S, 7, NV>(simd),
+                            8 => args.multiply::<S, 8, NV>(simd),
+                            9 => args.multiply::<S, 9, NV>(simd),
+                            10 => args.multiply::<S, 10, NV>(simd),
+                            _ => args.multiply::<S, 11, NV>(simd),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One block of A as the kernel reads it: tiles of MR rows, packed or in place.
+struct ABlock<'a> {
+    data: &'a [f32],
+    tile_stride: usize,
+    row_stride: usize,
+    k_stride: usize,
+}
+
+/// One kernel call: `C[ROWS x cols] (+)= A[ROWS x kc] B[kc x NR]`.
+struct Tile {
+    kc: usize,
+    a: *const f32,
+    a_row_stride: usize,
+    a_k_stride: usize,
+    b: *const f32,
+    c: *mut f32,
+    c_row_stride: usize,
+    cols: usize,
+    overwrite: bool,
+}
+
+impl Tile {
+    /// # Safety
+    /// `a` must be readable at `i * a_row_stride + p * a_k_stride` for `i < ROWS`, `p < kc`; `b` at the first
+    /// `kc * NV * lanes` floats; `c` readable and writable at `i * c_row_stride + j` for `i < ROWS`, `j < cols`,
+    /// and by nobody else meanwhile.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd, const ROWS: usize, const NV: usize>(self, simd: S) {
+        let lanes = S::F32_LANES;
+        let mut acc = [[simd.splat_f32s(0.0); NV]; ROWS];
+        for p in 0..self.kc {
+            // SAFETY: within what the caller vouches for; packed rows have any alignment, hence read_unaligned.
+            unsafe {
+                let mut b_row = [simd.splat_f32s(0.0); NV];
+                for (j, b) in b_row.iter_mut().enumerate() {
+                    *b = self.b.add(p * NV * lanes + j * lanes).cast::<S::f32s>().read_unaligned();
+                }
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let a = simd.splat_f32s(*self.a.add(i * self.a_row_stride + p * self.a_k_stride));
+                    for (acc, b) in acc.iter_mut().zip(b_row) {
+                        *acc = simd.mul_add_e_f32s(a, b, *acc);
+                    }
+                }
+            }
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            // SAFETY: row i and column j < cols of C, which the caller vouches for; whole vectors only where all
+            // of their lanes are below cols.
+            unsafe {
+                let row = self.c.add(i * self.c_row_stride);
+                for (v, &acc) in acc.iter().enumerate() {
+                    let j = v * lanes;
+                    if j + lanes <= self.cols {
+                        let c = row.add(j).cast::<S::f32s>();
+                        let old = if self.overwrite { simd.splat_f32s(0.0) } else { c.read_unaligned() };
+                        c.write_unaligned(simd.add_f32s(old, acc));
+                    } else if j < self.cols {
+                        let edge = std::slice::from_raw_parts_mut(row.add(j), self.cols - j);
+                        let old = if self.overwrite { simd.splat_f32s(0.0) } else { simd.partial_load_f32s(edge) };
+                        simd.partial_store_f32s(edge, simd.add_f32s(old, acc));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows `k0..k0 + kc` of B as panels of `nr` columns: `packed[panel][p][j]`, zero beyond the last column.
+#[inline(always)]
+fn pack_b(packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, nr: usize) {
+    let panels = b.cols.div_ceil(nr);
+    grow(packed, panels * kc * nr);
+    for (panel, out) in packed.chunks_exact_mut(kc * nr).take(panels).enumerate() {
+        let j0 = panel * nr;
+        let cols = nr.min(b.cols - j0);
+        if cols < nr {
+            out.fill(0.0);
+        }
+        if b.col_stride == 1 {
+            for (p, out) in out.chunks_exact_mut(nr).enumerate() {
+                out[..cols].copy_from_slice(&b.data[(k0 + p) * b.row_stride + j0..][..cols]);
+            }
+        } else {
+            for j in 0..cols {
+                let column = &b.data[k0 * b.row_stride + (j0 + j) * b.col_stride..];
+                if b.row_stride == 1 {
+                    for (out, &x) in out[j..].iter_mut().step_by(nr).zip(&column[..kc]) {
+                        *out = x;
+                    }
+                } else {
+                    for (out, &x) in out[j..].iter_mut().step_by(nr).zip(column.iter().step_by(b.row_stride)) {
+                        *out = x;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Columns `k0..k0 + kc` of A as tiles of MR rows: `packed[tile][p][i]`; rows beyond the last are left as they are,
+/// because the kernel for a short tile does not read them.
+#[inline(always)]
+fn pack_a<const MR: usize>(packed: &mut Vec<f32>, a: Mat, k0: usize, kc: usize) {
+    let tiles = a.rows.div_ceil(MR);
+    grow(packed, tiles * kc * MR);
+    for (tile, out) in packed.chunks_exact_mut(kc * MR).take(tiles).enumerate() {
+        let i0 = tile * MR;
+        let rows = MR.min(a.rows - i0);
+        for (p, out) in out.as_chunks_mut::<MR>().0.iter_mut().enumerate() {
+            let column = &a.data[i0 * a.row_stride + (k0 + p) * a.col_stride..];
+            if a.row_stride == 1 && rows == MR {
+                out.copy_from_slice(&column[..MR]);
+            } else {
+                for i in 0..rows {
+                    out[i] = column[i * a.row_stride];
+                }
+            }
+        }
+    }
+}
+
+fn grow(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Distinct small integers, so that every sum is exact in f32 and any mix-up of elements shows.
+    fn integers(len: usize, modulus: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7 + 3) % modulus) as f32 - (modulus / 2) as f32).collect()
+    }
+
+    #[test]
+    fn every_isa_size_stride_and_mode_is_exact() {
+        let sizes = [0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 16, 17, 31, 33, 65];
+        for isa in Isa::available() {
+            for (m, n) in sizes.iter().flat_map(|&m| sizes.iter().map(move |&n| (m, n))) {
+                for k in [0, 1, 2, 7, 16, 19, 300] {
+                    for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+                        check(isa, m, n, k, a_transposed, b_transposed);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(isa: Isa, m: usize, n: usize, k: usize, a_transposed: bool, b_transposed: bool) {
+        let gap = 3; // rows are further apart than they are long
+        let (a_data, b_data) = (integers(m.max(k) * (m.max(k) + gap), 11), integers(n.max(k) * (n.max(k) + gap), 13));
+        let view = |data, rows, cols, transposed| {
+            if transposed {
+                Mat::strided(data, cols, rows, rows + gap).t()
+            } else {
+                Mat::strided(data, rows, cols, cols + gap)
+            }
+        };
+        let a = view(&a_data, m, k, a_transposed);
+        let b = view(&b_data, k, n, b_transposed);
+        for into in [Into::Overwrite, Into::Add] {
+            let mut c = vec![2.0; m * (n + gap)];
+            gemm(isa, MatMut::strided(&mut c, m, n, n + gap), into, a, b);
+            for i in 0..m {
+                for j in 0..n + gap {
+                    let mut want = if into == Into::Add || j >= n { 2.0 } else { 0.0 };
+                    if j < n {
+                        for p in 0..k {
+                            want += a.data[i * a.row_stride + p * a.col_stride] * b.data[p * b.row_stride + j * b.col_stride];
+                        }
+                    }
+                    let got = c[i * (n + gap) + j];
+                    assert!(got == want, "{} {m}x{n}x{k} {into:?} ({i}, {j}): {got}, want {want}", isa.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "gemm: C is 2x2")]
+    fn shapes_must_fit() {
+        let (a, b, mut c) = ([0.0; 6], [0.0; 8], [0.0; 4]);
+        gemm(Isa::detect(), MatMut::new(&mut c, 2, 2), Into::Add, Mat::new(&a, 2, 3), Mat::new(&b, 4, 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "in 5 floats")]
+    fn a_matrix_must_lie_in_its_slice() {
+        Mat::new(&[0.0; 5], 2, 3);
+    }
+}

@@ -1,0 +1,61 @@
+//! LayerNorm: `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(var + eps)`, over each row of `c` channels.
+
+use crate::{Isa, math::lane_sum};
+
+/// Forward. `y (n, c)`, `stats (n, 2)` receives each row's mean and rstd, `x (n, c)`, `w (c)`, `b (c)` or none.
+pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32) {
+    let c = w.len();
+    assert!(y.len() == x.len() && stats.len() * c == 2 * x.len() && b.is_none_or(|b| b.len() == c));
+    isa.run(|| {
+        let rows = y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(stats.as_chunks_mut().0);
+        for ((y, x), stats) in rows {
+            let [sum] = lane_sum(c, |i| [x[i]]);
+            let mean = sum / c as f32;
+            let [sq] = lane_sum(c, |i| [(x[i] - mean) * (x[i] - mean)]);
+            let rstd = 1.0 / (sq / c as f32 + eps).sqrt();
+            *stats = [mean, rstd];
+            match b {
+                Some(b) => (0..c).for_each(|i| y[i] = (x[i] - mean) * rstd * w[i] + b[i]),
+                None => (0..c).for_each(|i| y[i] = (x[i] - mean) * rstd * w[i]),
+            }
+        }
+    });
+}
+
+/// Backward. `dx (n, c) +=`, `dw (c) +=`, `db (c) +=`; `dy (n, c)`, and `x`, `stats`, `w` as in [`forward`].
+///
+/// With `xhat = (x - mean) * rstd` and `g = dy * w`:
+/// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`.
+#[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
+pub fn backward(
+    isa: Isa,
+    dx: &mut [f32],
+    dw: &mut [f32],
+    mut db: Option<&mut [f32]>,
+    dy: &[f32],
+    x: &[f32],
+    stats: &[f32],
+    w: &[f32],
+) {
+    let c = w.len();
+    assert!(dx.len() == x.len() && dy.len() == x.len() && stats.len() * c == 2 * x.len());
+    assert!(dw.len() == c && db.as_ref().is_none_or(|db| db.len() == c));
+    isa.run(|| {
+        let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(stats.as_chunks().0);
+        for (((dx, dy), x), &[mean, rstd]) in rows {
+            let [g_sum, gx_sum] = lane_sum(c, |i| {
+                let g = dy[i] * w[i];
+                [g, g * (x[i] - mean) * rstd]
+            });
+            let (g_mean, gx_mean) = (g_sum / c as f32, gx_sum / c as f32);
+            for i in 0..c {
+                let xhat = (x[i] - mean) * rstd;
+                dx[i] += rstd * (dy[i] * w[i] - g_mean - xhat * gx_mean);
+                dw[i] += dy[i] * xhat;
+            }
+            if let Some(db) = &mut db {
+                (0..c).for_each(|i| db[i] += dy[i]);
+            }
+        }
+    });
+}

@@ -1,0 +1,37 @@
+//! The CPU kernels behind kinglet: slices in, slices out, one thread, no allocation once warm.
+//!
+//! Every kernel is written once and compiled for each instruction set in [`Isa`]; the caller passes the set
+//! it detected. What a kernel computes is defined, slowly and in f64, by `Reference` in the `kinglet` crate,
+//! and each is tested against it there.
+//!
+//! Dimensions have one letter everywhere: `n` rows (positions, `b * t` of them), `c` channels (`n_embd`),
+//! `nh` heads of `hs` channels, `t` positions in a sequence, `v` words in the vocabulary.
+//!
+//! | file | equation |
+//! |---|---|
+//! | [`gemm()`] | `C = A B` or `C += A B`, any strides |
+//! | [`layernorm`] | `y = (x - mean) / sqrt(var + eps) * w + b` |
+//! | [`activation`] | ReLU, GELU, GELU (tanh) |
+//! | [`attention`] | `softmax(scale * Q K^T + causal mask) V`, one head at a time |
+//! | [`loss`] | softmax and cross-entropy in one pass |
+//! | [`dropout`] | `x * keep / (1 - rate)`, the mask a function of a key |
+//! | [`optimizer`] | AdamW |
+//! | [`rng`] | the counter-based generator behind every random number |
+
+pub mod activation;
+pub mod attention;
+pub mod dropout;
+mod gemm;
+mod isa;
+pub mod layernorm;
+pub mod loss;
+mod math;
+pub mod optimizer;
+pub mod rng;
+
+pub use gemm::{Into, Mat, MatMut, gemm};
+pub use isa::Isa;
+pub use math::{add, fill_rows, sum_rows};
+
+/// Float lanes that row reductions are split over, whatever the instruction set: enough for one AVX-512 register.
+const LANES: usize = 16;

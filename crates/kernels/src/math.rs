@@ -1,0 +1,152 @@
+//! What the row kernels share: lane-wise reductions, an exponential the compiler can vectorise, sums.
+
+use crate::{Isa, LANES};
+
+/// `sum_i f(i)` over `0..len`, in [`LANES`] interleaved partial sums, so that it vectorises without reordering.
+#[inline(always)]
+pub(crate) fn lane_sum<const K: usize>(len: usize, f: impl Fn(usize) -> [f32; K]) -> [f32; K] {
+    let mut partial = [[0.0f32; LANES]; K];
+    let whole = len - len % LANES;
+    for base in (0..whole).step_by(LANES) {
+        for lane in 0..LANES {
+            let terms = f(base + lane);
+            for k in 0..K {
+                partial[k][lane] += terms[k];
+            }
+        }
+    }
+    for i in whole..len {
+        let terms = f(i);
+        for k in 0..K {
+            partial[k][i - whole] += terms[k];
+        }
+    }
+    partial.map(|mut lanes| {
+        let mut width = LANES / 2;
+        while width > 0 {
+            for lane in 0..width {
+                lanes[lane] += lanes[lane + width];
+            }
+            width /= 2;
+        }
+        lanes[0]
+    })
+}
+
+/// The largest element; minus infinity for an empty row. A NaN may be passed over: what reads it next is not.
+#[inline(always)]
+pub(crate) fn max(row: &[f32]) -> f32 {
+    let mut best = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
+        }
+    }
+    let most = |a: f32, &b: &f32| if b > a { b } else { a };
+    rest.iter().fold(best.iter().fold(f32::NEG_INFINITY, most), most)
+}
+
+/// `e^x` to 2 ulp for `-87 <= x <= 88`, clamped outside; NaN stays NaN.
+///
+/// `x = k ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` is a polynomial and `2^k` goes straight into the exponent bits.
+/// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits, which saves a conversion.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.3, 88.3);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let k = shifted - ROUND;
+    let r = (x - k * LN2_HI) - k * LN2_LO;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_6e-1;
+    p = p * r + 0.5;
+    let power = p * (r * r) + r + 1.0;
+    f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// `tanh x = 1 - 2 / (e^2x + 1)`, to about 1e-7 absolute.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
+/// The error function to 1.5e-7 absolute (Abramowitz and Stegun 7.1.26).
+#[inline(always)]
+pub(crate) fn erf(x: f32) -> f32 {
+    let a = x.abs();
+    let t = 1.0 / (1.0 + 0.327_591_1 * a);
+    let poly = t * (0.254_829_6 + t * (-0.284_496_72 + t * (1.421_413_8 + t * (-1.453_152_1 + t * 1.061_405_4))));
+    (1.0 - poly * exp(-a * a)).copysign(x)
+}
+
+/// `y += x` (n elements).
+pub fn add(isa: Isa, y: &mut [f32], x: &[f32]) {
+    assert_eq!(y.len(), x.len());
+    isa.run(|| {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    });
+}
+
+/// `y = row`, repeated: `y (n, c)`, `row (c)`.
+pub fn fill_rows(isa: Isa, y: &mut [f32], row: &[f32]) {
+    isa.run(|| {
+        for y in y.chunks_exact_mut(row.len().max(1)) {
+            y.copy_from_slice(row);
+        }
+    });
+}
+
+/// `sums (c) += ` column sums of `x (n, c)`.
+pub fn sum_rows(isa: Isa, sums: &mut [f32], x: &[f32]) {
+    isa.run(|| {
+        for row in x.chunks_exact(sums.len().max(1)) {
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += x;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        for i in -870_000..880_000 {
+            let x = i as f32 * 1e-4;
+            let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((got / want - 1.0).abs() < 2.4e-7, "exp({x}) = {got}, want {want}");
+        }
+        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NEG_INFINITY) < 1.3e-38);
+    }
+
+    #[test]
+    fn tanh_and_erf_are_close() {
+        for (x, want) in [(0.0, 0.0), (0.5, 0.520_499_88), (1.0, 0.842_700_8), (-2.0, -0.995_322_26), (4.0, 1.0)] {
+            assert!((erf(x) - want).abs() < 3e-7, "erf({x})");
+        }
+        for i in -1000..1000 {
+            let x = i as f32 * 0.01;
+            assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 2e-7, "tanh({x})");
+        }
+    }
+
+    #[test]
+    fn lane_sum_covers_every_length() {
+        for len in 0..70 {
+            let [sum, count] = lane_sum(len, |i| [i as f32, 1.0]);
+            assert_eq!((sum, count), ((0..len).sum::<usize>() as f32, len as f32));
+        }
+    }
+}

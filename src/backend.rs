@@ -1,0 +1,118 @@
+//! The narrow waist between the model and whoever computes: about twenty layer-level operations on flat buffers.
+//!
+//! [`Reference`] defines, in f64 and plain loops, what each one means; every other implementation must agree with it
+//! (`tests/conformance.rs`). Shapes use these letters: `b` sequences of `t` positions, `n = b * t` rows, `c` channels,
+//! `nh` heads of `hs` channels, `v` words. Buffers may be longer than the operation needs; it uses their beginning.
+
+mod cpu;
+mod reference;
+
+pub use cpu::Cpu;
+pub use kinglet_kernels::optimizer::AdamW;
+pub use reference::Reference;
+
+use crate::{
+    config::Activation,
+    params::{Linear, Norm, Span},
+    rng::Dropout,
+};
+
+/// Epsilon of LayerNorm, PyTorch's default.
+pub const LAYERNORM_EPS: f64 = 1e-5;
+
+/// Rows of one pass through the model: `b` sequences of `t` positions, the first of which is position `pos`.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// Sequences.
+    pub b: usize,
+    /// Positions in each sequence.
+    pub t: usize,
+    /// Position of the first one: 0 but in generation.
+    pub pos: usize,
+}
+
+impl Rows {
+    /// `b * t`.
+    pub fn n(&self) -> usize {
+        self.b * self.t
+    }
+}
+
+/// What the heads of all layers share.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Channels, `nh * hs`.
+    pub c: usize,
+    /// Heads.
+    pub nh: usize,
+    /// What scores are multiplied with.
+    pub scale: f64,
+}
+
+/// Numbers, and who computes on them. `p` and `g` are flat buffers of parameters and gradients; gradients of
+/// parameters are always added to `g`, gradients of activations overwrite their buffer unless said otherwise.
+pub trait Backend: Sync {
+    /// A buffer of numbers.
+    type Buf: Send + Sync;
+
+    /// A buffer of `len` zeros.
+    fn zeros(&self, len: usize) -> Self::Buf;
+    /// `dst[..src.len()] = src`.
+    fn upload(&self, dst: &mut Self::Buf, src: &[f32]);
+    /// `dst = src[..dst.len()]`, and waits for it.
+    fn download(&self, src: &Self::Buf, dst: &mut [f32]);
+    /// `x = 0`.
+    fn clear(&self, x: &mut Self::Buf);
+    /// `dst[..span.len] = src[span]`.
+    fn copy(&self, dst: &mut Self::Buf, src: &Self::Buf, span: Span);
+
+    /// `x (n, c) = dropout(wte[id] + wpe[pos + i])`; `wte (v, c)`, `wpe (block_size, c)`, `ids (n)`.
+    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
+    fn embed(&self, x: &mut Self::Buf, p: &Self::Buf, wte: Span, wpe: Span, c: usize, ids: &[u32], rows: Rows, drop: Option<Dropout>);
+    /// `g[wte][id] += dx`, `g[wpe][i] += dx`, after dropout's backward; `dx (n, c)` is used up.
+    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
+    fn embed_bwd(&self, g: &mut Self::Buf, dx: &mut Self::Buf, wte: Span, wpe: Span, c: usize, ids: &[u32], rows: Rows, drop: Option<Dropout>);
+
+    /// `y (n, c) = (x - mean) * rstd * w + b`; `stats (n, 2)` receives mean and rstd of each row.
+    fn layernorm(&self, y: &mut Self::Buf, stats: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Norm, n: usize);
+    /// `dx (n, c) +=` LayerNorm's backward of `dy`; `g[w] += ...`, `g[b] += ...`.
+    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
+    fn layernorm_bwd(&self, dx: &mut Self::Buf, g: &mut Self::Buf, dy: &Self::Buf, x: &Self::Buf, stats: &Self::Buf, p: &Self::Buf, w: Norm, n: usize);
+
+    /// `y (n, o) = x (n, i) W^T + b`.
+    fn linear(&self, y: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Linear, n: usize);
+    /// `dx (n, i) = dy W`, `g[W] += dy^T x`, `g[b] +=` column sums of `dy (n, o)`.
+    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
+    fn linear_bwd(&self, dx: &mut Self::Buf, g: &mut Self::Buf, dy: &Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Linear, n: usize);
+
+    /// `y = act(x)`, `len` elements.
+    fn activation(&self, y: &mut Self::Buf, x: &Self::Buf, act: Activation, len: usize);
+    /// `dx *= act'(x)`, `len` elements: `dx` holds the gradient of the output on entry, of the input on return.
+    fn activation_bwd(&self, dx: &mut Self::Buf, x: &Self::Buf, act: Activation, len: usize);
+
+    /// `out (n, c) = dropout(softmax(scale Q K^T)) V`, causal, per sequence and head; `qkv (n, 3c)`; `lse (b, nh, t)`
+    /// receives the log-sum-exp of each row of scores.
+    fn attention(&self, out: &mut Self::Buf, lse: &mut Self::Buf, qkv: &Self::Buf, heads: Heads, rows: Rows, drop: Option<Dropout>);
+    /// `dqkv (n, 3c)` from `dout (n, c)` and what [`Backend::attention`] saw and left.
+    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
+    fn attention_bwd(&self, dqkv: &mut Self::Buf, dout: &Self::Buf, out: &Self::Buf, lse: &Self::Buf, qkv: &Self::Buf, heads: Heads, rows: Rows, drop: Option<Dropout>);
+    /// Attention of the new positions `pos..pos + t` of one sequence (`b = 1`) over all up to them: `out (t, c)`,
+    /// `qkv (t, 3c)`, whose K and V are first stored at rows `pos..` of `k` and `v (block_size, c)`.
+    fn attention_cached(&self, out: &mut Self::Buf, k: &mut Self::Buf, v: &mut Self::Buf, qkv: &Self::Buf, heads: Heads, rows: Rows);
+
+    /// `out (n, c) = x + dropout(branch)`.
+    fn residual(&self, out: &mut Self::Buf, x: &Self::Buf, branch: &Self::Buf, c: usize, rows: Rows, drop: Option<Dropout>);
+    /// `dbranch (n, c) = dropout's backward of dout`; the gradient of `x` is `dout` itself.
+    fn residual_bwd(&self, dbranch: &mut Self::Buf, dout: &Self::Buf, c: usize, rows: Rows, drop: Option<Dropout>);
+
+    /// `losses (n) = logsumexp(z) - z[target]` for rows z of `logits (n, v)`; with `grad = Some(s)` the logits become
+    /// the gradient `s (softmax(z) - onehot(target))`.
+    fn cross_entropy(&self, losses: &mut Self::Buf, logits: &mut Self::Buf, targets: &[u32], v: usize, grad: Option<f64>);
+
+    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element.
+    fn reduce(&self, parts: &mut [&mut Self::Buf]);
+    /// `sum x^2`.
+    fn sum_squares(&self, x: &Self::Buf) -> f64;
+    /// One AdamW step on the elements of `span`.
+    fn adamw(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, span: Span, h: &AdamW);
+}

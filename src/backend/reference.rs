@@ -1,0 +1,352 @@
+//! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
+
+use super::{AdamW, Backend, Heads, LAYERNORM_EPS, Rows};
+use crate::{
+    config::Activation,
+    params::{Linear, Norm, Span},
+    rng::Dropout,
+};
+use kinglet_kernels::attention::mask_row;
+
+/// The slow, exact backend; buffers are vectors of f64.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+/// What dropout multiplies element `index` of sequence `s` with.
+fn factor(drop: Option<Dropout>, s: usize, index: usize) -> f64 {
+    drop.map_or(1.0, |drop| f64::from(drop.mask(s).factor(index)))
+}
+
+/// `(s, i, j)` of every element of `rows` rows of `c` channels, and its index in the buffer.
+fn elements(rows: Rows, c: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    let at = move |s, i, j| (s, i, j, (s * rows.t + i) * c + j);
+    (0..rows.b).flat_map(move |s| (0..rows.t).flat_map(move |i| (0..c).map(move |j| at(s, i, j))))
+}
+
+fn activate(act: Activation, x: f64) -> f64 {
+    match act {
+        Activation::Relu => x.max(0.0),
+        Activation::Gelu => x * 0.5 * (1.0 + libm::erf(x / 2f64.sqrt())),
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + u.tanh())
+        }
+    }
+}
+
+fn derivative(act: Activation, x: f64) -> f64 {
+    match act {
+        Activation::Relu => f64::from(x > 0.0),
+        Activation::Gelu => {
+            let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            0.5 * (1.0 + libm::erf(x / 2f64.sqrt())) + x * density
+        }
+        Activation::GeluTanh => {
+            let root = (2.0 / std::f64::consts::PI).sqrt();
+            let tanh = (root * (x + 0.044715 * x.powi(3))).tanh();
+            0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * root * (1.0 + 3.0 * 0.044715 * x * x)
+        }
+    }
+}
+
+/// `softmax(scale * q . key_j)` over the keys seen, before dropout, and the row's log-sum-exp.
+fn attention_row<'a>(q: &[f64], key: impl Fn(usize) -> &'a [f64], seen: usize, scale: f64) -> (Vec<f64>, f64) {
+    let scores: Vec<f64> = (0..seen).map(|j| scale * dot(q, key(j))).collect();
+    let top = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+    let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+    (scores.iter().map(|s| (s - top).exp() / sum).collect(), top + sum.ln())
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+impl Backend for Reference {
+    type Buf = Vec<f64>;
+
+    fn zeros(&self, len: usize) -> Vec<f64> {
+        vec![0.0; len]
+    }
+
+    fn upload(&self, dst: &mut Vec<f64>, src: &[f32]) {
+        dst.iter_mut().zip(src).for_each(|(dst, &src)| *dst = f64::from(src));
+    }
+
+    fn download(&self, src: &Vec<f64>, dst: &mut [f32]) {
+        dst.iter_mut().zip(src).for_each(|(dst, &src)| *dst = src as f32);
+    }
+
+    fn clear(&self, x: &mut Vec<f64>) {
+        x.fill(0.0);
+    }
+
+    fn copy(&self, dst: &mut Vec<f64>, src: &Vec<f64>, span: Span) {
+        dst[..span.len].copy_from_slice(&src[span.range()]);
+    }
+
+    fn embed(
+        &self,
+        x: &mut Vec<f64>,
+        p: &Vec<f64>,
+        wte: Span,
+        wpe: Span,
+        c: usize,
+        ids: &[u32],
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        for (s, i, j, at) in elements(rows, c) {
+            let token = p[wte.start + ids[s * rows.t + i] as usize * c + j];
+            let position = p[wpe.start + (rows.pos + i) * c + j];
+            x[at] = (token + position) * factor(drop, s, i * c + j);
+        }
+    }
+
+    fn embed_bwd(
+        &self,
+        g: &mut Vec<f64>,
+        dx: &mut Vec<f64>,
+        wte: Span,
+        wpe: Span,
+        c: usize,
+        ids: &[u32],
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        for (s, i, j, at) in elements(rows, c) {
+            let d = dx[at] * factor(drop, s, i * c + j);
+            g[wte.start + ids[s * rows.t + i] as usize * c + j] += d;
+            g[wpe.start + (rows.pos + i) * c + j] += d;
+        }
+    }
+
+    fn layernorm(&self, y: &mut Vec<f64>, stats: &mut Vec<f64>, x: &Vec<f64>, p: &Vec<f64>, w: Norm, n: usize) {
+        let c = w.w.len;
+        for r in 0..n {
+            let row = &x[r * c..][..c];
+            let mean = row.iter().sum::<f64>() / c as f64;
+            let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / c as f64;
+            let rstd = 1.0 / (var + LAYERNORM_EPS).sqrt();
+            (stats[2 * r], stats[2 * r + 1]) = (mean, rstd);
+            for j in 0..c {
+                y[r * c + j] = (row[j] - mean) * rstd * p[w.w.start + j] + w.b.map_or(0.0, |b| p[b.start + j]);
+            }
+        }
+    }
+
+    fn layernorm_bwd(
+        &self,
+        dx: &mut Vec<f64>,
+        g: &mut Vec<f64>,
+        dy: &Vec<f64>,
+        x: &Vec<f64>,
+        stats: &Vec<f64>,
+        p: &Vec<f64>,
+        w: Norm,
+        n: usize,
+    ) {
+        let c = w.w.len;
+        for r in 0..n {
+            let (mean, rstd) = (stats[2 * r], stats[2 * r + 1]);
+            let xhat = |j: usize| (x[r * c + j] - mean) * rstd;
+            let d = |j: usize| dy[r * c + j] * p[w.w.start + j];
+            let d_mean = (0..c).map(d).sum::<f64>() / c as f64;
+            let dx_mean = (0..c).map(|j| d(j) * xhat(j)).sum::<f64>() / c as f64;
+            for j in 0..c {
+                dx[r * c + j] += rstd * (d(j) - d_mean - xhat(j) * dx_mean);
+                g[w.w.start + j] += dy[r * c + j] * xhat(j);
+                if let Some(b) = w.b {
+                    g[b.start + j] += dy[r * c + j];
+                }
+            }
+        }
+    }
+
+    fn linear(&self, y: &mut Vec<f64>, x: &Vec<f64>, p: &Vec<f64>, w: Linear, n: usize) {
+        for r in 0..n {
+            for o in 0..w.o {
+                let product = dot(&x[r * w.i..][..w.i], &p[w.w.start + o * w.i..][..w.i]);
+                y[r * w.o + o] = product + w.b.map_or(0.0, |b| p[b.start + o]);
+            }
+        }
+    }
+
+    fn linear_bwd(
+        &self,
+        dx: &mut Vec<f64>,
+        g: &mut Vec<f64>,
+        dy: &Vec<f64>,
+        x: &Vec<f64>,
+        p: &Vec<f64>,
+        w: Linear,
+        n: usize,
+    ) {
+        dx[..n * w.i].fill(0.0);
+        for r in 0..n {
+            for o in 0..w.o {
+                let d = dy[r * w.o + o];
+                for i in 0..w.i {
+                    dx[r * w.i + i] += d * p[w.w.start + o * w.i + i];
+                    g[w.w.start + o * w.i + i] += d * x[r * w.i + i];
+                }
+                if let Some(b) = w.b {
+                    g[b.start + o] += d;
+                }
+            }
+        }
+    }
+
+    fn activation(&self, y: &mut Vec<f64>, x: &Vec<f64>, act: Activation, len: usize) {
+        for i in 0..len {
+            y[i] = activate(act, x[i]);
+        }
+    }
+
+    fn activation_bwd(&self, dx: &mut Vec<f64>, x: &Vec<f64>, act: Activation, len: usize) {
+        for i in 0..len {
+            dx[i] *= derivative(act, x[i]);
+        }
+    }
+
+    fn attention(
+        &self,
+        out: &mut Vec<f64>,
+        lse: &mut Vec<f64>,
+        qkv: &Vec<f64>,
+        Heads { c, nh, scale }: Heads,
+        Rows { b, t, .. }: Rows,
+        drop: Option<Dropout>,
+    ) {
+        let hs = c / nh;
+        for (s, h, i) in (0..b).flat_map(|s| (0..nh).flat_map(move |h| (0..t).map(move |i| (s, h, i)))) {
+            let part = |which: usize, i: usize| &qkv[(s * t + i) * 3 * c + which * c + h * hs..][..hs];
+            let q = part(0, i);
+            let (weights, row_lse) = attention_row(q, |j| part(1, j), i + 1, scale);
+            lse[(s * nh + h) * t + i] = row_lse;
+            for k in 0..hs {
+                let weighted = |j: usize| weights[j] * factor(drop, s, mask_row(t, h, i) + j) * part(2, j)[k];
+                out[(s * t + i) * c + h * hs + k] = (0..=i).map(weighted).sum();
+            }
+        }
+    }
+
+    fn attention_bwd(
+        &self,
+        dqkv: &mut Vec<f64>,
+        dout: &Vec<f64>,
+        _out: &Vec<f64>,
+        _lse: &Vec<f64>,
+        qkv: &Vec<f64>,
+        Heads { c, nh, scale }: Heads,
+        Rows { b, t, .. }: Rows,
+        drop: Option<Dropout>,
+    ) {
+        let hs = c / nh;
+        dqkv[..b * t * 3 * c].fill(0.0);
+        for (s, h, i) in (0..b).flat_map(|s| (0..nh).flat_map(move |h| (0..t).map(move |i| (s, h, i)))) {
+            let at = |which: usize, i: usize| (s * t + i) * 3 * c + which * c + h * hs;
+            let part = |which: usize, i: usize| &qkv[at(which, i)..][..hs];
+            let q = part(0, i);
+            let (weights, _) = attention_row(q, |j| part(1, j), i + 1, scale);
+            let dout = &dout[(s * t + i) * c + h * hs..][..hs];
+            let keep = |j: usize| factor(drop, s, mask_row(t, h, i) + j);
+            let dweights: Vec<f64> = (0..=i).map(|j| keep(j) * dot(dout, part(2, j))).collect();
+            let mean = dot(&weights, &dweights);
+            for j in 0..=i {
+                let dscore = scale * weights[j] * (dweights[j] - mean);
+                for k in 0..hs {
+                    dqkv[at(0, i) + k] += dscore * part(1, j)[k];
+                    dqkv[at(1, j) + k] += dscore * q[k];
+                    dqkv[at(2, j) + k] += weights[j] * keep(j) * dout[k];
+                }
+            }
+        }
+    }
+
+    fn attention_cached(
+        &self,
+        out: &mut Vec<f64>,
+        k: &mut Vec<f64>,
+        v: &mut Vec<f64>,
+        qkv: &Vec<f64>,
+        Heads { c, nh, scale }: Heads,
+        Rows { t, pos, .. }: Rows,
+    ) {
+        let hs = c / nh;
+        for i in 0..t {
+            k[(pos + i) * c..][..c].copy_from_slice(&qkv[i * 3 * c + c..][..c]);
+            v[(pos + i) * c..][..c].copy_from_slice(&qkv[i * 3 * c + 2 * c..][..c]);
+        }
+        for (h, i) in (0..nh).flat_map(|h| (0..t).map(move |i| (h, i))) {
+            let q = &qkv[i * 3 * c + h * hs..][..hs];
+            let (weights, _) = attention_row(q, |j| &k[j * c + h * hs..][..hs], pos + i + 1, scale);
+            for d in 0..hs {
+                let weighted = |(j, w): (usize, &f64)| w * v[j * c + h * hs + d];
+                out[i * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
+            }
+        }
+    }
+
+    fn residual(
+        &self,
+        out: &mut Vec<f64>,
+        x: &Vec<f64>,
+        branch: &Vec<f64>,
+        c: usize,
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        for (s, i, j, at) in elements(rows, c) {
+            out[at] = x[at] + branch[at] * factor(drop, s, i * c + j);
+        }
+    }
+
+    fn residual_bwd(&self, dbranch: &mut Vec<f64>, dout: &Vec<f64>, c: usize, rows: Rows, drop: Option<Dropout>) {
+        for (s, i, j, at) in elements(rows, c) {
+            dbranch[at] = dout[at] * factor(drop, s, i * c + j);
+        }
+    }
+
+    fn cross_entropy(
+        &self,
+        losses: &mut Vec<f64>,
+        logits: &mut Vec<f64>,
+        targets: &[u32],
+        v: usize,
+        grad: Option<f64>,
+    ) {
+        for (r, &target) in targets.iter().enumerate() {
+            let z = &mut logits[r * v..][..v];
+            let top = z.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+            let lse = top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
+            losses[r] = lse - z[target as usize];
+            if let Some(scale) = grad {
+                z.iter_mut().for_each(|z| *z = scale * (*z - lse).exp());
+                z[target as usize] -= scale;
+            }
+        }
+    }
+
+    fn reduce(&self, parts: &mut [&mut Vec<f64>]) {
+        let Some((total, rest)) = parts.split_first_mut() else { return };
+        for part in rest {
+            total.iter_mut().zip(&**part).for_each(|(total, x)| *total += x);
+        }
+    }
+
+    fn sum_squares(&self, x: &Vec<f64>) -> f64 {
+        dot(x, x)
+    }
+
+    fn adamw(&self, p: &mut Vec<f64>, g: &Vec<f64>, m: &mut Vec<f64>, v: &mut Vec<f64>, span: Span, h: &AdamW) {
+        let correction = |beta: f64| 1.0 - beta.powf(h.step as f64);
+        for i in span.range() {
+            let g = g[i] * h.grad_scale;
+            p[i] -= h.lr * h.weight_decay * p[i];
+            m[i] = h.beta1 * m[i] + (1.0 - h.beta1) * g;
+            v[i] = h.beta2 * v[i] + (1.0 - h.beta2) * g * g;
+            let (m_hat, v_hat) = (m[i] / correction(h.beta1), v[i] / correction(h.beta2));
+            p[i] -= h.lr * m_hat / (v_hat.sqrt() + h.eps);
+        }
+    }
+}

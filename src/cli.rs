@@ -1,0 +1,113 @@
+//! The command line: one file for each command, and what they share.
+
+mod eval;
+mod info;
+mod reproduce;
+mod sample;
+mod train;
+
+use clap::{Parser, Subcommand};
+use kinglet::error::Error;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// Train, evaluate and sample small GPT language models on a CPU.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = "\
+Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, about a minute
+             kinglet train my.txt --preset big-2.7m --out runs/mine
+             kinglet sample runs/mine --prompt \"Once\"")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// Print events and results as JSON, one object a line; progress goes to standard error
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(train::Args),
+    Eval(eval::Args),
+    Sample(sample::Args),
+    Info(info::Args),
+    Reproduce(reproduce::Args),
+}
+
+/// How a command ended, if not with an error.
+enum Ended {
+    Done,
+    /// Asked to stop, after saving.
+    Interrupted,
+}
+
+pub(crate) fn main() -> ExitCode {
+    let args = Args::parse();
+    let ended = match args.command {
+        Command::Train(command) => command.run(args.json),
+        Command::Eval(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Sample(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Reproduce(command) => command.run(args.json),
+    };
+    match ended {
+        Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::Interrupted) => ExitCode::from(130),
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let usage = matches!(error.downcast_ref(), Some(Error::Config { .. } | Error::BadConfig(_)));
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Prints to standard output at once.
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Prints a value as one line of JSON.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    Ok(print(&(serde_json::to_string(value)? + "\n"))?)
+}
+
+/// A progress bar on standard error, hidden where that is no terminal.
+fn progress_bar(len: u64, template: &str) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template(template).expect("a valid template");
+    indicatif::ProgressBar::new(len).with_style(style.progress_chars("━╸─"))
+}
+
+/// What was published about a preset, to stand beside what we measure.
+struct Published {
+    preset: &'static str,
+    params: usize,
+    train_loss: f64,
+    val_loss: f64,
+    /// "MB" that are MiB and count PyTorch's causal masks.
+    size: f64,
+}
+
+const PUBLISHED: [Published; 2] = [
+    Published { preset: "big-0.2m", params: 209_729, train_loss: 1.6658, val_loss: 1.8275, size: 0.86 },
+    Published { preset: "big-2.7m", params: 2_697_281, train_loss: 1.5228, val_loss: 1.7088, size: 10.43 },
+];
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

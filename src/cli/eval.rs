@@ -1,0 +1,97 @@
+//! `kinglet eval`
+
+use kinglet::{
+    data::Text,
+    run::Which,
+    session::{Part, Session},
+};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Measure the exact loss of a run over every position of a text
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The run's folder
+    run: PathBuf,
+    /// Another text than the run was trained on: files, "-", or a known name
+    data: Vec<String>,
+    /// Which part of the text [default: val of the run's own text, all of another]
+    #[arg(long, value_enum)]
+    split: Option<Split>,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
+    checkpoint: Checkpoint,
+    /// Threads to work with [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Split {
+    Train,
+    Val,
+    All,
+}
+
+/// A checkpoint of a run.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum Checkpoint {
+    /// The one with the lowest estimated validation loss
+    Best,
+    /// The newest
+    Last,
+}
+
+impl From<Checkpoint> for Which {
+    fn from(checkpoint: Checkpoint) -> Which {
+        match checkpoint {
+            Checkpoint::Best => Which::Best,
+            Checkpoint::Last => Which::Last,
+        }
+    }
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        let session = Session::load(&self.run, self.checkpoint.into())?;
+        let (text, default) = match &self.data[..] {
+            [] => (None, Split::Val),
+            data => (Some(Text::load(data)?), Split::All),
+        };
+        let (part, name) = match self.split.unwrap_or(default) {
+            Split::Train => (Part::Train, "train"),
+            Split::Val => (Part::Val, "val"),
+            Split::All => (Part::All, "all"),
+        };
+        let bar = super::progress_bar(0, "{wide_bar:.cyan/dim} {percent}% {eta} left");
+        let progress = |done: usize, of: usize| {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+        };
+        let (exact, floor) = session.eval(text.as_ref(), part, self.threads, progress)?;
+        bar.finish_and_clear();
+        if json {
+            return super::print_json(&json!({
+                "run": self.run.display().to_string(),
+                "step": session.state.step,
+                "split": name,
+                "loss": exact.loss,
+                "stderr": exact.stderr,
+                "bits_per_char": exact.bits_per_char,
+                "perplexity": exact.perplexity,
+                "tokens": exact.tokens,
+                "entropy_floor": floor,
+            }));
+        }
+        let floor = floor.map_or(String::new(), |nats| {
+            format!("entropy floor    {nats:.4} nats: no model can stay below it; this one is {:.4} above\n", exact.loss - nats)
+        });
+        Ok(super::print(&format!(
+            "step {}, {name} split, {} characters predicted\n\
+             loss             {:.4} ± {:.4} nats per character\n\
+             bits per char    {:.4}\n\
+             perplexity       {:.3}\n{floor}",
+            session.state.step, exact.tokens, exact.loss, exact.stderr, exact.bits_per_char, exact.perplexity
+        ))?)
+    }
+}

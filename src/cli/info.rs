@@ -1,0 +1,113 @@
+//! `kinglet info`
+
+use super::PUBLISHED;
+use kinglet::{
+    config::Config,
+    model::Gpt,
+    run::{RunDir, Which},
+    train::Memory,
+};
+use serde_json::{Map, json};
+use std::path::Path;
+
+/// Characters of Tiny Shakespeare, which the published counts are for.
+const PUBLISHED_VOCAB: usize = 65;
+
+/// Show a preset's or a run's configuration, parameters, memory and losses
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The name of a preset, or a run's folder
+    what: String,
+    /// Override a configuration key of a preset; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        let path = Path::new(&self.what);
+        let run = if path.is_dir() { Some(RunDir::open(path)?) } else { None };
+        let mut config = match &run {
+            Some(run) => run.config()?,
+            None => Config::preset(&self.what)?,
+        };
+        self.set.iter().try_for_each(|setting| config.set(setting))?;
+        config.check()?;
+        let assumed = config.vocab_size == 0;
+        if assumed {
+            config.vocab_size = PUBLISHED_VOCAB;
+        }
+        let model = Gpt::new(&config);
+        let params = model.layout.len();
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let weights_mib = mib(4 * params as u64);
+        // What the published "MB" count: the weights and PyTorch's causal masks, one for each head.
+        let masks = 4 * config.n_layer * config.n_head * config.block_size.pow(2);
+        let published_mib = mib((4 * params + masks) as u64);
+        let memory = Memory::of(&config);
+        let published = PUBLISHED.iter().find(|published| published.preset == self.what);
+
+        // Parameters by part: the tensors of one kind in all blocks together.
+        let mut parts: Vec<(String, usize)> = Vec::new();
+        for tensor in &model.layout.tensors {
+            let name = tensor.name.trim_start_matches("transformer.");
+            let name = name.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".");
+            match parts.iter_mut().find(|part| part.0 == name) {
+                Some(part) => part.1 += tensor.span.len,
+                None => parts.push((name, tensor.span.len)),
+            }
+        }
+
+        let state = run.as_ref().map(|run| run.load_weights(&model.layout, Which::Last)).transpose();
+        let state = state.ok().flatten().map(|(state, _)| state);
+        if json {
+            return super::print_json(&json!({
+                "name": self.what,
+                "params": params,
+                "parts": parts.iter().map(|(name, n)| (name.clone(), json!(n))).collect::<Map<_, _>>(),
+                "weights_mib": weights_mib,
+                "published_mib": published_mib,
+                "training_mib": mib(memory.total()),
+                "memory_bytes": memory,
+                "config": toml::from_str::<toml::Value>(&config.to_toml())?,
+                "published": published.map(|p| json!({"params": p.params, "train_loss": p.train_loss, "val_loss": p.val_loss, "size_mb": p.size})),
+                "state": state,
+            }));
+        }
+        let mut text = config.to_toml();
+        text.push_str(&format!("\n{:<32}{:>12}\n", "parameters", "number"));
+        for (name, number) in &parts {
+            text.push_str(&format!("{name:<32}{number:>12}\n"));
+        }
+        text.push_str(&format!("{:<32}{params:>12}  = {:.6} M\n", "total", params as f64 / 1e6));
+        if assumed {
+            text.push_str(&format!("for {PUBLISHED_VOCAB} characters, as Tiny Shakespeare has; the data decides\n"));
+        }
+        text.push_str(&format!(
+            "\nweights                {weights_mib:.2} MiB\n\
+             published size         {published_mib:.2} MB (MiB, with PyTorch's causal masks)\n\
+             memory to train        {:.0} MiB: weights {:.1}, AdamW {:.1}, gradients {:.1}, activations {:.1}\n",
+            mib(memory.total()),
+            mib(memory.weights),
+            mib(memory.optimizer),
+            mib(memory.gradients),
+            mib(memory.activations),
+        ));
+        if let Some(p) = published {
+            text.push_str(&format!(
+                "published              {:.6} M parameters, train loss {}, val loss {}, {} MB\n",
+                p.params as f64 / 1e6,
+                p.train_loss,
+                p.val_loss,
+                p.size
+            ));
+        }
+        if let Some(state) = state {
+            text.push_str(&format!("steps done             {} of {}\n", state.step, config.max_iters));
+            if let Some((loss, step)) = state.best {
+                text.push_str(&format!("best validation loss   {loss:.4}, estimated at step {step}\n"));
+            }
+        }
+        Ok(super::print(&text)?)
+    }
+}

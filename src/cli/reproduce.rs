@@ -1,0 +1,221 @@
+//! `kinglet reproduce`
+
+use super::{Ended, PUBLISHED, Published, train::Reporter, train::stop_on_signal};
+use anyhow::Context;
+use kinglet::{
+    backend::Cpu,
+    config::Config,
+    data::TINY_SHAKESPEARE,
+    run::RunDir,
+    train::{self, Event, Job},
+};
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+/// Train the published models and print the losses beside the published ones
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Runs of each preset, with seeds 1, 2, …
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: u64,
+    /// Only these presets; may be repeated [default: both]
+    #[arg(long, value_name = "NAME", value_parser = PUBLISHED.map(|published| published.preset))]
+    preset: Vec<String>,
+    /// A short check: 300 steps; shows that everything works, reproduces nothing and writes no report
+    #[arg(long)]
+    quick: bool,
+    /// The folder for the runs; complete ones are kept and not repeated, interrupted ones go on
+    #[arg(long, value_name = "DIR", default_value = "runs/reproduce")]
+    out: PathBuf,
+    /// Where the report goes; the loss curves go beside it
+    #[arg(long, value_name = "FILE", default_value = "docs/RESULTS.md")]
+    report: PathBuf,
+    /// Threads to work with; the losses do not depend on it [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+}
+
+/// All runs of one preset: the `done` event of each.
+struct Runs {
+    published: &'static Published,
+    done: Vec<Value>,
+    /// The run with the first seed.
+    first: PathBuf,
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+        let stop = stop_on_signal()?;
+        let mut all = Vec::new();
+        for published in &PUBLISHED {
+            if !self.preset.is_empty() && !self.preset.iter().any(|name| name == published.preset) {
+                continue;
+            }
+            let mut done = Vec::new();
+            for seed in 1..=self.seeds {
+                if !json {
+                    super::print(&format!("--- {} with seed {seed}\n", published.preset))?;
+                }
+                match self.one(published, seed, json, &stop)? {
+                    Some(event) => done.push(event),
+                    None => return Ok(Ended::Interrupted),
+                }
+            }
+            all.push(Runs { published, done, first: self.folder(published, 1) });
+        }
+        if json {
+            for runs in &all {
+                super::print_json(&runs.summary())?;
+            }
+        } else {
+            super::print(&format!("\n{}", table(&all)))?;
+        }
+        if !self.quick {
+            self.write_report(&all)?;
+            if !json {
+                super::print(&format!("\nwritten to {}\n", self.report.display()))?;
+            }
+        }
+        Ok(Ended::Done)
+    }
+
+    fn folder(&self, published: &Published, seed: u64) -> PathBuf {
+        let quick = if self.quick { "-quick" } else { "" };
+        self.out.join(format!("{}-seed{seed}{quick}", published.preset))
+    }
+
+    /// One run, or what is left of it; none if it was interrupted.
+    fn one(&self, published: &Published, seed: u64, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Value>> {
+        let out = self.folder(published, seed);
+        if let Ok(run) = RunDir::open(&out)
+            && let Some(done) = run.metrics()?.into_iter().find(|event| event["event"] == "done")
+        {
+            return Ok(Some(done));
+        }
+        let job = if out.exists() {
+            Job::resume(&out, &[])?
+        } else {
+            let mut config = Config::preset(published.preset)?;
+            config.data = vec![TINY_SHAKESPEARE.to_owned()];
+            config.seed = seed;
+            if self.quick {
+                (config.max_iters, config.eval_iters) = (300, 20);
+            }
+            Job::start(config, &out)?
+        };
+        let mut reporter = Reporter::new(json, job.config.max_iters);
+        let last = train::run(&job, &Cpu::new()?, self.threads, stop, |event| reporter.event(event))?;
+        Ok(match last {
+            Event::Interrupted { .. } => None,
+            done => Some(serde_json::to_value(done)?),
+        })
+    }
+
+    fn write_report(&self, all: &[Runs]) -> anyhow::Result<()> {
+        let folder = self.report.parent().unwrap_or(Path::new("."));
+        let images = folder.join("img");
+        fs::create_dir_all(&images).with_context(|| format!("cannot create {}", images.display()))?;
+        let system = sysinfo::System::new_with_specifics(
+            sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing()),
+        );
+        let cpu = system.cpus().first().map_or("unknown processor", |cpu| cpu.brand().trim());
+        let date = jiff::Timestamp::now().to_string();
+        let mut text = format!(
+            "# Results\n\nWritten by `kinglet reproduce --seeds {}` (kinglet {}) on {}, on {} cores of: {cpu} ({}).\n\
+             Tiny Shakespeare, 5000 steps; losses are the published estimate, the mean over 200 random batches,\n\
+             after the last step; ± is the standard deviation over seeds.\n\n{}",
+            self.seeds,
+            env!("CARGO_PKG_VERSION"),
+            &date[..10],
+            system.cpus().len(),
+            Cpu::new()?.isa().name(),
+            table(all),
+        );
+        for runs in all {
+            let preset = runs.published.preset;
+            let svg = format!("{preset}-loss.svg");
+            let plot = fs::read(runs.first.join("loss.svg")).context("cannot read the loss curve")?;
+            fs::write(images.join(&svg), plot).with_context(|| format!("cannot write {svg}"))?;
+            let sample = fs::read_to_string(runs.first.join("sample.txt")).context("cannot read the sample")?;
+            write!(text, "\n## {preset}\n\n![Loss of {preset}](img/{svg})\n\n| seed | train | val | val, exact | ms a step | wall s |\n|---|---|---|---|---|---|\n")?;
+            for (i, done) in runs.done.iter().enumerate() {
+                let number = |key: &str| done[key].as_f64().unwrap_or(f64::NAN);
+                writeln!(
+                    text,
+                    "| {} | {:.4} | {:.4} | {:.4} ± {:.4} | {:.2} | {:.0} |",
+                    i + 1,
+                    number("train_loss"),
+                    number("val_loss"),
+                    number("val_loss_exact"),
+                    number("val_loss_stderr"),
+                    number("ms_per_step"),
+                    number("wall_s"),
+                )?;
+            }
+            write!(text, "\nWritten by the model of seed 1:\n\n```text\n{}\n```\n", sample.trim())?;
+        }
+        fs::write(&self.report, text).with_context(|| format!("cannot write {}", self.report.display()))
+    }
+}
+
+impl Runs {
+    /// Mean and standard deviation of a figure over the seeds.
+    fn spread(&self, key: &str) -> (f64, f64) {
+        let values: Vec<f64> = self.done.iter().filter_map(|done| done[key].as_f64()).collect();
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+        (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+    }
+
+    fn summary(&self) -> Value {
+        let ((train, train_sd), (val, val_sd)) = (self.spread("train_loss"), self.spread("val_loss"));
+        json!({
+            "event": "reproduced",
+            "preset": self.published.preset,
+            "seeds": self.done.len(),
+            "params": self.done[0]["params"],
+            "train_loss": train,
+            "train_loss_sd": train_sd,
+            "val_loss": val,
+            "val_loss_sd": val_sd,
+            "wall_s": self.spread("wall_s").0,
+            "published": {
+                "params": self.published.params,
+                "train_loss": self.published.train_loss,
+                "val_loss": self.published.val_loss,
+            },
+        })
+    }
+}
+
+/// Ours beside the published figures, as Markdown.
+fn table(all: &[Runs]) -> String {
+    let mut text = String::from(
+        "| model | parameters | published | train loss | published | val loss | published | wall s |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    for runs in all {
+        let ((train, train_sd), (val, val_sd)) = (runs.spread("train_loss"), runs.spread("val_loss"));
+        let sd = |sd: f64| if runs.done.len() > 1 { format!(" ± {sd:.4}") } else { String::new() };
+        let p = runs.published;
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {train:.4}{} | {:.4} | {val:.4}{} | {:.4} | {:.0} |",
+            p.preset,
+            runs.done[0]["params"],
+            p.params,
+            sd(train_sd),
+            p.train_loss,
+            sd(val_sd),
+            p.val_loss,
+            runs.spread("wall_s").0,
+        );
+    }
+    text
+}

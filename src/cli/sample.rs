@@ -1,0 +1,101 @@
+//! `kinglet sample`
+
+use super::eval::Checkpoint;
+use anyhow::Context;
+use kinglet::{sample::Sampling, session::Session};
+use serde_json::json;
+use std::{ops::ControlFlow, path::PathBuf};
+
+/// Write text with a trained model
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The run's folder
+    run: PathBuf,
+    /// What the text begins with; without one it begins after a line break, as published
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// A file with what the text begins with
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    /// Characters to write
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    tokens: usize,
+    /// Texts to write
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    num: u64,
+    /// Below 1 more predictable, above 1 more varied; 0 takes the most probable character always
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
+    temperature: f64,
+    /// Choose among the K most probable characters only; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the most probable characters that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = number::<0, 1>)]
+    top_p: f64,
+    /// Choose among characters at least this fraction as probable as the most probable one
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number::<0, 1>)]
+    min_p: f64,
+    /// Above 1, characters in the context become less probable
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
+    repetition_penalty: f64,
+    /// End where this text would come
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    stop: String,
+    /// The same seed writes the same text
+    #[arg(long, value_name = "N", default_value_t = 1337)]
+    seed: u64,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
+    checkpoint: Checkpoint,
+}
+
+fn number<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let range = f64::from(LOW)..=f64::from(HIGH);
+    if range.contains(&number) { Ok(number) } else { Err(format!("must be {LOW} to {HIGH}")) }
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        let prompt = match (&self.prompt, &self.prompt_file) {
+            (Some(prompt), _) => prompt.clone(),
+            (None, Some(path)) => {
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+            }
+            (None, None) => String::new(),
+        };
+        let session = Session::load(&self.run, self.checkpoint.into())?;
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            // Dividing by zero makes every seen character certain, which nobody means.
+            repetition_penalty: self.repetition_penalty.max(1e-3),
+            seed: self.seed,
+        };
+        for index in 0..self.num {
+            let mut text = prompt.clone();
+            let mut written = Ok(());
+            if !json {
+                let rule = if self.num > 1 { format!("----- {} of {}\n", index + 1, self.num) } else { String::new() };
+                super::print(&(rule + &text))?;
+            }
+            session.generate(&prompt, self.tokens, &sampling, &self.stop, index, |piece| {
+                if json {
+                    text.push_str(piece);
+                } else {
+                    written = super::print(piece);
+                }
+                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            written?;
+            if json {
+                super::print_json(&json!({"index": index, "prompt": prompt, "text": text, "seed": self.seed}))?;
+            } else {
+                super::print("\n")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! `kinglet train`
+
+use super::Ended;
+use indicatif::ProgressBar;
+use kinglet::{
+    backend::Cpu,
+    config::{Config, PRESETS},
+    train::{self, Event, Job},
+};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+const BAR: &str = "{wide_bar:.cyan/dim} step {human_pos}/{human_len} {msg} {eta} left";
+
+/// Train a model on text, from the start or from where a run stopped
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The text: files, "-" for standard input, "tinyshakespeare" or "builtin"; the last is used if nothing is named
+    data: Vec<String>,
+    /// A configuration that comes with kinglet: big-0.2m, big-2.7m, shakespeare-char, shakespeare-cpu, gpt2
+    /// [default: big-0.2m]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    preset: Option<String>,
+    /// A configuration of your own; kinglet info PRESET shows how one looks
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Override a configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// How text becomes tokens: char
+    #[arg(long, value_name = "KIND")]
+    tokenizer: Option<String>,
+    /// The run's folder [default: runs/ and the name of the configuration]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in --out, from its last checkpoint
+    #[arg(long, conflicts_with_all = ["data", "preset", "config", "seed", "tokenizer"], requires = "out")]
+    resume: bool,
+    /// Seed of every random number; the same as --set seed=N
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Threads to work with; the result does not depend on it [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+        let job = self.job()?;
+        let stop = stop_on_signal()?;
+        let mut reporter = Reporter::new(json, job.config.max_iters);
+        let last = train::run(&job, &Cpu::new()?, self.threads, &stop, |event| reporter.event(event))?;
+        Ok(match last {
+            Event::Interrupted { .. } => Ended::Interrupted,
+            _ => {
+                if !json {
+                    let sample = std::fs::read_to_string(job.run.path().join("sample.txt"))?;
+                    let out = job.run.path().display();
+                    super::print(&format!("\n{sample}\n\nmore of it: kinglet sample {out}\n"))?;
+                }
+                Ended::Done
+            }
+        })
+    }
+
+    fn job(&self) -> anyhow::Result<Job> {
+        if let (true, Some(out)) = (self.resume, &self.out) {
+            return Ok(Job::resume(out, &self.set)?);
+        }
+        let (mut config, name) = match &self.config {
+            Some(path) => (Config::from_file(path)?, path.file_stem().unwrap_or_default().to_owned()),
+            None => {
+                let name = self.preset.as_deref().unwrap_or(PRESETS[0].0);
+                (Config::preset(name)?, name.into())
+            }
+        };
+        self.set.iter().try_for_each(|setting| config.set(setting))?;
+        let words = self.tokenizer.as_ref().map(|kind| format!("tokenizer={kind:?}"));
+        let seed = self.seed.map(|seed| format!("seed={seed}"));
+        words.iter().chain(&seed).try_for_each(|setting| config.set(setting))?;
+        if !self.data.is_empty() {
+            config.data.clone_from(&self.data);
+        }
+        if config.data.is_empty() {
+            config.data = vec![kinglet::data::BUILTIN.to_owned()];
+        }
+        let out = self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
+        Ok(Job::start(config, &out)?)
+    }
+}
+
+/// A flag that SIGINT (Ctrl-C) and SIGTERM set; a second signal ends the program at once.
+pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nsaving; once more to leave at once");
+    })?;
+    Ok(stop)
+}
+
+/// Shows a run's events: as lines and a progress bar, or as JSON.
+pub(super) struct Reporter {
+    json: bool,
+    bar: ProgressBar,
+    log_interval: u64,
+}
+
+impl Reporter {
+    pub(super) fn new(json: bool, max_iters: u64) -> Reporter {
+        Reporter { json, bar: super::progress_bar(max_iters, BAR), log_interval: 10 }
+    }
+
+    pub(super) fn event(&mut self, event: &Event) {
+        // A reader of our output who went away must not end the training.
+        let _ = if self.json { self.event_json(event) } else { self.event_text(event) };
+    }
+
+    fn event_json(&self, event: &Event) -> anyhow::Result<()> {
+        match event {
+            Event::Measuring { .. } => Ok(()),
+            Event::Step { step, .. } if !step.is_multiple_of(self.log_interval) => Ok(()),
+            event => super::print_json(event),
+        }
+    }
+
+    fn event_text(&mut self, event: &Event) -> anyhow::Result<()> {
+        let say = |text: String| self.bar.suspend(|| super::print(&text));
+        match event {
+            Event::Start { step, params, vocab_size, train_tokens, val_tokens, entropy_floor, out, .. } => {
+                self.bar.set_position(*step);
+                self.bar.reset_eta();
+                let floor = entropy_floor.map_or(String::new(), |nats| format!("; entropy floor {nats:.4} nats"));
+                let from = if *step > 0 { format!(", from step {step}") } else { String::new() };
+                say(format!(
+                    "{:.6} M parameters, {vocab_size} characters, {train_tokens} + {val_tokens} tokens{floor}\n\
+                     run in {out}{from}\n",
+                    *params as f64 / 1e6
+                ))?;
+            }
+            Event::Step { step, loss, lr, tokens_per_s, .. } => {
+                self.bar.set_message(format!("loss {loss:.3} lr {lr:.1e} {} tok/s", *tokens_per_s as u64));
+                self.bar.set_position(*step);
+            }
+            Event::Measuring { done, of, .. } => {
+                self.bar.set_message(format!("measuring the loss {}%", 100 * done / of));
+                self.bar.tick();
+            }
+            Event::Estimate { step, train_loss, val_loss } => {
+                say(format!("step {step}: train loss {train_loss:.4}, val loss {val_loss:.4}\n"))?;
+            }
+            Event::Interrupted { step, out } => {
+                self.bar.finish_and_clear();
+                super::print(&format!("stopped at step {step}; go on with: kinglet train --resume --out {out}\n"))?;
+            }
+            Event::Done {
+                step,
+                val_loss_exact,
+                val_loss_stderr,
+                bits_per_char,
+                best_val_loss,
+                best_step,
+                entropy_floor,
+                ms_per_step,
+                tokens_per_s,
+                wall_s,
+                ..
+            } => {
+                self.bar.finish_and_clear();
+                let floor = entropy_floor.map_or(String::new(), |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
+                super::print(&format!(
+                    "\nvalidation loss, exact: {val_loss_exact:.4} ± {val_loss_stderr:.4} nats, \
+                     {bits_per_char:.3} bits per character{floor}\n\
+                     best estimate: {best_val_loss:.4} at step {best_step}\n\
+                     {step} steps in {wall_s:.1} s ({ms_per_step:.2} ms a step, {tokens_per_s:.0} tok/s; \
+                     the rest measured losses)\n",
+                ))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,516 @@
+//! Everything that defines a run: one flat, typed struct. Keys carry nanoGPT's and PyTorch's names.
+//!
+//! A configuration is built by layers, each overriding the one before: defaults, a preset or a TOML file,
+//! `key=value` settings. A key that does not exist and a value that is not allowed are errors wherever they stand.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+/// The version of the configuration format; files of a newer one are refused.
+pub const FORMAT_VERSION: u64 = 1;
+
+/// The configurations compiled into the program: name and TOML text.
+pub const PRESETS: [(&str, &str); 5] = [
+    ("big-0.2m", include_str!("../presets/big-0.2m.toml")),
+    ("big-2.7m", include_str!("../presets/big-2.7m.toml")),
+    ("shakespeare-char", include_str!("../presets/shakespeare-char.toml")),
+    ("shakespeare-cpu", include_str!("../presets/shakespeare-cpu.toml")),
+    ("gpt2", include_str!("../presets/gpt2.toml")),
+];
+
+/// One line of documentation for a configuration key.
+#[derive(Debug)]
+pub struct Field {
+    /// The key.
+    pub key: &'static str,
+    /// The heading it is listed under.
+    pub section: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Which values are allowed.
+    pub allowed: &'static str,
+}
+
+macro_rules! fields {
+    ($($section:literal: $($key:ident: $type:ty = $default:expr, $allowed:literal if $check:expr, $help:literal;)+)+) => {
+        /// Everything that defines a run. See [`FIELDS`] for what is allowed.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            $($(#[doc = $help] pub $key: $type,)+)+
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Config { $($($key: $default,)+)+ }
+            }
+        }
+
+        /// Every configuration key, in the order files are written.
+        pub const FIELDS: &[Field] = &[
+            $($(Field { key: stringify!($key), section: $section, help: $help, allowed: $allowed },)+)+
+        ];
+
+        impl Config {
+            /// Assigns one key; the value must have the key's type and be allowed.
+            fn assign(&mut self, key: &str, value: &toml::Value) -> Result<()> {
+                match key {
+                    $($(stringify!($key) => self.$key = checked(key, value, $allowed, $check)?,)+)+
+                    _ => return Err(unknown_key(key)),
+                }
+                Ok(())
+            }
+
+            /// The value of a key as TOML.
+            pub(crate) fn value(&self, key: &str) -> toml::Value {
+                match key {
+                    $($(stringify!($key) => toml::Value::try_from(&self.$key).expect("plain values"),)+)+
+                    _ => unreachable!("only keys from FIELDS are asked for"),
+                }
+            }
+        }
+    };
+}
+
+fields! {
+"model":
+    vocab_size: usize = 0, "0 (what the data has) to 1000000" if |&v| v <= 1_000_000,
+        "Words in the vocabulary; 0 takes the number the tokenizer has.";
+    block_size: usize = 32, "1 to 65536" if |v| (1..=65536).contains(v),
+        "Context length: how many tokens a prediction can look back on.";
+    n_layer: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
+        "Transformer blocks.";
+    n_head: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
+        "Attention heads in a block; must divide n_embd.";
+    n_embd: usize = 64, "1 to 65536" if |v| (1..=65536).contains(v),
+        "Channels: the width of the residual stream.";
+    dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
+        "Dropout on the attention weights and on both branches of a block.";
+    embd_dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
+        "Dropout on the sum of token and position embeddings.";
+    activation: Activation = Activation::Relu, "\"relu\", \"gelu\" or \"gelu_tanh\"" if |_| true,
+        "The non-linearity of the MLP.";
+    bias: Bias = Bias::NONE, "true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\"" if |_| true,
+        "Which layers have a bias: attention's qkv and output projection, mlp, head, norm; true is all but the head.";
+    tie_weights: bool = false, "true or false" if |_| true,
+        "Whether lm_head uses the token embedding as its weight.";
+    attention_scale: AttentionScale = AttentionScale::HeadSize, "\"head_size\" or \"n_embd\"" if |_| true,
+        "Attention scores are divided by the square root of this.";
+    init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
+        "Initial weights: PyTorch's defaults, or normal 0.02 with residual projections scaled by 1/sqrt(2 n_layer).";
+"training":
+    batch_size: usize = 16, "1 to 65536" if |v| (1..=65536).contains(v),
+        "Sequences in a batch.";
+    gradient_accumulation_steps: usize = 1, "1 to 65536" if |v| (1..=65536).contains(v),
+        "Batches whose gradients are averaged before an update.";
+    max_iters: u64 = 5000, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
+        "Updates in the whole run.";
+    eval_interval: u64 = 100, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
+        "Updates between two estimates of the loss; each writes a checkpoint.";
+    eval_iters: u64 = 200, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
+        "Random batches of each split in an estimate.";
+    log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
+        "Updates between two lines of training loss in metrics.jsonl.";
+    seed: u64 = 1337, "0 to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
+        "Seed of every random number.";
+    shards: usize = 0, "0 (one for each core) to 1024" if |&v| v <= 1024,
+        "Parts a batch is divided into; fixed at the start of a run, so that the bits do not depend on the threads.";
+"optimizer":
+    learning_rate: f64 = 1e-3, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
+        "AdamW's learning rate; the highest one where a schedule is set.";
+    lr_schedule: LrSchedule = LrSchedule::Constant, "\"constant\", \"cosine\" or \"linear\"" if |_| true,
+        "How the learning rate goes from learning_rate to min_lr after the warm-up.";
+    warmup_iters: u64 = 0, "0 to 1000000000" if |&v| v <= 1_000_000_000,
+        "Updates over which the learning rate rises linearly.";
+    lr_decay_iters: u64 = 0, "0 (max_iters) to 1000000000" if |&v| v <= 1_000_000_000,
+        "The update at which the learning rate reaches min_lr; 0 takes max_iters.";
+    min_lr: f64 = 0.0, "0 to 10" if |v| (0.0..=10.0).contains(v),
+        "The learning rate at the end of the schedule.";
+    beta1: f64 = 0.9, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
+        "AdamW: decay of the first moment.";
+    beta2: f64 = 0.999, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
+        "AdamW: decay of the second moment.";
+    eps: f64 = 1e-8, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
+        "AdamW: added to the denominator.";
+    weight_decay: f64 = 0.01, "0 to 10" if |v| (0.0..=10.0).contains(v),
+        "AdamW: decoupled weight decay.";
+    decay: Decay = Decay::All, "\"all\" or \"matrices\"" if |_| true,
+        "Which parameters decay: all of them, or only those with two dimensions.";
+    grad_clip: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
+        "The gradient is scaled down to this norm where it is longer; 0 leaves it.";
+"data":
+    data: Vec<String> = Vec::new(), "a list of files and names" if |_| true,
+        "Where the text comes from: files, \"-\" for standard input, \"builtin\" or \"tinyshakespeare\".";
+    data_sha256: String = String::new(), "the SHA-256 of the text in hexadecimal" if |_| true,
+        "Written at the start of a run; resuming on another text is refused.";
+    tokenizer: Tokenizer = Tokenizer::Char, "\"char\"" if |_| true,
+        "How text becomes tokens: one for each character that occurs.";
+    train_split: f64 = 0.9, "above 0 and below 1" if |&v| v > 0.0 && v < 1.0,
+        "The part of the text, from its beginning, that is trained on; the rest is for validation.";
+}
+
+/// The MLP's non-linearity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// The exact GELU, as PyTorch's `GELU()` and nanoGPT.
+    Gelu,
+    /// GPT-2's tanh approximation.
+    GeluTanh,
+}
+
+/// What the attention scores are divided by the square root of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionScale {
+    /// `n_embd / n_head`, as in the paper.
+    HeadSize,
+    /// `n_embd`, as in the lecture's code behind the published numbers.
+    NEmbd,
+}
+
+/// The distribution of the initial weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// Linear weights and biases uniform in ±1/sqrt(fan_in), embeddings normal with deviation 1.
+    Pytorch,
+    /// Everything normal with deviation 0.02, residual projections 0.02/sqrt(2 n_layer), biases zero.
+    Gpt2,
+}
+
+/// The course of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    /// No change.
+    Constant,
+    /// Half a cosine down to `min_lr`.
+    Cosine,
+    /// A straight line down to `min_lr`.
+    Linear,
+}
+
+/// Which parameters weight decay applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Every parameter, as PyTorch's AdamW does by default.
+    All,
+    /// Parameters with two dimensions, as nanoGPT does.
+    Matrices,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tokenizer {
+    /// One token for each distinct character, in code point order.
+    Char,
+}
+
+/// Which layers have a bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BiasSpec", into = "BiasSpec")]
+pub struct Bias {
+    /// The projection to query, key and value.
+    pub qkv: bool,
+    /// Attention's output projection.
+    pub proj: bool,
+    /// Both layers of the MLP.
+    pub mlp: bool,
+    /// `lm_head`.
+    pub head: bool,
+    /// LayerNorm.
+    pub norm: bool,
+}
+
+impl Bias {
+    /// No biases.
+    pub const NONE: Bias = Bias { qkv: false, proj: false, mlp: false, head: false, norm: false };
+
+    fn parts(&mut self) -> [(&'static str, &mut bool); 5] {
+        [
+            ("qkv", &mut self.qkv),
+            ("proj", &mut self.proj),
+            ("mlp", &mut self.mlp),
+            ("head", &mut self.head),
+            ("norm", &mut self.norm),
+        ]
+    }
+}
+
+/// How [`Bias`] is written.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum BiasSpec {
+    All(bool),
+    Parts(Vec<String>),
+}
+
+impl TryFrom<BiasSpec> for Bias {
+    type Error = String;
+
+    fn try_from(spec: BiasSpec) -> Result<Bias, String> {
+        let mut bias = Bias::NONE;
+        match spec {
+            BiasSpec::All(on) => bias = Bias { qkv: on, proj: on, mlp: on, head: false, norm: on },
+            BiasSpec::Parts(names) => {
+                for name in names {
+                    let mut parts = bias.parts().into_iter();
+                    let (_, part) = parts.find(|(part, _)| *part == name).ok_or_else(|| format!("no layer {name}"))?;
+                    *part = true;
+                }
+            }
+        }
+        Ok(bias)
+    }
+}
+
+impl From<Bias> for BiasSpec {
+    fn from(mut bias: Bias) -> BiasSpec {
+        BiasSpec::Parts(bias.parts().iter().filter(|(_, on)| **on).map(|(name, _)| (*name).to_owned()).collect())
+    }
+}
+
+impl Config {
+    /// A compiled-in configuration by name.
+    ///
+    /// # Errors
+    /// If there is no preset of that name; the message lists them.
+    pub fn preset(name: &str) -> Result<Config> {
+        let Some((_, text)) = PRESETS.iter().find(|(preset, _)| *preset == name) else {
+            let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+            return Err(Error::BadConfig(format!("there is no preset {name:?}; there are {}", names.join(", "))));
+        };
+        Config::from_toml(text)
+    }
+
+    /// Reads a configuration file; what it does not set has its default.
+    ///
+    /// # Errors
+    /// If the file cannot be read or [`Config::from_toml`] refuses it.
+    pub fn from_file(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        Config::from_toml(&text).map_err(|error| match error {
+            Error::BadConfig(what) => Error::run(path, what),
+            other => Error::run(path, other.to_string()),
+        })
+    }
+
+    /// Parses TOML. Keys may be grouped under headings; a key is unique all the same.
+    ///
+    /// # Errors
+    /// On a syntax error, an unknown or repeated key, a value that is not allowed, or a newer format version.
+    pub fn from_toml(text: &str) -> Result<Config> {
+        let table: toml::Table = text.parse().map_err(|error| Error::BadConfig(format!("not TOML: {error}")))?;
+        let mut flat = BTreeMap::new();
+        for (key, value) in table {
+            let entries: Vec<_> = match value {
+                toml::Value::Table(section) => section.into_iter().collect(),
+                value => vec![(key, value)],
+            };
+            for (key, value) in entries {
+                if flat.insert(key.clone(), value).is_some() {
+                    return Err(Error::BadConfig(format!("the key {key} is set twice")));
+                }
+            }
+        }
+        if let Some(version) = flat.remove("format_version") {
+            let known = |v: i64| (1..=FORMAT_VERSION as i64).contains(&v);
+            if !version.as_integer().is_some_and(known) {
+                return Err(Error::BadConfig(format!(
+                    "format_version = {version}: this kinglet reads versions up to {FORMAT_VERSION}; \
+                     a newer kinglet wrote this, use that one"
+                )));
+            }
+        }
+        let mut config = Config::default();
+        for (key, value) in &flat {
+            config.assign(key, value)?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Applies a `key=value` setting; the value is written as in TOML, quotes around words may be left out.
+    ///
+    /// Values that only make sense together (`n_embd` and `n_head`) are checked by [`Config::check`].
+    ///
+    /// # Errors
+    /// If the key does not exist or the value is not allowed.
+    pub fn set(&mut self, setting: &str) -> Result<()> {
+        let Some((key, text)) = setting.split_once('=') else {
+            return Err(Error::BadConfig(format!("{setting:?} is not of the form key=value")));
+        };
+        let (key, text) = (key.trim(), text.trim());
+        let parsed = format!("x = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
+        let value = parsed.and_then(|mut table| table.remove("x"));
+        self.assign(key, &value.unwrap_or_else(|| toml::Value::String(text.to_owned())))
+    }
+
+    /// Checks what concerns more than one key.
+    ///
+    /// # Errors
+    /// Names the key to change.
+    pub fn check(&self) -> Result<()> {
+        let fail = |key: &str, value: String, allowed: String| Err(Error::Config { key: key.to_owned(), value, allowed });
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            return fail("n_head", self.n_head.to_string(), format!("a divisor of n_embd = {}", self.n_embd));
+        }
+        if self.lr_schedule != LrSchedule::Constant && self.min_lr > self.learning_rate {
+            return fail("min_lr", self.min_lr.to_string(), format!("at most learning_rate = {}", self.learning_rate));
+        }
+        Ok(())
+    }
+
+    /// The configuration as a file: headings, a comment for each key.
+    pub fn to_toml(&self) -> String {
+        let mut text = format!("format_version = {FORMAT_VERSION}\n");
+        let mut section = "";
+        for field in FIELDS {
+            if field.section != section {
+                section = field.section;
+                let _ = write!(text, "\n[{section}]\n");
+            }
+            let _ = writeln!(text, "# {}\n{} = {}", field.help, field.key, self.value(field.key));
+        }
+        text
+    }
+
+    /// Channels of one head.
+    pub fn head_size(&self) -> usize {
+        self.n_embd / self.n_head
+    }
+
+    /// The learning rate of update number `step`, counted from 0.
+    pub fn lr(&self, step: u64) -> f64 {
+        if step < self.warmup_iters {
+            return self.learning_rate * (step + 1) as f64 / (self.warmup_iters + 1) as f64;
+        }
+        let end = if self.lr_decay_iters == 0 { self.max_iters } else { self.lr_decay_iters };
+        let progress = if step >= end {
+            1.0
+        } else {
+            (step - self.warmup_iters) as f64 / (end - self.warmup_iters) as f64
+        };
+        let left = match self.lr_schedule {
+            LrSchedule::Constant => 1.0,
+            LrSchedule::Cosine => 0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress)),
+            LrSchedule::Linear => 1.0 - progress,
+        };
+        self.min_lr + left * (self.learning_rate - self.min_lr)
+    }
+}
+
+fn checked<T: DeserializeOwned>(
+    key: &str,
+    value: &toml::Value,
+    allowed: &str,
+    check: impl Fn(&T) -> bool,
+) -> Result<T> {
+    value.clone().try_into().ok().filter(check).ok_or_else(|| Error::Config {
+        key: key.to_owned(),
+        value: value.to_string(),
+        allowed: allowed.to_owned(),
+    })
+}
+
+fn unknown_key(key: &str) -> Error {
+    // The most similar key by the number of shared pairs of letters: enough to catch a slip.
+    let pairs = |word: &str| word.as_bytes().windows(2).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let wanted = pairs(key);
+    let likeness = |field: &&Field| {
+        let has = pairs(field.key);
+        let shared = wanted.iter().filter(|pair| has.contains(pair)).count();
+        200 * shared / (wanted.len() + has.len()).max(1)
+    };
+    let hint = match FIELDS.iter().max_by_key(likeness).filter(|field| likeness(field) >= 50) {
+        Some(field) => format!("did you mean {}?", field.key),
+        None => format!("the keys are {}", FIELDS.iter().map(|f| f.key).collect::<Vec<_>>().join(", ")),
+    };
+    Error::BadConfig(format!("there is no configuration key {key:?}; {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_parses_and_comments_every_key() {
+        for (name, text) in PRESETS {
+            Config::preset(name).unwrap();
+            let mut lines = text.lines().peekable();
+            let mut comment = false;
+            while let Some(line) = lines.next() {
+                if line.contains('=') && !line.starts_with('#') {
+                    assert!(comment || line.contains(" #"), "{name}: no comment for {line}");
+                }
+                comment = line.starts_with('#');
+            }
+        }
+    }
+
+    #[test]
+    fn a_written_configuration_reads_back_the_same() {
+        for (name, _) in PRESETS {
+            let mut config = Config::preset(name).unwrap();
+            config.data = vec!["a \"b\".txt".into()];
+            assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn settings_override_and_mistakes_name_key_value_and_what_is_allowed() {
+        let mut config = Config::default();
+        for setting in ["n_layer=6", "activation=gelu", "learning_rate = 3e-4", "bias=[\"mlp\", \"head\"]", "dropout=0"] {
+            config.set(setting).unwrap();
+        }
+        assert!(config.n_layer == 6 && config.activation == Activation::Gelu && config.bias.mlp && !config.bias.qkv);
+        for (setting, message) in [
+            ("n_layer=0", "n_layer = 0: must be 1 to 256"),
+            ("n_layer=-1", "n_layer = -1: must be 1 to 256"),
+            ("n_layer=x", "n_layer = \"x\": must be 1 to 256"),
+            ("dropout=1", "dropout = 1: must be at least 0 and below 1"),
+            ("learning_rate=nan", "learning_rate = nan: must be above 0, at most 10"),
+            ("bias=[\"x\"]", "bias = [\"x\"]: must be true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\""),
+            ("n_layers=6", "there is no configuration key \"n_layers\"; did you mean n_layer?"),
+            ("n_layer", "\"n_layer\" is not of the form key=value"),
+        ] {
+            assert_eq!(config.set(setting).unwrap_err().to_string(), message);
+        }
+        config.set("n_head=5").unwrap();
+        assert_eq!(config.check().unwrap_err().to_string(), "n_head = 5: must be a divisor of n_embd = 64");
+    }
+
+    #[test]
+    fn files_may_have_headings_but_no_unknown_or_repeated_key() {
+        assert_eq!(Config::from_toml("[a]\nn_layer = 3\n[b]\nn_head = 2").unwrap().n_layer, 3);
+        for (text, message) in [
+            ("n_layer = 3\n[model]\nn_layer = 4", "set twice"),
+            ("layers = 3", "there is no configuration key"),
+            ("n_layer = ", "not TOML"),
+            ("format_version = 2", "newer kinglet"),
+        ] {
+            let error = Config::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn schedules_start_turn_and_end_where_they_should() {
+        let toml = "learning_rate = 1.0\nmin_lr = 0.1\nwarmup_iters = 9\nmax_iters = 109";
+        for (schedule, half) in [("constant", 1.0), ("cosine", 0.55), ("linear", 0.55)] {
+            let mut config = Config::from_toml(toml).unwrap();
+            config.set(&format!("lr_schedule={schedule}")).unwrap();
+            let close = |step, want: f64| assert!((config.lr(step) - want).abs() < 1e-12, "{schedule} {step}");
+            close(0, 0.1);
+            close(8, 0.9);
+            close(9, 1.0);
+            close(59, half);
+            close(109, if schedule == "constant" { 1.0 } else { 0.1 });
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The built-in corpus: a million characters of an invented play, drawn from a small probabilistic grammar
+//! (`corpus/play.grammar`), the same on every machine, so that the first run needs neither network nor file.
+//!
+//! The grammar is unambiguous: each text has one derivation, so the probability of the text is the product of the
+//! choices that made it, and its negative logarithm per character is the loss of a perfect model: the entropy floor.
+
+use crate::rng::{Purpose, Rng};
+use std::collections::HashMap;
+
+/// Scenes are added until the text has this many characters.
+const LENGTH: usize = 1_000_000;
+const GRAMMAR: &str = include_str!("corpus/play.grammar");
+
+/// The text; all of it ASCII.
+pub fn text() -> String {
+    let grammar = Grammar::parse(GRAMMAR);
+    let mut text = String::with_capacity(LENGTH + 16 * 1024);
+    grammar.write(&mut text, |_, _| ());
+    text
+}
+
+/// The entropy floor of a part of the text, in nats per character: what a model that knew the grammar, and saw all
+/// of the text before, would lose. Choices whose first character lies before the part count as known.
+pub fn floor(part: std::ops::Range<usize>) -> f64 {
+    let grammar = Grammar::parse(GRAMMAR);
+    let mut nats = 0.0;
+    grammar.write(&mut String::with_capacity(LENGTH + 16 * 1024), |at, cost| {
+        if part.contains(&at) {
+            nats += cost;
+        }
+    });
+    nats / part.len() as f64
+}
+
+/// A context-free grammar with weights; rule 0 is where a derivation starts.
+struct Grammar {
+    rules: Vec<Vec<Alternative>>,
+}
+
+struct Alternative {
+    weight: u64,
+    symbols: Vec<Symbol>,
+}
+
+enum Symbol {
+    Text(String),
+    Rule(usize),
+}
+
+impl Grammar {
+    /// Reads the notation that the head of `play.grammar` explains.
+    ///
+    /// # Panics
+    /// On a mistake: the text is part of the program, and every test reads it.
+    fn parse(source: &str) -> Grammar {
+        let lines = || source.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        let headers = lines().filter(|line| !line.starts_with(' '));
+        let names = headers.map(|line| line.split(':').next().unwrap_or(line));
+        let index: HashMap<&str, usize> = names.enumerate().map(|(i, name)| (name, i)).collect();
+        let mut rules: Vec<Vec<Alternative>> = Vec::with_capacity(index.len());
+        let mut words = false;
+        for line in lines() {
+            let Some(body) = line.strip_prefix("  ") else {
+                words = line.ends_with(": words");
+                rules.push(Vec::new());
+                continue;
+            };
+            let rule = rules.last_mut().expect("a rule's name comes first");
+            if words {
+                for word in body.split_whitespace() {
+                    let weight = 1_000_000 / (rule.len() as u64 + 4);
+                    rule.push(Alternative { weight, symbols: vec![Symbol::Text(word.to_owned())] });
+                }
+            } else {
+                let (weight, items) = body.split_once(' ').expect("a weight and symbols");
+                let weight = weight.parse().expect("a weight");
+                // Outside and inside of quotes alternate.
+                let symbols = items.split('"').enumerate().flat_map(|(i, piece)| -> Vec<Symbol> {
+                    if i % 2 == 1 {
+                        vec![Symbol::Text(piece.replace("\\n", "\n"))]
+                    } else {
+                        piece.split_whitespace().map(|name| Symbol::Rule(index[name])).collect()
+                    }
+                });
+                rule.push(Alternative { weight, symbols: symbols.collect() });
+            }
+        }
+        Grammar { rules }
+    }
+
+    /// Appends whole derivations until the text is long enough; `choice(position, cost in nats)` hears of each choice.
+    fn write(&self, text: &mut String, mut choice: impl FnMut(usize, f64)) {
+        for scene in 0.. {
+            if text.len() >= LENGTH {
+                break;
+            }
+            let mut rng = Rng::new(0, Purpose::Corpus, 0, scene);
+            self.derive(0, &mut rng, text, &mut choice);
+        }
+    }
+
+    fn derive(&self, rule: usize, rng: &mut Rng, text: &mut String, choice: &mut impl FnMut(usize, f64)) {
+        let alternatives = &self.rules[rule];
+        let total: u64 = alternatives.iter().map(|a| a.weight).sum();
+        let mut pick = rng.below(total);
+        let chosen = alternatives.iter().find(|a| {
+            let here = pick < a.weight;
+            pick = pick.wrapping_sub(a.weight);
+            here
+        });
+        let chosen = chosen.expect("pick is below the total");
+        choice(text.len(), -(chosen.weight as f64 / total as f64).ln());
+        for symbol in &chosen.symbols {
+            match symbol {
+                Symbol::Text(piece) => text.push_str(piece),
+                Symbol::Rule(rule) => self.derive(*rule, rng, text, choice),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn the_text_is_the_same_on_every_machine() {
+        let text = text();
+        let hash: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hash, "e8a1965cfbbe8e20e3b1345cf550617672c98754411d25aaadc15c44afff4581");
+        assert!((1_000_000..1_010_000).contains(&text.len()) && text.is_ascii());
+    }
+
+    #[test]
+    fn it_has_as_many_characters_as_tiny_shakespeare() {
+        assert_eq!(crate::tokenizer::CharTokenizer::train(&text()).vocab_size(), 65);
+    }
+
+    /// All derivations of prefixes of `text[at..]` from `rule`: where each ends, how many there are, and the sum of
+    /// their probabilities.
+    fn parse<'a>(
+        g: &Grammar,
+        text: &[u8],
+        rule: usize,
+        at: usize,
+        memo: &'a mut HashMap<(usize, usize), Vec<(usize, u64, f64)>>,
+    ) -> Vec<(usize, u64, f64)> {
+        if let Some(known) = memo.get(&(rule, at)) {
+            return known.clone();
+        }
+        let total: u64 = g.rules[rule].iter().map(|a| a.weight).sum();
+        let mut ends: Vec<(usize, u64, f64)> = Vec::new();
+        for alternative in &g.rules[rule] {
+            let mut partial = vec![(at, 1, alternative.weight as f64 / total as f64)];
+            for symbol in &alternative.symbols {
+                let mut next = Vec::new();
+                for (at, count, p) in partial {
+                    match symbol {
+                        Symbol::Text(piece) if text[at..].starts_with(piece.as_bytes()) => {
+                            next.push((at + piece.len(), count, p));
+                        }
+                        Symbol::Text(_) => {}
+                        Symbol::Rule(rule) => {
+                            next.extend(parse(g, text, *rule, at, memo).iter().map(|e| (e.0, count * e.1, p * e.2)));
+                        }
+                    }
+                }
+                partial = next;
+            }
+            for (end, count, p) in partial {
+                match ends.iter_mut().find(|e| e.0 == end) {
+                    Some(e) => *e = (end, e.1 + count, e.2 + p),
+                    None => ends.push((end, count, p)),
+                }
+            }
+        }
+        memo.insert((rule, at), ends.clone());
+        ends
+    }
+
+    #[test]
+    fn every_scene_has_one_derivation_whose_probability_is_the_sum_of_the_choices() {
+        let g = Grammar::parse(GRAMMAR);
+        for scene in 0..60 {
+            let (mut text, mut cost) = (String::new(), 0.0);
+            g.derive(0, &mut Rng::new(0, Purpose::Corpus, 0, scene), &mut text, &mut |_, nats| cost += nats);
+            // A long scene is improbable beyond f64's range; its length says nothing about ambiguity.
+            let whole = parse(&g, text.as_bytes(), 0, 0, &mut HashMap::new());
+            let (_, count, p) = whole.into_iter().find(|e| e.0 == text.len()).unwrap();
+            assert_eq!(count, 1, "scene {scene} has {count} derivations:\n{text}");
+            if cost < 600.0 {
+                assert!((-p.ln() - cost).abs() < 1e-6 * cost, "scene {scene}: {} nats, {cost} by choices", -p.ln());
+            }
+        }
+    }
+
+    #[test]
+    fn an_ambiguous_grammar_would_be_noticed() {
+        let g = Grammar::parse("s:\n  1 a \"x\"\n  1 \"yx\"\na:\n  1 \"y\"\n  1 \"z\"");
+        assert_eq!(parse(&g, b"yx", 0, 0, &mut HashMap::new()), [(2, 2, 0.75)]);
+    }
+
+    #[test]
+    fn floors_of_parts_add_up() {
+        let n = text().len();
+        let (all, first, second) = (floor(0..n), floor(0..700_000), floor(700_000..n));
+        let sum = first * 700_000.0 + second * (n - 700_000) as f64;
+        assert!((sum / n as f64 - all).abs() < 1e-9 && all > 0.3 && all < 1.5, "{all}");
+    }
+}

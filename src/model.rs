@@ -1,0 +1,336 @@
+//! The model: a GPT, forward and backward, in the order of the lecture.
+//!
+//! ```text
+//! x = wte[id] + wpe[t]
+//! each block:  x += c_proj(attention(ln_1(x)))
+//!              x += c_proj(act(c_fc(ln_2(x))))
+//! logits = lm_head(ln_f(x))
+//! ```
+//!
+//! Every line of the backward pass stands under the forward line it derives. Shapes: `b` sequences of `t` positions,
+//! `n = b * t` rows, `c` channels, `nh` heads, `v` words. Who computes is behind [`Backend`]; how the batch is divided
+//! is [`crate::shards`]'s business.
+
+use crate::{
+    backend::{Backend, Heads, Rows},
+    config::{Activation, AttentionScale, Config},
+    params::{Layout, Span},
+    rng::{Dropout, Noise},
+};
+
+/// A model's architecture and where its parameters stand; the numbers themselves live in a backend's buffers.
+#[derive(Clone, Debug)]
+pub struct Gpt {
+    /// Names, shapes and places of the parameters.
+    pub layout: Layout,
+    /// Context length.
+    pub block_size: usize,
+    /// Channels.
+    pub n_embd: usize,
+    /// Words in the vocabulary.
+    pub vocab_size: usize,
+    heads: Heads,
+    activation: Activation,
+    dropout: f32,
+    embd_dropout: f32,
+}
+
+/// What one block leaves behind in the forward pass, for up to `n` rows.
+struct BlockActs<B: Backend> {
+    ln_1: B::Buf,    // (n, c)
+    stats_1: B::Buf, // (n, 2)
+    qkv: B::Buf,     // (n, 3c)
+    lse: B::Buf,     // (b, nh, t)
+    att: B::Buf,     // (n, c)
+    x_mid: B::Buf,   // (n, c), between attention and MLP
+    ln_2: B::Buf,    // (n, c)
+    stats_2: B::Buf, // (n, 2)
+    fc: B::Buf,      // (n, 4c)
+    act: B::Buf,     // (n, 4c)
+}
+
+/// What follows the blocks, and scratch space.
+struct Head<B: Backend> {
+    branch: B::Buf,  // (n, c), a block's contribution before it is added
+    ln_f: B::Buf,    // (n, c)
+    stats_f: B::Buf, // (n, 2)
+    logits: B::Buf,  // (n, v)
+    losses: B::Buf,  // (n)
+}
+
+/// The activations of a forward pass that a backward pass may follow.
+pub struct Acts<B: Backend> {
+    x: Vec<B::Buf>, // n_layer + 1 of (n, c): the residual stream before each block and after the last
+    blocks: Vec<BlockActs<B>>,
+    head: Head<B>,
+}
+
+/// Gradients of activations: scratch space of the backward pass.
+pub struct ActGrads<B: Backend> {
+    dx: B::Buf,    // (n, c), of the residual stream
+    dc: B::Buf,    // (n, c)
+    datt: B::Buf,  // (n, c)
+    dqkv: B::Buf,  // (n, 3c)
+    dfc: B::Buf,   // (n, 4c)
+}
+
+/// Keys and values of the positions generated so far, and the activations of the newest.
+pub struct Cache<B: Backend> {
+    kv: Vec<(B::Buf, B::Buf)>, // each (block_size, c)
+    x: [B::Buf; 2],            // (block_size, c)
+    block: BlockActs<B>,
+    head: Head<B>,
+    last: B::Buf, // (c), the newest position's row
+    /// Positions in the cache.
+    len: usize,
+}
+
+/// A place of the network where dropout acts.
+enum Site {
+    Embedding,
+    Attention(usize),
+    AttentionBranch(usize),
+    MlpBranch(usize),
+}
+
+impl Gpt {
+    /// The model that `config` describes.
+    ///
+    /// # Panics
+    /// If `vocab_size` is still 0 or the configuration does not pass [`Config::check`].
+    pub fn new(config: &Config) -> Gpt {
+        assert!(config.vocab_size > 0 && config.check().is_ok());
+        let under_the_root = match config.attention_scale {
+            AttentionScale::HeadSize => config.head_size(),
+            AttentionScale::NEmbd => config.n_embd,
+        };
+        Gpt {
+            layout: Layout::new(config),
+            block_size: config.block_size,
+            n_embd: config.n_embd,
+            vocab_size: config.vocab_size,
+            heads: Heads { c: config.n_embd, nh: config.n_head, scale: 1.0 / (under_the_root as f64).sqrt() },
+            activation: config.activation,
+            dropout: config.dropout as f32,
+            embd_dropout: config.embd_dropout as f32,
+        }
+    }
+
+    /// Forward: `ids (b, t)` to logits, which stay in `a`. With `noise`, dropout is on.
+    ///
+    /// # Panics
+    /// If `ids` does not have `b * t` elements below `vocab_size`, or they do not fit `a`.
+    pub fn forward<B: Backend>(&self, be: &B, p: &B::Buf, a: &mut Acts<B>, ids: &[u32], rows: Rows, noise: Option<Noise>) {
+        assert!(ids.len() == rows.n() && rows.t <= self.block_size && rows.pos == 0);
+        let (w, c) = (&self.layout, self.n_embd);
+        // x = dropout(wte[id] + wpe[t])
+        be.embed(&mut a.x[0], p, w.wte, w.wpe, c, ids, rows, self.drop(noise, Site::Embedding));
+        for (l, acts) in a.blocks.iter_mut().enumerate() {
+            let (before, after) = a.x.split_at_mut(l + 1);
+            self.block(be, p, l, &before[l], &mut after[0], acts, &mut a.head.branch, rows, noise, None);
+        }
+        let x = &a.x[w.h.len()];
+        // logits = lm_head(ln_f(x))
+        be.layernorm(&mut a.head.ln_f, &mut a.head.stats_f, x, p, w.ln_f, rows.n());
+        be.linear(&mut a.head.logits, &a.head.ln_f, p, w.lm_head, rows.n());
+    }
+
+    /// Block `l`: `x` to `out`. With a cache, only the new positions are computed, and attend to the cached ones too.
+    #[allow(clippy::too_many_arguments, reason = "buffers of the caller's choice")]
+    fn block<B: Backend>(
+        &self,
+        be: &B,
+        p: &B::Buf,
+        l: usize,
+        x: &B::Buf,
+        out: &mut B::Buf,
+        a: &mut BlockActs<B>,
+        branch: &mut B::Buf,
+        rows: Rows,
+        noise: Option<Noise>,
+        cache: Option<&mut (B::Buf, B::Buf)>,
+    ) {
+        let (w, c, n) = (&self.layout.h[l], self.n_embd, rows.n());
+        // x_mid = x + dropout(c_proj(attention(ln_1(x))))
+        be.layernorm(&mut a.ln_1, &mut a.stats_1, x, p, w.ln_1, n);
+        be.linear(&mut a.qkv, &a.ln_1, p, w.c_attn, n);
+        match cache {
+            None => {
+                let drop = self.drop(noise, Site::Attention(l));
+                be.attention(&mut a.att, &mut a.lse, &a.qkv, self.heads, rows, drop);
+            }
+            Some((k, v)) => be.attention_cached(&mut a.att, k, v, &a.qkv, self.heads, rows),
+        }
+        be.linear(branch, &a.att, p, w.attn_proj, n);
+        be.residual(&mut a.x_mid, x, branch, c, rows, self.drop(noise, Site::AttentionBranch(l)));
+        // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
+        be.layernorm(&mut a.ln_2, &mut a.stats_2, &a.x_mid, p, w.ln_2, n);
+        be.linear(&mut a.fc, &a.ln_2, p, w.c_fc, n);
+        be.activation(&mut a.act, &a.fc, self.activation, n * 4 * c);
+        be.linear(branch, &a.act, p, w.mlp_proj, n);
+        be.residual(out, &a.x_mid, branch, c, rows, self.drop(noise, Site::MlpBranch(l)));
+    }
+
+    /// The loss of each row in nats, given `targets (n)`, into `losses (n)`. With `grad = Some(s)`, the logits in `a`
+    /// become the gradient of `s` times the sum of the losses, as [`Gpt::backward`] expects.
+    pub fn losses<B: Backend>(&self, be: &B, a: &mut Acts<B>, targets: &[u32], grad: Option<f64>, losses: &mut [f32]) {
+        be.cross_entropy(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size, grad);
+        be.download(&a.head.losses, losses);
+    }
+
+    /// Backward: adds the gradient of every parameter to `g`, given what [`Gpt::forward`] and [`Gpt::losses`] left
+    /// in `a`. The other arguments are those of `forward`.
+    #[allow(clippy::too_many_arguments, reason = "forward's, the gradients, and scratch")]
+    pub fn backward<B: Backend>(
+        &self,
+        be: &B,
+        p: &B::Buf,
+        g: &mut B::Buf,
+        a: &Acts<B>,
+        d: &mut ActGrads<B>,
+        ids: &[u32],
+        rows: Rows,
+        noise: Option<Noise>,
+    ) {
+        let (w, c, n) = (&self.layout, self.n_embd, rows.n());
+        // logits = lm_head(ln_f(x))
+        be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, n);
+        be.clear(&mut d.dx);
+        be.layernorm_bwd(&mut d.dx, g, &d.dc, &a.x[w.h.len()], &a.head.stats_f, p, w.ln_f, n);
+        for (l, (w, acts)) in w.h.iter().zip(&a.blocks).enumerate().rev() {
+            // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
+            be.residual_bwd(&mut d.dc, &d.dx, c, rows, self.drop(noise, Site::MlpBranch(l)));
+            be.linear_bwd(&mut d.dfc, g, &d.dc, &acts.act, p, w.mlp_proj, n);
+            be.activation_bwd(&mut d.dfc, &acts.fc, self.activation, n * 4 * c);
+            be.linear_bwd(&mut d.dc, g, &d.dfc, &acts.ln_2, p, w.c_fc, n);
+            be.layernorm_bwd(&mut d.dx, g, &d.dc, &acts.x_mid, &acts.stats_2, p, w.ln_2, n);
+            // x_mid = x + dropout(c_proj(attention(ln_1(x))))
+            be.residual_bwd(&mut d.dc, &d.dx, c, rows, self.drop(noise, Site::AttentionBranch(l)));
+            be.linear_bwd(&mut d.datt, g, &d.dc, &acts.att, p, w.attn_proj, n);
+            let drop = self.drop(noise, Site::Attention(l));
+            be.attention_bwd(&mut d.dqkv, &d.datt, &acts.att, &acts.lse, &acts.qkv, self.heads, rows, drop);
+            be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, n);
+            be.layernorm_bwd(&mut d.dx, g, &d.dc, &a.x[l], &acts.stats_1, p, w.ln_1, n);
+        }
+        // x = dropout(wte[id] + wpe[t])
+        be.embed_bwd(g, &mut d.dx, w.wte, w.wpe, c, ids, rows, self.drop(noise, Site::Embedding));
+    }
+
+    /// Forward of new positions only: appends `ids` to `cache` and returns the logits (v) after the last of them.
+    ///
+    /// # Panics
+    /// If `ids` is empty or the cache would exceed `block_size` positions.
+    pub fn extend<B: Backend>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
+        let (w, c) = (&self.layout, self.n_embd);
+        let rows = Rows { b: 1, t: ids.len(), pos: cache.len };
+        assert!(!ids.is_empty() && rows.pos + rows.t <= self.block_size);
+        let [x, out] = &mut cache.x;
+        be.embed(x, p, w.wte, w.wpe, c, ids, rows, None);
+        for (l, kv) in cache.kv.iter_mut().enumerate() {
+            self.block(be, p, l, x, out, &mut cache.block, &mut cache.head.branch, rows, None, Some(kv));
+            std::mem::swap(x, out);
+        }
+        cache.len += rows.t;
+        be.copy(&mut cache.last, x, Span { start: (rows.t - 1) * c, len: c });
+        be.layernorm(&mut cache.head.ln_f, &mut cache.head.stats_f, &cache.last, p, w.ln_f, 1);
+        be.linear(&mut cache.head.logits, &cache.head.ln_f, p, w.lm_head, 1);
+        be.download(&cache.head.logits, logits);
+    }
+
+    /// Room for the activations of `b` sequences of up to `block_size` positions.
+    pub fn acts<B: Backend>(&self, be: &B, b: usize) -> Acts<B> {
+        let n = b * self.block_size;
+        Acts {
+            x: (0..=self.layout.h.len()).map(|_| be.zeros(n * self.n_embd)).collect(),
+            blocks: self.layout.h.iter().map(|_| self.block_acts(be, n)).collect(),
+            head: self.head(be, n, n),
+        }
+    }
+
+    /// Room for the gradients of those activations.
+    pub fn act_grads<B: Backend>(&self, be: &B, b: usize) -> ActGrads<B> {
+        let nc = b * self.block_size * self.n_embd;
+        ActGrads { dx: be.zeros(nc), dc: be.zeros(nc), datt: be.zeros(nc), dqkv: be.zeros(3 * nc), dfc: be.zeros(4 * nc) }
+    }
+
+    /// An empty cache for generation.
+    pub fn cache<B: Backend>(&self, be: &B) -> Cache<B> {
+        let (n, nc) = (self.block_size, self.block_size * self.n_embd);
+        Cache {
+            kv: self.layout.h.iter().map(|_| (be.zeros(nc), be.zeros(nc))).collect(),
+            x: [be.zeros(nc), be.zeros(nc)],
+            block: self.block_acts(be, n),
+            head: self.head(be, n, 1),
+            last: be.zeros(self.n_embd),
+            len: 0,
+        }
+    }
+
+    /// Floats in the activations ([`Gpt::acts`]) and their gradients ([`Gpt::act_grads`]) for `b` sequences.
+    pub fn activation_floats(&self, b: usize) -> (usize, usize) {
+        let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
+        let n = b * self.block_size;
+        let block = 16 * c + nh + 4;
+        (n * (c * (layers + 1) + block * layers + 2 * c + 2 + self.vocab_size + 1), n * 10 * c)
+    }
+
+    fn block_acts<B: Backend>(&self, be: &B, n: usize) -> BlockActs<B> {
+        let nc = n * self.n_embd;
+        BlockActs {
+            ln_1: be.zeros(nc),
+            stats_1: be.zeros(2 * n),
+            qkv: be.zeros(3 * nc),
+            lse: be.zeros(n * self.heads.nh),
+            att: be.zeros(nc),
+            x_mid: be.zeros(nc),
+            ln_2: be.zeros(nc),
+            stats_2: be.zeros(2 * n),
+            fc: be.zeros(4 * nc),
+            act: be.zeros(4 * nc),
+        }
+    }
+
+    fn head<B: Backend>(&self, be: &B, n: usize, predictions: usize) -> Head<B> {
+        Head {
+            branch: be.zeros(n * self.n_embd),
+            ln_f: be.zeros(predictions * self.n_embd),
+            stats_f: be.zeros(2 * predictions),
+            logits: be.zeros(predictions * self.vocab_size),
+            losses: be.zeros(predictions),
+        }
+    }
+
+    fn drop(&self, noise: Option<Noise>, site: Site) -> Option<Dropout> {
+        let (rate, site) = match site {
+            Site::Embedding => (self.embd_dropout, 0),
+            Site::Attention(l) => (self.dropout, 3 * l as u64 + 1),
+            Site::AttentionBranch(l) => (self.dropout, 3 * l as u64 + 2),
+            Site::MlpBranch(l) => (self.dropout, 3 * l as u64 + 3),
+        };
+        noise.filter(|_| rate > 0.0).map(|noise| Dropout { rate, site, noise })
+    }
+}
+
+impl<B: Backend> Acts<B> {
+    /// The logits (n, v) of the last forward pass; after [`Gpt::losses`] with a gradient, that gradient.
+    pub fn logits(&self) -> &B::Buf {
+        &self.head.logits
+    }
+}
+
+impl<B: Backend> Cache<B> {
+    /// Positions in the cache.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position has been computed.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Forgets all positions.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+}

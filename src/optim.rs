@@ -1,0 +1,45 @@
+//! The optimizer: clipping and AdamW over the flat parameter buffer.
+
+use crate::{
+    backend::{AdamW, Backend},
+    config::Config,
+    params::{Layout, Span},
+};
+
+/// AdamW's state and settings.
+pub struct Optimizer<B: Backend> {
+    /// First moment of each parameter's gradient.
+    pub m: B::Buf,
+    /// Second moment.
+    pub v: B::Buf,
+    /// Pieces of the parameter buffer, and whether they decay.
+    spans: Vec<(Span, bool)>,
+}
+
+impl<B: Backend> Optimizer<B> {
+    /// With moments of zero.
+    pub fn new(be: &B, layout: &Layout, config: &Config) -> Optimizer<B> {
+        Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), spans: layout.decay_spans(config.decay) }
+    }
+
+    /// Update number `step` (from 0): clips `g` to `grad_clip` where that is set, then AdamW with the schedule's
+    /// learning rate. Returns the gradient's norm before clipping; it is computed only where clipping asks for it.
+    pub fn step(&mut self, be: &B, p: &mut B::Buf, g: &B::Buf, config: &Config, step: u64) -> Option<f64> {
+        let norm = (config.grad_clip > 0.0).then(|| be.sum_squares(g).sqrt());
+        // PyTorch's clip_grad_norm_ adds the 1e-6 too.
+        let grad_scale = norm.map_or(1.0, |norm| (config.grad_clip / (norm + 1e-6)).min(1.0));
+        for &(span, decays) in &self.spans {
+            let h = AdamW {
+                lr: config.lr(step),
+                beta1: config.beta1,
+                beta2: config.beta2,
+                eps: config.eps,
+                weight_decay: if decays { config.weight_decay } else { 0.0 },
+                step: step + 1,
+                grad_scale,
+            };
+            be.adamw(p, g, &mut self.m, &mut self.v, span, &h);
+        }
+        norm
+    }
+}

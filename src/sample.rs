@@ -1,0 +1,216 @@
+//! Writing text: the model's distribution over the next token, narrowed by the usual knobs, and drawn from.
+
+use crate::{
+    backend::Backend,
+    model::{Cache, Gpt},
+    rng::{Purpose, Rng},
+};
+
+/// How the next token is chosen. The default draws from the model's distribution as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by this; 0 always takes the most probable token.
+    pub temperature: f64,
+    /// Only the `k` most probable tokens; 0 is all.
+    pub top_k: usize,
+    /// Only the most probable tokens that together reach this probability; 1 is all (Holtzman et al. 2020).
+    pub top_p: f64,
+    /// Only tokens at least this fraction as probable as the most probable one; 0 is all.
+    pub min_p: f64,
+    /// Logits of tokens in the context are divided by this if positive, multiplied if negative; 1 leaves them
+    /// (Keskar et al. 2019).
+    pub repetition_penalty: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 1337 }
+    }
+}
+
+impl Sampling {
+    /// Draws a token from `logits (v)`, which are used up; `context` is what the repetition penalty looks at.
+    pub fn choose(&self, logits: &mut [f32], context: &[u32], rng: &mut Rng) -> u32 {
+        if self.repetition_penalty != 1.0 {
+            let mut seen: Vec<_> = context.to_vec();
+            seen.sort_unstable();
+            seen.dedup();
+            for id in seen {
+                let z = &mut logits[id as usize];
+                let penalty = self.repetition_penalty as f32;
+                *z = if *z > 0.0 { *z / penalty } else { *z * penalty };
+            }
+        }
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        let by_logit = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
+        if self.temperature == 0.0 {
+            return order.into_iter().min_by(by_logit).unwrap_or(0);
+        }
+        let narrowed = self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0;
+        if narrowed {
+            order.sort_unstable_by(by_logit);
+        }
+        if self.top_k > 0 {
+            order.truncate(self.top_k);
+        }
+        let top = order.iter().map(|&id| logits[id as usize]).fold(f32::NEG_INFINITY, f32::max);
+        let weight = |&id: &u32| libm::exp(f64::from(logits[id as usize] - top) / self.temperature);
+        let mut weights: Vec<f64> = order.iter().map(weight).collect();
+        if self.min_p > 0.0 {
+            // The first is the most probable, with weight 1.
+            weights.truncate(weights.iter().take_while(|&&w| w >= self.min_p).count().max(1));
+        }
+        if self.top_p < 1.0 {
+            let mut left = self.top_p * weights.iter().sum::<f64>();
+            let enough = weights.iter().position(|w| {
+                left -= w;
+                left <= 0.0
+            });
+            weights.truncate(enough.map_or(weights.len(), |last| last + 1));
+        }
+        let mut left = rng.uniform() * weights.iter().sum::<f64>();
+        let chosen = weights.iter().position(|w| {
+            left -= w;
+            left < 0.0
+        });
+        order[chosen.unwrap_or(weights.len() - 1)]
+    }
+}
+
+/// One stream of tokens: the prompt, then what the model makes of it.
+pub struct Generator<'a, B: Backend> {
+    be: &'a B,
+    model: &'a Gpt,
+    weights: &'a B::Buf,
+    cache: Cache<B>,
+    tokens: Vec<u32>,
+    logits: Vec<f32>,
+    sampling: Sampling,
+    rng: Rng,
+}
+
+impl<'a, B: Backend> Generator<'a, B> {
+    /// A stream that starts from `prompt`, which must not be empty; streams of one seed differ by their `index`.
+    pub fn new(
+        be: &'a B,
+        model: &'a Gpt,
+        weights: &'a B::Buf,
+        prompt: &[u32],
+        sampling: Sampling,
+        index: u64,
+    ) -> Generator<'a, B> {
+        assert!(!prompt.is_empty());
+        let rng = Rng::new(sampling.seed, Purpose::Sample, 0, index);
+        let logits = vec![0.0; model.vocab_size];
+        Generator { be, model, weights, cache: model.cache(be), tokens: prompt.to_vec(), logits, sampling, rng }
+    }
+
+    /// Draws the next token. Within the first block each costs one position; after that the context is cropped to the
+    /// last `block_size` tokens, whose positions shift, so all of them are computed again.
+    pub fn next_token(&mut self) -> u32 {
+        let block_size = self.model.block_size;
+        let context = &self.tokens[self.tokens.len().saturating_sub(block_size)..];
+        let new = if self.tokens.len() <= block_size {
+            &context[self.cache.len()..]
+        } else {
+            self.cache.clear();
+            context
+        };
+        self.model.extend(self.be, self.weights, &mut self.cache, new, &mut self.logits);
+        let token = self.sampling.choose(&mut self.logits, context, &mut self.rng);
+        self.tokens.push(token);
+        token
+    }
+}
+
+/// Finds a stop string in text that arrives piece by piece, holding back what may be its beginning.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    stop: String,
+    held: String,
+}
+
+impl Stopper {
+    /// Stops at `stop`; an empty string never stops.
+    pub fn new(stop: &str) -> Stopper {
+        Stopper { stop: stop.to_owned(), held: String::new() }
+    }
+
+    /// Adds a piece. Returns the text that is now certain to come before any stop string, and whether it has come.
+    pub fn push(&mut self, piece: &str) -> (String, bool) {
+        self.held.push_str(piece);
+        if self.stop.is_empty() {
+            return (std::mem::take(&mut self.held), false);
+        }
+        if let Some(at) = self.held.find(&self.stop) {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let starts = self.held.char_indices().map(|(at, _)| at);
+        let keep = starts.into_iter().find(|&at| self.stop.starts_with(&self.held[at..])).unwrap_or(self.held.len());
+        let rest = self.held.split_off(keep);
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// What was held back, when no more comes.
+    pub fn finish(self) -> String {
+        self.held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often each of five tokens is drawn, in percent.
+    fn frequencies(sampling: &Sampling, context: &[u32]) -> [i32; 5] {
+        let mut rng = Rng::new(3, Purpose::Sample, 0, 0);
+        let mut counts = [0; 5];
+        for _ in 0..50_000 {
+            // Probabilities 0.4, 0.1, 0.3, 0.15, 0.05.
+            let mut logits = [0.4f32, 0.1, 0.3, 0.15, 0.05].map(f32::ln);
+            counts[sampling.choose(&mut logits, context, &mut rng) as usize] += 1;
+        }
+        counts.map(|count| (f64::from(count) / 500.0).round() as i32)
+    }
+
+    fn close(got: [i32; 5], want: [i32; 5]) {
+        assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 1 && (w > 0 || *g == 0)), "{got:?}, want {want:?}");
+    }
+
+    #[test]
+    fn each_knob_gives_its_distribution() {
+        let plain = Sampling::default();
+        close(frequencies(&plain, &[]), [40, 10, 30, 15, 5]);
+        close(frequencies(&Sampling { temperature: 0.5, ..plain.clone() }, &[]), [56, 3, 31, 8, 1]);
+        close(frequencies(&Sampling { temperature: 0.0, ..plain.clone() }, &[]), [100, 0, 0, 0, 0]);
+        close(frequencies(&Sampling { top_k: 2, ..plain.clone() }, &[]), [57, 0, 43, 0, 0]);
+        close(frequencies(&Sampling { top_p: 0.6, ..plain.clone() }, &[]), [57, 0, 43, 0, 0]);
+        close(frequencies(&Sampling { top_p: 0.8, ..plain.clone() }, &[]), [47, 0, 35, 18, 0]);
+        close(frequencies(&Sampling { min_p: 0.3, ..plain.clone() }, &[]), [47, 0, 35, 18, 0]);
+        // ln 0.4 * 2 = ln 0.16: the first token falls from 0.4 to 0.16 of 0.76.
+        close(frequencies(&Sampling { repetition_penalty: 2.0, ..plain }, &[0, 0]), [21, 13, 39, 20, 7]);
+    }
+
+    #[test]
+    fn stop_strings_are_found_across_pieces_and_nothing_is_lost() {
+        let run = |stop: &str, pieces: &[&str]| {
+            let (mut stopper, mut out) = (Stopper::new(stop), String::new());
+            for piece in pieces {
+                let (text, stopped) = stopper.push(piece);
+                out.push_str(&text);
+                if stopped {
+                    return (out, true);
+                }
+            }
+            (out + &stopper.finish(), false)
+        };
+        assert_eq!(run("END", &["a", "bE", "N", "Dc"]), ("ab".into(), true));
+        assert_eq!(run("END", &["a", "E", "N", "E", "N"]), ("aENEN".into(), false));
+        assert_eq!(run("aab", &["a", "a", "a", "b"]), ("a".into(), true));
+        assert_eq!(run("é!", &["caf", "é", "s"]), ("cafés".into(), false));
+        assert_eq!(run("", &["a", "b"]), ("ab".into(), false));
+    }
+}

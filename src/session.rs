@@ -1,0 +1,123 @@
+//! A trained model, loaded and ready: to write text and to be measured.
+
+use crate::{
+    backend::{Backend, Cpu},
+    config::Config,
+    data::{Dataset, Split, Text},
+    error::Result,
+    eval::{self, Exact},
+    model::Gpt,
+    run::{RunDir, State, Which},
+    sample::{Generator, Sampling, Stopper},
+    shards::Shards,
+    tokenizer::CharTokenizer,
+};
+use std::{ops::ControlFlow, path::Path};
+
+/// A model from a run directory.
+pub struct Session {
+    /// What defined its training.
+    pub config: Config,
+    /// Text to tokens and back.
+    pub tokenizer: CharTokenizer,
+    /// Which checkpoint it is.
+    pub state: State,
+    be: Cpu,
+    model: Gpt,
+    weights: Vec<f32>,
+}
+
+/// What part of a text to measure the loss on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The beginning, which is trained on.
+    Train,
+    /// The rest.
+    Val,
+    /// All of it.
+    All,
+}
+
+impl Session {
+    /// Loads a checkpoint of a run.
+    ///
+    /// # Errors
+    /// If the folder has no run, the run no checkpoint, or a file is damaged.
+    pub fn load(run: &Path, which: Which) -> Result<Session> {
+        let run = RunDir::open(run)?;
+        let config = run.config()?;
+        let be = Cpu::new()?;
+        let model = Gpt::new(&config);
+        let (state, host) = run.load_weights(&model.layout, which)?;
+        let mut weights = be.zeros(model.layout.len());
+        be.upload(&mut weights, &host);
+        Ok(Session { tokenizer: run.tokenizer()?, config, state, be, model, weights })
+    }
+
+    /// The exact loss over a part of `text`, or of the text the run was trained on; and, on the validation part of
+    /// the built-in corpus, the entropy floor. `threads` = 0 takes one for each core; `progress` hears how many of
+    /// how many sequences are done.
+    ///
+    /// # Errors
+    /// If the text cannot be read, has unknown characters, or is too short.
+    pub fn eval(
+        &self,
+        text: Option<&Text>,
+        part: Part,
+        threads: usize,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<(Exact, Option<f64>)> {
+        let trained_on;
+        let text = match text {
+            Some(text) => text,
+            None => {
+                trained_on = Text::load(&self.config.data)?;
+                &trained_on
+            }
+        };
+        let (split, floor) = match part {
+            Part::All => (Split::new(self.tokenizer.encode(&text.text)?, self.config.block_size)?, None),
+            Part::Train => (Dataset::new(text, &self.tokenizer, &self.config)?.train, None),
+            Part::Val => {
+                let data = Dataset::new(text, &self.tokenizer, &self.config)?;
+                (data.val, data.floor)
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = if threads == 0 { cores } else { threads };
+        let mut shards = Shards::new(&self.be, &self.model, self.config.batch_size, shards, threads, false);
+        Ok((eval::exact(&self.be, &self.model, &mut shards, &self.weights, &split, progress), floor))
+    }
+
+    /// Writes up to `tokens` tokens after `prompt` (an empty one is a single token 0, as published), giving each
+    /// piece of text to `write` until that breaks or `stop`, if not empty, would be written. Streams of one seed
+    /// differ by their `index`.
+    ///
+    /// # Errors
+    /// If the prompt has unknown characters.
+    pub fn generate(
+        &self,
+        prompt: &str,
+        tokens: usize,
+        sampling: &Sampling,
+        stop: &str,
+        index: u64,
+        mut write: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut prompt = self.tokenizer.encode(prompt)?;
+        if prompt.is_empty() {
+            prompt.push(0);
+        }
+        let mut generator = Generator::new(&self.be, &self.model, &self.weights, &prompt, sampling.clone(), index);
+        let mut stopper = Stopper::new(stop);
+        for _ in 0..tokens {
+            let token = generator.next_token();
+            let (text, stopped) = stopper.push(&self.tokenizer.decode(&[token]));
+            if write(&text).is_break() || stopped {
+                return Ok(());
+            }
+        }
+        let _ = write(&stopper.finish());
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! Dividing the batch: each shard computes its share of the sequences on one thread, with activations and a gradient
+//! buffer of its own; the only meeting point of a step is the sum of the gradients, in shard order.
+//!
+//! The number of shards is fixed for a run, threads only take shards to work on, and every random number is keyed by
+//! the sequence's index in the batch: so the bits of the result do not depend on the number of threads.
+
+use crate::{
+    backend::{Backend, Rows},
+    model::{ActGrads, Acts, Gpt},
+    rng::Noise,
+};
+use rayon::prelude::*;
+
+/// A model's workers.
+pub struct Shards<B: Backend> {
+    pool: rayon::ThreadPool,
+    shards: Vec<Shard<B>>,
+    batch_size: usize,
+}
+
+struct Shard<B: Backend> {
+    /// Which sequences of each batch are its own.
+    share: std::ops::Range<usize>,
+    acts: Acts<B>,
+    /// Only for training.
+    grads: Option<(ActGrads<B>, B::Buf)>,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+    losses: Vec<f32>,
+    /// Sum of the losses of this shard's sequences in the current step.
+    loss: f64,
+}
+
+/// Runs `threads` threads; 0 is one for each core.
+pub fn thread_pool(threads: usize) -> rayon::ThreadPool {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("kinglet-{i}"))
+        .build()
+        .expect("the system starts threads")
+}
+
+impl<B: Backend> Shards<B> {
+    /// Workers for batches of `batch_size` sequences in `shards` parts (at most one for each sequence).
+    pub fn new(be: &B, model: &Gpt, batch_size: usize, shards: usize, threads: usize, training: bool) -> Shards<B> {
+        let count = shards.clamp(1, batch_size);
+        let shards = (0..count).map(|s| {
+            let share = s * batch_size / count..(s + 1) * batch_size / count;
+            let n = share.len() * model.block_size;
+            Shard {
+                acts: model.acts(be, share.len()),
+                grads: training.then(|| (model.act_grads(be, share.len()), be.zeros(model.layout.len()))),
+                ids: Vec::with_capacity(n),
+                targets: Vec::with_capacity(n),
+                losses: vec![0.0; n],
+                loss: 0.0,
+                share,
+            }
+        });
+        Shards { pool: thread_pool(threads), shards: shards.collect(), batch_size }
+    }
+
+    /// Calls `f` on the threads of this pool, where operations over whole parameter buffers spread out.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(f)
+    }
+
+    /// The mean loss and its gradient over `batches` batches. Sequence `i` of batch `k` is
+    /// `sequence(k * batch_size + i)`: `t + 1` tokens, each but the first being the target of the one before.
+    ///
+    /// # Panics
+    /// If the workers were not made for training.
+    pub fn gradient<'a>(
+        &mut self,
+        be: &B,
+        model: &Gpt,
+        p: &B::Buf,
+        batches: usize,
+        seed: u64,
+        step: u64,
+        sequence: impl Fn(usize) -> &'a [u32] + Sync,
+    ) -> (f64, &B::Buf) {
+        let sequences = batches * self.batch_size;
+        let batch_size = self.batch_size;
+        self.pool.install(|| {
+            self.shards.par_iter_mut().for_each(|shard| {
+                let (_, grads) = shard.grads.as_mut().expect("made for training");
+                be.clear(grads);
+                shard.loss = 0.0;
+                for batch in 0..batches {
+                    let first = batch * batch_size + shard.share.start;
+                    let rows = shard.load((first..first + shard.share.len()).map(&sequence));
+                    let noise = Some(Noise { seed, step, first_sequence: first as u64 });
+                    // The gradient is that of the mean over all positions of all batches.
+                    let scale = 1.0 / (sequences * rows.t) as f64;
+                    let losses = &mut shard.losses[..rows.n()];
+                    model.forward(be, p, &mut shard.acts, &shard.ids, rows, noise);
+                    model.losses(be, &mut shard.acts, &shard.targets, Some(scale), losses);
+                    let (scratch, grads) = shard.grads.as_mut().expect("made for training");
+                    model.backward(be, p, grads, &shard.acts, scratch, &shard.ids, rows, noise);
+                    shard.loss += scale * losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+                }
+            });
+            let mut grads: Vec<_> = self.shards.iter_mut().filter_map(|s| s.grads.as_mut().map(|g| &mut g.1)).collect();
+            be.reduce(&mut grads);
+        });
+        let loss = self.shards.iter().map(|shard| shard.loss).sum();
+        (loss, &self.shards[0].grads.as_ref().expect("made for training").1)
+    }
+
+    /// The sum of the losses over the positions of each of `count` sequences, dropout off; `progress` hears how many
+    /// of how many are done.
+    pub fn losses<'a>(
+        &mut self,
+        be: &B,
+        model: &Gpt,
+        p: &B::Buf,
+        count: usize,
+        sequence: impl Fn(usize) -> &'a [u32] + Sync,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Vec<f64> {
+        let mut sums = vec![0.0; count];
+        // The threads meet only to report progress.
+        let piece = 16 * self.batch_size;
+        for (k, sums) in sums.chunks_mut(piece).enumerate() {
+            let (pieces, shards) = (sums.len(), self.shards.len());
+            let mut rest = &mut *sums;
+            let mut work = Vec::with_capacity(shards);
+            for (s, shard) in self.shards.iter_mut().enumerate() {
+                let (start, end) = (s * pieces / shards, (s + 1) * pieces / shards);
+                let (mine, others) = rest.split_at_mut(end - start);
+                rest = others;
+                work.push((shard, k * piece + start, mine));
+            }
+            self.pool.install(|| {
+                work.into_par_iter().for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, &sequence));
+            });
+            progress(k * piece + pieces, count);
+        }
+        sums
+    }
+}
+
+impl<B: Backend> Shard<B> {
+    /// The sums of the losses of the sequences from `first` on, as many at once as fit and are of one length.
+    fn losses<'a>(
+        &mut self,
+        be: &B,
+        model: &Gpt,
+        p: &B::Buf,
+        first: usize,
+        sums: &mut [f64],
+        sequence: impl Fn(usize) -> &'a [u32],
+    ) {
+        let mut done = 0;
+        while done < sums.len() {
+            let at = first + done;
+            let len = sequence(at).len();
+            let most = self.share.len().min(sums.len() - done);
+            let b = (1..most).find(|&i| sequence(at + i).len() != len).unwrap_or(most);
+            let rows = self.load((at..at + b).map(&sequence));
+            model.forward(be, p, &mut self.acts, &self.ids, rows, None);
+            let losses = &mut self.losses[..rows.n()];
+            model.losses(be, &mut self.acts, &self.targets, None, losses);
+            for (sum, losses) in sums[done..].iter_mut().zip(losses.chunks_exact(rows.t)) {
+                *sum = losses.iter().map(|&loss| f64::from(loss)).sum();
+            }
+            done += b;
+        }
+    }
+
+    /// Takes sequences of equal length as inputs and targets.
+    fn load<'a>(&mut self, sequences: impl Iterator<Item = &'a [u32]>) -> Rows {
+        self.ids.clear();
+        self.targets.clear();
+        let mut rows = Rows { b: 0, t: 0, pos: 0 };
+        for sequence in sequences {
+            rows = Rows { b: rows.b + 1, t: sequence.len() - 1, pos: 0 };
+            self.ids.extend_from_slice(&sequence[..rows.t]);
+            self.targets.extend_from_slice(&sequence[1..]);
+        }
+        rows
+    }
+}
