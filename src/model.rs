@@ -58,11 +58,19 @@ struct Head<B: Backend> {
     losses: B::Buf,  // (n)
 }
 
-/// The activations of a forward pass that a backward pass may follow.
+/// The activations of a forward pass: all of them if a backward pass is to follow, else those of one block, which
+/// stay in the cache while block after block reuses them.
 pub struct Acts<B: Backend> {
-    x: Vec<B::Buf>, // n_layer + 1 of (n, c): the residual stream before each block and after the last
-    blocks: Vec<BlockActs<B>>,
+    x: Vec<B::Buf>, // of (n, c): the residual stream before each block and after the last, or two that take turns
+    blocks: Vec<BlockActs<B>>, // n_layer, or one
     head: Head<B>,
+}
+
+impl<B: Backend> Acts<B> {
+    /// The residual stream before block `l` (`n_layer`: after the last).
+    fn x(&self, l: usize) -> &B::Buf {
+        &self.x[l % self.x.len()]
+    }
 }
 
 /// Gradients of activations: scratch space of the backward pass.
@@ -125,11 +133,12 @@ impl Gpt {
         let (w, c) = (&self.layout, self.n_embd);
         // x = dropout(wte[id] + wpe[t])
         be.embed(&mut a.x[0], p, w.wte, w.wpe, c, ids, rows, self.drop(noise, Site::Embedding));
-        for (l, acts) in a.blocks.iter_mut().enumerate() {
-            let (before, after) = a.x.split_at_mut(l + 1);
-            self.block(be, p, l, &before[l], &mut after[0], acts, &mut a.head.branch, rows, noise, None);
+        let (streams, kept) = (a.x.len(), a.blocks.len());
+        for l in 0..w.h.len() {
+            let [x, out] = a.x.get_disjoint_mut([l % streams, (l + 1) % streams]).expect("two streams at least");
+            self.block(be, p, l, x, out, &mut a.blocks[l % kept], &mut a.head.branch, rows, noise, None);
         }
-        let x = &a.x[w.h.len()];
+        let x = &a.x[w.h.len() % streams];
         // logits = lm_head(ln_f(x))
         be.layernorm(&mut a.head.ln_f, &mut a.head.stats_f, x, p, w.ln_f, rows.n());
         be.linear(&mut a.head.logits, &a.head.ln_f, p, w.lm_head, rows.n());
@@ -196,7 +205,7 @@ impl Gpt {
         // logits = lm_head(ln_f(x))
         be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, n);
         be.clear(&mut d.dx);
-        be.layernorm_bwd(&mut d.dx, g, &d.dc, &a.x[w.h.len()], &a.head.stats_f, p, w.ln_f, n);
+        be.layernorm_bwd(&mut d.dx, g, &d.dc, a.x(w.h.len()), &a.head.stats_f, p, w.ln_f, n);
         for (l, (w, acts)) in w.h.iter().zip(&a.blocks).enumerate().rev() {
             // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
             be.residual_bwd(&mut d.dc, &d.dx, c, rows, self.drop(noise, Site::MlpBranch(l)));
@@ -210,7 +219,7 @@ impl Gpt {
             let drop = self.drop(noise, Site::Attention(l));
             be.attention_bwd(&mut d.dqkv, &d.datt, &acts.att, &acts.lse, &acts.qkv, self.heads, rows, drop);
             be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, n);
-            be.layernorm_bwd(&mut d.dx, g, &d.dc, &a.x[l], &acts.stats_1, p, w.ln_1, n);
+            be.layernorm_bwd(&mut d.dx, g, &d.dc, a.x(l), &acts.stats_1, p, w.ln_1, n);
         }
         // x = dropout(wte[id] + wpe[t])
         be.embed_bwd(g, &mut d.dx, w.wte, w.wpe, c, ids, rows, self.drop(noise, Site::Embedding));
@@ -237,12 +246,14 @@ impl Gpt {
         be.download(&cache.head.logits, logits);
     }
 
-    /// Room for the activations of `b` sequences of up to `block_size` positions.
-    pub fn acts<B: Backend>(&self, be: &B, b: usize) -> Acts<B> {
+    /// Room for the activations of `b` sequences of up to `block_size` positions, for training or only to look at
+    /// the logits.
+    pub fn acts<B: Backend>(&self, be: &B, b: usize, training: bool) -> Acts<B> {
         let n = b * self.block_size;
+        let blocks = if training { self.layout.h.len() } else { 1 };
         Acts {
-            x: (0..=self.layout.h.len()).map(|_| be.zeros(n * self.n_embd)).collect(),
-            blocks: self.layout.h.iter().map(|_| self.block_acts(be, n)).collect(),
+            x: (0..=blocks).map(|_| be.zeros(n * self.n_embd)).collect(),
+            blocks: (0..blocks).map(|_| self.block_acts(be, n)).collect(),
             head: self.head(be, n, n),
         }
     }

@@ -18,17 +18,28 @@ pub struct Shards<B: Backend> {
     batch_size: usize,
 }
 
+/// Rows that a shard measures at once: one block's activations and weights then stay in a core's L2 cache.
+const EVAL_ROWS: usize = 128;
+
 struct Shard<B: Backend> {
     /// Which sequences of each batch are its own.
     share: std::ops::Range<usize>,
-    acts: Acts<B>,
-    /// Only for training.
-    grads: Option<(ActGrads<B>, B::Buf)>,
+    /// For measuring, `eval_b` sequences at once.
+    eval: Acts<B>,
+    eval_b: usize,
+    training: Option<Training<B>>,
     ids: Vec<u32>,
     targets: Vec<u32>,
     losses: Vec<f32>,
     /// Sum of the losses of this shard's sequences in the current step.
     loss: f64,
+}
+
+/// What only training needs, for a shard's whole share.
+struct Training<B: Backend> {
+    acts: Acts<B>,
+    scratch: ActGrads<B>,
+    grads: B::Buf,
 }
 
 /// Runs `threads` threads; 0 is one for each core.
@@ -46,10 +57,16 @@ impl<B: Backend> Shards<B> {
         let count = shards.clamp(1, batch_size);
         let shards = (0..count).map(|s| {
             let share = s * batch_size / count..(s + 1) * batch_size / count;
+            let eval_b = (EVAL_ROWS / model.block_size).clamp(1, share.len());
             let n = share.len() * model.block_size;
             Shard {
-                acts: model.acts(be, share.len()),
-                grads: training.then(|| (model.act_grads(be, share.len()), be.zeros(model.layout.len()))),
+                eval: model.acts(be, eval_b, false),
+                eval_b,
+                training: training.then(|| Training {
+                    acts: model.acts(be, share.len(), true),
+                    scratch: model.act_grads(be, share.len()),
+                    grads: be.zeros(model.layout.len()),
+                }),
                 ids: Vec::with_capacity(n),
                 targets: Vec::with_capacity(n),
                 losses: vec![0.0; n],
@@ -84,28 +101,28 @@ impl<B: Backend> Shards<B> {
         let batch_size = self.batch_size;
         self.pool.install(|| {
             self.shards.par_iter_mut().for_each(|shard| {
-                let (_, grads) = shard.grads.as_mut().expect("made for training");
-                be.clear(grads);
                 shard.loss = 0.0;
+                be.clear(&mut shard.training().grads);
                 for batch in 0..batches {
                     let first = batch * batch_size + shard.share.start;
                     let rows = shard.load((first..first + shard.share.len()).map(&sequence));
                     let noise = Some(Noise { seed, step, first_sequence: first as u64 });
                     // The gradient is that of the mean over all positions of all batches.
                     let scale = 1.0 / (sequences * rows.t) as f64;
-                    let losses = &mut shard.losses[..rows.n()];
-                    model.forward(be, p, &mut shard.acts, &shard.ids, rows, noise);
-                    model.losses(be, &mut shard.acts, &shard.targets, Some(scale), losses);
-                    let (scratch, grads) = shard.grads.as_mut().expect("made for training");
-                    model.backward(be, p, grads, &shard.acts, scratch, &shard.ids, rows, noise);
+                    let Shard { training, ids, targets, losses, .. } = shard;
+                    let Training { acts, scratch, grads } = training.as_mut().expect("made for training");
+                    let losses = &mut losses[..rows.n()];
+                    model.forward(be, p, acts, ids, rows, noise);
+                    model.losses(be, acts, targets, Some(scale), losses);
+                    model.backward(be, p, grads, acts, scratch, ids, rows, noise);
                     shard.loss += scale * losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
                 }
             });
-            let mut grads: Vec<_> = self.shards.iter_mut().filter_map(|s| s.grads.as_mut().map(|g| &mut g.1)).collect();
+            let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
             be.reduce(&mut grads);
         });
         let loss = self.shards.iter().map(|shard| shard.loss).sum();
-        (loss, &self.shards[0].grads.as_ref().expect("made for training").1)
+        (loss, &self.shards[0].training().grads)
     }
 
     /// The sum of the losses over the positions of each of `count` sequences, dropout off; `progress` hears how many
@@ -142,6 +159,10 @@ impl<B: Backend> Shards<B> {
 }
 
 impl<B: Backend> Shard<B> {
+    fn training(&mut self) -> &mut Training<B> {
+        self.training.as_mut().expect("made for training")
+    }
+
     /// The sums of the losses of the sequences from `first` on, as many at once as fit and are of one length.
     fn losses<'a>(
         &mut self,
@@ -156,12 +177,12 @@ impl<B: Backend> Shard<B> {
         while done < sums.len() {
             let at = first + done;
             let len = sequence(at).len();
-            let most = self.share.len().min(sums.len() - done);
+            let most = self.eval_b.min(sums.len() - done);
             let b = (1..most).find(|&i| sequence(at + i).len() != len).unwrap_or(most);
             let rows = self.load((at..at + b).map(&sequence));
-            model.forward(be, p, &mut self.acts, &self.ids, rows, None);
+            model.forward(be, p, &mut self.eval, &self.ids, rows, None);
             let losses = &mut self.losses[..rows.n()];
-            model.losses(be, &mut self.acts, &self.targets, None, losses);
+            model.losses(be, &mut self.eval, &self.targets, None, losses);
             for (sum, losses) in sums[done..].iter_mut().zip(losses.chunks_exact(rows.t)) {
                 *sum = losses.iter().map(|&loss| f64::from(loss)).sum();
             }

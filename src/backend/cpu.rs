@@ -175,14 +175,7 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, p: &Vec<f32>, w: Linear, n: usize) {
-        let y = &mut y[..n * w.o];
-        let into = match w.b {
-            Some(b) => {
-                kernels::fill_rows(self.isa, y, &p[b.range()]);
-                Into::Add
-            }
-            None => Into::Overwrite,
-        };
+        let into = w.b.map_or(Into::Overwrite, |b| Into::Bias(&p[b.range()]));
         let weight = Mat::new(&p[w.w.range()], w.o, w.i);
         kernels::gemm(self.isa, MatMut::new(y, n, w.o), into, Mat::new(x, n, w.i), weight.t());
     }

@@ -108,7 +108,7 @@ fn attend(
                 let v = Mat::strided(&v[h * hs..], keys, hs, stride);
                 let p = &mut scores[..rows * keys];
                 gemm(isa, MatMut::new(p, rows, keys), Into::Overwrite, q, k.t());
-                isa.run(|| {
+                isa.run(#[inline(always)] || {
                     for (i, row) in p.chunks_exact_mut(keys).enumerate() {
                         let (seen, unseen) = row.split_at_mut(pos + q0 + i + 1);
                         let row_lse = softmax(seen, scale);
@@ -163,10 +163,10 @@ pub fn backward(
                 let ds = &mut dscores[..rows * keys];
                 gemm(isa, MatMut::new(p, rows, keys), Into::Overwrite, q, k.t());
                 gemm(isa, MatMut::new(ds, rows, keys), Into::Overwrite, d_o, v.t());
-                isa.run(|| {
+                isa.run(#[inline(always)] || {
                     for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
                         let at = (q0 + i) * c + h * hs;
-                        let [d] = math::lane_sum(hs, |j| [dout[at + j] * out[at + j]]);
+                        let [d] = math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| [dout * out]);
                         let lse = lse[h * t + q0 + i];
                         let (p, p_unseen) = p.split_at_mut(q0 + i + 1);
                         let (ds, ds_unseen) = ds.split_at_mut(q0 + i + 1);
@@ -198,7 +198,7 @@ pub fn backward(
 fn softmax(row: &mut [f32], scale: f32) -> f32 {
     let top = math::max(row) * scale;
     row.iter_mut().for_each(|x| *x = math::exp(*x * scale - top));
-    let [sum] = math::lane_sum(row.len(), |j| [row[j]]);
+    let [sum] = math::lane_sum([row], |[x]| [x]);
     let norm = 1.0 / sum;
     row.iter_mut().for_each(|x| *x *= norm);
     top + sum.ln()

@@ -1,13 +1,14 @@
 //! Single-threaded matrix multiplication `C (m, n) = A (m, k) B (k, n)` or `C += A B`, any strides for A and B.
 //!
-//! The structure is Goto's (Goto, van de Geijn 2008), less the blocking over `m` and `n`, because a shard's
-//! matrices fit in the L2 and L3 caches:
+//! The structure is Goto's (Goto, van de Geijn 2008) with the inner loops exchanged: our A and C are activations that
+//! come from the L3 cache, and this way each is read or written once, in order, while B stays near.
 //!
 //! ```text
-//! LOOP 3  over k in blocks of KC: pack that part of B into panels NR wide; pack A too unless its rows are contiguous
-//! LOOP 2    over the panels of B: one panel (KC x NR) stays in the L1 cache
-//! LOOP 1      over the rows of A, MR at a time
-//! kernel        C[MR x NR] += A[MR x KC] B[KC x NR], all of C in registers
+//! LOOP 4  over k in blocks of KC: pack those columns of A, unless its rows are contiguous
+//! LOOP 3    over n in blocks of NC: pack that block of B into panels NR wide; it stays in the L2 cache
+//! LOOP 2      over the rows of A, MR at a time: a tile of A (MR x KC) stays in the L1 cache
+//! LOOP 1        over the panels of B
+//! kernel          C[MR x NR] += A[MR x KC] B[KC x NR], all of C in registers
 //! ```
 //!
 //! Each element of C is the sum over k in ascending order, so the result does not depend on how rows or columns
@@ -17,8 +18,11 @@ use crate::Isa;
 use pulp::{Simd, WithSimd};
 use std::cell::RefCell;
 
-/// Rows of B in a packed panel: `KC * NR` floats of B are 16 KiB on AVX2, half of an L1 cache.
+/// Rows of B in a packed block (LOOP 4): a tile of A is then 6 to 12 KiB.
 const KC: usize = 256;
+/// Columns of B in a packed block (LOOP 3): `KC * NC` floats are 256 KiB, half of a small L2 cache. A multiple of
+/// every tile's width.
+const NC: usize = 256;
 
 /// A matrix to read: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -85,16 +89,18 @@ fn check_extent(len: usize, rows: usize, cols: usize, row_stride: usize) {
     }
 }
 
-/// What to do with the numbers already in C.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Into {
+/// What the product is added to; the result is always written to C.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Into<'a> {
     /// `C = A B`; C need not be initialised.
     Overwrite,
     /// `C += A B`.
     Add,
+    /// `C = A B + bias` with one bias (n) for all rows; C need not be initialised.
+    Bias(&'a [f32]),
 }
 
-/// `C = A B` or `C += A B`; `c (m, n)`, `a (m, k)`, `b (k, n)`.
+/// `C = A B`, `C += A B` or `C = A B + bias`; `c (m, n)`, `a (m, k)`, `b (k, n)`.
 ///
 /// # Panics
 /// If the shapes do not fit.
@@ -104,13 +110,20 @@ pub fn gemm(isa: Isa, c: MatMut, into: Into, a: Mat, b: Mat) {
     if c.rows == 0 || c.cols == 0 {
         return;
     }
+    if let Into::Bias(bias) = into {
+        assert_eq!(bias.len(), c.cols, "gemm: one bias for each column of C");
+    }
     if a.cols == 0 {
-        if into == Into::Overwrite {
-            c.data.chunks_mut(c.row_stride).take(c.rows).for_each(|row| row[..c.cols].fill(0.0));
+        for row in c.data.chunks_mut(c.row_stride).take(c.rows) {
+            match into {
+                Into::Overwrite => row[..c.cols].fill(0.0),
+                Into::Add => {}
+                Into::Bias(bias) => row[..c.cols].copy_from_slice(bias),
+            }
         }
         return;
     }
-    PACKED.with_borrow_mut(|packed| isa.run(Gemm { c, into, a, b, packed }));
+    PACKED.with_borrow_mut(|packed| isa.run_generic(Gemm { c, into, a, b, packed }));
 }
 
 /// Packed copies of A and B: they grow to the largest product of this thread and stay.
@@ -126,7 +139,7 @@ thread_local! {
 
 struct Gemm<'a> {
     c: MatMut<'a>,
-    into: Into,
+    into: Into<'a>,
     a: Mat<'a>,
     b: Mat<'a>,
     packed: &'a mut Packed,
@@ -155,57 +168,57 @@ impl Gemm<'_> {
     fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
         let Gemm { c, into, a, b, packed } = self;
         let nr = NV * S::F32_LANES;
-        let panels = c.cols.div_ceil(nr);
-        // LOOP 3
+        // LOOP 4
         for k0 in (0..a.cols).step_by(KC) {
             let kc = KC.min(a.cols - k0);
-            let overwrite = into == Into::Overwrite && k0 == 0;
-            pack_b(&mut packed.b, b, k0, kc, nr);
-            let a_block = if a.col_stride == 1 {
-                ABlock { data: &a.data[k0..], tile_stride: MR * a.row_stride, row_stride: a.row_stride, k_stride: 1 }
+            let in_place = a.col_stride == 1;
+            let a_block = if in_place {
+                ABlock { data: &a.data[k0..], tile_stride: MR * a.row_stride, row_stride: a.row_stride }
             } else {
                 pack_a::<MR>(&mut packed.a, a, k0, kc);
-                ABlock { data: &packed.a, tile_stride: MR * kc, row_stride: 1, k_stride: MR }
+                ABlock { data: &packed.a, tile_stride: MR * kc, row_stride: 1 }
             };
-            // LOOP 2
-            for panel in 0..panels {
-                let b_panel = &packed.b[panel * kc * nr..][..kc * nr];
-                let j0 = panel * nr;
-                let cols = nr.min(c.cols - j0);
-                // LOOP 1
+            let k_stride = if in_place { 1 } else { MR };
+            // LOOP 3
+            for n0 in (0..c.cols).step_by(NC) {
+                let nc = NC.min(c.cols - n0);
+                pack_b(&mut packed.b, b, k0, kc, n0, nc, nr);
+                // LOOP 2
                 for (tile, i0) in (0..c.rows).step_by(MR).enumerate() {
                     let rows = MR.min(c.rows - i0);
                     let a_tile = &a_block.data[tile * a_block.tile_stride..];
-                    let c_tile = &mut c.data[i0 * c.row_stride + j0..];
-                    let a_reach = (rows - 1) * a_block.row_stride + (kc - 1) * a_block.k_stride;
-                    assert!(a_reach < a_tile.len() && (rows - 1) * c.row_stride + cols <= c_tile.len());
-                    let args = Tile {
-                        kc,
-                        a: a_tile.as_ptr(),
-                        a_row_stride: a_block.row_stride,
-                        a_k_stride: a_block.k_stride,
-                        b: b_panel.as_ptr(),
-                        c: c_tile.as_mut_ptr(),
-                        c_row_stride: c.row_stride,
-                        cols,
-                        overwrite,
-                    };
-                    // SAFETY: the assertion above bounds the reads of A and the accesses of C for `rows` rows and
-                    // `cols` columns, `b_panel` has kc * nr floats, and C is borrowed mutably, so nothing aliases.
-                    unsafe {
-                        match rows {
-                            rows if rows == MR => args.multiply::<S, MR, NV>(simd),
-                            1 => args.multiply::<S, 1, NV>(simd),
-                            2 => args.multiply::<S, 2, NV>(simd),
-                            3 => args.multiply::<S, 3, NV>(simd),
-                            4 => args.multiply::<S, 4, NV>(simd),
-                            5 => args.multiply::<S, 5, NV>(simd),
-                            6 => args.multiply::<S, 6, NV>(simd),
-                            7 => args.multiply::<S, 7, NV>(simd),
-                            8 => args.multiply::<S, 8, NV>(simd),
-                            9 => args.multiply::<S, 9, NV>(simd),
-                            10 => args.multiply::<S, 10, NV>(simd),
-                            _ => args.multiply::<S, 11, NV>(simd),
+                    let a_reach = (rows - 1) * a_block.row_stride + (kc - 1) * k_stride;
+                    assert!(a_reach < a_tile.len());
+                    // LOOP 1
+                    for (panel, b_panel) in packed.b.chunks_exact(kc * nr).take(nc.div_ceil(nr)).enumerate() {
+                        let j0 = n0 + panel * nr;
+                        let cols = nr.min(c.cols - j0);
+                        let c_tile = &mut c.data[i0 * c.row_stride + j0..];
+                        assert!((rows - 1) * c.row_stride + cols <= c_tile.len());
+                        let start = match into {
+                            _ if k0 > 0 => Start::C,
+                            Into::Overwrite => Start::Zero,
+                            Into::Add => Start::C,
+                            Into::Bias(bias) => Start::Bias(&bias[j0..j0 + cols]),
+                        };
+                        let args = Tile {
+                            kc,
+                            a: a_tile.as_ptr(),
+                            a_row_stride: a_block.row_stride,
+                            b: b_panel.as_ptr(),
+                            c: c_tile.as_mut_ptr(),
+                            c_row_stride: c.row_stride,
+                            cols,
+                            start,
+                        };
+                        // SAFETY: the assertions above bound the reads of A and the accesses of C for `rows` rows and
+                        // `cols` columns, `b_panel` has kc * nr floats, and C is borrowed mutably: nothing aliases.
+                        unsafe {
+                            if in_place {
+                                args.multiply_rows::<S, MR, NV, 1>(simd, rows);
+                            } else {
+                                args.multiply_rows::<S, MR, NV, MR>(simd, rows);
+                            }
                         }
                     }
                 }
@@ -219,45 +232,79 @@ struct ABlock<'a> {
     data: &'a [f32],
     tile_stride: usize,
     row_stride: usize,
-    k_stride: usize,
 }
 
-/// One kernel call: `C[ROWS x cols] (+)= A[ROWS x kc] B[kc x NR]`.
-struct Tile {
+/// What a tile of C starts from.
+enum Start<'a> {
+    Zero,
+    C,
+    Bias(&'a [f32]),
+}
+
+/// One kernel call: `C[ROWS x cols] = start + A[ROWS x kc] B[kc x NR]`.
+struct Tile<'a> {
     kc: usize,
     a: *const f32,
     a_row_stride: usize,
-    a_k_stride: usize,
     b: *const f32,
     c: *mut f32,
     c_row_stride: usize,
     cols: usize,
-    overwrite: bool,
+    start: Start<'a>,
 }
 
-impl Tile {
+impl Tile<'_> {
+    /// [`Tile::multiply`] for a number of rows known at run time, `MR` at most.
+    ///
     /// # Safety
-    /// `a` must be readable at `i * a_row_stride + p * a_k_stride` for `i < ROWS`, `p < kc`; `b` at the first
+    /// As for [`Tile::multiply`] with `ROWS = rows`.
+    #[inline(always)]
+    unsafe fn multiply_rows<S: Simd, const MR: usize, const NV: usize, const STEP: usize>(self, simd: S, rows: usize) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            match rows {
+                rows if rows == MR => self.multiply::<S, MR, NV, STEP>(simd),
+                1 => self.multiply::<S, 1, NV, STEP>(simd),
+                2 => self.multiply::<S, 2, NV, STEP>(simd),
+                3 => self.multiply::<S, 3, NV, STEP>(simd),
+                4 => self.multiply::<S, 4, NV, STEP>(simd),
+                5 => self.multiply::<S, 5, NV, STEP>(simd),
+                6 => self.multiply::<S, 6, NV, STEP>(simd),
+                7 => self.multiply::<S, 7, NV, STEP>(simd),
+                8 => self.multiply::<S, 8, NV, STEP>(simd),
+                9 => self.multiply::<S, 9, NV, STEP>(simd),
+                10 => self.multiply::<S, 10, NV, STEP>(simd),
+                _ => self.multiply::<S, 11, NV, STEP>(simd),
+            }
+        }
+    }
+
+    /// # Safety
+    /// `a` must be readable at `i * a_row_stride + p * STEP` for `i < ROWS`, `p < kc`; `b` at the first
     /// `kc * NV * lanes` floats; `c` readable and writable at `i * c_row_stride + j` for `i < ROWS`, `j < cols`,
     /// and by nobody else meanwhile.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, const ROWS: usize, const NV: usize>(self, simd: S) {
+    unsafe fn multiply<S: Simd, const ROWS: usize, const NV: usize, const STEP: usize>(self, simd: S) {
+        // Steps of k in one turn of the loop: their addresses differ by constants, which saves arithmetic.
+        const UNROLL: usize = 4;
         let lanes = S::F32_LANES;
         let mut acc = [[simd.splat_f32s(0.0); NV]; ROWS];
-        for p in 0..self.kc {
-            // SAFETY: within what the caller vouches for; packed rows have any alignment, hence read_unaligned.
+        let mut p = 0;
+        while p < self.kc {
+            let steps = if p + UNROLL <= self.kc { UNROLL } else { 1 };
+            // SAFETY: p + u < kc below, within what the caller vouches for; packed rows have any alignment.
             unsafe {
-                let mut b_row = [simd.splat_f32s(0.0); NV];
-                for (j, b) in b_row.iter_mut().enumerate() {
-                    *b = self.b.add(p * NV * lanes + j * lanes).cast::<S::f32s>().read_unaligned();
-                }
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let a = simd.splat_f32s(*self.a.add(i * self.a_row_stride + p * self.a_k_stride));
-                    for (acc, b) in acc.iter_mut().zip(b_row) {
-                        *acc = simd.mul_add_e_f32s(a, b, *acc);
+                let a = self.a.add(p * STEP);
+                let b = self.b.add(p * NV * lanes);
+                if steps == UNROLL {
+                    for u in 0..UNROLL {
+                        rank_one::<S, ROWS, NV>(simd, &mut acc, a.add(u * STEP), self.a_row_stride, b.add(u * NV * lanes));
                     }
+                } else {
+                    rank_one::<S, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
                 }
             }
+            p += steps;
         }
         for (i, acc) in acc.iter().enumerate() {
             // SAFETY: row i and column j < cols of C, which the caller vouches for; whole vectors only where all
@@ -268,12 +315,20 @@ impl Tile {
                     let j = v * lanes;
                     if j + lanes <= self.cols {
                         let c = row.add(j).cast::<S::f32s>();
-                        let old = if self.overwrite { simd.splat_f32s(0.0) } else { c.read_unaligned() };
-                        c.write_unaligned(simd.add_f32s(old, acc));
+                        let start = match self.start {
+                            Start::Zero => simd.splat_f32s(0.0),
+                            Start::C => c.read_unaligned(),
+                            Start::Bias(bias) => bias.as_ptr().add(j).cast::<S::f32s>().read_unaligned(),
+                        };
+                        c.write_unaligned(simd.add_f32s(start, acc));
                     } else if j < self.cols {
                         let edge = std::slice::from_raw_parts_mut(row.add(j), self.cols - j);
-                        let old = if self.overwrite { simd.splat_f32s(0.0) } else { simd.partial_load_f32s(edge) };
-                        simd.partial_store_f32s(edge, simd.add_f32s(old, acc));
+                        let start = match self.start {
+                            Start::Zero => simd.splat_f32s(0.0),
+                            Start::C => simd.partial_load_f32s(edge),
+                            Start::Bias(bias) => simd.partial_load_f32s(&bias[j..]),
+                        };
+                        simd.partial_store_f32s(edge, simd.add_f32s(start, acc));
                     }
                 }
             }
@@ -281,36 +336,84 @@ impl Tile {
     }
 }
 
-/// Rows `k0..k0 + kc` of B as panels of `nr` columns: `packed[panel][p][j]`, zero beyond the last column.
+/// `acc += a b` for one column of A and one row of B.
+///
+/// # Safety
+/// `a` must be readable at `i * a_row_stride` for `i < ROWS`, `b` at its first `NV * lanes` floats.
 #[inline(always)]
-fn pack_b(packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, nr: usize) {
-    let panels = b.cols.div_ceil(nr);
+unsafe fn rank_one<S: Simd, const ROWS: usize, const NV: usize>(
+    simd: S,
+    acc: &mut [[S::f32s; NV]; ROWS],
+    a: *const f32,
+    a_row_stride: usize,
+    b: *const f32,
+) {
+    // SAFETY: what the caller vouches for.
+    unsafe {
+        let mut b_row = [simd.splat_f32s(0.0); NV];
+        for (j, row) in b_row.iter_mut().enumerate() {
+            *row = b.add(j * S::F32_LANES).cast::<S::f32s>().read_unaligned();
+        }
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let a = simd.splat_f32s(*a.add(i * a_row_stride));
+            for (acc, b) in acc.iter_mut().zip(b_row) {
+                *acc = simd.mul_add_e_f32s(a, b, *acc);
+            }
+        }
+    }
+}
+
+/// Rows `k0..k0 + kc` and columns `n0..n0 + nc` of B as panels of `nr` columns: `packed[panel][p][j]`, zero beyond
+/// the last column.
+#[inline(always)]
+fn pack_b(packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, n0: usize, nc: usize, nr: usize) {
+    let panels = nc.div_ceil(nr);
     grow(packed, panels * kc * nr);
     for (panel, out) in packed.chunks_exact_mut(kc * nr).take(panels).enumerate() {
-        let j0 = panel * nr;
+        let j0 = n0 + panel * nr;
         let cols = nr.min(b.cols - j0);
         if cols < nr {
             out.fill(0.0);
         }
         if b.col_stride == 1 {
             for (p, out) in out.chunks_exact_mut(nr).enumerate() {
-                out[..cols].copy_from_slice(&b.data[(k0 + p) * b.row_stride + j0..][..cols]);
+                copy(&mut out[..cols], &b.data[(k0 + p) * b.row_stride + j0..][..cols]);
             }
         } else {
-            for j in 0..cols {
-                let column = &b.data[k0 * b.row_stride + (j0 + j) * b.col_stride..];
-                if b.row_stride == 1 {
-                    for (out, &x) in out[j..].iter_mut().step_by(nr).zip(&column[..kc]) {
-                        *out = x;
+            assert_eq!(b.row_stride, 1, "one of B's strides is 1");
+            for j in (0..cols).step_by(STRIP) {
+                let column = |j: usize| &b.data[k0 + (j0 + j) * b.col_stride..][..kc];
+                if j + STRIP <= cols {
+                    let mut columns = [column(j); STRIP];
+                    for (i, slot) in columns.iter_mut().enumerate() {
+                        *slot = column(j + i);
+                    }
+                    for (p, out) in out.chunks_exact_mut(nr).enumerate() {
+                        let out = &mut out[j..j + STRIP];
+                        for i in 0..STRIP {
+                            out[i] = columns[i][p];
+                        }
                     }
                 } else {
-                    for (out, &x) in out[j..].iter_mut().step_by(nr).zip(column.iter().step_by(b.row_stride)) {
-                        *out = x;
+                    for j in j..cols {
+                        out[j..].iter_mut().step_by(nr).zip(column(j)).for_each(|(out, x)| *out = *x);
                     }
                 }
             }
         }
     }
+}
+
+/// Floats that packing moves at once.
+const STRIP: usize = 8;
+
+/// `to = from`, without a call for the short rows of a panel.
+#[inline(always)]
+fn copy(to: &mut [f32], from: &[f32]) {
+    let (to, to_rest) = to.as_chunks_mut::<STRIP>();
+    let (from, from_rest) = from.as_chunks::<STRIP>();
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = *from);
 }
 
 /// Columns `k0..k0 + kc` of A as tiles of MR rows: `packed[tile][p][i]`; rows beyond the last are left as they are,
@@ -352,7 +455,7 @@ mod tests {
 
     #[test]
     fn every_isa_size_stride_and_mode_is_exact() {
-        let sizes = [0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 16, 17, 31, 33, 65];
+        let sizes = [0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 16, 17, 31, 33, 65, 261];
         for isa in Isa::available() {
             for (m, n) in sizes.iter().flat_map(|&m| sizes.iter().map(move |&n| (m, n))) {
                 for k in [0, 1, 2, 7, 16, 19, 300] {
@@ -376,13 +479,19 @@ mod tests {
         };
         let a = view(&a_data, m, k, a_transposed);
         let b = view(&b_data, k, n, b_transposed);
-        for into in [Into::Overwrite, Into::Add] {
+        let bias = integers(n, 7);
+        for into in [Into::Overwrite, Into::Add, Into::Bias(&bias)] {
             let mut c = vec![2.0; m * (n + gap)];
             gemm(isa, MatMut::strided(&mut c, m, n, n + gap), into, a, b);
             for i in 0..m {
                 for j in 0..n + gap {
-                    let mut want = if into == Into::Add || j >= n { 2.0 } else { 0.0 };
+                    let mut want = 2.0;
                     if j < n {
+                        match into {
+                            Into::Overwrite => want = 0.0,
+                            Into::Add => {}
+                            Into::Bias(bias) => want = bias[j],
+                        }
                         for p in 0..k {
                             want += a.data[i * a.row_stride + p * a.col_stride] * b.data[p * b.row_stride + j * b.col_stride];
                         }

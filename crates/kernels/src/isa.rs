@@ -52,10 +52,17 @@ impl Isa {
         }
     }
 
-    /// Compiles `op` (a closure or a generic operation, all of whose calls are inlined) for this instruction
-    /// set and runs it.
+    /// Compiles `kernel` for this instruction set and runs it. Only what is inlined into the closure is compiled that
+    /// way, so write it `#[inline(always)] || ...`. (The bound makes the compiler give the closure itself the
+    /// inlined body; through [`WithSimd`] alone it would be called by way of a function that is not inlined.)
     #[inline(always)]
-    pub(crate) fn run<Op: WithSimd>(self, op: Op) -> Op::Output {
+    pub(crate) fn run<R>(self, kernel: impl FnOnce() -> R) -> R {
+        self.run_generic(kernel)
+    }
+
+    /// The same for an operation that is generic over the vector type.
+    #[inline(always)]
+    pub(crate) fn run_generic<Op: WithSimd>(self, op: Op) -> Op::Output {
         match self.0 {
             Token::Scalar => pulp::Scalar.vectorize(op),
             #[cfg(target_arch = "x86_64")]

@@ -31,7 +31,7 @@ pub mod rng;
 
 pub use gemm::{Into, Mat, MatMut, gemm};
 pub use isa::Isa;
-pub use math::{add, fill_rows, sum_rows};
+pub use math::{add, sum_rows};
 
 /// Float lanes that row reductions are split over, whatever the instruction set: enough for one AVX-512 register.
 const LANES: usize = 16;

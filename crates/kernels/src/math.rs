@@ -2,35 +2,54 @@
 
 use crate::{Isa, LANES};
 
-/// `sum_i f(i)` over `0..len`, in [`LANES`] interleaved partial sums, so that it vectorises without reordering.
+/// `sum_i f(x[0][i], x[1][i], ...)` over rows of equal length, in [`LANES`] interleaved partial sums, so that it
+/// vectorises without reordering anything.
+///
+/// Plain loops instead of `array::map`: the standard library's functions are not compiled for the instruction set of
+/// the kernel that calls them unless they happen to be inlined, and `map` is not.
 #[inline(always)]
-pub(crate) fn lane_sum<const K: usize>(len: usize, f: impl Fn(usize) -> [f32; K]) -> [f32; K] {
+pub(crate) fn lane_sum<const N: usize, const K: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> [f32; K]) -> [f32; K] {
+    let len = x[0].len();
     let mut partial = [[0.0f32; LANES]; K];
     let whole = len - len % LANES;
+    let mut block = x;
     for base in (0..whole).step_by(LANES) {
+        for k in 0..N {
+            block[k] = &x[k][base..base + LANES];
+        }
         for lane in 0..LANES {
-            let terms = f(base + lane);
+            let mut values = [0.0; N];
+            for k in 0..N {
+                values[k] = block[k][lane];
+            }
+            let terms = f(values);
             for k in 0..K {
                 partial[k][lane] += terms[k];
             }
         }
     }
     for i in whole..len {
-        let terms = f(i);
+        let mut values = [0.0; N];
+        for k in 0..N {
+            values[k] = x[k][i];
+        }
+        let terms = f(values);
         for k in 0..K {
             partial[k][i - whole] += terms[k];
         }
     }
-    partial.map(|mut lanes| {
+    let mut sums = [0.0; K];
+    for k in 0..K {
         let mut width = LANES / 2;
         while width > 0 {
             for lane in 0..width {
-                lanes[lane] += lanes[lane + width];
+                partial[k][lane] += partial[k][lane + width];
             }
             width /= 2;
         }
-        lanes[0]
-    })
+        sums[k] = partial[k][0];
+    }
+    sums
 }
 
 /// The largest element; minus infinity for an empty row. A NaN may be passed over: what reads it next is not.
@@ -88,25 +107,16 @@ pub(crate) fn erf(x: f32) -> f32 {
 /// `y += x` (n elements).
 pub fn add(isa: Isa, y: &mut [f32], x: &[f32]) {
     assert_eq!(y.len(), x.len());
-    isa.run(|| {
+    isa.run(#[inline(always)] || {
         for (y, x) in y.iter_mut().zip(x) {
             *y += x;
         }
     });
 }
 
-/// `y = row`, repeated: `y (n, c)`, `row (c)`.
-pub fn fill_rows(isa: Isa, y: &mut [f32], row: &[f32]) {
-    isa.run(|| {
-        for y in y.chunks_exact_mut(row.len().max(1)) {
-            y.copy_from_slice(row);
-        }
-    });
-}
-
 /// `sums (c) += ` column sums of `x (n, c)`.
 pub fn sum_rows(isa: Isa, sums: &mut [f32], x: &[f32]) {
-    isa.run(|| {
+    isa.run(#[inline(always)] || {
         for row in x.chunks_exact(sums.len().max(1)) {
             for (sum, x) in sums.iter_mut().zip(row) {
                 *sum += x;
@@ -145,7 +155,8 @@ mod tests {
     #[test]
     fn lane_sum_covers_every_length() {
         for len in 0..70 {
-            let [sum, count] = lane_sum(len, |i| [i as f32, 1.0]);
+            let row: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            let [sum, count] = lane_sum([&row], |[x]| [x, 1.0]);
             assert_eq!((sum, count), ((0..len).sum::<usize>() as f32, len as f32));
         }
     }
