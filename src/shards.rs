@@ -18,8 +18,8 @@ pub struct Shards<B: Backend> {
     batch_size: usize,
 }
 
-/// Rows that a shard measures at once: one block's activations and weights then stay in a core's L2 cache.
-const EVAL_ROWS: usize = 128;
+/// Rows that a shard measures at once: fewer would pack the weights too often, more would leave the L2 cache.
+const EVAL_ROWS: usize = 256;
 
 struct Shard<B: Backend> {
     /// Which sequences of each batch are its own.

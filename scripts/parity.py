@@ -1,0 +1,175 @@
+"""Writes tests/fixtures/parity-*.safetensors: what PyTorch computes, in float64, for models kinglet must agree with.
+
+    pip install torch numpy safetensors
+    python scripts/parity.py
+
+Weights and tokens come from a formula (SplitMix64) that tests/parity.rs repeats, so a fixture holds results only:
+the loss and a sample of the logits, norm, projection and a sample of every gradient tensor, and the losses of ten
+AdamW steps.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors.numpy import save_file
+
+CONFIGS = {
+    # The published models, without dropout: its masks cannot be the same.
+    "big-0.2m": dict(v=65, t=32, layers=4, heads=4, c=64, act="relu", biases="proj mlp head norm", tied=False,
+                     scale="n_embd", betas=(0.9, 0.999), decay=0.01, decay_all=True, clip=0.0),
+    "big-2.7m": dict(v=65, t=32, layers=6, heads=6, c=192, act="relu", biases="proj mlp head norm", tied=False,
+                     scale="n_embd", betas=(0.9, 0.999), decay=0.01, decay_all=True, clip=0.0),
+    # GPT-2's shape, small: GELU (tanh), biases, tied head, decay on matrices, clipping.
+    "gpt2-tiny": dict(v=97, t=24, layers=2, heads=4, c=48, act="gelu_tanh", biases="qkv proj mlp norm", tied=True,
+                      scale="head_size", betas=(0.9, 0.95), decay=0.1, decay_all=False, clip=0.5),
+    # nanoGPT's character models: exact GELU, no bias anywhere.
+    "char-tiny": dict(v=40, t=16, layers=2, heads=2, c=32, act="gelu", biases="", tied=True,
+                      scale="head_size", betas=(0.9, 0.99), decay=0.1, decay_all=False, clip=1.0),
+}
+BATCH, STEPS, LR, SAMPLE = 4, 10, 1e-3, 64
+
+
+def uniform(key, n):
+    """The first n numbers in [0, 1) of SplitMix64's stream `key`, 53 random bits each."""
+    with np.errstate(over="ignore"):
+        z = np.uint64(key) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def key_of(name):
+    key = 0
+    for byte in name.encode():
+        key = (key * 31 + byte) % 2**64
+    return key
+
+
+def weights(name, shape):
+    """Weights of a plausible size, rounded to float32 as kinglet holds them."""
+    u = 2.0 * uniform(key_of(name), math.prod(shape)) - 1.0
+    if name.endswith(".bias"):
+        w = 0.1 * u
+    elif len(shape) == 1:
+        w = 1.0 + 0.2 * u
+    elif ".wte." in name or ".wpe." in name:
+        w = 0.5 * u
+    else:
+        w = u / math.sqrt(shape[1])
+    return torch.tensor(w.astype(np.float32).astype(np.float64).reshape(shape))
+
+
+def batch(step, cfg):
+    n = BATCH * (cfg["t"] + 1)
+    tokens = (uniform(1_000_000 + step, n) * cfg["v"]).astype(np.int64).reshape(BATCH, cfg["t"] + 1)
+    return torch.tensor(tokens[:, :-1]), torch.tensor(tokens[:, 1:])
+
+
+class Attention(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        c = cfg["c"]
+        self.heads = cfg["heads"]
+        self.scale = 1.0 / math.sqrt(c if cfg["scale"] == "n_embd" else c // self.heads)
+        self.c_attn = nn.Linear(c, 3 * c, bias="qkv" in cfg["biases"])
+        self.c_proj = nn.Linear(c, c, bias="proj" in cfg["biases"])
+
+    def forward(self, x):
+        b, t, c = x.shape
+        q, k, v = (z.view(b, t, self.heads, -1).transpose(1, 2) for z in self.c_attn(x).chunk(3, dim=-1))
+        scores = self.scale * q @ k.transpose(-2, -1)
+        scores = scores.masked_fill(torch.ones(t, t).tril() == 0, -torch.inf)
+        return self.c_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, c))
+
+
+class Mlp(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        c, bias = cfg["c"], "mlp" in cfg["biases"]
+        self.c_fc, self.c_proj = nn.Linear(c, 4 * c, bias=bias), nn.Linear(4 * c, c, bias=bias)
+        self.act = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}[cfg["act"]]
+
+    def forward(self, x):
+        return self.c_proj(self.act(self.c_fc(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        norm = lambda: nn.LayerNorm(cfg["c"], bias="norm" in cfg["biases"])
+        self.ln_1, self.attn, self.ln_2, self.mlp = norm(), Attention(cfg), norm(), Mlp(cfg)
+
+    def forward(self, x):
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Gpt(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.transformer = nn.ModuleDict(dict(
+            wte=nn.Embedding(cfg["v"], cfg["c"]),
+            wpe=nn.Embedding(cfg["t"], cfg["c"]),
+            h=nn.ModuleList(Block(cfg) for _ in range(cfg["layers"])),
+            ln_f=nn.LayerNorm(cfg["c"], bias="norm" in cfg["biases"]),
+        ))
+        self.lm_head = nn.Linear(cfg["c"], cfg["v"], bias="head" in cfg["biases"])
+        if cfg["tied"]:
+            self.lm_head.weight = self.transformer.wte.weight
+
+    def forward(self, ids):
+        x = self.transformer.wte(ids) + self.transformer.wpe(torch.arange(ids.shape[1]))
+        for block in self.transformer.h:
+            x = block(x)
+        return self.lm_head(self.transformer.ln_f(x))
+
+
+def sample(tensor):
+    """SAMPLE elements evenly spread over a tensor, or all of a small one."""
+    flat = tensor.detach().reshape(-1).numpy()
+    return flat[:: max(1, len(flat) // SAMPLE)].copy()
+
+
+def fixture(cfg):
+    model = Gpt(cfg).double()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(weights(name, tuple(p.shape)))
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    vector_decay = cfg["decay"] if cfg["decay_all"] else 0.0
+    groups = [dict(params=matrices, weight_decay=cfg["decay"]), dict(params=vectors, weight_decay=vector_decay)]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=LR, betas=cfg["betas"])
+    out, losses = {}, []
+    for step in range(STEPS):
+        ids, targets = batch(step, cfg)
+        logits = model(ids)
+        loss = F.cross_entropy(logits.view(-1, cfg["v"]), targets.reshape(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            out["logits"] = sample(logits)
+            for name, p in model.named_parameters():
+                flat = p.grad.reshape(-1).numpy()
+                projection = flat @ (2.0 * uniform(key_of(name) + 1, len(flat)) - 1.0)
+                out[f"grad.{name}"] = np.concatenate([[np.linalg.norm(flat), projection], sample(p.grad)])
+        if cfg["clip"] > 0.0:
+            nn.utils.clip_grad_norm_(model.parameters(), cfg["clip"])
+        optimizer.step()
+        losses.append(loss.item())
+    out["losses"] = np.array(losses)
+    return out
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    folder = Path(__file__).parent.parent / "tests" / "fixtures"
+    for name, cfg in CONFIGS.items():
+        out = fixture(cfg)
+        save_file(out, folder / f"parity-{name}.safetensors", metadata={"torch": torch.__version__})
+        print(name, out["losses"])

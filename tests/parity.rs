@@ -1,0 +1,174 @@
+//! The whole model against PyTorch: logits, loss, every gradient tensor, and the losses of ten AdamW steps, from
+//! fixtures that `scripts/parity.py` writes. Weights and tokens come from a formula both sides share.
+
+mod common;
+
+use common::{assert_close, close};
+use kinglet::{
+    backend::{Backend, Cpu, Reference, Rows},
+    config::Config,
+    model::Gpt,
+    optim::Optimizer,
+    params::Tensor,
+};
+use kinglet_kernels::{Isa, rng};
+use safetensors::SafeTensors;
+
+const BATCH: usize = 4;
+const STEPS: u64 = 10;
+
+fn config(name: &str) -> Config {
+    let preset = |name: &str, settings: &[&str]| {
+        let mut config = Config::preset(name).unwrap();
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        config
+    };
+    match name {
+        "gpt2-tiny" => preset(
+            "gpt2",
+            &["vocab_size=97", "block_size=24", "n_layer=2", "n_head=4", "n_embd=48", "grad_clip=0.5", "warmup_iters=0"],
+        ),
+        "char-tiny" => preset(
+            "shakespeare-char",
+            &["vocab_size=40", "block_size=16", "n_layer=2", "n_head=2", "n_embd=32", "warmup_iters=0"],
+        ),
+        published => preset(published, &["vocab_size=65"]),
+    }
+}
+
+/// The first `n` numbers in [0, 1) of a stream.
+fn uniform(key: u64, n: usize) -> impl Iterator<Item = f64> {
+    (0..n as u64).map(move |i| (rng::word(key, i) >> 11) as f64 / (1u64 << 53) as f64)
+}
+
+fn key_of(name: &str) -> u64 {
+    name.bytes().fold(0, |key: u64, byte| key.wrapping_mul(31).wrapping_add(u64::from(byte)))
+}
+
+fn weights(tensor: &Tensor) -> impl Iterator<Item = f32> {
+    let (bias, embedding) = (tensor.name.ends_with(".bias"), tensor.name.contains(".wte.") || tensor.name.contains(".wpe."));
+    let shape = tensor.shape.clone();
+    uniform(key_of(&tensor.name), tensor.span.len).map(move |u| {
+        let u = 2.0 * u - 1.0;
+        let weight = match shape[..] {
+            _ if bias => 0.1 * u,
+            [_, _] if embedding => 0.5 * u,
+            [_, inputs] => u / (inputs as f64).sqrt(),
+            _ => 1.0 + 0.2 * u,
+        };
+        weight as f32
+    })
+}
+
+struct Fixture(Vec<u8>);
+
+impl Fixture {
+    fn load(name: &str) -> Fixture {
+        let path = format!("{}/tests/fixtures/parity-{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        Fixture(std::fs::read(path).unwrap())
+    }
+
+    fn get(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap_or_else(|_| panic!("no {name} in the fixture"));
+        view.data().as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect()
+    }
+}
+
+/// As `scripts/parity.py` samples.
+fn sample(values: &[f64]) -> Vec<f64> {
+    values.iter().step_by((values.len() / 64).max(1)).copied().collect()
+}
+
+/// Runs the ten steps on a backend. Tolerances: of logits and losses, and of gradients.
+fn check<B: Backend>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, host: impl Fn(&B::Buf) -> Vec<f64>) {
+    let mut config = config(name);
+    config.learning_rate = 1e-3;
+    config.set("lr_schedule=constant").unwrap();
+    let fixture = Fixture::load(name);
+    let model = Gpt::new(&config);
+    let len = model.layout.len();
+    let (mut p, mut g) = (be.zeros(len), be.zeros(len));
+    be.upload(&mut p, &model.layout.tensors.iter().flat_map(weights).collect::<Vec<_>>());
+    let mut optimizer = Optimizer::new(be, &model.layout, &config);
+    let (mut acts, mut scratch) = (model.acts(be, BATCH, true), model.act_grads(be, BATCH));
+    let rows = Rows { b: BATCH, t: config.block_size, pos: 0 };
+    let mut losses = Vec::new();
+    for step in 0..STEPS {
+        let tokens: Vec<u32> = uniform(1_000_000 + step, BATCH * (rows.t + 1))
+            .map(|u| (u * config.vocab_size as f64) as u32)
+            .collect();
+        let sequences = || tokens.chunks_exact(rows.t + 1);
+        let ids: Vec<u32> = sequences().flat_map(|s| s[..rows.t].to_vec()).collect();
+        let targets: Vec<u32> = sequences().flat_map(|s| s[1..].to_vec()).collect();
+        model.forward(be, &p, &mut acts, &ids, rows, None);
+        if step == 0 {
+            let logits = host(acts.logits());
+            assert_close("logits", &sample(&logits[..rows.n() * config.vocab_size]), &fixture.get("logits"), tolerance);
+        }
+        let mut row_losses = vec![0.0; rows.n()];
+        model.losses(be, &mut acts, &targets, Some(1.0 / rows.n() as f64), &mut row_losses);
+        losses.push(row_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / rows.n() as f64);
+        be.clear(&mut g);
+        model.backward(be, &p, &mut g, &acts, &mut scratch, &ids, rows, None);
+        if step == 0 {
+            check_gradients(&model, &host(&g), &fixture, grad_tolerance);
+        }
+        optimizer.step(be, &mut p, &g, &config, step);
+    }
+    let want = fixture.get("losses");
+    assert_close("first loss", &losses[..1], &want[..1], tolerance);
+    assert_close("ten losses", &losses, &want, 10.0 * tolerance);
+}
+
+fn check_gradients(model: &Gpt, g: &[f64], fixture: &Fixture, tolerance: f64) {
+    for tensor in &model.layout.tensors {
+        let values = &g[tensor.span.range()];
+        let want = fixture.get(&format!("grad.{}", tensor.name));
+        let norm = values.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let random = uniform(key_of(&tensor.name) + 1, values.len()).map(|u| 2.0 * u - 1.0);
+        let projection: f64 = values.iter().zip(random).map(|(g, r)| g * r).sum();
+        // The projection sees every element; its size is that of the norm.
+        assert_close(&format!("{}: norm", tensor.name), &[norm], &want[..1], tolerance);
+        let close = (projection - want[1]).abs() <= tolerance * want[0];
+        assert!(close, "{}: projection {projection}, want {} (norm {})", tensor.name, want[1], want[0]);
+        assert_close(&tensor.name, &sample(values), &want[2..], tolerance);
+    }
+}
+
+const NAMES: [&str; 4] = ["big-0.2m", "big-2.7m", "gpt2-tiny", "char-tiny"];
+
+#[test]
+fn the_cpu_agrees_with_pytorch_on_every_instruction_set() {
+    for isa in Isa::available() {
+        for name in NAMES {
+            eprintln!("{name} on {}", isa.name());
+            check(&Cpu::with_isa(isa), name, 1e-5, 1e-4, |buf| common::widen(buf));
+        }
+    }
+}
+
+#[test]
+fn the_reference_agrees_with_pytorch_to_the_precision_of_f64() {
+    // Losses come back as f32, so only the gradients can show it.
+    for name in ["big-0.2m", "gpt2-tiny", "char-tiny"] {
+        check(&Reference, name, 1e-6, 1e-9, Vec::clone);
+    }
+}
+
+#[test]
+fn the_comparison_notices_what_it_must() {
+    let want: Vec<f64> = (0..12).map(|i| f64::from(i - 6) * 0.5 + 0.1).collect();
+    assert!(close(&want, &want, 0.0).is_ok());
+    let slightly: Vec<f64> = want.iter().map(|x| x * (1.0 + 1e-6)).collect();
+    assert!(close(&slightly, &want, 1e-5).is_ok());
+    assert!(close(&[0.0; 12], &want, 1e-4).is_err(), "zeros");
+    let mut flipped = want.clone();
+    flipped[7] = -flipped[7];
+    assert!(close(&flipped, &want, 1e-4).is_err(), "a flipped sign");
+    let mut swapped = want.clone();
+    swapped.rotate_left(4);
+    assert!(close(&swapped, &want, 1e-4).is_err(), "swapped rows");
+    assert!(close(&want[1..], &want, 1.0).is_err(), "a missing element");
+    assert!(close(&[f64::NAN; 12], &want, 1.0).is_err(), "NaN");
+}
