@@ -67,23 +67,58 @@ pub trait Backend: Sync {
     fn copy(&self, dst: &mut Self::Buf, src: &Self::Buf, span: Span);
 
     /// `x (n, c) = dropout(wte[id] + wpe[pos + i])`; `wte (v, c)`, `wpe (block_size, c)`, `ids (n)`.
-    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
-    fn embed(&self, x: &mut Self::Buf, p: &Self::Buf, wte: Span, wpe: Span, c: usize, ids: &[u32], rows: Rows, drop: Option<Dropout>);
+    fn embed(
+        &self,
+        x: &mut Self::Buf,
+        p: &Self::Buf,
+        wte: Span,
+        wpe: Span,
+        c: usize,
+        ids: &[u32],
+        rows: Rows,
+        drop: Option<Dropout>,
+    );
     /// `g[wte][id] += dx`, `g[wpe][i] += dx`, after dropout's backward; `dx (n, c)` is used up.
-    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
-    fn embed_bwd(&self, g: &mut Self::Buf, dx: &mut Self::Buf, wte: Span, wpe: Span, c: usize, ids: &[u32], rows: Rows, drop: Option<Dropout>);
+    fn embed_bwd(
+        &self,
+        g: &mut Self::Buf,
+        dx: &mut Self::Buf,
+        wte: Span,
+        wpe: Span,
+        c: usize,
+        ids: &[u32],
+        rows: Rows,
+        drop: Option<Dropout>,
+    );
 
     /// `y (n, c) = (x - mean) * rstd * w + b`; `stats (n, 2)` receives mean and rstd of each row.
     fn layernorm(&self, y: &mut Self::Buf, stats: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Norm, n: usize);
     /// `dx (n, c) +=` LayerNorm's backward of `dy`; `g[w] += ...`, `g[b] += ...`.
-    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
-    fn layernorm_bwd(&self, dx: &mut Self::Buf, g: &mut Self::Buf, dy: &Self::Buf, x: &Self::Buf, stats: &Self::Buf, p: &Self::Buf, w: Norm, n: usize);
+    fn layernorm_bwd(
+        &self,
+        dx: &mut Self::Buf,
+        g: &mut Self::Buf,
+        dy: &Self::Buf,
+        x: &Self::Buf,
+        stats: &Self::Buf,
+        p: &Self::Buf,
+        w: Norm,
+        n: usize,
+    );
 
     /// `y (n, o) = x (n, i) W^T + b`.
     fn linear(&self, y: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Linear, n: usize);
     /// `dx (n, i) = dy W`, `g[W] += dy^T x`, `g[b] +=` column sums of `dy (n, o)`.
-    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
-    fn linear_bwd(&self, dx: &mut Self::Buf, g: &mut Self::Buf, dy: &Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Linear, n: usize);
+    fn linear_bwd(
+        &self,
+        dx: &mut Self::Buf,
+        g: &mut Self::Buf,
+        dy: &Self::Buf,
+        x: &Self::Buf,
+        p: &Self::Buf,
+        w: Linear,
+        n: usize,
+    );
 
     /// `y = act(x)`, `len` elements.
     fn activation(&self, y: &mut Self::Buf, x: &Self::Buf, act: Activation, len: usize);
@@ -92,22 +127,62 @@ pub trait Backend: Sync {
 
     /// `out (n, c) = dropout(softmax(scale Q K^T)) V`, causal, per sequence and head; `qkv (n, 3c)`; `lse (b, nh, t)`
     /// receives the log-sum-exp of each row of scores.
-    fn attention(&self, out: &mut Self::Buf, lse: &mut Self::Buf, qkv: &Self::Buf, heads: Heads, rows: Rows, drop: Option<Dropout>);
+    fn attention(
+        &self,
+        out: &mut Self::Buf,
+        lse: &mut Self::Buf,
+        qkv: &Self::Buf,
+        heads: Heads,
+        rows: Rows,
+        drop: Option<Dropout>,
+    );
     /// `dqkv (n, 3c)` from `dout (n, c)` and what [`Backend::attention`] saw and left.
-    #[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
-    fn attention_bwd(&self, dqkv: &mut Self::Buf, dout: &Self::Buf, out: &Self::Buf, lse: &Self::Buf, qkv: &Self::Buf, heads: Heads, rows: Rows, drop: Option<Dropout>);
+    fn attention_bwd(
+        &self,
+        dqkv: &mut Self::Buf,
+        dout: &Self::Buf,
+        out: &Self::Buf,
+        lse: &Self::Buf,
+        qkv: &Self::Buf,
+        heads: Heads,
+        rows: Rows,
+        drop: Option<Dropout>,
+    );
     /// Attention of the new positions `pos..pos + t` of one sequence (`b = 1`) over all up to them: `out (t, c)`,
     /// `qkv (t, 3c)`, whose K and V are first stored at rows `pos..` of `k` and `v (block_size, c)`.
-    fn attention_cached(&self, out: &mut Self::Buf, k: &mut Self::Buf, v: &mut Self::Buf, qkv: &Self::Buf, heads: Heads, rows: Rows);
+    fn attention_cached(
+        &self,
+        out: &mut Self::Buf,
+        k: &mut Self::Buf,
+        v: &mut Self::Buf,
+        qkv: &Self::Buf,
+        heads: Heads,
+        rows: Rows,
+    );
 
     /// `out (n, c) = x + dropout(branch)`.
-    fn residual(&self, out: &mut Self::Buf, x: &Self::Buf, branch: &Self::Buf, c: usize, rows: Rows, drop: Option<Dropout>);
+    fn residual(
+        &self,
+        out: &mut Self::Buf,
+        x: &Self::Buf,
+        branch: &Self::Buf,
+        c: usize,
+        rows: Rows,
+        drop: Option<Dropout>,
+    );
     /// `dbranch (n, c) = dropout's backward of dout`; the gradient of `x` is `dout` itself.
     fn residual_bwd(&self, dbranch: &mut Self::Buf, dout: &Self::Buf, c: usize, rows: Rows, drop: Option<Dropout>);
 
     /// `losses (n) = logsumexp(z) - z[target]` for rows z of `logits (n, v)`; with `grad = Some(s)` the logits become
     /// the gradient `s (softmax(z) - onehot(target))`.
-    fn cross_entropy(&self, losses: &mut Self::Buf, logits: &mut Self::Buf, targets: &[u32], v: usize, grad: Option<f64>);
+    fn cross_entropy(
+        &self,
+        losses: &mut Self::Buf,
+        logits: &mut Self::Buf,
+        targets: &[u32],
+        v: usize,
+        grad: Option<f64>,
+    );
 
     /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element.
     fn reduce(&self, parts: &mut [&mut Self::Buf]);

@@ -15,10 +15,14 @@ use std::{
 
 /// Train, evaluate and sample small GPT language models on a CPU.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = "\
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
 Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, about a minute
              kinglet train my.txt --preset big-2.7m --out runs/mine
-             kinglet sample runs/mine --prompt \"Once\"")]
+             kinglet sample runs/mine --prompt \"Once\""
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,

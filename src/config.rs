@@ -356,7 +356,8 @@ impl Config {
     /// # Errors
     /// Names the key to change.
     pub fn check(&self) -> Result<()> {
-        let fail = |key: &str, value: String, allowed: String| Err(Error::Config { key: key.to_owned(), value, allowed });
+        let fail =
+            |key: &str, value: String, allowed: String| Err(Error::Config { key: key.to_owned(), value, allowed });
         if !self.n_embd.is_multiple_of(self.n_head) {
             return fail("n_head", self.n_head.to_string(), format!("a divisor of n_embd = {}", self.n_embd));
         }
@@ -391,11 +392,8 @@ impl Config {
             return self.learning_rate * (step + 1) as f64 / (self.warmup_iters + 1) as f64;
         }
         let end = if self.lr_decay_iters == 0 { self.max_iters } else { self.lr_decay_iters };
-        let progress = if step >= end {
-            1.0
-        } else {
-            (step - self.warmup_iters) as f64 / (end - self.warmup_iters) as f64
-        };
+        let progress =
+            if step >= end { 1.0 } else { (step - self.warmup_iters) as f64 / (end - self.warmup_iters) as f64 };
         let left = match self.lr_schedule {
             LrSchedule::Constant => 1.0,
             LrSchedule::Cosine => 0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress)),
@@ -442,9 +440,8 @@ mod tests {
     fn every_preset_parses_and_comments_every_key() {
         for (name, text) in PRESETS {
             Config::preset(name).unwrap();
-            let mut lines = text.lines().peekable();
             let mut comment = false;
-            while let Some(line) = lines.next() {
+            for line in text.lines() {
                 if line.contains('=') && !line.starts_with('#') {
                     assert!(comment || line.contains(" #"), "{name}: no comment for {line}");
                 }
@@ -465,7 +462,8 @@ mod tests {
     #[test]
     fn settings_override_and_mistakes_name_key_value_and_what_is_allowed() {
         let mut config = Config::default();
-        for setting in ["n_layer=6", "activation=gelu", "learning_rate = 3e-4", "bias=[\"mlp\", \"head\"]", "dropout=0"] {
+        for setting in ["n_layer=6", "activation=gelu", "learning_rate = 3e-4", "bias=[\"mlp\", \"head\"]", "dropout=0"]
+        {
             config.set(setting).unwrap();
         }
         assert!(config.n_layer == 6 && config.activation == Activation::Gelu && config.bias.mlp && !config.bias.qkv);
@@ -475,7 +473,10 @@ mod tests {
             ("n_layer=x", "n_layer = \"x\": must be 1 to 256"),
             ("dropout=1", "dropout = 1: must be at least 0 and below 1"),
             ("learning_rate=nan", "learning_rate = nan: must be above 0, at most 10"),
-            ("bias=[\"x\"]", "bias = [\"x\"]: must be true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\""),
+            (
+                "bias=[\"x\"]",
+                "bias = [\"x\"]: must be true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\"",
+            ),
             ("n_layers=6", "there is no configuration key \"n_layers\"; did you mean n_layer?"),
             ("n_layer", "\"n_layer\" is not of the form key=value"),
         ] {

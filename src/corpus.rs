@@ -137,15 +137,12 @@ mod tests {
         assert_eq!(crate::tokenizer::CharTokenizer::train(&text()).vocab_size(), 65);
     }
 
+    /// For each rule and position: where derivations end, how many there are, and the sum of their probabilities.
+    type Memo = HashMap<(usize, usize), Vec<(usize, u64, f64)>>;
+
     /// All derivations of prefixes of `text[at..]` from `rule`: where each ends, how many there are, and the sum of
     /// their probabilities.
-    fn parse<'a>(
-        g: &Grammar,
-        text: &[u8],
-        rule: usize,
-        at: usize,
-        memo: &'a mut HashMap<(usize, usize), Vec<(usize, u64, f64)>>,
-    ) -> Vec<(usize, u64, f64)> {
+    fn parse(g: &Grammar, text: &[u8], rule: usize, at: usize, memo: &mut Memo) -> Vec<(usize, u64, f64)> {
         if let Some(known) = memo.get(&(rule, at)) {
             return known.clone();
         }

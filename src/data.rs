@@ -8,11 +8,7 @@ use crate::{
     tokenizer::CharTokenizer,
 };
 use sha2::{Digest, Sha256};
-use std::{
-    fs,
-    io::Read,
-    path::Path,
-};
+use std::{fs, io::Read, path::Path};
 
 /// Tiny Shakespeare: its well-known public address and what must come from there.
 const TINY_SHAKESPEARE_URL: &str =
@@ -42,7 +38,8 @@ impl Text {
     /// If a source cannot be read, is empty, or is not UTF-8 text.
     pub fn load(sources: &[String]) -> Result<Text> {
         let builtin = sources.is_empty() || sources == [BUILTIN];
-        let text = if builtin { corpus::text() } else { sources.iter().map(|s| load_one(s)).collect::<Result<String>>()? };
+        let text =
+            if builtin { corpus::text() } else { sources.iter().map(|s| load_one(s)).collect::<Result<String>>()? };
         Ok(Text { sha256: sha256(text.as_bytes()), text, builtin })
     }
 
@@ -109,7 +106,7 @@ fn tiny_shakespeare() -> Result<String> {
     let file = "tinyshakespeare.txt";
     let own = std::env::var_os("KINGLET_DATA_DIR").map(|dir| Path::new(&dir).join(file));
     let cached = dirs::cache_dir().map(|dir| dir.join("kinglet").join(file));
-    for path in [&own, &cached].into_iter().flatten().filter(|path| path.exists()) {
+    if let Some(path) = [&own, &cached].into_iter().flatten().find(|path| path.exists()) {
         let bytes = fs::read(path).map_err(Error::io("read", path))?;
         if sha256(&bytes) != TINY_SHAKESPEARE_SHA256 {
             return Err(Error::run(path, "this is not Tiny Shakespeare (its SHA-256 differs): remove it"));
@@ -134,7 +131,8 @@ fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
     };
     let agent: ureq::Agent =
         ureq::Agent::config_builder().timeout_global(Some(std::time::Duration::from_secs(60))).build().into();
-    let answer = agent.get(url).call().and_then(|mut answer| answer.body_mut().with_config().limit(bytes + 1).read_to_vec());
+    let answer =
+        agent.get(url).call().and_then(|mut answer| answer.body_mut().with_config().limit(bytes + 1).read_to_vec());
     let body = answer.map_err(|error| fail(format!("cannot download {url}: {error}")))?;
     if body.len() as u64 == bytes && sha256(&body) == hash {
         Ok(body)
@@ -228,8 +226,7 @@ mod tests {
     use std::io::Write;
 
     fn dataset(text: &str, block_size: usize) -> Result<Dataset> {
-        let mut config = Config::default();
-        config.block_size = block_size;
+        let config = Config { block_size, ..Config::default() };
         let text = Text::from_string(text.to_owned());
         Dataset::new(&text, &CharTokenizer::train(&text.text), &config)
     }

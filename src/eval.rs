@@ -1,13 +1,6 @@
 //! Measuring the loss: the published estimate over random batches, and the exact mean over a whole split.
 
-use crate::{
-    backend::Backend,
-    config::Config,
-    data::Split,
-    model::Gpt,
-    rng::Purpose,
-    shards::Shards,
-};
+use crate::{backend::Backend, config::Config, data::Split, model::Gpt, rng::Purpose, shards::Shards};
 use serde::Serialize;
 
 /// The exact loss over every position of a split.
@@ -28,7 +21,6 @@ pub struct Exact {
 /// The published estimate: the mean over `eval_iters` random batches, dropout off.
 ///
 /// `progress` hears how many of how many sequences are done.
-#[allow(clippy::too_many_arguments, reason = "who computes, what, on which numbers, when")]
 pub fn estimate<B: Backend>(
     be: &B,
     model: &Gpt,

@@ -1,4 +1,58 @@
-//! x
+//! kinglet trains, evaluates and samples small GPT language models on a CPU.
+//!
+//! The same steps as the `kinglet` program, in Rust:
+//!
+//! ```
+//! use kinglet::{backend::Cpu, config::Config, run::Which, sample::Sampling, session::{Part, Session}, train::{self, Job}};
+//! use std::{ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
+//!
+//! # fn main() -> kinglet::error::Result<()> {
+//! # let temp = tempfile::tempdir().unwrap();
+//! # std::env::set_current_dir(&temp).unwrap();
+//! let out = Path::new("runs/first");
+//! let mut config = Config::preset("big-0.2m")?; // the published 0.2M model
+//! config.data = vec!["builtin".into()]; // or the paths of text files
+//! config.set("max_iters=20")?; // 5000 for the real thing
+//! config.set("eval_iters=2")?;
+//!
+//! let job = Job::start(config, out)?;
+//! let done = train::run(&job, &Cpu::new()?, 0, &AtomicBool::new(false), |event| println!("{event:?}"))?;
+//! println!("{done:?}");
+//!
+//! let session = Session::load(out, Which::Best)?;
+//! let (exact, floor) = session.eval(None, Part::Val, 0, |_, _| ())?;
+//! println!("{:.4} ± {:.4} nats per character, entropy floor {floor:?}", exact.loss, exact.stderr);
+//! session.generate("The ", 100, &Sampling::default(), "", 0, |text| {
+//!     print!("{text}");
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The pipeline
+//! Text becomes a trained model in one direction, one module after the other:
+//!
+//! | step | module |
+//! |---|---|
+//! | text: files, the built-in corpus, batches | [`data`], [`corpus`] |
+//! | text to token ids and back | [`tokenizer`] |
+//! | everything that defines a run | [`config`], [`rng`] |
+//! | names and places of the parameters | [`params`] |
+//! | forward and backward, in the order of the lecture | [`model`] |
+//! | the operations they are made of: reference and CPU | [`backend`] |
+//! | dividing the batch over threads | [`shards`] |
+//! | AdamW | [`optim`] |
+//! | the loop | [`train`], [`eval`] |
+//! | the run directory | [`run`], [`plot`] |
+//! | a trained model at work | [`session`], [`sample`] |
+//!
+//! # Exactness
+//! A run's result is a function of its configuration, its text and its seed: the same bits for any number of threads,
+//! stopped and resumed or not. Between instruction sets (and platforms) sums are formed in another order, so there
+//! the bits differ, within rounding.
+#![forbid(unsafe_code)]
+
 pub mod backend;
 pub mod config;
 pub mod corpus;

@@ -75,11 +75,11 @@ impl<B: Backend> Acts<B> {
 
 /// Gradients of activations: scratch space of the backward pass.
 pub struct ActGrads<B: Backend> {
-    dx: B::Buf,    // (n, c), of the residual stream
-    dc: B::Buf,    // (n, c)
-    datt: B::Buf,  // (n, c)
-    dqkv: B::Buf,  // (n, 3c)
-    dfc: B::Buf,   // (n, 4c)
+    dx: B::Buf,   // (n, c), of the residual stream
+    dc: B::Buf,   // (n, c)
+    datt: B::Buf, // (n, c)
+    dqkv: B::Buf, // (n, 3c)
+    dfc: B::Buf,  // (n, 4c)
 }
 
 /// Keys and values of the positions generated so far, and the activations of the newest.
@@ -128,7 +128,15 @@ impl Gpt {
     ///
     /// # Panics
     /// If `ids` does not have `b * t` elements below `vocab_size`, or they do not fit `a`.
-    pub fn forward<B: Backend>(&self, be: &B, p: &B::Buf, a: &mut Acts<B>, ids: &[u32], rows: Rows, noise: Option<Noise>) {
+    pub fn forward<B: Backend>(
+        &self,
+        be: &B,
+        p: &B::Buf,
+        a: &mut Acts<B>,
+        ids: &[u32],
+        rows: Rows,
+        noise: Option<Noise>,
+    ) {
         assert!(ids.len() == rows.n() && rows.t <= self.block_size && rows.pos == 0);
         let (w, c) = (&self.layout, self.n_embd);
         // x = dropout(wte[id] + wpe[t])
@@ -145,7 +153,6 @@ impl Gpt {
     }
 
     /// Block `l`: `x` to `out`. With a cache, only the new positions are computed, and attend to the cached ones too.
-    #[allow(clippy::too_many_arguments, reason = "buffers of the caller's choice")]
     fn block<B: Backend>(
         &self,
         be: &B,
@@ -189,7 +196,6 @@ impl Gpt {
 
     /// Backward: adds the gradient of every parameter to `g`, given what [`Gpt::forward`] and [`Gpt::losses`] left
     /// in `a`. The other arguments are those of `forward`.
-    #[allow(clippy::too_many_arguments, reason = "forward's, the gradients, and scratch")]
     pub fn backward<B: Backend>(
         &self,
         be: &B,
@@ -261,7 +267,13 @@ impl Gpt {
     /// Room for the gradients of those activations.
     pub fn act_grads<B: Backend>(&self, be: &B, b: usize) -> ActGrads<B> {
         let nc = b * self.block_size * self.n_embd;
-        ActGrads { dx: be.zeros(nc), dc: be.zeros(nc), datt: be.zeros(nc), dqkv: be.zeros(3 * nc), dfc: be.zeros(4 * nc) }
+        ActGrads {
+            dx: be.zeros(nc),
+            dc: be.zeros(nc),
+            datt: be.zeros(nc),
+            dqkv: be.zeros(3 * nc),
+            dfc: be.zeros(4 * nc),
+        }
     }
 
     /// An empty cache for generation.

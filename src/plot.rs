@@ -62,7 +62,7 @@ fn draw(svg: &mut String, title: &str, curves: &Curves) -> Result<(), Box<dyn st
         .draw()?;
     let mut line = |label: &str, color: RGBColor, points: Vec<(u64, f64)>| -> Result<(), Box<dyn std::error::Error>> {
         let points = points.into_iter().filter(|point| point.1.is_finite());
-        let label = match points.clone().last() {
+        let label = match points.clone().next_back() {
             Some((_, loss)) => format!("{label} {loss:.4}"),
             None => label.to_owned(),
         };
@@ -96,12 +96,17 @@ mod tests {
     fn both_curves_and_the_floor_are_drawn_and_labelled() {
         let points = vec![(0, 4.2, 4.3), (100, 2.5, 2.6), (200, 2.0, 2.2)];
         let svg = loss_svg("my run", &Curves { points, floor: Some(0.5) });
-        for part in ["my run", "train 2.0000", "validation 2.2000", "entropy floor 0.5000", "step", "prefers-color-scheme"] {
+        for part in
+            ["my run", "train 2.0000", "validation 2.2000", "entropy floor 0.5000", "step", "prefers-color-scheme"]
+        {
             assert!(svg.contains(part), "{part}");
         }
-        assert_eq!(svg.matches("<polyline").count(), 3 + 3 + 2, "curves, legend marks, axes");
+        let drawing = svg.split("</style>").nth(1).unwrap();
+        for color in ["1F77B4", "D65F0E", "6A8F3C"] {
+            assert_eq!(drawing.matches(&format!("stroke=\"#{color}\"")).count(), 2, "{color}: a curve and its legend");
+        }
         for (light, _) in DARK {
-            assert!(svg.contains(&format!("\"#{light}\"")), "{light} is drawn, so it must be replaced");
+            assert!(drawing.contains(&format!("\"#{light}\"")), "{light} is drawn, so it must be replaced");
         }
     }
 

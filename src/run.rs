@@ -262,7 +262,8 @@ impl RunDir {
         let folder = self.checkpoint_folder(which)?;
         let path = folder.join("state.json");
         let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let state: State = serde_json::from_str(&text).map_err(|error| Error::run(&path, format!("damaged: {error}")))?;
+        let state: State =
+            serde_json::from_str(&text).map_err(|error| Error::run(&path, format!("damaged: {error}")))?;
         Ok((state, read_tensors(&folder.join("model.safetensors"), layout, "")?))
     }
 
@@ -476,7 +477,8 @@ mod tests {
     #[test]
     fn metrics_continue_before_what_will_be_repeated() {
         let (_temp, run, _, _) = run();
-        let text = "{\"event\":\"step\",\"step\":1}\n{\"event\":\"step\",\"step\":2}\n{\"event\":\"done\",\"step\":1}\n{\"ev";
+        let text =
+            "{\"event\":\"step\",\"step\":1}\n{\"event\":\"step\",\"step\":2}\n{\"event\":\"done\",\"step\":1}\n{\"ev";
         fs::write(run.path().join("metrics.jsonl"), text).unwrap();
         let mut file = run.continue_metrics(1).unwrap();
         file.append(&serde_json::json!({"step": 9})).unwrap();

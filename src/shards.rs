@@ -150,7 +150,8 @@ impl<B: Backend> Shards<B> {
                 work.push((shard, k * piece + start, mine));
             }
             self.pool.install(|| {
-                work.into_par_iter().for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, &sequence));
+                work.into_par_iter()
+                    .for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, &sequence));
             });
             progress(k * piece + pieces, count);
         }

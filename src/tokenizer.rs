@@ -49,11 +49,8 @@ impl CharTokenizer {
             ascii[c as usize] = Some(id as u32);
         }
         for c in text.chars() {
-            let id = if c.is_ascii() {
-                ascii[c as usize]
-            } else {
-                self.chars.binary_search(&c).ok().map(|id| id as u32)
-            };
+            let id =
+                if c.is_ascii() { ascii[c as usize] } else { self.chars.binary_search(&c).ok().map(|id| id as u32) };
             match id {
                 Some(id) => ids.push(id),
                 None => _ = unknown.insert(c),
@@ -70,7 +67,8 @@ impl CharTokenizer {
     fn unknown(&self, unknown: &BTreeSet<char>) -> Error {
         let mut message = String::from("not in the vocabulary of this model:");
         for &c in unknown.iter().take(8) {
-            let name = unicode_names2::name(c).map_or_else(|| "a control character".to_owned(), |name| name.to_string());
+            let name =
+                unicode_names2::name(c).map_or_else(|| "a control character".to_owned(), |name| name.to_string());
             let _ = write!(message, " {c:?} (U+{:04X}, {name})", c as u32);
             if let Some(other) = self.resembling(c) {
                 let _ = write!(message, ", try {other:?}");

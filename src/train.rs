@@ -83,7 +83,8 @@ impl Job {
         settings.iter().try_for_each(|setting| config.set(setting))?;
         config.check()?;
         for field in FIELDS {
-            let fixed = matches!(field.section, "model" | "data") || matches!(field.key, "seed" | "shards" | "batch_size");
+            let fixed =
+                matches!(field.section, "model" | "data") || matches!(field.key, "seed" | "shards" | "batch_size");
             if fixed && config.value(field.key) != before.value(field.key) {
                 return Err(Error::Config {
                     key: field.key.into(),
@@ -109,7 +110,10 @@ impl Job {
         if let Some(from) = from.as_ref().filter(|from| from.state.step >= config.max_iters) {
             return Err(Error::run(
                 out,
-                format!("this run is done: {} of {} steps; --set max_iters=N adds more", from.state.step, config.max_iters),
+                format!(
+                    "this run is done: {} of {} steps; --set max_iters=N adds more",
+                    from.state.step, config.max_iters
+                ),
             ));
         }
         if config != before {
@@ -159,7 +163,8 @@ impl Memory {
         let system = sysinfo::System::new_with_specifics(
             sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
         );
-        let (need, have) = (self.total() as f64 / (1u64 << 30) as f64, system.total_memory() as f64 / (1u64 << 30) as f64);
+        let (need, have) =
+            (self.total() as f64 / (1u64 << 30) as f64, system.total_memory() as f64 / (1u64 << 30) as f64);
         if have > 0.0 && need > have {
             return Err(Error::BadConfig(format!(
                 "training this model takes {need:.1} GiB of memory and this machine has {have:.1} GiB: \

@@ -26,7 +26,15 @@ fn config(name: &str) -> Config {
     match name {
         "gpt2-tiny" => preset(
             "gpt2",
-            &["vocab_size=97", "block_size=24", "n_layer=2", "n_head=4", "n_embd=48", "grad_clip=0.5", "warmup_iters=0"],
+            &[
+                "vocab_size=97",
+                "block_size=24",
+                "n_layer=2",
+                "n_head=4",
+                "n_embd=48",
+                "grad_clip=0.5",
+                "warmup_iters=0",
+            ],
         ),
         "char-tiny" => preset(
             "shakespeare-char",
@@ -46,7 +54,8 @@ fn key_of(name: &str) -> u64 {
 }
 
 fn weights(tensor: &Tensor) -> impl Iterator<Item = f32> {
-    let (bias, embedding) = (tensor.name.ends_with(".bias"), tensor.name.contains(".wte.") || tensor.name.contains(".wpe."));
+    let (bias, embedding) =
+        (tensor.name.ends_with(".bias"), tensor.name.contains(".wte.") || tensor.name.contains(".wpe."));
     let shape = tensor.shape.clone();
     uniform(key_of(&tensor.name), tensor.span.len).map(move |u| {
         let u = 2.0 * u - 1.0;
@@ -95,9 +104,8 @@ fn check<B: Backend>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, ho
     let rows = Rows { b: BATCH, t: config.block_size, pos: 0 };
     let mut losses = Vec::new();
     for step in 0..STEPS {
-        let tokens: Vec<u32> = uniform(1_000_000 + step, BATCH * (rows.t + 1))
-            .map(|u| (u * config.vocab_size as f64) as u32)
-            .collect();
+        let tokens: Vec<u32> =
+            uniform(1_000_000 + step, BATCH * (rows.t + 1)).map(|u| (u * config.vocab_size as f64) as u32).collect();
         let sequences = || tokens.chunks_exact(rows.t + 1);
         let ids: Vec<u32> = sequences().flat_map(|s| s[..rows.t].to_vec()).collect();
         let targets: Vec<u32> = sequences().flat_map(|s| s[1..].to_vec()).collect();

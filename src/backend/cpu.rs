@@ -154,7 +154,15 @@ impl Backend for Cpu {
         let c = w.w.len;
         let b = w.b.map(|b| &p[b.range()]);
         let eps = LAYERNORM_EPS as f32;
-        kernels::layernorm::forward(self.isa, &mut y[..n * c], &mut stats[..2 * n], &x[..n * c], &p[w.w.range()], b, eps);
+        kernels::layernorm::forward(
+            self.isa,
+            &mut y[..n * c],
+            &mut stats[..2 * n],
+            &x[..n * c],
+            &p[w.w.range()],
+            b,
+            eps,
+        );
     }
 
     fn layernorm_bwd(

@@ -84,7 +84,10 @@ impl Args {
             }));
         }
         let floor = floor.map_or(String::new(), |nats| {
-            format!("entropy floor    {nats:.4} nats: no model can stay below it; this one is {:.4} above\n", exact.loss - nats)
+            format!(
+                "entropy floor    {nats:.4} nats: no model can stay below it; this one is {:.4} above\n",
+                exact.loss - nats
+            )
         });
         Ok(super::print(&format!(
             "step {}, {name} split, {} characters predicted\n\

@@ -142,7 +142,10 @@ impl Args {
             let plot = fs::read(runs.first.join("loss.svg")).context("cannot read the loss curve")?;
             fs::write(images.join(&svg), plot).with_context(|| format!("cannot write {svg}"))?;
             let sample = fs::read_to_string(runs.first.join("sample.txt")).context("cannot read the sample")?;
-            write!(text, "\n## {preset}\n\n![Loss of {preset}](img/{svg})\n\n| seed | train | val | val, exact | ms a step | wall s |\n|---|---|---|---|---|---|\n")?;
+            write!(
+                text,
+                "\n## {preset}\n\n![Loss of {preset}](img/{svg})\n\n| seed | train | val | val, exact | ms a step | wall s |\n|---|---|---|---|---|---|\n"
+            )?;
             for (i, done) in runs.done.iter().enumerate() {
                 let number = |key: &str| done[key].as_f64().unwrap_or(f64::NAN);
                 writeln!(

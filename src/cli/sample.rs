@@ -8,6 +8,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 
 /// Write text with a trained model
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub(super) struct Args {
     /// The run's folder
     run: PathBuf,

@@ -175,7 +175,8 @@ impl Reporter {
                 ..
             } => {
                 self.bar.finish_and_clear();
-                let floor = entropy_floor.map_or(String::new(), |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
+                let floor = entropy_floor
+                    .map_or(String::new(), |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
                 super::print(&format!(
                     "\nvalidation loss, exact: {val_loss_exact:.4} ± {val_loss_stderr:.4} nats, \
                      {bits_per_char:.3} bits per character{floor}\n\

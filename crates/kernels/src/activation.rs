@@ -27,9 +27,18 @@ pub fn forward(isa: Isa, act: Activation, y: &mut [f32], x: &[f32]) {
     }
     match act {
         // Not max(): a NaN must come through.
-        Activation::Relu => isa.run(#[inline(always)] || each(y, x, |x| if x < 0.0 { 0.0 } else { x })),
-        Activation::Gelu => isa.run(#[inline(always)] || each(y, x, |x| x * normal_cdf(x))),
-        Activation::GeluTanh => isa.run(#[inline(always)] || each(y, x, |x| 0.5 * x * (1.0 + gelu_tanh(x)))),
+        Activation::Relu => isa.run(
+            #[inline(always)]
+            || each(y, x, |x| if x < 0.0 { 0.0 } else { x }),
+        ),
+        Activation::Gelu => isa.run(
+            #[inline(always)]
+            || each(y, x, |x| x * normal_cdf(x)),
+        ),
+        Activation::GeluTanh => isa.run(
+            #[inline(always)]
+            || each(y, x, |x| 0.5 * x * (1.0 + gelu_tanh(x))),
+        ),
     }
 }
 
@@ -43,23 +52,32 @@ pub fn backward(isa: Isa, act: Activation, dx: &mut [f32], x: &[f32]) {
         }
     }
     match act {
-        Activation::Relu => isa.run(#[inline(always)] || {
-            for (dx, &x) in dx.iter_mut().zip(x) {
-                *dx = if x > 0.0 { *dx } else { 0.0 };
-            }
-        }),
+        Activation::Relu => isa.run(
+            #[inline(always)]
+            || {
+                for (dx, &x) in dx.iter_mut().zip(x) {
+                    *dx = if x > 0.0 { *dx } else { 0.0 };
+                }
+            },
+        ),
         // d/dx [x Phi(x)] = Phi(x) + x phi(x)
-        Activation::Gelu => isa.run(#[inline(always)] || {
-            each(dx, x, |x| normal_cdf(x) + x * 0.398_942_3 * math::exp(-0.5 * x * x));
-        }),
+        Activation::Gelu => isa.run(
+            #[inline(always)]
+            || {
+                each(dx, x, |x| normal_cdf(x) + x * 0.398_942_3 * math::exp(-0.5 * x * x));
+            },
+        ),
         // d/dx [x/2 (1 + tanh u)] = (1 + tanh u)/2 + x/2 (1 - tanh^2 u) u'
-        Activation::GeluTanh => isa.run(#[inline(always)] || {
-            each(dx, x, |x| {
-                let tanh = gelu_tanh(x);
-                let du = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
-                0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * du
-            });
-        }),
+        Activation::GeluTanh => isa.run(
+            #[inline(always)]
+            || {
+                each(dx, x, |x| {
+                    let tanh = gelu_tanh(x);
+                    let du = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
+                    0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * du
+                });
+            },
+        ),
     }
 }
 

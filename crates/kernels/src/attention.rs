@@ -85,7 +85,6 @@ struct Keys<'a> {
 }
 
 /// Queries at positions `pos..pos + n` (`out (n, c)`, `q` in rows of `3c`) over keys `0..pos + n`.
-#[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
 fn attend(
     isa: Isa,
     out: &mut [f32],
@@ -108,19 +107,22 @@ fn attend(
                 let v = Mat::strided(&v[h * hs..], keys, hs, stride);
                 let p = &mut scores[..rows * keys];
                 gemm(isa, MatMut::new(p, rows, keys), Into::Overwrite, q, k.t());
-                isa.run(#[inline(always)] || {
-                    for (i, row) in p.chunks_exact_mut(keys).enumerate() {
-                        let (seen, unseen) = row.split_at_mut(pos + q0 + i + 1);
-                        let row_lse = softmax(seen, scale);
-                        if let Some(lse) = &mut lse {
-                            lse[h * n + q0 + i] = row_lse;
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        for (i, row) in p.chunks_exact_mut(keys).enumerate() {
+                            let (seen, unseen) = row.split_at_mut(pos + q0 + i + 1);
+                            let row_lse = softmax(seen, scale);
+                            if let Some(lse) = &mut lse {
+                                lse[h * n + q0 + i] = row_lse;
+                            }
+                            if let Some(mask) = mask {
+                                mask.scale(mask_row(n, h, q0 + i), seen);
+                            }
+                            unseen.fill(0.0);
                         }
-                        if let Some(mask) = mask {
-                            mask.scale(mask_row(n, h, q0 + i), seen);
-                        }
-                        unseen.fill(0.0);
-                    }
-                });
+                    },
+                );
                 let o = MatMut::strided(&mut out[q0 * c + h * hs..], rows, hs, c);
                 gemm(isa, o, Into::Overwrite, Mat::new(p, rows, keys), v);
             }
@@ -132,7 +134,6 @@ fn attend(
 ///
 /// With `P` the weights, `M` the dropout factors and `D_i = dout_i . out_i`:
 /// `dV = (P M)^T dout`, `dS = scale * P (M (dout V^T) - D)`, `dQ = dS K`, `dK = dS^T Q`.
-#[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
 pub fn backward(
     isa: Isa,
     dqkv: &mut [f32],
@@ -163,26 +164,30 @@ pub fn backward(
                 let ds = &mut dscores[..rows * keys];
                 gemm(isa, MatMut::new(p, rows, keys), Into::Overwrite, q, k.t());
                 gemm(isa, MatMut::new(ds, rows, keys), Into::Overwrite, d_o, v.t());
-                isa.run(#[inline(always)] || {
-                    for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
-                        let at = (q0 + i) * c + h * hs;
-                        let [d] = math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| [dout * out]);
-                        let lse = lse[h * t + q0 + i];
-                        let (p, p_unseen) = p.split_at_mut(q0 + i + 1);
-                        let (ds, ds_unseen) = ds.split_at_mut(q0 + i + 1);
-                        p.iter_mut().for_each(|p| *p = math::exp(*p * scale - lse));
-                        if let Some(mask) = mask {
-                            let start = mask_row(t, h, q0 + i);
-                            mask.scale(start, ds);
-                            ds.iter_mut().zip(&*p).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
-                            mask.scale(start, p);
-                        } else {
-                            ds.iter_mut().zip(&*p).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+                            let at = (q0 + i) * c + h * hs;
+                            let [d] =
+                                math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| [dout * out]);
+                            let lse = lse[h * t + q0 + i];
+                            let (p, p_unseen) = p.split_at_mut(q0 + i + 1);
+                            let (ds, ds_unseen) = ds.split_at_mut(q0 + i + 1);
+                            p.iter_mut().for_each(|p| *p = math::exp(*p * scale - lse));
+                            if let Some(mask) = mask {
+                                let start = mask_row(t, h, q0 + i);
+                                mask.scale(start, ds);
+                                ds.iter_mut().zip(&*p).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
+                                mask.scale(start, p);
+                            } else {
+                                ds.iter_mut().zip(&*p).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
+                            }
+                            p_unseen.fill(0.0);
+                            ds_unseen.fill(0.0);
                         }
-                        p_unseen.fill(0.0);
-                        ds_unseen.fill(0.0);
-                    }
-                });
+                    },
+                );
                 let p = Mat::new(p, rows, keys);
                 let ds = Mat::new(ds, rows, keys);
                 gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, 3 * c), Into::Overwrite, ds, k);

@@ -56,15 +56,21 @@ impl Mask {
 
 /// `y *= mask` (n elements).
 pub fn dropout_in_place(isa: Isa, y: &mut [f32], mask: &Mask) {
-    isa.run(#[inline(always)] || mask.scale(0, y));
+    isa.run(
+        #[inline(always)]
+        || mask.scale(0, y),
+    );
 }
 
 /// `y += x * mask` (n elements): a branch added to the residual stream.
 pub fn dropout_add(isa: Isa, y: &mut [f32], x: &[f32], mask: &Mask) {
     assert_eq!(y.len(), x.len());
-    isa.run(#[inline(always)] || {
-        mask.pieces(0, y.len(), |range, m| {
-            y[range.clone()].iter_mut().zip(&x[range]).zip(m).for_each(|((y, x), m)| *y += x * m);
-        });
-    });
+    isa.run(
+        #[inline(always)]
+        || {
+            mask.pieces(0, y.len(), |range, m| {
+                y[range.clone()].iter_mut().zip(&x[range]).zip(m).for_each(|((y, x), m)| *y += x * m);
+            });
+        },
+    );
 }

@@ -48,13 +48,7 @@ impl<'a> Mat<'a> {
 
     /// The transpose: the same numbers, read the other way.
     pub fn t(self) -> Self {
-        Mat {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
+        Mat { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 }
 
@@ -85,7 +79,10 @@ impl<'a> MatMut<'a> {
 fn check_extent(len: usize, rows: usize, cols: usize, row_stride: usize) {
     if rows > 0 && cols > 0 {
         let last = (rows - 1).checked_mul(row_stride).and_then(|start| start.checked_add(cols));
-        assert!(last.is_some_and(|last| last <= len), "a {rows} x {cols} matrix with row stride {row_stride} in {len} floats");
+        assert!(
+            last.is_some_and(|last| last <= len),
+            "a {rows} x {cols} matrix with row stride {row_stride} in {len} floats"
+        );
     }
 }
 
@@ -298,7 +295,13 @@ impl Tile<'_> {
                 let b = self.b.add(p * NV * lanes);
                 if steps == UNROLL {
                     for u in 0..UNROLL {
-                        rank_one::<S, ROWS, NV>(simd, &mut acc, a.add(u * STEP), self.a_row_stride, b.add(u * NV * lanes));
+                        rank_one::<S, ROWS, NV>(
+                            simd,
+                            &mut acc,
+                            a.add(u * STEP),
+                            self.a_row_stride,
+                            b.add(u * NV * lanes),
+                        );
                     }
                 } else {
                     rank_one::<S, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
@@ -493,7 +496,8 @@ mod tests {
                             Into::Bias(bias) => want = bias[j],
                         }
                         for p in 0..k {
-                            want += a.data[i * a.row_stride + p * a.col_stride] * b.data[p * b.row_stride + j * b.col_stride];
+                            want += a.data[i * a.row_stride + p * a.col_stride]
+                                * b.data[p * b.row_stride + j * b.col_stride];
                         }
                     }
                     let got = c[i * (n + gap) + j];

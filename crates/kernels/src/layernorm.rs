@@ -6,29 +6,31 @@ use crate::{Isa, math::lane_sum};
 pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32) {
     let c = w.len();
     assert!(y.len() == x.len() && stats.len() * c == 2 * x.len() && b.is_none_or(|b| b.len() == c));
-    isa.run(#[inline(always)] || {
-        let rows = y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(stats.as_chunks_mut().0);
-        for ((y, x), stats) in rows {
-            let [sum] = lane_sum([x], |[x]| [x]);
-            let mean = sum / c as f32;
-            let [sq] = lane_sum([x], |[x]| [(x - mean) * (x - mean)]);
-            let rstd = 1.0 / (sq / c as f32 + eps).sqrt();
-            *stats = [mean, rstd];
-            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = (x - mean) * rstd * w;
+    isa.run(
+        #[inline(always)]
+        || {
+            let rows = y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(stats.as_chunks_mut().0);
+            for ((y, x), stats) in rows {
+                let [sum] = lane_sum([x], |[x]| [x]);
+                let mean = sum / c as f32;
+                let [sq] = lane_sum([x], |[x]| [(x - mean) * (x - mean)]);
+                let rstd = 1.0 / (sq / c as f32 + eps).sqrt();
+                *stats = [mean, rstd];
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = (x - mean) * rstd * w;
+                }
+                if let Some(b) = b {
+                    y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+                }
             }
-            if let Some(b) = b {
-                y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
-            }
-        }
-    });
+        },
+    );
 }
 
 /// Backward. `dx (n, c) +=`, `dw (c) +=`, `db (c) +=`; `dy (n, c)`, and `x`, `stats`, `w` as in [`forward`].
 ///
 /// With `xhat = (x - mean) * rstd` and `g = dy * w`:
 /// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`.
-#[allow(clippy::too_many_arguments, reason = "the operation has this many tensors")]
 pub fn backward(
     isa: Isa,
     dx: &mut [f32],
@@ -42,19 +44,22 @@ pub fn backward(
     let c = w.len();
     assert!(dx.len() == x.len() && dy.len() == x.len() && stats.len() * c == 2 * x.len());
     assert!(dw.len() == c && db.as_ref().is_none_or(|db| db.len() == c));
-    isa.run(#[inline(always)] || {
-        let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(stats.as_chunks().0);
-        for (((dx, dy), x), &[mean, rstd]) in rows {
-            let [g_sum, gx_sum] = lane_sum([dy, w, x], |[dy, w, x]| [dy * w, dy * w * (x - mean) * rstd]);
-            let (g_mean, gx_mean) = (g_sum / c as f32, gx_sum / c as f32);
-            for ((((dx, dw), dy), x), w) in dx.iter_mut().zip(&mut *dw).zip(dy).zip(x).zip(w) {
-                let xhat = (x - mean) * rstd;
-                *dx += rstd * (dy * w - g_mean - xhat * gx_mean);
-                *dw += dy * xhat;
+    isa.run(
+        #[inline(always)]
+        || {
+            let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(stats.as_chunks().0);
+            for (((dx, dy), x), &[mean, rstd]) in rows {
+                let [g_sum, gx_sum] = lane_sum([dy, w, x], |[dy, w, x]| [dy * w, dy * w * (x - mean) * rstd]);
+                let (g_mean, gx_mean) = (g_sum / c as f32, gx_sum / c as f32);
+                for ((((dx, dw), dy), x), w) in dx.iter_mut().zip(&mut *dw).zip(dy).zip(x).zip(w) {
+                    let xhat = (x - mean) * rstd;
+                    *dx += rstd * (dy * w - g_mean - xhat * gx_mean);
+                    *dw += dy * xhat;
+                }
+                if let Some(db) = &mut db {
+                    db.iter_mut().zip(dy).for_each(|(db, dy)| *db += dy);
+                }
             }
-            if let Some(db) = &mut db {
-                db.iter_mut().zip(dy).for_each(|(db, dy)| *db += dy);
-            }
-        }
-    });
+        },
+    );
 }

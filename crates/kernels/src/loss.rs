@@ -10,19 +10,22 @@ pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: 
     let n = losses.len();
     assert_eq!(targets.len(), n);
     let Some(v) = logits.len().checked_div(n) else { return };
-    isa.run(#[inline(always)] || {
-        for ((loss, z), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
-            let target = target as usize;
-            let top = math::max(z);
-            let [sum] = math::lane_sum([z], |[z]| [math::exp(z - top)]);
-            *loss = sum.ln() + top - z[target];
-            if let Some(scale) = grad_scale {
-                let norm = scale / sum;
-                for z in z.iter_mut() {
-                    *z = math::exp(*z - top) * norm;
+    isa.run(
+        #[inline(always)]
+        || {
+            for ((loss, z), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
+                let target = target as usize;
+                let top = math::max(z);
+                let [sum] = math::lane_sum([z], |[z]| [math::exp(z - top)]);
+                *loss = sum.ln() + top - z[target];
+                if let Some(scale) = grad_scale {
+                    let norm = scale / sum;
+                    for z in z.iter_mut() {
+                        *z = math::exp(*z - top) * norm;
+                    }
+                    z[target] -= scale;
                 }
-                z[target] -= scale;
             }
-        }
-    });
+        },
+    );
 }

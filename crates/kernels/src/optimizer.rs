@@ -32,17 +32,23 @@ pub fn adamw(isa: Isa, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h
     let shrink = (1.0 - h.lr * h.weight_decay) as f32;
     let (new1, beta2, new2) = ((1.0 - h.beta1) as f32, h.beta2 as f32, (1.0 - h.beta2) as f32);
     let (eps, grad_scale) = (h.eps as f32, h.grad_scale as f32);
-    isa.run(#[inline(always)] || {
-        for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-            let g = g * grad_scale;
-            *m += new1 * (g - *m);
-            *v = beta2 * *v + new2 * g * g;
-            *p = *p * shrink - step_size * *m / (v.sqrt() * v_scale + eps);
-        }
-    });
+    isa.run(
+        #[inline(always)]
+        || {
+            for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                let g = g * grad_scale;
+                *m += new1 * (g - *m);
+                *v = beta2 * *v + new2 * g * g;
+                *p = *p * shrink - step_size * *m / (v.sqrt() * v_scale + eps);
+            }
+        },
+    );
 }
 
 /// `sum x^2` in f64, over blocks summed in f32.
 pub fn sum_squares(isa: Isa, x: &[f32]) -> f64 {
-    isa.run(#[inline(always)] || x.chunks(4096).map(|x| f64::from(math::lane_sum([x], |[x]| [x * x])[0])).sum())
+    isa.run(
+        #[inline(always)]
+        || x.chunks(4096).map(|x| f64::from(math::lane_sum([x], |[x]| [x * x])[0])).sum(),
+    )
 }

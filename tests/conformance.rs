@@ -1,0 +1,284 @@
+//! Every fast operation against the f64 reference: each instruction set this processor has, at odd, tiny and empty
+//! sizes. An instruction set that should be here and is not fails the test rather than passing silently.
+
+mod common;
+
+use common::assert_close;
+use kinglet::{
+    backend::{AdamW, Backend, Cpu, Heads, Reference, Rows},
+    config::Activation,
+    params::{Linear, Norm, Span},
+    rng::{Dropout, Noise, Purpose, Rng},
+};
+use kinglet_kernels::Isa;
+use std::cell::RefCell;
+
+/// A backend, the same random inputs for every one, and a way to look at its buffers.
+struct Tester<B: Backend> {
+    be: B,
+    host: fn(&B::Buf) -> Vec<f64>,
+    rng: RefCell<Rng>,
+}
+
+impl<B: Backend> Tester<B> {
+    fn new(be: B, host: fn(&B::Buf) -> Vec<f64>) -> Self {
+        Tester { be, host, rng: RefCell::new(Rng::new(11, Purpose::Init, 0, 0)) }
+    }
+
+    /// A buffer of normal numbers.
+    fn random(&self, len: usize) -> B::Buf {
+        let mut rng = self.rng.borrow_mut();
+        let values: Vec<f32> = (0..len).map(|_| rng.normal() as f32).collect();
+        let mut buf = self.be.zeros(len);
+        self.be.upload(&mut buf, &values);
+        buf
+    }
+
+    /// A buffer whose contents must not matter.
+    fn garbage(&self, len: usize) -> B::Buf {
+        let mut buf = self.be.zeros(len);
+        self.be.upload(&mut buf, &vec![7.5; len]);
+        buf
+    }
+
+    fn ids(&self, n: usize, below: usize) -> Vec<u32> {
+        let mut rng = self.rng.borrow_mut();
+        (0..n).map(|_| rng.below(below as u64) as u32).collect()
+    }
+}
+
+type Outputs = Vec<(&'static str, Vec<f64>)>;
+
+/// Runs an operation on every instruction set and on the reference, and compares every output.
+macro_rules! conforms {
+    ($op:ident($($arg:expr),*), $rtol:expr) => {
+        let want = $op(&Tester::new(Reference, |buf| buf.clone()), $($arg),*);
+        for isa in Isa::available() {
+            let got = $op(&Tester::new(Cpu::with_isa(isa), |buf| common::widen(buf)), $($arg),*);
+            for ((name, got), (_, want)) in got.iter().zip(&want) {
+                let sizes = format!("{:?}", ($($arg,)*));
+                assert_close(&format!("{} {name} on {} {sizes}", stringify!($op), isa.name()), got, want, $rtol);
+            }
+        }
+    };
+}
+
+fn drop_of(rate: f32) -> Option<Dropout> {
+    (rate > 0.0).then_some(Dropout { rate, site: 3, noise: Noise { seed: 5, step: 7, first_sequence: 2 } })
+}
+
+fn span(start: usize, len: usize) -> Span {
+    Span { start, len }
+}
+
+#[test]
+fn the_instruction_sets_of_this_processor_are_tested() {
+    let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+    assert_eq!(names.last(), Some(&"scalar"));
+    #[cfg(target_arch = "x86_64")]
+    {
+        assert_eq!(names.contains(&"avx2"), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
+        assert_eq!(
+            names.contains(&"avx512"),
+            is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq")
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    assert!(names.contains(&"neon"));
+    eprintln!("tested: {}", names.join(", "));
+}
+
+fn embed<B: Backend>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
+    let (v, rows) = (5, Rows { b, t: len, pos: 0 });
+    let (wte, wpe) = (span(3, v * c), span(3 + v * c, (len + 2) * c));
+    let p = t.random(wpe.range().end);
+    let ids = t.ids(rows.n(), v);
+    let mut x = t.garbage(rows.n() * c);
+    t.be.embed(&mut x, &p, wte, wpe, c, &ids, rows, drop_of(rate));
+    let (mut g, mut dx) = (t.random(wpe.range().end), t.random(rows.n() * c));
+    t.be.embed_bwd(&mut g, &mut dx, wte, wpe, c, &ids, rows, drop_of(rate));
+    vec![("x", (t.host)(&x)), ("g", (t.host)(&g))]
+}
+
+#[test]
+fn embed_conforms() {
+    for (b, t, c) in [(0, 4, 8), (1, 1, 1), (2, 3, 5), (3, 7, 16), (2, 5, 67)] {
+        for rate in [0.0, 0.3] {
+            conforms!(embed(b, t, c, rate), 1e-6);
+        }
+    }
+}
+
+fn layernorm<B: Backend>(t: &Tester<B>, n: usize, c: usize, bias: bool) -> Outputs {
+    let w = Norm { w: span(2, c), b: bias.then(|| span(2 + c, c)) };
+    let (p, x) = (t.random(2 + 2 * c), t.random(n * c));
+    let (mut y, mut stats) = (t.garbage(n * c), t.garbage(2 * n));
+    t.be.layernorm(&mut y, &mut stats, &x, &p, w, n);
+    let (mut dx, mut g, dy) = (t.random(n * c), t.random(2 + 2 * c), t.random(n * c));
+    t.be.layernorm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
+    vec![("y", (t.host)(&y)), ("stats", (t.host)(&stats)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
+}
+
+#[test]
+fn layernorm_conforms() {
+    for (n, c) in [(0, 4), (1, 2), (2, 3), (5, 16), (3, 33), (4, 192)] {
+        for bias in [false, true] {
+            conforms!(layernorm(n, c, bias), 1e-5);
+        }
+    }
+}
+
+fn linear<B: Backend>(t: &Tester<B>, n: usize, i: usize, o: usize, bias: bool) -> Outputs {
+    // The bias stands before the weight once, after it once.
+    let w =
+        Linear { w: span(o, o * i), b: bias.then(|| span(if n.is_multiple_of(2) { 0 } else { o + o * i }, o)), i, o };
+    let (p, x) = (t.random(2 * o + o * i), t.random(n * i));
+    let mut y = t.garbage(n * o);
+    t.be.linear(&mut y, &x, &p, w, n);
+    let (mut dx, mut g, dy) = (t.garbage(n * i), t.random(2 * o + o * i), t.random(n * o));
+    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, n);
+    vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
+}
+
+#[test]
+fn linear_conforms() {
+    for (n, i, o) in
+        [(0, 3, 4), (1, 1, 1), (1, 7, 3), (2, 3, 17), (5, 16, 16), (13, 65, 33), (64, 64, 65), (7, 300, 19)]
+    {
+        for bias in [false, true] {
+            conforms!(linear(n, i, o, bias), 1e-5);
+        }
+    }
+}
+
+fn activation<B: Backend>(t: &Tester<B>, act: Activation, len: usize) -> Outputs {
+    let x = t.random(len + 3);
+    let mut y = t.garbage(len);
+    t.be.activation(&mut y, &x, act, len);
+    let mut dx = t.random(len + 3);
+    t.be.activation_bwd(&mut dx, &x, act, len);
+    vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx))]
+}
+
+#[test]
+fn activation_conforms() {
+    for act in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
+        for len in [0, 1, 7, 16, 31, 1000] {
+            conforms!(activation(act, len), 2e-6);
+        }
+    }
+}
+
+fn attention<B: Backend>(t: &Tester<B>, b: usize, len: usize, nh: usize, hs: usize, rate: f32) -> Outputs {
+    let (c, rows) = (nh * hs, Rows { b, t: len, pos: 0 });
+    let heads = Heads { c, nh, scale: 0.4 };
+    let qkv = t.random(rows.n() * 3 * c);
+    let (mut out, mut lse) = (t.garbage(rows.n() * c), t.garbage(b * nh * len));
+    t.be.attention(&mut out, &mut lse, &qkv, heads, rows, drop_of(rate));
+    let (mut dqkv, dout) = (t.garbage(rows.n() * 3 * c), t.random(rows.n() * c));
+    t.be.attention_bwd(&mut dqkv, &dout, &out, &lse, &qkv, heads, rows, drop_of(rate));
+    vec![("out", (t.host)(&out)), ("lse", (t.host)(&lse)), ("dqkv", (t.host)(&dqkv))]
+}
+
+#[test]
+fn attention_conforms() {
+    // 32 queries are one block of the fast kernel: sizes on both sides of that.
+    for (b, t, nh, hs) in
+        [(0, 3, 1, 4), (1, 1, 1, 1), (2, 2, 3, 5), (1, 31, 2, 8), (2, 32, 4, 16), (1, 33, 1, 7), (1, 70, 2, 12)]
+    {
+        for rate in [0.0, 0.2] {
+            conforms!(attention(b, t, nh, hs, rate), 2e-5);
+        }
+    }
+}
+
+fn attention_cached<B: Backend>(t: &Tester<B>, pos: usize, len: usize, nh: usize, hs: usize) -> Outputs {
+    let c = nh * hs;
+    let (mut k, mut v) = (t.random((pos + len + 1) * c), t.random((pos + len + 1) * c));
+    let qkv = t.random(len * 3 * c);
+    let mut out = t.garbage(len * c);
+    let heads = Heads { c, nh, scale: 0.4 };
+    t.be.attention_cached(&mut out, &mut k, &mut v, &qkv, heads, Rows { b: 1, t: len, pos });
+    vec![("out", (t.host)(&out)), ("k", (t.host)(&k)), ("v", (t.host)(&v))]
+}
+
+#[test]
+fn attention_cached_conforms() {
+    for (pos, t, nh, hs) in [(0, 1, 1, 1), (0, 5, 2, 4), (9, 1, 3, 8), (4, 3, 2, 5), (30, 40, 1, 16)] {
+        conforms!(attention_cached(pos, t, nh, hs), 2e-5);
+    }
+}
+
+fn residual<B: Backend>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
+    let rows = Rows { b, t: len, pos: 0 };
+    let (x, branch) = (t.random(rows.n() * c), t.random(rows.n() * c));
+    let (mut out, mut dbranch) = (t.garbage(rows.n() * c), t.garbage(rows.n() * c));
+    t.be.residual(&mut out, &x, &branch, c, rows, drop_of(rate));
+    t.be.residual_bwd(&mut dbranch, &x, c, rows, drop_of(rate));
+    vec![("out", (t.host)(&out)), ("dbranch", (t.host)(&dbranch))]
+}
+
+#[test]
+fn residual_conforms() {
+    for (b, t, c) in [(0, 2, 3), (1, 1, 1), (2, 3, 5), (3, 8, 40), (2, 11, 13)] {
+        for rate in [0.0, 0.1, 0.9] {
+            conforms!(residual(b, t, c, rate), 1e-6);
+        }
+    }
+}
+
+fn cross_entropy<B: Backend>(t: &Tester<B>, n: usize, v: usize, grad: Option<f64>) -> Outputs {
+    let (mut logits, mut losses) = (t.random(n * v), t.garbage(n));
+    let targets = t.ids(n, v);
+    t.be.cross_entropy(&mut losses, &mut logits, &targets, v, grad);
+    vec![("losses", (t.host)(&losses)), ("logits", (t.host)(&logits))]
+}
+
+#[test]
+fn cross_entropy_conforms() {
+    for (n, v) in [(0, 5), (1, 1), (3, 2), (4, 17), (2, 65), (3, 1000)] {
+        for grad in [None, Some(0.25)] {
+            conforms!(cross_entropy(n, v, grad), 5e-6);
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_survives_large_logits_and_passes_nan_on() {
+    for isa in Isa::available() {
+        let be = Cpu::with_isa(isa);
+        let (mut losses, mut logits) = (vec![0.0; 3], vec![1000.0, -1000.0, 0.0, 0.0, f32::NAN, 0.0]);
+        be.cross_entropy(&mut losses, &mut logits, &[0, 0, 1], 2, None);
+        assert_eq!(losses[0], 0.0);
+        assert!((losses[1] - std::f32::consts::LN_2).abs() < 1e-6 && losses[2].is_nan(), "{losses:?}");
+        be.cross_entropy(&mut losses[..1].to_vec(), &mut logits, &[1], 2, None);
+    }
+}
+
+fn optimizer<B: Backend>(t: &Tester<B>, len: usize, steps: u64) -> Outputs {
+    let mut p = t.random(len + 2);
+    let (mut m, mut v) = (t.be.zeros(len + 2), t.be.zeros(len + 2));
+    for step in 1..=steps {
+        let g = t.random(len + 2);
+        let h = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, step, grad_scale: 0.5 };
+        t.be.adamw(&mut p, &g, &mut m, &mut v, span(1, len), &h);
+    }
+    let squares = t.be.sum_squares(&p);
+    vec![("p", (t.host)(&p)), ("m", (t.host)(&m)), ("v", (t.host)(&v)), ("sum of squares", vec![squares])]
+}
+
+fn reduce<B: Backend>(t: &Tester<B>, len: usize, parts: usize) -> Outputs {
+    let mut parts: Vec<_> = (0..parts).map(|_| t.random(len)).collect();
+    t.be.reduce(&mut parts.iter_mut().collect::<Vec<_>>());
+    vec![("total", parts.first().map(|total| (t.host)(total)).unwrap_or_default())]
+}
+
+#[test]
+fn the_optimizer_conforms() {
+    for len in [0, 1, 5, 16, 100, 40_000] {
+        conforms!(optimizer(len, 3), 2e-5);
+        for parts in [0, 1, 2, 5] {
+            conforms!(reduce(len, parts), 1e-6);
+        }
+    }
+}

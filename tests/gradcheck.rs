@@ -1,0 +1,203 @@
+//! Every backward pass of the reference against central differences in f64: operation by operation, then the whole
+//! model in every variant the configuration offers, dropout included (its masks are a function of a key).
+
+use kinglet::{
+    backend::{Backend, Heads, Reference, Rows},
+    config::{Activation, Config},
+    model::{Acts, Gpt},
+    params::{Linear, Norm, Span},
+    rng::{Dropout, Noise, Purpose, Rng},
+};
+
+const BE: Reference = Reference;
+const NOISE: Noise = Noise { seed: 1, step: 2, first_sequence: 3 };
+
+fn random(stream: u64, len: usize) -> Vec<f64> {
+    let mut rng = Rng::new(21, Purpose::Init, 0, stream);
+    (0..len).map(|_| rng.normal()).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Asserts that `grad[i]` is the derivative of `f` by `x[i]` for each `i` of `which`.
+#[track_caller]
+fn check(
+    what: &str,
+    x: &[f64],
+    grad: &[f64],
+    which: impl IntoIterator<Item = usize>,
+    mut f: impl FnMut(&[f64]) -> f64,
+) {
+    let scale = (dot(grad, grad) / grad.len() as f64).sqrt();
+    let mut x = x.to_vec();
+    for i in which {
+        let (old, h) = (x[i], 1e-5);
+        x[i] = old + h;
+        let above = f(&x);
+        x[i] = old - h;
+        let below = f(&x);
+        x[i] = old;
+        let numeric = (above - below) / (2.0 * h);
+        let close = (grad[i] - numeric).abs() <= 1e-6 * (numeric.abs() + scale);
+        assert!(close, "{what}: element {i}: backward {}, differences {numeric}", grad[i]);
+    }
+}
+
+fn span(start: usize, len: usize) -> Span {
+    Span { start, len }
+}
+
+fn drop_of(rate: f32) -> Option<Dropout> {
+    (rate > 0.0).then_some(Dropout { rate, site: 4, noise: NOISE })
+}
+
+#[test]
+fn embed() {
+    let (rows, c, ids) = (Rows { b: 2, t: 3, pos: 0 }, 4, [1, 0, 1, 2, 2, 1]);
+    let (wte, wpe) = (span(0, 12), span(12, 16));
+    let (p, weight) = (random(0, 28), random(1, 24));
+    for rate in [0.0, 0.4] {
+        let mut g = vec![0.0; 28];
+        BE.embed_bwd(&mut g, &mut weight.clone(), wte, wpe, c, &ids, rows, drop_of(rate));
+        check("embed", &p, &g, 0..28, |p| {
+            let mut x = vec![0.0; 24];
+            BE.embed(&mut x, &p.to_vec(), wte, wpe, c, &ids, rows, drop_of(rate));
+            dot(&x, &weight)
+        });
+    }
+}
+
+#[test]
+fn layernorm() {
+    let (n, c) = (3, 5);
+    for bias in [true, false] {
+        let w = Norm { w: span(0, c), b: bias.then(|| span(c, c)) };
+        let (x, p, weight) = (random(0, n * c), random(1, 2 * c), random(2, n * c));
+        let run = |x: &[f64], p: &[f64]| {
+            let (mut y, mut stats) = (vec![0.0; n * c], vec![0.0; 2 * n]);
+            BE.layernorm(&mut y, &mut stats, &x.to_vec(), &p.to_vec(), w, n);
+            (dot(&y, &weight), stats)
+        };
+        let (mut dx, mut g) = (vec![0.0; n * c], vec![0.0; 2 * c]);
+        BE.layernorm_bwd(&mut dx, &mut g, &weight, &x, &run(&x, &p).1, &p, w, n);
+        check("layernorm dx", &x, &dx, 0..n * c, |x| run(x, &p).0);
+        check("layernorm dw db", &p, &g, 0..2 * c, |p| run(&x, p).0);
+    }
+}
+
+#[test]
+fn linear() {
+    let (n, i, o) = (3, 4, 5);
+    for bias in [true, false] {
+        let w = Linear { w: span(0, i * o), b: bias.then(|| span(i * o, o)), i, o };
+        let (x, p, weight) = (random(0, n * i), random(1, i * o + o), random(2, n * o));
+        let run = |x: &[f64], p: &[f64]| {
+            let mut y = vec![0.0; n * o];
+            BE.linear(&mut y, &x.to_vec(), &p.to_vec(), w, n);
+            dot(&y, &weight)
+        };
+        let (mut dx, mut g) = (vec![9.0; n * i], vec![0.0; i * o + o]);
+        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, n);
+        check("linear dx", &x, &dx, 0..n * i, |x| run(x, &p));
+        check("linear dw db", &p, &g, 0..i * o + o, |p| run(&x, p));
+    }
+}
+
+#[test]
+fn activations() {
+    for act in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
+        let (x, weight) = (random(0, 40), random(1, 40));
+        let mut dx = weight.clone();
+        BE.activation_bwd(&mut dx, &x, act, 40);
+        check(&format!("{act:?}"), &x, &dx, 0..40, |x| {
+            let mut y = vec![0.0; 40];
+            BE.activation(&mut y, &x.to_vec(), act, 40);
+            dot(&y, &weight)
+        });
+    }
+}
+
+#[test]
+fn attention() {
+    let (heads, rows) = (Heads { c: 6, nh: 2, scale: 0.7 }, Rows { b: 2, t: 4, pos: 0 });
+    let (qkv, weight) = (random(0, 8 * 18), random(1, 8 * 6));
+    for rate in [0.0, 0.3] {
+        let run = |qkv: &[f64]| {
+            let (mut out, mut lse) = (vec![0.0; 48], vec![0.0; 16]);
+            BE.attention(&mut out, &mut lse, &qkv.to_vec(), heads, rows, drop_of(rate));
+            (out, lse)
+        };
+        let (out, lse) = run(&qkv);
+        let mut dqkv = vec![9.0; 144];
+        BE.attention_bwd(&mut dqkv, &weight, &out, &lse, &qkv, heads, rows, drop_of(rate));
+        check("attention", &qkv, &dqkv, 0..144, |qkv| dot(&run(qkv).0, &weight));
+    }
+}
+
+#[test]
+fn residual() {
+    let rows = Rows { b: 2, t: 3, pos: 0 };
+    let (x, branch, weight) = (random(0, 24), random(1, 24), random(2, 24));
+    let mut dbranch = vec![9.0; 24];
+    BE.residual_bwd(&mut dbranch, &weight, 4, rows, drop_of(0.4));
+    check("residual", &branch, &dbranch, 0..24, |branch| {
+        let mut out = vec![0.0; 24];
+        BE.residual(&mut out, &x, &branch.to_vec(), 4, rows, drop_of(0.4));
+        dot(&out, &weight)
+    });
+}
+
+#[test]
+fn cross_entropy() {
+    let (logits, targets) = (random(0, 15), [4, 0, 2]);
+    let mut grad = logits.clone();
+    BE.cross_entropy(&mut vec![0.0; 3], &mut grad, &targets, 5, Some(0.5));
+    check("cross-entropy", &logits, &grad, 0..15, |logits| {
+        let mut losses = vec![0.0; 3];
+        BE.cross_entropy(&mut losses, &mut logits.to_vec(), &targets, 5, None);
+        0.5 * losses.iter().sum::<f64>()
+    });
+}
+
+/// The gradient of the whole model by a few elements of every parameter.
+fn whole_model(settings: &[&str]) {
+    let mut config = Config::default();
+    let small = ["vocab_size=7", "block_size=5", "n_layer=2", "n_head=2", "n_embd=6"];
+    small.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
+    let model = Gpt::new(&config);
+    let p: Vec<f64> = random(3, model.layout.len()).iter().map(|x| 0.4 * x).collect();
+    let rows = Rows { b: 2, t: 5, pos: 0 };
+    let mut rng = Rng::new(5, Purpose::Batch, 0, 0);
+    let mut tokens = || (0..10).map(|_| rng.below(7) as u32).collect::<Vec<_>>();
+    let (ids, targets) = (tokens(), tokens());
+    let mut acts = model.acts(&BE, 2, true);
+    let loss = |p: &[f64], acts: &mut Acts<Reference>, grad| {
+        model.forward(&BE, &p.to_vec(), acts, &ids, rows, Some(NOISE));
+        // f32 losses are too coarse for differences: take the logits and do the rest in f64.
+        let mut losses = vec![0.0; 10];
+        let mut logits = acts.logits().clone();
+        BE.cross_entropy(&mut losses, &mut logits, &targets, 7, None);
+        model.losses(&BE, acts, &targets, grad, &mut [0.0; 10]);
+        losses.iter().sum::<f64>() / 10.0
+    };
+    loss(&p, &mut acts, Some(0.1));
+    let (mut g, mut scratch) = (vec![0.0; p.len()], model.act_grads(&BE, 2));
+    model.backward(&BE, &p, &mut g, &acts, &mut scratch, &ids, rows, Some(NOISE));
+    for tensor in &model.layout.tensors {
+        let range = tensor.span.range();
+        let some: Vec<usize> = range.clone().step_by((tensor.span.len / 7).max(1)).collect();
+        check(&format!("{settings:?} {}", tensor.name), &p, &g, some, |p| loss(p, &mut acts, None));
+    }
+}
+
+#[test]
+fn the_whole_model_in_every_variant() {
+    let dropout = "dropout=0.2";
+    whole_model(&[]);
+    whole_model(&[dropout, "embd_dropout=0.3", "bias=[\"proj\",\"mlp\",\"head\",\"norm\"]", "attention_scale=n_embd"]);
+    whole_model(&[dropout, "activation=gelu", "bias=true", "tie_weights=true"]);
+    whole_model(&["activation=gelu_tanh", "bias=[\"qkv\",\"head\"]", "tie_weights=true", "n_layer=1"]);
+    whole_model(&[dropout, "bias=[\"norm\"]", "n_head=1", "n_layer=3"]);
+}

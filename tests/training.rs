@@ -1,0 +1,305 @@
+//! Training as a whole: it learns, it stops and resumes to the same bits, its bits do not depend on the threads, and
+//! generation with a cache is the same function as the forward pass.
+
+use kinglet::{
+    backend::{Backend, Cpu, Rows},
+    config::Config,
+    data::{Dataset, Text},
+    eval,
+    model::Gpt,
+    optim::Optimizer,
+    run::{Checkpoint, RunDir, Which},
+    sample::Sampling,
+    session::{Part, Session},
+    shards::Shards,
+    tokenizer::CharTokenizer,
+    train::{self, Event, Job},
+};
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+fn config(settings: &[&str]) -> Config {
+    let mut config = Config::preset("big-0.2m").unwrap();
+    config.data = vec!["builtin".into()];
+    let short = ["max_iters=12", "eval_interval=5", "eval_iters=2", "n_layer=2", "shards=3"];
+    short.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
+    config
+}
+
+/// Runs a job to its end, or until `stop_at` updates are done; the checkpoint it leaves.
+fn train(job: &Job, threads: usize, stop_at: Option<u64>) -> Checkpoint {
+    let stop = AtomicBool::new(false);
+    let last = train::run(job, &Cpu::new().unwrap(), threads, &stop, |event| {
+        if let Event::Step { step, .. } = event {
+            stop.store(Some(*step) == stop_at, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(matches!(last.unwrap(), Event::Interrupted { .. }), stop_at.is_some());
+    job.run.load(&Gpt::new(&job.config).layout, Which::Last).unwrap()
+}
+
+fn same_bits(a: &Checkpoint, b: &Checkpoint) {
+    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&a.weights) == bits(&b.weights), "weights differ");
+    assert!(bits(&a.m) == bits(&b.m) && bits(&a.v) == bits(&b.v), "moments differ");
+    assert_eq!((a.state.step, a.state.best), (b.state.step, b.state.best));
+}
+
+#[test]
+fn the_bits_depend_neither_on_threads_nor_on_interruptions() {
+    let temp = tempfile::tempdir().unwrap();
+    for (i, settings) in [&["dropout=0.1"][..], &["gradient_accumulation_steps=2", "grad_clip=1", "lr_schedule=cosine"]]
+        .into_iter()
+        .enumerate()
+    {
+        let start = |name: &str| Job::start(config(settings), &temp.path().join(format!("{name}{i}"))).unwrap();
+        let whole = train(&start("whole"), 1, None);
+        assert_eq!(whole.state.step, 12);
+        for threads in [2, 3, 8] {
+            same_bits(&train(&start(&format!("threads{threads}-")), threads, None), &whole);
+        }
+        // Stopped twice, once on the step of an estimate, once between two.
+        let job = start("stopped");
+        train(&job, 2, Some(5));
+        train(&Job::resume(job.run.path(), &[]).unwrap(), 1, Some(7));
+        same_bits(&train(&Job::resume(job.run.path(), &[]).unwrap(), 2, None), &whole);
+        let events = |name: &str| {
+            let run = RunDir::open(&temp.path().join(format!("{name}{i}"))).unwrap();
+            let events = run.metrics().unwrap();
+            let line =
+                |event: &serde_json::Value| (event["event"].clone(), event["step"].clone(), event["val_loss"].clone());
+            events.iter().map(line).collect::<Vec<_>>()
+        };
+        assert_eq!(events("stopped"), events("whole"));
+        let error = Job::resume(job.run.path(), &[]).unwrap_err().to_string();
+        assert!(error.contains("this run is done"), "{error}");
+    }
+}
+
+#[test]
+fn a_run_killed_before_its_first_checkpoint_starts_over() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let whole = train(&Job::start(config(&[]), &temp.path().join("whole")).unwrap(), 2, None);
+    drop(Job::start(config(&[]), &out).unwrap());
+    let error = Session::load(&out, Which::Best).err().unwrap().to_string();
+    assert!(error.contains("no checkpoint yet"), "{error}");
+    same_bits(&train(&Job::resume(&out, &[]).unwrap(), 2, None), &whole);
+}
+
+#[test]
+fn resuming_refuses_what_would_be_another_run() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = temp.path().join("text.txt");
+    std::fs::write(&text, "the quick brown fox. ".repeat(100)).unwrap();
+    let mut config = config(&["max_iters=2", "block_size=8"]);
+    config.data = vec![text.display().to_string()];
+    let out = temp.path().join("run");
+    train(&Job::start(config, &out).unwrap(), 1, None);
+    let refuse = |settings: &[&str], message: &str| {
+        let settings: Vec<_> = settings.iter().map(|&s| s.to_owned()).collect();
+        let error = Job::resume(&out, &settings).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    };
+    refuse(&["n_embd=128"], "n_embd = 128: must be 64, as the run began");
+    refuse(&["seed=2"], "seed = 2: must be 1337");
+    refuse(&["max_iters=2"], "this run is done: 2 of 2 steps");
+    std::fs::write(&text, "the quick brown cat. ".repeat(100)).unwrap();
+    refuse(&["max_iters=4"], "is not the text this run was started with");
+    std::fs::write(&text, "the quick brown fox. ".repeat(100)).unwrap();
+    let job = Job::resume(&out, &["max_iters=4".to_owned()]).unwrap();
+    assert_eq!(train(&job, 1, None).state.step, 4);
+    // Without a checkpoint and with half a configuration.
+    std::fs::write(out.join("config.toml"), "format_version = 2").unwrap();
+    refuse(&[], "newer kinglet");
+}
+
+#[test]
+fn one_batch_can_be_learned_by_heart() {
+    let text = Text::from_string("In winter the kinglet weighs no more than a coin. ".repeat(40));
+    let tokenizer = CharTokenizer::train(&text.text);
+    let mut config = Config::preset("big-0.2m").unwrap();
+    config.vocab_size = tokenizer.vocab_size();
+    let ids = tokenizer.encode(&text.text).unwrap();
+    let be = Cpu::new().unwrap();
+    let model = Gpt::new(&config);
+    let mut shards = Shards::new(&be, &model, 4, 2, 2, true);
+    let mut p = model.layout.init(1);
+    let mut optimizer = Optimizer::new(&be, &model.layout, &config);
+    let mut losses = Vec::new();
+    for step in 0..150 {
+        let (loss, grads) = shards.gradient(&be, &model, &p, 1, 1, step, |i| &ids[i * 32..=(i + 1) * 32]);
+        losses.push(loss);
+        optimizer.step(&be, &mut p, grads, &config, step);
+    }
+    assert!(losses[0] > 2.0 && losses[149] < 0.05, "{} to {}", losses[0], losses[149]);
+}
+
+#[test]
+fn accumulated_small_batches_are_one_large_batch() {
+    let be = Cpu::new().unwrap();
+    let mut config = config(&[]);
+    config.vocab_size = 11;
+    let model = Gpt::new(&config);
+    let p = model.layout.init(2);
+    let ids: Vec<u32> = (0..2000u32).map(|i| (i * i + i / 7) % 11).collect();
+    let sequence = |i: usize| &ids[i * 50..][..33];
+    let gradient = |batch_size, batches, shards| {
+        let mut shards = Shards::new(&be, &model, batch_size, shards, 2, true);
+        let (loss, grads) = shards.gradient(&be, &model, &p, batches, 1, 0, sequence);
+        (loss, grads.clone())
+    };
+    let (loss, grads) = gradient(12, 1, 1);
+    for (batch_size, batches, shards) in [(12, 1, 5), (4, 3, 1), (6, 2, 6), (1, 12, 1)] {
+        let (other_loss, other) = gradient(batch_size, batches, shards);
+        assert!((loss - other_loss).abs() < 1e-6);
+        let distance = grads.iter().zip(&other).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        let norm = be.sum_squares(&grads).sqrt();
+        assert!(distance < 1e-5 * norm, "{batch_size} x {batches} in {shards}: {distance} of {norm}");
+    }
+}
+
+#[test]
+fn generation_with_a_cache_computes_what_the_forward_pass_does() {
+    let be = Cpu::new().unwrap();
+    let mut config = config(&["bias=true", "activation=gelu"]);
+    config.vocab_size = 13;
+    let model = Gpt::new(&config);
+    let p = model.layout.init(3);
+    let ids: Vec<u32> = (0..32u32).map(|i| (i * i * 5 + i) % 13).collect();
+    let mut acts = model.acts(&be, 1, false);
+    model.forward(&be, &p, &mut acts, &ids, Rows { b: 1, t: 32, pos: 0 }, None);
+    let want = acts.logits().clone();
+    // Token by token, and in uneven pieces.
+    for pieces in [vec![1; 32], vec![5, 1, 20, 6], vec![32]] {
+        let (mut cache, mut at) = (model.cache(&be), 0);
+        for piece in pieces {
+            let mut logits = vec![0.0; 13];
+            model.extend(&be, &p, &mut cache, &ids[at..at + piece], &mut logits);
+            at += piece;
+            for (got, want) in logits.iter().zip(&want[(at - 1) * 13..]) {
+                assert!((got - want).abs() < 1e-5, "after {at} tokens: {got}, want {want}");
+            }
+        }
+    }
+}
+
+/// Trains on the built-in corpus for real, and knows how far a correct program must get.
+#[test]
+fn training_approaches_the_entropy_floor_and_stays_above_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut config = Config::preset("big-0.2m").unwrap();
+    config.data = vec!["builtin".into()];
+    let settings = ["max_iters=1200", "eval_interval=600", "eval_iters=20", "learning_rate=4e-3"];
+    settings.iter().for_each(|setting| config.set(setting).unwrap());
+    let job = Job::start(config, &temp.path().join("run")).unwrap();
+    let floor = job.data.floor.unwrap();
+    let mut losses = Vec::new();
+    let stop = AtomicBool::new(false);
+    train::run(&job, &Cpu::new().unwrap(), 0, &stop, |event| match event {
+        Event::Estimate { val_loss, .. } => losses.push(*val_loss),
+        Event::Done { val_loss_exact, .. } => losses.push(*val_loss_exact),
+        _ => {}
+    })
+    .unwrap();
+    let [start, middle, end, exact] = losses[..] else { panic!("{losses:?}") };
+    assert!(start > 4.0 && middle < 1.6 && end < middle, "{losses:?}");
+    assert!((floor..floor + 0.6).contains(&exact), "{exact}, floor {floor}");
+    assert!((end - exact).abs() < 0.05, "the estimate {end} is of the same loss as the exact {exact}");
+
+    let session = Session::load(job.run.path(), Which::Best).unwrap();
+    let (evaluated, session_floor) = session.eval(None, Part::Val, 1, |_, _| ()).unwrap();
+    assert_eq!((evaluated.loss, session_floor), (exact, Some(floor)));
+    check_session(&session);
+}
+
+fn check_session(session: &Session) {
+    let write = |prompt: &str, stop: &str, index| {
+        let mut text = String::new();
+        let sampling = Sampling { seed: 5, temperature: 0.8, ..Sampling::default() };
+        session
+            .generate(prompt, 100, &sampling, stop, index, |piece| {
+                text.push_str(piece);
+                ControlFlow::Continue(())
+            })
+            .map(|()| text)
+    };
+    let text = write("The ", "", 0).unwrap();
+    assert_eq!(text.chars().count(), 100);
+    assert_eq!(write("The ", "", 0).unwrap(), text, "the same seed writes the same text");
+    assert_ne!(write("The ", "", 1).unwrap(), text);
+    let stop: String = text.chars().skip(50).take(3).collect();
+    let stopped = write("The ", &stop, 0).unwrap();
+    assert!(text.starts_with(&stopped) && !stopped.contains(&stop) && stopped.len() <= 50);
+    assert!(
+        write("Ünseen", "", 0)
+            .unwrap_err()
+            .to_string()
+            .contains("'Ü' (U+00DC, LATIN CAPITAL LETTER U WITH DIAERESIS), try \"U\"")
+    );
+}
+
+#[test]
+fn the_exact_loss_is_the_mean_over_every_position() {
+    let be = Cpu::new().unwrap();
+    let mut config = config(&["block_size=8", "batch_size=4"]);
+    let text = Text::from_string((0..1234u32).map(|i| char::from(b'a' + (i * i % 17) as u8)).collect());
+    let tokenizer = CharTokenizer::train(&text.text);
+    config.vocab_size = tokenizer.vocab_size();
+    let data = Dataset::new(&text, &tokenizer, &config).unwrap();
+    let model = Gpt::new(&config);
+    let p = model.layout.init(4);
+    let mut total = 0.0;
+    let mut acts = model.acts(&be, 1, false);
+    for i in 0..data.val.windows() {
+        let window = data.val.window(i);
+        let t = window.len() - 1;
+        let mut losses = vec![0.0; t];
+        model.forward(&be, &p, &mut acts, &window[..t], Rows { b: 1, t, pos: 0 }, None);
+        model.losses(&be, &mut acts, &window[1..], None, &mut losses);
+        total += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
+    }
+    let want = total / (data.val.ids().len() - 1) as f64;
+    for (shards, threads) in [(1, 1), (3, 2)] {
+        let mut workers = Shards::new(&be, &model, 4, shards, threads, false);
+        let mut calls = 0;
+        let exact = eval::exact(&be, &model, &mut workers, &p, &data.val, |_, _| calls += 1);
+        assert!((exact.loss - want).abs() < 1e-9 && calls > 0, "{} {want}", exact.loss);
+        assert_eq!(exact.tokens as usize, data.val.ids().len() - 1);
+    }
+}
+
+#[test]
+fn published_presets_learn_tiny_shakespeare() {
+    let Some(folder) = std::env::var_os("KINGLET_DATA_DIR") else {
+        eprintln!("skipped: KINGLET_DATA_DIR is not set, so there is no Tiny Shakespeare to train on");
+        return;
+    };
+    assert!(Path::new(&folder).join("tinyshakespeare.txt").exists(), "KINGLET_DATA_DIR has no tinyshakespeare.txt");
+    let temp = tempfile::tempdir().unwrap();
+    for (preset, params, settings) in [
+        ("big-0.2m", 209_729, ["max_iters=1000", "eval_interval=500", "eval_iters=40"]),
+        ("big-2.7m", 2_697_281, ["max_iters=100", "eval_interval=50", "eval_iters=5"]),
+    ] {
+        let mut config = Config::preset(preset).unwrap();
+        config.data = vec!["tinyshakespeare".into()];
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let job = Job::start(config, &temp.path().join(preset)).unwrap();
+        assert_eq!(Gpt::new(&job.config).layout.len(), params);
+        let mut estimates = Vec::new();
+        let stop = AtomicBool::new(false);
+        train::run(&job, &Cpu::new().unwrap(), 0, &stop, |event| {
+            if let Event::Estimate { train_loss, .. } = event {
+                estimates.push(*train_loss);
+            }
+        })
+        .unwrap();
+        assert!((4.1..4.7).contains(&estimates[0]), "{preset}: {estimates:?}");
+        let end = estimates[2];
+        let expected = if params < 1_000_000 { 2.0..2.2 } else { 2.3..2.75 };
+        assert!(expected.contains(&end), "{preset}: {estimates:?}");
+    }
+}
