@@ -13,7 +13,7 @@ pub use reference::Reference;
 
 use crate::{
     config::Activation,
-    params::{Linear, Norm, Span},
+    params::{Embedding, Linear, Norm, Span},
     rng::Dropout,
 };
 
@@ -67,25 +67,13 @@ pub trait Backend: Sync {
     fn copy(&self, dst: &mut Self::Buf, src: &Self::Buf, span: Span);
 
     /// `x (n, c) = dropout(wte[id] + wpe[pos + i])`; `wte (v, c)`, `wpe (block_size, c)`, `ids (n)`.
-    fn embed(
-        &self,
-        x: &mut Self::Buf,
-        p: &Self::Buf,
-        wte: Span,
-        wpe: Span,
-        c: usize,
-        ids: &[u32],
-        rows: Rows,
-        drop: Option<Dropout>,
-    );
+    fn embed(&self, x: &mut Self::Buf, p: &Self::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>);
     /// `g[wte][id] += dx`, `g[wpe][i] += dx`, after dropout's backward; `dx (n, c)` is used up.
     fn embed_bwd(
         &self,
         g: &mut Self::Buf,
         dx: &mut Self::Buf,
-        wte: Span,
-        wpe: Span,
-        c: usize,
+        w: Embedding,
         ids: &[u32],
         rows: Rows,
         drop: Option<Dropout>,

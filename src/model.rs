@@ -138,9 +138,9 @@ impl Gpt {
         noise: Option<Noise>,
     ) {
         assert!(ids.len() == rows.n() && rows.t <= self.block_size && rows.pos == 0);
-        let (w, c) = (&self.layout, self.n_embd);
+        let w = &self.layout;
         // x = dropout(wte[id] + wpe[t])
-        be.embed(&mut a.x[0], p, w.wte, w.wpe, c, ids, rows, self.drop(noise, Site::Embedding));
+        be.embed(&mut a.x[0], p, w.embedding, ids, rows, self.drop(noise, Site::Embedding));
         let (streams, kept) = (a.x.len(), a.blocks.len());
         for l in 0..w.h.len() {
             let [x, out] = a.x.get_disjoint_mut([l % streams, (l + 1) % streams]).expect("two streams at least");
@@ -228,7 +228,7 @@ impl Gpt {
             be.layernorm_bwd(&mut d.dx, g, &d.dc, a.x(l), &acts.stats_1, p, w.ln_1, n);
         }
         // x = dropout(wte[id] + wpe[t])
-        be.embed_bwd(g, &mut d.dx, w.wte, w.wpe, c, ids, rows, self.drop(noise, Site::Embedding));
+        be.embed_bwd(g, &mut d.dx, w.embedding, ids, rows, self.drop(noise, Site::Embedding));
     }
 
     /// Forward of new positions only: appends `ids` to `cache` and returns the logits (v) after the last of them.
@@ -240,7 +240,7 @@ impl Gpt {
         let rows = Rows { b: 1, t: ids.len(), pos: cache.len };
         assert!(!ids.is_empty() && rows.pos + rows.t <= self.block_size);
         let [x, out] = &mut cache.x;
-        be.embed(x, p, w.wte, w.wpe, c, ids, rows, None);
+        be.embed(x, p, w.embedding, ids, rows, None);
         for (l, kv) in cache.kv.iter_mut().enumerate() {
             self.block(be, p, l, x, out, &mut cache.block, &mut cache.head.branch, rows, None, Some(kv));
             std::mem::swap(x, out);

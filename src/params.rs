@@ -43,6 +43,17 @@ enum Distribution {
     Normal(f64),
 }
 
+/// Token and position embeddings, `c` channels each.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding {
+    /// Tokens (v, c).
+    pub wte: Span,
+    /// Positions (block_size, c).
+    pub wpe: Span,
+    /// Channels.
+    pub c: usize,
+}
+
 /// `y (n, o) = x (n, i) W^T + b`, W being (o, i).
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
@@ -87,10 +98,8 @@ pub struct Block {
 pub struct Layout {
     /// All parameters, in the order of the flat buffer.
     pub tensors: Vec<Tensor>,
-    /// Token embedding (v, c).
-    pub wte: Span,
-    /// Position embedding (block_size, c).
-    pub wpe: Span,
+    /// Token and position embeddings.
+    pub embedding: Embedding,
     /// The transformer blocks.
     pub h: Vec<Block>,
     /// The last LayerNorm.
@@ -128,7 +137,7 @@ impl Layout {
         } else {
             b.linear("lm_head", c, v, bias.head, 1.0)
         };
-        Layout { tensors: b.tensors, wte, wpe, h, ln_f, lm_head }
+        Layout { tensors: b.tensors, embedding: Embedding { wte, wpe, c }, h, ln_f, lm_head }
     }
 
     /// Number of parameters.
@@ -231,7 +240,7 @@ mod tests {
         assert_eq!(layout("gpt2", 50257).len(), 124_439_808);
         // nanoGPT counts 10.65M without the position embedding.
         let char = layout("shakespeare-char", 65);
-        assert_eq!(char.len() - char.wpe.len, 10_646_784);
+        assert_eq!(char.len() - char.embedding.wpe.len, 10_646_784);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use common::assert_close;
 use kinglet::{
     backend::{AdamW, Backend, Cpu, Heads, Reference, Rows},
     config::Activation,
-    params::{Linear, Norm, Span},
+    params::{Embedding, Linear, Norm, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
 use kinglet_kernels::Isa;
@@ -91,12 +91,12 @@ fn the_instruction_sets_of_this_processor_are_tested() {
 fn embed<B: Backend>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
     let (v, rows) = (5, Rows { b, t: len, pos: 0 });
     let (wte, wpe) = (span(3, v * c), span(3 + v * c, (len + 2) * c));
-    let p = t.random(wpe.range().end);
+    let (w, p) = (Embedding { wte, wpe, c }, t.random(wpe.range().end));
     let ids = t.ids(rows.n(), v);
     let mut x = t.garbage(rows.n() * c);
-    t.be.embed(&mut x, &p, wte, wpe, c, &ids, rows, drop_of(rate));
+    t.be.embed(&mut x, &p, w, &ids, rows, drop_of(rate));
     let (mut g, mut dx) = (t.random(wpe.range().end), t.random(rows.n() * c));
-    t.be.embed_bwd(&mut g, &mut dx, wte, wpe, c, &ids, rows, drop_of(rate));
+    t.be.embed_bwd(&mut g, &mut dx, w, &ids, rows, drop_of(rate));
     vec![("x", (t.host)(&x)), ("g", (t.host)(&g))]
 }
 

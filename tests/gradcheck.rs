@@ -5,7 +5,7 @@ use kinglet::{
     backend::{Backend, Heads, Reference, Rows},
     config::{Activation, Config},
     model::{Acts, Gpt},
-    params::{Linear, Norm, Span},
+    params::{Embedding, Linear, Norm, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
 
@@ -56,14 +56,14 @@ fn drop_of(rate: f32) -> Option<Dropout> {
 #[test]
 fn embed() {
     let (rows, c, ids) = (Rows { b: 2, t: 3, pos: 0 }, 4, [1, 0, 1, 2, 2, 1]);
-    let (wte, wpe) = (span(0, 12), span(12, 16));
+    let w = Embedding { wte: span(0, 12), wpe: span(12, 16), c };
     let (p, weight) = (random(0, 28), random(1, 24));
     for rate in [0.0, 0.4] {
         let mut g = vec![0.0; 28];
-        BE.embed_bwd(&mut g, &mut weight.clone(), wte, wpe, c, &ids, rows, drop_of(rate));
+        BE.embed_bwd(&mut g, &mut weight.clone(), w, &ids, rows, drop_of(rate));
         check("embed", &p, &g, 0..28, |p| {
             let mut x = vec![0.0; 24];
-            BE.embed(&mut x, &p.to_vec(), wte, wpe, c, &ids, rows, drop_of(rate));
+            BE.embed(&mut x, &p.to_vec(), w, &ids, rows, drop_of(rate));
             dot(&x, &weight)
         });
     }

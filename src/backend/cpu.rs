@@ -8,7 +8,7 @@ use super::{Backend, Heads, LAYERNORM_EPS, Rows};
 use crate::{
     config::Activation,
     error::{Error, Result},
-    params::{Linear, Norm, Span},
+    params::{Embedding, Linear, Norm, Span},
     rng::Dropout,
 };
 use kinglet_kernels::{self as kernels, Into, Isa, Mat, MatMut, attention, dropout, optimizer::AdamW};
@@ -105,18 +105,8 @@ impl Backend for Cpu {
         dst[..span.len].copy_from_slice(&src[span.range()]);
     }
 
-    fn embed(
-        &self,
-        x: &mut Vec<f32>,
-        p: &Vec<f32>,
-        wte: Span,
-        wpe: Span,
-        c: usize,
-        ids: &[u32],
-        rows: Rows,
-        drop: Option<Dropout>,
-    ) {
-        let (wte, wpe) = (&p[wte.range()], &p[wpe.range()]);
+    fn embed(&self, x: &mut Vec<f32>, p: &Vec<f32>, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
+        let (wte, wpe, c) = (&p[w.wte.range()], &p[w.wpe.range()], w.c);
         for (s, (x, ids)) in x.chunks_exact_mut(rows.t * c).zip(ids.chunks_exact(rows.t)).enumerate() {
             for (i, (x, &id)) in x.chunks_exact_mut(c).zip(ids).enumerate() {
                 x.copy_from_slice(&wte[id as usize * c..][..c]);
@@ -132,20 +122,19 @@ impl Backend for Cpu {
         &self,
         g: &mut Vec<f32>,
         dx: &mut Vec<f32>,
-        wte: Span,
-        wpe: Span,
-        c: usize,
+        w: Embedding,
         ids: &[u32],
         rows: Rows,
         drop: Option<Dropout>,
     ) {
+        let c = w.c;
         for (s, (dx, ids)) in dx.chunks_exact_mut(rows.t * c).zip(ids.chunks_exact(rows.t)).enumerate() {
             if let Some(drop) = drop {
                 dropout::dropout_in_place(self.isa, dx, &drop.mask(s));
             }
             for (i, (dx, &id)) in dx.chunks_exact(c).zip(ids).enumerate() {
-                kernels::add(self.isa, &mut g[wte.start + id as usize * c..][..c], dx);
-                kernels::add(self.isa, &mut g[wpe.start + (rows.pos + i) * c..][..c], dx);
+                kernels::add(self.isa, &mut g[w.wte.start + id as usize * c..][..c], dx);
+                kernels::add(self.isa, &mut g[w.wpe.start + (rows.pos + i) * c..][..c], dx);
             }
         }
     }

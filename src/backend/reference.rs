@@ -3,7 +3,7 @@
 use super::{AdamW, Backend, Heads, LAYERNORM_EPS, Rows};
 use crate::{
     config::Activation,
-    params::{Linear, Norm, Span},
+    params::{Embedding, Linear, Norm, Span},
     rng::Dropout,
 };
 use kinglet_kernels::attention::mask_row;
@@ -84,21 +84,11 @@ impl Backend for Reference {
         dst[..span.len].copy_from_slice(&src[span.range()]);
     }
 
-    fn embed(
-        &self,
-        x: &mut Vec<f64>,
-        p: &Vec<f64>,
-        wte: Span,
-        wpe: Span,
-        c: usize,
-        ids: &[u32],
-        rows: Rows,
-        drop: Option<Dropout>,
-    ) {
-        for (s, i, j, at) in elements(rows, c) {
-            let token = p[wte.start + ids[s * rows.t + i] as usize * c + j];
-            let position = p[wpe.start + (rows.pos + i) * c + j];
-            x[at] = (token + position) * factor(drop, s, i * c + j);
+    fn embed(&self, x: &mut Vec<f64>, p: &Vec<f64>, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
+        for (s, i, j, at) in elements(rows, w.c) {
+            let token = p[w.wte.start + ids[s * rows.t + i] as usize * w.c + j];
+            let position = p[w.wpe.start + (rows.pos + i) * w.c + j];
+            x[at] = (token + position) * factor(drop, s, i * w.c + j);
         }
     }
 
@@ -106,17 +96,15 @@ impl Backend for Reference {
         &self,
         g: &mut Vec<f64>,
         dx: &mut Vec<f64>,
-        wte: Span,
-        wpe: Span,
-        c: usize,
+        w: Embedding,
         ids: &[u32],
         rows: Rows,
         drop: Option<Dropout>,
     ) {
-        for (s, i, j, at) in elements(rows, c) {
-            let d = dx[at] * factor(drop, s, i * c + j);
-            g[wte.start + ids[s * rows.t + i] as usize * c + j] += d;
-            g[wpe.start + (rows.pos + i) * c + j] += d;
+        for (s, i, j, at) in elements(rows, w.c) {
+            let d = dx[at] * factor(drop, s, i * w.c + j);
+            g[w.wte.start + ids[s * rows.t + i] as usize * w.c + j] += d;
+            g[w.wpe.start + (rows.pos + i) * w.c + j] += d;
         }
     }
 
