@@ -77,13 +77,9 @@ impl<B: Backend> Shards<B> {
         Shards { pool: thread_pool(threads), shards: shards.collect(), batch_size }
     }
 
-    /// Calls `f` on the threads of this pool, where operations over whole parameter buffers spread out.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(f)
-    }
-
-    /// The mean loss and its gradient over `batches` batches. Sequence `i` of batch `k` is
-    /// `sequence(k * batch_size + i)`: `t + 1` tokens, each but the first being the target of the one before.
+    /// The mean loss over `batches` batches; its gradient is then there for [`Shards::with_gradient`]. Sequence `i` of
+    /// batch `k` is `sequence(k * batch_size + i)`: `t + 1` tokens, each but the first being the target of the one
+    /// before.
     ///
     /// # Panics
     /// If the workers were not made for training.
@@ -96,7 +92,7 @@ impl<B: Backend> Shards<B> {
         seed: u64,
         step: u64,
         sequence: impl Fn(usize) -> &'a [u32] + Sync,
-    ) -> (f64, &B::Buf) {
+    ) -> f64 {
         let sequences = batches * self.batch_size;
         let batch_size = self.batch_size;
         self.pool.install(|| {
@@ -121,8 +117,17 @@ impl<B: Backend> Shards<B> {
             let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
             be.reduce(&mut grads);
         });
-        let loss = self.shards.iter().map(|shard| shard.loss).sum();
-        (loss, &self.shards[0].training().grads)
+        self.shards.iter().map(|shard| shard.loss).sum()
+    }
+
+    /// Gives the last gradient to `f`, on the threads of this pool: operations over whole parameter buffers spread
+    /// over them.
+    ///
+    /// # Panics
+    /// If the workers were not made for training.
+    pub fn with_gradient<R: Send>(&self, f: impl FnOnce(&B::Buf) -> R + Send) -> R {
+        let grads = &self.shards[0].training.as_ref().expect("made for training").grads;
+        self.pool.install(|| f(grads))
     }
 
     /// The sum of the losses over the positions of each of `count` sequences, dropout off; `progress` hears how many

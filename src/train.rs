@@ -107,14 +107,12 @@ impl Job {
         let data = Dataset::new(&text, &tokenizer, &config)?;
         let has_checkpoint = run.checkpoint_folder(Which::Last).is_ok();
         let from = has_checkpoint.then(|| run.load(&Gpt::new(&config).layout, Which::Last)).transpose()?;
-        if let Some(from) = from.as_ref().filter(|from| from.state.step >= config.max_iters) {
-            return Err(Error::run(
-                out,
-                format!(
-                    "this run is done: {} of {} steps; --set max_iters=N adds more",
-                    from.state.step, config.max_iters
-                ),
-            ));
+        // A run killed while it measured its last loss has all its steps, but is not done.
+        let done = run.metrics()?.iter().any(|event| event["event"] == "done");
+        let step = from.as_ref().map_or(0, |from| from.state.step);
+        if step > config.max_iters || step == config.max_iters && done {
+            let what = format!("this run is done: {step} of {} steps; --set max_iters=N adds more", config.max_iters);
+            return Err(Error::run(out, what));
         }
         if config != before {
             run.write_config(&config)?;
@@ -347,11 +345,11 @@ pub fn run(job: &Job, be: &Cpu, threads: usize, stop: &AtomicBool, mut observe: 
 
         let clock = Instant::now();
         let sequence = |i| data.train.sample(config.seed, Purpose::Batch, step, i);
-        let (loss, grads) = shards.gradient(be, &model, &p, batches, config.seed, step, sequence);
+        let loss = shards.gradient(be, &model, &p, batches, config.seed, step, sequence);
         if !loss.is_finite() {
             return Err(Error::Diverged { step, loss });
         }
-        let grad_norm = optimizer.step(be, &mut p, grads, config, step);
+        let grad_norm = shards.with_gradient(|grads| optimizer.step(be, &mut p, grads, config, step));
         state.step += 1;
         state.train_s += clock.elapsed().as_secs_f64();
         let tokens_per_s = tokens_per_step * (state.step - start_step) as f64 / (state.train_s - start_train);

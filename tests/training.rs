@@ -131,9 +131,8 @@ fn one_batch_can_be_learned_by_heart() {
     let mut optimizer = Optimizer::new(&be, &model.layout, &config);
     let mut losses = Vec::new();
     for step in 0..150 {
-        let (loss, grads) = shards.gradient(&be, &model, &p, 1, 1, step, |i| &ids[i * 32..=(i + 1) * 32]);
-        losses.push(loss);
-        optimizer.step(&be, &mut p, grads, &config, step);
+        losses.push(shards.gradient(&be, &model, &p, 1, 1, step, |i| &ids[i * 32..=(i + 1) * 32]));
+        shards.with_gradient(|grads| optimizer.step(&be, &mut p, grads, &config, step));
     }
     assert!(losses[0] > 2.0 && losses[149] < 0.05, "{} to {}", losses[0], losses[149]);
 }
@@ -149,8 +148,8 @@ fn accumulated_small_batches_are_one_large_batch() {
     let sequence = |i: usize| &ids[i * 50..][..33];
     let gradient = |batch_size, batches, shards| {
         let mut shards = Shards::new(&be, &model, batch_size, shards, 2, true);
-        let (loss, grads) = shards.gradient(&be, &model, &p, batches, 1, 0, sequence);
-        (loss, grads.clone())
+        let loss = shards.gradient(&be, &model, &p, batches, 1, 0, sequence);
+        (loss, shards.with_gradient(Clone::clone))
     };
     let (loss, grads) = gradient(12, 1, 1);
     for (batch_size, batches, shards) in [(12, 1, 5), (4, 3, 1), (6, 2, 6), (1, 12, 1)] {

@@ -22,8 +22,8 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
     checkpoint: Checkpoint,
     /// Threads to work with [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    threads: usize,
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -68,7 +68,7 @@ impl Args {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
         };
-        let (exact, floor) = session.eval(text.as_ref(), part, self.threads, progress)?;
+        let (exact, floor) = session.eval(text.as_ref(), part, usize::from(self.threads), progress)?;
         bar.finish_and_clear();
         if json {
             return super::print_json(&json!({

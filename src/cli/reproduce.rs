@@ -36,16 +36,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", default_value = "docs/RESULTS.md")]
     report: PathBuf,
     /// Threads to work with; the losses do not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    threads: usize,
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
 }
 
 /// All runs of one preset: the `done` event of each.
 struct Runs {
     published: &'static Published,
     done: Vec<Value>,
-    /// The run with the first seed.
-    first: PathBuf,
+    /// The folder of each.
+    folders: Vec<PathBuf>,
 }
 
 impl Args {
@@ -66,7 +66,8 @@ impl Args {
                     None => return Ok(Ended::Interrupted),
                 }
             }
-            all.push(Runs { published, done, first: self.folder(published, 1) });
+            let folders = (1..=self.seeds).map(|seed| self.folder(published, seed)).collect();
+            all.push(Runs { published, done, folders });
         }
         if json {
             for runs in &all {
@@ -108,8 +109,8 @@ impl Args {
             }
             Job::start(config, &out)?
         };
-        let mut reporter = Reporter::new(json, job.config.max_iters);
-        let last = train::run(&job, &Cpu::new()?, self.threads, stop, |event| reporter.event(event))?;
+        let mut reporter = Reporter::new(json, &job.config);
+        let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), stop, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => None,
             done => Some(serde_json::to_value(done)?),
@@ -139,18 +140,18 @@ impl Args {
         for runs in all {
             let preset = runs.published.preset;
             let svg = format!("{preset}-loss.svg");
-            let plot = fs::read(runs.first.join("loss.svg")).context("cannot read the loss curve")?;
+            let plot = fs::read(runs.folders[0].join("loss.svg")).context("cannot read the loss curve")?;
             fs::write(images.join(&svg), plot).with_context(|| format!("cannot write {svg}"))?;
-            let sample = fs::read_to_string(runs.first.join("sample.txt")).context("cannot read the sample")?;
+            let sample = fs::read_to_string(runs.folders[0].join("sample.txt")).context("cannot read the sample")?;
             write!(
                 text,
-                "\n## {preset}\n\n![Loss of {preset}](img/{svg})\n\n| seed | train | val | val, exact | ms a step | wall s |\n|---|---|---|---|---|---|\n"
+                "\n## {preset}\n\n![Loss of {preset}](img/{svg})\n\n| seed | train | val | val, exact | ms a step | wall s | estimates every |\n|---|---|---|---|---|---|---|\n"
             )?;
             for (i, done) in runs.done.iter().enumerate() {
                 let number = |key: &str| done[key].as_f64().unwrap_or(f64::NAN);
                 writeln!(
                     text,
-                    "| {} | {:.4} | {:.4} | {:.4} ± {:.4} | {:.2} | {:.0} |",
+                    "| {} | {:.4} | {:.4} | {:.4} ± {:.4} | {:.2} | {:.0} | {} |",
                     i + 1,
                     number("train_loss"),
                     number("val_loss"),
@@ -158,6 +159,7 @@ impl Args {
                     number("val_loss_stderr"),
                     number("ms_per_step"),
                     number("wall_s"),
+                    RunDir::open(&runs.folders[i])?.config()?.eval_interval,
                 )?;
             }
             write!(text, "\nWritten by the model of seed 1:\n\n```text\n{}\n```\n", sample.trim())?;

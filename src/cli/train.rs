@@ -39,22 +39,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in --out, from its last checkpoint
-    #[arg(long, conflicts_with_all = ["data", "preset", "config", "seed", "tokenizer"], requires = "out")]
+    #[arg(long, conflicts_with_all = ["data", "preset", "config", "seed", "tokenizer"])]
     resume: bool,
     /// Seed of every random number; the same as --set seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Threads to work with; the result does not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    threads: usize,
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
 }
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         let job = self.job()?;
         let stop = stop_on_signal()?;
-        let mut reporter = Reporter::new(json, job.config.max_iters);
-        let last = train::run(&job, &Cpu::new()?, self.threads, &stop, |event| reporter.event(event))?;
+        let mut reporter = Reporter::new(json, &job.config);
+        let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), &stop, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => Ended::Interrupted,
             _ => {
@@ -69,8 +69,9 @@ impl Args {
     }
 
     fn job(&self) -> anyhow::Result<Job> {
-        if let (true, Some(out)) = (self.resume, &self.out) {
-            return Ok(Job::resume(out, &self.set)?);
+        let out = |name: std::ffi::OsString| self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
+        if self.resume {
+            return Ok(Job::resume(&out(PRESETS[0].0.into()), &self.set)?);
         }
         let (mut config, name) = match &self.config {
             Some(path) => (Config::from_file(path)?, path.file_stem().unwrap_or_default().to_owned()),
@@ -89,8 +90,7 @@ impl Args {
         if config.data.is_empty() {
             config.data = vec![kinglet::data::BUILTIN.to_owned()];
         }
-        let out = self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
-        Ok(Job::start(config, &out)?)
+        Ok(Job::start(config, &out(name))?)
     }
 }
 
@@ -115,8 +115,8 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(json: bool, max_iters: u64) -> Reporter {
-        Reporter { json, bar: super::progress_bar(max_iters, BAR), log_interval: 10 }
+    pub(super) fn new(json: bool, config: &Config) -> Reporter {
+        Reporter { json, bar: super::progress_bar(config.max_iters, BAR), log_interval: config.log_interval }
     }
 
     pub(super) fn event(&mut self, event: &Event) {
