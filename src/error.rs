@@ -36,8 +36,8 @@ pub enum Error {
         /// What is wrong with it and what to do.
         what: String,
     },
-    /// The operating system refused something.
-    #[error("cannot {action} {path}: {source}")]
+    /// The operating system refused something; why is the error's source.
+    #[error("cannot {action} {path}")]
     Io {
         /// What was tried.
         action: &'static str,

@@ -11,7 +11,7 @@ use crate::{
     params::{Embedding, Linear, Norm, Span},
     rng::Dropout,
 };
-use kinglet_kernels::{self as kernels, Into, Isa, Mat, MatMut, attention, dropout, optimizer::AdamW};
+use kinglet_kernels::{self as kernels, Isa, Mat, MatMut, Start, attention, dropout, optimizer::AdamW};
 use rayon::prelude::*;
 
 /// Elements of a parameter buffer that one task works on.
@@ -172,7 +172,7 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, p: &Vec<f32>, w: Linear, n: usize) {
-        let into = w.b.map_or(Into::Overwrite, |b| Into::Bias(&p[b.range()]));
+        let into = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
         let weight = Mat::new(&p[w.w.range()], w.o, w.i);
         kernels::gemm(self.isa, MatMut::new(y, n, w.o), into, Mat::new(x, n, w.i), weight.t());
     }
@@ -189,9 +189,9 @@ impl Backend for Cpu {
     ) {
         let dy_mat = Mat::new(dy, n, w.o);
         let weight = Mat::new(&p[w.w.range()], w.o, w.i);
-        kernels::gemm(self.isa, MatMut::new(dx, n, w.i), Into::Overwrite, dy_mat, weight);
+        kernels::gemm(self.isa, MatMut::new(dx, n, w.i), Start::Zero, dy_mat, weight);
         let (dw, db) = two(g, w.w, w.b);
-        kernels::gemm(self.isa, MatMut::new(dw, w.o, w.i), Into::Add, dy_mat.t(), Mat::new(x, n, w.i));
+        kernels::gemm(self.isa, MatMut::new(dw, w.o, w.i), Start::C, dy_mat.t(), Mat::new(x, n, w.i));
         if let Some(db) = db {
             kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
         }

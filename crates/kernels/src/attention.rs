@@ -4,7 +4,7 @@
 //! The `t x t` matrix of weights never exists: queries are taken in blocks, and the backward pass recomputes each
 //! block's weights from the stored log-sum-exp of its rows (Dao et al. 2022).
 
-use crate::{Into, Isa, Mat, MatMut, dropout::Mask, gemm, math};
+use crate::{Isa, Mat, MatMut, Start, dropout::Mask, gemm, math};
 use std::cell::RefCell;
 
 /// Queries in a block: their scores (`BLOCK x t`) stay in the L2 cache up to a few thousand positions.
@@ -106,7 +106,7 @@ fn attend(
                 let k = Mat::strided(&k[h * hs..], keys, hs, stride);
                 let v = Mat::strided(&v[h * hs..], keys, hs, stride);
                 let p = &mut scores[..rows * keys];
-                gemm(isa, MatMut::new(p, rows, keys), Into::Overwrite, q, k.t());
+                gemm(isa, MatMut::new(p, rows, keys), Start::Zero, q, k.t());
                 isa.run(
                     #[inline(always)]
                     || {
@@ -124,7 +124,7 @@ fn attend(
                     },
                 );
                 let o = MatMut::strided(&mut out[q0 * c + h * hs..], rows, hs, c);
-                gemm(isa, o, Into::Overwrite, Mat::new(p, rows, keys), v);
+                gemm(isa, o, Start::Zero, Mat::new(p, rows, keys), v);
             }
         }
     });
@@ -162,8 +162,8 @@ pub fn backward(
                 let d_o = Mat::strided(&dout[q0 * c + h * hs..], rows, hs, c);
                 let p = &mut scores[..rows * keys];
                 let ds = &mut dscores[..rows * keys];
-                gemm(isa, MatMut::new(p, rows, keys), Into::Overwrite, q, k.t());
-                gemm(isa, MatMut::new(ds, rows, keys), Into::Overwrite, d_o, v.t());
+                gemm(isa, MatMut::new(p, rows, keys), Start::Zero, q, k.t());
+                gemm(isa, MatMut::new(ds, rows, keys), Start::Zero, d_o, v.t());
                 isa.run(
                     #[inline(always)]
                     || {
@@ -190,9 +190,9 @@ pub fn backward(
                 );
                 let p = Mat::new(p, rows, keys);
                 let ds = Mat::new(ds, rows, keys);
-                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, 3 * c), Into::Overwrite, ds, k);
-                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, 3 * c), Into::Add, ds.t(), q);
-                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, 3 * c), Into::Add, p.t(), d_o);
+                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, 3 * c), Start::Zero, ds, k);
+                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, 3 * c), Start::C, ds.t(), q);
+                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, 3 * c), Start::C, p.t(), d_o);
             }
         }
     });

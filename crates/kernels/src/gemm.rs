@@ -86,14 +86,14 @@ fn check_extent(len: usize, rows: usize, cols: usize, row_stride: usize) {
     }
 }
 
-/// What the product is added to; the result is always written to C.
+/// What C starts from before the product is added.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Into<'a> {
-    /// `C = A B`; C need not be initialised.
-    Overwrite,
-    /// `C += A B`.
-    Add,
-    /// `C = A B + bias` with one bias (n) for all rows; C need not be initialised.
+pub enum Start<'a> {
+    /// Nothing, `C = A B`; C need not be initialised.
+    Zero,
+    /// What is in C, `C += A B`.
+    C,
+    /// One bias (n) for all rows, `C = A B + bias`; C need not be initialised.
     Bias(&'a [f32]),
 }
 
@@ -101,26 +101,26 @@ pub enum Into<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn gemm(isa: Isa, c: MatMut, into: Into, a: Mat, b: Mat) {
+pub fn gemm(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat) {
     let shapes_fit = c.rows == a.rows && c.cols == b.cols && a.cols == b.rows;
     assert!(shapes_fit, "gemm: C is {}x{}, A {}x{}, B {}x{}", c.rows, c.cols, a.rows, a.cols, b.rows, b.cols);
     if c.rows == 0 || c.cols == 0 {
         return;
     }
-    if let Into::Bias(bias) = into {
+    if let Start::Bias(bias) = start {
         assert_eq!(bias.len(), c.cols, "gemm: one bias for each column of C");
     }
     if a.cols == 0 {
         for row in c.data.chunks_mut(c.row_stride).take(c.rows) {
-            match into {
-                Into::Overwrite => row[..c.cols].fill(0.0),
-                Into::Add => {}
-                Into::Bias(bias) => row[..c.cols].copy_from_slice(bias),
+            match start {
+                Start::Zero => row[..c.cols].fill(0.0),
+                Start::C => {}
+                Start::Bias(bias) => row[..c.cols].copy_from_slice(bias),
             }
         }
         return;
     }
-    PACKED.with_borrow_mut(|packed| isa.run_generic(Gemm { c, into, a, b, packed }));
+    PACKED.with_borrow_mut(|packed| isa.run_generic(Gemm { c, start, a, b, packed }));
 }
 
 /// Packed copies of A and B: they grow to the largest product of this thread and stay.
@@ -136,7 +136,7 @@ thread_local! {
 
 struct Gemm<'a> {
     c: MatMut<'a>,
-    into: Into<'a>,
+    start: Start<'a>,
     a: Mat<'a>,
     b: Mat<'a>,
     packed: &'a mut Packed,
@@ -163,7 +163,7 @@ impl WithSimd for Gemm<'_> {
 impl Gemm<'_> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
-        let Gemm { c, into, a, b, packed } = self;
+        let Gemm { c, start, a, b, packed } = self;
         let nr = NV * S::F32_LANES;
         // LOOP 4
         for k0 in (0..a.cols).step_by(KC) {
@@ -192,11 +192,10 @@ impl Gemm<'_> {
                         let cols = nr.min(c.cols - j0);
                         let c_tile = &mut c.data[i0 * c.row_stride + j0..];
                         assert!((rows - 1) * c.row_stride + cols <= c_tile.len());
-                        let start = match into {
+                        let start = match start {
                             _ if k0 > 0 => Start::C,
-                            Into::Overwrite => Start::Zero,
-                            Into::Add => Start::C,
-                            Into::Bias(bias) => Start::Bias(&bias[j0..j0 + cols]),
+                            Start::Bias(bias) => Start::Bias(&bias[j0..j0 + cols]),
+                            start => start,
                         };
                         let args = Tile {
                             kc,
@@ -229,13 +228,6 @@ struct ABlock<'a> {
     data: &'a [f32],
     tile_stride: usize,
     row_stride: usize,
-}
-
-/// What a tile of C starts from.
-enum Start<'a> {
-    Zero,
-    C,
-    Bias(&'a [f32]),
 }
 
 /// One kernel call: `C[ROWS x cols] = start + A[ROWS x kc] B[kc x NR]`.
@@ -483,17 +475,17 @@ mod tests {
         let a = view(&a_data, m, k, a_transposed);
         let b = view(&b_data, k, n, b_transposed);
         let bias = integers(n, 7);
-        for into in [Into::Overwrite, Into::Add, Into::Bias(&bias)] {
+        for start in [Start::Zero, Start::C, Start::Bias(&bias)] {
             let mut c = vec![2.0; m * (n + gap)];
-            gemm(isa, MatMut::strided(&mut c, m, n, n + gap), into, a, b);
+            gemm(isa, MatMut::strided(&mut c, m, n, n + gap), start, a, b);
             for i in 0..m {
                 for j in 0..n + gap {
                     let mut want = 2.0;
                     if j < n {
-                        match into {
-                            Into::Overwrite => want = 0.0,
-                            Into::Add => {}
-                            Into::Bias(bias) => want = bias[j],
+                        match start {
+                            Start::Zero => want = 0.0,
+                            Start::C => {}
+                            Start::Bias(bias) => want = bias[j],
                         }
                         for p in 0..k {
                             want += a.data[i * a.row_stride + p * a.col_stride]
@@ -501,7 +493,7 @@ mod tests {
                         }
                     }
                     let got = c[i * (n + gap) + j];
-                    assert!(got == want, "{} {m}x{n}x{k} {into:?} ({i}, {j}): {got}, want {want}", isa.name());
+                    assert!(got == want, "{} {m}x{n}x{k} {start:?} ({i}, {j}): {got}, want {want}", isa.name());
                 }
             }
         }
@@ -511,7 +503,7 @@ mod tests {
     #[should_panic(expected = "gemm: C is 2x2")]
     fn shapes_must_fit() {
         let (a, b, mut c) = ([0.0; 6], [0.0; 8], [0.0; 4]);
-        gemm(Isa::detect(), MatMut::new(&mut c, 2, 2), Into::Add, Mat::new(&a, 2, 3), Mat::new(&b, 4, 2));
+        gemm(Isa::detect(), MatMut::new(&mut c, 2, 2), Start::C, Mat::new(&a, 2, 3), Mat::new(&b, 4, 2));
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod math;
 pub mod optimizer;
 pub mod rng;
 
-pub use gemm::{Into, Mat, MatMut, gemm};
+pub use gemm::{Mat, MatMut, Start, gemm};
 pub use isa::Isa;
 pub use math::{add, sum_rows};
 
