@@ -19,7 +19,7 @@ use std::{
     version,
     max_term_width = 100,
     after_help = "\
-Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, about a minute
+Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, in a minute or two
              kinglet train my.txt --preset big-2.7m --out runs/mine
              kinglet sample runs/mine --prompt \"Once\""
 )]
