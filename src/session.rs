@@ -9,7 +9,7 @@ use crate::{
     model::Gpt,
     run::{RunDir, State, Which},
     sample::{Generator, Sampling, Stopper},
-    shards::Shards,
+    shards::{Shards, cores},
     tokenizer::CharTokenizer,
 };
 use std::{ops::ControlFlow, path::Path};
@@ -83,8 +83,7 @@ impl Session {
                 (data.val, data.floor)
             }
         };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = if threads == 0 { cores } else { threads };
+        let shards = if threads == 0 { cores() } else { threads };
         let mut shards = Shards::new(&self.be, &self.model, self.config.batch_size, shards, threads, false);
         Ok((eval::exact(&self.be, &self.model, &mut shards, &self.weights, &split, progress), floor))
     }

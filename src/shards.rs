@@ -42,8 +42,13 @@ struct Training<B: Backend> {
     grads: B::Buf,
 }
 
+/// Cores of this machine: how many shards and threads there are unless told otherwise.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Runs `threads` threads; 0 is one for each core.
-pub fn thread_pool(threads: usize) -> rayon::ThreadPool {
+fn thread_pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("kinglet-{i}"))

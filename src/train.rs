@@ -12,7 +12,7 @@ use crate::{
     rng::Purpose,
     run::{Checkpoint, RunDir, State, Which},
     sample::{Generator, Sampling},
-    shards::Shards,
+    shards::{Shards, cores},
     tokenizer::CharTokenizer,
 };
 use serde::Serialize;
@@ -61,7 +61,7 @@ impl Job {
             });
         }
         if config.shards == 0 {
-            config.shards = std::thread::available_parallelism().map_or(1, usize::from);
+            config.shards = cores();
         }
         config.shards = config.shards.min(config.batch_size);
         config.data_sha256.clone_from(&text.sha256);
@@ -139,8 +139,7 @@ impl Memory {
     pub fn of(config: &Config) -> Memory {
         let model = Gpt::new(config);
         let params = 4 * model.layout.len() as u64;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = if config.shards == 0 { cores } else { config.shards }.min(config.batch_size);
+        let shards = if config.shards == 0 { cores() } else { config.shards }.min(config.batch_size);
         let share = config.batch_size.div_ceil(shards);
         let (forward, backward) = model.activation_floats(share);
         Memory {

@@ -251,7 +251,6 @@ fn cross_entropy_survives_large_logits_and_passes_nan_on() {
         be.cross_entropy(&mut losses, &mut logits, &[0, 0, 1], 2, None);
         assert_eq!(losses[0], 0.0);
         assert!((losses[1] - std::f32::consts::LN_2).abs() < 1e-6 && losses[2].is_nan(), "{losses:?}");
-        be.cross_entropy(&mut losses[..1].to_vec(), &mut logits, &[1], 2, None);
     }
 }
 
