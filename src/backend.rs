@@ -38,6 +38,11 @@ impl Rows {
     }
 }
 
+/// Where row `i` of `c` channels begins in the dropout mask's numbering of a sequence: whole words of random bits.
+pub(crate) fn mask_row(c: usize, i: usize) -> usize {
+    i * c.next_multiple_of(4)
+}
+
 /// What the heads of all layers share.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
@@ -108,10 +113,45 @@ pub trait Backend: Sync {
         n: usize,
     );
 
-    /// `y = act(x)`, `len` elements.
-    fn activation(&self, y: &mut Self::Buf, x: &Self::Buf, act: Activation, len: usize);
-    /// `dx *= act'(x)`, `len` elements: `dx` holds the gradient of the output on entry, of the input on return.
-    fn activation_bwd(&self, dx: &mut Self::Buf, x: &Self::Buf, act: Activation, len: usize);
+    /// `y (n, o) = act(z)` with `z = x W^T + b`; `pre (n, o)` receives z, where [`Activation::keeps_input`].
+    fn linear_act(
+        &self,
+        y: &mut Self::Buf,
+        pre: &mut Self::Buf,
+        x: &Self::Buf,
+        p: &Self::Buf,
+        w: Linear,
+        act: Activation,
+        n: usize,
+    );
+    /// [`Backend::linear_bwd`] of a layer whose input is an activation, `x = act(pre)`, and through it:
+    /// `dpre (n, i) = (dy W) act'(pre)`.
+    fn linear_bwd_act(
+        &self,
+        dpre: &mut Self::Buf,
+        g: &mut Self::Buf,
+        dy: &Self::Buf,
+        x: &Self::Buf,
+        pre: &Self::Buf,
+        p: &Self::Buf,
+        w: Linear,
+        act: Activation,
+        n: usize,
+    );
+
+    /// `out (n, o) = residual + dropout(x W^T + b)`.
+    fn linear_residual(
+        &self,
+        out: &mut Self::Buf,
+        residual: &Self::Buf,
+        x: &Self::Buf,
+        p: &Self::Buf,
+        w: Linear,
+        rows: Rows,
+        drop: Option<Dropout>,
+    );
+    /// `dx (n, c) =` dropout's backward of `dy`.
+    fn dropout_bwd(&self, dx: &mut Self::Buf, dy: &Self::Buf, c: usize, rows: Rows, drop: Dropout);
 
     /// `out (n, c) = dropout(softmax(scale Q K^T)) V`, causal, per sequence and head; `qkv (n, 3c)`; `lse (b, nh, t)`
     /// receives the log-sum-exp of each row of scores.
@@ -147,19 +187,6 @@ pub trait Backend: Sync {
         heads: Heads,
         rows: Rows,
     );
-
-    /// `out (n, c) = x + dropout(branch)`.
-    fn residual(
-        &self,
-        out: &mut Self::Buf,
-        x: &Self::Buf,
-        branch: &Self::Buf,
-        c: usize,
-        rows: Rows,
-        drop: Option<Dropout>,
-    );
-    /// `dbranch (n, c) = dropout's backward of dout`; the gradient of `x` is `dout` itself.
-    fn residual_bwd(&self, dbranch: &mut Self::Buf, dout: &Self::Buf, c: usize, rows: Rows, drop: Option<Dropout>);
 
     /// `losses (n) = logsumexp(z) - z[target]` for rows z of `logits (n, v)`; with `grad = Some(s)` the logits become
     /// the gradient `s (softmax(z) - onehot(target))`.

@@ -161,6 +161,13 @@ pub enum Activation {
     GeluTanh,
 }
 
+impl Activation {
+    /// Whether the backward pass needs the input: ReLU's derivative can be read off its output.
+    pub fn keeps_input(self) -> bool {
+        self != Activation::Relu
+    }
+}
+
 /// What the attention scores are divided by the square root of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

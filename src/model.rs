@@ -45,13 +45,12 @@ struct BlockActs<B: Backend> {
     x_mid: B::Buf,   // (n, c), between attention and MLP
     ln_2: B::Buf,    // (n, c)
     stats_2: B::Buf, // (n, 2)
-    fc: B::Buf,      // (n, 4c)
+    fc: B::Buf,      // (n, 4c), or nothing where the activation's derivative needs only its output
     act: B::Buf,     // (n, 4c)
 }
 
-/// What follows the blocks, and scratch space.
+/// What follows the blocks.
 struct Head<B: Backend> {
-    branch: B::Buf,  // (n, c), a block's contribution before it is added
     ln_f: B::Buf,    // (n, c)
     stats_f: B::Buf, // (n, 2)
     logits: B::Buf,  // (n, v)
@@ -144,7 +143,7 @@ impl Gpt {
         let (streams, kept) = (a.x.len(), a.blocks.len());
         for l in 0..w.h.len() {
             let [x, out] = a.x.get_disjoint_mut([l % streams, (l + 1) % streams]).expect("two streams at least");
-            self.block(be, p, l, x, out, &mut a.blocks[l % kept], &mut a.head.branch, rows, noise, None);
+            self.block(be, p, l, x, out, &mut a.blocks[l % kept], rows, noise, None);
         }
         let x = &a.x[w.h.len() % streams];
         // logits = lm_head(ln_f(x))
@@ -161,12 +160,11 @@ impl Gpt {
         x: &B::Buf,
         out: &mut B::Buf,
         a: &mut BlockActs<B>,
-        branch: &mut B::Buf,
         rows: Rows,
         noise: Option<Noise>,
         cache: Option<&mut (B::Buf, B::Buf)>,
     ) {
-        let (w, c, n) = (&self.layout.h[l], self.n_embd, rows.n());
+        let (w, n) = (&self.layout.h[l], rows.n());
         // x_mid = x + dropout(c_proj(attention(ln_1(x))))
         be.layernorm(&mut a.ln_1, &mut a.stats_1, x, p, w.ln_1, n);
         be.linear(&mut a.qkv, &a.ln_1, p, w.c_attn, n);
@@ -177,14 +175,12 @@ impl Gpt {
             }
             Some((k, v)) => be.attention_cached(&mut a.att, k, v, &a.qkv, self.heads, rows),
         }
-        be.linear(branch, &a.att, p, w.attn_proj, n);
-        be.residual(&mut a.x_mid, x, branch, c, rows, self.drop(noise, Site::AttentionBranch(l)));
+        let drop = self.drop(noise, Site::AttentionBranch(l));
+        be.linear_residual(&mut a.x_mid, x, &a.att, p, w.attn_proj, rows, drop);
         // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
         be.layernorm(&mut a.ln_2, &mut a.stats_2, &a.x_mid, p, w.ln_2, n);
-        be.linear(&mut a.fc, &a.ln_2, p, w.c_fc, n);
-        be.activation(&mut a.act, &a.fc, self.activation, n * 4 * c);
-        be.linear(branch, &a.act, p, w.mlp_proj, n);
-        be.residual(out, &a.x_mid, branch, c, rows, self.drop(noise, Site::MlpBranch(l)));
+        be.linear_act(&mut a.act, &mut a.fc, &a.ln_2, p, w.c_fc, self.activation, n);
+        be.linear_residual(out, &a.x_mid, &a.act, p, w.mlp_proj, rows, self.drop(noise, Site::MlpBranch(l)));
     }
 
     /// The loss of each row in nats, given `targets (n)`, into `losses (n)`. With `grad = Some(s)`, the logits in `a`
@@ -207,21 +203,20 @@ impl Gpt {
         rows: Rows,
         noise: Option<Noise>,
     ) {
-        let (w, c, n) = (&self.layout, self.n_embd, rows.n());
+        let (w, n) = (&self.layout, rows.n());
         // logits = lm_head(ln_f(x))
         be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, n);
         be.clear(&mut d.dx);
         be.layernorm_bwd(&mut d.dx, g, &d.dc, a.x(w.h.len()), &a.head.stats_f, p, w.ln_f, n);
         for (l, (w, acts)) in w.h.iter().zip(&a.blocks).enumerate().rev() {
             // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
-            be.residual_bwd(&mut d.dc, &d.dx, c, rows, self.drop(noise, Site::MlpBranch(l)));
-            be.linear_bwd(&mut d.dfc, g, &d.dc, &acts.act, p, w.mlp_proj, n);
-            be.activation_bwd(&mut d.dfc, &acts.fc, self.activation, n * 4 * c);
+            let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::MlpBranch(l)));
+            be.linear_bwd_act(&mut d.dfc, g, dbranch, &acts.act, &acts.fc, p, w.mlp_proj, self.activation, n);
             be.linear_bwd(&mut d.dc, g, &d.dfc, &acts.ln_2, p, w.c_fc, n);
             be.layernorm_bwd(&mut d.dx, g, &d.dc, &acts.x_mid, &acts.stats_2, p, w.ln_2, n);
             // x_mid = x + dropout(c_proj(attention(ln_1(x))))
-            be.residual_bwd(&mut d.dc, &d.dx, c, rows, self.drop(noise, Site::AttentionBranch(l)));
-            be.linear_bwd(&mut d.datt, g, &d.dc, &acts.att, p, w.attn_proj, n);
+            let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::AttentionBranch(l)));
+            be.linear_bwd(&mut d.datt, g, dbranch, &acts.att, p, w.attn_proj, n);
             let drop = self.drop(noise, Site::Attention(l));
             be.attention_bwd(&mut d.dqkv, &d.datt, &acts.att, &acts.lse, &acts.qkv, self.heads, rows, drop);
             be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, n);
@@ -229,6 +224,20 @@ impl Gpt {
         }
         // x = dropout(wte[id] + wpe[t])
         be.embed_bwd(g, &mut d.dx, w.embedding, ids, rows, self.drop(noise, Site::Embedding));
+    }
+
+    /// The gradient of a branch that was added to the residual stream: `dx`, that of the sum, but for dropout.
+    fn branch_bwd<'a, B: Backend>(
+        &self,
+        be: &B,
+        dc: &'a mut B::Buf,
+        dx: &'a B::Buf,
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) -> &'a B::Buf {
+        let Some(drop) = drop else { return dx };
+        be.dropout_bwd(dc, dx, self.n_embd, rows, drop);
+        dc
     }
 
     /// Forward of new positions only: appends `ids` to `cache` and returns the logits (v) after the last of them.
@@ -242,7 +251,7 @@ impl Gpt {
         let [x, out] = &mut cache.x;
         be.embed(x, p, w.embedding, ids, rows, None);
         for (l, kv) in cache.kv.iter_mut().enumerate() {
-            self.block(be, p, l, x, out, &mut cache.block, &mut cache.head.branch, rows, None, Some(kv));
+            self.block(be, p, l, x, out, &mut cache.block, rows, None, Some(kv));
             std::mem::swap(x, out);
         }
         cache.len += rows.t;
@@ -260,7 +269,7 @@ impl Gpt {
         Acts {
             x: (0..=blocks).map(|_| be.zeros(n * self.n_embd)).collect(),
             blocks: (0..blocks).map(|_| self.block_acts(be, n)).collect(),
-            head: self.head(be, n, n),
+            head: self.head(be, n),
         }
     }
 
@@ -283,7 +292,7 @@ impl Gpt {
             kv: self.layout.h.iter().map(|_| (be.zeros(nc), be.zeros(nc))).collect(),
             x: [be.zeros(nc), be.zeros(nc)],
             block: self.block_acts(be, n),
-            head: self.head(be, n, 1),
+            head: self.head(be, 1),
             last: be.zeros(self.n_embd),
             len: 0,
         }
@@ -293,8 +302,8 @@ impl Gpt {
     pub fn activation_floats(&self, b: usize) -> (usize, usize) {
         let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
         let n = b * self.block_size;
-        let block = 16 * c + nh + 4;
-        (n * (c * (layers + 1) + block * layers + 2 * c + 2 + self.vocab_size + 1), n * 10 * c)
+        let block = if self.activation.keeps_input() { 16 } else { 12 } * c + nh + 4;
+        (n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1), n * 10 * c)
     }
 
     fn block_acts<B: Backend>(&self, be: &B, n: usize) -> BlockActs<B> {
@@ -308,18 +317,17 @@ impl Gpt {
             x_mid: be.zeros(nc),
             ln_2: be.zeros(nc),
             stats_2: be.zeros(2 * n),
-            fc: be.zeros(4 * nc),
+            fc: be.zeros(if self.activation.keeps_input() { 4 * nc } else { 0 }),
             act: be.zeros(4 * nc),
         }
     }
 
-    fn head<B: Backend>(&self, be: &B, n: usize, predictions: usize) -> Head<B> {
+    fn head<B: Backend>(&self, be: &B, n: usize) -> Head<B> {
         Head {
-            branch: be.zeros(n * self.n_embd),
-            ln_f: be.zeros(predictions * self.n_embd),
-            stats_f: be.zeros(2 * predictions),
-            logits: be.zeros(predictions * self.vocab_size),
-            losses: be.zeros(predictions),
+            ln_f: be.zeros(n * self.n_embd),
+            stats_f: be.zeros(2 * n),
+            logits: be.zeros(n * self.vocab_size),
+            losses: be.zeros(n),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     model::Gpt,
     run::{RunDir, State, Which},
     sample::{Generator, Sampling, Stopper},
-    shards::{Shards, cores},
+    shards::{Shards, cores, with_threads},
     tokenizer::CharTokenizer,
 };
 use std::{ops::ControlFlow, path::Path};
@@ -65,7 +65,7 @@ impl Session {
         text: Option<&Text>,
         part: Part,
         threads: usize,
-        progress: impl FnMut(usize, usize),
+        progress: impl FnMut(usize, usize) + Send,
     ) -> Result<(Exact, Option<f64>)> {
         let trained_on;
         let text = match text {
@@ -84,8 +84,9 @@ impl Session {
             }
         };
         let shards = if threads == 0 { cores() } else { threads };
-        let mut shards = Shards::new(&self.be, &self.model, self.config.batch_size, shards, threads, false);
-        Ok((eval::exact(&self.be, &self.model, &mut shards, &self.weights, &split, progress), floor))
+        let mut shards = Shards::new(&self.be, &self.model, self.config.batch_size, shards, false);
+        let measure = || eval::exact(&self.be, &self.model, &mut shards, &self.weights, &split, progress);
+        Ok((with_threads(threads, measure), floor))
     }
 
     /// Writes up to `tokens` tokens after `prompt` (an empty one is a single token 0, as published), giving each

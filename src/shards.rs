@@ -13,7 +13,6 @@ use rayon::prelude::*;
 
 /// A model's workers.
 pub struct Shards<B: Backend> {
-    pool: rayon::ThreadPool,
     shards: Vec<Shard<B>>,
     batch_size: usize,
 }
@@ -47,18 +46,17 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs `threads` threads; 0 is one for each core.
-fn thread_pool(threads: usize) -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("kinglet-{i}"))
-        .build()
-        .expect("the system starts threads")
+/// Runs `work` on `threads` threads (0: one for each core): what divides itself below it, divides itself over them.
+///
+/// All of a run is inside, not step by step, because waking a thread takes as long as a small product.
+pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kinglet-{i}")).build();
+    pool.expect("the system starts threads").install(work)
 }
 
 impl<B: Backend> Shards<B> {
     /// Workers for batches of `batch_size` sequences in `shards` parts (at most one for each sequence).
-    pub fn new(be: &B, model: &Gpt, batch_size: usize, shards: usize, threads: usize, training: bool) -> Shards<B> {
+    pub fn new(be: &B, model: &Gpt, batch_size: usize, shards: usize, training: bool) -> Shards<B> {
         let count = shards.clamp(1, batch_size);
         let shards = (0..count).map(|s| {
             let share = s * batch_size / count..(s + 1) * batch_size / count;
@@ -79,10 +77,10 @@ impl<B: Backend> Shards<B> {
                 share,
             }
         });
-        Shards { pool: thread_pool(threads), shards: shards.collect(), batch_size }
+        Shards { shards: shards.collect(), batch_size }
     }
 
-    /// The mean loss over `batches` batches; its gradient is then there for [`Shards::with_gradient`]. Sequence `i` of
+    /// The mean loss over `batches` batches; its gradient is then in [`Shards::last_gradient`]. Sequence `i` of
     /// batch `k` is `sequence(k * batch_size + i)`: `t + 1` tokens, each but the first being the target of the one
     /// before.
     ///
@@ -100,39 +98,35 @@ impl<B: Backend> Shards<B> {
     ) -> f64 {
         let sequences = batches * self.batch_size;
         let batch_size = self.batch_size;
-        self.pool.install(|| {
-            self.shards.par_iter_mut().for_each(|shard| {
-                shard.loss = 0.0;
-                be.clear(&mut shard.training().grads);
-                for batch in 0..batches {
-                    let first = batch * batch_size + shard.share.start;
-                    let rows = shard.load((first..first + shard.share.len()).map(&sequence));
-                    let noise = Some(Noise { seed, step, first_sequence: first as u64 });
-                    // The gradient is that of the mean over all positions of all batches.
-                    let scale = 1.0 / (sequences * rows.t) as f64;
-                    let Shard { training, ids, targets, losses, .. } = shard;
-                    let Training { acts, scratch, grads } = training.as_mut().expect("made for training");
-                    let losses = &mut losses[..rows.n()];
-                    model.forward(be, p, acts, ids, rows, noise);
-                    model.losses(be, acts, targets, Some(scale), losses);
-                    model.backward(be, p, grads, acts, scratch, ids, rows, noise);
-                    shard.loss += scale * losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-                }
-            });
-            let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
-            be.reduce(&mut grads);
+        self.shards.par_iter_mut().for_each(|shard| {
+            shard.loss = 0.0;
+            be.clear(&mut shard.training().grads);
+            for batch in 0..batches {
+                let first = batch * batch_size + shard.share.start;
+                let rows = shard.load((first..first + shard.share.len()).map(&sequence));
+                let noise = Some(Noise { seed, step, first_sequence: first as u64 });
+                // The gradient is that of the mean over all positions of all batches.
+                let scale = 1.0 / (sequences * rows.t) as f64;
+                let Shard { training, ids, targets, losses, .. } = shard;
+                let Training { acts, scratch, grads } = training.as_mut().expect("made for training");
+                let losses = &mut losses[..rows.n()];
+                model.forward(be, p, acts, ids, rows, noise);
+                model.losses(be, acts, targets, Some(scale), losses);
+                model.backward(be, p, grads, acts, scratch, ids, rows, noise);
+                shard.loss += scale * losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            }
         });
+        let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
+        be.reduce(&mut grads);
         self.shards.iter().map(|shard| shard.loss).sum()
     }
 
-    /// Gives the last gradient to `f`, on the threads of this pool: operations over whole parameter buffers spread
-    /// over them.
+    /// What [`Shards::gradient`] computed last.
     ///
     /// # Panics
     /// If the workers were not made for training.
-    pub fn with_gradient<R: Send>(&self, f: impl FnOnce(&B::Buf) -> R + Send) -> R {
-        let grads = &self.shards[0].training.as_ref().expect("made for training").grads;
-        self.pool.install(|| f(grads))
+    pub fn last_gradient(&self) -> &B::Buf {
+        &self.shards[0].training.as_ref().expect("made for training").grads
     }
 
     /// The sum of the losses over the positions of each of `count` sequences, dropout off; `progress` hears how many
@@ -159,10 +153,7 @@ impl<B: Backend> Shards<B> {
                 rest = others;
                 work.push((shard, k * piece + start, mine));
             }
-            self.pool.install(|| {
-                work.into_par_iter()
-                    .for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, &sequence));
-            });
+            work.into_par_iter().for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, &sequence));
             progress(k * piece + pieces, count);
         }
         sums

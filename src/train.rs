@@ -12,7 +12,7 @@ use crate::{
     rng::Purpose,
     run::{Checkpoint, RunDir, State, Which},
     sample::{Generator, Sampling},
-    shards::{Shards, cores},
+    shards::{Shards, cores, with_threads},
     tokenizer::CharTokenizer,
 };
 use serde::Serialize;
@@ -274,11 +274,21 @@ pub enum Event {
 ///
 /// # Errors
 /// If the loss is no longer finite, or something cannot be written. The last checkpoint stays.
-pub fn run(job: &Job, be: &Cpu, threads: usize, stop: &AtomicBool, mut observe: impl FnMut(&Event)) -> Result<Event> {
+pub fn run(
+    job: &Job,
+    be: &Cpu,
+    threads: usize,
+    stop: &AtomicBool,
+    observe: impl FnMut(&Event) + Send,
+) -> Result<Event> {
+    with_threads(threads, || train(job, be, stop, observe))
+}
+
+fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)) -> Result<Event> {
     let Job { config, data, run, .. } = job;
     let began = Instant::now();
     let model = Gpt::new(config);
-    let mut shards = Shards::new(be, &model, config.batch_size, config.shards, threads, true);
+    let mut shards = Shards::new(be, &model, config.batch_size, config.shards, true);
     let mut optimizer = Optimizer::new(be, &model.layout, config);
     let mut p = be.zeros(model.layout.len());
     let mut state = State { format_version: FORMAT_VERSION, step: 0, best: None, wall_s: 0.0, train_s: 0.0 };
@@ -348,7 +358,7 @@ pub fn run(job: &Job, be: &Cpu, threads: usize, stop: &AtomicBool, mut observe: 
         if !loss.is_finite() {
             return Err(Error::Diverged { step, loss });
         }
-        let grad_norm = shards.with_gradient(|grads| optimizer.step(be, &mut p, grads, config, step));
+        let grad_norm = optimizer.step(be, &mut p, shards.last_gradient(), config, step);
         state.step += 1;
         state.train_s += clock.elapsed().as_secs_f64();
         let tokens_per_s = tokens_per_step * (state.step - start_step) as f64 / (state.train_s - start_train);

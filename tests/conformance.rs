@@ -151,21 +151,72 @@ fn linear_conforms() {
     }
 }
 
-fn activation<B: Backend>(t: &Tester<B>, act: Activation, len: usize) -> Outputs {
-    let x = t.random(len + 3);
-    let mut y = t.garbage(len);
-    t.be.activation(&mut y, &x, act, len);
-    let mut dx = t.random(len + 3);
-    t.be.activation_bwd(&mut dx, &x, act, len);
-    vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx))]
+/// `n` rows from `i` to `o` channels and an activation, then a layer back to `i`.
+fn linear_act<B: Backend>(t: &Tester<B>, act: Activation, n: usize, i: usize, o: usize) -> Outputs {
+    let up = Linear { w: span(0, o * i), b: Some(span(2 * o * i, o)), i, o };
+    let down = Linear { w: span(o * i, o * i), b: None, i: o, o: i };
+    let (p, x) = (t.random(2 * o * i + o), t.random(n * i));
+    let (mut y, mut pre) = (t.garbage(n * o), t.garbage(if act.keeps_input() { n * o } else { 0 }));
+    t.be.linear_act(&mut y, &mut pre, &x, &p, up, act, n);
+    let (mut dpre, mut g, dy) = (t.garbage(n * o), t.random(2 * o * i + o), t.random(n * i));
+    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &y, &pre, &p, down, act, n);
+    vec![("y", (t.host)(&y)), ("pre", (t.host)(&pre)), ("dpre", (t.host)(&dpre)), ("g", (t.host)(&g))]
 }
 
 #[test]
-fn activation_conforms() {
+fn linear_act_conforms() {
     for act in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
-        for len in [0, 1, 7, 16, 31, 1000] {
-            conforms!(activation(act, len), 2e-6);
+        for (n, i, o) in [(0, 3, 4), (1, 1, 1), (5, 7, 3), (50, 16, 33), (3, 20, 300), (49, 300, 20)] {
+            conforms!(linear_act(act, n, i, o), 1e-5);
         }
+    }
+}
+
+fn linear_residual<B: Backend>(t: &Tester<B>, b: usize, len: usize, i: usize, o: usize, rate: f32) -> Outputs {
+    let rows = Rows { b, t: len, pos: 0 };
+    let w = Linear { w: span(0, o * i), b: Some(span(o * i, o)), i, o };
+    let (p, x, residual) = (t.random(o * i + o), t.random(rows.n() * i), t.random(rows.n() * o));
+    let mut out = t.garbage(rows.n() * o);
+    t.be.linear_residual(&mut out, &residual, &x, &p, w, rows, drop_of(rate));
+    let mut dx = t.garbage(rows.n() * o);
+    if let Some(drop) = drop_of(rate) {
+        t.be.dropout_bwd(&mut dx, &residual, o, rows, drop);
+    }
+    vec![("out", (t.host)(&out)), ("dx", (t.host)(&dx))]
+}
+
+#[test]
+fn linear_residual_conforms() {
+    for (b, t, i, o) in [(0, 2, 3, 4), (1, 1, 1, 1), (2, 3, 5, 7), (3, 8, 4, 40), (2, 11, 13, 66), (5, 12, 9, 300)] {
+        for rate in [0.0, 0.1, 0.9] {
+            conforms!(linear_residual(b, t, i, o, rate), 1e-5);
+        }
+    }
+}
+
+/// Products above a certain size spread over threads, which must not change a bit.
+#[test]
+fn large_products_are_the_same_on_any_number_of_threads() {
+    let (n, i, o) = (130, 1000, 1040);
+    let be = Cpu::new().unwrap();
+    let t = Tester::new(be, |buf| common::widen(buf));
+    let w = Linear { w: span(0, o * i), b: Some(span(o * i, o)), i, o };
+    let (p, x, dy) = (t.random(o * i + o), t.random(n * i), t.random(n * o));
+    let all = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (mut y, mut out, mut dx, mut g) = (be.zeros(n * o), be.zeros(n * o), be.zeros(n * i), be.zeros(p.len()));
+            be.linear(&mut y, &x, &p, w, n);
+            let drop = drop_of(0.2);
+            be.linear_residual(&mut out, &dy, &x, &p, w, Rows { b: 10, t: 13, pos: 0 }, drop);
+            be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, n);
+            [y, out, dx, g].concat()
+        })
+    };
+    let one = all(1);
+    assert!(one.iter().any(|&x| x != 0.0));
+    for threads in [2, 3, 8] {
+        assert!(all(threads) == one, "{threads} threads");
     }
 }
 
@@ -206,24 +257,6 @@ fn attention_cached<B: Backend>(t: &Tester<B>, pos: usize, len: usize, nh: usize
 fn attention_cached_conforms() {
     for (pos, t, nh, hs) in [(0, 1, 1, 1), (0, 5, 2, 4), (9, 1, 3, 8), (4, 3, 2, 5), (30, 40, 1, 16)] {
         conforms!(attention_cached(pos, t, nh, hs), 2e-5);
-    }
-}
-
-fn residual<B: Backend>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
-    let rows = Rows { b, t: len, pos: 0 };
-    let (x, branch) = (t.random(rows.n() * c), t.random(rows.n() * c));
-    let (mut out, mut dbranch) = (t.garbage(rows.n() * c), t.garbage(rows.n() * c));
-    t.be.residual(&mut out, &x, &branch, c, rows, drop_of(rate));
-    t.be.residual_bwd(&mut dbranch, &x, c, rows, drop_of(rate));
-    vec![("out", (t.host)(&out)), ("dbranch", (t.host)(&dbranch))]
-}
-
-#[test]
-fn residual_conforms() {
-    for (b, t, c) in [(0, 2, 3), (1, 1, 1), (2, 3, 5), (3, 8, 40), (2, 11, 13)] {
-        for rate in [0.0, 0.1, 0.9] {
-            conforms!(residual(b, t, c, rate), 1e-6);
-        }
     }
 }
 

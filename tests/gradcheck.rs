@@ -105,17 +105,26 @@ fn linear() {
     }
 }
 
+/// Two layers with an activation between them, by everything that goes in.
 #[test]
-fn activations() {
+fn linear_act() {
+    let (n, i, o) = (3, 4, 5);
+    let up = Linear { w: span(0, i * o), b: Some(span(2 * i * o, o)), i, o };
+    let down = Linear { w: span(i * o, i * o), b: None, i: o, o: i };
     for act in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
-        let (x, weight) = (random(0, 40), random(1, 40));
-        let mut dx = weight.clone();
-        BE.activation_bwd(&mut dx, &x, act, 40);
-        check(&format!("{act:?}"), &x, &dx, 0..40, |x| {
-            let mut y = vec![0.0; 40];
-            BE.activation(&mut y, &x.to_vec(), act, 40);
-            dot(&y, &weight)
-        });
+        let (x, p, weight) = (random(0, n * i), random(1, 2 * i * o + o), random(2, n * i));
+        let run = |x: &[f64], p: &[f64]| {
+            let (mut y, mut pre, mut z) = (vec![0.0; n * o], vec![0.0; n * o], vec![0.0; n * i]);
+            BE.linear_act(&mut y, &mut pre, &x.to_vec(), &p.to_vec(), up, act, n);
+            BE.linear(&mut z, &y, &p.to_vec(), down, n);
+            (dot(&z, &weight), y, pre)
+        };
+        let (_, y, pre) = run(&x, &p);
+        let (mut dpre, mut dx, mut g) = (vec![9.0; n * o], vec![9.0; n * i], vec![0.0; p.len()]);
+        BE.linear_bwd_act(&mut dpre, &mut g, &weight, &y, &pre, &p, down, act, n);
+        BE.linear_bwd(&mut dx, &mut g, &dpre, &x, &p, up, n);
+        check(&format!("{act:?} dx"), &x, &dx, 0..x.len(), |x| run(x, &p).0);
+        check(&format!("{act:?} dw db"), &p, &g, 0..p.len(), |p| run(&x, p).0);
     }
 }
 
@@ -137,16 +146,18 @@ fn attention() {
 }
 
 #[test]
-fn residual() {
-    let rows = Rows { b: 2, t: 3, pos: 0 };
-    let (x, branch, weight) = (random(0, 24), random(1, 24), random(2, 24));
-    let mut dbranch = vec![9.0; 24];
-    BE.residual_bwd(&mut dbranch, &weight, 4, rows, drop_of(0.4));
-    check("residual", &branch, &dbranch, 0..24, |branch| {
+fn linear_residual() {
+    let (rows, w) = (Rows { b: 2, t: 3, pos: 0 }, Linear { w: span(0, 12), b: Some(span(12, 4)), i: 3, o: 4 });
+    let (x, p, residual, weight) = (random(0, 18), random(1, 16), random(2, 24), random(3, 24));
+    let run = |x: &[f64]| {
         let mut out = vec![0.0; 24];
-        BE.residual(&mut out, &x, &branch.to_vec(), 4, rows, drop_of(0.4));
+        BE.linear_residual(&mut out, &residual, &x.to_vec(), &p, w, rows, drop_of(0.4));
         dot(&out, &weight)
-    });
+    };
+    let (mut dbranch, mut dx) = (vec![9.0; 24], vec![9.0; 18]);
+    BE.dropout_bwd(&mut dbranch, &weight, 4, rows, drop_of(0.4).unwrap());
+    BE.linear_bwd(&mut dx, &mut vec![0.0; 16], &dbranch, &x, &p, w, 6);
+    check("linear_residual", &x, &dx, 0..18, run);
 }
 
 #[test]

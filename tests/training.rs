@@ -11,7 +11,7 @@ use kinglet::{
     run::{Checkpoint, RunDir, Which},
     sample::Sampling,
     session::{Part, Session},
-    shards::Shards,
+    shards::{Shards, with_threads},
     tokenizer::CharTokenizer,
     train::{self, Event, Job},
 };
@@ -126,13 +126,13 @@ fn one_batch_can_be_learned_by_heart() {
     let ids = tokenizer.encode(&text.text).unwrap();
     let be = Cpu::new().unwrap();
     let model = Gpt::new(&config);
-    let mut shards = Shards::new(&be, &model, 4, 2, 2, true);
+    let mut shards = Shards::new(&be, &model, 4, 2, true);
     let mut p = model.layout.init(1);
     let mut optimizer = Optimizer::new(&be, &model.layout, &config);
     let mut losses = Vec::new();
     for step in 0..150 {
         losses.push(shards.gradient(&be, &model, &p, 1, 1, step, |i| &ids[i * 32..=(i + 1) * 32]));
-        shards.with_gradient(|grads| optimizer.step(&be, &mut p, grads, &config, step));
+        optimizer.step(&be, &mut p, shards.last_gradient(), &config, step);
     }
     assert!(losses[0] > 2.0 && losses[149] < 0.05, "{} to {}", losses[0], losses[149]);
 }
@@ -147,9 +147,9 @@ fn accumulated_small_batches_are_one_large_batch() {
     let ids: Vec<u32> = (0..2000u32).map(|i| (i * i + i / 7) % 11).collect();
     let sequence = |i: usize| &ids[i * 50..][..33];
     let gradient = |batch_size, batches, shards| {
-        let mut shards = Shards::new(&be, &model, batch_size, shards, 2, true);
+        let mut shards = Shards::new(&be, &model, batch_size, shards, true);
         let loss = shards.gradient(&be, &model, &p, batches, 1, 0, sequence);
-        (loss, shards.with_gradient(Clone::clone))
+        (loss, shards.last_gradient().clone())
     };
     let (loss, grads) = gradient(12, 1, 1);
     for (batch_size, batches, shards) in [(12, 1, 5), (4, 3, 1), (6, 2, 6), (1, 12, 1)] {
@@ -263,9 +263,10 @@ fn the_exact_loss_is_the_mean_over_every_position() {
     }
     let want = total / (data.val.ids().len() - 1) as f64;
     for (shards, threads) in [(1, 1), (3, 2)] {
-        let mut workers = Shards::new(&be, &model, 4, shards, threads, false);
+        let mut workers = Shards::new(&be, &model, 4, shards, false);
         let mut calls = 0;
-        let exact = eval::exact(&be, &model, &mut workers, &p, &data.val, |_, _| calls += 1);
+        let progress = |_, _| calls += 1;
+        let exact = with_threads(threads, || eval::exact(&be, &model, &mut workers, &p, &data.val, progress));
         assert!((exact.loss - want).abs() < 1e-9 && calls > 0, "{} {want}", exact.loss);
         assert_eq!(exact.tokens as usize, data.val.ids().len() - 1);
     }

@@ -4,18 +4,27 @@
 //! (reduction, norm, AdamW) spread over rayon's current pool here, in pieces of fixed size, so that no sum depends
 //! on the number of threads.
 
-use super::{Backend, Heads, LAYERNORM_EPS, Rows};
+use super::{Backend, Heads, LAYERNORM_EPS, Rows, mask_row};
 use crate::{
     config::Activation,
     error::{Error, Result},
     params::{Embedding, Linear, Norm, Span},
     rng::Dropout,
 };
-use kinglet_kernels::{self as kernels, Isa, Mat, MatMut, Start, attention, dropout, optimizer::AdamW};
+use kinglet_kernels::{
+    self as kernels, Isa, Mat, MatMut, Start, Then, activation, attention, dropout::dropout, optimizer::AdamW,
+};
 use rayon::prelude::*;
 
 /// Elements of a parameter buffer that one task works on.
 const PIECE: usize = 16 * 1024;
+
+/// Pieces of an activation that one thread takes at least: a million elements, as few small models have.
+const PIECES: usize = 64;
+
+/// Multiply-adds from which a product is divided among threads, each taking some rows: milliseconds of work. Smaller
+/// models keep all threads busy with a shard each.
+const SPREAD: usize = 1 << 27;
 
 /// The CPU backend; buffers are plain vectors.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +67,62 @@ impl From<Activation> for kernels::activation::Activation {
             Activation::Gelu => Self::Gelu,
             Activation::GeluTanh => Self::GeluTanh,
         }
+    }
+}
+
+impl Cpu {
+    /// `C = A B` from `start`, and `then` on each strip of rows. A large one spreads over threads; every element is
+    /// the same sum either way.
+    fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Mat, then: Option<Then>) {
+        let ((m, k), (_, n)) = (a.shape(), b.shape());
+        let c = &mut c[..m * n];
+        let threads = if m * n * k < SPREAD { 1 } else { rayon::current_num_threads() };
+        if threads == 1 {
+            return kernels::gemm_then(self.isa, MatMut::new(c, m, n), start, a, b, then);
+        }
+        let rows = m.div_ceil(threads);
+        c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
+            let (above, below) = (i * rows, m.min((i + 1) * rows));
+            let c = MatMut::new(c, below - above, n);
+            let shifted = |strip: kernels::Strip| then.expect("only called if given")(strip.below(above));
+            let then: Option<Then> = then.is_some().then_some(&shifted);
+            kernels::gemm_then(self.isa, c, start, a.rows(above..below), b, then);
+        });
+    }
+
+    /// [`Backend::linear_bwd`], with something done to strips of `dx`.
+    fn linear_bwd_then(
+        &self,
+        dx: &mut [f32],
+        g: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        p: &[f32],
+        w: Linear,
+        n: usize,
+        then: Option<Then>,
+    ) {
+        let dy_mat = Mat::new(dy, n, w.o);
+        self.product(dx, Start::Zero, dy_mat, Mat::new(&p[w.w.range()], w.o, w.i), then);
+        let (dw, db) = two(g, w.w, w.b);
+        self.product(dw, Start::C, dy_mat.t(), Mat::new(x, n, w.i), None);
+        if let Some(db) = db {
+            kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
+        }
+    }
+
+    /// Dropout of rows of `c` channels, in place.
+    fn dropout_rows(&self, x: &mut [f32], c: usize, rows: Rows, drop: Dropout) {
+        for (row, x) in x.chunks_exact_mut(c).enumerate() {
+            let (s, i) = (row / rows.t, row % rows.t);
+            dropout(self.isa, x, &drop.mask(s), mask_row(c, i));
+        }
+    }
+
+    /// [`Backend::linear`], with something done to strips of `y`.
+    fn linear_then(&self, y: &mut [f32], x: &[f32], p: &[f32], w: Linear, n: usize, then: Option<Then>) {
+        let start = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
+        self.product(y, start, Mat::new(x, n, w.i), Mat::new(&p[w.w.range()], w.o, w.i).t(), then);
     }
 }
 
@@ -107,14 +172,13 @@ impl Backend for Cpu {
 
     fn embed(&self, x: &mut Vec<f32>, p: &Vec<f32>, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
         let (wte, wpe, c) = (&p[w.wte.range()], &p[w.wpe.range()], w.c);
-        for (s, (x, ids)) in x.chunks_exact_mut(rows.t * c).zip(ids.chunks_exact(rows.t)).enumerate() {
-            for (i, (x, &id)) in x.chunks_exact_mut(c).zip(ids).enumerate() {
-                x.copy_from_slice(&wte[id as usize * c..][..c]);
-                kernels::add(self.isa, x, &wpe[(rows.pos + i) * c..][..c]);
-            }
-            if let Some(drop) = drop {
-                dropout::dropout_in_place(self.isa, x, &drop.mask(s));
-            }
+        let x = &mut x[..rows.n() * c];
+        for (row, (x, &id)) in x.chunks_exact_mut(c).zip(ids).enumerate() {
+            x.copy_from_slice(&wte[id as usize * c..][..c]);
+            kernels::add(self.isa, x, &wpe[(rows.pos + row % rows.t) * c..][..c]);
+        }
+        if let Some(drop) = drop {
+            self.dropout_rows(x, c, rows, drop);
         }
     }
 
@@ -128,14 +192,13 @@ impl Backend for Cpu {
         drop: Option<Dropout>,
     ) {
         let c = w.c;
-        for (s, (dx, ids)) in dx.chunks_exact_mut(rows.t * c).zip(ids.chunks_exact(rows.t)).enumerate() {
-            if let Some(drop) = drop {
-                dropout::dropout_in_place(self.isa, dx, &drop.mask(s));
-            }
-            for (i, (dx, &id)) in dx.chunks_exact(c).zip(ids).enumerate() {
-                kernels::add(self.isa, &mut g[w.wte.start + id as usize * c..][..c], dx);
-                kernels::add(self.isa, &mut g[w.wpe.start + (rows.pos + i) * c..][..c], dx);
-            }
+        let dx = &mut dx[..rows.n() * c];
+        if let Some(drop) = drop {
+            self.dropout_rows(dx, c, rows, drop);
+        }
+        for (row, (dx, &id)) in dx.chunks_exact(c).zip(ids).enumerate() {
+            kernels::add(self.isa, &mut g[w.wte.start + id as usize * c..][..c], dx);
+            kernels::add(self.isa, &mut g[w.wpe.start + (rows.pos + row % rows.t) * c..][..c], dx);
         }
     }
 
@@ -172,9 +235,7 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, p: &Vec<f32>, w: Linear, n: usize) {
-        let into = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
-        let weight = Mat::new(&p[w.w.range()], w.o, w.i);
-        kernels::gemm(self.isa, MatMut::new(y, n, w.o), into, Mat::new(x, n, w.i), weight.t());
+        self.linear_then(y, x, p, w, n, None);
     }
 
     fn linear_bwd(
@@ -187,22 +248,83 @@ impl Backend for Cpu {
         w: Linear,
         n: usize,
     ) {
-        let dy_mat = Mat::new(dy, n, w.o);
-        let weight = Mat::new(&p[w.w.range()], w.o, w.i);
-        kernels::gemm(self.isa, MatMut::new(dx, n, w.i), Start::Zero, dy_mat, weight);
-        let (dw, db) = two(g, w.w, w.b);
-        kernels::gemm(self.isa, MatMut::new(dw, w.o, w.i), Start::C, dy_mat.t(), Mat::new(x, n, w.i));
-        if let Some(db) = db {
-            kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
+        self.linear_bwd_then(dx, g, dy, x, p, w, n, None);
+    }
+
+    fn linear_act(
+        &self,
+        y: &mut Vec<f32>,
+        pre: &mut Vec<f32>,
+        x: &Vec<f32>,
+        p: &Vec<f32>,
+        w: Linear,
+        act: Activation,
+        n: usize,
+    ) {
+        if act.keeps_input() {
+            self.linear_then(pre, x, p, w, n, None);
+            let pieces = y[..n * w.o].par_chunks_mut(PIECE).zip(pre.par_chunks(PIECE)).with_min_len(PIECES);
+            pieces.for_each(|(y, pre)| {
+                y.copy_from_slice(&pre[..y.len()]);
+                activation::forward(self.isa, act.into(), y);
+            });
+        } else {
+            let activate = |mut strip: kernels::Strip| {
+                strip.iter_mut().for_each(|(_, y)| activation::forward(self.isa, act.into(), y));
+            };
+            self.linear_then(y, x, p, w, n, Some(&activate));
         }
     }
 
-    fn activation(&self, y: &mut Vec<f32>, x: &Vec<f32>, act: Activation, len: usize) {
-        kernels::activation::forward(self.isa, act.into(), &mut y[..len], &x[..len]);
+    fn linear_bwd_act(
+        &self,
+        dpre: &mut Vec<f32>,
+        g: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        pre: &Vec<f32>,
+        p: &Vec<f32>,
+        w: Linear,
+        act: Activation,
+        n: usize,
+    ) {
+        let of = if act.keeps_input() { pre } else { x };
+        let through = |mut strip: kernels::Strip| {
+            let first = strip.cols.start;
+            for (row, d) in strip.iter_mut() {
+                activation::backward(self.isa, act.into(), d, &of[row * w.i + first..][..d.len()]);
+            }
+        };
+        self.linear_bwd_then(dpre, g, dy, x, p, w, n, Some(&through));
     }
 
-    fn activation_bwd(&self, dx: &mut Vec<f32>, x: &Vec<f32>, act: Activation, len: usize) {
-        kernels::activation::backward(self.isa, act.into(), &mut dx[..len], &x[..len]);
+    fn linear_residual(
+        &self,
+        out: &mut Vec<f32>,
+        residual: &Vec<f32>,
+        x: &Vec<f32>,
+        p: &Vec<f32>,
+        w: Linear,
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        let add = |mut strip: kernels::Strip| {
+            let first = strip.cols.start;
+            for (row, out) in strip.iter_mut() {
+                if let Some(drop) = drop {
+                    let (s, i) = (row / rows.t, row % rows.t);
+                    dropout(self.isa, out, &drop.mask(s), mask_row(w.o, i) + first);
+                }
+                kernels::add(self.isa, out, &residual[row * w.o + first..][..out.len()]);
+            }
+        };
+        self.linear_then(out, x, p, w, rows.n(), Some(&add));
+    }
+
+    fn dropout_bwd(&self, dx: &mut Vec<f32>, dy: &Vec<f32>, c: usize, rows: Rows, drop: Dropout) {
+        let len = rows.n() * c;
+        dx[..len].copy_from_slice(&dy[..len]);
+        self.dropout_rows(&mut dx[..len], c, rows, drop);
     }
 
     fn attention(
@@ -254,39 +376,6 @@ impl Backend for Cpu {
     ) {
         let c = heads.c;
         attention::cached(self.isa, &mut out[..t * c], k, v, &qkv[..t * 3 * c], pos, heads.kernel());
-    }
-
-    fn residual(
-        &self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        branch: &Vec<f32>,
-        c: usize,
-        rows: Rows,
-        drop: Option<Dropout>,
-    ) {
-        let len = rows.n() * c;
-        out[..len].copy_from_slice(&x[..len]);
-        match drop {
-            None => kernels::add(self.isa, &mut out[..len], &branch[..len]),
-            Some(drop) => {
-                let sequences = out[..len].chunks_exact_mut(rows.t * c).zip(branch.chunks_exact(rows.t * c));
-                for (s, (out, branch)) in sequences.enumerate() {
-                    dropout::dropout_add(self.isa, out, branch, &drop.mask(s));
-                }
-            }
-        }
-    }
-
-    fn residual_bwd(&self, dbranch: &mut Vec<f32>, dout: &Vec<f32>, c: usize, rows: Rows, drop: Option<Dropout>) {
-        let len = rows.n() * c;
-        let dbranch = &mut dbranch[..len];
-        dbranch.copy_from_slice(&dout[..len]);
-        if let Some(drop) = drop {
-            for (s, dbranch) in dbranch.chunks_exact_mut(rows.t * c).enumerate() {
-                dropout::dropout_in_place(self.isa, dbranch, &drop.mask(s));
-            }
-        }
     }
 
     fn cross_entropy(

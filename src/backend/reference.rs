@@ -1,12 +1,12 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
 
-use super::{AdamW, Backend, Heads, LAYERNORM_EPS, Rows};
+use super::{AdamW, Backend, Heads, LAYERNORM_EPS, Rows, mask_row};
 use crate::{
     config::Activation,
     params::{Embedding, Linear, Norm, Span},
     rng::Dropout,
 };
-use kinglet_kernels::attention::mask_row;
+use kinglet_kernels::attention;
 
 /// The slow, exact backend; buffers are vectors of f64.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,7 +88,7 @@ impl Backend for Reference {
         for (s, i, j, at) in elements(rows, w.c) {
             let token = p[w.wte.start + ids[s * rows.t + i] as usize * w.c + j];
             let position = p[w.wpe.start + (rows.pos + i) * w.c + j];
-            x[at] = (token + position) * factor(drop, s, i * w.c + j);
+            x[at] = (token + position) * factor(drop, s, mask_row(w.c, i) + j);
         }
     }
 
@@ -102,7 +102,7 @@ impl Backend for Reference {
         drop: Option<Dropout>,
     ) {
         for (s, i, j, at) in elements(rows, w.c) {
-            let d = dx[at] * factor(drop, s, i * w.c + j);
+            let d = dx[at] * factor(drop, s, mask_row(w.c, i) + j);
             g[w.wte.start + ids[s * rows.t + i] as usize * w.c + j] += d;
             g[w.wpe.start + (rows.pos + i) * w.c + j] += d;
         }
@@ -184,15 +184,60 @@ impl Backend for Reference {
         }
     }
 
-    fn activation(&self, y: &mut Vec<f64>, x: &Vec<f64>, act: Activation, len: usize) {
-        for i in 0..len {
-            y[i] = activate(act, x[i]);
+    fn linear_act(
+        &self,
+        y: &mut Vec<f64>,
+        pre: &mut Vec<f64>,
+        x: &Vec<f64>,
+        p: &Vec<f64>,
+        w: Linear,
+        act: Activation,
+        n: usize,
+    ) {
+        self.linear(y, x, p, w, n);
+        if act.keeps_input() {
+            pre[..n * w.o].copy_from_slice(&y[..n * w.o]);
+        }
+        y[..n * w.o].iter_mut().for_each(|y| *y = activate(act, *y));
+    }
+
+    fn linear_bwd_act(
+        &self,
+        dpre: &mut Vec<f64>,
+        g: &mut Vec<f64>,
+        dy: &Vec<f64>,
+        x: &Vec<f64>,
+        pre: &Vec<f64>,
+        p: &Vec<f64>,
+        w: Linear,
+        act: Activation,
+        n: usize,
+    ) {
+        self.linear_bwd(dpre, g, dy, x, p, w, n);
+        // max(x, 0) is positive where x is.
+        let of = if act.keeps_input() { pre } else { x };
+        dpre[..n * w.i].iter_mut().zip(of).for_each(|(d, &of)| *d *= derivative(act, of));
+    }
+
+    fn linear_residual(
+        &self,
+        out: &mut Vec<f64>,
+        residual: &Vec<f64>,
+        x: &Vec<f64>,
+        p: &Vec<f64>,
+        w: Linear,
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        self.linear(out, x, p, w, rows.n());
+        for (s, i, j, at) in elements(rows, w.o) {
+            out[at] = residual[at] + out[at] * factor(drop, s, mask_row(w.o, i) + j);
         }
     }
 
-    fn activation_bwd(&self, dx: &mut Vec<f64>, x: &Vec<f64>, act: Activation, len: usize) {
-        for i in 0..len {
-            dx[i] *= derivative(act, x[i]);
+    fn dropout_bwd(&self, dx: &mut Vec<f64>, dy: &Vec<f64>, c: usize, rows: Rows, drop: Dropout) {
+        for (s, i, j, at) in elements(rows, c) {
+            dx[at] = dy[at] * factor(Some(drop), s, mask_row(c, i) + j);
         }
     }
 
@@ -212,7 +257,7 @@ impl Backend for Reference {
             let (weights, row_lse) = attention_row(q, |j| part(1, j), i + 1, scale);
             lse[(s * nh + h) * t + i] = row_lse;
             for k in 0..hs {
-                let weighted = |j: usize| weights[j] * factor(drop, s, mask_row(t, h, i) + j) * part(2, j)[k];
+                let weighted = |j: usize| weights[j] * factor(drop, s, attention::mask_row(t, h, j) + i) * part(2, j)[k];
                 out[(s * t + i) * c + h * hs + k] = (0..=i).map(weighted).sum();
             }
         }
@@ -237,7 +282,7 @@ impl Backend for Reference {
             let q = part(0, i);
             let (weights, _) = attention_row(q, |j| part(1, j), i + 1, scale);
             let dout = &dout[(s * t + i) * c + h * hs..][..hs];
-            let keep = |j: usize| factor(drop, s, mask_row(t, h, i) + j);
+            let keep = |j: usize| factor(drop, s, attention::mask_row(t, h, j) + i);
             let dweights: Vec<f64> = (0..=i).map(|j| keep(j) * dot(dout, part(2, j))).collect();
             let mean = dot(&weights, &dweights);
             for j in 0..=i {
@@ -272,26 +317,6 @@ impl Backend for Reference {
                 let weighted = |(j, w): (usize, &f64)| w * v[j * c + h * hs + d];
                 out[i * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
             }
-        }
-    }
-
-    fn residual(
-        &self,
-        out: &mut Vec<f64>,
-        x: &Vec<f64>,
-        branch: &Vec<f64>,
-        c: usize,
-        rows: Rows,
-        drop: Option<Dropout>,
-    ) {
-        for (s, i, j, at) in elements(rows, c) {
-            out[at] = x[at] + branch[at] * factor(drop, s, i * c + j);
-        }
-    }
-
-    fn residual_bwd(&self, dbranch: &mut Vec<f64>, dout: &Vec<f64>, c: usize, rows: Rows, drop: Option<Dropout>) {
-        for (s, i, j, at) in elements(rows, c) {
-            dbranch[at] = dout[at] * factor(drop, s, i * c + j);
         }
     }
 

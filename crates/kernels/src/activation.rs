@@ -16,33 +16,33 @@ pub enum Activation {
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
-/// `y = act(x)` (n elements).
-pub fn forward(isa: Isa, act: Activation, y: &mut [f32], x: &[f32]) {
-    assert_eq!(y.len(), x.len());
+/// `x = act(x)` (n elements).
+pub fn forward(isa: Isa, act: Activation, x: &mut [f32]) {
     #[inline(always)]
-    fn each(y: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = f(x);
+    fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
+        for x in x {
+            *x = f(*x);
         }
     }
     match act {
         // Not max(): a NaN must come through.
         Activation::Relu => isa.run(
             #[inline(always)]
-            || each(y, x, |x| if x < 0.0 { 0.0 } else { x }),
+            || each(x, |x| if x < 0.0 { 0.0 } else { x }),
         ),
         Activation::Gelu => isa.run(
             #[inline(always)]
-            || each(y, x, |x| x * normal_cdf(x)),
+            || each(x, |x| x * normal_cdf(x)),
         ),
         Activation::GeluTanh => isa.run(
             #[inline(always)]
-            || each(y, x, |x| 0.5 * x * (1.0 + gelu_tanh(x))),
+            || each(x, |x| 0.5 * x * (1.0 + gelu_tanh(x))),
         ),
     }
 }
 
-/// `dx *= act'(x)` (n elements): on entry `dx` holds the gradient of the output, on return that of the input.
+/// `dx *= act'(x)` (n elements): on entry `dx` holds the gradient of the output, on return that of the input. For
+/// ReLU, `x` may as well be the output.
 pub fn backward(isa: Isa, act: Activation, dx: &mut [f32], x: &[f32]) {
     assert_eq!(dx.len(), x.len());
     #[inline(always)]

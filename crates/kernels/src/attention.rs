@@ -2,12 +2,14 @@
 //! positions `0..=i`.
 //!
 //! The `t x t` matrix of weights never exists: queries are taken in blocks, and the backward pass recomputes each
-//! block's weights from the stored log-sum-exp of its rows (Dao et al. 2022).
+//! block's weights from the stored log-sum-exp of its rows (Dao et al. 2022). A block's scores are kept transposed, keys
+//! by queries, so that one vector holds one key's scores for many queries: the softmax is then element by element, and
+//! no row is too short for it.
 
 use crate::{Isa, Mat, MatMut, Start, dropout::Mask, gemm, math};
 use std::cell::RefCell;
 
-/// Queries in a block: their scores (`BLOCK x t`) stay in the L2 cache up to a few thousand positions.
+/// Queries in a block: their scores (`t x BLOCK`) stay in the L2 cache up to a few thousand positions.
 const BLOCK: usize = 32;
 
 /// What all heads of a layer share.
@@ -21,21 +23,25 @@ pub struct Heads {
     pub scale: f32,
 }
 
-/// Where row `i` of head `h` begins in the dropout mask's numbering; padded to whole words of random bits.
-pub fn mask_row(t: usize, h: usize, i: usize) -> usize {
-    (h * t + i) * t.next_multiple_of(4)
+/// Where key `j` of head `h` begins in the dropout mask's numbering, which continues over the queries; padded to whole
+/// words of random bits.
+pub fn mask_row(t: usize, h: usize, j: usize) -> usize {
+    (h * t + j) * t.next_multiple_of(4)
 }
+
+/// One key's scores for a block of queries.
+type Row = [f32; BLOCK];
 
 thread_local! {
-    static SCORES: RefCell<[Vec<f32>; 2]> = RefCell::default();
+    static SCORES: RefCell<[Vec<Row>; 2]> = RefCell::default();
 }
 
-/// Two `(BLOCK, t)` scratch matrices of this thread.
-fn with_scores<R>(t: usize, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> R {
+/// Two `(t, BLOCK)` scratch matrices of this thread.
+fn with_scores<R>(t: usize, f: impl FnOnce(&mut [Row], &mut [Row]) -> R) -> R {
     SCORES.with_borrow_mut(|[p, d]| {
         for buffer in [&mut *p, &mut *d] {
-            if buffer.len() < BLOCK * t {
-                buffer.resize(BLOCK * t, 0.0);
+            if buffer.len() < t {
+                buffer.resize(t, [0.0; BLOCK]);
             }
         }
         f(p, d)
@@ -105,26 +111,19 @@ fn attend(
                 let q = Mat::strided(&q[q0 * 3 * c + h * hs..], rows, hs, 3 * c);
                 let k = Mat::strided(&k[h * hs..], keys, hs, stride);
                 let v = Mat::strided(&v[h * hs..], keys, hs, stride);
-                let p = &mut scores[..rows * keys];
-                gemm(isa, MatMut::new(p, rows, keys), Start::Zero, q, k.t());
-                isa.run(
+                let p = &mut scores[..keys];
+                gemm(isa, MatMut::strided(p.as_flattened_mut(), keys, rows, BLOCK), Start::Zero, k, q.t());
+                let mask = mask.map(|mask| (mask, mask_row(n, h, 0) + q0, mask_row(n, 0, 1)));
+                let block_lse = isa.run(
                     #[inline(always)]
-                    || {
-                        for (i, row) in p.chunks_exact_mut(keys).enumerate() {
-                            let (seen, unseen) = row.split_at_mut(pos + q0 + i + 1);
-                            let row_lse = softmax(seen, scale);
-                            if let Some(lse) = &mut lse {
-                                lse[h * n + q0 + i] = row_lse;
-                            }
-                            if let Some(mask) = mask {
-                                mask.scale(mask_row(n, h, q0 + i), seen);
-                            }
-                            unseen.fill(0.0);
-                        }
-                    },
+                    || softmax(p, scale, keys - rows, mask),
                 );
+                if let Some(lse) = &mut lse {
+                    lse[h * n + q0..][..rows].copy_from_slice(&block_lse[..rows]);
+                }
                 let o = MatMut::strided(&mut out[q0 * c + h * hs..], rows, hs, c);
-                gemm(isa, o, Start::Zero, Mat::new(p, rows, keys), v);
+                let p = Mat::strided(p.as_flattened(), keys, rows, BLOCK);
+                gemm(isa, o, Start::Zero, p.t(), v);
             }
         }
     });
@@ -149,62 +148,97 @@ pub fn backward(
     assert!(out.len() == t * c && dout.len() == t * c && lse.len() == nh * t && c.is_multiple_of(nh));
     assert!(qkv.len() == 3 * t * c && dqkv.len() == qkv.len());
     let hs = c / nh;
-    dqkv.fill(0.0);
     with_scores(t, |scores, dscores| {
         for h in 0..nh {
-            for q0 in (0..t).step_by(BLOCK) {
+            // From the last queries, which see every key, so that the first sum overwrites.
+            for q0 in (0..t).step_by(BLOCK).rev() {
                 let rows = BLOCK.min(t - q0);
                 let keys = q0 + rows;
+                let start = if keys == t { Start::Zero } else { Start::C };
                 let (q_at, k_at, v_at) = (q0 * 3 * c + h * hs, c + h * hs, 2 * c + h * hs);
                 let q = Mat::strided(&qkv[q_at..], rows, hs, 3 * c);
                 let k = Mat::strided(&qkv[k_at..], keys, hs, 3 * c);
                 let v = Mat::strided(&qkv[v_at..], keys, hs, 3 * c);
                 let d_o = Mat::strided(&dout[q0 * c + h * hs..], rows, hs, c);
-                let p = &mut scores[..rows * keys];
-                let ds = &mut dscores[..rows * keys];
-                gemm(isa, MatMut::new(p, rows, keys), Start::Zero, q, k.t());
-                gemm(isa, MatMut::new(ds, rows, keys), Start::Zero, d_o, v.t());
+                let (p, ds) = (&mut scores[..keys], &mut dscores[..keys]);
+                gemm(isa, MatMut::strided(p.as_flattened_mut(), keys, rows, BLOCK), Start::Zero, k, q.t());
+                gemm(isa, MatMut::strided(ds.as_flattened_mut(), keys, rows, BLOCK), Start::Zero, v, d_o.t());
                 isa.run(
                     #[inline(always)]
                     || {
-                        for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+                        let (mut row_lse, mut d) = ([0.0; BLOCK], [0.0; BLOCK]);
+                        row_lse[..rows].copy_from_slice(&lse[h * t + q0..][..rows]);
+                        for (i, d) in d[..rows].iter_mut().enumerate() {
                             let at = (q0 + i) * c + h * hs;
-                            let [d] =
-                                math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| [dout * out]);
-                            let lse = lse[h * t + q0 + i];
-                            let (p, p_unseen) = p.split_at_mut(q0 + i + 1);
-                            let (ds, ds_unseen) = ds.split_at_mut(q0 + i + 1);
-                            p.iter_mut().for_each(|p| *p = math::exp(*p * scale - lse));
-                            if let Some(mask) = mask {
-                                let start = mask_row(t, h, q0 + i);
-                                mask.scale(start, ds);
-                                ds.iter_mut().zip(&*p).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
-                                mask.scale(start, p);
-                            } else {
-                                ds.iter_mut().zip(&*p).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
+                            [*d] = math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| [dout * out]);
+                        }
+                        for (j, (p, ds)) in p.iter_mut().zip(&mut *ds).enumerate() {
+                            let keep = mask.map(|mask| mask.factors::<BLOCK>(mask_row(t, h, j) + q0));
+                            for i in 0..BLOCK {
+                                p[i] = math::exp(p[i] * scale - row_lse[i]);
                             }
-                            p_unseen.fill(0.0);
-                            ds_unseen.fill(0.0);
+                            p[..j.saturating_sub(q0)].fill(0.0);
+                            let Some(keep) = keep else {
+                                for i in 0..BLOCK {
+                                    ds[i] = scale * p[i] * (ds[i] - d[i]);
+                                }
+                                continue;
+                            };
+                            for i in 0..BLOCK {
+                                ds[i] = scale * p[i] * (ds[i] * keep[i] - d[i]);
+                                p[i] *= keep[i];
+                            }
                         }
                     },
                 );
-                let p = Mat::new(p, rows, keys);
-                let ds = Mat::new(ds, rows, keys);
-                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, 3 * c), Start::Zero, ds, k);
-                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, 3 * c), Start::C, ds.t(), q);
-                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, 3 * c), Start::C, p.t(), d_o);
+                let p = Mat::strided(p.as_flattened(), keys, rows, BLOCK);
+                let ds = Mat::strided(ds.as_flattened(), keys, rows, BLOCK);
+                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, 3 * c), Start::Zero, ds.t(), k);
+                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, 3 * c), start, ds, q);
+                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, 3 * c), start, p, d_o);
             }
         }
     });
 }
 
-/// `row = softmax(scale * row)`; returns the log-sum-exp of `scale * row`.
+/// Softmax over the keys, in place, of `scale` times the scores `p (keys, BLOCK)`, query `i` seeing keys
+/// `0..=first + i`; returns each query's log-sum-exp. `mask` comes with key 0's first index and the step to the next's.
 #[inline(always)]
-fn softmax(row: &mut [f32], scale: f32) -> f32 {
-    let top = math::max(row) * scale;
-    row.iter_mut().for_each(|x| *x = math::exp(*x * scale - top));
-    let [sum] = math::lane_sum([row], |[x]| [x]);
-    let norm = 1.0 / sum;
-    row.iter_mut().for_each(|x| *x *= norm);
-    top + sum.ln()
+fn softmax(p: &mut [Row], scale: f32, first: usize, mask: Option<(&Mask, usize, usize)>) -> Row {
+    let mut top = [f32::NEG_INFINITY; BLOCK];
+    for (j, p) in p.iter_mut().enumerate() {
+        p[..j.saturating_sub(first).min(BLOCK)].fill(f32::NEG_INFINITY);
+        for i in 0..BLOCK {
+            // A NaN may be passed over: what reads it next is not.
+            top[i] = if p[i] > top[i] { p[i] } else { top[i] };
+        }
+    }
+    let mut sum = [0.0; BLOCK];
+    for p in &mut *p {
+        for i in 0..BLOCK {
+            p[i] = math::exp((p[i] - top[i]) * scale);
+            sum[i] += p[i];
+        }
+    }
+    let mut norm = [0.0; BLOCK];
+    for i in 0..BLOCK {
+        norm[i] = 1.0 / sum[i];
+    }
+    for (j, p) in p.iter_mut().enumerate() {
+        for i in 0..BLOCK {
+            p[i] *= norm[i];
+        }
+        if let Some((mask, start, step)) = mask {
+            let keep = mask.factors::<BLOCK>(start + j * step);
+            for i in 0..BLOCK {
+                p[i] *= keep[i];
+            }
+        }
+        p[..j.saturating_sub(first).min(BLOCK)].fill(0.0);
+    }
+    let mut lse = [0.0; BLOCK];
+    for i in 0..BLOCK {
+        lse[i] = top[i] * scale + sum[i].ln();
+    }
+    lse
 }

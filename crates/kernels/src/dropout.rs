@@ -30,47 +30,30 @@ impl Mask {
         if bits as u16 >= self.threshold { self.scale } else { 0.0 }
     }
 
-    /// Calls `f(range, factors)` for consecutive pieces of `0..len`; element 0 has index `start`, a multiple of 4.
+    /// The factors of `N` consecutive elements from `start`, both multiples of 4.
     #[inline(always)]
-    fn pieces(&self, start: usize, len: usize, mut f: impl FnMut(std::ops::Range<usize>, &[f32])) {
-        debug_assert!(start.is_multiple_of(4));
-        let mut factors = [0.0f32; 64];
-        for from in (0..len).step_by(64) {
-            for (i, four) in factors.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let word = rng::word(self.key, ((start + from) / 4 + i) as u64);
-                for (lane, factor) in four.iter_mut().enumerate() {
-                    *factor = if (word >> (16 * lane)) as u16 >= self.threshold { self.scale } else { 0.0 };
-                }
+    pub(crate) fn factors<const N: usize>(&self, start: usize) -> [f32; N] {
+        debug_assert!(start.is_multiple_of(4) && N.is_multiple_of(4));
+        let mut factors = [0.0f32; N];
+        for (i, four) in factors.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let word = rng::word(self.key, (start / 4 + i) as u64);
+            for (lane, factor) in four.iter_mut().enumerate() {
+                *factor = if (word >> (16 * lane)) as u16 >= self.threshold { self.scale } else { 0.0 };
             }
-            let to = len.min(from + 64);
-            f(from..to, &factors[..to - from]);
         }
-    }
-
-    /// `y *= mask`, the first element having index `start`, a multiple of 4.
-    #[inline(always)]
-    pub(crate) fn scale(&self, start: usize, y: &mut [f32]) {
-        self.pieces(start, y.len(), |range, m| y[range].iter_mut().zip(m).for_each(|(y, m)| *y *= m));
+        factors
     }
 }
 
-/// `y *= mask` (n elements).
-pub fn dropout_in_place(isa: Isa, y: &mut [f32], mask: &Mask) {
-    isa.run(
-        #[inline(always)]
-        || mask.scale(0, y),
-    );
-}
-
-/// `y += x * mask` (n elements): a branch added to the residual stream.
-pub fn dropout_add(isa: Isa, y: &mut [f32], x: &[f32], mask: &Mask) {
-    assert_eq!(y.len(), x.len());
+/// `y *= mask` (n elements), the first having index `start`, a multiple of 4.
+pub fn dropout(isa: Isa, y: &mut [f32], mask: &Mask, start: usize) {
     isa.run(
         #[inline(always)]
         || {
-            mask.pieces(0, y.len(), |range, m| {
-                y[range.clone()].iter_mut().zip(&x[range]).zip(m).for_each(|((y, x), m)| *y += x * m);
-            });
+            for (i, y) in y.chunks_mut(64).enumerate() {
+                let keep = mask.factors::<64>(start + 64 * i);
+                y.iter_mut().zip(keep).for_each(|(y, keep)| *y *= keep);
+            }
         },
     );
 }

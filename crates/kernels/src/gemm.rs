@@ -1,14 +1,16 @@
-//! Single-threaded matrix multiplication `C (m, n) = A (m, k) B (k, n)` or `C += A B`, any strides for A and B.
+//! Single-threaded matrix multiplication `C (m, n) = A (m, k) B (k, n)`, any strides for A and B, from zero, from C or
+//! from a bias, and with something done to rows of C while they are still in the cache.
 //!
 //! The structure is Goto's (Goto, van de Geijn 2008) with the inner loops exchanged: our A and C are activations that
-//! come from the L3 cache, and this way each is read or written once, in order, while B stays near.
+//! come from the L3 cache, and this way each is read or written once, a strip of rows at a time, while B stays near.
 //!
 //! ```text
-//! LOOP 4  over k in blocks of KC: pack those columns of A, unless its rows are contiguous
-//! LOOP 3    over n in blocks of NC: pack that block of B into panels NR wide; it stays in the L2 cache
-//! LOOP 2      over the rows of A, MR at a time: a tile of A (MR x KC) stays in the L1 cache
-//! LOOP 1        over the panels of B
-//! kernel          C[MR x NR] += A[MR x KC] B[KC x NR], all of C in registers
+//! LOOP 5  over k in blocks of KC
+//! LOOP 4    over n in blocks of NC: pack that block of B into panels NR wide; it stays in the L2 cache
+//! LOOP 3      over the rows of A in strips of a few tiles; a strip stays in the L1 cache (packed, if A is transposed)
+//! LOOP 2        over the panels of B, each of which stays in the L1 cache for a strip
+//! LOOP 1          over the tiles of the strip, MR rows each
+//! kernel            C[MR x NR] += A[MR x KC] B[KC x NR], all of C in registers
 //! ```
 //!
 //! Each element of C is the sum over k in ascending order, so the result does not depend on how rows or columns
@@ -18,11 +20,15 @@ use crate::Isa;
 use pulp::{Simd, WithSimd};
 use std::cell::RefCell;
 
-/// Rows of B in a packed block (LOOP 4): a tile of A is then 6 to 12 KiB.
+/// Rows of B in a packed block (LOOP 5).
 const KC: usize = 256;
-/// Columns of B in a packed block (LOOP 3): `KC * NC` floats are 256 KiB, half of a small L2 cache. A multiple of
+/// Columns of B in a packed block (LOOP 4): `KC * NC` floats are 256 KiB, half of a small L2 cache. A multiple of
 /// every tile's width.
 const NC: usize = 256;
+/// Products of fewer rows read B in place where they can: packing it would cost more than it saves.
+const FEW_ROWS: usize = 48;
+/// Tiles in a strip (LOOP 3).
+const STRIP: usize = 8;
 
 /// A matrix to read: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +50,18 @@ impl<'a> Mat<'a> {
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check_extent(data.len(), rows, cols, row_stride);
         Mat { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// `(rows, columns)`.
+    pub fn shape(self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// These rows only.
+    pub fn rows(self, rows: std::ops::Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        let skip = if rows.is_empty() { 0 } else { rows.start * self.row_stride };
+        Mat { data: &self.data[skip..], rows: rows.len(), ..self }
     }
 
     /// The transpose: the same numbers, read the other way.
@@ -97,11 +115,47 @@ pub enum Start<'a> {
     Bias(&'a [f32]),
 }
 
+/// Rows of C that are complete and still in the cache: what a linear layer is followed by is done to them here.
+#[derive(Debug)]
+pub struct Strip<'a> {
+    data: &'a mut [f32],
+    row_stride: usize,
+    /// Which rows of C these are.
+    pub rows: std::ops::Range<usize>,
+    /// Which columns.
+    pub cols: std::ops::Range<usize>,
+}
+
+/// What follows a product, strip by strip.
+pub type Then<'a> = &'a (dyn Fn(Strip) + Sync);
+
+impl Strip<'_> {
+    /// The same strip of a matrix whose first `above` rows are not in this C.
+    pub fn below(self, above: usize) -> Self {
+        Strip { rows: self.rows.start + above..self.rows.end + above, ..self }
+    }
+
+    /// Each row's index in C and its elements in [`Strip::cols`].
+    #[inline(always)]
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut [f32])> {
+        let len = self.cols.len();
+        self.rows.clone().zip(self.data.chunks_mut(self.row_stride).map(move |row| &mut row[..len]))
+    }
+}
+
 /// `C = A B`, `C += A B` or `C = A B + bias`; `c (m, n)`, `a (m, k)`, `b (k, n)`.
 ///
 /// # Panics
 /// If the shapes do not fit.
 pub fn gemm(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat) {
+    gemm_then(isa, c, start, a, b, None);
+}
+
+/// [`gemm`], and `then` on each strip of C as soon as it is complete.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn gemm_then(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat, then: Option<Then>) {
     let shapes_fit = c.rows == a.rows && c.cols == b.cols && a.cols == b.rows;
     assert!(shapes_fit, "gemm: C is {}x{}, A {}x{}, B {}x{}", c.rows, c.cols, a.rows, a.cols, b.rows, b.cols);
     if c.rows == 0 || c.cols == 0 {
@@ -118,9 +172,12 @@ pub fn gemm(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat) {
                 Start::Bias(bias) => row[..c.cols].copy_from_slice(bias),
             }
         }
+        if let Some(then) = then {
+            then(Strip { rows: 0..c.rows, cols: 0..c.cols, row_stride: c.row_stride, data: c.data });
+        }
         return;
     }
-    PACKED.with_borrow_mut(|packed| isa.run_generic(Gemm { c, start, a, b, packed }));
+    PACKED.with_borrow_mut(|packed| isa.run_generic(Gemm { c, start, a, b, then, packed }));
 }
 
 /// Packed copies of A and B: they grow to the largest product of this thread and stay.
@@ -139,6 +196,7 @@ struct Gemm<'a> {
     start: Start<'a>,
     a: Mat<'a>,
     b: Mat<'a>,
+    then: Option<Then<'a>>,
     packed: &'a mut Packed,
 }
 
@@ -163,71 +221,89 @@ impl WithSimd for Gemm<'_> {
 impl Gemm<'_> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
-        let Gemm { c, start, a, b, packed } = self;
+        let Gemm { c, start, a, b, then, packed } = self;
         let nr = NV * S::F32_LANES;
-        // LOOP 4
+        // Whole vectors are read of every row of B, also beyond its last column: they must lie in the slice.
+        let b_in_place = b.col_stride == 1
+            && c.rows <= FEW_ROWS
+            && (b.rows - 1) * b.row_stride + b.cols.next_multiple_of(nr) <= b.data.len();
+        // LOOP 5
         for k0 in (0..a.cols).step_by(KC) {
             let kc = KC.min(a.cols - k0);
-            let in_place = a.col_stride == 1;
-            let a_block = if in_place {
-                ABlock { data: &a.data[k0..], tile_stride: MR * a.row_stride, row_stride: a.row_stride }
+            let last = k0 + kc == a.cols;
+            let strip = MR * STRIP;
+            // Tile i of A: its first element, how far apart the tiles are, and the rows of one.
+            let a_in_place = a.col_stride == 1;
+            let (a_block, tile_stride, a_row_stride) = if a_in_place {
+                (&a.data[k0..], MR * a.row_stride, a.row_stride)
             } else {
                 pack_a::<MR>(&mut packed.a, a, k0, kc);
-                ABlock { data: &packed.a, tile_stride: MR * kc, row_stride: 1 }
+                (&packed.a[..], MR * kc, 1)
             };
-            let k_stride = if in_place { 1 } else { MR };
-            // LOOP 3
+            // LOOP 4
             for n0 in (0..c.cols).step_by(NC) {
                 let nc = NC.min(c.cols - n0);
-                pack_b(&mut packed.b, b, k0, kc, n0, nc, nr);
-                // LOOP 2
-                for (tile, i0) in (0..c.rows).step_by(MR).enumerate() {
-                    let rows = MR.min(c.rows - i0);
-                    let a_tile = &a_block.data[tile * a_block.tile_stride..];
-                    let a_reach = (rows - 1) * a_block.row_stride + (kc - 1) * k_stride;
-                    assert!(a_reach < a_tile.len());
-                    // LOOP 1
-                    for (panel, b_panel) in packed.b.chunks_exact(kc * nr).take(nc.div_ceil(nr)).enumerate() {
-                        let j0 = n0 + panel * nr;
-                        let cols = nr.min(c.cols - j0);
-                        let c_tile = &mut c.data[i0 * c.row_stride + j0..];
-                        assert!((rows - 1) * c.row_stride + cols <= c_tile.len());
+                // Panel j of B: its first element, how far apart the panels are, and the rows of one.
+                let (b_block, panel_stride, b_row_stride) = if b_in_place {
+                    (&b.data[k0 * b.row_stride + n0..], nr, b.row_stride)
+                } else {
+                    pack_b(simd, &mut packed.b, b, k0, kc, n0, nc, nr);
+                    (&packed.b[..], kc * nr, nr)
+                };
+                let b_reach = (nc.div_ceil(nr) - 1) * panel_stride + (kc - 1) * b_row_stride + nr;
+                assert!(b_reach <= b_block.len());
+                // LOOP 3
+                for i0 in (0..c.rows).step_by(strip) {
+                    let rows = strip.min(c.rows - i0);
+                    let a_strip = &a_block[i0 / MR * tile_stride..];
+                    let a_reach = if a_in_place { (rows - 1) * a_row_stride + kc } else { rows.next_multiple_of(MR) * kc };
+                    assert!(a_reach <= a_strip.len());
+                    let c_strip = &mut c.data[i0 * c.row_stride + n0..];
+                    assert!((rows - 1) * c.row_stride + nc <= c_strip.len());
+                    // LOOP 2
+                    for (panel, j) in (0..nc).step_by(nr).enumerate() {
+                        let cols = nr.min(nc - j);
                         let start = match start {
                             _ if k0 > 0 => Start::C,
-                            Start::Bias(bias) => Start::Bias(&bias[j0..j0 + cols]),
+                            Start::Bias(bias) => Start::Bias(&bias[n0 + j..n0 + j + cols]),
                             start => start,
                         };
-                        let args = Tile {
-                            kc,
-                            a: a_tile.as_ptr(),
-                            a_row_stride: a_block.row_stride,
-                            b: b_panel.as_ptr(),
-                            c: c_tile.as_mut_ptr(),
-                            c_row_stride: c.row_stride,
-                            cols,
-                            start,
-                        };
-                        // SAFETY: the assertions above bound the reads of A and the accesses of C for `rows` rows and
-                        // `cols` columns, `b_panel` has kc * nr floats, and C is borrowed mutably: nothing aliases.
-                        unsafe {
-                            if in_place {
-                                args.multiply_rows::<S, MR, NV, 1>(simd, rows);
-                            } else {
-                                args.multiply_rows::<S, MR, NV, MR>(simd, rows);
+                        // LOOP 1
+                        for (tile, i) in (0..rows).step_by(MR).enumerate() {
+                            // SAFETY: the assertions above bound what is read of A and B and accessed of C in these
+                            // rows and columns, and C is borrowed mutably: nothing aliases.
+                            unsafe {
+                                let args = Tile {
+                                    kc,
+                                    a: a_strip.as_ptr().add(tile * tile_stride),
+                                    a_row_stride,
+                                    b: b_block.as_ptr().add(panel * panel_stride),
+                                    b_row_stride,
+                                    c: c_strip.as_mut_ptr().add(i * c.row_stride + j),
+                                    c_row_stride: c.row_stride,
+                                    cols,
+                                    start,
+                                };
+                                let rows = MR.min(rows - i);
+                                match (a_in_place, b_in_place) {
+                                    (true, true) => args.multiply_rows::<S, MR, NV, 1, 0>(simd, rows),
+                                    (true, false) => args.multiply_rows::<S, MR, NV, 1, NV>(simd, rows),
+                                    (false, true) => args.multiply_rows::<S, MR, NV, MR, 0>(simd, rows),
+                                    (false, false) => args.multiply_rows::<S, MR, NV, MR, NV>(simd, rows),
+                                }
                             }
                         }
+                    }
+                    if let Some(then) = then
+                        && last
+                    {
+                        let (rows, cols) = (i0..i0 + rows, n0..n0 + nc);
+                        then(Strip { rows, cols, data: c_strip, row_stride: c.row_stride });
                     }
                 }
             }
         }
     }
-}
-
-/// One block of A as the kernel reads it: tiles of MR rows, packed or in place.
-struct ABlock<'a> {
-    data: &'a [f32],
-    tile_stride: usize,
-    row_stride: usize,
 }
 
 /// One kernel call: `C[ROWS x cols] = start + A[ROWS x kc] B[kc x NR]`.
@@ -236,6 +312,7 @@ struct Tile<'a> {
     a: *const f32,
     a_row_stride: usize,
     b: *const f32,
+    b_row_stride: usize,
     c: *mut f32,
     c_row_stride: usize,
     cols: usize,
@@ -243,40 +320,48 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// [`Tile::multiply`] for a number of rows known at run time, `MR` at most.
+    /// [`Tile::multiply`] for a number of rows known at run time, `MR` at most, and no more vectors than the columns
+    /// need.
     ///
     /// # Safety
     /// As for [`Tile::multiply`] with `ROWS = rows`.
     #[inline(always)]
-    unsafe fn multiply_rows<S: Simd, const MR: usize, const NV: usize, const STEP: usize>(self, simd: S, rows: usize) {
+    unsafe fn multiply_rows<S: Simd, const MR: usize, const NV: usize, const STEP: usize, const BV: usize>(
+        self,
+        simd: S,
+        rows: usize,
+    ) {
+        let narrow = self.cols <= S::F32_LANES;
         // SAFETY: the caller's promise, passed on.
         unsafe {
             match rows {
-                rows if rows == MR => self.multiply::<S, MR, NV, STEP>(simd),
-                1 => self.multiply::<S, 1, NV, STEP>(simd),
-                2 => self.multiply::<S, 2, NV, STEP>(simd),
-                3 => self.multiply::<S, 3, NV, STEP>(simd),
-                4 => self.multiply::<S, 4, NV, STEP>(simd),
-                5 => self.multiply::<S, 5, NV, STEP>(simd),
-                6 => self.multiply::<S, 6, NV, STEP>(simd),
-                7 => self.multiply::<S, 7, NV, STEP>(simd),
-                8 => self.multiply::<S, 8, NV, STEP>(simd),
-                9 => self.multiply::<S, 9, NV, STEP>(simd),
-                10 => self.multiply::<S, 10, NV, STEP>(simd),
-                _ => self.multiply::<S, 11, NV, STEP>(simd),
+                rows if rows == MR && narrow => self.multiply::<S, MR, 1, STEP, BV>(simd),
+                rows if rows == MR => self.multiply::<S, MR, NV, STEP, BV>(simd),
+                1 => self.multiply::<S, 1, NV, STEP, BV>(simd),
+                2 => self.multiply::<S, 2, NV, STEP, BV>(simd),
+                3 => self.multiply::<S, 3, NV, STEP, BV>(simd),
+                4 => self.multiply::<S, 4, NV, STEP, BV>(simd),
+                5 => self.multiply::<S, 5, NV, STEP, BV>(simd),
+                6 => self.multiply::<S, 6, NV, STEP, BV>(simd),
+                7 => self.multiply::<S, 7, NV, STEP, BV>(simd),
+                8 => self.multiply::<S, 8, NV, STEP, BV>(simd),
+                9 => self.multiply::<S, 9, NV, STEP, BV>(simd),
+                10 => self.multiply::<S, 10, NV, STEP, BV>(simd),
+                _ => self.multiply::<S, 11, NV, STEP, BV>(simd),
             }
         }
     }
 
     /// # Safety
-    /// `a` must be readable at `i * a_row_stride + p * STEP` for `i < ROWS`, `p < kc`; `b` at the first
-    /// `kc * NV * lanes` floats; `c` readable and writable at `i * c_row_stride + j` for `i < ROWS`, `j < cols`,
-    /// and by nobody else meanwhile.
+    /// `a` must be readable at `i * a_row_stride + p * STEP` for `i < ROWS`, `p < kc`; `b` at `p * b_row_stride + j`
+    /// for `j < NV * lanes`; `c` readable and writable at `i * c_row_stride + j` for `i < ROWS`, `j < cols`, and by
+    /// nobody else meanwhile.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, const ROWS: usize, const NV: usize, const STEP: usize>(self, simd: S) {
+    unsafe fn multiply<S: Simd, const ROWS: usize, const NV: usize, const STEP: usize, const BV: usize>(self, simd: S) {
         // Steps of k in one turn of the loop: their addresses differ by constants, which saves arithmetic.
         const UNROLL: usize = 4;
         let lanes = S::F32_LANES;
+        let b_row_stride = if BV == 0 { self.b_row_stride } else { BV * lanes };
         let mut acc = [[simd.splat_f32s(0.0); NV]; ROWS];
         let mut p = 0;
         while p < self.kc {
@@ -284,16 +369,11 @@ impl Tile<'_> {
             // SAFETY: p + u < kc below, within what the caller vouches for; packed rows have any alignment.
             unsafe {
                 let a = self.a.add(p * STEP);
-                let b = self.b.add(p * NV * lanes);
+                let b = self.b.add(p * b_row_stride);
                 if steps == UNROLL {
                     for u in 0..UNROLL {
-                        rank_one::<S, ROWS, NV>(
-                            simd,
-                            &mut acc,
-                            a.add(u * STEP),
-                            self.a_row_stride,
-                            b.add(u * NV * lanes),
-                        );
+                        let (a, b) = (a.add(u * STEP), b.add(u * b_row_stride));
+                        rank_one::<S, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
                     }
                 } else {
                     rank_one::<S, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
@@ -361,7 +441,16 @@ unsafe fn rank_one<S: Simd, const ROWS: usize, const NV: usize>(
 /// Rows `k0..k0 + kc` and columns `n0..n0 + nc` of B as panels of `nr` columns: `packed[panel][p][j]`, zero beyond
 /// the last column.
 #[inline(always)]
-fn pack_b(packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, n0: usize, nc: usize, nr: usize) {
+fn pack_b<S: Simd>(
+    simd: S,
+    packed: &mut Vec<f32>,
+    b: Mat,
+    k0: usize,
+    kc: usize,
+    n0: usize,
+    nc: usize,
+    nr: usize,
+) {
     let panels = nc.div_ceil(nr);
     grow(packed, panels * kc * nr);
     for (panel, out) in packed.chunks_exact_mut(kc * nr).take(panels).enumerate() {
@@ -376,23 +465,21 @@ fn pack_b(packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, n0: usize, nc: us
             }
         } else {
             assert_eq!(b.row_stride, 1, "one of B's strides is 1");
-            for j in (0..cols).step_by(STRIP) {
-                let column = |j: usize| &b.data[k0 + (j0 + j) * b.col_stride..][..kc];
-                if j + STRIP <= cols {
-                    let mut columns = [column(j); STRIP];
-                    for (i, slot) in columns.iter_mut().enumerate() {
-                        *slot = column(j + i);
-                    }
-                    for (p, out) in out.chunks_exact_mut(nr).enumerate() {
-                        let out = &mut out[j..j + STRIP];
-                        for i in 0..STRIP {
-                            out[i] = columns[i][p];
-                        }
-                    }
-                } else {
-                    for j in j..cols {
-                        out[j..].iter_mut().step_by(nr).zip(column(j)).for_each(|(out, x)| *out = *x);
-                    }
+            // Squares of eight columns and eight rows, then the rest one by one.
+            let (whole_j, whole_p) = (cols - cols % SQUARE, kc - kc % SQUARE);
+            for j in (0..whole_j).step_by(SQUARE) {
+                let columns = &b.data[k0 + (j0 + j) * b.col_stride..];
+                assert!((SQUARE - 1) * b.col_stride + whole_p <= columns.len());
+                for p in (0..whole_p).step_by(SQUARE) {
+                    let square = &mut out[p * nr + j..];
+                    assert!((SQUARE - 1) * nr + SQUARE <= square.len());
+                    // SAFETY: both assertions.
+                    unsafe { transpose(simd, square.as_mut_ptr(), nr, columns.as_ptr().add(p), b.col_stride) }
+                }
+            }
+            for j in 0..cols {
+                for p in if j < whole_j { whole_p } else { 0 }..kc {
+                    out[p * nr + j] = b.data[k0 + p + (j0 + j) * b.col_stride];
                 }
             }
         }
@@ -400,35 +487,75 @@ fn pack_b(packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, n0: usize, nc: us
 }
 
 /// Floats that packing moves at once.
-const STRIP: usize = 8;
+const SQUARE: usize = 8;
+
+/// `to[p][j] = from[j][p]` for `p, j < 8`, rows `to_stride` and `from_stride` apart.
+///
+/// # Safety
+/// Eight floats of each of the eight rows must be readable at `from` and writable at `to`, without overlap.
+#[inline(always)]
+unsafe fn transpose<S: Simd>(_: S, to: *mut f32, to_stride: usize, from: *const f32, from_stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if S::F32_LANES >= 8 {
+        use std::arch::x86_64::*;
+        // SAFETY: the caller vouches for the addresses; vectors of eight floats on this architecture are AVX's or
+        // AVX-512's, so the processor has AVX.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); SQUARE];
+            for (j, r) in r.iter_mut().enumerate() {
+                *r = _mm256_loadu_ps(from.add(j * from_stride));
+            }
+            let [r0, r1, r2, r3, r4, r5, r6, r7] = r;
+            // Pairs, then fours of neighbouring rows, each in both halves of a vector; last, the halves.
+            let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+            let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+            let (a4, a5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
+            let (a6, a7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
+            const LOW: i32 = 0x44;
+            const HIGH: i32 = 0xee;
+            let (b0, b1) = (_mm256_shuffle_ps::<LOW>(a0, a2), _mm256_shuffle_ps::<HIGH>(a0, a2));
+            let (b2, b3) = (_mm256_shuffle_ps::<LOW>(a1, a3), _mm256_shuffle_ps::<HIGH>(a1, a3));
+            let (b4, b5) = (_mm256_shuffle_ps::<LOW>(a4, a6), _mm256_shuffle_ps::<HIGH>(a4, a6));
+            let (b6, b7) = (_mm256_shuffle_ps::<LOW>(a5, a7), _mm256_shuffle_ps::<HIGH>(a5, a7));
+            for (p, (x, y)) in [(b0, b4), (b1, b5), (b2, b6), (b3, b7)].into_iter().enumerate() {
+                _mm256_storeu_ps(to.add(p * to_stride), _mm256_permute2f128_ps::<0x20>(x, y));
+                _mm256_storeu_ps(to.add((p + 4) * to_stride), _mm256_permute2f128_ps::<0x31>(x, y));
+            }
+        }
+        return;
+    }
+    for p in 0..SQUARE {
+        for j in 0..SQUARE {
+            // SAFETY: the caller vouches for the addresses.
+            unsafe { *to.add(p * to_stride + j) = *from.add(j * from_stride + p) }
+        }
+    }
+}
 
 /// `to = from`, without a call for the short rows of a panel.
 #[inline(always)]
 fn copy(to: &mut [f32], from: &[f32]) {
-    let (to, to_rest) = to.as_chunks_mut::<STRIP>();
-    let (from, from_rest) = from.as_chunks::<STRIP>();
+    let (to, to_rest) = to.as_chunks_mut::<SQUARE>();
+    let (from, from_rest) = from.as_chunks::<SQUARE>();
     to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
     to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = *from);
 }
 
-/// Columns `k0..k0 + kc` of A as tiles of MR rows: `packed[tile][p][i]`; rows beyond the last are left as they are,
-/// because the kernel for a short tile does not read them.
+/// Columns `k0..k0 + kc` of A, which is transposed, as tiles of MR rows: `packed[tile][p][i]`. Rows beyond the last
+/// hold anything: the kernel for a short tile does not read them.
 #[inline(always)]
 fn pack_a<const MR: usize>(packed: &mut Vec<f32>, a: Mat, k0: usize, kc: usize) {
-    let tiles = a.rows.div_ceil(MR);
-    grow(packed, tiles * kc * MR);
-    for (tile, out) in packed.chunks_exact_mut(kc * MR).take(tiles).enumerate() {
-        let i0 = tile * MR;
-        let rows = MR.min(a.rows - i0);
-        for (p, out) in out.as_chunks_mut::<MR>().0.iter_mut().enumerate() {
-            let column = &a.data[i0 * a.row_stride + (k0 + p) * a.col_stride..];
-            if a.row_stride == 1 && rows == MR {
-                out.copy_from_slice(&column[..MR]);
-            } else {
-                for i in 0..rows {
-                    out[i] = column[i * a.row_stride];
-                }
-            }
+    assert_eq!(a.row_stride, 1, "one of A's strides is 1");
+    let rest = a.rows % MR;
+    grow(packed, a.rows.div_ceil(MR) * kc * MR);
+    for p in 0..kc {
+        let row = &a.data[(k0 + p) * a.col_stride..][..a.rows];
+        let tiles = packed.chunks_exact_mut(kc * MR).map(|tile| &mut tile[p * MR..][..MR]);
+        for (out, from) in tiles.zip(row.chunks_exact(MR)) {
+            out.copy_from_slice(from);
+        }
+        if rest > 0 {
+            packed[a.rows / MR * kc * MR + p * MR..][..rest].copy_from_slice(&row[a.rows - rest..]);
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! | file | equation |
 //! |---|---|
-//! | [`gemm()`] | `C = A B` or `C += A B`, any strides |
+//! | [`gemm()`] | `C = A B`, `C += A B` or `C = A B + bias`, any strides |
 //! | [`layernorm`] | `y = (x - mean) / sqrt(var + eps) * w + b` |
 //! | [`activation`] | ReLU, GELU, GELU (tanh) |
 //! | [`attention`] | `softmax(scale * Q K^T + causal mask) V`, one head at a time |
@@ -29,7 +29,7 @@ mod math;
 pub mod optimizer;
 pub mod rng;
 
-pub use gemm::{Mat, MatMut, Start, gemm};
+pub use gemm::{Mat, MatMut, Start, Strip, Then, gemm, gemm_then};
 pub use isa::Isa;
 pub use math::{add, sum_rows};
 
