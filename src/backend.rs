@@ -6,10 +6,12 @@
 
 mod cpu;
 mod reference;
+mod timed;
 
 pub use cpu::Cpu;
 pub use kinglet_kernels::optimizer::AdamW;
 pub use reference::Reference;
+pub use timed::{Cost, Op, Timed};
 
 use crate::{
     config::Activation,

@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and what they share.
 
+mod bench;
 mod eval;
 mod info;
 mod reproduce;
@@ -37,6 +38,7 @@ enum Command {
     Eval(eval::Args),
     Sample(sample::Args),
     Info(info::Args),
+    Bench(bench::Args),
     Reproduce(reproduce::Args),
 }
 
@@ -54,6 +56,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Eval(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Sample(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Bench(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Reproduce(command) => command.run(args.json),
     };
     match ended {

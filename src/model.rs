@@ -14,7 +14,7 @@
 use crate::{
     backend::{Backend, Heads, Rows},
     config::{Activation, AttentionScale, Config},
-    params::{Layout, Span},
+    params::{Block, Layout, Span},
     rng::{Dropout, Noise},
 };
 
@@ -296,6 +296,15 @@ impl Gpt {
             last: be.zeros(self.n_embd),
             len: 0,
         }
+    }
+
+    /// Floating-point operations of a training step for each token, as they are usually counted: 6 for each weight of a
+    /// matrix product, and attention's products without their causal half taken off.
+    pub fn flops_per_token(&self) -> f64 {
+        let w = &self.layout;
+        let of_block = |h: &Block| h.c_attn.w.len + h.attn_proj.w.len + h.c_fc.w.len + h.mlp_proj.w.len;
+        let weights = w.h.iter().map(of_block).sum::<usize>() + w.lm_head.w.len;
+        (6 * weights + 12 * w.h.len() * self.block_size * self.n_embd) as f64
     }
 
     /// Floats in the activations ([`Gpt::acts`]) and their gradients ([`Gpt::act_grads`]) for `b` sequences.

@@ -6,6 +6,7 @@
 
 use crate::{
     backend::{Backend, Rows},
+    config::Config,
     model::{ActGrads, Acts, Gpt},
     rng::Noise,
 };
@@ -41,7 +42,18 @@ struct Training<B: Backend> {
     grads: B::Buf,
 }
 
-/// Cores of this machine: how many shards and threads there are unless told otherwise.
+/// Parameters from which one shard is the default: a gradient for each core would take more memory than it is worth,
+/// and the products are large enough to be divided themselves.
+const LARGE: usize = 1 << 25;
+
+/// How many shards a run of `config` with `params` parameters has: what it says, or one for each core, but not more
+/// than sequences.
+pub fn count(config: &Config, params: usize) -> usize {
+    let default = if params > LARGE { 1 } else { cores() };
+    if config.shards == 0 { default } else { config.shards }.min(config.batch_size)
+}
+
+/// Cores of this machine: how many threads there are unless told otherwise.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -119,6 +131,11 @@ impl<B: Backend> Shards<B> {
         let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
         be.reduce(&mut grads);
         self.shards.iter().map(|shard| shard.loss).sum()
+    }
+
+    /// How many parts a batch has.
+    pub fn count(&self) -> usize {
+        self.shards.len()
     }
 
     /// What [`Shards::gradient`] computed last.

@@ -12,7 +12,7 @@ use crate::{
     rng::Purpose,
     run::{Checkpoint, RunDir, State, Which},
     sample::{Generator, Sampling},
-    shards::{Shards, cores, with_threads},
+    shards::{self, Shards, with_threads},
     tokenizer::CharTokenizer,
 };
 use serde::Serialize;
@@ -60,10 +60,7 @@ impl Job {
                 allowed: format!("0 or at least {words}, the distinct characters of the text"),
             });
         }
-        if config.shards == 0 {
-            config.shards = cores();
-        }
-        config.shards = config.shards.min(config.batch_size);
+        config.shards = shards::count(&config, Gpt::new(&config).layout.len());
         config.data_sha256.clone_from(&text.sha256);
         Memory::of(&config).check()?;
         let data = Dataset::new(&text, &tokenizer, &config)?;
@@ -139,7 +136,7 @@ impl Memory {
     pub fn of(config: &Config) -> Memory {
         let model = Gpt::new(config);
         let params = 4 * model.layout.len() as u64;
-        let shards = if config.shards == 0 { cores() } else { config.shards }.min(config.batch_size);
+        let shards = shards::count(config, model.layout.len());
         let share = config.batch_size.div_ceil(shards);
         let (forward, backward) = model.activation_floats(share);
         Memory {
@@ -156,7 +153,10 @@ impl Memory {
     }
 
     /// Refuses what this machine's memory cannot hold.
-    fn check(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it does not fit.
+    pub fn check(&self) -> Result<()> {
         let system = sysinfo::System::new_with_specifics(
             sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
         );
@@ -262,6 +262,8 @@ pub enum Event {
         tokens_per_s: f64,
         /// Seconds from the start, evaluations and checkpoints included.
         wall_s: f64,
+        /// The most memory this process had at once, where the system tells.
+        peak_memory_mib: Option<f64>,
         /// The run's folder.
         out: String,
     },
@@ -390,11 +392,19 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
         ms_per_step: 1e3 * state.train_s / state.step as f64,
         tokens_per_s: tokens_per_step * state.step as f64 / state.train_s,
         wall_s: start_wall + began.elapsed().as_secs_f64(),
+        peak_memory_mib: peak_memory_mib(),
         out,
     };
     metrics.append(&done)?;
     observe(&done);
     Ok(done)
+}
+
+/// The most memory this process had at once, from Linux's `/proc`.
+fn peak_memory_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim();
+    Some(kib.parse::<f64>().ok()? / 1024.0)
 }
 
 /// The estimates in a run's metrics.

@@ -205,7 +205,8 @@ fn large_products_are_the_same_on_any_number_of_threads() {
     let all = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let (mut y, mut out, mut dx, mut g) = (be.zeros(n * o), be.zeros(n * o), be.zeros(n * i), be.zeros(p.len()));
+            let (mut y, mut out, mut dx, mut g) =
+                (be.zeros(n * o), be.zeros(n * o), be.zeros(n * i), be.zeros(p.len()));
             be.linear(&mut y, &x, &p, w, n);
             let drop = drop_of(0.2);
             be.linear_residual(&mut out, &dy, &x, &p, w, Rows { b: 10, t: 13, pos: 0 }, drop);

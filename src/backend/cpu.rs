@@ -337,11 +337,12 @@ impl Backend for Cpu {
         drop: Option<Dropout>,
     ) {
         let Heads { c, nh, .. } = heads;
-        for s in 0..b {
-            let (out, lse) = (&mut out[s * t * c..][..t * c], &mut lse[s * nh * t..][..nh * t]);
+        let outputs = out[..b * t * c].par_chunks_exact_mut(t * c).zip(lse.par_chunks_exact_mut(nh * t));
+        let sequences = outputs.zip(qkv.par_chunks_exact(t * 3 * c)).enumerate();
+        sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((out, lse), qkv))| {
             let mask = drop.map(|drop| drop.mask(s));
-            attention::forward(self.isa, out, lse, &qkv[s * t * 3 * c..][..t * 3 * c], heads.kernel(), mask.as_ref());
-        }
+            attention::forward(self.isa, out, lse, qkv, heads.kernel(), mask.as_ref());
+        });
     }
 
     fn attention_bwd(
@@ -356,13 +357,13 @@ impl Backend for Cpu {
         drop: Option<Dropout>,
     ) {
         let Heads { c, nh, .. } = heads;
-        for s in 0..b {
-            let (narrow, wide) = (s * t * c..(s + 1) * t * c, s * t * 3 * c..(s + 1) * t * 3 * c);
-            let (dout, out, lse) = (&dout[narrow.clone()], &out[narrow], &lse[s * nh * t..][..nh * t]);
-            let (dqkv, qkv) = (&mut dqkv[wide.clone()], &qkv[wide]);
+        let saved = out.par_chunks_exact(t * c).zip(lse.par_chunks_exact(nh * t)).zip(qkv.par_chunks_exact(t * 3 * c));
+        let grads = dqkv[..b * t * 3 * c].par_chunks_exact_mut(t * 3 * c).zip(dout.par_chunks_exact(t * c));
+        let sequences = grads.zip(saved).enumerate();
+        sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((dqkv, dout), ((out, lse), qkv)))| {
             let mask = drop.map(|drop| drop.mask(s));
             attention::backward(self.isa, dqkv, dout, out, lse, qkv, heads.kernel(), mask.as_ref());
-        }
+        });
     }
 
     fn attention_cached(
@@ -386,9 +387,13 @@ impl Backend for Cpu {
         v: usize,
         grad: Option<f64>,
     ) {
-        let n = targets.len();
         let grad = grad.map(|scale| scale as f32);
-        kernels::loss::cross_entropy(self.isa, &mut losses[..n], &mut logits[..n * v], targets, grad);
+        let rows = (PIECE * PIECES).div_ceil(v);
+        let outputs = losses[..targets.len()].par_chunks_mut(rows).zip(logits.par_chunks_mut(rows * v));
+        outputs.zip(targets.par_chunks(rows)).for_each(|((losses, logits), targets)| {
+            let logits = &mut logits[..losses.len() * v];
+            kernels::loss::cross_entropy(self.isa, losses, logits, targets, grad);
+        });
     }
 
     fn reduce(&self, parts: &mut [&mut Vec<f32>]) {

@@ -257,7 +257,8 @@ impl Backend for Reference {
             let (weights, row_lse) = attention_row(q, |j| part(1, j), i + 1, scale);
             lse[(s * nh + h) * t + i] = row_lse;
             for k in 0..hs {
-                let weighted = |j: usize| weights[j] * factor(drop, s, attention::mask_row(t, h, j) + i) * part(2, j)[k];
+                let weighted =
+                    |j: usize| weights[j] * factor(drop, s, attention::mask_row(t, h, j) + i) * part(2, j)[k];
                 out[(s * t + i) * c + h * hs + k] = (0..=i).map(weighted).sum();
             }
         }

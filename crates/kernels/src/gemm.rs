@@ -256,7 +256,8 @@ impl Gemm<'_> {
                 for i0 in (0..c.rows).step_by(strip) {
                     let rows = strip.min(c.rows - i0);
                     let a_strip = &a_block[i0 / MR * tile_stride..];
-                    let a_reach = if a_in_place { (rows - 1) * a_row_stride + kc } else { rows.next_multiple_of(MR) * kc };
+                    let a_reach =
+                        if a_in_place { (rows - 1) * a_row_stride + kc } else { rows.next_multiple_of(MR) * kc };
                     assert!(a_reach <= a_strip.len());
                     let c_strip = &mut c.data[i0 * c.row_stride + n0..];
                     assert!((rows - 1) * c.row_stride + nc <= c_strip.len());
@@ -441,16 +442,7 @@ unsafe fn rank_one<S: Simd, const ROWS: usize, const NV: usize>(
 /// Rows `k0..k0 + kc` and columns `n0..n0 + nc` of B as panels of `nr` columns: `packed[panel][p][j]`, zero beyond
 /// the last column.
 #[inline(always)]
-fn pack_b<S: Simd>(
-    simd: S,
-    packed: &mut Vec<f32>,
-    b: Mat,
-    k0: usize,
-    kc: usize,
-    n0: usize,
-    nc: usize,
-    nr: usize,
-) {
+fn pack_b<S: Simd>(simd: S, packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, n0: usize, nc: usize, nr: usize) {
     let panels = nc.div_ceil(nr);
     grow(packed, panels * kc * nr);
     for (panel, out) in packed.chunks_exact_mut(kc * nr).take(panels).enumerate() {

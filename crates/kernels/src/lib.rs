@@ -16,6 +16,7 @@
 //! | [`loss`] | softmax and cross-entropy in one pass |
 //! | [`dropout`] | `x * keep / (1 - rate)`, the mask a function of a key |
 //! | [`optimizer`] | AdamW |
+//! | [`peak`] | what a core can do at most |
 //! | [`rng`] | the counter-based generator behind every random number |
 
 pub mod activation;
@@ -27,6 +28,7 @@ pub mod layernorm;
 pub mod loss;
 mod math;
 pub mod optimizer;
+pub mod peak;
 pub mod rng;
 
 pub use gemm::{Mat, MatMut, Start, Strip, Then, gemm, gemm_then};

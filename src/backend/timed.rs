@@ -1,0 +1,250 @@
+//! Any backend with a stopwatch at each operation: how a step's time divides.
+
+use super::{AdamW, Backend, Heads, Rows};
+use crate::{
+    config::Activation,
+    params::{Embedding, Linear, Norm, Span},
+    rng::Dropout,
+};
+use serde::Serialize;
+use std::{collections::BTreeMap, sync::Mutex, time::Instant};
+
+/// A backend that notes what each operation costs.
+#[derive(Debug)]
+pub struct Timed<B> {
+    be: B,
+    costs: Mutex<BTreeMap<Op, Cost>>,
+}
+
+/// An operation, and the shape of a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Op {
+    /// The method of [`Backend`].
+    pub name: &'static str,
+    /// Channels in and out of a linear layer.
+    pub shape: Option<(usize, usize)>,
+}
+
+/// What the calls of an operation took, all threads together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// Calls.
+    pub calls: u64,
+    /// Seconds.
+    pub seconds: f64,
+    /// Floating-point operations of the matrix products: 2 for each multiply-add, and attention without its causal
+    /// half taken off, as is usual.
+    pub flops: f64,
+    /// Bytes that must be read and written at least, where there is no product.
+    pub bytes: f64,
+}
+
+/// Bytes of a number.
+const F32: f64 = 4.0;
+
+impl<B: Backend> Timed<B> {
+    /// With all costs zero.
+    pub fn new(be: B) -> Timed<B> {
+        Timed { be, costs: Mutex::default() }
+    }
+
+    /// The costs so far, which start again from zero.
+    pub fn take(&self) -> BTreeMap<Op, Cost> {
+        std::mem::take(&mut self.costs.lock().expect("no operation panicked"))
+    }
+
+    /// Runs `work`, an operation of so many operations or so many numbers read and written.
+    fn time<R>(&self, name: &'static str, size: Size, work: impl FnOnce(&B) -> R) -> R {
+        let start = Instant::now();
+        let result = work(&self.be);
+        let seconds = start.elapsed().as_secs_f64();
+        let (shape, flops, numbers) = match size {
+            Size::Linear(w, n, products) => (Some((w.i, w.o)), (2 * n * w.i * w.o * products) as f64, 0),
+            Size::Attention { queries, keys, c, products } => (None, (2 * queries * keys * c * products) as f64, 0),
+            Size::Numbers(numbers) => (None, 0.0, numbers),
+        };
+        let mut costs = self.costs.lock().expect("no operation panicked");
+        let cost = costs.entry(Op { name, shape }).or_default();
+        *cost = Cost {
+            calls: cost.calls + 1,
+            seconds: cost.seconds + seconds,
+            flops: cost.flops + flops,
+            bytes: cost.bytes + F32 * numbers as f64,
+        };
+        result
+    }
+}
+
+/// How much an operation has to do.
+enum Size {
+    /// A linear layer on `n` rows, and how many matrix products that takes.
+    Linear(Linear, usize, usize),
+    /// Attention, in products as large as that of queries and keys.
+    Attention { queries: usize, keys: usize, c: usize, products: usize },
+    /// Numbers read and written.
+    Numbers(usize),
+}
+
+impl<B: Backend> Backend for Timed<B> {
+    type Buf = B::Buf;
+
+    fn zeros(&self, len: usize) -> B::Buf {
+        self.be.zeros(len)
+    }
+
+    fn upload(&self, dst: &mut B::Buf, src: &[f32]) {
+        self.be.upload(dst, src);
+    }
+
+    fn download(&self, src: &B::Buf, dst: &mut [f32]) {
+        self.be.download(src, dst);
+    }
+
+    fn clear(&self, x: &mut B::Buf) {
+        self.time("clear", Size::Numbers(0), |be| be.clear(x));
+    }
+
+    fn copy(&self, dst: &mut B::Buf, src: &B::Buf, span: Span) {
+        self.time("copy", Size::Numbers(2 * span.len), |be| be.copy(dst, src, span));
+    }
+
+    fn embed(&self, x: &mut B::Buf, p: &B::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
+        self.time("embed", Size::Numbers(3 * rows.n() * w.c), |be| be.embed(x, p, w, ids, rows, drop));
+    }
+
+    fn embed_bwd(&self, g: &mut B::Buf, dx: &mut B::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
+        self.time("embed_bwd", Size::Numbers(5 * rows.n() * w.c), |be| be.embed_bwd(g, dx, w, ids, rows, drop));
+    }
+
+    fn layernorm(&self, y: &mut B::Buf, stats: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Norm, n: usize) {
+        self.time("layernorm", Size::Numbers(2 * n * w.w.len), |be| be.layernorm(y, stats, x, p, w, n));
+    }
+
+    fn layernorm_bwd(
+        &self,
+        dx: &mut B::Buf,
+        g: &mut B::Buf,
+        dy: &B::Buf,
+        x: &B::Buf,
+        stats: &B::Buf,
+        p: &B::Buf,
+        w: Norm,
+        n: usize,
+    ) {
+        let size = Size::Numbers(4 * n * w.w.len);
+        self.time("layernorm_bwd", size, |be| be.layernorm_bwd(dx, g, dy, x, stats, p, w, n));
+    }
+
+    fn linear(&self, y: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Linear, n: usize) {
+        self.time("linear", Size::Linear(w, n, 1), |be| be.linear(y, x, p, w, n));
+    }
+
+    fn linear_bwd(&self, dx: &mut B::Buf, g: &mut B::Buf, dy: &B::Buf, x: &B::Buf, p: &B::Buf, w: Linear, n: usize) {
+        self.time("linear_bwd", Size::Linear(w, n, 2), |be| be.linear_bwd(dx, g, dy, x, p, w, n));
+    }
+
+    fn linear_act(
+        &self,
+        y: &mut B::Buf,
+        pre: &mut B::Buf,
+        x: &B::Buf,
+        p: &B::Buf,
+        w: Linear,
+        act: Activation,
+        n: usize,
+    ) {
+        self.time("linear_act", Size::Linear(w, n, 1), |be| be.linear_act(y, pre, x, p, w, act, n));
+    }
+
+    fn linear_bwd_act(
+        &self,
+        dpre: &mut B::Buf,
+        g: &mut B::Buf,
+        dy: &B::Buf,
+        x: &B::Buf,
+        pre: &B::Buf,
+        p: &B::Buf,
+        w: Linear,
+        act: Activation,
+        n: usize,
+    ) {
+        let size = Size::Linear(w, n, 2);
+        self.time("linear_bwd_act", size, |be| be.linear_bwd_act(dpre, g, dy, x, pre, p, w, act, n));
+    }
+
+    fn linear_residual(
+        &self,
+        out: &mut B::Buf,
+        residual: &B::Buf,
+        x: &B::Buf,
+        p: &B::Buf,
+        w: Linear,
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        let size = Size::Linear(w, rows.n(), 1);
+        self.time("linear_residual", size, |be| be.linear_residual(out, residual, x, p, w, rows, drop));
+    }
+
+    fn dropout_bwd(&self, dx: &mut B::Buf, dy: &B::Buf, c: usize, rows: Rows, drop: Dropout) {
+        self.time("dropout_bwd", Size::Numbers(2 * rows.n() * c), |be| be.dropout_bwd(dx, dy, c, rows, drop));
+    }
+
+    fn attention(
+        &self,
+        out: &mut B::Buf,
+        lse: &mut B::Buf,
+        qkv: &B::Buf,
+        heads: Heads,
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        let size = Size::Attention { queries: rows.n(), keys: rows.t, c: heads.c, products: 2 };
+        self.time("attention", size, |be| be.attention(out, lse, qkv, heads, rows, drop));
+    }
+
+    fn attention_bwd(
+        &self,
+        dqkv: &mut B::Buf,
+        dout: &B::Buf,
+        out: &B::Buf,
+        lse: &B::Buf,
+        qkv: &B::Buf,
+        heads: Heads,
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        let size = Size::Attention { queries: rows.n(), keys: rows.t, c: heads.c, products: 4 };
+        self.time("attention_bwd", size, |be| be.attention_bwd(dqkv, dout, out, lse, qkv, heads, rows, drop));
+    }
+
+    fn attention_cached(
+        &self,
+        out: &mut B::Buf,
+        k: &mut B::Buf,
+        v: &mut B::Buf,
+        qkv: &B::Buf,
+        heads: Heads,
+        rows: Rows,
+    ) {
+        let size = Size::Attention { queries: rows.t, keys: rows.pos + rows.t, c: heads.c, products: 2 };
+        self.time("attention_cached", size, |be| be.attention_cached(out, k, v, qkv, heads, rows));
+    }
+
+    fn cross_entropy(&self, losses: &mut B::Buf, logits: &mut B::Buf, targets: &[u32], v: usize, grad: Option<f64>) {
+        let size = Size::Numbers(targets.len() * v * if grad.is_some() { 2 } else { 1 });
+        self.time("cross_entropy", size, |be| be.cross_entropy(losses, logits, targets, v, grad));
+    }
+
+    fn reduce(&self, parts: &mut [&mut B::Buf]) {
+        self.time("reduce", Size::Numbers(0), |be| be.reduce(parts));
+    }
+
+    fn sum_squares(&self, x: &B::Buf) -> f64 {
+        self.time("sum_squares", Size::Numbers(0), |be| be.sum_squares(x))
+    }
+
+    fn adamw(&self, p: &mut B::Buf, g: &B::Buf, m: &mut B::Buf, v: &mut B::Buf, span: Span, h: &AdamW) {
+        self.time("adamw", Size::Numbers(7 * span.len), |be| be.adamw(p, g, m, v, span, h));
+    }
+}

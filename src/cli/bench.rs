@@ -1,0 +1,440 @@
+//! `kinglet bench`
+
+use anyhow::Context;
+use kinglet::{
+    backend::{Backend, Cost, Cpu, Op, Timed},
+    config::Config,
+    data::Split,
+    model::Gpt,
+    optim::Optimizer,
+    rng::{Purpose, Rng},
+    sample::{Generator, Sampling},
+    shards::{self, Shards, with_threads},
+};
+use kinglet_kernels::peak;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+/// Measure training, evaluation and sampling on this machine, and what share of its peak they reach
+///
+/// Weights and text are random: time does not depend on what they say.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The preset to measure
+    #[arg(long, default_value = "big-0.2m")]
+    preset: String,
+    /// Override a configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Threads to work with [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
+    /// Seconds for each measurement
+    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// Break a training step down by operation
+    #[arg(long)]
+    profile: bool,
+    /// Only the training step and the evaluation batch
+    #[arg(long, conflicts_with = "profile")]
+    quick: bool,
+}
+
+/// A duration from a command line.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
+    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
+}
+
+/// Words of Tiny Shakespeare, for presets whose vocabulary is the text's.
+const VOCAB: usize = 65;
+
+/// Streams of tokens in the measurement of many.
+const STREAMS: usize = 8;
+
+/// What is measured; times are medians.
+#[derive(Serialize)]
+struct Report {
+    preset: String,
+    isa: &'static str,
+    threads: usize,
+    shards: usize,
+    params: usize,
+    /// Floating-point operations of a training step.
+    gflop_per_step: f64,
+    ms_per_step: f64,
+    /// Where a step's time goes; all threads together, divided by their number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts: Option<Parts>,
+    tokens_per_s: f64,
+    /// `batch_size` sequences of `block_size`.
+    ms_per_eval_batch: f64,
+    gflops: f64,
+    /// Of all threads at once, before and after the step was measured.
+    peak_gflops: f64,
+    fraction_of_peak: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<Sample>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<Process>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Vec<Row>>,
+}
+
+#[derive(Serialize)]
+struct Parts {
+    forward_ms: f64,
+    backward_ms: f64,
+    optimizer_ms: f64,
+    /// Drawing the batch, waiting for the other threads, and the stopwatch.
+    rest_ms: f64,
+    /// Share of the operations' time that is not in a linear layer.
+    outside_gemm: f64,
+}
+
+/// Tokens per second.
+#[derive(Serialize)]
+struct Sample {
+    /// One stream, until the first block is full: each token costs one position.
+    first_block: f64,
+    /// One stream, context full: each token costs the whole context.
+    context_full: f64,
+    /// Eight streams on all threads, context full.
+    many_streams: f64,
+}
+
+/// A training process of its own.
+#[derive(Serialize)]
+struct Process {
+    /// From the start of the program to the first event of a training run on the built-in corpus, ready to compute.
+    start_ms: f64,
+    /// Of a whole short run with its checkpoints, where the system tells.
+    peak_memory_mib: Option<f64>,
+}
+
+/// One operation of a step, on average.
+#[derive(Serialize)]
+struct Row {
+    op: String,
+    calls: f64,
+    ms: f64,
+    share: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gflops: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gb_per_s: Option<f64>,
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        let mut config = Config::preset(&self.preset)?;
+        self.set.iter().try_for_each(|setting| config.set(setting))?;
+        if config.vocab_size == 0 {
+            config.vocab_size = VOCAB;
+        }
+        config.check()?;
+        kinglet::train::Memory::of(&config).check()?;
+        let threads = if self.threads == 0 { shards::cores() } else { usize::from(self.threads) };
+        let be = Cpu::new()?;
+        let mut report = with_threads(threads, || self.measure(&config, threads, be));
+        if !self.quick {
+            report.process = Some(self.process(&config)?);
+        }
+        if json {
+            return super::print_json(&report);
+        }
+        Ok(super::print(&report.text(&config))?)
+    }
+
+    fn measure(&self, config: &Config, threads: usize, be: Cpu) -> Report {
+        let model = Gpt::new(config);
+        let mut rng = Rng::new(config.seed, Purpose::Batch, 0, 0);
+        let ids = (0..20 * config.block_size.max(1000)).map(|_| rng.below(config.vocab_size as u64) as u32).collect();
+        let split = Split::new(ids, config.block_size).expect("long enough");
+        let peak_before = peak_gflops(threads, be);
+        let mut bench = Bench::new(&be, config, &model, &split);
+        let ms_per_step = 1e3 * median(self.seconds, || bench.step(&be));
+        let peak_gflops = (peak_before + peak_gflops(threads, be)) / 2.0;
+        let batches = 16;
+        let ms_per_eval_batch = 1e3 / f64::from(batches) * median(self.seconds, || bench.eval(&be, batches));
+        let tokens = config.gradient_accumulation_steps * config.batch_size * config.block_size;
+        let gflop_per_step = 1e-9 * model.flops_per_token() * tokens as f64;
+        let gflops = gflop_per_step / ms_per_step * 1e3;
+        let (weights, shards) = (bench.p.clone(), bench.shards.count());
+        drop(bench);
+        let (parts, profile) = if self.quick {
+            (None, None)
+        } else {
+            let timed = Timed::new(be);
+            let mut bench = Bench::new(&timed, config, &model, &split);
+            bench.step(&timed);
+            timed.take();
+            let (start, mut steps) = (Instant::now(), 0);
+            while steps == 0 || start.elapsed().as_secs_f64() < self.seconds {
+                bench.step(&timed);
+                steps += 1;
+            }
+            let ms = 1e3 * start.elapsed().as_secs_f64() / f64::from(steps);
+            let (parts, rows) = breakdown(&timed.take(), ms, f64::from(steps), threads as f64);
+            (Some(parts), self.profile.then_some(rows))
+        };
+        Report {
+            preset: self.preset.clone(),
+            isa: be.isa().name(),
+            threads,
+            shards,
+            params: model.layout.len(),
+            gflop_per_step,
+            ms_per_step,
+            parts,
+            tokens_per_s: tokens as f64 / ms_per_step * 1e3,
+            ms_per_eval_batch,
+            gflops,
+            peak_gflops,
+            fraction_of_peak: gflops / peak_gflops,
+            sample: (!self.quick).then(|| self.sample(&be, &model, &weights)),
+            process: None,
+            profile,
+        }
+    }
+
+    fn sample(&self, be: &Cpu, model: &Gpt, weights: &Vec<f32>) -> Sample {
+        let prompt = |len: usize| (0..len).map(|i| (i % model.vocab_size) as u32).collect::<Vec<_>>();
+        let stream = |len, index| Generator::new(be, model, weights, &prompt(len), Sampling::default(), index);
+        let per_second = |work: &(dyn Fn() -> usize + Sync)| {
+            let tokens = work();
+            tokens as f64
+                / median(self.seconds, || {
+                    work();
+                })
+        };
+        let write = |len, tokens, index| {
+            let mut stream = stream(len, index);
+            (0..tokens).for_each(|_| {
+                stream.next_token();
+            });
+            tokens
+        };
+        // A few tokens more than the block hold the context full; the first of them only fills the cache.
+        let some = 16;
+        Sample {
+            first_block: per_second(&|| write(1, model.block_size, 0)),
+            context_full: per_second(&|| write(model.block_size + 1, some, 0)),
+            many_streams: per_second(&|| {
+                (0..STREAMS).into_par_iter().map(|index| write(model.block_size + 1, some, index as u64)).sum()
+            }),
+        }
+    }
+
+    /// Runs this program as a user would.
+    fn process(&self, config: &Config) -> anyhow::Result<Process> {
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let train = |out: &str, data: Option<&str>, settings: &[&str]| -> anyhow::Result<Command> {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.current_dir(&folder).args(["train", "--json", "--out", out, "--preset", &self.preset]).args(data);
+            let all = self.set.iter().map(String::as_str).chain(settings.iter().copied());
+            all.for_each(|setting| {
+                command.args(["--set", setting]);
+            });
+            command.args(["--threads", &self.threads.to_string()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+            Ok(command)
+        };
+        let mut times = Vec::new();
+        for round in 0..5 {
+            let start = Instant::now();
+            let mut child = train(&format!("start-{round}"), None, &[])?.spawn()?;
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
+            times.push(1e3 * start.elapsed().as_secs_f64());
+            child.kill()?;
+            child.wait()?;
+            anyhow::ensure!(line.contains("\"start\""), "kinglet train did not start");
+        }
+        let characters = (20 * config.block_size).max(2000);
+        let text: String = (0..characters).map(|i| char::from(b' ' + (i * i % VOCAB) as u8)).collect();
+        std::fs::write(folder.path().join("text.txt"), text)?;
+        let settings = ["max_iters=3", "eval_iters=1", "eval_interval=3"];
+        let output = train("memory", Some("text.txt"), &settings)?.output()?;
+        let last = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
+        let done: serde_json::Value = serde_json::from_str(&last)
+            .with_context(|| format!("kinglet train failed: {}", String::from_utf8_lossy(&output.stderr)))?;
+        Ok(Process { start_ms: middle(times), peak_memory_mib: done["peak_memory_mib"].as_f64() })
+    }
+}
+
+/// A model in training, and text to measure it on.
+struct Bench<'a, B: Backend> {
+    config: &'a Config,
+    model: &'a Gpt,
+    split: &'a Split,
+    shards: Shards<B>,
+    optimizer: Optimizer<B>,
+    p: B::Buf,
+    steps: u64,
+}
+
+impl<'a, B: Backend> Bench<'a, B> {
+    fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Self {
+        let count = shards::count(config, model.layout.len());
+        let mut p = be.zeros(model.layout.len());
+        be.upload(&mut p, &model.layout.init(config.seed));
+        Bench {
+            shards: Shards::new(be, model, config.batch_size, count, true),
+            optimizer: Optimizer::new(be, &model.layout, config),
+            config,
+            model,
+            split,
+            p,
+            steps: 0,
+        }
+    }
+
+    fn step(&mut self, be: &B) {
+        let Bench { config, model, split, shards, optimizer, p, steps } = self;
+        let sequence = |i| split.sample(config.seed, Purpose::Batch, *steps, i);
+        shards.gradient(be, model, p, config.gradient_accumulation_steps, config.seed, *steps, sequence);
+        optimizer.step(be, p, shards.last_gradient(), config, *steps);
+        *steps += 1;
+    }
+
+    fn eval(&mut self, be: &B, batches: u32) {
+        let sequences = batches as usize * self.config.batch_size;
+        let sequence = |i| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i);
+        self.shards.losses(be, self.model, &self.p, sequences, sequence, |_, _| {});
+    }
+}
+
+/// GFLOP/s of all threads at once.
+fn peak_gflops(threads: usize, be: Cpu) -> f64 {
+    (0..threads).into_par_iter().with_max_len(1).map(|_| peak::fma_gflops(be.isa(), 0.2)).sum()
+}
+
+/// Seconds that `work` takes: the median of as many times as fit, three at least, after one to warm up.
+fn median(budget: f64, mut work: impl FnMut()) -> f64 {
+    work();
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 3 || start.elapsed().as_secs_f64() < budget {
+        let clock = Instant::now();
+        work();
+        times.push(clock.elapsed().as_secs_f64());
+    }
+    middle(times)
+}
+
+fn middle(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// A step of `ms` milliseconds by its operations, given the costs of `steps` steps on `threads` threads.
+fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (Parts, Vec<Row>) {
+    let sum = |which: &dyn Fn(&str) -> bool| {
+        let seconds: f64 = costs.iter().filter(|(op, _)| which(op.name)).map(|(_, cost)| cost.seconds).sum();
+        1e3 * seconds / steps / threads
+    };
+    let optimizer = |name: &str| matches!(name, "reduce" | "sum_squares" | "adamw");
+    let backward = |name: &str| name.contains("_bwd") || name == "clear";
+    // What the whole pool does at once is measured once, by the thread that waits for it.
+    let optimizer_ms = threads * sum(&optimizer);
+    let backward_ms = sum(&backward);
+    let forward_ms = sum(&|name| !backward(name) && !optimizer(name));
+    let gemm_ms = sum(&|name| name.starts_with("linear"));
+    let all = forward_ms + backward_ms + optimizer_ms;
+    let mut rows: Vec<Row> = costs
+        .iter()
+        .map(|(op, cost)| {
+            let wall = if optimizer(op.name) { cost.seconds } else { cost.seconds / threads };
+            let shape = op.shape.map_or(String::new(), |(i, o)| format!(" {i} -> {o}"));
+            Row {
+                op: format!("{}{shape}", op.name),
+                calls: cost.calls as f64 / steps,
+                ms: 1e3 * wall / steps,
+                share: 1e3 * wall / steps / ms,
+                gflops: (cost.flops > 0.0).then(|| 1e-9 * cost.flops / wall),
+                gb_per_s: (cost.bytes > 0.0).then(|| 1e-9 * cost.bytes / wall),
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    let parts = Parts { forward_ms, backward_ms, optimizer_ms, rest_ms: ms - all, outside_gemm: 1.0 - gemm_ms / all };
+    (parts, rows)
+}
+
+impl Report {
+    fn text(&self, config: &Config) -> String {
+        let mut text = format!(
+            "{}: {:.6} M parameters, batches of {} x {} tokens; {} on {}, {}\n\n",
+            self.preset,
+            self.params as f64 / 1e6,
+            config.gradient_accumulation_steps * config.batch_size,
+            config.block_size,
+            count(self.threads, "thread"),
+            self.isa,
+            count(self.shards, "shard"),
+        );
+        let mut line = |what: &str, value: String| text.push_str(&format!("{what:<34}{value}\n"));
+        line("training step", format!("{:.3} ms, {:.0} tokens/s", self.ms_per_step, self.tokens_per_s));
+        if let Some(parts) = &self.parts {
+            let Parts { forward_ms, backward_ms, optimizer_ms, rest_ms, .. } = parts;
+            line(
+                "",
+                format!(
+                    "forward {forward_ms:.3}, backward {backward_ms:.3}, AdamW {optimizer_ms:.3}, batch and waiting {rest_ms:.3}"
+                ),
+            );
+        }
+        line(
+            "",
+            format!(
+                "{:.1} GFLOP/s of {:.1} at peak: {:.1} %",
+                self.gflops,
+                self.peak_gflops,
+                100.0 * self.fraction_of_peak
+            ),
+        );
+        line("evaluation batch", format!("{:.3} ms", self.ms_per_eval_batch));
+        if let Some(sample) = &self.sample {
+            line("sampling, first block", format!("{:.0} tokens/s", sample.first_block));
+            line("sampling, context full", format!("{:.0} tokens/s", sample.context_full));
+            line(&format!("sampling, {STREAMS} streams, context full"), format!("{:.0} tokens/s", sample.many_streams));
+        }
+        if let Some(process) = &self.process {
+            line("start of the program to step 0", format!("{:.0} ms", process.start_ms));
+            if let Some(mib) = process.peak_memory_mib {
+                line("peak memory while training", format!("{mib:.0} MiB"));
+            }
+        }
+        if let Some(rows) = &self.profile {
+            text.push_str(&format!(
+                "\n{:<30}{:>8}{:>10}{:>8}{:>10}{:>8}\n",
+                "operation", "calls", "ms", "%", "GFLOP/s", "GB/s"
+            ));
+            for row in rows {
+                let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.1}"));
+                text.push_str(&format!(
+                    "{:<30}{:>8.0}{:>10.3}{:>8.1}{:>10}{:>8}\n",
+                    row.op,
+                    row.calls,
+                    row.ms,
+                    100.0 * row.share,
+                    number(row.gflops),
+                    number(row.gb_per_s)
+                ));
+            }
+            let outside = self.parts.as_ref().map_or(0.0, |parts| parts.outside_gemm);
+            text.push_str(&format!("outside linear layers: {:.1} % of the operations' time\n", 100.0 * outside));
+        }
+        text
+    }
+}
+
+/// `1 thread`, `2 threads`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
