@@ -25,10 +25,10 @@ pub fn forward(isa: Isa, act: Activation, x: &mut [f32]) {
         }
     }
     match act {
-        // Not max(): a NaN must come through.
+        // max(x, 0), but a NaN comes through. (Choosing becomes a masked store, which is slow.)
         Activation::Relu => isa.run(
             #[inline(always)]
-            || each(x, |x| if x < 0.0 { 0.0 } else { x }),
+            || each(x, |x| 0.5 * (x + x.abs())),
         ),
         Activation::Gelu => isa.run(
             #[inline(always)]
@@ -56,7 +56,7 @@ pub fn backward(isa: Isa, act: Activation, dx: &mut [f32], x: &[f32]) {
             #[inline(always)]
             || {
                 for (dx, &x) in dx.iter_mut().zip(x) {
-                    *dx = if x > 0.0 { *dx } else { 0.0 };
+                    *dx *= if x > 0.0 { 1.0 } else { 0.0 };
                 }
             },
         ),

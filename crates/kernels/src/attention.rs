@@ -32,8 +32,31 @@ pub fn mask_row(t: usize, h: usize, j: usize) -> usize {
 /// One key's scores for a block of queries.
 type Row = [f32; BLOCK];
 
+/// The queries' numbers.
+const QUERY: Row = {
+    let mut numbers = [0.0; BLOCK];
+    let mut i = 0;
+    while i < BLOCK {
+        numbers[i] = i as f32;
+        i += 1;
+    }
+    numbers
+};
+
 thread_local! {
     static SCORES: RefCell<[Vec<Row>; 2]> = RefCell::default();
+}
+
+/// A block's scores (keys, queries) to be computed. Of `rows` queries, the last sees all keys and query `i` keys
+/// `0..=keys - rows + i`: what lies below that diagonal is not wanted.
+fn scores_of(p: &mut [Row], rows: usize) -> MatMut<'_> {
+    let keys = p.len();
+    MatMut::strided(p.as_flattened_mut(), keys, rows, BLOCK).not_below(keys - rows)
+}
+
+/// A block's weights (keys, queries), zero below the same diagonal.
+fn weights_of(p: &[Row], rows: usize) -> Mat<'_> {
+    Mat::strided(p.as_flattened(), p.len(), rows, BLOCK).zero_below(p.len() - rows)
 }
 
 /// Two `(t, BLOCK)` scratch matrices of this thread.
@@ -112,18 +135,18 @@ fn attend(
                 let k = Mat::strided(&k[h * hs..], keys, hs, stride);
                 let v = Mat::strided(&v[h * hs..], keys, hs, stride);
                 let p = &mut scores[..keys];
-                gemm(isa, MatMut::strided(p.as_flattened_mut(), keys, rows, BLOCK), Start::Zero, k, q.t());
+                let first = keys - rows;
+                gemm(isa, scores_of(p, rows), Start::Zero, k, q.t());
                 let mask = mask.map(|mask| (mask, mask_row(n, h, 0) + q0, mask_row(n, 0, 1)));
                 let block_lse = isa.run(
                     #[inline(always)]
-                    || softmax(p, scale, keys - rows, mask),
+                    || softmax(p, scale, first, mask),
                 );
                 if let Some(lse) = &mut lse {
                     lse[h * n + q0..][..rows].copy_from_slice(&block_lse[..rows]);
                 }
                 let o = MatMut::strided(&mut out[q0 * c + h * hs..], rows, hs, c);
-                let p = Mat::strided(p.as_flattened(), keys, rows, BLOCK);
-                gemm(isa, o, Start::Zero, p.t(), v);
+                gemm(isa, o, Start::Zero, weights_of(p, rows).t(), v);
             }
         }
     });
@@ -161,8 +184,8 @@ pub fn backward(
                 let v = Mat::strided(&qkv[v_at..], keys, hs, 3 * c);
                 let d_o = Mat::strided(&dout[q0 * c + h * hs..], rows, hs, c);
                 let (p, ds) = (&mut scores[..keys], &mut dscores[..keys]);
-                gemm(isa, MatMut::strided(p.as_flattened_mut(), keys, rows, BLOCK), Start::Zero, k, q.t());
-                gemm(isa, MatMut::strided(ds.as_flattened_mut(), keys, rows, BLOCK), Start::Zero, v, d_o.t());
+                gemm(isa, scores_of(p, rows), Start::Zero, k, q.t());
+                gemm(isa, scores_of(ds, rows), Start::Zero, v, d_o.t());
                 isa.run(
                     #[inline(always)]
                     || {
@@ -173,26 +196,24 @@ pub fn backward(
                             [*d] = math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| [dout * out]);
                         }
                         for (j, (p, ds)) in p.iter_mut().zip(&mut *ds).enumerate() {
-                            let keep = mask.map(|mask| mask.factors::<BLOCK>(mask_row(t, h, j) + q0));
-                            for i in 0..BLOCK {
-                                p[i] = math::exp(p[i] * scale - row_lse[i]);
+                            let keep = mask.map(|mask| mask.factors(mask_row(t, h, j) + q0));
+                            if let Some(keep) = &keep {
+                                multiply(ds, keep);
                             }
-                            p[..j.saturating_sub(q0)].fill(0.0);
-                            let Some(keep) = keep else {
-                                for i in 0..BLOCK {
-                                    ds[i] = scale * p[i] * (ds[i] - d[i]);
-                                }
-                                continue;
-                            };
+                            let blind = blind(j, q0);
                             for i in 0..BLOCK {
-                                ds[i] = scale * p[i] * (ds[i] * keep[i] - d[i]);
-                                p[i] *= keep[i];
+                                let weight = math::exp(p[i] * scale - row_lse[i]);
+                                let dscore = scale * weight * (ds[i] - d[i]);
+                                p[i] = if QUERY[i] < blind { 0.0 } else { weight };
+                                ds[i] = if QUERY[i] < blind { 0.0 } else { dscore };
+                            }
+                            if let Some(keep) = &keep {
+                                multiply(p, keep);
                             }
                         }
                     },
                 );
-                let p = Mat::strided(p.as_flattened(), keys, rows, BLOCK);
-                let ds = Mat::strided(ds.as_flattened(), keys, rows, BLOCK);
+                let (p, ds) = (weights_of(p, rows), weights_of(ds, rows));
                 gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, 3 * c), Start::Zero, ds.t(), k);
                 gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, 3 * c), start, ds, q);
                 gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, 3 * c), start, p, d_o);
@@ -201,16 +222,31 @@ pub fn backward(
     });
 }
 
+#[inline(always)]
+fn multiply(p: &mut Row, by: &Row) {
+    for i in 0..BLOCK {
+        p[i] *= by[i];
+    }
+}
+
+/// How many queries of a block, the first ones, do not see key `j`, if the first query sees keys `0..=first`. (Their
+/// scores are chosen lane by lane, not filled: reading a vector that was just written in pieces would wait for them.)
+#[inline(always)]
+fn blind(j: usize, first: usize) -> f32 {
+    j.saturating_sub(first) as f32
+}
+
 /// Softmax over the keys, in place, of `scale` times the scores `p (keys, BLOCK)`, query `i` seeing keys
 /// `0..=first + i`; returns each query's log-sum-exp. `mask` comes with key 0's first index and the step to the next's.
 #[inline(always)]
 fn softmax(p: &mut [Row], scale: f32, first: usize, mask: Option<(&Mask, usize, usize)>) -> Row {
     let mut top = [f32::NEG_INFINITY; BLOCK];
     for (j, p) in p.iter_mut().enumerate() {
-        p[..j.saturating_sub(first).min(BLOCK)].fill(f32::NEG_INFINITY);
+        let blind = blind(j, first);
         for i in 0..BLOCK {
-            // A NaN may be passed over: what reads it next is not.
-            top[i] = if p[i] > top[i] { p[i] } else { top[i] };
+            p[i] = if QUERY[i] < blind { f32::NEG_INFINITY } else { p[i] };
+            // Passes a NaN over: what reads it next does not. (Spelt out, it becomes a masked store, which is slow.)
+            top[i] = top[i].max(p[i]);
         }
     }
     let mut sum = [0.0; BLOCK];
@@ -225,16 +261,13 @@ fn softmax(p: &mut [Row], scale: f32, first: usize, mask: Option<(&Mask, usize, 
         norm[i] = 1.0 / sum[i];
     }
     for (j, p) in p.iter_mut().enumerate() {
+        let blind = blind(j, first);
         for i in 0..BLOCK {
-            p[i] *= norm[i];
+            p[i] = if QUERY[i] < blind { 0.0 } else { p[i] * norm[i] };
         }
         if let Some((mask, start, step)) = mask {
-            let keep = mask.factors::<BLOCK>(start + j * step);
-            for i in 0..BLOCK {
-                p[i] *= keep[i];
-            }
+            multiply(p, &mask.factors(start + j * step));
         }
-        p[..j.saturating_sub(first).min(BLOCK)].fill(0.0);
     }
     let mut lse = [0.0; BLOCK];
     for i in 0..BLOCK {

@@ -38,6 +38,21 @@ pub struct Mat<'a> {
     cols: usize,
     row_stride: usize,
     col_stride: usize,
+    zeros: Zeros,
+}
+
+/// Which elements of a matrix are known to be zero; products skip what they can of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Zeros {
+    Nowhere,
+    /// Where `column > row + diagonal`.
+    Right {
+        diagonal: usize,
+    },
+    /// Where `row > column + diagonal`.
+    Below {
+        diagonal: usize,
+    },
 }
 
 impl<'a> Mat<'a> {
@@ -49,7 +64,13 @@ impl<'a> Mat<'a> {
     /// `rows` x `cols` in row-major order, rows starting `row_stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check_extent(data.len(), rows, cols, row_stride);
-        Mat { data, rows, cols, row_stride, col_stride: 1 }
+        Mat { data, rows, cols, row_stride, col_stride: 1, zeros: Zeros::Nowhere }
+    }
+
+    /// Zero where `row > column + diagonal`: as the first factor of a product, it saves multiplying them. They must
+    /// be zero all the same.
+    pub fn zero_below(self, diagonal: usize) -> Self {
+        Mat { zeros: Zeros::Below { diagonal }, ..self }
     }
 
     /// `(rows, columns)`.
@@ -60,13 +81,20 @@ impl<'a> Mat<'a> {
     /// These rows only.
     pub fn rows(self, rows: std::ops::Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
+        assert_eq!(self.zeros, Zeros::Nowhere);
         let skip = if rows.is_empty() { 0 } else { rows.start * self.row_stride };
         Mat { data: &self.data[skip..], rows: rows.len(), ..self }
     }
 
     /// The transpose: the same numbers, read the other way.
     pub fn t(self) -> Self {
-        Mat { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        let zeros = match self.zeros {
+            Zeros::Nowhere => Zeros::Nowhere,
+            Zeros::Right { diagonal } => Zeros::Below { diagonal },
+            Zeros::Below { diagonal } => Zeros::Right { diagonal },
+        };
+        let (row_stride, col_stride) = (self.col_stride, self.row_stride);
+        Mat { data: self.data, rows: self.cols, cols: self.rows, row_stride, col_stride, zeros }
     }
 }
 
@@ -77,6 +105,8 @@ pub struct MatMut<'a> {
     rows: usize,
     cols: usize,
     row_stride: usize,
+    /// Elements with `row > column + diagonal` are not wanted.
+    diagonal: usize,
 }
 
 impl<'a> MatMut<'a> {
@@ -89,7 +119,12 @@ impl<'a> MatMut<'a> {
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check_extent(data.len(), rows, cols, row_stride);
         assert!(row_stride >= cols, "rows overlap: {cols} columns, row stride {row_stride}");
-        MatMut { data, rows, cols, row_stride }
+        MatMut { data, rows, cols, row_stride, diagonal: usize::MAX / 2 }
+    }
+
+    /// Elements with `row > column + diagonal` are not wanted: some of them are left as they are.
+    pub fn not_below(self, diagonal: usize) -> Self {
+        MatMut { diagonal, ..self }
     }
 }
 
@@ -234,6 +269,7 @@ impl Gemm<'_> {
             let strip = MR * STRIP;
             // Tile i of A: its first element, how far apart the tiles are, and the rows of one.
             let a_in_place = a.col_stride == 1;
+            let a_step = if a_in_place { 1 } else { MR };
             let (a_block, tile_stride, a_row_stride) = if a_in_place {
                 (&a.data[k0..], MR * a.row_stride, a.row_stride)
             } else {
@@ -271,26 +307,37 @@ impl Gemm<'_> {
                         };
                         // LOOP 1
                         for (tile, i) in (0..rows).step_by(MR).enumerate() {
+                            let tile_rows = MR.min(rows - i);
+                            if i0 + i > n0 + j + cols - 1 + c.diagonal {
+                                continue;
+                            }
+                            // The part of this block's k where A is not zero.
+                            let (from, to) = match a.zeros {
+                                Zeros::Nowhere => (0, kc),
+                                Zeros::Right { diagonal } => {
+                                    (0, (i0 + i + tile_rows + diagonal).saturating_sub(k0).min(kc))
+                                }
+                                Zeros::Below { diagonal } => ((i0 + i).saturating_sub(diagonal + k0).min(kc), kc),
+                            };
                             // SAFETY: the assertions above bound what is read of A and B and accessed of C in these
                             // rows and columns, and C is borrowed mutably: nothing aliases.
                             unsafe {
                                 let args = Tile {
-                                    kc,
-                                    a: a_strip.as_ptr().add(tile * tile_stride),
+                                    kc: to - from,
+                                    a: a_strip.as_ptr().add(tile * tile_stride + from * a_step),
                                     a_row_stride,
-                                    b: b_block.as_ptr().add(panel * panel_stride),
+                                    b: b_block.as_ptr().add(panel * panel_stride + from * b_row_stride),
                                     b_row_stride,
                                     c: c_strip.as_mut_ptr().add(i * c.row_stride + j),
                                     c_row_stride: c.row_stride,
                                     cols,
                                     start,
                                 };
-                                let rows = MR.min(rows - i);
                                 match (a_in_place, b_in_place) {
-                                    (true, true) => args.multiply_rows::<S, MR, NV, 1, 0>(simd, rows),
-                                    (true, false) => args.multiply_rows::<S, MR, NV, 1, NV>(simd, rows),
-                                    (false, true) => args.multiply_rows::<S, MR, NV, MR, 0>(simd, rows),
-                                    (false, false) => args.multiply_rows::<S, MR, NV, MR, NV>(simd, rows),
+                                    (true, true) => args.multiply_rows::<S, MR, NV, 1, 0>(simd, tile_rows),
+                                    (true, false) => args.multiply_rows::<S, MR, NV, 1, NV>(simd, tile_rows),
+                                    (false, true) => args.multiply_rows::<S, MR, NV, MR, 0>(simd, tile_rows),
+                                    (false, false) => args.multiply_rows::<S, MR, NV, MR, NV>(simd, tile_rows),
                                 }
                             }
                         }
