@@ -7,6 +7,7 @@ use crate::{
     config::{Config, Decay, Init},
     rng::{Purpose, Rng},
 };
+use rayon::prelude::*;
 
 /// A piece of a flat buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,16 +153,15 @@ impl Layout {
 
     /// Initial weights: tensor number `k` is drawn from stream `k`, so adding a tensor changes no other.
     pub fn init(&self, seed: u64) -> Vec<f32> {
-        let mut weights = Vec::with_capacity(self.len());
-        for (k, tensor) in self.tensors.iter().enumerate() {
+        let tensors = self.tensors.par_iter().enumerate().flat_map_iter(|(k, tensor)| {
             let mut rng = Rng::new(seed, Purpose::Init, 0, k as u64);
-            weights.extend((0..tensor.span.len).map(|_| match tensor.distribution {
+            (0..tensor.span.len).map(move |_| match tensor.distribution {
                 Distribution::Constant(value) => value,
                 Distribution::Uniform(bound) => (bound * (2.0 * rng.uniform() - 1.0)) as f32,
                 Distribution::Normal(std) => (std * rng.normal()) as f32,
-            }));
-        }
-        weights
+            })
+        });
+        tensors.collect()
     }
 
     /// The buffer cut into pieces that do or do not decay, neighbours of one kind joined.

@@ -84,17 +84,17 @@ pub struct State {
     pub train_s: f64,
 }
 
-/// Everything needed to go on: each of the buffers has the layout's length.
+/// Everything needed to go on: each of the buffers, owned or lent, has the layout's length.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint {
+pub struct Checkpoint<Buf = Vec<f32>> {
     /// Step and best loss.
     pub state: State,
     /// Weights.
-    pub weights: Vec<f32>,
+    pub weights: Buf,
     /// AdamW's first moments.
-    pub m: Vec<f32>,
+    pub m: Buf,
     /// AdamW's second moments.
-    pub v: Vec<f32>,
+    pub v: Buf,
 }
 
 /// A run's folder.
@@ -218,7 +218,7 @@ impl RunDir {
     ///
     /// # Errors
     /// If something cannot be written; the checkpoints that were there stay.
-    pub fn save(&self, layout: &Layout, checkpoint: &Checkpoint) -> Result<()> {
+    pub fn save<Buf: AsRef<[f32]>>(&self, layout: &Layout, checkpoint: &Checkpoint<Buf>) -> Result<()> {
         let step = checkpoint.state.step;
         let name = format!("step-{step:06}");
         let folder = self.path.join("checkpoints").join(&name);
@@ -311,14 +311,14 @@ impl Metrics {
     }
 }
 
-fn write_checkpoint(folder: &Path, layout: &Layout, checkpoint: &Checkpoint) -> Result<()> {
+fn write_checkpoint<Buf: AsRef<[f32]>>(folder: &Path, layout: &Layout, checkpoint: &Checkpoint<Buf>) -> Result<()> {
     let io = |source| Error::Io { action: "write", path: folder.to_owned(), source };
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(io)?;
     }
     fs::create_dir_all(folder).map_err(io)?;
-    write_tensors(&folder.join("model.safetensors"), layout, &[("", &checkpoint.weights)])?;
-    let moments = [("exp_avg.", &checkpoint.m[..]), ("exp_avg_sq.", &checkpoint.v)];
+    write_tensors(&folder.join("model.safetensors"), layout, &[("", checkpoint.weights.as_ref())])?;
+    let moments = [("exp_avg.", checkpoint.m.as_ref()), ("exp_avg_sq.", checkpoint.v.as_ref())];
     write_tensors(&folder.join("optimizer.safetensors"), layout, &moments)?;
     let state = serde_json::to_string_pretty(&checkpoint.state).expect("plain values");
     write_whole(&folder.join("state.json"), state.as_bytes()).map_err(io)?;

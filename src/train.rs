@@ -339,7 +339,7 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
             state.wall_s = start_wall + began.elapsed().as_secs_f64();
             let event = Event::Estimate { step, train_loss, val_loss };
             metrics.append(&event)?;
-            save(run, be, &model, &p, &optimizer, &state)?;
+            save(run, &model, &p, &optimizer, &state)?;
             run.write("loss.svg", loss_svg(&title, &curves).as_bytes())?;
             observe(&event);
         }
@@ -348,7 +348,7 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
         }
         if stop.load(Ordering::Relaxed) {
             state.wall_s = start_wall + began.elapsed().as_secs_f64();
-            save(run, be, &model, &p, &optimizer, &state)?;
+            save(run, &model, &p, &optimizer, &state)?;
             let event = Event::Interrupted { step, out };
             observe(&event);
             return Ok(event);
@@ -417,12 +417,6 @@ fn estimates(run: &RunDir) -> Result<Vec<(u64, f64, f64)>> {
     Ok(events.iter().filter(|event| event["event"] == "estimate").filter_map(point).collect())
 }
 
-fn save(run: &RunDir, be: &Cpu, model: &Gpt, p: &Vec<f32>, optimizer: &Optimizer<Cpu>, state: &State) -> Result<()> {
-    let host = |buffer| {
-        let mut values = vec![0.0; model.layout.len()];
-        be.download(buffer, &mut values);
-        values
-    };
-    let (weights, m, v) = (host(p), host(&optimizer.m), host(&optimizer.v));
-    run.save(&model.layout, &Checkpoint { state: state.clone(), weights, m, v })
+fn save(run: &RunDir, model: &Gpt, p: &[f32], optimizer: &Optimizer<Cpu>, state: &State) -> Result<()> {
+    run.save(&model.layout, &Checkpoint { state: state.clone(), weights: p, m: &optimizer.m, v: &optimizer.v })
 }

@@ -181,7 +181,9 @@ impl Args {
                 steps += 1;
             }
             let ms = 1e3 * start.elapsed().as_secs_f64() / f64::from(steps);
-            let (parts, rows) = breakdown(&timed.take(), ms, f64::from(steps), threads as f64);
+            // Shards work side by side; a single one divides its products over all threads.
+            let side_by_side = threads.min(shards) as f64;
+            let (parts, rows) = breakdown(&timed.take(), ms, f64::from(steps), side_by_side);
             (Some(parts), self.profile.then_some(rows))
         };
         Report {
@@ -332,7 +334,8 @@ fn middle(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// A step of `ms` milliseconds by its operations, given the costs of `steps` steps on `threads` threads.
+/// A step of `ms` milliseconds by its operations, given the costs of `steps` steps with `threads` shards
+/// side by side.
 fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (Parts, Vec<Row>) {
     let sum = |which: &dyn Fn(&str) -> bool| {
         let seconds: f64 = costs.iter().filter(|(op, _)| which(op.name)).map(|(_, cost)| cost.seconds).sum();

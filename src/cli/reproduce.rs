@@ -17,6 +17,9 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
+/// The heading of what `scripts/peers.py` keeps at the end of the report.
+const PEERS: &str = "## Speed beside PyTorch";
+
 /// Train the published models and print the losses beside the published ones
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -163,6 +166,11 @@ impl Args {
                 )?;
             }
             write!(text, "\nWritten by the model of seed 1:\n\n```text\n{}\n```\n", sample.trim())?;
+        }
+        // What follows is scripts/peers.py's.
+        let before = fs::read_to_string(&self.report).unwrap_or_default();
+        if let Some(at) = before.find(PEERS) {
+            write!(text, "\n{}", &before[at..])?;
         }
         fs::write(&self.report, text).with_context(|| format!("cannot write {}", self.report.display()))
     }
