@@ -12,7 +12,7 @@ use crate::{
     rng::Dropout,
 };
 use kinglet_kernels::{
-    self as kernels, Isa, Mat, MatMut, Start, Then, activation, attention, dropout::dropout, optimizer::AdamW,
+    self as kernels, Isa, Mat, MatMut, Start, Then, activation, attention, dropout, optimizer::AdamW,
 };
 use rayon::prelude::*;
 
@@ -115,7 +115,7 @@ impl Cpu {
     fn dropout_rows(&self, x: &mut [f32], c: usize, rows: Rows, drop: Dropout) {
         for (row, x) in x.chunks_exact_mut(c).enumerate() {
             let (s, i) = (row / rows.t, row % rows.t);
-            dropout(self.isa, x, &drop.mask(s), mask_row(c, i));
+            dropout::dropout_in_place(self.isa, x, &drop.mask(s), mask_row(c, i));
         }
     }
 
@@ -264,15 +264,12 @@ impl Backend for Cpu {
         if act.keeps_input() {
             self.linear_then(pre, x, p, w, n, None);
             let pieces = y[..n * w.o].par_chunks_mut(PIECE).zip(pre.par_chunks(PIECE)).with_min_len(PIECES);
-            pieces.for_each(|(y, pre)| {
-                y.copy_from_slice(&pre[..y.len()]);
-                activation::forward(self.isa, act.into(), y);
-            });
+            pieces.for_each(|(y, pre)| activation::forward(self.isa, act.into(), y, &pre[..y.len()]));
         } else {
-            let activate = |mut strip: kernels::Strip| {
-                strip.iter_mut().for_each(|(_, y)| activation::forward(self.isa, act.into(), y));
+            let relu = |mut strip: kernels::Strip| {
+                strip.iter_mut().for_each(|(_, y)| activation::relu_in_place(self.isa, y));
             };
-            self.linear_then(y, x, p, w, n, Some(&activate));
+            self.linear_then(y, x, p, w, n, Some(&relu));
         }
     }
 
@@ -313,7 +310,7 @@ impl Backend for Cpu {
             for (row, out) in strip.iter_mut() {
                 if let Some(drop) = drop {
                     let (s, i) = (row / rows.t, row % rows.t);
-                    dropout(self.isa, out, &drop.mask(s), mask_row(w.o, i) + first);
+                    dropout::dropout_in_place(self.isa, out, &drop.mask(s), mask_row(w.o, i) + first);
                 }
                 kernels::add(self.isa, out, &residual[row * w.o + first..][..out.len()]);
             }
@@ -322,9 +319,10 @@ impl Backend for Cpu {
     }
 
     fn dropout_bwd(&self, dx: &mut Vec<f32>, dy: &Vec<f32>, c: usize, rows: Rows, drop: Dropout) {
-        let len = rows.n() * c;
-        dx[..len].copy_from_slice(&dy[..len]);
-        self.dropout_rows(&mut dx[..len], c, rows, drop);
+        for (row, (dx, dy)) in dx[..rows.n() * c].chunks_exact_mut(c).zip(dy.chunks_exact(c)).enumerate() {
+            let (s, i) = (row / rows.t, row % rows.t);
+            dropout::dropout(self.isa, dx, dy, &drop.mask(s), mask_row(c, i));
+        }
     }
 
     fn attention(

@@ -16,29 +16,43 @@ pub enum Activation {
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
-/// `x = act(x)` (n elements).
-pub fn forward(isa: Isa, act: Activation, x: &mut [f32]) {
+/// `y = act(x)` (n elements).
+pub fn forward(isa: Isa, act: Activation, y: &mut [f32], x: &[f32]) {
+    assert_eq!(y.len(), x.len());
     #[inline(always)]
-    fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
-        for x in x {
-            *x = f(*x);
+    fn each(y: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = f(x);
         }
     }
     match act {
-        // max(x, 0), but a NaN comes through. (Choosing becomes a masked store, which is slow.)
         Activation::Relu => isa.run(
             #[inline(always)]
-            || each(x, |x| 0.5 * (x + x.abs())),
+            || each(y, x, relu),
         ),
         Activation::Gelu => isa.run(
             #[inline(always)]
-            || each(x, |x| x * normal_cdf(x)),
+            || each(y, x, |x| x * normal_cdf(x)),
         ),
         Activation::GeluTanh => isa.run(
             #[inline(always)]
-            || each(x, |x| 0.5 * x * (1.0 + gelu_tanh(x))),
+            || each(y, x, |x| 0.5 * x * (1.0 + gelu_tanh(x))),
         ),
     }
+}
+
+/// `x = max(x, 0)` (n elements).
+pub fn relu_in_place(isa: Isa, x: &mut [f32]) {
+    isa.run(
+        #[inline(always)]
+        || x.iter_mut().for_each(|x| *x = relu(*x)),
+    );
+}
+
+/// max(x, 0), but a NaN comes through. (Choosing would become a masked store, which is slow.)
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    0.5 * (x + x.abs())
 }
 
 /// `dx *= act'(x)` (n elements): on entry `dx` holds the gradient of the output, on return that of the input. For

@@ -45,15 +45,32 @@ impl Mask {
     }
 }
 
-/// `y *= mask` (n elements), the first having index `start`, a multiple of 4.
-pub fn dropout(isa: Isa, y: &mut [f32], mask: &Mask, start: usize) {
+/// `y = x * mask` (n elements), the first having index `start`, a multiple of 4.
+pub fn dropout(isa: Isa, y: &mut [f32], x: &[f32], mask: &Mask, start: usize) {
+    assert_eq!(y.len(), x.len());
     isa.run(
         #[inline(always)]
         || {
-            for (i, y) in y.chunks_mut(64).enumerate() {
-                let keep = mask.factors::<64>(start + 64 * i);
+            for (i, (y, x)) in y.chunks_mut(PIECE).zip(x.chunks(PIECE)).enumerate() {
+                let keep = mask.factors::<PIECE>(start + PIECE * i);
+                y.iter_mut().zip(x).zip(keep).for_each(|((y, x), keep)| *y = x * keep);
+            }
+        },
+    );
+}
+
+/// `y *= mask` (n elements), the first having index `start`, a multiple of 4.
+pub fn dropout_in_place(isa: Isa, y: &mut [f32], mask: &Mask, start: usize) {
+    isa.run(
+        #[inline(always)]
+        || {
+            for (i, y) in y.chunks_mut(PIECE).enumerate() {
+                let keep = mask.factors::<PIECE>(start + PIECE * i);
                 y.iter_mut().zip(keep).for_each(|(y, keep)| *y *= keep);
             }
         },
     );
 }
+
+/// Factors made at once.
+const PIECE: usize = 64;

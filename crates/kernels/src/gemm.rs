@@ -585,16 +585,25 @@ fn copy(to: &mut [f32], from: &[f32]) {
 #[inline(always)]
 fn pack_a<const MR: usize>(packed: &mut Vec<f32>, a: Mat, k0: usize, kc: usize) {
     assert_eq!(a.row_stride, 1, "one of A's strides is 1");
-    let rest = a.rows % MR;
-    grow(packed, a.rows.div_ceil(MR) * kc * MR);
-    for p in 0..kc {
-        let row = &a.data[(k0 + p) * a.col_stride..][..a.rows];
-        let tiles = packed.chunks_exact_mut(kc * MR).map(|tile| &mut tile[p * MR..][..MR]);
-        for (out, from) in tiles.zip(row.chunks_exact(MR)) {
-            out.copy_from_slice(from);
-        }
-        if rest > 0 {
-            packed[a.rows / MR * kc * MR + p * MR..][..rest].copy_from_slice(&row[a.rows - rest..]);
+    // Columns taken at once: their lines, and those of a tile that is written, stay in the L1 cache together.
+    const COLUMNS: usize = 16;
+    let tile_len = kc * MR;
+    grow(packed, a.rows.div_ceil(MR) * tile_len);
+    for p0 in (0..kc).step_by(COLUMNS) {
+        for (tile, out) in packed.chunks_exact_mut(tile_len).take(a.rows.div_ceil(MR)).enumerate() {
+            let rows = MR.min(a.rows - tile * MR);
+            for p in p0..kc.min(p0 + COLUMNS) {
+                let column = &a.data[(k0 + p) * a.col_stride + tile * MR..];
+                let out = &mut out[p * MR..];
+                // Whole vectors where there is room: what they write too much is where its turn comes next.
+                if rows == MR && MR == 6 && out.len() >= 8 && column.len() >= 8 {
+                    out[..8].copy_from_slice(&column[..8]);
+                } else if rows == MR && MR == 12 && out.len() >= 16 && column.len() >= 16 {
+                    out[..16].copy_from_slice(&column[..16]);
+                } else {
+                    out[..rows].copy_from_slice(&column[..rows]);
+                }
+            }
         }
     }
 }
