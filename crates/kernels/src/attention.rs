@@ -193,7 +193,7 @@ pub fn backward(
                         row_lse[..rows].copy_from_slice(&lse[h * t + q0..][..rows]);
                         for (i, d) in d[..rows].iter_mut().enumerate() {
                             let at = (q0 + i) * c + h * hs;
-                            [*d] = math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| [dout * out]);
+                            *d = math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| dout * out);
                         }
                         for (j, (p, ds)) in p.iter_mut().zip(&mut *ds).enumerate() {
                             let keep = mask.map(|mask| mask.factors(mask_row(t, h, j) + q0));

@@ -11,9 +11,9 @@ pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32],
         || {
             let rows = y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(stats.as_chunks_mut().0);
             for ((y, x), stats) in rows {
-                let [sum] = lane_sum([x], |[x]| [x]);
+                let sum = lane_sum([x], |[x]| x);
                 let mean = sum / c as f32;
-                let [sq] = lane_sum([x], |[x]| [(x - mean) * (x - mean)]);
+                let sq = lane_sum([x], |[x]| (x - mean) * (x - mean));
                 let rstd = 1.0 / (sq / c as f32 + eps).sqrt();
                 *stats = [mean, rstd];
                 for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
@@ -49,7 +49,8 @@ pub fn backward(
         || {
             let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(stats.as_chunks().0);
             for (((dx, dy), x), &[mean, rstd]) in rows {
-                let [g_sum, gx_sum] = lane_sum([dy, w, x], |[dy, w, x]| [dy * w, dy * w * (x - mean) * rstd]);
+                let g_sum = lane_sum([dy, w], |[dy, w]| dy * w);
+                let gx_sum = lane_sum([dy, w, x], |[dy, w, x]| dy * w * ((x - mean) * rstd));
                 let (g_mean, gx_mean) = (g_sum / c as f32, gx_sum / c as f32);
                 for ((((dx, dw), dy), x), w) in dx.iter_mut().zip(&mut *dw).zip(dy).zip(x).zip(w) {
                     let xhat = (x - mean) * rstd;

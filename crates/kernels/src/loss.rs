@@ -16,7 +16,7 @@ pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: 
             for ((loss, z), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
                 let target = target as usize;
                 let top = math::max(z);
-                let [sum] = math::lane_sum([z], |[z]| [math::exp(z - top)]);
+                let sum = math::lane_sum([z], |[z]| math::exp(z - top));
                 *loss = sum.ln() + top - z[target];
                 if let Some(scale) = grad_scale {
                     let norm = scale / sum;

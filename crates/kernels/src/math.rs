@@ -2,15 +2,15 @@
 
 use crate::{Isa, LANES};
 
-/// `sum_i f(x[0][i], x[1][i], ...)` over rows of equal length, in [`LANES`] interleaved partial sums, so that it
+/// `sum_i f([x[0][i], x[1][i], ...])` over rows of equal length, in [`LANES`] interleaved partial sums, so that it
 /// vectorises without reordering anything.
 ///
 /// Plain loops instead of `array::map`: the standard library's functions are not compiled for the instruction set of
 /// the kernel that calls them unless they happen to be inlined, and `map` is not.
 #[inline(always)]
-pub(crate) fn lane_sum<const N: usize, const K: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> [f32; K]) -> [f32; K] {
+pub(crate) fn lane_sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
     let len = x[0].len();
-    let mut partial = [[0.0f32; LANES]; K];
+    let mut partial = [0.0f32; LANES];
     let whole = len - len % LANES;
     let mut block = x;
     for base in (0..whole).step_by(LANES) {
@@ -22,10 +22,7 @@ pub(crate) fn lane_sum<const N: usize, const K: usize>(x: [&[f32]; N], f: impl F
             for k in 0..N {
                 values[k] = block[k][lane];
             }
-            let terms = f(values);
-            for k in 0..K {
-                partial[k][lane] += terms[k];
-            }
+            partial[lane] += f(values);
         }
     }
     for i in whole..len {
@@ -33,23 +30,16 @@ pub(crate) fn lane_sum<const N: usize, const K: usize>(x: [&[f32]; N], f: impl F
         for k in 0..N {
             values[k] = x[k][i];
         }
-        let terms = f(values);
-        for k in 0..K {
-            partial[k][i - whole] += terms[k];
-        }
+        partial[i - whole] += f(values);
     }
-    let mut sums = [0.0; K];
-    for k in 0..K {
-        let mut width = LANES / 2;
-        while width > 0 {
-            for lane in 0..width {
-                partial[k][lane] += partial[k][lane + width];
-            }
-            width /= 2;
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            partial[lane] += partial[lane + width];
         }
-        sums[k] = partial[k][0];
+        width /= 2;
     }
-    sums
+    partial[0]
 }
 
 /// The largest element; minus infinity for an empty row. A NaN may be passed over: what reads it next is not.
@@ -162,7 +152,7 @@ mod tests {
     fn lane_sum_covers_every_length() {
         for len in 0..70 {
             let row: Vec<f32> = (0..len).map(|i| i as f32).collect();
-            let [sum, count] = lane_sum([&row], |[x]| [x, 1.0]);
+            let (sum, count) = (lane_sum([&row], |[x]| x), lane_sum([&row, &row], |_| 1.0));
             assert_eq!((sum, count), ((0..len).sum::<usize>() as f32, len as f32));
         }
     }

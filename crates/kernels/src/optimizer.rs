@@ -49,6 +49,6 @@ pub fn adamw(isa: Isa, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h
 pub fn sum_squares(isa: Isa, x: &[f32]) -> f64 {
     isa.run(
         #[inline(always)]
-        || x.chunks(4096).map(|x| f64::from(math::lane_sum([x], |[x]| [x * x])[0])).sum(),
+        || x.chunks(4096).map(|x| f64::from(math::lane_sum([x], |[x]| x * x))).sum(),
     )
 }
