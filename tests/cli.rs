@@ -374,3 +374,29 @@ fn the_readmes_commands_work() {
     }
     assert!(tried >= 6, "only {tried} commands found in the README");
 }
+
+#[test]
+fn bench_measures() {
+    let cli = Cli::new();
+    let small = ["bench", "--seconds", "0", "--set", "n_layer=1", "--set", "eval_iters=1", "--json"];
+    let quick: Value = serde_json::from_str(&cli.ok(&[&small[..], &["--quick", "--threads", "1"]].concat())).unwrap();
+    let full: Value = serde_json::from_str(&cli.ok(&[&small[..], &["--profile"]].concat())).unwrap();
+    for report in [&quick, &full] {
+        for key in ["ms_per_step", "ms_per_eval_batch", "tokens_per_s", "gflops", "peak_gflops", "fraction_of_peak"] {
+            assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+        }
+        assert!(report["fraction_of_peak"].as_f64().unwrap() < 1.2, "{report}");
+    }
+    assert!(quick["threads"] == 1 && quick["sample"].is_null() && quick["process"].is_null());
+    let profile = full["profile"].as_array().unwrap();
+    let ms = |report: &Value| report["ms"].as_f64().unwrap();
+    assert!(profile.iter().map(ms).sum::<f64>() > 0.0 && profile.iter().any(|row| row["op"] == "linear_act 64 -> 256"));
+    for key in ["first_block", "context_full", "many_streams"] {
+        assert!(full["sample"][key].as_f64().unwrap() > 0.0, "{key}");
+    }
+    assert!(full["process"]["start_ms"].as_f64().unwrap() > 0.0);
+    cli.fails(&["bench", "--preset", "big"], 2, "big-0.2m");
+    cli.fails(&["bench", "--seconds", "-1"], 2, "0 to 3600");
+    cli.fails(&["bench", "--set", "n_embd=1000000", "--set", "n_head=1"], 2, "memory");
+    assert!(fs::read_dir(cli.temp.path()).unwrap().next().is_none(), "bench leaves nothing behind");
+}

@@ -41,8 +41,8 @@ pub(super) struct Args {
     /// Break a training step down by operation
     #[arg(long)]
     profile: bool,
-    /// Only the training step and the evaluation batch
-    #[arg(long, conflicts_with = "profile")]
+    /// Only the training step and the evaluation batch: no sampling, no process of its own
+    #[arg(long)]
     quick: bool,
 }
 
@@ -168,7 +168,7 @@ impl Args {
         let gflops = gflop_per_step / ms_per_step * 1e3;
         let (weights, shards) = (bench.p.clone(), bench.shards.count());
         drop(bench);
-        let (parts, profile) = if self.quick {
+        let (parts, profile) = if self.quick && !self.profile {
             (None, None)
         } else {
             let timed = Timed::new(be);

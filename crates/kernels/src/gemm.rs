@@ -491,38 +491,62 @@ unsafe fn rank_one<S: Simd, const ROWS: usize, const NV: usize>(
 #[inline(always)]
 fn pack_b<S: Simd>(simd: S, packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, n0: usize, nc: usize, nr: usize) {
     let panels = nc.div_ceil(nr);
-    grow(packed, panels * kc * nr);
-    for (panel, out) in packed.chunks_exact_mut(kc * nr).take(panels).enumerate() {
+    let panel_len = kc * nr;
+    grow(packed, panels * panel_len);
+    if b.col_stride == 1 {
+        // Row by row, as they stand in memory.
+        for p in 0..kc {
+            let row = &b.data[(k0 + p) * b.row_stride + n0..][..nc];
+            for (out, row) in packed.chunks_exact_mut(panel_len).zip(row.chunks(nr)) {
+                let out = &mut out[p * nr..][..nr];
+                copy(&mut out[..row.len()], row);
+                out[row.len()..].fill(0.0);
+            }
+        }
+        return;
+    }
+    assert_eq!(b.row_stride, 1, "one of B's strides is 1");
+    for (panel, out) in packed.chunks_exact_mut(panel_len).take(panels).enumerate() {
         let j0 = n0 + panel * nr;
         let cols = nr.min(b.cols - j0);
         if cols < nr {
             out.fill(0.0);
         }
-        if b.col_stride == 1 {
-            for (p, out) in out.chunks_exact_mut(nr).enumerate() {
-                copy(&mut out[..cols], &b.data[(k0 + p) * b.row_stride + j0..][..cols]);
-            }
-        } else {
-            assert_eq!(b.row_stride, 1, "one of B's strides is 1");
-            // Squares of eight columns and eight rows, then the rest one by one.
-            let (whole_j, whole_p) = (cols - cols % SQUARE, kc - kc % SQUARE);
-            for j in (0..whole_j).step_by(SQUARE) {
-                let columns = &b.data[k0 + (j0 + j) * b.col_stride..];
-                assert!((SQUARE - 1) * b.col_stride + whole_p <= columns.len());
-                for p in (0..whole_p).step_by(SQUARE) {
-                    let square = &mut out[p * nr + j..];
-                    assert!((SQUARE - 1) * nr + SQUARE <= square.len());
-                    // SAFETY: both assertions.
-                    unsafe { transpose(simd, square.as_mut_ptr(), nr, columns.as_ptr().add(p), b.col_stride) }
+        // Squares of eight columns and eight rows, then the rest one by one.
+        let (whole_j, whole_p) = (cols - cols % SQUARE, kc - kc % SQUARE);
+        for j in (0..whole_j).step_by(SQUARE) {
+            let columns = &b.data[k0 + (j0 + j) * b.col_stride..];
+            assert!((SQUARE - 1) * b.col_stride + whole_p <= columns.len());
+            for p in (0..whole_p).step_by(SQUARE) {
+                let square = &mut out[p * nr + j..];
+                assert!((SQUARE - 1) * nr + SQUARE <= square.len());
+                for column in SQUARE..2 * SQUARE {
+                    // The next eight columns begin far away: the processor does not guess them.
+                    prefetch(columns.as_ptr().wrapping_add(column * b.col_stride + p));
                 }
+                // SAFETY: both assertions.
+                unsafe { transpose(simd, square.as_mut_ptr(), nr, columns.as_ptr().add(p), b.col_stride) }
             }
-            for j in 0..cols {
-                for p in if j < whole_j { whole_p } else { 0 }..kc {
-                    out[p * nr + j] = b.data[k0 + p + (j0 + j) * b.col_stride];
-                }
+        }
+        for j in 0..cols {
+            for p in if j < whole_j { whole_p } else { 0 }..kc {
+                out[p * nr + j] = b.data[k0 + p + (j0 + j) * b.col_stride];
             }
         }
     }
+}
+
+/// Asks for the cache line at `address`, which need not be valid.
+#[inline(always)]
+fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, and it never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Floats that packing moves at once.
