@@ -367,6 +367,8 @@ fn the_readmes_commands_work() {
             } else if args[0] == "train" {
                 let steps = if args.contains(&"--resume".into()) { "max_iters=6" } else { "max_iters=4" };
                 args.extend(["--set", steps, "--set", "eval_iters=1", "--set", "eval_interval=2"].map(str::to_owned));
+            } else if args[0] == "bench" {
+                args.extend(["--seconds", "0"].map(str::to_owned));
             }
             cli.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
             tried += 1;
@@ -396,7 +398,7 @@ fn bench_measures() {
     }
     assert!(full["process"]["start_ms"].as_f64().unwrap() > 0.0);
     cli.fails(&["bench", "--preset", "big"], 2, "big-0.2m");
-    cli.fails(&["bench", "--seconds", "-1"], 2, "0 to 3600");
+    cli.fails(&["bench", "--seconds=-1"], 2, "0 to 3600");
     cli.fails(&["bench", "--set", "n_embd=1000000", "--set", "n_head=1"], 2, "memory");
     assert!(fs::read_dir(cli.temp.path()).unwrap().next().is_none(), "bench leaves nothing behind");
 }

@@ -699,6 +699,39 @@ mod tests {
     }
 
     #[test]
+    fn known_zeros_and_unwanted_elements_change_nothing_else() {
+        for isa in Isa::available() {
+            for (m, n, k, diagonal) in [(20, 19, 33, 0), (33, 17, 20, 5), (300, 8, 280, 1), (7, 40, 3, 9)] {
+                let (mut a, b) = (integers(m * k, 11), integers(k * n, 13));
+                for i in 0..m {
+                    for p in 0..k {
+                        if i > p + diagonal {
+                            a[i * k + p] = 0.0;
+                        }
+                    }
+                }
+                // The same matrix, kept by columns.
+                let columns: Vec<f32> = (0..k * m).map(|at| a[at % m * k + at / m]).collect();
+                let product = |a: Mat, unwanted: bool| {
+                    let mut c = vec![0.0; m * n];
+                    let view = MatMut::new(&mut c, m, n);
+                    let view = if unwanted { view.not_below(diagonal) } else { view };
+                    gemm(isa, view, Start::Zero, a, Mat::new(&b, k, n));
+                    c
+                };
+                let want = product(Mat::new(&a, m, k), false);
+                assert_eq!(product(Mat::new(&a, m, k).zero_below(diagonal), false), want, "{} rows", isa.name());
+                // As a transpose, what is zero below is zero to the right of the original.
+                let by_columns = Mat { zeros: Zeros::Below { diagonal }, ..Mat::new(&columns, k, m).t() };
+                assert_eq!(product(by_columns, false), want, "{} columns", isa.name());
+                let some = product(Mat::new(&a, m, k), true);
+                let wanted = |at: &usize| at / n <= at % n + diagonal;
+                assert!((0..m * n).filter(wanted).all(|at| some[at] == want[at]), "{}", isa.name());
+            }
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "gemm: C is 2x2")]
     fn shapes_must_fit() {
         let (a, b, mut c) = ([0.0; 6], [0.0; 8], [0.0; 4]);
