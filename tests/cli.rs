@@ -399,6 +399,6 @@ fn bench_measures() {
     assert!(full["process"]["start_ms"].as_f64().unwrap() > 0.0);
     cli.fails(&["bench", "--preset", "big"], 2, "big-0.2m");
     cli.fails(&["bench", "--seconds=-1"], 2, "0 to 3600");
-    cli.fails(&["bench", "--set", "n_embd=1000000", "--set", "n_head=1"], 2, "memory");
+    cli.fails(&["bench", "--set", "n_embd=65536", "--set", "n_layer=9"], 2, "memory");
     assert!(fs::read_dir(cli.temp.path()).unwrap().next().is_none(), "bench leaves nothing behind");
 }
