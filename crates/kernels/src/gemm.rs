@@ -245,10 +245,8 @@ impl WithSimd for Gemm<'_> {
             self.run::<S, 3, 8>(simd) // scalar: the compiler makes vectors of the eight columns
         } else if S::REGISTER_COUNT < 32 {
             self.run::<S, 6, 2>(simd) // AVX2: 12 + 2 + 1 of 16
-        } else if S::F32_LANES >= 16 {
-            self.run::<S, 12, 2>(simd) // AVX-512: 24 + 2 + 1 of 32
         } else {
-            self.run::<S, 6, 4>(simd) // NEON: 24 + 4 + 1 of 32
+            self.run::<S, 6, 4>(simd) // AVX-512, NEON: 24 + 4 + 1 of 32
         }
     }
 }
@@ -259,9 +257,9 @@ impl Gemm<'_> {
         let Gemm { c, start, a, b, then, packed } = self;
         let nr = NV * S::F32_LANES;
         // Whole vectors are read of every row of B, also beyond its last column: they must lie in the slice.
-        let b_in_place = b.col_stride == 1
-            && c.rows <= FEW_ROWS
-            && (b.rows - 1) * b.row_stride + b.cols.next_multiple_of(nr) <= b.data.len();
+        let b_read = |cols: usize| cols / nr * nr + vectors_read::<S, NV>(cols % nr) * S::F32_LANES;
+        let b_in_place =
+            b.col_stride == 1 && c.rows <= FEW_ROWS && (b.rows - 1) * b.row_stride + b_read(b.cols) <= b.data.len();
         // LOOP 5
         for k0 in (0..a.cols).step_by(KC) {
             let kc = KC.min(a.cols - k0);
@@ -286,7 +284,8 @@ impl Gemm<'_> {
                     pack_b(simd, &mut packed.b, b, k0, kc, n0, nc, nr);
                     (&packed.b[..], kc * nr, nr)
                 };
-                let b_reach = (nc.div_ceil(nr) - 1) * panel_stride + (kc - 1) * b_row_stride + nr;
+                let last_panel = (nc - 1) / nr;
+                let b_reach = last_panel * panel_stride + (kc - 1) * b_row_stride + b_read(nc - last_panel * nr);
                 assert!(b_reach <= b_block.len());
                 // LOOP 3
                 for i0 in (0..c.rows).step_by(strip) {
@@ -334,10 +333,10 @@ impl Gemm<'_> {
                                     start,
                                 };
                                 match (a_in_place, b_in_place) {
-                                    (true, true) => args.multiply_rows::<S, MR, NV, 1, 0>(simd, tile_rows),
-                                    (true, false) => args.multiply_rows::<S, MR, NV, 1, NV>(simd, tile_rows),
-                                    (false, true) => args.multiply_rows::<S, MR, NV, MR, 0>(simd, tile_rows),
-                                    (false, false) => args.multiply_rows::<S, MR, NV, MR, NV>(simd, tile_rows),
+                                    (true, true) => args.multiply_some::<S, MR, NV, 1, 0>(simd, tile_rows),
+                                    (true, false) => args.multiply_some::<S, MR, NV, 1, NV>(simd, tile_rows),
+                                    (false, true) => args.multiply_some::<S, MR, NV, MR, 0>(simd, tile_rows),
+                                    (false, false) => args.multiply_some::<S, MR, NV, MR, NV>(simd, tile_rows),
                                 }
                             }
                         }
@@ -351,6 +350,15 @@ impl Gemm<'_> {
                 }
             }
         }
+    }
+}
+
+/// Vectors of B that the kernel for `cols` columns reads, `NV` at most.
+#[inline(always)]
+fn vectors_read<S: Simd, const NV: usize>(cols: usize) -> usize {
+    match cols.div_ceil(S::F32_LANES) {
+        few @ ..=2 if few < NV => few,
+        _ => NV,
     }
 }
 
@@ -368,34 +376,50 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// [`Tile::multiply`] for a number of rows known at run time, `MR` at most, and no more vectors than the columns
-    /// need.
+    /// [`Tile::multiply`] for numbers of rows and columns known at run time, `MR` and `NV` vectors at most.
     ///
     /// # Safety
-    /// As for [`Tile::multiply`] with `ROWS = rows`.
+    /// As for [`Tile::multiply`] with `ROWS = rows` and [`vectors_read`] of B.
     #[inline(always)]
-    unsafe fn multiply_rows<S: Simd, const MR: usize, const NV: usize, const STEP: usize, const BV: usize>(
+    unsafe fn multiply_some<S: Simd, const MR: usize, const NV: usize, const STEP: usize, const BV: usize>(
         self,
         simd: S,
         rows: usize,
     ) {
-        let narrow = self.cols <= S::F32_LANES;
         // SAFETY: the caller's promise, passed on.
         unsafe {
-            match rows {
-                rows if rows == MR && narrow => self.multiply::<S, MR, 1, STEP, BV>(simd),
-                rows if rows == MR => self.multiply::<S, MR, NV, STEP, BV>(simd),
-                1 => self.multiply::<S, 1, NV, STEP, BV>(simd),
-                2 => self.multiply::<S, 2, NV, STEP, BV>(simd),
-                3 => self.multiply::<S, 3, NV, STEP, BV>(simd),
-                4 => self.multiply::<S, 4, NV, STEP, BV>(simd),
-                5 => self.multiply::<S, 5, NV, STEP, BV>(simd),
-                6 => self.multiply::<S, 6, NV, STEP, BV>(simd),
-                7 => self.multiply::<S, 7, NV, STEP, BV>(simd),
-                8 => self.multiply::<S, 8, NV, STEP, BV>(simd),
-                9 => self.multiply::<S, 9, NV, STEP, BV>(simd),
-                10 => self.multiply::<S, 10, NV, STEP, BV>(simd),
-                _ => self.multiply::<S, 11, NV, STEP, BV>(simd),
+            match vectors_read::<S, NV>(self.cols) {
+                1 => self.multiply_rows::<S, MR, 1, STEP, BV>(simd, rows),
+                2 if NV > 2 => self.multiply_rows::<S, MR, 2, STEP, BV>(simd, rows),
+                _ => self.multiply_rows::<S, MR, NV, STEP, BV>(simd, rows),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Tile::multiply`] with `ROWS = rows`.
+    #[inline(always)]
+    unsafe fn multiply_rows<S: Simd, const MR: usize, const NV: usize, const STEP: usize, const BV: usize>(
+        mut self,
+        simd: S,
+        rows: usize,
+    ) {
+        // SAFETY: the caller's promise, passed on; the parts of an incomplete tile are parts of its rows.
+        unsafe {
+            if rows == MR {
+                return self.multiply::<S, MR, NV, STEP, BV>(simd);
+            }
+            for part in [4, 2, 1] {
+                if rows & part == 0 {
+                    continue;
+                }
+                match part {
+                    4 => self.multiply::<S, 4, NV, STEP, BV>(simd),
+                    2 => self.multiply::<S, 2, NV, STEP, BV>(simd),
+                    _ => self.multiply::<S, 1, NV, STEP, BV>(simd),
+                }
+                self.a = self.a.wrapping_add(part * self.a_row_stride);
+                self.c = self.c.wrapping_add(part * self.c_row_stride);
             }
         }
     }
@@ -405,7 +429,10 @@ impl Tile<'_> {
     /// for `j < NV * lanes`; `c` readable and writable at `i * c_row_stride + j` for `i < ROWS`, `j < cols`, and by
     /// nobody else meanwhile.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, const ROWS: usize, const NV: usize, const STEP: usize, const BV: usize>(self, simd: S) {
+    unsafe fn multiply<S: Simd, const ROWS: usize, const NV: usize, const STEP: usize, const BV: usize>(
+        &self,
+        simd: S,
+    ) {
         // Steps of k in one turn of the loop: their addresses differ by constants, which saves arithmetic.
         const UNROLL: usize = 4;
         let lanes = S::F32_LANES;
@@ -429,30 +456,53 @@ impl Tile<'_> {
             }
             p += steps;
         }
-        for (i, acc) in acc.iter().enumerate() {
-            // SAFETY: row i and column j < cols of C, which the caller vouches for; whole vectors only where all
-            // of their lanes are below cols.
-            unsafe {
-                let row = self.c.add(i * self.c_row_stride);
-                for (v, &acc) in acc.iter().enumerate() {
-                    let j = v * lanes;
-                    if j + lanes <= self.cols {
-                        let c = row.add(j).cast::<S::f32s>();
-                        let start = match self.start {
-                            Start::Zero => simd.splat_f32s(0.0),
-                            Start::C => c.read_unaligned(),
-                            Start::Bias(bias) => bias.as_ptr().add(j).cast::<S::f32s>().read_unaligned(),
-                        };
-                        c.write_unaligned(simd.add_f32s(start, acc));
-                    } else if j < self.cols {
-                        let edge = std::slice::from_raw_parts_mut(row.add(j), self.cols - j);
-                        let start = match self.start {
-                            Start::Zero => simd.splat_f32s(0.0),
-                            Start::C => simd.partial_load_f32s(edge),
-                            Start::Bias(bias) => simd.partial_load_f32s(&bias[j..]),
-                        };
-                        simd.partial_store_f32s(edge, simd.add_f32s(start, acc));
+        // SAFETY: the caller vouches for the rows and columns of C.
+        unsafe {
+            if self.cols >= NV * lanes {
+                // Three loops that say no more than they must: the compiler unrolls them, which is what lets it keep
+                // `acc` in registers all the time.
+                match self.start {
+                    Start::Zero => self.store(simd, &acc, |_, _, acc| acc),
+                    Start::C => self.store(simd, &acc, |c, _, acc| simd.add_f32s(c.read_unaligned(), acc)),
+                    Start::Bias(bias) => {
+                        let bias = bias.as_ptr().cast::<S::f32s>();
+                        self.store(simd, &acc, |_, v, acc| simd.add_f32s(bias.add(v).read_unaligned(), acc));
                     }
+                }
+            } else {
+                let acc = acc; // in memory, and only this copy
+                for (i, acc) in acc.iter().enumerate() {
+                    let row = std::slice::from_raw_parts_mut(self.c.add(i * self.c_row_stride), self.cols);
+                    for (v, (&acc, row)) in acc.iter().zip(row.chunks_mut(lanes)).enumerate() {
+                        let start = match self.start {
+                            Start::Zero => simd.splat_f32s(0.0),
+                            Start::C => simd.partial_load_f32s(row),
+                            Start::Bias(bias) => simd.partial_load_f32s(&bias[v * lanes..][..row.len()]),
+                        };
+                        simd.partial_store_f32s(row, simd.add_f32s(start, acc));
+                    }
+                }
+            }
+        }
+    }
+
+    /// `C = value(C, acc)`, whole vectors.
+    ///
+    /// # Safety
+    /// All `NV` vectors of the `ROWS` rows of C must be the caller's.
+    #[inline(always)]
+    unsafe fn store<S: Simd, const ROWS: usize, const NV: usize>(
+        &self,
+        _: S,
+        acc: &[[S::f32s; NV]; ROWS],
+        value: impl Fn(*const S::f32s, usize, S::f32s) -> S::f32s,
+    ) {
+        for (i, acc) in acc.iter().enumerate() {
+            for (v, &acc) in acc.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let c = self.c.add(i * self.c_row_stride).cast::<S::f32s>().add(v);
+                    c.write_unaligned(value(c, v, acc));
                 }
             }
         }
@@ -486,8 +536,8 @@ unsafe fn rank_one<S: Simd, const ROWS: usize, const NV: usize>(
     }
 }
 
-/// Rows `k0..k0 + kc` and columns `n0..n0 + nc` of B as panels of `nr` columns: `packed[panel][p][j]`, zero beyond
-/// the last column.
+/// Rows `k0..k0 + kc` and columns `n0..n0 + nc` of B as panels of `nr` columns: `packed[panel][p][j]`. Beyond
+/// the last column stands anything: it only reaches elements of C that are not stored.
 #[inline(always)]
 fn pack_b<S: Simd>(simd: S, packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, n0: usize, nc: usize, nr: usize) {
     let panels = nc.div_ceil(nr);
@@ -498,9 +548,7 @@ fn pack_b<S: Simd>(simd: S, packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize,
         for p in 0..kc {
             let row = &b.data[(k0 + p) * b.row_stride + n0..][..nc];
             for (out, row) in packed.chunks_exact_mut(panel_len).zip(row.chunks(nr)) {
-                let out = &mut out[p * nr..][..nr];
-                copy(&mut out[..row.len()], row);
-                out[row.len()..].fill(0.0);
+                copy(&mut out[p * nr..][..row.len()], row);
             }
         }
         return;
@@ -509,9 +557,6 @@ fn pack_b<S: Simd>(simd: S, packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize,
     for (panel, out) in packed.chunks_exact_mut(panel_len).take(panels).enumerate() {
         let j0 = n0 + panel * nr;
         let cols = nr.min(b.cols - j0);
-        if cols < nr {
-            out.fill(0.0);
-        }
         // Squares of eight columns and eight rows, then the rest one by one.
         let (whole_j, whole_p) = (cols - cols % SQUARE, kc - kc % SQUARE);
         for j in (0..whole_j).step_by(SQUARE) {
@@ -622,8 +667,6 @@ fn pack_a<const MR: usize>(packed: &mut Vec<f32>, a: Mat, k0: usize, kc: usize) 
                 // Whole vectors where there is room: what they write too much is where its turn comes next.
                 if rows == MR && MR == 6 && out.len() >= 8 && column.len() >= 8 {
                     out[..8].copy_from_slice(&column[..8]);
-                } else if rows == MR && MR == 12 && out.len() >= 16 && column.len() >= 16 {
-                    out[..16].copy_from_slice(&column[..16]);
                 } else {
                     out[..rows].copy_from_slice(&column[..rows]);
                 }
