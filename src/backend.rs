@@ -8,7 +8,7 @@ mod cpu;
 mod reference;
 mod timed;
 
-pub use cpu::Cpu;
+pub use cpu::{Buf, Cpu};
 pub use kinglet_kernels::optimizer::AdamW;
 pub use reference::Reference;
 pub use timed::{Cost, Op, Timed};
@@ -72,6 +72,10 @@ pub trait Backend: Sync {
     fn clear(&self, x: &mut Self::Buf);
     /// `dst[..span.len] = src[span]`.
     fn copy(&self, dst: &mut Self::Buf, src: &Self::Buf, span: Span);
+
+    /// Called when parameters have their values for a while: a chance to lay out the weights of `linears` for the passes
+    /// that follow, which compute the same with it and without. `backward` tells whether gradients are among them.
+    fn prepare(&self, _p: &mut Self::Buf, _linears: &[Linear], _backward: bool) {}
 
     /// `x (n, c) = dropout(wte[id] + wpe[pos + i])`; `wte (v, c)`, `wpe (block_size, c)`, `ids (n)`.
     fn embed(&self, x: &mut Self::Buf, p: &Self::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>);

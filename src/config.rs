@@ -109,6 +109,8 @@ fields! {
         "Updates between two estimates of the loss; each writes a checkpoint.";
     eval_iters: u64 = 200, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
         "Random batches of each split in an estimate.";
+    precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
+        "What the factors of matrix products are rounded to, where the processor has such instructions; all else is f32.";
     log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
         "Updates between two lines of training loss in metrics.jsonl.";
     seed: u64 = 1337, "0 to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
@@ -176,6 +178,16 @@ pub enum AttentionScale {
     HeadSize,
     /// `n_embd`, as in the lecture's code behind the published numbers.
     NEmbd,
+}
+
+/// What the factors of the linear layers' products are rounded to; weights, sums and all else are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Not rounded.
+    F32,
+    /// bf16, eight bits, on processors that have instructions for it; elsewhere f32.
+    Bf16,
 }
 
 /// The distribution of the initial weights.

@@ -87,9 +87,16 @@ pub struct Cache<B: Backend> {
     x: [B::Buf; 2],            // (block_size, c)
     block: BlockActs<B>,
     head: Head<B>,
-    last: B::Buf, // (c), the newest position's row
+    last: Last<B>,
     /// Positions in the cache.
     len: usize,
+}
+
+/// The newest position in the last block.
+struct Last<B: Backend> {
+    x: B::Buf,   // (c), before it
+    out: B::Buf, // (c), after it
+    block: BlockActs<B>,
 }
 
 /// A place of the network where dropout acts.
@@ -143,7 +150,9 @@ impl Gpt {
         let (streams, kept) = (a.x.len(), a.blocks.len());
         for l in 0..w.h.len() {
             let [x, out] = a.x.get_disjoint_mut([l % streams, (l + 1) % streams]).expect("two streams at least");
-            self.block(be, p, l, x, out, &mut a.blocks[l % kept], rows, noise, None);
+            let acts = &mut a.blocks[l % kept];
+            self.attend(be, p, l, x, acts, rows, noise, None);
+            self.branches(be, p, l, x, out, acts, rows, noise);
         }
         let x = &a.x[w.h.len() % streams];
         // logits = lm_head(ln_f(x))
@@ -151,21 +160,20 @@ impl Gpt {
         be.linear(&mut a.head.logits, &a.head.ln_f, p, w.lm_head, rows.n());
     }
 
-    /// Block `l`: `x` to `out`. With a cache, only the new positions are computed, and attend to the cached ones too.
-    fn block<B: Backend>(
+    /// The first part of block `l`, where positions meet: `att = attention(ln_1(x))`. With a cache, only the new
+    /// positions are computed, and attend to the cached ones too.
+    fn attend<B: Backend>(
         &self,
         be: &B,
         p: &B::Buf,
         l: usize,
         x: &B::Buf,
-        out: &mut B::Buf,
         a: &mut BlockActs<B>,
         rows: Rows,
         noise: Option<Noise>,
         cache: Option<&mut (B::Buf, B::Buf)>,
     ) {
         let (w, n) = (&self.layout.h[l], rows.n());
-        // x_mid = x + dropout(c_proj(attention(ln_1(x))))
         be.layernorm(&mut a.ln_1, &mut a.stats_1, x, p, w.ln_1, n);
         be.linear(&mut a.qkv, &a.ln_1, p, w.c_attn, n);
         match cache {
@@ -175,6 +183,22 @@ impl Gpt {
             }
             Some((k, v)) => be.attention_cached(&mut a.att, k, v, &a.qkv, self.heads, rows),
         }
+    }
+
+    /// The rest of block `l`, each position for itself: from `x` and `att` to `out`.
+    fn branches<B: Backend>(
+        &self,
+        be: &B,
+        p: &B::Buf,
+        l: usize,
+        x: &B::Buf,
+        out: &mut B::Buf,
+        a: &mut BlockActs<B>,
+        rows: Rows,
+        noise: Option<Noise>,
+    ) {
+        let (w, n) = (&self.layout.h[l], rows.n());
+        // x_mid = x + dropout(c_proj(att))
         let drop = self.drop(noise, Site::AttentionBranch(l));
         be.linear_residual(&mut a.x_mid, x, &a.att, p, w.attn_proj, rows, drop);
         // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
@@ -248,15 +272,23 @@ impl Gpt {
         let (w, c) = (&self.layout, self.n_embd);
         let rows = Rows { b: 1, t: ids.len(), pos: cache.len };
         assert!(!ids.is_empty() && rows.pos + rows.t <= self.block_size);
-        let [x, out] = &mut cache.x;
+        let ([x, out], last) = (&mut cache.x, &mut cache.last);
         be.embed(x, p, w.embedding, ids, rows, None);
         for (l, kv) in cache.kv.iter_mut().enumerate() {
-            self.block(be, p, l, x, out, &mut cache.block, rows, None, Some(kv));
-            std::mem::swap(x, out);
+            self.attend(be, p, l, x, &mut cache.block, rows, None, Some(kv));
+            if l + 1 < w.h.len() {
+                self.branches(be, p, l, x, out, &mut cache.block, rows, None);
+                std::mem::swap(x, out);
+            }
         }
         cache.len += rows.t;
-        be.copy(&mut cache.last, x, Span { start: (rows.t - 1) * c, len: c });
-        be.layernorm(&mut cache.head.ln_f, &mut cache.head.stats_f, &cache.last, p, w.ln_f, 1);
+        // What the last block makes of the other positions is not asked for.
+        let newest = Span { start: (rows.t - 1) * c, len: c };
+        be.copy(&mut last.x, x, newest);
+        be.copy(&mut last.block.att, &cache.block.att, newest);
+        let one = Rows { b: 1, t: 1, pos: 0 };
+        self.branches(be, p, w.h.len() - 1, &last.x, &mut last.out, &mut last.block, one, None);
+        be.layernorm(&mut cache.head.ln_f, &mut cache.head.stats_f, &last.out, p, w.ln_f, 1);
         be.linear(&mut cache.head.logits, &cache.head.ln_f, p, w.lm_head, 1);
         be.download(&cache.head.logits, logits);
     }
@@ -293,7 +325,7 @@ impl Gpt {
             x: [be.zeros(nc), be.zeros(nc)],
             block: self.block_acts(be, n),
             head: self.head(be, 1),
-            last: be.zeros(self.n_embd),
+            last: Last { x: be.zeros(self.n_embd), out: be.zeros(self.n_embd), block: self.block_acts(be, 1) },
             len: 0,
         }
     }

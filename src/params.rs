@@ -141,6 +141,12 @@ impl Layout {
         Layout { tensors: b.tensors, embedding: Embedding { wte, wpe, c }, h, ln_f, lm_head }
     }
 
+    /// Every linear layer.
+    pub fn linears(&self) -> Vec<Linear> {
+        let of_block = |h: &Block| [h.c_attn, h.attn_proj, h.c_fc, h.mlp_proj];
+        self.h.iter().flat_map(of_block).chain([self.lm_head]).collect()
+    }
+
     /// Number of parameters.
     pub fn len(&self) -> usize {
         self.tensors.last().map_or(0, |last| last.span.range().end)

@@ -1,7 +1,7 @@
 //! A trained model, loaded and ready: to write text and to be measured.
 
 use crate::{
-    backend::{Backend, Cpu},
+    backend::{Backend, Buf, Cpu},
     config::Config,
     data::{Dataset, Split, Text},
     error::Result,
@@ -24,7 +24,7 @@ pub struct Session {
     pub state: State,
     be: Cpu,
     model: Gpt,
-    weights: Vec<f32>,
+    weights: Buf,
 }
 
 /// What part of a text to measure the loss on.
@@ -46,11 +46,12 @@ impl Session {
     pub fn load(run: &Path, which: Which) -> Result<Session> {
         let run = RunDir::open(run)?;
         let config = run.config()?;
-        let be = Cpu::new()?;
+        let be = Cpu::new()?.with_precision(config.precision);
         let model = Gpt::new(&config);
         let (state, host) = run.load_weights(&model.layout, which)?;
         let mut weights = be.zeros(model.layout.len());
         be.upload(&mut weights, &host);
+        be.prepare(&mut weights, &model.layout.linears(), false);
         Ok(Session { tokenizer: run.tokenizer()?, config, state, be, model, weights })
     }
 
@@ -102,7 +103,7 @@ impl Session {
         sampling: &Sampling,
         stop: &str,
         index: u64,
-        mut write: impl FnMut(&str) -> ControlFlow<()>,
+        mut write: impl FnMut(&str) -> ControlFlow<()> + Send,
     ) -> Result<()> {
         let mut prompt = self.tokenizer.encode(prompt)?;
         if prompt.is_empty() {
@@ -110,14 +111,16 @@ impl Session {
         }
         let mut generator = Generator::new(&self.be, &self.model, &self.weights, &prompt, sampling.clone(), index);
         let mut stopper = Stopper::new(stop);
-        for _ in 0..tokens {
-            let token = generator.next_token();
-            let (text, stopped) = stopper.push(&self.tokenizer.decode(&[token]));
-            if write(&text).is_break() || stopped {
-                return Ok(());
+        with_threads(0, || {
+            for _ in 0..tokens {
+                let token = generator.next_token();
+                let (text, stopped) = stopper.push(&self.tokenizer.decode(&[token]));
+                if write(&text).is_break() || stopped {
+                    return;
+                }
             }
-        }
-        let _ = write(&stopper.finish());
+            let _ = write(&stopper.finish());
+        });
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     rng::Noise,
 };
 use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A model's workers.
 pub struct Shards<B: Backend> {
@@ -60,10 +61,36 @@ pub fn cores() -> usize {
 
 /// Runs `work` on `threads` threads (0: one for each core): what divides itself below it, divides itself over them.
 ///
-/// All of a run is inside, not step by step, because waking a thread takes as long as a small product.
+/// All of a run is inside, not step by step, and the threads look for work all the time instead of sleeping, because
+/// waking one takes as long as a small product.
 pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    /// Ends the search for work, also if the work panics.
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kinglet-{i}")).build();
-    pool.expect("the system starts threads").install(work)
+    let (awake, done) = (AtomicUsize::new(1), AtomicBool::new(false));
+    pool.expect("the system starts threads").scope(|scope| {
+        let _done = Done(&done);
+        for _ in 1..rayon::current_num_threads() {
+            scope.spawn(|_| {
+                awake.fetch_add(1, Ordering::Release);
+                while !done.load(Ordering::Acquire) {
+                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+        // Not before each of them has its thread: this one would take it up while it waits for something else.
+        while awake.load(Ordering::Acquire) < rayon::current_num_threads() {
+            std::thread::yield_now();
+        }
+        work()
+    })
 }
 
 impl<B: Backend> Shards<B> {

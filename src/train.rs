@@ -2,7 +2,7 @@
 
 use crate::{
     backend::{Backend, Cpu},
-    config::{Config, FIELDS, FORMAT_VERSION},
+    config::{Config, FIELDS, FORMAT_VERSION, Precision},
     data::{Dataset, Text},
     error::{Error, Result},
     eval::{self, Exact},
@@ -182,6 +182,8 @@ pub enum Event {
         step: u64,
         /// Updates in all.
         max_iters: u64,
+        /// What linear layers compute in on this machine.
+        precision: Precision,
         /// Parameters.
         params: usize,
         /// Words in the vocabulary.
@@ -289,7 +291,9 @@ pub fn run(
 fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)) -> Result<Event> {
     let Job { config, data, run, .. } = job;
     let began = Instant::now();
+    let be = &be.with_precision(config.precision);
     let model = Gpt::new(config);
+    let linears = model.layout.linears();
     let mut shards = Shards::new(be, &model, config.batch_size, config.shards, true);
     let mut optimizer = Optimizer::new(be, &model.layout, config);
     let mut p = be.zeros(model.layout.len());
@@ -310,6 +314,7 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
     observe(&Event::Start {
         step: state.step,
         max_iters: config.max_iters,
+        precision: be.precision(),
         params: model.layout.len(),
         vocab_size: config.vocab_size,
         train_tokens: data.train.ids().len(),
@@ -326,6 +331,7 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
         let last = step == config.max_iters;
         let estimated = curves.points.last().is_some_and(|point| point.0 == step);
         if (step.is_multiple_of(config.eval_interval) || last) && !estimated {
+            be.prepare(&mut p, &linears, false);
             let mut loss = |split, purpose| {
                 let progress = |done, of| observe(&Event::Measuring { step, done, of });
                 eval::estimate(be, &model, &mut shards, &p, split, purpose, config, step, progress)
@@ -355,6 +361,7 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
         }
 
         let clock = Instant::now();
+        be.prepare(&mut p, &linears, true);
         let sequence = |i| data.train.sample(config.seed, Purpose::Batch, step, i);
         let loss = shards.gradient(be, &model, &p, batches, config.seed, step, sequence);
         if !loss.is_finite() {
@@ -371,6 +378,7 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
         observe(&event);
     }
 
+    be.prepare(&mut p, &linears, false);
     let progress = |done, of| observe(&Event::Measuring { step: state.step, done, of });
     let exact: Exact = eval::exact(be, &model, &mut shards, &p, &data.val, progress);
     let mut writer = Generator::new(be, &model, &p, &[0], Sampling::default(), 0);

@@ -6,7 +6,7 @@ mod common;
 use common::assert_close;
 use kinglet::{
     backend::{AdamW, Backend, Cpu, Heads, Reference, Rows},
-    config::Activation,
+    config::{Activation, Precision},
     params::{Embedding, Linear, Norm, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
@@ -194,6 +194,67 @@ fn linear_residual_conforms() {
     }
 }
 
+/// Numbers of bf16 are multiplied exactly and summed in f32, so that only the order of sums differs from the
+/// reference; and weights packed beforehand change no bit, in either precision.
+#[test]
+fn bf16_and_prepared_weights_conform() {
+    for (n, i, o) in [(1, 1, 1), (3, 5, 7), (40, 33, 70), (64, 192, 65), (50, 300, 17)] {
+        let w = Linear { w: span(3, o * i), b: Some(span(3 + o * i, o)), i, o };
+        let reference = Tester::new(Reference, |buf| buf.clone());
+        let want = linear_of_bf16(&reference, w, n, None);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let t = Tester::new(Cpu::new().unwrap().with_precision(precision), |buf| common::widen(buf));
+            let plain = linear_of_bf16(&t, w, n, None);
+            for backward in [true, false] {
+                assert!(linear_of_bf16(&t, w, n, Some(backward)) == plain, "{precision:?} {n} {i} {o}");
+            }
+            for ((name, got), (_, want)) in plain.iter().zip(&want) {
+                assert_close(&format!("{name} in {precision:?} {n} {i} {o}"), got, want, 2e-5);
+            }
+        }
+    }
+}
+
+/// A linear layer and its backward pass on numbers of bf16.
+fn linear_of_bf16<B: Backend>(t: &Tester<B>, w: Linear, n: usize, prepare: Option<bool>) -> Outputs {
+    let rng = RefCell::new(Rng::new(12, Purpose::Init, 0, 0));
+    let numbers = |len: usize| {
+        let values: Vec<f32> = (0..len).map(|_| (rng.borrow_mut().below(511) as f32 - 255.0) / 128.0).collect();
+        let mut buf = t.be.zeros(len);
+        t.be.upload(&mut buf, &values);
+        buf
+    };
+    let (mut p, x, dy) = (numbers(3 + w.o * w.i + w.o), numbers(n * w.i), numbers(n * w.o));
+    if let Some(backward) = prepare {
+        t.be.prepare(&mut p, &[w], backward);
+    }
+    let (mut y, mut dx, mut g) = (t.garbage(n * w.o), t.garbage(n * w.i), t.be.zeros(3 + w.o * w.i + w.o));
+    t.be.linear(&mut y, &x, &p, w, n);
+    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, n);
+    vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
+}
+
+/// A change of the parameters makes what was prepared from them void.
+#[test]
+fn prepared_weights_follow_the_parameters() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let be = Cpu::new().unwrap().with_precision(precision);
+        let w = Linear { w: span(0, 6), b: None, i: 3, o: 2 };
+        let mut p = vec![1.0; 6].into();
+        let x = vec![1.0, 2.0, 4.0].into();
+        let mut y = be.zeros(2);
+        be.prepare(&mut p, &[w], false);
+        be.linear(&mut y, &x, &p, w, 1);
+        assert_eq!(y[..], [7.0, 7.0]);
+        be.upload(&mut p, &[2.0, 2.0, 2.0, 1.0, 1.0, 0.0]);
+        be.linear(&mut y, &x, &p, w, 1);
+        assert_eq!(y[..], [14.0, 3.0]);
+        be.prepare(&mut p, &[w], true);
+        be.linear(&mut y, &x, &p, w, 1);
+        assert_eq!(y[..], [14.0, 3.0]);
+    }
+}
+
 /// Products above a certain size spread over threads, which must not change a bit.
 #[test]
 fn large_products_are_the_same_on_any_number_of_threads() {
@@ -211,7 +272,7 @@ fn large_products_are_the_same_on_any_number_of_threads() {
             let drop = drop_of(0.2);
             be.linear_residual(&mut out, &dy, &x, &p, w, Rows { b: 10, t: 13, pos: 0 }, drop);
             be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, n);
-            [y, out, dx, g].concat()
+            [y, out, dx, g].map(|buf| buf.to_vec()).concat()
         })
     };
     let one = all(1);
@@ -281,7 +342,8 @@ fn cross_entropy_conforms() {
 fn cross_entropy_survives_large_logits_and_passes_nan_on() {
     for isa in Isa::available() {
         let be = Cpu::with_isa(isa);
-        let (mut losses, mut logits) = (vec![0.0; 3], vec![1000.0, -1000.0, 0.0, 0.0, f32::NAN, 0.0]);
+        let mut losses = be.zeros(3);
+        let mut logits = vec![1000.0, -1000.0, 0.0, 0.0, f32::NAN, 0.0].into();
         be.cross_entropy(&mut losses, &mut logits, &[0, 0, 1], 2, None);
         assert_eq!(losses[0], 0.0);
         assert!((losses[1] - std::f32::consts::LN_2).abs() < 1e-6 && losses[2].is_nan(), "{losses:?}");

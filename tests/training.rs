@@ -2,7 +2,7 @@
 //! generation with a cache is the same function as the forward pass.
 
 use kinglet::{
-    backend::{Backend, Cpu, Rows},
+    backend::{Backend, Buf, Cpu, Rows},
     config::Config,
     data::{Dataset, Text},
     eval,
@@ -127,7 +127,7 @@ fn one_batch_can_be_learned_by_heart() {
     let be = Cpu::new().unwrap();
     let model = Gpt::new(&config);
     let mut shards = Shards::new(&be, &model, 4, 2, true);
-    let mut p = model.layout.init(1);
+    let mut p = model.layout.init(1).into();
     let mut optimizer = Optimizer::new(&be, &model.layout, &config);
     let mut losses = Vec::new();
     for step in 0..150 {
@@ -143,19 +143,19 @@ fn accumulated_small_batches_are_one_large_batch() {
     let mut config = config(&[]);
     config.vocab_size = 11;
     let model = Gpt::new(&config);
-    let p = model.layout.init(2);
+    let p = model.layout.init(2).into();
     let ids: Vec<u32> = (0..2000u32).map(|i| (i * i + i / 7) % 11).collect();
     let sequence = |i: usize| &ids[i * 50..][..33];
     let gradient = |batch_size, batches, shards| {
         let mut shards = Shards::new(&be, &model, batch_size, shards, true);
         let loss = shards.gradient(&be, &model, &p, batches, 1, 0, sequence);
-        (loss, shards.last_gradient().clone())
+        (loss, Buf::from(shards.last_gradient().to_vec()))
     };
     let (loss, grads) = gradient(12, 1, 1);
     for (batch_size, batches, shards) in [(12, 1, 5), (4, 3, 1), (6, 2, 6), (1, 12, 1)] {
         let (other_loss, other) = gradient(batch_size, batches, shards);
         assert!((loss - other_loss).abs() < 1e-6);
-        let distance = grads.iter().zip(&other).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        let distance = grads.iter().zip(other.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
         let norm = be.sum_squares(&grads).sqrt();
         assert!(distance < 1e-5 * norm, "{batch_size} x {batches} in {shards}: {distance} of {norm}");
     }
@@ -167,11 +167,11 @@ fn generation_with_a_cache_computes_what_the_forward_pass_does() {
     let mut config = config(&["bias=true", "activation=gelu"]);
     config.vocab_size = 13;
     let model = Gpt::new(&config);
-    let p = model.layout.init(3);
+    let p = model.layout.init(3).into();
     let ids: Vec<u32> = (0..32u32).map(|i| (i * i * 5 + i) % 13).collect();
     let mut acts = model.acts(&be, 1, false);
     model.forward(&be, &p, &mut acts, &ids, Rows { b: 1, t: 32, pos: 0 }, None);
-    let want = acts.logits().clone();
+    let want = acts.logits().to_vec();
     // Token by token, and in uneven pieces.
     for pieces in [vec![1; 32], vec![5, 1, 20, 6], vec![32]] {
         let (mut cache, mut at) = (model.cache(&be), 0);
@@ -250,7 +250,7 @@ fn the_exact_loss_is_the_mean_over_every_position() {
     config.vocab_size = tokenizer.vocab_size();
     let data = Dataset::new(&text, &tokenizer, &config).unwrap();
     let model = Gpt::new(&config);
-    let p = model.layout.init(4);
+    let p = model.layout.init(4).into();
     let mut total = 0.0;
     let mut acts = model.acts(&be, 1, false);
     for i in 0..data.val.windows() {

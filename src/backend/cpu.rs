@@ -6,15 +6,16 @@
 
 use super::{Backend, Heads, LAYERNORM_EPS, Rows, mask_row};
 use crate::{
-    config::Activation,
+    config::{Activation, Precision},
     error::{Error, Result},
     params::{Embedding, Linear, Norm, Span},
     rng::Dropout,
 };
 use kinglet_kernels::{
-    self as kernels, Isa, Mat, MatMut, Start, Then, activation, attention, dropout, optimizer::AdamW,
+    self as kernels, Factor, Isa, Mat, MatMut, Start, Then, activation, attention, dropout, optimizer::AdamW,
 };
 use rayon::prelude::*;
+use std::ops::{Deref, DerefMut};
 
 /// Elements of a parameter buffer that one task works on.
 const PIECE: usize = 16 * 1024;
@@ -26,10 +27,68 @@ const PIECES: usize = 64;
 /// models keep all threads busy with a shard each.
 const SPREAD: usize = 1 << 27;
 
-/// The CPU backend; buffers are plain vectors.
+/// The same for a product with packed weights: dividing it costs nothing but the call.
+const SPREAD_PACKED: usize = 1 << 20;
+
+/// The CPU backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu {
     isa: Isa,
+    precision: kernels::Precision,
+}
+
+/// A vector of numbers; where they are parameters, with what [`Backend::prepare`] made of them. Any change of a number
+/// makes that void.
+#[derive(Debug)]
+pub struct Buf {
+    numbers: Vec<f32>,
+    panels: Vec<WeightPanels>,
+    /// Whether `panels` are of these numbers, and if so, whether for the backward pass too.
+    prepared: Option<bool>,
+}
+
+/// A layer's weight W (o, i), packed.
+#[derive(Debug)]
+struct WeightPanels {
+    /// Where the weight begins.
+    start: usize,
+    /// `W^T`, which the forward pass multiplies by.
+    forward: kernels::Panels,
+    /// `W`, which the backward pass does.
+    backward: kernels::Panels,
+}
+
+impl Deref for Buf {
+    type Target = Vec<f32>;
+
+    fn deref(&self) -> &Vec<f32> {
+        &self.numbers
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut Vec<f32> {
+        self.prepared = None;
+        &mut self.numbers
+    }
+}
+
+impl From<Vec<f32>> for Buf {
+    fn from(numbers: Vec<f32>) -> Buf {
+        Buf { numbers, panels: Vec::new(), prepared: None }
+    }
+}
+
+impl Buf {
+    /// W of a layer, or its transpose for the forward pass: packed if it is.
+    fn weight(&self, w: Linear, backward: bool) -> Factor<'_> {
+        if self.prepared.is_some_and(|both| both || !backward) {
+            let at = self.panels.iter().position(|panels| panels.start == w.w.start).expect("every layer is prepared");
+            return Factor::Panels(if backward { &self.panels[at].backward } else { &self.panels[at].forward });
+        }
+        let weight = Mat::new(&self[w.w.range()], w.o, w.i);
+        Factor::Mat(if backward { weight } else { weight.t() })
+    }
 }
 
 impl Cpu {
@@ -40,10 +99,10 @@ impl Cpu {
     /// If that variable names one this processor does not have; the message lists those it has.
     pub fn new() -> Result<Cpu> {
         let Ok(name) = std::env::var("KINGLET_ISA") else {
-            return Ok(Cpu { isa: Isa::detect() });
+            return Ok(Cpu::with_isa(Isa::detect()));
         };
         let available = Isa::available();
-        available.iter().find(|isa| isa.name() == name).map(|&isa| Cpu { isa }).ok_or_else(|| {
+        available.iter().find(|isa| isa.name() == name).map(|&isa| Cpu::with_isa(isa)).ok_or_else(|| {
             let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
             Error::BadConfig(format!("KINGLET_ISA = {name}: this processor has {}", names.join(", ")))
         })
@@ -51,7 +110,19 @@ impl Cpu {
 
     /// With a given instruction set.
     pub fn with_isa(isa: Isa) -> Cpu {
-        Cpu { isa }
+        Cpu { isa, precision: kernels::Precision::F32 }
+    }
+
+    /// With linear layers in this precision, or in f32 if the processor has no instructions for it: see
+    /// [`Cpu::precision`].
+    pub fn with_precision(self, precision: Precision) -> Cpu {
+        let bf16 = kernels::Precision::bf16(self.isa).filter(|_| precision == Precision::Bf16);
+        Cpu { precision: bf16.unwrap_or(kernels::Precision::F32), ..self }
+    }
+
+    /// The precision of linear layers.
+    pub fn precision(&self) -> Precision {
+        if self.precision == kernels::Precision::F32 { Precision::F32 } else { Precision::Bf16 }
     }
 
     /// The instruction set in use.
@@ -73,12 +144,13 @@ impl From<Activation> for kernels::activation::Activation {
 impl Cpu {
     /// `C = A B` from `start`, and `then` on each strip of rows. A large one spreads over threads; every element is
     /// the same sum either way.
-    fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Mat, then: Option<Then>) {
+    fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Factor, then: Option<Then>) {
         let ((m, k), (_, n)) = (a.shape(), b.shape());
         let c = &mut c[..m * n];
-        let threads = if m * n * k < SPREAD { 1 } else { rayon::current_num_threads() };
+        let spread = if matches!(b, Factor::Panels(_)) { SPREAD_PACKED } else { SPREAD };
+        let threads = if m * n * k < spread { 1 } else { rayon::current_num_threads() };
         if threads == 1 {
-            return kernels::gemm_then(self.isa, MatMut::new(c, m, n), start, a, b, then);
+            return kernels::gemm_then(self.isa, self.precision, MatMut::new(c, m, n), start, a, b, then);
         }
         let rows = m.div_ceil(threads);
         c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
@@ -86,7 +158,7 @@ impl Cpu {
             let c = MatMut::new(c, below - above, n);
             let shifted = |strip: kernels::Strip| then.expect("only called if given")(strip.below(above));
             let then: Option<Then> = then.is_some().then_some(&shifted);
-            kernels::gemm_then(self.isa, c, start, a.rows(above..below), b, then);
+            kernels::gemm_then(self.isa, self.precision, c, start, a.rows(above..below), b, then);
         });
     }
 
@@ -97,15 +169,15 @@ impl Cpu {
         g: &mut [f32],
         dy: &[f32],
         x: &[f32],
-        p: &[f32],
+        p: &Buf,
         w: Linear,
         n: usize,
         then: Option<Then>,
     ) {
         let dy_mat = Mat::new(dy, n, w.o);
-        self.product(dx, Start::Zero, dy_mat, Mat::new(&p[w.w.range()], w.o, w.i), then);
+        self.product(dx, Start::Zero, dy_mat, p.weight(w, true), then);
         let (dw, db) = two(g, w.w, w.b);
-        self.product(dw, Start::C, dy_mat.t(), Mat::new(x, n, w.i), None);
+        self.product(dw, Start::C, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), None);
         if let Some(db) = db {
             kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
         }
@@ -120,9 +192,9 @@ impl Cpu {
     }
 
     /// [`Backend::linear`], with something done to strips of `y`.
-    fn linear_then(&self, y: &mut [f32], x: &[f32], p: &[f32], w: Linear, n: usize, then: Option<Then>) {
+    fn linear_then(&self, y: &mut [f32], x: &[f32], p: &Buf, w: Linear, n: usize, then: Option<Then>) {
         let start = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
-        self.product(y, start, Mat::new(x, n, w.i), Mat::new(&p[w.w.range()], w.o, w.i).t(), then);
+        self.product(y, start, Mat::new(x, n, w.i), p.weight(w, false), then);
     }
 }
 
@@ -148,29 +220,57 @@ fn two(g: &mut [f32], w: Span, b: Option<Span>) -> (&mut [f32], Option<&mut [f32
 }
 
 impl Backend for Cpu {
-    type Buf = Vec<f32>;
+    type Buf = Buf;
 
-    fn zeros(&self, len: usize) -> Vec<f32> {
-        vec![0.0; len]
+    fn zeros(&self, len: usize) -> Buf {
+        vec![0.0; len].into()
     }
 
-    fn upload(&self, dst: &mut Vec<f32>, src: &[f32]) {
+    fn upload(&self, dst: &mut Buf, src: &[f32]) {
         dst[..src.len()].copy_from_slice(src);
     }
 
-    fn download(&self, src: &Vec<f32>, dst: &mut [f32]) {
+    fn download(&self, src: &Buf, dst: &mut [f32]) {
         dst.copy_from_slice(&src[..dst.len()]);
     }
 
-    fn clear(&self, x: &mut Vec<f32>) {
+    fn clear(&self, x: &mut Buf) {
         x.fill(0.0);
     }
 
-    fn copy(&self, dst: &mut Vec<f32>, src: &Vec<f32>, span: Span) {
+    fn copy(&self, dst: &mut Buf, src: &Buf, span: Span) {
         dst[..span.len].copy_from_slice(&src[span.range()]);
     }
 
-    fn embed(&self, x: &mut Vec<f32>, p: &Vec<f32>, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
+    fn prepare(&self, p: &mut Buf, linears: &[Linear], backward: bool) {
+        // Packing costs what it saves in training, where every product of f32 is one of many rows.
+        if backward && self.precision == kernels::Precision::F32 {
+            return;
+        }
+        let Buf { numbers, panels, prepared } = p;
+        if prepared.is_some_and(|both| both || !backward) {
+            return;
+        }
+        if panels.is_empty() {
+            let empty = || kernels::Panels::new(self.isa, self.precision);
+            panels.extend(linears.iter().map(|w| WeightPanels {
+                start: w.w.start,
+                forward: empty(),
+                backward: empty(),
+            }));
+        }
+        panels.par_iter_mut().zip(linears).for_each(|(panels, w)| {
+            assert_eq!(panels.start, w.w.start, "always the same layers");
+            let weight = Mat::new(&numbers[w.w.range()], w.o, w.i);
+            panels.forward.pack(self.isa, weight.t());
+            if backward {
+                panels.backward.pack(self.isa, weight);
+            }
+        });
+        *prepared = Some(backward);
+    }
+
+    fn embed(&self, x: &mut Buf, p: &Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
         let (wte, wpe, c) = (&p[w.wte.range()], &p[w.wpe.range()], w.c);
         let x = &mut x[..rows.n() * c];
         for (row, (x, &id)) in x.chunks_exact_mut(c).zip(ids).enumerate() {
@@ -182,15 +282,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn embed_bwd(
-        &self,
-        g: &mut Vec<f32>,
-        dx: &mut Vec<f32>,
-        w: Embedding,
-        ids: &[u32],
-        rows: Rows,
-        drop: Option<Dropout>,
-    ) {
+    fn embed_bwd(&self, g: &mut Buf, dx: &mut Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
         let c = w.c;
         let dx = &mut dx[..rows.n() * c];
         if let Some(drop) = drop {
@@ -202,7 +294,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn layernorm(&self, y: &mut Vec<f32>, stats: &mut Vec<f32>, x: &Vec<f32>, p: &Vec<f32>, w: Norm, n: usize) {
+    fn layernorm(&self, y: &mut Buf, stats: &mut Buf, x: &Buf, p: &Buf, w: Norm, n: usize) {
         let c = w.w.len;
         let b = w.b.map(|b| &p[b.range()]);
         let eps = LAYERNORM_EPS as f32;
@@ -217,50 +309,22 @@ impl Backend for Cpu {
         );
     }
 
-    fn layernorm_bwd(
-        &self,
-        dx: &mut Vec<f32>,
-        g: &mut Vec<f32>,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
-        stats: &Vec<f32>,
-        p: &Vec<f32>,
-        w: Norm,
-        n: usize,
-    ) {
+    fn layernorm_bwd(&self, dx: &mut Buf, g: &mut Buf, dy: &Buf, x: &Buf, stats: &Buf, p: &Buf, w: Norm, n: usize) {
         let c = w.w.len;
         let (dw, db) = two(g, w.w, w.b);
         let (dx, dy, x, stats) = (&mut dx[..n * c], &dy[..n * c], &x[..n * c], &stats[..2 * n]);
         kernels::layernorm::backward(self.isa, dx, dw, db, dy, x, stats, &p[w.w.range()]);
     }
 
-    fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, p: &Vec<f32>, w: Linear, n: usize) {
+    fn linear(&self, y: &mut Buf, x: &Buf, p: &Buf, w: Linear, n: usize) {
         self.linear_then(y, x, p, w, n, None);
     }
 
-    fn linear_bwd(
-        &self,
-        dx: &mut Vec<f32>,
-        g: &mut Vec<f32>,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
-        p: &Vec<f32>,
-        w: Linear,
-        n: usize,
-    ) {
+    fn linear_bwd(&self, dx: &mut Buf, g: &mut Buf, dy: &Buf, x: &Buf, p: &Buf, w: Linear, n: usize) {
         self.linear_bwd_then(dx, g, dy, x, p, w, n, None);
     }
 
-    fn linear_act(
-        &self,
-        y: &mut Vec<f32>,
-        pre: &mut Vec<f32>,
-        x: &Vec<f32>,
-        p: &Vec<f32>,
-        w: Linear,
-        act: Activation,
-        n: usize,
-    ) {
+    fn linear_act(&self, y: &mut Buf, pre: &mut Buf, x: &Buf, p: &Buf, w: Linear, act: Activation, n: usize) {
         if act.keeps_input() {
             self.linear_then(pre, x, p, w, n, None);
             let pieces = y[..n * w.o].par_chunks_mut(PIECE).zip(pre.par_chunks(PIECE)).with_min_len(PIECES);
@@ -275,12 +339,12 @@ impl Backend for Cpu {
 
     fn linear_bwd_act(
         &self,
-        dpre: &mut Vec<f32>,
-        g: &mut Vec<f32>,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
-        pre: &Vec<f32>,
-        p: &Vec<f32>,
+        dpre: &mut Buf,
+        g: &mut Buf,
+        dy: &Buf,
+        x: &Buf,
+        pre: &Buf,
+        p: &Buf,
         w: Linear,
         act: Activation,
         n: usize,
@@ -297,10 +361,10 @@ impl Backend for Cpu {
 
     fn linear_residual(
         &self,
-        out: &mut Vec<f32>,
-        residual: &Vec<f32>,
-        x: &Vec<f32>,
-        p: &Vec<f32>,
+        out: &mut Buf,
+        residual: &Buf,
+        x: &Buf,
+        p: &Buf,
         w: Linear,
         rows: Rows,
         drop: Option<Dropout>,
@@ -318,7 +382,7 @@ impl Backend for Cpu {
         self.linear_then(out, x, p, w, rows.n(), Some(&add));
     }
 
-    fn dropout_bwd(&self, dx: &mut Vec<f32>, dy: &Vec<f32>, c: usize, rows: Rows, drop: Dropout) {
+    fn dropout_bwd(&self, dx: &mut Buf, dy: &Buf, c: usize, rows: Rows, drop: Dropout) {
         for (row, (dx, dy)) in dx[..rows.n() * c].chunks_exact_mut(c).zip(dy.chunks_exact(c)).enumerate() {
             let (s, i) = (row / rows.t, row % rows.t);
             dropout::dropout(self.isa, dx, dy, &drop.mask(s), mask_row(c, i));
@@ -327,9 +391,9 @@ impl Backend for Cpu {
 
     fn attention(
         &self,
-        out: &mut Vec<f32>,
-        lse: &mut Vec<f32>,
-        qkv: &Vec<f32>,
+        out: &mut Buf,
+        lse: &mut Buf,
+        qkv: &Buf,
         heads: Heads,
         Rows { b, t, .. }: Rows,
         drop: Option<Dropout>,
@@ -345,11 +409,11 @@ impl Backend for Cpu {
 
     fn attention_bwd(
         &self,
-        dqkv: &mut Vec<f32>,
-        dout: &Vec<f32>,
-        out: &Vec<f32>,
-        lse: &Vec<f32>,
-        qkv: &Vec<f32>,
+        dqkv: &mut Buf,
+        dout: &Buf,
+        out: &Buf,
+        lse: &Buf,
+        qkv: &Buf,
         heads: Heads,
         Rows { b, t, .. }: Rows,
         drop: Option<Dropout>,
@@ -366,10 +430,10 @@ impl Backend for Cpu {
 
     fn attention_cached(
         &self,
-        out: &mut Vec<f32>,
-        k: &mut Vec<f32>,
-        v: &mut Vec<f32>,
-        qkv: &Vec<f32>,
+        out: &mut Buf,
+        k: &mut Buf,
+        v: &mut Buf,
+        qkv: &Buf,
         heads: Heads,
         Rows { t, pos, .. }: Rows,
     ) {
@@ -377,14 +441,7 @@ impl Backend for Cpu {
         attention::cached(self.isa, &mut out[..t * c], k, v, &qkv[..t * 3 * c], pos, heads.kernel());
     }
 
-    fn cross_entropy(
-        &self,
-        losses: &mut Vec<f32>,
-        logits: &mut Vec<f32>,
-        targets: &[u32],
-        v: usize,
-        grad: Option<f64>,
-    ) {
+    fn cross_entropy(&self, losses: &mut Buf, logits: &mut Buf, targets: &[u32], v: usize, grad: Option<f64>) {
         let grad = grad.map(|scale| scale as f32);
         let rows = (PIECE * PIECES).div_ceil(v);
         let outputs = losses[..targets.len()].par_chunks_mut(rows).zip(logits.par_chunks_mut(rows * v));
@@ -394,7 +451,7 @@ impl Backend for Cpu {
         });
     }
 
-    fn reduce(&self, parts: &mut [&mut Vec<f32>]) {
+    fn reduce(&self, parts: &mut [&mut Buf]) {
         let Some((total, rest)) = parts.split_first_mut() else { return };
         total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
             for part in &*rest {
@@ -403,12 +460,12 @@ impl Backend for Cpu {
         });
     }
 
-    fn sum_squares(&self, x: &Vec<f32>) -> f64 {
+    fn sum_squares(&self, x: &Buf) -> f64 {
         let pieces: Vec<f64> = x.par_chunks(PIECE).map(|x| kernels::optimizer::sum_squares(self.isa, x)).collect();
         pieces.iter().sum()
     }
 
-    fn adamw(&self, p: &mut Vec<f32>, g: &Vec<f32>, m: &mut Vec<f32>, v: &mut Vec<f32>, span: Span, h: &AdamW) {
+    fn adamw(&self, p: &mut Buf, g: &Buf, m: &mut Buf, v: &mut Buf, span: Span, h: &AdamW) {
         let at = span.range();
         let moments = m[at.clone()].par_chunks_mut(PIECE).zip(v[at.clone()].par_chunks_mut(PIECE));
         let values = p[at.clone()].par_chunks_mut(PIECE).zip(g[at].par_chunks(PIECE));

@@ -108,6 +108,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("copy", Size::Numbers(2 * span.len), |be| be.copy(dst, src, span));
     }
 
+    fn prepare(&self, p: &mut B::Buf, linears: &[Linear], backward: bool) {
+        self.time("prepare", Size::Numbers(0), |be| be.prepare(p, linears, backward));
+    }
+
     fn embed(&self, x: &mut B::Buf, p: &B::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
         self.time("embed", Size::Numbers(3 * rows.n() * w.c), |be| be.embed(x, p, w, ids, rows, drop));
     }

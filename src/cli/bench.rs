@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use kinglet::{
-    backend::{Backend, Cost, Cpu, Op, Timed},
-    config::Config,
+    backend::{Backend, Buf, Cost, Cpu, Op, Timed},
+    config::{Config, Precision},
     data::Split,
     model::Gpt,
     optim::Optimizer,
@@ -63,6 +63,7 @@ const STREAMS: usize = 8;
 struct Report {
     preset: String,
     isa: &'static str,
+    precision: Precision,
     threads: usize,
     shards: usize,
     params: usize,
@@ -141,7 +142,7 @@ impl Args {
         config.check()?;
         kinglet::train::Memory::of(&config).check()?;
         let threads = if self.threads == 0 { shards::cores() } else { usize::from(self.threads) };
-        let be = Cpu::new()?;
+        let be = Cpu::new()?.with_precision(config.precision);
         let mut report = with_threads(threads, || self.measure(&config, threads, be));
         if !self.quick {
             report.process = Some(self.process(&config)?);
@@ -166,8 +167,9 @@ impl Args {
         let tokens = config.gradient_accumulation_steps * config.batch_size * config.block_size;
         let gflop_per_step = 1e-9 * model.flops_per_token() * tokens as f64;
         let gflops = gflop_per_step / ms_per_step * 1e3;
-        let (weights, shards) = (bench.p.clone(), bench.shards.count());
-        drop(bench);
+        let Bench { p: mut weights, shards, .. } = bench;
+        let shards = shards.count();
+        be.prepare(&mut weights, &model.layout.linears(), false);
         let (parts, profile) = if self.quick && !self.profile {
             (None, None)
         } else {
@@ -189,6 +191,7 @@ impl Args {
         Report {
             preset: self.preset.clone(),
             isa: be.isa().name(),
+            precision: be.precision(),
             threads,
             shards,
             params: model.layout.len(),
@@ -206,7 +209,7 @@ impl Args {
         }
     }
 
-    fn sample(&self, be: &Cpu, model: &Gpt, weights: &Vec<f32>) -> Sample {
+    fn sample(&self, be: &Cpu, model: &Gpt, weights: &Buf) -> Sample {
         let prompt = |len: usize| (0..len).map(|i| (i % model.vocab_size) as u32).collect::<Vec<_>>();
         let stream = |len, index| Generator::new(be, model, weights, &prompt(len), Sampling::default(), index);
         let per_second = |work: &(dyn Fn() -> usize + Sync)| {
@@ -299,6 +302,7 @@ impl<'a, B: Backend> Bench<'a, B> {
 
     fn step(&mut self, be: &B) {
         let Bench { config, model, split, shards, optimizer, p, steps } = self;
+        be.prepare(p, &model.layout.linears(), true);
         let sequence = |i| split.sample(config.seed, Purpose::Batch, *steps, i);
         shards.gradient(be, model, p, config.gradient_accumulation_steps, config.seed, *steps, sequence);
         optimizer.step(be, p, shards.last_gradient(), config, *steps);
@@ -306,6 +310,7 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     fn eval(&mut self, be: &B, batches: u32) {
+        be.prepare(&mut self.p, &self.model.layout.linears(), false);
         let sequences = batches as usize * self.config.batch_size;
         let sequence = |i| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i);
         self.shards.losses(be, self.model, &self.p, sequences, sequence, |_, _| {});
@@ -341,7 +346,7 @@ fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (
         let seconds: f64 = costs.iter().filter(|(op, _)| which(op.name)).map(|(_, cost)| cost.seconds).sum();
         1e3 * seconds / steps / threads
     };
-    let optimizer = |name: &str| matches!(name, "reduce" | "sum_squares" | "adamw");
+    let optimizer = |name: &str| matches!(name, "prepare" | "reduce" | "sum_squares" | "adamw");
     let backward = |name: &str| name.contains("_bwd") || name == "clear";
     // What the whole pool does at once is measured once, by the thread that waits for it.
     let optimizer_ms = threads * sum(&optimizer);

@@ -16,6 +16,10 @@
 //! Each element of C is the sum over k in ascending order, so the result does not depend on how rows or columns
 //! are divided among calls.
 
+mod bf16;
+
+pub use bf16::Precision;
+
 use crate::Isa;
 use pulp::{Simd, WithSimd};
 use std::cell::RefCell;
@@ -183,16 +187,20 @@ impl Strip<'_> {
 /// # Panics
 /// If the shapes do not fit.
 pub fn gemm(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat) {
-    gemm_then(isa, c, start, a, b, None);
+    gemm_then(isa, Precision::F32, c, start, a, Factor::Mat(b), None);
 }
 
-/// [`gemm`], and `then` on each strip of C as soon as it is complete.
+/// [`gemm`] on factors of some precision, with `then` on each strip of C as soon as it is complete.
 ///
 /// # Panics
-/// If the shapes do not fit.
-pub fn gemm_then(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat, then: Option<Then>) {
-    let shapes_fit = c.rows == a.rows && c.cols == b.cols && a.cols == b.rows;
-    assert!(shapes_fit, "gemm: C is {}x{}, A {}x{}, B {}x{}", c.rows, c.cols, a.rows, a.cols, b.rows, b.cols);
+/// If the shapes do not fit, or B was packed for another instruction set or precision.
+pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat, b: Factor, then: Option<Then>) {
+    let (b_rows, b_cols) = b.shape();
+    let shapes_fit = c.rows == a.rows && c.cols == b_cols && a.cols == b_rows;
+    assert!(shapes_fit, "gemm: C is {}x{}, A {}x{}, B {b_rows}x{b_cols}", c.rows, c.cols, a.rows, a.cols);
+    if let Factor::Panels(b) = b {
+        assert!(b.isa == isa.name() && b.precision == precision, "gemm: B is packed for {} {:?}", b.isa, b.precision);
+    }
     if c.rows == 0 || c.cols == 0 {
         return;
     }
@@ -212,10 +220,114 @@ pub fn gemm_then(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat, then: Option
         }
         return;
     }
-    PACKED.with_borrow_mut(|packed| isa.run_generic(Gemm { c, start, a, b, then, packed }));
+    SCRATCH.with_borrow_mut(|Scratch { packed, pairs }| match precision {
+        Precision::F32 => isa.run_generic(Gemm { c, start, a, b, then, packed }),
+        #[cfg(target_arch = "x86_64")]
+        Precision::Bf16(bf16) => {
+            let [pairs_a, pairs_b] = pairs;
+            let a = bf16::pairs_by_row(bf16, pairs_a, a);
+            let b = match b {
+                Factor::Mat(b) => Factor::Mat(bf16::pairs_by_row(bf16, pairs_b, b.t()).t()),
+                panels => panels,
+            };
+            bf16::run(bf16, Gemm { c, start, a, b, then, packed });
+        }
+    });
 }
 
-/// Packed copies of A and B: they grow to the largest product of this thread and stay.
+/// The second factor of a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Factor<'a> {
+    /// As it is.
+    Mat(Mat<'a>),
+    /// Packed before.
+    Panels(&'a Panels),
+}
+
+impl Factor<'_> {
+    /// `(rows, columns)`.
+    pub fn shape(self) -> (usize, usize) {
+        match self {
+            Factor::Mat(b) => b.shape(),
+            Factor::Panels(b) => (b.rows, b.cols),
+        }
+    }
+}
+
+/// A matrix packed once to be the second factor of many products.
+#[derive(Debug)]
+pub struct Panels {
+    isa: &'static str,
+    precision: Precision,
+    rows: usize,
+    cols: usize,
+    /// Blocks of [`KC`] rows, in them blocks of [`NC`] columns, in them panels, as LOOPs 5, 4 and 2 take them.
+    data: Vec<f32>,
+}
+
+impl Panels {
+    /// Of no matrix yet.
+    pub fn new(isa: Isa, precision: Precision) -> Panels {
+        Panels { isa: isa.name(), precision, rows: 0, cols: 0, data: Vec::new() }
+    }
+
+    /// Takes the numbers of `b`, in the place of those before.
+    ///
+    /// # Panics
+    /// If these panels are for another instruction set.
+    pub fn pack(&mut self, isa: Isa, b: Mat) {
+        assert_eq!(self.isa, isa.name());
+        (self.rows, self.cols) = b.shape();
+        match self.precision {
+            Precision::F32 => isa.run_generic(PackAll { data: &mut self.data, b }),
+            #[cfg(target_arch = "x86_64")]
+            Precision::Bf16(bf16) => SCRATCH.with_borrow_mut(|Scratch { pairs: [_, pairs], .. }| {
+                let b = bf16::pairs_by_row(bf16, pairs, b.t()).t();
+                isa.run_generic(PackAll { data: &mut self.data, b });
+            }),
+        }
+    }
+}
+
+/// [`Panels::pack`] for a kind of vector.
+struct PackAll<'a> {
+    data: &'a mut Vec<f32>,
+    b: Mat<'a>,
+}
+
+impl WithSimd for PackAll<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let PackAll { data, b } = self;
+        let nr = panel_width::<S>();
+        data.resize(b.rows * b.cols.next_multiple_of(nr), 0.0);
+        for k0 in (0..b.rows).step_by(KC) {
+            let kc = KC.min(b.rows - k0);
+            for n0 in (0..b.cols).step_by(NC) {
+                let nc = NC.min(b.cols - n0);
+                pack_b(simd, &mut data[block_start(b.cols, nr, k0, kc, n0)..], b, k0, kc, n0, nc, nr);
+            }
+        }
+    }
+}
+
+/// Where the block of row `k0` and column `n0` begins in [`Panels`] of `cols` columns.
+#[inline(always)]
+fn block_start(cols: usize, nr: usize, k0: usize, kc: usize, n0: usize) -> usize {
+    k0 * cols.next_multiple_of(nr) + kc * n0
+}
+
+/// Scratch memory of a thread: it grows to its largest product and stays.
+#[derive(Default)]
+struct Scratch {
+    packed: Packed,
+    /// Factors in pairs of bf16.
+    pairs: [Vec<f32>; 2],
+}
+
+/// Packed copies of A and B.
 #[derive(Default)]
 struct Packed {
     a: Vec<f32>,
@@ -223,43 +335,79 @@ struct Packed {
 }
 
 thread_local! {
-    static PACKED: RefCell<Packed> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 struct Gemm<'a> {
     c: MatMut<'a>,
     start: Start<'a>,
     a: Mat<'a>,
-    b: Mat<'a>,
+    b: Factor<'a>,
     then: Option<Then<'a>>,
     packed: &'a mut Packed,
+}
+
+/// What a kernel does with an element of A, in all lanes, and a vector of B.
+trait MulAdd<S: Simd> {
+    /// `acc + a b`.
+    fn mul_add(simd: S, a: S::f32s, b: S::f32s, acc: S::f32s) -> S::f32s;
+}
+
+/// Lanes are numbers.
+struct Numbers;
+
+impl<S: Simd> MulAdd<S> for Numbers {
+    #[inline(always)]
+    fn mul_add(simd: S, a: S::f32s, b: S::f32s, acc: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(a, b, acc)
+    }
 }
 
 impl WithSimd for Gemm<'_> {
     type Output = ();
 
-    /// Picks the tile: MR rows by NV vectors of C, one row of B and a broadcast of A must fit the registers.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if S::F32_LANES == 1 {
-            self.run::<S, 3, 8>(simd) // scalar: the compiler makes vectors of the eight columns
-        } else if S::REGISTER_COUNT < 32 {
-            self.run::<S, 6, 2>(simd) // AVX2: 12 + 2 + 1 of 16
-        } else {
-            self.run::<S, 6, 4>(simd) // AVX-512, NEON: 24 + 4 + 1 of 32
-        }
+        self.tiles::<S, Numbers>(simd);
     }
 }
 
+/// Columns of a panel: those of the tile that [`Gemm::tiles`] picks.
+#[inline(always)]
+fn panel_width<S: Simd>() -> usize {
+    let vectors = match S::F32_LANES {
+        1 => 8,
+        _ if S::REGISTER_COUNT < 32 => 2,
+        _ => 4,
+    };
+    vectors * S::F32_LANES
+}
+
 impl Gemm<'_> {
+    /// Picks the tile: MR rows by NV vectors of C, one row of B and a broadcast of A must fit the registers.
     #[inline(always)]
-    fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
+    fn tiles<S: Simd, M: MulAdd<S>>(self, simd: S) {
+        if S::F32_LANES == 1 {
+            self.run::<S, M, 3, 8>(simd) // scalar: the compiler makes vectors of the eight columns
+        } else if S::REGISTER_COUNT < 32 {
+            self.run::<S, M, 6, 2>(simd) // AVX2: 12 + 2 + 1 of 16
+        } else {
+            self.run::<S, M, 6, 4>(simd) // AVX-512, NEON: 24 + 4 + 1 of 32
+        }
+    }
+
+    #[inline(always)]
+    fn run<S: Simd, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
         let Gemm { c, start, a, b, then, packed } = self;
         let nr = NV * S::F32_LANES;
+        assert_eq!(nr, panel_width::<S>());
         // Whole vectors are read of every row of B, also beyond its last column: they must lie in the slice.
         let b_read = |cols: usize| cols / nr * nr + vectors_read::<S, NV>(cols % nr) * S::F32_LANES;
-        let b_in_place =
-            b.col_stride == 1 && c.rows <= FEW_ROWS && (b.rows - 1) * b.row_stride + b_read(b.cols) <= b.data.len();
+        let fits = |b: &Mat| {
+            let reach = (b.rows - 1) * b.row_stride + b_read(b.cols);
+            b.col_stride == 1 && c.rows <= FEW_ROWS && reach <= b.data.len()
+        };
+        let b_in_place = matches!(&b, Factor::Mat(b) if fits(b));
         // LOOP 5
         for k0 in (0..a.cols).step_by(KC) {
             let kc = KC.min(a.cols - k0);
@@ -278,11 +426,14 @@ impl Gemm<'_> {
             for n0 in (0..c.cols).step_by(NC) {
                 let nc = NC.min(c.cols - n0);
                 // Panel j of B: its first element, how far apart the panels are, and the rows of one.
-                let (b_block, panel_stride, b_row_stride) = if b_in_place {
-                    (&b.data[k0 * b.row_stride + n0..], nr, b.row_stride)
-                } else {
-                    pack_b(simd, &mut packed.b, b, k0, kc, n0, nc, nr);
-                    (&packed.b[..], kc * nr, nr)
+                let (b_block, panel_stride, b_row_stride) = match b {
+                    Factor::Mat(b) if b_in_place => (&b.data[k0 * b.row_stride + n0..], nr, b.row_stride),
+                    Factor::Mat(b) => {
+                        grow(&mut packed.b, nc.next_multiple_of(nr) * kc);
+                        pack_b(simd, &mut packed.b, b, k0, kc, n0, nc, nr);
+                        (&packed.b[..], kc * nr, nr)
+                    }
+                    Factor::Panels(b) => (&b.data[block_start(c.cols, nr, k0, kc, n0)..], kc * nr, nr),
                 };
                 let last_panel = (nc - 1) / nr;
                 let b_reach = last_panel * panel_stride + (kc - 1) * b_row_stride + b_read(nc - last_panel * nr);
@@ -333,10 +484,10 @@ impl Gemm<'_> {
                                     start,
                                 };
                                 match (a_in_place, b_in_place) {
-                                    (true, true) => args.multiply_some::<S, MR, NV, 1, 0>(simd, tile_rows),
-                                    (true, false) => args.multiply_some::<S, MR, NV, 1, NV>(simd, tile_rows),
-                                    (false, true) => args.multiply_some::<S, MR, NV, MR, 0>(simd, tile_rows),
-                                    (false, false) => args.multiply_some::<S, MR, NV, MR, NV>(simd, tile_rows),
+                                    (true, true) => args.multiply_some::<S, M, MR, NV, 1, 0>(simd, tile_rows),
+                                    (true, false) => args.multiply_some::<S, M, MR, NV, 1, NV>(simd, tile_rows),
+                                    (false, true) => args.multiply_some::<S, M, MR, NV, MR, 0>(simd, tile_rows),
+                                    (false, false) => args.multiply_some::<S, M, MR, NV, MR, NV>(simd, tile_rows),
                                 }
                             }
                         }
@@ -381,7 +532,14 @@ impl Tile<'_> {
     /// # Safety
     /// As for [`Tile::multiply`] with `ROWS = rows` and [`vectors_read`] of B.
     #[inline(always)]
-    unsafe fn multiply_some<S: Simd, const MR: usize, const NV: usize, const STEP: usize, const BV: usize>(
+    unsafe fn multiply_some<
+        S: Simd,
+        M: MulAdd<S>,
+        const MR: usize,
+        const NV: usize,
+        const STEP: usize,
+        const BV: usize,
+    >(
         self,
         simd: S,
         rows: usize,
@@ -389,9 +547,9 @@ impl Tile<'_> {
         // SAFETY: the caller's promise, passed on.
         unsafe {
             match vectors_read::<S, NV>(self.cols) {
-                1 => self.multiply_rows::<S, MR, 1, STEP, BV>(simd, rows),
-                2 if NV > 2 => self.multiply_rows::<S, MR, 2, STEP, BV>(simd, rows),
-                _ => self.multiply_rows::<S, MR, NV, STEP, BV>(simd, rows),
+                1 => self.multiply_rows::<S, M, MR, 1, STEP, BV>(simd, rows),
+                2 if NV > 2 => self.multiply_rows::<S, M, MR, 2, STEP, BV>(simd, rows),
+                _ => self.multiply_rows::<S, M, MR, NV, STEP, BV>(simd, rows),
             }
         }
     }
@@ -399,7 +557,14 @@ impl Tile<'_> {
     /// # Safety
     /// As for [`Tile::multiply`] with `ROWS = rows`.
     #[inline(always)]
-    unsafe fn multiply_rows<S: Simd, const MR: usize, const NV: usize, const STEP: usize, const BV: usize>(
+    unsafe fn multiply_rows<
+        S: Simd,
+        M: MulAdd<S>,
+        const MR: usize,
+        const NV: usize,
+        const STEP: usize,
+        const BV: usize,
+    >(
         mut self,
         simd: S,
         rows: usize,
@@ -407,16 +572,16 @@ impl Tile<'_> {
         // SAFETY: the caller's promise, passed on; the parts of an incomplete tile are parts of its rows.
         unsafe {
             if rows == MR {
-                return self.multiply::<S, MR, NV, STEP, BV>(simd);
+                return self.multiply::<S, M, MR, NV, STEP, BV>(simd);
             }
             for part in [4, 2, 1] {
                 if rows & part == 0 {
                     continue;
                 }
                 match part {
-                    4 => self.multiply::<S, 4, NV, STEP, BV>(simd),
-                    2 => self.multiply::<S, 2, NV, STEP, BV>(simd),
-                    _ => self.multiply::<S, 1, NV, STEP, BV>(simd),
+                    4 => self.multiply::<S, M, 4, NV, STEP, BV>(simd),
+                    2 => self.multiply::<S, M, 2, NV, STEP, BV>(simd),
+                    _ => self.multiply::<S, M, 1, NV, STEP, BV>(simd),
                 }
                 self.a = self.a.wrapping_add(part * self.a_row_stride);
                 self.c = self.c.wrapping_add(part * self.c_row_stride);
@@ -429,7 +594,14 @@ impl Tile<'_> {
     /// for `j < NV * lanes`; `c` readable and writable at `i * c_row_stride + j` for `i < ROWS`, `j < cols`, and by
     /// nobody else meanwhile.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, const ROWS: usize, const NV: usize, const STEP: usize, const BV: usize>(
+    unsafe fn multiply<
+        S: Simd,
+        M: MulAdd<S>,
+        const ROWS: usize,
+        const NV: usize,
+        const STEP: usize,
+        const BV: usize,
+    >(
         &self,
         simd: S,
     ) {
@@ -448,10 +620,10 @@ impl Tile<'_> {
                 if steps == UNROLL {
                     for u in 0..UNROLL {
                         let (a, b) = (a.add(u * STEP), b.add(u * b_row_stride));
-                        rank_one::<S, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
+                        rank_one::<S, M, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
                     }
                 } else {
-                    rank_one::<S, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
+                    rank_one::<S, M, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
                 }
             }
             p += steps;
@@ -514,7 +686,7 @@ impl Tile<'_> {
 /// # Safety
 /// `a` must be readable at `i * a_row_stride` for `i < ROWS`, `b` at its first `NV * lanes` floats.
 #[inline(always)]
-unsafe fn rank_one<S: Simd, const ROWS: usize, const NV: usize>(
+unsafe fn rank_one<S: Simd, M: MulAdd<S>, const ROWS: usize, const NV: usize>(
     simd: S,
     acc: &mut [[S::f32s; NV]; ROWS],
     a: *const f32,
@@ -530,7 +702,7 @@ unsafe fn rank_one<S: Simd, const ROWS: usize, const NV: usize>(
         for (i, acc) in acc.iter_mut().enumerate() {
             let a = simd.splat_f32s(*a.add(i * a_row_stride));
             for (acc, b) in acc.iter_mut().zip(b_row) {
-                *acc = simd.mul_add_e_f32s(a, b, *acc);
+                *acc = M::mul_add(simd, a, b, *acc);
             }
         }
     }
@@ -539,10 +711,9 @@ unsafe fn rank_one<S: Simd, const ROWS: usize, const NV: usize>(
 /// Rows `k0..k0 + kc` and columns `n0..n0 + nc` of B as panels of `nr` columns: `packed[panel][p][j]`. Beyond
 /// the last column stands anything: it only reaches elements of C that are not stored.
 #[inline(always)]
-fn pack_b<S: Simd>(simd: S, packed: &mut Vec<f32>, b: Mat, k0: usize, kc: usize, n0: usize, nc: usize, nr: usize) {
+fn pack_b<S: Simd>(simd: S, packed: &mut [f32], b: Mat, k0: usize, kc: usize, n0: usize, nc: usize, nr: usize) {
     let panels = nc.div_ceil(nr);
     let panel_len = kc * nr;
-    grow(packed, panels * panel_len);
     if b.col_stride == 1 {
         // Row by row, as they stand in memory.
         for p in 0..kc {
@@ -697,14 +868,17 @@ mod tests {
             for (m, n) in sizes.iter().flat_map(|&m| sizes.iter().map(move |&n| (m, n))) {
                 for k in [0, 1, 2, 7, 16, 19, 300] {
                     for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
-                        check(isa, m, n, k, a_transposed, b_transposed);
+                        for precision in [Some(Precision::F32), Precision::bf16(isa)].into_iter().flatten() {
+                            check(isa, precision, m, n, k, a_transposed, b_transposed);
+                        }
                     }
                 }
             }
         }
     }
 
-    fn check(isa: Isa, m: usize, n: usize, k: usize, a_transposed: bool, b_transposed: bool) {
+    /// The integers are exact in bf16 too.
+    fn check(isa: Isa, precision: Precision, m: usize, n: usize, k: usize, a_transposed: bool, b_transposed: bool) {
         let gap = 3; // rows are further apart than they are long
         let (a_data, b_data) = (integers(m.max(k) * (m.max(k) + gap), 11), integers(n.max(k) * (n.max(k) + gap), 13));
         let view = |data, rows, cols, transposed| {
@@ -717,9 +891,13 @@ mod tests {
         let a = view(&a_data, m, k, a_transposed);
         let b = view(&b_data, k, n, b_transposed);
         let bias = integers(n, 7);
-        for start in [Start::Zero, Start::C, Start::Bias(&bias)] {
+        let mut panels = Panels::new(isa, precision);
+        panels.pack(isa, b);
+        let starts = [(Start::Zero, false), (Start::C, false), (Start::Bias(&bias), false), (Start::C, true)];
+        for (start, packed) in starts {
             let mut c = vec![2.0; m * (n + gap)];
-            gemm(isa, MatMut::strided(&mut c, m, n, n + gap), start, a, b);
+            let factor = if packed { Factor::Panels(&panels) } else { Factor::Mat(b) };
+            gemm_then(isa, precision, MatMut::strided(&mut c, m, n, n + gap), start, a, factor, None);
             for i in 0..m {
                 for j in 0..n + gap {
                     let mut want = 2.0;
@@ -735,7 +913,11 @@ mod tests {
                         }
                     }
                     let got = c[i * (n + gap) + j];
-                    assert!(got == want, "{} {m}x{n}x{k} {start:?} ({i}, {j}): {got}, want {want}", isa.name());
+                    let isa = isa.name();
+                    assert!(
+                        got == want,
+                        "{isa} {precision:?} {m}x{n}x{k} {start:?}, packed: {packed}, ({i}, {j}): {got}, want {want}"
+                    );
                 }
             }
         }
@@ -771,6 +953,27 @@ mod tests {
                 let wanted = |at: &usize| at / n <= at % n + diagonal;
                 assert!((0..m * n).filter(wanted).all(|at| some[at] == want[at]), "{}", isa.name());
             }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_to_the_nearest_even_and_keeps_what_is_not_a_number() {
+        for (isa, precision) in Isa::available().into_iter().filter_map(|isa| Some((isa, Precision::bf16(isa)?))) {
+            let up = 1.0 + 3.0 / 256.0; // halfway between 1 + 1/128 and 1 + 2/128
+            let down = 1.0 + 1.0 / 256.0; // halfway between 1 and 1 + 1/128
+            let a = [up, down, -up, f32::NAN, f32::INFINITY];
+            let mut c = [0.0; 5];
+            gemm_then(
+                isa,
+                precision,
+                MatMut::new(&mut c, 5, 1),
+                Start::Zero,
+                Mat::new(&a, 5, 1),
+                Factor::Mat(Mat::new(&[1.0], 1, 1)),
+                None,
+            );
+            assert_eq!(c[..3], [1.0 + 2.0 / 128.0, 1.0, -1.0 - 2.0 / 128.0]);
+            assert!(c[3].is_nan() && c[4] == f32::INFINITY, "{c:?}");
         }
     }
 

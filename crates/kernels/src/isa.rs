@@ -52,6 +52,15 @@ impl Isa {
         }
     }
 
+    /// AVX-512's vectors, if this is it.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn avx512(self) -> Option<pulp::x86::V4> {
+        match self.0 {
+            Token::Avx512(simd) => Some(simd),
+            _ => None,
+        }
+    }
+
     /// Compiles `kernel` for this instruction set and runs it. Only what is inlined into the closure is compiled that
     /// way, so write it `#[inline(always)] || ...`. (The bound makes the compiler give the closure itself the
     /// inlined body; through [`WithSimd`] alone it would be called by way of a function that is not inlined.)

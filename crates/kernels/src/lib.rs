@@ -31,7 +31,7 @@ pub mod optimizer;
 pub mod peak;
 pub mod rng;
 
-pub use gemm::{Mat, MatMut, Start, Strip, Then, gemm, gemm_then};
+pub use gemm::{Factor, Mat, MatMut, Panels, Precision, Start, Strip, Then, gemm, gemm_then};
 pub use isa::Isa;
 pub use math::{add, sum_rows};
 

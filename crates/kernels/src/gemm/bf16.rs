@@ -1,0 +1,168 @@
+//! Products of factors rounded to bf16, summed in f32: twice the multiply-adds in an instruction.
+//!
+//! `vdpbf16ps` takes pairs of neighbours along k, two bf16 numbers in the 32 bits of a lane. So a factor is rounded and
+//! put in pairs first, and what results is a matrix of "floats" with half as many k, on which the loops of
+//! [`super`] work as they are: only what a lane means differs.
+
+/// What the factors of a product are rounded to; sums are f32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Not rounded.
+    F32,
+    /// Eight bits of precision, for processors that multiply them.
+    #[cfg(target_arch = "x86_64")]
+    Bf16(Bf16),
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Bf16, pairs_by_row, run};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Precision;
+    use crate::{
+        Isa,
+        gemm::{Gemm, Mat, MulAdd, Zeros, grow},
+    };
+    use pulp::x86::V4;
+    use std::arch::x86_64::*;
+
+    /// The proof that this processor has AVX-512 and its bf16 instructions.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Bf16(V4);
+
+    impl PartialEq for Bf16 {
+        fn eq(&self, _: &Bf16) -> bool {
+            true
+        }
+    }
+
+    impl Eq for Bf16 {}
+
+    impl Precision {
+        /// bf16, where this processor multiplies it: Zen 4, Cooper Lake, Sapphire Rapids and later.
+        pub fn bf16(isa: Isa) -> Option<Precision> {
+            let simd = isa.avx512()?;
+            is_x86_feature_detected!("avx512bf16").then_some(Precision::Bf16(Bf16(simd)))
+        }
+    }
+
+    /// Lanes are pairs of bf16 numbers, those of the sum f32.
+    struct Pairs;
+
+    impl MulAdd<V4> for Pairs {
+        #[inline(always)]
+        fn mul_add(_: V4, a: pulp::f32x16, b: pulp::f32x16, acc: pulp::f32x16) -> pulp::f32x16 {
+            // SAFETY: all are 64 bytes of plain numbers; only `run` uses this type, with the proof.
+            unsafe {
+                let (a, b, acc): (__m512bh, __m512bh, __m512) =
+                    (std::mem::transmute(a), std::mem::transmute(b), std::mem::transmute(acc));
+                std::mem::transmute(_mm512_dpbf16_ps(acc, a, b))
+            }
+        }
+    }
+
+    /// The product of factors in pairs.
+    pub(in super::super) fn run(Bf16(simd): Bf16, gemm: Gemm) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2")]
+        fn inner(simd: V4, gemm: Gemm) {
+            gemm.tiles::<V4, Pairs>(simd);
+        }
+        // SAFETY: the proof.
+        unsafe { inner(simd, gemm) }
+    }
+
+    /// `m`, rounded, two neighbours of a row in a lane: half as many columns, an odd one beside a zero.
+    pub(in super::super) fn pairs_by_row<'a>(proof: Bf16, to: &'a mut Vec<f32>, m: Mat) -> Mat<'a> {
+        assert_eq!(m.zeros, Zeros::Nowhere);
+        let (rows, cols) = m.shape();
+        let half = cols.div_ceil(2);
+        grow(to, rows * half);
+        if rows == 0 || cols == 0 {
+            return Mat::new(to, rows, half);
+        }
+        if m.col_stride == 1 {
+            for (to, i) in to.chunks_exact_mut(half).zip(0..rows) {
+                let from = &m.data[i * m.row_stride..][..cols];
+                // SAFETY: the proof; lengths fit.
+                unsafe { within(proof, to, from) }
+            }
+            Mat::new(&to[..rows * half], rows, half)
+        } else {
+            // A column is contiguous: pairs are of two columns.
+            assert_eq!(m.row_stride, 1);
+            let column = |j: usize| if j < cols { &m.data[j * m.col_stride..][..rows] } else { &[] };
+            for (to, j) in to.chunks_exact_mut(rows).zip((0..cols).step_by(2)) {
+                // SAFETY: the proof; lengths fit.
+                unsafe { between(proof, to, column(j), column(j + 1)) }
+            }
+            Mat::new(&to[..rows * half], half, rows).t()
+        }
+    }
+
+    /// Lanes in a vector.
+    const LANES: usize = 16;
+
+    /// Pairs of neighbours.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn within(_: Bf16, to: &mut [f32], from: &[f32]) {
+        assert_eq!(to.len(), from.len().div_ceil(2));
+        let (whole, rest) = from.as_chunks::<{ 2 * LANES }>();
+        let (to_whole, to_rest) = to.split_at_mut(whole.len() * LANES);
+        let to_whole = to_whole.as_chunks_mut::<LANES>().0;
+        let convert = |to: &mut [f32; LANES], from: &[f32; 2 * LANES]| {
+            // SAFETY: 32 floats to read, 16 to write.
+            unsafe {
+                let (low, high) = (_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(LANES)));
+                let pairs: __m512 = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_ps(to.as_mut_ptr(), pairs);
+            }
+        };
+        for (to, from) in to_whole.iter_mut().zip(whole) {
+            convert(to, from);
+        }
+        if !rest.is_empty() {
+            let (mut last, mut pairs) = ([0.0; 2 * LANES], [0.0; LANES]);
+            last[..rest.len()].copy_from_slice(rest);
+            convert(&mut pairs, &last);
+            to_rest.copy_from_slice(&pairs[..to_rest.len()]);
+        }
+    }
+
+    /// Pairs of one number of `even` and one of `odd`, which may be empty and is zero then.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn between(_: Bf16, to: &mut [f32], even: &[f32], odd: &[f32]) {
+        assert!(to.len() == even.len() && (odd.is_empty() || odd.len() == to.len()));
+        /// Where the two halves of a lane come from.
+        const TURNS: [u16; 2 * LANES] = {
+            let mut turns = [0; 2 * LANES];
+            let mut i = 0;
+            while i < 2 * LANES {
+                turns[i] = (i / 2 + i % 2 * LANES) as u16;
+                i += 1;
+            }
+            turns
+        };
+        for (v, to) in to.chunks_mut(LANES).enumerate() {
+            let mask = u16::MAX >> (LANES - to.len());
+            let odd_mask = if odd.is_empty() { 0 } else { mask };
+            // SAFETY: the masks admit only what lies in the slices.
+            unsafe {
+                let turns = _mm512_loadu_epi16(TURNS.as_ptr().cast());
+                let low = _mm512_maskz_loadu_ps(mask, even.as_ptr().add(v * LANES));
+                let high = _mm512_maskz_loadu_ps(odd_mask, odd.as_ptr().wrapping_add(v * LANES));
+                let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                let pairs = _mm512_castsi512_ps(_mm512_permutexvar_epi16(turns, halves));
+                _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, pairs);
+            }
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Precision {
+    /// bf16, where this processor multiplies it.
+    pub fn bf16(_: crate::Isa) -> Option<Precision> {
+        None
+    }
+}
