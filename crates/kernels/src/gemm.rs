@@ -31,6 +31,9 @@ const KC: usize = 256;
 const NC: usize = 256;
 /// Products of fewer rows read B in place where they can: packing it would cost more than it saves.
 const FEW_ROWS: usize = 48;
+/// A transposed A is read in place, a few numbers of each of its rows, where these are at most so many floats apart;
+/// more, and too many of them would share a place in the cache.
+const NEAR: usize = 256;
 /// Tiles in a strip (LOOP 3).
 const STRIP: usize = 8;
 
@@ -408,19 +411,18 @@ impl Gemm<'_> {
             b.col_stride == 1 && c.rows <= FEW_ROWS && reach <= b.data.len()
         };
         let b_in_place = matches!(&b, Factor::Mat(b) if fits(b));
+        let a_in_place = a.col_stride <= NEAR;
         // LOOP 5
         for k0 in (0..a.cols).step_by(KC) {
             let kc = KC.min(a.cols - k0);
             let last = k0 + kc == a.cols;
             let strip = MR * STRIP;
-            // Tile i of A: its first element, how far apart the tiles are, and the rows of one.
-            let a_in_place = a.col_stride == 1;
-            let a_step = if a_in_place { 1 } else { MR };
-            let (a_block, tile_stride, a_row_stride) = if a_in_place {
-                (&a.data[k0..], MR * a.row_stride, a.row_stride)
+            // Tile i of A: its first element, how far apart the tiles are, and the rows and the steps of k in one.
+            let (a_block, tile_stride, a_row_stride, a_step) = if a_in_place {
+                (&a.data[k0 * a.col_stride..], MR * a.row_stride, a.row_stride, a.col_stride)
             } else {
                 pack_a::<MR>(&mut packed.a, a, k0, kc);
-                (&packed.a[..], MR * kc, 1)
+                (&packed.a[..], MR * kc, 1, MR)
             };
             // LOOP 4
             for n0 in (0..c.cols).step_by(NC) {
@@ -442,8 +444,11 @@ impl Gemm<'_> {
                 for i0 in (0..c.rows).step_by(strip) {
                     let rows = strip.min(c.rows - i0);
                     let a_strip = &a_block[i0 / MR * tile_stride..];
-                    let a_reach =
-                        if a_in_place { (rows - 1) * a_row_stride + kc } else { rows.next_multiple_of(MR) * kc };
+                    let a_reach = if a_in_place {
+                        (rows - 1) * a_row_stride + (kc - 1) * a_step + 1
+                    } else {
+                        rows.next_multiple_of(MR) * kc
+                    };
                     assert!(a_reach <= a_strip.len());
                     let c_strip = &mut c.data[i0 * c.row_stride + n0..];
                     assert!((rows - 1) * c.row_stride + nc <= c_strip.len());
@@ -476,6 +481,7 @@ impl Gemm<'_> {
                                     kc: to - from,
                                     a: a_strip.as_ptr().add(tile * tile_stride + from * a_step),
                                     a_row_stride,
+                                    a_step,
                                     b: b_block.as_ptr().add(panel * panel_stride + from * b_row_stride),
                                     b_row_stride,
                                     c: c_strip.as_mut_ptr().add(i * c.row_stride + j),
@@ -483,11 +489,11 @@ impl Gemm<'_> {
                                     cols,
                                     start,
                                 };
-                                match (a_in_place, b_in_place) {
+                                match (a_step == 1, b_in_place) {
                                     (true, true) => args.multiply_some::<S, M, MR, NV, 1, 0>(simd, tile_rows),
                                     (true, false) => args.multiply_some::<S, M, MR, NV, 1, NV>(simd, tile_rows),
-                                    (false, true) => args.multiply_some::<S, M, MR, NV, MR, 0>(simd, tile_rows),
-                                    (false, false) => args.multiply_some::<S, M, MR, NV, MR, NV>(simd, tile_rows),
+                                    (false, true) => args.multiply_some::<S, M, MR, NV, 0, 0>(simd, tile_rows),
+                                    (false, false) => args.multiply_some::<S, M, MR, NV, 0, NV>(simd, tile_rows),
                                 }
                             }
                         }
@@ -518,6 +524,7 @@ struct Tile<'a> {
     kc: usize,
     a: *const f32,
     a_row_stride: usize,
+    a_step: usize,
     b: *const f32,
     b_row_stride: usize,
     c: *mut f32,
@@ -609,17 +616,18 @@ impl Tile<'_> {
         const UNROLL: usize = 4;
         let lanes = S::F32_LANES;
         let b_row_stride = if BV == 0 { self.b_row_stride } else { BV * lanes };
+        let a_step = if STEP == 0 { self.a_step } else { STEP };
         let mut acc = [[simd.splat_f32s(0.0); NV]; ROWS];
         let mut p = 0;
         while p < self.kc {
             let steps = if p + UNROLL <= self.kc { UNROLL } else { 1 };
             // SAFETY: p + u < kc below, within what the caller vouches for; packed rows have any alignment.
             unsafe {
-                let a = self.a.add(p * STEP);
+                let a = self.a.add(p * a_step);
                 let b = self.b.add(p * b_row_stride);
                 if steps == UNROLL {
                     for u in 0..UNROLL {
-                        let (a, b) = (a.add(u * STEP), b.add(u * b_row_stride));
+                        let (a, b) = (a.add(u * a_step), b.add(u * b_row_stride));
                         rank_one::<S, M, ROWS, NV>(simd, &mut acc, a, self.a_row_stride, b);
                     }
                 } else {
