@@ -34,6 +34,8 @@ const FEW_ROWS: usize = 48;
 /// A transposed A is read in place, a few numbers of each of its rows, where these are at most so many floats apart;
 /// more, and too many of them would share a place in the cache.
 const NEAR: usize = 256;
+/// Else they are copied to rows of this many: whole strips for every tile, and an odd number of cache lines.
+const WIDE: usize = 240;
 /// Tiles in a strip (LOOP 3).
 const STRIP: usize = 8;
 
@@ -417,12 +419,13 @@ impl Gemm<'_> {
             let kc = KC.min(a.cols - k0);
             let last = k0 + kc == a.cols;
             let strip = MR * STRIP;
-            // Tile i of A: its first element, how far apart the tiles are, and the rows and the steps of k in one.
-            let (a_block, tile_stride, a_row_stride, a_step) = if a_in_place {
-                (&a.data[k0 * a.col_stride..], MR * a.row_stride, a.row_stride, a.col_stride)
+            assert!(WIDE.is_multiple_of(strip));
+            // The rows of A and the steps of k: how far apart.
+            let (a_block, a_row_stride, a_step) = if a_in_place {
+                (&a.data[k0 * a.col_stride..], a.row_stride, a.col_stride)
             } else {
-                pack_a::<MR>(&mut packed.a, a, k0, kc);
-                (&packed.a[..], MR * kc, 1, MR)
+                pack_a(&mut packed.a, a, k0, kc);
+                (&packed.a[..], 1, WIDE)
             };
             // LOOP 4
             for n0 in (0..c.cols).step_by(NC) {
@@ -443,12 +446,9 @@ impl Gemm<'_> {
                 // LOOP 3
                 for i0 in (0..c.rows).step_by(strip) {
                     let rows = strip.min(c.rows - i0);
-                    let a_strip = &a_block[i0 / MR * tile_stride..];
-                    let a_reach = if a_in_place {
-                        (rows - 1) * a_row_stride + (kc - 1) * a_step + 1
-                    } else {
-                        rows.next_multiple_of(MR) * kc
-                    };
+                    let a_first = if a_in_place { i0 * a_row_stride } else { i0 / WIDE * WIDE * kc + i0 % WIDE };
+                    let a_strip = &a_block[a_first..];
+                    let a_reach = (rows - 1) * a_row_stride + (kc - 1) * a_step + 1;
                     assert!(a_reach <= a_strip.len());
                     let c_strip = &mut c.data[i0 * c.row_stride + n0..];
                     assert!((rows - 1) * c.row_stride + nc <= c_strip.len());
@@ -461,7 +461,7 @@ impl Gemm<'_> {
                             start => start,
                         };
                         // LOOP 1
-                        for (tile, i) in (0..rows).step_by(MR).enumerate() {
+                        for i in (0..rows).step_by(MR) {
                             let tile_rows = MR.min(rows - i);
                             if i0 + i > n0 + j + cols - 1 + c.diagonal {
                                 continue;
@@ -479,7 +479,7 @@ impl Gemm<'_> {
                             unsafe {
                                 let args = Tile {
                                     kc: to - from,
-                                    a: a_strip.as_ptr().add(tile * tile_stride + from * a_step),
+                                    a: a_strip.as_ptr().add(i * a_row_stride + from * a_step),
                                     a_row_stride,
                                     a_step,
                                     b: b_block.as_ptr().add(panel * panel_stride + from * b_row_stride),
@@ -828,28 +828,15 @@ fn copy(to: &mut [f32], from: &[f32]) {
     to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = *from);
 }
 
-/// Columns `k0..k0 + kc` of A, which is transposed, as tiles of MR rows: `packed[tile][p][i]`. Rows beyond the last
-/// hold anything: the kernel for a short tile does not read them.
+/// Columns `k0..k0 + kc` of A, which is transposed, in strips of [`WIDE`] rows: `packed[strip][p][i]`.
 #[inline(always)]
-fn pack_a<const MR: usize>(packed: &mut Vec<f32>, a: Mat, k0: usize, kc: usize) {
+fn pack_a(packed: &mut Vec<f32>, a: Mat, k0: usize, kc: usize) {
     assert_eq!(a.row_stride, 1, "one of A's strides is 1");
-    // Columns taken at once: their lines, and those of a tile that is written, stay in the L1 cache together.
-    const COLUMNS: usize = 16;
-    let tile_len = kc * MR;
-    grow(packed, a.rows.div_ceil(MR) * tile_len);
-    for p0 in (0..kc).step_by(COLUMNS) {
-        for (tile, out) in packed.chunks_exact_mut(tile_len).take(a.rows.div_ceil(MR)).enumerate() {
-            let rows = MR.min(a.rows - tile * MR);
-            for p in p0..kc.min(p0 + COLUMNS) {
-                let column = &a.data[(k0 + p) * a.col_stride + tile * MR..];
-                let out = &mut out[p * MR..];
-                // Whole vectors where there is room: what they write too much is where its turn comes next.
-                if rows == MR && MR == 6 && out.len() >= 8 && column.len() >= 8 {
-                    out[..8].copy_from_slice(&column[..8]);
-                } else {
-                    out[..rows].copy_from_slice(&column[..rows]);
-                }
-            }
+    grow(packed, a.rows.next_multiple_of(WIDE) * kc);
+    for (strip, out) in packed.chunks_exact_mut(WIDE * kc).take(a.rows.div_ceil(WIDE)).enumerate() {
+        let rows = WIDE.min(a.rows - strip * WIDE);
+        for (p, out) in out.chunks_exact_mut(WIDE).enumerate() {
+            copy(&mut out[..rows], &a.data[(k0 + p) * a.col_stride + strip * WIDE..][..rows]);
         }
     }
 }
