@@ -12,7 +12,8 @@ is the median over the rounds. PyTorch's variants are
     compile   the same through torch.compile
     bf16      the same as eager under bf16 autocast
 
-With --write the table goes to docs/RESULTS.md.
+kinglet is measured in f32 and, where the processor multiplies it, in bf16. With --write the table goes to
+docs/RESULTS.md, size by size as they are done.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HEADING = "## Speed beside PyTorch"
 VARIANTS = ["lecture", "eager", "compile", "bf16"]
+F32 = ["lecture", "eager", "compile"]
 ADAM = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
 SIZES = {
     "big-0.2m": dict(v=65, t=32, b=16, layers=4, heads=4, c=64, dropout=0.0, act="relu", bias=True),
@@ -185,9 +187,10 @@ def ask(process, name, seconds):
     return json.loads(answer)
 
 
-def kinglet(size, seconds):
+def kinglet(size, seconds, precision):
     command = [ROOT / "target/release/kinglet", "bench", "--json", "--preset", size, "--seconds", str(seconds)]
-    command += [part for setting in SETTINGS.get(size, []) for part in ("--set", setting)]
+    settings = [*SETTINGS.get(size, []), f"precision={precision}"]
+    command += [part for setting in settings for part in ("--set", setting)]
     if size not in SAMPLED:
         command.append("--quick")
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -199,7 +202,7 @@ def measure(size, rounds, seconds, python):
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     workers = {variant: subprocess.Popen([*command, variant, size], **pipes) for variant in VARIANTS}
     version = [process.stdout.readline().strip() for process in workers.values()][0]
-    figures = {name: {} for name in ["kinglet", *VARIANTS]}
+    figures = {name: {} for name in ["kinglet", "kinglet bf16", *VARIANTS]}
 
     def note(name, figure, value):
         figures[name].setdefault(figure, []).append(value)
@@ -208,12 +211,16 @@ def measure(size, rounds, seconds, python):
         for name in ["train", "eval"] + ["sample"] * (size in SAMPLED):
             ask(process, name, 0)
     for number in range(rounds):
-        ours = kinglet(size, seconds)
-        note("kinglet", "train", ours["ms_per_step"])
-        note("kinglet", "eval", ours["ms_per_eval_batch"])
-        note("kinglet", "peak", ours["fraction_of_peak"])
-        if size in SAMPLED:
-            note("kinglet", "sample", ours["sample"]["context_full"])
+        for name, precision in [("kinglet", "f32"), ("kinglet bf16", "bf16")]:
+            ours = kinglet(size, seconds, precision)
+            if ours["precision"] != precision:
+                figures.pop(name, None)
+                continue
+            note(name, "train", ours["ms_per_step"])
+            note(name, "eval", ours["ms_per_eval_batch"])
+            note(name, "peak", ours["fraction_of_peak"])
+            if size in SAMPLED:
+                note(name, "sample", ours["sample"]["context_full"])
         for variant, process in workers.items():
             note(variant, "train", 1e3 * ask(process, "train", seconds))
             note(variant, "eval", 1e3 * ask(process, "eval", seconds / 2))
@@ -227,19 +234,29 @@ def measure(size, rounds, seconds, python):
 
 
 def rows(size, figures):
-    """The table's lines for a size. The factor is against the best PyTorch variant in f32, and the lecture's code."""
+    """The table's lines for a size: medians, and what kinglet is faster by."""
     median = {name: {k: statistics.median(v) for k, v in f.items()} for name, f in figures.items()}
-    f32 = ["lecture", "eager", "compile"]
-    for figure, label, digits in [("train", "ms, training step", 2), ("eval", "ms, evaluation batch", 2)]:
-        ours, best = median["kinglet"][figure], min(median[name][figure] for name in f32)
-        cells = [f"{median[name][figure]:.{digits}f}" for name in ["kinglet", *VARIANTS]]
+    lines = [("train", "ms, training step", 2), ("eval", "ms, evaluation batch", 2)]
+    if size in SAMPLED:
+        lines.append(("sample", "tokens/s, one stream, context full", 0))
+
+    def factor(ours, names, figure):
+        if ours not in median:
+            return "-"
+        theirs = [median[name][figure] for name in names]
+        mine = median[ours][figure]
+        return f"{mine / max(theirs) if figure == 'sample' else min(theirs) / mine:.2f}"
+
+    for figure, label, digits in lines:
+        names = ["kinglet", "kinglet bf16", *VARIANTS]
+        cells = [f"{median[name][figure]:.{digits}f}" if name in median else "-" for name in names]
+        factors = [
+            factor("kinglet", F32, figure),
+            factor("kinglet", ["lecture"], figure),
+            factor("kinglet bf16", VARIANTS, figure),
+        ]
         peak = f"{100 * median['kinglet']['peak']:.0f} %" if figure == "train" else ""
-        yield [size, label, *cells, f"{best / ours:.2f}", f"{median['lecture'][figure] / ours:.2f}", peak]
-    if "sample" in median["kinglet"]:
-        ours, best = median["kinglet"]["sample"], max(median[name]["sample"] for name in f32)
-        cells = [f"{median[name]['sample']:.0f}" for name in ["kinglet", *VARIANTS]]
-        label = "tokens/s, one stream, context full"
-        yield [size, label, *cells, f"{ours / best:.2f}", f"{ours / median['lecture']['sample']:.2f}", ""]
+        yield [size, label, *cells, *factors, peak]
 
 
 def environment():
@@ -267,27 +284,27 @@ def main():
     if args.worker:
         return worker(*args.worker)
     python = args.python or environment()
-    table, everything, version = [], {}, ""
+    info = kinglet("big-0.2m", 0, "f32")
+    head = ["model", "", "kinglet", "kinglet bf16", *VARIANTS, "x best f32", "x lecture", "bf16 x best", "of peak"]
+    table, everything = [head, ["---"] * len(head)], {}
     for size in args.sizes:
         everything[size], version = measure(size, args.rounds, args.seconds, python)
         table += rows(size, everything[size])
-    info = kinglet("big-0.2m", 0)
-    about = (
-        f"{datetime.date.today()}, {platform.machine()} with {info['isa']}, {info['threads']} threads, PyTorch {version}; "
-        f"medians of {args.rounds} rounds in turn. The factors are kinglet's against the best PyTorch variant in f32 and "
-        f"against the lecture's code; the share is of this machine's FMA peak, {info['peak_gflops']:.0f} GFLOP/s. "
-        "`python3 scripts/peers.py --write` measures again."
-    )
-    head = ["model", "", "kinglet", *VARIANTS, "x best f32", "x lecture", "of peak"]
-    lines = [head, ["---"] * len(head), *table]
-    text = f"{HEADING}\n{about}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        about = (
+            f"{datetime.date.today()}, {platform.machine()} with {info['isa']}, {info['threads']} threads, "
+            f"PyTorch {version}; medians of {args.rounds} rounds in turn. The factors are kinglet's in f32 against the best "
+            "PyTorch variant in f32 and against the lecture's code, and kinglet's in bf16 against the best PyTorch variant "
+            f"of any precision; the share is of this machine's FMA peak in f32, {info['peak_gflops']:.0f} GFLOP/s. "
+            "`python3 scripts/peers.py --write` measures again."
+        )
+        text = f"{HEADING}\n\n{about}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in table)
+        if args.json:
+            args.json.write_text(json.dumps(everything, indent=1))
+        if args.write:
+            report = ROOT / "docs" / "RESULTS.md"
+            before = report.read_text().split(HEADING)[0].rstrip()
+            report.write_text(f"{before}\n\n{text}")
     print(text)
-    if args.json:
-        args.json.write_text(json.dumps(everything, indent=1))
-    if args.write:
-        report = ROOT / "docs" / "RESULTS.md"
-        before = report.read_text().split(HEADING)[0].rstrip()
-        report.write_text(f"{before}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ mod sample;
 mod train;
 
 use clap::{Parser, Subcommand};
-use kinglet::error::Error;
+use kinglet::{config::Precision, error::Error};
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -86,6 +86,13 @@ fn print(text: &str) -> io::Result<()> {
 /// Prints a value as one line of JSON.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(print(&(serde_json::to_string(value)? + "\n"))?)
+}
+
+/// Says so where what was asked for is not what this processor computes in.
+fn note_precision(asked: Precision, computed: Precision) {
+    if asked != computed {
+        eprintln!("note: precision = \"bf16\" needs a processor with instructions for it; computing in f32 instead");
+    }
 }
 
 /// A progress bar on standard error, hidden where that is no terminal.

@@ -178,6 +178,25 @@ fn text_from_files_and_standard_input() {
 }
 
 #[test]
+fn bf16_without_instructions_for_it_is_f32() {
+    let cli = Cli::new();
+    let train = |out, precision| {
+        let settings = ["--set", precision, "--set", "max_iters=2", "--set", "eval_iters=1", "--set", "shards=2"];
+        let output = cli
+            .command(&[&["train", "--json", "--out", out], &settings[..]].concat())
+            .env("KINGLET_ISA", "scalar")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        assert_eq!(stderr.contains("computing in f32 instead"), precision.contains("bf16"), "{stderr}");
+        let line = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
+        serde_json::from_str::<Value>(&line).unwrap()["val_loss_exact"].clone()
+    };
+    assert_eq!(train("asked", "precision=bf16"), train("plain", "precision=f32"));
+}
+
+#[test]
 fn bad_data_is_refused_and_nothing_is_written() {
     let cli = Cli::new();
     fs::write(cli.path("empty"), "").unwrap();

@@ -143,6 +143,7 @@ impl Args {
         kinglet::train::Memory::of(&config).check()?;
         let threads = if self.threads == 0 { shards::cores() } else { usize::from(self.threads) };
         let be = Cpu::new()?.with_precision(config.precision);
+        super::note_precision(config.precision, be.precision());
         let mut report = with_threads(threads, || self.measure(&config, threads, be));
         if !self.quick {
             report.process = Some(self.process(&config)?);
@@ -377,13 +378,14 @@ fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (
 impl Report {
     fn text(&self, config: &Config) -> String {
         let mut text = format!(
-            "{}: {:.6} M parameters, batches of {} x {} tokens; {} on {}, {}\n\n",
+            "{}: {:.6} M parameters, batches of {} x {} tokens; {} on {} in {}, {}\n\n",
             self.preset,
             self.params as f64 / 1e6,
             config.gradient_accumulation_steps * config.batch_size,
             config.block_size,
             count(self.threads, "thread"),
             self.isa,
+            if self.precision == Precision::F32 { "f32" } else { "bf16" },
             count(self.shards, "shard"),
         );
         let mut line = |what: &str, value: String| text.push_str(&format!("{what:<34}{value}\n"));

@@ -4,7 +4,7 @@ use super::Ended;
 use indicatif::ProgressBar;
 use kinglet::{
     backend::Cpu,
-    config::{Config, PRESETS},
+    config::{Config, PRESETS, Precision},
     train::{self, Event, Job},
 };
 use std::{
@@ -112,14 +112,19 @@ pub(super) struct Reporter {
     json: bool,
     bar: ProgressBar,
     log_interval: u64,
+    precision: Precision,
 }
 
 impl Reporter {
     pub(super) fn new(json: bool, config: &Config) -> Reporter {
-        Reporter { json, bar: super::progress_bar(config.max_iters, BAR), log_interval: config.log_interval }
+        let bar = super::progress_bar(config.max_iters, BAR);
+        Reporter { json, bar, log_interval: config.log_interval, precision: config.precision }
     }
 
     pub(super) fn event(&mut self, event: &Event) {
+        if let Event::Start { precision, .. } = event {
+            super::note_precision(self.precision, *precision);
+        }
         // A reader of our output who went away must not end the training.
         let _ = if self.json { self.event_json(event) } else { self.event_text(event) };
     }

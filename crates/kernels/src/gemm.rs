@@ -7,7 +7,7 @@
 //! ```text
 //! LOOP 5  over k in blocks of KC
 //! LOOP 4    over n in blocks of NC: pack that block of B into panels NR wide; it stays in the L2 cache
-//! LOOP 3      over the rows of A in strips of a few tiles; a strip stays in the L1 cache (packed, if A is transposed)
+//! LOOP 3      over the rows of A in strips of a few tiles, which stay near
 //! LOOP 2        over the panels of B, each of which stays in the L1 cache for a strip
 //! LOOP 1          over the tiles of the strip, MR rows each
 //! kernel            C[MR x NR] += A[MR x KC] B[KC x NR], all of C in registers
@@ -225,17 +225,17 @@ pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat
         }
         return;
     }
-    SCRATCH.with_borrow_mut(|Scratch { packed, pairs }| match precision {
-        Precision::F32 => isa.run_generic(Gemm { c, start, a, b, then, packed }),
+    SCRATCH.with_borrow_mut(|scratch| match precision {
+        Precision::F32 => isa.run_generic(Gemm { c, start, a, b, then, packed: &mut scratch.packed }),
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16(bf16) => {
-            let [pairs_a, pairs_b] = pairs;
+            let [pairs_a, pairs_b] = &mut scratch.pairs;
             let a = bf16::pairs_by_row(bf16, pairs_a, a);
             let b = match b {
                 Factor::Mat(b) => Factor::Mat(bf16::pairs_by_row(bf16, pairs_b, b.t()).t()),
                 panels => panels,
             };
-            bf16::run(bf16, Gemm { c, start, a, b, then, packed });
+            bf16::run(bf16, Gemm { c, start, a, b, then, packed: &mut scratch.packed });
         }
     });
 }
@@ -329,6 +329,7 @@ fn block_start(cols: usize, nr: usize, k0: usize, kc: usize, n0: usize) -> usize
 struct Scratch {
     packed: Packed,
     /// Factors in pairs of bf16.
+    #[cfg(target_arch = "x86_64")]
     pairs: [Vec<f32>; 2],
 }
 
@@ -519,7 +520,8 @@ fn vectors_read<S: Simd, const NV: usize>(cols: usize) -> usize {
     }
 }
 
-/// One kernel call: `C[ROWS x cols] = start + A[ROWS x kc] B[kc x NR]`.
+/// One kernel call (STEP and BV are what is known of strides when compiling: `a_step`, and the vectors in a row of B; 0
+/// if nothing): `C[ROWS x cols] = start + A[ROWS x kc] B[kc x NR]`.
 struct Tile<'a> {
     kc: usize,
     a: *const f32,
@@ -597,7 +599,7 @@ impl Tile<'_> {
     }
 
     /// # Safety
-    /// `a` must be readable at `i * a_row_stride + p * STEP` for `i < ROWS`, `p < kc`; `b` at `p * b_row_stride + j`
+    /// `a` must be readable at `i * a_row_stride + p * a_step` for `i < ROWS`, `p < kc`; `b` at `p * b_row_stride + j`
     /// for `j < NV * lanes`; `c` readable and writable at `i * c_row_stride + j` for `i < ROWS`, `j < cols`, and by
     /// nobody else meanwhile.
     #[inline(always)]

@@ -55,9 +55,9 @@ mod x86 {
         fn mul_add(_: V4, a: pulp::f32x16, b: pulp::f32x16, acc: pulp::f32x16) -> pulp::f32x16 {
             // SAFETY: all are 64 bytes of plain numbers; only `run` uses this type, with the proof.
             unsafe {
-                let (a, b, acc): (__m512bh, __m512bh, __m512) =
-                    (std::mem::transmute(a), std::mem::transmute(b), std::mem::transmute(acc));
-                std::mem::transmute(_mm512_dpbf16_ps(acc, a, b))
+                let pairs = |x| std::mem::transmute::<pulp::f32x16, __m512bh>(x);
+                let acc = std::mem::transmute::<pulp::f32x16, __m512>(acc);
+                std::mem::transmute::<__m512, pulp::f32x16>(_mm512_dpbf16_ps(acc, pairs(a), pairs(b)))
             }
         }
     }
@@ -114,7 +114,7 @@ mod x86 {
             // SAFETY: 32 floats to read, 16 to write.
             unsafe {
                 let (low, high) = (_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(LANES)));
-                let pairs: __m512 = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                let pairs = std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
                 _mm512_storeu_ps(to.as_mut_ptr(), pairs);
             }
         };
@@ -151,7 +151,7 @@ mod x86 {
                 let turns = _mm512_loadu_epi16(TURNS.as_ptr().cast());
                 let low = _mm512_maskz_loadu_ps(mask, even.as_ptr().add(v * LANES));
                 let high = _mm512_maskz_loadu_ps(odd_mask, odd.as_ptr().wrapping_add(v * LANES));
-                let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
                 let pairs = _mm512_castsi512_ps(_mm512_permutexvar_epi16(turns, halves));
                 _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, pairs);
             }
