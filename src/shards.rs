@@ -59,10 +59,13 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Threads that look for work all the time. A guess: nothing with more cores was measured.
+const AWAKE: usize = 8;
+
 /// Runs `work` on `threads` threads (0: one for each core): what divides itself below it, divides itself over them.
 ///
-/// All of a run is inside, not step by step, and the threads look for work all the time instead of sleeping, because
-/// waking one takes as long as a small product.
+/// All of a run is inside, not step by step, and its threads (eight of them, if there are more) look for work all the
+/// time instead of sleeping, because waking one takes as long as a small product.
 pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     /// Ends the search for work, also if the work panics.
     struct Done<'a>(&'a AtomicBool);
@@ -75,7 +78,8 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) ->
     let (awake, done) = (AtomicUsize::new(1), AtomicBool::new(false));
     pool.expect("the system starts threads").scope(|scope| {
         let _done = Done(&done);
-        for _ in 1..rayon::current_num_threads() {
+        let wanted = rayon::current_num_threads().min(AWAKE);
+        for _ in 1..wanted {
             scope.spawn(|_| {
                 awake.fetch_add(1, Ordering::Release);
                 while !done.load(Ordering::Acquire) {
@@ -86,7 +90,7 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) ->
             });
         }
         // Not before each of them has its thread: this one would take it up while it waits for something else.
-        while awake.load(Ordering::Acquire) < rayon::current_num_threads() {
+        while awake.load(Ordering::Acquire) < wanted {
             std::thread::yield_now();
         }
         work()
