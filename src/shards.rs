@@ -54,6 +54,14 @@ pub fn count(config: &Config, params: usize) -> usize {
     if config.shards == 0 { default } else { config.shards }.min(config.batch_size)
 }
 
+/// Lays the parameters out for measuring losses and sampling while training goes on, unless a second copy of the weights
+/// would take more memory than it is worth.
+pub fn prepare_to_read<B: Backend>(be: &B, model: &Gpt, p: &mut B::Buf) {
+    if model.layout.len() <= LARGE {
+        be.prepare(p, &model.layout.linears(), false);
+    }
+}
+
 /// Cores of this machine: how many threads there are unless told otherwise.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

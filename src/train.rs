@@ -331,7 +331,7 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
         let last = step == config.max_iters;
         let estimated = curves.points.last().is_some_and(|point| point.0 == step);
         if (step.is_multiple_of(config.eval_interval) || last) && !estimated {
-            be.prepare(&mut p, &linears, false);
+            shards::prepare_to_read(be, &model, &mut p);
             let mut loss = |split, purpose| {
                 let progress = |done, of| observe(&Event::Measuring { step, done, of });
                 eval::estimate(be, &model, &mut shards, &p, split, purpose, config, step, progress)
@@ -378,7 +378,7 @@ fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)
         observe(&event);
     }
 
-    be.prepare(&mut p, &linears, false);
+    shards::prepare_to_read(be, &model, &mut p);
     let progress = |done, of| observe(&Event::Measuring { step: state.step, done, of });
     let exact: Exact = eval::exact(be, &model, &mut shards, &p, &data.val, progress);
     let mut writer = Generator::new(be, &model, &p, &[0], Sampling::default(), 0);

@@ -311,7 +311,7 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     fn eval(&mut self, be: &B, batches: u32) {
-        be.prepare(&mut self.p, &self.model.layout.linears(), false);
+        shards::prepare_to_read(be, self.model, &mut self.p);
         let sequences = batches as usize * self.config.batch_size;
         let sequence = |i| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i);
         self.shards.losses(be, self.model, &self.p, sequences, sequence, |_, _| {});
