@@ -205,10 +205,9 @@ pub trait Backend: Sync {
         grad: Option<f64>,
     );
 
-    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element.
-    fn reduce(&self, parts: &mut [&mut Self::Buf]);
-    /// `sum x^2`.
-    fn sum_squares(&self, x: &Self::Buf) -> f64;
+    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element; returns the sum of the
+    /// squares of the result.
+    fn reduce(&self, parts: &mut [&mut Self::Buf]) -> f64;
     /// One AdamW step on the elements of `span`.
     fn adamw(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, span: Span, h: &AdamW);
 }

@@ -1,8 +1,10 @@
 //! The command line: one file for each command, and what they share.
 
 mod bench;
+mod compare;
 mod eval;
 mod info;
+mod plan;
 mod reproduce;
 mod sample;
 mod train;
@@ -22,6 +24,7 @@ use std::{
     after_help = "\
 Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, in a minute or two
              kinglet train my.txt --preset big-2.7m --out runs/mine
+             kinglet train --resume --out runs/mine
              kinglet sample runs/mine --prompt \"Once\""
 )]
 struct Args {
@@ -38,6 +41,8 @@ enum Command {
     Eval(eval::Args),
     Sample(sample::Args),
     Info(info::Args),
+    Plan(plan::Args),
+    Compare(compare::Args),
     Bench(bench::Args),
     Reproduce(reproduce::Args),
 }
@@ -47,6 +52,8 @@ enum Ended {
     Done,
     /// Asked to stop, after saving.
     Interrupted,
+    /// What was compared is not the same.
+    Different,
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -56,12 +63,15 @@ pub(crate) fn main() -> ExitCode {
         Command::Eval(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Sample(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Plan(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Compare(command) => command.run(args.json),
         Command::Bench(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Reproduce(command) => command.run(args.json),
     };
     match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Interrupted) => ExitCode::from(130),
+        Ok(Ended::Different) => ExitCode::FAILURE,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -76,6 +86,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// A duration from a command line.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
+    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
+}
+
 /// Prints to standard output at once.
 fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -86,6 +102,13 @@ fn print(text: &str) -> io::Result<()> {
 /// Prints a value as one line of JSON.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(print(&(serde_json::to_string(value)? + "\n"))?)
+}
+
+/// Passes on what reading a run found damaged.
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
 }
 
 /// Says so where what was asked for is not what this processor computes in.

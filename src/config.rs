@@ -110,11 +110,21 @@ fields! {
     eval_iters: u64 = 200, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
         "Random batches of each split in an estimate.";
     precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
-        "What the factors of matrix products are rounded to, where the processor has such instructions; all else is f32.";
+        "What the factors of the linear layers' products are rounded to, where the processor can; all else is f32.";
     log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
         "Updates between two lines of training loss in metrics.jsonl.";
     seed: u64 = 1337, "0 to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
         "Seed of every random number.";
+    keep_last: usize = 2, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
+        "Checkpoints of the last estimates that stay, besides the best one and the newest.";
+    patience: u64 = 0, "0 (off) to 1000000000" if |&v| v <= 1_000_000_000,
+        "Estimates in a row without a lower validation loss after which the run ends; 0 never ends it early.";
+    on_divergence: OnDivergence = OnDivergence::Stop, "\"stop\", \"skip\" or \"rollback\"" if |_| true,
+        "When loss or gradient are not finite, or the loss jumps: stop, skip the update, or return to a checkpoint.";
+    spike_zscore: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
+        "A loss this many standard deviations above the last hundred or so is a jump; 0 looks only for what is not finite.";
+    rollback_lr: f64 = 0.5, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
+        "What each return to a checkpoint multiplies the learning rate with.";
     shards: usize = 0, "0 (one for each core) to 1024" if |&v| v <= 1024,
         "Parts a batch is divided into; fixed at the start of a run, so that the bits do not depend on the threads.";
 "optimizer":
@@ -145,6 +155,8 @@ fields! {
         "Where the text comes from: files, \"-\" for standard input, \"builtin\" or \"tinyshakespeare\".";
     data_sha256: String = String::new(), "the SHA-256 of the text in hexadecimal" if |_| true,
         "Written at the start of a run; resuming on another text is refused.";
+    tokenizer_sha256: String = String::new(), "the SHA-256 of tokenizer.json in hexadecimal" if |_| true,
+        "Written at the start of a run.";
     tokenizer: Tokenizer = Tokenizer::Char, "\"char\"" if |_| true,
         "How text becomes tokens: one for each character that occurs.";
     train_split: f64 = 0.9, "above 0 and below 1" if |&v| v > 0.0 && v < 1.0,
@@ -188,6 +200,18 @@ pub enum Precision {
     F32,
     /// bf16, eight bits, on processors that have instructions for it; elsewhere f32.
     Bf16,
+}
+
+/// What to do about a step that the guard against divergence refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDivergence {
+    /// End the run; its last checkpoint stays.
+    Stop,
+    /// Leave the weights as they are and go on with the next batch.
+    Skip,
+    /// Return to the last checkpoint that an estimate wrote, with a lower learning rate.
+    Rollback,
 }
 
 /// The distribution of the initial weights.
@@ -312,11 +336,8 @@ impl Config {
     /// # Errors
     /// If the file cannot be read or [`Config::from_toml`] refuses it.
     pub fn from_file(path: &Path) -> Result<Config> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        Config::from_toml(&text).map_err(|error| match error {
-            Error::BadConfig(what) => Error::run(path, what),
-            other => Error::run(path, other.to_string()),
-        })
+        let text = crate::disk::read_text(path, 1 << 24)?;
+        Config::from_toml(&text).map_err(|error| Error::BadConfig(format!("{}: {error}", path.display())))
     }
 
     /// Parses TOML. Keys may be grouped under headings; a key is unique all the same.
@@ -398,6 +419,11 @@ impl Config {
             let _ = writeln!(text, "# {}\n{} = {}", field.help, field.key, self.value(field.key));
         }
         text
+    }
+
+    /// Tokens that an update learns from; in f64, because limits of the fields multiply to more than 64 bits.
+    pub fn tokens_per_step(&self) -> f64 {
+        self.gradient_accumulation_steps as f64 * self.batch_size as f64 * self.block_size as f64
     }
 
     /// Channels of one head.

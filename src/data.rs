@@ -3,11 +3,12 @@
 use crate::{
     config::Config,
     corpus,
+    disk::{self, sha256},
     error::{Error, Result},
+    machine,
     rng::{Purpose, Rng},
     tokenizer::CharTokenizer,
 };
-use sha2::{Digest, Sha256};
 use std::{fs, io::Read, path::Path};
 
 /// Tiny Shakespeare: its well-known public address and what must come from there.
@@ -49,10 +50,6 @@ impl Text {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn load_one(source: &str) -> Result<String> {
     let named = |name: &str| source == name && !Path::new(source).exists();
     if named(BUILTIN) {
@@ -63,13 +60,18 @@ fn load_one(source: &str) -> Result<String> {
     }
     let bytes = if source == "-" {
         let mut bytes = Vec::new();
+        let most = machine::memory().map_or(u64::MAX, |memory| memory / BYTES_PER_BYTE + 1);
         let stdin = Path::new("standard input");
-        std::io::stdin().read_to_end(&mut bytes).map_err(Error::io("read", stdin))?;
+        std::io::stdin().take(most).read_to_end(&mut bytes).map_err(Error::io("read", stdin))?;
+        check_size("standard input", bytes.len() as u64)?;
         bytes
     } else {
         let path = Path::new(source);
         if path.is_dir() {
             return Err(Error::Data(format!("{source} is a folder: name the text files in it")));
+        }
+        if let Ok(metadata) = fs::metadata(path) {
+            check_size(source, metadata.len())?;
         }
         fs::read(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Error::Data(format!(
@@ -80,6 +82,20 @@ fn load_one(source: &str) -> Result<String> {
         })?
     };
     into_text(source, bytes)
+}
+
+/// Memory that a text of one-byte characters takes at once, per byte: itself, joined with others, and its ids twice.
+const BYTES_PER_BYTE: u64 = 10;
+
+/// Refuses a text too large for this machine before any of it is read.
+fn check_size(source: &str, bytes: u64) -> Result<()> {
+    machine::check_memory(bytes.saturating_mul(BYTES_PER_BYTE), |need, have| {
+        let size = bytes as f64 / f64::from(1 << 30);
+        Error::Data(format!(
+            "{source} has {size:.1} GiB; training on it takes about {need:.0} GiB of memory and this machine has \
+             {have:.1} GiB: use a part of it"
+        ))
+    })
 }
 
 fn into_text(source: &str, bytes: Vec<u8>) -> Result<String> {
@@ -116,7 +132,7 @@ fn tiny_shakespeare() -> Result<String> {
     let bytes = download(TINY_SHAKESPEARE_URL, TINY_SHAKESPEARE_BYTES, TINY_SHAKESPEARE_SHA256)?;
     if let Some(path) = cached {
         // Without a cache the text is still there; the next run downloads again.
-        let _ = fs::create_dir_all(path.with_file_name("")).and_then(|()| crate::run::write_whole(&path, &bytes));
+        let _ = fs::create_dir_all(path.with_file_name("")).and_then(|()| disk::write_whole(&path, &bytes));
     }
     into_text(TINY_SHAKESPEARE, bytes)
 }

@@ -46,14 +46,12 @@ pub enum Error {
         /// What the system answered.
         source: std::io::Error,
     },
-    /// The loss is no longer a number.
-    #[error("the loss became {loss} at step {step}: lower learning_rate, or set grad_clip = 1")]
-    Diverged {
-        /// The step whose loss it is.
-        step: u64,
-        /// The loss: infinite or NaN.
-        loss: f64,
-    },
+    /// Training went wrong, and the configuration does not say how to go on, or that was tried often enough.
+    #[error(
+        "training diverged: {0}. The last checkpoint stays. Lower learning_rate, set grad_clip = 1 or a warm-up, or let \
+         on_divergence = \"skip\" or \"rollback\" go on"
+    )]
+    Diverged(Box<crate::guard::Divergence>),
 }
 
 impl Error {

@@ -43,25 +43,33 @@
 //! | the operations they are made of: reference and CPU | [`backend`] |
 //! | dividing the batch over threads | [`shards`] |
 //! | AdamW | [`optim`] |
-//! | the loop | [`train`], [`eval`] |
-//! | the run directory | [`run`], [`plot`] |
+//! | the loop | [`train`], [`eval`], [`guard`] |
+//! | the run directory | [`run`], [`checkpoint`], [`plot`] |
 //! | a trained model at work | [`session`], [`sample`] |
+//! | what a run takes, and where two differ | [`plan`], [`trial`], [`machine`], [`compare`] |
 //!
 //! # Exactness
 //! A run's result is a function of its configuration, its text and its seed: the same bits for any number of threads,
 //! stopped and resumed or not. Between instruction sets (and platforms) sums are formed in another order, so there
-//! the bits differ, within rounding.
+//! the bits differ, within rounding; with `precision = "bf16"` also between processors that have it and those that compute
+//! f32 instead.
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod checkpoint;
+pub mod compare;
 pub mod config;
 pub mod corpus;
 pub mod data;
+mod disk;
 pub mod error;
 pub mod eval;
+pub mod guard;
+pub mod machine;
 pub mod model;
 pub mod optim;
 pub mod params;
+pub mod plan;
 pub mod plot;
 pub mod rng;
 pub mod run;
@@ -70,3 +78,4 @@ pub mod session;
 pub mod shards;
 pub mod tokenizer;
 pub mod train;
+pub mod trial;

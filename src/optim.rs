@@ -22,15 +22,15 @@ impl<B: Backend> Optimizer<B> {
         Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), spans: layout.decay_spans(config.decay) }
     }
 
-    /// Update number `step` (from 0): clips `g` to `grad_clip` where that is set, then AdamW with the schedule's
-    /// learning rate. Returns the gradient's norm before clipping; it is computed only where clipping asks for it.
-    pub fn step(&mut self, be: &B, p: &mut B::Buf, g: &B::Buf, config: &Config, step: u64) -> Option<f64> {
-        let norm = (config.grad_clip > 0.0).then(|| be.sum_squares(g).sqrt());
+    /// Update number `step` (from 0): clips `g`, whose norm is `grad_norm`, to `grad_clip` where that is set, then AdamW
+    /// with the learning rate `lr`.
+    pub fn step(&mut self, be: &B, p: &mut B::Buf, g: &B::Buf, grad_norm: f64, lr: f64, config: &Config, step: u64) {
         // PyTorch's clip_grad_norm_ adds the 1e-6 too.
-        let grad_scale = norm.map_or(1.0, |norm| (config.grad_clip / (norm + 1e-6)).min(1.0));
+        let clip = config.grad_clip;
+        let grad_scale = if clip > 0.0 { (clip / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
         for &(span, decays) in &self.spans {
             let h = AdamW {
-                lr: config.lr(step),
+                lr,
                 beta1: config.beta1,
                 beta2: config.beta2,
                 eps: config.eps,
@@ -40,6 +40,5 @@ impl<B: Backend> Optimizer<B> {
             };
             be.adamw(p, g, &mut self.m, &mut self.v, span, &h);
         }
-        norm
     }
 }

@@ -1,55 +1,38 @@
 //! The run directory: the only hand-over between commands.
 //!
 //! ```text
-//! config.toml      everything that defines the run
-//! tokenizer.json   how text becomes tokens
-//! metrics.jsonl    one event a line
+//! config.toml      everything that defines the run; its last line is its checksum
+//! tokenizer.json   how text becomes tokens; its checksum is in config.toml
+//! metrics.jsonl    one event a line, each with its checksum
 //! loss.svg         both losses over the steps
 //! sample.txt       text written by the final model
-//! checkpoints/step-NNNNNN/{model.safetensors, optimizer.safetensors, state.json}
-//! last, best       the name of one checkpoint each
+//! checkpoints/step-NNNNNN/    see the module checkpoint
+//! last, best       the name of one checkpoint each, for people and scripts
+//! lock             which process trains, or did
 //! ```
 //!
-//! Every file and checkpoint is written aside, flushed to the disk and renamed, so that a reader never sees half of
-//! one, whatever interrupts the writer.
+//! Everything is written whole or not at all and verified when it is read. What is damaged is passed over for the newest
+//! that is not, and said so in [`RunDir::warnings`].
 
 use crate::{
+    checkpoint::{CONFIG, Checkpoint, State, Stored, TEXT_LIMIT, TOKENIZER},
     config::Config,
+    disk::{self, Appender, sha256},
     error::{Error, Result},
     params::Layout,
     tokenizer::CharTokenizer,
 };
-use safetensors::{Dtype, SafeTensors, View, tensor::serialize_to_file};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 use std::{
-    borrow::Cow,
-    collections::HashMap,
-    fs::{self, File},
-    io::Write,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-/// Writes a file whole or not at all: aside, flushed, renamed.
-///
-/// # Errors
-/// Whatever the file system refuses; the temporary file is removed.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let aside = path.with_file_name(name);
-    let written = File::create(&aside).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        sync_folder(path.parent().unwrap_or(Path::new(".")))
-    });
-    written.inspect_err(|_| _ = fs::remove_file(&aside))
-}
+pub use crate::disk::Lock;
 
-/// Makes a rename in a folder durable, where the system has such a thing.
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
-}
+const METRICS: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
 
 /// Which checkpoint of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,82 +43,72 @@ pub enum Which {
     Best,
 }
 
-impl Which {
-    fn file(self) -> &'static str {
-        match self {
-            Which::Last => "last",
-            Which::Best => "best",
-        }
-    }
-}
-
-/// What a checkpoint knows besides weights and moments.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    /// Version of the configuration format that wrote it.
-    pub format_version: u64,
-    /// Updates done.
-    pub step: u64,
-    /// Validation loss of the best estimate so far, and the step it was made at.
-    pub best: Option<(f64, u64)>,
-    /// Seconds the run has taken so far, all sessions together.
-    pub wall_s: f64,
-    /// Seconds of that spent on training steps.
-    pub train_s: f64,
-}
-
-/// Everything needed to go on: each of the buffers, owned or lent, has the layout's length.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint<Buf = Vec<f32>> {
-    /// Step and best loss.
-    pub state: State,
-    /// Weights.
-    pub weights: Buf,
-    /// AdamW's first moments.
-    pub m: Buf,
-    /// AdamW's second moments.
-    pub v: Buf,
-}
-
 /// A run's folder.
 #[derive(Clone, Debug)]
 pub struct RunDir {
+    /// What defines the run.
+    pub config: Config,
+    /// How its text becomes tokens.
+    pub tokenizer: CharTokenizer,
+    /// What was found damaged, and what was taken instead.
+    pub warnings: Vec<String>,
     path: PathBuf,
 }
 
 impl RunDir {
-    /// Starts a run in a new (or empty) folder.
+    /// Starts a run in a new (or empty) folder, which is locked for as long as the second value lives.
     ///
     /// # Errors
-    /// If the folder has something in it or cannot be written.
-    pub fn create(path: &Path, config: &Config, tokenizer: &CharTokenizer) -> Result<RunDir> {
-        if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-            let what = if path.join("config.toml").exists() {
-                "there is a run in this folder: continue it with --resume, or name another with --out"
-            } else {
-                "this folder is not empty: name another with --out"
-            };
-            return Err(Error::run(path, what));
-        }
-        fs::create_dir_all(path.join("checkpoints")).map_err(Error::io("create", path))?;
-        let run = RunDir { path: path.to_owned() };
-        run.write("tokenizer.json", tokenizer.to_json().as_bytes())?;
-        run.write_config(config)?;
-        Ok(run)
+    /// If the folder has something in it, is another process's, or cannot be written.
+    pub fn create(path: &Path, mut config: Config, tokenizer: CharTokenizer) -> Result<(RunDir, Lock)> {
+        // A folder that there already is must not be touched if it is somebody else's.
+        refuse_full(path)?;
+        fs::create_dir_all(path.join(CHECKPOINTS)).map_err(Error::io("create", path))?;
+        let lock = Lock::take(path)?;
+        // Another process may have been faster.
+        refuse_full(path)?;
+        let json = tokenizer.to_json();
+        config.tokenizer_sha256 = sha256(json.as_bytes());
+        let run = RunDir { config, tokenizer, warnings: Vec::new(), path: path.to_owned() };
+        run.write(TOKENIZER, json.as_bytes())?;
+        run.write_config()?;
+        Ok((run, lock))
     }
 
-    /// Opens the folder of a run, finished or not.
+    /// Opens the folder of a run, finished or not. A configuration or tokenizer that is damaged is taken from the newest
+    /// intact checkpoint.
     ///
     /// # Errors
-    /// If there is no run in it.
+    /// If there is no run in it, or nothing intact.
     pub fn open(path: &Path) -> Result<RunDir> {
         if !path.exists() {
             return Err(Error::run(path, "there is no such folder; a run is made by kinglet train --out"));
         }
-        if !path.join("config.toml").is_file() {
+        let folders = checkpoints(path).unwrap_or_default();
+        if !path.join(CONFIG).exists() && folders.is_empty() {
             return Err(Error::run(path, "not the folder of a run: it has no config.toml"));
         }
-        Ok(RunDir { path: path.to_owned() })
+        let damage = match (read_config(path), folders) {
+            (Ok(text), folders) => {
+                let config = config_of_run(&path.join(CONFIG), &text)?;
+                match read_tokenizer(path, &config) {
+                    Ok(tokenizer) => return Ok(RunDir { config, tokenizer, warnings: vec![], path: path.to_owned() }),
+                    Err(error) if folders.is_empty() => return Err(error),
+                    Err(error) => error,
+                }
+            }
+            (Err(error), folders) if folders.is_empty() => return Err(error),
+            (Err(error), _) => error,
+        };
+        let copies = |folder: &Path| {
+            let stored = Stored::open(folder)?;
+            let config = stored.config()?;
+            Ok((config, stored.tokenizer()?))
+        };
+        let mut warnings = Vec::new();
+        let (config, tokenizer) = newest(path, &mut warnings, |_| true, copies)?;
+        warnings.insert(0, format!("{damage}; using the copy in the newest intact checkpoint"));
+        Ok(RunDir { config, tokenizer, warnings, path: path.to_owned() })
     }
 
     /// The folder.
@@ -143,35 +116,24 @@ impl RunDir {
         &self.path
     }
 
-    /// The run's configuration.
+    /// Takes the right to write in the folder.
     ///
     /// # Errors
-    /// If `config.toml` cannot be read or is not valid.
-    pub fn config(&self) -> Result<Config> {
-        let path = self.path.join("config.toml");
-        let config = Config::from_file(&path)?;
-        if config.vocab_size == 0 {
-            return Err(Error::run(&path, "vocab_size is 0: not the configuration of a run"));
+    /// If another process has it.
+    pub fn lock(&self) -> Result<Lock> {
+        Lock::take(&self.path)
+    }
+
+    /// Writes the run's configuration, and its tokenizer if that is damaged.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn write_config(&self) -> Result<()> {
+        if read_tokenizer(&self.path, &self.config).is_err() {
+            self.write(TOKENIZER, self.tokenizer.to_json().as_bytes())?;
         }
-        Ok(config)
-    }
-
-    /// Replaces the run's configuration.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn write_config(&self, config: &Config) -> Result<()> {
-        self.write("config.toml", config.to_toml().as_bytes())
-    }
-
-    /// The run's tokenizer.
-    ///
-    /// # Errors
-    /// If `tokenizer.json` cannot be read or is damaged.
-    pub fn tokenizer(&self) -> Result<CharTokenizer> {
-        let path = self.path.join("tokenizer.json");
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        CharTokenizer::from_json(&text).map_err(|error| Error::run(&path, error.to_string()))
+        let text = self.config.to_toml();
+        self.write(CONFIG, format!("{text}{SEAL}{}\n", sha256(text.as_bytes())).as_bytes())
     }
 
     /// Writes one of the run's files, whole or not at all.
@@ -180,290 +142,513 @@ impl RunDir {
     /// If the file cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        write_whole(&path, bytes).map_err(Error::io("write", &path))
+        disk::write_whole(&path, bytes).map_err(Error::io("write", &path))
     }
 
-    /// The events in `metrics.jsonl`, as JSON; a last line cut short by a crash is left out.
+    /// The events in `metrics.jsonl`, as JSON; what is damaged is left out.
     ///
     /// # Errors
     /// If the file exists and cannot be read.
-    pub fn metrics(&self) -> Result<Vec<serde_json::Value>> {
-        let path = self.path.join("metrics.jsonl");
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(Error::io("read", &path)(error)),
+    pub fn metrics(&self) -> Result<Vec<Value>> {
+        Ok(self.metric_lines()?.0.into_iter().map(|line| line.event).collect())
+    }
+
+    fn metric_lines(&self) -> Result<(Vec<MetricLine>, usize)> {
+        let path = self.path.join(METRICS);
+        // Only what is not there is empty: a dangling link, say, is not.
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Vec::new(), 0)),
+            _ => Ok(parse_metrics(&disk::read_at_most(&path, TEXT_LIMIT)?)),
         }
     }
 
-    /// Opens `metrics.jsonl` for more events, without those after `step`: they are about to happen again.
+    /// Opens `metrics.jsonl` for more events, without those after `state`: they are about to happen again.
     ///
     /// # Errors
     /// If the file cannot be read or written.
-    pub fn continue_metrics(&self, step: u64) -> Result<Metrics> {
-        let mut kept = String::new();
-        for event in self.metrics()? {
-            if event["step"].as_u64().is_none_or(|at| at <= step) && event["event"] != "done" {
-                kept.push_str(&event.to_string());
-                kept.push('\n');
-            }
+    pub fn continue_metrics(&mut self, state: &State) -> Result<Metrics> {
+        let (lines, damaged) = self.metric_lines()?;
+        if damaged > 0 {
+            self.warnings.push(format!("{}: {damaged} damaged lines left out", self.path.join(METRICS).display()));
         }
-        self.write("metrics.jsonl", kept.as_bytes())?;
-        let path = self.path.join("metrics.jsonl");
-        let file = File::options().append(true).open(&path).map_err(Error::io("open", &path))?;
-        Ok(Metrics { file, path })
+        let happened = |event: &Value| {
+            event["event"] != "done"
+                && event["step"].as_u64().is_none_or(|at| at <= state.step)
+                && event["rollbacks"].as_u64().is_none_or(|n| n <= state.guard.rollbacks)
+        };
+        let kept: String =
+            lines.iter().filter(|line| happened(&line.event)).map(|line| line.text.clone() + "\n").collect();
+        self.write(METRICS, kept.as_bytes())?;
+        let path = self.path.join(METRICS);
+        Ok(Metrics { file: Appender::new(&path).map_err(Error::io("open", &path))?, path })
     }
 
-    /// Saves a checkpoint, points `last` (and `best`, if it is) at it, and removes those that nothing points at.
+    /// The steps of which there are checkpoints, damaged ones included, in order.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        Ok(checkpoints(&self.path)?.into_iter().map(|(step, _)| step).collect())
+    }
+
+    /// Saves a checkpoint.
     ///
     /// # Errors
     /// If something cannot be written; the checkpoints that were there stay.
     pub fn save<Buf: AsRef<[f32]>>(&self, layout: &Layout, checkpoint: &Checkpoint<Buf>) -> Result<()> {
-        let step = checkpoint.state.step;
-        let name = format!("step-{step:06}");
-        let folder = self.path.join("checkpoints").join(&name);
-        // A checkpoint of this step is this checkpoint: runs are deterministic.
-        if !folder.exists() {
-            let aside = self.path.join("checkpoints").join(format!("{name}.tmp"));
-            let written = write_checkpoint(&aside, layout, checkpoint)
-                .and_then(|()| fs::rename(&aside, &folder).map_err(Error::io("write", &folder)))
-                .and_then(|()| sync_folder(&self.path.join("checkpoints")).map_err(Error::io("write", &folder)));
-            written.inspect_err(|_| _ = fs::remove_dir_all(&aside))?;
-        }
-        self.write(Which::Last.file(), name.as_bytes())?;
-        if checkpoint.state.best.is_some_and(|(_, best)| best == step) {
-            self.write(Which::Best.file(), name.as_bytes())?;
-        }
-        self.remove_unused()
+        let folder = self.path.join(CHECKPOINTS).join(folder_name(checkpoint.state.step));
+        checkpoint.write(&folder, layout, &self.config.to_toml(), &self.tokenizer.to_json())
     }
 
-    /// The folder of a checkpoint; `best` is `last` while there is no estimate.
+    /// Points `last` and `best` at what was saved in `state`, and removes the checkpoints that are no longer wanted.
+    /// There stay: this one, the best, and of those that estimates wrote the last `keep_last`.
     ///
     /// # Errors
-    /// If the run has no checkpoint yet.
-    pub fn checkpoint_folder(&self, which: Which) -> Result<PathBuf> {
-        let read = |which: Which| fs::read_to_string(self.path.join(which.file()));
-        let name = read(which).or_else(|_| read(Which::Last)).map_err(|_| {
-            Error::run(&self.path, "this run has no checkpoint yet; kinglet train --resume --out goes on with it")
-        })?;
-        let name = name.trim();
-        let digits = name.strip_prefix("step-").unwrap_or_default();
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(Error::run(&self.path.join(which.file()), format!("{name:?} is not the name of a checkpoint")));
+    /// If something cannot be written or removed.
+    pub fn tidy(&self, state: &State) -> Result<()> {
+        let best = state.best.map(|(_, step)| step);
+        self.write("last", folder_name(state.step).as_bytes())?;
+        if let Some(best) = best {
+            self.write("best", folder_name(best).as_bytes())?;
         }
-        Ok(self.path.join("checkpoints").join(name))
-    }
-
-    /// The weights of a checkpoint, and its state.
-    ///
-    /// # Errors
-    /// If there is none, or a file of it is missing, damaged, or of another shape.
-    pub fn load_weights(&self, layout: &Layout, which: Which) -> Result<(State, Vec<f32>)> {
-        let folder = self.checkpoint_folder(which)?;
-        let path = folder.join("state.json");
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let state: State =
-            serde_json::from_str(&text).map_err(|error| Error::run(&path, format!("damaged: {error}")))?;
-        Ok((state, read_tensors(&folder.join("model.safetensors"), layout, "")?))
-    }
-
-    /// A whole checkpoint, to go on from.
-    ///
-    /// # Errors
-    /// As [`RunDir::load_weights`].
-    pub fn load(&self, layout: &Layout, which: Which) -> Result<Checkpoint> {
-        let (state, weights) = self.load_weights(layout, which)?;
-        let path = self.checkpoint_folder(which)?.join("optimizer.safetensors");
-        let m = read_tensors(&path, layout, "exp_avg.")?;
-        let v = read_tensors(&path, layout, "exp_avg_sq.")?;
-        Ok(Checkpoint { state, weights, m, v })
-    }
-
-    /// Removes checkpoints that neither `last` nor `best` names, and what interrupted writes left.
-    fn remove_unused(&self) -> Result<()> {
-        let used = [Which::Last, Which::Best].map(|which| self.checkpoint_folder(which).ok());
-        let folder = self.path.join("checkpoints");
-        for entry in folder.read_dir().map_err(Error::io("read", &folder))? {
-            let path = entry.map_err(Error::io("read", &folder))?.path();
-            if !used.contains(&Some(path.clone())) {
-                fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        let folders = checkpoints(&self.path)?;
+        let estimated = |step: u64| step <= state.step && step.is_multiple_of(self.config.eval_interval);
+        let newest: Vec<u64> = folders
+            .iter()
+            .rev()
+            .map(|(step, _)| *step)
+            .filter(|&step| estimated(step))
+            .take(self.config.keep_last)
+            .collect();
+        for (step, folder) in folders {
+            if step != state.step && Some(step) != best && !newest.contains(&step) {
+                disk::remove_folder(&folder)?;
+            }
+        }
+        // What interrupted writers left.
+        let parent = self.path.join(CHECKPOINTS);
+        for entry in parent.read_dir().map_err(Error::io("read", &parent))? {
+            let path = entry.map_err(Error::io("read", &parent))?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                disk::remove_folder(&path)?;
             }
         }
         Ok(())
     }
+
+    /// Reads from the checkpoint that is asked for, or from the newest intact one.
+    fn read<T>(&mut self, which: Which, read: impl Fn(&Stored) -> Result<T>) -> Result<T> {
+        let read = |folder: &Path| Stored::open(folder).and_then(|stored| read(&stored));
+        if which == Which::Best {
+            let state = newest(&self.path, &mut self.warnings, |_| true, |folder| Stored::open(folder)?.state())?;
+            if let Some((_, best)) = state.best {
+                match read(&self.path.join(CHECKPOINTS).join(folder_name(best))) {
+                    Ok(it) => return Ok(it),
+                    Err(error) => self.warnings.push(format!(
+                        "the best checkpoint (step {best}) cannot be used: {}; using the newest intact one",
+                        with_source(&error)
+                    )),
+                }
+            }
+        }
+        newest(&self.path, &mut self.warnings, |_| true, read)
+    }
+
+    /// How far the run is.
+    ///
+    /// # Errors
+    /// If there is no intact checkpoint.
+    pub fn state(&mut self) -> Result<State> {
+        self.read(Which::Last, Stored::state)
+    }
+
+    /// The weights of a checkpoint, and its state; of the newest intact one, if that one is damaged.
+    ///
+    /// # Errors
+    /// If no checkpoint is there and intact.
+    pub fn load_weights(&mut self, layout: &Layout, which: Which) -> Result<(State, Vec<f32>)> {
+        self.read(which, |stored| Ok((stored.state()?, stored.weights(layout)?)))
+    }
+
+    /// The newest intact checkpoint of those whose step is `wanted`, to go on from.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn load(&mut self, layout: &Layout, wanted: impl Fn(u64) -> bool) -> Result<Checkpoint> {
+        newest(&self.path, &mut self.warnings, wanted, |folder| Stored::open(folder)?.checkpoint(layout))
+    }
+}
+
+fn folder_name(step: u64) -> String {
+    format!("step-{step:06}")
+}
+
+/// Refuses a folder with anything in it but what a start that was cut short leaves.
+fn refuse_full(path: &Path) -> Result<()> {
+    let harmless = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let empty = || entry.path().read_dir().is_ok_and(|mut entries| entries.next().is_none());
+        name == Lock::FILE
+            || name == TOKENIZER
+            || name.to_string_lossy().ends_with(".json.tmp")
+            || name.to_string_lossy().ends_with(".toml.tmp")
+            || name == CHECKPOINTS && empty()
+    };
+    if path.read_dir().map_or(true, |mut entries| entries.all(|entry| entry.is_ok_and(harmless))) {
+        return Ok(());
+    }
+    let what = if path.join(CONFIG).exists() {
+        "there is a run in this folder: continue it with --resume, or name another with --out"
+    } else {
+        "this folder is not empty: name another with --out"
+    };
+    Err(Error::run(path, what))
+}
+
+/// The checkpoints of a run, oldest first; a run that has no folder for them has none.
+fn checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let folder = run.join(CHECKPOINTS);
+    let entries = match folder.read_dir() {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("read", &folder)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io("read", &folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let digits = name.strip_prefix("step-").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        if let Some(step) = digits.and_then(|digits| digits.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What `read` gives for the newest of the wanted checkpoints for which it gives anything.
+fn newest<T>(
+    run: &Path,
+    warnings: &mut Vec<String>,
+    wanted: impl Fn(u64) -> bool,
+    read: impl Fn(&Path) -> Result<T>,
+) -> Result<T> {
+    let mut listed = checkpoints(run)?;
+    let mut first_error = None;
+    // A process that trains replaces checkpoints while this one reads: look again as long as there are others.
+    for _ in 0..10 {
+        for (step, folder) in listed.iter().rev().filter(|(step, _)| wanted(*step)) {
+            match read(folder) {
+                Ok(it) => return Ok(it),
+                Err(error) if folder.exists() => {
+                    let reason = with_source(&error);
+                    if !warnings.iter().any(|warning| warning.contains(&reason)) {
+                        warnings.push(format!("checkpoint of step {step} passed over: {reason}"));
+                    }
+                    first_error.get_or_insert(error);
+                }
+                Err(_) => {}
+            }
+        }
+        let again = checkpoints(run)?;
+        if again == listed {
+            break;
+        }
+        listed = again;
+    }
+    Err(first_error.unwrap_or_else(|| {
+        Error::run(run, "this run has no checkpoint yet; kinglet train --resume --out goes on with it")
+    }))
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_source(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Begins the last line of a run's `config.toml`, a comment.
+const SEAL: &str = "# SHA-256 of all above: ";
+
+/// The text of a run's `config.toml`, verified.
+fn read_config(run: &Path) -> Result<String> {
+    let path = run.join(CONFIG);
+    let text = disk::read_text(&path, TEXT_LIMIT)?;
+    let sealed = text.rsplit_once(SEAL).filter(|(above, sum)| sha256(above.as_bytes()) == sum.trim_end());
+    match sealed {
+        Some((above, _)) => Ok(above.to_owned()),
+        None => Err(Error::run(
+            &path,
+            "its checksum does not fit: damaged, or edited by hand (settings are changed with --resume --set)",
+        )),
+    }
+}
+
+fn config_of_run(path: &Path, text: &str) -> Result<Config> {
+    let config = Config::from_toml(text).map_err(|error| Error::run(path, error.to_string()))?;
+    if config.vocab_size == 0 {
+        return Err(Error::run(path, "vocab_size is 0: not the configuration of a run"));
+    }
+    Ok(config)
+}
+
+fn read_tokenizer(run: &Path, config: &Config) -> Result<CharTokenizer> {
+    let path = run.join(TOKENIZER);
+    let text = disk::read_text(&path, TEXT_LIMIT)?;
+    if sha256(text.as_bytes()) != config.tokenizer_sha256 {
+        return Err(Error::run(&path, "damaged: its SHA-256 is not the one in config.toml"));
+    }
+    CharTokenizer::from_json(&text).map_err(|error| Error::run(&path, error.to_string()))
 }
 
 /// A run's `metrics.jsonl`, open for more.
 #[derive(Debug)]
 pub struct Metrics {
-    file: File,
+    file: Appender,
     path: PathBuf,
 }
 
 impl Metrics {
-    /// Appends an event as one line of JSON.
+    /// Appends an event as one line of JSON with a checksum as its last key.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written; the event is tried again with the next.
     pub fn append(&mut self, event: &impl Serialize) -> Result<()> {
-        let line = serde_json::to_string(event).expect("plain values") + "\n";
-        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
+        let json = serde_json::to_string(event).expect("plain values");
+        let line = format!("{}{CHECK}{}\"}}", &json[..json.len() - 1], check(&json));
+        self.file.append(&line).map_err(Error::io("write", &self.path))
     }
 }
 
-fn write_checkpoint<Buf: AsRef<[f32]>>(folder: &Path, layout: &Layout, checkpoint: &Checkpoint<Buf>) -> Result<()> {
-    let io = |source| Error::Io { action: "write", path: folder.to_owned(), source };
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(io)?;
-    }
-    fs::create_dir_all(folder).map_err(io)?;
-    write_tensors(&folder.join("model.safetensors"), layout, &[("", checkpoint.weights.as_ref())])?;
-    let moments = [("exp_avg.", checkpoint.m.as_ref()), ("exp_avg_sq.", checkpoint.v.as_ref())];
-    write_tensors(&folder.join("optimizer.safetensors"), layout, &moments)?;
-    let state = serde_json::to_string_pretty(&checkpoint.state).expect("plain values");
-    write_whole(&folder.join("state.json"), state.as_bytes()).map_err(io)?;
-    sync_folder(folder).map_err(io)
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricLine {
+    /// As it stands there.
+    pub text: String,
+    /// The event, without the checksum.
+    pub event: Value,
 }
 
-/// One tensor of a flat buffer, in the file's byte order.
-struct TensorData<'a> {
-    shape: &'a [usize],
-    values: &'a [f32],
+/// Begins the end of a line of metrics: the key of its checksum.
+const CHECK: &str = ",\"check\":\"";
+
+/// Checksum of a line of metrics.
+fn check(json: &str) -> String {
+    sha256(json.as_bytes())[..8].to_owned()
 }
 
-impl View for TensorData<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|x| x.to_le_bytes()).collect()
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.values.len()
-    }
-}
-
-fn write_tensors(path: &Path, layout: &Layout, buffers: &[(&str, &[f32])]) -> Result<()> {
-    let tensors = buffers.iter().flat_map(|(prefix, buffer)| {
-        layout.tensors.iter().map(move |tensor| {
-            let data = TensorData { shape: &tensor.shape, values: &buffer[tensor.span.range()] };
-            (format!("{prefix}{}", tensor.name), data)
-        })
-    });
-    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize_to_file(tensors, Some(about), path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => Error::io("write", path)(source),
-        other => Error::run(path, other.to_string()),
-    })?;
-    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write", path))
-}
-
-fn read_tensors(path: &Path, layout: &Layout, prefix: &str) -> Result<Vec<f32>> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::run(path, format!("damaged: {error}")))?;
-    let mut buffer = Vec::with_capacity(layout.len());
-    for tensor in &layout.tensors {
-        let name = format!("{prefix}{}", tensor.name);
-        let view = file.tensor(&name).map_err(|_| Error::run(path, format!("it has no tensor {name}")))?;
-        if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
-            let found = format!("{:?} {:?}", view.dtype(), view.shape());
-            let what = format!("{name} is {found}, the configuration says F32 {:?}", tensor.shape);
-            return Err(Error::run(path, what));
+/// The intact lines of a `metrics.jsonl`, and how many are damaged; a last line cut short by a crash is not counted.
+pub fn parse_metrics(bytes: &[u8]) -> (Vec<MetricLine>, usize) {
+    let parse = |line: &[u8]| {
+        let text = std::str::from_utf8(line).ok()?;
+        let (json, sum) = text.strip_suffix("\"}")?.rsplit_once(CHECK)?;
+        let json = format!("{json}}}");
+        let event = (check(&json) == sum).then(|| serde_json::from_str(&json).ok()).flatten()?;
+        Some(MetricLine { text: text.to_owned(), event })
+    };
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    let (mut lines, mut damaged) = (Vec::new(), 0);
+    for line in bytes[..whole].split_inclusive(|&byte| byte == b'\n') {
+        match parse(&line[..line.len() - 1]) {
+            Some(line) => lines.push(line),
+            None => damaged += 1,
         }
-        buffer.extend(view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)));
     }
-    Ok(buffer)
+    (lines, damaged)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{Fault, with_fault};
+    use crate::guard::Guard;
 
     fn run() -> (tempfile::TempDir, RunDir, Layout, Checkpoint) {
         let temp = tempfile::tempdir().unwrap();
         let mut config = Config::default();
-        (config.vocab_size, config.n_layer, config.n_embd) = (3, 1, 8);
+        (config.vocab_size, config.n_layer, config.n_embd, config.eval_interval) = (3, 1, 8, 1);
         let layout = Layout::new(&config);
-        let run = RunDir::create(&temp.path().join("a/run"), &config, &CharTokenizer::train("abc")).unwrap();
-        let state = State { format_version: 1, step: 7, best: Some((1.5, 7)), wall_s: 0.1, train_s: 0.1 };
-        let weights = layout.init(1);
+        let (run, _) = RunDir::create(&temp.path().join("a/run"), config, CharTokenizer::train("abc")).unwrap();
+        let checkpoint = checkpoint(&layout, 7);
+        (temp, run, layout, checkpoint)
+    }
+
+    fn checkpoint(layout: &Layout, step: u64) -> Checkpoint {
+        let guard = Guard { mean: 0.1, variance: 1.0 / 3.0, seen: 5, ..Guard::default() };
+        let best = Some((1.5, 7));
+        let state = State { format_version: 1, step, best, since_best: 0, guard, wall_s: 0.1, train_s: 0.1 };
+        let weights = layout.init(step);
         let m = weights.iter().map(|x| x * 0.3).collect();
         let v = weights.iter().map(|x| x * x).collect();
-        (temp, run, layout, Checkpoint { state, weights, m, v })
+        Checkpoint { state, weights, m, v }
+    }
+
+    fn save(run: &RunDir, layout: &Layout, step: u64) {
+        let checkpoint = checkpoint(layout, step);
+        run.save(layout, &checkpoint).unwrap();
+        run.tidy(&checkpoint.state).unwrap();
+    }
+
+    fn folder(run: &RunDir, step: u64) -> PathBuf {
+        run.path().join(CHECKPOINTS).join(folder_name(step))
     }
 
     #[test]
-    fn checkpoints_read_back_and_only_last_and_best_stay() {
-        let (_temp, run, layout, mut checkpoint) = run();
-        let error = run.load(&layout, Which::Best).unwrap_err().to_string();
+    fn checkpoints_read_back_and_the_last_ones_and_the_best_stay() {
+        let (_temp, mut run, layout, _) = run();
+        let error = run.load(&layout, |_| true).unwrap_err().to_string();
         assert!(error.contains("no checkpoint yet"), "{error}");
-        for step in [7, 8, 9] {
-            checkpoint.state.step = step;
-            checkpoint.weights[0] = step as f32;
-            run.save(&layout, &checkpoint).unwrap();
-            assert_eq!(run.load(&layout, Which::Last).unwrap(), checkpoint);
+        // What somebody else put there is not ours to remove.
+        fs::write(run.path().join("checkpoints/notes.txt"), "mine").unwrap();
+        run.config.keep_last = 2;
+        for step in 7..=12 {
+            save(&run, &layout, step);
+            assert_eq!(run.load(&layout, |_| true).unwrap(), checkpoint(&layout, step));
         }
-        assert_eq!(run.load(&layout, Which::Best).unwrap().state.step, 7);
-        let mut left: Vec<_> =
-            run.path().join("checkpoints").read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["step-000007", "step-000009"]);
+        assert_eq!(run.steps().unwrap(), [7, 11, 12]);
+        let (state, weights) = run.load_weights(&layout, Which::Best).unwrap();
+        assert_eq!((state.step, weights), (7, layout.init(7)));
+        assert_eq!(run.load(&layout, |step| step < 12).unwrap().state.step, 11);
+        // One between two estimates is kept only while it is the newest.
+        run.config.eval_interval = 12;
+        save(&run, &layout, 13);
+        assert_eq!(run.steps().unwrap(), [7, 12, 13]);
+        save(&run, &layout, 14);
+        assert_eq!(run.steps().unwrap(), [7, 12, 14]);
+        assert!(run.path().join("checkpoints/notes.txt").exists());
+        assert_eq!(fs::read_to_string(run.path().join("best")).unwrap(), "step-000007");
+        assert!(run.warnings.is_empty(), "{:?}", run.warnings);
     }
 
     #[test]
-    fn damaged_and_foreign_files_are_refused_by_name() {
-        let (_temp, run, layout, checkpoint) = run();
-        run.save(&layout, &checkpoint).unwrap();
-        let folder = run.checkpoint_folder(Which::Last).unwrap();
-        let refuse = |file: &str, bytes: &[u8], message: &str| {
-            let path = folder.join(file);
-            let good = fs::read(&path).unwrap();
-            fs::write(&path, bytes).unwrap();
-            let error = run.load(&layout, Which::Last).unwrap_err().to_string();
-            assert!(error.contains(file) && error.contains(message), "{error}");
-            fs::write(&path, good).unwrap();
-        };
-        let model = fs::read(folder.join("model.safetensors")).unwrap();
-        refuse("model.safetensors", &model[..model.len() / 2], "damaged");
-        refuse("model.safetensors", b"", "damaged");
-        refuse("model.safetensors", &[255; 64], "damaged");
-        refuse("optimizer.safetensors", &model, "no tensor exp_avg.");
-        refuse("state.json", b"{", "damaged");
-        let mut config = run.config().unwrap();
-        config.n_embd = 12;
-        let error = run.load(&Layout::new(&config), Which::Last).unwrap_err().to_string();
+    fn at_every_failing_write_and_every_crash_there_is_a_checkpoint_to_load() {
+        for keep_last in [1, 2] {
+            let mut n = 0;
+            let mut tried = 0;
+            loop {
+                let mut reached = false;
+                for fault in [Fault::At(n), Fault::From(n)] {
+                    let (_temp, mut run, layout, _) = run();
+                    run.config.keep_last = keep_last;
+                    (7..=9).for_each(|step| save(&run, &layout, step));
+                    let next = checkpoint(&layout, 10);
+                    let (saved, hit) = with_fault(fault, || {
+                        let saved = run.save(&layout, &next).is_ok();
+                        (saved, saved && run.tidy(&next.state).is_ok())
+                    });
+                    reached |= hit;
+                    assert!(saved.1 || hit);
+                    // A process that starts now.
+                    let mut run = RunDir::open(run.path()).unwrap();
+                    let loaded = run.load(&layout, |_| true).unwrap();
+                    assert!(loaded == next || !saved.0 && loaded == checkpoint(&layout, 9), "fault {n}");
+                    assert_eq!(run.load_weights(&layout, Which::Best).unwrap().1, layout.init(7));
+                    assert!(run.warnings.is_empty(), "{:?}", run.warnings);
+                    // And goes on.
+                    save(&run, &layout, 11);
+                    assert_eq!(run.load(&layout, |_| true).unwrap(), checkpoint(&layout, 11));
+                    let left = run.path().join(CHECKPOINTS).read_dir().unwrap();
+                    assert!(left.count() <= 3, "nothing unfinished stays");
+                    tried += 1;
+                }
+                if !reached {
+                    break;
+                }
+                n += 1;
+            }
+            eprintln!("keep_last = {keep_last}: {tried} faults");
+            assert!(tried > 30);
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_of_any_kind_is_passed_over_by_name() {
+        let (_temp, run, layout, _) = run();
+        (7..=9).for_each(|step| save(&run, &layout, step));
+        let newest = folder(&run, 9);
+        for file in newest.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
+            let good = fs::read(&file).unwrap();
+            let mut flipped = good.clone();
+            flipped[good.len() / 2] ^= 4;
+            for bytes in [&flipped[..], &good[..good.len() / 2], b"", &[255; 64], &[&good[..], b"x"].concat()] {
+                fs::write(&file, bytes).unwrap();
+                let mut run = RunDir::open(run.path()).unwrap();
+                let loaded = run.load(&layout, |_| true);
+                let name = file.file_name().unwrap().to_str().unwrap();
+                if matches!(name, CONFIG | TOKENIZER) {
+                    // Copies, which are read only when the originals are damaged.
+                    assert_eq!(loaded.unwrap().state.step, 9);
+                    continue;
+                }
+                let loaded = loaded.unwrap();
+                if name == disk::SUMS {
+                    // The damage may be in the line of a file that is not read.
+                    assert_eq!(loaded, checkpoint(&layout, loaded.state.step));
+                    continue;
+                }
+                assert_eq!(loaded.state.step, 8, "{name}");
+                assert!(run.warnings[0].contains(name), "{:?}", run.warnings);
+            }
+            fs::write(&file, good).unwrap();
+        }
+        let mut run = RunDir::open(run.path()).unwrap();
+        assert_eq!(run.load(&layout, |_| true).unwrap().state.step, 9);
+        // The best one gone: the newest takes its place.
+        fs::remove_file(folder(&run, 7).join("model.safetensors")).unwrap();
+        assert_eq!(run.load_weights(&layout, Which::Best).unwrap().0.step, 9);
+        assert!(run.warnings[0].contains("the best checkpoint (step 7) cannot be used"), "{:?}", run.warnings);
+    }
+
+    #[test]
+    fn nothing_intact_is_an_error_with_its_reason() {
+        let (_temp, mut run, layout, _) = run();
+        save(&run, &layout, 7);
+        let other = Layout::new(&Config { n_embd: 12, ..run.config.clone() });
+        let error = run.load(&other, |_| true).unwrap_err().to_string();
         assert!(error.contains("the configuration says F32 [3, 12]"), "{error}");
-        fs::write(run.path().join("last"), "../../etc").unwrap();
-        let error = run.load(&layout, Which::Last).unwrap_err().to_string();
-        assert!(error.contains("not the name of a checkpoint"), "{error}");
+        fs::write(folder(&run, 7).join("model.safetensors"), [255; 64]).unwrap();
+        let error = run.load(&layout, |_| true).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: damaged: its SHA-256"), "{error}");
     }
 
     #[test]
-    fn an_interrupted_write_leaves_nothing_that_is_read() {
-        let (_temp, run, layout, checkpoint) = run();
-        run.save(&layout, &checkpoint).unwrap();
-        // What a killed writer would leave: half a checkpoint aside.
-        let aside = run.path().join("checkpoints/step-000008.tmp");
-        fs::create_dir(&aside).unwrap();
-        fs::write(aside.join("model.safetensors"), b"half").unwrap();
-        assert_eq!(run.load(&layout, Which::Last).unwrap(), checkpoint);
-        let mut next = checkpoint;
-        next.state.step = 8;
-        run.save(&layout, &next).unwrap();
-        assert_eq!(run.load(&layout, Which::Last).unwrap(), next);
-        assert!(!aside.exists());
+    fn a_damaged_configuration_or_tokenizer_is_taken_from_a_checkpoint() {
+        let (_temp, run, layout, _) = run();
+        let damage = |name: &str, bytes: &[u8]| fs::write(run.path().join(name), bytes).unwrap();
+        let config = fs::read(run.path().join(CONFIG)).unwrap();
+        damage(CONFIG, &config[..config.len() / 2]);
+        let error = RunDir::open(run.path()).unwrap_err().to_string();
+        assert!(error.contains("config.toml: its checksum does not fit"), "{error}");
+        damage(CONFIG, &config);
+        save(&run, &layout, 7);
+        let mut edited = config.clone();
+        *edited.iter_mut().find(|byte| **byte == b'5').unwrap() = b'6';
+        for (name, bytes) in
+            [(CONFIG, &edited[..]), (CONFIG, &config[..99]), (CONFIG, &[255; 9]), (TOKENIZER, b"{}"), (TOKENIZER, b"")]
+        {
+            damage(name, bytes);
+            let found = RunDir::open(run.path()).unwrap();
+            assert_eq!((&found.config, &found.tokenizer), (&run.config, &run.tokenizer));
+            assert!(found.warnings[0].contains(name) && found.warnings[0].contains("using the copy"));
+            found.write_config().unwrap();
+            assert!(RunDir::open(run.path()).unwrap().warnings.is_empty(), "repaired");
+        }
+        fs::remove_file(run.path().join(CONFIG)).unwrap();
+        assert_eq!(RunDir::open(run.path()).unwrap().config, run.config);
+        // Whole, but from the future: that is not damage.
+        let text = "format_version = 99\n";
+        damage(CONFIG, format!("{text}{SEAL}{}\n", sha256(text.as_bytes())).as_bytes());
+        let error = RunDir::open(run.path()).unwrap_err().to_string();
+        assert!(error.contains("newer kinglet"), "{error}");
     }
 
     #[test]
     fn folders_in_use_are_refused() {
         let (temp, run, _, _) = run();
-        let create = |path: &Path| RunDir::create(path, &Config::default(), &CharTokenizer::train("a"));
+        let config = Config { vocab_size: 1, ..Config::default() };
+        let create = |path: &Path| RunDir::create(path, config.clone(), CharTokenizer::train("a"));
         assert!(create(run.path()).unwrap_err().to_string().contains("--resume"));
         let full = temp.path().join("full");
         fs::create_dir(&full).unwrap();
@@ -472,17 +657,41 @@ mod tests {
         fs::write(temp.path().join("file"), "x").unwrap();
         assert!(create(&temp.path().join("file")).unwrap_err().to_string().contains("cannot create"));
         assert!(RunDir::open(&full).unwrap_err().to_string().contains("no config.toml"));
+        // Killed before the configuration was written: nothing is lost, nothing is in the way.
+        let cut = temp.path().join("cut");
+        fs::create_dir_all(cut.join(CHECKPOINTS)).unwrap();
+        for name in ["lock", "tokenizer.json", "config.toml.tmp"] {
+            fs::write(cut.join(name), "1").unwrap();
+        }
+        let (_, lock) = create(&cut).unwrap();
+        assert!(RunDir::open(&cut).unwrap().lock().unwrap_err().to_string().contains("is training this run"));
+        drop(lock);
+        RunDir::open(&cut).unwrap().lock().unwrap();
     }
 
     #[test]
-    fn metrics_continue_before_what_will_be_repeated() {
-        let (_temp, run, _, _) = run();
-        let text =
-            "{\"event\":\"step\",\"step\":1}\n{\"event\":\"step\",\"step\":2}\n{\"event\":\"done\",\"step\":1}\n{\"ev";
-        fs::write(run.path().join("metrics.jsonl"), text).unwrap();
-        let mut file = run.continue_metrics(1).unwrap();
-        file.append(&serde_json::json!({"step": 9})).unwrap();
-        let steps: Vec<_> = run.metrics().unwrap().iter().map(|e| e["step"].as_u64().unwrap()).collect();
-        assert_eq!(steps, [1, 9]);
+    fn metrics_continue_before_what_will_be_repeated_and_leave_out_what_is_damaged() {
+        let (_temp, mut run, _, mut checkpoint) = run();
+        let mut file = run.continue_metrics(&checkpoint.state).unwrap();
+        for (event, step, rollbacks) in [("step", 1, 0), ("diverged", 1, 1), ("step", 2, 0), ("done", 1, 0)] {
+            file.append(&serde_json::json!({"event": event, "loss": 0.1, "step": step, "rollbacks": rollbacks}))
+                .unwrap();
+        }
+        let path = run.path().join(METRICS);
+        let good = fs::read_to_string(&path).unwrap();
+        let mut damaged = good.replacen("0.1", "0.7", 1).into_bytes();
+        damaged.extend(b"\xff\n{\"ev");
+        fs::write(&path, damaged).unwrap();
+        assert_eq!(run.metrics().unwrap().len(), 3);
+        fs::write(&path, good).unwrap();
+        assert!(run.warnings.is_empty());
+        let mut steps = |rollbacks, step| {
+            (checkpoint.state.guard.rollbacks, checkpoint.state.step) = (rollbacks, step);
+            run.continue_metrics(&checkpoint.state).unwrap();
+            run.metrics().unwrap().iter().map(|e| e["step"].as_u64().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(steps(1, 2), [1, 1, 2]);
+        assert_eq!(steps(1, 1), [1, 1]);
+        assert_eq!(steps(0, 1), [1]);
     }
 }

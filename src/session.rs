@@ -2,12 +2,13 @@
 
 use crate::{
     backend::{Backend, Buf, Cpu},
-    config::Config,
+    checkpoint::State,
+    config::{Config, Precision},
     data::{Dataset, Split, Text},
     error::Result,
     eval::{self, Exact},
     model::Gpt,
-    run::{RunDir, State, Which},
+    run::{RunDir, Which},
     sample::{Generator, Sampling, Stopper},
     shards::{Shards, cores, with_threads},
     tokenizer::CharTokenizer,
@@ -22,6 +23,8 @@ pub struct Session {
     pub tokenizer: CharTokenizer,
     /// Which checkpoint it is.
     pub state: State,
+    /// What of the run was found damaged, and what was taken instead.
+    pub warnings: Vec<String>,
     be: Cpu,
     model: Gpt,
     weights: Buf,
@@ -42,17 +45,22 @@ impl Session {
     /// Loads a checkpoint of a run.
     ///
     /// # Errors
-    /// If the folder has no run, the run no checkpoint, or a file is damaged.
+    /// If the folder has no run, or the run no intact checkpoint.
     pub fn load(run: &Path, which: Which) -> Result<Session> {
-        let run = RunDir::open(run)?;
-        let config = run.config()?;
-        let be = Cpu::new()?.with_precision(config.precision);
-        let model = Gpt::new(&config);
+        let mut run = RunDir::open(run)?;
+        let be = Cpu::new()?.with_precision(run.config.precision);
+        let model = Gpt::new(&run.config);
         let (state, host) = run.load_weights(&model.layout, which)?;
         let mut weights = be.zeros(model.layout.len());
         be.upload(&mut weights, &host);
         be.prepare(&mut weights, &model.layout.linears(), false);
-        Ok(Session { tokenizer: run.tokenizer()?, config, state, be, model, weights })
+        let RunDir { config, tokenizer, warnings, .. } = run;
+        Ok(Session { config, tokenizer, state, warnings, be, model, weights })
+    }
+
+    /// What linear layers compute in on this machine.
+    pub fn precision(&self) -> Precision {
+        self.be.precision()
     }
 
     /// The exact loss over a part of `text`, or of the text the run was trained on; and, on the validation part of
@@ -66,7 +74,7 @@ impl Session {
         text: Option<&Text>,
         part: Part,
         threads: usize,
-        progress: impl FnMut(usize, usize) + Send,
+        mut progress: impl FnMut(usize, usize) + Send,
     ) -> Result<(Exact, Option<f64>)> {
         let trained_on;
         let text = match text {
@@ -86,8 +94,12 @@ impl Session {
         };
         let shards = if threads == 0 { cores() } else { threads };
         let mut shards = Shards::new(&self.be, &self.model, self.config.batch_size, shards, false);
-        let measure = || eval::exact(&self.be, &self.model, &mut shards, &self.weights, &split, progress);
-        Ok((with_threads(threads, measure), floor))
+        let go_on = |done, of| {
+            progress(done, of);
+            ControlFlow::Continue(())
+        };
+        let measure = || eval::exact(&self.be, &self.model, &mut shards, &self.weights, &split, go_on);
+        Ok((with_threads(threads, measure).expect("nothing breaks it off"), floor))
     }
 
     /// Writes up to `tokens` tokens after `prompt` (an empty one is a single token 0, as published), giving each

@@ -1,5 +1,5 @@
-//! Dividing the batch: each shard computes its share of the sequences on one thread, with activations and a gradient
-//! buffer of its own; the only meeting point of a step is the sum of the gradients, in shard order.
+//! Dividing the batch: each shard computes its share of the sequences on one thread (only products large enough to be
+//! divided themselves take more), with activations and a gradient buffer of its own; the only meeting point of a step is the sum of the gradients, in shard order.
 //!
 //! The number of shards is fixed for a run, threads only take shards to work on, and every random number is keyed by
 //! the sequence's index in the batch: so the bits of the result do not depend on the number of threads.
@@ -11,7 +11,11 @@ use crate::{
     rng::Noise,
 };
 use rayon::prelude::*;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::{
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 /// A model's workers.
 pub struct Shards<B: Backend> {
@@ -19,8 +23,8 @@ pub struct Shards<B: Backend> {
     batch_size: usize,
 }
 
-/// Rows that a shard measures at once: fewer would pack the weights too often, more would leave the L2 cache.
-const EVAL_ROWS: usize = 256;
+/// Rows that a shard measures at once: fewer would read the weights too often, more would leave the L2 cache.
+pub(crate) const EVAL_ROWS: usize = 256;
 
 struct Shard<B: Backend> {
     /// Which sequences of each batch are its own.
@@ -45,7 +49,7 @@ struct Training<B: Backend> {
 
 /// Parameters from which one shard is the default: a gradient for each core would take more memory than it is worth,
 /// and the products are large enough to be divided themselves.
-const LARGE: usize = 1 << 25;
+pub(crate) const LARGE: usize = 1 << 25;
 
 /// How many shards a run of `config` with `params` parameters has: what it says, or one for each core, but not more
 /// than sequences.
@@ -54,12 +58,11 @@ pub fn count(config: &Config, params: usize) -> usize {
     if config.shards == 0 { default } else { config.shards }.min(config.batch_size)
 }
 
-/// Lays the parameters out for measuring losses and sampling while training goes on, unless a second copy of the weights
-/// would take more memory than it is worth.
+/// Lays the parameters out for measuring losses and sampling while training goes on. For a large model a second copy of
+/// the weights would take more memory than it is worth, so there it is done as for training: not at all in f32, and in
+/// bf16 in the memory that training uses.
 pub fn prepare_to_read<B: Backend>(be: &B, model: &Gpt, p: &mut B::Buf) {
-    if model.layout.len() <= LARGE {
-        be.prepare(p, &model.layout.linears(), false);
-    }
+    be.prepare(p, &model.layout.linears(), model.layout.len() > LARGE);
 }
 
 /// Cores of this machine: how many threads there are unless told otherwise.
@@ -69,6 +72,10 @@ pub fn cores() -> usize {
 
 /// Threads that look for work all the time. A guess: nothing with more cores was measured.
 const AWAKE: usize = 8;
+
+/// How long they look without finding any before they do so only now and then: no computation makes them wait as long,
+/// but a disk, or a reader of what is written.
+const PATIENCE: Duration = Duration::from_millis(2);
 
 /// Runs `work` on `threads` threads (0: one for each core): what divides itself below it, divides itself over them.
 ///
@@ -83,16 +90,25 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) ->
         }
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kinglet-{i}")).build();
-    let (awake, done) = (AtomicUsize::new(1), AtomicBool::new(false));
+    let (awake, done) = (&AtomicUsize::new(1), &AtomicBool::new(false));
     pool.expect("the system starts threads").scope(|scope| {
-        let _done = Done(&done);
-        let wanted = rayon::current_num_threads().min(AWAKE);
+        let _done = Done(done);
+        let wanted = rayon::current_num_threads().min(AWAKE).min(cores());
         for _ in 1..wanted {
-            scope.spawn(|_| {
+            scope.spawn(move |_| {
                 awake.fetch_add(1, Ordering::Release);
+                // Each on a thread of its own: one that looked for work now would take up the next of these.
+                while awake.load(Ordering::Acquire) < wanted {
+                    std::thread::yield_now();
+                }
+                let mut last = Instant::now();
                 while !done.load(Ordering::Acquire) {
-                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                    if rayon::yield_now() == Some(rayon::Yield::Executed) {
+                        last = Instant::now();
+                    } else if last.elapsed() < PATIENCE {
                         std::thread::yield_now();
+                    } else {
+                        std::thread::sleep(PATIENCE / 10);
                     }
                 }
             });
@@ -131,8 +147,8 @@ impl<B: Backend> Shards<B> {
         Shards { shards: shards.collect(), batch_size }
     }
 
-    /// The mean loss over `batches` batches; its gradient is then in [`Shards::last_gradient`]. Sequence `i` of
-    /// batch `k` is `sequence(k * batch_size + i)`: `t + 1` tokens, each but the first being the target of the one
+    /// The mean loss over `batches` batches and its gradient's norm; the gradient is then in
+    /// [`Shards::last_gradient`]. Sequence `i` of batch `k` is `sequence(k * batch_size + i)`: `t + 1` tokens, each but the first being the target of the one
     /// before.
     ///
     /// # Panics
@@ -146,7 +162,7 @@ impl<B: Backend> Shards<B> {
         seed: u64,
         step: u64,
         sequence: impl Fn(usize) -> &'a [u32] + Sync,
-    ) -> f64 {
+    ) -> (f64, f64) {
         let sequences = batches * self.batch_size;
         let batch_size = self.batch_size;
         self.shards.par_iter_mut().for_each(|shard| {
@@ -168,8 +184,8 @@ impl<B: Backend> Shards<B> {
             }
         });
         let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
-        be.reduce(&mut grads);
-        self.shards.iter().map(|shard| shard.loss).sum()
+        let norm = be.reduce(&mut grads).sqrt();
+        (self.shards.iter().map(|shard| shard.loss).sum(), norm)
     }
 
     /// How many parts a batch has.
@@ -186,7 +202,7 @@ impl<B: Backend> Shards<B> {
     }
 
     /// The sum of the losses over the positions of each of `count` sequences, dropout off; `progress` hears how many
-    /// of how many are done.
+    /// of how many are done, and if it breaks there is no result.
     pub fn losses<'a>(
         &mut self,
         be: &B,
@@ -194,8 +210,8 @@ impl<B: Backend> Shards<B> {
         p: &B::Buf,
         count: usize,
         sequence: impl Fn(usize) -> &'a [u32] + Sync,
-        mut progress: impl FnMut(usize, usize),
-    ) -> Vec<f64> {
+        mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Option<Vec<f64>> {
         let mut sums = vec![0.0; count];
         // The threads meet only to report progress.
         let piece = 16 * self.batch_size;
@@ -210,9 +226,11 @@ impl<B: Backend> Shards<B> {
                 work.push((shard, k * piece + start, mine));
             }
             work.into_par_iter().for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, &sequence));
-            progress(k * piece + pieces, count);
+            if progress(k * piece + pieces, count).is_break() {
+                return None;
+            }
         }
-        sums
+        Some(sums)
     }
 }
 

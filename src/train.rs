@@ -1,82 +1,70 @@
 //! Training: what a run starts from, and the loop.
 
 use crate::{
-    backend::{Backend, Cpu},
-    config::{Config, FIELDS, FORMAT_VERSION, Precision},
+    backend::{Backend, Buf, Cpu},
+    checkpoint::{Checkpoint, State},
+    config::{Config, FIELDS, OnDivergence, Precision},
     data::{Dataset, Text},
     error::{Error, Result},
-    eval::{self, Exact},
+    eval,
+    guard::{Divergence, Guard},
+    machine,
     model::Gpt,
     optim::Optimizer,
+    plan::{Plan, Speed},
     plot::{Curves, loss_svg},
     rng::Purpose,
-    run::{Checkpoint, RunDir, State, Which},
+    run::{Lock, Metrics, RunDir, with_source},
     sample::{Generator, Sampling},
     shards::{self, Shards, with_threads},
     tokenizer::CharTokenizer,
 };
 use serde::Serialize;
 use std::{
+    ops::ControlFlow,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
 /// Characters in `sample.txt`.
-const SAMPLE_TOKENS: usize = 500;
+pub(crate) const SAMPLE_TOKENS: usize = 500;
 
 /// A run that is ready to start or to go on.
 #[derive(Debug)]
 pub struct Job {
-    /// The configuration, with nothing left to be decided.
-    pub config: Config,
-    /// How the text becomes tokens.
-    pub tokenizer: CharTokenizer,
+    /// The run: its configuration, with nothing left to be decided, and its tokenizer.
+    pub run: RunDir,
     /// The tokens.
     pub data: Dataset,
-    /// Where everything is written.
-    pub run: RunDir,
     /// The checkpoint to go on from.
     pub from: Option<Checkpoint>,
+    _lock: Lock,
 }
 
 impl Job {
     /// Prepares a new run: reads the text that `config.data` names, builds the tokenizer, decides what the
-    /// configuration leaves open (vocabulary, shards), and creates the folder `out`.
+    /// configuration leaves open (vocabulary, shards), and creates the folder `out`, locked while the job lives.
     ///
     /// # Errors
     /// If the configuration, the text or the folder will not do. Nothing is written then.
-    pub fn start(mut config: Config, out: &Path) -> Result<Job> {
-        config.check()?;
-        let text = Text::load(&config.data)?;
-        let tokenizer = CharTokenizer::train(&text.text);
-        let words = tokenizer.vocab_size();
-        if config.vocab_size == 0 {
-            config.vocab_size = words;
-        } else if config.vocab_size < words {
-            return Err(Error::Config {
-                key: "vocab_size".into(),
-                value: config.vocab_size.to_string(),
-                allowed: format!("0 or at least {words}, the distinct characters of the text"),
-            });
-        }
-        config.shards = shards::count(&config, Gpt::new(&config).layout.len());
-        config.data_sha256.clone_from(&text.sha256);
-        Memory::of(&config).check()?;
-        let data = Dataset::new(&text, &tokenizer, &config)?;
-        let run = RunDir::create(out, &config, &tokenizer)?;
-        Ok(Job { config, tokenizer, data, run, from: None })
+    pub fn start(config: Config, out: &Path) -> Result<Job> {
+        let (config, tokenizer, data) = prepare(config)?;
+        let (run, lock) = RunDir::create(out, config, tokenizer)?;
+        Ok(Job { run, data, from: None, _lock: lock })
     }
 
     /// Prepares to go on with a run, with `settings` (`key=value`) changed. What defines the model, the data and the
     /// random numbers cannot change.
     ///
     /// # Errors
-    /// If there is no run, its text is not there or not the same, or a setting is not allowed.
+    /// If there is no run, another process trains it, its text is not there or not the same, nothing of it is intact, or
+    /// a setting is not allowed.
     pub fn resume(out: &Path, settings: &[String]) -> Result<Job> {
-        let run = RunDir::open(out)?;
-        let before = run.config()?;
-        let mut config = before.clone();
+        let mut run = RunDir::open(out)?;
+        let lock = run.lock()?;
+        let before = run.config.clone();
+        let config = &mut run.config;
         settings.iter().try_for_each(|setting| config.set(setting))?;
         config.check()?;
         for field in FIELDS {
@@ -100,22 +88,64 @@ impl Job {
                 config.data_sha256
             )));
         }
-        let tokenizer = run.tokenizer()?;
-        let data = Dataset::new(&text, &tokenizer, &config)?;
-        let has_checkpoint = run.checkpoint_folder(Which::Last).is_ok();
-        let from = has_checkpoint.then(|| run.load(&Gpt::new(&config).layout, Which::Last)).transpose()?;
+        let data = Dataset::new(&text, &run.tokenizer, config)?;
+        let layout = Gpt::new(&run.config).layout;
+        let has_checkpoint = !run.steps()?.is_empty();
+        let from = has_checkpoint.then(|| run.load(&layout, |_| true)).transpose()?;
         // A run killed while it measured its last loss has all its steps, but is not done.
         let done = run.metrics()?.iter().any(|event| event["event"] == "done");
-        let step = from.as_ref().map_or(0, |from| from.state.step);
-        if step > config.max_iters || step == config.max_iters && done {
-            let what = format!("this run is done: {step} of {} steps; --set max_iters=N adds more", config.max_iters);
+        if let Some(Checkpoint { state, .. }) = &from
+            && (state.step > run.config.max_iters || done && is_over(&run.config, state))
+        {
+            let (step, of) = (state.step, run.config.max_iters);
+            let what = if step < of {
+                let patience = run.config.patience;
+                format!(
+                    "this run ended after {patience} estimates without a lower loss, at step {step} of {of}; --set patience=0 goes on"
+                )
+            } else {
+                format!("this run is done: {step} of {of} steps; --set max_iters=N adds more")
+            };
             return Err(Error::run(out, what));
         }
-        if config != before {
-            run.write_config(&config)?;
+        if run.config != before || !run.warnings.is_empty() {
+            run.write_config()?;
         }
-        Ok(Job { config, tokenizer, data, run, from })
+        Ok(Job { run, data, from, _lock: lock })
     }
+}
+
+/// Everything about a new run but its folder: the configuration with nothing left to be decided, the tokenizer and the
+/// tokens.
+///
+/// # Errors
+/// If the configuration or the text will not do, or the machine has not the memory.
+pub fn prepare(mut config: Config) -> Result<(Config, CharTokenizer, Dataset)> {
+    config.check()?;
+    // Before the text is read, as far as it can be known.
+    Memory::of(&Config { vocab_size: config.vocab_size.max(1), ..config.clone() }).check()?;
+    let text = Text::load(&config.data)?;
+    let tokenizer = CharTokenizer::train(&text.text);
+    let words = tokenizer.vocab_size();
+    if config.vocab_size == 0 {
+        config.vocab_size = words;
+    } else if config.vocab_size < words {
+        return Err(Error::Config {
+            key: "vocab_size".into(),
+            value: config.vocab_size.to_string(),
+            allowed: format!("0 or at least {words}, the distinct characters of the text"),
+        });
+    }
+    config.shards = shards::count(&config, Gpt::new(&config).layout.len());
+    config.data_sha256.clone_from(&text.sha256);
+    Memory::of(&config).check()?;
+    let data = Dataset::new(&text, &tokenizer, &config)?;
+    Ok((config, tokenizer, data))
+}
+
+/// Whether nothing is left to train.
+fn is_over(config: &Config, state: &State) -> bool {
+    state.step >= config.max_iters || config.patience > 0 && state.since_best >= config.patience
 }
 
 /// Bytes that training takes.
@@ -127,8 +157,10 @@ pub struct Memory {
     pub optimizer: u64,
     /// A gradient buffer for each shard.
     pub gradients: u64,
-    /// Activations and their gradients.
+    /// Activations and their gradients, and what an estimate keeps of each sequence.
     pub activations: u64,
+    /// Weights laid out for products.
+    pub panels: u64,
 }
 
 impl Memory {
@@ -139,17 +171,32 @@ impl Memory {
         let shards = shards::count(config, model.layout.len());
         let share = config.batch_size.div_ceil(shards);
         let (forward, backward) = model.activation_floats(share);
+        let (eval, _) = model.activation_floats(share.min(shards::EVAL_ROWS.div_ceil(config.block_size)));
+        // What is large beyond memory is only to be recognised as that.
+        let of_shards = |floats: usize| (4 * shards as u64).saturating_mul(floats as u64);
+        let sequences = 8 * config.eval_iters * config.batch_size as u64;
+        let prepared = config.precision == Precision::Bf16 || model.layout.len() <= shards::LARGE;
         Memory {
             weights: params,
             optimizer: 2 * params,
-            gradients: shards as u64 * params,
-            activations: shards as u64 * 4 * (forward + backward) as u64,
+            gradients: (shards as u64).saturating_mul(params),
+            activations: of_shards(forward + backward)
+                .saturating_add(of_shards(eval / config.n_layer))
+                .saturating_add(sequences),
+            panels: if prepared { params } else { 0 },
         }
+    }
+
+    /// What the program takes besides, with a text of so many tokens.
+    pub fn of_process(tokens: usize) -> u64 {
+        // Code, allocator and thread stacks, measured; then the ids.
+        (8 << 20) + 4 * tokens as u64
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.optimizer + self.gradients + self.activations
+        let Memory { weights, optimizer, gradients, activations, panels } = *self;
+        [weights, optimizer, gradients, activations, panels].into_iter().fold(0, u64::saturating_add)
     }
 
     /// Refuses what this machine's memory cannot hold.
@@ -157,18 +204,12 @@ impl Memory {
     /// # Errors
     /// If it does not fit.
     pub fn check(&self) -> Result<()> {
-        let system = sysinfo::System::new_with_specifics(
-            sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
-        );
-        let (need, have) =
-            (self.total() as f64 / (1u64 << 30) as f64, system.total_memory() as f64 / (1u64 << 30) as f64);
-        if have > 0.0 && need > have {
-            return Err(Error::BadConfig(format!(
+        machine::check_memory(self.total(), |need, have| {
+            Error::BadConfig(format!(
                 "training this model takes {need:.1} GiB of memory and this machine has {have:.1} GiB: \
-                 lower batch_size, block_size, n_embd or n_layer"
-            )));
-        }
-        Ok(())
+                 lower batch_size, block_size, n_embd, n_layer or eval_iters"
+            ))
+        })
     }
 }
 
@@ -194,6 +235,8 @@ pub enum Event {
         val_tokens: usize,
         /// What no model can stay below on the validation split, where known.
         entropy_floor: Option<f64>,
+        /// What is ahead, but for the time.
+        plan: Plan,
         /// The run's folder.
         out: String,
     },
@@ -205,9 +248,8 @@ pub enum Event {
         loss: f64,
         /// Learning rate of the update.
         lr: f64,
-        /// The gradient's norm, where it is clipped.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        grad_norm: Option<f64>,
+        /// The gradient's norm, before it is clipped.
+        grad_norm: f64,
         /// Tokens trained on per second, over the steps since the run began or went on.
         tokens_per_s: f64,
     },
@@ -219,6 +261,41 @@ pub enum Event {
         train_loss: f64,
         /// The same for the validation split.
         val_loss: f64,
+    },
+    /// The run knows how long it will take.
+    Planned {
+        /// Updates done.
+        step: u64,
+        /// What is ahead.
+        plan: Plan,
+    },
+    /// Something went wrong that training can go on without.
+    Warning {
+        /// Updates done.
+        step: u64,
+        /// What, where, and what is done about it.
+        warning: String,
+    },
+    /// An update was refused by the guard against divergence.
+    Diverged {
+        /// Updates done, after what was done about it.
+        step: u64,
+        /// What was done.
+        action: OnDivergence,
+        /// Returns to a checkpoint so far.
+        rollbacks: u64,
+        /// What happened.
+        #[serde(flatten)]
+        divergence: Divergence,
+    },
+    /// The validation loss has not fallen for `patience` estimates.
+    EarlyStop {
+        /// Updates done.
+        step: u64,
+        /// The lowest estimate.
+        best_val_loss: f64,
+        /// And its step.
+        best_step: u64,
     },
     /// The loss is being measured, which can take a while.
     Measuring {
@@ -276,143 +353,353 @@ pub enum Event {
 ///
 /// `threads` is how many work at once (0: one for each core); the result does not depend on it.
 ///
+/// What cannot be written on the way is an [`Event::Warning`], and tried again with the next estimate.
+///
 /// # Errors
-/// If the loss is no longer finite, or something cannot be written. The last checkpoint stays.
+/// If the training diverges and the configuration does not say how to go on, or what is there at the end cannot be
+/// written. The last checkpoint stays.
 pub fn run(
     job: &Job,
     be: &Cpu,
     threads: usize,
     stop: &AtomicBool,
-    observe: impl FnMut(&Event) + Send,
+    mut observe: impl FnMut(&Event) + Send,
 ) -> Result<Event> {
-    with_threads(threads, || train(job, be, stop, observe))
+    with_threads(threads, || train(job, be, stop, &mut observe))
 }
 
-fn train(job: &Job, be: &Cpu, stop: &AtomicBool, mut observe: impl FnMut(&Event)) -> Result<Event> {
-    let Job { config, data, run, .. } = job;
-    let began = Instant::now();
-    let be = &be.with_precision(config.precision);
-    let model = Gpt::new(config);
-    let linears = model.layout.linears();
-    let mut shards = Shards::new(be, &model, config.batch_size, config.shards, true);
-    let mut optimizer = Optimizer::new(be, &model.layout, config);
-    let mut p = be.zeros(model.layout.len());
-    let mut state = State { format_version: FORMAT_VERSION, step: 0, best: None, wall_s: 0.0, train_s: 0.0 };
-    match &job.from {
-        None => be.upload(&mut p, &model.layout.init(config.seed)),
-        Some(from) => {
-            state = from.state.clone();
-            be.upload(&mut p, &from.weights);
-            be.upload(&mut optimizer.m, &from.m);
-            be.upload(&mut optimizer.v, &from.v);
+/// Everything that changes while a run goes on.
+struct Run<'a> {
+    job: &'a Job,
+    be: Cpu,
+    model: Gpt,
+    shards: Shards<Cpu>,
+    optimizer: Optimizer<Cpu>,
+    p: Buf,
+    state: State,
+    /// The step whose checkpoint is on the disk.
+    saved: Option<u64>,
+    folder: RunDir,
+    metrics: Metrics,
+    curves: Curves,
+    stop: &'a AtomicBool,
+    observe: &'a mut (dyn FnMut(&Event) + Send),
+    /// When this session began, and the run's time and step then.
+    began: (Instant, f64, u64),
+    /// What this session measured of itself.
+    speed: Speed,
+    /// Whether the plan was told.
+    planned: bool,
+    /// Whether the last line of metrics could not be written.
+    unwritten: bool,
+}
+
+fn train(job: &Job, be: &Cpu, stop: &AtomicBool, observe: &mut (dyn FnMut(&Event) + Send)) -> Result<Event> {
+    let mut run = Run::new(job, be, stop, observe)?;
+    let config = &job.run.config;
+    loop {
+        let step = run.state.step;
+        let estimated = run.curves.points.last().is_some_and(|point| point.0 == step);
+        if (step.is_multiple_of(config.eval_interval) || step == config.max_iters) && !estimated {
+            run.estimate()?;
+        }
+        if run.stopped() {
+            return run.interrupted();
+        }
+        if is_over(config, &run.state) {
+            return run.finish();
+        }
+        run.step()?;
+    }
+}
+
+impl<'a> Run<'a> {
+    fn new(job: &'a Job, be: &Cpu, stop: &'a AtomicBool, observe: &'a mut (dyn FnMut(&Event) + Send)) -> Result<Self> {
+        let began = Instant::now();
+        let Job { run, data, .. } = job;
+        let config = &run.config;
+        let be = be.with_precision(config.precision);
+        let model = Gpt::new(config);
+        let shards = Shards::new(&be, &model, config.batch_size, config.shards, true);
+        let mut optimizer = Optimizer::new(&be, &model.layout, config);
+        let mut p = be.zeros(model.layout.len());
+        let state = match &job.from {
+            None => {
+                be.upload(&mut p, &model.layout.init(config.seed));
+                State::default()
+            }
+            Some(from) => {
+                be.upload(&mut p, &from.weights);
+                be.upload(&mut optimizer.m, &from.m);
+                be.upload(&mut optimizer.v, &from.v);
+                from.state.clone()
+            }
+        };
+        let mut folder = run.clone();
+        let metrics = folder.continue_metrics(&state)?;
+        observe(&Event::Start {
+            step: state.step,
+            max_iters: config.max_iters,
+            precision: be.precision(),
+            params: model.layout.len(),
+            vocab_size: config.vocab_size,
+            train_tokens: data.train.ids().len(),
+            val_tokens: data.val.ids().len(),
+            entropy_floor: data.floor,
+            plan: Plan::new(config, &model, data),
+            out: run.path().display().to_string(),
+        });
+        let curves = Curves { points: estimates(&folder)?, floor: data.floor };
+        let saved = job.from.as_ref().map(|from| from.state.step);
+        let began = (began, state.wall_s, state.step);
+        let speed = Speed::default();
+        let (planned, unwritten) = (false, false);
+        let mut run = Run {
+            job,
+            be,
+            model,
+            shards,
+            optimizer,
+            p,
+            state,
+            saved,
+            folder,
+            metrics,
+            curves,
+            stop,
+            observe,
+            began,
+            speed,
+            planned,
+            unwritten,
+        };
+        run.tell_warnings();
+        Ok(run)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn warn(&mut self, warning: String) {
+        (self.observe)(&Event::Warning { step: self.state.step, warning });
+    }
+
+    /// Passes on what reading the run's folder found.
+    fn tell_warnings(&mut self) {
+        for warning in std::mem::take(&mut self.folder.warnings) {
+            self.warn(warning);
         }
     }
-    let (start_step, start_wall, start_train) = (state.step, state.wall_s, state.train_s);
-    let mut metrics = run.continue_metrics(state.step)?;
-    let mut curves = Curves { points: estimates(run)?, floor: data.floor };
-    let out = run.path().display().to_string();
-    observe(&Event::Start {
-        step: state.step,
-        max_iters: config.max_iters,
-        precision: be.precision(),
-        params: model.layout.len(),
-        vocab_size: config.vocab_size,
-        train_tokens: data.train.ids().len(),
-        val_tokens: data.val.ids().len(),
-        entropy_floor: data.floor,
-        out: out.clone(),
-    });
-    let batches = config.gradient_accumulation_steps;
-    let tokens_per_step = (batches * config.batch_size * config.block_size) as f64;
-    let title = format!("{}: loss", run.path().file_name().unwrap_or_default().display());
 
-    loop {
+    /// Tells an event and writes it to the metrics.
+    fn record(&mut self, event: Event) {
+        let appended = self.metrics.append(&event);
+        if let Err(error) = &appended
+            && !self.unwritten
+        {
+            self.warn(format!("{}; what is not written is kept for later", with_source(error)));
+        }
+        self.unwritten = appended.is_err();
+        (self.observe)(&event);
+    }
+
+    /// Measures what `measure` does, telling how far it is; none if the run was asked to stop.
+    fn measure<T>(
+        &mut self,
+        measure: impl FnOnce(
+            &Cpu,
+            &Gpt,
+            &mut Shards<Cpu>,
+            &Buf,
+            &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+        ) -> Option<T>,
+    ) -> Option<T> {
+        let Run { be, model, shards, p, state, stop, observe, .. } = self;
+        shards::prepare_to_read(be, model, p);
         let step = state.step;
-        let last = step == config.max_iters;
-        let estimated = curves.points.last().is_some_and(|point| point.0 == step);
-        if (step.is_multiple_of(config.eval_interval) || last) && !estimated {
-            shards::prepare_to_read(be, &model, &mut p);
-            let mut loss = |split, purpose| {
-                let progress = |done, of| observe(&Event::Measuring { step, done, of });
-                eval::estimate(be, &model, &mut shards, &p, split, purpose, config, step, progress)
-            };
-            let train_loss = loss(&data.train, Purpose::EstimateTrain);
-            let val_loss = loss(&data.val, Purpose::EstimateVal);
-            curves.points.push((step, train_loss, val_loss));
-            if state.best.is_none_or(|(best, _)| val_loss < best) {
-                state.best = Some((val_loss, step));
-            }
-            state.wall_s = start_wall + began.elapsed().as_secs_f64();
-            let event = Event::Estimate { step, train_loss, val_loss };
-            metrics.append(&event)?;
-            save(run, &model, &p, &optimizer, &state)?;
-            run.write("loss.svg", loss_svg(&title, &curves).as_bytes())?;
-            observe(&event);
-        }
-        if last {
-            break;
-        }
-        if stop.load(Ordering::Relaxed) {
-            state.wall_s = start_wall + began.elapsed().as_secs_f64();
-            save(run, &model, &p, &optimizer, &state)?;
-            let event = Event::Interrupted { step, out };
-            observe(&event);
-            return Ok(event);
-        }
+        let mut progress = |done, of| {
+            observe(&Event::Measuring { step, done, of });
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        measure(be, model, shards, p, &mut progress)
+    }
 
+    /// Estimates both losses and writes a checkpoint.
+    fn estimate(&mut self) -> Result<()> {
+        let Job { run: RunDir { config, .. }, data, .. } = self.job;
+        let step = self.state.step;
         let clock = Instant::now();
-        be.prepare(&mut p, &linears, true);
-        let sequence = |i| data.train.sample(config.seed, Purpose::Batch, step, i);
-        let loss = shards.gradient(be, &model, &p, batches, config.seed, step, sequence);
-        if !loss.is_finite() {
-            return Err(Error::Diverged { step, loss });
+        let losses = self.measure(|be, model, shards, p, progress| {
+            let mut loss =
+                |split, purpose| eval::estimate(be, model, shards, p, split, purpose, config, step, &mut *progress);
+            Some((loss(&data.train, Purpose::EstimateTrain)?, loss(&data.val, Purpose::EstimateVal)?))
+        });
+        let Some((train_loss, val_loss)) = losses else { return Ok(()) };
+        self.speed.estimate.add(clock, 1.0);
+        self.curves.points.push((step, train_loss, val_loss));
+        let before = (self.state.best, self.state.since_best);
+        if self.state.best.is_none_or(|(best, _)| val_loss < best) {
+            (self.state.best, self.state.since_best) = (Some((val_loss, step)), 0);
+        } else {
+            self.state.since_best += 1;
         }
-        let grad_norm = optimizer.step(be, &mut p, shards.last_gradient(), config, step);
+        self.record(Event::Estimate { step, train_loss, val_loss });
+        let clock = Instant::now();
+        if let Err(error) = self.save() {
+            if is_over(config, &self.state) {
+                return Err(error);
+            }
+            // What could not be saved cannot be the best.
+            (self.state.best, self.state.since_best) = before;
+            let last =
+                self.saved.map_or("there is none yet".to_owned(), |step| format!("the last one is of step {step}"));
+            self.warn(format!(
+                "NO CHECKPOINT WAS WRITTEN: {}; {last}. Training goes on and tries again at the next estimate",
+                with_source(&error)
+            ));
+        }
+        let title = format!("{}: loss", self.folder.path().file_name().unwrap_or_default().display());
+        if let Err(error) = self.folder.write("loss.svg", loss_svg(&title, &self.curves).as_bytes()) {
+            self.warn(with_source(&error));
+        }
+        self.speed.checkpoint.add(clock, 1.0);
+        Ok(())
+    }
+
+    /// Writes a checkpoint, unless it is there.
+    fn save(&mut self) -> Result<()> {
+        let (began, wall_before, _) = self.began;
+        self.state.wall_s = wall_before + began.elapsed().as_secs_f64();
+        if self.saved != Some(self.state.step) {
+            let Run { optimizer, p, state, .. } = &*self;
+            let checkpoint = Checkpoint { state: state.clone(), weights: &**p, m: &*optimizer.m, v: &*optimizer.v };
+            self.folder.save(&self.model.layout, &checkpoint)?;
+            self.saved = Some(self.state.step);
+        }
+        if let Err(error) = self.folder.tidy(&self.state) {
+            self.warn(with_source(&error));
+        }
+        Ok(())
+    }
+
+    /// One update, if the guard allows it.
+    fn step(&mut self) -> Result<()> {
+        let config = &self.job.run.config;
+        let clock = Instant::now();
+        let Run { be, model, shards, optimizer, p, state, .. } = self;
+        let step = state.step;
+        let batches = config.gradient_accumulation_steps;
+        be.prepare(p, &model.layout.linears(), true);
+        let sequence = |i| self.job.data.train.sample(config.seed, Purpose::Batch, step, i);
+        let (loss, grad_norm) = shards.gradient(be, model, p, batches, config.seed, step, sequence);
+        let g = shards.last_gradient();
+        if let Err(divergence) = state.guard.judge(config, &model.layout, g, step + 1, loss, grad_norm) {
+            return self.diverged(divergence);
+        }
+        let lr = state.guard.lr_scale(config) * config.lr(step);
+        optimizer.step(be, p, g, grad_norm, lr, config, step);
         state.step += 1;
         state.train_s += clock.elapsed().as_secs_f64();
-        let tokens_per_s = tokens_per_step * (state.step - start_step) as f64 / (state.train_s - start_train);
-        let event = Event::Step { step: state.step, loss, lr: config.lr(step), grad_norm, tokens_per_s };
-        if state.step.is_multiple_of(config.log_interval) {
-            metrics.append(&event)?;
+        self.speed.step.add(clock, 1.0);
+        let step = state.step;
+        let tokens_per_s = config.tokens_per_step() / self.speed.step.mean_s();
+        let event = Event::Step { step, loss, lr, grad_norm, tokens_per_s };
+        if step.is_multiple_of(config.log_interval) {
+            self.record(event);
+        } else {
+            (self.observe)(&event);
         }
-        observe(&event);
+        if !self.planned && self.speed.is_known() {
+            self.planned = true;
+            let mut plan = Plan::new(config, &self.model, &self.job.data);
+            plan.set_speed(&self.speed, config, &self.job.data, self.began.2);
+            (self.observe)(&Event::Planned { step, plan });
+        }
+        Ok(())
     }
 
-    shards::prepare_to_read(be, &model, &mut p);
-    let progress = |done, of| observe(&Event::Measuring { step: state.step, done, of });
-    let exact: Exact = eval::exact(be, &model, &mut shards, &p, &data.val, progress);
-    let mut writer = Generator::new(be, &model, &p, &[0], Sampling::default(), 0);
-    let ids: Vec<u32> = (0..SAMPLE_TOKENS).map(|_| writer.next_token()).collect();
-    run.write("sample.txt", job.tokenizer.decode(&ids).as_bytes())?;
-    let (_, train_loss, val_loss) = *curves.points.last().expect("the last step is estimated");
-    let (best_val_loss, best_step) = state.best.expect("the last step is estimated");
-    let done = Event::Done {
-        step: state.step,
-        params: model.layout.len(),
-        train_loss,
-        val_loss,
-        val_loss_exact: exact.loss,
-        val_loss_stderr: exact.stderr,
-        bits_per_char: exact.bits_per_char,
-        best_val_loss,
-        best_step,
-        entropy_floor: data.floor,
-        ms_per_step: 1e3 * state.train_s / state.step as f64,
-        tokens_per_s: tokens_per_step * state.step as f64 / state.train_s,
-        wall_s: start_wall + began.elapsed().as_secs_f64(),
-        peak_memory_mib: peak_memory_mib(),
-        out,
-    };
-    metrics.append(&done)?;
-    observe(&done);
-    Ok(done)
-}
+    /// Does what the configuration says about an update that the guard refused.
+    fn diverged(&mut self, divergence: Divergence) -> Result<()> {
+        let config = &self.job.run.config;
+        let action = self.state.guard.action(config);
+        match action {
+            OnDivergence::Stop => {}
+            OnDivergence::Skip => {
+                self.state.guard.skipped += 1;
+                self.state.step += 1;
+            }
+            OnDivergence::Rollback => {
+                // Not one that an interruption left: where a run returns to must not depend on those.
+                let estimated = |step: u64| step.is_multiple_of(config.eval_interval);
+                let Checkpoint { state, weights, m, v } = self.folder.load(&self.model.layout, estimated)?;
+                self.tell_warnings();
+                self.be.upload(&mut self.p, &weights);
+                self.be.upload(&mut self.optimizer.m, &m);
+                self.be.upload(&mut self.optimizer.v, &v);
+                let rollbacks = self.state.guard.rollbacks + 1;
+                self.state = State {
+                    guard: Guard { rollbacks, ..state.guard },
+                    wall_s: self.state.wall_s,
+                    train_s: self.state.train_s,
+                    ..state
+                };
+                self.saved = Some(self.state.step);
+                self.metrics = self.folder.continue_metrics(&self.state)?;
+                self.curves.points.retain(|point| point.0 <= self.state.step);
+            }
+        }
+        let step = self.state.step;
+        let rollbacks = self.state.guard.rollbacks;
+        self.record(Event::Diverged { step, action, rollbacks, divergence: divergence.clone() });
+        if action == OnDivergence::Stop { Err(Error::Diverged(Box::new(divergence))) } else { Ok(()) }
+    }
 
-/// The most memory this process had at once, from Linux's `/proc`.
-fn peak_memory_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim();
-    Some(kib.parse::<f64>().ok()? / 1024.0)
+    fn interrupted(mut self) -> Result<Event> {
+        self.save()?;
+        let event = Event::Interrupted { step: self.state.step, out: self.folder.path().display().to_string() };
+        (self.observe)(&event);
+        Ok(event)
+    }
+
+    /// The exact loss, a sample, and the last event.
+    fn finish(mut self) -> Result<Event> {
+        let Job { run: RunDir { config, tokenizer, .. }, data, .. } = self.job;
+        let step = self.state.step;
+        let (best_val_loss, best_step) = self.state.best.expect("the last step was estimated");
+        if step < config.max_iters {
+            self.record(Event::EarlyStop { step, best_val_loss, best_step });
+        }
+        let exact =
+            self.measure(|be, model, shards, p, progress| eval::exact(be, model, shards, p, &data.val, progress));
+        let Some(exact) = exact else { return self.interrupted() };
+        let mut writer = Generator::new(&self.be, &self.model, &self.p, &[0], Sampling::default(), 0);
+        let ids: Vec<u32> = (0..SAMPLE_TOKENS).map(|_| writer.next_token()).collect();
+        if let Err(error) = self.folder.write("sample.txt", tokenizer.decode(&ids).as_bytes()) {
+            self.warn(with_source(&error));
+        }
+        let (_, train_loss, val_loss) = *self.curves.points.last().expect("the last step was estimated");
+        let (began, wall_before, _) = self.began;
+        let done = Event::Done {
+            step,
+            params: self.model.layout.len(),
+            train_loss,
+            val_loss,
+            val_loss_exact: exact.loss,
+            val_loss_stderr: exact.stderr,
+            bits_per_char: exact.bits_per_char,
+            best_val_loss,
+            best_step,
+            entropy_floor: data.floor,
+            ms_per_step: 1e3 * self.state.train_s / step as f64,
+            tokens_per_s: config.tokens_per_step() * step as f64 / self.state.train_s,
+            wall_s: wall_before + began.elapsed().as_secs_f64(),
+            peak_memory_mib: machine::peak_memory_mib(),
+            out: self.folder.path().display().to_string(),
+        };
+        self.record(done.clone());
+        Ok(done)
+    }
 }
 
 /// The estimates in a run's metrics.
@@ -423,8 +710,4 @@ fn estimates(run: &RunDir) -> Result<Vec<(u64, f64, f64)>> {
         Some((event["step"].as_u64()?, number("train_loss"), number("val_loss")))
     };
     Ok(events.iter().filter(|event| event["event"] == "estimate").filter_map(point).collect())
-}
-
-fn save(run: &RunDir, model: &Gpt, p: &[f32], optimizer: &Optimizer<Cpu>, state: &State) -> Result<()> {
-    run.save(&model.layout, &Checkpoint { state: state.clone(), weights: p, m: &optimizer.m, v: &optimizer.v })
 }

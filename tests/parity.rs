@@ -122,7 +122,8 @@ fn check<B: Backend>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, ho
         if step == 0 {
             check_gradients(&model, &host(&g), &fixture, grad_tolerance);
         }
-        optimizer.step(be, &mut p, &g, &config, step);
+        let norm = host(&g).iter().map(|g| g * g).sum::<f64>().sqrt();
+        optimizer.step(be, &mut p, &g, norm, config.lr(step), &config, step);
     }
     let want = fixture.get("losses");
     assert_close("first loss", &losses[..1], &want[..1], tolerance);

@@ -1,8 +1,8 @@
 //! The processor: each operation on the calling thread with the kernels of one instruction set.
 //!
-//! Parallelism over the batch is the caller's ([`crate::shards`]); only the operations over whole parameter buffers
-//! (reduction, norm, AdamW) spread over rayon's current pool here, in pieces of fixed size, so that no sum depends
-//! on the number of threads.
+//! Parallelism over the batch is the caller's ([`crate::shards`]). Here, on rayon's current pool, spread large products
+//! (by rows), attention (by sequences) and what works on whole buffers (reduction, AdamW), in pieces on which no sum
+//! depends.
 
 use super::{Backend, Heads, LAYERNORM_EPS, Rows, mask_row};
 use crate::{
@@ -259,6 +259,7 @@ impl Backend for Cpu {
                 backward: empty(),
             }));
         }
+        assert_eq!(panels.len(), linears.len(), "always the same layers");
         panels.par_iter_mut().zip(linears).for_each(|(panels, w)| {
             assert_eq!(panels.start, w.w.start, "always the same layers");
             let weight = Mat::new(&numbers[w.w.range()], w.o, w.i);
@@ -451,18 +452,17 @@ impl Backend for Cpu {
         });
     }
 
-    fn reduce(&self, parts: &mut [&mut Buf]) {
-        let Some((total, rest)) = parts.split_first_mut() else { return };
-        total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
+    fn reduce(&self, parts: &mut [&mut Buf]) -> f64 {
+        let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
+        let add = |(piece, total): (usize, &mut [f32])| {
             for part in &*rest {
                 kernels::add(self.isa, total, &part[piece * PIECE..][..total.len()]);
             }
-        });
-    }
-
-    fn sum_squares(&self, x: &Buf) -> f64 {
-        let pieces: Vec<f64> = x.par_chunks(PIECE).map(|x| kernels::optimizer::sum_squares(self.isa, x)).collect();
-        pieces.iter().sum()
+            kernels::optimizer::sum_squares(self.isa, total)
+        };
+        // Collected first, so that the sum has one order however many threads there are.
+        let squares: Vec<f64> = total.par_chunks_mut(PIECE).enumerate().map(add).collect();
+        squares.iter().sum()
     }
 
     fn adamw(&self, p: &mut Buf, g: &Buf, m: &mut Buf, v: &mut Buf, span: Span, h: &AdamW) {

@@ -341,15 +341,12 @@ impl Backend for Reference {
         }
     }
 
-    fn reduce(&self, parts: &mut [&mut Vec<f64>]) {
-        let Some((total, rest)) = parts.split_first_mut() else { return };
+    fn reduce(&self, parts: &mut [&mut Vec<f64>]) -> f64 {
+        let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
         for part in rest {
             total.iter_mut().zip(&**part).for_each(|(total, x)| *total += x);
         }
-    }
-
-    fn sum_squares(&self, x: &Vec<f64>) -> f64 {
-        dot(x, x)
+        dot(total, total)
     }
 
     fn adamw(&self, p: &mut Vec<f64>, g: &Vec<f64>, m: &mut Vec<f64>, v: &mut Vec<f64>, span: Span, h: &AdamW) {

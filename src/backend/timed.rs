@@ -240,12 +240,8 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("cross_entropy", size, |be| be.cross_entropy(losses, logits, targets, v, grad));
     }
 
-    fn reduce(&self, parts: &mut [&mut B::Buf]) {
-        self.time("reduce", Size::Numbers(0), |be| be.reduce(parts));
-    }
-
-    fn sum_squares(&self, x: &B::Buf) -> f64 {
-        self.time("sum_squares", Size::Numbers(0), |be| be.sum_squares(x))
+    fn reduce(&self, parts: &mut [&mut B::Buf]) -> f64 {
+        self.time("reduce", Size::Numbers(0), |be| be.reduce(parts))
     }
 
     fn adamw(&self, p: &mut B::Buf, g: &B::Buf, m: &mut B::Buf, v: &mut B::Buf, span: Span, h: &AdamW) {

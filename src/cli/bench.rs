@@ -6,10 +6,10 @@ use kinglet::{
     config::{Config, Precision},
     data::Split,
     model::Gpt,
-    optim::Optimizer,
     rng::{Purpose, Rng},
     sample::{Generator, Sampling},
-    shards::{self, Shards, with_threads},
+    shards::{self, with_threads},
+    trial::Trial,
 };
 use kinglet_kernels::peak;
 use rayon::prelude::*;
@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
     threads: u16,
     /// Seconds for each measurement
-    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = super::seconds)]
     seconds: f64,
     /// Break a training step down by operation
     #[arg(long)]
@@ -44,12 +44,6 @@ pub(super) struct Args {
     /// Only the training step and the evaluation batch: no sampling, no process of its own
     #[arg(long)]
     quick: bool,
-}
-
-/// A duration from a command line.
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
-    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
 }
 
 /// Words of Tiny Shakespeare, for presets whose vocabulary is the text's.
@@ -160,27 +154,29 @@ impl Args {
         let ids = (0..20 * config.block_size.max(1000)).map(|_| rng.below(config.vocab_size as u64) as u32).collect();
         let split = Split::new(ids, config.block_size).expect("long enough");
         let peak_before = peak_gflops(threads, be);
-        let mut bench = Bench::new(&be, config, &model, &split);
-        let ms_per_step = 1e3 * median(self.seconds, || bench.step(&be));
+        let mut trial = Trial::new(&be, config, &model, &split);
+        let ms_per_step = 1e3 * median(self.seconds, || trial.step(&be));
         let peak_gflops = (peak_before + peak_gflops(threads, be)) / 2.0;
         let batches = 16;
-        let ms_per_eval_batch = 1e3 / f64::from(batches) * median(self.seconds, || bench.eval(&be, batches));
+        let ms_per_eval_batch = 1e3 / f64::from(batches) * median(self.seconds, || trial.eval(&be, batches));
         let tokens = config.gradient_accumulation_steps * config.batch_size * config.block_size;
         let gflop_per_step = 1e-9 * model.flops_per_token() * tokens as f64;
         let gflops = gflop_per_step / ms_per_step * 1e3;
-        let Bench { p: mut weights, shards, .. } = bench;
+        let Trial { p: mut weights, shards, .. } = trial;
         let shards = shards.count();
-        be.prepare(&mut weights, &model.layout.linears(), false);
+        if !self.quick {
+            be.prepare(&mut weights, &model.layout.linears(), false);
+        }
         let (parts, profile) = if self.quick && !self.profile {
             (None, None)
         } else {
             let timed = Timed::new(be);
-            let mut bench = Bench::new(&timed, config, &model, &split);
-            bench.step(&timed);
+            let mut trial = Trial::new(&timed, config, &model, &split);
+            trial.step(&timed);
             timed.take();
             let (start, mut steps) = (Instant::now(), 0);
             while steps == 0 || start.elapsed().as_secs_f64() < self.seconds {
-                bench.step(&timed);
+                trial.step(&timed);
                 steps += 1;
             }
             let ms = 1e3 * start.elapsed().as_secs_f64() / f64::from(steps);
@@ -274,50 +270,6 @@ impl Args {
     }
 }
 
-/// A model in training, and text to measure it on.
-struct Bench<'a, B: Backend> {
-    config: &'a Config,
-    model: &'a Gpt,
-    split: &'a Split,
-    shards: Shards<B>,
-    optimizer: Optimizer<B>,
-    p: B::Buf,
-    steps: u64,
-}
-
-impl<'a, B: Backend> Bench<'a, B> {
-    fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Self {
-        let count = shards::count(config, model.layout.len());
-        let mut p = be.zeros(model.layout.len());
-        be.upload(&mut p, &model.layout.init(config.seed));
-        Bench {
-            shards: Shards::new(be, model, config.batch_size, count, true),
-            optimizer: Optimizer::new(be, &model.layout, config),
-            config,
-            model,
-            split,
-            p,
-            steps: 0,
-        }
-    }
-
-    fn step(&mut self, be: &B) {
-        let Bench { config, model, split, shards, optimizer, p, steps } = self;
-        be.prepare(p, &model.layout.linears(), true);
-        let sequence = |i| split.sample(config.seed, Purpose::Batch, *steps, i);
-        shards.gradient(be, model, p, config.gradient_accumulation_steps, config.seed, *steps, sequence);
-        optimizer.step(be, p, shards.last_gradient(), config, *steps);
-        *steps += 1;
-    }
-
-    fn eval(&mut self, be: &B, batches: u32) {
-        shards::prepare_to_read(be, self.model, &mut self.p);
-        let sequences = batches as usize * self.config.batch_size;
-        let sequence = |i| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i);
-        self.shards.losses(be, self.model, &self.p, sequences, sequence, |_, _| {});
-    }
-}
-
 /// GFLOP/s of all threads at once.
 fn peak_gflops(threads: usize, be: Cpu) -> f64 {
     (0..threads).into_par_iter().with_max_len(1).map(|_| peak::fma_gflops(be.isa(), 0.2)).sum()
@@ -347,7 +299,7 @@ fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (
         let seconds: f64 = costs.iter().filter(|(op, _)| which(op.name)).map(|(_, cost)| cost.seconds).sum();
         1e3 * seconds / steps / threads
     };
-    let optimizer = |name: &str| matches!(name, "prepare" | "reduce" | "sum_squares" | "adamw");
+    let optimizer = |name: &str| matches!(name, "prepare" | "reduce" | "adamw");
     let backward = |name: &str| name.contains("_bwd") || name == "clear";
     // What the whole pool does at once is measured once, by the thread that waits for it.
     let optimizer_ms = threads * sum(&optimizer);
@@ -395,7 +347,7 @@ impl Report {
             line(
                 "",
                 format!(
-                    "forward {forward_ms:.3}, backward {backward_ms:.3}, AdamW {optimizer_ms:.3}, batch and waiting {rest_ms:.3}"
+                    "forward {forward_ms:.3}, backward {backward_ms:.3}, sums and AdamW {optimizer_ms:.3}, batch and waiting {rest_ms:.3}"
                 ),
             );
         }

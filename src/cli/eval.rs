@@ -54,6 +54,8 @@ impl From<Checkpoint> for Which {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let session = Session::load(&self.run, self.checkpoint.into())?;
+        super::warn(&session.warnings);
+        super::note_precision(session.config.precision, session.precision());
         let (text, default) = match &self.data[..] {
             [] => (None, Split::Val),
             data => (Some(Text::load(data)?), Split::All),

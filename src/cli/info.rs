@@ -1,12 +1,7 @@
 //! `kinglet info`
 
 use super::PUBLISHED;
-use kinglet::{
-    config::Config,
-    model::Gpt,
-    run::{RunDir, Which},
-    train::Memory,
-};
+use kinglet::{config::Config, model::Gpt, run::RunDir, train::Memory};
 use serde_json::{Map, json};
 use std::path::Path;
 
@@ -26,9 +21,9 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let path = Path::new(&self.what);
-        let run = if path.is_dir() { Some(RunDir::open(path)?) } else { None };
+        let mut run = if path.is_dir() { Some(RunDir::open(path)?) } else { None };
         let mut config = match &run {
-            Some(run) => run.config()?,
+            Some(run) => run.config.clone(),
             None => Config::preset(&self.what)?,
         };
         self.set.iter().try_for_each(|setting| config.set(setting))?;
@@ -58,8 +53,9 @@ impl Args {
             }
         }
 
-        let state = run.as_ref().map(|run| run.load_weights(&model.layout, Which::Last)).transpose();
-        let state = state.ok().flatten().map(|(state, _)| state);
+        // A run without a checkpoint has a configuration all the same.
+        let state = run.as_mut().and_then(|run| run.state().ok());
+        super::warn(&run.map_or(Vec::new(), |run| run.warnings));
         if json {
             return super::print_json(&json!({
                 "name": self.what,
@@ -86,12 +82,14 @@ impl Args {
         text.push_str(&format!(
             "\nweights                {weights_mib:.2} MiB\n\
              published size         {published_mib:.2} MB (MiB, with PyTorch's causal masks)\n\
-             memory to train        {:.0} MiB: weights {:.1}, AdamW {:.1}, gradients {:.1}, activations {:.1}\n",
+             memory to train        {:.0} MiB: weights {:.1}, AdamW {:.1}, gradients {:.1}, activations {:.1}, \
+             weights laid out for products {:.1}\n",
             mib(memory.total()),
             mib(memory.weights),
             mib(memory.optimizer),
             mib(memory.gradients),
             mib(memory.activations),
+            mib(memory.panels),
         ));
         if let Some(p) = published {
             text.push_str(&format!(

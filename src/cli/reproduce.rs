@@ -112,7 +112,7 @@ impl Args {
             }
             Job::start(config, &out)?
         };
-        let mut reporter = Reporter::new(json, &job.config);
+        let mut reporter = Reporter::new(json, &job.run.config);
         let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), stop, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => None,
@@ -162,7 +162,7 @@ impl Args {
                     number("val_loss_stderr"),
                     number("ms_per_step"),
                     number("wall_s"),
-                    RunDir::open(&runs.folders[i])?.config()?.eval_interval,
+                    RunDir::open(&runs.folders[i])?.config.eval_interval,
                 )?;
             }
             write!(text, "\nWritten by the model of seed 1:\n\n```text\n{}\n```\n", sample.trim())?;

@@ -66,6 +66,8 @@ impl Args {
             (None, None) => String::new(),
         };
         let session = Session::load(&self.run, self.checkpoint.into())?;
+        super::warn(&session.warnings);
+        super::note_precision(session.config.precision, session.precision());
         let sampling = Sampling {
             temperature: self.temperature,
             top_k: self.top_k,

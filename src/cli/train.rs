@@ -4,7 +4,7 @@ use super::Ended;
 use indicatif::ProgressBar;
 use kinglet::{
     backend::Cpu,
-    config::{Config, PRESETS, Precision},
+    config::{Config, OnDivergence, PRESETS, Precision},
     train::{self, Event, Job},
 };
 use std::{
@@ -20,6 +20,22 @@ const BAR: &str = "{wide_bar:.cyan/dim} step {human_pos}/{human_len} {msg} {eta}
 /// Train a model on text, from the start or from where a run stopped
 #[derive(clap::Args)]
 pub(super) struct Args {
+    #[command(flatten)]
+    choice: Choice,
+    /// The run's folder [default: runs/ and the name of the configuration]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in --out, from its last checkpoint; --set changes what need not stay
+    #[arg(long, conflicts_with_all = ["data", "preset", "config", "seed", "tokenizer"])]
+    resume: bool,
+    /// Threads to work with; the result does not depend on it [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
+}
+
+/// What to train on what.
+#[derive(clap::Args)]
+pub(super) struct Choice {
     /// The text: files, "-" for standard input, "tinyshakespeare" or "builtin"; the last is used if nothing is named
     data: Vec<String>,
     /// A configuration that comes with kinglet: big-0.2m, big-2.7m, shakespeare-char, shakespeare-cpu, gpt2
@@ -35,25 +51,16 @@ pub(super) struct Args {
     /// How text becomes tokens: char
     #[arg(long, value_name = "KIND")]
     tokenizer: Option<String>,
-    /// The run's folder [default: runs/ and the name of the configuration]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Go on with the run in --out, from its last checkpoint
-    #[arg(long, conflicts_with_all = ["data", "preset", "config", "seed", "tokenizer"])]
-    resume: bool,
     /// Seed of every random number; the same as --set seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Threads to work with; the result does not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
 }
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         let job = self.job()?;
         let stop = stop_on_signal()?;
-        let mut reporter = Reporter::new(json, &job.config);
+        let mut reporter = Reporter::new(json, &job.run.config);
         let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), &stop, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => Ended::Interrupted,
@@ -71,8 +78,16 @@ impl Args {
     fn job(&self) -> anyhow::Result<Job> {
         let out = |name: std::ffi::OsString| self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
         if self.resume {
-            return Ok(Job::resume(&out(PRESETS[0].0.into()), &self.set)?);
+            return Ok(Job::resume(&out(PRESETS[0].0.into()), &self.choice.set)?);
         }
+        let (config, name) = self.choice.config()?;
+        Ok(Job::start(config, &out(name))?)
+    }
+}
+
+impl Choice {
+    /// The configuration that was asked for, and its name.
+    pub(super) fn config(&self) -> anyhow::Result<(Config, std::ffi::OsString)> {
         let (mut config, name) = match &self.config {
             Some(path) => (Config::from_file(path)?, path.file_stem().unwrap_or_default().to_owned()),
             None => {
@@ -90,7 +105,7 @@ impl Args {
         if config.data.is_empty() {
             config.data = vec![kinglet::data::BUILTIN.to_owned()];
         }
-        Ok(Job::start(config, &out(name))?)
+        Ok((config, name))
     }
 }
 
@@ -133,27 +148,48 @@ impl Reporter {
         match event {
             Event::Measuring { .. } => Ok(()),
             Event::Step { step, .. } if !step.is_multiple_of(self.log_interval) => Ok(()),
-            event => super::print_json(event),
+            event => {
+                if let Event::Warning { step, warning } = event {
+                    eprintln!("warning: at step {step}: {warning}");
+                }
+                super::print_json(event)
+            }
         }
     }
 
     fn event_text(&mut self, event: &Event) -> anyhow::Result<()> {
         let say = |text: String| self.bar.suspend(|| super::print(&text));
         match event {
-            Event::Start { step, params, vocab_size, train_tokens, val_tokens, entropy_floor, out, .. } => {
+            Event::Start { step, params, vocab_size, train_tokens, val_tokens, entropy_floor, plan, out, .. } => {
                 self.bar.set_position(*step);
                 self.bar.reset_eta();
                 let floor = entropy_floor.map_or(String::new(), |nats| format!("; entropy floor {nats:.4} nats"));
                 let from = if *step > 0 { format!(", from step {step}") } else { String::new() };
                 say(format!(
                     "{:.6} M parameters, {vocab_size} characters, {train_tokens} + {val_tokens} tokens{floor}\n\
-                     run in {out}{from}\n",
-                    *params as f64 / 1e6
+                     {}run in {out}{from}\n",
+                    *params as f64 / 1e6,
+                    super::plan::size(plan)
                 ))?;
             }
             Event::Step { step, loss, lr, tokens_per_s, .. } => {
                 self.bar.set_message(format!("loss {loss:.3} lr {lr:.1e} {} tok/s", *tokens_per_s as u64));
                 self.bar.set_position(*step);
+            }
+            Event::Planned { plan, .. } => say(super::plan::time(plan))?,
+            Event::Warning { step, warning } => {
+                self.bar.suspend(|| eprintln!("warning: at step {step}: {warning}"));
+            }
+            Event::Diverged { step, action, divergence, .. } => self.bar.suspend(|| {
+                let done = match action {
+                    OnDivergence::Stop => return,
+                    OnDivergence::Skip => "the update is left out",
+                    OnDivergence::Rollback => "back to the checkpoint, with a lower learning rate",
+                };
+                eprintln!("warning: {divergence}: {done}; now at step {step}");
+            }),
+            Event::EarlyStop { best_val_loss, best_step, .. } => {
+                say(format!("stopping early: no validation loss below {best_val_loss:.4}, of step {best_step}\n"))?;
             }
             Event::Measuring { done, of, .. } => {
                 self.bar.set_message(format!("measuring the loss {}%", 100 * done / of));

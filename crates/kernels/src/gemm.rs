@@ -1,4 +1,4 @@
-//! Single-threaded matrix multiplication `C (m, n) = A (m, k) B (k, n)`, any strides for A and B, from zero, from C or
+//! Single-threaded matrix multiplication `C (m, n) = A (m, k) B (k, n)`, A and B by rows or by columns, from zero, from C or
 //! from a bias, and with something done to rows of C while they are still in the cache.
 //!
 //! The structure is Goto's (Goto, van de Geijn 2008) with the inner loops exchanged: our A and C are activations that
@@ -198,7 +198,8 @@ pub fn gemm(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat) {
 /// [`gemm`] on factors of some precision, with `then` on each strip of C as soon as it is complete.
 ///
 /// # Panics
-/// If the shapes do not fit, or B was packed for another instruction set or precision.
+/// If the shapes do not fit, B was packed for another instruction set or precision, or a factor of a product in bf16 has
+/// known zeros.
 pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat, b: Factor, then: Option<Then>) {
     let (b_rows, b_cols) = b.shape();
     let shapes_fit = c.rows == a.rows && c.cols == b_cols && a.cols == b_rows;
@@ -272,7 +273,11 @@ pub struct Panels {
 
 impl Panels {
     /// Of no matrix yet.
+    ///
+    /// # Panics
+    /// If the instruction set has not this precision.
     pub fn new(isa: Isa, precision: Precision) -> Panels {
+        assert!(precision == Precision::F32 || Precision::bf16(isa) == Some(precision));
         Panels { isa: isa.name(), precision, rows: 0, cols: 0, data: Vec::new() }
     }
 
@@ -480,10 +485,11 @@ impl Gemm<'_> {
                             unsafe {
                                 let args = Tile {
                                     kc: to - from,
-                                    a: a_strip.as_ptr().add(i * a_row_stride + from * a_step),
+                                    // Where all of a tile is zero nothing is read, and `from` may lie behind the end.
+                                    a: a_strip.as_ptr().wrapping_add(i * a_row_stride + from * a_step),
                                     a_row_stride,
                                     a_step,
-                                    b: b_block.as_ptr().add(panel * panel_stride + from * b_row_stride),
+                                    b: b_block.as_ptr().wrapping_add(panel * panel_stride + from * b_row_stride),
                                     b_row_stride,
                                     c: c_strip.as_mut_ptr().add(i * c.row_stride + j),
                                     c_row_stride: c.row_stride,

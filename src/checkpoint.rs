@@ -1,0 +1,219 @@
+//! A checkpoint: one folder with everything needed to go on, and with what a model is without the rest of its run.
+//!
+//! ```text
+//! model.safetensors        weights, under nanoGPT's names
+//! optimizer.safetensors    both moments of AdamW: exp_avg.NAME and exp_avg_sq.NAME
+//! state.json               how far the run is
+//! config.toml, tokenizer.json    copies of the run's, for the day those are damaged
+//! SHA256SUMS               written last; sha256sum -c verifies the folder
+//! ```
+
+use crate::{
+    config::{Config, FORMAT_VERSION},
+    disk::{FolderReader, FolderWriter},
+    error::{Error, Result},
+    guard::Guard,
+    params::Layout,
+    tokenizer::CharTokenizer,
+};
+use safetensors::{Dtype, SafeTensors, View, tensor::serialize_to_file};
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, collections::HashMap, fs, io, path::Path};
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+pub(crate) const CONFIG: &str = "config.toml";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+
+/// No text file of a run is larger.
+pub(crate) const TEXT_LIMIT: u64 = 1 << 28;
+
+/// What a checkpoint knows besides weights and moments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Version of the configuration format that wrote it.
+    pub format_version: u64,
+    /// Updates done.
+    pub step: u64,
+    /// Validation loss of the best estimate so far, and the step it was made at.
+    pub best: Option<(f64, u64)>,
+    /// Estimates since that.
+    pub since_best: u64,
+    /// What the guard against divergence has seen.
+    pub guard: Guard,
+    /// Seconds the run has taken so far, all sessions together.
+    pub wall_s: f64,
+    /// Seconds of that spent on training steps.
+    pub train_s: f64,
+}
+
+impl Default for State {
+    /// A run that begins.
+    fn default() -> State {
+        State {
+            format_version: FORMAT_VERSION,
+            step: 0,
+            best: None,
+            since_best: 0,
+            guard: Guard::default(),
+            wall_s: 0.0,
+            train_s: 0.0,
+        }
+    }
+}
+
+impl State {
+    /// Reads a `state.json`.
+    ///
+    /// # Errors
+    /// If it is not one, or from a newer kinglet.
+    pub fn from_json(json: &[u8]) -> Result<State> {
+        let state: State =
+            serde_json::from_slice(json).map_err(|error| Error::Data(format!("not the state of a run: {error}")))?;
+        if state.format_version > FORMAT_VERSION {
+            return Err(Error::Data("written by a newer kinglet, use that one".into()));
+        }
+        Ok(state)
+    }
+}
+
+/// Everything needed to go on: each of the buffers, owned or lent, has the layout's length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint<Buf = Vec<f32>> {
+    /// Step and best loss.
+    pub state: State,
+    /// Weights.
+    pub weights: Buf,
+    /// AdamW's first moments.
+    pub m: Buf,
+    /// AdamW's second moments.
+    pub v: Buf,
+}
+
+impl<Buf: AsRef<[f32]>> Checkpoint<Buf> {
+    /// Writes the folder, whole or not at all.
+    pub(crate) fn write(&self, folder: &Path, layout: &Layout, config: &str, tokenizer: &str) -> Result<()> {
+        let mut files = FolderWriter::new(folder)?;
+        let weights = [("", self.weights.as_ref())];
+        let moments = [("exp_avg.", self.m.as_ref()), ("exp_avg_sq.", self.v.as_ref())];
+        let state = serde_json::to_string_pretty(&self.state).expect("plain values");
+        files.add(MODEL, |path| write_tensors(path, layout, &weights))?;
+        files.add(OPTIMIZER, |path| write_tensors(path, layout, &moments))?;
+        for (name, text) in [(STATE, state.as_str()), (CONFIG, config), (TOKENIZER, tokenizer)] {
+            files.add(name, |path| fs::write(path, text))?;
+        }
+        files.finish()
+    }
+}
+
+/// A checkpoint's folder, each file of which is verified when it is read.
+pub(crate) struct Stored {
+    files: FolderReader,
+}
+
+impl Stored {
+    pub(crate) fn open(folder: &Path) -> Result<Stored> {
+        Ok(Stored { files: FolderReader::new(folder)? })
+    }
+
+    fn parsed<T>(&self, name: &str, parse: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        let bytes = self.files.read(name, TEXT_LIMIT)?;
+        parse(&bytes).map_err(|error| self.files.error(name, &error))
+    }
+
+    pub(crate) fn state(&self) -> Result<State> {
+        self.parsed(STATE, State::from_json)
+    }
+
+    pub(crate) fn config(&self) -> Result<Config> {
+        self.parsed(CONFIG, |bytes| Config::from_toml(&String::from_utf8_lossy(bytes)))
+    }
+
+    pub(crate) fn tokenizer(&self) -> Result<CharTokenizer> {
+        self.parsed(TOKENIZER, |bytes| CharTokenizer::from_json(&String::from_utf8_lossy(bytes)))
+    }
+
+    fn tensors(&self, name: &str, layout: &Layout, prefixes: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let numbers = 4 * (prefixes.len() * layout.len()) as u64;
+        // Names and shapes take some more.
+        let bytes = self.files.read(name, numbers + numbers / 8 + (1 << 20))?;
+        let each = prefixes.iter().map(|prefix| read_tensors(&bytes, layout, prefix));
+        each.collect::<Result<_>>().map_err(|error| self.files.error(name, &error))
+    }
+
+    pub(crate) fn weights(&self, layout: &Layout) -> Result<Vec<f32>> {
+        Ok(self.tensors(MODEL, layout, &[""])?.remove(0))
+    }
+
+    pub(crate) fn checkpoint(&self, layout: &Layout) -> Result<Checkpoint> {
+        let moments = self.tensors(OPTIMIZER, layout, &["exp_avg.", "exp_avg_sq."])?;
+        let [m, v] = moments.try_into().expect("two were asked for");
+        Ok(Checkpoint { state: self.state()?, weights: self.weights(layout)?, m, v })
+    }
+}
+
+/// One tensor of a flat buffer, in the file's byte order.
+struct TensorData<'a> {
+    shape: &'a [usize],
+    values: &'a [f32],
+}
+
+impl View for TensorData<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.values.len()
+    }
+}
+
+fn write_tensors(path: &Path, layout: &Layout, buffers: &[(&str, &[f32])]) -> io::Result<()> {
+    let tensors = buffers.iter().flat_map(|(prefix, buffer)| {
+        layout.tensors.iter().map(move |tensor| {
+            let data = TensorData { shape: &tensor.shape, values: &buffer[tensor.span.range()] };
+            (format!("{prefix}{}", tensor.name), data)
+        })
+    });
+    // The library makes a file that nobody else may read; it shall have the permissions of any other.
+    let permissions = fs::File::create(path)?.metadata()?.permissions();
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    serialize_to_file(tensors, Some(about), path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => source,
+        other => io::Error::other(other),
+    })?;
+    fs::set_permissions(path, permissions)
+}
+
+/// Reads the tensors of a layout from the bytes of a safetensors file, in which their names have `prefix` before them.
+///
+/// # Errors
+/// If the bytes are no such file, or a tensor is missing or of another type or shape.
+pub fn read_tensors(bytes: &[u8], layout: &Layout, prefix: &str) -> Result<Vec<f32>> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| Error::Data(format!("damaged: {error}")))?;
+    // All are looked up before memory is taken for their numbers.
+    let mut found = Vec::with_capacity(layout.tensors.len());
+    for tensor in &layout.tensors {
+        let name = format!("{prefix}{}", tensor.name);
+        let view = file.tensor(&name).map_err(|_| Error::Data(format!("it has no tensor {name}")))?;
+        if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
+            let found = format!("{:?} {:?}", view.dtype(), view.shape());
+            return Err(Error::Data(format!("{name} is {found}, the configuration says F32 {:?}", tensor.shape)));
+        }
+        found.push(view);
+    }
+    let mut buffer = Vec::with_capacity(layout.len());
+    for view in found {
+        buffer.extend(view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)));
+    }
+    Ok(buffer)
+}

@@ -1,0 +1,63 @@
+//! A model in training, for measuring how long that takes.
+
+use crate::{
+    backend::Backend,
+    config::Config,
+    data::Split,
+    model::Gpt,
+    optim::Optimizer,
+    rng::Purpose,
+    shards::{self, Shards},
+};
+use std::ops::ControlFlow;
+
+/// What a run has in memory, without a run.
+pub struct Trial<'a, B: Backend> {
+    /// Those who compute.
+    pub shards: Shards<B>,
+    /// AdamW.
+    pub optimizer: Optimizer<B>,
+    /// The parameters.
+    pub p: B::Buf,
+    config: &'a Config,
+    model: &'a Gpt,
+    split: &'a Split,
+    steps: u64,
+}
+
+impl<'a, B: Backend> Trial<'a, B> {
+    /// A model with initial weights, to be trained on `split`.
+    pub fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Self {
+        let count = shards::count(config, model.layout.len());
+        let mut p = be.zeros(model.layout.len());
+        be.upload(&mut p, &model.layout.init(config.seed));
+        Trial {
+            shards: Shards::new(be, model, config.batch_size, count, true),
+            optimizer: Optimizer::new(be, &model.layout, config),
+            p,
+            config,
+            model,
+            split,
+            steps: 0,
+        }
+    }
+
+    /// One update, as in training.
+    pub fn step(&mut self, be: &B) {
+        let Trial { config, model, split, shards, optimizer, p, steps } = self;
+        be.prepare(p, &model.layout.linears(), true);
+        let sequence = |i| split.sample(config.seed, Purpose::Batch, *steps, i);
+        let batches = config.gradient_accumulation_steps;
+        let (_, grad_norm) = shards.gradient(be, model, p, batches, config.seed, *steps, sequence);
+        optimizer.step(be, p, shards.last_gradient(), grad_norm, config.lr(*steps), config, *steps);
+        *steps += 1;
+    }
+
+    /// So many batches of an estimate.
+    pub fn eval(&mut self, be: &B, batches: u32) {
+        shards::prepare_to_read(be, self.model, &mut self.p);
+        let sequences = batches as usize * self.config.batch_size;
+        let sequence = |i| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i);
+        let _ = self.shards.losses(be, self.model, &self.p, sequences, sequence, |_, _| ControlFlow::Continue(()));
+    }
+}

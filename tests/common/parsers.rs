@@ -1,0 +1,71 @@
+//! What must hold for any bytes from outside: parsed or refused, without panic, and what was parsed reads back the same.
+//! The property tests and the fuzz targets share these.
+
+use kinglet::{
+    checkpoint::{State, read_tensors},
+    config::Config,
+    params::Layout,
+    run::parse_metrics,
+    tokenizer::CharTokenizer,
+};
+
+/// A configuration file, and each line of it as a setting.
+pub(crate) fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(config) = Config::from_toml(text) {
+        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+    }
+    let mut config = Config::default();
+    for line in text.lines() {
+        let _ = config.set(line);
+    }
+    if config.check().is_ok() {
+        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+    }
+}
+
+/// A `tokenizer.json`.
+pub(crate) fn tokenizer(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(tokenizer) = CharTokenizer::from_json(text) {
+        let vocabulary: String = tokenizer.chars().iter().collect();
+        assert_eq!(tokenizer.decode(&tokenizer.encode(&vocabulary).unwrap()), vocabulary);
+        assert_eq!(CharTokenizer::from_json(&tokenizer.to_json()).unwrap(), tokenizer);
+        let _ = tokenizer.encode(text);
+    }
+}
+
+/// A `state.json`.
+pub(crate) fn state(bytes: &[u8]) {
+    if let Ok(state) = State::from_json(bytes) {
+        // A number too large for f64 is read as infinite, which JSON cannot say.
+        let again = State::from_json(&serde_json::to_vec(&state).unwrap());
+        assert!(again.is_err() || again.unwrap() == state);
+    }
+}
+
+/// A safetensors file, read as the weights of a model with one parameter of each kind.
+pub(crate) fn tensors(bytes: &[u8]) {
+    let layout = layout();
+    for prefix in ["", "exp_avg."] {
+        if let Ok(weights) = read_tensors(bytes, &layout, prefix) {
+            assert_eq!(weights.len(), layout.len());
+        }
+    }
+}
+
+/// The layout that [`tensors`] reads.
+pub(crate) fn layout() -> Layout {
+    let mut config = Config::default();
+    (config.vocab_size, config.block_size, config.n_layer, config.n_head, config.n_embd) = (1, 1, 1, 1, 1);
+    Layout::new(&config)
+}
+
+/// A `metrics.jsonl`.
+pub(crate) fn metrics(bytes: &[u8]) {
+    let (lines, damaged) = parse_metrics(bytes);
+    assert!(lines.len() + damaged == bytes.iter().filter(|&&byte| byte == b'\n').count());
+    // What is kept when a run goes on is kept whole.
+    let kept: String = lines.iter().map(|line| line.text.clone() + "\n").collect();
+    assert_eq!(parse_metrics(kept.as_bytes()), (lines, 0));
+}

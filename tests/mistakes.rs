@@ -1,0 +1,95 @@
+//! Every row of the tables in docs/MISTAKES.md.
+
+#[path = "common/cli.rs"]
+mod cli;
+
+use cli::Cli;
+use kinglet::config::{Config, FIELDS};
+use std::fs;
+
+/// The rows of the table under a heading, as cells.
+fn rows(heading: &str) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/MISTAKES.md")).unwrap();
+    let section = text.split("\n## ").find(|section| section.starts_with(heading)).unwrap();
+    let lines = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    lines.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+#[test]
+fn every_key_at_below_and_above_its_limits() {
+    let rows = rows("Configuration keys");
+    let keys: Vec<_> = rows.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(keys, FIELDS.iter().map(|field| field.key).collect::<Vec<_>>());
+    let mut tried = 0;
+    for (row, field) in rows.iter().zip(FIELDS) {
+        let [key, accepted, refused] = &row[..] else { panic!("{row:?}") };
+        for value in accepted.split("; ") {
+            let mut config = Config::default();
+            config.set(&format!("{key}={value}")).unwrap_or_else(|error| panic!("{error}"));
+            // In a file, words stand in quotes.
+            let plain = format!("{key} = {value}");
+            let is_toml = plain.parse::<toml::Table>().is_ok();
+            let quoted = if is_toml { plain } else { format!("{key} = \"{value}\"") };
+            match Config::from_toml(&quoted) {
+                Ok(from_file) => assert_eq!(from_file, config, "{quoted}"),
+                // What concerns two keys is refused there for the other's sake.
+                Err(error) => assert!(error.to_string().contains("n_head"), "{quoted}: {error}"),
+            }
+            tried += 1;
+        }
+        for value in refused.split("; ") {
+            let before = Config::default();
+            let mut config = before.clone();
+            let message = config.set(&format!("{key}={value}")).expect_err(value).to_string();
+            assert!(message.starts_with(&format!("{key} = ")), "{message}");
+            assert!(message.ends_with(&format!(": must be {}", field.allowed)), "{message}");
+            assert_eq!(config, before, "a refused value changes nothing");
+            tried += 1;
+        }
+    }
+    eprintln!("{} keys, {tried} values", rows.len());
+}
+
+#[test]
+fn every_command_says_what_is_wrong() {
+    let cli = Cli::trained();
+    let write = |name: &str, bytes: &[u8]| fs::write(cli.path(name), bytes).unwrap();
+    write("good.txt", "Once upon a time there was a kinglet. ".repeat(100).as_bytes());
+    write("empty.txt", b"");
+    write("binary.bin", &(0..=255).collect::<Vec<u8>>());
+    write("latin1.txt", &b"caf\xe9 ".repeat(100));
+    write("utf16.txt", &b"\xff\xfea\0b\0".repeat(100));
+    write("one.txt", b"a");
+    write("same.txt", "a".repeat(5000).as_bytes());
+    write("short.txt", b"too short for this");
+    write("half.txt", "a".repeat(200).as_bytes());
+    fs::File::create(cli.path("huge.txt")).unwrap().set_len(1 << 40).unwrap();
+    fs::create_dir(cli.path("folder")).unwrap();
+    write("folder/notes.txt", b"mine");
+    write("new.toml", b"format_version = 99\nn_layer = 1");
+    write("unknown.toml", b"n_layers = 1");
+    write("twice.toml", b"n_layer = 1\n[model]\nn_layer = 2");
+    write("same-twice.toml", b"n_layer = 1\nn_layer = 2");
+    write("value.toml", b"n_layer = \"many\"");
+    write("syntax.toml", b"n_layer = ");
+    let names = || {
+        let mut names: Vec<_> = cli.temp.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let rows = rows("Commands");
+    for row in &rows {
+        let [command, status, says] = &row[..] else { panic!("{row:?}") };
+        let args: Vec<&str> = command.trim_matches('`').split_whitespace().collect();
+        match status.parse().unwrap() {
+            0 => assert!(cli.ok(&args).contains(says), "{command}"),
+            status => {
+                cli.fails(&args, status, says);
+                assert_eq!(names(), before, "{command} leaves nothing");
+            }
+        }
+    }
+    assert_eq!(fs::read(cli.path("folder/notes.txt")).unwrap(), b"mine");
+    eprintln!("{} commands", rows.len());
+}

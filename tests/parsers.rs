@@ -1,0 +1,120 @@
+//! Bytes from outside, random and mutated: nothing panics, and what is read is read back the same. The fuzz targets in
+//! `fuzz/` look longer for what these check in every test run.
+
+#[path = "common/parsers.rs"]
+mod parsers;
+
+use kinglet::{checkpoint::State, config::Config, tokenizer::CharTokenizer};
+use proptest::prelude::*;
+use std::{fs, path::Path};
+
+/// Good files of each kind, to be damaged.
+fn good() -> Vec<(fn(&[u8]), Vec<u8>)> {
+    vec![
+        (parsers::config, Config::preset("gpt2").unwrap().to_toml().into_bytes()),
+        (
+            parsers::config,
+            b"n_layer = 3\n[a]\nbias = [\"mlp\"]\ndata = [\"x\", \"-\"]\nlearning_rate = 1e-3\n".to_vec(),
+        ),
+        (parsers::tokenizer, CharTokenizer::train("abc \u{1f426}\n\"\\").to_json().into_bytes()),
+        (parsers::state, serde_json::to_vec(&State::default()).unwrap()),
+        (parsers::tensors, weights()),
+        (parsers::metrics, include_bytes!("../fuzz/corpus/metrics/run").to_vec()),
+    ]
+}
+
+/// A safetensors file as one is specified: the header's length, the header, the numbers.
+fn weights() -> Vec<u8> {
+    let mut entries = Vec::new();
+    for tensor in &parsers::layout().tensors {
+        let (start, end) = (4 * tensor.span.start, 4 * tensor.span.range().end);
+        entries.push(format!(
+            "\"{}\":{{\"dtype\":\"F32\",\"shape\":{:?},\"data_offsets\":[{start},{end}]}}",
+            tensor.name, tensor.shape
+        ));
+    }
+    let header = format!("{{{}}}", entries.join(","));
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    bytes.extend((0..parsers::layout().len()).flat_map(|i| (i as f32).to_le_bytes()));
+    bytes
+}
+
+#[test]
+fn the_good_files_are_good() {
+    for (parse, bytes) in good() {
+        parse(&bytes);
+    }
+    let (lines, damaged) = kinglet::run::parse_metrics(&good()[5].1);
+    assert!(lines.len() > 3 && damaged == 0);
+    let layout = parsers::layout();
+    let read = kinglet::checkpoint::read_tensors(&weights(), &layout, "").unwrap();
+    assert_eq!(read, (0..layout.len()).map(|i| i as f32).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_the_fuzzer_kept_is_still_harmless() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let mut files = 0;
+    for (name, parse) in [
+        ("config", parsers::config as fn(&[u8])),
+        ("tokenizer", parsers::tokenizer),
+        ("state", parsers::state),
+        ("tensors", parsers::tensors),
+        ("metrics", parsers::metrics),
+    ] {
+        for entry in corpus.join(name).read_dir().unwrap() {
+            parse(&fs::read(entry.unwrap().path()).unwrap());
+            files += 1;
+        }
+    }
+    assert!(files > 20, "{files} files");
+}
+
+#[test]
+fn a_header_that_claims_huge_sizes_takes_no_memory() {
+    let layout = parsers::layout();
+    for header in [
+        "{\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,4]}}",
+        "{\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[1000000000000],\"data_offsets\":[0,4000000000000]}}",
+        "{\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[1,1],\"data_offsets\":[18446744073709551615,3]}}",
+    ] {
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
+        kinglet::checkpoint::read_tensors(&bytes, &layout, "").unwrap_err();
+    }
+    // The length of the header itself.
+    let bytes = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
+    kinglet::checkpoint::read_tensors(&bytes, &layout, "").unwrap_err();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        for (parse, _) in good() {
+            parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn damaged_files(
+        which in 0usize..6,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..6),
+    ) {
+        let (parse, mut bytes) = good().swap_remove(which);
+        for (at, byte, how) in changes {
+            let at = at.index(bytes.len().max(1)).min(bytes.len());
+            match how {
+                0 if at < bytes.len() => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                2 => bytes.truncate(at),
+                _ => {
+                    let piece = bytes[at..bytes.len().min(at + usize::from(byte))].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+        }
+        parse(&bytes);
+    }
+}

@@ -1,0 +1,446 @@
+//! What is promised in docs/RELIABILITY.md about signals, crashes, storage and damage, with real processes.
+#![cfg(unix)]
+
+#[path = "common/cli.rs"]
+mod cli;
+
+use cli::{Cli, SMALL};
+use kinglet::{checkpoint::Checkpoint, params::Layout, run::RunDir};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Settings of a run with a checkpoint every other step.
+fn many_checkpoints(steps: &str) -> Vec<String> {
+    let mut args: Vec<String> = SMALL.iter().map(|&word| word.to_owned()).collect();
+    for setting in [steps, "eval_interval=2", "eval_iters=1", "train_split=0.99"] {
+        args.extend(["--set".to_owned(), setting.to_owned()]);
+    }
+    args
+}
+
+/// The newest intact checkpoint, as a process that starts now finds it.
+fn newest(run: &Path) -> Checkpoint {
+    let mut run = RunDir::open(run).unwrap();
+    let layout = Layout::new(&run.config);
+    let checkpoint = run.load(&layout, |_| true).unwrap();
+    assert!(run.warnings.is_empty(), "{:?}", run.warnings);
+    checkpoint
+}
+
+/// Weights and moments are equal to the bit.
+#[track_caller]
+fn same_bits(a: &Path, b: &Path) {
+    let (a, b) = (newest(a), newest(b));
+    assert_eq!(a.state.step, b.state.step);
+    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&a.weights) == bits(&b.weights) && bits(&a.m) == bits(&b.m) && bits(&a.v) == bits(&b.v));
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// A training process and its events.
+struct Training {
+    child: Child,
+    stderr: Option<std::thread::JoinHandle<String>>,
+    events: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Training {
+    fn start(command: &mut Command) -> Training {
+        let mut child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let events = BufReader::new(child.stdout.take().unwrap()).lines();
+        let pipe = child.stderr.take().unwrap();
+        let stderr = Some(std::thread::spawn(move || std::io::read_to_string(pipe).unwrap()));
+        Training { child, stderr, events }
+    }
+
+    /// What it wrote to standard error until its end.
+    fn stderr(&mut self) -> String {
+        self.stderr.take().unwrap().join().unwrap()
+    }
+
+    fn next(&mut self) -> Option<Value> {
+        let line = self.events.next()?.unwrap();
+        Some(serde_json::from_str(&line).unwrap())
+    }
+
+    /// Reads on until an event of this kind.
+    #[track_caller]
+    fn until(&mut self, kind: &str) -> Value {
+        loop {
+            let event = self.next().unwrap_or_else(|| panic!("no {kind}"));
+            if event["event"] == kind {
+                return event;
+            }
+        }
+    }
+}
+
+/// A generator for the moments of kills: SplitMix64.
+struct Moments(u64);
+
+impl Moments {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// Whether a checkpoint is being written.
+fn is_writing(run: &Path) -> bool {
+    let Ok(entries) = run.join("checkpoints").read_dir() else { return false };
+    entries.flatten().any(|entry| entry.path().extension().is_some_and(|extension| extension == "tmp"))
+}
+
+#[test]
+fn killed_a_hundred_times_it_ends_with_the_bits_of_an_undisturbed_run() {
+    let cli = Cli::new();
+    let settings = many_checkpoints("max_iters=1200");
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    cli.ok(&[&["train", "--out", "whole"], &settings[..]].concat());
+    let run = cli.path("killed");
+    let mut moments = Moments(1);
+    let (mut kills, mut while_writing, mut loads, mut newest_step) = (0, 0, 0, None);
+    loop {
+        let mut command = if run.join("config.toml").exists() {
+            cli.command(&["train", "--resume", "--out", "killed"])
+        } else {
+            cli.command(&[&["train", "--out", "killed"], &settings[..]].concat())
+        };
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        if kills < 40 {
+            // At any moment, from the start of the program on.
+            std::thread::sleep(Duration::from_micros(moments.below(120_000)));
+        } else if kills < 120 {
+            // While a checkpoint is written: wait for some to begin, then for a part of the time it takes.
+            for _ in 0..1 + moments.below(8) {
+                let (start, mut before) = (Instant::now(), true);
+                while start.elapsed() < Duration::from_secs(5) && child.try_wait().unwrap().is_none() {
+                    let now = is_writing(&run);
+                    if now && !before {
+                        break;
+                    }
+                    before = now;
+                }
+            }
+            let (start, pause) = (Instant::now(), Duration::from_micros(moments.below(4000)));
+            while start.elapsed() < pause {}
+        } else {
+            assert!(child.wait().unwrap().success());
+            break;
+        }
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            break;
+        }
+        kills += 1;
+        while_writing += u32::from(is_writing(&run));
+        // Once there was a checkpoint there always is one, and none older than the last.
+        if newest_step.is_some() || run.join("config.toml").exists() && run.join("last").exists() {
+            let step = newest(&run).state.step;
+            assert!(newest_step <= Some(step), "step {newest_step:?}, then {step}");
+            newest_step = Some(step);
+            loads += 1;
+        }
+    }
+    assert!(kills >= 100 && while_writing >= 20, "{kills} kills, {while_writing} of them while writing");
+    same_bits(&run, &cli.path("whole"));
+    assert!(cli.ok(&["compare", "killed", "whole"]).contains("the same bits"));
+    eprintln!(
+        "{kills} kills, {while_writing} while a checkpoint was written; after {loads} a checkpoint was due and there"
+    );
+}
+
+#[test]
+fn sigint_and_sigterm_save_and_the_run_goes_on_to_the_same_bits() {
+    let cli = Cli::new();
+    let args = |out: &'static str| {
+        let more: &[&str] = &["--set", "max_iters=400", "--set", "eval_interval=1000", "--set", "n_embd=32"];
+        [&["train", "--out", out], SMALL, more].concat()
+    };
+    cli.ok(&args("whole"));
+    for (out, name) in [("interrupted", "-INT"), ("terminated", "-TERM"), ("hung-up", "-HUP")] {
+        let mut training = Training::start(&mut cli.command(&args(out)));
+        training.until("step");
+        signal(&training.child, name);
+        assert!(training.until("interrupted")["step"].as_u64().unwrap() < 400);
+        assert_eq!(training.child.wait().unwrap().code(), Some(130), "{name}");
+        cli.ok(&["train", "--resume", "--out", out]);
+        same_bits(&cli.path("whole"), &cli.path(out));
+    }
+}
+
+#[test]
+fn a_second_sigint_leaves_at_once() {
+    let cli = Cli::new();
+    // A step that takes minutes, so that the first signal has to wait.
+    let slow = ["--set", "gradient_accumulation_steps=65536", "--set", "max_iters=3"];
+    let mut training = Training::start(&mut cli.command(&[&["train", "--out", "run"], SMALL, &slow].concat()));
+    training.until("estimate");
+    // Into the step.
+    std::thread::sleep(Duration::from_millis(500));
+    signal(&training.child, "-INT");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(training.child.try_wait().unwrap().is_none(), "it waits for the end of the step");
+    let start = Instant::now();
+    signal(&training.child, "-INT");
+    assert_eq!(training.child.wait().unwrap().code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(newest(&cli.path("run")).state.step, 0);
+}
+
+#[test]
+fn two_processes_do_not_train_one_run() {
+    let cli = Cli::new();
+    let long = ["--set", "max_iters=1000000", "--set", "eval_interval=1000"];
+    let mut training = Training::start(&mut cli.command(&[&["train", "--out", "run"], SMALL, &long].concat()));
+    training.until("step");
+    let who = format!("run: another kinglet (process {}) is training this run", training.child.id());
+    cli.fails(&["train", "--resume", "--out", "run"], 1, &who);
+    cli.fails(&["train", "--out", "run"], 1, "there is a run in this folder");
+    // Reading does no harm.
+    cli.ok(&["sample", "run", "--tokens", "5"]);
+    training.child.kill().unwrap();
+    training.child.wait().unwrap();
+    // The file is still there, and names a process that is not.
+    assert_eq!(fs::read_to_string(cli.path("run/lock")).unwrap().trim(), training.child.id().to_string());
+    cli.ok(&["train", "--resume", "--out", "run", "--set", "max_iters=1000", "--set", "eval_interval=500"]);
+}
+
+/// A run that is disturbed after an estimate and relieved after the warning must end as if nothing had happened.
+fn survives(cli: &Cli, command: &mut Command, run: &Path, disturb: impl FnOnce(), relieve: impl FnOnce()) {
+    let mut training = Training::start(command);
+    training.until("estimate");
+    training.until("estimate");
+    disturb();
+    let warning = training.until("warning");
+    let text = warning["warning"].as_str().unwrap();
+    for part in ["NO CHECKPOINT WAS WRITTEN: cannot ", "Training goes on and tries again at the next estimate"] {
+        assert!(text.contains(part), "{text}");
+    }
+    // The last good one stays.
+    relieve();
+    let before = newest(run).state.step;
+    let done = training.until("done");
+    assert!(training.child.wait().unwrap().success());
+    let stderr = training.stderr();
+    assert!(stderr.contains("warning: at step ") && stderr.contains("NO CHECKPOINT"), "{stderr}");
+    let after = newest(run).state.step;
+    assert!(before < after && done["step"] == after, "{before} {after}");
+    same_bits(run, &cli.path("whole"));
+    let events = RunDir::open(run).unwrap().metrics().unwrap();
+    let estimates = events.iter().filter(|event| event["event"] == "estimate").count();
+    assert_eq!(estimates, 201, "no line of the metrics is lost");
+}
+
+/// A run of a few seconds, and one like it in `whole`, undisturbed.
+fn disturbed_run(cli: &Cli) -> Vec<String> {
+    let mut settings = many_checkpoints("max_iters=400");
+    settings.extend(["--set", "n_embd=32", "--set", "batch_size=64"].map(str::to_owned));
+    let args: Vec<&str> = settings.iter().map(String::as_str).collect();
+    cli.ok(&[&["train", "--out", "whole"], &args[..]].concat());
+    settings
+}
+
+#[test]
+fn a_folder_that_is_gone_for_a_while() {
+    let cli = Cli::new();
+    let settings = disturbed_run(&cli);
+    let (run, aside) = (cli.path("run"), cli.path("aside"));
+    let folder = run.join("checkpoints");
+    let disturb = || {
+        fs::rename(&folder, &aside).unwrap();
+        fs::write(&folder, "in the way").unwrap();
+    };
+    let relieve = || {
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&aside, &folder).unwrap();
+    };
+    survives(&cli, cli.command(&["train", "--out", "run"]).args(&settings), &run, disturb, relieve);
+}
+
+/// The program as somebody to whom permissions apply: another user, if this one is root.
+struct Mortal {
+    cli: Cli,
+    program: PathBuf,
+    is_root: bool,
+}
+
+const NOBODY: u32 = 65534;
+
+impl Mortal {
+    fn new() -> Mortal {
+        let cli = Cli::new();
+        let is_root = fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
+        let program = cli.path("kinglet");
+        fs::copy(env!("CARGO_BIN_EXE_kinglet"), &program).unwrap();
+        if is_root {
+            for path in [cli.temp.path(), &program] {
+                std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        Mortal { cli, program, is_root }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(args).current_dir(self.cli.temp.path()).stdin(Stdio::null()).env("HOME", self.cli.temp.path());
+        if self.is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn permission_lost_in_the_middle_of_a_run() {
+    let mortal = Mortal::new();
+    let settings = disturbed_run(&mortal.cli);
+    let run = mortal.cli.path("run");
+    let folder = run.join("checkpoints");
+    let (disturb, relieve) = (|| set_mode(&folder, 0o555), || set_mode(&folder, 0o755));
+    survives(&mortal.cli, mortal.command(&["train", "--out", "run"]).args(&settings), &run, disturb, relieve);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written() {
+    let mortal = Mortal::new();
+    let closed = mortal.cli.path("closed");
+    fs::create_dir(&closed).unwrap();
+    set_mode(&closed, 0o555);
+    let output = mortal.command(&["train", "--out", "closed/run"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        (output.status.code(), stderr.as_str()),
+        (Some(1), "error: cannot create closed/run: Permission denied (os error 13)\n")
+    );
+    // A finished run in a closed folder can be read.
+    mortal.cli.ok(&[&["train", "--out", "run"], SMALL].concat());
+    set_mode(&mortal.cli.path("run"), 0o555);
+    for command in [&["sample", "run", "--tokens", "5"][..], &["eval", "run"], &["info", "run"]] {
+        assert!(mortal.command(command).output().unwrap().status.success(), "{command:?}");
+    }
+}
+
+#[test]
+fn a_full_disk() {
+    let cli = Cli::new();
+    let disk = cli.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(&disk).output();
+    if !mount.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: making a small disk takes the right to mount one");
+        return;
+    }
+    /// Unmounts, also if the test fails.
+    struct Mounted<'a>(&'a Path);
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        }
+    }
+    let _mounted = Mounted(&disk);
+    let settings = disturbed_run(&cli);
+    let filler = disk.join("filler");
+    // As large as it gets.
+    let disturb = || _ = fs::write(&filler, vec![1; 4 << 20]);
+    let relieve = || fs::remove_file(&filler).unwrap();
+    survives(&cli, cli.command(&["train", "--out", "disk/run"]).args(&settings), &disk.join("run"), disturb, relieve);
+
+    // A disk that stays full: the run ends, says so, and what it had saved is there.
+    let mut training = Training::start(cli.command(&["train", "--out", "disk/full"]).args(&settings));
+    training.until("estimate");
+    training.until("estimate");
+    let _ = fs::write(&filler, vec![1; 4 << 20]);
+    while training.next().is_some() {}
+    let stderr = training.stderr();
+    assert_eq!(training.child.wait().unwrap().code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("NO CHECKPOINT") && stderr.lines().last().unwrap().starts_with("error: cannot "),
+        "{stderr}"
+    );
+    newest(&disk.join("full"));
+    fs::remove_file(&filler).unwrap();
+    cli.ok(&["train", "--resume", "--out", "disk/full"]);
+    same_bits(&disk.join("full"), &cli.path("whole"));
+    // From the beginning.
+    let _ = fs::write(&filler, vec![1; 4 << 20]);
+    cli.fails(&["train", "--out", "disk/never"], 1, "No space left on device");
+}
+
+#[test]
+fn a_damaged_file_of_any_kind_is_noticed_and_lived_with() {
+    let cli = Cli::trained();
+    let whole = cli.path("whole");
+    fs::rename(cli.path("run"), &whole).unwrap();
+    let mut files = vec![];
+    let mut folders = vec![whole.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path.strip_prefix(&whole).unwrap().to_owned()) }
+        }
+    }
+    assert!(files.len() >= 20, "{files:?}");
+    let mut moments = Moments(7);
+    let (mut faults, mut noticed) = (0, 0);
+    for file in &files {
+        for kind in 0..6 {
+            let _ = fs::remove_dir_all(cli.path("run"));
+            assert!(Command::new("cp").arg("-r").arg(&whole).arg(cli.path("run")).status().unwrap().success());
+            let path = cli.path("run").join(file);
+            let mut bytes = fs::read(&path).unwrap();
+            match kind {
+                0 | 1 => {
+                    let at = moments.below(bytes.len() as u64) as usize;
+                    bytes[at] ^= 1 << moments.below(8);
+                }
+                2 => bytes.truncate(moments.below(bytes.len() as u64) as usize),
+                3 => bytes.clear(),
+                4 => bytes.iter_mut().for_each(|byte| *byte = 255),
+                _ => {}
+            }
+            if kind == 5 {
+                fs::remove_file(&path).unwrap()
+            } else {
+                fs::write(&path, bytes).unwrap()
+            }
+            faults += 1;
+            for command in [
+                &["sample", "run", "--tokens", "3"][..],
+                &["info", "run"],
+                &["compare", "run", "whole"],
+                &["train", "--resume", "--out", "run", "--set", "max_iters=22"],
+            ] {
+                let output = cli.run(command);
+                let stderr = String::from_utf8(output.stderr).unwrap();
+                assert!(
+                    matches!(output.status.code(), Some(0 | 1)) && !stderr.contains("panicked"),
+                    "{file:?}: {stderr}"
+                );
+                noticed += usize::from(stderr.contains("warning"));
+                // Two other checkpoints are intact, so training goes on.
+                let expected = command[0] == "compare" || output.status.success();
+                assert!(expected, "{file:?} {kind} {command:?}: {stderr}");
+            }
+        }
+    }
+    eprintln!("{} files, {faults} faults, {noticed} warnings", files.len());
+    assert!(noticed > faults);
+}
