@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     guard::Guard,
     params::Layout,
-    tokenizer::CharTokenizer,
+    tokenizer::Tokenizer,
 };
 use safetensors::{Dtype, SafeTensors, View, tensor::serialize_to_file};
 use serde::{Deserialize, Serialize};
@@ -130,8 +130,8 @@ impl Stored {
         self.parsed(CONFIG, |bytes| Config::from_toml(&String::from_utf8_lossy(bytes)))
     }
 
-    pub(crate) fn tokenizer(&self) -> Result<CharTokenizer> {
-        self.parsed(TOKENIZER, |bytes| CharTokenizer::from_json(&String::from_utf8_lossy(bytes)))
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        self.parsed(TOKENIZER, |bytes| Tokenizer::from_json(&String::from_utf8_lossy(bytes)))
     }
 
     fn tensors(&self, name: &str, layout: &Layout, prefixes: &[&str]) -> Result<Vec<Vec<f32>>> {

@@ -151,14 +151,26 @@ fields! {
     grad_clip: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
         "The gradient is scaled down to this norm where it is longer; 0 leaves it.";
 "data":
-    data: Vec<String> = Vec::new(), "a list of files and names" if |_| true,
-        "Where the text comes from: files, \"-\" for standard input, \"builtin\" or \"tinyshakespeare\".";
+    data: Vec<String> = Vec::new(), "a list of files, folders and names" if |_| true,
+        "Where the text comes from: files, folders, patterns, \"-\" for standard input, or a known name such as \"builtin\".";
     data_sha256: String = String::new(), "the SHA-256 of the text in hexadecimal" if |_| true,
         "Written at the start of a run; resuming on another text is refused.";
     tokenizer_sha256: String = String::new(), "the SHA-256 of tokenizer.json in hexadecimal" if |_| true,
         "Written at the start of a run.";
-    tokenizer: Tokenizer = Tokenizer::Char, "\"char\"" if |_| true,
-        "How text becomes tokens: one for each character that occurs.";
+    tokenizer: TokenizerKind = TokenizerKind::Char, "\"char\", \"byte\", \"bpe:SIZE\" of 257 to 1000000, or a file tokenizer.json" if |_| true,
+        "How text becomes tokens: its characters, its bytes, words learned from it, or the words of a file.";
+    data_field: String = "text".to_owned(), "the name of a field or column" if |v: &String| !v.is_empty(),
+        "Where the text is in JSON lines and CSV.";
+    invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
+        "What is done about bytes that are not UTF-8: an error, or U+FFFD in their place.";
+    replacement: bool = true, "true or false" if |_| true,
+        "Whether sequences are drawn at random offsets, as published, or each once per epoch, shuffled.";
+    within_documents: bool = false, "true or false" if |_| true,
+        "Whether a sequence ends where a document does, instead of running on into the next one.";
+    packing: bool = false, "true or false" if |_| true,
+        "Whether several conversations share a sequence, or each has one of its own.";
+    chat_template: String = String::new(), "a Jinja template of messages" if |_| true,
+        "How conversations become text; empty writes each message on a line, and ends the text after an answer.";
     train_split: f64 = 0.9, "above 0 and below 1" if |&v| v > 0.0 && v < 1.0,
         "The part of the text, from its beginning, that is trained on; the rest is for validation.";
 }
@@ -247,11 +259,56 @@ pub enum Decay {
 }
 
 /// How text becomes tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tokenizer {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TokenizerKind {
     /// One token for each distinct character, in code point order.
     Char,
+    /// One for each byte.
+    Byte,
+    /// Byte pair encoding with so many words, learned from the text.
+    Bpe(usize),
+    /// A Hugging Face `tokenizer.json`.
+    File(String),
+}
+
+impl TryFrom<String> for TokenizerKind {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<TokenizerKind, String> {
+        match text.strip_prefix("bpe:") {
+            _ if text == "char" => Ok(TokenizerKind::Char),
+            _ if text == "byte" => Ok(TokenizerKind::Byte),
+            // The bytes and the end of a text are always there.
+            Some(size) => match size.parse() {
+                Ok(size) if (257..=1_000_000).contains(&size) => Ok(TokenizerKind::Bpe(size)),
+                _ => Err(format!("not a size: {size}")),
+            },
+            None if text.ends_with(".json") => Ok(TokenizerKind::File(text)),
+            None => Err(format!("not a tokenizer: {text}")),
+        }
+    }
+}
+
+impl From<TokenizerKind> for String {
+    fn from(kind: TokenizerKind) -> String {
+        match kind {
+            TokenizerKind::Char => "char".into(),
+            TokenizerKind::Byte => "byte".into(),
+            TokenizerKind::Bpe(size) => format!("bpe:{size}"),
+            TokenizerKind::File(path) => path,
+        }
+    }
+}
+
+/// What is done about bytes that are not UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InvalidUtf8 {
+    /// The text is refused.
+    Error,
+    /// U+FFFD stands in their place.
+    Replace,
 }
 
 /// Which layers have a bias.
@@ -419,6 +476,11 @@ impl Config {
             let _ = writeln!(text, "# {}\n{} = {}", field.help, field.key, self.value(field.key));
         }
         text
+    }
+
+    /// Sequences of an update.
+    pub fn sequences_per_step(&self) -> usize {
+        self.gradient_accumulation_steps * self.batch_size
     }
 
     /// Tokens that an update learns from; in f64, because limits of the fields multiply to more than 64 bits.

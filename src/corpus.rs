@@ -7,6 +7,43 @@
 use crate::rng::{Purpose, Rng};
 use std::collections::HashMap;
 
+/// A corpus that comes with kinglet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Corpus {
+    /// The play.
+    Play,
+}
+
+impl Corpus {
+    /// All of them.
+    pub const ALL: [Corpus; 1] = [Corpus::Play];
+
+    /// The corpus of this name.
+    pub fn named(name: &str) -> Option<Corpus> {
+        Corpus::ALL.into_iter().find(|corpus| corpus.name() == name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        "builtin"
+    }
+
+    /// Whether it is prompts and responses, as JSON lines.
+    pub fn is_task(self) -> bool {
+        false
+    }
+
+    /// Its text.
+    pub fn text(self) -> String {
+        text()
+    }
+
+    /// See [`floor`].
+    pub fn floor(self, part: std::ops::Range<usize>) -> Option<f64> {
+        Some(floor(part))
+    }
+}
+
 /// Scenes are added until the text has this many characters.
 const LENGTH: usize = 1_000_000;
 const GRAMMAR: &str = include_str!("corpus/play.grammar");

@@ -1,163 +1,153 @@
-//! Where text comes from, and what batches are made of.
+//! What batches are made of: a corpus as token ids, in a part to learn from and a part to be tested on.
 
 use crate::{
     config::Config,
-    corpus,
-    disk::{self, sha256},
+    disk::hex,
     error::{Error, Result},
+    instruct::{self, DEFAULT_TEMPLATE, Template},
     machine,
-    rng::{Purpose, Rng},
-    tokenizer::CharTokenizer,
+    prepared::{self, TokenFile},
+    rng::{self, Purpose, Rng},
+    source::{Corpus, Piece},
+    tokenizer::{Alphabet, CharTokenizer, END_OF_TEXT, Tokenizer},
 };
-use std::{fs, io::Read, path::Path};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::ops::Range;
 
-/// Tiny Shakespeare: its well-known public address and what must come from there.
-const TINY_SHAKESPEARE_URL: &str =
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt";
-const TINY_SHAKESPEARE_SHA256: &str = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed";
-const TINY_SHAKESPEARE_BYTES: u64 = 1_115_394;
+pub use kinglet_kernels::loss::IGNORE;
 
-/// The name of the corpus built into the program, which is used when no other data is named.
-pub const BUILTIN: &str = "builtin";
-/// The name of the corpus that the published models were trained on.
-pub const TINY_SHAKESPEARE: &str = "tinyshakespeare";
-
-/// A text and what identifies it.
+/// What a first reading of a corpus tells.
 #[derive(Clone, Debug)]
-pub struct Text {
-    /// The text.
-    pub text: String,
-    /// SHA-256 of its UTF-8, in hexadecimal.
+pub struct Survey {
+    /// Bytes of text.
+    pub bytes: u64,
+    /// Characters.
+    pub chars: u64,
+    /// Documents, conversations among them.
+    pub documents: u64,
+    /// Conversations.
+    pub conversations: u64,
+    /// SHA-256 in hexadecimal; of a single text, that of its UTF-8.
     pub sha256: String,
-    builtin: bool,
+    alphabet: Alphabet,
 }
 
-impl Text {
-    /// Reads and joins the sources: files, `-` for standard input, `builtin`, `tinyshakespeare`. None is `builtin`.
+impl Survey {
+    /// Reads a corpus from beginning to end.
     ///
     /// # Errors
-    /// If a source cannot be read, is empty, or is not UTF-8 text.
-    pub fn load(sources: &[String]) -> Result<Text> {
-        let builtin = sources.is_empty() || sources == [BUILTIN];
-        let text =
-            if builtin { corpus::text() } else { sources.iter().map(|s| load_one(s)).collect::<Result<String>>()? };
-        Ok(Text { sha256: sha256(text.as_bytes()), text, builtin })
+    /// If it cannot be read, is not text, or mixes text and conversations.
+    pub fn of(corpus: &Corpus, config: &Config) -> Result<Survey> {
+        let template = Template::new(template(config), END_OF_TEXT.to_owned())?;
+        let mut hasher = Sha256::new();
+        let (mut bytes, mut chars, mut documents, mut conversations) = (0, 0, 0, 0);
+        let mut alphabet = Alphabet::default();
+        let mut see = |text: &str| {
+            bytes += text.len() as u64;
+            chars += text.chars().count() as u64;
+            alphabet.add(text);
+        };
+        let mut inside = false;
+        corpus.pieces(false, |piece| {
+            if documents > 0 && !inside {
+                // A byte that no text has, so that the same words in other documents are another corpus.
+                hasher.update([0xff]);
+            }
+            match piece {
+                Piece::Text { text, end } => {
+                    hasher.update(&text);
+                    see(&text);
+                    documents += u64::from(!inside);
+                    inside = !end;
+                }
+                Piece::Messages(messages) => {
+                    hasher.update(serde_json::to_vec(&messages).expect("plain values"));
+                    for part in template.parts(&messages)? {
+                        part.text.split(END_OF_TEXT).for_each(&mut see);
+                    }
+                    documents += 1;
+                    conversations += 1;
+                }
+            }
+            if conversations > 0 && conversations < documents {
+                let names = corpus.names();
+                return Err(Error::Data(format!("{names}: text and conversations; train on one kind at a time")));
+            }
+            Ok(())
+        })?;
+        Ok(Survey { bytes, chars, documents, conversations, sha256: hex(&hasher.finalize()), alphabet })
     }
 
-    /// A text from memory.
-    pub fn from_string(text: String) -> Text {
-        Text { sha256: sha256(text.as_bytes()), text, builtin: false }
+    /// The distinct characters, in code point order.
+    pub fn alphabet(&self) -> impl Iterator<Item = char> {
+        self.alphabet.chars()
+    }
+
+    /// What a corpus is divided by: its characters or, of conversations, these.
+    fn units(&self) -> u64 {
+        if self.conversations > 0 { self.conversations } else { self.chars }
+    }
+
+    /// The unit with which validation begins: `int(train_split * n)`.
+    pub(crate) fn cut(&self, config: &Config) -> u64 {
+        (config.train_split * self.units() as f64) as u64
+    }
+
+    /// Whether there is anything that an end of a text separates or ends.
+    pub fn needs_end_of_text(&self) -> bool {
+        self.documents > 1 || self.conversations > 0
+    }
+
+    /// The character tokenizer of the corpus; of a single text, the published one.
+    pub fn char_tokenizer(&self) -> Tokenizer {
+        let chars = Tokenizer::from(CharTokenizer::from(self.alphabet.clone()));
+        chars.extended([], self.needs_end_of_text()).0
     }
 }
 
-fn load_one(source: &str) -> Result<String> {
-    let named = |name: &str| source == name && !Path::new(source).exists();
-    if named(BUILTIN) {
-        return Ok(corpus::text());
+impl Survey {
+    /// Learns a byte pair encoding from the corpus.
+    ///
+    /// # Errors
+    /// If it cannot be read a second time, or the library refuses.
+    pub fn learn_bpe(&self, corpus: &Corpus, vocab_size: usize) -> Result<Tokenizer> {
+        let (sender, pieces) = std::sync::mpsc::sync_channel(2);
+        std::thread::scope(|scope| {
+            // Read while it is counted, so that no more than a few pieces are in memory.
+            let reader = scope.spawn(move || {
+                corpus.pieces(false, |piece| {
+                    let text = match piece {
+                        Piece::Text { text, .. } => text,
+                        Piece::Messages(messages) => messages.into_iter().map(|m| m.content + "\n").collect(),
+                    };
+                    sender.send(text).map_err(|_| Error::Data("the vocabulary was not learned".into()))
+                })
+            });
+            let learned = Tokenizer::train_bpe(pieces.into_iter(), vocab_size);
+            let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            read.and(learned)
+        })
     }
-    if named(TINY_SHAKESPEARE) {
-        return tiny_shakespeare();
-    }
-    let bytes = if source == "-" {
-        let mut bytes = Vec::new();
-        let most = machine::memory().map_or(u64::MAX, |memory| memory / BYTES_PER_BYTE + 1);
-        let stdin = Path::new("standard input");
-        std::io::stdin().take(most).read_to_end(&mut bytes).map_err(Error::io("read", stdin))?;
-        check_size("standard input", bytes.len() as u64)?;
-        bytes
-    } else {
-        let path = Path::new(source);
-        if path.is_dir() {
-            return Err(Error::Data(format!("{source} is a folder: name the text files in it")));
-        }
-        if let Ok(metadata) = fs::metadata(path) {
-            check_size(source, metadata.len())?;
-        }
-        fs::read(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::Data(format!(
-                "there is no file {source}, nor a corpus of that name; \
-                 name a text file, \"-\", {BUILTIN:?} or {TINY_SHAKESPEARE:?}"
-            )),
-            _ => Error::io("read", path)(error),
-        })?
-    };
-    into_text(source, bytes)
 }
 
-/// Memory that a text of one-byte characters takes at once, per byte: itself, joined with others, and its ids twice.
-const BYTES_PER_BYTE: u64 = 10;
-
-/// Refuses a text too large for this machine before any of it is read.
-fn check_size(source: &str, bytes: u64) -> Result<()> {
-    machine::check_memory(bytes.saturating_mul(BYTES_PER_BYTE), |need, have| {
-        let size = bytes as f64 / f64::from(1 << 30);
-        Error::Data(format!(
-            "{source} has {size:.1} GiB; training on it takes about {need:.0} GiB of memory and this machine has \
-             {have:.1} GiB: use a part of it"
-        ))
-    })
+/// The template of conversations.
+fn template(config: &Config) -> &str {
+    if config.chat_template.is_empty() { DEFAULT_TEMPLATE } else { &config.chat_template }
 }
 
-fn into_text(source: &str, bytes: Vec<u8>) -> Result<String> {
-    if bytes.is_empty() {
-        return Err(Error::Data(format!("{source} is empty")));
-    }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
-        let byte = error.as_bytes()[at];
-        Error::Data(format!(
-            "{source} is not UTF-8 text: byte 0x{byte:02x} at offset {at} (line {line}); \
-             convert it first, for example with iconv -f latin1 -t utf-8"
-        ))
+/// The conversation template of a model.
+///
+/// # Errors
+/// If the configuration's is none, or the tokenizer has no token to end a conversation.
+pub fn template_of(config: &Config, tokenizer: &Tokenizer) -> Result<Template> {
+    let end = tokenizer.end_of_text_name().ok_or_else(|| {
+        Error::Data(format!("conversations need a token that ends them, and this tokenizer has no {END_OF_TEXT}"))
     })?;
-    match text.find('\0') {
-        Some(at) => Err(Error::Data(format!("{source} is a binary file: it has a zero byte at offset {at}"))),
-        None => Ok(text),
-    }
+    Template::new(template(config), end)
 }
 
-/// Tiny Shakespeare from `$KINGLET_DATA_DIR`, from the user's cache, or downloaded into that cache.
-fn tiny_shakespeare() -> Result<String> {
-    let file = "tinyshakespeare.txt";
-    let own = std::env::var_os("KINGLET_DATA_DIR").map(|dir| Path::new(&dir).join(file));
-    let cached = dirs::cache_dir().map(|dir| dir.join("kinglet").join(file));
-    if let Some(path) = [&own, &cached].into_iter().flatten().find(|path| path.exists()) {
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
-        if sha256(&bytes) != TINY_SHAKESPEARE_SHA256 {
-            return Err(Error::run(path, "this is not Tiny Shakespeare (its SHA-256 differs): remove it"));
-        }
-        return into_text(TINY_SHAKESPEARE, bytes);
-    }
-    let bytes = download(TINY_SHAKESPEARE_URL, TINY_SHAKESPEARE_BYTES, TINY_SHAKESPEARE_SHA256)?;
-    if let Some(path) = cached {
-        // Without a cache the text is still there; the next run downloads again.
-        let _ = fs::create_dir_all(path.with_file_name("")).and_then(|()| disk::write_whole(&path, &bytes));
-    }
-    into_text(TINY_SHAKESPEARE, bytes)
-}
-
-/// Fetches a file of known length and hash.
-fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
-    let fail = |what: String| {
-        Error::Data(format!(
-            "{what}. Without a network, put the file at $KINGLET_DATA_DIR/tinyshakespeare.txt, \
-             or train on a file of your own, or on the built-in corpus by naming no data"
-        ))
-    };
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(std::time::Duration::from_secs(60))).build().into();
-    let answer =
-        agent.get(url).call().and_then(|mut answer| answer.body_mut().with_config().limit(bytes + 1).read_to_vec());
-    let body = answer.map_err(|error| fail(format!("cannot download {url}: {error}")))?;
-    if body.len() as u64 == bytes && sha256(&body) == hash {
-        Ok(body)
-    } else {
-        Err(fail(format!("{url} is not what it was: {} bytes, SHA-256 {}", body.len(), sha256(&body))))
-    }
-}
-
-/// A text as token ids, in two parts.
+/// A corpus as token ids, in two parts.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     /// What the model learns from.
@@ -166,145 +156,635 @@ pub struct Dataset {
     pub val: Split,
     /// Nats per character that no model can stay below on the validation part, where that is known.
     pub floor: Option<f64>,
+    /// What identifies the corpus, in hexadecimal.
+    pub sha256: String,
+    /// What a user should know about how it was read.
+    pub notes: Vec<String>,
 }
 
+/// Memory that a token takes while a corpus is encoded: its id, in a vector that grows by doubling.
+const BYTES_PER_TOKEN: u64 = 12;
+
 impl Dataset {
-    /// Encodes a text and divides it; the training part is the first `int(train_split * n)` tokens.
+    /// Encodes a corpus and divides it; the training part is the first `int(train_split * n)` characters, or conversations.
     ///
     /// # Errors
-    /// If the text has characters the tokenizer does not know, or a part is too short for one sequence.
-    pub fn new(text: &Text, tokenizer: &CharTokenizer, config: &Config) -> Result<Dataset> {
-        let ids = tokenizer.encode(&text.text)?;
-        let cut = (config.train_split * ids.len() as f64) as usize;
-        let floor = text.builtin.then(|| corpus::floor(cut..ids.len()));
-        let (train, val) = ids.split_at(cut);
-        for (name, part) in [("training", train), ("validation", val)] {
-            if part.len() <= config.block_size {
-                return Err(Error::Data(format!(
-                    "the {name} part of the text has {} tokens, fewer than one sequence of block_size + 1 = {}: \
-                     use a longer text or a smaller block_size",
-                    part.len(),
-                    config.block_size + 1
-                )));
+    /// If the corpus cannot be read, has characters the tokenizer does not know, or a part is too short for one
+    /// sequence.
+    pub fn new(corpus: &Corpus, survey: &Survey, tokenizer: &Tokenizer, config: &Config) -> Result<Dataset> {
+        let cut = survey.cut(config);
+        let [train, val] = encode_in_memory(corpus, survey, tokenizer, config, cut)?;
+        let characters = tokenizer.chars().is_some();
+        let floor = corpus.own().filter(|_| characters).and_then(|own| own.floor(cut as usize..survey.chars as usize));
+        let mut notes = corpus.notes.clone();
+        let left_out = train.left_out.0 + val.left_out.0;
+        if left_out > 0 {
+            notes.push(format!(
+                "{left_out} of {} conversations are longer than block_size + 1 = {} tokens (the longest has {}) and left out; \
+                 a model with a larger block_size could learn them",
+                survey.conversations,
+                config.block_size + 1,
+                train.left_out.1.max(val.left_out.1)
+            ));
+        }
+        let conversations = survey.conversations > 0;
+        let data = Dataset {
+            train: train.split(conversations, tokenizer, config),
+            val: val.split(conversations, tokenizer, config),
+            floor,
+            sha256: survey.sha256.clone(),
+            notes,
+        };
+        data.check(config)?;
+        Ok(data)
+    }
+
+    /// A dataset of two splits made elsewhere.
+    ///
+    /// # Errors
+    /// If a part is too short for one sequence.
+    pub(crate) fn of_files(files: prepared::Files, config: &Config) -> Result<Dataset> {
+        let prepared::Files { train, val, sha256, notes, .. } = files;
+        let data = Dataset { train, val, floor: None, sha256, notes };
+        data.check(config)?;
+        Ok(data)
+    }
+
+    fn check(&self, config: &Config) -> Result<()> {
+        for (name, part) in [("training", &self.train), ("validation", &self.val)] {
+            let n = part.tokens();
+            match part.rows {
+                Rows::Text(_) if n <= config.block_size => {
+                    return Err(Error::Data(format!(
+                        "the {name} part of the text has {n} tokens, fewer than one sequence of block_size + 1 = {}: \
+                         use a longer text or a smaller block_size",
+                        config.block_size + 1
+                    )));
+                }
+                Rows::Conversations { .. } if part.windows() == 0 => {
+                    return Err(Error::Data(format!(
+                        "the {name} part has no conversation of at most block_size + 1 = {} tokens: use more or shorter \
+                         ones, or a model with a larger block_size",
+                        config.block_size + 1
+                    )));
+                }
+                _ => {}
             }
         }
-        let split = |ids: &[u32]| Split::new(ids.to_vec(), config.block_size);
-        Ok(Dataset { train: split(train)?, val: split(val)?, floor })
+        Ok(())
+    }
+
+    /// Refuses what is too large for this machine before any of it is read.
+    ///
+    /// # Errors
+    /// If the ids would not fit into memory.
+    pub fn check_size(corpus: &Corpus, bytes: u64) -> Result<()> {
+        machine::check_memory(bytes.saturating_mul(BYTES_PER_TOKEN), |need, have| {
+            Error::Data(format!(
+                "{} has {:.1} GiB; training on it takes up to {need:.0} GiB of memory and this machine has {have:.1} GiB: \
+                 kinglet data prepare writes its tokens to files, which are trained on without loading them",
+                corpus.names(),
+                bytes as f64 / f64::from(1 << 30)
+            ))
+        })
     }
 }
 
-/// A part of a text.
+/// A whole corpus as one part, to be measured on.
+///
+/// # Errors
+/// If it cannot be read, has characters the tokenizer does not know, or fewer than two tokens.
+pub fn whole(corpus: &Corpus, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
+    let survey = Survey::of(corpus, config)?;
+    let [_, all] = encode_in_memory(corpus, &survey, tokenizer, config, 0)?;
+    let all = all.split(survey.conversations > 0, tokenizer, config);
+    if all.windows() == 0 {
+        return Err(Error::Data(format!("the text has {} tokens; predicting one takes two", all.tokens())));
+    }
+    Ok(all)
+}
+
+/// What a piece became.
+pub(crate) struct Encoded {
+    /// The ids, an end of a text after a document's last piece.
+    pub(crate) ids: Vec<u32>,
+    /// For conversations: which of them are learned.
+    learned: Vec<bool>,
+    /// Bytes of the text.
+    pub(crate) bytes: u64,
+    /// Characters of the text.
+    pub(crate) chars: u64,
+}
+
+/// Bytes of text that are encoded at once, on all threads.
+const AT_ONCE: usize = 1 << 23;
+
+/// Encodes a corpus, in order, on all threads: `sink` hears of each piece and whether it lies behind `cut`, in the
+/// survey's units. The text that the cut falls into is divided.
+pub(crate) fn encode(
+    corpus: &Corpus,
+    survey: &Survey,
+    tokenizer: &Tokenizer,
+    config: &Config,
+    cut: u64,
+    mut sink: impl FnMut(bool, Encoded) -> Result<()>,
+) -> Result<()> {
+    let template = (survey.conversations > 0).then(|| template_of(config, tokenizer)).transpose()?;
+    let end_of_text = tokenizer.end_of_text();
+    let one = |piece: &Piece| -> Result<Encoded> {
+        let (ids, learned, text) = match piece {
+            Piece::Text { text, end } => {
+                let mut ids = tokenizer.encode(text)?;
+                ids.extend(end_of_text.filter(|_| *end));
+                (ids, Vec::new(), std::borrow::Cow::from(text))
+            }
+            Piece::Messages(messages) => {
+                let changed = || Error::Data(format!("{} changed while it was read", corpus.names()));
+                let parts = template.as_ref().ok_or_else(changed)?.parts(messages)?;
+                let (ids, learned) = instruct::encode(&parts, tokenizer)?;
+                let text: String = parts.iter().map(|part| part.text.replace(END_OF_TEXT, "")).collect();
+                (ids, learned, text.into())
+            }
+        };
+        Ok(Encoded { ids, learned, bytes: text.len() as u64, chars: text.chars().count() as u64 })
+    };
+    let mut flush = |waiting: &mut Vec<(bool, Piece)>| -> Result<()> {
+        let encode = |(behind, piece): (bool, Piece)| Ok((behind, one(&piece)?));
+        let encoded: Vec<_> = waiting.par_drain(..).map(encode).collect::<Result<_>>()?;
+        encoded.into_iter().try_for_each(|(behind, encoded)| sink(behind, encoded))
+    };
+    let (mut waiting, mut size, mut at) = (Vec::new(), 0, 0u64);
+    corpus.pieces(!tokenizer.splits_at_lines(), |piece| {
+        let behind = at >= cut;
+        match piece {
+            Piece::Text { text, end } => {
+                let chars = text.chars().count() as u64;
+                at += chars;
+                size += text.len();
+                let inside = if behind { None } else { text.char_indices().nth((cut + chars - at) as usize) };
+                if let Some((byte, _)) = inside {
+                    waiting.push((false, Piece::Text { text: text[..byte].to_owned(), end: false }));
+                    waiting.push((true, Piece::Text { text: text[byte..].to_owned(), end }));
+                } else {
+                    waiting.push((behind, Piece::Text { text, end }));
+                }
+            }
+            Piece::Messages(messages) => {
+                at += 1;
+                size += messages.iter().map(|message| message.content.len()).sum::<usize>();
+                waiting.push((behind, Piece::Messages(messages)));
+            }
+        }
+        if size >= AT_ONCE {
+            size = 0;
+            flush(&mut waiting)?;
+        }
+        Ok(())
+    })?;
+    flush(&mut waiting)
+}
+
+/// A part while it is collected.
+#[derive(Default)]
+struct Collected {
+    ids: Vec<u32>,
+    /// Of conversations: what is learned, and where each row ends.
+    learned: Vec<bool>,
+    ends: Vec<usize>,
+    bytes: u64,
+    chars: u64,
+    /// Conversations too long for the model, and the length of the longest.
+    left_out: (usize, usize),
+}
+
+impl Collected {
+    /// Adds a conversation as a row; with `packing` behind the last one, if it fits there.
+    fn add_row(&mut self, encoded: &Encoded, config: &Config) {
+        let most = config.block_size + 1;
+        if encoded.ids.len() > most {
+            self.left_out = (self.left_out.0 + 1, self.left_out.1.max(encoded.ids.len()));
+            return;
+        }
+        let last_row = self.ends.len().checked_sub(2).map_or(0, |before| self.ends[before]);
+        if config.packing && self.ids.len() - last_row + encoded.ids.len() <= most {
+            self.ends.pop();
+        }
+        self.ids.extend(&encoded.ids);
+        self.learned.extend(&encoded.learned);
+        self.ends.push(self.ids.len());
+        self.bytes += encoded.bytes;
+        self.chars += encoded.chars;
+    }
+
+    fn split(self, conversations: bool, tokenizer: &Tokenizer, config: &Config) -> Split {
+        let Collected { ids, learned, ends, bytes, chars, .. } = self;
+        let rows =
+            if conversations { Rows::Conversations { ids, learned, ends } } else { Rows::Text(Ids::Memory(ids)) };
+        Split { rows, block_size: config.block_size, bytes, chars, within: within(tokenizer, config) }
+    }
+}
+
+/// The token at which a sequence ends, if it must not run on into the next document.
+fn within(tokenizer: &Tokenizer, config: &Config) -> Option<u32> {
+    tokenizer.end_of_text().filter(|_| config.within_documents)
+}
+
+fn encode_in_memory(
+    corpus: &Corpus,
+    survey: &Survey,
+    tokenizer: &Tokenizer,
+    config: &Config,
+    cut: u64,
+) -> Result<[Collected; 2]> {
+    let mut parts = [Collected::default(), Collected::default()];
+    encode(corpus, survey, tokenizer, config, cut, |behind, encoded| {
+        let part = &mut parts[usize::from(behind)];
+        if survey.conversations > 0 {
+            part.add_row(&encoded, config);
+        } else {
+            part.ids.extend(encoded.ids);
+            part.bytes += encoded.bytes;
+            part.chars += encoded.chars;
+        }
+        Ok(())
+    })?;
+    Ok(parts)
+}
+
+/// Token ids, in memory or in files.
+#[derive(Clone, Debug)]
+enum Ids {
+    Memory(Vec<u32>),
+    Files(Vec<TokenFile>),
+}
+
+impl Ids {
+    fn len(&self) -> usize {
+        match self {
+            Ids::Memory(ids) => ids.len(),
+            Ids::Files(files) => files.iter().map(TokenFile::len).sum(),
+        }
+    }
+
+    /// Appends those in `range` to `out`.
+    fn read(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
+        match self {
+            Ids::Memory(ids) => out.extend_from_slice(&ids[range]),
+            Ids::Files(files) => {
+                let mut first = 0;
+                for file in files {
+                    let (start, end) = (range.start.max(first), range.end.min(first + file.len()));
+                    if start < end {
+                        file.read(start - first..end - first, out)?;
+                    }
+                    first += file.len();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A part of a corpus.
 #[derive(Clone, Debug)]
 pub struct Split {
-    ids: Vec<u32>,
+    rows: Rows,
     block_size: usize,
+    bytes: u64,
+    chars: u64,
+    within: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+enum Rows {
+    /// One long text; documents may follow one another in it.
+    Text(Ids),
+    /// Conversations, some of whose tokens are learned; row `i` ends before `ends[i]`.
+    Conversations { ids: Vec<u32>, learned: Vec<bool>, ends: Vec<usize> },
 }
 
 impl Split {
-    /// A part of its own, to be measured on: at least two tokens.
+    /// A text of token ids from memory.
+    pub fn new(ids: Vec<u32>, block_size: usize) -> Split {
+        let bytes = ids.len() as u64;
+        Split { rows: Rows::Text(Ids::Memory(ids)), block_size, bytes, chars: bytes, within: None }
+    }
+
+    /// A text in files of token ids.
+    pub(crate) fn of_files(
+        files: Vec<TokenFile>,
+        bytes: u64,
+        chars: u64,
+        tokenizer: &Tokenizer,
+        config: &Config,
+    ) -> Split {
+        let within = within(tokenizer, config);
+        Split { rows: Rows::Text(Ids::Files(files)), block_size: config.block_size, bytes, chars, within }
+    }
+
+    /// Tokens in it.
+    pub fn tokens(&self) -> usize {
+        match &self.rows {
+            Rows::Text(ids) => ids.len(),
+            Rows::Conversations { ids, .. } => ids.len(),
+        }
+    }
+
+    /// Tokens of it that are in memory, not in files.
+    pub fn tokens_in_memory(&self) -> usize {
+        if matches!(self.rows, Rows::Text(Ids::Files(_))) { 0 } else { self.tokens() }
+    }
+
+    /// Whether it is conversations.
+    pub fn is_conversations(&self) -> bool {
+        matches!(self.rows, Rows::Conversations { .. })
+    }
+
+    /// Tokens for each byte and for each character of text: what a loss per token is multiplied with to be one per byte
+    /// or character.
+    pub fn tokens_per_byte_and_char(&self) -> (f64, f64) {
+        let tokens = self.tokens() as f64;
+        (tokens / self.bytes.max(1) as f64, tokens / self.chars.max(1) as f64)
+    }
+
+    /// Up to `most` of the last ids before `end`, in memory.
     ///
     /// # Errors
-    /// If there are fewer.
-    pub fn new(ids: Vec<u32>, block_size: usize) -> Result<Split> {
-        if ids.len() < 2 {
-            return Err(Error::Data(format!("the text has {} tokens; predicting one takes two", ids.len())));
+    /// If a file cannot be read.
+    pub fn last_ids(&self, most: usize) -> Result<Vec<u32>> {
+        let n = self.tokens();
+        let mut out = Vec::new();
+        match &self.rows {
+            Rows::Text(ids) => ids.read(n - most.min(n)..n, &mut out)?,
+            Rows::Conversations { ids, .. } => out.extend(&ids[n - most.min(n)..]),
         }
-        Ok(Split { ids, block_size })
+        Ok(out)
     }
 
-    /// All its tokens.
-    pub fn ids(&self) -> &[u32] {
-        &self.ids
-    }
-
-    /// Random sequence number `index` for one step and purpose: `block_size + 1` tokens, every offset equally likely.
-    pub fn sample(&self, seed: u64, purpose: Purpose, step: u64, index: usize) -> &[u32] {
-        let offsets = (self.ids.len() - self.block_size) as u64;
-        let offset = Rng::new(seed, purpose, step, index as u64).below(offsets) as usize;
-        &self.ids[offset..=offset + self.block_size]
-    }
-
-    /// How many sequences [`Split::window`] cuts the part into.
+    /// How many sequences [`Split::window`] cuts the part into: together they predict every token once, the first of the
+    /// text excepted; conversations are a sequence each.
     pub fn windows(&self) -> usize {
-        (self.ids.len() - 1).div_ceil(self.block_size)
+        match &self.rows {
+            Rows::Text(ids) => ids.len().saturating_sub(1).div_ceil(self.block_size),
+            Rows::Conversations { ends, .. } => ends.len(),
+        }
     }
 
-    /// Sequence number `index` of those that together predict every token but the first exactly once.
-    pub fn window(&self, index: usize) -> &[u32] {
-        let start = index * self.block_size;
-        &self.ids[start..self.ids.len().min(start + self.block_size + 1)]
+    /// Appends sequence number `index` of those to a batch.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn window(&self, index: usize, batch: &mut Batch) -> Result<()> {
+        match &self.rows {
+            Rows::Text(ids) => {
+                let start = index * self.block_size;
+                self.push_text(ids, start..ids.len().min(start + self.block_size + 1), batch)
+            }
+            Rows::Conversations { ids, learned, ends } => {
+                let row = index.checked_sub(1).map_or(0, |before| ends[before])..ends[index];
+                let target = |(&id, &learned): (&u32, &bool)| if learned { id } else { IGNORE };
+                batch.ids.extend(&ids[row.start..row.end - 1]);
+                batch.targets.extend(ids[row.clone()].iter().zip(&learned[row]).skip(1).map(target));
+                batch.ends.push(batch.ids.len());
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes `batch` the sequences of one update.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn load_step(&self, config: &Config, step: u64, batch: &mut Batch) -> Result<()> {
+        batch.clear();
+        (0..config.sequences_per_step()).try_for_each(|i| self.draw(config, step, i, batch))
+    }
+
+    /// Appends sequence number `index` of one update to a batch.
+    fn draw(&self, config: &Config, step: u64, index: usize, batch: &mut Batch) -> Result<()> {
+        if config.replacement {
+            self.sample(config.seed, Purpose::Batch, step, index, batch)
+        } else {
+            self.in_epochs(config.seed, step, config.sequences_per_step(), index, batch)
+        }
+    }
+
+    /// Appends random sequence number `index` of one step and purpose to a batch: every offset equally likely.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn sample(&self, seed: u64, purpose: Purpose, step: u64, index: usize, batch: &mut Batch) -> Result<()> {
+        let mut rng = Rng::new(seed, purpose, step, index as u64);
+        match &self.rows {
+            Rows::Text(ids) => {
+                let offset = rng.below((ids.len() - self.block_size) as u64) as usize;
+                self.push_text(ids, offset..offset + self.block_size + 1, batch)
+            }
+            Rows::Conversations { ends, .. } => self.window(rng.below(ends.len() as u64) as usize, batch),
+        }
+    }
+
+    /// Appends sequence number `index` of a step to a batch, of which each epoch has every window once, in an order of its
+    /// own; a step has `of` sequences.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    fn in_epochs(&self, seed: u64, step: u64, of: usize, index: usize, batch: &mut Batch) -> Result<()> {
+        let (at, windows) = (step * of as u64 + index as u64, self.windows() as u64);
+        self.window(rng::permute(seed, at / windows, at % windows, windows) as usize, batch)
+    }
+
+    fn push_text(&self, ids: &Ids, range: Range<usize>, batch: &mut Batch) -> Result<()> {
+        let first = batch.ids.len();
+        ids.read(range, &mut batch.ids)?;
+        batch.targets.extend(&batch.ids[first + 1..]);
+        batch.ids.pop();
+        batch.ends.push(batch.ids.len());
+        if let Some(end) = self.within {
+            let targets = &mut batch.targets[first..];
+            let after = targets.iter().position(|&target| target == end).map_or(targets.len(), |at| at + 1);
+            targets[after..].fill(IGNORE);
+        }
+        Ok(())
+    }
+}
+
+/// Sequences to learn from or to be measured on: tokens, and what should follow each.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    ids: Vec<u32>,
+    /// As many, of which [`IGNORE`] does not count.
+    targets: Vec<u32>,
+    /// Where each sequence ends.
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    /// Empties the batch.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        self.targets.clear();
+        self.ends.clear();
+    }
+
+    /// Adds a sequence: each of `tokens` but the first is the target of the one before.
+    pub fn add(&mut self, tokens: &[u32]) {
+        let (Some((_, inputs)), Some((_, targets))) = (tokens.split_last(), tokens.split_first()) else { return };
+        self.ids.extend(inputs);
+        self.targets.extend(targets);
+        self.ends.push(self.ids.len());
+    }
+
+    /// Sequences in it.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Ids and targets of a sequence.
+    pub fn sequence(&self, index: usize) -> (&[u32], &[u32]) {
+        let row = index.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[index];
+        (&self.ids[row.clone()], &self.targets[row])
+    }
+
+    /// Targets that count.
+    pub fn counted(&self) -> usize {
+        self.targets.iter().filter(|&&target| target != IGNORE).count()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
-    fn dataset(text: &str, block_size: usize) -> Result<Dataset> {
-        let config = Config { block_size, ..Config::default() };
-        let text = Text::from_string(text.to_owned());
-        Dataset::new(&text, &CharTokenizer::train(&text.text), &config)
+    fn dataset(text: &str, settings: &[&str]) -> Result<(Dataset, Tokenizer)> {
+        let mut config = Config::default();
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let corpus = Corpus::from_text(text);
+        let survey = Survey::of(&corpus, &config)?;
+        let tokenizer = survey.char_tokenizer();
+        Ok((Dataset::new(&corpus, &survey, &tokenizer, &config)?, tokenizer))
+    }
+
+    fn windows(split: &Split) -> Batch {
+        let mut batch = Batch::default();
+        (0..split.windows()).for_each(|i| split.window(i, &mut batch).unwrap());
+        batch
     }
 
     #[test]
     fn windows_predict_every_token_once_and_samples_reach_both_ends() {
         let text: String = (0..103).map(|i| char::from(b'a' + i % 26)).collect();
         for block_size in [1, 4, 10] {
-            let split = dataset(&text, block_size).unwrap().val;
-            let predicted: Vec<u32> = (0..split.windows()).flat_map(|i| split.window(i)[1..].to_vec()).collect();
-            assert_eq!(predicted, split.ids()[1..]);
-            let samples: Vec<_> = (0..2000).map(|i| split.sample(1, Purpose::Batch, 0, i)).collect();
-            assert!(samples.iter().all(|sample| sample.len() == block_size + 1));
-            assert!(samples.contains(&&split.ids()[..=block_size]), "the first sequence");
-            assert!(samples.contains(&&split.ids()[split.ids().len() - block_size - 1..]), "the last sequence");
+            let (data, _) = dataset(&text, &[&format!("block_size={block_size}")]).unwrap();
+            let ids = data.val.last_ids(99).unwrap();
+            assert_eq!(ids.len(), 11);
+            assert_eq!(windows(&data.val).targets, ids[1..]);
+            let mut batch = Batch::default();
+            (0..2000).for_each(|i| data.val.sample(1, Purpose::Batch, 0, i, &mut batch).unwrap());
+            let samples: Vec<_> = (0..2000).map(|i| batch.sequence(i)).collect();
+            assert!(samples.iter().all(|(ids, targets)| ids.len() == block_size && targets.len() == block_size));
+            assert!(samples.contains(&(&ids[..block_size], &ids[1..=block_size])), "the first sequence");
+            let last = ids.len() - block_size - 1;
+            assert!(samples.contains(&(&ids[last..last + block_size], &ids[last + 1..])), "the last sequence");
         }
     }
 
     #[test]
     fn the_split_is_the_published_one() {
-        let data = dataset(&"ab".repeat(550), 10).unwrap();
-        assert_eq!((data.train.ids().len(), data.val.ids().len()), (990, 110));
-        let message = dataset("abcdefghijklmnopqrstuvwxyz", 3).unwrap_err().to_string();
+        let (data, _) = dataset(&"ab".repeat(550), &["block_size=10"]).unwrap();
+        assert_eq!((data.train.tokens(), data.val.tokens()), (990, 110));
+        let message = dataset("abcdefghijklmnopqrstuvwxyz", &["block_size=3"]).unwrap_err().to_string();
         assert!(message.contains("validation part of the text has 3 tokens"), "{message}");
     }
 
     #[test]
-    fn bytes_that_are_not_text_are_located() {
-        for (bytes, message) in [
-            (&b""[..], "x is empty"),
-            (b"ab\ncd\xe9f", "byte 0xe9 at offset 5 (line 2)"),
-            (b"ab\0c", "zero byte at offset 2"),
-        ] {
-            let error = into_text("x", bytes.to_vec()).unwrap_err().to_string();
-            assert!(error.contains(message), "{error}");
+    fn an_epoch_has_every_window_once_in_an_order_of_its_own() {
+        let (data, _) = dataset(&"abcdefghij".repeat(120), &["block_size=7"]).unwrap();
+        let n = data.train.windows();
+        let mut orders = Vec::new();
+        for epoch in 0..3 {
+            let mut seen: Vec<_> = (0..n).map(|i| rng::permute(5, epoch, i as u64, n as u64)).collect();
+            orders.push(seen.clone());
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..n as u64));
         }
-    }
-
-    /// A server on the loopback address that answers one request with `body`.
-    fn serve(body: &'static str) -> String {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/input.txt", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.read(&mut [0; 4096]).unwrap();
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-        });
-        url
+        assert!(orders[0] != orders[1] && orders[1] != orders[2]);
+        // Steps of four sequences walk through the epochs without a gap.
+        let mut batch = Batch::default();
+        for step in 0..n as u64 {
+            (0..4).for_each(|i| data.train.in_epochs(5, step, 4, i, &mut batch).unwrap());
+        }
+        let mut all: Vec<_> = (0..4 * n).map(|i| batch.sequence(i)).collect();
+        let once = windows(&data.train);
+        let mut four: Vec<_> = (0..4 * n).map(|i| once.sequence(i % n)).collect();
+        all.sort_unstable();
+        four.sort_unstable();
+        assert!(all == four);
     }
 
     #[test]
-    fn a_download_is_checked() {
-        let hash = sha256(b"hello");
-        assert_eq!(download(&serve("hello"), 5, &hash).unwrap(), b"hello");
-        for (url, message) in [
-            (serve("jello"), "is not what it was: 5 bytes"),
-            (serve("hell"), "is not what it was: 4 bytes"),
-            (serve("hello hello hello"), "cannot download"),
-            ("http://127.0.0.1:9/".to_owned(), "cannot download http://127.0.0.1:9/"),
-        ] {
-            let error = download(&url, 5, &hash).unwrap_err().to_string();
-            assert!(error.contains(message) && error.contains("KINGLET_DATA_DIR"), "{error}");
+    fn documents_are_kept_apart() {
+        let temp = tempfile::tempdir().unwrap();
+        let lines: String = (0..40).map(|i| format!("{{\"text\": \"document {i}\"}}\n")).collect();
+        std::fs::write(temp.path().join("d.jsonl"), lines).unwrap();
+        let mut config = Config { block_size: 30, ..Config::default() };
+        config.data = vec![temp.path().join("d.jsonl").display().to_string()];
+        let corpus = Corpus::open(&config).unwrap();
+        let survey = Survey::of(&corpus, &config).unwrap();
+        assert_eq!((survey.documents, survey.needs_end_of_text()), (40, true));
+        let tokenizer = survey.char_tokenizer();
+        let end = tokenizer.end_of_text().unwrap();
+        let across = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train;
+        assert!(windows(&across).targets.iter().filter(|&&id| id == end).count() > 30);
+        config.within_documents = true;
+        let within = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train;
+        let batch = windows(&within);
+        for i in 0..batch.len() {
+            let (_, targets) = batch.sequence(i);
+            if let Some(at) = targets.iter().position(|&id| id == end) {
+                assert!(targets[at + 1..].iter().all(|&id| id == IGNORE));
+            }
         }
+        assert!(batch.counted() < windows(&across).counted());
+    }
+
+    #[test]
+    fn conversations_are_rows_that_are_padded_or_packed() {
+        let temp = tempfile::tempdir().unwrap();
+        let lines: String =
+            (10..50).map(|i| format!("{{\"prompt\": \"{i}+1\", \"response\": \"{}\"}}\n", i + 1)).collect();
+        let long = format!("{{\"prompt\": \"{}\", \"response\": \"x\"}}\n", "y".repeat(99));
+        std::fs::write(temp.path().join("c.jsonl"), lines + &long).unwrap();
+        let mut config = Config { block_size: 17, ..Config::default() };
+        config.data = vec![temp.path().join("c.jsonl").display().to_string()];
+        let corpus = Corpus::open(&config).unwrap();
+        let survey = Survey::of(&corpus, &config).unwrap();
+        let tokenizer = survey.char_tokenizer();
+        let padded = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap();
+        assert!(
+            padded.notes[0]
+                .starts_with("1 of 41 conversations are longer than block_size + 1 = 18 tokens (the longest has 102)")
+        );
+        assert_eq!((padded.train.windows(), padded.val.windows()), (36, 4));
+        let batch = windows(&padded.train);
+        let (ids, targets) = batch.sequence(0);
+        assert_eq!(
+            tokenizer.decode(ids),
+            "10+1
+11"
+        );
+        let learned: Vec<u32> = targets.iter().copied().filter(|&id| id != IGNORE).collect();
+        assert_eq!(tokenizer.decode(&learned), "11<|endoftext|>");
+        assert_eq!(targets[..4], [IGNORE; 4]);
+        // Two of eight tokens fit into eighteen.
+        config.packing = true;
+        let packed = windows(&Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train);
+        assert_eq!((packed.len(), packed.counted()), (18, batch.counted()));
+        assert_eq!(tokenizer.decode(packed.sequence(0).0), "10+1\n11<|endoftext|>11+1\n12".replace("\\n", "\n"));
     }
 }

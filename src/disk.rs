@@ -33,7 +33,7 @@ fn sha256_of(file: File) -> io::Result<String> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -134,6 +134,11 @@ impl FolderWriter {
         remove_folder(&aside)?;
         allowed().and_then(|()| fs::create_dir_all(&aside)).map_err(Error::io("create", &aside))?;
         Ok(FolderWriter { path: path.to_owned(), aside, sums: String::new() })
+    }
+
+    /// Where files are written until the folder is finished.
+    pub(crate) fn aside(&self) -> &Path {
+        &self.aside
     }
 
     /// Adds a file that `write` writes at the path it is given.

@@ -1,8 +1,11 @@
 //! Measuring the loss: the published estimate over random batches, and the exact mean over a whole split.
 
-use crate::{backend::Backend, config::Config, data::Split, model::Gpt, rng::Purpose, shards::Shards};
+use crate::{
+    backend::Backend, config::Config, data::Split, error::Result, model::Gpt, rng::Purpose, shards::Measured,
+    shards::Shards,
+};
 use serde::Serialize;
-use std::ops::ControlFlow;
+use std::{f64::consts::LN_2, ops::ControlFlow};
 
 /// The exact loss over every position of a split.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -11,8 +14,10 @@ pub struct Exact {
     pub loss: f64,
     /// Its standard error, the sequences of `block_size` tokens taken as independent.
     pub stderr: f64,
-    /// The same in bits per character.
+    /// The same in bits per character of text, whatever the tokens are.
     pub bits_per_char: f64,
+    /// The same in bits per byte of UTF-8.
+    pub bits_per_byte: f64,
     /// `e^loss`.
     pub perplexity: f64,
     /// Tokens predicted.
@@ -22,6 +27,9 @@ pub struct Exact {
 /// The published estimate: the mean over `eval_iters` random batches, dropout off.
 ///
 /// `progress` hears how many of how many sequences are done; if it breaks there is no result.
+///
+/// # Errors
+/// If the text cannot be read.
 pub fn estimate<B: Backend>(
     be: &B,
     model: &Gpt,
@@ -32,14 +40,17 @@ pub fn estimate<B: Backend>(
     config: &Config,
     step: u64,
     progress: impl FnMut(usize, usize) -> ControlFlow<()>,
-) -> Option<f64> {
+) -> Result<Option<f64>> {
     let sequences = config.eval_iters as usize * config.batch_size;
-    let sums = shards.losses(be, model, p, sequences, |i| split.sample(config.seed, purpose, step, i), progress)?;
-    Some(sums.iter().sum::<f64>() / (sequences * config.block_size) as f64)
+    let load = |i, batch: &mut _| split.sample(config.seed, purpose, step, i, batch);
+    Ok(shards.losses(be, model, p, sequences, load, progress)?.map(|measured| mean(&measured).0))
 }
 
 /// The exact loss: every token but the first is predicted once, in consecutive sequences of `block_size`, so the
 /// lengths of the contexts are distributed as in the estimate. `progress` as there.
+///
+/// # Errors
+/// If the text cannot be read.
 pub fn exact<B: Backend>(
     be: &B,
     model: &Gpt,
@@ -47,14 +58,27 @@ pub fn exact<B: Backend>(
     p: &B::Buf,
     split: &Split,
     progress: impl FnMut(usize, usize) -> ControlFlow<()>,
-) -> Option<Exact> {
+) -> Result<Option<Exact>> {
     let windows = split.windows();
-    let sums = shards.losses(be, model, p, windows, |i| split.window(i), progress)?;
-    let tokens = (split.ids().len() - 1) as f64;
-    let loss = sums.iter().sum::<f64>() / tokens;
+    let load = |i, batch: &mut _| split.window(i, batch);
+    let Some(measured) = shards.losses(be, model, p, windows, load, progress)? else { return Ok(None) };
+    let (loss, tokens) = mean(&measured);
     // The error of a ratio of sums: each window contributes its loss less what the mean would give it.
-    let squares = sums.iter().enumerate().map(|(i, sum)| (sum - loss * (split.window(i).len() - 1) as f64).powi(2));
-    let stderr = (squares.sum::<f64>() * windows as f64 / (windows as f64 - 1.0).max(1.0)).sqrt() / tokens;
-    let bits_per_char = loss / std::f64::consts::LN_2;
-    Some(Exact { loss, stderr, bits_per_char, perplexity: loss.exp(), tokens: tokens as u64 })
+    let squares: f64 = measured.iter().map(|m| (m.loss - loss * m.targets as f64).powi(2)).sum();
+    let stderr = (squares * windows as f64 / (windows as f64 - 1.0).max(1.0)).sqrt() / tokens as f64;
+    let (per_byte, per_char) = split.tokens_per_byte_and_char();
+    Ok(Some(Exact {
+        loss,
+        stderr,
+        bits_per_char: loss / LN_2 * per_char,
+        bits_per_byte: loss / LN_2 * per_byte,
+        perplexity: loss.exp(),
+        tokens,
+    }))
+}
+
+/// The mean loss, and over how many tokens.
+fn mean(measured: &[Measured]) -> (f64, u64) {
+    let tokens: usize = measured.iter().map(|m| m.targets).sum();
+    (measured.iter().map(|m| m.loss).sum::<f64>() / tokens as f64, tokens as u64)
 }

@@ -35,7 +35,8 @@
 //!
 //! | step | module |
 //! |---|---|
-//! | text: files, the built-in corpus, batches | [`data`], [`corpus`] |
+//! | text: files, the built-in corpora | [`source`], [`corpus`] |
+//! | token ids in memory or in files, batches | [`data`], [`prepared`], [`instruct`] |
 //! | text to token ids and back | [`tokenizer`] |
 //! | everything that defines a run | [`config`], [`rng`] |
 //! | names and places of the parameters | [`params`] |
@@ -65,17 +66,20 @@ mod disk;
 pub mod error;
 pub mod eval;
 pub mod guard;
+pub mod instruct;
 pub mod machine;
 pub mod model;
 pub mod optim;
 pub mod params;
 pub mod plan;
 pub mod plot;
+pub mod prepared;
 pub mod rng;
 pub mod run;
 pub mod sample;
 pub mod session;
 pub mod shards;
+pub mod source;
 pub mod tokenizer;
 pub mod train;
 pub mod trial;

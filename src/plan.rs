@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     model::Gpt,
     run::RunDir,
-    tokenizer::CharTokenizer,
+    tokenizer::Tokenizer,
     train::Memory,
     trial::Trial,
 };
@@ -58,7 +58,7 @@ pub struct Time {
 impl Plan {
     /// Everything but the time.
     pub fn new(config: &Config, model: &Gpt, data: &Dataset) -> Plan {
-        let (params, text) = (model.layout.len() as f64, data.train.ids().len() as f64);
+        let (params, text) = (model.layout.len() as f64, data.train.tokens() as f64);
         let tokens = config.tokens_per_step() * config.max_iters as f64;
         let (epochs, tokens_per_param) = (tokens / text, text / params);
         let small = epochs > GOOD_EPOCHS && tokens_per_param < ENOUGH_TOKENS;
@@ -68,7 +68,7 @@ impl Plan {
                  expect the validation loss to rise again, and set patience or dropout, or a smaller model"
             )
         });
-        let text_tokens = data.train.ids().len() + data.val.ids().len();
+        let text_tokens = data.train.tokens_in_memory() + data.val.tokens_in_memory();
         let memory_mib = (Memory::of(config).total() + Memory::of_process(text_tokens)) as f64 / f64::from(1 << 20);
         Plan { steps: config.max_iters, tokens, epochs, tokens_per_param, memory_mib, advice, time: None }
     }
@@ -94,10 +94,10 @@ impl Plan {
     /// Measures what a run of `config` takes, for about `seconds`, on the current threads.
     ///
     /// # Errors
-    /// If the checkpoint that is written on trial in `folder` cannot be.
+    /// If the text cannot be read, or the checkpoint that is written on trial in `folder` not be written.
     pub fn measure(
         config: &Config,
-        tokenizer: &CharTokenizer,
+        tokenizer: &Tokenizer,
         data: &Dataset,
         be: &Cpu,
         folder: &Path,
@@ -108,11 +108,11 @@ impl Plan {
         let mut speed = Speed::default();
         let mut trial = Trial::new(be, config, &model, &data.train);
         // The first step touches the memory for the first time.
-        trial.step(be);
+        trial.step(be)?;
         let clock = Instant::now();
         while speed.step.n < 3.0 || clock.elapsed().as_secs_f64() < 0.7 * seconds {
             let clock = Instant::now();
-            trial.step(be);
+            trial.step(be)?;
             speed.step.add(clock, 1.0);
         }
         // An estimate can take minutes; it is so many equal batches.
@@ -120,7 +120,7 @@ impl Plan {
         let clock = Instant::now();
         while speed.estimate.n == 0.0 || clock.elapsed().as_secs_f64() < 0.3 * seconds {
             let clock = Instant::now();
-            trial.eval(be, batches);
+            trial.eval(be, batches)?;
             speed.estimate.add(clock, f64::from(batches) / (2.0 * config.eval_iters as f64));
         }
         let (run, _lock) = RunDir::create(&folder.join("trial"), config.clone(), tokenizer.clone())?;
@@ -174,15 +174,16 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Text;
+    use crate::{data::Survey, source::Corpus};
 
     fn plan(settings: &[&str]) -> Plan {
         let mut config = Config::default();
         settings.iter().for_each(|setting| config.set(setting).unwrap());
-        let text = Text::from_string("abcdefghij".repeat(1000));
-        let tokenizer = CharTokenizer::train(&text.text);
+        let corpus = Corpus::from_text(&"abcdefghij".repeat(1000));
+        let survey = Survey::of(&corpus, &config).unwrap();
+        let tokenizer = survey.char_tokenizer();
         config.vocab_size = tokenizer.vocab_size();
-        let data = Dataset::new(&text, &tokenizer, &config).unwrap();
+        let data = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap();
         let speed = Speed {
             step: Mean { seconds: 2.0, n: 200.0 },
             estimate: Mean { seconds: 6.4, n: 2.0 },

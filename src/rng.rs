@@ -23,6 +23,10 @@ pub enum Purpose {
     Sample,
     /// The built-in corpus.
     Corpus,
+    /// The order of an epoch's windows; `step` is the epoch.
+    Epoch,
+    /// Whether a sequence is of the old data; `sequence` is its index in the step.
+    Replay,
 }
 
 /// A stream of random numbers.
@@ -63,6 +67,25 @@ impl Rng {
 
 fn key(seed: u64, purpose: Purpose, step: u64, sequence: u64) -> u64 {
     [purpose as u64, step, sequence].iter().fold(rng::mix(seed), |key, &part| rng::word(key, part))
+}
+
+/// Where `index` goes in a random order of `0..n` that belongs to one epoch of a run: a Feistel network over as many bits as
+/// `n` has, walked along until it is back inside (Black and Rogaway 2002), so that no order is ever stored.
+pub fn permute(seed: u64, epoch: u64, index: u64, n: u64) -> u64 {
+    let half = (64 - n.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
+    let mask = (1u64 << half) - 1;
+    let key = key(seed, Purpose::Epoch, epoch, 0);
+    let mut at = index;
+    loop {
+        let (mut left, mut right) = (at >> half, at & mask);
+        for round in 0..4 {
+            (left, right) = (right, left ^ (rng::word(rng::word(key, round), right) & mask));
+        }
+        at = left << half | right;
+        if at < n {
+            return at;
+        }
+    }
 }
 
 /// The dropout masks of one step for consecutive sequences of the batch, at one site of the network.

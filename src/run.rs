@@ -20,7 +20,7 @@ use crate::{
     disk::{self, Appender, sha256},
     error::{Error, Result},
     params::Layout,
-    tokenizer::CharTokenizer,
+    tokenizer::Tokenizer,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -49,7 +49,7 @@ pub struct RunDir {
     /// What defines the run.
     pub config: Config,
     /// How its text becomes tokens.
-    pub tokenizer: CharTokenizer,
+    pub tokenizer: Tokenizer,
     /// What was found damaged, and what was taken instead.
     pub warnings: Vec<String>,
     path: PathBuf,
@@ -60,17 +60,16 @@ impl RunDir {
     ///
     /// # Errors
     /// If the folder has something in it, is another process's, or cannot be written.
-    pub fn create(path: &Path, mut config: Config, tokenizer: CharTokenizer) -> Result<(RunDir, Lock)> {
+    pub fn create(path: &Path, mut config: Config, tokenizer: Tokenizer) -> Result<(RunDir, Lock)> {
         // A folder that there already is must not be touched if it is somebody else's.
         refuse_full(path)?;
         fs::create_dir_all(path.join(CHECKPOINTS)).map_err(Error::io("create", path))?;
         let lock = Lock::take(path)?;
         // Another process may have been faster.
         refuse_full(path)?;
-        let json = tokenizer.to_json();
-        config.tokenizer_sha256 = sha256(json.as_bytes());
+        config.tokenizer_sha256 = sha256(tokenizer.to_json().as_bytes());
         let run = RunDir { config, tokenizer, warnings: Vec::new(), path: path.to_owned() };
-        run.write(TOKENIZER, json.as_bytes())?;
+        run.write(TOKENIZER, run.tokenizer.to_json().as_bytes())?;
         run.write_config()?;
         Ok((run, lock))
     }
@@ -394,13 +393,13 @@ fn config_of_run(path: &Path, text: &str) -> Result<Config> {
     Ok(config)
 }
 
-fn read_tokenizer(run: &Path, config: &Config) -> Result<CharTokenizer> {
+fn read_tokenizer(run: &Path, config: &Config) -> Result<Tokenizer> {
     let path = run.join(TOKENIZER);
     let text = disk::read_text(&path, TEXT_LIMIT)?;
     if sha256(text.as_bytes()) != config.tokenizer_sha256 {
         return Err(Error::run(&path, "damaged: its SHA-256 is not the one in config.toml"));
     }
-    CharTokenizer::from_json(&text).map_err(|error| Error::run(&path, error.to_string()))
+    Tokenizer::from_json(&text).map_err(|error| Error::run(&path, error.to_string()))
 }
 
 /// A run's `metrics.jsonl`, open for more.
@@ -463,14 +462,14 @@ pub fn parse_metrics(bytes: &[u8]) -> (Vec<MetricLine>, usize) {
 mod tests {
     use super::*;
     use crate::disk::{Fault, with_fault};
-    use crate::guard::Guard;
+    use crate::{guard::Guard, tokenizer::CharTokenizer};
 
     fn run() -> (tempfile::TempDir, RunDir, Layout, Checkpoint) {
         let temp = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         (config.vocab_size, config.n_layer, config.n_embd, config.eval_interval) = (3, 1, 8, 1);
         let layout = Layout::new(&config);
-        let (run, _) = RunDir::create(&temp.path().join("a/run"), config, CharTokenizer::train("abc")).unwrap();
+        let (run, _) = RunDir::create(&temp.path().join("a/run"), config, CharTokenizer::train("abc").into()).unwrap();
         let checkpoint = checkpoint(&layout, 7);
         (temp, run, layout, checkpoint)
     }
@@ -648,7 +647,7 @@ mod tests {
     fn folders_in_use_are_refused() {
         let (temp, run, _, _) = run();
         let config = Config { vocab_size: 1, ..Config::default() };
-        let create = |path: &Path| RunDir::create(path, config.clone(), CharTokenizer::train("a"));
+        let create = |path: &Path| RunDir::create(path, config.clone(), CharTokenizer::train("a").into());
         assert!(create(run.path()).unwrap_err().to_string().contains("--resume"));
         let full = temp.path().join("full");
         fs::create_dir(&full).unwrap();

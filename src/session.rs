@@ -4,14 +4,16 @@ use crate::{
     backend::{Backend, Buf, Cpu},
     checkpoint::State,
     config::{Config, Precision},
-    data::{Dataset, Split, Text},
+    data,
     error::Result,
     eval::{self, Exact},
     model::Gpt,
     run::{RunDir, Which},
     sample::{Generator, Sampling, Stopper},
     shards::{Shards, cores, with_threads},
-    tokenizer::CharTokenizer,
+    source::Corpus,
+    tokenizer::{StreamDecoder, Tokenizer},
+    train,
 };
 use std::{ops::ControlFlow, path::Path};
 
@@ -20,7 +22,7 @@ pub struct Session {
     /// What defined its training.
     pub config: Config,
     /// Text to tokens and back.
-    pub tokenizer: CharTokenizer,
+    pub tokenizer: Tokenizer,
     /// Which checkpoint it is.
     pub state: State,
     /// What of the run was found damaged, and what was taken instead.
@@ -71,25 +73,23 @@ impl Session {
     /// If the text cannot be read, has unknown characters, or is too short.
     pub fn eval(
         &self,
-        text: Option<&Text>,
+        text: Option<&Corpus>,
         part: Part,
         threads: usize,
         mut progress: impl FnMut(usize, usize) + Send,
     ) -> Result<(Exact, Option<f64>)> {
-        let trained_on;
-        let text = match text {
-            Some(text) => text,
-            None => {
-                trained_on = Text::load(&self.config.data)?;
-                &trained_on
-            }
-        };
-        let (split, floor) = match part {
-            Part::All => (Split::new(self.tokenizer.encode(&text.text)?, self.config.block_size)?, None),
-            Part::Train => (Dataset::new(text, &self.tokenizer, &self.config)?.train, None),
-            Part::Val => {
-                let data = Dataset::new(text, &self.tokenizer, &self.config)?;
-                (data.val, data.floor)
+        let (split, floor) = match (part, text) {
+            (Part::All, Some(text)) => (data::whole(text, &self.tokenizer, &self.config)?, None),
+            (Part::All, None) => (data::whole(&Corpus::open(&self.config)?, &self.tokenizer, &self.config)?, None),
+            (part, text) => {
+                let data = match text {
+                    Some(text) => {
+                        let survey = data::Survey::of(text, &self.config)?;
+                        data::Dataset::new(text, &survey, &self.tokenizer, &self.config)?
+                    }
+                    None => train::load(&self.config, &self.tokenizer)?,
+                };
+                if part == Part::Train { (data.train, None) } else { (data.val, data.floor) }
             }
         };
         let shards = if threads == 0 { cores() } else { threads };
@@ -99,10 +99,10 @@ impl Session {
             ControlFlow::Continue(())
         };
         let measure = || eval::exact(&self.be, &self.model, &mut shards, &self.weights, &split, go_on);
-        Ok((with_threads(threads, measure).expect("nothing breaks it off"), floor))
+        Ok((with_threads(threads, measure)?.expect("nothing breaks it off"), floor))
     }
 
-    /// Writes up to `tokens` tokens after `prompt` (an empty one is a single token 0, as published), giving each
+    /// Writes up to `tokens` tokens after `prompt` (an empty one is [`start_of_text`]), giving each
     /// piece of text to `write` until that breaks or `stop`, if not empty, would be written. Streams of one seed
     /// differ by their `index`.
     ///
@@ -119,20 +119,28 @@ impl Session {
     ) -> Result<()> {
         let mut prompt = self.tokenizer.encode(prompt)?;
         if prompt.is_empty() {
-            prompt.push(0);
+            prompt.push(start_of_text(&self.tokenizer));
         }
         let mut generator = Generator::new(&self.be, &self.model, &self.weights, &prompt, sampling.clone(), index);
-        let mut stopper = Stopper::new(stop);
+        let (mut stopper, mut decoder) = (Stopper::new(stop), StreamDecoder::new(&self.tokenizer));
         with_threads(0, || {
             for _ in 0..tokens {
-                let token = generator.next_token();
-                let (text, stopped) = stopper.push(&self.tokenizer.decode(&[token]));
+                let (text, stopped) = stopper.push(&decoder.push(generator.next_token()));
                 if write(&text).is_break() || stopped {
                     return;
                 }
             }
-            let _ = write(&stopper.finish());
+            let (text, stopped) = stopper.push(&decoder.finish());
+            if write(&text).is_continue() && !stopped {
+                let _ = write(&stopper.finish());
+            }
         });
         Ok(())
     }
+}
+
+/// What text begins after if there is no prompt: the end of the one before or, where the tokenizer has no such token,
+/// token 0, as published.
+pub fn start_of_text(tokenizer: &Tokenizer) -> u32 {
+    tokenizer.end_of_text().unwrap_or(0)
 }

@@ -7,6 +7,8 @@
 use crate::{
     backend::{Backend, Rows},
     config::Config,
+    data::{Batch, IGNORE},
+    error::Result,
     model::{ActGrads, Acts, Gpt},
     rng::Noise,
 };
@@ -38,6 +40,15 @@ struct Shard<B: Backend> {
     losses: Vec<f32>,
     /// Sum of the losses of this shard's sequences in the current step.
     loss: f64,
+}
+
+/// What was measured of a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// Sum of the losses of the targets that count.
+    pub loss: f64,
+    /// How many those are.
+    pub targets: usize,
 }
 
 /// What only training needs, for a shard's whole share.
@@ -147,33 +158,23 @@ impl<B: Backend> Shards<B> {
         Shards { shards: shards.collect(), batch_size }
     }
 
-    /// The mean loss over `batches` batches and its gradient's norm; the gradient is then in
-    /// [`Shards::last_gradient`]. Sequence `i` of batch `k` is `sequence(k * batch_size + i)`: `t + 1` tokens, each but the first being the target of the one
-    /// before.
+    /// The mean loss over the targets that count in one or more batches, and its gradient's norm; the gradient is then in
+    /// [`Shards::last_gradient`].
     ///
     /// # Panics
-    /// If the workers were not made for training.
-    pub fn gradient<'a>(
-        &mut self,
-        be: &B,
-        model: &Gpt,
-        p: &B::Buf,
-        batches: usize,
-        seed: u64,
-        step: u64,
-        sequence: impl Fn(usize) -> &'a [u32] + Sync,
-    ) -> (f64, f64) {
-        let sequences = batches * self.batch_size;
+    /// If the workers were not made for training, or the sequences are not whole batches.
+    pub fn gradient(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, seed: u64, step: u64) -> (f64, f64) {
         let batch_size = self.batch_size;
+        assert!(batch.len().is_multiple_of(batch_size));
+        // The gradient is that of the mean over all positions of all batches.
+        let scale = 1.0 / batch.counted().max(1) as f64;
         self.shards.par_iter_mut().for_each(|shard| {
             shard.loss = 0.0;
             be.clear(&mut shard.training().grads);
-            for batch in 0..batches {
-                let first = batch * batch_size + shard.share.start;
-                let rows = shard.load((first..first + shard.share.len()).map(&sequence));
+            for k in 0..batch.len() / batch_size {
+                let first = k * batch_size + shard.share.start;
+                let rows = shard.load((first..first + shard.share.len()).map(|i| batch.sequence(i)));
                 let noise = Some(Noise { seed, step, first_sequence: first as u64 });
-                // The gradient is that of the mean over all positions of all batches.
-                let scale = 1.0 / (sequences * rows.t) as f64;
                 let Shard { training, ids, targets, losses, .. } = shard;
                 let Training { acts, scratch, grads } = training.as_mut().expect("made for training");
                 let losses = &mut losses[..rows.n()];
@@ -201,21 +202,28 @@ impl<B: Backend> Shards<B> {
         &self.shards[0].training.as_ref().expect("made for training").grads
     }
 
-    /// The sum of the losses over the positions of each of `count` sequences, dropout off; `progress` hears how many
-    /// of how many are done, and if it breaks there is no result.
-    pub fn losses<'a>(
+    /// What is measured of each of `count` sequences, dropout off: number `i` is what `load(i, batch)` appends. `progress`
+    /// hears how many of how many are done, and if it breaks there is no result.
+    ///
+    /// # Errors
+    /// What `load` says.
+    pub fn losses(
         &mut self,
         be: &B,
         model: &Gpt,
         p: &B::Buf,
         count: usize,
-        sequence: impl Fn(usize) -> &'a [u32] + Sync,
+        mut load: impl FnMut(usize, &mut Batch) -> Result<()>,
         mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Option<Vec<f64>> {
-        let mut sums = vec![0.0; count];
-        // The threads meet only to report progress.
+    ) -> Result<Option<Vec<Measured>>> {
+        let mut sums = vec![Measured::default(); count];
+        let mut batch = Batch::default();
+        // The threads meet only to read on and to report progress.
         let piece = 16 * self.batch_size;
         for (k, sums) in sums.chunks_mut(piece).enumerate() {
+            batch.clear();
+            (k * piece..k * piece + sums.len()).try_for_each(|i| load(i, &mut batch))?;
+            let batch = &batch;
             let (pieces, shards) = (sums.len(), self.shards.len());
             let mut rest = &mut *sums;
             let mut work = Vec::with_capacity(shards);
@@ -223,14 +231,14 @@ impl<B: Backend> Shards<B> {
                 let (start, end) = (s * pieces / shards, (s + 1) * pieces / shards);
                 let (mine, others) = rest.split_at_mut(end - start);
                 rest = others;
-                work.push((shard, k * piece + start, mine));
+                work.push((shard, start, mine));
             }
-            work.into_par_iter().for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, &sequence));
+            work.into_par_iter().for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, batch));
             if progress(k * piece + pieces, count).is_break() {
-                return None;
+                return Ok(None);
             }
         }
-        Some(sums)
+        Ok(Some(sums))
     }
 }
 
@@ -239,42 +247,35 @@ impl<B: Backend> Shard<B> {
         self.training.as_mut().expect("made for training")
     }
 
-    /// The sums of the losses of the sequences from `first` on, as many at once as fit and are of one length.
-    fn losses<'a>(
-        &mut self,
-        be: &B,
-        model: &Gpt,
-        p: &B::Buf,
-        first: usize,
-        sums: &mut [f64],
-        sequence: impl Fn(usize) -> &'a [u32],
-    ) {
-        let mut done = 0;
-        while done < sums.len() {
-            let at = first + done;
-            let len = sequence(at).len();
-            let most = self.eval_b.min(sums.len() - done);
-            let b = (1..most).find(|&i| sequence(at + i).len() != len).unwrap_or(most);
-            let rows = self.load((at..at + b).map(&sequence));
+    /// Measures the sequences of a batch from `first` on, as many at once as fit.
+    fn losses(&mut self, be: &B, model: &Gpt, p: &B::Buf, first: usize, sums: &mut [Measured], batch: &Batch) {
+        let mut at = first;
+        for sums in sums.chunks_mut(self.eval_b) {
+            let rows = self.load((at..at + sums.len()).map(|i| batch.sequence(i)));
+            at += sums.len();
             model.forward(be, p, &mut self.eval, &self.ids, rows, None);
             let losses = &mut self.losses[..rows.n()];
             model.losses(be, &mut self.eval, &self.targets, None, losses);
-            for (sum, losses) in sums[done..].iter_mut().zip(losses.chunks_exact(rows.t)) {
-                *sum = losses.iter().map(|&loss| f64::from(loss)).sum();
+            let rows = losses.chunks_exact(rows.t).zip(self.targets.chunks_exact(rows.t));
+            for (sum, (losses, targets)) in sums.iter_mut().zip(rows) {
+                sum.loss = losses.iter().map(|&loss| f64::from(loss)).sum();
+                sum.targets = targets.iter().filter(|&&target| target != IGNORE).count();
             }
-            done += b;
         }
     }
 
-    /// Takes sequences of equal length as inputs and targets.
-    fn load<'a>(&mut self, sequences: impl Iterator<Item = &'a [u32]>) -> Rows {
+    /// Takes sequences as inputs and targets; shorter ones are filled up behind, where nothing counts and nothing that
+    /// counts looks.
+    fn load<'a>(&mut self, sequences: impl Iterator<Item = (&'a [u32], &'a [u32])> + Clone) -> Rows {
         self.ids.clear();
         self.targets.clear();
-        let mut rows = Rows { b: 0, t: 0, pos: 0 };
-        for sequence in sequences {
-            rows = Rows { b: rows.b + 1, t: sequence.len() - 1, pos: 0 };
-            self.ids.extend_from_slice(&sequence[..rows.t]);
-            self.targets.extend_from_slice(&sequence[1..]);
+        let mut rows = Rows { b: 0, t: sequences.clone().map(|(ids, _)| ids.len()).max().unwrap_or(0), pos: 0 };
+        for (ids, targets) in sequences {
+            rows.b += 1;
+            self.ids.extend_from_slice(ids);
+            self.ids.resize(rows.n(), 0);
+            self.targets.extend_from_slice(targets);
+            self.targets.resize(rows.n(), IGNORE);
         }
         rows
     }

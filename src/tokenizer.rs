@@ -1,139 +1,342 @@
-//! Text to token ids and back. One token for each character, in code point order, as published.
+//! Text to token ids and back.
 //!
-//! The file is a Hugging Face `tokenizer.json`, so that Python's `tokenizers` reads it too.
+//! | kind | tokens |
+//! |---|---|
+//! | `char` | one for each distinct character of the text, as published |
+//! | `byte` | the 256 bytes of UTF-8, and `<|endoftext|>`: there is no text it does not know |
+//! | `bpe:SIZE` | byte pair encoding (Sennrich et al. 2016) over GPT-2's words and bytes, learned from the text |
+//! | a file | any Hugging Face `tokenizer.json` |
+//!
+//! Whatever the kind, what a run stores is a Hugging Face `tokenizer.json` with which Python's `tokenizers` encodes and
+//! decodes the same.
 
-use crate::error::{Error, Result};
+mod chars;
+
+pub use chars::{Alphabet, CharTokenizer};
+
+use crate::{
+    disk,
+    error::{Error, Result},
+};
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::path::Path;
+use tokenizers::{
+    AddedToken, DecoderWrapper, PreTokenizerWrapper,
+    models::{
+        TrainerWrapper,
+        bpe::{BPE, BpeTrainer},
+    },
+    pre_tokenizers::byte_level::ByteLevel,
+};
 
-/// The character tokenizer: token `i` is the `i`-th of the sorted distinct characters of a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CharTokenizer {
-    chars: Vec<char>,
+/// The token between documents, as GPT-2 calls it.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// A `tokenizer.json` is no larger.
+const FILE_LIMIT: u64 = 1 << 28;
+
+/// Text to token ids and back.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    kind: Kind,
+    /// What it is as a file.
+    json: String,
 }
 
-impl CharTokenizer {
-    /// The tokenizer whose vocabulary is the characters of `text`.
-    pub fn train(text: &str) -> CharTokenizer {
-        // Through a table for the code points that most texts are made of; the set is for the others.
-        let (mut common, mut rare) = ([false; 0x3000], BTreeSet::new());
-        for c in text.chars() {
-            match common.get_mut(c as usize) {
-                Some(seen) => *seen = true,
-                None => _ = rare.insert(c),
+#[derive(Clone, Debug)]
+enum Kind {
+    Char(CharTokenizer),
+    Byte,
+    HuggingFace(Box<tokenizers::Tokenizer>),
+}
+
+impl PartialEq for Tokenizer {
+    fn eq(&self, other: &Tokenizer) -> bool {
+        self.json == other.json
+    }
+}
+
+impl From<CharTokenizer> for Tokenizer {
+    fn from(chars: CharTokenizer) -> Tokenizer {
+        Tokenizer { json: chars.to_json(), kind: Kind::Char(chars) }
+    }
+}
+
+impl Tokenizer {
+    /// One token for each byte, id = byte, and the end of a text, 256.
+    pub fn byte() -> Tokenizer {
+        let mut vocab: Vec<_> = (0..=255).map(|byte| (byte_char(byte).to_string(), json!(byte))).collect();
+        vocab.push((END_OF_TEXT.to_owned(), json!(256)));
+        let byte_level = |use_regex| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+        let model = json!({
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab.into_iter().collect::<Map<_, _>>(), "merges": [],
+        });
+        let json = file(&[(256, END_OF_TEXT)], &byte_level(false), &byte_level(true), &model);
+        Tokenizer { kind: Kind::Byte, json }
+    }
+
+    /// Learns byte pair encoding from pieces of text: `vocab_size` tokens, the end of a text among them, or fewer if
+    /// the text is too small for as many.
+    ///
+    /// # Errors
+    /// If the library refuses.
+    pub fn train_bpe(pieces: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Tokenizer> {
+        let byte_level = || ByteLevel::new(false, true, true);
+        let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
+        tokenizer
+            .with_pre_tokenizer(Some(PreTokenizerWrapper::ByteLevel(byte_level())))
+            .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level())));
+        let trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let refused = |error| Error::Data(format!("cannot learn a vocabulary: {error}"));
+        tokenizer.train(&mut TrainerWrapper::BpeTrainer(trainer), pieces).map_err(refused)?;
+        Tokenizer::from_json(&tokenizer.to_string(true).map_err(refused)?)
+    }
+
+    /// Reads a `tokenizer.json` of a run's, or of anybody's.
+    ///
+    /// # Errors
+    /// If the file cannot be read or [`Tokenizer::from_json`] refuses it.
+    pub fn from_file(path: &Path) -> Result<Tokenizer> {
+        let text = disk::read_text(path, FILE_LIMIT)?;
+        Tokenizer::from_json(&text).map_err(|error| Error::run(path, error.to_string()))
+    }
+
+    /// Reads the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it is not one; the message says what is wrong with it.
+    pub fn from_json(text: &str) -> Result<Tokenizer> {
+        let byte = Tokenizer::byte();
+        if text == byte.json {
+            return Ok(byte);
+        }
+        let bad = |error: String| Error::Data(format!("not a tokenizer: {error}"));
+        let value: Value = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+        if CharTokenizer::is(&value) {
+            return Ok(CharTokenizer::from_json(&value)?.into());
+        }
+        let inner = tokenizers::Tokenizer::from_bytes(text).map_err(|error| bad(error.to_string()))?;
+        let vocab = inner.get_vocab(true);
+        let words = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        if words == 0 || words > MAX_VOCAB {
+            return Err(bad(format!("its largest id makes {words} words; allowed are 1 to {MAX_VOCAB}")));
+        }
+        Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(inner)), json: text.to_owned() })
+    }
+
+    /// The content of the `tokenizer.json`.
+    pub fn to_json(&self) -> &str {
+        &self.json
+    }
+
+    /// What the tokens of this tokenizer are, in the plural.
+    pub fn unit(&self) -> &'static str {
+        match self.kind {
+            Kind::Char(_) => "characters",
+            Kind::Byte => "bytes",
+            Kind::HuggingFace(_) => "tokens",
+        }
+    }
+
+    /// The character tokenizer, if it is one.
+    pub fn chars(&self) -> Option<&CharTokenizer> {
+        match &self.kind {
+            Kind::Char(chars) => Some(chars),
+            _ => None,
+        }
+    }
+
+    /// Words in the vocabulary: one more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        match &self.kind {
+            Kind::Char(chars) => chars.vocab_size(),
+            Kind::Byte => 257,
+            Kind::HuggingFace(inner) => inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1),
+        }
+    }
+
+    /// The token that stands between documents, if there is one.
+    pub fn end_of_text(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Char(chars) => chars.end_of_text(),
+            Kind::Byte => Some(256),
+            // GPT-2's name, Llama's and BERT's.
+            Kind::HuggingFace(inner) => {
+                [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.token_to_id(name))
             }
         }
-        let common = (0..0x3000).filter(|&c| common[c as usize]).filter_map(char::from_u32);
-        CharTokenizer { chars: common.chain(rare).collect() }
     }
 
-    /// Words in the vocabulary.
-    pub fn vocab_size(&self) -> usize {
-        self.chars.len()
+    /// How [`Tokenizer::end_of_text`] is written.
+    pub fn end_of_text_name(&self) -> Option<String> {
+        let id = self.end_of_text()?;
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.id_to_token(id),
+            _ => Some(END_OF_TEXT.to_owned()),
+        }
     }
 
-    /// The vocabulary, in the order of the ids.
-    pub fn chars(&self) -> &[char] {
-        &self.chars
+    /// Whether a text may be encoded in parts that are cut at line ends between two characters that are not blank: no
+    /// token reaches over such a line end.
+    pub fn splits_at_lines(&self) -> bool {
+        match &self.kind {
+            Kind::Char(_) | Kind::Byte => true,
+            Kind::HuggingFace(inner) => {
+                inner.get_normalizer().is_none()
+                    && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(level)) if level.use_regex)
+            }
+        }
     }
 
     /// Text to ids.
     ///
     /// # Errors
-    /// Names the characters that are not in the vocabulary, each with one that is and resembles it.
+    /// If there are characters that are not in the vocabulary; a character tokenizer names them, each with one that is
+    /// and resembles it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = Vec::with_capacity(text.len());
-        let mut unknown = BTreeSet::new();
-        let mut ascii = [None; 128];
-        for (id, &c) in self.chars.iter().enumerate().take_while(|(_, c)| c.is_ascii()) {
-            ascii[c as usize] = Some(id as u32);
-        }
-        for c in text.chars() {
-            let id =
-                if c.is_ascii() { ascii[c as usize] } else { self.chars.binary_search(&c).ok().map(|id| id as u32) };
-            match id {
-                Some(id) => ids.push(id),
-                None => _ = unknown.insert(c),
+        match &self.kind {
+            Kind::Char(chars) => chars.encode(text),
+            Kind::Byte => Ok(join_at_end_of_text(text, 256, |part, ids| ids.extend(part.bytes().map(u32::from)))),
+            Kind::HuggingFace(inner) => {
+                let encoding = inner.encode_fast(text, false);
+                Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
             }
         }
-        if unknown.is_empty() { Ok(ids) } else { Err(self.unknown(&unknown)) }
     }
 
-    /// Ids to text; ids beyond the vocabulary (a model may have more words than its tokenizer) become U+FFFD.
+    /// Ids to text; what is no text (half a character, an id that no token has) becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        ids.iter().map(|&id| self.chars.get(id as usize).copied().unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
-    }
-
-    fn unknown(&self, unknown: &BTreeSet<char>) -> Error {
-        let mut message = String::from("not in the vocabulary of this model:");
-        for &c in unknown.iter().take(8) {
-            let name =
-                unicode_names2::name(c).map_or_else(|| "a control character".to_owned(), |name| name.to_string());
-            let _ = write!(message, " {c:?} (U+{:04X}, {name})", c as u32);
-            if let Some(other) = self.resembling(c) {
-                let _ = write!(message, ", try {other:?}");
+        match &self.kind {
+            Kind::Char(chars) => chars.decode(ids),
+            Kind::Byte => {
+                let mut bytes = Vec::with_capacity(ids.len());
+                for &id in ids {
+                    match u8::try_from(id) {
+                        Ok(byte) => bytes.push(byte),
+                        Err(_) if id == 256 => bytes.extend(END_OF_TEXT.bytes()),
+                        Err(_) => bytes.extend("\u{fffd}".bytes()),
+                    }
+                }
+                String::from_utf8_lossy(&bytes).into_owned()
             }
-            message.push(';');
-        }
-        if unknown.len() > 8 {
-            let _ = write!(message, " and {} more;", unknown.len() - 8);
-        }
-        let shown: String = self.chars.iter().filter(|c| !c.is_control()).take(100).collect();
-        let _ = write!(message, " it knows: {shown}");
-        if self.chars.iter().filter(|c| !c.is_control()).count() > 100 {
-            message.push('…');
-        }
-        Error::Text(message)
-    }
-
-    /// A known replacement: the other case, or the plain ASCII spelling.
-    fn resembling(&self, c: char) -> Option<String> {
-        let cases = [c.to_lowercase().to_string(), c.to_uppercase().to_string()];
-        let ascii = deunicode::deunicode_char(c).map(str::to_owned);
-        let knows = |text: &String| {
-            !text.is_empty() && *text != c.to_string() && text.chars().all(|c| self.chars.binary_search(&c).is_ok())
-        };
-        cases.into_iter().chain(ascii).find(knows)
-    }
-
-    /// The tokenizer as a Hugging Face `tokenizer.json`.
-    pub fn to_json(&self) -> String {
-        let vocab: Map<_, _> = self.chars.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
-        let file = json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": [],
-            "normalizer": null,
-            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false},
-            "post_processor": null,
-            "decoder": {"type": "Fuse"},
-            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
-        });
-        serde_json::to_string_pretty(&file).expect("a JSON value")
-    }
-
-    /// Reads what [`CharTokenizer::to_json`] wrote.
-    ///
-    /// # Errors
-    /// If the text is not such a file; the message says what is wrong with it.
-    pub fn from_json(text: &str) -> Result<CharTokenizer> {
-        let bad = |what: &str| Error::Data(format!("not a character tokenizer: {what}"));
-        let file: Value = serde_json::from_str(text).map_err(|error| bad(&error.to_string()))?;
-        let vocab = file.pointer("/model/vocab").and_then(Value::as_object).ok_or_else(|| bad("no model.vocab"))?;
-        let mut chars = Vec::with_capacity(vocab.len());
-        for (i, (token, id)) in vocab.iter().enumerate() {
-            let mut token = token.chars();
-            let (Some(c), None) = (token.next(), token.next()) else {
-                return Err(bad(&format!("token {i} is not one character")));
-            };
-            if id.as_u64() != Some(i as u64) || chars.last().is_some_and(|&last| last >= c) {
-                return Err(bad(&format!("token {i} is out of order")));
+            Kind::HuggingFace(inner) => {
+                // An id that no token has would be left out.
+                let known = |id: &u32| inner.id_to_token(*id).is_some();
+                let pieces = ids.chunk_by(|a, b| known(a) == known(b)).map(|ids| {
+                    if known(&ids[0]) {
+                        inner.decode(ids, false).unwrap_or_default()
+                    } else {
+                        "\u{fffd}".repeat(ids.len())
+                    }
+                });
+                pieces.collect()
             }
-            chars.push(c);
         }
-        if chars.is_empty() { Err(bad("its vocabulary is empty")) } else { Ok(CharTokenizer { chars }) }
     }
+
+    /// The same tokenizer with the characters of `text` that it lacks added at the end of its vocabulary, and the end of
+    /// a text if that is `wanted`; and how many words that adds. Only a character tokenizer can lack any.
+    pub fn extended(&self, text: impl IntoIterator<Item = char>, wanted: bool) -> (Tokenizer, usize) {
+        match &self.kind {
+            Kind::Char(chars) => {
+                let extended = chars.extended(text, wanted);
+                let added = extended.vocab_size() - chars.vocab_size();
+                (extended.into(), added)
+            }
+            _ => (self.clone(), 0),
+        }
+    }
+}
+
+/// The largest vocabulary that a model can have.
+const MAX_VOCAB: usize = 1_000_000;
+
+/// Turns ids that arrive one by one into text, holding back characters of which a part is still to come.
+#[derive(Debug)]
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The last tokens that were given out, and those held back: some decoders look at a token's neighbour.
+    ids: Vec<u32>,
+    given: usize,
+}
+
+impl<'a> StreamDecoder<'a> {
+    /// Nothing yet.
+    pub fn new(tokenizer: &'a Tokenizer) -> StreamDecoder<'a> {
+        StreamDecoder { tokenizer, ids: Vec::new(), given: 0 }
+    }
+
+    /// Adds a token; the text that is certain now.
+    pub fn push(&mut self, id: u32) -> String {
+        let before = self.tokenizer.decode(&self.ids[..self.given]);
+        self.ids.push(id);
+        let all = self.tokenizer.decode(&self.ids);
+        // No character has more than four bytes: what is still broken then stays so.
+        if all.ends_with('\u{fffd}') && self.ids.len() - self.given < 4 {
+            return String::new();
+        }
+        let new = all.get(before.len()..).unwrap_or_default().to_owned();
+        self.ids.drain(..self.given);
+        self.given = self.ids.len();
+        new
+    }
+
+    /// What was held back, when no more comes.
+    pub fn finish(self) -> String {
+        let before = self.tokenizer.decode(&self.ids[..self.given]);
+        self.tokenizer.decode(&self.ids).get(before.len()..).unwrap_or_default().to_owned()
+    }
+}
+
+/// The ids of `text` with the id of the end of a text wherever that is written out, as Hugging Face's tokenizers read
+/// special tokens.
+fn join_at_end_of_text(text: &str, end: u32, encode: impl Fn(&str, &mut Vec<u32>)) -> Vec<u32> {
+    let mut ids = Vec::with_capacity(text.len());
+    for (i, part) in text.split(END_OF_TEXT).enumerate() {
+        if i > 0 {
+            ids.push(end);
+        }
+        encode(part, &mut ids);
+    }
+    ids
+}
+
+/// The character that stands for a byte in GPT-2's vocabulary: itself where it is visible, else one from U+0100 on.
+fn byte_char(byte: u8) -> char {
+    let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if visible(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|&other| !visible(other)).count() as u32;
+    char::from_u32(0x100 + before).expect("a letter")
+}
+
+/// A `tokenizer.json` with these special tokens.
+fn file(special: &[(u32, &str)], pre_tokenizer: &Value, decoder: &Value, model: &Value) -> String {
+    let added = special.iter().map(|(id, content)| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    });
+    let file = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": null,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": decoder,
+        "model": model,
+    });
+    serde_json::to_string_pretty(&file).expect("a JSON value")
 }
 
 #[cfg(test)]
@@ -141,47 +344,88 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn ids_follow_code_points() {
-        let tokenizer = CharTokenizer::train("hello\nWörld 🐦");
-        assert_eq!(tokenizer.chars().iter().collect::<String>(), "\n Wdehlorö🐦");
-        assert_eq!(tokenizer.encode("\n W🐦").unwrap(), [0, 1, 2, 10]);
-        assert_eq!(tokenizer.decode(&[0, 1, 2, 10, 11]), "\n W🐦\u{fffd}");
+    fn bpe() -> Tokenizer {
+        let text = "in winter the kinglet weighs no more than a coin.\nthe firecrest is a little heavier, a café 🐦\n";
+        Tokenizer::train_bpe([text.repeat(5)].into_iter(), 300).unwrap()
+    }
+
+    /// As Hugging Face's library reads the file, which is what Python's package does.
+    fn theirs(tokenizer: &Tokenizer) -> tokenizers::Tokenizer {
+        tokenizers::Tokenizer::from_bytes(tokenizer.to_json()).unwrap()
     }
 
     #[test]
-    fn unknown_characters_are_named_and_replacements_suggested() {
-        let message = CharTokenizer::train("abe\"").encode("éaB“Z").unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "not in the vocabulary of this model: 'B' (U+0042, LATIN CAPITAL LETTER B), try \"b\"; \
-             'Z' (U+005A, LATIN CAPITAL LETTER Z); 'é' (U+00E9, LATIN SMALL LETTER E WITH ACUTE), try \"e\"; \
-             '“' (U+201C, LEFT DOUBLE QUOTATION MARK), try \"\\\"\"; it knows: \"abe"
-        );
+    fn sizes_ends_and_files() {
+        let chars = Tokenizer::from(CharTokenizer::train("ab"));
+        assert_eq!((chars.vocab_size(), chars.end_of_text()), (2, None));
+        let (ended, added) = chars.extended("abc".chars(), true);
+        assert_eq!((ended.vocab_size(), added, ended.end_of_text()), (4, 2, Some(3)));
+        assert_eq!(ended.encode("ca<|endoftext|>b").unwrap(), [2, 0, 3, 1]);
+        let byte = Tokenizer::byte();
+        assert_eq!((byte.vocab_size(), byte.end_of_text()), (257, Some(256)));
+        assert_eq!(byte.encode("é<|endoftext|>").unwrap(), [0xc3, 0xa9, 256]);
+        let bpe = bpe();
+        assert_eq!((bpe.vocab_size(), bpe.end_of_text()), (300, Some(0)));
+        assert!(bpe.encode("the kinglet").unwrap().len() < 6);
+        for tokenizer in [&chars, &ended, &byte, &bpe] {
+            let read = Tokenizer::from_json(tokenizer.to_json()).unwrap();
+            assert_eq!(&read, tokenizer);
+            assert_eq!(std::mem::discriminant(&read.kind), std::mem::discriminant(&tokenizer.kind));
+        }
     }
 
     #[test]
     fn damaged_files_are_refused() {
-        let good = CharTokenizer::train("abc").to_json();
-        for (from, to, message) in [
-            ("\"a\": 0", "\"a\": 5", "out of order"),
-            ("\"a\"", "\"ab\"", "not one character"),
-            ("\"vocab\"", "\"words\"", "no model.vocab"),
-            ("{", "", "not a character tokenizer"),
+        for (text, message) in [
+            ("", "not a tokenizer: EOF"),
+            ("{}", "not a tokenizer"),
+            ("{\"model\": {\"type\": \"WordLevel\", \"vocab\": {}, \"unk_token\": \"x\"}}", "not a tokenizer"),
         ] {
-            let error = CharTokenizer::from_json(&good.replacen(from, to, 1)).unwrap_err().to_string();
+            let error = Tokenizer::from_json(text).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
+        let huge = bpe().to_json().replacen("\"id\": 0", "\"id\": 4294967295", 1);
+        let _ = Tokenizer::from_json(&huge);
+    }
+
+    #[test]
+    fn a_stream_gives_whole_characters() {
+        for tokenizer in [Tokenizer::byte(), bpe(), CharTokenizer::train("aé🐦 ").into()] {
+            let ids = tokenizer.encode("é 🐦🐦a").unwrap();
+            let mut stream = StreamDecoder::new(&tokenizer);
+            let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+            assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
+            assert_eq!(pieces.concat() + &stream.finish(), "é 🐦🐦a");
+        }
+        // Bytes that never become a character are given out all the same.
+        let byte = Tokenizer::byte();
+        let mut stream = StreamDecoder::new(&byte);
+        let text: String = [0xff; 9].iter().map(|&id| stream.push(id)).collect();
+        assert_eq!(text + &stream.finish(), "\u{fffd}".repeat(9));
+    }
+
+    #[test]
+    fn line_ends_between_words_are_places_to_cut() {
+        let bpe = bpe();
+        assert!(bpe.splits_at_lines());
+        let (a, b) = ("the coin.\n", "winter is a\n\n little\n");
+        let whole = bpe.encode(&[a, b].concat()).unwrap();
+        assert_eq!([bpe.encode(a).unwrap(), bpe.encode(b).unwrap()].concat(), whole);
     }
 
     proptest! {
         #[test]
-        fn any_text_goes_round(text in "\\PC*", more in proptest::collection::vec(any::<char>(), 1..50)) {
-            let text = text + &more.into_iter().collect::<String>();
-            let tokenizer = CharTokenizer::train(&text);
-            let ids = tokenizer.encode(&text).unwrap();
-            prop_assert_eq!(tokenizer.decode(&ids), text);
-            prop_assert_eq!(CharTokenizer::from_json(&tokenizer.to_json()).unwrap(), tokenizer);
+        fn ids_and_text_are_those_of_hugging_face(text in "\\PC*", more in proptest::collection::vec(any::<char>(), 1..50)) {
+            let text = text + &more.into_iter().collect::<String>() + END_OF_TEXT + "a";
+            let chars = Tokenizer::from(CharTokenizer::train(&text));
+            for tokenizer in [Tokenizer::byte(), bpe(), chars.extended([], true).0] {
+                let theirs = theirs(&tokenizer);
+                let ids = tokenizer.encode(&text).unwrap();
+                let encoding = theirs.encode(text.as_str(), false).unwrap();
+                prop_assert_eq!(encoding.get_ids(), &ids[..]);
+                prop_assert_eq!(&tokenizer.decode(&ids), &text);
+                prop_assert_eq!(theirs.decode(&ids, false).unwrap(), text.clone());
+            }
         }
     }
 }

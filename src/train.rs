@@ -3,8 +3,8 @@
 use crate::{
     backend::{Backend, Buf, Cpu},
     checkpoint::{Checkpoint, State},
-    config::{Config, FIELDS, OnDivergence, Precision},
-    data::{Dataset, Text},
+    config::{Config, FIELDS, OnDivergence, Precision, TokenizerKind},
+    data::{Batch, Dataset, Survey},
     error::{Error, Result},
     eval,
     guard::{Divergence, Guard},
@@ -13,11 +13,14 @@ use crate::{
     optim::Optimizer,
     plan::{Plan, Speed},
     plot::{Curves, loss_svg},
+    prepared,
     rng::Purpose,
     run::{Lock, Metrics, RunDir, with_source},
     sample::{Generator, Sampling},
+    session::start_of_text,
     shards::{self, Shards, with_threads},
-    tokenizer::CharTokenizer,
+    source::Corpus,
+    tokenizer::Tokenizer,
 };
 use serde::Serialize;
 use std::{
@@ -78,17 +81,16 @@ impl Job {
                 });
             }
         }
-        let text = Text::load(&config.data)?;
-        if text.sha256 != config.data_sha256 {
+        let data = load(config, &run.tokenizer)?;
+        if data.sha256 != config.data_sha256 {
             return Err(Error::Data(format!(
                 "{} is not the text this run was started with (SHA-256 {}, was {}): bring that text back, \
                  or start a new run",
                 config.data.join(", "),
-                text.sha256,
+                data.sha256,
                 config.data_sha256
             )));
         }
-        let data = Dataset::new(&text, &run.tokenizer, config)?;
         let layout = Gpt::new(&run.config).layout;
         let has_checkpoint = !run.steps()?.is_empty();
         let from = has_checkpoint.then(|| run.load(&layout, |_| true)).transpose()?;
@@ -120,12 +122,22 @@ impl Job {
 ///
 /// # Errors
 /// If the configuration or the text will not do, or the machine has not the memory.
-pub fn prepare(mut config: Config) -> Result<(Config, CharTokenizer, Dataset)> {
+pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     config.check()?;
     // Before the text is read, as far as it can be known.
     Memory::of(&Config { vocab_size: config.vocab_size.max(1), ..config.clone() }).check()?;
-    let text = Text::load(&config.data)?;
-    let tokenizer = CharTokenizer::train(&text.text);
+    let (tokenizer, data) = match prepared::open(&config)? {
+        Some(files) => (files.tokenizer.clone(), Dataset::of_files(files, &config)?),
+        None => {
+            let corpus = Corpus::open(&config)?;
+            Dataset::check_size(&corpus, corpus.known_bytes())?;
+            let survey = Survey::of(&corpus, &config)?;
+            Dataset::check_size(&corpus, survey.bytes)?;
+            let tokenizer = tokenizer(&config, &corpus, &survey)?;
+            let data = Dataset::new(&corpus, &survey, &tokenizer, &config)?;
+            (tokenizer, data)
+        }
+    };
     let words = tokenizer.vocab_size();
     if config.vocab_size == 0 {
         config.vocab_size = words;
@@ -133,14 +145,44 @@ pub fn prepare(mut config: Config) -> Result<(Config, CharTokenizer, Dataset)> {
         return Err(Error::Config {
             key: "vocab_size".into(),
             value: config.vocab_size.to_string(),
-            allowed: format!("0 or at least {words}, the distinct characters of the text"),
+            allowed: format!("0 or at least {words}, the words of the tokenizer"),
         });
     }
     config.shards = shards::count(&config, Gpt::new(&config).layout.len());
-    config.data_sha256.clone_from(&text.sha256);
+    config.data_sha256.clone_from(&data.sha256);
     Memory::of(&config).check()?;
-    let data = Dataset::new(&text, &tokenizer, &config)?;
     Ok((config, tokenizer, data))
+}
+
+/// The tokenizer that a configuration asks for, of this corpus.
+///
+/// # Errors
+/// If it cannot be read or learned.
+pub fn tokenizer(config: &Config, corpus: &Corpus, survey: &Survey) -> Result<Tokenizer> {
+    match &config.tokenizer {
+        TokenizerKind::Char => Ok(survey.char_tokenizer()),
+        TokenizerKind::Byte => Ok(Tokenizer::byte()),
+        TokenizerKind::File(path) => Tokenizer::from_file(Path::new(path)),
+        TokenizerKind::Bpe(size) => survey.learn_bpe(corpus, *size),
+    }
+}
+
+/// The data that a configuration names, read with a tokenizer that there is already.
+///
+/// # Errors
+/// If it will not do.
+pub fn load(config: &Config, tokenizer: &Tokenizer) -> Result<Dataset> {
+    if let Some(files) = prepared::open(config)? {
+        if files.tokenizer != *tokenizer {
+            return Err(Error::Data(format!("{} has ids of another tokenizer", config.data.join(", "))));
+        }
+        return Dataset::of_files(files, config);
+    }
+    let corpus = Corpus::open(config)?;
+    Dataset::check_size(&corpus, corpus.known_bytes())?;
+    let survey = Survey::of(&corpus, config)?;
+    Dataset::check_size(&corpus, survey.bytes)?;
+    Dataset::new(&corpus, &survey, tokenizer, config)
 }
 
 /// Whether nothing is left to train.
@@ -329,6 +371,8 @@ pub enum Event {
         val_loss_stderr: f64,
         /// `val_loss_exact` in bits per character.
         bits_per_char: f64,
+        /// `val_loss_exact` in bits per byte of UTF-8.
+        bits_per_byte: f64,
         /// The lowest estimate of the validation loss.
         best_val_loss: f64,
         /// And its step.
@@ -382,6 +426,8 @@ struct Run<'a> {
     folder: RunDir,
     metrics: Metrics,
     curves: Curves,
+    /// The sequences of the current update.
+    batch: Batch,
     stop: &'a AtomicBool,
     observe: &'a mut (dyn FnMut(&Event) + Send),
     /// When this session began, and the run's time and step then.
@@ -443,8 +489,8 @@ impl<'a> Run<'a> {
             precision: be.precision(),
             params: model.layout.len(),
             vocab_size: config.vocab_size,
-            train_tokens: data.train.ids().len(),
-            val_tokens: data.val.ids().len(),
+            train_tokens: data.train.tokens(),
+            val_tokens: data.val.tokens(),
             entropy_floor: data.floor,
             plan: Plan::new(config, &model, data),
             out: run.path().display().to_string(),
@@ -466,6 +512,7 @@ impl<'a> Run<'a> {
             folder,
             metrics,
             curves,
+            batch: Batch::default(),
             stop,
             observe,
             began,
@@ -473,6 +520,7 @@ impl<'a> Run<'a> {
             planned,
             unwritten,
         };
+        data.notes.iter().for_each(|note| run.warn(note.clone()));
         run.tell_warnings();
         Ok(run)
     }
@@ -513,8 +561,8 @@ impl<'a> Run<'a> {
             &mut Shards<Cpu>,
             &Buf,
             &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-        ) -> Option<T>,
-    ) -> Option<T> {
+        ) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let Run { be, model, shards, p, state, stop, observe, .. } = self;
         shards::prepare_to_read(be, model, p);
         let step = state.step;
@@ -533,9 +581,11 @@ impl<'a> Run<'a> {
         let losses = self.measure(|be, model, shards, p, progress| {
             let mut loss =
                 |split, purpose| eval::estimate(be, model, shards, p, split, purpose, config, step, &mut *progress);
-            Some((loss(&data.train, Purpose::EstimateTrain)?, loss(&data.val, Purpose::EstimateVal)?))
+            let train = loss(&data.train, Purpose::EstimateTrain)?;
+            let val = loss(&data.val, Purpose::EstimateVal)?;
+            Ok(train.zip(val))
         });
-        let Some((train_loss, val_loss)) = losses else { return Ok(()) };
+        let Some((train_loss, val_loss)) = losses? else { return Ok(()) };
         self.speed.estimate.add(clock, 1.0);
         self.curves.points.push((step, train_loss, val_loss));
         let before = (self.state.best, self.state.since_best);
@@ -587,12 +637,11 @@ impl<'a> Run<'a> {
     fn step(&mut self) -> Result<()> {
         let config = &self.job.run.config;
         let clock = Instant::now();
-        let Run { be, model, shards, optimizer, p, state, .. } = self;
+        let Run { be, model, shards, optimizer, p, state, batch, .. } = self;
         let step = state.step;
-        let batches = config.gradient_accumulation_steps;
+        self.job.data.train.load_step(config, step, batch)?;
         be.prepare(p, &model.layout.linears(), true);
-        let sequence = |i| self.job.data.train.sample(config.seed, Purpose::Batch, step, i);
-        let (loss, grad_norm) = shards.gradient(be, model, p, batches, config.seed, step, sequence);
+        let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, step);
         let g = shards.last_gradient();
         if let Err(divergence) = state.guard.judge(config, &model.layout, g, step + 1, loss, grad_norm) {
             return self.diverged(divergence);
@@ -672,8 +721,9 @@ impl<'a> Run<'a> {
         }
         let exact =
             self.measure(|be, model, shards, p, progress| eval::exact(be, model, shards, p, &data.val, progress));
-        let Some(exact) = exact else { return self.interrupted() };
-        let mut writer = Generator::new(&self.be, &self.model, &self.p, &[0], Sampling::default(), 0);
+        let Some(exact) = exact? else { return self.interrupted() };
+        let start = start_of_text(tokenizer);
+        let mut writer = Generator::new(&self.be, &self.model, &self.p, &[start], Sampling::default(), 0);
         let ids: Vec<u32> = (0..SAMPLE_TOKENS).map(|_| writer.next_token()).collect();
         if let Err(error) = self.folder.write("sample.txt", tokenizer.decode(&ids).as_bytes()) {
             self.warn(with_source(&error));
@@ -688,6 +738,7 @@ impl<'a> Run<'a> {
             val_loss_exact: exact.loss,
             val_loss_stderr: exact.stderr,
             bits_per_char: exact.bits_per_char,
+            bits_per_byte: exact.bits_per_byte,
             best_val_loss,
             best_step,
             entropy_floor: data.floor,

@@ -3,7 +3,8 @@
 use crate::{
     backend::Backend,
     config::Config,
-    data::Split,
+    data::{Batch, Split},
+    error::Result,
     model::Gpt,
     optim::Optimizer,
     rng::Purpose,
@@ -22,6 +23,7 @@ pub struct Trial<'a, B: Backend> {
     config: &'a Config,
     model: &'a Gpt,
     split: &'a Split,
+    batch: Batch,
     steps: u64,
 }
 
@@ -38,26 +40,34 @@ impl<'a, B: Backend> Trial<'a, B> {
             config,
             model,
             split,
+            batch: Batch::default(),
             steps: 0,
         }
     }
 
     /// One update, as in training.
-    pub fn step(&mut self, be: &B) {
-        let Trial { config, model, split, shards, optimizer, p, steps } = self;
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub fn step(&mut self, be: &B) -> Result<()> {
+        let Trial { config, model, split, batch, shards, optimizer, p, steps } = self;
+        split.load_step(config, *steps, batch)?;
         be.prepare(p, &model.layout.linears(), true);
-        let sequence = |i| split.sample(config.seed, Purpose::Batch, *steps, i);
-        let batches = config.gradient_accumulation_steps;
-        let (_, grad_norm) = shards.gradient(be, model, p, batches, config.seed, *steps, sequence);
+        let (_, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
         optimizer.step(be, p, shards.last_gradient(), grad_norm, config.lr(*steps), config, *steps);
         *steps += 1;
+        Ok(())
     }
 
     /// So many batches of an estimate.
-    pub fn eval(&mut self, be: &B, batches: u32) {
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub fn eval(&mut self, be: &B, batches: u32) -> Result<()> {
         shards::prepare_to_read(be, self.model, &mut self.p);
         let sequences = batches as usize * self.config.batch_size;
-        let sequence = |i| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i);
-        let _ = self.shards.losses(be, self.model, &self.p, sequences, sequence, |_, _| ControlFlow::Continue(()));
+        let load = |i, batch: &mut _| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i, batch);
+        self.shards.losses(be, self.model, &self.p, sequences, load, |_, _| ControlFlow::Continue(()))?;
+        Ok(())
     }
 }

@@ -56,7 +56,7 @@ fn every_command_says_what_is_wrong() {
     let write = |name: &str, bytes: &[u8]| fs::write(cli.path(name), bytes).unwrap();
     write("good.txt", "Once upon a time there was a kinglet. ".repeat(100).as_bytes());
     write("empty.txt", b"");
-    write("binary.bin", &(0..=255).collect::<Vec<u8>>());
+    write("binary.dat", &(0..=255).collect::<Vec<u8>>());
     write("latin1.txt", &b"caf\xe9 ".repeat(100));
     write("utf16.txt", &b"\xff\xfea\0b\0".repeat(100));
     write("one.txt", b"a");
@@ -66,6 +66,23 @@ fn every_command_says_what_is_wrong() {
     fs::File::create(cli.path("huge.txt")).unwrap().set_len(1 << 40).unwrap();
     fs::create_dir(cli.path("folder")).unwrap();
     write("folder/notes.txt", b"mine");
+    fs::create_dir(cli.path("pictures")).unwrap();
+    write("pictures/a.png", b"\x89PNG\0");
+    write("bad.jsonl", b"{\"text\": \"x\"}\n{\"tex");
+    write("fields.jsonl", b"{\"body\": \"x\"}");
+    write("table.csv", b"id,body\n1,x\n");
+    write("object.json", b"{}");
+    write("notes.gz", b"not compressed");
+    write("notes.zst", b"not compressed");
+    write("mixed.jsonl", b"{\"text\": \"x\"}\n{\"prompt\": \"a\", \"response\": \"b\"}");
+    write("chat.jsonl", b"{\"prompt\": \"a\", \"response\": \"b\"}\n".repeat(20).as_slice());
+    write(
+        "long-chat.jsonl",
+        format!("{{\"prompt\": \"{}\", \"response\": \"b\"}}\n", "a".repeat(99)).repeat(9).as_bytes(),
+    );
+    write("ids.bin", &[1, 0, 2, 0].repeat(500));
+    write("odd.bin", b"sevenhh");
+    write("bad.json", b"{}");
     write("new.toml", b"format_version = 99\nn_layer = 1");
     write("unknown.toml", b"n_layers = 1");
     write("twice.toml", b"n_layer = 1\n[model]\nn_layer = 2");

@@ -6,7 +6,7 @@ use kinglet::{
     checkpoint::Checkpoint,
     compare::compare,
     config::{Config, OnDivergence},
-    data::{Dataset, Text},
+    data::{Batch, Dataset, Survey},
     error::Error,
     eval,
     guard::{Cause, Divergence},
@@ -16,6 +16,7 @@ use kinglet::{
     sample::Sampling,
     session::{Part, Session},
     shards::{Shards, with_threads},
+    source::Corpus,
     tokenizer::CharTokenizer,
     train::{self, Event, Job},
 };
@@ -300,11 +301,13 @@ fn resuming_refuses_what_would_be_another_run() {
 
 #[test]
 fn one_batch_can_be_learned_by_heart() {
-    let text = Text::from_string("In winter the kinglet weighs no more than a coin. ".repeat(40));
-    let tokenizer = CharTokenizer::train(&text.text);
+    let text = "In winter the kinglet weighs no more than a coin. ".repeat(40);
+    let tokenizer = CharTokenizer::train(&text);
     let mut config = Config::preset("big-0.2m").unwrap();
     config.vocab_size = tokenizer.vocab_size();
-    let ids = tokenizer.encode(&text.text).unwrap();
+    let ids = tokenizer.encode(&text).unwrap();
+    let mut batch = Batch::default();
+    (0..4).for_each(|i| batch.add(&ids[i * 32..=(i + 1) * 32]));
     let be = Cpu::new().unwrap();
     let model = Gpt::new(&config);
     let mut shards = Shards::new(&be, &model, 4, 2, true);
@@ -312,7 +315,7 @@ fn one_batch_can_be_learned_by_heart() {
     let mut optimizer = Optimizer::new(&be, &model.layout, &config);
     let mut losses = Vec::new();
     for step in 0..150 {
-        let (loss, norm) = shards.gradient(&be, &model, &p, 1, 1, step, |i| &ids[i * 32..=(i + 1) * 32]);
+        let (loss, norm) = shards.gradient(&be, &model, &p, &batch, 1, step);
         optimizer.step(&be, &mut p, shards.last_gradient(), norm, config.lr(step), &config, step);
         losses.push(loss);
     }
@@ -327,19 +330,20 @@ fn accumulated_small_batches_are_one_large_batch() {
     let model = Gpt::new(&config);
     let p = model.layout.init(2).into();
     let ids: Vec<u32> = (0..2000u32).map(|i| (i * i + i / 7) % 11).collect();
-    let sequence = |i: usize| &ids[i * 50..][..33];
-    let gradient = |batch_size, batches, shards| {
+    let mut batch = Batch::default();
+    (0..12).for_each(|i| batch.add(&ids[i * 50..][..33]));
+    let gradient = |batch_size, shards| {
         let mut shards = Shards::new(&be, &model, batch_size, shards, true);
-        let (loss, _) = shards.gradient(&be, &model, &p, batches, 1, 0, sequence);
+        let (loss, _) = shards.gradient(&be, &model, &p, &batch, 1, 0);
         (loss, Buf::from(shards.last_gradient().to_vec()))
     };
-    let (loss, grads) = gradient(12, 1, 1);
-    for (batch_size, batches, shards) in [(12, 1, 5), (4, 3, 1), (6, 2, 6), (1, 12, 1)] {
-        let (other_loss, other) = gradient(batch_size, batches, shards);
+    let (loss, grads) = gradient(12, 1);
+    for (batch_size, shards) in [(12, 5), (4, 1), (6, 6), (1, 1)] {
+        let (other_loss, other) = gradient(batch_size, shards);
         assert!((loss - other_loss).abs() < 1e-6);
         let distance = grads.iter().zip(other.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
         let norm = grads.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        assert!(distance < 1e-5 * norm, "{batch_size} x {batches} in {shards}: {distance} of {norm}");
+        assert!(distance < 1e-5 * norm, "batches of {batch_size} in {shards}: {distance} of {norm}");
     }
 }
 
@@ -427,23 +431,27 @@ fn check_session(session: &Session) {
 fn the_exact_loss_is_the_mean_over_every_position() {
     let be = Cpu::new().unwrap();
     let mut config = config(&["block_size=8", "batch_size=4"]);
-    let text = Text::from_string((0..1234u32).map(|i| char::from(b'a' + (i * i % 17) as u8)).collect());
-    let tokenizer = CharTokenizer::train(&text.text);
+    let text: String = (0..1234u32).map(|i| char::from(b'a' + (i * i % 17) as u8)).collect();
+    let corpus = Corpus::from_text(&text);
+    let survey = Survey::of(&corpus, &config).unwrap();
+    let tokenizer = survey.char_tokenizer();
     config.vocab_size = tokenizer.vocab_size();
-    let data = Dataset::new(&text, &tokenizer, &config).unwrap();
+    let data = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap();
     let model = Gpt::new(&config);
     let p = model.layout.init(4).into();
     let mut total = 0.0;
     let mut acts = model.acts(&be, 1, false);
+    let mut batch = Batch::default();
     for i in 0..data.val.windows() {
-        let window = data.val.window(i);
-        let t = window.len() - 1;
+        data.val.window(i, &mut batch).unwrap();
+        let (ids, targets) = batch.sequence(i);
+        let t = ids.len();
         let mut losses = vec![0.0; t];
-        model.forward(&be, &p, &mut acts, &window[..t], Rows { b: 1, t, pos: 0 }, None);
-        model.losses(&be, &mut acts, &window[1..], None, &mut losses);
+        model.forward(&be, &p, &mut acts, ids, Rows { b: 1, t, pos: 0 }, None);
+        model.losses(&be, &mut acts, targets, None, &mut losses);
         total += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
     }
-    let want = total / (data.val.ids().len() - 1) as f64;
+    let want = total / (data.val.tokens() - 1) as f64;
     for (shards, threads) in [(1, 1), (3, 2)] {
         let mut workers = Shards::new(&be, &model, 4, shards, false);
         let mut calls = 0;
@@ -452,9 +460,9 @@ fn the_exact_loss_is_the_mean_over_every_position() {
             ControlFlow::Continue(())
         };
         let exact = with_threads(threads, || eval::exact(&be, &model, &mut workers, &p, &data.val, progress));
-        let exact = exact.unwrap();
+        let exact = exact.unwrap().unwrap();
         assert!((exact.loss - want).abs() < 1e-9 && calls > 0, "{} {want}", exact.loss);
-        assert_eq!(exact.tokens as usize, data.val.ids().len() - 1);
+        assert_eq!(exact.tokens as usize, data.val.tokens() - 1);
     }
 }
 

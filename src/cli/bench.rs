@@ -152,13 +152,14 @@ impl Args {
         let model = Gpt::new(config);
         let mut rng = Rng::new(config.seed, Purpose::Batch, 0, 0);
         let ids = (0..20 * config.block_size.max(1000)).map(|_| rng.below(config.vocab_size as u64) as u32).collect();
-        let split = Split::new(ids, config.block_size).expect("long enough");
+        let split = Split::new(ids, config.block_size);
         let peak_before = peak_gflops(threads, be);
         let mut trial = Trial::new(&be, config, &model, &split);
-        let ms_per_step = 1e3 * median(self.seconds, || trial.step(&be));
+        let ms_per_step = 1e3 * median(self.seconds, || trial.step(&be).expect("ids in memory"));
         let peak_gflops = (peak_before + peak_gflops(threads, be)) / 2.0;
         let batches = 16;
-        let ms_per_eval_batch = 1e3 / f64::from(batches) * median(self.seconds, || trial.eval(&be, batches));
+        let ms_per_eval_batch =
+            1e3 / f64::from(batches) * median(self.seconds, || trial.eval(&be, batches).expect("ids in memory"));
         let tokens = config.gradient_accumulation_steps * config.batch_size * config.block_size;
         let gflop_per_step = 1e-9 * model.flops_per_token() * tokens as f64;
         let gflops = gflop_per_step / ms_per_step * 1e3;
@@ -172,11 +173,11 @@ impl Args {
         } else {
             let timed = Timed::new(be);
             let mut trial = Trial::new(&timed, config, &model, &split);
-            trial.step(&timed);
+            trial.step(&timed).expect("ids in memory");
             timed.take();
             let (start, mut steps) = (Instant::now(), 0);
             while steps == 0 || start.elapsed().as_secs_f64() < self.seconds {
-                trial.step(&timed);
+                trial.step(&timed).expect("ids in memory");
                 steps += 1;
             }
             let ms = 1e3 * start.elapsed().as_secs_f64() / f64::from(steps);

@@ -1,9 +1,9 @@
 //! `kinglet eval`
 
 use kinglet::{
-    data::Text,
     run::Which,
     session::{Part, Session},
+    source::Corpus,
 };
 use serde_json::json;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 pub(super) struct Args {
     /// The run's folder
     run: PathBuf,
-    /// Another text than the run was trained on: files, "-", or a known name
+    /// Another text than the run was trained on: files, folders, "-", or a known name
     data: Vec<String>,
     /// Which part of the text [default: val of the run's own text, all of another]
     #[arg(long, value_enum)]
@@ -58,7 +58,7 @@ impl Args {
         super::note_precision(session.config.precision, session.precision());
         let (text, default) = match &self.data[..] {
             [] => (None, Split::Val),
-            data => (Some(Text::load(data)?), Split::All),
+            data => (Some(Corpus::named(data, &session.config)?), Split::All),
         };
         let (part, name) = match self.split.unwrap_or(default) {
             Split::Train => (Part::Train, "train"),
@@ -80,6 +80,7 @@ impl Args {
                 "loss": exact.loss,
                 "stderr": exact.stderr,
                 "bits_per_char": exact.bits_per_char,
+                "bits_per_byte": exact.bits_per_byte,
                 "perplexity": exact.perplexity,
                 "tokens": exact.tokens,
                 "entropy_floor": floor,
@@ -92,11 +93,19 @@ impl Args {
             )
         });
         Ok(super::print(&format!(
-            "step {}, {name} split, {} characters predicted\n\
-             loss             {:.4} ± {:.4} nats per character\n\
+            "step {}, {name} split, {} {} predicted\n\
+             loss             {:.4} ± {:.4} nats each\n\
              bits per char    {:.4}\n\
+             bits per byte    {:.4}\n\
              perplexity       {:.3}\n{floor}",
-            session.state.step, exact.tokens, exact.loss, exact.stderr, exact.bits_per_char, exact.perplexity
+            session.state.step,
+            exact.tokens,
+            session.tokenizer.unit(),
+            exact.loss,
+            exact.stderr,
+            exact.bits_per_char,
+            exact.bits_per_byte,
+            exact.perplexity
         ))?)
     }
 }

@@ -45,8 +45,8 @@ impl Args {
             "{}: {:.6} M parameters, {} + {} tokens\n{}{}",
             name.display(),
             params as f64 / 1e6,
-            data.train.ids().len(),
-            data.val.ids().len(),
+            data.train.tokens(),
+            data.val.tokens(),
             size(&plan),
             time(&plan)
         );

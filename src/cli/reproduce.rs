@@ -5,8 +5,8 @@ use anyhow::Context;
 use kinglet::{
     backend::Cpu,
     config::Config,
-    data::TINY_SHAKESPEARE,
     run::RunDir,
+    source::TINY_SHAKESPEARE,
     train::{self, Event, Job},
 };
 use serde_json::{Value, json};

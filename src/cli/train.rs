@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in --out, from its last checkpoint; --set changes what need not stay
-    #[arg(long, conflicts_with_all = ["data", "preset", "config", "seed", "tokenizer"])]
+    #[arg(long, conflicts_with_all = ["data", "preset", "config", "seed", "tokenizer", "field"])]
     resume: bool,
     /// Threads to work with; the result does not depend on it [default: one for each core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
@@ -36,7 +36,9 @@ pub(super) struct Args {
 /// What to train on what.
 #[derive(clap::Args)]
 pub(super) struct Choice {
-    /// The text: files, "-" for standard input, "tinyshakespeare" or "builtin"; the last is used if nothing is named
+    /// The text: files, folders, patterns, "-" for standard input, "tinyshakespeare" or another known name ["builtin" if
+    /// nothing is named]; as text, .jsonl, .json or .csv, also .gz or .zst; or token ids, of kinglet data prepare,
+    /// nanoGPT or llm.c
     data: Vec<String>,
     /// A configuration that comes with kinglet: big-0.2m, big-2.7m, shakespeare-char, shakespeare-cpu, gpt2
     /// [default: big-0.2m]
@@ -48,9 +50,12 @@ pub(super) struct Choice {
     /// Override a configuration key; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// How text becomes tokens: char
+    /// How text becomes tokens: char, byte, bpe:SIZE, or a tokenizer.json of Hugging Face's [default: char]
     #[arg(long, value_name = "KIND")]
     tokenizer: Option<String>,
+    /// The field or column with the text, in JSON lines and CSV [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
     /// Seed of every random number; the same as --set seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -98,12 +103,13 @@ impl Choice {
         self.set.iter().try_for_each(|setting| config.set(setting))?;
         let words = self.tokenizer.as_ref().map(|kind| format!("tokenizer={kind:?}"));
         let seed = self.seed.map(|seed| format!("seed={seed}"));
-        words.iter().chain(&seed).try_for_each(|setting| config.set(setting))?;
+        let field = self.field.as_ref().map(|field| format!("data_field={field:?}"));
+        words.iter().chain(&seed).chain(&field).try_for_each(|setting| config.set(setting))?;
         if !self.data.is_empty() {
             config.data.clone_from(&self.data);
         }
         if config.data.is_empty() {
-            config.data = vec![kinglet::data::BUILTIN.to_owned()];
+            config.data = vec![kinglet::source::BUILTIN.to_owned()];
         }
         Ok((config, name))
     }
@@ -166,7 +172,7 @@ impl Reporter {
                 let floor = entropy_floor.map_or(String::new(), |nats| format!("; entropy floor {nats:.4} nats"));
                 let from = if *step > 0 { format!(", from step {step}") } else { String::new() };
                 say(format!(
-                    "{:.6} M parameters, {vocab_size} characters, {train_tokens} + {val_tokens} tokens{floor}\n\
+                    "{:.6} M parameters, {vocab_size} words, {train_tokens} + {val_tokens} tokens{floor}\n\
                      {}run in {out}{from}\n",
                     *params as f64 / 1e6,
                     super::plan::size(plan)

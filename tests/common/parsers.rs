@@ -6,7 +6,7 @@ use kinglet::{
     config::Config,
     params::Layout,
     run::parse_metrics,
-    tokenizer::CharTokenizer,
+    tokenizer::Tokenizer,
 };
 
 /// A configuration file, and each line of it as a setting.
@@ -27,11 +27,16 @@ pub(crate) fn config(bytes: &[u8]) {
 /// A `tokenizer.json`.
 pub(crate) fn tokenizer(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(tokenizer) = CharTokenizer::from_json(text) {
-        let vocabulary: String = tokenizer.chars().iter().collect();
-        assert_eq!(tokenizer.decode(&tokenizer.encode(&vocabulary).unwrap()), vocabulary);
-        assert_eq!(CharTokenizer::from_json(&tokenizer.to_json()).unwrap(), tokenizer);
-        let _ = tokenizer.encode(text);
+    if let Ok(tokenizer) = Tokenizer::from_json(text) {
+        if let Some(chars) = tokenizer.chars() {
+            let vocabulary: String = chars.chars().collect();
+            assert_eq!(tokenizer.decode(&tokenizer.encode(&vocabulary).unwrap()), vocabulary);
+        }
+        assert_eq!(Tokenizer::from_json(tokenizer.to_json()).unwrap(), tokenizer);
+        if let Ok(ids) = tokenizer.encode(text) {
+            assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+            let _ = tokenizer.decode(&ids);
+        }
     }
 }
 

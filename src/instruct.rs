@@ -1,0 +1,217 @@
+//! Conversations as text to learn from: a template makes text of the messages, and the loss counts what the assistant
+//! says, not what it is told.
+
+use crate::{
+    error::{Error, Result},
+    tokenizer::Tokenizer,
+};
+use minijinja::{Environment, context};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Who speaks to be learned from.
+pub const ASSISTANT: &str = "assistant";
+
+/// Each message on a line of its own; what the assistant says ends the text.
+pub const DEFAULT_TEMPLATE: &str = "{% for message in messages %}{{ message.content }}\
+     {% if message.role == 'assistant' %}{{ end_of_text }}{% else %}\n{% endif %}{% endfor %}";
+
+/// Something said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`, as is usual.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// Somebody saying something.
+    pub fn new(role: &str, content: &str) -> Message {
+        Message { role: role.to_owned(), content: content.to_owned() }
+    }
+
+    /// The conversation in a JSON object, if there is one: `messages`, or `prompt` (or `instruction`, with `input`) and
+    /// `response` (or `completion`, or `output`).
+    pub(crate) fn of_record(object: &Map<String, Value>) -> Option<Result<Vec<Message>, String>> {
+        if let Some(messages) = object.get("messages") {
+            let parsed = Vec::<Message>::deserialize(messages);
+            return Some(match parsed {
+                Ok(messages) if messages.iter().any(|message| message.role == ASSISTANT) => Ok(messages),
+                Ok(_) => Err("no message has the role \"assistant\": there is nothing to learn".into()),
+                Err(error) => Err(format!("\"messages\" must be a list of {{\"role\", \"content\"}}: {error}")),
+            });
+        }
+        let text = |keys: &[&str]| keys.iter().find_map(|&key| object.get(key)?.as_str());
+        let prompt = text(&["prompt", "instruction"])?;
+        let response = text(&["response", "completion", "output"])?;
+        let input = text(&["input"]).filter(|input| !input.is_empty());
+        let prompt = input.map_or(prompt.to_owned(), |input| format!("{prompt}\n{input}"));
+        Some(Ok(vec![Message::new("user", &prompt), Message::new(ASSISTANT, response)]))
+    }
+}
+
+/// A part of a conversation's text, and whether the assistant says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The text.
+    pub text: String,
+    /// Whether its tokens count in the loss.
+    pub learned: bool,
+}
+
+/// A Jinja template as Hugging Face's `chat_template`, with the variables `messages`, `add_generation_prompt`,
+/// `end_of_text` and its other name `eos_token`.
+pub struct Template {
+    environment: Environment<'static>,
+    end_of_text: String,
+}
+
+const NAME: &str = "chat_template";
+
+impl Template {
+    /// Compiles a template, for a tokenizer whose end of a text is written like this.
+    ///
+    /// # Errors
+    /// If it is no template.
+    pub fn new(source: &str, end_of_text: String) -> Result<Template> {
+        let mut environment = Environment::new();
+        environment.set_keep_trailing_newline(true);
+        // Text for a model is not HTML.
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(10_000_000));
+        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| bad(&error))?;
+        Ok(Template { environment, end_of_text })
+    }
+
+    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let template = self.environment.get_template(NAME).map_err(|error| bad(&error))?;
+        let end_of_text = &self.end_of_text;
+        let variables = context! { messages, add_generation_prompt, end_of_text, eos_token => end_of_text };
+        template.render(variables).map_err(|error| bad(&error))
+    }
+
+    /// What a model is given to answer these messages.
+    ///
+    /// # Errors
+    /// If the template fails.
+    pub fn prompt(&self, messages: &[Message]) -> Result<String> {
+        self.render(messages, true)
+    }
+
+    /// The text of a conversation, divided where the assistant begins and ends.
+    ///
+    /// # Errors
+    /// If the template fails, or what it makes of some messages does not begin with what it made of fewer.
+    pub fn parts(&self, messages: &[Message]) -> Result<Vec<Part>> {
+        let (mut parts, mut done) = (Vec::new(), 0);
+        let mut push = |text: &str, learned| {
+            done += text.len();
+            if !text.is_empty() {
+                parts.push(Part { text: text.to_owned(), learned });
+            }
+            done
+        };
+        let mut at = 0;
+        for (i, _) in messages.iter().enumerate().filter(|(_, message)| message.role == ASSISTANT) {
+            let before = self.render(&messages[..i], true)?;
+            let with = self.render(&messages[..=i], false)?;
+            let split = before.get(at..).zip(with.strip_prefix(&before)).ok_or_else(|| {
+                Error::BadConfig(
+                    "chat_template: the text of some messages must begin with the text of those before, so that it is \
+                     known which of it the assistant says"
+                        .into(),
+                )
+            })?;
+            push(split.0, false);
+            at = push(split.1, true);
+        }
+        Ok(parts)
+    }
+}
+
+/// The tokens of a conversation, and for each whether it is learned. Parts are encoded one by one, because a model that
+/// answers has only seen what comes before.
+///
+/// # Errors
+/// If the tokenizer does not know a character.
+pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<bool>)> {
+    let (mut ids, mut learned) = (Vec::new(), Vec::new());
+    for part in parts {
+        ids.extend(tokenizer.encode(&part.text)?);
+        learned.resize(ids.len(), part.learned);
+    }
+    Ok((ids, learned))
+}
+
+fn bad(error: &minijinja::Error) -> Error {
+    Error::BadConfig(format!("chat_template: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::END_OF_TEXT;
+
+    fn chat() -> Vec<Message> {
+        ["system", "user", "assistant", "user", "assistant"]
+            .iter()
+            .zip(["Be brief.", "2+2?", "4", "3+3?", "6"])
+            .map(|(role, content)| Message::new(role, content))
+            .collect()
+    }
+
+    fn parts(template: &str, messages: &[Message]) -> Result<Vec<(String, bool)>> {
+        let parts = Template::new(template, END_OF_TEXT.to_owned())?.parts(messages)?;
+        Ok(parts.into_iter().map(|part| (part.text, part.learned)).collect())
+    }
+
+    #[test]
+    fn what_the_assistant_says_is_learned_and_nothing_else() {
+        let owned = |parts: &[(&str, bool)]| parts.iter().map(|(t, l)| ((*t).to_owned(), *l)).collect::<Vec<_>>();
+        let want =
+            [("Be brief.\n2+2?\n", false), ("4<|endoftext|>", true), ("3+3?\n", false), ("6<|endoftext|>", true)];
+        assert_eq!(parts(DEFAULT_TEMPLATE, &chat()).unwrap(), owned(&want));
+        let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+             {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+        let want = [("<|im_start|>user\n<b>\n<|im_end|>\n<|im_start|>assistant\n", false), ("ok<|im_end|>\n", true)];
+        let messages = [Message::new("user", "<b>\n"), Message::new("assistant", "ok")];
+        assert_eq!(parts(chatml, &messages).unwrap(), owned(&want));
+        let template = Template::new(chatml, END_OF_TEXT.to_owned()).unwrap();
+        assert!(template.prompt(&messages[..1]).unwrap().ends_with("<|im_start|>assistant\n"));
+    }
+
+    #[test]
+    fn each_token_knows_whether_it_is_learned() {
+        let template = Template::new(DEFAULT_TEMPLATE, END_OF_TEXT.to_owned()).unwrap();
+        let messages = [Message::new("user", "hi"), Message::new("assistant", "é")];
+        let (ids, learned) = encode(&template.parts(&messages).unwrap(), &Tokenizer::byte()).unwrap();
+        assert_eq!(ids, [b'h', b'i', b'\n', 0xc3, 0xa9].map(u32::from).into_iter().chain([256]).collect::<Vec<_>>());
+        assert_eq!(learned, [false, false, false, true, true, true]);
+    }
+
+    #[test]
+    fn templates_that_cannot_be_used_say_why() {
+        for (template, message) in [
+            ("{% for", "chat_template: syntax error"),
+            ("{{ messages[9].content }}", "chat_template: undefined value"),
+            ("{% for m in messages|reverse %}{{ m.content }}{% endfor %}", "must begin with the text of those before"),
+            ("{% for i in range(9999) %}{% for i in range(9999) %}{{ i }}{% endfor %}{% endfor %}", "fuel"),
+        ] {
+            let error = parts(template, &chat()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_usual_records_are_conversations() {
+        let of = |json: &str| Message::of_record(serde_json::from_str::<Value>(json).unwrap().as_object().unwrap());
+        let pair = |a: &str, b: &str| Some(Ok(vec![Message::new("user", a), Message::new("assistant", b)]));
+        assert_eq!(of("{\"prompt\": \"a\", \"response\": \"b\"}"), pair("a", "b"));
+        assert_eq!(of("{\"prompt\": \"a\", \"completion\": \"b\"}"), pair("a", "b"));
+        assert_eq!(of("{\"instruction\": \"a\", \"input\": \"c\", \"output\": \"b\"}"), pair("a\nc", "b"));
+        assert_eq!(of("{\"text\": \"a\"}"), None);
+        assert!(of("{\"messages\": 3}").unwrap().unwrap_err().contains("must be a list"));
+        assert!(of("{\"messages\": []}").unwrap().unwrap_err().contains("nothing to learn"));
+    }
+}

@@ -1,0 +1,652 @@
+//! Where text comes from: files, folders, patterns, standard input and the corpora that come with kinglet; plain text,
+//! JSON lines or CSV, as they are or compressed. Everything arrives as pieces of documents, in order, so that no more
+//! than a piece is in memory.
+
+use crate::{
+    config::{Config, InvalidUtf8},
+    corpus,
+    disk::{self, sha256},
+    error::{Error, Result},
+    instruct::Message,
+};
+use serde_json::Value;
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Tiny Shakespeare: its well-known public address and what must come from there.
+const TINY_SHAKESPEARE_URL: &str =
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt";
+const TINY_SHAKESPEARE_SHA256: &str = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed";
+const TINY_SHAKESPEARE_BYTES: u64 = 1_115_394;
+
+/// The name of the corpus built into the program, which is used when no other data is named.
+pub const BUILTIN: &str = "builtin";
+/// The name of the corpus that the published models were trained on.
+pub const TINY_SHAKESPEARE: &str = "tinyshakespeare";
+
+/// Bytes of a piece of text, from which on a place to cut is looked for.
+const PIECE: usize = 1 << 22;
+
+/// Bytes of a line of JSON or CSV, and of text without any place to cut, that are more than they can be.
+const LONGEST: usize = 1 << 28;
+
+/// A part of a corpus.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    /// Text of a document.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether the document ends here.
+        end: bool,
+    },
+    /// A conversation: a document in which somebody is answered.
+    Messages(Vec<Message>),
+}
+
+/// Documents, and where they stand.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    sources: Vec<Source>,
+    field: String,
+    invalid_utf8: InvalidUtf8,
+    /// What a user should know about the choice of files.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    /// As it is named in errors.
+    name: String,
+    from: Origin,
+    format: Format,
+}
+
+#[derive(Clone, Debug)]
+enum Origin {
+    /// One of the corpora that come with kinglet.
+    Own(corpus::Corpus, Arc<str>),
+    Memory(Arc<[u8]>),
+    File(PathBuf, Compression),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Text,
+    JsonLines,
+    JsonArray,
+    Separated(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// What a name says about a file.
+fn format_of(path: &Path) -> (Format, Compression) {
+    let extension = |path: &Path| path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
+    let (compression, inner) = match extension(path).as_str() {
+        "gz" => (Compression::Gzip, path.with_extension("")),
+        "zst" => (Compression::Zstd, path.with_extension("")),
+        _ => (Compression::None, path.to_owned()),
+    };
+    let format = match extension(&inner).as_str() {
+        "jsonl" | "ndjson" => Format::JsonLines,
+        "json" => Format::JsonArray,
+        "csv" => Format::Separated(b','),
+        "tsv" => Format::Separated(b'\t'),
+        _ => Format::Text,
+    };
+    (format, compression)
+}
+
+impl Corpus {
+    /// The corpus that `config.data` names, read as the configuration says. Nothing but standard input is read yet.
+    ///
+    /// # Errors
+    /// If something named is not there.
+    pub fn open(config: &Config) -> Result<Corpus> {
+        Corpus::named(&config.data, config)
+    }
+
+    /// The corpus of these names, read as the configuration says; none is the built-in one.
+    ///
+    /// # Errors
+    /// As [`Corpus::open`].
+    pub fn named(names: &[String], config: &Config) -> Result<Corpus> {
+        let mut corpus = Corpus {
+            sources: Vec::new(),
+            field: config.data_field.clone(),
+            invalid_utf8: config.invalid_utf8,
+            notes: Vec::new(),
+        };
+        let builtin = [BUILTIN.to_owned()];
+        for name in if names.is_empty() { &builtin } else { names } {
+            corpus.add(name)?;
+        }
+        Ok(corpus)
+    }
+
+    /// A text from memory, one document.
+    pub fn from_text(text: &str) -> Corpus {
+        let from = Origin::Memory(text.as_bytes().into());
+        Corpus {
+            sources: vec![Source { name: "the text".into(), from, format: Format::Text }],
+            field: String::new(),
+            invalid_utf8: InvalidUtf8::Error,
+            notes: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, name: &str) -> Result<()> {
+        let path = Path::new(name);
+        if name == "-" {
+            let mut bytes = Vec::new();
+            io::stdin().read_to_end(&mut bytes).map_err(Error::io("read", Path::new("standard input")))?;
+            let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+            let format = if first == Some(&b'{') { Format::JsonLines } else { Format::Text };
+            self.push("standard input", Origin::Memory(bytes.into()), format);
+        } else if path.is_dir() {
+            self.add_folder(path)?;
+        } else if path.exists() {
+            self.add_file(path);
+        } else if let Some(own) = corpus::Corpus::named(name) {
+            self.push(name, Origin::Own(own, own.text().into()), own_format(own));
+        } else if name == TINY_SHAKESPEARE {
+            let bytes = tiny_shakespeare()?;
+            self.push(name, Origin::Memory(bytes.into()), Format::Text);
+        } else if name.contains(['*', '?', '[']) {
+            self.add_pattern(name)?;
+        } else {
+            let names: Vec<_> = corpus::Corpus::ALL.iter().map(|corpus| format!("{:?}", corpus.name())).collect();
+            return Err(Error::Data(format!(
+                "there is no file {name}, nor a corpus of that name; name text files, a folder, \"-\", {} or {TINY_SHAKESPEARE:?}",
+                names.join(", ")
+            )));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, name: &str, from: Origin, format: Format) {
+        self.sources.push(Source { name: name.to_owned(), from, format });
+    }
+
+    fn add_file(&mut self, path: &Path) {
+        let (format, compression) = format_of(path);
+        self.push(&path.display().to_string(), Origin::File(path.to_owned(), compression), format);
+    }
+
+    /// Every file below a folder that is text, in the order of their names; hidden ones are not looked at.
+    fn add_folder(&mut self, folder: &Path) -> Result<()> {
+        let visible = |entry: &walkdir::DirEntry| {
+            entry.depth() == 0 || !entry.file_name().to_str().is_some_and(|name| name.starts_with('.'))
+        };
+        let (before, mut skipped) = (self.sources.len(), Vec::new());
+        for entry in
+            walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(visible)
+        {
+            let entry = entry.map_err(|error| {
+                let path = error.path().unwrap_or(folder).to_owned();
+                Error::io("read", &path)(error.into())
+            })?;
+            if entry.file_type().is_file() {
+                self.add_file(entry.path());
+                let source = self.sources.last().expect("it was added");
+                if !source.begins_as_text()? {
+                    skipped.push(source.name.clone());
+                    self.sources.pop();
+                }
+            }
+        }
+        if !skipped.is_empty() {
+            let (n, first) = (skipped.len(), &skipped[0]);
+            self.notes.push(format!("{}: left out {n} that are empty or not text, such as {first}", folder.display()));
+        }
+        if self.sources.len() == before {
+            return Err(Error::Data(format!("{}: there is no text file in this folder", folder.display())));
+        }
+        Ok(())
+    }
+
+    fn add_pattern(&mut self, pattern: &str) -> Result<()> {
+        let paths = glob::glob(pattern)
+            .map_err(|error| Error::Data(format!("{pattern}: not a pattern of file names: {error}")))?;
+        let before = self.sources.len();
+        for path in paths {
+            let path = path.map_err(|error| {
+                let path = error.path().to_owned();
+                Error::io("read", &path)(error.into())
+            })?;
+            if path.is_file() {
+                self.add_file(&path);
+            }
+        }
+        if self.sources.len() == before {
+            return Err(Error::Data(format!("{pattern}: no file has a name like this")));
+        }
+        Ok(())
+    }
+
+    /// The one corpus of kinglet's that this is, if it is one: its entropy floor is known.
+    pub fn own(&self) -> Option<corpus::Corpus> {
+        match &self.sources[..] {
+            [Source { from: Origin::Own(own, _), .. }] => Some(*own),
+            _ => None,
+        }
+    }
+
+    /// Bytes of the files, as far as that is known before they are read.
+    pub fn known_bytes(&self) -> u64 {
+        let size = |source: &Source| match &source.from {
+            Origin::File(path, _) => fs::metadata(path).map_or(0, |metadata| metadata.len()),
+            Origin::Memory(bytes) => bytes.len() as u64,
+            Origin::Own(_, text) => text.len() as u64,
+        };
+        self.sources.iter().map(size).sum()
+    }
+
+    /// The sources' names.
+    pub fn names(&self) -> String {
+        self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Gives every piece to `each`, in order. Long documents come in pieces cut at a line end between two characters
+    /// that are not blank, unless they are to be `whole`.
+    ///
+    /// # Errors
+    /// If a source cannot be read, is empty, or is not what its name says; and whatever `each` says.
+    pub fn pieces(&self, whole: bool, mut each: impl FnMut(Piece) -> Result<()>) -> Result<()> {
+        for source in &self.sources {
+            let mut some = false;
+            let mut each = |piece| {
+                some |= !matches!(&piece, Piece::Text { text, .. } if text.is_empty());
+                each(piece)
+            };
+            match (&source.from, source.format) {
+                (Origin::Own(_, text), Format::Text) => each(Piece::Text { text: text.to_string(), end: true })?,
+                (_, Format::Text) => self.text_pieces(source, whole, &mut each)?,
+                (_, Format::JsonLines) => self.json_lines(source, &mut each)?,
+                (_, Format::JsonArray) => self.json_array(source, &mut each)?,
+                (_, Format::Separated(separator)) => self.separated(source, separator, &mut each)?,
+            }
+            if !some {
+                return Err(Error::Data(format!("{} is empty", source.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn text_pieces(&self, source: &Source, whole: bool, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
+        let mut reader = source.open()?;
+        let mut text = Utf8 { source: &source.name, policy: self.invalid_utf8, offset: 0, line: 1 };
+        let mut bytes = Vec::new();
+        loop {
+            let wanted = if whole { u64::MAX } else { (PIECE.max(bytes.len() + PIECE / 4) - bytes.len()) as u64 };
+            let read = reader.by_ref().take(wanted).read_to_end(&mut bytes).map_err(source.io())?;
+            if read == 0 || whole || bytes.len() < PIECE {
+                // The last piece, which may be empty: the document ends.
+                return each(Piece::Text { text: text.check(bytes)?, end: true });
+            }
+            // Where no line ends, between two characters.
+            let anywhere = || (0..bytes.len()).rev().find(|&at| bytes.len() >= LONGEST && bytes[at] & 0xC0 != 0x80);
+            let Some(cut) = place_to_cut(&bytes).or_else(anywhere) else { continue };
+            let rest = bytes.split_off(cut);
+            let piece = text.check(std::mem::replace(&mut bytes, rest))?;
+            each(Piece::Text { text: piece, end: false })?;
+        }
+    }
+
+    fn json_lines(&self, source: &Source, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
+        let mut reader = source.open()?;
+        let mut line = Vec::new();
+        for number in 1u64.. {
+            line.clear();
+            let read = reader.by_ref().take(LONGEST as u64).read_until(b'\n', &mut line).map_err(source.io())?;
+            if read == 0 {
+                break;
+            }
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let at = format!("{}, line {number}", source.name);
+            let value =
+                serde_json::from_slice(&line).map_err(|error| Error::Data(format!("{at}: not JSON: {error}")))?;
+            each(self.record(&value, &at)?)?;
+        }
+        Ok(())
+    }
+
+    fn json_array(&self, source: &Source, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
+        let parsed: Vec<Value> = serde_json::from_reader(source.open()?).map_err(|error| {
+            Error::Data(format!(
+                "{}: not a JSON array of objects: {error}; one object a line is a .jsonl file, text about JSON a .txt file",
+                source.name
+            ))
+        })?;
+        for (i, value) in parsed.iter().enumerate() {
+            each(self.record(value, &format!("{}, element {i}", source.name))?)?;
+        }
+        Ok(())
+    }
+
+    /// One object: a conversation, a prompt with its response, or a document in `field`.
+    fn record(&self, value: &Value, at: &str) -> Result<Piece> {
+        let bad = |what: String| Error::Data(format!("{at}: {what}"));
+        let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;
+        if let Some(text) = object.get(&self.field) {
+            let text = text.as_str().ok_or_else(|| bad(format!("{:?} is not a string", self.field)))?;
+            return Ok(Piece::Text { text: text.to_owned(), end: true });
+        }
+        if let Some(messages) = Message::of_record(object) {
+            return Ok(Piece::Messages(messages.map_err(bad)?));
+        }
+        let keys: Vec<_> = object.keys().map(|key| format!("{key:?}")).collect();
+        Err(bad(format!(
+            "there is no {:?} in it, nor \"messages\", nor \"prompt\" and \"response\"; --field names another of {}",
+            self.field,
+            keys.join(", ")
+        )))
+    }
+
+    fn separated(&self, source: &Source, separator: u8, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
+        let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(source.open()?);
+        let bad = |error: csv::Error| Error::Data(format!("{}: {error}", source.name));
+        let headers = reader.headers().map_err(bad)?.clone();
+        let column = headers.iter().position(|header| header == self.field).ok_or_else(|| {
+            let names: Vec<_> = headers.iter().map(|name| format!("{name:?}")).collect();
+            Error::Data(format!(
+                "{} has no column {:?}; --field names another of {}",
+                source.name,
+                self.field,
+                names.join(", ")
+            ))
+        })?;
+        for record in reader.records() {
+            let record = record.map_err(bad)?;
+            each(Piece::Text { text: record.get(column).unwrap_or_default().to_owned(), end: true })?;
+        }
+        Ok(())
+    }
+}
+
+fn own_format(own: corpus::Corpus) -> Format {
+    if own.is_task() { Format::JsonLines } else { Format::Text }
+}
+
+impl Source {
+    fn io(&self) -> impl Fn(io::Error) -> Error {
+        move |error| Error::io("read", Path::new(&self.name))(error)
+    }
+
+    fn open(&self) -> Result<Box<dyn BufRead + '_>> {
+        Ok(match &self.from {
+            Origin::Memory(bytes) => Box::new(&bytes[..]),
+            Origin::Own(_, text) => Box::new(text.as_bytes()),
+            Origin::File(path, compression) => {
+                let file = File::open(path).map_err(self.io())?;
+                match compression {
+                    Compression::None => Box::new(BufReader::new(file)),
+                    Compression::Gzip => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
+                    Compression::Zstd => Box::new(BufReader::new(zstd::Decoder::new(file).map_err(self.io())?)),
+                }
+            }
+        })
+    }
+
+    /// Whether the first bytes are text.
+    fn begins_as_text(&self) -> Result<bool> {
+        let mut bytes = Vec::new();
+        if self.open()?.take(4096).read_to_end(&mut bytes).is_err() {
+            return Ok(false);
+        }
+        let text = match std::str::from_utf8(&bytes) {
+            Ok(_) => true,
+            // The last character may be cut.
+            Err(error) => error.error_len().is_none(),
+        };
+        Ok(text && !bytes.is_empty() && !bytes.contains(&0))
+    }
+}
+
+/// The end of the last line that ends, and is followed by one that begins, with a character that is not blank.
+fn place_to_cut(bytes: &[u8]) -> Option<usize> {
+    let blank = |byte: u8| byte.is_ascii_whitespace() || byte == 0x0b;
+    // Before and after: other blanks than ASCII's have a first byte of 0xC2, 0xE1, 0xE2 or 0xE3 and a last one from 0x80 on,
+    // so a neighbour that is ASCII is the sure one.
+    let sure = |byte: u8| byte.is_ascii() && !blank(byte) && !byte.is_ascii_control();
+    let mut end = bytes.len();
+    while let Some(at) = bytes[..end].iter().rposition(|&byte| byte == b'\n') {
+        if at > 0 && at + 1 < bytes.len() && sure(bytes[at - 1]) && sure(bytes[at + 1]) {
+            return Some(at + 1);
+        }
+        end = at;
+    }
+    None
+}
+
+/// Turns the bytes of a text, piece by piece, into characters.
+struct Utf8<'a> {
+    source: &'a str,
+    policy: InvalidUtf8,
+    offset: usize,
+    line: usize,
+}
+
+impl Utf8<'_> {
+    fn check(&mut self, bytes: Vec<u8>) -> Result<String> {
+        let (source, len) = (self.source, bytes.len());
+        let newlines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) if self.policy == InvalidUtf8::Replace => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let (byte, line) = (error.as_bytes()[at], self.line + newlines(&error.as_bytes()[..at]));
+                return Err(Error::Data(format!(
+                    "{source} is not UTF-8 text: byte 0x{byte:02x} at offset {} (line {line}); convert it first, for \
+                     example with iconv -f latin1 -t utf-8, or set invalid_utf8 = \"replace\"",
+                    self.offset + at
+                )));
+            }
+        };
+        if let Some(at) = text.find('\0') {
+            let at = self.offset + at;
+            return Err(Error::Data(format!("{source} is a binary file: it has a zero byte at offset {at}")));
+        }
+        self.offset += len;
+        self.line += newlines(text.as_bytes());
+        Ok(text)
+    }
+}
+
+/// Tiny Shakespeare from `$KINGLET_DATA_DIR`, from the user's cache, or downloaded into that cache.
+fn tiny_shakespeare() -> Result<Vec<u8>> {
+    let file = "tinyshakespeare.txt";
+    let own = std::env::var_os("KINGLET_DATA_DIR").map(|dir| Path::new(&dir).join(file));
+    let cached = dirs::cache_dir().map(|dir| dir.join("kinglet").join(file));
+    if let Some(path) = [&own, &cached].into_iter().flatten().find(|path| path.exists()) {
+        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        if sha256(&bytes) != TINY_SHAKESPEARE_SHA256 {
+            return Err(Error::run(path, "this is not Tiny Shakespeare (its SHA-256 differs): remove it"));
+        }
+        return Ok(bytes);
+    }
+    let bytes = download(TINY_SHAKESPEARE_URL, TINY_SHAKESPEARE_BYTES, TINY_SHAKESPEARE_SHA256)?;
+    if let Some(path) = cached {
+        // Without a cache the text is still there; the next run downloads again.
+        let _ = fs::create_dir_all(path.with_file_name("")).and_then(|()| disk::write_whole(&path, &bytes));
+    }
+    Ok(bytes)
+}
+
+/// Fetches a file of known length and hash.
+fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
+    let fail = |what: String| {
+        Error::Data(format!(
+            "{what}. Without a network, put the file at $KINGLET_DATA_DIR/tinyshakespeare.txt, \
+             or train on a file of your own, or on the built-in corpus by naming no data"
+        ))
+    };
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(std::time::Duration::from_secs(60))).build().into();
+    let answer =
+        agent.get(url).call().and_then(|mut answer| answer.body_mut().with_config().limit(bytes + 1).read_to_vec());
+    let body = answer.map_err(|error| fail(format!("cannot download {url}: {error}")))?;
+    if body.len() as u64 == bytes && sha256(&body) == hash {
+        Ok(body)
+    } else {
+        Err(fail(format!("{url} is not what it was: {} bytes, SHA-256 {}", body.len(), sha256(&body))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn pieces(names: &[&str], settings: &[&str], temp: &Path) -> Result<Vec<Piece>> {
+        let mut config = Config::default();
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let names: Vec<_> = names.iter().map(|name| temp.join(name).display().to_string()).collect();
+        let mut found = Vec::new();
+        Corpus::named(&names, &config)?.pieces(false, |piece| {
+            found.push(piece);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn text(text: &str) -> Piece {
+        Piece::Text { text: text.to_owned(), end: true }
+    }
+
+    #[test]
+    fn every_kind_of_file_gives_its_documents() {
+        let temp = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(temp.path().join(name), bytes).unwrap();
+        fs::create_dir_all(temp.path().join("folder/.hidden")).unwrap();
+        write("folder/b.md", b"second");
+        write("folder/a.txt", b"first");
+        write("folder/.hidden/x.txt", b"not this");
+        write("folder/picture.png", b"\x89PNG\0\0");
+        write("folder/empty.txt", b"");
+        write("lines.jsonl", b"{\"text\": \"one\"}\n\n{\"text\": \"two\\n\", \"id\": 3}\n");
+        write("table.csv", b"id,text,body\n1,\"a, b\",x\n2,c,y\n");
+        write("array.json", b"[{\"text\": \"x\"}, {\"text\": \"y\"}]");
+        write("chat.jsonl", b"{\"prompt\": \"2+2\", \"response\": \"4\"}\n");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(b"zipped").unwrap();
+        write("a.txt.gz", &gzip.finish().unwrap());
+        write("b.jsonl.zst", &zstd::encode_all(&b"{\"text\": \"z\"}\n"[..], 3).unwrap());
+        for (names, settings, want) in [
+            (&["folder"][..], &[][..], vec![text("first"), text("second")]),
+            (&["folder/a*", "folder/b.md"], &[], vec![text("first"), text("second")]),
+            (&["lines.jsonl"], &[], vec![text("one"), text("two\n")]),
+            (&["table.csv"], &[], vec![text("a, b"), text("c")]),
+            (&["table.csv"], &["data_field=body"], vec![text("x"), text("y")]),
+            (&["array.json"], &[], vec![text("x"), text("y")]),
+            (&["a.txt.gz", "b.jsonl.zst"], &[], vec![text("zipped"), text("z")]),
+            (
+                &["chat.jsonl"],
+                &[],
+                vec![Piece::Messages(vec![Message::new("user", "2+2"), Message::new("assistant", "4")])],
+            ),
+        ] {
+            assert_eq!(pieces(names, settings, temp.path()).unwrap(), want, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_located() {
+        let temp = tempfile::tempdir().unwrap();
+        for (name, bytes, message) in [
+            ("a.txt", &b""[..], "a.txt is empty"),
+            ("b.txt", b"ab\ncd\xe9f", "byte 0xe9 at offset 5 (line 2)"),
+            ("c.txt", b"ab\0c", "zero byte at offset 2"),
+            ("d.jsonl", b"{\"text\": \"x\"}\n{\"tex", "d.jsonl, line 2: not JSON"),
+            ("e.jsonl", b"{\"body\": \"x\"}", "line 1: there is no \"text\" in it"),
+            ("f.jsonl", b"{\"text\": 3}", "\"text\" is not a string"),
+            ("g.jsonl", b"[1]", "not a JSON object"),
+            ("h.csv", b"id,body\n1,x\n", "no column \"text\"; --field names another of \"id\", \"body\""),
+            ("i.csv", b"id,text\n1\n", "i.csv: CSV error"),
+            ("j.json", b"{}", "not a JSON array of objects"),
+            ("k.gz", b"not gzip", "cannot read"),
+            ("l.zst", b"not zstd at all", "cannot read"),
+            ("m.jsonl", b"{\"messages\": [{\"role\": \"user\"}]}", "m.jsonl, line 1: "),
+        ] {
+            fs::write(temp.path().join(name), bytes).unwrap();
+            let error = pieces(&[name], &[], temp.path()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+        for (name, message) in
+            [("*.nothing", "no file has a name like this"), ("[", "not a pattern"), ("missing", "there is no file")]
+        {
+            let error = pieces(&[name], &[], temp.path()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+        fs::create_dir(temp.path().join("none")).unwrap();
+        let error = pieces(&["none"], &[], temp.path()).unwrap_err().to_string();
+        assert!(error.contains("there is no text file in this folder"), "{error}");
+        assert_eq!(pieces(&["b.txt"], &["invalid_utf8=replace"], temp.path()).unwrap(), [text("ab\ncd\u{fffd}f")]);
+    }
+
+    #[test]
+    fn long_texts_come_in_pieces_that_are_the_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let long = "a line é that ends\nand another\n\n  then a blank one\n".repeat(200_000);
+        fs::write(temp.path().join("long.txt"), &long).unwrap();
+        let found = pieces(&["long.txt"], &[], temp.path()).unwrap();
+        assert!(found.len() > 2);
+        let mut joined = String::new();
+        for (i, piece) in found.iter().enumerate() {
+            let Piece::Text { text, end } = piece else { panic!() };
+            assert_eq!(*end, i + 1 == found.len());
+            assert!(*end || text.ends_with("ends\n") || text.ends_with("one\n"), "{:?}", &text[text.len() - 20..]);
+            joined += text;
+        }
+        assert!(joined == long);
+        let mut whole = 0;
+        let name = temp.path().join("long.txt").display().to_string();
+        let count = |_| {
+            whole += 1;
+            Ok(())
+        };
+        Corpus::named(&[name], &Config::default()).unwrap().pieces(true, count).unwrap();
+        assert_eq!(whole, 1);
+    }
+
+    /// A server on the loopback address that answers one request with `body`.
+    fn serve(body: &'static str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/input.txt", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        });
+        url
+    }
+
+    #[test]
+    fn a_download_is_checked() {
+        let hash = sha256(b"hello");
+        assert_eq!(download(&serve("hello"), 5, &hash).unwrap(), b"hello");
+        for (url, message) in [
+            (serve("jello"), "is not what it was: 5 bytes"),
+            (serve("hell"), "is not what it was: 4 bytes"),
+            (serve("hello hello hello"), "cannot download"),
+            ("http://127.0.0.1:9/".to_owned(), "cannot download http://127.0.0.1:9/"),
+        ] {
+            let error = download(&url, 5, &hash).unwrap_err().to_string();
+            assert!(error.contains(message) && error.contains("KINGLET_DATA_DIR"), "{error}");
+        }
+    }
+}
