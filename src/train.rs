@@ -11,6 +11,7 @@ use crate::{
     machine,
     model::Gpt,
     optim::Optimizer,
+    params::Layout,
     plan::{Plan, Speed},
     plot::{Curves, loss_svg},
     rng::Purpose,
@@ -39,6 +40,9 @@ pub struct Job {
     pub data: Dataset,
     /// The checkpoint to go on from.
     pub from: Option<Checkpoint>,
+    /// The weights that a new run begins with in the place of random ones, and that the adapters of any run belong to:
+    /// [`Layout::base_len`] of them.
+    pub base: Option<Vec<f32>>,
     _lock: Lock,
 }
 
@@ -49,9 +53,16 @@ impl Job {
     /// # Errors
     /// If the configuration, the text or the folder will not do. Nothing is written then.
     pub fn start(config: Config, out: &Path) -> Result<Job> {
+        if config.lora_rank > 0 {
+            return Err(Error::Config {
+                key: "lora_rank".into(),
+                value: config.lora_rank.to_string(),
+                allowed: "0 in a new run: adapters train on the weights of another one".into(),
+            });
+        }
         let (config, tokenizer, data) = prepare(config)?;
         let (run, lock) = RunDir::create(out, config, tokenizer)?;
-        Ok(Job { run, data, from: None, _lock: lock })
+        Ok(Job { run, data, from: None, base: None, _lock: lock })
     }
 
     /// Prepares to go on with a run, with `settings` (`key=value`) changed. What defines the model, the data and the
@@ -68,8 +79,8 @@ impl Job {
         settings.iter().try_for_each(|setting| config.set(setting))?;
         config.check()?;
         for field in FIELDS {
-            let fixed =
-                matches!(field.section, "model" | "data") || matches!(field.key, "seed" | "shards" | "batch_size");
+            let fixed = matches!(field.section, "model" | "finetuning" | "data")
+                || matches!(field.key, "seed" | "shards" | "batch_size");
             if fixed && config.value(field.key) != before.value(field.key) {
                 return Err(Error::Config {
                     key: field.key.into(),
@@ -89,9 +100,10 @@ impl Job {
             )));
         }
         let data = Dataset::new(&text, &run.tokenizer, config)?;
-        let layout = Gpt::new(&run.config).layout;
+        let layout = Layout::new(&run.config);
+        layout.check(&run.config)?;
         let has_checkpoint = !run.steps()?.is_empty();
-        let from = has_checkpoint.then(|| run.load(&layout, |_| true)).transpose()?;
+        let from = has_checkpoint.then(|| run.load(&layout, None, |_| true)).transpose()?;
         // A run killed while it measured its last loss has all its steps, but is not done.
         let done = run.metrics()?.iter().any(|event| event["event"] == "done");
         if let Some(Checkpoint { state, .. }) = &from
@@ -111,7 +123,7 @@ impl Job {
         if run.config != before || !run.warnings.is_empty() {
             run.write_config()?;
         }
-        Ok(Job { run, data, from, _lock: lock })
+        Ok(Job { run, data, from, base: None, _lock: lock })
     }
 }
 
@@ -136,7 +148,9 @@ pub fn prepare(mut config: Config) -> Result<(Config, CharTokenizer, Dataset)> {
             allowed: format!("0 or at least {words}, the distinct characters of the text"),
         });
     }
-    config.shards = shards::count(&config, Gpt::new(&config).layout.len());
+    let layout = Layout::new(&config);
+    layout.check(&config)?;
+    config.shards = shards::count(&config, layout.trainable_len());
     config.data_sha256.clone_from(&text.sha256);
     Memory::of(&config).check()?;
     let data = Dataset::new(&text, &tokenizer, &config)?;
@@ -153,9 +167,9 @@ fn is_over(config: &Config, state: &State) -> bool {
 pub struct Memory {
     /// The weights.
     pub weights: u64,
-    /// AdamW's moments.
+    /// AdamW's moments of what trains.
     pub optimizer: u64,
-    /// A gradient buffer for each shard.
+    /// A gradient of what trains for each shard.
     pub gradients: u64,
     /// Activations and their gradients, and what an estimate keeps of each sequence.
     pub activations: u64,
@@ -167,8 +181,8 @@ impl Memory {
     /// What a run of `config` takes, whose vocabulary must be known; shards default to one for each core.
     pub fn of(config: &Config) -> Memory {
         let model = Gpt::new(config);
-        let params = 4 * model.layout.len() as u64;
-        let shards = shards::count(config, model.layout.len());
+        let (params, trainable) = (4 * model.layout.len() as u64, 4 * model.layout.trainable_len() as u64);
+        let shards = shards::count(config, model.layout.trainable_len());
         let share = config.batch_size.div_ceil(shards);
         let (forward, backward) = model.activation_floats(share);
         let (eval, _) = model.activation_floats(share.min(shards::EVAL_ROWS.div_ceil(config.block_size)));
@@ -178,8 +192,8 @@ impl Memory {
         let prepared = config.precision == Precision::Bf16 || model.layout.len() <= shards::LARGE;
         Memory {
             weights: params,
-            optimizer: 2 * params,
-            gradients: (shards as u64).saturating_mul(params),
+            optimizer: 2 * trainable,
+            gradients: (shards as u64).saturating_mul(trainable),
             activations: of_shards(forward + backward)
                 .saturating_add(of_shards(eval / config.n_layer))
                 .saturating_add(sequences),
@@ -425,13 +439,13 @@ impl<'a> Run<'a> {
         let mut p = be.zeros(model.layout.len());
         let state = match &job.from {
             None => {
-                be.upload(&mut p, &model.layout.init(config.seed));
+                be.upload(&mut p, 0, &model.layout.init(config.seed));
+                be.upload(&mut p, 0, job.base.as_deref().unwrap_or_default());
                 State::default()
             }
             Some(from) => {
-                be.upload(&mut p, &from.weights);
-                be.upload(&mut optimizer.m, &from.m);
-                be.upload(&mut optimizer.v, &from.v);
+                be.upload(&mut p, 0, &from.weights);
+                optimizer.restore(&be, &from.m, &from.v);
                 from.state.clone()
             }
         };
@@ -632,11 +646,11 @@ impl<'a> Run<'a> {
             OnDivergence::Rollback => {
                 // Not one that an interruption left: where a run returns to must not depend on those.
                 let estimated = |step: u64| step.is_multiple_of(config.eval_interval);
-                let Checkpoint { state, weights, m, v } = self.folder.load(&self.model.layout, estimated)?;
+                let Checkpoint { state, weights, m, v } =
+                    self.folder.load(&self.model.layout, self.job.base.as_deref(), estimated)?;
                 self.tell_warnings();
-                self.be.upload(&mut self.p, &weights);
-                self.be.upload(&mut self.optimizer.m, &m);
-                self.be.upload(&mut self.optimizer.v, &v);
+                self.be.upload(&mut self.p, 0, &weights);
+                self.optimizer.restore(&self.be, &m, &v);
                 let rollbacks = self.state.guard.rollbacks + 1;
                 self.state = State {
                     guard: Guard { rollbacks, ..state.guard },

@@ -48,7 +48,7 @@ fn the_good_files_are_good() {
     let (lines, damaged) = kinglet::run::parse_metrics(&good()[5].1);
     assert!(lines.len() > 3 && damaged == 0);
     let layout = parsers::layout();
-    let read = kinglet::checkpoint::read_tensors(&weights(), &layout, "").unwrap();
+    let read = kinglet::checkpoint::read_tensors(&weights(), &layout, &layout.stored(), "", &[]).unwrap();
     assert_eq!(read, (0..layout.len()).map(|i| i as f32).collect::<Vec<_>>());
 }
 

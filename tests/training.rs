@@ -46,7 +46,7 @@ fn train(job: &Job, threads: usize, stop_at: Option<u64>) -> Checkpoint {
 }
 
 fn newest(job: &Job) -> Checkpoint {
-    job.run.clone().load(&Gpt::new(&job.run.config).layout, |_| true).unwrap()
+    job.run.clone().load(&Gpt::new(&job.run.config).layout, None, |_| true).unwrap()
 }
 
 fn same_bits(a: &Checkpoint, b: &Checkpoint) {
@@ -244,7 +244,7 @@ fn a_run_ends_when_the_validation_loss_rises() {
     drop(job);
     let mut run = RunDir::open(&out).unwrap();
     let layout = Gpt::new(&run.config).layout;
-    assert_eq!(run.load_weights(&layout, Which::Best).unwrap().0.step, best_step);
+    assert_eq!(run.load_weights(&layout, None, Which::Best).unwrap().0.step, best_step);
     let error = Job::resume(&out, &[]).unwrap_err().to_string();
     assert!(error.contains("ended after 3 estimates without a lower loss"), "{error}");
     let job = Job::resume(&out, &["patience=5".to_owned()]).unwrap();
