@@ -339,12 +339,15 @@ impl Gpt {
         (2 * products + 12 * self.layout.h.len() * self.block_size * self.n_embd) as f64
     }
 
-    /// Floats in the activations ([`Gpt::acts`]) and their gradients ([`Gpt::act_grads`]) for `b` sequences.
+    /// Floats in the activations ([`Gpt::acts`]) for `b` sequences, and in their gradients ([`Gpt::act_grads`], and what
+    /// adapters take besides).
     pub fn activation_floats(&self, b: usize) -> (usize, usize) {
         let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
         let n = b * self.block_size;
         let block = if self.activation.keeps_input() { 16 } else { 12 } * c + nh + 4;
-        (n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1), n * 10 * c)
+        // Between the two matrices of an adapter, and the gradient of that.
+        let adapter = self.layout.linears().iter().filter_map(|w| w.lora).map(|lora| 2 * lora.r).max().unwrap_or(0);
+        (n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1), n * (10 * c + adapter))
     }
 
     fn block_acts<B: Backend>(&self, be: &B, n: usize) -> BlockActs<B> {

@@ -499,4 +499,91 @@ mod tests {
         let matrices = layout.tensors.iter().filter(|t| t.shape.len() == 2).map(|t| t.span.len).sum::<usize>();
         assert_eq!(decayed, matrices);
     }
+
+    fn with(settings: &[&str]) -> (Config, Layout) {
+        let mut config = Config { vocab_size: 65, ..Config::default() };
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let layout = Layout::new(&config);
+        (config, layout)
+    }
+
+    #[test]
+    fn adapters_stand_behind_the_base_which_stays_as_it_is() {
+        let (_, base) = with(&["bias=true"]);
+        let (_, layout) = with(&["bias=true", "lora_rank=3", "lora_targets=[\"qkv\", \"mlp\", \"head\"]"]);
+        assert_eq!((layout.base_len, base.base_len), (base.len(), base.len()));
+        assert_eq!(layout.init(1)[..base.len()], base.init(1));
+        let (of_base, adapters) = layout.tensors.split_at(base.tensors.len());
+        assert!(of_base.iter().zip(&base.tensors).all(|(a, b)| a.name == b.name && a.span == b.span && !a.trainable));
+        assert_eq!(layout.trainable, [Span { start: base.len(), len: layout.len() - base.len() }]);
+        let names = ["attn.c_attn", "mlp.c_fc", "mlp.c_proj"];
+        assert_eq!(adapters.len(), 2 * (4 * names.len() + 1));
+        for (pair, name) in adapters.chunks(2).zip(names) {
+            assert_eq!(pair[0].name, format!("transformer.h.0.{name}.lora_A.weight"));
+            assert_eq!(pair[1].name, format!("transformer.h.0.{name}.lora_B.weight"));
+        }
+        let (a, b) = (&adapters[4], &adapters[5]);
+        assert_eq!((&a.shape[..], &b.shape[..]), (&[3, 256][..], &[64, 3][..]));
+        let weights = layout.init(1);
+        let largest = weights[a.span.range()].iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        assert!((0.9 / 16.0..1.0 / 16.0).contains(&largest) && weights[b.span.range()].iter().all(|&x| x == 0.0));
+        let mut sites: Vec<_> = layout.linears().iter().filter_map(|w| w.lora).map(|lora| lora.site).collect();
+        sites.dedup();
+        assert_eq!(sites.len(), 13, "each has dropout masks of its own");
+    }
+
+    #[test]
+    fn patterns_say_what_trains() {
+        for (pattern, name, fits) in [
+            ("wte", "wte", true),
+            ("wte", "wte.weight", false),
+            ("*", "", true),
+            ("*wte*", "transformer.wte.weight", true),
+            ("*.bias", "transformer.h.0.ln_1.bias", true),
+            ("*.bias", "bias", false),
+            ("transformer.h.1.*", "transformer.h.10.ln_1.weight", false),
+            ("transformer.h.*.ln_*.weight", "transformer.h.10.ln_1.weight", true),
+            ("a*a", "a", false),
+            ("a**b*", "ab", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+        let trained = |settings: &[&str]| {
+            let (config, layout) = with(settings);
+            layout.check(&config).unwrap();
+            let spans = layout.decay_spans(Decay::Matrices);
+            assert_eq!(spans.iter().map(|(span, _)| span.len).sum::<usize>(), layout.trainable_len());
+            layout.trained().iter().map(|tensor| tensor.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(trained(&["freeze=[\"*.h.*\",\"*e.weight\"]"]), ["transformer.ln_f.weight", "lm_head.weight"]);
+        let saved =
+            trained(&["lora_rank=1", "lora_targets=[\"head\"]", "modules_to_save=[\"*.wpe.*\",\"*.3.ln_2.*\"]"]);
+        let want =
+            ["transformer.wpe.weight", "transformer.h.3.ln_2.weight", "lm_head.lora_A.weight", "lm_head.lora_B.weight"];
+        assert_eq!(saved, want);
+        // Of tied weights there is one tensor.
+        let (_, layout) = with(&["tie_weights=true", "freeze=[\"*.wte.*\"]"]);
+        assert!(!layout.lm_head.w.trainable && !layout.embedding.wte.trainable && layout.embedding.wpe.trainable);
+    }
+
+    #[test]
+    fn patterns_that_cannot_be_meant_are_refused() {
+        for (settings, message) in [
+            (
+                &["freeze=[\"*.bias\"]"][..],
+                "freeze = [\"*.bias\"]: must be names of tensors, such as lm_head.weight; none matches \"*.bias\"",
+            ),
+            (&["freeze=[\"*\"]"], "freeze = [\"*\"]: must be fewer tensors: nothing is left to train"),
+            (&["freeze=[\"*lora*\"]", "lora_rank=2"], "nothing is left to train"),
+            (&["modules_to_save=[\"*wte*\"]"], "modules_to_save = [\"*wte*\"]: must be [] where lora_rank is 0"),
+            (
+                &["modules_to_save=[\"*.lora_A.weight\"]", "lora_rank=2"],
+                "modules_to_save = [\"*.lora_A.weight\"]: must be names of tensors",
+            ),
+        ] {
+            let (config, layout) = with(settings);
+            let error = layout.check(&config).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
 }

@@ -725,3 +725,50 @@ fn estimates(run: &RunDir) -> Result<Vec<(u64, f64, f64)>> {
     };
     Ok(events.iter().filter(|event| event["event"] == "estimate").filter_map(point).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adapters on weights that the job is given: the same bits with and without an interruption.
+    #[test]
+    fn adapters_train_on_given_weights_and_go_on_from_a_checkpoint() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut config = Config { data: vec!["builtin".into()], n_embd: 16, n_layer: 2, ..Config::default() };
+        let settings =
+            ["max_iters=8", "eval_interval=4", "eval_iters=1", "shards=2", "lora_rank=4", "lora_dropout=0.1"];
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let error = Job::start(config.clone(), temp.path()).unwrap_err().to_string();
+        assert!(error.contains("lora_rank = 4: must be 0 in a new run"), "{error}");
+        let (config, tokenizer, data) = prepare(config).unwrap();
+        let layout = Layout::new(&config);
+        let base = layout.init(99)[..layout.base_len].to_vec();
+        let train = |name: &str, stop_at: Option<u64>| {
+            let path = temp.path().join(name);
+            let created = RunDir::create(&path, config.clone(), tokenizer.clone()).or_else(|_| {
+                let run = RunDir::open(&path)?;
+                let lock = run.lock()?;
+                Ok::<_, Error>((run, lock))
+            });
+            let (mut run, lock) = created.unwrap();
+            let from = run.load(&layout, Some(&base), |_| true).ok();
+            run.warnings.clear();
+            let job = Job { run: run.clone(), data: data.clone(), from, base: Some(base.clone()), _lock: lock };
+            let stop = AtomicBool::new(false);
+            let observe = |event: &Event| {
+                if let Event::Step { step, .. } = event {
+                    stop.store(Some(*step) == stop_at, Ordering::Relaxed);
+                }
+            };
+            super::run(&job, &Cpu::new().unwrap(), 2, &stop, observe).unwrap();
+            run.load(&layout, Some(&base), |_| true).unwrap()
+        };
+        let whole = train("whole", None);
+        assert_eq!(train("stopped", Some(3)).state.step, 3);
+        let stopped = train("stopped", None);
+        assert_eq!((whole.state.step, &whole.weights), (8, &stopped.weights));
+        assert!(whole.m == stopped.m && whole.v == stopped.v);
+        assert_eq!(whole.weights[..layout.base_len], base);
+        assert!(whole.weights[layout.base_len..] != layout.init(config.seed)[layout.base_len..]);
+    }
+}
