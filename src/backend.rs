@@ -60,8 +60,8 @@ pub struct Heads {
 /// parameters that train are always added to `g`, those of others left out; gradients of activations overwrite their
 /// buffer unless said otherwise.
 ///
-/// A linear layer with an adapter computes `x W^T + b + scale dropout(x) A^T B^T` wherever it says `x W^T + b` here, with
-/// dropout where there is `noise`, and its backward pass goes through both.
+/// A linear layer with an adapter computes `x W^T + b + scale dropout(x) A^T B^T` wherever it says `x W^T + b` here,
+/// with dropout where there is `noise`, and its backward pass goes through both.
 pub trait Backend: Sync {
     /// A buffer of numbers.
     type Buf: Send + Sync;
@@ -213,8 +213,8 @@ pub trait Backend: Sync {
         grad: Option<f64>,
     );
 
-    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element of `spans`; returns the sum of
-    /// the squares of the result.
+    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element of `spans`; returns the sum
+    /// of the squares of the result.
     fn reduce(&self, parts: &mut [&mut Self::Buf], spans: &[Span]) -> f64;
     /// One AdamW step on the elements of `span`.
     fn adamw(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, span: Span, h: &AdamW);

@@ -1,8 +1,8 @@
 //! A checkpoint: one folder with everything needed to go on, and with what a model is without the rest of its run.
 //!
 //! ```text
-//! model.safetensors        weights, under nanoGPT's names; of a run with adapters there is adapter.safetensors instead,
-//!                          with what trains, and the weights it belongs to are kept elsewhere
+//! model.safetensors        weights, under nanoGPT's names
+//! adapter.safetensors      instead of that, where there are adapters: what trains, without the weights it belongs to
 //! optimizer.safetensors    both moments of AdamW, of what trains: exp_avg.NAME and exp_avg_sq.NAME
 //! state.json               how far the run is
 //! config.toml, tokenizer.json    copies of the run's, for the day those are damaged
@@ -216,8 +216,8 @@ fn write_tensors(path: &Path, tensors: &[&Tensor], buffers: &[(&str, &[f32])]) -
     fs::set_permissions(path, permissions)
 }
 
-/// Reads some `tensors` of a layout from the bytes of a safetensors file, in which their names have `prefix` before them,
-/// into a buffer of that layout. It begins with `base`; else what is not read is memory that was never touched, zeros.
+/// Reads some `tensors` of a layout from the bytes of a safetensors file, in which their names have `prefix` before
+/// them, into a buffer of that layout. It begins with `base`; all else is zeros, memory that was never touched.
 ///
 /// # Errors
 /// If the bytes are no such file, or a tensor is missing or of another type or shape.

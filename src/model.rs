@@ -208,15 +208,16 @@ impl Gpt {
         be.linear_residual(out, &a.x_mid, &a.act, p, w.mlp_proj, rows, drop, noise);
     }
 
-    /// The loss of each row in nats, given `targets (n)` ([`crate::backend::IGNORE`]: none), into `losses (n)`. With `grad = Some(s)`, the logits in `a`
-    /// become the gradient of `s` times the sum of the losses, as [`Gpt::backward`] expects.
+    /// The loss of each row in nats, given `targets (n)`, into `losses (n)`; where the target is
+    /// [`crate::backend::IGNORE`] it is 0. With `grad = Some(s)`, the logits in `a` become the gradient of `s` times
+    /// the sum of the losses, as [`Gpt::backward`] expects.
     pub fn losses<B: Backend>(&self, be: &B, a: &mut Acts<B>, targets: &[u32], grad: Option<f64>, losses: &mut [f32]) {
         be.cross_entropy(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size, grad);
         be.download(&a.head.losses, losses);
     }
 
-    /// Backward: adds the gradient of every parameter that trains to `g`, given what [`Gpt::forward`] and [`Gpt::losses`] left
-    /// in `a`. The other arguments are those of `forward`.
+    /// Backward: adds the gradient of every parameter that trains to `g`, given what [`Gpt::forward`] and
+    /// [`Gpt::losses`] left in `a`. The other arguments are those of `forward`.
     pub fn backward<B: Backend>(
         &self,
         be: &B,
@@ -339,8 +340,8 @@ impl Gpt {
         (2 * products + 12 * self.layout.h.len() * self.block_size * self.n_embd) as f64
     }
 
-    /// Floats in the activations ([`Gpt::acts`]) for `b` sequences, and in their gradients ([`Gpt::act_grads`], and what
-    /// adapters take besides).
+    /// Floats in the activations ([`Gpt::acts`]) for `b` sequences, and in their gradients ([`Gpt::act_grads`], and
+    /// what adapters take besides).
     pub fn activation_floats(&self, b: usize) -> (usize, usize) {
         let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
         let n = b * self.block_size;

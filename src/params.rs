@@ -2,8 +2,8 @@
 //!
 //! Parameters, gradients and both AdamW moments are four buffers of this one layout, so the optimizer, the
 //! reduction over shards, clipping and the checkpoint are each one loop. Those loops go over the parameters that train:
-//! of the others, gradients and moments are memory that is never touched. Adapters stand behind everything else, so that
-//! the model they belong to is the beginning of the buffer.
+//! of the others, gradients and moments are memory that is never touched. Adapters stand behind everything else, so
+//! that the model they belong to is the beginning of the buffer.
 
 use crate::{
     config::{Config, Decay, Init},
@@ -101,7 +101,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Multiply-adds for each row in the forward pass, and in the backward pass; what that computes again is not counted.
+    /// Multiply-adds for each row in the forward pass, and in the backward pass, without what that computes again.
     pub fn multiply_adds(&self) -> (usize, usize) {
         let adapter = self.lora.map_or(0, |lora| lora.r * (self.i + self.o));
         let gradient = if self.w.trainable { self.w.len } else { 0 };
@@ -323,8 +323,8 @@ impl Layout {
     }
 }
 
-/// The model that `config` and `p` are, without its adapters: its configuration and weights, `W + scale B A` in the place
-/// of each W that has one. A tied `lm_head` with an adapter gets a weight of its own.
+/// The model that `config` and `p` are, without its adapters: its configuration and weights, `W + scale B A` in the
+/// place of each W that has one. A tied `lm_head` with an adapter gets a weight of its own.
 ///
 /// # Panics
 /// If `p` is not as long as the layout of `config`.

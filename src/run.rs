@@ -271,7 +271,7 @@ impl RunDir {
         self.read(which, |stored| Ok((stored.state()?, stored.weights(layout, base)?)))
     }
 
-    /// The newest intact checkpoint of those whose step is `wanted`, to go on from; `base` as in [`RunDir::load_weights`].
+    /// The newest intact checkpoint of those whose step is `wanted`, to go on from; `base` as [`RunDir::load_weights`].
     ///
     /// # Errors
     /// If there is none, or there are adapters and no `base`.

@@ -47,12 +47,12 @@ struct Training<B: Backend> {
     grads: B::Buf,
 }
 
-/// Parameters that train from which one shard is the default: a gradient for each core would take more memory than it is worth,
-/// and the products are large enough to be divided themselves.
+/// Parameters that train from which one shard is the default: a gradient for each core would take more memory than it
+/// is worth, and the products are large enough to be divided themselves.
 pub(crate) const LARGE: usize = 1 << 25;
 
-/// How many shards a run of `config` has, `trainable` parameters of which train: what it says, or one for each core, but
-/// not more than sequences.
+/// How many shards a run of `config` has, of whose parameters `trainable` train: what it says, or one for each core,
+/// but not more than sequences.
 pub fn count(config: &Config, trainable: usize) -> usize {
     let default = if trainable > LARGE { 1 } else { cores() };
     if config.shards == 0 { default } else { config.shards }.min(config.batch_size)

@@ -1,5 +1,5 @@
-//! Adapters and frozen parameters in training: what does not train keeps its bits and costs no memory, what does learns,
-//! and the result neither depends on the threads nor changes when the adapters are merged into the weights.
+//! Adapters and frozen parameters in training: what does not train keeps its bits and takes no memory, what does
+//! learns, and the result neither depends on the threads nor changes when the adapters are merged into the weights.
 
 use kinglet::{
     backend::{Backend, Buf, Cpu, Reference, Rows},

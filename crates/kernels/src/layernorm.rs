@@ -27,8 +27,8 @@ pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32],
     );
 }
 
-/// Backward. `dx (n, c) +=`, `dw (c) +=`, `db (c) +=`, the latter two where wanted; `dy (n, c)`, and `x`, `stats`, `w` as
-/// in [`forward`].
+/// Backward. `dx (n, c) +=`, and where they are wanted `dw (c) +=`, `db (c) +=`; `dy (n, c)`, and `x`, `stats`, `w` as in
+/// [`forward`].
 ///
 /// With `xhat = (x - mean) * rstd` and `g = dy * w`:
 /// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`.
