@@ -109,8 +109,11 @@ fn one_trajectory_with_gradient_accumulation() {
     one_trajectory(config(&settings));
 }
 
+/// What the guard did, after which update.
+type Act = (u64, OnDivergence, Divergence);
+
 /// Runs a job to its end or its error, or until `stop_at` updates are done; what the guard did on the way.
-fn guarded(job: &Job, stop_at: Option<u64>) -> (Result<Event, Error>, Vec<(u64, OnDivergence, Divergence)>) {
+fn guarded(job: &Job, stop_at: Option<u64>) -> (Result<Event, Error>, Vec<Act>) {
     let (stop, mut acts) = (AtomicBool::new(false), Vec::new());
     let ended = train::run(job, &Cpu::new().unwrap(), 2, &stop, |event| match event {
         Event::Step { step, .. } => stop.store(Some(*step) == stop_at, Ordering::Relaxed),
