@@ -254,7 +254,13 @@ impl Cpu {
                 }
             });
             if let Some(db) = db {
-                self.product(db, Start::C, dy.t(), Factor::Mat(Mat::new(h, n, r)), None);
+                // As a product with few rows, which reads dy in place: dB^T = h^T dy.
+                with_scratch(r * w.o, |db_t| {
+                    self.product(db_t, Start::Zero, Mat::new(h, n, r).t(), Factor::Mat(dy), None);
+                    for (o, db) in db.chunks_exact_mut(r).enumerate() {
+                        db.iter_mut().enumerate().for_each(|(k, db)| *db += db_t[k * w.o + o]);
+                    }
+                });
             }
             let drop =
                 lora.drop(noise).map(|drop| move |mut strip: Strip| self.drop_strip(&mut strip, w.i, rows, drop));
