@@ -9,14 +9,14 @@ mod reference;
 mod timed;
 
 pub use cpu::{Buf, Cpu};
-pub use kinglet_kernels::optimizer::AdamW;
+pub use kinglet_kernels::{loss::IGNORE, optimizer::AdamW};
 pub use reference::Reference;
 pub use timed::{Cost, Op, Timed};
 
 use crate::{
     config::Activation,
     params::{Embedding, Linear, Norm, Span},
-    rng::Dropout,
+    rng::{Dropout, Noise},
 };
 
 /// Epsilon of LayerNorm, PyTorch's default.
@@ -57,19 +57,23 @@ pub struct Heads {
 }
 
 /// Numbers, and who computes on them. `p` and `g` are flat buffers of parameters and gradients; gradients of
-/// parameters are always added to `g`, gradients of activations overwrite their buffer unless said otherwise.
+/// parameters that train are always added to `g`, those of others left out; gradients of activations overwrite their
+/// buffer unless said otherwise.
+///
+/// A linear layer with an adapter computes `x W^T + b + scale dropout(x) A^T B^T` wherever it says `x W^T + b` here,
+/// with dropout where there is `noise`, and its backward pass goes through both.
 pub trait Backend: Sync {
     /// A buffer of numbers.
     type Buf: Send + Sync;
 
     /// A buffer of `len` zeros.
     fn zeros(&self, len: usize) -> Self::Buf;
-    /// `dst[..src.len()] = src`.
-    fn upload(&self, dst: &mut Self::Buf, src: &[f32]);
+    /// `dst[start..start + src.len()] = src`.
+    fn upload(&self, dst: &mut Self::Buf, start: usize, src: &[f32]);
     /// `dst = src[..dst.len()]`, and waits for it.
     fn download(&self, src: &Self::Buf, dst: &mut [f32]);
-    /// `x = 0`.
-    fn clear(&self, x: &mut Self::Buf);
+    /// `x[span] = 0`.
+    fn clear(&self, x: &mut Self::Buf, span: Span);
     /// `dst[..span.len] = src[span]`.
     fn copy(&self, dst: &mut Self::Buf, src: &Self::Buf, span: Span);
 
@@ -106,7 +110,7 @@ pub trait Backend: Sync {
     );
 
     /// `y (n, o) = x (n, i) W^T + b`.
-    fn linear(&self, y: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Linear, n: usize);
+    fn linear(&self, y: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Linear, rows: Rows, noise: Option<Noise>);
     /// `dx (n, i) = dy W`, `g[W] += dy^T x`, `g[b] +=` column sums of `dy (n, o)`.
     fn linear_bwd(
         &self,
@@ -116,7 +120,8 @@ pub trait Backend: Sync {
         x: &Self::Buf,
         p: &Self::Buf,
         w: Linear,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     );
 
     /// `y (n, o) = act(z)` with `z = x W^T + b`; `pre (n, o)` receives z, where [`Activation::keeps_input`].
@@ -128,7 +133,8 @@ pub trait Backend: Sync {
         p: &Self::Buf,
         w: Linear,
         act: Activation,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     );
     /// [`Backend::linear_bwd`] of a layer whose input is an activation, `x = act(pre)`, and through it:
     /// `dpre (n, i) = (dy W) act'(pre)`.
@@ -142,7 +148,8 @@ pub trait Backend: Sync {
         p: &Self::Buf,
         w: Linear,
         act: Activation,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     );
 
     /// `out (n, o) = residual + dropout(x W^T + b)`.
@@ -155,6 +162,7 @@ pub trait Backend: Sync {
         w: Linear,
         rows: Rows,
         drop: Option<Dropout>,
+        noise: Option<Noise>,
     );
     /// `dx (n, c) =` dropout's backward of `dy`.
     fn dropout_bwd(&self, dx: &mut Self::Buf, dy: &Self::Buf, c: usize, rows: Rows, drop: Dropout);
@@ -195,7 +203,7 @@ pub trait Backend: Sync {
     );
 
     /// `losses (n) = logsumexp(z) - z[target]` for rows z of `logits (n, v)`; with `grad = Some(s)` the logits become
-    /// the gradient `s (softmax(z) - onehot(target))`.
+    /// the gradient `s (softmax(z) - onehot(target))`. Both are 0 where the target is [`IGNORE`].
     fn cross_entropy(
         &self,
         losses: &mut Self::Buf,
@@ -205,9 +213,9 @@ pub trait Backend: Sync {
         grad: Option<f64>,
     );
 
-    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element; returns the sum of the
-    /// squares of the result.
-    fn reduce(&self, parts: &mut [&mut Self::Buf]) -> f64;
+    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element of `spans`; returns the sum
+    /// of the squares of the result.
+    fn reduce(&self, parts: &mut [&mut Self::Buf], spans: &[Span]) -> f64;
     /// One AdamW step on the elements of `span`.
     fn adamw(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, span: Span, h: &AdamW);
 }

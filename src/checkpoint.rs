@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! model.safetensors        weights, under nanoGPT's names
-//! optimizer.safetensors    both moments of AdamW: exp_avg.NAME and exp_avg_sq.NAME
+//! adapter.safetensors      instead of that, where there are adapters: what trains, without the weights it belongs to
+//! optimizer.safetensors    both moments of AdamW, of what trains: exp_avg.NAME and exp_avg_sq.NAME
 //! state.json               how far the run is
 //! config.toml, tokenizer.json    copies of the run's, for the day those are damaged
 //! SHA256SUMS               written last; sha256sum -c verifies the folder
@@ -13,7 +14,7 @@ use crate::{
     disk::{FolderReader, FolderWriter},
     error::{Error, Result},
     guard::Guard,
-    params::Layout,
+    params::{Layout, Tensor},
     tokenizer::Tokenizer,
 };
 use safetensors::{Dtype, SafeTensors, View, tensor::serialize_to_file};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, collections::HashMap, fs, io, path::Path};
 
 const MODEL: &str = "model.safetensors";
+const ADAPTER: &str = "adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 pub(crate) const CONFIG: &str = "config.toml";
@@ -98,13 +100,18 @@ impl<Buf: AsRef<[f32]>> Checkpoint<Buf> {
         let weights = [("", self.weights.as_ref())];
         let moments = [("exp_avg.", self.m.as_ref()), ("exp_avg_sq.", self.v.as_ref())];
         let state = serde_json::to_string_pretty(&self.state).expect("plain values");
-        files.add(MODEL, |path| write_tensors(path, layout, &weights))?;
-        files.add(OPTIMIZER, |path| write_tensors(path, layout, &moments))?;
+        files.add(weights_file(layout), |path| write_tensors(path, &layout.stored(), &weights))?;
+        files.add(OPTIMIZER, |path| write_tensors(path, &layout.trained(), &moments))?;
         for (name, text) in [(STATE, state.as_str()), (CONFIG, config), (TOKENIZER, tokenizer)] {
             files.add(name, |path| fs::write(path, text))?;
         }
         files.finish()
     }
+}
+
+/// The file of the tensors that [`Layout::stored`] lists.
+fn weights_file(layout: &Layout) -> &'static str {
+    if layout.has_adapters() { ADAPTER } else { MODEL }
 }
 
 /// A checkpoint's folder, each file of which is verified when it is read.
@@ -134,22 +141,37 @@ impl Stored {
         self.parsed(TOKENIZER, |bytes| Tokenizer::from_json(&String::from_utf8_lossy(bytes)))
     }
 
-    fn tensors(&self, name: &str, layout: &Layout, prefixes: &[&str]) -> Result<Vec<Vec<f32>>> {
-        let numbers = 4 * (prefixes.len() * layout.len()) as u64;
+    fn tensors(
+        &self,
+        name: &str,
+        layout: &Layout,
+        tensors: &[&Tensor],
+        prefixes: &[&str],
+        base: &[f32],
+    ) -> Result<Vec<Vec<f32>>> {
+        let numbers = prefixes.len() * tensors.iter().map(|tensor| tensor.span.len).sum::<usize>();
+        let numbers = 4 * numbers as u64;
         // Names and shapes take some more.
         let bytes = self.files.read(name, numbers + numbers / 8 + (1 << 20))?;
-        let each = prefixes.iter().map(|prefix| read_tensors(&bytes, layout, prefix));
+        let each = prefixes.iter().map(|prefix| read_tensors(&bytes, layout, tensors, prefix, base));
         each.collect::<Result<_>>().map_err(|error| self.files.error(name, &error))
     }
 
-    pub(crate) fn weights(&self, layout: &Layout) -> Result<Vec<f32>> {
-        Ok(self.tensors(MODEL, layout, &[""])?.remove(0))
+    /// The weights; `base` are those that adapters belong to, [`Layout::base_len`] of them.
+    pub(crate) fn weights(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
+        let name = weights_file(layout);
+        if layout.has_adapters() && base.is_none() {
+            let what = "it holds adapters (lora_rank), and the weights they belong to are not there";
+            return Err(self.files.error(name, &Error::Data(what.into())));
+        }
+        Ok(self.tensors(name, layout, &layout.stored(), &[""], base.unwrap_or_default())?.remove(0))
     }
 
-    pub(crate) fn checkpoint(&self, layout: &Layout) -> Result<Checkpoint> {
-        let moments = self.tensors(OPTIMIZER, layout, &["exp_avg.", "exp_avg_sq."])?;
+    /// Everything, with a `base` as [`Stored::weights`].
+    pub(crate) fn checkpoint(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Checkpoint> {
+        let moments = self.tensors(OPTIMIZER, layout, &layout.trained(), &["exp_avg.", "exp_avg_sq."], &[])?;
         let [m, v] = moments.try_into().expect("two were asked for");
-        Ok(Checkpoint { state: self.state()?, weights: self.weights(layout)?, m, v })
+        Ok(Checkpoint { state: self.state()?, weights: self.weights(layout, base)?, m, v })
     }
 }
 
@@ -177,9 +199,9 @@ impl View for TensorData<'_> {
     }
 }
 
-fn write_tensors(path: &Path, layout: &Layout, buffers: &[(&str, &[f32])]) -> io::Result<()> {
-    let tensors = buffers.iter().flat_map(|(prefix, buffer)| {
-        layout.tensors.iter().map(move |tensor| {
+fn write_tensors(path: &Path, tensors: &[&Tensor], buffers: &[(&str, &[f32])]) -> io::Result<()> {
+    let data = buffers.iter().flat_map(|(prefix, buffer)| {
+        tensors.iter().map(move |tensor| {
             let data = TensorData { shape: &tensor.shape, values: &buffer[tensor.span.range()] };
             (format!("{prefix}{}", tensor.name), data)
         })
@@ -187,33 +209,42 @@ fn write_tensors(path: &Path, layout: &Layout, buffers: &[(&str, &[f32])]) -> io
     // The library makes a file that nobody else may read; it shall have the permissions of any other.
     let permissions = fs::File::create(path)?.metadata()?.permissions();
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize_to_file(tensors, Some(about), path).map_err(|error| match error {
+    serialize_to_file(data, Some(about), path).map_err(|error| match error {
         safetensors::SafeTensorError::IoError(source) => source,
         other => io::Error::other(other),
     })?;
     fs::set_permissions(path, permissions)
 }
 
-/// Reads the tensors of a layout from the bytes of a safetensors file, in which their names have `prefix` before them.
+/// Reads some `tensors` of a layout from the bytes of a safetensors file, in which their names have `prefix` before
+/// them, into a buffer of that layout. It begins with `base`; all else is zeros, memory that was never touched.
 ///
 /// # Errors
 /// If the bytes are no such file, or a tensor is missing or of another type or shape.
-pub fn read_tensors(bytes: &[u8], layout: &Layout, prefix: &str) -> Result<Vec<f32>> {
+pub fn read_tensors(
+    bytes: &[u8],
+    layout: &Layout,
+    tensors: &[&Tensor],
+    prefix: &str,
+    base: &[f32],
+) -> Result<Vec<f32>> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| Error::Data(format!("damaged: {error}")))?;
     // All are looked up before memory is taken for their numbers.
-    let mut found = Vec::with_capacity(layout.tensors.len());
-    for tensor in &layout.tensors {
+    let mut found = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
         let name = format!("{prefix}{}", tensor.name);
         let view = file.tensor(&name).map_err(|_| Error::Data(format!("it has no tensor {name}")))?;
         if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
             let found = format!("{:?} {:?}", view.dtype(), view.shape());
             return Err(Error::Data(format!("{name} is {found}, the configuration says F32 {:?}", tensor.shape)));
         }
-        found.push(view);
+        found.push((tensor.span, view));
     }
-    let mut buffer = Vec::with_capacity(layout.len());
-    for view in found {
-        buffer.extend(view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)));
+    let mut buffer = vec![0.0; layout.len()];
+    buffer[..base.len()].copy_from_slice(base);
+    for (span, view) in found {
+        let numbers = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        buffer[span.range()].iter_mut().zip(numbers).for_each(|(x, number)| *x = number);
     }
     Ok(buffer)
 }

@@ -95,7 +95,7 @@ pub fn compare(a: &mut RunDir, b: &mut RunDir) -> Result<Comparison> {
     let (steps_a, steps_b) = (a.steps()?, b.steps()?);
     if comparable {
         for step in steps_a.iter().copied().filter(|step| steps_b.contains(step)) {
-            let both = (a.load(&layout, |at| at == step), b.load(&layout, |at| at == step));
+            let both = (a.load(&layout, None, |at| at == step), b.load(&layout, None, |at| at == step));
             // What is damaged is in the warnings.
             let (Ok(at_a), Ok(at_b)) = both else { continue };
             found.checkpoints.push(step);

@@ -150,6 +150,20 @@ fields! {
         "Which parameters decay: all of them, or only those with two dimensions.";
     grad_clip: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
         "The gradient is scaled down to this norm where it is longer; 0 leaves it.";
+"finetuning":
+    lora_rank: usize = 0, "0 (off) to 4096" if |&v| v <= 4096,
+        "Rank of the adapters (LoRA) that train in the place of the weights; 0 trains the weights themselves.";
+    lora_alpha: f64 = 16.0, "above 0, at most 1000000" if |&v| v > 0.0 && v <= 1e6,
+        "Adapters are scaled by lora_alpha / lora_rank.";
+    lora_dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
+        "Dropout on what goes into the adapters.";
+    lora_targets: LoraTargets = LoraTargets::BLOCKS,
+        "a list of at least one of \"qkv\", \"proj\", \"mlp\", \"head\"" if |_| true,
+        "Which layers have an adapter: attention's qkv and output projection, mlp, head.";
+    freeze: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
+        "Parameters that do not train.";
+    modules_to_save: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
+        "Parameters that train besides the adapters, and are saved with them.";
 "data":
     data: Vec<String> = Vec::new(), "a list of files, folders and names" if |_| true,
         "Where the text comes from: files, folders, patterns, \"-\" for standard input, or a known name such as \"builtin\".";
@@ -331,7 +345,7 @@ impl Bias {
     /// No biases.
     pub const NONE: Bias = Bias { qkv: false, proj: false, mlp: false, head: false, norm: false };
 
-    fn parts(&mut self) -> [(&'static str, &mut bool); 5] {
+    fn parts(&mut self) -> [Part<'_>; 5] {
         [
             ("qkv", &mut self.qkv),
             ("proj", &mut self.proj),
@@ -340,6 +354,23 @@ impl Bias {
             ("norm", &mut self.norm),
         ]
     }
+}
+
+/// A kind of layer by its name in the configuration, and whether it is chosen.
+type Part<'a> = (&'static str, &'a mut bool);
+
+/// Chooses the named ones.
+fn choose(parts: &mut [Part], names: &[String]) -> Result<(), String> {
+    for name in names {
+        let (_, on) = parts.iter_mut().find(|(part, _)| part == name).ok_or_else(|| format!("no layer {name}"))?;
+        **on = true;
+    }
+    Ok(())
+}
+
+/// The names of the chosen ones.
+fn chosen(parts: &[Part]) -> Vec<String> {
+    parts.iter().filter(|(_, on)| **on).map(|(name, _)| (*name).to_owned()).collect()
 }
 
 /// How [`Bias`] is written.
@@ -357,13 +388,7 @@ impl TryFrom<BiasSpec> for Bias {
         let mut bias = Bias::NONE;
         match spec {
             BiasSpec::All(on) => bias = Bias { qkv: on, proj: on, mlp: on, head: false, norm: on },
-            BiasSpec::Parts(names) => {
-                for name in names {
-                    let mut parts = bias.parts().into_iter();
-                    let (_, part) = parts.find(|(part, _)| *part == name).ok_or_else(|| format!("no layer {name}"))?;
-                    *part = true;
-                }
-            }
+            BiasSpec::Parts(names) => choose(&mut bias.parts(), &names)?,
         }
         Ok(bias)
     }
@@ -371,7 +396,46 @@ impl TryFrom<BiasSpec> for Bias {
 
 impl From<Bias> for BiasSpec {
     fn from(mut bias: Bias) -> BiasSpec {
-        BiasSpec::Parts(bias.parts().iter().filter(|(_, on)| **on).map(|(name, _)| (*name).to_owned()).collect())
+        BiasSpec::Parts(chosen(&bias.parts()))
+    }
+}
+
+/// Which layers have an adapter; at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct LoraTargets {
+    /// The projection to query, key and value.
+    pub qkv: bool,
+    /// Attention's output projection.
+    pub proj: bool,
+    /// Both layers of the MLP.
+    pub mlp: bool,
+    /// `lm_head`.
+    pub head: bool,
+}
+
+impl LoraTargets {
+    /// All matrices of the blocks.
+    pub const BLOCKS: LoraTargets = LoraTargets { qkv: true, proj: true, mlp: true, head: false };
+
+    fn parts(&mut self) -> [Part<'_>; 4] {
+        [("qkv", &mut self.qkv), ("proj", &mut self.proj), ("mlp", &mut self.mlp), ("head", &mut self.head)]
+    }
+}
+
+impl TryFrom<Vec<String>> for LoraTargets {
+    type Error = String;
+
+    fn try_from(names: Vec<String>) -> Result<LoraTargets, String> {
+        let mut targets = LoraTargets { qkv: false, proj: false, mlp: false, head: false };
+        choose(&mut targets.parts(), &names)?;
+        if names.is_empty() { Err("no layer".to_owned()) } else { Ok(targets) }
+    }
+}
+
+impl From<LoraTargets> for Vec<String> {
+    fn from(mut targets: LoraTargets) -> Vec<String> {
+        chosen(&targets.parts())
     }
 }
 

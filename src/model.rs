@@ -14,7 +14,7 @@
 use crate::{
     backend::{Backend, Heads, Rows},
     config::{Activation, AttentionScale, Config},
-    params::{Block, Layout, Span},
+    params::{Layout, Span},
     rng::{Dropout, Noise},
 };
 
@@ -157,7 +157,7 @@ impl Gpt {
         let x = &a.x[w.h.len() % streams];
         // logits = lm_head(ln_f(x))
         be.layernorm(&mut a.head.ln_f, &mut a.head.stats_f, x, p, w.ln_f, rows.n());
-        be.linear(&mut a.head.logits, &a.head.ln_f, p, w.lm_head, rows.n());
+        be.linear(&mut a.head.logits, &a.head.ln_f, p, w.lm_head, rows, noise);
     }
 
     /// The first part of block `l`, where positions meet: `att = attention(ln_1(x))`. With a cache, only the new
@@ -175,7 +175,7 @@ impl Gpt {
     ) {
         let (w, n) = (&self.layout.h[l], rows.n());
         be.layernorm(&mut a.ln_1, &mut a.stats_1, x, p, w.ln_1, n);
-        be.linear(&mut a.qkv, &a.ln_1, p, w.c_attn, n);
+        be.linear(&mut a.qkv, &a.ln_1, p, w.c_attn, rows, noise);
         match cache {
             None => {
                 let drop = self.drop(noise, Site::Attention(l));
@@ -200,22 +200,24 @@ impl Gpt {
         let (w, n) = (&self.layout.h[l], rows.n());
         // x_mid = x + dropout(c_proj(att))
         let drop = self.drop(noise, Site::AttentionBranch(l));
-        be.linear_residual(&mut a.x_mid, x, &a.att, p, w.attn_proj, rows, drop);
+        be.linear_residual(&mut a.x_mid, x, &a.att, p, w.attn_proj, rows, drop, noise);
         // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
         be.layernorm(&mut a.ln_2, &mut a.stats_2, &a.x_mid, p, w.ln_2, n);
-        be.linear_act(&mut a.act, &mut a.fc, &a.ln_2, p, w.c_fc, self.activation, n);
-        be.linear_residual(out, &a.x_mid, &a.act, p, w.mlp_proj, rows, self.drop(noise, Site::MlpBranch(l)));
+        be.linear_act(&mut a.act, &mut a.fc, &a.ln_2, p, w.c_fc, self.activation, rows, noise);
+        let drop = self.drop(noise, Site::MlpBranch(l));
+        be.linear_residual(out, &a.x_mid, &a.act, p, w.mlp_proj, rows, drop, noise);
     }
 
-    /// The loss of each row in nats, given `targets (n)`, into `losses (n)`. With `grad = Some(s)`, the logits in `a`
-    /// become the gradient of `s` times the sum of the losses, as [`Gpt::backward`] expects.
+    /// The loss of each row in nats, given `targets (n)`, into `losses (n)`; where the target is
+    /// [`crate::backend::IGNORE`] it is 0. With `grad = Some(s)`, the logits in `a` become the gradient of `s` times
+    /// the sum of the losses, as [`Gpt::backward`] expects.
     pub fn losses<B: Backend>(&self, be: &B, a: &mut Acts<B>, targets: &[u32], grad: Option<f64>, losses: &mut [f32]) {
         be.cross_entropy(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size, grad);
         be.download(&a.head.losses, losses);
     }
 
-    /// Backward: adds the gradient of every parameter to `g`, given what [`Gpt::forward`] and [`Gpt::losses`] left
-    /// in `a`. The other arguments are those of `forward`.
+    /// Backward: adds the gradient of every parameter that trains to `g`, given what [`Gpt::forward`] and
+    /// [`Gpt::losses`] left in `a`. The other arguments are those of `forward`.
     pub fn backward<B: Backend>(
         &self,
         be: &B,
@@ -229,21 +231,21 @@ impl Gpt {
     ) {
         let (w, n) = (&self.layout, rows.n());
         // logits = lm_head(ln_f(x))
-        be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, n);
-        be.clear(&mut d.dx);
+        be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, rows, noise);
+        be.clear(&mut d.dx, Span { start: 0, len: n * self.n_embd });
         be.layernorm_bwd(&mut d.dx, g, &d.dc, a.x(w.h.len()), &a.head.stats_f, p, w.ln_f, n);
         for (l, (w, acts)) in w.h.iter().zip(&a.blocks).enumerate().rev() {
             // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
             let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::MlpBranch(l)));
-            be.linear_bwd_act(&mut d.dfc, g, dbranch, &acts.act, &acts.fc, p, w.mlp_proj, self.activation, n);
-            be.linear_bwd(&mut d.dc, g, &d.dfc, &acts.ln_2, p, w.c_fc, n);
+            be.linear_bwd_act(&mut d.dfc, g, dbranch, &acts.act, &acts.fc, p, w.mlp_proj, self.activation, rows, noise);
+            be.linear_bwd(&mut d.dc, g, &d.dfc, &acts.ln_2, p, w.c_fc, rows, noise);
             be.layernorm_bwd(&mut d.dx, g, &d.dc, &acts.x_mid, &acts.stats_2, p, w.ln_2, n);
             // x_mid = x + dropout(c_proj(attention(ln_1(x))))
             let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::AttentionBranch(l)));
-            be.linear_bwd(&mut d.datt, g, dbranch, &acts.att, p, w.attn_proj, n);
+            be.linear_bwd(&mut d.datt, g, dbranch, &acts.att, p, w.attn_proj, rows, noise);
             let drop = self.drop(noise, Site::Attention(l));
             be.attention_bwd(&mut d.dqkv, &d.datt, &acts.att, &acts.lse, &acts.qkv, self.heads, rows, drop);
-            be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, n);
+            be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, rows, noise);
             be.layernorm_bwd(&mut d.dx, g, &d.dc, a.x(l), &acts.stats_1, p, w.ln_1, n);
         }
         // x = dropout(wte[id] + wpe[t])
@@ -289,7 +291,7 @@ impl Gpt {
         let one = Rows { b: 1, t: 1, pos: 0 };
         self.branches(be, p, w.h.len() - 1, &last.x, &mut last.out, &mut last.block, one, None);
         be.layernorm(&mut cache.head.ln_f, &mut cache.head.stats_f, &last.out, p, w.ln_f, 1);
-        be.linear(&mut cache.head.logits, &cache.head.ln_f, p, w.lm_head, 1);
+        be.linear(&mut cache.head.logits, &cache.head.ln_f, p, w.lm_head, one, None);
         be.download(&cache.head.logits, logits);
     }
 
@@ -331,20 +333,22 @@ impl Gpt {
     }
 
     /// Floating-point operations of a training step for each token, as they are usually counted: 6 for each weight of a
-    /// matrix product, and attention's products without their causal half taken off.
+    /// matrix product, 4 if it does not train, and attention's products without their causal half taken off.
     pub fn flops_per_token(&self) -> f64 {
-        let w = &self.layout;
-        let of_block = |h: &Block| h.c_attn.w.len + h.attn_proj.w.len + h.c_fc.w.len + h.mlp_proj.w.len;
-        let weights = w.h.iter().map(of_block).sum::<usize>() + w.lm_head.w.len;
-        (6 * weights + 12 * w.h.len() * self.block_size * self.n_embd) as f64
+        let passes = self.layout.linears().into_iter().map(|w| w.multiply_adds());
+        let products: usize = passes.map(|(forward, backward)| forward + backward).sum();
+        (2 * products + 12 * self.layout.h.len() * self.block_size * self.n_embd) as f64
     }
 
-    /// Floats in the activations ([`Gpt::acts`]) and their gradients ([`Gpt::act_grads`]) for `b` sequences.
+    /// Floats in the activations ([`Gpt::acts`]) for `b` sequences, and in their gradients ([`Gpt::act_grads`], and
+    /// what adapters take besides).
     pub fn activation_floats(&self, b: usize) -> (usize, usize) {
         let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
         let n = b * self.block_size;
         let block = if self.activation.keeps_input() { 16 } else { 12 } * c + nh + 4;
-        (n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1), n * 10 * c)
+        // Between the two matrices of an adapter, and the gradient of that.
+        let adapter = self.layout.linears().iter().filter_map(|w| w.lora).map(|lora| 2 * lora.r).max().unwrap_or(0);
+        (n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1), n * (10 * c + adapter))
     }
 
     fn block_acts<B: Backend>(&self, be: &B, n: usize) -> BlockActs<B> {

@@ -12,7 +12,7 @@ pub struct Optimizer<B: Backend> {
     pub m: B::Buf,
     /// Second moment.
     pub v: B::Buf,
-    /// Pieces of the parameter buffer, and whether they decay.
+    /// The pieces of the parameter buffer that train, and whether they decay.
     spans: Vec<(Span, bool)>,
 }
 
@@ -20,6 +20,14 @@ impl<B: Backend> Optimizer<B> {
     /// With moments of zero.
     pub fn new(be: &B, layout: &Layout, config: &Config) -> Optimizer<B> {
         Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), spans: layout.decay_spans(config.decay) }
+    }
+
+    /// Takes up the moments that a checkpoint has of the parameters that train; those of others stay untouched memory.
+    pub fn restore(&mut self, be: &B, m: &[f32], v: &[f32]) {
+        for (span, _) in &self.spans {
+            be.upload(&mut self.m, span.start, &m[span.range()]);
+            be.upload(&mut self.v, span.start, &v[span.range()]);
+        }
     }
 
     /// Update number `step` (from 0): clips `g`, whose norm is `grad_norm`, to `grad_clip` where that is set, then AdamW

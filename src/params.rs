@@ -1,13 +1,17 @@
 //! Where each parameter stands: one table of names and shapes over one flat buffer.
 //!
 //! Parameters, gradients and both AdamW moments are four buffers of this one layout, so the optimizer, the
-//! reduction over shards, clipping and the checkpoint are each one loop.
+//! reduction over shards, clipping and the checkpoint are each one loop. Those loops go over the parameters that train:
+//! of the others, gradients and moments are memory that is never touched. Adapters stand behind everything else, so
+//! that the model they belong to is the beginning of the buffer.
 
 use crate::{
     config::{Config, Decay, Init},
-    rng::{Purpose, Rng},
+    error::{Error, Result},
+    rng::{Dropout, Noise, Purpose, Rng},
 };
 use rayon::prelude::*;
+use std::ops::{Deref, Range};
 
 /// A piece of a flat buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +24,32 @@ pub struct Span {
 
 impl Span {
     /// The indices of the piece.
-    pub fn range(self) -> std::ops::Range<usize> {
+    pub fn range(self) -> Range<usize> {
         self.start..self.start + self.len
+    }
+}
+
+/// A parameter's place, and whether it trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// Where it stands in the flat buffers.
+    pub span: Span,
+    /// Whether its gradient is wanted.
+    pub trainable: bool,
+}
+
+impl Param {
+    /// Where its gradient goes: nowhere if it does not train.
+    pub fn gradient(self) -> Range<usize> {
+        if self.trainable { self.range() } else { 0..0 }
+    }
+}
+
+impl Deref for Param {
+    type Target = Span;
+
+    fn deref(&self) -> &Span {
+        &self.span
     }
 }
 
@@ -34,6 +62,8 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Where it stands in the flat buffers.
     pub span: Span,
+    /// Whether it trains.
+    pub trainable: bool,
     distribution: Distribution,
 }
 
@@ -48,33 +78,71 @@ enum Distribution {
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding {
     /// Tokens (v, c).
-    pub wte: Span,
+    pub wte: Param,
     /// Positions (block_size, c).
-    pub wpe: Span,
+    pub wpe: Param,
     /// Channels.
     pub c: usize,
 }
 
-/// `y (n, o) = x (n, i) W^T + b`, W being (o, i).
+/// `y (n, o) = x (n, i) W^T + b`, W being (o, i), and the adapter's share where there is one.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
     /// Weight (o, i).
-    pub w: Span,
+    pub w: Param,
     /// Bias (o).
-    pub b: Option<Span>,
+    pub b: Option<Param>,
     /// Channels in.
     pub i: usize,
     /// Channels out.
     pub o: usize,
+    /// Its adapter.
+    pub lora: Option<Lora>,
 }
+
+impl Linear {
+    /// Multiply-adds for each row in the forward pass, and in the backward pass, without what that computes again.
+    pub fn multiply_adds(&self) -> (usize, usize) {
+        let adapter = self.lora.map_or(0, |lora| lora.r * (self.i + self.o));
+        let gradient = if self.w.trainable { self.w.len } else { 0 };
+        (self.w.len + adapter, self.w.len + gradient + 2 * adapter)
+    }
+}
+
+/// A low-rank adapter (Hu et al. 2021) of a linear layer: `y += scale dropout(x) A^T B^T`.
+#[derive(Clone, Copy, Debug)]
+pub struct Lora {
+    /// A (r, i).
+    pub a: Param,
+    /// B (o, r).
+    pub b: Param,
+    /// Rank.
+    pub r: usize,
+    /// What its share is multiplied with.
+    pub scale: f64,
+    /// Dropout on its input.
+    pub rate: f32,
+    /// Where in the network that is, see [`Dropout`].
+    pub site: u64,
+}
+
+impl Lora {
+    /// The dropout on its input.
+    pub fn drop(&self, noise: Option<Noise>) -> Option<Dropout> {
+        noise.filter(|_| self.rate > 0.0).map(|noise| Dropout { rate: self.rate, site: self.site, noise })
+    }
+}
+
+/// Dropout's sites from here on are the adapters', those below the model's own.
+const LORA_SITES: u64 = 1 << 32;
 
 /// LayerNorm's weight and bias, each (c).
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
     /// Weight (c).
-    pub w: Span,
+    pub w: Param,
     /// Bias (c).
-    pub b: Option<Span>,
+    pub b: Option<Param>,
 }
 
 /// The parameters of one transformer block.
@@ -107,19 +175,23 @@ pub struct Layout {
     pub ln_f: Norm,
     /// To the logits: (v, c); its weight is `wte` where weights are tied.
     pub lm_head: Linear,
+    /// The pieces of the buffer that train, in order.
+    pub trainable: Vec<Span>,
+    /// Number of parameters that are not of adapters.
+    pub base_len: usize,
 }
 
 impl Layout {
     /// The layout of the model that `config` describes; `vocab_size` must be set.
     pub fn new(config: &Config) -> Layout {
         let (c, v, bias) = (config.n_embd, config.vocab_size, config.bias);
-        let mut b = Builder { init: config.init, tensors: Vec::new() };
+        let mut b = Builder { config, tensors: Vec::new() };
         // GPT-2 scales the projections into the residual stream by 1/sqrt(2 n_layer), so that its variance
         // at the end does not grow with depth.
         let residual = 1.0 / (2.0 * config.n_layer as f64).sqrt();
         let wte = b.embedding("transformer.wte.weight", v, c);
         let wpe = b.embedding("transformer.wpe.weight", config.block_size, c);
-        let h = (0..config.n_layer)
+        let mut h: Vec<Block> = (0..config.n_layer)
             .map(|l| {
                 let name = |part: &str| format!("transformer.h.{l}.{part}");
                 Block {
@@ -133,12 +205,77 @@ impl Layout {
             })
             .collect();
         let ln_f = b.norm("transformer.ln_f", c, bias.norm);
-        let lm_head = if config.tie_weights {
-            Linear { w: wte, b: b.bias("lm_head", c, v, bias.head), i: c, o: v }
+        let mut lm_head = if config.tie_weights {
+            Linear { w: wte, b: b.bias("lm_head", c, v, bias.head), i: c, o: v, lora: None }
         } else {
             b.linear("lm_head", c, v, bias.head, 1.0)
         };
-        Layout { tensors: b.tensors, embedding: Embedding { wte, wpe, c }, h, ln_f, lm_head }
+        let base_len = b.len();
+        if config.lora_rank > 0 {
+            let on = config.lora_targets;
+            for (l, h) in h.iter_mut().enumerate() {
+                let name = |part: &str| format!("transformer.h.{l}.{part}");
+                b.adapt(&name("attn.c_attn"), &mut h.c_attn, on.qkv);
+                b.adapt(&name("attn.c_proj"), &mut h.attn_proj, on.proj);
+                b.adapt(&name("mlp.c_fc"), &mut h.c_fc, on.mlp);
+                b.adapt(&name("mlp.c_proj"), &mut h.mlp_proj, on.mlp);
+            }
+            b.adapt("lm_head", &mut lm_head, on.head);
+        }
+        let (tensors, embedding) = (b.tensors, Embedding { wte, wpe, c });
+        let mut layout = Layout { tensors, embedding, h, ln_f, lm_head, trainable: Vec::new(), base_len };
+        layout.trainable = layout.decay_spans(Decay::All).into_iter().map(|(span, _)| span).collect();
+        layout
+    }
+
+    /// Checks what `config`, of which this is the layout, says about tensors by name.
+    ///
+    /// # Errors
+    /// If a pattern matches no tensor, or nothing is left to train.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let refuse = |key: &str, patterns: &[String], allowed: String| {
+            Err(Error::Config { key: key.to_owned(), value: format!("{patterns:?}"), allowed })
+        };
+        let base = self.tensors.partition_point(|tensor| tensor.span.start < self.base_len);
+        for (key, patterns, tensors) in [
+            ("freeze", &config.freeze, &self.tensors[..]),
+            ("modules_to_save", &config.modules_to_save, &self.tensors[..base]),
+        ] {
+            let idle = |pattern: &&String| !tensors.iter().any(|tensor| matches(pattern, &tensor.name));
+            if let Some(pattern) = patterns.iter().find(idle) {
+                let like = &self.tensors[base - 1].name;
+                return refuse(key, patterns, format!("names of tensors, such as {like}; none matches {pattern:?}"));
+            }
+        }
+        if config.lora_rank == 0 && !config.modules_to_save.is_empty() {
+            return refuse("modules_to_save", &config.modules_to_save, "[] where lora_rank is 0: all train".into());
+        }
+        if self.trainable.is_empty() {
+            return refuse("freeze", &config.freeze, "fewer tensors: nothing is left to train".into());
+        }
+        Ok(())
+    }
+
+    /// Whether there are adapters.
+    pub fn has_adapters(&self) -> bool {
+        self.base_len < self.len()
+    }
+
+    /// Number of parameters that train.
+    pub fn trainable_len(&self) -> usize {
+        self.trainable.iter().map(|span| span.len).sum()
+    }
+
+    /// The tensors that train.
+    pub fn trained(&self) -> Vec<&Tensor> {
+        self.tensors.iter().filter(|tensor| tensor.trainable).collect()
+    }
+
+    /// The tensors whose weights a checkpoint holds: all of them, or where there are adapters those and what trains
+    /// besides.
+    pub fn stored(&self) -> Vec<&Tensor> {
+        let stored = |tensor: &&Tensor| !self.has_adapters() || tensor.trainable || tensor.span.start >= self.base_len;
+        self.tensors.iter().filter(stored).collect()
     }
 
     /// Every linear layer.
@@ -170,13 +307,15 @@ impl Layout {
         tensors.collect()
     }
 
-    /// The buffer cut into pieces that do or do not decay, neighbours of one kind joined.
+    /// What trains, cut into pieces that do or do not decay, neighbours of one kind joined.
     pub fn decay_spans(&self, decay: Decay) -> Vec<(Span, bool)> {
         let mut spans: Vec<(Span, bool)> = Vec::new();
-        for tensor in &self.tensors {
+        for tensor in self.trained() {
             let decays = decay == Decay::All || tensor.shape.len() >= 2;
             match spans.last_mut() {
-                Some((span, same)) if *same == decays => span.len += tensor.span.len,
+                Some((span, same)) if *same == decays && span.range().end == tensor.span.start => {
+                    span.len += tensor.span.len;
+                }
                 _ => spans.push((tensor.span, decays)),
             }
         }
@@ -184,21 +323,99 @@ impl Layout {
     }
 }
 
-struct Builder {
-    init: Init,
+/// The model that `config` and `p` are, without its adapters: its configuration and weights, `W + scale B A` in the
+/// place of each W that has one. A tied `lm_head` with an adapter gets a weight of its own.
+///
+/// # Panics
+/// If `p` is not as long as the layout of `config`.
+pub fn merge(config: &Config, p: &[f32]) -> (Config, Vec<f32>) {
+    let adapted = Layout::new(config);
+    assert_eq!(p.len(), adapted.len());
+    let config = Config {
+        lora_rank: 0,
+        freeze: Vec::new(),
+        modules_to_save: Vec::new(),
+        tie_weights: config.tie_weights && adapted.lm_head.lora.is_none(),
+        ..config.clone()
+    };
+    let layout = Layout::new(&config);
+    let mut merged = vec![0.0; layout.len()];
+    for tensor in &layout.tensors {
+        // What has no tensor of that name is the weight of an `lm_head` that was tied.
+        let from = adapted.tensors.iter().find(|from| from.name == tensor.name);
+        let from = from.map_or(adapted.lm_head.w.span, |from| from.span);
+        merged[tensor.span.range()].copy_from_slice(&p[from.range()]);
+    }
+    for (w, from) in layout.linears().iter().zip(adapted.linears()) {
+        let Some(lora) = from.lora else { continue };
+        let (a, b) = (&p[lora.a.range()], &p[lora.b.range()]);
+        for (row, b) in merged[w.w.range()].chunks_exact_mut(w.i).zip(b.chunks_exact(lora.r)) {
+            for (i, weight) in row.iter_mut().enumerate() {
+                let column = a[i..].iter().step_by(w.i);
+                let product: f64 = b.iter().zip(column).map(|(&b, &a)| f64::from(b) * f64::from(a)).sum();
+                *weight = (f64::from(*weight) + lora.scale * product) as f32;
+            }
+        }
+    }
+    (config, merged)
+}
+
+/// Whether a name fits a pattern, in which `*` stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    rest.ends_with(last)
+}
+
+struct Builder<'a> {
+    config: &'a Config,
     tensors: Vec<Tensor>,
 }
 
-impl Builder {
-    fn add(&mut self, name: String, shape: &[usize], distribution: Distribution) -> Span {
-        let start = self.tensors.last().map_or(0, |last| last.span.range().end);
-        let span = Span { start, len: shape.iter().product() };
-        self.tensors.push(Tensor { name, shape: shape.to_vec(), span, distribution });
-        span
+impl Builder<'_> {
+    fn len(&self) -> usize {
+        self.tensors.last().map_or(0, |last| last.span.range().end)
     }
 
-    fn embedding(&mut self, name: &str, rows: usize, c: usize) -> Span {
-        let std = match self.init {
+    /// A tensor of the model itself.
+    fn add(&mut self, name: String, shape: &[usize], distribution: Distribution) -> Param {
+        let saved = self.config.modules_to_save.iter().any(|pattern| matches(pattern, &name));
+        self.push(name, shape, distribution, self.config.lora_rank == 0 || saved)
+    }
+
+    fn push(&mut self, name: String, shape: &[usize], distribution: Distribution, trains: bool) -> Param {
+        let trainable = trains && !self.config.freeze.iter().any(|pattern| matches(pattern, &name));
+        let span = Span { start: self.len(), len: shape.iter().product() };
+        self.tensors.push(Tensor { name, shape: shape.to_vec(), span, trainable, distribution });
+        Param { span, trainable }
+    }
+
+    /// Gives a layer its adapter, if that is wanted.
+    fn adapt(&mut self, name: &str, linear: &mut Linear, wanted: bool) {
+        let (Linear { i, o, .. }, r) = (*linear, self.config.lora_rank);
+        linear.lora = wanted.then(|| Lora {
+            site: LORA_SITES + self.tensors.len() as u64,
+            a: self.push(
+                format!("{name}.lora_A.weight"),
+                &[r, i],
+                Distribution::Uniform(1.0 / (i as f64).sqrt()),
+                true,
+            ),
+            b: self.push(format!("{name}.lora_B.weight"), &[o, r], Distribution::Constant(0.0), true),
+            r,
+            scale: self.config.lora_alpha / r as f64,
+            rate: self.config.lora_dropout as f32,
+        });
+    }
+
+    fn embedding(&mut self, name: &str, rows: usize, c: usize) -> Param {
+        let std = match self.config.init {
             Init::Pytorch => 1.0,
             Init::Gpt2 => 0.02,
         };
@@ -212,16 +429,16 @@ impl Builder {
     }
 
     fn linear(&mut self, name: &str, i: usize, o: usize, bias: bool, gpt2_scale: f64) -> Linear {
-        let distribution = match self.init {
+        let distribution = match self.config.init {
             Init::Pytorch => Distribution::Uniform(1.0 / (i as f64).sqrt()),
             Init::Gpt2 => Distribution::Normal(0.02 * gpt2_scale),
         };
         let w = self.add(format!("{name}.weight"), &[o, i], distribution);
-        Linear { w, b: self.bias(name, i, o, bias), i, o }
+        Linear { w, b: self.bias(name, i, o, bias), i, o, lora: None }
     }
 
-    fn bias(&mut self, name: &str, i: usize, o: usize, bias: bool) -> Option<Span> {
-        let distribution = match self.init {
+    fn bias(&mut self, name: &str, i: usize, o: usize, bias: bool) -> Option<Param> {
+        let distribution = match self.config.init {
             Init::Pytorch => Distribution::Uniform(1.0 / (i as f64).sqrt()),
             Init::Gpt2 => Distribution::Constant(0.0),
         };
@@ -281,5 +498,92 @@ mod tests {
         let decayed: usize = spans.iter().filter(|(_, decays)| *decays).map(|(span, _)| span.len).sum();
         let matrices = layout.tensors.iter().filter(|t| t.shape.len() == 2).map(|t| t.span.len).sum::<usize>();
         assert_eq!(decayed, matrices);
+    }
+
+    fn with(settings: &[&str]) -> (Config, Layout) {
+        let mut config = Config { vocab_size: 65, ..Config::default() };
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let layout = Layout::new(&config);
+        (config, layout)
+    }
+
+    #[test]
+    fn adapters_stand_behind_the_base_which_stays_as_it_is() {
+        let (_, base) = with(&["bias=true"]);
+        let (_, layout) = with(&["bias=true", "lora_rank=3", "lora_targets=[\"qkv\", \"mlp\", \"head\"]"]);
+        assert_eq!((layout.base_len, base.base_len), (base.len(), base.len()));
+        assert_eq!(layout.init(1)[..base.len()], base.init(1));
+        let (of_base, adapters) = layout.tensors.split_at(base.tensors.len());
+        assert!(of_base.iter().zip(&base.tensors).all(|(a, b)| a.name == b.name && a.span == b.span && !a.trainable));
+        assert_eq!(layout.trainable, [Span { start: base.len(), len: layout.len() - base.len() }]);
+        let names = ["attn.c_attn", "mlp.c_fc", "mlp.c_proj"];
+        assert_eq!(adapters.len(), 2 * (4 * names.len() + 1));
+        for (pair, name) in adapters.chunks(2).zip(names) {
+            assert_eq!(pair[0].name, format!("transformer.h.0.{name}.lora_A.weight"));
+            assert_eq!(pair[1].name, format!("transformer.h.0.{name}.lora_B.weight"));
+        }
+        let (a, b) = (&adapters[4], &adapters[5]);
+        assert_eq!((&a.shape[..], &b.shape[..]), (&[3, 256][..], &[64, 3][..]));
+        let weights = layout.init(1);
+        let largest = weights[a.span.range()].iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        assert!((0.9 / 16.0..1.0 / 16.0).contains(&largest) && weights[b.span.range()].iter().all(|&x| x == 0.0));
+        let mut sites: Vec<_> = layout.linears().iter().filter_map(|w| w.lora).map(|lora| lora.site).collect();
+        sites.dedup();
+        assert_eq!(sites.len(), 13, "each has dropout masks of its own");
+    }
+
+    #[test]
+    fn patterns_say_what_trains() {
+        for (pattern, name, fits) in [
+            ("wte", "wte", true),
+            ("wte", "wte.weight", false),
+            ("*", "", true),
+            ("*wte*", "transformer.wte.weight", true),
+            ("*.bias", "transformer.h.0.ln_1.bias", true),
+            ("*.bias", "bias", false),
+            ("transformer.h.1.*", "transformer.h.10.ln_1.weight", false),
+            ("transformer.h.*.ln_*.weight", "transformer.h.10.ln_1.weight", true),
+            ("a*a", "a", false),
+            ("a**b*", "ab", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+        let trained = |settings: &[&str]| {
+            let (config, layout) = with(settings);
+            layout.check(&config).unwrap();
+            let spans = layout.decay_spans(Decay::Matrices);
+            assert_eq!(spans.iter().map(|(span, _)| span.len).sum::<usize>(), layout.trainable_len());
+            layout.trained().iter().map(|tensor| tensor.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(trained(&["freeze=[\"*.h.*\",\"*e.weight\"]"]), ["transformer.ln_f.weight", "lm_head.weight"]);
+        let saved =
+            trained(&["lora_rank=1", "lora_targets=[\"head\"]", "modules_to_save=[\"*.wpe.*\",\"*.3.ln_2.*\"]"]);
+        let want =
+            ["transformer.wpe.weight", "transformer.h.3.ln_2.weight", "lm_head.lora_A.weight", "lm_head.lora_B.weight"];
+        assert_eq!(saved, want);
+        // Of tied weights there is one tensor.
+        let (_, layout) = with(&["tie_weights=true", "freeze=[\"*.wte.*\"]"]);
+        assert!(!layout.lm_head.w.trainable && !layout.embedding.wte.trainable && layout.embedding.wpe.trainable);
+    }
+
+    #[test]
+    fn patterns_that_cannot_be_meant_are_refused() {
+        for (settings, message) in [
+            (
+                &["freeze=[\"*.bias\"]"][..],
+                "freeze = [\"*.bias\"]: must be names of tensors, such as lm_head.weight; none matches \"*.bias\"",
+            ),
+            (&["freeze=[\"*\"]"], "freeze = [\"*\"]: must be fewer tensors: nothing is left to train"),
+            (&["freeze=[\"*lora*\"]", "lora_rank=2"], "nothing is left to train"),
+            (&["modules_to_save=[\"*wte*\"]"], "modules_to_save = [\"*wte*\"]: must be [] where lora_rank is 0"),
+            (
+                &["modules_to_save=[\"*.lora_A.weight\"]", "lora_rank=2"],
+                "modules_to_save = [\"*.lora_A.weight\"]: must be names of tensors",
+            ),
+        ] {
+            let (config, layout) = with(settings);
+            let error = layout.check(&config).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
     }
 }

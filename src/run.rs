@@ -261,20 +261,21 @@ impl RunDir {
         self.read(Which::Last, Stored::state)
     }
 
-    /// The weights of a checkpoint, and its state; of the newest intact one, if that one is damaged.
+    /// The weights of a checkpoint, and its state; of the newest intact one, if that one is damaged. Where there are
+    /// adapters, `base` are the weights they belong to, [`Layout::base_len`] of them.
     ///
     /// # Errors
-    /// If no checkpoint is there and intact.
-    pub fn load_weights(&mut self, layout: &Layout, which: Which) -> Result<(State, Vec<f32>)> {
-        self.read(which, |stored| Ok((stored.state()?, stored.weights(layout)?)))
+    /// If no checkpoint is there and intact, or there are adapters and no `base`.
+    pub fn load_weights(&mut self, layout: &Layout, base: Option<&[f32]>, which: Which) -> Result<(State, Vec<f32>)> {
+        self.read(which, |stored| Ok((stored.state()?, stored.weights(layout, base)?)))
     }
 
-    /// The newest intact checkpoint of those whose step is `wanted`, to go on from.
+    /// The newest intact checkpoint of those whose step is `wanted`, to go on from; `base` as [`RunDir::load_weights`].
     ///
     /// # Errors
-    /// If there is none.
-    pub fn load(&mut self, layout: &Layout, wanted: impl Fn(u64) -> bool) -> Result<Checkpoint> {
-        newest(&self.path, &mut self.warnings, wanted, |folder| Stored::open(folder)?.checkpoint(layout))
+    /// If there is none, or there are adapters and no `base`.
+    pub fn load(&mut self, layout: &Layout, base: Option<&[f32]>, wanted: impl Fn(u64) -> bool) -> Result<Checkpoint> {
+        newest(&self.path, &mut self.warnings, wanted, |folder| Stored::open(folder)?.checkpoint(layout, base))
     }
 }
 
@@ -497,19 +498,19 @@ mod tests {
     #[test]
     fn checkpoints_read_back_and_the_last_ones_and_the_best_stay() {
         let (_temp, mut run, layout, _) = run();
-        let error = run.load(&layout, |_| true).unwrap_err().to_string();
+        let error = run.load(&layout, None, |_| true).unwrap_err().to_string();
         assert!(error.contains("no checkpoint yet"), "{error}");
         // What somebody else put there is not ours to remove.
         fs::write(run.path().join("checkpoints/notes.txt"), "mine").unwrap();
         run.config.keep_last = 2;
         for step in 7..=12 {
             save(&run, &layout, step);
-            assert_eq!(run.load(&layout, |_| true).unwrap(), checkpoint(&layout, step));
+            assert_eq!(run.load(&layout, None, |_| true).unwrap(), checkpoint(&layout, step));
         }
         assert_eq!(run.steps().unwrap(), [7, 11, 12]);
-        let (state, weights) = run.load_weights(&layout, Which::Best).unwrap();
+        let (state, weights) = run.load_weights(&layout, None, Which::Best).unwrap();
         assert_eq!((state.step, weights), (7, layout.init(7)));
-        assert_eq!(run.load(&layout, |step| step < 12).unwrap().state.step, 11);
+        assert_eq!(run.load(&layout, None, |step| step < 12).unwrap().state.step, 11);
         // One between two estimates is kept only while it is the newest.
         run.config.eval_interval = 12;
         save(&run, &layout, 13);
@@ -541,13 +542,13 @@ mod tests {
                     assert!(saved.1 || hit);
                     // A process that starts now.
                     let mut run = RunDir::open(run.path()).unwrap();
-                    let loaded = run.load(&layout, |_| true).unwrap();
+                    let loaded = run.load(&layout, None, |_| true).unwrap();
                     assert!(loaded == next || !saved.0 && loaded == checkpoint(&layout, 9), "fault {n}");
-                    assert_eq!(run.load_weights(&layout, Which::Best).unwrap().1, layout.init(7));
+                    assert_eq!(run.load_weights(&layout, None, Which::Best).unwrap().1, layout.init(7));
                     assert!(run.warnings.is_empty(), "{:?}", run.warnings);
                     // And goes on.
                     save(&run, &layout, 11);
-                    assert_eq!(run.load(&layout, |_| true).unwrap(), checkpoint(&layout, 11));
+                    assert_eq!(run.load(&layout, None, |_| true).unwrap(), checkpoint(&layout, 11));
                     let left = run.path().join(CHECKPOINTS).read_dir().unwrap();
                     assert!(left.count() <= 3, "nothing unfinished stays");
                     tried += 1;
@@ -574,7 +575,7 @@ mod tests {
             for bytes in [&flipped[..], &good[..good.len() / 2], b"", &[255; 64], &[&good[..], b"x"].concat()] {
                 fs::write(&file, bytes).unwrap();
                 let mut run = RunDir::open(run.path()).unwrap();
-                let loaded = run.load(&layout, |_| true);
+                let loaded = run.load(&layout, None, |_| true);
                 let name = file.file_name().unwrap().to_str().unwrap();
                 if matches!(name, CONFIG | TOKENIZER) {
                     // Copies, which are read only when the originals are damaged.
@@ -593,10 +594,10 @@ mod tests {
             fs::write(&file, good).unwrap();
         }
         let mut run = RunDir::open(run.path()).unwrap();
-        assert_eq!(run.load(&layout, |_| true).unwrap().state.step, 9);
+        assert_eq!(run.load(&layout, None, |_| true).unwrap().state.step, 9);
         // The best one gone: the newest takes its place.
         fs::remove_file(folder(&run, 7).join("model.safetensors")).unwrap();
-        assert_eq!(run.load_weights(&layout, Which::Best).unwrap().0.step, 9);
+        assert_eq!(run.load_weights(&layout, None, Which::Best).unwrap().0.step, 9);
         assert!(run.warnings[0].contains("the best checkpoint (step 7) cannot be used"), "{:?}", run.warnings);
     }
 
@@ -605,10 +606,10 @@ mod tests {
         let (_temp, mut run, layout, _) = run();
         save(&run, &layout, 7);
         let other = Layout::new(&Config { n_embd: 12, ..run.config.clone() });
-        let error = run.load(&other, |_| true).unwrap_err().to_string();
+        let error = run.load(&other, None, |_| true).unwrap_err().to_string();
         assert!(error.contains("the configuration says F32 [3, 12]"), "{error}");
         fs::write(folder(&run, 7).join("model.safetensors"), [255; 64]).unwrap();
-        let error = run.load(&layout, |_| true).unwrap_err().to_string();
+        let error = run.load(&layout, None, |_| true).unwrap_err().to_string();
         assert!(error.contains("model.safetensors: damaged: its SHA-256"), "{error}");
     }
 

@@ -52,9 +52,9 @@ impl Session {
         let mut run = RunDir::open(run)?;
         let be = Cpu::new()?.with_precision(run.config.precision);
         let model = Gpt::new(&run.config);
-        let (state, host) = run.load_weights(&model.layout, which)?;
+        let (state, host) = run.load_weights(&model.layout, None, which)?;
         let mut weights = be.zeros(model.layout.len());
-        be.upload(&mut weights, &host);
+        be.upload(&mut weights, 0, &host);
         be.prepare(&mut weights, &model.layout.linears(), false);
         let RunDir { config, tokenizer, warnings, .. } = run;
         Ok(Session { config, tokenizer, state, warnings, be, model, weights })

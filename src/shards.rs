@@ -58,14 +58,14 @@ struct Training<B: Backend> {
     grads: B::Buf,
 }
 
-/// Parameters from which one shard is the default: a gradient for each core would take more memory than it is worth,
-/// and the products are large enough to be divided themselves.
+/// Parameters that train from which one shard is the default: a gradient for each core would take more memory than it
+/// is worth, and the products are large enough to be divided themselves.
 pub(crate) const LARGE: usize = 1 << 25;
 
-/// How many shards a run of `config` with `params` parameters has: what it says, or one for each core, but not more
-/// than sequences.
-pub fn count(config: &Config, params: usize) -> usize {
-    let default = if params > LARGE { 1 } else { cores() };
+/// How many shards a run of `config` has, of whose parameters `trainable` train: what it says, or one for each core,
+/// but not more than sequences.
+pub fn count(config: &Config, trainable: usize) -> usize {
+    let default = if trainable > LARGE { 1 } else { cores() };
     if config.shards == 0 { default } else { config.shards }.min(config.batch_size)
 }
 
@@ -170,7 +170,7 @@ impl<B: Backend> Shards<B> {
         let scale = 1.0 / batch.counted().max(1) as f64;
         self.shards.par_iter_mut().for_each(|shard| {
             shard.loss = 0.0;
-            be.clear(&mut shard.training().grads);
+            model.layout.trainable.iter().for_each(|&span| be.clear(&mut shard.training().grads, span));
             for k in 0..batch.len() / batch_size {
                 let first = k * batch_size + shard.share.start;
                 let rows = shard.load((first..first + shard.share.len()).map(|i| batch.sequence(i)));
@@ -185,7 +185,7 @@ impl<B: Backend> Shards<B> {
             }
         });
         let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
-        let norm = be.reduce(&mut grads).sqrt();
+        let norm = be.reduce(&mut grads, &model.layout.trainable).sqrt();
         (self.shards.iter().map(|shard| shard.loss).sum(), norm)
     }
 

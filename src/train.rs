@@ -11,6 +11,7 @@ use crate::{
     machine,
     model::Gpt,
     optim::Optimizer,
+    params::Layout,
     plan::{Plan, Speed},
     plot::{Curves, loss_svg},
     prepared,
@@ -42,6 +43,9 @@ pub struct Job {
     pub data: Dataset,
     /// The checkpoint to go on from.
     pub from: Option<Checkpoint>,
+    /// The weights that a new run begins with in the place of random ones, and that the adapters of any run belong to:
+    /// [`Layout::base_len`] of them.
+    pub base: Option<Vec<f32>>,
     _lock: Lock,
 }
 
@@ -52,9 +56,16 @@ impl Job {
     /// # Errors
     /// If the configuration, the text or the folder will not do. Nothing is written then.
     pub fn start(config: Config, out: &Path) -> Result<Job> {
+        if config.lora_rank > 0 {
+            return Err(Error::Config {
+                key: "lora_rank".into(),
+                value: config.lora_rank.to_string(),
+                allowed: "0 in a new run: adapters train on the weights of another one".into(),
+            });
+        }
         let (config, tokenizer, data) = prepare(config)?;
         let (run, lock) = RunDir::create(out, config, tokenizer)?;
-        Ok(Job { run, data, from: None, _lock: lock })
+        Ok(Job { run, data, from: None, base: None, _lock: lock })
     }
 
     /// Prepares to go on with a run, with `settings` (`key=value`) changed. What defines the model, the data and the
@@ -71,8 +82,8 @@ impl Job {
         settings.iter().try_for_each(|setting| config.set(setting))?;
         config.check()?;
         for field in FIELDS {
-            let fixed =
-                matches!(field.section, "model" | "data") || matches!(field.key, "seed" | "shards" | "batch_size");
+            let fixed = matches!(field.section, "model" | "finetuning" | "data")
+                || matches!(field.key, "seed" | "shards" | "batch_size");
             if fixed && config.value(field.key) != before.value(field.key) {
                 return Err(Error::Config {
                     key: field.key.into(),
@@ -91,9 +102,10 @@ impl Job {
                 config.data_sha256
             )));
         }
-        let layout = Gpt::new(&run.config).layout;
+        let layout = Layout::new(&run.config);
+        layout.check(&run.config)?;
         let has_checkpoint = !run.steps()?.is_empty();
-        let from = has_checkpoint.then(|| run.load(&layout, |_| true)).transpose()?;
+        let from = has_checkpoint.then(|| run.load(&layout, None, |_| true)).transpose()?;
         // A run killed while it measured its last loss has all its steps, but is not done.
         let done = run.metrics()?.iter().any(|event| event["event"] == "done");
         if let Some(Checkpoint { state, .. }) = &from
@@ -113,7 +125,7 @@ impl Job {
         if run.config != before || !run.warnings.is_empty() {
             run.write_config()?;
         }
-        Ok(Job { run, data, from, _lock: lock })
+        Ok(Job { run, data, from, base: None, _lock: lock })
     }
 }
 
@@ -148,7 +160,9 @@ pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
             allowed: format!("0 or at least {words}, the words of the tokenizer"),
         });
     }
-    config.shards = shards::count(&config, Gpt::new(&config).layout.len());
+    let layout = Layout::new(&config);
+    layout.check(&config)?;
+    config.shards = shards::count(&config, layout.trainable_len());
     config.data_sha256.clone_from(&data.sha256);
     Memory::of(&config).check()?;
     Ok((config, tokenizer, data))
@@ -195,9 +209,9 @@ fn is_over(config: &Config, state: &State) -> bool {
 pub struct Memory {
     /// The weights.
     pub weights: u64,
-    /// AdamW's moments.
+    /// AdamW's moments of what trains.
     pub optimizer: u64,
-    /// A gradient buffer for each shard.
+    /// A gradient of what trains for each shard.
     pub gradients: u64,
     /// Activations and their gradients, and what an estimate keeps of each sequence.
     pub activations: u64,
@@ -209,8 +223,8 @@ impl Memory {
     /// What a run of `config` takes, whose vocabulary must be known; shards default to one for each core.
     pub fn of(config: &Config) -> Memory {
         let model = Gpt::new(config);
-        let params = 4 * model.layout.len() as u64;
-        let shards = shards::count(config, model.layout.len());
+        let (params, trainable) = (4 * model.layout.len() as u64, 4 * model.layout.trainable_len() as u64);
+        let shards = shards::count(config, model.layout.trainable_len());
         let share = config.batch_size.div_ceil(shards);
         let (forward, backward) = model.activation_floats(share);
         let (eval, _) = model.activation_floats(share.min(shards::EVAL_ROWS.div_ceil(config.block_size)));
@@ -220,8 +234,8 @@ impl Memory {
         let prepared = config.precision == Precision::Bf16 || model.layout.len() <= shards::LARGE;
         Memory {
             weights: params,
-            optimizer: 2 * params,
-            gradients: (shards as u64).saturating_mul(params),
+            optimizer: 2 * trainable,
+            gradients: (shards as u64).saturating_mul(trainable),
             activations: of_shards(forward + backward)
                 .saturating_add(of_shards(eval / config.n_layer))
                 .saturating_add(sequences),
@@ -471,13 +485,13 @@ impl<'a> Run<'a> {
         let mut p = be.zeros(model.layout.len());
         let state = match &job.from {
             None => {
-                be.upload(&mut p, &model.layout.init(config.seed));
+                be.upload(&mut p, 0, &model.layout.init(config.seed));
+                be.upload(&mut p, 0, job.base.as_deref().unwrap_or_default());
                 State::default()
             }
             Some(from) => {
-                be.upload(&mut p, &from.weights);
-                be.upload(&mut optimizer.m, &from.m);
-                be.upload(&mut optimizer.v, &from.v);
+                be.upload(&mut p, 0, &from.weights);
+                optimizer.restore(&be, &from.m, &from.v);
                 from.state.clone()
             }
         };
@@ -681,11 +695,11 @@ impl<'a> Run<'a> {
             OnDivergence::Rollback => {
                 // Not one that an interruption left: where a run returns to must not depend on those.
                 let estimated = |step: u64| step.is_multiple_of(config.eval_interval);
-                let Checkpoint { state, weights, m, v } = self.folder.load(&self.model.layout, estimated)?;
+                let Checkpoint { state, weights, m, v } =
+                    self.folder.load(&self.model.layout, self.job.base.as_deref(), estimated)?;
                 self.tell_warnings();
-                self.be.upload(&mut self.p, &weights);
-                self.be.upload(&mut self.optimizer.m, &m);
-                self.be.upload(&mut self.optimizer.v, &v);
+                self.be.upload(&mut self.p, 0, &weights);
+                self.optimizer.restore(&self.be, &m, &v);
                 let rollbacks = self.state.guard.rollbacks + 1;
                 self.state = State {
                     guard: Guard { rollbacks, ..state.guard },
@@ -761,4 +775,51 @@ fn estimates(run: &RunDir) -> Result<Vec<(u64, f64, f64)>> {
         Some((event["step"].as_u64()?, number("train_loss"), number("val_loss")))
     };
     Ok(events.iter().filter(|event| event["event"] == "estimate").filter_map(point).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adapters on weights that the job is given: the same bits with and without an interruption.
+    #[test]
+    fn adapters_train_on_given_weights_and_go_on_from_a_checkpoint() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut config = Config { data: vec!["builtin".into()], n_embd: 16, n_layer: 2, ..Config::default() };
+        let settings =
+            ["max_iters=8", "eval_interval=4", "eval_iters=1", "shards=2", "lora_rank=4", "lora_dropout=0.1"];
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let error = Job::start(config.clone(), temp.path()).unwrap_err().to_string();
+        assert!(error.contains("lora_rank = 4: must be 0 in a new run"), "{error}");
+        let (config, tokenizer, data) = prepare(config).unwrap();
+        let layout = Layout::new(&config);
+        let base = layout.init(99)[..layout.base_len].to_vec();
+        let train = |name: &str, stop_at: Option<u64>| {
+            let path = temp.path().join(name);
+            let created = RunDir::create(&path, config.clone(), tokenizer.clone()).or_else(|_| {
+                let run = RunDir::open(&path)?;
+                let lock = run.lock()?;
+                Ok::<_, Error>((run, lock))
+            });
+            let (mut run, lock) = created.unwrap();
+            let from = run.load(&layout, Some(&base), |_| true).ok();
+            run.warnings.clear();
+            let job = Job { run: run.clone(), data: data.clone(), from, base: Some(base.clone()), _lock: lock };
+            let stop = AtomicBool::new(false);
+            let observe = |event: &Event| {
+                if let Event::Step { step, .. } = event {
+                    stop.store(Some(*step) == stop_at, Ordering::Relaxed);
+                }
+            };
+            super::run(&job, &Cpu::new().unwrap(), 2, &stop, observe).unwrap();
+            run.load(&layout, Some(&base), |_| true).unwrap()
+        };
+        let whole = train("whole", None);
+        assert_eq!(train("stopped", Some(3)).state.step, 3);
+        let stopped = train("stopped", None);
+        assert_eq!((whole.state.step, &whole.weights), (8, &stopped.weights));
+        assert!(whole.m == stopped.m && whole.v == stopped.v);
+        assert_eq!(whole.weights[..layout.base_len], base);
+        assert!(whole.weights[layout.base_len..] != layout.init(config.seed)[layout.base_len..]);
+    }
 }

@@ -30,9 +30,9 @@ pub struct Trial<'a, B: Backend> {
 impl<'a, B: Backend> Trial<'a, B> {
     /// A model with initial weights, to be trained on `split`.
     pub fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Self {
-        let count = shards::count(config, model.layout.len());
+        let count = shards::count(config, model.layout.trainable_len());
         let mut p = be.zeros(model.layout.len());
-        be.upload(&mut p, &model.layout.init(config.seed));
+        be.upload(&mut p, 0, &model.layout.init(config.seed));
         Trial {
             shards: Shards::new(be, model, config.batch_size, count, true),
             optimizer: Optimizer::new(be, &model.layout, config),

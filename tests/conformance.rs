@@ -5,9 +5,9 @@ mod common;
 
 use common::assert_close;
 use kinglet::{
-    backend::{AdamW, Backend, Cpu, Heads, Reference, Rows},
+    backend::{AdamW, Backend, Cpu, Heads, IGNORE, Reference, Rows},
     config::{Activation, Precision},
-    params::{Embedding, Linear, Norm, Span},
+    params::{Embedding, Linear, Lora, Norm, Param, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
 use kinglet_kernels::Isa;
@@ -30,14 +30,14 @@ impl<B: Backend> Tester<B> {
         let mut rng = self.rng.borrow_mut();
         let values: Vec<f32> = (0..len).map(|_| rng.normal() as f32).collect();
         let mut buf = self.be.zeros(len);
-        self.be.upload(&mut buf, &values);
+        self.be.upload(&mut buf, 0, &values);
         buf
     }
 
     /// A buffer whose contents must not matter.
     fn garbage(&self, len: usize) -> B::Buf {
         let mut buf = self.be.zeros(len);
-        self.be.upload(&mut buf, &vec![7.5; len]);
+        self.be.upload(&mut buf, 0, &vec![7.5; len]);
         buf
     }
 
@@ -71,6 +71,23 @@ fn span(start: usize, len: usize) -> Span {
     Span { start, len }
 }
 
+fn param(start: usize, len: usize) -> Param {
+    Param { span: span(start, len), trainable: true }
+}
+
+fn frozen(param: Param) -> Param {
+    Param { trainable: false, ..param }
+}
+
+fn rows(n: usize) -> Rows {
+    Rows { b: 1, t: n, pos: 0 }
+}
+
+/// A layer without adapter.
+fn plain(w: Param, b: Option<Param>, i: usize, o: usize) -> Linear {
+    Linear { w, b, i, o, lora: None }
+}
+
 #[test]
 fn the_instruction_sets_of_this_processor_are_tested() {
     let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
@@ -90,14 +107,20 @@ fn the_instruction_sets_of_this_processor_are_tested() {
 
 fn embed<B: Backend>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
     let (v, rows) = (5, Rows { b, t: len, pos: 0 });
-    let (wte, wpe) = (span(3, v * c), span(3 + v * c, (len + 2) * c));
+    let (wte, wpe) = (param(3, v * c), param(3 + v * c, (len + 2) * c));
     let (w, p) = (Embedding { wte, wpe, c }, t.random(wpe.range().end));
     let ids = t.ids(rows.n(), v);
     let mut x = t.garbage(rows.n() * c);
     t.be.embed(&mut x, &p, w, &ids, rows, drop_of(rate));
     let (mut g, mut dx) = (t.random(wpe.range().end), t.random(rows.n() * c));
     t.be.embed_bwd(&mut g, &mut dx, w, &ids, rows, drop_of(rate));
-    vec![("x", (t.host)(&x)), ("g", (t.host)(&g))]
+    let mut outputs = vec![("x", (t.host)(&x)), ("g", (t.host)(&g))];
+    for w in [Embedding { wte: frozen(wte), ..w }, Embedding { wpe: frozen(wpe), ..w }] {
+        let (mut g, mut dx) = (t.random(wpe.range().end), t.random(rows.n() * c));
+        t.be.embed_bwd(&mut g, &mut dx, w, &ids, rows, drop_of(rate));
+        outputs.push(("g of one", (t.host)(&g)));
+    }
+    outputs
 }
 
 #[test]
@@ -110,13 +133,20 @@ fn embed_conforms() {
 }
 
 fn layernorm<B: Backend>(t: &Tester<B>, n: usize, c: usize, bias: bool) -> Outputs {
-    let w = Norm { w: span(2, c), b: bias.then(|| span(2 + c, c)) };
+    let w = Norm { w: param(2, c), b: bias.then(|| param(2 + c, c)) };
     let (p, x) = (t.random(2 + 2 * c), t.random(n * c));
     let (mut y, mut stats) = (t.garbage(n * c), t.garbage(2 * n));
     t.be.layernorm(&mut y, &mut stats, &x, &p, w, n);
     let (mut dx, mut g, dy) = (t.random(n * c), t.random(2 + 2 * c), t.random(n * c));
     t.be.layernorm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
-    vec![("y", (t.host)(&y)), ("stats", (t.host)(&stats)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
+    let mut outputs =
+        vec![("y", (t.host)(&y)), ("stats", (t.host)(&stats)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))];
+    for w in [Norm { w: frozen(w.w), ..w }, Norm { b: w.b.map(frozen), ..w }] {
+        let (mut dx, mut g) = (t.random(n * c), t.random(2 + 2 * c));
+        t.be.layernorm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
+        outputs.extend([("dx of one", (t.host)(&dx)), ("g of one", (t.host)(&g))]);
+    }
+    outputs
 }
 
 #[test]
@@ -130,13 +160,13 @@ fn layernorm_conforms() {
 
 fn linear<B: Backend>(t: &Tester<B>, n: usize, i: usize, o: usize, bias: bool) -> Outputs {
     // The bias stands before the weight once, after it once.
-    let w =
-        Linear { w: span(o, o * i), b: bias.then(|| span(if n.is_multiple_of(2) { 0 } else { o + o * i }, o)), i, o };
+    let b = bias.then(|| param(if n.is_multiple_of(2) { 0 } else { o + o * i }, o));
+    let w = plain(param(o, o * i), b, i, o);
     let (p, x) = (t.random(2 * o + o * i), t.random(n * i));
     let mut y = t.garbage(n * o);
-    t.be.linear(&mut y, &x, &p, w, n);
+    t.be.linear(&mut y, &x, &p, w, rows(n), None);
     let (mut dx, mut g, dy) = (t.garbage(n * i), t.random(2 * o + o * i), t.random(n * o));
-    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, n);
+    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows(n), None);
     vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
 }
 
@@ -153,13 +183,13 @@ fn linear_conforms() {
 
 /// `n` rows from `i` to `o` channels and an activation, then a layer back to `i`.
 fn linear_act<B: Backend>(t: &Tester<B>, act: Activation, n: usize, i: usize, o: usize) -> Outputs {
-    let up = Linear { w: span(0, o * i), b: Some(span(2 * o * i, o)), i, o };
-    let down = Linear { w: span(o * i, o * i), b: None, i: o, o: i };
+    let up = plain(param(0, o * i), Some(param(2 * o * i, o)), i, o);
+    let down = plain(param(o * i, o * i), None, o, i);
     let (p, x) = (t.random(2 * o * i + o), t.random(n * i));
     let (mut y, mut pre) = (t.garbage(n * o), t.garbage(if act.keeps_input() { n * o } else { 0 }));
-    t.be.linear_act(&mut y, &mut pre, &x, &p, up, act, n);
+    t.be.linear_act(&mut y, &mut pre, &x, &p, up, act, rows(n), None);
     let (mut dpre, mut g, dy) = (t.garbage(n * o), t.random(2 * o * i + o), t.random(n * i));
-    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &y, &pre, &p, down, act, n);
+    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &y, &pre, &p, down, act, rows(n), None);
     vec![("y", (t.host)(&y)), ("pre", (t.host)(&pre)), ("dpre", (t.host)(&dpre)), ("g", (t.host)(&g))]
 }
 
@@ -174,10 +204,10 @@ fn linear_act_conforms() {
 
 fn linear_residual<B: Backend>(t: &Tester<B>, b: usize, len: usize, i: usize, o: usize, rate: f32) -> Outputs {
     let rows = Rows { b, t: len, pos: 0 };
-    let w = Linear { w: span(0, o * i), b: Some(span(o * i, o)), i, o };
+    let w = plain(param(0, o * i), Some(param(o * i, o)), i, o);
     let (p, x, residual) = (t.random(o * i + o), t.random(rows.n() * i), t.random(rows.n() * o));
     let mut out = t.garbage(rows.n() * o);
-    t.be.linear_residual(&mut out, &residual, &x, &p, w, rows, drop_of(rate));
+    t.be.linear_residual(&mut out, &residual, &x, &p, w, rows, drop_of(rate), None);
     let mut dx = t.garbage(rows.n() * o);
     if let Some(drop) = drop_of(rate) {
         t.be.dropout_bwd(&mut dx, &residual, o, rows, drop);
@@ -194,12 +224,67 @@ fn linear_residual_conforms() {
     }
 }
 
+/// Everything a layer with an adapter does, forward and backward, whatever of it trains.
+fn adapter<B: Backend>(
+    t: &Tester<B>,
+    rows: Rows,
+    i: usize,
+    o: usize,
+    r: usize,
+    rate: f32,
+    act: Activation,
+    trains: [bool; 4],
+) -> Outputs {
+    let n = rows.n();
+    let noise = Some(Noise { seed: 5, step: 7, first_sequence: 2 });
+    let trained = |start, len, which: usize| Param { span: span(start, len), trainable: trains[which] };
+    let (b, a, low) = (o * i, o * i + o, o * i + o + r * i);
+    let lora = Lora { a: trained(a, r * i, 2), b: trained(low, o * r, 3), r, scale: 0.7, rate, site: 9 };
+    let w = Linear { w: trained(0, o * i, 0), b: Some(trained(b, o, 1)), i, o, lora: Some(lora) };
+    let len = low + o * r;
+    let (p, x, dy, residual) = (t.random(len), t.random(n * i), t.random(n * o), t.random(n * o));
+    let (mut y, mut activated, mut pre, mut out) =
+        (t.garbage(n * o), t.garbage(n * o), t.garbage(n * o), t.garbage(n * o));
+    t.be.linear(&mut y, &x, &p, w, rows, noise);
+    t.be.linear_act(&mut activated, &mut pre, &x, &p, w, act, rows, noise);
+    t.be.linear_residual(&mut out, &residual, &x, &p, w, rows, drop_of(rate), noise);
+    let (mut dx, mut dpre, mut g) = (t.garbage(n * i), t.garbage(n * i), t.random(len));
+    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows, noise);
+    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &x, &x, &p, w, act, rows, noise);
+    let mut unadapted = t.garbage(n * o);
+    t.be.linear(&mut unadapted, &x, &p, Linear { lora: None, ..w }, rows, noise);
+    assert!(n == 0 || (t.host)(&unadapted) != (t.host)(&y));
+    [("y", &y), ("act", &activated), ("pre", &pre), ("out", &out), ("dx", &dx), ("dpre", &dpre), ("g", &g)]
+        .map(|(name, buf)| (name, (t.host)(buf)))
+        .into()
+}
+
+#[test]
+fn adapters_conform() {
+    // Rows on both sides of what dropout is applied to at once, channels of what is packed.
+    let sizes = [(0, 3, 4, 2, 1), (1, 1, 1, 1, 1), (2, 3, 5, 7, 2), (3, 50, 20, 33, 3), (2, 64, 65, 66, 8)];
+    let wide = [(1, 9, 300, 19, 5), (2, 7, 18, 300, 40)];
+    for (b, t, i, o, r) in sizes.into_iter().chain(wide) {
+        for rate in [0.0, 0.3] {
+            for (act, trains) in [
+                (Activation::Relu, [false, false, true, true]),
+                (Activation::Gelu, [true, false, true, false]),
+                (Activation::Relu, [false, true, false, true]),
+                (Activation::GeluTanh, [true; 4]),
+                (Activation::Relu, [false; 4]),
+            ] {
+                conforms!(adapter(Rows { b, t, pos: 0 }, i, o, r, rate, act, trains), 2e-5);
+            }
+        }
+    }
+}
+
 /// Numbers of bf16 are multiplied exactly and summed in f32, so that only the order of sums differs from the
 /// reference; and weights packed beforehand change no bit, in either precision.
 #[test]
 fn bf16_and_prepared_weights_conform() {
     for (n, i, o) in [(1, 1, 1), (3, 5, 7), (40, 33, 70), (64, 192, 65), (50, 300, 17)] {
-        let w = Linear { w: span(3, o * i), b: Some(span(3 + o * i, o)), i, o };
+        let w = plain(param(3, o * i), Some(param(3 + o * i, o)), i, o);
         let reference = Tester::new(Reference, |buf| buf.clone());
         let want = linear_of_bf16(&reference, w, n, None);
         for precision in [Precision::F32, Precision::Bf16] {
@@ -221,7 +306,7 @@ fn linear_of_bf16<B: Backend>(t: &Tester<B>, w: Linear, n: usize, prepare: Optio
     let numbers = |len: usize| {
         let values: Vec<f32> = (0..len).map(|_| (rng.borrow_mut().below(511) as f32 - 255.0) / 128.0).collect();
         let mut buf = t.be.zeros(len);
-        t.be.upload(&mut buf, &values);
+        t.be.upload(&mut buf, 0, &values);
         buf
     };
     let (mut p, x, dy) = (numbers(3 + w.o * w.i + w.o), numbers(n * w.i), numbers(n * w.o));
@@ -229,8 +314,8 @@ fn linear_of_bf16<B: Backend>(t: &Tester<B>, w: Linear, n: usize, prepare: Optio
         t.be.prepare(&mut p, &[w], backward);
     }
     let (mut y, mut dx, mut g) = (t.garbage(n * w.o), t.garbage(n * w.i), t.be.zeros(3 + w.o * w.i + w.o));
-    t.be.linear(&mut y, &x, &p, w, n);
-    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, n);
+    t.be.linear(&mut y, &x, &p, w, rows(n), None);
+    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows(n), None);
     vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
 }
 
@@ -239,18 +324,18 @@ fn linear_of_bf16<B: Backend>(t: &Tester<B>, w: Linear, n: usize, prepare: Optio
 fn prepared_weights_follow_the_parameters() {
     for precision in [Precision::F32, Precision::Bf16] {
         let be = Cpu::new().unwrap().with_precision(precision);
-        let w = Linear { w: span(0, 6), b: None, i: 3, o: 2 };
+        let w = plain(param(0, 6), None, 3, 2);
         let mut p = vec![1.0; 6].into();
         let x = vec![1.0, 2.0, 4.0].into();
         let mut y = be.zeros(2);
         be.prepare(&mut p, &[w], false);
-        be.linear(&mut y, &x, &p, w, 1);
+        be.linear(&mut y, &x, &p, w, rows(1), None);
         assert_eq!(y[..], [7.0, 7.0]);
-        be.upload(&mut p, &[2.0, 2.0, 2.0, 1.0, 1.0, 0.0]);
-        be.linear(&mut y, &x, &p, w, 1);
+        be.upload(&mut p, 0, &[2.0, 2.0, 2.0, 1.0, 1.0, 0.0]);
+        be.linear(&mut y, &x, &p, w, rows(1), None);
         assert_eq!(y[..], [14.0, 3.0]);
         be.prepare(&mut p, &[w], true);
-        be.linear(&mut y, &x, &p, w, 1);
+        be.linear(&mut y, &x, &p, w, rows(1), None);
         assert_eq!(y[..], [14.0, 3.0]);
     }
 }
@@ -261,17 +346,21 @@ fn large_products_are_the_same_on_any_number_of_threads() {
     let (n, i, o) = (130, 1000, 1040);
     let be = Cpu::new().unwrap();
     let t = Tester::new(be, |buf| common::widen(buf));
-    let w = Linear { w: span(0, o * i), b: Some(span(o * i, o)), i, o };
-    let (p, x, dy) = (t.random(o * i + o), t.random(n * i), t.random(n * o));
+    let (r, a) = (200, o * i + o);
+    let lora = Lora { a: param(a, r * i), b: param(a + r * i, r * o), r, scale: 0.5, rate: 0.1, site: 4 };
+    let w = Linear { w: param(0, o * i), b: Some(param(o * i, o)), i, o, lora: Some(lora) };
+    let noise = Some(Noise { seed: 5, step: 7, first_sequence: 2 });
+    let rows = Rows { b: 10, t: 13, pos: 0 };
+    let (p, x, dy) = (t.random(a + r * (i + o)), t.random(n * i), t.random(n * o));
     let all = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let (mut y, mut out, mut dx, mut g) =
                 (be.zeros(n * o), be.zeros(n * o), be.zeros(n * i), be.zeros(p.len()));
-            be.linear(&mut y, &x, &p, w, n);
+            be.linear(&mut y, &x, &p, w, rows, noise);
             let drop = drop_of(0.2);
-            be.linear_residual(&mut out, &dy, &x, &p, w, Rows { b: 10, t: 13, pos: 0 }, drop);
-            be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, n);
+            be.linear_residual(&mut out, &dy, &x, &p, w, rows, drop, noise);
+            be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, rows, noise);
             [y, out, dx, g].map(|buf| buf.to_vec()).concat()
         })
     };
@@ -324,7 +413,8 @@ fn attention_cached_conforms() {
 
 fn cross_entropy<B: Backend>(t: &Tester<B>, n: usize, v: usize, grad: Option<f64>) -> Outputs {
     let (mut logits, mut losses) = (t.random(n * v), t.garbage(n));
-    let targets = t.ids(n, v);
+    let mut targets = t.ids(n, v);
+    targets.iter_mut().skip(1).step_by(3).for_each(|target| *target = IGNORE);
     t.be.cross_entropy(&mut losses, &mut logits, &targets, v, grad);
     vec![("losses", (t.host)(&losses)), ("logits", (t.host)(&logits))]
 }
@@ -363,7 +453,10 @@ fn optimizer<B: Backend>(t: &Tester<B>, len: usize, steps: u64) -> Outputs {
 
 fn reduce<B: Backend>(t: &Tester<B>, len: usize, parts: usize) -> Outputs {
     let mut parts: Vec<_> = (0..parts).map(|_| t.random(len)).collect();
-    let squares = t.be.reduce(&mut parts.iter_mut().collect::<Vec<_>>());
+    // With a gap that stays as it is.
+    let gap = (len / 5)..(len / 3);
+    let spans = [span(0, gap.start), span(gap.end, len - gap.end)];
+    let squares = t.be.reduce(&mut parts.iter_mut().collect::<Vec<_>>(), &spans);
     let total = parts.first().map(|total| (t.host)(total)).unwrap_or_default();
     vec![("total", total), ("sum of squares", vec![squares])]
 }

@@ -2,10 +2,10 @@
 //! model in every variant the configuration offers, dropout included (its masks are a function of a key).
 
 use kinglet::{
-    backend::{Backend, Heads, Reference, Rows},
+    backend::{Backend, Heads, IGNORE, Reference, Rows},
     config::{Activation, Config},
     model::{Acts, Gpt},
-    params::{Embedding, Linear, Norm, Span},
+    params::{Embedding, Linear, Lora, Norm, Param, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
 
@@ -45,8 +45,17 @@ fn check(
     }
 }
 
-fn span(start: usize, len: usize) -> Span {
-    Span { start, len }
+fn param(start: usize, len: usize) -> Param {
+    Param { span: Span { start, len }, trainable: true }
+}
+
+fn rows(n: usize) -> Rows {
+    Rows { b: 1, t: n, pos: 0 }
+}
+
+/// A layer without adapter.
+fn plain(w: Param, b: Option<Param>, i: usize, o: usize) -> Linear {
+    Linear { w, b, i, o, lora: None }
 }
 
 fn drop_of(rate: f32) -> Option<Dropout> {
@@ -56,7 +65,7 @@ fn drop_of(rate: f32) -> Option<Dropout> {
 #[test]
 fn embed() {
     let (rows, c, ids) = (Rows { b: 2, t: 3, pos: 0 }, 4, [1, 0, 1, 2, 2, 1]);
-    let w = Embedding { wte: span(0, 12), wpe: span(12, 16), c };
+    let w = Embedding { wte: param(0, 12), wpe: param(12, 16), c };
     let (p, weight) = (random(0, 28), random(1, 24));
     for rate in [0.0, 0.4] {
         let mut g = vec![0.0; 28];
@@ -73,7 +82,7 @@ fn embed() {
 fn layernorm() {
     let (n, c) = (3, 5);
     for bias in [true, false] {
-        let w = Norm { w: span(0, c), b: bias.then(|| span(c, c)) };
+        let w = Norm { w: param(0, c), b: bias.then(|| param(c, c)) };
         let (x, p, weight) = (random(0, n * c), random(1, 2 * c), random(2, n * c));
         let run = |x: &[f64], p: &[f64]| {
             let (mut y, mut stats) = (vec![0.0; n * c], vec![0.0; 2 * n]);
@@ -91,17 +100,37 @@ fn layernorm() {
 fn linear() {
     let (n, i, o) = (3, 4, 5);
     for bias in [true, false] {
-        let w = Linear { w: span(0, i * o), b: bias.then(|| span(i * o, o)), i, o };
+        let w = plain(param(0, i * o), bias.then(|| param(i * o, o)), i, o);
         let (x, p, weight) = (random(0, n * i), random(1, i * o + o), random(2, n * o));
         let run = |x: &[f64], p: &[f64]| {
             let mut y = vec![0.0; n * o];
-            BE.linear(&mut y, &x.to_vec(), &p.to_vec(), w, n);
+            BE.linear(&mut y, &x.to_vec(), &p.to_vec(), w, rows(n), None);
             dot(&y, &weight)
         };
         let (mut dx, mut g) = (vec![9.0; n * i], vec![0.0; i * o + o]);
-        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, n);
+        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, rows(n), None);
         check("linear dx", &x, &dx, 0..n * i, |x| run(x, &p));
         check("linear dw db", &p, &g, 0..i * o + o, |p| run(&x, p));
+    }
+}
+
+#[test]
+fn adapter() {
+    let (rows, i, o, r) = (Rows { b: 2, t: 3, pos: 0 }, 5, 4, 2);
+    for rate in [0.0, 0.4] {
+        let lora = Lora { a: param(24, r * i), b: param(24 + r * i, r * o), r, scale: 1.5, rate, site: 4 };
+        let w = Linear { lora: Some(lora), ..plain(param(0, i * o), Some(param(i * o, o)), i, o) };
+        let len = 24 + r * (i + o);
+        let (x, p, weight) = (random(0, 6 * i), random(1, len), random(2, 6 * o));
+        let run = |x: &[f64], p: &[f64]| {
+            let mut y = vec![0.0; 6 * o];
+            BE.linear(&mut y, &x.to_vec(), &p.to_vec(), w, rows, Some(NOISE));
+            dot(&y, &weight)
+        };
+        let (mut dx, mut g) = (vec![9.0; 6 * i], vec![0.0; len]);
+        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, rows, Some(NOISE));
+        check("adapter dx", &x, &dx, 0..x.len(), |x| run(x, &p));
+        check("adapter dw db dA dB", &p, &g, 0..len, |p| run(&x, p));
     }
 }
 
@@ -109,20 +138,20 @@ fn linear() {
 #[test]
 fn linear_act() {
     let (n, i, o) = (3, 4, 5);
-    let up = Linear { w: span(0, i * o), b: Some(span(2 * i * o, o)), i, o };
-    let down = Linear { w: span(i * o, i * o), b: None, i: o, o: i };
+    let up = plain(param(0, i * o), Some(param(2 * i * o, o)), i, o);
+    let down = plain(param(i * o, i * o), None, o, i);
     for act in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
         let (x, p, weight) = (random(0, n * i), random(1, 2 * i * o + o), random(2, n * i));
         let run = |x: &[f64], p: &[f64]| {
             let (mut y, mut pre, mut z) = (vec![0.0; n * o], vec![0.0; n * o], vec![0.0; n * i]);
-            BE.linear_act(&mut y, &mut pre, &x.to_vec(), &p.to_vec(), up, act, n);
-            BE.linear(&mut z, &y, &p.to_vec(), down, n);
+            BE.linear_act(&mut y, &mut pre, &x.to_vec(), &p.to_vec(), up, act, rows(n), None);
+            BE.linear(&mut z, &y, &p.to_vec(), down, rows(n), None);
             (dot(&z, &weight), y, pre)
         };
         let (_, y, pre) = run(&x, &p);
         let (mut dpre, mut dx, mut g) = (vec![9.0; n * o], vec![9.0; n * i], vec![0.0; p.len()]);
-        BE.linear_bwd_act(&mut dpre, &mut g, &weight, &y, &pre, &p, down, act, n);
-        BE.linear_bwd(&mut dx, &mut g, &dpre, &x, &p, up, n);
+        BE.linear_bwd_act(&mut dpre, &mut g, &weight, &y, &pre, &p, down, act, rows(n), None);
+        BE.linear_bwd(&mut dx, &mut g, &dpre, &x, &p, up, rows(n), None);
         check(&format!("{act:?} dx"), &x, &dx, 0..x.len(), |x| run(x, &p).0);
         check(&format!("{act:?} dw db"), &p, &g, 0..p.len(), |p| run(&x, p).0);
     }
@@ -147,26 +176,27 @@ fn attention() {
 
 #[test]
 fn linear_residual() {
-    let (rows, w) = (Rows { b: 2, t: 3, pos: 0 }, Linear { w: span(0, 12), b: Some(span(12, 4)), i: 3, o: 4 });
+    let (rows, w) = (Rows { b: 2, t: 3, pos: 0 }, plain(param(0, 12), Some(param(12, 4)), 3, 4));
     let (x, p, residual, weight) = (random(0, 18), random(1, 16), random(2, 24), random(3, 24));
     let run = |x: &[f64]| {
         let mut out = vec![0.0; 24];
-        BE.linear_residual(&mut out, &residual, &x.to_vec(), &p, w, rows, drop_of(0.4));
+        BE.linear_residual(&mut out, &residual, &x.to_vec(), &p, w, rows, drop_of(0.4), None);
         dot(&out, &weight)
     };
     let (mut dbranch, mut dx) = (vec![9.0; 24], vec![9.0; 18]);
     BE.dropout_bwd(&mut dbranch, &weight, 4, rows, drop_of(0.4).unwrap());
-    BE.linear_bwd(&mut dx, &mut vec![0.0; 16], &dbranch, &x, &p, w, 6);
+    BE.linear_bwd(&mut dx, &mut vec![0.0; 16], &dbranch, &x, &p, w, rows, None);
     check("linear_residual", &x, &dx, 0..18, run);
 }
 
 #[test]
 fn cross_entropy() {
-    let (logits, targets) = (random(0, 15), [4, 0, 2]);
+    let (logits, targets) = (random(0, 20), [4, 0, IGNORE, 2]);
     let mut grad = logits.clone();
-    BE.cross_entropy(&mut vec![0.0; 3], &mut grad, &targets, 5, Some(0.5));
-    check("cross-entropy", &logits, &grad, 0..15, |logits| {
-        let mut losses = vec![0.0; 3];
+    BE.cross_entropy(&mut vec![0.0; 4], &mut grad, &targets, 5, Some(0.5));
+    assert!(grad[10..15].iter().all(|&d| d == 0.0));
+    check("cross-entropy", &logits, &grad, 0..20, |logits| {
+        let mut losses = vec![0.0; 4];
         BE.cross_entropy(&mut losses, &mut logits.to_vec(), &targets, 5, None);
         0.5 * losses.iter().sum::<f64>()
     });
@@ -198,6 +228,10 @@ fn whole_model(settings: &[&str]) {
     model.backward(&BE, &p, &mut g, &acts, &mut scratch, &ids, rows, Some(NOISE));
     for tensor in &model.layout.tensors {
         let range = tensor.span.range();
+        if !tensor.trainable {
+            assert!(g[range].iter().all(|&g| g == 0.0), "{}", tensor.name);
+            continue;
+        }
         let some: Vec<usize> = range.clone().step_by((tensor.span.len / 7).max(1)).collect();
         check(&format!("{settings:?} {}", tensor.name), &p, &g, some, |p| loss(p, &mut acts, None));
     }
@@ -211,4 +245,16 @@ fn the_whole_model_in_every_variant() {
     whole_model(&[dropout, "activation=gelu", "bias=true", "tie_weights=true"]);
     whole_model(&["activation=gelu_tanh", "bias=[\"qkv\",\"head\"]", "tie_weights=true", "n_layer=1"]);
     whole_model(&[dropout, "bias=[\"norm\"]", "n_head=1", "n_layer=3"]);
+}
+
+#[test]
+fn the_whole_model_with_adapters_and_frozen_tensors() {
+    let (rank, all) = ("lora_rank=3", "lora_targets=[\"qkv\",\"proj\",\"mlp\",\"head\"]");
+    whole_model(&[rank]);
+    whole_model(&[rank, all, "lora_dropout=0.3", "dropout=0.2", "bias=true", "activation=gelu"]);
+    whole_model(&[rank, all, "lora_dropout=0.3", "tie_weights=true", "lora_alpha=2", "modules_to_save=[\"*wte*\"]"]);
+    whole_model(&["lora_rank=9", "lora_targets=[\"head\"]", "tie_weights=true", "activation=gelu_tanh"]);
+    whole_model(&[rank, "freeze=[\"*.lora_A.weight\"]", "modules_to_save=[\"*.ln_f.*\",\"lm_head.*\"]"]);
+    whole_model(&["freeze=[\"*.weight\"]", "bias=[\"qkv\",\"proj\",\"mlp\",\"head\",\"norm\"]"]);
+    whole_model(&["freeze=[\"*.wte.*\",\"*.0.*c_proj*\"]", "tie_weights=true"]);
 }

@@ -9,7 +9,7 @@ use kinglet::{
     config::Config,
     model::Gpt,
     optim::Optimizer,
-    params::Tensor,
+    params::{Span, Tensor},
 };
 use kinglet_kernels::{Isa, rng};
 use safetensors::SafeTensors;
@@ -98,7 +98,7 @@ fn check<B: Backend>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, ho
     let model = Gpt::new(&config);
     let len = model.layout.len();
     let (mut p, mut g) = (be.zeros(len), be.zeros(len));
-    be.upload(&mut p, &model.layout.tensors.iter().flat_map(weights).collect::<Vec<_>>());
+    be.upload(&mut p, 0, &model.layout.tensors.iter().flat_map(weights).collect::<Vec<_>>());
     let mut optimizer = Optimizer::new(be, &model.layout, &config);
     let (mut acts, mut scratch) = (model.acts(be, BATCH, true), model.act_grads(be, BATCH));
     let rows = Rows { b: BATCH, t: config.block_size, pos: 0 };
@@ -117,7 +117,7 @@ fn check<B: Backend>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, ho
         let mut row_losses = vec![0.0; rows.n()];
         model.losses(be, &mut acts, &targets, Some(1.0 / rows.n() as f64), &mut row_losses);
         losses.push(row_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / rows.n() as f64);
-        be.clear(&mut g);
+        be.clear(&mut g, Span { start: 0, len });
         model.backward(be, &p, &mut g, &acts, &mut scratch, &ids, rows, None);
         if step == 0 {
             check_gradients(&model, &host(&g), &fixture, grad_tolerance);

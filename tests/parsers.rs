@@ -8,8 +8,10 @@ use kinglet::{checkpoint::State, config::Config, tokenizer::CharTokenizer};
 use proptest::prelude::*;
 use std::{fs, path::Path};
 
+type Parse = fn(&[u8]);
+
 /// Good files of each kind, to be damaged.
-fn good() -> Vec<(fn(&[u8]), Vec<u8>)> {
+fn good() -> Vec<(Parse, Vec<u8>)> {
     vec![
         (parsers::config, Config::preset("gpt2").unwrap().to_toml().into_bytes()),
         (
@@ -48,7 +50,7 @@ fn the_good_files_are_good() {
     let (lines, damaged) = kinglet::run::parse_metrics(&good()[5].1);
     assert!(lines.len() > 3 && damaged == 0);
     let layout = parsers::layout();
-    let read = kinglet::checkpoint::read_tensors(&weights(), &layout, "").unwrap();
+    let read = kinglet::checkpoint::read_tensors(&weights(), &layout, &layout.stored(), "", &[]).unwrap();
     assert_eq!(read, (0..layout.len()).map(|i| i as f32).collect::<Vec<_>>());
 }
 
@@ -80,11 +82,11 @@ fn a_header_that_claims_huge_sizes_takes_no_memory() {
         "{\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[1,1],\"data_offsets\":[18446744073709551615,3]}}",
     ] {
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
-        kinglet::checkpoint::read_tensors(&bytes, &layout, "").unwrap_err();
+        kinglet::checkpoint::read_tensors(&bytes, &layout, &layout.stored(), "", &[]).unwrap_err();
     }
     // The length of the header itself.
     let bytes = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
-    kinglet::checkpoint::read_tensors(&bytes, &layout, "").unwrap_err();
+    kinglet::checkpoint::read_tensors(&bytes, &layout, &layout.stored(), "", &[]).unwrap_err();
 }
 
 proptest! {

@@ -29,7 +29,7 @@ fn many_checkpoints(steps: &str) -> Vec<String> {
 fn newest(run: &Path) -> Checkpoint {
     let mut run = RunDir::open(run).unwrap();
     let layout = Layout::new(&run.config);
-    let checkpoint = run.load(&layout, |_| true).unwrap();
+    let checkpoint = run.load(&layout, None, |_| true).unwrap();
     assert!(run.warnings.is_empty(), "{:?}", run.warnings);
     checkpoint
 }

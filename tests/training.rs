@@ -47,7 +47,7 @@ fn train(job: &Job, threads: usize, stop_at: Option<u64>) -> Checkpoint {
 }
 
 fn newest(job: &Job) -> Checkpoint {
-    job.run.clone().load(&Gpt::new(&job.run.config).layout, |_| true).unwrap()
+    job.run.clone().load(&Gpt::new(&job.run.config).layout, None, |_| true).unwrap()
 }
 
 fn same_bits(a: &Checkpoint, b: &Checkpoint) {
@@ -110,8 +110,11 @@ fn one_trajectory_with_gradient_accumulation() {
     one_trajectory(config(&settings));
 }
 
+/// What the guard did, after which update.
+type Act = (u64, OnDivergence, Divergence);
+
 /// Runs a job to its end or its error, or until `stop_at` updates are done; what the guard did on the way.
-fn guarded(job: &Job, stop_at: Option<u64>) -> (Result<Event, Error>, Vec<(u64, OnDivergence, Divergence)>) {
+fn guarded(job: &Job, stop_at: Option<u64>) -> (Result<Event, Error>, Vec<Act>) {
     let (stop, mut acts) = (AtomicBool::new(false), Vec::new());
     let ended = train::run(job, &Cpu::new().unwrap(), 2, &stop, |event| match event {
         Event::Step { step, .. } => stop.store(Some(*step) == stop_at, Ordering::Relaxed),
@@ -245,7 +248,7 @@ fn a_run_ends_when_the_validation_loss_rises() {
     drop(job);
     let mut run = RunDir::open(&out).unwrap();
     let layout = Gpt::new(&run.config).layout;
-    assert_eq!(run.load_weights(&layout, Which::Best).unwrap().0.step, best_step);
+    assert_eq!(run.load_weights(&layout, None, Which::Best).unwrap().0.step, best_step);
     let error = Job::resume(&out, &[]).unwrap_err().to_string();
     assert!(error.contains("ended after 3 estimates without a lower loss"), "{error}");
     let job = Job::resume(&out, &["patience=5".to_owned()]).unwrap();

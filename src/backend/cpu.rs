@@ -8,14 +8,17 @@ use super::{Backend, Heads, LAYERNORM_EPS, Rows, mask_row};
 use crate::{
     config::{Activation, Precision},
     error::{Error, Result},
-    params::{Embedding, Linear, Norm, Span},
-    rng::Dropout,
+    params::{Embedding, Linear, Lora, Norm, Param, Span},
+    rng::{Dropout, Noise},
 };
 use kinglet_kernels::{
-    self as kernels, Factor, Isa, Mat, MatMut, Start, Then, activation, attention, dropout, optimizer::AdamW,
+    self as kernels, Factor, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout, optimizer::AdamW,
 };
 use rayon::prelude::*;
-use std::ops::{Deref, DerefMut};
+use std::{
+    cell::RefCell,
+    ops::{Deref, DerefMut, Range},
+};
 
 /// Elements of a parameter buffer that one task works on.
 const PIECE: usize = 16 * 1024;
@@ -29,6 +32,9 @@ const SPREAD: usize = 1 << 27;
 
 /// The same for a product with packed weights: dividing it costs nothing but the call.
 const SPREAD_PACKED: usize = 1 << 20;
+
+/// Rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
+const DROPPED: usize = 128;
 
 /// The CPU backend.
 #[derive(Clone, Copy, Debug)]
@@ -156,9 +162,110 @@ impl Cpu {
         c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
             let (above, below) = (i * rows, m.min((i + 1) * rows));
             let c = MatMut::new(c, below - above, n);
-            let shifted = |strip: kernels::Strip| then.expect("only called if given")(strip.below(above));
+            let shifted = |strip: Strip| then.expect("only called if given")(strip.below(above));
             let then: Option<Then> = then.is_some().then_some(&shifted);
             kernels::gemm_then(self.isa, self.precision, c, start, a.rows(above..below), b, then);
+        });
+    }
+
+    /// [`Backend::linear`], with something done to strips of `y`.
+    fn linear_then(
+        &self,
+        y: &mut [f32],
+        x: &[f32],
+        p: &Buf,
+        w: Linear,
+        rows: Rows,
+        noise: Option<Noise>,
+        then: Option<Then>,
+    ) {
+        let n = rows.n();
+        let mut start = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
+        if let Some(lora) = w.lora {
+            // y = h B^T + b, and the product with W is added to that.
+            with_scratch(n * lora.r, |h| {
+                self.adapter_rows(x, w, lora, rows, noise, |block, x| self.adapter_in(h, block, x, p, w, lora));
+                let b = Mat::new(&p[lora.b.range()], w.o, lora.r);
+                self.product(y, start, Mat::new(h, n, lora.r), Factor::Mat(b.t()), None);
+            });
+            start = Start::C;
+        }
+        self.product(y, start, Mat::new(x, n, w.i), p.weight(w, false), then);
+    }
+
+    /// Calls `each` with ranges of rows and what an adapter's dropout leaves of these in `x (n, i)`.
+    fn adapter_rows(
+        &self,
+        x: &[f32],
+        w: Linear,
+        lora: Lora,
+        rows: Rows,
+        noise: Option<Noise>,
+        mut each: impl FnMut(Range<usize>, Mat),
+    ) {
+        let n = rows.n();
+        let Some(drop) = lora.drop(noise) else { return each(0..n, Mat::new(x, n, w.i)) };
+        with_scratch(n.min(DROPPED) * w.i, |dropped| {
+            for first in (0..n).step_by(DROPPED) {
+                let block = first..n.min(first + DROPPED);
+                for (row, dropped) in block.clone().zip(dropped.chunks_exact_mut(w.i)) {
+                    let (s, i) = (row / rows.t, row % rows.t);
+                    dropout::dropout(self.isa, dropped, &x[row * w.i..][..w.i], &drop.mask(s), mask_row(w.i, i));
+                }
+                each(block.clone(), Mat::new(dropped, block.len(), w.i));
+            }
+        });
+    }
+
+    /// `h (n, r) = scale x A^T` in a block of rows, those of `x`.
+    fn adapter_in(&self, h: &mut [f32], block: Range<usize>, x: Mat, p: &Buf, w: Linear, lora: Lora) {
+        let h = &mut h[block.start * lora.r..block.end * lora.r];
+        let a = Mat::new(&p[lora.a.range()], lora.r, w.i);
+        self.product(h, Start::Zero, x, Factor::Mat(a.t()), None);
+        scale(h, lora.scale);
+    }
+
+    /// The adapter's part of [`Backend::linear_bwd`]: its gradients, and `dx (n, i) =` what goes back through it.
+    fn adapter_bwd(
+        &self,
+        dx: &mut [f32],
+        g: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        p: &Buf,
+        w: Linear,
+        lora: Lora,
+        rows: Rows,
+        noise: Option<Noise>,
+    ) {
+        let (n, r) = (rows.n(), lora.r);
+        let (a, b) = (Mat::new(&p[lora.a.range()], r, w.i), Mat::new(&p[lora.b.range()], w.o, r));
+        let (mut da, db) = gradients(g, lora.a, Some(lora.b));
+        let dy = Mat::new(dy, n, w.o);
+        with_scratch(2 * n * r, |scratch| {
+            let (h, dh) = scratch.split_at_mut(n * r);
+            self.product(dh, Start::Zero, dy, Factor::Mat(b), None);
+            scale(dh, lora.scale);
+            self.adapter_rows(x, w, lora, rows, noise, |block, x| {
+                self.adapter_in(h, block.clone(), x, p, w, lora);
+                if let Some(da) = &mut da {
+                    let dh = Mat::new(&dh[block.start * r..], block.len(), r);
+                    self.product(da, Start::C, dh.t(), Factor::Mat(x), None);
+                }
+            });
+            if let Some(db) = db {
+                // As a product with few rows, which reads dy in place: dB^T = h^T dy.
+                with_scratch(r * w.o, |db_t| {
+                    self.product(db_t, Start::Zero, Mat::new(h, n, r).t(), Factor::Mat(dy), None);
+                    for (o, db) in db.chunks_exact_mut(r).enumerate() {
+                        db.iter_mut().enumerate().for_each(|(k, db)| *db += db_t[k * w.o + o]);
+                    }
+                });
+            }
+            let drop =
+                lora.drop(noise).map(|drop| move |mut strip: Strip| self.drop_strip(&mut strip, w.i, rows, drop));
+            let then = drop.as_ref().map(|drop| drop as Then);
+            self.product(dx, Start::Zero, Mat::new(dh, n, r), Factor::Mat(a), then);
         });
     }
 
@@ -171,13 +278,22 @@ impl Cpu {
         x: &[f32],
         p: &Buf,
         w: Linear,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
         then: Option<Then>,
     ) {
+        let n = rows.n();
+        let mut start = Start::Zero;
+        if let Some(lora) = w.lora {
+            self.adapter_bwd(dx, g, dy, x, p, w, lora, rows, noise);
+            start = Start::C;
+        }
         let dy_mat = Mat::new(dy, n, w.o);
-        self.product(dx, Start::Zero, dy_mat, p.weight(w, true), then);
-        let (dw, db) = two(g, w.w, w.b);
-        self.product(dw, Start::C, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), None);
+        self.product(dx, start, dy_mat, p.weight(w, true), then);
+        let (dw, db) = gradients(g, w.w, w.b);
+        if let Some(dw) = dw {
+            self.product(dw, Start::C, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), None);
+        }
         if let Some(db) = db {
             kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
         }
@@ -191,10 +307,13 @@ impl Cpu {
         }
     }
 
-    /// [`Backend::linear`], with something done to strips of `y`.
-    fn linear_then(&self, y: &mut [f32], x: &[f32], p: &Buf, w: Linear, n: usize, then: Option<Then>) {
-        let start = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
-        self.product(y, start, Mat::new(x, n, w.i), p.weight(w, false), then);
+    /// Dropout of a strip of a matrix of `c` columns.
+    fn drop_strip(&self, strip: &mut Strip, c: usize, rows: Rows, drop: Dropout) {
+        let first = strip.cols.start;
+        for (row, x) in strip.iter_mut() {
+            let (s, i) = (row / rows.t, row % rows.t);
+            dropout::dropout_in_place(self.isa, x, &drop.mask(s), mask_row(c, i) + first);
+        }
     }
 }
 
@@ -204,19 +323,31 @@ impl Heads {
     }
 }
 
-/// Two pieces of one gradient buffer, the first before the second.
-fn two(g: &mut [f32], w: Span, b: Option<Span>) -> (&mut [f32], Option<&mut [f32]>) {
-    match b {
-        None => (&mut g[w.range()], None),
-        Some(b) if b.start >= w.range().end => {
-            let (before, after) = g.split_at_mut(b.start);
-            (&mut before[w.range()], Some(&mut after[..b.len]))
-        }
-        Some(b) => {
-            let (before, after) = g.split_at_mut(w.start);
-            (&mut after[..w.len], Some(&mut before[b.range()]))
-        }
+/// The gradients of two parameters, those of them that train.
+fn gradients(g: &mut [f32], w: Param, b: Option<Param>) -> (Option<&mut [f32]>, Option<&mut [f32]>) {
+    let [dw, db] = g.get_disjoint_mut([w.gradient(), b.map_or(0..0, Param::gradient)]).expect("two parameters");
+    let wanted = |d: &&mut [f32]| !d.is_empty();
+    (Some(dw).filter(wanted), Some(db).filter(wanted))
+}
+
+/// `x *= factor`.
+fn scale(x: &mut [f32], factor: f64) {
+    x.iter_mut().for_each(|x| *x *= factor as f32);
+}
+
+/// Runs `work` with `len` numbers of scratch memory, which the thread keeps for the next.
+fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<Vec<f32>>> = RefCell::default();
     }
+    // Taken out: a thread that waits in `work` for others may take up some that needs scratch memory too.
+    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    let result = work(&mut scratch[..len]);
+    SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
+    result
 }
 
 impl Backend for Cpu {
@@ -226,16 +357,16 @@ impl Backend for Cpu {
         vec![0.0; len].into()
     }
 
-    fn upload(&self, dst: &mut Buf, src: &[f32]) {
-        dst[..src.len()].copy_from_slice(src);
+    fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {
+        dst[start..start + src.len()].copy_from_slice(src);
     }
 
     fn download(&self, src: &Buf, dst: &mut [f32]) {
         dst.copy_from_slice(&src[..dst.len()]);
     }
 
-    fn clear(&self, x: &mut Buf) {
-        x.fill(0.0);
+    fn clear(&self, x: &mut Buf, span: Span) {
+        x[span.range()].fill(0.0);
     }
 
     fn copy(&self, dst: &mut Buf, src: &Buf, span: Span) {
@@ -289,9 +420,14 @@ impl Backend for Cpu {
         if let Some(drop) = drop {
             self.dropout_rows(dx, c, rows, drop);
         }
+        let (mut dwte, mut dwpe) = gradients(g, w.wte, Some(w.wpe));
         for (row, (dx, &id)) in dx.chunks_exact(c).zip(ids).enumerate() {
-            kernels::add(self.isa, &mut g[w.wte.start + id as usize * c..][..c], dx);
-            kernels::add(self.isa, &mut g[w.wpe.start + (rows.pos + row % rows.t) * c..][..c], dx);
+            if let Some(dwte) = &mut dwte {
+                kernels::add(self.isa, &mut dwte[id as usize * c..][..c], dx);
+            }
+            if let Some(dwpe) = &mut dwpe {
+                kernels::add(self.isa, &mut dwpe[(rows.pos + row % rows.t) * c..][..c], dx);
+            }
         }
     }
 
@@ -312,29 +448,49 @@ impl Backend for Cpu {
 
     fn layernorm_bwd(&self, dx: &mut Buf, g: &mut Buf, dy: &Buf, x: &Buf, stats: &Buf, p: &Buf, w: Norm, n: usize) {
         let c = w.w.len;
-        let (dw, db) = two(g, w.w, w.b);
+        let (dw, db) = gradients(g, w.w, w.b);
         let (dx, dy, x, stats) = (&mut dx[..n * c], &dy[..n * c], &x[..n * c], &stats[..2 * n]);
         kernels::layernorm::backward(self.isa, dx, dw, db, dy, x, stats, &p[w.w.range()]);
     }
 
-    fn linear(&self, y: &mut Buf, x: &Buf, p: &Buf, w: Linear, n: usize) {
-        self.linear_then(y, x, p, w, n, None);
+    fn linear(&self, y: &mut Buf, x: &Buf, p: &Buf, w: Linear, rows: Rows, noise: Option<Noise>) {
+        self.linear_then(y, x, p, w, rows, noise, None);
     }
 
-    fn linear_bwd(&self, dx: &mut Buf, g: &mut Buf, dy: &Buf, x: &Buf, p: &Buf, w: Linear, n: usize) {
-        self.linear_bwd_then(dx, g, dy, x, p, w, n, None);
+    fn linear_bwd(
+        &self,
+        dx: &mut Buf,
+        g: &mut Buf,
+        dy: &Buf,
+        x: &Buf,
+        p: &Buf,
+        w: Linear,
+        rows: Rows,
+        noise: Option<Noise>,
+    ) {
+        self.linear_bwd_then(dx, g, dy, x, p, w, rows, noise, None);
     }
 
-    fn linear_act(&self, y: &mut Buf, pre: &mut Buf, x: &Buf, p: &Buf, w: Linear, act: Activation, n: usize) {
+    fn linear_act(
+        &self,
+        y: &mut Buf,
+        pre: &mut Buf,
+        x: &Buf,
+        p: &Buf,
+        w: Linear,
+        act: Activation,
+        rows: Rows,
+        noise: Option<Noise>,
+    ) {
         if act.keeps_input() {
-            self.linear_then(pre, x, p, w, n, None);
-            let pieces = y[..n * w.o].par_chunks_mut(PIECE).zip(pre.par_chunks(PIECE)).with_min_len(PIECES);
+            self.linear_then(pre, x, p, w, rows, noise, None);
+            let pieces = y[..rows.n() * w.o].par_chunks_mut(PIECE).zip(pre.par_chunks(PIECE)).with_min_len(PIECES);
             pieces.for_each(|(y, pre)| activation::forward(self.isa, act.into(), y, &pre[..y.len()]));
         } else {
-            let relu = |mut strip: kernels::Strip| {
+            let relu = |mut strip: Strip| {
                 strip.iter_mut().for_each(|(_, y)| activation::relu_in_place(self.isa, y));
             };
-            self.linear_then(y, x, p, w, n, Some(&relu));
+            self.linear_then(y, x, p, w, rows, noise, Some(&relu));
         }
     }
 
@@ -348,16 +504,17 @@ impl Backend for Cpu {
         p: &Buf,
         w: Linear,
         act: Activation,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     ) {
         let of = if act.keeps_input() { pre } else { x };
-        let through = |mut strip: kernels::Strip| {
+        let through = |mut strip: Strip| {
             let first = strip.cols.start;
             for (row, d) in strip.iter_mut() {
                 activation::backward(self.isa, act.into(), d, &of[row * w.i + first..][..d.len()]);
             }
         };
-        self.linear_bwd_then(dpre, g, dy, x, p, w, n, Some(&through));
+        self.linear_bwd_then(dpre, g, dy, x, p, w, rows, noise, Some(&through));
     }
 
     fn linear_residual(
@@ -369,18 +526,18 @@ impl Backend for Cpu {
         w: Linear,
         rows: Rows,
         drop: Option<Dropout>,
+        noise: Option<Noise>,
     ) {
-        let add = |mut strip: kernels::Strip| {
+        let add = |mut strip: Strip| {
+            if let Some(drop) = drop {
+                self.drop_strip(&mut strip, w.o, rows, drop);
+            }
             let first = strip.cols.start;
             for (row, out) in strip.iter_mut() {
-                if let Some(drop) = drop {
-                    let (s, i) = (row / rows.t, row % rows.t);
-                    dropout::dropout_in_place(self.isa, out, &drop.mask(s), mask_row(w.o, i) + first);
-                }
                 kernels::add(self.isa, out, &residual[row * w.o + first..][..out.len()]);
             }
         };
-        self.linear_then(out, x, p, w, rows.n(), Some(&add));
+        self.linear_then(out, x, p, w, rows, noise, Some(&add));
     }
 
     fn dropout_bwd(&self, dx: &mut Buf, dy: &Buf, c: usize, rows: Rows, drop: Dropout) {
@@ -452,16 +609,19 @@ impl Backend for Cpu {
         });
     }
 
-    fn reduce(&self, parts: &mut [&mut Buf]) -> f64 {
+    fn reduce(&self, parts: &mut [&mut Buf], spans: &[Span]) -> f64 {
         let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
-        let add = |(piece, total): (usize, &mut [f32])| {
-            for part in &*rest {
-                kernels::add(self.isa, total, &part[piece * PIECE..][..total.len()]);
-            }
-            kernels::optimizer::sum_squares(self.isa, total)
-        };
-        // Collected first, so that the sum has one order however many threads there are.
-        let squares: Vec<f64> = total.par_chunks_mut(PIECE).enumerate().map(add).collect();
+        let mut squares = Vec::new();
+        for span in spans {
+            let add = |(piece, total): (usize, &mut [f32])| {
+                for part in &*rest {
+                    kernels::add(self.isa, total, &part[span.start + piece * PIECE..][..total.len()]);
+                }
+                kernels::optimizer::sum_squares(self.isa, total)
+            };
+            // Collected first, so that the sum has one order however many threads there are.
+            squares.par_extend(total[span.range()].par_chunks_mut(PIECE).enumerate().map(add));
+        }
         squares.iter().sum()
     }
 

@@ -1,10 +1,10 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
 
-use super::{AdamW, Backend, Heads, LAYERNORM_EPS, Rows, mask_row};
+use super::{AdamW, Backend, Heads, IGNORE, LAYERNORM_EPS, Rows, mask_row};
 use crate::{
     config::Activation,
-    params::{Embedding, Linear, Norm, Span},
-    rng::Dropout,
+    params::{Embedding, Linear, Lora, Norm, Span},
+    rng::{Dropout, Noise},
 };
 use kinglet_kernels::attention;
 
@@ -21,6 +21,16 @@ fn factor(drop: Option<Dropout>, s: usize, index: usize) -> f64 {
 fn elements(rows: Rows, c: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
     let at = move |s, i, j| (s, i, j, (s * rows.t + i) * c + j);
     (0..rows.b).flat_map(move |s| (0..rows.t).flat_map(move |i| (0..c).map(move |j| at(s, i, j))))
+}
+
+/// Of an adapter, the input after dropout `(n, i)`, and `h (n, r)`, that times A^T.
+fn adapter(x: &[f64], p: &[f64], w: Linear, lora: Lora, rows: Rows, noise: Option<Noise>) -> (Vec<f64>, Vec<f64>) {
+    let keep = |s, i, j| factor(lora.drop(noise), s, mask_row(w.i, i) + j);
+    let dropped: Vec<f64> = elements(rows, w.i).map(|(s, i, j, at)| x[at] * keep(s, i, j)).collect();
+    let row = |s: usize, i: usize| &dropped[(s * rows.t + i) * w.i..][..w.i];
+    let a = |k: usize| &p[lora.a.start + k * w.i..][..w.i];
+    let h = elements(rows, lora.r).map(|(s, i, k, _)| dot(row(s, i), a(k))).collect();
+    (dropped, h)
 }
 
 fn activate(act: Activation, x: f64) -> f64 {
@@ -68,16 +78,16 @@ impl Backend for Reference {
         vec![0.0; len]
     }
 
-    fn upload(&self, dst: &mut Vec<f64>, src: &[f32]) {
-        dst.iter_mut().zip(src).for_each(|(dst, &src)| *dst = f64::from(src));
+    fn upload(&self, dst: &mut Vec<f64>, start: usize, src: &[f32]) {
+        dst[start..].iter_mut().zip(src).for_each(|(dst, &src)| *dst = f64::from(src));
     }
 
     fn download(&self, src: &Vec<f64>, dst: &mut [f32]) {
         dst.iter_mut().zip(src).for_each(|(dst, &src)| *dst = src as f32);
     }
 
-    fn clear(&self, x: &mut Vec<f64>) {
-        x.fill(0.0);
+    fn clear(&self, x: &mut Vec<f64>, span: Span) {
+        x[span.range()].fill(0.0);
     }
 
     fn copy(&self, dst: &mut Vec<f64>, src: &Vec<f64>, span: Span) {
@@ -103,8 +113,12 @@ impl Backend for Reference {
     ) {
         for (s, i, j, at) in elements(rows, w.c) {
             let d = dx[at] * factor(drop, s, mask_row(w.c, i) + j);
-            g[w.wte.start + ids[s * rows.t + i] as usize * w.c + j] += d;
-            g[w.wpe.start + (rows.pos + i) * w.c + j] += d;
+            if w.wte.trainable {
+                g[w.wte.start + ids[s * rows.t + i] as usize * w.c + j] += d;
+            }
+            if w.wpe.trainable {
+                g[w.wpe.start + (rows.pos + i) * w.c + j] += d;
+            }
         }
     }
 
@@ -142,19 +156,29 @@ impl Backend for Reference {
             let dx_mean = (0..c).map(|j| d(j) * xhat(j)).sum::<f64>() / c as f64;
             for j in 0..c {
                 dx[r * c + j] += rstd * (d(j) - d_mean - xhat(j) * dx_mean);
-                g[w.w.start + j] += dy[r * c + j] * xhat(j);
-                if let Some(b) = w.b {
+                if w.w.trainable {
+                    g[w.w.start + j] += dy[r * c + j] * xhat(j);
+                }
+                if let Some(b) = w.b.filter(|b| b.trainable) {
                     g[b.start + j] += dy[r * c + j];
                 }
             }
         }
     }
 
-    fn linear(&self, y: &mut Vec<f64>, x: &Vec<f64>, p: &Vec<f64>, w: Linear, n: usize) {
-        for r in 0..n {
+    fn linear(&self, y: &mut Vec<f64>, x: &Vec<f64>, p: &Vec<f64>, w: Linear, rows: Rows, noise: Option<Noise>) {
+        for r in 0..rows.n() {
             for o in 0..w.o {
                 let product = dot(&x[r * w.i..][..w.i], &p[w.w.start + o * w.i..][..w.i]);
                 y[r * w.o + o] = product + w.b.map_or(0.0, |b| p[b.start + o]);
+            }
+        }
+        let Some(lora) = w.lora else { return };
+        let h = adapter(x, p, w, lora, rows, noise).1;
+        for r in 0..rows.n() {
+            for o in 0..w.o {
+                let b = &p[lora.b.start + o * lora.r..][..lora.r];
+                y[r * w.o + o] += lora.scale * dot(&h[r * lora.r..][..lora.r], b);
             }
         }
     }
@@ -167,18 +191,41 @@ impl Backend for Reference {
         x: &Vec<f64>,
         p: &Vec<f64>,
         w: Linear,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     ) {
-        dx[..n * w.i].fill(0.0);
-        for r in 0..n {
+        dx[..rows.n() * w.i].fill(0.0);
+        for r in 0..rows.n() {
             for o in 0..w.o {
                 let d = dy[r * w.o + o];
                 for i in 0..w.i {
                     dx[r * w.i + i] += d * p[w.w.start + o * w.i + i];
-                    g[w.w.start + o * w.i + i] += d * x[r * w.i + i];
+                    if w.w.trainable {
+                        g[w.w.start + o * w.i + i] += d * x[r * w.i + i];
+                    }
                 }
-                if let Some(b) = w.b {
+                if let Some(b) = w.b.filter(|b| b.trainable) {
                     g[b.start + o] += d;
+                }
+            }
+        }
+        let Some(lora) = w.lora else { return };
+        let (dropped, h) = adapter(x, p, w, lora, rows, noise);
+        for (s, i, k, at) in elements(rows, lora.r) {
+            // Of element k of a row of h.
+            let (row, mut dh) = (s * rows.t + i, 0.0);
+            for o in 0..w.o {
+                let d = lora.scale * dy[row * w.o + o];
+                dh += d * p[lora.b.start + o * lora.r + k];
+                if lora.b.trainable {
+                    g[lora.b.start + o * lora.r + k] += d * h[at];
+                }
+            }
+            for j in 0..w.i {
+                let keep = factor(lora.drop(noise), s, mask_row(w.i, i) + j);
+                dx[row * w.i + j] += dh * p[lora.a.start + k * w.i + j] * keep;
+                if lora.a.trainable {
+                    g[lora.a.start + k * w.i + j] += dh * dropped[row * w.i + j];
                 }
             }
         }
@@ -192,13 +239,14 @@ impl Backend for Reference {
         p: &Vec<f64>,
         w: Linear,
         act: Activation,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     ) {
-        self.linear(y, x, p, w, n);
+        self.linear(y, x, p, w, rows, noise);
         if act.keeps_input() {
-            pre[..n * w.o].copy_from_slice(&y[..n * w.o]);
+            pre[..rows.n() * w.o].copy_from_slice(&y[..rows.n() * w.o]);
         }
-        y[..n * w.o].iter_mut().for_each(|y| *y = activate(act, *y));
+        y[..rows.n() * w.o].iter_mut().for_each(|y| *y = activate(act, *y));
     }
 
     fn linear_bwd_act(
@@ -211,12 +259,13 @@ impl Backend for Reference {
         p: &Vec<f64>,
         w: Linear,
         act: Activation,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     ) {
-        self.linear_bwd(dpre, g, dy, x, p, w, n);
+        self.linear_bwd(dpre, g, dy, x, p, w, rows, noise);
         // max(x, 0) is positive where x is.
         let of = if act.keeps_input() { pre } else { x };
-        dpre[..n * w.i].iter_mut().zip(of).for_each(|(d, &of)| *d *= derivative(act, of));
+        dpre[..rows.n() * w.i].iter_mut().zip(of).for_each(|(d, &of)| *d *= derivative(act, of));
     }
 
     fn linear_residual(
@@ -228,8 +277,9 @@ impl Backend for Reference {
         w: Linear,
         rows: Rows,
         drop: Option<Dropout>,
+        noise: Option<Noise>,
     ) {
-        self.linear(out, x, p, w, rows.n());
+        self.linear(out, x, p, w, rows, noise);
         for (s, i, j, at) in elements(rows, w.o) {
             out[at] = residual[at] + out[at] * factor(drop, s, mask_row(w.o, i) + j);
         }
@@ -331,6 +381,13 @@ impl Backend for Reference {
     ) {
         for (r, &target) in targets.iter().enumerate() {
             let z = &mut logits[r * v..][..v];
+            if target == IGNORE {
+                losses[r] = 0.0;
+                if grad.is_some() {
+                    z.fill(0.0);
+                }
+                continue;
+            }
             let top = z.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
             let lse = top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
             losses[r] = lse - z[target as usize];
@@ -341,12 +398,14 @@ impl Backend for Reference {
         }
     }
 
-    fn reduce(&self, parts: &mut [&mut Vec<f64>]) -> f64 {
+    fn reduce(&self, parts: &mut [&mut Vec<f64>], spans: &[Span]) -> f64 {
         let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
-        for part in rest {
-            total.iter_mut().zip(&**part).for_each(|(total, x)| *total += x);
+        let mut squares = 0.0;
+        for at in spans.iter().flat_map(|span| span.range()) {
+            rest.iter().for_each(|part| total[at] += part[at]);
+            squares += total[at] * total[at];
         }
-        dot(total, total)
+        squares
     }
 
     fn adamw(&self, p: &mut Vec<f64>, g: &Vec<f64>, m: &mut Vec<f64>, v: &mut Vec<f64>, span: Span, h: &AdamW) {

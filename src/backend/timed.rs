@@ -4,7 +4,7 @@ use super::{AdamW, Backend, Heads, Rows};
 use crate::{
     config::Activation,
     params::{Embedding, Linear, Norm, Span},
-    rng::Dropout,
+    rng::{Dropout, Noise},
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Mutex, time::Instant};
@@ -59,7 +59,7 @@ impl<B: Backend> Timed<B> {
         let result = work(&self.be);
         let seconds = start.elapsed().as_secs_f64();
         let (shape, flops, numbers) = match size {
-            Size::Linear(w, n, products) => (Some((w.i, w.o)), (2 * n * w.i * w.o * products) as f64, 0),
+            Size::Linear(w, products) => (Some((w.i, w.o)), 2.0 * products as f64, 0),
             Size::Attention { queries, keys, c, products } => (None, (2 * queries * keys * c * products) as f64, 0),
             Size::Numbers(numbers) => (None, 0.0, numbers),
         };
@@ -77,12 +77,22 @@ impl<B: Backend> Timed<B> {
 
 /// How much an operation has to do.
 enum Size {
-    /// A linear layer on `n` rows, and how many matrix products that takes.
-    Linear(Linear, usize, usize),
+    /// A linear layer, and its multiply-adds.
+    Linear(Linear, usize),
     /// Attention, in products as large as that of queries and keys.
     Attention { queries: usize, keys: usize, c: usize, products: usize },
     /// Numbers read and written.
     Numbers(usize),
+}
+
+impl Size {
+    fn forward(w: Linear, rows: Rows) -> Size {
+        Size::Linear(w, rows.n() * w.multiply_adds().0)
+    }
+
+    fn backward(w: Linear, rows: Rows) -> Size {
+        Size::Linear(w, rows.n() * w.multiply_adds().1)
+    }
 }
 
 impl<B: Backend> Backend for Timed<B> {
@@ -92,16 +102,16 @@ impl<B: Backend> Backend for Timed<B> {
         self.be.zeros(len)
     }
 
-    fn upload(&self, dst: &mut B::Buf, src: &[f32]) {
-        self.be.upload(dst, src);
+    fn upload(&self, dst: &mut B::Buf, start: usize, src: &[f32]) {
+        self.be.upload(dst, start, src);
     }
 
     fn download(&self, src: &B::Buf, dst: &mut [f32]) {
         self.be.download(src, dst);
     }
 
-    fn clear(&self, x: &mut B::Buf) {
-        self.time("clear", Size::Numbers(0), |be| be.clear(x));
+    fn clear(&self, x: &mut B::Buf, span: Span) {
+        self.time("clear", Size::Numbers(span.len), |be| be.clear(x, span));
     }
 
     fn copy(&self, dst: &mut B::Buf, src: &B::Buf, span: Span) {
@@ -139,12 +149,22 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("layernorm_bwd", size, |be| be.layernorm_bwd(dx, g, dy, x, stats, p, w, n));
     }
 
-    fn linear(&self, y: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Linear, n: usize) {
-        self.time("linear", Size::Linear(w, n, 1), |be| be.linear(y, x, p, w, n));
+    fn linear(&self, y: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Linear, rows: Rows, noise: Option<Noise>) {
+        self.time("linear", Size::forward(w, rows), |be| be.linear(y, x, p, w, rows, noise));
     }
 
-    fn linear_bwd(&self, dx: &mut B::Buf, g: &mut B::Buf, dy: &B::Buf, x: &B::Buf, p: &B::Buf, w: Linear, n: usize) {
-        self.time("linear_bwd", Size::Linear(w, n, 2), |be| be.linear_bwd(dx, g, dy, x, p, w, n));
+    fn linear_bwd(
+        &self,
+        dx: &mut B::Buf,
+        g: &mut B::Buf,
+        dy: &B::Buf,
+        x: &B::Buf,
+        p: &B::Buf,
+        w: Linear,
+        rows: Rows,
+        noise: Option<Noise>,
+    ) {
+        self.time("linear_bwd", Size::backward(w, rows), |be| be.linear_bwd(dx, g, dy, x, p, w, rows, noise));
     }
 
     fn linear_act(
@@ -155,9 +175,10 @@ impl<B: Backend> Backend for Timed<B> {
         p: &B::Buf,
         w: Linear,
         act: Activation,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     ) {
-        self.time("linear_act", Size::Linear(w, n, 1), |be| be.linear_act(y, pre, x, p, w, act, n));
+        self.time("linear_act", Size::forward(w, rows), |be| be.linear_act(y, pre, x, p, w, act, rows, noise));
     }
 
     fn linear_bwd_act(
@@ -170,10 +191,11 @@ impl<B: Backend> Backend for Timed<B> {
         p: &B::Buf,
         w: Linear,
         act: Activation,
-        n: usize,
+        rows: Rows,
+        noise: Option<Noise>,
     ) {
-        let size = Size::Linear(w, n, 2);
-        self.time("linear_bwd_act", size, |be| be.linear_bwd_act(dpre, g, dy, x, pre, p, w, act, n));
+        let size = Size::backward(w, rows);
+        self.time("linear_bwd_act", size, |be| be.linear_bwd_act(dpre, g, dy, x, pre, p, w, act, rows, noise));
     }
 
     fn linear_residual(
@@ -185,9 +207,10 @@ impl<B: Backend> Backend for Timed<B> {
         w: Linear,
         rows: Rows,
         drop: Option<Dropout>,
+        noise: Option<Noise>,
     ) {
-        let size = Size::Linear(w, rows.n(), 1);
-        self.time("linear_residual", size, |be| be.linear_residual(out, residual, x, p, w, rows, drop));
+        let size = Size::forward(w, rows);
+        self.time("linear_residual", size, |be| be.linear_residual(out, residual, x, p, w, rows, drop, noise));
     }
 
     fn dropout_bwd(&self, dx: &mut B::Buf, dy: &B::Buf, c: usize, rows: Rows, drop: Dropout) {
@@ -240,8 +263,8 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("cross_entropy", size, |be| be.cross_entropy(losses, logits, targets, v, grad));
     }
 
-    fn reduce(&self, parts: &mut [&mut B::Buf]) -> f64 {
-        self.time("reduce", Size::Numbers(0), |be| be.reduce(parts))
+    fn reduce(&self, parts: &mut [&mut B::Buf], spans: &[Span]) -> f64 {
+        self.time("reduce", Size::Numbers(0), |be| be.reduce(parts, spans))
     }
 
     fn adamw(&self, p: &mut B::Buf, g: &B::Buf, m: &mut B::Buf, v: &mut B::Buf, span: Span, h: &AdamW) {

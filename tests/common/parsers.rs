@@ -53,7 +53,7 @@ pub(crate) fn state(bytes: &[u8]) {
 pub(crate) fn tensors(bytes: &[u8]) {
     let layout = layout();
     for prefix in ["", "exp_avg."] {
-        if let Ok(weights) = read_tensors(bytes, &layout, prefix) {
+        if let Ok(weights) = read_tensors(bytes, &layout, &layout.stored(), prefix, &[]) {
             assert_eq!(weights.len(), layout.len());
         }
     }

@@ -27,14 +27,15 @@ pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32],
     );
 }
 
-/// Backward. `dx (n, c) +=`, `dw (c) +=`, `db (c) +=`; `dy (n, c)`, and `x`, `stats`, `w` as in [`forward`].
+/// Backward. `dx (n, c) +=`, and where they are wanted `dw (c) +=`, `db (c) +=`; `dy (n, c)`, and `x`, `stats`, `w` as in
+/// [`forward`].
 ///
 /// With `xhat = (x - mean) * rstd` and `g = dy * w`:
 /// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`.
 pub fn backward(
     isa: Isa,
     dx: &mut [f32],
-    dw: &mut [f32],
+    mut dw: Option<&mut [f32]>,
     mut db: Option<&mut [f32]>,
     dy: &[f32],
     x: &[f32],
@@ -43,7 +44,7 @@ pub fn backward(
 ) {
     let c = w.len();
     assert!(dx.len() == x.len() && dy.len() == x.len() && stats.len() * c == 2 * x.len());
-    assert!(dw.len() == c && db.as_ref().is_none_or(|db| db.len() == c));
+    assert!([&dw, &db].into_iter().flatten().all(|d| d.len() == c));
     isa.run(
         #[inline(always)]
         || {
@@ -52,10 +53,11 @@ pub fn backward(
                 let g_sum = lane_sum([dy, w], |[dy, w]| dy * w);
                 let gx_sum = lane_sum([dy, w, x], |[dy, w, x]| dy * w * ((x - mean) * rstd));
                 let (g_mean, gx_mean) = (g_sum / c as f32, gx_sum / c as f32);
-                for ((((dx, dw), dy), x), w) in dx.iter_mut().zip(&mut *dw).zip(dy).zip(x).zip(w) {
-                    let xhat = (x - mean) * rstd;
-                    *dx += rstd * (dy * w - g_mean - xhat * gx_mean);
-                    *dw += dy * xhat;
+                for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
+                    *dx += rstd * (dy * w - g_mean - (x - mean) * rstd * gx_mean);
+                }
+                if let Some(dw) = &mut dw {
+                    dw.iter_mut().zip(dy).zip(x).for_each(|((dw, dy), x)| *dw += dy * ((x - mean) * rstd));
                 }
                 if let Some(db) = &mut db {
                     db.iter_mut().zip(dy).for_each(|(db, dy)| *db += dy);

@@ -2,13 +2,13 @@
 
 use crate::{Isa, math};
 
-/// A target that does not count: its loss and its gradient are zero.
+/// The target of a row that is not to be predicted: its loss is 0, and so is its gradient.
 pub const IGNORE: u32 = u32::MAX;
 
 /// Each row's loss in nats, and, with `grad_scale`, the gradient in place of the logits.
 ///
-/// `losses (n)`, `logits (n, v)`, `targets (n)`, each below `v` or [`IGNORE`]. With `grad_scale = Some(s)` the logits are
-/// replaced by `s * (softmax(z) - onehot(target))`.
+/// `losses (n)`, `logits (n, v)`, `targets (n)`, each below `v` or [`IGNORE`]. With `grad_scale = Some(s)` the logits
+/// are replaced by `s * (softmax(z) - onehot(target))`.
 pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: &[u32], grad_scale: Option<f32>) {
     let n = losses.len();
     assert_eq!(targets.len(), n);
