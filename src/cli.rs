@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod data;
 mod eval;
 mod info;
 mod plan;
@@ -43,6 +44,7 @@ enum Command {
     Info(info::Args),
     Plan(plan::Args),
     Compare(compare::Args),
+    Data(data::Args),
     Bench(bench::Args),
     Reproduce(reproduce::Args),
 }
@@ -65,6 +67,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Plan(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Compare(command) => command.run(args.json),
+        Command::Data(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Bench(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Reproduce(command) => command.run(args.json),
     };

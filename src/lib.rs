@@ -36,6 +36,7 @@
 //! | step | module |
 //! |---|---|
 //! | text: files, the built-in corpus, batches | [`data`], [`corpus`] |
+//! | what a text is, and what a model of it must beat | [`stats`], [`baselines`] |
 //! | text to token ids and back | [`tokenizer`] |
 //! | everything that defines a run | [`config`], [`rng`] |
 //! | names and places of the parameters | [`params`] |
@@ -56,6 +57,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod baselines;
 pub mod checkpoint;
 pub mod compare;
 pub mod config;
@@ -76,6 +78,7 @@ pub mod run;
 pub mod sample;
 pub mod session;
 pub mod shards;
+pub mod stats;
 pub mod tokenizer;
 pub mod train;
 pub mod trial;
