@@ -46,7 +46,8 @@ pub struct Baseline {
 }
 
 impl Baselines {
-    /// Measures uniform, unigram, bigram and 5-gram. Contexts run on from `train` into `val`, of which nothing is learned.
+    /// Measures uniform, unigram, bigram and 5-gram. Contexts run on from `train` into `val`, of which nothing is
+    /// learned.
     ///
     /// # Errors
     /// If `val` is empty, or an id is not below `vocab_size`.
@@ -152,8 +153,8 @@ struct Context {
 }
 
 impl KneserNey {
-    /// Counts the n-grams of `tokens`, of 1 to `order` (at most 5) tokens each. With fewer than `order` tokens it is the
-    /// uniform distribution.
+    /// Counts the n-grams of `tokens`, of 1 to `order` (at most 5) tokens each. With fewer than `order` tokens it is
+    /// the uniform distribution.
     ///
     /// # Panics
     /// If an id is not below `vocab_size`, that is above 2^25, or `order` is not 1 to 5.
@@ -296,8 +297,8 @@ mod tests {
 
     #[test]
     fn a_small_bigram_by_hand() {
-        // Text a b a c a b, with D = 0.5, 1, 1.5 (no n-gram has count 3 or 4). Continuations: a after b, c; b after a; c
-        // after a: counts 2, 1, 1 of 4, discounts 1, 0.5, 0.5.
+        // Text a b a c a b, with D = 0.5, 1, 1.5 (no n-gram has count 3 or 4). Continuations: a after b and c, b after
+        // a, c after a: counts 2, 1, 1 of 4, discounts 1, 0.5, 0.5.
         let model = KneserNey::train(&[0, 1, 0, 2, 0, 1], 2, 4);
         let lower = |count: f64, discount: f64| (count - discount + 2.0 * 0.25) / 4.0;
         let near = |p: f64, want: f64| assert!((p - want).abs() < 1e-12, "{p} {want}");
@@ -339,6 +340,17 @@ mod tests {
         assert!(Compressed::measure("abc", "").unwrap_err().to_string().contains("the validation part is empty"));
         let uniform = Baselines::measure(&[], &[0, 1, 0], 2).unwrap();
         assert!(uniform.models.iter().all(|model| (model.nats_per_token - 2f64.ln()).abs() < 1e-12), "{uniform:?}");
+    }
+
+    #[test]
+    fn of_a_long_text_the_last_tokens_are_learned_and_the_first_measured() {
+        let train = [vec![1; 5], vec![0; TRAIN_TOKENS]].concat();
+        let val = [vec![1; VAL_TOKENS], vec![0]].concat();
+        let baselines = Baselines::measure(&train, &val, 2).unwrap();
+        assert_eq!((baselines.train_tokens, baselines.val_tokens), (TRAIN_TOKENS, VAL_TOKENS));
+        // Had the five been seen, a unigram would give them 5 in 10 million instead of 0.75.
+        let unigram = baselines.models[1].nats_per_token;
+        assert!((unigram - (TRAIN_TOKENS as f64 / 0.75).ln()).abs() < 1e-9, "{unigram}");
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Report<'_> {
             |a: &Longest, b: &Longest| if a.chars >= b.chars { a.beginning.clone() } else { b.beginning.clone() };
         let chars = |counts: &[Count<char>]| list(counts.iter().map(|c| (c.what.to_string(), c.count)));
         let tokens = |counts: &[Count<u32>]| list(counts.iter().map(|c| ((self.token)(c.what), c.count)));
-        let percent = |fraction: Option<f64>| fraction.map_or("none".into(), |f| format!("{:.1} %", 100.0 * f));
+        let percent = |fraction: Option<f64>| fraction.map_or("none".into(), |f| format!("{:.2} %", 100.0 * f));
         text.push_str(&format!(
             "\nlongest line        {:?}\n\
              longest word        {:?}\n\
@@ -150,8 +150,8 @@ impl Report<'_> {
         }
         text.push_str(&format!(
             "in the training part, word for word:\n  \
-             {:>7} of {} validation lines of {LINE_CHARS} characters or more\n  \
-             {:>7} of {} validation windows of {WINDOW_CHARS} characters\n",
+             {:>8} of {} validation lines of {LINE_CHARS} characters or more\n  \
+             {:>8} of {} validation windows of {WINDOW_CHARS} characters\n",
             percent(overlap.val_lines_in_train_fraction),
             overlap.val_lines,
             percent(overlap.val_windows_in_train_fraction),

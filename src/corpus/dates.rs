@@ -1,8 +1,8 @@
 //! A small instruction task: dates as people write them, and as ISO 8601 does. "March 7, 1984" -> "1984-03-07".
 //!
-//! 20,000 different dates of the 20th and 21st century, in an order drawn once; each stands once, in one of six forms, so
-//! that the dates held out for validation are dates never seen. A prompt, a newline, the response and an end token are 32
-//! tokens at most, as many as the smallest preset reads.
+//! 20,000 different dates of the 20th and 21st century, in an order drawn once; each stands once, in one of six forms,
+//! so that the dates held out for validation are dates never seen. A prompt, a newline, the response and an end token
+//! are 32 tokens at most, as many as the smallest preset reads.
 
 use crate::rng::{Purpose, Rng};
 use serde::Serialize;
