@@ -1,5 +1,5 @@
 //! The built-in corpora: texts drawn from small probabilistic grammars, the same on every machine, so that the first
-//! run needs neither network nor file, and fine-tuning it does not either. [`Corpus::Play`] (`corpus/play.grammar`) is a million
+//! run needs neither network nor file, and nor does fine-tuning it. [`Corpus::Play`] (`corpus/play.grammar`) is a million
 //! characters of an invented play, [`Corpus::Logbook`] (`corpus/logbook.grammar`) 300,000 of a lighthouse keeper's log;
 //! [`dates`] are instructions with answers.
 //!

@@ -1,8 +1,8 @@
 //! What a text is: how long, of which characters and tokens, and how much of its validation part also stands in its
 //! training part. What is repeated there can be learned by heart, and a loss on it says little.
 //!
-//! One pass for each figure. Windows are compared by a 64-bit rolling hash, `sum_i c_i B^(w - 1 - i) mod 2^64`; only those
-//! of the validation part are kept.
+//! One pass for each figure. Windows are compared by a 64-bit rolling hash, `sum_i c_i B^(w - 1 - i) mod 2^64`; only
+//! those of the validation part are kept.
 
 use serde::Serialize;
 use std::{
