@@ -1,72 +1,92 @@
-//! The built-in corpus: a million characters of an invented play, drawn from a small probabilistic grammar
-//! (`corpus/play.grammar`), the same on every machine, so that the first run needs neither network nor file.
+//! The built-in corpora: texts drawn from small probabilistic grammars, the same on every machine, so that the first
+//! run needs neither network nor file, and nor does fine-tuning it. [`Corpus::Play`] (`corpus/play.grammar`) is a million
+//! characters of an invented play, [`Corpus::Logbook`] (`corpus/logbook.grammar`) 300,000 of a lighthouse keeper's log;
+//! [`dates`] are instructions with answers.
 //!
-//! The grammar is unambiguous: each text has one derivation, so the probability of the text is the product of the
+//! A grammar is unambiguous: each text has one derivation, so the probability of the text is the product of the
 //! choices that made it, and its negative logarithm per character is the loss of a perfect model: the entropy floor.
 
-use crate::rng::{Purpose, Rng};
-use std::collections::HashMap;
+pub mod dates;
 
-/// A corpus that comes with kinglet.
+use crate::rng::{Purpose, Rng};
+use std::{collections::HashMap, ops::Range};
+
+/// A corpus that comes with the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Corpus {
-    /// The play.
+    /// A million characters of an invented play; what is trained on if no data is named.
     Play,
+    /// 300,000 characters of an invented logbook: words and sentences like the play's, with digits, in another layout;
+    /// to fine-tune a model of the play on.
+    Logbook,
 }
 
 impl Corpus {
     /// All of them.
-    pub const ALL: [Corpus; 1] = [Corpus::Play];
+    pub const ALL: [Corpus; 2] = [Corpus::Play, Corpus::Logbook];
 
-    /// The corpus of this name.
+    /// What it is called on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Corpus::Play => "builtin",
+            Corpus::Logbook => "logbook",
+        }
+    }
+
+    /// The corpus of that name, if there is one.
     pub fn named(name: &str) -> Option<Corpus> {
         Corpus::ALL.into_iter().find(|corpus| corpus.name() == name)
     }
 
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        "builtin"
-    }
-
-    /// Whether it is prompts and responses, as JSON lines.
-    pub fn is_task(self) -> bool {
-        false
-    }
-
-    /// Its text.
+    /// The text; all of it ASCII.
     pub fn text(self) -> String {
-        text()
+        let mut text = String::with_capacity(self.chars() + 16 * 1024);
+        self.write(&mut text, |_, _| ());
+        text
     }
 
-    /// See [`floor`].
-    pub fn floor(self, part: std::ops::Range<usize>) -> Option<f64> {
-        Some(floor(part))
+    /// The entropy floor of a part of the text, in nats per character: what a model that knew the grammar, and saw all
+    /// of the text before, would lose. Choices whose first character lies before the part count as known.
+    pub fn floor(self, part: Range<usize>) -> f64 {
+        let mut nats = 0.0;
+        self.write(&mut String::with_capacity(self.chars() + 16 * 1024), |at, cost| {
+            if part.contains(&at) {
+                nats += cost;
+            }
+        });
+        nats / part.len() as f64
     }
-}
 
-/// Scenes are added until the text has this many characters.
-const LENGTH: usize = 1_000_000;
-const GRAMMAR: &str = include_str!("corpus/play.grammar");
+    fn grammar(self) -> Grammar {
+        Grammar::parse(match self {
+            Corpus::Play => include_str!("corpus/play.grammar"),
+            Corpus::Logbook => include_str!("corpus/logbook.grammar"),
+        })
+    }
 
-/// The text; all of it ASCII.
-pub fn text() -> String {
-    let grammar = Grammar::parse(GRAMMAR);
-    let mut text = String::with_capacity(LENGTH + 16 * 1024);
-    grammar.write(&mut text, |_, _| ());
-    text
-}
-
-/// The entropy floor of a part of the text, in nats per character: what a model that knew the grammar, and saw all
-/// of the text before, would lose. Choices whose first character lies before the part count as known.
-pub fn floor(part: std::ops::Range<usize>) -> f64 {
-    let grammar = Grammar::parse(GRAMMAR);
-    let mut nats = 0.0;
-    grammar.write(&mut String::with_capacity(LENGTH + 16 * 1024), |at, cost| {
-        if part.contains(&at) {
-            nats += cost;
+    /// Derivations are added until the text has this many characters.
+    fn chars(self) -> usize {
+        match self {
+            Corpus::Play => 1_000_000,
+            Corpus::Logbook => 300_000,
         }
-    });
-    nats / part.len() as f64
+    }
+
+    /// The random numbers of one derivation: a scene of the play, a week of the log.
+    fn rng(self, derivation: u64) -> Rng {
+        Rng::new(0, Purpose::Corpus, self as u64, derivation)
+    }
+
+    /// Appends whole derivations until the text is long enough; `choice(position, cost in nats)` hears of each choice.
+    fn write(self, text: &mut String, mut choice: impl FnMut(usize, f64)) {
+        let grammar = self.grammar();
+        for derivation in 0.. {
+            if text.len() >= self.chars() {
+                break;
+            }
+            grammar.derive(0, &mut self.rng(derivation), text, &mut choice);
+        }
+    }
 }
 
 /// A context-free grammar with weights; rule 0 is where a derivation starts.
@@ -125,17 +145,6 @@ impl Grammar {
         Grammar { rules }
     }
 
-    /// Appends whole derivations until the text is long enough; `choice(position, cost in nats)` hears of each choice.
-    fn write(&self, text: &mut String, mut choice: impl FnMut(usize, f64)) {
-        for scene in 0.. {
-            if text.len() >= LENGTH {
-                break;
-            }
-            let mut rng = Rng::new(0, Purpose::Corpus, 0, scene);
-            self.derive(0, &mut rng, text, &mut choice);
-        }
-    }
-
     fn derive(&self, rule: usize, rng: &mut Rng, text: &mut String, choice: &mut impl FnMut(usize, f64)) {
         let alternatives = &self.rules[rule];
         let total: u64 = alternatives.iter().map(|a| a.weight).sum();
@@ -159,19 +168,47 @@ impl Grammar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokenizer::CharTokenizer;
     use sha2::{Digest, Sha256};
+    use std::collections::HashSet;
 
     #[test]
-    fn the_text_is_the_same_on_every_machine() {
-        let text = text();
-        let hash: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hash, "e8a1965cfbbe8e20e3b1345cf550617672c98754411d25aaadc15c44afff4581");
-        assert!((1_000_000..1_010_000).contains(&text.len()) && text.is_ascii());
+    fn the_texts_are_the_same_on_every_machine() {
+        for (corpus, hash) in [
+            (Corpus::Play, "e8a1965cfbbe8e20e3b1345cf550617672c98754411d25aaadc15c44afff4581"),
+            (Corpus::Logbook, "318d9849d525c5104d7bee7feae3c4aa2e41e42693f1e2652983b7b338d6fe2b"),
+        ] {
+            let text = corpus.text();
+            let of_text: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(of_text, hash, "{corpus:?}");
+            assert!((corpus.chars()..corpus.chars() + 10_000).contains(&text.len()) && text.is_ascii());
+        }
     }
 
     #[test]
-    fn it_has_as_many_characters_as_tiny_shakespeare() {
-        assert_eq!(crate::tokenizer::CharTokenizer::train(&text()).vocab_size(), 65);
+    fn the_play_has_as_many_characters_as_tiny_shakespeare_and_the_logbook_has_others() {
+        let [play, logbook] = Corpus::ALL.map(|corpus| CharTokenizer::train(&corpus.text()));
+        assert_eq!(play.vocab_size(), 65);
+        let others: String = logbook.chars().filter(|&c| !play.chars().any(|known| known == c)).collect();
+        assert_eq!(others, "+/0123456789=[]");
+    }
+
+    #[test]
+    fn most_words_of_the_logbook_stand_in_the_play() {
+        let words = |text: &str| {
+            let words = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let play: HashSet<String> = words(&Corpus::Play.text()).into_iter().collect();
+        let logbook = words(&Corpus::Logbook.text());
+        let shared = logbook.iter().filter(|&word| play.contains(word)).count() as f64 / logbook.len() as f64;
+        assert!(shared > 0.4, "{shared}");
+    }
+
+    #[test]
+    fn names_lead_to_corpora() {
+        assert!(Corpus::ALL.iter().all(|&corpus| Corpus::named(corpus.name()) == Some(corpus)));
+        assert_eq!(Corpus::named("play"), None);
     }
 
     /// For each rule and position: where derivations end, how many there are, and the sum of their probabilities.
@@ -214,17 +251,23 @@ mod tests {
     }
 
     #[test]
-    fn every_scene_has_one_derivation_whose_probability_is_the_sum_of_the_choices() {
-        let g = Grammar::parse(GRAMMAR);
-        for scene in 0..60 {
-            let (mut text, mut cost) = (String::new(), 0.0);
-            g.derive(0, &mut Rng::new(0, Purpose::Corpus, 0, scene), &mut text, &mut |_, nats| cost += nats);
-            // A long scene is improbable beyond f64's range; its length says nothing about ambiguity.
-            let whole = parse(&g, text.as_bytes(), 0, 0, &mut HashMap::new());
-            let (_, count, p) = whole.into_iter().find(|e| e.0 == text.len()).unwrap();
-            assert_eq!(count, 1, "scene {scene} has {count} derivations:\n{text}");
-            if cost < 600.0 {
-                assert!((-p.ln() - cost).abs() < 1e-6 * cost, "scene {scene}: {} nats, {cost} by choices", -p.ln());
+    fn every_piece_has_one_derivation_whose_probability_is_the_sum_of_the_choices() {
+        for corpus in Corpus::ALL {
+            let g = corpus.grammar();
+            for i in 0..60 {
+                let (mut text, mut cost) = (String::new(), 0.0);
+                g.derive(0, &mut corpus.rng(i), &mut text, &mut |_, nats| cost += nats);
+                // A long piece is improbable beyond f64's range; its length says nothing about ambiguity.
+                let whole = parse(&g, text.as_bytes(), 0, 0, &mut HashMap::new());
+                let (_, count, p) = whole.into_iter().find(|e| e.0 == text.len()).unwrap();
+                assert_eq!(count, 1, "{corpus:?} {i} has {count} derivations:\n{text}");
+                if cost < 600.0 {
+                    assert!(
+                        (-p.ln() - cost).abs() < 1e-6 * cost,
+                        "{corpus:?} {i}: {} nats, {cost} by choices",
+                        -p.ln()
+                    );
+                }
             }
         }
     }
@@ -237,9 +280,11 @@ mod tests {
 
     #[test]
     fn floors_of_parts_add_up() {
-        let n = text().len();
-        let (all, first, second) = (floor(0..n), floor(0..700_000), floor(700_000..n));
-        let sum = first * 700_000.0 + second * (n - 700_000) as f64;
-        assert!((sum / n as f64 - all).abs() < 1e-9 && all > 0.3 && all < 1.5, "{all}");
+        for corpus in Corpus::ALL {
+            let (n, cut) = (corpus.text().len(), corpus.chars() / 10 * 7);
+            let (all, first, second) = (corpus.floor(0..n), corpus.floor(0..cut), corpus.floor(cut..n));
+            let sum = first * cut as f64 + second * (n - cut) as f64;
+            assert!((sum / n as f64 - all).abs() < 1e-9 && all > 0.25 && all < 1.5, "{corpus:?} {all}");
+        }
     }
 }

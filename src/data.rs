@@ -169,13 +169,12 @@ impl Dataset {
     /// Encodes a corpus and divides it; the training part is the first `int(train_split * n)` characters, or conversations.
     ///
     /// # Errors
-    /// If the corpus cannot be read, has characters the tokenizer does not know, or a part is too short for one
-    /// sequence.
+    /// If the corpus cannot be read, or has characters the tokenizer does not know.
     pub fn new(corpus: &Corpus, survey: &Survey, tokenizer: &Tokenizer, config: &Config) -> Result<Dataset> {
         let cut = survey.cut(config);
         let [train, val] = encode_in_memory(corpus, survey, tokenizer, config, cut)?;
         let characters = tokenizer.chars().is_some();
-        let floor = corpus.own().filter(|_| characters).and_then(|own| own.floor(cut as usize..survey.chars as usize));
+        let floor = corpus.own().filter(|_| characters).map(|own| own.floor(cut as usize..survey.chars as usize));
         let mut notes = corpus.notes.clone();
         let left_out = train.left_out.0 + val.left_out.0;
         if left_out > 0 {
@@ -188,29 +187,26 @@ impl Dataset {
             ));
         }
         let conversations = survey.conversations > 0;
-        let data = Dataset {
+        Ok(Dataset {
             train: train.split(conversations, tokenizer, config),
             val: val.split(conversations, tokenizer, config),
             floor,
             sha256: survey.sha256.clone(),
             notes,
-        };
-        data.check(config)?;
-        Ok(data)
+        })
     }
 
     /// A dataset of two splits made elsewhere.
+    pub(crate) fn of_files(files: prepared::Files) -> Dataset {
+        let prepared::Files { train, val, sha256, notes, .. } = files;
+        Dataset { train, val, floor: None, sha256, notes }
+    }
+
+    /// Checks that there is something to train on and something to test on.
     ///
     /// # Errors
     /// If a part is too short for one sequence.
-    pub(crate) fn of_files(files: prepared::Files, config: &Config) -> Result<Dataset> {
-        let prepared::Files { train, val, sha256, notes, .. } = files;
-        let data = Dataset { train, val, floor: None, sha256, notes };
-        data.check(config)?;
-        Ok(data)
-    }
-
-    fn check(&self, config: &Config) -> Result<()> {
+    pub fn check(&self, config: &Config) -> Result<()> {
         for (name, part) in [("training", &self.train), ("validation", &self.val)] {
             let n = part.tokens();
             match part.rows {
@@ -253,15 +249,11 @@ impl Dataset {
 /// A whole corpus as one part, to be measured on.
 ///
 /// # Errors
-/// If it cannot be read, has characters the tokenizer does not know, or fewer than two tokens.
+/// If it cannot be read, or has characters the tokenizer does not know.
 pub fn whole(corpus: &Corpus, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
     let survey = Survey::of(corpus, config)?;
     let [_, all] = encode_in_memory(corpus, &survey, tokenizer, config, 0)?;
-    let all = all.split(survey.conversations > 0, tokenizer, config);
-    if all.windows() == 0 {
-        return Err(Error::Data(format!("the text has {} tokens; predicting one takes two", all.tokens())));
-    }
-    Ok(all)
+    Ok(all.split(survey.conversations > 0, tokenizer, config))
 }
 
 /// What a piece became.
@@ -667,7 +659,9 @@ mod tests {
         let corpus = Corpus::from_text(text);
         let survey = Survey::of(&corpus, &config)?;
         let tokenizer = survey.char_tokenizer();
-        Ok((Dataset::new(&corpus, &survey, &tokenizer, &config)?, tokenizer))
+        let data = Dataset::new(&corpus, &survey, &tokenizer, &config)?;
+        data.check(&config)?;
+        Ok((data, tokenizer))
     }
 
     fn windows(split: &Split) -> Batch {

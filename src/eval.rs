@@ -1,7 +1,13 @@
 //! Measuring the loss: the published estimate over random batches, and the exact mean over a whole split.
 
 use crate::{
-    backend::Backend, config::Config, data::Split, error::Result, model::Gpt, rng::Purpose, shards::Measured,
+    backend::Backend,
+    config::Config,
+    data::Split,
+    error::{Error, Result},
+    model::Gpt,
+    rng::Purpose,
+    shards::Measured,
     shards::Shards,
 };
 use serde::Serialize;
@@ -50,7 +56,7 @@ pub fn estimate<B: Backend>(
 /// lengths of the contexts are distributed as in the estimate. `progress` as there.
 ///
 /// # Errors
-/// If the text cannot be read.
+/// If the text cannot be read, or has nothing to predict.
 pub fn exact<B: Backend>(
     be: &B,
     model: &Gpt,
@@ -60,6 +66,9 @@ pub fn exact<B: Backend>(
     progress: impl FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Option<Exact>> {
     let windows = split.windows();
+    if windows == 0 {
+        return Err(Error::Data(format!("the text has {} tokens; predicting one takes two", split.tokens())));
+    }
     let load = |i, batch: &mut _| split.window(i, batch);
     let Some(measured) = shards.losses(be, model, p, windows, load, progress)? else { return Ok(None) };
     let (loss, tokens) = mean(&measured);

@@ -37,6 +37,7 @@
 //! |---|---|
 //! | text: files, the built-in corpora | [`source`], [`corpus`] |
 //! | token ids in memory or in files, batches | [`data`], [`prepared`], [`instruct`] |
+//! | what a text is, and what a model of it must beat | [`stats`], [`baselines`] |
 //! | text to token ids and back | [`tokenizer`] |
 //! | everything that defines a run | [`config`], [`rng`] |
 //! | names and places of the parameters | [`params`] |
@@ -57,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod baselines;
 pub mod checkpoint;
 pub mod compare;
 pub mod config;
@@ -80,6 +82,7 @@ pub mod sample;
 pub mod session;
 pub mod shards;
 pub mod source;
+pub mod stats;
 pub mod tokenizer;
 pub mod train;
 pub mod trial;

@@ -21,8 +21,10 @@ pub enum Purpose {
     Dropout,
     /// Sampled tokens; `sequence` is the sample's index.
     Sample,
-    /// The built-in corpus.
+    /// The built-in corpora; `step` is which, `sequence` the piece's index.
     Corpus,
+    /// Which dates the built-in instructions are about, and how they are written.
+    Dates,
     /// The order of an epoch's windows; `step` is the epoch.
     Epoch,
     /// Whether a sequence is of the old data; `sequence` is its index in the step.

@@ -4,7 +4,7 @@
 
 use crate::{
     config::{Config, InvalidUtf8},
-    corpus,
+    corpus::{self, dates},
     disk::{self, sha256},
     error::{Error, Result},
     instruct::Message,
@@ -159,7 +159,9 @@ impl Corpus {
         } else if path.exists() {
             self.add_file(path);
         } else if let Some(own) = corpus::Corpus::named(name) {
-            self.push(name, Origin::Own(own, own.text().into()), own_format(own));
+            self.push(name, Origin::Own(own, own.text().into()), Format::Text);
+        } else if name == dates::NAME {
+            self.push(name, Origin::Memory(dates::json_lines().into_bytes().into()), Format::JsonLines);
         } else if name == TINY_SHAKESPEARE {
             let bytes = tiny_shakespeare()?;
             self.push(name, Origin::Memory(bytes.into()), Format::Text);
@@ -168,8 +170,9 @@ impl Corpus {
         } else {
             let names: Vec<_> = corpus::Corpus::ALL.iter().map(|corpus| format!("{:?}", corpus.name())).collect();
             return Err(Error::Data(format!(
-                "there is no file {name}, nor a corpus of that name; name text files, a folder, \"-\", {} or {TINY_SHAKESPEARE:?}",
-                names.join(", ")
+                "there is no file {name}, nor a corpus of that name; name text files, a folder, \"-\", {}, {:?} or {TINY_SHAKESPEARE:?}",
+                names.join(", "),
+                dates::NAME
             )));
         }
         Ok(())
@@ -271,7 +274,6 @@ impl Corpus {
                 each(piece)
             };
             match (&source.from, source.format) {
-                (Origin::Own(_, text), Format::Text) => each(Piece::Text { text: text.to_string(), end: true })?,
                 (_, Format::Text) => self.text_pieces(source, whole, &mut each)?,
                 (_, Format::JsonLines) => self.json_lines(source, &mut each)?,
                 (_, Format::JsonArray) => self.json_array(source, &mut each)?,
@@ -375,10 +377,6 @@ impl Corpus {
         }
         Ok(())
     }
-}
-
-fn own_format(own: corpus::Corpus) -> Format {
-    if own.is_task() { Format::JsonLines } else { Format::Text }
 }
 
 impl Source {

@@ -138,18 +138,8 @@ pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     config.check()?;
     // Before the text is read, as far as it can be known.
     Memory::of(&Config { vocab_size: config.vocab_size.max(1), ..config.clone() }).check()?;
-    let (tokenizer, data) = match prepared::open(&config)? {
-        Some(files) => (files.tokenizer.clone(), Dataset::of_files(files, &config)?),
-        None => {
-            let corpus = Corpus::open(&config)?;
-            Dataset::check_size(&corpus, corpus.known_bytes())?;
-            let survey = Survey::of(&corpus, &config)?;
-            Dataset::check_size(&corpus, survey.bytes)?;
-            let tokenizer = tokenizer(&config, &corpus, &survey)?;
-            let data = Dataset::new(&corpus, &survey, &tokenizer, &config)?;
-            (tokenizer, data)
-        }
-    };
+    let (tokenizer, data) = read(&config)?;
+    data.check(&config)?;
     let words = tokenizer.vocab_size();
     if config.vocab_size == 0 {
         config.vocab_size = words;
@@ -166,6 +156,20 @@ pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     config.data_sha256.clone_from(&data.sha256);
     Memory::of(&config).check()?;
     Ok((config, tokenizer, data))
+}
+
+/// The data that a configuration names, and the tokenizer it asks for.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read(config: &Config) -> Result<(Tokenizer, Dataset)> {
+    if let Some(files) = prepared::open(config)? {
+        return Ok((files.tokenizer.clone(), Dataset::of_files(files)));
+    }
+    let (corpus, survey) = survey(config)?;
+    let tokenizer = tokenizer(config, &corpus, &survey)?;
+    let data = Dataset::new(&corpus, &survey, &tokenizer, config)?;
+    Ok((tokenizer, data))
 }
 
 /// The tokenizer that a configuration asks for, of this corpus.
@@ -186,17 +190,25 @@ pub fn tokenizer(config: &Config, corpus: &Corpus, survey: &Survey) -> Result<To
 /// # Errors
 /// If it will not do.
 pub fn load(config: &Config, tokenizer: &Tokenizer) -> Result<Dataset> {
-    if let Some(files) = prepared::open(config)? {
-        if files.tokenizer != *tokenizer {
-            return Err(Error::Data(format!("{} has ids of another tokenizer", config.data.join(", "))));
+    let data = match prepared::open(config)? {
+        Some(files) if files.tokenizer == *tokenizer => Dataset::of_files(files),
+        Some(_) => return Err(Error::Data(format!("{} has ids of another tokenizer", config.data.join(", ")))),
+        None => {
+            let (corpus, survey) = survey(config)?;
+            Dataset::new(&corpus, &survey, tokenizer, config)?
         }
-        return Dataset::of_files(files, config);
-    }
+    };
+    data.check(config)?;
+    Ok(data)
+}
+
+/// The corpus that a configuration names, read once, unless it is too large for the memory.
+fn survey(config: &Config) -> Result<(Corpus, Survey)> {
     let corpus = Corpus::open(config)?;
     Dataset::check_size(&corpus, corpus.known_bytes())?;
     let survey = Survey::of(&corpus, config)?;
     Dataset::check_size(&corpus, survey.bytes)?;
-    Dataset::new(&corpus, &survey, tokenizer, config)
+    Ok((corpus, survey))
 }
 
 /// Whether nothing is left to train.

@@ -1,11 +1,19 @@
 //! `kinglet data`
 
-use super::{Ended, train::Choice};
-use kinglet::{data::Survey, prepared, source::Corpus, train};
-use serde_json::json;
+use super::train::Choice;
+use kinglet::{
+    baselines::{Baselines, Compressed},
+    config::Config,
+    data::Survey,
+    prepared,
+    source::Corpus,
+    stats::{Count, LINE_CHARS, Longest, Source, Stats, WINDOW_CHARS},
+    train,
+};
+use serde_json::{Value, json};
 use std::{path::PathBuf, time::Instant};
 
-/// Look at text, or make token ids of it once for many runs
+/// Look at text before training on it, or make token ids of it once for many runs
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -14,7 +22,15 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Stats(StatsArgs),
     Prepare(Prepare),
+}
+
+/// Show what a text is made of, what its parts have in common, and the losses that models without training reach
+#[derive(clap::Args)]
+struct StatsArgs {
+    #[command(flatten)]
+    choice: Choice,
 }
 
 /// Write the token ids of a text to files, which training reads where it needs them: for text larger than memory
@@ -28,12 +44,162 @@ struct Prepare {
 }
 
 impl Args {
-    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         match &self.command {
-            Command::Prepare(prepare) => prepare.run(json)?,
+            Command::Stats(stats) => stats.run(json),
+            Command::Prepare(prepare) => prepare.run(json),
         }
-        Ok(Ended::Done)
     }
+}
+
+impl StatsArgs {
+    fn run(&self, json: bool) -> anyhow::Result<()> {
+        let (config, _) = self.choice.config()?;
+        // Nothing is trained, so a part need not have a whole sequence.
+        let (tokenizer, data) = train::read(&Config { block_size: 65536, ..config.clone() })?;
+        super::warn(&data.notes);
+        let (train_ids, val_ids) = (data.train.last_ids(usize::MAX)?, data.val.last_ids(usize::MAX)?);
+        let (train, val) = (tokenizer.decode(&train_ids), tokenizer.decode(&val_ids));
+        let source = |text, ids| Source { text, ids };
+        let stats = Stats::measure(source(&train, &train_ids), source(&val, &val_ids));
+        let mut baselines = Baselines::measure(&train_ids, &val_ids, tokenizer.vocab_size())?;
+        let compressed = Compressed::measure(&train, &val)?;
+        baselines.add(&compressed, val.len() as f64 / val_ids.len() as f64);
+        let report = Report {
+            stats: &stats,
+            baselines: &baselines,
+            compressed: &compressed,
+            floor: data.floor,
+            bits_per_nat_and_token: stats.val.tokens as f64 / stats.val.chars as f64 / std::f64::consts::LN_2,
+            token: &|id| tokenizer.decode(&[id]),
+        };
+        if json { super::print_json(&report.json(&config)?) } else { Ok(super::print(&report.text())?) }
+    }
+}
+
+/// What is to be shown.
+struct Report<'a> {
+    stats: &'a Stats,
+    baselines: &'a Baselines,
+    compressed: &'a Compressed,
+    /// Nats per token.
+    floor: Option<f64>,
+    /// Bits per character for each nat per token.
+    bits_per_nat_and_token: f64,
+    token: &'a dyn Fn(u32) -> String,
+}
+
+impl Report<'_> {
+    fn json(&self, config: &Config) -> anyhow::Result<Value> {
+        let mut report = serde_json::to_value(self.stats)?;
+        for key in ["frequent_tokens", "rare_tokens"] {
+            for token in report[key].as_array_mut().into_iter().flatten() {
+                let id = token["what"].as_u64().and_then(|id| u32::try_from(id).ok()).unwrap_or(u32::MAX);
+                token["text"] = json!((self.token)(id));
+            }
+        }
+        let best = self.baselines.best().name;
+        let models = self.baselines.models.iter().map(|model| {
+            json!({
+                "name": model.name,
+                "nats_per_token": model.nats_per_token,
+                "bits_per_char": model.nats_per_token * self.bits_per_nat_and_token,
+                "best": model.name == best,
+            })
+        });
+        report["data"] = json!(config.data);
+        report["train_split"] = json!(config.train_split);
+        report["baselines"] = json!({
+            "train_tokens": self.baselines.train_tokens,
+            "val_tokens": self.baselines.val_tokens,
+            "models": models.collect::<Vec<_>>(),
+        });
+        report["compressed"] = json!(self.compressed);
+        report["entropy_floor"] = json!(self.floor);
+        Ok(report)
+    }
+
+    fn text(&self) -> String {
+        let Stats { train, val, overlap, .. } = self.stats;
+        let mut text = format!("{:<20}{:>12}{:>12}\n", "", "train", "val");
+        for (name, train, val) in [
+            ("bytes", train.bytes, val.bytes),
+            ("characters", train.chars, val.chars),
+            ("lines", train.lines, val.lines),
+            ("words", train.words, val.words),
+            ("tokens", train.tokens, val.tokens),
+            ("distinct characters", train.distinct_chars, val.distinct_chars),
+            ("distinct tokens", train.distinct_tokens, val.distinct_tokens),
+            ("longest line", train.longest_line.chars, val.longest_line.chars),
+            ("longest word", train.longest_word.chars, val.longest_word.chars),
+        ] {
+            text.push_str(&format!("{name:<20}{train:>12}{val:>12}\n"));
+        }
+        let longest =
+            |a: &Longest, b: &Longest| if a.chars >= b.chars { a.beginning.clone() } else { b.beginning.clone() };
+        let chars = |counts: &[Count<char>]| list(counts.iter().map(|c| (c.what.to_string(), c.count)));
+        let tokens = |counts: &[Count<u32>]| list(counts.iter().map(|c| ((self.token)(c.what), c.count)));
+        let percent = |fraction: Option<f64>| fraction.map_or("none".into(), |f| format!("{:.2} %", 100.0 * f));
+        text.push_str(&format!(
+            "\nlongest line        {:?}\n\
+             longest word        {:?}\n\
+             vocabulary          {} characters, {} of them only in the validation part; {} tokens\n\
+             frequent characters {}\n\
+             rare characters     {}\n",
+            longest(&train.longest_line, &val.longest_line),
+            longest(&train.longest_word, &val.longest_word),
+            self.stats.distinct_chars,
+            self.stats.distinct_chars_only_in_val,
+            self.stats.distinct_tokens,
+            chars(&self.stats.frequent_chars),
+            chars(&self.stats.rare_chars),
+        ));
+        // Where tokens are characters they have been listed.
+        if train.tokens != train.chars {
+            text.push_str(&format!(
+                "frequent tokens     {}\nrare tokens         {}\n",
+                tokens(&self.stats.frequent_tokens),
+                tokens(&self.stats.rare_tokens)
+            ));
+        }
+        text.push_str(&format!(
+            "in the training part, word for word:\n  \
+             {:>8} of {} validation lines of {LINE_CHARS} characters or more\n  \
+             {:>8} of {} validation windows of {WINDOW_CHARS} characters\n",
+            percent(overlap.val_lines_in_train_fraction),
+            overlap.val_lines,
+            percent(overlap.val_windows_in_train_fraction),
+            overlap.val_windows,
+        ));
+        text.push_str(&format!("\n{:<20}{:>16}{:>16}\n", "loss on val", "nats per token", "bits per char"));
+        let best = self.baselines.best().name;
+        let models = self.baselines.models.iter().map(|model| (model.name, model.nats_per_token));
+        for (name, nats) in models.chain(self.floor.map(|nats| ("entropy floor", nats))) {
+            let mark = if name == best { "  best" } else { "" };
+            text.push_str(&format!("{name:<20}{nats:>16.4}{:>16.4}{mark}\n", nats * self.bits_per_nat_and_token));
+        }
+        for (what, used, of) in [
+            ("n-grams learned from the last", self.baselines.train_tokens, train.tokens),
+            ("n-grams were measured on the first", self.baselines.val_tokens, val.tokens),
+        ] {
+            if used < of {
+                text.push_str(&format!("{what} {used} of {of} tokens\n"));
+            }
+        }
+        for (what, used, of) in [
+            ("zstd saw the last", self.compressed.train_bytes, train.bytes),
+            ("zstd was measured on the first", self.compressed.val_bytes, val.bytes),
+        ] {
+            if used < of {
+                text.push_str(&format!("{what} {used} of {of} bytes\n"));
+            }
+        }
+        text
+    }
+}
+
+fn list(counts: impl Iterator<Item = (String, usize)>) -> String {
+    counts.map(|(what, count)| format!("{what:?} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 impl Prepare {
