@@ -18,13 +18,13 @@ fn main() -> kinglet::error::Result<()> {
 
     let job = Job::start(config, out)?;
     train::run(&job, &Cpu::new()?, 0, &AtomicBool::new(false), |event| {
-        if let Event::Estimate { step, train_loss, val_loss } = event {
+        if let Event::Estimate { step, train_loss, val_loss, .. } = event {
             println!("step {step}: train loss {train_loss:.4}, val loss {val_loss:.4}");
         }
     })?;
 
     let session = Session::load(out, Which::Best)?;
-    let (exact, _) = session.eval(None, Part::Val, 0, |_, _| ())?;
+    let exact = session.eval(None, Part::Val, 0, |_, _| ())?.exact;
     println!("{:.4} ± {:.4} nats per character", exact.loss, exact.stderr);
     session.generate("The ", 200, &Sampling::default(), "", 0, |text| {
         print!("{text}");

@@ -13,7 +13,10 @@
 //! where n_i n-grams have count i; below the unigram stands the uniform distribution, so nothing has probability zero.
 //! N-grams are integers, sorted: no hash tables, about 50 bytes a token. Beside them stands a general compressor: zstd.
 
-use crate::error::{Error, Result};
+use crate::{
+    data::Dataset,
+    error::{Error, Result},
+};
 use serde::Serialize;
 
 /// N-grams learn from at most the last so many tokens of the training part, which bounds memory (about 0.5 GB).
@@ -24,6 +27,18 @@ pub const VAL_TOKENS: usize = 2_000_000;
 pub const TRAIN_BYTES: usize = 8_000_000;
 /// ... and the first so many of the validation part.
 pub const VAL_BYTES: usize = 1_000_000;
+
+/// The best model that only counts, on the validation part of some data; none of conversations.
+///
+/// # Errors
+/// If files cannot be read, or ids are not below `vocab_size`.
+pub fn best(data: &Dataset, vocab_size: usize) -> Result<Option<Baseline>> {
+    if data.val.is_conversations() {
+        return Ok(None);
+    }
+    let (train, val) = (data.train.last_ids(TRAIN_TOKENS)?, data.val.last_ids(usize::MAX)?);
+    Ok(Some(*Baselines::measure(&train, &val, vocab_size)?.best()))
+}
 
 /// The losses of simple models on one validation part.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -109,6 +109,23 @@ impl<Buf: AsRef<[f32]>> Checkpoint<Buf> {
     }
 }
 
+/// Writes the folder with what a fine-tuning begins with, whole or not at all.
+pub(crate) fn write_base(folder: &Path, config: &Config, weights: &[f32]) -> Result<()> {
+    let layout = Layout::new(config);
+    let mut files = FolderWriter::new(folder)?;
+    files.add(MODEL, |path| write_tensors(path, &layout.stored(), &[("", weights)]))?;
+    files.add(CONFIG, |path| fs::write(path, config.to_toml()))?;
+    files.finish()
+}
+
+/// Reads what [`write_base`] wrote.
+pub(crate) fn read_base(folder: &Path) -> Result<(Config, Vec<f32>)> {
+    let stored = Stored::open(folder)?;
+    let config = stored.config()?;
+    let weights = stored.weights(&Layout::new(&config), None)?;
+    Ok((config, weights))
+}
+
 /// The file of the tensors that [`Layout::stored`] lists.
 fn weights_file(layout: &Layout) -> &'static str {
     if layout.has_adapters() { ADAPTER } else { MODEL }

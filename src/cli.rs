@@ -1,10 +1,13 @@
 //! The command line: one file for each command, and what they share.
 
 mod bench;
+mod chat;
 mod compare;
 mod data;
 mod eval;
+mod finetune;
 mod info;
+mod merge;
 mod plan;
 mod reproduce;
 mod sample;
@@ -17,7 +20,7 @@ use std::{
     process::ExitCode,
 };
 
-/// Train, evaluate and sample small GPT language models on a CPU.
+/// Train, evaluate, sample and fine-tune small GPT language models on a CPU.
 #[derive(Parser)]
 #[command(
     version,
@@ -26,7 +29,8 @@ use std::{
 Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, in a minute or two
              kinglet train my.txt --preset big-2.7m --out runs/mine
              kinglet train --resume --out runs/mine
-             kinglet sample runs/mine --prompt \"Once\""
+             kinglet sample runs/mine --prompt \"Once\"
+             kinglet finetune runs/mine other.txt"
 )]
 struct Args {
     #[command(subcommand)]
@@ -41,6 +45,9 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Sample(sample::Args),
+    Finetune(finetune::Args),
+    Chat(chat::Args),
+    Merge(merge::Args),
     Info(info::Args),
     Plan(plan::Args),
     Compare(compare::Args),
@@ -64,6 +71,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(command) => command.run(args.json),
         Command::Eval(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Sample(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Finetune(command) => command.run(args.json),
+        Command::Chat(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Merge(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Plan(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Compare(command) => command.run(args.json),

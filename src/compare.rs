@@ -93,9 +93,11 @@ pub fn compare(a: &mut RunDir, b: &mut RunDir) -> Result<Comparison> {
         .map(|t| (&t.name, &t.shape))
         .eq(layout.tensors.iter().map(|t| (&t.name, &t.shape)));
     let (steps_a, steps_b) = (a.steps()?, b.steps()?);
+    let (base_a, base_b) = (a.adapted_weights()?, b.adapted_weights()?);
+    let (base_a, base_b) = (base_a.as_deref(), base_b.as_deref());
     if comparable {
         for step in steps_a.iter().copied().filter(|step| steps_b.contains(step)) {
-            let both = (a.load(&layout, None, |at| at == step), b.load(&layout, None, |at| at == step));
+            let both = (a.load(&layout, base_a, |at| at == step), b.load(&layout, base_b, |at| at == step));
             // What is damaged is in the warnings.
             let (Ok(at_a), Ok(at_b)) = both else { continue };
             found.checkpoints.push(step);

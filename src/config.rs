@@ -162,6 +162,12 @@ fields! {
         "Which layers have an adapter: attention's qkv and output projection, mlp, head.";
     freeze: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
         "Parameters that do not train.";
+    base: String = String::new(), "the folder of a run" if |_| true,
+        "The run that fine-tuning began with; written at its start.";
+    new_words: usize = 0, "0 to 1000000" if |&v| v <= 1_000_000,
+        "Words that the text has and that run had not; with adapters, only their rows of embedding and head train.";
+    replay: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
+        "Share of the sequences that come from the data of that run, against forgetting.";
     modules_to_save: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
         "Parameters that train besides the adapters, and are saved with them.";
 "data":

@@ -543,13 +543,22 @@ impl Split {
         }
     }
 
-    /// Makes `batch` the sequences of one update.
+    /// Makes `batch` the sequences of one update, of which `old` gives `config.replay`.
     ///
     /// # Errors
     /// If a file cannot be read.
-    pub fn load_step(&self, config: &Config, step: u64, batch: &mut Batch) -> Result<()> {
+    pub fn load_step(&self, config: &Config, step: u64, old: Option<&Split>, batch: &mut Batch) -> Result<()> {
         batch.clear();
-        (0..config.sequences_per_step()).try_for_each(|i| self.draw(config, step, i, batch))
+        for i in 0..config.sequences_per_step() {
+            let mut rng = Rng::new(config.seed, Purpose::Replay, step, i as u64);
+            match old {
+                Some(old) if rng.uniform() < config.replay => {
+                    old.sample(config.seed, Purpose::Batch, step, i, batch)?
+                }
+                _ => self.draw(config, step, i, batch)?,
+            }
+        }
+        Ok(())
     }
 
     /// Appends sequence number `index` of one update to a batch.

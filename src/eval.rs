@@ -1,9 +1,9 @@
 //! Measuring the loss: the published estimate over random batches, and the exact mean over a whole split.
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, IGNORE, Rows},
     config::Config,
-    data::Split,
+    data::{Batch, Split},
     error::{Error, Result},
     model::Gpt,
     rng::Purpose,
@@ -84,6 +84,42 @@ pub fn exact<B: Backend>(
         perplexity: loss.exp(),
         tokens,
     }))
+}
+
+/// Answers given as they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Answers {
+    /// Those that a model which always says the most probable token gives to the letter.
+    pub exact: u64,
+    /// All.
+    pub of: u64,
+}
+
+/// Counts the answers in conversations that a model gives exactly, saying the most probable token always. As long as it
+/// does, what it has said is what stands there: so it is enough to look at the prediction of each token of an answer.
+///
+/// # Errors
+/// If the text cannot be read.
+pub fn answers<B: Backend>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Result<Answers> {
+    let (mut acts, mut logits) = (model.acts(be, 1, false), vec![0.0; model.block_size * model.vocab_size]);
+    let mut found = Answers { exact: 0, of: 0 };
+    let mut batch = Batch::default();
+    for i in 0..split.windows() {
+        batch.clear();
+        split.window(i, &mut batch)?;
+        let (ids, targets) = batch.sequence(0);
+        let rows = Rows { b: 1, t: ids.len(), pos: 0 };
+        model.forward(be, p, &mut acts, ids, rows, None);
+        be.download(acts.logits(), &mut logits[..rows.t * model.vocab_size]);
+        let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("there are words") as u32;
+        let tokens: Vec<_> = targets.iter().zip(logits.chunks_exact(model.vocab_size)).collect();
+        // An answer is a run of tokens that count.
+        for answer in tokens.chunk_by(|a, b| (*a.0 == IGNORE) == (*b.0 == IGNORE)).filter(|run| *run[0].0 != IGNORE) {
+            found.of += 1;
+            found.exact += u64::from(answer.iter().all(|(target, z)| best(z) == **target));
+        }
+    }
+    Ok(found)
 }
 
 /// The mean loss, and over how many tokens.

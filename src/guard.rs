@@ -137,7 +137,7 @@ impl Guard {
 /// The tensor to look at first.
 fn culprit<'a>(layout: &'a Layout, gradient: &[f32]) -> &'a str {
     let norms = layout.tensors.iter().filter(|tensor| tensor.trainable).map(|tensor| {
-        let norm: f64 = gradient[tensor.span.range()].iter().map(|&g| f64::from(g).powi(2)).sum();
+        let norm: f64 = gradient[tensor.trains.range()].iter().map(|&g| f64::from(g).powi(2)).sum();
         (tensor, if norm.is_finite() { norm } else { f64::INFINITY })
     });
     // The first of equals: of several that are not finite, the one nearest to the input.

@@ -1,4 +1,4 @@
-//! kinglet trains, evaluates and samples small GPT language models on a CPU.
+//! kinglet trains, evaluates, samples and fine-tunes small GPT language models on a CPU.
 //!
 //! The same steps as the `kinglet` program, in Rust:
 //!
@@ -20,8 +20,8 @@
 //! println!("{done:?}");
 //!
 //! let session = Session::load(out, Which::Best)?;
-//! let (exact, floor) = session.eval(None, Part::Val, 0, |_, _| ())?;
-//! println!("{:.4} ± {:.4} nats per character, entropy floor {floor:?}", exact.loss, exact.stderr);
+//! let measured = session.eval(None, Part::Val, 0, |_, _| ())?;
+//! println!("{:.4} nats per character, entropy floor {:?}", measured.exact.loss, measured.floor);
 //! session.generate("The ", 100, &Sampling::default(), "", 0, |text| {
 //!     print!("{text}");
 //!     ControlFlow::Continue(())
@@ -45,7 +45,7 @@
 //! | the operations they are made of: reference and CPU | [`backend`] |
 //! | dividing the batch over threads | [`shards`] |
 //! | AdamW | [`optim`] |
-//! | the loop | [`train`], [`eval`], [`guard`] |
+//! | the loop, and what another run begins with | [`train`], [`eval`], [`guard`], [`finetune`] |
 //! | the run directory | [`run`], [`checkpoint`], [`plot`] |
 //! | a trained model at work | [`session`], [`sample`] |
 //! | what a run takes, and where two differ | [`plan`], [`trial`], [`machine`], [`compare`] |
@@ -67,6 +67,7 @@ pub mod data;
 mod disk;
 pub mod error;
 pub mod eval;
+pub mod finetune;
 pub mod guard;
 pub mod instruct;
 pub mod machine;

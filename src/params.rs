@@ -64,6 +64,8 @@ pub struct Tensor {
     pub span: Span,
     /// Whether it trains.
     pub trainable: bool,
+    /// The part of it that does, if any does: all of it, or the rows of new words.
+    pub trains: Span,
     distribution: Distribution,
 }
 
@@ -313,10 +315,10 @@ impl Layout {
         for tensor in self.trained() {
             let decays = decay == Decay::All || tensor.shape.len() >= 2;
             match spans.last_mut() {
-                Some((span, same)) if *same == decays && span.range().end == tensor.span.start => {
-                    span.len += tensor.span.len;
+                Some((span, same)) if *same == decays && span.range().end == tensor.trains.start => {
+                    span.len += tensor.trains.len;
                 }
-                _ => spans.push((tensor.span, decays)),
+                _ => spans.push((tensor.trains, decays)),
             }
         }
         spans
@@ -335,6 +337,7 @@ pub fn merge(config: &Config, p: &[f32]) -> (Config, Vec<f32>) {
         lora_rank: 0,
         freeze: Vec::new(),
         modules_to_save: Vec::new(),
+        new_words: 0,
         tie_weights: config.tie_weights && adapted.lm_head.lora.is_none(),
         ..config.clone()
     };
@@ -358,6 +361,38 @@ pub fn merge(config: &Config, p: &[f32]) -> (Config, Vec<f32>) {
         }
     }
     (config, merged)
+}
+
+/// The model that `config` and `p` are with a vocabulary of `vocab_size` words: embedding and head get rows for those it
+/// has not, each the mean of the rows it has (Hewitt 2021), so that no new word is likelier than an average one; all
+/// others keep their bits.
+///
+/// # Panics
+/// If `p` is not as long as the layout of `config`, or the vocabulary gets smaller.
+pub fn add_words(config: &Config, p: &[f32], vocab_size: usize) -> (Config, Vec<f32>) {
+    assert!(vocab_size >= config.vocab_size);
+    let new_config = Config { vocab_size, ..config.clone() };
+    let (old, new) = (Layout::new(config), Layout::new(&new_config));
+    assert_eq!(p.len(), old.len());
+    let mut extended = vec![0.0; new.len()];
+    for (from, to) in old.tensors.iter().zip(&new.tensors) {
+        let (rows, from) = (from.shape[0], &p[from.span.range()]);
+        let c = from.len() / rows;
+        let (same, added) = extended[to.span.range()].split_at_mut(from.len());
+        same.copy_from_slice(from);
+        for row in added.chunks_exact_mut(c) {
+            for (i, x) in row.iter_mut().enumerate() {
+                let column = from[i..].iter().step_by(c);
+                *x = (column.map(|&x| f64::from(x)).sum::<f64>() / rows as f64) as f32;
+            }
+        }
+    }
+    (new_config, extended)
+}
+
+/// Whether a tensor has a row for each word.
+fn of_words(name: &str) -> bool {
+    matches!(name, "transformer.wte.weight" | "lm_head.weight" | "lm_head.bias")
 }
 
 /// Whether a name fits a pattern, in which `*` stands for anything.
@@ -386,13 +421,22 @@ impl Builder<'_> {
     /// A tensor of the model itself.
     fn add(&mut self, name: String, shape: &[usize], distribution: Distribution) -> Param {
         let saved = self.config.modules_to_save.iter().any(|pattern| matches(pattern, &name));
-        self.push(name, shape, distribution, self.config.lora_rank == 0 || saved)
+        let all = self.config.lora_rank == 0 || saved;
+        let new_words = if of_words(&name) { self.config.new_words.min(shape[0]) } else { 0 };
+        let param = self.push(name, shape, distribution, all || new_words > 0);
+        if !all {
+            // Adapters cannot tell one new word from another.
+            let tensor = self.tensors.last_mut().expect("it was added");
+            let len = new_words * (param.len / shape[0]);
+            tensor.trains = Span { start: param.range().end - len, len };
+        }
+        param
     }
 
     fn push(&mut self, name: String, shape: &[usize], distribution: Distribution, trains: bool) -> Param {
         let trainable = trains && !self.config.freeze.iter().any(|pattern| matches(pattern, &name));
         let span = Span { start: self.len(), len: shape.iter().product() };
-        self.tensors.push(Tensor { name, shape: shape.to_vec(), span, trainable, distribution });
+        self.tensors.push(Tensor { name, shape: shape.to_vec(), span, trainable, trains: span, distribution });
         Param { span, trainable }
     }
 
@@ -481,6 +525,29 @@ mod tests {
             let values = &weights[tensor.span.range()];
             let std = (values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
             assert!((std / want - 1.0).abs() < 0.02, "{name}: {std}, want {want}");
+        }
+    }
+
+    #[test]
+    fn new_words_leave_the_old_rows_as_they_are() {
+        for tied in ["tie_weights=false", "tie_weights=true"] {
+            let mut config = Config { vocab_size: 5, n_embd: 8, n_layer: 1, ..Config::default() };
+            ["bias=[\"head\"]", tied].iter().for_each(|setting| config.set(setting).unwrap());
+            let old = Layout::new(&config);
+            let p = old.init(3);
+            let (config, extended) = add_words(&config, &p, 7);
+            let new = Layout::new(&config);
+            assert_eq!(config.vocab_size, 7);
+            for (from, to) in old.tensors.iter().zip(&new.tensors) {
+                let (before, after) = (&p[from.span.range()], &extended[to.span.range()]);
+                assert_eq!(after[..before.len()], *before, "{}", from.name);
+                let words = from.name.contains("wte") || from.name.starts_with("lm_head");
+                assert_eq!(after.len() > before.len(), words, "{}", from.name);
+            }
+            let bias = new.tensors.iter().find(|tensor| tensor.name == "lm_head.bias").unwrap();
+            let values = &extended[bias.span.range()];
+            let mean = values[..5].iter().sum::<f32>() / 5.0;
+            assert!(values[5..].iter().all(|x| (x - mean).abs() < 1e-6));
         }
     }
 

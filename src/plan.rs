@@ -123,7 +123,7 @@ impl Plan {
             trial.eval(be, batches)?;
             speed.estimate.add(clock, f64::from(batches) / (2.0 * config.eval_iters as f64));
         }
-        let (run, _lock) = RunDir::create(&folder.join("trial"), config.clone(), tokenizer.clone())?;
+        let (run, _lock) = RunDir::create(&folder.join("trial"), config.clone(), tokenizer.clone(), None)?;
         let (m, v) = (&*trial.optimizer.m, &*trial.optimizer.v);
         let clock = Instant::now();
         run.save(&model.layout, &Checkpoint { state: State::default(), weights: &*trial.p, m, v })?;

@@ -7,12 +7,15 @@ use plotters::prelude::*;
 pub struct Curves {
     /// (step, training loss, validation loss) of each estimate.
     pub points: Vec<(u64, f64, f64)>,
+    /// (step, loss) of the validation part of the data that a fine-tuning may forget.
+    pub old: Vec<(u64, f64)>,
     /// Nats per character that no model can stay below, where known.
     pub floor: Option<f64>,
 }
 
 const TRAIN: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const VAL: RGBColor = RGBColor(0xd6, 0x5f, 0x0e);
+const OLD: RGBColor = RGBColor(0x8a, 0x63, 0xd2);
 const FLOOR: RGBColor = RGBColor(0x6a, 0x8f, 0x3c);
 const INK: RGBColor = RGBColor(0x24, 0x29, 0x2e);
 const GRID: RGBColor = RGBColor(0xd0, 0xd7, 0xde);
@@ -38,7 +41,14 @@ pub fn loss_svg(title: &str, curves: &Curves) -> String {
 fn draw(svg: &mut String, title: &str, curves: &Curves) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::with_string(svg, (800, 480)).into_drawing_area();
     let steps = curves.points.last().map_or(1, |point| point.0.max(1));
-    let losses = || curves.points.iter().flat_map(|&(_, train, val)| [train, val]).chain(curves.floor);
+    let losses = || {
+        curves
+            .points
+            .iter()
+            .flat_map(|&(_, train, val)| [train, val])
+            .chain(curves.floor)
+            .chain(curves.old.iter().map(|point| point.1))
+    };
     let losses = || losses().filter(|loss| loss.is_finite());
     let low = losses().fold(f64::INFINITY, f64::min).min(1e9);
     let high = losses().fold(f64::NEG_INFINITY, f64::max).max(low + 0.1);
@@ -74,6 +84,9 @@ fn draw(svg: &mut String, title: &str, curves: &Curves) -> Result<(), Box<dyn st
     };
     line("train", TRAIN, curves.points.iter().map(|&(step, train, _)| (step, train)).collect())?;
     line("validation", VAL, curves.points.iter().map(|&(step, _, val)| (step, val)).collect())?;
+    if !curves.old.is_empty() {
+        line("old validation", OLD, curves.old.clone())?;
+    }
     if let Some(floor) = curves.floor {
         line("entropy floor", FLOOR, vec![(0, floor), (steps, floor)])?;
     }
@@ -95,14 +108,20 @@ mod tests {
     #[test]
     fn both_curves_and_the_floor_are_drawn_and_labelled() {
         let points = vec![(0, 4.2, 4.3), (100, 2.5, 2.6), (200, 2.0, 2.2)];
-        let svg = loss_svg("my run", &Curves { points, floor: Some(0.5) });
-        for part in
-            ["my run", "train 2.0000", "validation 2.2000", "entropy floor 0.5000", "step", "prefers-color-scheme"]
-        {
+        let svg = loss_svg("my run", &Curves { points, old: vec![(0, 2.0), (200, 3.0)], floor: Some(0.5) });
+        for part in [
+            "my run",
+            "train 2.0000",
+            "validation 2.2000",
+            "old validation 3.0000",
+            "entropy floor 0.5000",
+            "step",
+            "prefers-color-scheme",
+        ] {
             assert!(svg.contains(part), "{part}");
         }
         let drawing = svg.split("</style>").nth(1).unwrap();
-        for color in ["1F77B4", "D65F0E", "6A8F3C"] {
+        for color in ["1F77B4", "D65F0E", "8A63D2", "6A8F3C"] {
             assert_eq!(drawing.matches(&format!("stroke=\"#{color}\"")).count(), 2, "{color}: a curve and its legend");
         }
         for (light, _) in DARK {
@@ -113,6 +132,6 @@ mod tests {
     #[test]
     fn no_estimate_or_an_infinite_one_still_draws() {
         loss_svg("empty", &Curves::default());
-        loss_svg("nan", &Curves { points: vec![(0, f64::NAN, f64::INFINITY)], floor: None });
+        loss_svg("nan", &Curves { points: vec![(0, f64::NAN, f64::INFINITY)], ..Curves::default() });
     }
 }

@@ -7,6 +7,7 @@
 //! loss.svg         both losses over the steps
 //! sample.txt       text written by the final model
 //! checkpoints/step-NNNNNN/    see the module checkpoint
+//! base/            of a fine-tuning: the weights it began with, and the configuration of the run they are from
 //! last, best       the name of one checkpoint each, for people and scripts
 //! lock             which process trains, or did
 //! ```
@@ -15,7 +16,7 @@
 //! that is not, and said so in [`RunDir::warnings`].
 
 use crate::{
-    checkpoint::{CONFIG, Checkpoint, State, Stored, TEXT_LIMIT, TOKENIZER},
+    checkpoint::{self, CONFIG, Checkpoint, State, Stored, TEXT_LIMIT, TOKENIZER},
     config::Config,
     disk::{self, Appender, sha256},
     error::{Error, Result},
@@ -31,6 +32,16 @@ use std::{
 
 pub use crate::disk::Lock;
 
+/// What a fine-tuning began with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Base {
+    /// The configuration of the run the weights are from, without adapters.
+    pub config: Config,
+    /// Its weights, of the configuration's layout.
+    pub weights: Vec<f32>,
+}
+
+const BASE: &str = "base";
 const METRICS: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 
@@ -56,11 +67,17 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Starts a run in a new (or empty) folder, which is locked for as long as the second value lives.
+    /// Starts a run in a new (or empty) folder, which is locked for as long as the second value lives. A fine-tuning has
+    /// a `base`.
     ///
     /// # Errors
     /// If the folder has something in it, is another process's, or cannot be written.
-    pub fn create(path: &Path, mut config: Config, tokenizer: Tokenizer) -> Result<(RunDir, Lock)> {
+    pub fn create(
+        path: &Path,
+        mut config: Config,
+        tokenizer: Tokenizer,
+        base: Option<&Base>,
+    ) -> Result<(RunDir, Lock)> {
         // A folder that there already is must not be touched if it is somebody else's.
         refuse_full(path)?;
         fs::create_dir_all(path.join(CHECKPOINTS)).map_err(Error::io("create", path))?;
@@ -70,8 +87,24 @@ impl RunDir {
         config.tokenizer_sha256 = sha256(tokenizer.to_json().as_bytes());
         let run = RunDir { config, tokenizer, warnings: Vec::new(), path: path.to_owned() };
         run.write(TOKENIZER, run.tokenizer.to_json().as_bytes())?;
+        if let Some(Base { config, weights }) = base {
+            checkpoint::write_base(&path.join(BASE), config, weights)?;
+        }
+        // Last: without it there is no run.
         run.write_config()?;
         Ok((run, lock))
+    }
+
+    /// What the run began with, if it is a fine-tuning.
+    ///
+    /// # Errors
+    /// If it is not there, or damaged.
+    pub fn base(&self) -> Result<Option<Base>> {
+        if self.config.base.is_empty() {
+            return Ok(None);
+        }
+        let (config, weights) = checkpoint::read_base(&self.path.join(BASE))?;
+        Ok(Some(Base { config, weights }))
     }
 
     /// Opens the folder of a run, finished or not. A configuration or tokenizer that is damaged is taken from the newest
@@ -108,6 +141,15 @@ impl RunDir {
         let (config, tokenizer) = newest(path, &mut warnings, |_| true, copies)?;
         warnings.insert(0, format!("{damage}; using the copy in the newest intact checkpoint"));
         Ok(RunDir { config, tokenizer, warnings, path: path.to_owned() })
+    }
+
+    /// The weights that the run's adapters belong to, if it has adapters.
+    ///
+    /// # Errors
+    /// If they are not there, or damaged.
+    pub fn adapted_weights(&self) -> Result<Option<Vec<f32>>> {
+        let base = if self.config.lora_rank > 0 { self.base()? } else { None };
+        Ok(base.map(|base| base.weights))
     }
 
     /// The folder.
@@ -290,10 +332,14 @@ fn refuse_full(path: &Path) -> Result<()> {
         let empty = || entry.path().read_dir().is_ok_and(|mut entries| entries.next().is_none());
         name == Lock::FILE
             || name == TOKENIZER
+            || name == BASE
+            || name.to_string_lossy().starts_with("base.") && name.to_string_lossy().ends_with("tmp")
             || name.to_string_lossy().ends_with(".json.tmp")
             || name.to_string_lossy().ends_with(".toml.tmp")
             || name == CHECKPOINTS && empty()
     };
+    // Whatever else is there belongs to a run that has its configuration, the last file to be written.
+    let harmless = |entry| !path.join(CONFIG).exists() && harmless(entry);
     if path.read_dir().map_or(true, |mut entries| entries.all(|entry| entry.is_ok_and(harmless))) {
         return Ok(());
     }
@@ -470,7 +516,8 @@ mod tests {
         let mut config = Config::default();
         (config.vocab_size, config.n_layer, config.n_embd, config.eval_interval) = (3, 1, 8, 1);
         let layout = Layout::new(&config);
-        let (run, _) = RunDir::create(&temp.path().join("a/run"), config, CharTokenizer::train("abc").into()).unwrap();
+        let (run, _) =
+            RunDir::create(&temp.path().join("a/run"), config, CharTokenizer::train("abc").into(), None).unwrap();
         let checkpoint = checkpoint(&layout, 7);
         (temp, run, layout, checkpoint)
     }
@@ -648,7 +695,7 @@ mod tests {
     fn folders_in_use_are_refused() {
         let (temp, run, _, _) = run();
         let config = Config { vocab_size: 1, ..Config::default() };
-        let create = |path: &Path| RunDir::create(path, config.clone(), CharTokenizer::train("a").into());
+        let create = |path: &Path| RunDir::create(path, config.clone(), CharTokenizer::train("a").into(), None);
         assert!(create(run.path()).unwrap_err().to_string().contains("--resume"));
         let full = temp.path().join("full");
         fs::create_dir(&full).unwrap();

@@ -2,12 +2,15 @@
 
 use crate::{
     backend::{Backend, Buf, Cpu},
+    baselines::{self, Baseline},
     checkpoint::State,
     config::{Config, Precision},
     data,
-    error::Result,
-    eval::{self, Exact},
+    error::{Error, Result},
+    eval::{self, Answers, Exact},
+    instruct::Message,
     model::Gpt,
+    params::Layout,
     run::{RunDir, Which},
     sample::{Generator, Sampling, Stopper},
     shards::{Shards, cores, with_threads},
@@ -15,6 +18,7 @@ use crate::{
     tokenizer::{StreamDecoder, Tokenizer},
     train,
 };
+use serde::Serialize;
 use std::{ops::ControlFlow, path::Path};
 
 /// A model from a run directory.
@@ -43,6 +47,20 @@ pub enum Part {
     All,
 }
 
+/// What was measured of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// The loss.
+    #[serde(flatten)]
+    pub exact: Exact,
+    /// Nats per character that no model can stay below, on the validation part of a built-in corpus.
+    pub floor: Option<f64>,
+    /// The best model that only counts, on the validation part of a text: what is to be beaten.
+    pub baseline: Option<Baseline>,
+    /// Of conversations: how many answers are right.
+    pub answers: Option<Answers>,
+}
+
 impl Session {
     /// Loads a checkpoint of a run.
     ///
@@ -50,13 +68,60 @@ impl Session {
     /// If the folder has no run, or the run no intact checkpoint.
     pub fn load(run: &Path, which: Which) -> Result<Session> {
         let mut run = RunDir::open(run)?;
-        let be = Cpu::new()?.with_precision(run.config.precision);
-        let model = Gpt::new(&run.config);
-        let (state, host) = run.load_weights(&model.layout, None, which)?;
-        let mut weights = be.zeros(model.layout.len());
-        be.upload(&mut weights, 0, &host);
-        be.prepare(&mut weights, &model.layout.linears(), false);
+        let layout = Layout::new(&run.config);
+        let base = run.adapted_weights()?;
+        let (state, weights) = run.load_weights(&layout, base.as_deref(), which)?;
+        Session::new(run, state, &weights)
+    }
+
+    /// Loads a fine-tuned run with adapters as it was before it was trained.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn without_adapters(run: &Path, which: Which) -> Result<Session> {
+        let mut run = RunDir::open(run)?;
+        let base = run.base()?.filter(|_| run.config.lora_rank > 0);
+        let base = base.ok_or_else(|| Error::run(run.path(), "this run has no adapters to leave out"))?;
+        let (state, _) = run.load_weights(&Layout::new(&run.config), Some(&base.weights), which)?;
+        run.config = Config { vocab_size: base.config.vocab_size, ..base.config };
+        Session::new(run, state, &base.weights)
+    }
+
+    /// Loads the weights of a run, without its adapters if it has any, with the adapters of another one.
+    ///
+    /// # Errors
+    /// If `adapter` is no run with adapters, or of another model.
+    pub fn with_adapters_of(run: &Path, adapter: &Path, which: Which) -> Result<Session> {
+        let mut run = RunDir::open(run)?;
+        let mut other = RunDir::open(adapter)?;
+        let trained_on = other.base()?.filter(|_| other.config.lora_rank > 0);
+        let trained_on = trained_on.ok_or_else(|| Error::run(adapter, "this run has no adapters"))?;
+        let layout = Layout::new(&run.config);
+        let weights = match run.adapted_weights()? {
+            Some(weights) => weights,
+            None => run.load_weights(&layout, None, which)?.1,
+        };
+        let fits = weights.len() == trained_on.weights.len() && run.tokenizer == other.tokenizer;
+        if !fits {
+            let what = format!("its adapters are of another model than {}", run.path().display());
+            return Err(Error::run(adapter, what));
+        }
+        let (state, adapted) = other.load_weights(&Layout::new(&other.config), Some(&weights), which)?;
+        other.warnings.extend(run.warnings);
+        if weights != trained_on.weights {
+            let what = "the adapters were trained on other weights than these";
+            other.warnings.push(format!("{}: {what}", adapter.display()));
+        }
+        Session::new(other, state, &adapted)
+    }
+
+    fn new(run: RunDir, state: State, host: &[f32]) -> Result<Session> {
         let RunDir { config, tokenizer, warnings, .. } = run;
+        let be = Cpu::new()?.with_precision(config.precision);
+        let model = Gpt::new(&config);
+        let mut weights = be.zeros(model.layout.len());
+        be.upload(&mut weights, 0, host);
+        be.prepare(&mut weights, &model.layout.linears(), false);
         Ok(Session { config, tokenizer, state, warnings, be, model, weights })
     }
 
@@ -65,9 +130,8 @@ impl Session {
         self.be.precision()
     }
 
-    /// The exact loss over a part of `text`, or of the text the run was trained on; and, on the validation part of
-    /// the built-in corpus, the entropy floor. `threads` = 0 takes one for each core; `progress` hears how many of
-    /// how many sequences are done.
+    /// Measures the model on a part of `text`, or of the text the run was trained on. `threads` = 0 takes one for each
+    /// core; `progress` hears how many of how many sequences are done.
     ///
     /// # Errors
     /// If the text cannot be read, has unknown characters, or is too short.
@@ -77,10 +141,12 @@ impl Session {
         part: Part,
         threads: usize,
         mut progress: impl FnMut(usize, usize) + Send,
-    ) -> Result<(Exact, Option<f64>)> {
-        let (split, floor) = match (part, text) {
-            (Part::All, Some(text)) => (data::whole(text, &self.tokenizer, &self.config)?, None),
-            (Part::All, None) => (data::whole(&Corpus::open(&self.config)?, &self.tokenizer, &self.config)?, None),
+    ) -> Result<Evaluation> {
+        let (split, floor, baseline) = match (part, text) {
+            (Part::All, Some(text)) => (data::whole(text, &self.tokenizer, &self.config)?, None, None),
+            (Part::All, None) => {
+                (data::whole(&Corpus::open(&self.config)?, &self.tokenizer, &self.config)?, None, None)
+            }
             (part, text) => {
                 let data = match text {
                     Some(text) => {
@@ -89,7 +155,8 @@ impl Session {
                     }
                     None => train::load(&self.config, &self.tokenizer)?,
                 };
-                if part == Part::Train { (data.train, None) } else { (data.val, data.floor) }
+                let baseline = || baselines::best(&data, self.config.vocab_size);
+                if part == Part::Train { (data.train, None, None) } else { (data.val.clone(), data.floor, baseline()?) }
             }
         };
         let shards = if threads == 0 { cores() } else { threads };
@@ -99,7 +166,10 @@ impl Session {
             ControlFlow::Continue(())
         };
         let measure = || eval::exact(&self.be, &self.model, &mut shards, &self.weights, &split, go_on);
-        Ok((with_threads(threads, measure)?.expect("nothing breaks it off"), floor))
+        let exact = with_threads(threads, measure)?.expect("nothing breaks it off");
+        let answers = || eval::answers(&self.be, &self.model, &self.weights, &split);
+        let answers = split.is_conversations().then(answers).transpose()?;
+        Ok(Evaluation { exact, floor, baseline, answers })
     }
 
     /// Writes up to `tokens` tokens after `prompt` (an empty one is [`start_of_text`]), giving each
@@ -121,11 +191,75 @@ impl Session {
         if prompt.is_empty() {
             prompt.push(start_of_text(&self.tokenizer));
         }
-        let mut generator = Generator::new(&self.be, &self.model, &self.weights, &prompt, sampling.clone(), index);
+        self.write(&prompt, tokens, sampling, stop, None, index, &mut write);
+        Ok(())
+    }
+
+    /// Removes the oldest messages after the first `keep` until what is left, and some room for an answer, fits into the
+    /// model's context; the last one stays. Returns how many.
+    ///
+    /// # Errors
+    /// If the template fails, or a message has unknown characters.
+    pub fn fit(&self, messages: &mut Vec<Message>, keep: usize) -> Result<usize> {
+        let template = data::template_of(&self.config, &self.tokenizer)?;
+        let mut removed = 0;
+        while messages.len() > keep + 1 {
+            let tokens = self.tokenizer.encode(&template.prompt(messages)?)?.len();
+            if tokens <= self.config.block_size / 2 {
+                break;
+            }
+            messages.remove(keep);
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Answers a conversation: up to `tokens` tokens until the end of the text, as [`Session::generate`] otherwise.
+    ///
+    /// # Errors
+    /// If the template fails, a message has unknown characters, or the model has no token that ends an answer.
+    pub fn answer(
+        &self,
+        messages: &[Message],
+        tokens: usize,
+        sampling: &Sampling,
+        index: u64,
+        mut write: impl FnMut(&str) -> ControlFlow<()> + Send,
+    ) -> Result<()> {
+        let template = data::template_of(&self.config, &self.tokenizer)?;
+        let prompt = self.tokenizer.encode(&template.prompt(messages)?)?;
+        if prompt.len() >= self.config.block_size {
+            return Err(Error::Text(format!(
+                "the message has {} tokens, and the model sees {} at once, answer included: make it shorter",
+                prompt.len(),
+                self.config.block_size
+            )));
+        }
+        let end = self.tokenizer.end_of_text();
+        self.write(&prompt, tokens, sampling, "", end, index, &mut write);
+        Ok(())
+    }
+
+    /// Writes after `prompt`, until the token `end`, the text `stop`, or `write` breaks.
+    fn write(
+        &self,
+        prompt: &[u32],
+        tokens: usize,
+        sampling: &Sampling,
+        stop: &str,
+        end: Option<u32>,
+        index: u64,
+        write: &mut (dyn FnMut(&str) -> ControlFlow<()> + Send),
+    ) {
+        let mut generator = Generator::new(&self.be, &self.model, &self.weights, prompt, sampling.clone(), index);
         let (mut stopper, mut decoder) = (Stopper::new(stop), StreamDecoder::new(&self.tokenizer));
         with_threads(0, || {
             for _ in 0..tokens {
-                let (text, stopped) = stopper.push(&decoder.push(generator.next_token()));
+                let token = generator.next_token();
+                if Some(token) == end {
+                    break;
+                }
+                let (text, stopped) = stopper.push(&decoder.push(token));
                 if write(&text).is_break() || stopped {
                     return;
                 }
@@ -135,7 +269,6 @@ impl Session {
                 let _ = write(&stopper.finish());
             }
         });
-        Ok(())
     }
 }
 

@@ -170,7 +170,9 @@ impl<B: Backend> Shards<B> {
         let scale = 1.0 / batch.counted().max(1) as f64;
         self.shards.par_iter_mut().for_each(|shard| {
             shard.loss = 0.0;
-            model.layout.trainable.iter().for_each(|&span| be.clear(&mut shard.training().grads, span));
+            // All of a tensor of which a part trains: what is added to the rest is not to grow.
+            let trained = model.layout.tensors.iter().filter(|tensor| tensor.trainable);
+            trained.for_each(|tensor| be.clear(&mut shard.training().grads, tensor.span));
             for k in 0..batch.len() / batch_size {
                 let first = k * batch_size + shard.share.start;
                 let rows = shard.load((first..first + shard.share.len()).map(|i| batch.sequence(i)));

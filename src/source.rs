@@ -154,9 +154,9 @@ impl Corpus {
             let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
             let format = if first == Some(&b'{') { Format::JsonLines } else { Format::Text };
             self.push("standard input", Origin::Memory(bytes.into()), format);
-        } else if path.is_dir() {
+        } else if path.is_dir() && !is_run(path) {
             self.add_folder(path)?;
-        } else if path.exists() {
+        } else if path.is_file() {
             self.add_file(path);
         } else if let Some(own) = corpus::Corpus::named(name) {
             self.push(name, Origin::Own(own, own.text().into()), Format::Text);
@@ -167,6 +167,10 @@ impl Corpus {
             self.push(name, Origin::Memory(bytes.into()), Format::Text);
         } else if name.contains(['*', '?', '[']) {
             self.add_pattern(name)?;
+        } else if path.is_dir() {
+            return Err(Error::Data(format!("{name} is the folder of a run: name the text that it was trained on")));
+        } else if path.exists() {
+            self.add_file(path);
         } else {
             let names: Vec<_> = corpus::Corpus::ALL.iter().map(|corpus| format!("{:?}", corpus.name())).collect();
             return Err(Error::Data(format!(
@@ -377,6 +381,21 @@ impl Corpus {
         }
         Ok(())
     }
+}
+
+/// Whether a folder is a run's: it has the name of a corpus, perhaps, and is none.
+fn is_run(folder: &Path) -> bool {
+    folder.join("checkpoints").is_dir() && folder.join("tokenizer.json").exists()
+}
+
+/// Names of data as they are found from any folder: what is a file or a folder by its absolute path.
+pub fn located(names: &[String]) -> Vec<String> {
+    let locate = |name: &String| {
+        let path = Path::new(name);
+        let there = path.exists() && !is_run(path);
+        std::path::absolute(path).ok().filter(|_| there).map_or(name.clone(), |path| path.display().to_string())
+    };
+    names.iter().map(locate).collect()
 }
 
 impl Source {

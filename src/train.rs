@@ -2,11 +2,12 @@
 
 use crate::{
     backend::{Backend, Buf, Cpu},
+    baselines::{self, Baseline},
     checkpoint::{Checkpoint, State},
     config::{Config, FIELDS, OnDivergence, Precision, TokenizerKind},
-    data::{Batch, Dataset, Survey},
+    data::{Batch, Dataset, IGNORE, Survey},
     error::{Error, Result},
-    eval,
+    eval, finetune,
     guard::{Divergence, Guard},
     machine,
     model::Gpt,
@@ -20,7 +21,7 @@ use crate::{
     sample::{Generator, Sampling},
     session::start_of_text,
     shards::{self, Shards, with_threads},
-    source::Corpus,
+    source::{self, Corpus},
     tokenizer::Tokenizer,
 };
 use serde::Serialize;
@@ -31,8 +32,11 @@ use std::{
     time::Instant,
 };
 
-/// Characters in `sample.txt`.
+/// Tokens in `sample.txt`.
 pub(crate) const SAMPLE_TOKENS: usize = 500;
+
+/// Answers in the `sample.txt` of conversations.
+const SAMPLE_ANSWERS: usize = 5;
 
 /// A run that is ready to start or to go on.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub struct Job {
     /// The weights that a new run begins with in the place of random ones, and that the adapters of any run belong to:
     /// [`Layout::base_len`] of them.
     pub base: Option<Vec<f32>>,
+    /// Of a fine-tuning: the data of the run it began with, if that is still there.
+    pub old: Option<Dataset>,
     _lock: Lock,
 }
 
@@ -64,8 +70,19 @@ impl Job {
             });
         }
         let (config, tokenizer, data) = prepare(config)?;
-        let (run, lock) = RunDir::create(out, config, tokenizer)?;
-        Ok(Job { run, data, from: None, base: None, _lock: lock })
+        let (run, lock) = RunDir::create(out, config, tokenizer, None)?;
+        Ok(Job::new(run, lock, data, None, None, None))
+    }
+
+    pub(crate) fn new(
+        run: RunDir,
+        lock: Lock,
+        data: Dataset,
+        old: Option<Dataset>,
+        base: Option<Vec<f32>>,
+        from: Option<Checkpoint>,
+    ) -> Job {
+        Job { run, data, old, base, from, _lock: lock }
     }
 
     /// Prepares to go on with a run, with `settings` (`key=value`) changed. What defines the model, the data and the
@@ -92,7 +109,7 @@ impl Job {
                 });
             }
         }
-        let data = load(config, &run.tokenizer)?;
+        let mut data = load(config, &run.tokenizer)?;
         if data.sha256 != config.data_sha256 {
             return Err(Error::Data(format!(
                 "{} is not the text this run was started with (SHA-256 {}, was {}): bring that text back, \
@@ -105,7 +122,9 @@ impl Job {
         let layout = Layout::new(&run.config);
         layout.check(&run.config)?;
         let has_checkpoint = !run.steps()?.is_empty();
-        let from = has_checkpoint.then(|| run.load(&layout, None, |_| true)).transpose()?;
+        let needs_base = layout.has_adapters() || !has_checkpoint;
+        let (base, old) = finetune::resume(&mut run, needs_base, &mut data.notes)?;
+        let from = has_checkpoint.then(|| run.load(&layout, base.as_deref(), |_| true)).transpose()?;
         // A run killed while it measured its last loss has all its steps, but is not done.
         let done = run.metrics()?.iter().any(|event| event["event"] == "done");
         if let Some(Checkpoint { state, .. }) = &from
@@ -125,7 +144,7 @@ impl Job {
         if run.config != before || !run.warnings.is_empty() {
             run.write_config()?;
         }
-        Ok(Job { run, data, from, base: None, _lock: lock })
+        Ok(Job::new(run, lock, data, old, base, from))
     }
 }
 
@@ -136,6 +155,7 @@ impl Job {
 /// If the configuration or the text will not do, or the machine has not the memory.
 pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     config.check()?;
+    config.data = source::located(&config.data);
     // Before the text is read, as far as it can be known.
     Memory::of(&Config { vocab_size: config.vocab_size.max(1), ..config.clone() }).check()?;
     let (tokenizer, data) = read(&config)?;
@@ -203,7 +223,7 @@ pub fn load(config: &Config, tokenizer: &Tokenizer) -> Result<Dataset> {
 }
 
 /// The corpus that a configuration names, read once, unless it is too large for the memory.
-fn survey(config: &Config) -> Result<(Corpus, Survey)> {
+pub(crate) fn survey(config: &Config) -> Result<(Corpus, Survey)> {
     let corpus = Corpus::open(config)?;
     Dataset::check_size(&corpus, corpus.known_bytes())?;
     let survey = Survey::of(&corpus, config)?;
@@ -295,6 +315,8 @@ pub enum Event {
         precision: Precision,
         /// Parameters.
         params: usize,
+        /// Those of them that train.
+        trainable_params: usize,
         /// Words in the vocabulary.
         vocab_size: usize,
         /// Tokens of the training split.
@@ -329,6 +351,9 @@ pub enum Event {
         train_loss: f64,
         /// The same for the validation split.
         val_loss: f64,
+        /// The same for the validation split of the data that a fine-tuning may forget.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        old_val_loss: Option<f64>,
     },
     /// The run knows how long it will take.
     Planned {
@@ -403,19 +428,35 @@ pub enum Event {
         best_val_loss: f64,
         /// And its step.
         best_step: u64,
+        /// Of a fine-tuning: what it changed.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        change: Option<Change>,
         /// What no model can stay below, where known.
         entropy_floor: Option<f64>,
+        /// The best model that only counts, on the validation split of a text: what is to be beaten.
+        baseline: Option<Baseline>,
         /// Mean over the whole run, evaluations apart.
         ms_per_step: f64,
         /// Tokens trained on per second.
         tokens_per_s: f64,
         /// Seconds from the start, evaluations and checkpoints included.
         wall_s: f64,
-        /// The most memory this process had at once, where the system tells.
+        /// The most memory that training took at once, where the system tells.
         peak_memory_mib: Option<f64>,
         /// The run's folder.
         out: String,
     },
+}
+
+/// What a fine-tuning changed, by its estimates.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// Validation loss before the first update.
+    pub val_loss_before: f64,
+    /// Validation loss of the old data then.
+    pub old_val_loss_before: Option<f64>,
+    /// And at the end.
+    pub old_val_loss: Option<f64>,
 }
 
 /// Trains until `max_iters`, or until `stop` is set; then a checkpoint is written and the last event is
@@ -514,6 +555,7 @@ impl<'a> Run<'a> {
             max_iters: config.max_iters,
             precision: be.precision(),
             params: model.layout.len(),
+            trainable_params: model.layout.trainable_len(),
             vocab_size: config.vocab_size,
             train_tokens: data.train.tokens(),
             val_tokens: data.val.tokens(),
@@ -521,7 +563,8 @@ impl<'a> Run<'a> {
             plan: Plan::new(config, &model, data),
             out: run.path().display().to_string(),
         });
-        let curves = Curves { points: estimates(&folder)?, floor: data.floor };
+        let (points, old) = estimates(&folder)?;
+        let curves = Curves { points, old, floor: data.floor };
         let saved = job.from.as_ref().map(|from| from.state.step);
         let began = (began, state.wall_s, state.step);
         let speed = Speed::default();
@@ -601,7 +644,7 @@ impl<'a> Run<'a> {
 
     /// Estimates both losses and writes a checkpoint.
     fn estimate(&mut self) -> Result<()> {
-        let Job { run: RunDir { config, .. }, data, .. } = self.job;
+        let Job { run: RunDir { config, .. }, data, old, .. } = self.job;
         let step = self.state.step;
         let clock = Instant::now();
         let losses = self.measure(|be, model, shards, p, progress| {
@@ -609,18 +652,22 @@ impl<'a> Run<'a> {
                 |split, purpose| eval::estimate(be, model, shards, p, split, purpose, config, step, &mut *progress);
             let train = loss(&data.train, Purpose::EstimateTrain)?;
             let val = loss(&data.val, Purpose::EstimateVal)?;
-            Ok(train.zip(val))
+            let old = old.as_ref().map(|old| loss(&old.val, Purpose::EstimateVal)).transpose()?;
+            // None inside: it was asked to stop.
+            let old = old.map_or(Some(None), |loss| loss.map(Some));
+            Ok(train.zip(val).zip(old))
         });
-        let Some((train_loss, val_loss)) = losses? else { return Ok(()) };
+        let Some(((train_loss, val_loss), old_val_loss)) = losses? else { return Ok(()) };
         self.speed.estimate.add(clock, 1.0);
         self.curves.points.push((step, train_loss, val_loss));
+        self.curves.old.extend(old_val_loss.map(|loss| (step, loss)));
         let before = (self.state.best, self.state.since_best);
         if self.state.best.is_none_or(|(best, _)| val_loss < best) {
             (self.state.best, self.state.since_best) = (Some((val_loss, step)), 0);
         } else {
             self.state.since_best += 1;
         }
-        self.record(Event::Estimate { step, train_loss, val_loss });
+        self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss });
         let clock = Instant::now();
         if let Err(error) = self.save() {
             if is_over(config, &self.state) {
@@ -665,7 +712,8 @@ impl<'a> Run<'a> {
         let clock = Instant::now();
         let Run { be, model, shards, optimizer, p, state, batch, .. } = self;
         let step = state.step;
-        self.job.data.train.load_step(config, step, batch)?;
+        let old = self.job.old.as_ref().map(|old| &old.train);
+        self.job.data.train.load_step(config, step, old, batch)?;
         be.prepare(p, &model.layout.linears(), true);
         let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, step);
         let g = shards.last_gradient();
@@ -722,12 +770,36 @@ impl<'a> Run<'a> {
                 self.saved = Some(self.state.step);
                 self.metrics = self.folder.continue_metrics(&self.state)?;
                 self.curves.points.retain(|point| point.0 <= self.state.step);
+                self.curves.old.retain(|point| point.0 <= self.state.step);
             }
         }
         let step = self.state.step;
         let rollbacks = self.state.guard.rollbacks;
         self.record(Event::Diverged { step, action, rollbacks, divergence: divergence.clone() });
         if action == OnDivergence::Stop { Err(Error::Diverged(Box::new(divergence))) } else { Ok(()) }
+    }
+
+    /// What the model writes: a text or, of conversations, answers to the first ones it has not learned from.
+    fn sample(&self) -> Result<String> {
+        let Job { run: RunDir { tokenizer, .. }, data, .. } = self.job;
+        let write = |prompt: &[u32], tokens: usize, end: Option<u32>| {
+            let mut writer = Generator::new(&self.be, &self.model, &self.p, prompt, Sampling::default(), 0);
+            let ids: Vec<u32> = (0..tokens).map(|_| writer.next_token()).take_while(|&id| Some(id) != end).collect();
+            tokenizer.decode(&ids)
+        };
+        if !data.val.is_conversations() {
+            return Ok(write(&[start_of_text(tokenizer)], SAMPLE_TOKENS, None));
+        }
+        let mut batch = Batch::default();
+        let mut text = String::new();
+        for i in 0..data.val.windows().min(SAMPLE_ANSWERS) {
+            data.val.window(i, &mut batch)?;
+            let (ids, targets) = batch.sequence(i);
+            let said = targets.iter().position(|&target| target != IGNORE).map_or(ids.len(), |at| at + 1);
+            let answer = write(&ids[..said], SAMPLE_TOKENS / SAMPLE_ANSWERS, tokenizer.end_of_text());
+            text += &format!("{}{answer}\n", tokenizer.decode(&ids[..said]));
+        }
+        Ok(text)
     }
 
     fn interrupted(mut self) -> Result<Event> {
@@ -739,7 +811,7 @@ impl<'a> Run<'a> {
 
     /// The exact loss, a sample, and the last event.
     fn finish(mut self) -> Result<Event> {
-        let Job { run: RunDir { config, tokenizer, .. }, data, .. } = self.job;
+        let Job { run: RunDir { config, .. }, data, .. } = self.job;
         let step = self.state.step;
         let (best_val_loss, best_step) = self.state.best.expect("the last step was estimated");
         if step < config.max_iters {
@@ -748,14 +820,20 @@ impl<'a> Run<'a> {
         let exact =
             self.measure(|be, model, shards, p, progress| eval::exact(be, model, shards, p, &data.val, progress));
         let Some(exact) = exact? else { return self.interrupted() };
-        let start = start_of_text(tokenizer);
-        let mut writer = Generator::new(&self.be, &self.model, &self.p, &[start], Sampling::default(), 0);
-        let ids: Vec<u32> = (0..SAMPLE_TOKENS).map(|_| writer.next_token()).collect();
-        if let Err(error) = self.folder.write("sample.txt", tokenizer.decode(&ids).as_bytes()) {
+        let sample = self.sample()?;
+        if let Err(error) = self.folder.write("sample.txt", sample.as_bytes()) {
             self.warn(with_source(&error));
         }
         let (_, train_loss, val_loss) = *self.curves.points.last().expect("the last step was estimated");
+        let change = self.job.base.is_some().then(|| Change {
+            val_loss_before: self.curves.points[0].2,
+            old_val_loss_before: self.curves.old.first().map(|point| point.1),
+            old_val_loss: self.curves.old.last().map(|point| point.1),
+        });
         let (began, wall_before, _) = self.began;
+        // Before the counting, which is no part of training.
+        let peak_memory_mib = machine::peak_memory_mib();
+        let baseline = baselines::best(data, config.vocab_size)?;
         let done = Event::Done {
             step,
             params: self.model.layout.len(),
@@ -767,11 +845,13 @@ impl<'a> Run<'a> {
             bits_per_byte: exact.bits_per_byte,
             best_val_loss,
             best_step,
+            change,
             entropy_floor: data.floor,
+            baseline,
             ms_per_step: 1e3 * self.state.train_s / step as f64,
             tokens_per_s: config.tokens_per_step() * step as f64 / self.state.train_s,
             wall_s: wall_before + began.elapsed().as_secs_f64(),
-            peak_memory_mib: machine::peak_memory_mib(),
+            peak_memory_mib,
             out: self.folder.path().display().to_string(),
         };
         self.record(done.clone());
@@ -779,14 +859,17 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The estimates in a run's metrics.
-fn estimates(run: &RunDir) -> Result<Vec<(u64, f64, f64)>> {
-    let events = run.metrics()?;
-    let point = |event: &serde_json::Value| {
+/// The estimates in a run's metrics: (step, train, val) and (step, old val).
+#[expect(clippy::type_complexity, reason = "as they stand in Curves")]
+fn estimates(run: &RunDir) -> Result<(Vec<(u64, f64, f64)>, Vec<(u64, f64)>)> {
+    let (mut points, mut old) = (Vec::new(), Vec::new());
+    for event in run.metrics()?.iter().filter(|event| event["event"] == "estimate") {
+        let Some(step) = event["step"].as_u64() else { continue };
         let number = |key: &str| event[key].as_f64().unwrap_or(f64::NAN);
-        Some((event["step"].as_u64()?, number("train_loss"), number("val_loss")))
-    };
-    Ok(events.iter().filter(|event| event["event"] == "estimate").filter_map(point).collect())
+        points.push((step, number("train_loss"), number("val_loss")));
+        old.extend(event["old_val_loss"].as_f64().map(|loss| (step, loss)));
+    }
+    Ok((points, old))
 }
 
 #[cfg(test)]
@@ -808,7 +891,7 @@ mod tests {
         let base = layout.init(99)[..layout.base_len].to_vec();
         let train = |name: &str, stop_at: Option<u64>| {
             let path = temp.path().join(name);
-            let created = RunDir::create(&path, config.clone(), tokenizer.clone()).or_else(|_| {
+            let created = RunDir::create(&path, config.clone(), tokenizer.clone(), None).or_else(|_| {
                 let run = RunDir::open(&path)?;
                 let lock = run.lock()?;
                 Ok::<_, Error>((run, lock))
@@ -816,7 +899,7 @@ mod tests {
             let (mut run, lock) = created.unwrap();
             let from = run.load(&layout, Some(&base), |_| true).ok();
             run.warnings.clear();
-            let job = Job { run: run.clone(), data: data.clone(), from, base: Some(base.clone()), _lock: lock };
+            let job = Job::new(run.clone(), lock, data.clone(), None, Some(base.clone()), from);
             let stop = AtomicBool::new(false);
             let observe = |event: &Event| {
                 if let Event::Step { step, .. } = event {

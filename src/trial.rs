@@ -51,7 +51,7 @@ impl<'a, B: Backend> Trial<'a, B> {
     /// If the text cannot be read.
     pub fn step(&mut self, be: &B) -> Result<()> {
         let Trial { config, model, split, batch, shards, optimizer, p, steps } = self;
-        split.load_step(config, *steps, batch)?;
+        split.load_step(config, *steps, None, batch)?;
         be.prepare(p, &model.layout.linears(), true);
         let (_, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
         optimizer.step(be, p, shards.last_gradient(), grad_norm, config.lr(*steps), config, *steps);

@@ -180,7 +180,7 @@ fn a_checkpoint_holds_what_trains() {
         let (m, v) = (after.optimizer.m.to_vec(), after.optimizer.v.to_vec());
         let checkpoint = Checkpoint { state: State::default(), weights: after.p, m, v };
         let tokenizer = CharTokenizer::train("abcdefghijk");
-        let (mut run, _lock) = RunDir::create(&temp.path().join(name), config, tokenizer.into()).unwrap();
+        let (mut run, _lock) = RunDir::create(&temp.path().join(name), config, tokenizer.into(), None).unwrap();
         run.save(&layout, &checkpoint).unwrap();
         // Of a model with adapters they can be read back into another copy of the same weights.
         let base = layout.init(4)[..layout.base_len].to_vec();

@@ -399,8 +399,10 @@ fn training_approaches_the_entropy_floor_and_stays_above_it() {
     assert!((end - exact).abs() < 0.05, "the estimate {end} is of the same loss as the exact {exact}");
 
     let session = Session::load(job.run.path(), Which::Best).unwrap();
-    let (evaluated, session_floor) = session.eval(None, Part::Val, 1, |_, _| ()).unwrap();
-    assert_eq!((evaluated.loss, session_floor), (exact, Some(floor)));
+    let evaluated = session.eval(None, Part::Val, 1, |_, _| ()).unwrap();
+    assert_eq!((evaluated.exact.loss, evaluated.floor), (exact, Some(floor)));
+    let baseline = evaluated.baseline.unwrap();
+    assert!(baseline.name == "5-gram" && (floor..1.0).contains(&baseline.nats_per_token), "{baseline:?}");
     check_session(&session);
 }
 

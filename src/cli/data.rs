@@ -57,6 +57,7 @@ impl StatsArgs {
         let (config, _) = self.choice.config()?;
         // Nothing is trained, so a part need not have a whole sequence.
         let (tokenizer, data) = train::read(&Config { block_size: 65536, ..config.clone() })?;
+        data.check(&Config { block_size: 1, ..config.clone() })?;
         super::warn(&data.notes);
         let (train_ids, val_ids) = (data.train.last_ids(usize::MAX)?, data.val.last_ids(usize::MAX)?);
         let (train, val) = (tokenizer.decode(&train_ids), tokenizer.decode(&val_ids));

@@ -1,8 +1,10 @@
 //! `kinglet eval`
 
 use kinglet::{
+    baselines::Baseline,
+    eval::Answers,
     run::Which,
-    session::{Part, Session},
+    session::{Evaluation, Part, Session},
     source::Corpus,
 };
 use serde_json::json;
@@ -70,8 +72,9 @@ impl Args {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
         };
-        let (exact, floor) = session.eval(text.as_ref(), part, usize::from(self.threads), progress)?;
+        let measured = session.eval(text.as_ref(), part, usize::from(self.threads), progress)?;
         bar.finish_and_clear();
+        let Evaluation { exact, floor, baseline, answers } = measured;
         if json {
             return super::print_json(&json!({
                 "run": self.run.display().to_string(),
@@ -84,20 +87,26 @@ impl Args {
                 "perplexity": exact.perplexity,
                 "tokens": exact.tokens,
                 "entropy_floor": floor,
+                "baseline": baseline,
+                "answers": answers,
             }));
         }
         let floor = floor.map_or(String::new(), |nats| {
-            format!(
-                "entropy floor    {nats:.4} nats: no model can stay below it; this one is {:.4} above\n",
-                exact.loss - nats
-            )
+            let above = exact.loss - nats;
+            format!("entropy floor    {nats:.4} nats: no model can stay below it; this one is {above:.4} above\n")
+        });
+        let baseline = baseline.map_or(String::new(), |Baseline { name, nats_per_token }| {
+            format!("best baseline    {nats_per_token:.4} nats, a {name} that only counts\n")
+        });
+        let answers = answers.map_or(String::new(), |Answers { exact, of }| {
+            format!("exact match      {:.2} %: {exact} of {of} answers\n", 100.0 * exact as f64 / of as f64)
         });
         Ok(super::print(&format!(
             "step {}, {name} split, {} {} predicted\n\
              loss             {:.4} ± {:.4} nats each\n\
              bits per char    {:.4}\n\
              bits per byte    {:.4}\n\
-             perplexity       {:.3}\n{floor}",
+             perplexity       {:.3}\n{floor}{baseline}{answers}",
             session.state.step,
             exact.tokens,
             session.tokenizer.unit(),

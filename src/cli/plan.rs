@@ -4,9 +4,12 @@ use super::train::Choice;
 use anyhow::Context;
 use kinglet::{
     backend::Cpu,
+    config::Config,
+    data::Dataset,
     model::Gpt,
     plan::Plan,
     shards::with_threads,
+    tokenizer::Tokenizer,
     train::{Memory, prepare},
 };
 use serde_json::{Value, json};
@@ -28,30 +31,43 @@ impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, name) = self.choice.config()?;
         let (config, tokenizer, data) = prepare(config)?;
-        let be = Cpu::new()?.with_precision(config.precision);
-        super::note_precision(config.precision, be.precision());
-        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-        let measure = || Plan::measure(&config, &tokenizer, &data, &be, folder.path(), self.seconds);
-        let plan = with_threads(usize::from(self.threads), measure)?;
-        let params = Gpt::new(&config).layout.len();
-        if json {
-            let mut report = serde_json::to_value(&plan)?;
-            let about = json!({"name": name.to_string_lossy(), "params": params, "memory_bytes": Memory::of(&config)});
-            let (Value::Object(report), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };
-            report.extend(about);
-            return super::print_json(&report);
-        }
-        let text = format!(
-            "{}: {:.6} M parameters, {} + {} tokens\n{}{}",
-            name.display(),
-            params as f64 / 1e6,
-            data.train.tokens(),
-            data.val.tokens(),
-            size(&plan),
-            time(&plan)
-        );
-        Ok(super::print(&text)?)
+        let threads = usize::from(self.threads);
+        show(&name.to_string_lossy(), &config, &tokenizer, &data, threads, self.seconds, json)
     }
+}
+
+/// Measures and prints what a run would take.
+pub(super) fn show(
+    name: &str,
+    config: &Config,
+    tokenizer: &Tokenizer,
+    data: &Dataset,
+    threads: usize,
+    seconds: f64,
+    json: bool,
+) -> anyhow::Result<()> {
+    let be = Cpu::new()?.with_precision(config.precision);
+    super::note_precision(config.precision, be.precision());
+    let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+    let measure = || Plan::measure(config, tokenizer, data, &be, folder.path(), seconds);
+    let plan = with_threads(threads, measure)?;
+    let params = Gpt::new(config).layout.len();
+    if json {
+        let mut report = serde_json::to_value(&plan)?;
+        let about = json!({"name": name, "params": params, "memory_bytes": Memory::of(config)});
+        let (Value::Object(report), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };
+        report.extend(about);
+        return super::print_json(&report);
+    }
+    let text = format!(
+        "{name}: {:.6} M parameters, {} + {} tokens\n{}{}",
+        params as f64 / 1e6,
+        data.train.tokens(),
+        data.val.tokens(),
+        size(&plan),
+        time(&plan)
+    );
+    Ok(super::print(&text)?)
 }
 
 /// The lines about a run's size.

@@ -18,36 +18,60 @@ pub(super) struct Args {
     /// A file with what the text begins with
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// Characters to write
+    /// Tokens to write
     #[arg(long, value_name = "N", default_value_t = 500)]
     tokens: usize,
     /// Texts to write
     #[arg(long, value_name = "N", default_value_t = 1)]
     num: u64,
-    /// Below 1 more predictable, above 1 more varied; 0 takes the most probable character always
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
-    temperature: f64,
-    /// Choose among the K most probable characters only; 0 is all
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: usize,
-    /// Choose among the most probable characters that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = number::<0, 1>)]
-    top_p: f64,
-    /// Choose among characters at least this fraction as probable as the most probable one
-    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number::<0, 1>)]
-    min_p: f64,
-    /// Above 1, characters in the context become less probable
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
-    repetition_penalty: f64,
+    #[command(flatten)]
+    draw: Draw,
     /// End where this text would come
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     stop: String,
-    /// The same seed writes the same text
-    #[arg(long, value_name = "N", default_value_t = 1337)]
-    seed: u64,
     /// Which checkpoint
     #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
     checkpoint: Checkpoint,
+    /// Use the adapters of another run's folder on this run's weights, or "none" of its own
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+}
+
+/// How the next token is drawn.
+#[derive(clap::Args)]
+pub(super) struct Draw {
+    /// Below 1 more predictable, above 1 more varied; 0 takes the most probable token always
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
+    temperature: f64,
+    /// Choose among the K most probable tokens only; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the most probable tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = number::<0, 1>)]
+    top_p: f64,
+    /// Choose among tokens at least this fraction as probable as the most probable one
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number::<0, 1>)]
+    min_p: f64,
+    /// Above 1, tokens in the context become less probable
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
+    repetition_penalty: f64,
+    /// The same seed writes the same text
+    #[arg(long, value_name = "N", default_value_t = 1337)]
+    seed: u64,
+}
+
+impl Draw {
+    pub(super) fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            // Dividing by zero makes every seen token certain, which nobody means.
+            repetition_penalty: self.repetition_penalty.max(1e-3),
+            seed: self.seed,
+        }
+    }
 }
 
 fn number<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
@@ -65,18 +89,15 @@ impl Args {
             }
             (None, None) => String::new(),
         };
-        let session = Session::load(&self.run, self.checkpoint.into())?;
+        let which = self.checkpoint.into();
+        let session = match &self.adapter {
+            None => Session::load(&self.run, which)?,
+            Some(none) if none.as_os_str() == "none" => Session::without_adapters(&self.run, which)?,
+            Some(adapter) => Session::with_adapters_of(&self.run, adapter, which)?,
+        };
         super::warn(&session.warnings);
         super::note_precision(session.config.precision, session.precision());
-        let sampling = Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            // Dividing by zero makes every seen character certain, which nobody means.
-            repetition_penalty: self.repetition_penalty.max(1e-3),
-            seed: self.seed,
-        };
+        let sampling = self.draw.sampling();
         for index in 0..self.num {
             let mut text = prompt.clone();
             let mut written = Ok(());
@@ -94,7 +115,7 @@ impl Args {
             })?;
             written?;
             if json {
-                super::print_json(&json!({"index": index, "prompt": prompt, "text": text, "seed": self.seed}))?;
+                super::print_json(&json!({"index": index, "prompt": prompt, "text": text, "seed": sampling.seed}))?;
             } else {
                 super::print("\n")?;
             }

@@ -69,14 +69,7 @@ impl Args {
         let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), &stop, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => Ended::Interrupted,
-            _ => {
-                if !json {
-                    let sample = std::fs::read_to_string(job.run.path().join("sample.txt"))?;
-                    let out = job.run.path().display();
-                    super::print(&format!("\n{sample}\n\nmore of it: kinglet sample {out}\n"))?;
-                }
-                Ended::Done
-            }
+            _ => finish(&job, json)?,
         })
     }
 
@@ -88,6 +81,17 @@ impl Args {
         let (config, name) = self.choice.config()?;
         Ok(Job::start(config, &out(name))?)
     }
+}
+
+/// What is shown when a run is done.
+pub(super) fn finish(job: &Job, json: bool) -> anyhow::Result<Ended> {
+    if !json {
+        let sample = std::fs::read_to_string(job.run.path().join("sample.txt"))?;
+        let (out, command) =
+            (job.run.path().display(), if job.data.val.is_conversations() { "chat" } else { "sample" });
+        super::print(&format!("\n{sample}\n\nmore of it: kinglet {command} {out}\n"))?;
+    }
+    Ok(Ended::Done)
 }
 
 impl Choice {
@@ -166,13 +170,29 @@ impl Reporter {
     fn event_text(&mut self, event: &Event) -> anyhow::Result<()> {
         let say = |text: String| self.bar.suspend(|| super::print(&text));
         match event {
-            Event::Start { step, params, vocab_size, train_tokens, val_tokens, entropy_floor, plan, out, .. } => {
+            Event::Start {
+                step,
+                params,
+                trainable_params,
+                vocab_size,
+                train_tokens,
+                val_tokens,
+                entropy_floor,
+                plan,
+                out,
+                ..
+            } => {
                 self.bar.set_position(*step);
                 self.bar.reset_eta();
                 let floor = entropy_floor.map_or(String::new(), |nats| format!("; entropy floor {nats:.4} nats"));
+                let trainable = if trainable_params < params {
+                    format!(" of which {:.6} M train", *trainable_params as f64 / 1e6)
+                } else {
+                    String::new()
+                };
                 let from = if *step > 0 { format!(", from step {step}") } else { String::new() };
                 say(format!(
-                    "{:.6} M parameters, {vocab_size} words, {train_tokens} + {val_tokens} tokens{floor}\n\
+                    "{:.6} M parameters{trainable}, {vocab_size} words, {train_tokens} + {val_tokens} tokens{floor}\n\
                      {}run in {out}{from}\n",
                     *params as f64 / 1e6,
                     super::plan::size(plan)
@@ -201,8 +221,9 @@ impl Reporter {
                 self.bar.set_message(format!("measuring the loss {}%", 100 * done / of));
                 self.bar.tick();
             }
-            Event::Estimate { step, train_loss, val_loss } => {
-                say(format!("step {step}: train loss {train_loss:.4}, val loss {val_loss:.4}\n"))?;
+            Event::Estimate { step, train_loss, val_loss, old_val_loss } => {
+                let old = old_val_loss.map_or(String::new(), |loss| format!(", old val loss {loss:.4}"));
+                say(format!("step {step}: train loss {train_loss:.4}, val loss {val_loss:.4}{old}\n"))?;
             }
             Event::Interrupted { step, out } => {
                 self.bar.finish_and_clear();
@@ -215,7 +236,10 @@ impl Reporter {
                 bits_per_char,
                 best_val_loss,
                 best_step,
+                change,
+                val_loss,
                 entropy_floor,
+                baseline,
                 ms_per_step,
                 tokens_per_s,
                 wall_s,
@@ -224,10 +248,18 @@ impl Reporter {
                 self.bar.finish_and_clear();
                 let floor = entropy_floor
                     .map_or(String::new(), |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
+                let baseline = baseline.map_or(String::new(), |baseline| {
+                    format!("; a {} that only counts: {:.4}", baseline.name, baseline.nats_per_token)
+                });
+                let change = change.map_or(String::new(), |change| {
+                    let old = change.old_val_loss_before.zip(change.old_val_loss);
+                    let old = old.map_or(String::new(), |(a, b)| format!("; on the old data {a:.4}, now {b:.4}"));
+                    format!("before: {:.4}, now {val_loss:.4}{old}\n", change.val_loss_before)
+                });
                 super::print(&format!(
                     "\nvalidation loss, exact: {val_loss_exact:.4} ± {val_loss_stderr:.4} nats, \
-                     {bits_per_char:.3} bits per character{floor}\n\
-                     best estimate: {best_val_loss:.4} at step {best_step}\n\
+                     {bits_per_char:.3} bits per character{floor}{baseline}\n\
+                     best estimate: {best_val_loss:.4} at step {best_step}\n{change}\
                      {step} steps in {wall_s:.1} s ({ms_per_step:.2} ms a step, {tokens_per_s:.0} tok/s; \
                      the rest measured losses)\n",
                 ))?;

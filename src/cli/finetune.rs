@@ -1,0 +1,103 @@
+//! `kinglet finetune`
+
+use super::{
+    Ended,
+    eval::Checkpoint,
+    train::{Reporter, finish, stop_on_signal},
+};
+use kinglet::{
+    backend::Cpu,
+    finetune::{self, Finetune},
+    train::{self, Event},
+};
+use std::path::PathBuf;
+
+/// Go on from a trained run on other text, or on prompts and responses
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) choice: Choice,
+    /// The new run's folder [default: the old one's name and -finetuned]; kinglet train --resume --out goes on with it
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Threads to work with; the result does not depend on it [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
+    /// Only say what it would take, after a few seconds of measuring
+    #[arg(long)]
+    plan: bool,
+}
+
+/// What to fine-tune on what.
+#[derive(clap::Args)]
+pub(super) struct Choice {
+    /// The folder of the run to begin with
+    run: PathBuf,
+    /// The text, as for train; or .jsonl with "prompt" and "response", or with "messages", of which the answers are learned
+    #[arg(required = true)]
+    data: Vec<String>,
+    /// Train adapters of this rank (LoRA) in the place of the weights; they are small, and saved apart
+    #[arg(long, value_name = "RANK")]
+    lora: Option<usize>,
+    /// Adapters are scaled by ALPHA / RANK [default: 16]
+    #[arg(long, value_name = "ALPHA", requires = "lora")]
+    lora_alpha: Option<f64>,
+    /// Dropout on what goes into the adapters [default: 0]
+    #[arg(long, value_name = "P", requires = "lora")]
+    lora_dropout: Option<f64>,
+    /// Leave parameters as they are, by name, * being anything; kinglet info RUN lists them; may be repeated
+    #[arg(long, value_name = "NAME")]
+    freeze: Vec<String>,
+    /// Share of the sequences that come from what the run learned before, against forgetting [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    replay: Option<f64>,
+    /// Override a configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The field or column with the text, in JSON lines and CSV [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+    /// Seed of every random number; the same as --set seed=N
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Which checkpoint to begin with
+    #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
+    checkpoint: Checkpoint,
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+        let name = format!("{}-finetuned", self.choice.run.file_name().unwrap_or_default().display());
+        let out = self.out.clone().unwrap_or_else(|| self.choice.run.with_file_name(name));
+        let prepared = self.choice.prepare()?;
+        if self.plan {
+            let Finetune { config, tokenizer, data, .. } = &prepared;
+            let name = out.file_name().unwrap_or_default().to_string_lossy();
+            super::plan::show(&name, config, tokenizer, data, usize::from(self.threads), 3.0, json)?;
+            return Ok(Ended::Done);
+        }
+        let job = prepared.start(&out)?;
+        let stop = stop_on_signal()?;
+        let mut reporter = Reporter::new(json, &job.run.config);
+        let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), &stop, |event| reporter.event(event))?;
+        if let Event::Interrupted { .. } = last {
+            return Ok(Ended::Interrupted);
+        }
+        finish(&job, json)
+    }
+}
+
+impl Choice {
+    pub(super) fn prepare(&self) -> anyhow::Result<Finetune> {
+        let mut settings = self.set.clone();
+        let mut set = |key: &str, value: Option<String>| settings.extend(value.map(|value| format!("{key}={value}")));
+        set("lora_rank", self.lora.map(|rank| rank.to_string()));
+        set("lora_alpha", self.lora_alpha.map(|alpha| alpha.to_string()));
+        set("lora_dropout", self.lora_dropout.map(|rate| rate.to_string()));
+        set("freeze", (!self.freeze.is_empty()).then(|| format!("{:?}", self.freeze)));
+        set("replay", self.replay.map(|share| share.to_string()));
+        set("data_field", self.field.as_ref().map(|field| format!("{field:?}")));
+        set("seed", self.seed.map(|seed| seed.to_string()));
+        Ok(finetune::prepare(&self.run, self.checkpoint.into(), &self.data, &settings)?)
+    }
+}

@@ -1,0 +1,189 @@
+//! Fine-tuning: a run that begins with the weights of another one, on other data.
+//!
+//! What was trained before goes into the new run's folder, so that it needs the old one no more. All that training
+//! promises holds: it is the same loop.
+
+use crate::{
+    checkpoint::{Checkpoint, State},
+    config::{Config, FIELDS, LrSchedule},
+    data::Dataset,
+    error::{Error, Result},
+    params::{Layout, add_words, merge},
+    prepared,
+    run::{Base, RunDir, Which},
+    shards, source,
+    tokenizer::Tokenizer,
+    train::{self, Job, Memory},
+};
+use std::path::Path;
+
+/// Updates of a fine-tuning unless told otherwise.
+pub const MAX_ITERS: u64 = 1000;
+
+/// A fine-tuning that is ready to start.
+#[derive(Debug)]
+pub struct Finetune {
+    /// What defines it, with nothing left to be decided.
+    pub config: Config,
+    /// The old run's tokenizer, with what the new text has more.
+    pub tokenizer: Tokenizer,
+    /// What is learned now.
+    pub data: Dataset,
+    /// What was learned before, if it is still there.
+    pub old: Option<Dataset>,
+    /// The old run's configuration and weights, adapters merged in, with rows for the words that were added.
+    pub base: Base,
+}
+
+/// Prepares to go on from a checkpoint of the run in `from` on `data`, with `settings` (`key=value`) for the new run.
+/// Settings not made are those of the old run, but for the schedule: [`MAX_ITERS`] updates, over which the learning rate
+/// falls to zero.
+///
+/// # Errors
+/// If there is no such run, the data will not do, or a setting is not allowed.
+pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) -> Result<Finetune> {
+    let mut run = RunDir::open(from)?;
+    let (_, old_config, weights) = load_merged(&mut run, which)?;
+    let config = configure(&old_config, from, data, settings)?;
+    let RunDir { tokenizer: old_tokenizer, warnings, .. } = run;
+
+    let (tokenizer, mut data) = match prepared::open(&config)? {
+        Some(files) if files.tokenizer == old_tokenizer => (old_tokenizer.clone(), Dataset::of_files(files)),
+        Some(_) => {
+            let names = config.data.join(", ");
+            return Err(Error::Data(format!("{names} has ids of another tokenizer than {}", from.display())));
+        }
+        None => {
+            let (corpus, survey) = train::survey(&config)?;
+            let (tokenizer, _) = old_tokenizer.extended(survey.alphabet(), survey.needs_end_of_text());
+            let data = Dataset::new(&corpus, &survey, &tokenizer, &config)?;
+            (tokenizer, data)
+        }
+    };
+    data.check(&config)?;
+    data.notes.splice(0..0, warnings);
+    let added = tokenizer.vocab_size() - old_tokenizer.vocab_size();
+    let vocab_size = old_config.vocab_size.max(tokenizer.vocab_size());
+    let (base_config, weights) = add_words(&old_config, &weights, vocab_size);
+    let mut config = Config { vocab_size, new_words: vocab_size - old_config.vocab_size, ..config };
+    if added > 0 {
+        data.notes.push(format!("{added} words are new to the model; their rows begin as the mean of the others"));
+    }
+    let layout = Layout::new(&config);
+    layout.check(&config)?;
+    config.shards = shards::count(&config, layout.trainable_len());
+    config.data_sha256.clone_from(&data.sha256);
+    Memory::of(&config).check()?;
+    let base = Base { config: base_config, weights };
+    let old = old_data(&base.config, &tokenizer, config.replay, &mut data.notes)?;
+    Ok(Finetune { config, tokenizer, data, old, base })
+}
+
+/// The new run's configuration, as far as it can be known before the text is read.
+fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) -> Result<Config> {
+    let defaults = Config::default();
+    let mut config = Config {
+        base: std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string(),
+        data: source::located(data),
+        max_iters: MAX_ITERS,
+        eval_interval: 100,
+        warmup_iters: 0,
+        lr_schedule: LrSchedule::Linear,
+        min_lr: 0.0,
+        lr_decay_iters: 0,
+        shards: 0,
+        replay: 0.0,
+        data_field: defaults.data_field,
+        invalid_utf8: defaults.invalid_utf8,
+        ..old.clone()
+    };
+    settings.iter().try_for_each(|setting| config.set(setting))?;
+    config.check()?;
+    for field in FIELDS {
+        let fixed = field.section == "model" && !field.key.contains("dropout") || field.key == "tokenizer";
+        if fixed && config.value(field.key) != old.value(field.key) {
+            let allowed = match field.key {
+                "tokenizer" => "as in the run it begins with: the model's embeddings belong to the words of that one; \
+                                characters that are new are added to it by themselves"
+                    .to_owned(),
+                key => format!("{}, as in the run it begins with", old.value(key)),
+            };
+            return Err(Error::Config { key: field.key.into(), value: config.value(field.key).to_string(), allowed });
+        }
+    }
+    Ok(config)
+}
+
+/// What the base learned from, to see what is forgotten and to learn it again.
+fn old_data(base: &Config, tokenizer: &Tokenizer, replay: f64, notes: &mut Vec<String>) -> Result<Option<Dataset>> {
+    let loaded = train::load(base, tokenizer).and_then(|data| {
+        let same = data.sha256 == base.data_sha256;
+        let other = || Error::Data(format!("{} is not the text it was", base.data.join(", ")));
+        same.then_some(data).ok_or_else(other)
+    });
+    match loaded {
+        Ok(data) => Ok(Some(data)),
+        Err(error) if replay > 0.0 => Err(error),
+        Err(error) => {
+            notes.push(format!("the loss on the old data is not measured: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+impl Finetune {
+    /// Starts the run in a new folder.
+    ///
+    /// # Errors
+    /// If the folder will not do. Nothing is written then.
+    pub fn start(self, out: &Path) -> Result<Job> {
+        let Finetune { config, tokenizer, data, old, base } = self;
+        let (run, lock) = RunDir::create(out, config, tokenizer, Some(&base))?;
+        Ok(Job::new(run, lock, data, old, Some(base.weights), None))
+    }
+}
+
+/// What a fine-tuning that goes on needs of its base: the weights, if it cannot do without, and the old data.
+pub(crate) fn resume(
+    run: &mut RunDir,
+    needs_weights: bool,
+    notes: &mut Vec<String>,
+) -> Result<(Option<Vec<f32>>, Option<Dataset>)> {
+    let base = match run.base() {
+        Ok(Some(base)) => base,
+        Ok(None) => return Ok((None, None)),
+        Err(error) if needs_weights || run.config.replay > 0.0 => return Err(error),
+        Err(error) => {
+            run.warnings.push(format!("the loss on the old data is not measured: {error}"));
+            return Ok((None, None));
+        }
+    };
+    let old = old_data(&base.config, &run.tokenizer, run.config.replay, notes)?;
+    Ok((Some(base.weights), old))
+}
+
+/// A checkpoint of a run, adapters merged into the weights.
+fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32>)> {
+    let base = run.adapted_weights()?;
+    let (state, weights) = run.load_weights(&Layout::new(&run.config), base.as_deref(), which)?;
+    let (config, weights) = merge(&run.config, &weights);
+    Ok((state, config, weights))
+}
+
+/// Writes a run with the weights of a checkpoint of the one in `from`, adapters merged into them, to a new folder.
+///
+/// # Errors
+/// If there is no such run, or the folder will not do.
+pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
+    let mut run = RunDir::open(from)?;
+    let (state, config, weights) = load_merged(&mut run, which)?;
+    let layout = Layout::new(&config);
+    let config = Config { base: String::new(), ..config };
+    let (mut merged, _lock) = RunDir::create(out, config, run.tokenizer.clone(), None)?;
+    let zeros = vec![0.0; layout.len()];
+    let state = State { best: state.best.map(|(loss, _)| (loss, state.step)), ..state };
+    merged.save(&layout, &Checkpoint { state: state.clone(), weights, m: zeros.clone(), v: zeros })?;
+    merged.tidy(&state)?;
+    merged.warnings = run.warnings;
+    Ok(merged)
+}

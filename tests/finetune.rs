@@ -1,0 +1,240 @@
+//! Fine-tuning: what it begins with, what it leaves alone, and that it keeps all that training promises.
+
+#[path = "common/cli.rs"]
+mod cli;
+
+use cli::{Cli, SMALL};
+use kinglet::{
+    backend::Cpu,
+    checkpoint::Checkpoint,
+    finetune::{self, merged},
+    params::Layout,
+    run::{RunDir, Which},
+    session::{Part, Session},
+    train::{self, Event, Job},
+};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// A small run on the play, and a folder for more.
+struct Base {
+    cli: Cli,
+    run: PathBuf,
+}
+
+impl Base {
+    fn new() -> Base {
+        let cli = Cli::trained();
+        Base { run: cli.path("run"), cli }
+    }
+
+    fn start(&self, name: &str, data: &str, settings: &[&str]) -> Job {
+        let short = ["max_iters=6", "eval_interval=3", "eval_iters=1", "shards=2"];
+        let settings: Vec<String> = short.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
+        let prepared = finetune::prepare(&self.run, Which::Best, &[data.to_owned()], &settings).unwrap();
+        prepared.start(&self.cli.path(name)).unwrap()
+    }
+}
+
+/// Runs a job to its end, or until `stop_at` updates are done; the checkpoint it leaves.
+fn train(job: &Job, threads: usize, stop_at: Option<u64>) -> Checkpoint {
+    let stop = AtomicBool::new(false);
+    let last = train::run(job, &Cpu::new().unwrap(), threads, &stop, |event| {
+        if let Event::Step { step, .. } = event {
+            stop.store(Some(*step) == stop_at, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(matches!(last.unwrap(), Event::Interrupted { .. }), stop_at.is_some());
+    load(job.run.path())
+}
+
+fn load(run: &Path) -> Checkpoint {
+    let mut run = RunDir::open(run).unwrap();
+    let base = run.adapted_weights().unwrap();
+    run.load(&Layout::new(&run.config), base.as_deref(), |_| true).unwrap()
+}
+
+#[track_caller]
+fn same_bits(a: &Checkpoint, b: &Checkpoint) {
+    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&a.weights) == bits(&b.weights), "weights differ");
+    assert!(bits(&a.m) == bits(&b.m) && bits(&a.v) == bits(&b.v), "moments differ");
+}
+
+#[test]
+fn one_trajectory_with_new_words_replay_and_adapters() {
+    let base = Base::new();
+    for (kind, settings) in [
+        ("full", &["replay=0.3", "dropout=0.1"][..]),
+        ("lora", &["replay=0.3", "lora_rank=2", "lora_dropout=0.1"]),
+        ("frozen", &["freeze=[\"*.h.*\"]", "replacement=false"]),
+    ] {
+        let name = |part: &str| format!("{kind}-{part}");
+        let whole = train(&base.start(&name("whole"), "logbook", settings), 1, None);
+        assert_eq!(whole.state.step, 6);
+        for threads in [2, 3] {
+            let job = base.start(&name(&format!("threads{threads}")), "logbook", settings);
+            same_bits(&train(&job, threads, None), &whole);
+        }
+        // Interrupted before there is any checkpoint, and again on the way; the old run is gone by then.
+        drop(base.start(&name("stopped"), "logbook", settings));
+        let out = base.cli.path(&name("stopped"));
+        let moved = base.cli.path("moved");
+        fs::rename(&base.run, &moved).unwrap();
+        train(&Job::resume(&out, &[]).unwrap(), 2, Some(4));
+        same_bits(&train(&Job::resume(&out, &[]).unwrap(), 1, None), &whole);
+        fs::rename(&moved, &base.run).unwrap();
+    }
+}
+
+#[test]
+fn new_words_are_added_and_the_rest_keeps_its_bits() {
+    let base = Base::new();
+    let before = load(&base.run);
+    let old = RunDir::open(&base.run).unwrap();
+    let old_layout = Layout::new(&old.config);
+    let job = base.start("lora", "logbook", &["lora_rank=2"]);
+    let run = job.run.clone();
+    let layout = Layout::new(&run.config);
+    assert_eq!((old.config.vocab_size, run.config.vocab_size, run.config.new_words), (65, 80, 15));
+    assert_eq!(run.tokenizer.chars().unwrap().chars().count(), 80);
+    let text = "The tide turned.";
+    assert_eq!(run.tokenizer.encode(text).unwrap(), old.tokenizer.encode(text).unwrap());
+    let after = train(&job, 2, None);
+    for from in &old_layout.tensors {
+        let to = layout.tensors.iter().find(|tensor| tensor.name == from.name).unwrap();
+        let (a, b) = (&before.weights[from.span.range()], &after.weights[to.span.range()]);
+        assert!(a == &b[..a.len()], "{}: adapters leave the old weights alone", from.name);
+        assert_eq!(b.len() > a.len(), from.name.contains("wte") || from.name.starts_with("lm_head"));
+    }
+    let head = layout.tensors.iter().find(|tensor| tensor.name == "lm_head.weight").unwrap();
+    let start = job.base.as_ref().unwrap();
+    let new_rows = head.trains.range();
+    assert_eq!(new_rows.len(), 15 * 16);
+    assert!(start[new_rows.clone()] != after.weights[new_rows], "new rows are learned");
+}
+
+#[test]
+fn adapters_are_small_and_can_be_merged_left_out_and_swapped() {
+    let base = Base::new();
+    // Nothing new in it, so that the models differ by their adapters alone.
+    fs::write(base.cli.path("text.txt"), "And all the sea was grey. ".repeat(300)).unwrap();
+    let text = base.cli.path("text.txt").display().to_string();
+    let settings = ["lora_rank=2", "max_iters=60", "eval_interval=60", "learning_rate=1e-2"];
+    train(&base.start("one", &text, &settings), 2, None);
+    train(&base.start("two", &text, &[&settings[..], &["seed=7"]].concat()), 2, None);
+    let size = |path: &str| fs::metadata(base.cli.path(path)).unwrap().len();
+    let adapter = size("one/checkpoints/step-000060/adapter.safetensors");
+    assert!(adapter * 3 < size("one/base/model.safetensors"), "{adapter}");
+
+    let (one, two) = (base.cli.path("one"), base.cli.path("two"));
+    let loss = |session: &Session| session.eval(None, Part::Val, 1, |_, _| ()).unwrap().exact.loss;
+    let apart = loss(&Session::load(&one, Which::Last).unwrap());
+    merged(&one, Which::Last, &base.cli.path("merged")).unwrap();
+    let mut plain = RunDir::open(&base.cli.path("merged")).unwrap();
+    assert_eq!((plain.config.lora_rank, plain.state().unwrap().step), (0, 60));
+    let together = loss(&Session::load(&base.cli.path("merged"), Which::Best).unwrap());
+    assert!((apart - together).abs() < 1e-5, "{apart} {together}");
+
+    let without = loss(&Session::without_adapters(&one, Which::Last).unwrap());
+    assert!(apart < without - 0.5, "{apart} {without}");
+    // The other run's adapters on this one's weights are the other run, which stands on the same ones.
+    let swapped = Session::with_adapters_of(&one, &two, Which::Last).unwrap();
+    assert!(swapped.warnings.is_empty() && loss(&swapped) == loss(&Session::load(&two, Which::Last).unwrap()));
+    // On weights that were trained on, it is said that they fit less well.
+    let on_merged = Session::with_adapters_of(&base.cli.path("merged"), &two, Which::Last).unwrap();
+    assert!(on_merged.warnings[0].contains("trained on other weights"), "{:?}", on_merged.warnings);
+    let error = Session::with_adapters_of(&one, &base.run, Which::Last).err().unwrap().to_string();
+    assert!(error.contains("has no adapters"), "{error}");
+}
+
+#[test]
+fn damage_to_what_it_began_with_is_noticed_and_lived_with_where_that_can_be() {
+    let base = Base::new();
+    for (name, settings) in [("full", &[][..]), ("lora", &["lora_rank=2"])] {
+        let job = base.start(name, "logbook", settings);
+        train(&job, 2, Some(4));
+        drop(job);
+        let file = base.cli.path(name).join("base/model.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let resumed = Job::resume(&base.cli.path(name), &[]);
+        if name == "full" {
+            let job = resumed.unwrap();
+            assert!(job.run.warnings[0].contains("the loss on the old data is not measured"), "{:?}", job.run.warnings);
+            assert_eq!(train(&job, 1, None).state.step, 6);
+        } else {
+            let error = resumed.err().unwrap().to_string();
+            assert!(error.contains("base/model.safetensors: damaged"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_model_learns_to_answer() {
+    let cli = Cli::new();
+    let settings = |pairs: &[&'static str]| pairs.iter().flat_map(|pair| ["--set", *pair]).collect::<Vec<_>>();
+    cli.ok(&[&["train", "--out", "run"], &settings(&["max_iters=100", "eval_iters=2"])[..]].concat());
+    let exact = |run: &str| -> Value {
+        serde_json::from_str(&cli.ok(&["eval", run, "dates", "--split", "val", "--json"])).unwrap()
+    };
+    let short = settings(&["max_iters=1", "eval_iters=1"]);
+    cli.ok(&[&["finetune", "run", "dates", "--out", "short"], &short[..]].concat());
+    assert_eq!(exact("short")["answers"]["exact"], 0, "before");
+    let long = settings(&["max_iters=1500", "eval_interval=500", "eval_iters=2", "learning_rate=4e-3"]);
+    let done = cli.ok(&[&["finetune", "run", "dates", "--out", "long", "--json"], &long[..]].concat());
+    let done: Value = serde_json::from_str(done.lines().last().unwrap()).unwrap();
+    assert!(done["old_val_loss"].as_f64() > done["old_val_loss_before"].as_f64(), "it forgets: {done}");
+    let after = exact("long");
+    let (right, of) = (after["answers"]["exact"].as_u64().unwrap(), after["answers"]["of"].as_u64().unwrap());
+    assert!(of == 2000 && right > 1900, "{after}");
+
+    // It says so too.
+    let ask = |args: &[&str], lines: &str| {
+        use std::io::Write;
+        let mut child = cli
+            .command(&[&["chat", "long", "--temperature", "0"], args].concat())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let lines = "March 7, 1984\n7.3.1984\n";
+    let (answers, _) = ask(&["--single"], lines);
+    assert_eq!(answers, "1984-03-07\n1984-03-07\n");
+    let (answers, notes) = ask(&["--json"], lines);
+    assert!(answers.lines().all(|line| line.contains("\"response\":\"1984-03-07\"")), "{answers}");
+    assert!(notes.contains("the model sees 32 tokens; 2 earlier messages are forgotten"), "{notes}");
+    let sample = fs::read_to_string(cli.path("long/sample.txt")).unwrap();
+    assert_eq!(sample.lines().count(), 10, "prompts and answers: {sample}");
+}
+
+#[test]
+fn finetune_is_train_with_a_beginning() {
+    let cli = Cli::trained();
+    let text = cli.ok(&[&["finetune", "run", "logbook", "--lora", "2", "--replay", "0.5"], SMALL].concat());
+    for part in ["of which", "M train", "old val loss", "before: ", "on the old data", "kinglet sample run-finetuned"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let plan: Value =
+        serde_json::from_str(&cli.ok(&["finetune", "run", "logbook", "--plan", "--json", "--set", "max_iters=20"]))
+            .unwrap();
+    assert!(plan["wall_s"].as_f64().unwrap() > 0.0 && plan["steps"] == 20, "{plan}");
+    cli.ok(&["merge", "run-finetuned", "--out", "merged"]);
+    assert_ne!(cli.ok(&["sample", "merged"]), cli.ok(&["sample", "run"]));
+    let own = cli.ok(&["sample", "run-finetuned", "--adapter", "none", "--prompt", "The "]);
+    assert!(own.starts_with("The "));
+    let events = cli.ok(&["compare", "run-finetuned", "run-finetuned", "--json"]);
+    assert!(events.contains("\"checkpoints\":["), "{events}");
+}
