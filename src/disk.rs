@@ -98,7 +98,9 @@ fn aside(path: &Path) -> PathBuf {
 fn place(aside: &Path, path: &Path) -> io::Result<()> {
     allowed()?;
     fs::rename(aside, path)?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+    // The parent of a bare name is an empty path, which no system opens.
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_folder(folder.unwrap_or(Path::new(".")))
 }
 
 fn write_flushed(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -11,6 +11,7 @@
 //! decodes the same.
 
 mod chars;
+mod words;
 
 pub use chars::{Alphabet, CharTokenizer};
 
@@ -19,7 +20,11 @@ use crate::{
     error::{Error, Result},
 };
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    sync::Arc,
+};
 use tokenizers::{
     AddedToken, DecoderWrapper, PreTokenizerWrapper,
     models::{
@@ -28,6 +33,7 @@ use tokenizers::{
     },
     pre_tokenizers::byte_level::ByteLevel,
 };
+use words::Words;
 
 /// The token between documents, as GPT-2 calls it.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -41,6 +47,8 @@ pub struct Tokenizer {
     kind: Kind,
     /// What it is as a file.
     json: String,
+    /// How it encodes if it is byte pair encoding over GPT-2's words.
+    words: Option<Arc<Words>>,
 }
 
 #[derive(Clone, Debug)]
@@ -58,7 +66,7 @@ impl PartialEq for Tokenizer {
 
 impl From<CharTokenizer> for Tokenizer {
     fn from(chars: CharTokenizer) -> Tokenizer {
-        Tokenizer { json: chars.to_json(), kind: Kind::Char(chars) }
+        Tokenizer { json: chars.to_json(), kind: Kind::Char(chars), words: None }
     }
 }
 
@@ -74,7 +82,7 @@ impl Tokenizer {
             "vocab": vocab.into_iter().collect::<Map<_, _>>(), "merges": [],
         });
         let json = file(&[(256, END_OF_TEXT)], &byte_level(false), &byte_level(true), &model);
-        Tokenizer { kind: Kind::Byte, json }
+        Tokenizer { kind: Kind::Byte, json, words: None }
     }
 
     /// Learns byte pair encoding from pieces of text: `vocab_size` tokens, the end of a text among them, or fewer if
@@ -90,6 +98,8 @@ impl Tokenizer {
             .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level())));
         let trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)
+            // The library's bars end with empty lines on standard output, where a program may wait for JSON.
+            .show_progress(io::stdout().is_terminal())
             .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build();
@@ -121,13 +131,16 @@ impl Tokenizer {
         if CharTokenizer::is(&value) {
             return Ok(CharTokenizer::from_json(&value)?.into());
         }
-        let inner = tokenizers::Tokenizer::from_bytes(text).map_err(|error| bad(error.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(text).map_err(|error| bad(error.to_string()))?;
+        // A text is encoded whole and as it is, whatever length the file's model wants.
+        inner.with_padding(None).with_truncation(None).map_err(|error| bad(error.to_string()))?;
         let vocab = inner.get_vocab(true);
         let words = vocab.values().max().map_or(0, |&id| id as usize + 1);
         if words == 0 || words > MAX_VOCAB {
             return Err(bad(format!("its largest id makes {words} words; allowed are 1 to {MAX_VOCAB}")));
         }
-        Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(inner)), json: text.to_owned() })
+        let words = Words::of(&inner).map(Arc::new);
+        Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(inner)), json: text.to_owned(), words })
     }
 
     /// The content of the `tokenizer.json`.
@@ -188,8 +201,13 @@ impl Tokenizer {
         match &self.kind {
             Kind::Char(_) | Kind::Byte => true,
             Kind::HuggingFace(inner) => {
+                // A blank that each part begins with, or that a special token takes from the line before, is one that
+                // the whole has not.
+                let plain = |level: &ByteLevel| level.use_regex && !level.add_prefix_space;
+                let reaches = |token: &AddedToken| token.lstrip || token.content.contains('\n');
                 inner.get_normalizer().is_none()
-                    && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(level)) if level.use_regex)
+                    && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(level)) if plain(level))
+                    && !inner.get_added_tokens_decoder().values().any(reaches)
             }
         }
     }
@@ -204,6 +222,9 @@ impl Tokenizer {
             Kind::Char(chars) => chars.encode(text),
             Kind::Byte => Ok(join_at_end_of_text(text, 256, |part, ids| ids.extend(part.bytes().map(u32::from)))),
             Kind::HuggingFace(inner) => {
+                if let Some(words) = &self.words {
+                    return words.encode(text, inner);
+                }
                 let encoding = inner.encode_fast(text, false);
                 Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
             }
@@ -343,6 +364,7 @@ fn file(special: &[(u32, &str)], pre_tokenizer: &Value, decoder: &Value, model: 
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokenizers::{PaddingParams, PaddingStrategy, TruncationParams};
 
     fn bpe() -> Tokenizer {
         let text = "in winter the kinglet weighs no more than a coin.\nthe firecrest is a little heavier, a café 🐦\n";
@@ -405,12 +427,28 @@ mod tests {
     }
 
     #[test]
+    fn lengths_that_a_file_asks_for_are_not_of_the_text() {
+        let text = "the kinglet weighs no more than a coin";
+        let mut theirs = theirs(&bpe());
+        theirs.with_truncation(Some(TruncationParams { max_length: 3, ..Default::default() })).unwrap();
+        theirs.with_padding(Some(PaddingParams { strategy: PaddingStrategy::Fixed(99), ..Default::default() }));
+        let read = Tokenizer::from_json(&theirs.to_string(true).unwrap()).unwrap();
+        assert_eq!(read.encode(text).unwrap(), bpe().encode(text).unwrap());
+    }
+
+    #[test]
     fn line_ends_between_words_are_places_to_cut() {
         let bpe = bpe();
         assert!(bpe.splits_at_lines());
         let (a, b) = ("the coin.\n", "winter is a\n\n little\n");
         let whole = bpe.encode(&[a, b].concat()).unwrap();
         assert_eq!([bpe.encode(a).unwrap(), bpe.encode(b).unwrap()].concat(), whole);
+        for (from, to) in
+            [("\"add_prefix_space\": false", "\"add_prefix_space\": true"), ("\"lstrip\": false", "\"lstrip\": true")]
+        {
+            let other = bpe.to_json().replacen(from, to, 1);
+            assert!(other != bpe.to_json() && !Tokenizer::from_json(&other).unwrap().splits_at_lines(), "{to}");
+        }
     }
 
     proptest! {

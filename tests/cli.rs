@@ -7,6 +7,7 @@ use cli::{Cli, SMALL};
 use serde_json::Value;
 use std::{
     fs,
+    io::Write,
     path::Path,
     process::{Command, Stdio},
 };
@@ -130,6 +131,38 @@ fn bf16_without_instructions_for_it_is_f32() {
         serde_json::from_str::<Value>(&line).unwrap()["val_loss_exact"].clone()
     };
     assert_eq!(train("asked", "precision=bf16"), train("plain", "precision=f32"));
+}
+
+#[test]
+fn texts_are_encoded_and_ids_decoded() {
+    let cli = Cli::new();
+    assert_eq!(cli.ok(&["data", "encode", "byte", "ab", "é"]), "97 \"a\", 98 \"b\"\n195 \"�\", 169 \"�\"\n");
+    let lines = |lines: &str| {
+        let mut command = cli.command(&["data", "encode", "byte", "--json"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let [out, _] = lines("{\"text\": \"a\\r<|endoftext|>\"}\n{\"ids\": [104, 105]}\n{\"text\": \"\"}\n");
+    assert_eq!(
+        out,
+        "{\"ids\":[97,13,256],\"text\":\"a\\r<|endoftext|>\"}\n{\"ids\":[104,105],\"text\":\"hi\"}\n{\"ids\":[],\"text\":\"\"}\n"
+    );
+    let [_, error] = lines("{\"text\": \"a\"}\n[1]\n");
+    assert!(error.starts_with("error: standard input, line 2: neither {\"text\": ...} nor"), "{error}");
+}
+
+#[test]
+fn preparing_into_this_folder_answers_one_object() {
+    let cli = Cli::new();
+    fs::write(cli.path("text.txt"), "a coin is what the kinglet weighs\n".repeat(200)).unwrap();
+    let out = cli.ok(&["data", "prepare", "text.txt", "--tokenizer", "bpe:300", "--out", "ids", "--json"]);
+    let about: Value = serde_json::from_str(&out).unwrap();
+    assert!(out.starts_with('{') && out.lines().count() == 1, "{out:?}");
+    let [train, val] = ["train", "val"].map(|part| about[part]["bytes"].as_u64().unwrap());
+    assert_eq!(train + val, 6800);
+    cli.ok(&["data", "encode", "ids", "the coin"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `kinglet data`
 
 use super::train::Choice;
+use anyhow::Context;
 use kinglet::{
     baselines::{Baselines, Compressed},
     config::Config,
@@ -8,10 +9,15 @@ use kinglet::{
     prepared,
     source::Corpus,
     stats::{Count, LINE_CHARS, Longest, Source, Stats, WINDOW_CHARS},
+    tokenizer::Tokenizer,
     train,
 };
 use serde_json::{Value, json};
-use std::{path::PathBuf, time::Instant};
+use std::{
+    io::{self, BufRead},
+    path::PathBuf,
+    time::Instant,
+};
 
 /// Look at text before training on it, or make token ids of it once for many runs
 #[derive(clap::Args)]
@@ -24,6 +30,7 @@ pub(super) struct Args {
 enum Command {
     Stats(StatsArgs),
     Prepare(Prepare),
+    Encode(Encode),
 }
 
 /// Show what a text is made of, what its parts have in common, and the losses that models without training reach
@@ -43,11 +50,21 @@ struct Prepare {
     out: PathBuf,
 }
 
+/// Show the token ids of texts, and the text that they are decoded to
+#[derive(clap::Args)]
+struct Encode {
+    /// A run, a folder of data prepare's, a tokenizer.json, or "byte"
+    tokenizer: PathBuf,
+    /// The texts; without any, JSON lines from standard input: {"text": "..."} to encode, {"ids": [...]} to decode
+    texts: Vec<String>,
+}
+
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         match &self.command {
             Command::Stats(stats) => stats.run(json),
             Command::Prepare(prepare) => prepare.run(json),
+            Command::Encode(encode) => encode.run(json),
         }
     }
 }
@@ -238,5 +255,46 @@ impl Prepare {
              train on them with: kinglet train {out}\n",
             about.documents, about.vocab_size, about.train.tokens, about.val.tokens, survey.bytes
         ))?)
+    }
+}
+
+/// What a line of standard input asks for.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Text { text: String },
+    Ids { ids: Vec<u32> },
+}
+
+impl Encode {
+    fn run(&self, json: bool) -> anyhow::Result<()> {
+        let tokenizer = match &self.tokenizer {
+            kind if kind.as_os_str() == "byte" => Tokenizer::byte(),
+            folder if folder.is_dir() => Tokenizer::from_file(&folder.join("tokenizer.json"))?,
+            file => Tokenizer::from_file(file)?,
+        };
+        let show = |ids: &[u32]| {
+            if json {
+                return super::print_json(&json!({"ids": ids, "text": tokenizer.decode(ids)}));
+            }
+            let tokens: Vec<_> = ids.iter().map(|&id| format!("{id} {:?}", tokenizer.decode(&[id]))).collect();
+            Ok(super::print(&(tokens.join(", ") + "\n"))?)
+        };
+        for text in &self.texts {
+            show(&tokenizer.encode(text)?)?;
+        }
+        if !self.texts.is_empty() {
+            return Ok(());
+        }
+        for (i, line) in io::stdin().lock().lines().enumerate() {
+            let at = || format!("standard input, line {}", i + 1);
+            let line = serde_json::from_str(&line.with_context(at)?)
+                .with_context(|| format!("{}: neither {{\"text\": ...}} nor {{\"ids\": [...]}}", at()))?;
+            match line {
+                Line::Text { text } => show(&tokenizer.encode(&text).with_context(at)?)?,
+                Line::Ids { ids } => show(&ids)?,
+            }
+        }
+        Ok(())
     }
 }
