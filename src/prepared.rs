@@ -115,42 +115,72 @@ impl TokenFile {
 
     /// Opens a file of any of the kinds that are known; kinglet's own must be of this tokenizer.
     fn open(path: &Path, tokenizer: &Tokenizer) -> Result<TokenFile> {
-        let bad = |what: String| Error::run(path, what);
         let file = File::open(path).map_err(Error::io("open", path))?;
         let bytes = file.metadata().map_err(Error::io("open", path))?.len();
-        let mut header = Vec::new();
-        (&file).take(HEADER).read_to_end(&mut header).map_err(Error::io("read", path))?;
+        let mut first = Vec::new();
+        (&file).take(HEADER).read_to_end(&mut first).map_err(Error::io("read", path))?;
+        let header = Header::parse(&first, bytes).map_err(|error| Error::run(path, error.to_string()))?;
+        let bad = |what: &str| Err(Error::run(path, what));
+        let Header { start, wide, tokens, .. } = header;
+        if header.tokenizer.is_some_and(|sum| sum != sha256(tokenizer.to_json().as_bytes())) {
+            return bad("its ids are of another tokenizer");
+        }
+        let opened = TokenFile { file: file.into(), path: path.into(), start, wide, len: tokens as usize };
+        let sum = opened.verify(tokenizer.vocab_size())?;
+        if header.ids.is_some_and(|ids| ids != sum) {
+            return bad("damaged: its SHA-256 is not the one in its header");
+        }
+        Ok(opened)
+    }
+}
+
+/// What the beginning of a file of ids says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Where the ids begin, in bytes.
+    pub start: u64,
+    /// Whether an id has 32 bits, not 16.
+    pub wide: bool,
+    /// Ids.
+    pub tokens: u64,
+    /// SHA-256 of the tokenizer's file and of the ids, in kinglet's own files.
+    pub tokenizer: Option<String>,
+    /// See there.
+    pub ids: Option<String>,
+}
+
+impl Header {
+    /// Reads the `first` 128 bytes (fewer, if there are no more) of a file of `len` bytes.
+    ///
+    /// # Errors
+    /// If they claim what is not there, or nothing is.
+    pub fn parse(first: &[u8], len: u64) -> Result<Header> {
         let word =
-            |at: usize| header.get(at..at + 4).map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
+            |at: usize| first.get(at..at + 4).map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
         let llm_c = LLM_C.iter().find(|(magic, _)| word(0) == Some(*magic) && word(4) == Some(1));
-        let (start, wide, claimed) = if header.starts_with(MAGIC) && header.len() as u64 == HEADER {
-            let (version, width) = (word(8), word(12));
-            if version != Some(VERSION) || !matches!(width, Some(2 | 4)) {
-                return Err(bad("written by a newer kinglet, use that one".into()));
-            }
-            if hex(&header[24..56]) != sha256(tokenizer.to_json().as_bytes()) {
-                return Err(bad("its ids are of another tokenizer".into()));
+        let own = first.get(..HEADER as usize).filter(|header| header.starts_with(MAGIC));
+        let (start, wide, claimed) = if let Some(header) = own {
+            if word(8) != Some(VERSION) || !matches!(word(12), Some(2 | 4)) {
+                return Err(Error::Data("written by a newer kinglet, use that one".into()));
             }
             let tokens = u64::from_le_bytes(header[16..24].try_into().expect("eight bytes"));
-            (HEADER, width == Some(4), Some(tokens))
+            (HEADER, word(12) == Some(4), Some(tokens))
         } else if let Some((_, wide)) = llm_c {
             (LLM_C_HEADER, *wide, word(8).map(u64::from))
         } else {
             // nanoGPT's has nothing but ids of 16 bits.
             (0, false, None)
         };
-        let width = if wide { 4 } else { 2 };
-        let there = bytes.saturating_sub(start) / width;
-        if claimed.is_some_and(|claimed| claimed != there) || (bytes.saturating_sub(start)) % width != 0 || there == 0 {
+        let (width, rest) = (if wide { 4 } else { 2 }, len.saturating_sub(start));
+        let tokens = rest / width;
+        if claimed.is_some_and(|claimed| claimed != tokens) || rest % width != 0 || tokens == 0 {
             let claimed = claimed.map_or("a whole number of".to_owned(), |claimed| claimed.to_string());
-            return Err(bad(format!("damaged: {bytes} bytes are not {claimed} ids of {width} bytes and a header")));
+            return Err(Error::Data(format!(
+                "damaged: {len} bytes are not {claimed} ids of {width} bytes and a header"
+            )));
         }
-        let opened = TokenFile { file: file.into(), path: path.into(), start, wide, len: there as usize };
-        let sum = opened.verify(tokenizer.vocab_size())?;
-        if start == HEADER && hex(&header[56..88]) != sum {
-            return Err(bad("damaged: its SHA-256 is not the one in its header".into()));
-        }
-        Ok(opened)
+        let sum = |at: usize| own.map(|header| hex(&header[at..at + 32]));
+        Ok(Header { start, wide, tokens, tokenizer: sum(24), ids: sum(56) })
     }
 }
 

@@ -65,6 +65,7 @@ struct Source {
     name: String,
     from: Origin,
     format: Format,
+    compression: Compression,
 }
 
 #[derive(Clone, Debug)]
@@ -72,7 +73,7 @@ enum Origin {
     /// One of the corpora that come with kinglet.
     Own(corpus::Corpus, Arc<str>),
     Memory(Arc<[u8]>),
-    File(PathBuf, Compression),
+    File(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,13 +138,17 @@ impl Corpus {
 
     /// A text from memory, one document.
     pub fn from_text(text: &str) -> Corpus {
-        let from = Origin::Memory(text.as_bytes().into());
-        Corpus {
-            sources: vec![Source { name: "the text".into(), from, format: Format::Text }],
-            field: String::new(),
-            invalid_utf8: InvalidUtf8::Error,
-            notes: Vec::new(),
-        }
+        Corpus::from_bytes("the text", text.as_bytes())
+    }
+
+    /// What a file of this name with these bytes is.
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Corpus {
+        let Config { data_field, invalid_utf8, .. } = Config::default();
+        let mut corpus = Corpus { sources: Vec::new(), field: data_field, invalid_utf8, notes: Vec::new() };
+        let (format, compression) = format_of(Path::new(name));
+        corpus.push(name, Origin::Memory(bytes.into()), format);
+        corpus.sources.iter_mut().for_each(|source| source.compression = compression);
+        corpus
     }
 
     fn add(&mut self, name: &str) -> Result<()> {
@@ -183,12 +188,13 @@ impl Corpus {
     }
 
     fn push(&mut self, name: &str, from: Origin, format: Format) {
-        self.sources.push(Source { name: name.to_owned(), from, format });
+        self.sources.push(Source { name: name.to_owned(), from, format, compression: Compression::None });
     }
 
     fn add_file(&mut self, path: &Path) {
         let (format, compression) = format_of(path);
-        self.push(&path.display().to_string(), Origin::File(path.to_owned(), compression), format);
+        self.push(&path.display().to_string(), Origin::File(path.to_owned()), format);
+        self.sources.last_mut().expect("it was added").compression = compression;
     }
 
     /// Every file below a folder that is text, in the order of their names; hidden ones are not looked at.
@@ -253,7 +259,7 @@ impl Corpus {
     /// Bytes of the files, as far as that is known before they are read.
     pub fn known_bytes(&self) -> u64 {
         let size = |source: &Source| match &source.from {
-            Origin::File(path, _) => fs::metadata(path).map_or(0, |metadata| metadata.len()),
+            Origin::File(path) => fs::metadata(path).map_or(0, |metadata| metadata.len()),
             Origin::Memory(bytes) => bytes.len() as u64,
             Origin::Own(_, text) => text.len() as u64,
         };
@@ -404,17 +410,15 @@ impl Source {
     }
 
     fn open(&self) -> Result<Box<dyn BufRead + '_>> {
-        Ok(match &self.from {
+        let raw: Box<dyn BufRead + '_> = match &self.from {
             Origin::Memory(bytes) => Box::new(&bytes[..]),
             Origin::Own(_, text) => Box::new(text.as_bytes()),
-            Origin::File(path, compression) => {
-                let file = File::open(path).map_err(self.io())?;
-                match compression {
-                    Compression::None => Box::new(BufReader::new(file)),
-                    Compression::Gzip => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
-                    Compression::Zstd => Box::new(BufReader::new(zstd::Decoder::new(file).map_err(self.io())?)),
-                }
-            }
+            Origin::File(path) => Box::new(BufReader::new(File::open(path).map_err(self.io())?)),
+        };
+        Ok(match self.compression {
+            Compression::None => raw,
+            Compression::Gzip => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(raw))),
+            Compression::Zstd => Box::new(BufReader::new(zstd::Decoder::with_buffer(raw).map_err(self.io())?)),
         })
     }
 

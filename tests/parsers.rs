@@ -21,6 +21,10 @@ fn good() -> Vec<(Parse, Vec<u8>)> {
         (parsers::tokenizer, CharTokenizer::train("abc \u{1f426}\n\"\\").to_json().into_bytes()),
         (parsers::state, serde_json::to_vec(&State::default()).unwrap()),
         (parsers::tensors, weights()),
+        (parsers::corpus, b"{\"text\": \"a\"}\n{\"prompt\": \"b\", \"response\": \"c\"}\n".to_vec()),
+        (parsers::corpus, b"id,text\n1,\"a, b\"\n2,c\n".to_vec()),
+        (parsers::ids, [b"KINGLET\0", &[1, 0, 0, 0, 2, 0, 0, 0, 2][..], &[0; 111], &[5, 0, 6, 0]].concat()),
+        (parsers::template, kinglet::instruct::DEFAULT_TEMPLATE.as_bytes().to_vec()),
         (parsers::metrics, include_bytes!("../fuzz/corpus/metrics/run").to_vec()),
     ]
 }
@@ -47,7 +51,7 @@ fn the_good_files_are_good() {
     for (parse, bytes) in good() {
         parse(&bytes);
     }
-    let (lines, damaged) = kinglet::run::parse_metrics(&good()[5].1);
+    let (lines, damaged) = kinglet::run::parse_metrics(&good().last().unwrap().1);
     assert!(lines.len() > 3 && damaged == 0);
     let layout = parsers::layout();
     let read = kinglet::checkpoint::read_tensors(&weights(), &layout, &layout.stored(), "", &[]).unwrap();
@@ -64,6 +68,9 @@ fn what_the_fuzzer_kept_is_still_harmless() {
         ("state", parsers::state),
         ("tensors", parsers::tensors),
         ("metrics", parsers::metrics),
+        ("corpus", parsers::corpus),
+        ("ids", parsers::ids),
+        ("template", parsers::template),
     ] {
         for entry in corpus.join(name).read_dir().unwrap() {
             parse(&fs::read(entry.unwrap().path()).unwrap());
@@ -101,7 +108,7 @@ proptest! {
 
     #[test]
     fn damaged_files(
-        which in 0usize..6,
+        which in 0usize..10,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..6),
     ) {
         let (parse, mut bytes) = good().swap_remove(which);

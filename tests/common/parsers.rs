@@ -4,8 +4,11 @@
 use kinglet::{
     checkpoint::{State, read_tensors},
     config::Config,
+    instruct::{Message, Template},
     params::Layout,
+    prepared::Header,
     run::parse_metrics,
+    source::{Corpus, Piece},
     tokenizer::Tokenizer,
 };
 
@@ -37,6 +40,42 @@ pub(crate) fn tokenizer(bytes: &[u8]) {
             assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
             let _ = tokenizer.decode(&ids);
         }
+    }
+}
+
+/// A file of text or of records, by each of the names it could have.
+pub(crate) fn corpus(bytes: &[u8]) {
+    for name in ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt.gz", "a.jsonl.gz"] {
+        let corpus = Corpus::from_bytes(name, bytes);
+        let mut size = 0;
+        let read = corpus.pieces(false, |piece| {
+            size += match piece {
+                Piece::Text { text, .. } => text.len(),
+                Piece::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            };
+            Ok(())
+        });
+        // Uncompressed text is what is there.
+        assert!(read.is_err() || name != "a.txt" || size == bytes.len());
+    }
+}
+
+/// The beginning of a file of token ids.
+pub(crate) fn ids(bytes: &[u8]) {
+    if let Ok(header) = Header::parse(&bytes[..bytes.len().min(128)], bytes.len() as u64) {
+        let width = if header.wide { 4 } else { 2 };
+        assert_eq!(header.start + width * header.tokens, bytes.len() as u64);
+    }
+}
+
+/// A conversation template.
+pub(crate) fn template(bytes: &[u8]) {
+    let Ok(source) = std::str::from_utf8(bytes) else { return };
+    let Ok(template) = Template::new(source, "<|endoftext|>".to_owned()) else { return };
+    let messages = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
+    let messages: Vec<_> = messages.iter().map(|(role, content)| Message::new(role, content)).collect();
+    if let Ok(parts) = template.parts(&messages) {
+        assert!(parts.iter().all(|part| !part.text.is_empty()));
     }
 }
 
