@@ -203,15 +203,25 @@ fn quick_reproduction_runs_without_a_report() {
 
 /// Every command in the README's shell blocks, in order, with fewer steps so that it takes seconds.
 #[test]
-fn the_readmes_commands_work() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+fn the_commands_in_the_documentation_work() {
+    let mut tried = 0;
+    for page in ["README.md", "docs/FINETUNING.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+        tried += commands_work(&text);
+    }
+    assert!(tried >= 25, "only {tried} commands found");
+}
+
+/// Runs the commands of a page, in a folder of its own; how many.
+fn commands_work(page: &str) -> usize {
     let cli = Cli::new();
     fs::write(cli.path("my.txt"), "Once upon a time there was a kinglet. ".repeat(300)).unwrap();
+    fs::write(cli.path("other.txt"), "Twice upon a time there were 2 kinglets. ".repeat(300)).unwrap();
     let mut tried = 0;
-    for block in readme.split("```sh\n").skip(1) {
+    for block in page.split("```sh\n").skip(1) {
         for line in block.split("```").next().unwrap().lines() {
             let line = line.split(" #").next().unwrap().trim();
-            let line = line.replace("cargo run --release --", "kinglet");
+            let line = line.replace("cargo run --release --", "kinglet").replace('\'', "\"");
             let Some(args) = line.strip_prefix("kinglet ") else { continue };
             // Words, with those in double quotes kept together.
             let mut args: Vec<String> = args
@@ -225,7 +235,7 @@ fn the_readmes_commands_work() {
             if line.contains("tinyshakespeare") || line.contains("reproduce") {
                 // They take Tiny Shakespeare, so they are only parsed here; other tests run them.
                 args.push("--help".into());
-            } else if args[0] == "train" {
+            } else if args[0] == "train" || args[0] == "finetune" {
                 let steps = if args.contains(&"--resume".into()) { "max_iters=6" } else { "max_iters=4" };
                 args.extend(["--set", steps, "--set", "eval_iters=1", "--set", "eval_interval=2"].map(str::to_owned));
             } else if args[0] == "bench" || args[0] == "plan" {
@@ -241,7 +251,7 @@ fn the_readmes_commands_work() {
             tried += 1;
         }
     }
-    assert!(tried >= 6, "only {tried} commands found in the README");
+    tried
 }
 
 #[test]

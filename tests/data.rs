@@ -3,7 +3,7 @@
 #[path = "common/cli.rs"]
 mod cli;
 
-use cli::Cli;
+use cli::{Cli, SMALL};
 use serde_json::Value;
 use std::fs;
 
@@ -45,4 +45,72 @@ fn stats_of_a_small_file_with_another_split() {
     let text = cli.ok(&["data", "stats", "a.txt", "--set", "train_split=0.8"]);
     assert!(text.contains("none of 0 validation lines"), "{text}");
     assert!(text.contains("\"Ein schöner Satz.\""), "{text}");
+}
+
+/// A text that every tokenizer can learn something from.
+fn text(cli: &Cli) {
+    let lines = ["the kinglet weighs no more than a coin", "in winter it eats ten times a day", "café, naïve — 🐦"];
+    let text: String = (0..600).map(|i| format!("{} {}\n", lines[i * 7 % 3], i % 11)).collect();
+    fs::write(cli.path("text.txt"), text).unwrap();
+}
+
+#[test]
+fn a_prepared_text_trains_to_the_same_bits() {
+    let cli = Cli::new();
+    text(&cli);
+    for kind in ["char", "byte", "bpe:300"] {
+        let prepared = cli.ok(&["data", "prepare", "text.txt", "--tokenizer", kind, "--out", "ids", "--json"]);
+        let prepared: Value = serde_json::from_str(&prepared).unwrap();
+        assert!(prepared["train"]["tokens"].as_u64() > prepared["val"]["tokens"].as_u64(), "{prepared}");
+        cli.ok(&[&["train", "text.txt", "--tokenizer", kind, "--out", "memory"], SMALL].concat());
+        cli.ok(&[&["train", "ids", "--out", "files"], SMALL].concat());
+        let output = cli.run(&["compare", "memory", "files", "--json"]);
+        let comparison: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let keys: Vec<_> =
+            comparison["config"].as_array().unwrap().iter().map(|row| row[0].as_str().unwrap()).collect();
+        assert!(keys.iter().all(|key| ["data", "tokenizer"].contains(key)), "{comparison}");
+        assert_eq!((&comparison["data"], &comparison["event"]), (&false.into(), &Value::Null), "{comparison}");
+        assert_eq!((&comparison["tensor"], &comparison["last_step"]), (&Value::Null, &Value::Null), "{comparison}");
+        // From another folder too: where the text is, is known.
+        let eval = |run: &str| -> Value {
+            let mut command = cli.command(&["eval", cli.path(run).to_str().unwrap(), "--json"]);
+            let output = command.current_dir(std::env::temp_dir()).output().unwrap();
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        let (memory, files) = (eval("memory"), eval("files"));
+        for key in ["loss", "bits_per_char", "bits_per_byte", "tokens", "baseline"] {
+            assert_eq!(memory[key], files[key], "{key}");
+        }
+        assert!(memory["bits_per_byte"].as_f64() < memory["bits_per_char"].as_f64(), "some characters are longer");
+        let sample = cli.ok(&["sample", "files", "--prompt", "the kinglet — ", "--tokens", "50"]);
+        assert!(sample.starts_with("the kinglet — "), "{sample}");
+        for folder in ["ids", "memory", "files"] {
+            fs::remove_dir_all(cli.path(folder)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn documents_of_a_folder_are_learned_apart_and_each_window_once() {
+    let cli = Cli::new();
+    fs::create_dir_all(cli.path("texts/more")).unwrap();
+    for i in 0..40 {
+        let folder = if i % 2 == 0 { "texts" } else { "texts/more" };
+        fs::write(cli.path(folder).join(format!("{i}.md")), format!("# number {i}\n{}\n", "a word ".repeat(30)))
+            .unwrap();
+    }
+    let settings = ["--set", "replacement=false", "--set", "within_documents=true"];
+    let args = [&["train", "texts", "--out", "run", "--json"], &settings[..], SMALL].concat();
+    let events = cli.ok(&args);
+    let start: Value = serde_json::from_str(events.lines().next().unwrap()).unwrap();
+    let characters: std::collections::BTreeSet<char> = "# number 0123456789\n a word".chars().collect();
+    assert_eq!(start["vocab_size"].as_u64().unwrap() as usize, characters.len() + 1, "one ends a document");
+    // Stopped and resumed to the same bits.
+    let limits = ["train", "texts/*.md", "texts/more/*.md", "--out", "half"];
+    cli.ok(&[&limits, &settings[..], SMALL, &["--set", "max_iters=10"]].concat());
+    cli.ok(&["train", "--resume", "--out", "half", "--set", "max_iters=20"]);
+    cli.ok(&[&limits[..4], &["whole"], &settings[..], SMALL].concat());
+    let output = cli.run(&["compare", "half", "whole", "--json"]);
+    let comparison: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&comparison["event"], &comparison["tensor"]), (&Value::Null, &Value::Null), "{comparison}");
 }

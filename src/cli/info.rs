@@ -60,6 +60,7 @@ impl Args {
             return super::print_json(&json!({
                 "name": self.what,
                 "params": params,
+                "trainable_params": model.layout.trainable_len(),
                 "parts": parts.iter().map(|(name, n)| (name.clone(), json!(n))).collect::<Map<_, _>>(),
                 "weights_mib": weights_mib,
                 "published_mib": published_mib,
@@ -76,6 +77,11 @@ impl Args {
             text.push_str(&format!("{name:<32}{number:>12}\n"));
         }
         text.push_str(&format!("{:<32}{params:>12}  = {:.6} M\n", "total", params as f64 / 1e6));
+        let trainable = model.layout.trainable_len();
+        if trainable < params {
+            let share = 100.0 * trainable as f64 / params as f64;
+            text.push_str(&format!("{:<32}{trainable:>12}  = {share:.2} %\n", "of which train"));
+        }
         if assumed {
             text.push_str(&format!("for {PUBLISHED_VOCAB} characters, as Tiny Shakespeare has; the data decides\n"));
         }
