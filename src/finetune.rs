@@ -72,6 +72,7 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
     let layout = Layout::new(&config);
     layout.check(&config)?;
     config.shards = shards::count(&config, layout.trainable_len());
+    config.data = source::located(&config.data);
     config.data_sha256.clone_from(&data.sha256);
     Memory::of(&config).check()?;
     let base = Base { config: base_config, weights };
@@ -84,7 +85,7 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
     let defaults = Config::default();
     let mut config = Config {
         base: std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string(),
-        data: source::located(data),
+        data: data.to_vec(),
         max_iters: MAX_ITERS,
         eval_interval: 100,
         warmup_iters: 0,

@@ -155,7 +155,6 @@ impl Job {
 /// If the configuration or the text will not do, or the machine has not the memory.
 pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     config.check()?;
-    config.data = source::located(&config.data);
     // Before the text is read, as far as it can be known.
     Memory::of(&Config { vocab_size: config.vocab_size.max(1), ..config.clone() }).check()?;
     let (tokenizer, data) = read(&config)?;
@@ -173,6 +172,8 @@ pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     let layout = Layout::new(&config);
     layout.check(&config)?;
     config.shards = shards::count(&config, layout.trainable_len());
+    // Errors so far have the names that were given.
+    config.data = source::located(&config.data);
     config.data_sha256.clone_from(&data.sha256);
     Memory::of(&config).check()?;
     Ok((config, tokenizer, data))
