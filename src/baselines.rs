@@ -36,7 +36,7 @@ pub fn best(data: &Dataset, vocab_size: usize) -> Result<Option<Baseline>> {
     if data.val.is_conversations() {
         return Ok(None);
     }
-    let (train, val) = (data.train.last_ids(TRAIN_TOKENS)?, data.val.last_ids(usize::MAX)?);
+    let (train, val) = (data.train.last_ids(TRAIN_TOKENS)?, data.val.first_ids(VAL_TOKENS)?);
     Ok(Some(*Baselines::measure(&train, &val, vocab_size)?.best()))
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Plan(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Compare(command) => command.run(args.json),
-        Command::Data(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Data(command) => command.run(args.json),
         Command::Bench(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Reproduce(command) => command.run(args.json),
     };

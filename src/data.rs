@@ -1,7 +1,7 @@
 //! What batches are made of: a corpus as token ids, in a part to learn from and a part to be tested on.
 
 use crate::{
-    config::Config,
+    config::{Config, TokenizerKind},
     disk::hex,
     error::{Error, Result},
     instruct::{self, DEFAULT_TEMPLATE, Template},
@@ -102,7 +102,7 @@ impl Survey {
     /// The character tokenizer of the corpus; of a single text, the published one.
     pub fn char_tokenizer(&self) -> Tokenizer {
         let chars = Tokenizer::from(CharTokenizer::from(self.alphabet.clone()));
-        chars.extended([], self.needs_end_of_text()).0
+        chars.extended([], self.needs_end_of_text())
     }
 }
 
@@ -126,7 +126,8 @@ impl Survey {
             });
             let learned = Tokenizer::train_bpe(pieces.into_iter(), vocab_size);
             let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            read.and(learned)
+            let learned = learned?;
+            read.map(|()| learned)
         })
     }
 }
@@ -160,6 +161,8 @@ pub struct Dataset {
     pub sha256: String,
     /// What a user should know about how it was read.
     pub notes: Vec<String>,
+    /// Of token ids that kinglet prepared: with which tokenizer and train_split.
+    pub made: Option<(TokenizerKind, f64)>,
 }
 
 /// Memory that a token takes while a corpus is encoded: its id, in a vector that grows by doubling.
@@ -176,16 +179,7 @@ impl Dataset {
         let characters = tokenizer.chars().is_some();
         let floor = corpus.own().filter(|_| characters).map(|own| own.floor(cut as usize..survey.chars as usize));
         let mut notes = corpus.notes.clone();
-        let left_out = train.left_out.0 + val.left_out.0;
-        if left_out > 0 {
-            notes.push(format!(
-                "{left_out} of {} conversations are longer than block_size + 1 = {} tokens (the longest has {}) and left out; \
-                 a model with a larger block_size could learn them",
-                survey.conversations,
-                config.block_size + 1,
-                train.left_out.1.max(val.left_out.1)
-            ));
-        }
+        notes.extend(left_out(&[&train, &val], survey, config));
         let conversations = survey.conversations > 0;
         Ok(Dataset {
             train: train.split(conversations, tokenizer, config),
@@ -193,13 +187,14 @@ impl Dataset {
             floor,
             sha256: survey.sha256.clone(),
             notes,
+            made: None,
         })
     }
 
-    /// A dataset of two splits made elsewhere.
+    /// A dataset of token ids in files.
     pub(crate) fn of_files(files: prepared::Files) -> Dataset {
-        let prepared::Files { train, val, sha256, notes, .. } = files;
-        Dataset { train, val, floor: None, sha256, notes }
+        let prepared::Files { train, val, sha256, notes, made, .. } = files;
+        Dataset { train, val, floor: None, sha256, notes, made }
     }
 
     /// Checks that there is something to train on and something to test on.
@@ -230,6 +225,26 @@ impl Dataset {
         Ok(())
     }
 
+    /// All of it as one part, to be measured on; of a text in memory, what was not cut off by a `train_split` of 0.
+    pub fn whole(self) -> Split {
+        match (self.train.rows, self.val) {
+            (
+                Rows::Text(Ids::Files(mut files)),
+                Split { rows: Rows::Text(Ids::Files(more)), measured, bytes, chars, .. },
+            ) => {
+                files.extend(more);
+                Split {
+                    rows: Rows::Text(Ids::Files(files)),
+                    measured: measured + self.train.measured,
+                    bytes: bytes + self.train.bytes,
+                    chars: chars + self.train.chars,
+                    ..self.train
+                }
+            }
+            (_, val) => val,
+        }
+    }
+
     /// Refuses what is too large for this machine before any of it is read.
     ///
     /// # Errors
@@ -246,14 +261,21 @@ impl Dataset {
     }
 }
 
-/// A whole corpus as one part, to be measured on.
-///
-/// # Errors
-/// If it cannot be read, or has characters the tokenizer does not know.
-pub fn whole(corpus: &Corpus, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
-    let survey = Survey::of(corpus, config)?;
-    let [_, all] = encode_in_memory(corpus, &survey, tokenizer, config, 0)?;
-    Ok(all.split(survey.conversations > 0, tokenizer, config))
+/// What is to be said about conversations that are not there.
+fn left_out(parts: &[&Collected], survey: &Survey, config: &Config) -> Vec<String> {
+    let too_long: usize = parts.iter().map(|part| part.too_long.0).sum();
+    let longest = parts.iter().map(|part| part.too_long.1).max();
+    let empty: usize = parts.iter().map(|part| part.empty).sum();
+    let (of, most) = (survey.conversations, config.block_size + 1);
+    let long = (too_long > 0).then(|| {
+        format!(
+            "{too_long} of {of} conversations are longer than block_size + 1 = {most} tokens (the longest has {}) and left \
+             out; a model with a larger block_size could learn them",
+            longest.unwrap_or(0)
+        )
+    });
+    let empty = (empty > 0).then(|| format!("{empty} of {of} conversations have no answer and are left out"));
+    long.into_iter().chain(empty).collect()
 }
 
 /// What a piece became.
@@ -262,9 +284,9 @@ pub(crate) struct Encoded {
     pub(crate) ids: Vec<u32>,
     /// For conversations: which of them are learned.
     learned: Vec<bool>,
-    /// Bytes of the text.
+    /// Bytes of the text, or of what is learned of it.
     pub(crate) bytes: u64,
-    /// Characters of the text.
+    /// Characters of that.
     pub(crate) chars: u64,
 }
 
@@ -294,7 +316,9 @@ pub(crate) fn encode(
                 let changed = || Error::Data(format!("{} changed while it was read", corpus.names()));
                 let parts = template.as_ref().ok_or_else(changed)?.parts(messages)?;
                 let (ids, learned) = instruct::encode(&parts, tokenizer)?;
-                let text: String = parts.iter().map(|part| part.text.replace(END_OF_TEXT, "")).collect();
+                // What the loss is of.
+                let said = parts.iter().filter(|part| part.learned);
+                let text: String = said.map(|part| part.text.replace(END_OF_TEXT, "")).collect();
                 (ids, learned, text.into())
             }
         };
@@ -302,8 +326,9 @@ pub(crate) fn encode(
     };
     let mut flush = |waiting: &mut Vec<(bool, Piece)>| -> Result<()> {
         let encode = |(behind, piece): (bool, Piece)| Ok((behind, one(&piece)?));
-        let encoded: Vec<_> = waiting.par_drain(..).map(encode).collect::<Result<_>>()?;
-        encoded.into_iter().try_for_each(|(behind, encoded)| sink(behind, encoded))
+        let encoded: Vec<Result<_>> = waiting.par_drain(..).map(encode).collect();
+        // In order, so that the first error is the same however many threads there are.
+        encoded.into_iter().try_for_each(|piece| piece.and_then(|(behind, encoded)| sink(behind, encoded)))
     };
     let (mut waiting, mut size, mut at) = (Vec::new(), 0, 0u64);
     corpus.pieces(!tokenizer.splits_at_lines(), |piece| {
@@ -346,7 +371,9 @@ struct Collected {
     bytes: u64,
     chars: u64,
     /// Conversations too long for the model, and the length of the longest.
-    left_out: (usize, usize),
+    too_long: (usize, usize),
+    /// Conversations without a token to be learned.
+    empty: usize,
 }
 
 impl Collected {
@@ -354,7 +381,11 @@ impl Collected {
     fn add_row(&mut self, encoded: &Encoded, config: &Config) {
         let most = config.block_size + 1;
         if encoded.ids.len() > most {
-            self.left_out = (self.left_out.0 + 1, self.left_out.1.max(encoded.ids.len()));
+            self.too_long = (self.too_long.0 + 1, self.too_long.1.max(encoded.ids.len()));
+            return;
+        }
+        if !encoded.learned.iter().skip(1).any(|&learned| learned) {
+            self.empty += 1;
             return;
         }
         let last_row = self.ends.len().checked_sub(2).map_or(0, |before| self.ends[before]);
@@ -370,9 +401,12 @@ impl Collected {
 
     fn split(self, conversations: bool, tokenizer: &Tokenizer, config: &Config) -> Split {
         let Collected { ids, learned, ends, bytes, chars, .. } = self;
-        let rows =
-            if conversations { Rows::Conversations { ids, learned, ends } } else { Rows::Text(Ids::Memory(ids)) };
-        Split { rows, block_size: config.block_size, bytes, chars, within: within(tokenizer, config) }
+        let (measured, rows) = if conversations {
+            (learned.iter().filter(|&&learned| learned).count(), Rows::Conversations { ids, learned, ends })
+        } else {
+            (ids.len(), Rows::Text(Ids::Memory(ids)))
+        };
+        Split { rows, block_size: config.block_size, measured, bytes, chars, within: within(tokenizer, config) }
     }
 }
 
@@ -442,6 +476,8 @@ impl Ids {
 pub struct Split {
     rows: Rows,
     block_size: usize,
+    /// Tokens that losses are of, and the text that they are.
+    measured: usize,
     bytes: u64,
     chars: u64,
     within: Option<u32>,
@@ -458,8 +494,8 @@ enum Rows {
 impl Split {
     /// A text of token ids from memory.
     pub fn new(ids: Vec<u32>, block_size: usize) -> Split {
-        let bytes = ids.len() as u64;
-        Split { rows: Rows::Text(Ids::Memory(ids)), block_size, bytes, chars: bytes, within: None }
+        let (measured, bytes) = (ids.len(), ids.len() as u64);
+        Split { rows: Rows::Text(Ids::Memory(ids)), block_size, measured, bytes, chars: bytes, within: None }
     }
 
     /// A text in files of token ids.
@@ -470,8 +506,8 @@ impl Split {
         tokenizer: &Tokenizer,
         config: &Config,
     ) -> Split {
-        let within = within(tokenizer, config);
-        Split { rows: Rows::Text(Ids::Files(files)), block_size: config.block_size, bytes, chars, within }
+        let (within, measured) = (within(tokenizer, config), files.iter().map(TokenFile::len).sum());
+        Split { rows: Rows::Text(Ids::Files(files)), block_size: config.block_size, measured, bytes, chars, within }
     }
 
     /// Tokens in it.
@@ -492,25 +528,41 @@ impl Split {
         matches!(self.rows, Rows::Conversations { .. })
     }
 
-    /// Tokens for each byte and for each character of text: what a loss per token is multiplied with to be one per byte
-    /// or character.
+    /// Tokens for each byte and for each character of text (of conversations, of their answers): what a loss per token is
+    /// multiplied with to be one per byte or character.
     pub fn tokens_per_byte_and_char(&self) -> (f64, f64) {
-        let tokens = self.tokens() as f64;
+        let tokens = self.measured as f64;
         (tokens / self.bytes.max(1) as f64, tokens / self.chars.max(1) as f64)
     }
 
-    /// Up to `most` of the last ids before `end`, in memory.
+    /// Ids in a range, in memory.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn ids(&self, range: Range<usize>) -> Result<Vec<u32>> {
+        let mut out = Vec::new();
+        match &self.rows {
+            Rows::Text(ids) => ids.read(range, &mut out)?,
+            Rows::Conversations { ids, .. } => out.extend(&ids[range]),
+        }
+        Ok(out)
+    }
+
+    /// Up to `most` of the first ids, in memory.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn first_ids(&self, most: usize) -> Result<Vec<u32>> {
+        self.ids(0..self.tokens().min(most))
+    }
+
+    /// Up to `most` of the last ids, in memory.
     ///
     /// # Errors
     /// If a file cannot be read.
     pub fn last_ids(&self, most: usize) -> Result<Vec<u32>> {
         let n = self.tokens();
-        let mut out = Vec::new();
-        match &self.rows {
-            Rows::Text(ids) => ids.read(n - most.min(n)..n, &mut out)?,
-            Rows::Conversations { ids, .. } => out.extend(&ids[n - most.min(n)..]),
-        }
-        Ok(out)
+        self.ids(n - most.min(n)..n)
     }
 
     /// How many sequences [`Split::window`] cuts the part into: together they predict every token once, the first of the

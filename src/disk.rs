@@ -127,15 +127,27 @@ pub(crate) struct FolderWriter {
     path: PathBuf,
     aside: PathBuf,
     sums: String,
+    /// Whether a folder that is there may be replaced.
+    replaces: bool,
 }
 
 impl FolderWriter {
-    /// Begins the folder `path`.
+    /// Begins the folder `path`, one of our own: what is there is replaced, what an interrupted writer left is removed.
     pub(crate) fn new(path: &Path) -> Result<FolderWriter> {
         let aside = aside(path);
         remove_folder(&aside)?;
         allowed().and_then(|()| fs::create_dir_all(&aside)).map_err(Error::io("create", &aside))?;
-        Ok(FolderWriter { path: path.to_owned(), aside, sums: String::new() })
+        Ok(FolderWriter { path: path.to_owned(), aside, sums: String::new(), replaces: true })
+    }
+
+    /// Begins a folder where a user wants it: nothing that is there is touched, but for an empty folder.
+    pub(crate) fn beside(path: &Path) -> Result<FolderWriter> {
+        let path = std::path::absolute(path).map_err(Error::io("create", path))?;
+        let name = path.file_name().unwrap_or_default().display();
+        let aside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        let parent = path.parent().unwrap_or(&path);
+        fs::create_dir_all(parent).and_then(|()| fs::create_dir(&aside)).map_err(Error::io("create", &aside))?;
+        Ok(FolderWriter { path, aside, sums: String::new(), replaces: false })
     }
 
     /// Where files are written until the folder is finished.
@@ -157,7 +169,12 @@ impl FolderWriter {
 
     /// Adds the checksums and puts the folder in its place; an older one of the same name is replaced.
     pub(crate) fn finish(self) -> Result<()> {
-        remove_folder(&self.path)?;
+        if self.replaces {
+            remove_folder(&self.path)?;
+        } else if self.path.exists() {
+            // Fails if somebody has put something there meanwhile.
+            fs::remove_dir(&self.path).map_err(Error::io("replace", &self.path))?;
+        }
         write_flushed(&self.aside.join(SUMS), self.sums.as_bytes())
             .and_then(|()| sync_folder(&self.aside))
             .and_then(|()| place(&self.aside, &self.path))
@@ -199,7 +216,7 @@ pub(crate) struct FolderReader {
 impl FolderReader {
     /// Reads the checksums of the folder `path`.
     pub(crate) fn new(path: &Path) -> Result<FolderReader> {
-        let sums = read_text(&path.join(SUMS), 1 << 16)?;
+        let sums = read_text(&path.join(SUMS), 1 << 24)?;
         Ok(FolderReader { path: path.to_owned(), sums })
     }
 

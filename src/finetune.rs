@@ -9,11 +9,10 @@ use crate::{
     data::Dataset,
     error::{Error, Result},
     params::{Layout, add_words, merge},
-    prepared,
     run::{Base, RunDir, Which},
     shards, source,
     tokenizer::Tokenizer,
-    train::{self, Job, Memory},
+    train::{self, Job, Memory, Words},
 };
 use std::path::Path;
 
@@ -47,25 +46,18 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
     let config = configure(&old_config, from, data, settings)?;
     let RunDir { tokenizer: old_tokenizer, warnings, .. } = run;
 
-    let (tokenizer, mut data) = match prepared::open(&config)? {
-        Some(files) if files.tokenizer == old_tokenizer => (old_tokenizer.clone(), Dataset::of_files(files)),
-        Some(_) => {
-            let names = config.data.join(", ");
-            return Err(Error::Data(format!("{names} has ids of another tokenizer than {}", from.display())));
-        }
-        None => {
-            let (corpus, survey) = train::survey(&config)?;
-            let (tokenizer, _) = old_tokenizer.extended(survey.alphabet(), survey.needs_end_of_text());
-            let data = Dataset::new(&corpus, &survey, &tokenizer, &config)?;
-            (tokenizer, data)
-        }
-    };
+    let (tokenizer, mut data) = train::read(&config, Words::Extended(&old_tokenizer))?;
     data.check(&config)?;
     data.notes.splice(0..0, warnings);
-    let added = tokenizer.vocab_size() - old_tokenizer.vocab_size();
+    let known = old_tokenizer.vocab_size();
+    let added = tokenizer.vocab_size() - known;
     let vocab_size = old_config.vocab_size.max(tokenizer.vocab_size());
-    let (base_config, weights) = add_words(&old_config, &weights, vocab_size);
-    let mut config = Config { vocab_size, new_words: vocab_size - old_config.vocab_size, ..config };
+    let (base_config, weights) = match added {
+        0 => (old_config, weights),
+        _ => add_words(&old_config, &weights, known, vocab_size),
+    };
+    let new_words = if added > 0 { vocab_size - known } else { 0 };
+    let mut config = Config { vocab_size, new_words, ..config };
     if added > 0 {
         data.notes.push(format!("{added} words are new to the model; their rows begin as the mean of the others"));
     }
@@ -84,7 +76,6 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
 fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) -> Result<Config> {
     let defaults = Config::default();
     let mut config = Config {
-        base: std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string(),
         data: data.to_vec(),
         max_iters: MAX_ITERS,
         eval_interval: 100,
@@ -94,12 +85,16 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
         lr_decay_iters: 0,
         shards: 0,
         replay: 0.0,
+        lora_alpha: defaults.lora_alpha,
+        lora_dropout: defaults.lora_dropout,
+        lora_targets: defaults.lora_targets,
         data_field: defaults.data_field,
         invalid_utf8: defaults.invalid_utf8,
         ..old.clone()
     };
     settings.iter().try_for_each(|setting| config.set(setting))?;
     config.check()?;
+    config.base = std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string();
     for field in FIELDS {
         let fixed = field.section == "model" && !field.key.contains("dropout") || field.key == "tokenizer";
         if fixed && config.value(field.key) != old.value(field.key) {
@@ -117,7 +112,15 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
 
 /// What the base learned from, to see what is forgotten and to learn it again.
 fn old_data(base: &Config, tokenizer: &Tokenizer, replay: f64, notes: &mut Vec<String>) -> Result<Option<Dataset>> {
-    let loaded = train::load(base, tokenizer).and_then(|data| {
+    let read = || {
+        if base.data.iter().any(|name| name == "-") {
+            return Err(Error::Data("the old data came from standard input".into()));
+        }
+        let (_, data) = train::read(base, Words::Of(tokenizer))?;
+        data.check(base)?;
+        Ok(data)
+    };
+    let loaded = read().and_then(|data| {
         let same = data.sha256 == base.data_sha256;
         let other = || Error::Data(format!("{} is not the text it was", base.data.join(", ")));
         same.then_some(data).ok_or_else(other)
@@ -182,7 +185,8 @@ pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let config = Config { base: String::new(), ..config };
     let (mut merged, _lock) = RunDir::create(out, config, run.tokenizer.clone(), None)?;
     let zeros = vec![0.0; layout.len()];
-    let state = State { best: state.best.map(|(loss, _)| (loss, state.step)), ..state };
+    // What is estimated of another checkpoint is not of this one.
+    let state = State { best: state.best.filter(|(_, best)| *best == state.step), ..state };
     merged.save(&layout, &Checkpoint { state: state.clone(), weights, m: zeros.clone(), v: zeros })?;
     merged.tidy(&state)?;
     merged.warnings = run.warnings;

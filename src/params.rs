@@ -363,21 +363,22 @@ pub fn merge(config: &Config, p: &[f32]) -> (Config, Vec<f32>) {
     (config, merged)
 }
 
-/// The model that `config` and `p` are with a vocabulary of `vocab_size` words: embedding and head get rows for those it
-/// has not, each the mean of the rows it has (Hewitt 2021), so that no new word is likelier than an average one; all
-/// others keep their bits.
+/// The model that `config` and `p` are with a vocabulary of `vocab_size` words, of which the first `known` meant something
+/// so far: the rows of embedding and head for the others are the mean of those (Hewitt 2021), so that no new word is
+/// likelier than an average one. All else keeps its bits.
 ///
 /// # Panics
 /// If `p` is not as long as the layout of `config`, or the vocabulary gets smaller.
-pub fn add_words(config: &Config, p: &[f32], vocab_size: usize) -> (Config, Vec<f32>) {
-    assert!(vocab_size >= config.vocab_size);
+pub fn add_words(config: &Config, p: &[f32], known: usize, vocab_size: usize) -> (Config, Vec<f32>) {
+    assert!(vocab_size >= config.vocab_size && known <= config.vocab_size);
     let new_config = Config { vocab_size, ..config.clone() };
     let (old, new) = (Layout::new(config), Layout::new(&new_config));
     assert_eq!(p.len(), old.len());
     let mut extended = vec![0.0; new.len()];
     for (from, to) in old.tensors.iter().zip(&new.tensors) {
-        let (rows, from) = (from.shape[0], &p[from.span.range()]);
-        let c = from.len() / rows;
+        let c = from.span.len / from.shape[0];
+        let rows = if of_words(&from.name) && known < vocab_size { known } else { from.shape[0] };
+        let from = &p[from.span.range()][..rows * c];
         let (same, added) = extended[to.span.range()].split_at_mut(from.len());
         same.copy_from_slice(from);
         for row in added.chunks_exact_mut(c) {
@@ -535,7 +536,7 @@ mod tests {
             ["bias=[\"head\"]", tied].iter().for_each(|setting| config.set(setting).unwrap());
             let old = Layout::new(&config);
             let p = old.init(3);
-            let (config, extended) = add_words(&config, &p, 7);
+            let (config, extended) = add_words(&config, &p, 5, 7);
             let new = Layout::new(&config);
             assert_eq!(config.vocab_size, 7);
             for (from, to) in old.tensors.iter().zip(&new.tensors) {

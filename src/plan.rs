@@ -56,8 +56,8 @@ pub struct Time {
 }
 
 impl Plan {
-    /// Everything but the time.
-    pub fn new(config: &Config, model: &Gpt, data: &Dataset) -> Plan {
+    /// Everything but the time; `old` is what a fine-tuning may forget.
+    pub fn new(config: &Config, model: &Gpt, data: &Dataset, old: Option<&Dataset>) -> Plan {
         let (params, text) = (model.layout.len() as f64, data.train.tokens() as f64);
         let tokens = config.tokens_per_step() * config.max_iters as f64;
         let (epochs, tokens_per_param) = (tokens / text, text / params);
@@ -68,7 +68,8 @@ impl Plan {
                  expect the validation loss to rise again, and set patience or dropout, or a smaller model"
             )
         });
-        let text_tokens = data.train.tokens_in_memory() + data.val.tokens_in_memory();
+        let in_memory = |data: &Dataset| data.train.tokens_in_memory() + data.val.tokens_in_memory();
+        let text_tokens = in_memory(data) + old.map_or(0, in_memory);
         let memory_mib = (Memory::of(config).total() + Memory::of_process(text_tokens)) as f64 / f64::from(1 << 20);
         Plan { steps: config.max_iters, tokens, epochs, tokens_per_param, memory_mib, advice, time: None }
     }
@@ -99,12 +100,13 @@ impl Plan {
         config: &Config,
         tokenizer: &Tokenizer,
         data: &Dataset,
+        old: Option<&Dataset>,
         be: &Cpu,
         folder: &Path,
         seconds: f64,
     ) -> Result<Plan> {
         let model = Gpt::new(config);
-        let mut plan = Plan::new(config, &model, data);
+        let mut plan = Plan::new(config, &model, data, old);
         let mut speed = Speed::default();
         let mut trial = Trial::new(be, config, &model, &data.train);
         // The first step touches the memory for the first time.
@@ -189,7 +191,7 @@ mod tests {
             estimate: Mean { seconds: 6.4, n: 2.0 },
             checkpoint: Mean { seconds: 0.5, n: 5.0 },
         };
-        let mut plan = Plan::new(&config, &Gpt::new(&config), &data);
+        let mut plan = Plan::new(&config, &Gpt::new(&config), &data, None);
         plan.set_speed(&speed, &config, &data, 0);
         plan
     }

@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 use std::{
     fs::File,
     io::{self, BufWriter, Read, Seek, Write},
-    ops::Range,
+    ops::{ControlFlow, Range},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -37,7 +37,7 @@ const MAGIC: &[u8; 8] = b"KINGLET\0";
 const VERSION: u32 = 1;
 const HEADER: u64 = 128;
 
-/// llm.c's headers: 256 words of 32 bits, of which the first is this (ids of 16 bits) or that (of 32).
+/// The first of the 256 words of 32 bits in llm.c's headers, and whether ids have 32 bits then.
 const LLM_C: [(u32, bool); 2] = [(20_240_520, false), (20_240_801, true)];
 const LLM_C_HEADER: u64 = 1024;
 
@@ -143,9 +143,9 @@ pub struct Header {
     pub wide: bool,
     /// Ids.
     pub tokens: u64,
-    /// SHA-256 of the tokenizer's file and of the ids, in kinglet's own files.
+    /// SHA-256 of the tokenizer's file, in kinglet's own files.
     pub tokenizer: Option<String>,
-    /// See there.
+    /// SHA-256 of the ids, in kinglet's own files.
     pub ids: Option<String>,
 }
 
@@ -210,6 +210,8 @@ pub(crate) struct Files {
     pub(crate) val: Split,
     pub(crate) sha256: String,
     pub(crate) notes: Vec<String>,
+    /// With which tokenizer and train_split they were made, if they are kinglet's.
+    pub(crate) made: Option<(TokenizerKind, f64)>,
 }
 
 /// What a part is.
@@ -227,11 +229,16 @@ pub struct PartAbout {
 
 /// What a prepared corpus is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct About {
     /// Version of the format.
     pub format_version: u32,
     /// What identifies the corpus, in hexadecimal.
     pub sha256: String,
+    /// The configuration's tokenizer and train_split, with which it was made.
+    pub tokenizer: TokenizerKind,
+    /// See the configuration.
+    pub train_split: f64,
     /// Documents.
     pub documents: u64,
     /// Words in the vocabulary.
@@ -243,19 +250,24 @@ pub struct About {
 }
 
 /// Opens the files of ids that `config.data` names: a folder that [`prepare`] wrote, one with `train.bin` and `val.bin`,
-/// or `.bin` files, of which those with `val` in their name are for validation. None if it names text.
+/// or `.bin` files, of which those with `val` in their name are for validation. None if it names text. Their ids must be of
+/// the tokenizer that is `known`, if one is.
 ///
 /// # Errors
 /// If a file is damaged, or not of the tokenizer.
-pub(crate) fn open(config: &Config) -> Result<Option<Files>> {
+pub(crate) fn open(config: &Config, known: Option<&Tokenizer>) -> Result<Option<Files>> {
     let paths: Vec<PathBuf> = config.data.iter().map(PathBuf::from).collect();
-    let [path] = &paths[..] else { return open_foreign(&paths, config) };
+    let [path] = &paths[..] else { return open_foreign(&paths, config, known) };
     if path.join(ABOUT).exists() {
-        return open_prepared(path, config).map(Some);
+        let files = open_prepared(path, config)?;
+        if known.is_some_and(|known| !known.extends(&files.tokenizer)) {
+            return Err(Error::Data(format!("{} has ids of another tokenizer", path.display())));
+        }
+        return Ok(Some(files));
     }
     let nano_gpt = [path.join("train.bin"), path.join("val.bin")];
     let paths = if nano_gpt.iter().all(|path| path.exists()) { &nano_gpt[..] } else { &paths };
-    open_foreign(paths, config)
+    open_foreign(paths, config, known)
 }
 
 fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
@@ -266,6 +278,9 @@ fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
     };
     let about: About = serde_json::from_str(&text(ABOUT)?)
         .map_err(|error| Error::run(&folder.join(ABOUT), format!("not about a prepared corpus: {error}")))?;
+    if about.format_version != VERSION {
+        return Err(Error::run(&folder.join(ABOUT), "written by a newer kinglet, use that one"));
+    }
     let tokenizer = Tokenizer::from_json(&text(TOKENIZER)?).map_err(|error| files.error(TOKENIZER, &error))?;
     let part = |part: &PartAbout| -> Result<Split> {
         // Only names: the files are in the folder.
@@ -275,17 +290,19 @@ fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
         Ok(Split::of_files(opened, part.bytes, part.chars, &tokenizer, config))
     };
     let (train, val) = (part(&about.train)?, part(&about.val)?);
-    Ok(Files { train, val, tokenizer, sha256: about.sha256, notes: Vec::new() })
+    let made = Some((about.tokenizer, about.train_split));
+    Ok(Files { train, val, tokenizer, sha256: about.sha256, notes: Vec::new(), made })
 }
 
-fn open_foreign(paths: &[PathBuf], config: &Config) -> Result<Option<Files>> {
+fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -> Result<Option<Files>> {
     if paths.is_empty() || !paths.iter().all(|path| path.extension().is_some_and(|e| e == "bin") && path.is_file()) {
         return Ok(None);
     }
-    let tokenizer = match &config.tokenizer {
-        TokenizerKind::Byte => Tokenizer::byte(),
-        TokenizerKind::File(path) => Tokenizer::from_file(Path::new(path))?,
-        _ => {
+    let tokenizer = match (known, &config.tokenizer) {
+        (Some(known), _) => known.clone(),
+        (None, TokenizerKind::Byte) => Tokenizer::byte(),
+        (None, TokenizerKind::File(path)) => Tokenizer::from_file(Path::new(path))?,
+        (None, _) => {
             return Err(Error::Data(format!(
                 "{} has token ids: --tokenizer FILE names the tokenizer.json that they are of, for example GPT-2's",
                 paths[0].display()
@@ -326,7 +343,7 @@ fn open_foreign(paths: &[PathBuf], config: &Config) -> Result<Option<Files>> {
     let notes =
         vec![format!("token ids of {} words; losses per byte and character are estimates", tokenizer.vocab_size())];
     let sha256 = hex(&hasher.finalize());
-    Ok(Some(Files { tokenizer, train, val, sha256, notes }))
+    Ok(Some(Files { tokenizer, train, val, sha256, notes, made: None }))
 }
 
 /// One part, being written.
@@ -403,7 +420,7 @@ impl PartWriter {
 }
 
 /// Writes the tokens of a corpus to a new folder `out`, whole or not at all; `progress` hears how many bytes of text are
-/// done.
+/// done, and if it breaks there is no folder.
 ///
 /// # Errors
 /// If the corpus will not do, or the folder is not empty or cannot be written.
@@ -413,8 +430,8 @@ pub fn prepare(
     tokenizer: &Tokenizer,
     config: &Config,
     out: &Path,
-    mut progress: impl FnMut(u64),
-) -> Result<About> {
+    mut progress: impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<About>> {
     if survey.conversations > 0 {
         let names = corpus.names();
         return Err(Error::Data(format!(
@@ -422,7 +439,7 @@ pub fn prepare(
         )));
     }
     refuse_full(out)?;
-    let mut folder = FolderWriter::new(out)?;
+    let mut folder = FolderWriter::beside(out)?;
     let part = |name| PartWriter {
         folder: folder.aside().to_owned(),
         name,
@@ -432,12 +449,19 @@ pub fn prepare(
         current: None,
     };
     let mut parts = [part("train"), part("val")];
-    let mut bytes = 0;
-    encode(corpus, survey, tokenizer, config, survey.cut(config), |behind, encoded| {
+    let (mut bytes, mut stopped) = (0, false);
+    let encoded = encode(corpus, survey, tokenizer, config, survey.cut(config), |behind, encoded| {
         bytes += encoded.bytes;
-        progress(bytes);
+        stopped |= progress(bytes).is_break();
+        if stopped {
+            return Err(Error::Data("asked to stop".into()));
+        }
         parts[usize::from(behind)].write(&encoded)
-    })?;
+    });
+    if stopped {
+        return Ok(None);
+    }
+    encoded?;
     parts.iter_mut().try_for_each(PartWriter::finish_shard)?;
     let [train, val] = parts.map(|part| part.about);
     for (name, part) in [("training", &train), ("validation", &val)] {
@@ -454,6 +478,8 @@ pub fn prepare(
     let about = About {
         format_version: VERSION,
         sha256: survey.sha256.clone(),
+        tokenizer: config.tokenizer.clone(),
+        train_split: config.train_split,
         documents: survey.documents,
         vocab_size: tokenizer.vocab_size(),
         train,
@@ -463,7 +489,7 @@ pub fn prepare(
     folder.add(TOKENIZER, |path| std::fs::write(path, tokenizer.to_json()))?;
     folder.add(ABOUT, |path| std::fs::write(path, &json))?;
     folder.finish()?;
-    Ok(about)
+    Ok(Some(about))
 }
 
 /// Refuses a folder with anything in it.
@@ -500,14 +526,16 @@ mod tests {
         let corpus = Corpus::open(&config).unwrap();
         let survey = Survey::of(&corpus, &config).unwrap();
         let tokenizer = tokenizer(&survey);
-        let about = prepare(&corpus, &survey, &tokenizer, &config, &temp.join("out"), |_| ()).unwrap();
+        let about = prepare(&corpus, &survey, &tokenizer, &config, &temp.join("out"), |_| ControlFlow::Continue(()))
+            .unwrap()
+            .unwrap();
         (Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap(), about)
     }
 
     fn open_folder(temp: &Path) -> Result<Option<Files>> {
         let mut config = config(temp, &[]);
         config.data = vec![temp.join("out").display().to_string()];
-        open(&config)
+        open(&config, None)
     }
 
     fn batch(split: &Split) -> Vec<Vec<u32>> {
@@ -521,7 +549,7 @@ mod tests {
         // More words than 16 bits can count.
         let wide = |survey: &Survey| {
             let many = (0x4e00..0x4e00 + 0x5200u32).chain(0xac00..0xd7a3).chain(0x2_0000..0x2_a000);
-            survey.char_tokenizer().extended(many.filter_map(char::from_u32), true).0
+            survey.char_tokenizer().extended(many.filter_map(char::from_u32), true)
         };
         for (tokenizer, width) in
             [(Survey::char_tokenizer as fn(&Survey) -> _, 2), (|_: &Survey| Tokenizer::byte(), 2), (wide, 4)]
@@ -544,7 +572,10 @@ mod tests {
         let config = config(temp, &[]);
         let corpus = Corpus::open(&config)?;
         let survey = Survey::of(&corpus, &config)?;
-        prepare(&corpus, &survey, &survey.char_tokenizer(), &config, &temp.join("out"), |_| ())
+        let made = prepare(&corpus, &survey, &survey.char_tokenizer(), &config, &temp.join("out"), |_| {
+            ControlFlow::Continue(())
+        })?;
+        Ok(made.unwrap())
     }
 
     #[test]
@@ -615,7 +646,7 @@ mod tests {
         let open_all = |names: &[&str], settings: &[&str]| {
             let mut config = config(temp.path(), settings);
             config.data = names.iter().map(|name| temp.path().join(name).display().to_string()).collect();
-            open(&config)
+            open(&config, None)
         };
         for (names, train, val) in
             [(&["nano"][..], 500, 100), (&["x_train.bin", "x_val.bin"], 500, 500), (&["alone.bin"], 450, 50)]

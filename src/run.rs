@@ -327,19 +327,16 @@ fn folder_name(step: u64) -> String {
 
 /// Refuses a folder with anything in it but what a start that was cut short leaves.
 fn refuse_full(path: &Path) -> Result<()> {
+    // Only what has been locked, and has not come to its configuration, is a start that was cut short.
+    let begun = path.join(Lock::FILE).exists() && !path.join(CONFIG).exists();
     let harmless = |entry: fs::DirEntry| {
-        let name = entry.file_name();
-        let empty = || entry.path().read_dir().is_ok_and(|mut entries| entries.next().is_none());
+        let (name, path) = (entry.file_name(), entry.path());
+        let empty = || path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         name == Lock::FILE
-            || name == TOKENIZER
-            || name == BASE
-            || name.to_string_lossy().starts_with("base.") && name.to_string_lossy().ends_with("tmp")
-            || name.to_string_lossy().ends_with(".json.tmp")
-            || name.to_string_lossy().ends_with(".toml.tmp")
             || name == CHECKPOINTS && empty()
+            || begun && (name == TOKENIZER || name.to_string_lossy().ends_with("tmp"))
+            || begun && name == BASE && !path.join(CHECKPOINTS).exists()
     };
-    // Whatever else is there belongs to a run that has its configuration, the last file to be written.
-    let harmless = |entry| !path.join(CONFIG).exists() && harmless(entry);
     if path.read_dir().map_or(true, |mut entries| entries.all(|entry| entry.is_ok_and(harmless))) {
         return Ok(());
     }

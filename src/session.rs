@@ -8,15 +8,14 @@ use crate::{
     data,
     error::{Error, Result},
     eval::{self, Answers, Exact},
-    instruct::Message,
+    instruct::{ASSISTANT, Message},
     model::Gpt,
-    params::Layout,
+    params::{Layout, add_words},
     run::{RunDir, Which},
     sample::{Generator, Sampling, Stopper},
     shards::{Shards, cores, with_threads},
-    source::Corpus,
     tokenizer::{StreamDecoder, Tokenizer},
-    train,
+    train::{self, Words},
 };
 use serde::Serialize;
 use std::{ops::ControlFlow, path::Path};
@@ -48,7 +47,7 @@ pub enum Part {
 }
 
 /// What was measured of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// The loss.
     #[serde(flatten)]
@@ -59,6 +58,8 @@ pub struct Evaluation {
     pub baseline: Option<Baseline>,
     /// Of conversations: how many answers are right.
     pub answers: Option<Answers>,
+    /// What a user should know about how the data was read.
+    pub notes: Vec<String>,
 }
 
 impl Session {
@@ -83,7 +84,7 @@ impl Session {
         let base = run.base()?.filter(|_| run.config.lora_rank > 0);
         let base = base.ok_or_else(|| Error::run(run.path(), "this run has no adapters to leave out"))?;
         let (state, _) = run.load_weights(&Layout::new(&run.config), Some(&base.weights), which)?;
-        run.config = Config { vocab_size: base.config.vocab_size, ..base.config };
+        run.config = base.config;
         Session::new(run, state, &base.weights)
     }
 
@@ -101,8 +102,19 @@ impl Session {
             Some(weights) => weights,
             None => run.load_weights(&layout, None, which)?.1,
         };
-        let fits = weights.len() == trained_on.weights.len() && run.tokenizer == other.tokenizer;
-        if !fits {
+        let plain = Config { lora_rank: 0, modules_to_save: Vec::new(), new_words: 0, ..run.config.clone() };
+        // The adapters may have been trained with words that were added to these weights.
+        let (known, words) = (run.tokenizer.vocab_size(), other.config.vocab_size);
+        let extended = other.tokenizer.extends(&run.tokenizer) && words >= plain.vocab_size;
+        let (_, weights) = if extended && words > plain.vocab_size {
+            add_words(&plain, &weights, known, words)
+        } else {
+            (plain, weights)
+        };
+        let shapes = |config: &Config| Layout::new(config).tensors.into_iter().map(|t| t.shape).collect::<Vec<_>>();
+        let same =
+            |base: &Config| shapes(&Config { vocab_size: words, lora_rank: 0, ..run.config.clone() }) == shapes(base);
+        if !extended || !same(&trained_on.config) {
             let what = format!("its adapters are of another model than {}", run.path().display());
             return Err(Error::run(adapter, what));
         }
@@ -130,33 +142,34 @@ impl Session {
         self.be.precision()
     }
 
-    /// Measures the model on a part of `text`, or of the text the run was trained on. `threads` = 0 takes one for each
+    /// Measures the model on a part of `data`, named as for training, or of the data the run was trained on. `threads` = 0 takes one for each
     /// core; `progress` hears how many of how many sequences are done.
     ///
     /// # Errors
     /// If the text cannot be read, has unknown characters, or is too short.
     pub fn eval(
         &self,
-        text: Option<&Corpus>,
+        data: Option<&[String]>,
         part: Part,
         threads: usize,
         mut progress: impl FnMut(usize, usize) + Send,
     ) -> Result<Evaluation> {
-        let (split, floor, baseline) = match (part, text) {
-            (Part::All, Some(text)) => (data::whole(text, &self.tokenizer, &self.config)?, None, None),
-            (Part::All, None) => {
-                (data::whole(&Corpus::open(&self.config)?, &self.tokenizer, &self.config)?, None, None)
-            }
-            (part, text) => {
-                let data = match text {
-                    Some(text) => {
-                        let survey = data::Survey::of(text, &self.config)?;
-                        data::Dataset::new(text, &survey, &self.tokenizer, &self.config)?
-                    }
-                    None => train::load(&self.config, &self.tokenizer)?,
-                };
-                let baseline = || baselines::best(&data, self.config.vocab_size);
-                if part == Part::Train { (data.train, None, None) } else { (data.val.clone(), data.floor, baseline()?) }
+        let mut config = self.config.clone();
+        if let Some(names) = data {
+            config.data = names.to_vec();
+        }
+        if part == Part::All {
+            // All that is read at once is behind the cut.
+            config.train_split = 0.0;
+        }
+        let (_, data) = train::read(&config, Words::Of(&self.tokenizer))?;
+        let notes = data.notes.clone();
+        let (split, floor, baseline) = match part {
+            Part::All => (data.whole(), None, None),
+            Part::Train => (data.train, None, None),
+            Part::Val => {
+                let baseline = baselines::best(&data, self.config.vocab_size)?;
+                (data.val, data.floor, baseline)
             }
         };
         let shards = if threads == 0 { cores() } else { threads };
@@ -169,7 +182,7 @@ impl Session {
         let exact = with_threads(threads, measure)?.expect("nothing breaks it off");
         let answers = || eval::answers(&self.be, &self.model, &self.weights, &split);
         let answers = split.is_conversations().then(answers).transpose()?;
-        Ok(Evaluation { exact, floor, baseline, answers })
+        Ok(Evaluation { exact, floor, baseline, answers, notes })
     }
 
     /// Writes up to `tokens` tokens after `prompt` (an empty one is [`start_of_text`]), giving each
@@ -208,8 +221,11 @@ impl Session {
             if tokens <= self.config.block_size / 2 {
                 break;
             }
-            messages.remove(keep);
-            removed += 1;
+            // A message goes with its answer.
+            let answers = messages[keep + 1..].iter().take_while(|message| message.role == ASSISTANT).count();
+            let gone = (1 + answers).min(messages.len() - keep - 1);
+            messages.drain(keep..keep + gone);
+            removed += gone;
         }
         Ok(removed)
     }

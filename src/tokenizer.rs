@@ -261,16 +261,20 @@ impl Tokenizer {
         }
     }
 
+    /// Whether every id of `other` means the same to this one: it is the same, or one to which characters were added.
+    pub fn extends(&self, other: &Tokenizer) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Char(new), Kind::Char(old)) => new.extends(old),
+            _ => self == other,
+        }
+    }
+
     /// The same tokenizer with the characters of `text` that it lacks added at the end of its vocabulary, and the end of
-    /// a text if that is `wanted`; and how many words that adds. Only a character tokenizer can lack any.
-    pub fn extended(&self, text: impl IntoIterator<Item = char>, wanted: bool) -> (Tokenizer, usize) {
+    /// a text if that is `wanted`. Only a character tokenizer can lack any.
+    pub fn extended(&self, text: impl IntoIterator<Item = char>, wanted: bool) -> Tokenizer {
         match &self.kind {
-            Kind::Char(chars) => {
-                let extended = chars.extended(text, wanted);
-                let added = extended.vocab_size() - chars.vocab_size();
-                (extended.into(), added)
-            }
-            _ => (self.clone(), 0),
+            Kind::Char(chars) => chars.extended(text, wanted).into(),
+            _ => self.clone(),
         }
     }
 }
@@ -380,8 +384,9 @@ mod tests {
     fn sizes_ends_and_files() {
         let chars = Tokenizer::from(CharTokenizer::train("ab"));
         assert_eq!((chars.vocab_size(), chars.end_of_text()), (2, None));
-        let (ended, added) = chars.extended("abc".chars(), true);
-        assert_eq!((ended.vocab_size(), added, ended.end_of_text()), (4, 2, Some(3)));
+        let ended = chars.extended("abc".chars(), true);
+        assert_eq!((ended.vocab_size(), ended.end_of_text()), (4, Some(3)));
+        assert!(ended.extends(&chars) && !chars.extends(&ended) && !ended.extends(&Tokenizer::byte()));
         assert_eq!(ended.encode("ca<|endoftext|>b").unwrap(), [2, 0, 3, 1]);
         let byte = Tokenizer::byte();
         assert_eq!((byte.vocab_size(), byte.end_of_text()), (257, Some(256)));
@@ -456,7 +461,7 @@ mod tests {
         fn ids_and_text_are_those_of_hugging_face(text in "\\PC*", more in proptest::collection::vec(any::<char>(), 1..50)) {
             let text = text + &more.into_iter().collect::<String>() + END_OF_TEXT + "a";
             let chars = Tokenizer::from(CharTokenizer::train(&text));
-            for tokenizer in [Tokenizer::byte(), bpe(), chars.extended([], true).0] {
+            for tokenizer in [Tokenizer::byte(), bpe(), chars.extended([], true)] {
                 let theirs = theirs(&tokenizer);
                 let ids = tokenizer.encode(&text).unwrap();
                 let encoding = theirs.encode(text.as_str(), false).unwrap();

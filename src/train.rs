@@ -62,12 +62,15 @@ impl Job {
     /// # Errors
     /// If the configuration, the text or the folder will not do. Nothing is written then.
     pub fn start(config: Config, out: &Path) -> Result<Job> {
-        if config.lora_rank > 0 {
-            return Err(Error::Config {
-                key: "lora_rank".into(),
-                value: config.lora_rank.to_string(),
-                allowed: "0 in a new run: adapters train on the weights of another one".into(),
-            });
+        let default = Config::default();
+        for key in ["lora_rank", "base", "new_words", "replay"] {
+            if config.value(key) != default.value(key) {
+                return Err(Error::Config {
+                    key: key.into(),
+                    value: config.value(key).to_string(),
+                    allowed: format!("{} in a new run: it is for kinglet finetune", default.value(key)),
+                });
+            }
         }
         let (config, tokenizer, data) = prepare(config)?;
         let (run, lock) = RunDir::create(out, config, tokenizer, None)?;
@@ -109,8 +112,10 @@ impl Job {
                 });
             }
         }
-        let mut data = load(config, &run.tokenizer)?;
-        if data.sha256 != config.data_sha256 {
+        let (_, mut data) = read(config, Words::Of(&run.tokenizer))?;
+        data.check(config)?;
+        let divided = data.made.as_ref().is_none_or(|(_, train_split)| *train_split == config.train_split);
+        if data.sha256 != config.data_sha256 || !divided {
             return Err(Error::Data(format!(
                 "{} is not the text this run was started with (SHA-256 {}, was {}): bring that text back, \
                  or start a new run",
@@ -157,8 +162,11 @@ pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     config.check()?;
     // Before the text is read, as far as it can be known.
     Memory::of(&Config { vocab_size: config.vocab_size.max(1), ..config.clone() }).check()?;
-    let (tokenizer, data) = read(&config)?;
+    let (tokenizer, data) = read(&config, Words::Configured)?;
     data.check(&config)?;
+    if let Some((kind, train_split)) = data.made.clone() {
+        (config.tokenizer, config.train_split) = (kind, train_split);
+    }
     let words = tokenizer.vocab_size();
     if config.vocab_size == 0 {
         config.vocab_size = words;
@@ -179,16 +187,52 @@ pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     Ok((config, tokenizer, data))
 }
 
-/// The data that a configuration names, and the tokenizer it asks for.
+/// Whose ids data is to have.
+#[derive(Clone, Copy, Debug)]
+pub enum Words<'a> {
+    /// Those of the tokenizer that the configuration asks for.
+    Configured,
+    /// Those of a tokenizer that there is.
+    Of(&'a Tokenizer),
+    /// The same, with the characters that the data has more added to it.
+    Extended(&'a Tokenizer),
+}
+
+/// The data that a configuration names, and the tokenizer that its ids are of.
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn read(config: &Config) -> Result<(Tokenizer, Dataset)> {
-    if let Some(files) = prepared::open(config)? {
-        return Ok((files.tokenizer.clone(), Dataset::of_files(files)));
+pub fn read(config: &Config, words: Words) -> Result<(Tokenizer, Dataset)> {
+    let known = match words {
+        Words::Configured => None,
+        Words::Of(known) | Words::Extended(known) => Some(known),
+    };
+    if let Some(files) = prepared::open(config, known)? {
+        if let (Some((kind, train_split)), None) = (&files.made, known) {
+            let other = |key: &str, value: String, made: String| {
+                let allowed = format!("{made}, with which these token ids were made");
+                Err(Error::Config { key: key.into(), value, allowed })
+            };
+            // What was not asked for is the default.
+            let default = Config::default();
+            if config.tokenizer != default.tokenizer && config.tokenizer != *kind {
+                return other("tokenizer", config.tokenizer.clone().into(), kind.clone().into());
+            }
+            if config.train_split != default.train_split && config.train_split != *train_split {
+                return other("train_split", config.train_split.to_string(), train_split.to_string());
+            }
+        }
+        return Ok((known.unwrap_or(&files.tokenizer).clone(), Dataset::of_files(files)));
     }
-    let (corpus, survey) = survey(config)?;
-    let tokenizer = tokenizer(config, &corpus, &survey)?;
+    let corpus = Corpus::open(config)?;
+    Dataset::check_size(&corpus, corpus.known_bytes())?;
+    let survey = Survey::of(&corpus, config)?;
+    Dataset::check_size(&corpus, survey.bytes)?;
+    let tokenizer = match words {
+        Words::Configured => tokenizer(config, &corpus, &survey)?,
+        Words::Of(known) => known.clone(),
+        Words::Extended(known) => known.extended(survey.alphabet(), survey.needs_end_of_text()),
+    };
     let data = Dataset::new(&corpus, &survey, &tokenizer, config)?;
     Ok((tokenizer, data))
 }
@@ -204,32 +248,6 @@ pub fn tokenizer(config: &Config, corpus: &Corpus, survey: &Survey) -> Result<To
         TokenizerKind::File(path) => Tokenizer::from_file(Path::new(path)),
         TokenizerKind::Bpe(size) => survey.learn_bpe(corpus, *size),
     }
-}
-
-/// The data that a configuration names, read with a tokenizer that there is already.
-///
-/// # Errors
-/// If it will not do.
-pub fn load(config: &Config, tokenizer: &Tokenizer) -> Result<Dataset> {
-    let data = match prepared::open(config)? {
-        Some(files) if files.tokenizer == *tokenizer => Dataset::of_files(files),
-        Some(_) => return Err(Error::Data(format!("{} has ids of another tokenizer", config.data.join(", ")))),
-        None => {
-            let (corpus, survey) = survey(config)?;
-            Dataset::new(&corpus, &survey, tokenizer, config)?
-        }
-    };
-    data.check(config)?;
-    Ok(data)
-}
-
-/// The corpus that a configuration names, read once, unless it is too large for the memory.
-pub(crate) fn survey(config: &Config) -> Result<(Corpus, Survey)> {
-    let corpus = Corpus::open(config)?;
-    Dataset::check_size(&corpus, corpus.known_bytes())?;
-    let survey = Survey::of(&corpus, config)?;
-    Dataset::check_size(&corpus, survey.bytes)?;
-    Ok((corpus, survey))
 }
 
 /// Whether nothing is left to train.
@@ -250,6 +268,8 @@ pub struct Memory {
     pub activations: u64,
     /// Weights laid out for products.
     pub panels: u64,
+    /// The weights that a fine-tuning began with.
+    pub base: u64,
 }
 
 impl Memory {
@@ -273,6 +293,7 @@ impl Memory {
                 .saturating_add(of_shards(eval / config.n_layer))
                 .saturating_add(sequences),
             panels: if prepared { params } else { 0 },
+            base: if config.base.is_empty() { 0 } else { 4 * model.layout.base_len as u64 },
         }
     }
 
@@ -284,8 +305,8 @@ impl Memory {
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        let Memory { weights, optimizer, gradients, activations, panels } = *self;
-        [weights, optimizer, gradients, activations, panels].into_iter().fold(0, u64::saturating_add)
+        let Memory { weights, optimizer, gradients, activations, panels, base } = *self;
+        [weights, optimizer, gradients, activations, panels, base].into_iter().fold(0, u64::saturating_add)
     }
 
     /// Refuses what this machine's memory cannot hold.
@@ -561,7 +582,7 @@ impl<'a> Run<'a> {
             train_tokens: data.train.tokens(),
             val_tokens: data.val.tokens(),
             entropy_floor: data.floor,
-            plan: Plan::new(config, &model, data),
+            plan: Plan::new(config, &model, data, job.old.as_ref()),
             out: run.path().display().to_string(),
         });
         let (points, old) = estimates(&folder)?;
@@ -736,7 +757,7 @@ impl<'a> Run<'a> {
         }
         if !self.planned && self.speed.is_known() {
             self.planned = true;
-            let mut plan = Plan::new(config, &self.model, &self.job.data);
+            let mut plan = Plan::new(config, &self.model, &self.job.data, self.job.old.as_ref());
             plan.set_speed(&self.speed, config, &self.job.data, self.began.2);
             (self.observe)(&Event::Planned { step, plan });
         }
@@ -826,9 +847,10 @@ impl<'a> Run<'a> {
             self.warn(with_source(&error));
         }
         let (_, train_loss, val_loss) = *self.curves.points.last().expect("the last step was estimated");
-        let change = self.job.base.is_some().then(|| Change {
-            val_loss_before: self.curves.points[0].2,
-            old_val_loss_before: self.curves.old.first().map(|point| point.1),
+        let before = self.curves.points.iter().find(|point| point.0 == 0);
+        let change = before.filter(|_| !config.base.is_empty()).map(|before| Change {
+            val_loss_before: before.2,
+            old_val_loss_before: self.curves.old.iter().find(|point| point.0 == 0).map(|point| point.1),
             old_val_loss: self.curves.old.last().map(|point| point.1),
         });
         let (began, wall_before, _) = self.began;

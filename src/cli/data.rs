@@ -1,6 +1,9 @@
 //! `kinglet data`
 
-use super::train::Choice;
+use super::{
+    Ended,
+    train::{Choice, stop_on_signal},
+};
 use anyhow::Context;
 use kinglet::{
     baselines::{Baselines, Compressed},
@@ -10,12 +13,14 @@ use kinglet::{
     source::Corpus,
     stats::{Count, LINE_CHARS, Longest, Source, Stats, WINDOW_CHARS},
     tokenizer::Tokenizer,
-    train,
+    train::{self, Words},
 };
 use serde_json::{Value, json};
 use std::{
     io::{self, BufRead},
+    ops::ControlFlow,
     path::PathBuf,
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -60,12 +65,13 @@ struct Encode {
 }
 
 impl Args {
-    pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         match &self.command {
-            Command::Stats(stats) => stats.run(json),
-            Command::Prepare(prepare) => prepare.run(json),
-            Command::Encode(encode) => encode.run(json),
+            Command::Stats(stats) => stats.run(json)?,
+            Command::Prepare(prepare) => return prepare.run(json),
+            Command::Encode(encode) => encode.run(json)?,
         }
+        Ok(Ended::Done)
     }
 }
 
@@ -73,11 +79,16 @@ impl StatsArgs {
     fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, _) = self.choice.config()?;
         // Nothing is trained, so a part need not have a whole sequence.
-        let (tokenizer, data) = train::read(&Config { block_size: 65536, ..config.clone() })?;
+        let (tokenizer, data) = train::read(&Config { block_size: 65536, ..config.clone() }, Words::Configured)?;
         data.check(&Config { block_size: 1, ..config.clone() })?;
         super::warn(&data.notes);
         let (train_ids, val_ids) = (data.train.last_ids(usize::MAX)?, data.val.last_ids(usize::MAX)?);
-        let (train, val) = (tokenizer.decode(&train_ids), tokenizer.decode(&val_ids));
+        // The end of a text is none of its characters.
+        let text = |ids: &[u32]| {
+            let documents = ids.split(|&id| Some(id) == tokenizer.end_of_text()).map(|ids| tokenizer.decode(ids));
+            documents.collect::<Vec<_>>().join("\n")
+        };
+        let (train, val) = (text(&train_ids), text(&val_ids));
         let source = |text, ids| Source { text, ids };
         let stats = Stats::measure(source(&train, &train_ids), source(&val, &val_ids));
         let mut baselines = Baselines::measure(&train_ids, &val_ids, tokenizer.vocab_size())?;
@@ -88,7 +99,7 @@ impl StatsArgs {
             baselines: &baselines,
             compressed: &compressed,
             floor: data.floor,
-            bits_per_nat_and_token: stats.val.tokens as f64 / stats.val.chars as f64 / std::f64::consts::LN_2,
+            bits_per_nat_and_token: data.val.tokens_per_byte_and_char().1 / std::f64::consts::LN_2,
             token: &|id| tokenizer.decode(&[id]),
         };
         if json { super::print_json(&report.json(&config)?) } else { Ok(super::print(&report.text())?) }
@@ -221,7 +232,7 @@ fn list(counts: impl Iterator<Item = (String, usize)>) -> String {
 }
 
 impl Prepare {
-    fn run(&self, json: bool) -> anyhow::Result<()> {
+    fn run(&self, json: bool) -> anyhow::Result<Ended> {
         let (config, _) = self.choice.config()?;
         let clock = Instant::now();
         let corpus = Corpus::open(&config)?;
@@ -231,13 +242,18 @@ impl Prepare {
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
         let bar =
             super::progress_bar(survey.bytes, "{wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
-        let about =
-            prepared::prepare(&corpus, &survey, &tokenizer, &config, &self.out, |bytes| bar.set_position(bytes))?;
+        let stop = stop_on_signal()?;
+        let progress = |bytes| {
+            bar.set_position(bytes);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let about = prepared::prepare(&corpus, &survey, &tokenizer, &config, &self.out, progress)?;
         bar.finish_and_clear();
+        let Some(about) = about else { return Ok(Ended::Interrupted) };
         let encode_s = clock.elapsed().as_secs_f64();
         let mb_per_s = survey.bytes as f64 / 1e6 / encode_s;
         if json {
-            return super::print_json(&json!({
+            super::print_json(&json!({
                 "out": self.out.display().to_string(),
                 "documents": about.documents,
                 "vocab_size": about.vocab_size,
@@ -247,14 +263,16 @@ impl Prepare {
                 "encode_s": encode_s,
                 "mb_per_s": mb_per_s,
                 "peak_memory_mib": kinglet::machine::peak_memory_mib(),
-            }));
+            }))?;
+            return Ok(Ended::Done);
         }
         let out = self.out.display();
-        Ok(super::print(&format!(
+        super::print(&format!(
             "{} documents, {} words\n{} + {} tokens from {} bytes in {read_s:.1} + {encode_s:.1} s ({mb_per_s:.1} MB/s)\n\
              train on them with: kinglet train {out}\n",
             about.documents, about.vocab_size, about.train.tokens, about.val.tokens, survey.bytes
-        ))?)
+        ))?;
+        Ok(Ended::Done)
     }
 }
 

@@ -5,7 +5,6 @@ use kinglet::{
     eval::Answers,
     run::Which,
     session::{Evaluation, Part, Session},
-    source::Corpus,
 };
 use serde_json::json;
 use std::path::PathBuf;
@@ -58,9 +57,9 @@ impl Args {
         let session = Session::load(&self.run, self.checkpoint.into())?;
         super::warn(&session.warnings);
         super::note_precision(session.config.precision, session.precision());
-        let (text, default) = match &self.data[..] {
+        let (data, default) = match &self.data[..] {
             [] => (None, Split::Val),
-            data => (Some(Corpus::named(data, &session.config)?), Split::All),
+            data => (Some(data), Split::All),
         };
         let (part, name) = match self.split.unwrap_or(default) {
             Split::Train => (Part::Train, "train"),
@@ -72,9 +71,10 @@ impl Args {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
         };
-        let measured = session.eval(text.as_ref(), part, usize::from(self.threads), progress)?;
+        let measured = session.eval(data, part, usize::from(self.threads), progress)?;
         bar.finish_and_clear();
-        let Evaluation { exact, floor, baseline, answers } = measured;
+        let Evaluation { exact, floor, baseline, answers, notes } = measured;
+        super::warn(&notes);
         if json {
             return super::print_json(&json!({
                 "run": self.run.display().to_string(),

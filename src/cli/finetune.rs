@@ -37,8 +37,8 @@ pub(super) struct Choice {
     #[arg(required = true)]
     data: Vec<String>,
     /// Train adapters of this rank (LoRA) in the place of the weights; they are small, and saved apart
-    #[arg(long, value_name = "RANK")]
-    lora: Option<usize>,
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    lora: Option<u16>,
     /// Adapters are scaled by ALPHA / RANK [default: 16]
     #[arg(long, value_name = "ALPHA", requires = "lora")]
     lora_alpha: Option<f64>,
@@ -67,13 +67,16 @@ pub(super) struct Choice {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
-        let name = format!("{}-finetuned", self.choice.run.file_name().unwrap_or_default().display());
-        let out = self.out.clone().unwrap_or_else(|| self.choice.run.with_file_name(name));
+        // Of the folder itself, also where it is called ".".
+        let run = self.choice.run.canonicalize().unwrap_or_else(|_| self.choice.run.clone());
+        let name = format!("{}-finetuned", run.file_name().unwrap_or_default().display());
+        let beside = if self.choice.run.file_name().is_some() { &self.choice.run } else { &run };
+        let out = self.out.clone().unwrap_or_else(|| beside.with_file_name(name));
         let prepared = self.choice.prepare()?;
         if self.plan {
-            let Finetune { config, tokenizer, data, .. } = &prepared;
+            let Finetune { config, tokenizer, data, old, .. } = &prepared;
             let name = out.file_name().unwrap_or_default().to_string_lossy();
-            super::plan::show(&name, config, tokenizer, data, usize::from(self.threads), 3.0, json)?;
+            super::plan::show(&name, config, tokenizer, data, old.as_ref(), usize::from(self.threads), 3.0, json)?;
             return Ok(Ended::Done);
         }
         let job = prepared.start(&out)?;

@@ -32,7 +32,7 @@ impl Args {
         let (config, name) = self.choice.config()?;
         let (config, tokenizer, data) = prepare(config)?;
         let threads = usize::from(self.threads);
-        show(&name.to_string_lossy(), &config, &tokenizer, &data, threads, self.seconds, json)
+        show(&name.to_string_lossy(), &config, &tokenizer, &data, None, threads, self.seconds, json)
     }
 }
 
@@ -42,6 +42,7 @@ pub(super) fn show(
     config: &Config,
     tokenizer: &Tokenizer,
     data: &Dataset,
+    old: Option<&Dataset>,
     threads: usize,
     seconds: f64,
     json: bool,
@@ -49,7 +50,7 @@ pub(super) fn show(
     let be = Cpu::new()?.with_precision(config.precision);
     super::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let measure = || Plan::measure(config, tokenizer, data, &be, folder.path(), seconds);
+    let measure = || Plan::measure(config, tokenizer, data, old, &be, folder.path(), seconds);
     let plan = with_threads(threads, measure)?;
     let params = Gpt::new(config).layout.len();
     if json {

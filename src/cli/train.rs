@@ -127,7 +127,7 @@ pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nsaving; once more to leave at once");
+        eprintln!("\nstopping; once more to leave at once");
     })?;
     Ok(stop)
 }

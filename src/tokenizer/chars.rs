@@ -40,6 +40,11 @@ impl CharTokenizer {
         CharTokenizer::new(self.words.iter().copied().chain(new.into_iter().map(Some)).chain(end).collect())
     }
 
+    /// See [`super::Tokenizer::extends`].
+    pub(super) fn extends(&self, other: &CharTokenizer) -> bool {
+        self.words.starts_with(&other.words)
+    }
+
     /// Words in the vocabulary.
     pub fn vocab_size(&self) -> usize {
         self.words.len()
