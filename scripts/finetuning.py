@@ -73,16 +73,23 @@ def transfer(runs):
     print("\n## transfer: exact validation loss on the logbook, big-0.2m, three seeds")
     row("from", "steps", "loss", "seconds")
     row("---", "---", "---", "---")
-    tuned = dict(learning_rate=4e-3, eval_interval=500, eval_iters=50)
+    tuned = dict(learning_rate=8e-3, warmup_iters=50, eval_interval=500, eval_iters=50)
     for steps in (250, 500, 1000):
         done = [
             runs.finetune(f"transfer-{steps}-{s}", "big-0.2m", "logbook", "--seed", str(s), max_iters=steps, **tuned) for s in SEEDS
         ]
         row("the play", steps, spread([d["val_loss_exact"] for d in done]), f"{statistics.median([d['wall_s'] for d in done]):.1f}")
-    for steps in (1250, 2500, 5000):
-        scratch = dict(max_iters=steps, eval_interval=1000, eval_iters=50)
-        done = [runs.run(f"scratch-{steps}-{s}", "train", "logbook", "--seed", str(s), **scratch) for s in SEEDS]
-        row("scratch", steps, spread([d["val_loss_exact"] for d in done]), f"{statistics.median([d['wall_s'] for d in done]):.1f}")
+    preset = dict(eval_interval=1000, eval_iters=50)
+    for steps, recipe, settings in (
+        (1250, "the preset", preset),
+        (2500, "the preset", preset),
+        (5000, "the preset", preset),
+        (1000, "the same schedule", dict(tuned, lr_schedule="linear")),
+    ):
+        name = f"scratch-{steps}"
+        done = [runs.run(f"{name}-{s}", "train", "logbook", "--seed", str(s), max_iters=steps, **settings) for s in SEEDS]
+        loss, seconds = spread([d["val_loss_exact"] for d in done]), statistics.median([d["wall_s"] for d in done])
+        row(f"scratch, {recipe}", steps, loss, f"{seconds:.1f}")
 
 
 def adapters(runs):
