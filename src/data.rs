@@ -99,14 +99,6 @@ impl Survey {
         self.documents > 1 || self.conversations > 0
     }
 
-    /// The character tokenizer of the corpus; of a single text, the published one.
-    pub fn char_tokenizer(&self) -> Tokenizer {
-        let chars = Tokenizer::from(CharTokenizer::from(self.alphabet.clone()));
-        chars.extended([], self.needs_end_of_text())
-    }
-}
-
-impl Survey {
     /// Learns a byte pair encoding from the corpus.
     ///
     /// # Errors
@@ -129,6 +121,12 @@ impl Survey {
             let learned = learned?;
             read.map(|()| learned)
         })
+    }
+
+    /// The character tokenizer of the corpus; of a single text, the published one.
+    pub fn char_tokenizer(&self) -> Tokenizer {
+        let chars = Tokenizer::from(CharTokenizer::from(self.alphabet.clone()));
+        chars.extended([], self.needs_end_of_text())
     }
 }
 

@@ -5,7 +5,7 @@
 //! tokenizer.json   how text becomes tokens; its checksum is in config.toml
 //! metrics.jsonl    one event a line, each with its checksum
 //! loss.svg         both losses over the steps
-//! sample.txt       text written by the final model
+//! sample.txt       text written by the final model, or answers
 //! checkpoints/step-NNNNNN/    see the module checkpoint
 //! base/            of a fine-tuning: the weights it began with, and the configuration of the run they are from
 //! last, best       the name of one checkpoint each, for people and scripts

@@ -212,6 +212,25 @@ fn the_commands_in_the_documentation_work() {
     assert!(tried >= 25, "only {tried} commands found");
 }
 
+#[test]
+fn the_documentation_is_complete() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = root.join("docs").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|e| e == "md")).chain([root.join("README.md")]);
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap();
+            let there = file.is_empty() || file.contains("://") || page.with_file_name(file).exists();
+            assert!(there, "{}: {target}", page.display());
+        }
+        // What was to be filled in.
+        for word in ["TODO", "FIXME", "DATE", "FUZZ", "PLANTIME", "PLANMEM"] {
+            assert!(!text.split(|c: char| !c.is_ascii_uppercase()).any(|w| w == word), "{}: {word}", page.display());
+        }
+    }
+}
+
 /// Runs the commands of a page, in a folder of its own; how many.
 fn commands_work(page: &str) -> usize {
     let cli = Cli::new();

@@ -12,7 +12,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 pub(super) struct Args {
     /// The run's folder
     run: PathBuf,
-    /// What the text begins with; without one it begins after a line break, as published
+    /// What the text begins with; without one it begins as a text does, or after token 0, as published
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// A file with what the text begins with
