@@ -10,9 +10,8 @@ use crate::{
     error::{Error, Result},
     params::{Layout, add_words, merge},
     run::{Base, RunDir, Which},
-    shards, source,
     tokenizer::Tokenizer,
-    train::{self, Job, Memory, Words},
+    train::{self, Job, Words},
 };
 use std::path::Path;
 
@@ -61,12 +60,7 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
     if added > 0 {
         data.notes.push(format!("{added} words are new to the model; their rows begin as the mean of the others"));
     }
-    let layout = Layout::new(&config);
-    layout.check(&config)?;
-    config.shards = shards::count(&config, layout.trainable_len());
-    config.data = source::located(&config.data);
-    config.data_sha256.clone_from(&data.sha256);
-    Memory::of(&config).check()?;
+    train::settle(&mut config, &data)?;
     let base = Base { config: base_config, weights };
     let old = old_data(&base.config, &tokenizer, config.replay, &mut data.notes)?;
     Ok(Finetune { config, tokenizer, data, old, base })

@@ -164,9 +164,6 @@ pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     Memory::of(&Config { vocab_size: config.vocab_size.max(1), ..config.clone() }).check()?;
     let (tokenizer, data) = read(&config, Words::Configured)?;
     data.check(&config)?;
-    if let Some((kind, train_split)) = data.made.clone() {
-        (config.tokenizer, config.train_split) = (kind, train_split);
-    }
     let words = tokenizer.vocab_size();
     if config.vocab_size == 0 {
         config.vocab_size = words;
@@ -177,14 +174,22 @@ pub fn prepare(mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
             allowed: format!("0 or at least {words}, the words of the tokenizer"),
         });
     }
-    let layout = Layout::new(&config);
-    layout.check(&config)?;
-    config.shards = shards::count(&config, layout.trainable_len());
+    settle(&mut config, &data)?;
+    Ok((config, tokenizer, data))
+}
+
+/// Decides what a configuration, whose vocabulary is known, leaves open once its data was read.
+pub(crate) fn settle(config: &mut Config, data: &Dataset) -> Result<()> {
+    if let Some((kind, train_split)) = data.made.clone() {
+        (config.tokenizer, config.train_split) = (kind, train_split);
+    }
+    let layout = Layout::new(config);
+    layout.check(config)?;
+    config.shards = shards::count(config, layout.trainable_len());
     // Errors so far have the names that were given.
     config.data = source::located(&config.data);
     config.data_sha256.clone_from(&data.sha256);
-    Memory::of(&config).check()?;
-    Ok((config, tokenizer, data))
+    Memory::of(config).check()
 }
 
 /// Whose ids data is to have.

@@ -2,23 +2,20 @@
 
 #[path = "common/cli.rs"]
 mod cli;
+#[path = "common/runs.rs"]
+mod runs;
 
 use cli::{Cli, SMALL};
 use kinglet::{
-    backend::Cpu,
-    checkpoint::Checkpoint,
     finetune::{self, merged},
     params::Layout,
     run::{RunDir, Which},
     session::{Part, Session},
-    train::{self, Event, Job},
+    train::Job,
 };
+use runs::{newest, same_bits, train};
 use serde_json::Value;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{fs, path::PathBuf};
 
 /// A small run on the play, and a folder for more.
 struct Base {
@@ -38,31 +35,6 @@ impl Base {
         let prepared = finetune::prepare(&self.run, Which::Best, &[data.to_owned()], &settings).unwrap();
         prepared.start(&self.cli.path(name)).unwrap()
     }
-}
-
-/// Runs a job to its end, or until `stop_at` updates are done; the checkpoint it leaves.
-fn train(job: &Job, threads: usize, stop_at: Option<u64>) -> Checkpoint {
-    let stop = AtomicBool::new(false);
-    let last = train::run(job, &Cpu::new().unwrap(), threads, &stop, |event| {
-        if let Event::Step { step, .. } = event {
-            stop.store(Some(*step) == stop_at, Ordering::Relaxed);
-        }
-    });
-    assert_eq!(matches!(last.unwrap(), Event::Interrupted { .. }), stop_at.is_some());
-    load(job.run.path())
-}
-
-fn load(run: &Path) -> Checkpoint {
-    let mut run = RunDir::open(run).unwrap();
-    let base = run.adapted_weights().unwrap();
-    run.load(&Layout::new(&run.config), base.as_deref(), |_| true).unwrap()
-}
-
-#[track_caller]
-fn same_bits(a: &Checkpoint, b: &Checkpoint) {
-    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    assert!(bits(&a.weights) == bits(&b.weights), "weights differ");
-    assert!(bits(&a.m) == bits(&b.m) && bits(&a.v) == bits(&b.v), "moments differ");
 }
 
 #[test]
@@ -94,7 +66,7 @@ fn one_trajectory_with_new_words_replay_and_adapters() {
 #[test]
 fn new_words_are_added_and_the_rest_keeps_its_bits() {
     let base = Base::new();
-    let before = load(&base.run);
+    let before = newest(&base.run);
     let old = RunDir::open(&base.run).unwrap();
     let old_layout = Layout::new(&old.config);
     let job = base.start("lora", "logbook", &["lora_rank=2"]);

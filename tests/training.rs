@@ -1,9 +1,11 @@
 //! Training as a whole: it learns, it stops and resumes to the same bits, its bits do not depend on the threads, and
 //! generation with a cache is the same function as the forward pass.
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use kinglet::{
     backend::{Buf, Cpu, Rows},
-    checkpoint::Checkpoint,
     compare::compare,
     config::{Config, OnDivergence},
     data::{Batch, Dataset, Survey},
@@ -20,6 +22,7 @@ use kinglet::{
     tokenizer::CharTokenizer,
     train::{self, Event, Job},
 };
+use runs::{newest, same_bits, train};
 use std::{
     ops::ControlFlow,
     path::Path,
@@ -32,29 +35,6 @@ fn config(settings: &[&str]) -> Config {
     let short = ["max_iters=12", "eval_interval=5", "eval_iters=2", "n_layer=2", "shards=3"];
     short.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
     config
-}
-
-/// Runs a job to its end, or until `stop_at` updates are done; the checkpoint it leaves.
-fn train(job: &Job, threads: usize, stop_at: Option<u64>) -> Checkpoint {
-    let stop = AtomicBool::new(false);
-    let last = train::run(job, &Cpu::new().unwrap(), threads, &stop, |event| {
-        if let Event::Step { step, .. } = event {
-            stop.store(Some(*step) == stop_at, Ordering::Relaxed);
-        }
-    });
-    assert_eq!(matches!(last.unwrap(), Event::Interrupted { .. }), stop_at.is_some());
-    newest(job)
-}
-
-fn newest(job: &Job) -> Checkpoint {
-    job.run.clone().load(&Gpt::new(&job.run.config).layout, None, |_| true).unwrap()
-}
-
-fn same_bits(a: &Checkpoint, b: &Checkpoint) {
-    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    assert!(bits(&a.weights) == bits(&b.weights), "weights differ");
-    assert!(bits(&a.m) == bits(&b.m) && bits(&a.v) == bits(&b.v), "moments differ");
-    assert_eq!((a.state.step, a.state.best), (b.state.step, b.state.best));
 }
 
 /// Trains `config` on 1, 2, 3 and 8 threads and with two interruptions: all must end with the same bits.
@@ -191,7 +171,7 @@ fn a_bad_stretch_of_text_is_skipped_and_the_trajectory_stays_one() {
     let (ended, after) = guarded(&job, None);
     ended.unwrap();
     assert_eq!([before, after].concat(), acts);
-    same_bits(&newest(&job), &newest(&whole));
+    same_bits(&newest(job.run.path()), &newest(whole.run.path()));
 }
 
 #[test]
@@ -214,7 +194,7 @@ fn a_return_to_a_checkpoint_does_not_depend_on_interruptions() {
         let (ended, rest) = guarded(&job, None);
         ended.unwrap();
         acts.extend(rest);
-        (newest(&job), acts)
+        (newest(job.run.path()), acts)
     };
     let (whole, acts) = run("whole", None);
     assert!(!acts.is_empty() && acts.iter().all(|act| act.1 == OnDivergence::Rollback && act.0 == 60), "{acts:?}");
