@@ -1,4 +1,6 @@
 //! The command line: one file for each command, and what they share.
+// A closed standard error makes these panic: `tell` does not.
+#![deny(clippy::print_stderr)]
 
 mod bench;
 mod chat;
@@ -88,7 +90,7 @@ pub(crate) fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            tell(&format!("error: {error:#}"));
             let usage = matches!(error.downcast_ref(), Some(Error::Config { .. } | Error::BadConfig(_)));
             ExitCode::from(if usage { 2 } else { 1 })
         }
@@ -117,17 +119,22 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(print(&(serde_json::to_string(value)? + "\n"))?)
 }
 
+/// Prints a line to standard error; nobody need listen.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Passes on what reading a run found damaged.
 fn warn(warnings: &[String]) {
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        tell(&format!("warning: {warning}"));
     }
 }
 
 /// Says so where what was asked for is not what this processor computes in.
 fn note_precision(asked: Precision, computed: Precision) {
     if asked != computed {
-        eprintln!("note: precision = \"bf16\" needs a processor with instructions for it; computing in f32 instead");
+        tell("note: precision = \"bf16\" needs a processor with instructions for it; computing in f32 instead");
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     machine,
     prepared::{self, TokenFile},
     rng::{self, Purpose, Rng},
-    source::{Corpus, Piece},
+    source::{Corpus, Cuts, Piece},
     tokenizer::{Alphabet, CharTokenizer, END_OF_TEXT, Tokenizer},
 };
 use rayon::prelude::*;
@@ -49,7 +49,7 @@ impl Survey {
             alphabet.add(text);
         };
         let mut inside = false;
-        corpus.pieces(false, |piece| {
+        corpus.pieces(Cuts::Anywhere, |piece| {
             if documents > 0 && !inside {
                 // A byte that no text has, so that the same words in other documents are another corpus.
                 hasher.update([0xff]);
@@ -108,7 +108,7 @@ impl Survey {
         std::thread::scope(|scope| {
             // Read while it is counted, so that no more than a few pieces are in memory.
             let reader = scope.spawn(move || {
-                corpus.pieces(false, |piece| {
+                corpus.pieces(Cuts::Anywhere, |piece| {
                     let text = match piece {
                         Piece::Text { text, .. } => text,
                         Piece::Messages(messages) => messages.into_iter().map(|m| m.content + "\n").collect(),
@@ -329,7 +329,7 @@ pub(crate) fn encode(
         encoded.into_iter().try_for_each(|piece| piece.and_then(|(behind, encoded)| sink(behind, encoded)))
     };
     let (mut waiting, mut size, mut at) = (Vec::new(), 0, 0u64);
-    corpus.pieces(!tokenizer.splits_at_lines(), |piece| {
+    corpus.pieces(tokenizer.cuts(), |piece| {
         let behind = at >= cut;
         match piece {
             Piece::Text { text, end } => {

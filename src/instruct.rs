@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     tokenizer::Tokenizer,
 };
-use minijinja::{Environment, context};
+use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,7 +14,7 @@ pub const ASSISTANT: &str = "assistant";
 
 /// Each message on a line of its own; what the assistant says ends the text.
 pub const DEFAULT_TEMPLATE: &str = "{% for message in messages %}{{ message.content }}\
-     {% if message.role == 'assistant' %}{{ end_of_text }}{% else %}\n{% endif %}{% endfor %}";
+     {% if message.role == 'assistant' %}{{ end_of_text }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}";
 
 /// Something said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,10 +42,16 @@ impl Message {
                 Err(error) => Err(format!("\"messages\" must be a list of {{\"role\", \"content\"}}: {error}")),
             });
         }
-        let text = |keys: &[&str]| keys.iter().find_map(|&key| object.get(key)?.as_str());
-        let prompt = text(&["prompt", "instruction"])?;
-        let response = text(&["response", "completion", "output"])?;
-        let input = text(&["input"]).filter(|input| !input.is_empty());
+        // One that is a string before one that is none.
+        let find = |keys: &[&'static str]| {
+            let string = |key: &&str| object.get(*key).is_some_and(Value::is_string);
+            keys.iter().copied().find(string).or_else(|| keys.iter().copied().find(|key| object.contains_key(*key)))
+        };
+        let keys = (find(&["prompt", "instruction"])?, find(&["response", "completion", "output"])?);
+        let (Some(prompt), Some(response)) = (object[keys.0].as_str(), object[keys.1].as_str()) else {
+            return Some(Err(format!("{:?} and {:?} must both be strings", keys.0, keys.1)));
+        };
+        let input = object.get("input").and_then(Value::as_str).filter(|input| !input.is_empty());
         let prompt = input.map_or(prompt.to_owned(), |input| format!("{prompt}\n{input}"));
         Some(Ok(vec![Message::new("user", &prompt), Message::new(ASSISTANT, response)]))
     }
@@ -60,8 +66,9 @@ pub struct Part {
     pub learned: bool,
 }
 
-/// A Jinja template as Hugging Face's `chat_template`, with the variables `messages`, `add_generation_prompt`,
-/// `end_of_text` and its other name `eos_token`.
+/// A Jinja template as Hugging Face's `chat_template`, read as there: a block on a line of its own leaves no trace of the
+/// line, strings have Python's methods, and `raise_exception` refuses. The variables are `messages`,
+/// `add_generation_prompt`, `end_of_text` and its other name `eos_token`.
 pub struct Template {
     environment: Environment<'static>,
     end_of_text: String,
@@ -76,7 +83,12 @@ impl Template {
     /// If it is no template.
     pub fn new(source: &str, end_of_text: String) -> Result<Template> {
         let mut environment = Environment::new();
-        environment.set_keep_trailing_newline(true);
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
         // Text for a model is not HTML.
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(10_000_000));
@@ -182,6 +194,22 @@ mod tests {
     }
 
     #[test]
+    fn templates_are_read_as_hugging_face_reads_them() {
+        // What jinja2 gives with trim_blocks and lstrip_blocks.
+        let lines = "{% for message in messages %}\n    {% if message['role'] == 'user' %}\nU: {{ message['content'].strip() }}\n    \
+             {% else %}\nA: {{ message['content'] }}\n    {% endif %}\n{% endfor %}\n\
+             {% if add_generation_prompt %}\nA:{{ ' ' }}\n{%- endif %}\n";
+        let template = Template::new(lines, END_OF_TEXT.to_owned()).unwrap();
+        let messages = [Message::new("user", " 1+1 "), Message::new("assistant", "2")];
+        assert_eq!(template.prompt(&messages[..1]).unwrap(), "U: 1+1\nA: ");
+        let parts: Vec<_> = template.parts(&messages).unwrap().into_iter().map(|part| part.text).collect();
+        assert_eq!(parts, ["U: 1+1\nA: ", "2\n"]);
+        let template = Template::new("{{ raise_exception('no ' + messages[0].role) }}", String::new()).unwrap();
+        let error = template.prompt(&messages).unwrap_err().to_string();
+        assert!(error.contains("no user"), "{error}");
+    }
+
+    #[test]
     fn each_token_knows_whether_it_is_learned() {
         let template = Template::new(DEFAULT_TEMPLATE, END_OF_TEXT.to_owned()).unwrap();
         let messages = [Message::new("user", "hi"), Message::new("assistant", "é")];
@@ -210,7 +238,10 @@ mod tests {
         assert_eq!(of("{\"prompt\": \"a\", \"response\": \"b\"}"), pair("a", "b"));
         assert_eq!(of("{\"prompt\": \"a\", \"completion\": \"b\"}"), pair("a", "b"));
         assert_eq!(of("{\"instruction\": \"a\", \"input\": \"c\", \"output\": \"b\"}"), pair("a\nc", "b"));
+        assert_eq!(of("{\"prompt\": null, \"instruction\": \"a\", \"output\": \"b\"}"), pair("a", "b"));
         assert_eq!(of("{\"text\": \"a\"}"), None);
+        let error = of("{\"prompt\": \"a\", \"response\": 3}").unwrap().unwrap_err();
+        assert_eq!(error, "\"prompt\" and \"response\" must both be strings");
         assert!(of("{\"messages\": 3}").unwrap().unwrap_err().contains("must be a list"));
         assert!(of("{\"messages\": []}").unwrap().unwrap_err().contains("nothing to learn"));
     }

@@ -8,6 +8,7 @@ use crate::{
     disk::{self, sha256},
     error::{Error, Result},
     instruct::Message,
+    tokenizer::END_OF_TEXT,
 };
 use serde_json::Value;
 use std::{
@@ -32,8 +33,24 @@ pub const TINY_SHAKESPEARE: &str = "tinyshakespeare";
 /// Bytes of a piece of text, from which on a place to cut is looked for: Hugging Face's encoder takes 150 times the memory.
 const PIECE: usize = 1 << 18;
 
-/// Bytes of a line of JSON or CSV, and of text without any place to cut, that are more than they can be.
+/// Bytes of a line of JSON, a record of CSV or a JSON array that are more than they can be, and of text without any place
+/// to cut that is cut all the same.
 const LONGEST: usize = 1 << 28;
+
+/// Bytes at the end of a piece in which a good place to cut is looked for where any place would do.
+const NEAR: usize = 1 << 12;
+
+/// Where the text of a document may be cut into pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cuts {
+    /// Nowhere.
+    Whole,
+    /// At a line end between two characters that are neither blank nor control characters; at `\r\n` before its last
+    /// character, where GPT-2's words end.
+    AtLines,
+    /// Between any two characters that are not both of `<|endoftext|>`.
+    Anywhere,
+}
 
 /// A part of a corpus.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +72,8 @@ pub struct Corpus {
     sources: Vec<Source>,
     field: String,
     invalid_utf8: InvalidUtf8,
+    /// [`LONGEST`], or what a test has memory for.
+    longest: usize,
     /// What a user should know about the choice of files.
     pub notes: Vec<String>,
 }
@@ -90,6 +109,9 @@ enum Compression {
     Gzip,
     Zstd,
 }
+
+/// U+FEFF, with which some programs begin a file.
+const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// What a name says about a file.
 fn format_of(path: &Path) -> (Format, Compression) {
@@ -127,6 +149,7 @@ impl Corpus {
             sources: Vec::new(),
             field: config.data_field.clone(),
             invalid_utf8: config.invalid_utf8,
+            longest: LONGEST,
             notes: Vec::new(),
         };
         let builtin = [BUILTIN.to_owned()];
@@ -144,7 +167,8 @@ impl Corpus {
     /// What a file of this name with these bytes is.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Corpus {
         let Config { data_field, invalid_utf8, .. } = Config::default();
-        let mut corpus = Corpus { sources: Vec::new(), field: data_field, invalid_utf8, notes: Vec::new() };
+        let mut corpus =
+            Corpus { sources: Vec::new(), field: data_field, invalid_utf8, longest: LONGEST, notes: Vec::new() };
         let (format, compression) = format_of(Path::new(name));
         corpus.push(name, Origin::Memory(bytes.into()), format);
         corpus.sources.iter_mut().for_each(|source| source.compression = compression);
@@ -154,11 +178,7 @@ impl Corpus {
     fn add(&mut self, name: &str) -> Result<()> {
         let path = Path::new(name);
         if name == "-" {
-            let mut bytes = Vec::new();
-            io::stdin().read_to_end(&mut bytes).map_err(Error::io("read", Path::new("standard input")))?;
-            let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-            let format = if first == Some(&b'{') { Format::JsonLines } else { Format::Text };
-            self.push("standard input", Origin::Memory(bytes.into()), format);
+            self.add_stream("standard input", io::stdin())?;
         } else if path.is_dir() && !is_run(path) {
             self.add_folder(path)?;
         } else if path.is_file() {
@@ -175,7 +195,7 @@ impl Corpus {
         } else if path.is_dir() {
             return Err(Error::Data(format!("{name} is the folder of a run: name the text that it was trained on")));
         } else if path.exists() {
-            self.add_file(path);
+            self.add_stream(name, File::open(path).map_err(Error::io("open", path))?)?;
         } else {
             let names: Vec<_> = corpus::Corpus::ALL.iter().map(|corpus| format!("{:?}", corpus.name())).collect();
             return Err(Error::Data(format!(
@@ -191,26 +211,42 @@ impl Corpus {
         self.sources.push(Source { name: name.to_owned(), from, format, compression: Compression::None });
     }
 
+    /// What can be read only once.
+    fn add_stream(&mut self, name: &str, mut from: impl Read) -> Result<()> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).map_err(Error::io("read", Path::new(name)))?;
+        let text = bytes.strip_prefix(BOM).unwrap_or(&bytes);
+        let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
+        let format = if first == Some(&b'{') { Format::JsonLines } else { Format::Text };
+        self.push(name, Origin::Memory(bytes.into()), format);
+        Ok(())
+    }
+
     fn add_file(&mut self, path: &Path) {
         let (format, compression) = format_of(path);
         self.push(&path.display().to_string(), Origin::File(path.to_owned()), format);
         self.sources.last_mut().expect("it was added").compression = compression;
     }
 
-    /// Every file below a folder that is text, in the order of their names; hidden ones are not looked at.
+    /// Every file below a folder that is text, in the order of their names. Hidden ones are not looked at, nor what kinglet
+    /// made of text: a run in the folder that it is trained on would change its own data.
     fn add_folder(&mut self, folder: &Path) -> Result<()> {
         let visible = |entry: &walkdir::DirEntry| {
             entry.depth() == 0 || !entry.file_name().to_str().is_some_and(|name| name.starts_with('.'))
         };
-        let (before, mut skipped) = (self.sources.len(), Vec::new());
-        for entry in
-            walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(visible)
-        {
+        let (before, mut skipped, mut made) = (self.sources.len(), Vec::new(), Vec::new());
+        let walk = walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name();
+        let mut walk = walk.into_iter().filter_entry(visible);
+        while let Some(entry) = walk.next() {
             let entry = entry.map_err(|error| {
                 let path = error.path().unwrap_or(folder).to_owned();
                 Error::io("read", &path)(error.into())
             })?;
-            if entry.file_type().is_file() {
+            let path = entry.path();
+            if entry.depth() > 0 && path.is_dir() && (is_run(path) || path.join(PREPARED).exists()) {
+                made.push(path.display().to_string());
+                walk.skip_current_dir();
+            } else if entry.file_type().is_file() {
                 self.add_file(entry.path());
                 let source = self.sources.last().expect("it was added");
                 if !source.begins_as_text()? {
@@ -218,6 +254,10 @@ impl Corpus {
                     self.sources.pop();
                 }
             }
+        }
+        if let Some(first) = made.first() {
+            let (folder, n) = (folder.display(), made.len());
+            self.notes.push(format!("{folder}: left out {n} folders of runs or prepared data, such as {first}"));
         }
         if !skipped.is_empty() {
             let (n, first) = (skipped.len(), &skipped[0]);
@@ -271,12 +311,11 @@ impl Corpus {
         self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Gives every piece to `each`, in order. Long documents come in pieces cut at a line end between two characters
-    /// that are not blank, unless they are to be `whole`.
+    /// Gives every piece to `each`, in order. Long documents of text come in pieces, cut where they may be.
     ///
     /// # Errors
     /// If a source cannot be read, is empty, or is not what its name says; and whatever `each` says.
-    pub fn pieces(&self, whole: bool, mut each: impl FnMut(Piece) -> Result<()>) -> Result<()> {
+    pub fn pieces(&self, cuts: Cuts, mut each: impl FnMut(Piece) -> Result<()>) -> Result<()> {
         for source in &self.sources {
             let mut some = false;
             let mut each = |piece| {
@@ -284,7 +323,7 @@ impl Corpus {
                 each(piece)
             };
             match (&source.from, source.format) {
-                (_, Format::Text) => self.text_pieces(source, whole, &mut each)?,
+                (_, Format::Text) => self.text_pieces(source, cuts, &mut each)?,
                 (_, Format::JsonLines) => self.json_lines(source, &mut each)?,
                 (_, Format::JsonArray) => self.json_array(source, &mut each)?,
                 (_, Format::Separated(separator)) => self.separated(source, separator, &mut each)?,
@@ -296,53 +335,77 @@ impl Corpus {
         Ok(())
     }
 
-    fn text_pieces(&self, source: &Source, whole: bool, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
+    fn text_pieces(&self, source: &Source, cuts: Cuts, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
         let mut reader = source.open()?;
-        let mut text = Utf8 { source: &source.name, policy: self.invalid_utf8, offset: 0, line: 1 };
-        let mut bytes = Vec::new();
+        let mut text = self.utf8(&source.name);
+        let (mut bytes, mut searched) = (Vec::new(), 0);
         loop {
-            let wanted = if whole { u64::MAX } else { (PIECE.max(bytes.len() + PIECE / 4) - bytes.len()) as u64 };
-            let read = reader.by_ref().take(wanted).read_to_end(&mut bytes).map_err(source.io())?;
-            if read == 0 || whole || bytes.len() < PIECE {
+            // Twice as much where there was no place to cut, so that the time grows with the text and not faster.
+            let wanted = if cuts == Cuts::Whole { usize::MAX } else { PIECE.max(2 * bytes.len()) - bytes.len() };
+            let read = reader.by_ref().take(wanted as u64).read_to_end(&mut bytes).map_err(source.io())?;
+            if read < wanted {
                 // The last piece, which may be empty: the document ends.
                 return each(Piece::Text { text: text.check(bytes)?, end: true });
             }
-            // Where no line ends, between two characters.
-            let anywhere = || (0..bytes.len()).rev().find(|&at| bytes.len() >= LONGEST && bytes[at] & 0xC0 != 0x80);
-            let Some(cut) = place_to_cut(&bytes).or_else(anywhere) else { continue };
+            let anywhere = cuts == Cuts::Anywhere || bytes.len() >= self.longest;
+            let from = if cuts == Cuts::Anywhere { bytes.len().saturating_sub(NEAR) } else { searched };
+            let cut = line_to_cut(&bytes, from).or_else(|| anywhere.then(|| place_to_cut(&bytes)));
+            let rest = cut.map_or_else(|| bytes.len(), |cut| bytes.len() - cut);
+            // What a line end at the end of it is followed by is still to come.
+            searched = rest.saturating_sub(MOST_OF_CHAR + 1);
+            let Some(cut) = cut else { continue };
             let rest = bytes.split_off(cut);
             let piece = text.check(std::mem::replace(&mut bytes, rest))?;
             each(Piece::Text { text: piece, end: false })?;
         }
     }
 
+    fn utf8<'a>(&self, source: &'a str) -> Utf8<'a> {
+        Utf8 { source, policy: self.invalid_utf8, offset: 0, line: 1 }
+    }
+
+    fn too_long(&self, at: &str, what: &str) -> Error {
+        Error::Data(format!("{at}: this {what} is longer than {} MiB", self.longest >> 20))
+    }
+
     fn json_lines(&self, source: &Source, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
         let mut reader = source.open()?;
-        let mut line = Vec::new();
+        let mut text = self.utf8(&source.name);
         for number in 1u64.. {
-            line.clear();
-            let read = reader.by_ref().take(LONGEST as u64).read_until(b'\n', &mut line).map_err(source.io())?;
+            let (at, mut line) = (format!("{}, line {number}", source.name), Vec::new());
+            let limit = self.longest as u64 + 1;
+            let read = reader.by_ref().take(limit).read_until(b'\n', &mut line).map_err(source.io())?;
             if read == 0 {
                 break;
             }
-            if line.iter().all(u8::is_ascii_whitespace) {
+            if read > self.longest {
+                return Err(self.too_long(&at, "line"));
+            }
+            let line = text.check(line)?;
+            let line = if number == 1 { without_mark(&line) } else { &line };
+            if line.bytes().all(|byte| byte.is_ascii_whitespace()) {
                 continue;
             }
-            let at = format!("{}, line {number}", source.name);
-            let value =
-                serde_json::from_slice(&line).map_err(|error| Error::Data(format!("{at}: not JSON: {error}")))?;
+            let value = serde_json::from_str(line).map_err(|error| Error::Data(format!("{at}: not JSON: {error}")))?;
             each(self.record(&value, &at)?)?;
         }
         Ok(())
     }
 
     fn json_array(&self, source: &Source, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
-        let parsed: Vec<Value> = serde_json::from_reader(source.open()?).map_err(|error| {
+        let mut bytes = Vec::new();
+        source.open()?.take(self.longest as u64 + 1).read_to_end(&mut bytes).map_err(source.io())?;
+        if bytes.len() > self.longest {
+            return Err(self.too_long(&source.name, "JSON array, which is read whole,"));
+        }
+        let text = self.utf8(&source.name).check(bytes)?;
+        let parsed: Vec<Value> = serde_json::from_str(without_mark(&text)).map_err(|error| {
             Error::Data(format!(
                 "{}: not a JSON array of objects: {error}; one object a line is a .jsonl file, text about JSON a .txt file",
                 source.name
             ))
         })?;
+        drop(text);
         for (i, value) in parsed.iter().enumerate() {
             each(self.record(value, &format!("{}, element {i}", source.name))?)?;
         }
@@ -369,11 +432,13 @@ impl Corpus {
     }
 
     fn separated(&self, source: &Source, separator: u8, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
-        let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(source.open()?);
+        let limit = self.longest as u64;
+        let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(source.open()?.take(limit));
         let bad = |error: csv::Error| Error::Data(format!("{}: {error}", source.name));
-        let headers = reader.headers().map_err(bad)?.clone();
-        let column = headers.iter().position(|header| header == self.field).ok_or_else(|| {
-            let names: Vec<_> = headers.iter().map(|name| format!("{name:?}")).collect();
+        // The library takes a mark at the start of the file away.
+        let headers = reader.byte_headers().map_err(bad)?.clone();
+        let column = headers.iter().position(|header| header == self.field.as_bytes()).ok_or_else(|| {
+            let names: Vec<_> = headers.iter().map(|name| format!("{:?}", String::from_utf8_lossy(name))).collect();
             Error::Data(format!(
                 "{} has no column {:?}; --field names another of {}",
                 source.name,
@@ -381,27 +446,52 @@ impl Corpus {
                 names.join(", ")
             ))
         })?;
-        for record in reader.records() {
-            let record = record.map_err(bad)?;
-            each(Piece::Text { text: record.get(column).unwrap_or_default().to_owned(), end: true })?;
+        let (name, mut record) = (format!("{}, column {:?}", source.name, self.field), csv::ByteRecord::new());
+        loop {
+            let line = reader.position().line();
+            // The library sets no limit: to it, a file ends where we stop reading.
+            reader.get_mut().set_limit(limit);
+            let more = reader.read_byte_record(&mut record).map_err(bad);
+            if reader.get_ref().limit() == 0 {
+                return Err(self.too_long(&format!("{}, line {line}", source.name), "record"));
+            }
+            if !more? {
+                return Ok(());
+            }
+            let line = record.position().map_or(line, csv::Position::line) as usize;
+            let field = record.get(column).unwrap_or_default().to_vec();
+            let text = Utf8 { line, ..self.utf8(&name) }.check(field)?;
+            each(Piece::Text { text, end: true })?;
         }
-        Ok(())
     }
 }
+
+/// A text without the mark that it may begin with.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// The file that a folder of prepared data has.
+const PREPARED: &str = "prepared.json";
 
 /// Whether a folder is a run's: it has the name of a corpus, perhaps, and is none.
 fn is_run(folder: &Path) -> bool {
     folder.join("checkpoints").is_dir() && folder.join("tokenizer.json").exists()
 }
 
-/// Names of data as they are found from any folder: what is a file or a folder by its absolute path.
+/// Names of data as they are found from any folder: files, folders and patterns by their absolute paths.
 pub fn located(names: &[String]) -> Vec<String> {
-    let locate = |name: &String| {
-        let path = Path::new(name);
-        let there = path.exists() && !is_run(path);
-        std::path::absolute(path).ok().filter(|_| there).map_or(name.clone(), |path| path.display().to_string())
-    };
-    names.iter().map(locate).collect()
+    let here = std::env::current_dir().ok();
+    names.iter().map(|name| locate(name, here.as_deref()).unwrap_or_else(|| name.clone())).collect()
+}
+
+fn locate(name: &str, here: Option<&Path>) -> Option<String> {
+    let (path, here) = (Path::new(name), here?.to_str()?);
+    if path.exists() {
+        return std::path::absolute(path).ok().filter(|_| !is_run(path)).map(|path| path.display().to_string());
+    }
+    let pattern = name.contains(['*', '?', '[']) && path.is_relative() && corpus::Corpus::named(name).is_none();
+    pattern.then(|| Path::new(&glob::Pattern::escape(here)).join(path).display().to_string())
 }
 
 impl Source {
@@ -437,20 +527,50 @@ impl Source {
     }
 }
 
-/// The end of the last line that ends, and is followed by one that begins, with a character that is not blank.
-fn place_to_cut(bytes: &[u8]) -> Option<usize> {
-    let blank = |byte: u8| byte.is_ascii_whitespace() || byte == 0x0b;
-    // Before and after: other blanks than ASCII's have a first byte of 0xC2, 0xE1, 0xE2 or 0xE3 and a last one from 0x80 on,
-    // so a neighbour that is ASCII is the sure one.
-    let sure = |byte: u8| byte.is_ascii() && !blank(byte) && !byte.is_ascii_control();
+/// Bytes of the longest character.
+const MOST_OF_CHAR: usize = 4;
+
+/// The last place from `from` on for [`Cuts::AtLines`].
+fn line_to_cut(bytes: &[u8], from: usize) -> Option<usize> {
+    let visible = |c: Option<char>| c.is_some_and(|c| !c.is_whitespace() && !c.is_control());
     let mut end = bytes.len();
-    while let Some(at) = bytes[..end].iter().rposition(|&byte| byte == b'\n') {
-        if at > 0 && at + 1 < bytes.len() && sure(bytes[at - 1]) && sure(bytes[at + 1]) {
-            return Some(at + 1);
+    while let Some(found) = bytes[from..end].iter().rposition(|&byte| byte == b'\n') {
+        let at = from + found;
+        let before = bytes[..at].strip_suffix(b"\r");
+        if visible(last_char(before.unwrap_or(&bytes[..at]))) && visible(first_char(&bytes[at + 1..])) {
+            // Of two blanks GPT-2's pattern leaves the last to what follows.
+            return Some(if before.is_some() { at } else { at + 1 });
         }
         end = at;
     }
     None
+}
+
+/// A place for [`Cuts::Anywhere`] near the end, before a space if there is one: most words stay whole.
+fn place_to_cut(bytes: &[u8]) -> usize {
+    let near = bytes.len().saturating_sub(NEAR);
+    if let Some(space) = bytes[near..].iter().rposition(|&byte| byte == b' ') {
+        return near + space;
+    }
+    // The last character may not be whole. Bytes that are no text at all may be cut anywhere.
+    let last = bytes.iter().rev().take(MOST_OF_CHAR).position(|byte| byte & 0xC0 != 0x80);
+    let place = last.map_or(bytes.len(), |back| bytes.len() - 1 - back);
+    let end = END_OF_TEXT.as_bytes();
+    let begun = (1..end.len()).rev().find(|&n| bytes[..place].ends_with(&end[..n]));
+    place - begun.unwrap_or(0)
+}
+
+/// The character that begins here, if the bytes are one.
+fn first_char(bytes: &[u8]) -> Option<char> {
+    let first = &bytes[..bytes.len().min(MOST_OF_CHAR)];
+    first.utf8_chunks().next()?.valid().chars().next()
+}
+
+/// The character that ends here, if the bytes are one.
+fn last_char(bytes: &[u8]) -> Option<char> {
+    let start = bytes.iter().rev().take(MOST_OF_CHAR).position(|byte| byte & 0xC0 != 0x80)?;
+    let mut chars = std::str::from_utf8(&bytes[bytes.len() - 1 - start..]).ok()?.chars();
+    chars.next()
 }
 
 /// Turns the bytes of a text, piece by piece, into characters.
@@ -531,6 +651,7 @@ fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokenizer::{CharTokenizer, Tokenizer};
     use std::io::Write;
 
     fn pieces(names: &[&str], settings: &[&str], temp: &Path) -> Result<Vec<Piece>> {
@@ -538,7 +659,7 @@ mod tests {
         settings.iter().for_each(|setting| config.set(setting).unwrap());
         let names: Vec<_> = names.iter().map(|name| temp.join(name).display().to_string()).collect();
         let mut found = Vec::new();
-        Corpus::named(&names, &config)?.pieces(false, |piece| {
+        Corpus::named(&names, &config)?.pieces(Cuts::AtLines, |piece| {
             found.push(piece);
             Ok(())
         })?;
@@ -640,8 +761,134 @@ mod tests {
             whole += 1;
             Ok(())
         };
-        Corpus::named(&[name], &Config::default()).unwrap().pieces(true, count).unwrap();
+        Corpus::named(&[name], &Config::default()).unwrap().pieces(Cuts::Whole, count).unwrap();
         assert_eq!(whole, 1);
+    }
+
+    fn cut(corpus: &Corpus, cuts: Cuts) -> Vec<String> {
+        let mut parts = Vec::new();
+        let each = |piece| {
+            let Piece::Text { text, .. } = piece else { panic!("{piece:?}") };
+            parts.push(text);
+            Ok(())
+        };
+        corpus.pieces(cuts, each).unwrap();
+        parts
+    }
+
+    #[test]
+    fn pieces_of_any_script_are_small_and_have_the_tokens_of_the_whole() {
+        let bpe = Tokenizer::train_bpe(["word and word\n".repeat(9)].into_iter(), 300).unwrap();
+        let ended = Tokenizer::from(CharTokenizer::train("wordя日\r\n ")).extended([], true).0;
+        for line in ["word\r\n", "word\n", "я日\n", "日日\r\n", "日 \n日\n", "word", "日", "я<|endoftext|>"] {
+            let text = line.repeat(4 * PIECE / line.len());
+            let corpus = Corpus::from_text(&text);
+            for tokenizer in [&bpe, &Tokenizer::byte(), &ended] {
+                let parts = cut(&corpus, tokenizer.cuts());
+                assert!(parts.concat() == text, "{line:?}");
+                let whole = tokenizer.encode(&text).unwrap();
+                let apart: Vec<_> = parts.iter().flat_map(|part| tokenizer.encode(part).unwrap()).collect();
+                assert!(apart == whole, "{line:?}");
+                if line.contains('\n') || tokenizer.cuts() == Cuts::Anywhere {
+                    assert!(parts.iter().all(|part| part.len() <= PIECE), "{line:?}");
+                }
+            }
+        }
+        // Every place in and around the end of a text.
+        let text = "é<|end<|endoftext|><|endoftext|>é<|endof";
+        for n in 0..=text.len() {
+            let at = place_to_cut(&text.as_bytes()[..n]);
+            let parts = [&text[..at], &text[at..]].map(|part| Tokenizer::byte().encode(part).unwrap());
+            assert_eq!(parts.concat(), Tokenizer::byte().encode(text).unwrap());
+        }
+        assert!(line_to_cut(b"a\nb\x80\n\x80c\r\n\r\nd\n\xe6", 0) == Some(2));
+        // Not even text without a place to cut grows without end.
+        let long = Corpus { longest: 2 * PIECE, ..Corpus::from_text(&"я".repeat(4 * PIECE)) };
+        assert_eq!(cut(&long, Cuts::AtLines).len(), 8 / 2 + 1);
+        assert!(cut(&long, Cuts::AtLines).iter().all(|part| part.len() <= 2 * PIECE));
+    }
+
+    #[test]
+    fn what_kinglet_made_of_a_folder_is_not_text_in_it() {
+        let temp = tempfile::tempdir().unwrap();
+        for name in ["a.txt", "runs/x/tokenizer.json", "runs/x/config.toml", "tokens/prepared.json", "z.txt"] {
+            let path = temp.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        fs::create_dir(temp.path().join("runs/x/checkpoints")).unwrap();
+        let folder = temp.path().display().to_string();
+        let corpus = Corpus::named(&[folder], &Config::default()).unwrap();
+        assert_eq!(cut(&corpus, Cuts::Whole), ["a.txt", "z.txt"]);
+        assert!(corpus.notes[0].contains("left out 2 folders of runs or prepared data"), "{:?}", corpus.notes);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_is_read_once() {
+        use std::os::fd::AsRawFd;
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all("\u{feff}{\"text\": \"x\"}".as_bytes()).unwrap();
+        drop(writer);
+        let name = format!("/dev/fd/{}", reader.as_raw_fd());
+        let corpus = Corpus::named(&[name], &Config::default()).unwrap();
+        drop(reader);
+        assert_eq!([cut(&corpus, Cuts::Whole), cut(&corpus, Cuts::Whole)], [["x"], ["x"]]);
+    }
+
+    #[test]
+    fn records_are_checked_as_text_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(temp.path().join(name), bytes).unwrap();
+        write("a.jsonl", b"\xef\xbb\xbf{\"text\": \"a\"}\n{\"text\": \"\xe9\"}\n");
+        write("b.json", b"\xef\xbb\xbf[{\"text\": \"a\"},\n{\"text\": \"\xe9\"}]");
+        write("c.csv", b"\xef\xbb\xbftext,id\na,\xe9\n\"\xe9\",2\n");
+        for (name, message) in [
+            ("a.jsonl", "a.jsonl is not UTF-8 text: byte 0xe9 at offset 28 (line 2)"),
+            ("b.json", "b.json is not UTF-8 text: byte 0xe9 at offset 29 (line 2)"),
+            ("c.csv", "c.csv, column \"text\" is not UTF-8 text: byte 0xe9 at offset 0 (line 3)"),
+        ] {
+            let error = pieces(&[name], &[], temp.path()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+            let replaced = pieces(&[name], &["invalid_utf8=replace"], temp.path()).unwrap();
+            assert_eq!(replaced, [text("a"), text("\u{fffd}")], "{name}");
+        }
+    }
+
+    #[test]
+    fn records_that_are_too_long_say_so() {
+        // The library reads some bytes ahead.
+        let long = "x".repeat((1 << 20) + (1 << 14));
+        for (name, bytes, message) in [
+            ("a.jsonl", format!("{{\"text\": \"{long}\"}}\n"), "a.jsonl, line 1: this line is longer than 1 MiB"),
+            (
+                "b.json",
+                format!("[{{\"text\": \"{long}\"}}]"),
+                "b.json: this JSON array, which is read whole, is longer",
+            ),
+            ("c.csv", format!("text\na\n{long}\n"), "c.csv, line 3: this record is longer than 1 MiB"),
+        ] {
+            let corpus = Corpus { longest: 1 << 20, ..Corpus::from_bytes(name, bytes.as_bytes()) };
+            let error = corpus.pieces(Cuts::Whole, |_| Ok(())).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+            Corpus::from_bytes(name, bytes.as_bytes()).pieces(Cuts::Whole, |_| Ok(())).unwrap();
+        }
+    }
+
+    #[test]
+    fn patterns_are_found_from_any_folder() {
+        let temp = tempfile::tempdir().unwrap();
+        let here = temp.path().join("a[b]");
+        fs::create_dir(&here).unwrap();
+        fs::write(here.join("x.txt"), "x").unwrap();
+        for name in ["*.txt", "./?.txt"] {
+            let found = locate(name, Some(&here)).unwrap();
+            assert_eq!(cut(&Corpus::named(&[found], &Config::default()).unwrap(), Cuts::Whole), ["x"]);
+        }
+        for name in ["builtin", "/none/*.txt", "-", "missing.txt"] {
+            assert_eq!(located(&[name.to_owned()]), [name]);
+        }
+        assert!(Path::new(&located(&["*.none".to_owned()])[0]).is_absolute());
     }
 
     /// A server on the loopback address that answers one request with `body`.

@@ -18,6 +18,7 @@ pub use chars::{Alphabet, CharTokenizer};
 use crate::{
     disk,
     error::{Error, Result},
+    source::Cuts,
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -55,7 +56,8 @@ pub struct Tokenizer {
 enum Kind {
     Char(CharTokenizer),
     Byte,
-    HuggingFace(Box<tokenizers::Tokenizer>),
+    /// And one more than its largest id.
+    HuggingFace(Box<tokenizers::Tokenizer>, usize),
 }
 
 impl PartialEq for Tokenizer {
@@ -135,12 +137,12 @@ impl Tokenizer {
         // A text is encoded whole and as it is, whatever length the file's model wants.
         inner.with_padding(None).with_truncation(None).map_err(|error| bad(error.to_string()))?;
         let vocab = inner.get_vocab(true);
-        let words = vocab.values().max().map_or(0, |&id| id as usize + 1);
-        if words == 0 || words > MAX_VOCAB {
-            return Err(bad(format!("its largest id makes {words} words; allowed are 1 to {MAX_VOCAB}")));
+        let size = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        if size == 0 || size > MAX_VOCAB {
+            return Err(bad(format!("its largest id makes {size} words; allowed are 1 to {MAX_VOCAB}")));
         }
         let words = Words::of(&inner).map(Arc::new);
-        Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(inner)), json: text.to_owned(), words })
+        Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(inner), size), json: text.to_owned(), words })
     }
 
     /// The content of the `tokenizer.json`.
@@ -153,7 +155,7 @@ impl Tokenizer {
         match self.kind {
             Kind::Char(_) => "characters",
             Kind::Byte => "bytes",
-            Kind::HuggingFace(_) => "tokens",
+            Kind::HuggingFace(..) => "tokens",
         }
     }
 
@@ -170,7 +172,7 @@ impl Tokenizer {
         match &self.kind {
             Kind::Char(chars) => chars.vocab_size(),
             Kind::Byte => 257,
-            Kind::HuggingFace(inner) => inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1),
+            Kind::HuggingFace(_, size) => *size,
         }
     }
 
@@ -180,7 +182,7 @@ impl Tokenizer {
             Kind::Char(chars) => chars.end_of_text(),
             Kind::Byte => Some(256),
             // GPT-2's name, Llama's and BERT's.
-            Kind::HuggingFace(inner) => {
+            Kind::HuggingFace(inner, _) => {
                 [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.token_to_id(name))
             }
         }
@@ -190,24 +192,24 @@ impl Tokenizer {
     pub fn end_of_text_name(&self) -> Option<String> {
         let id = self.end_of_text()?;
         match &self.kind {
-            Kind::HuggingFace(inner) => inner.id_to_token(id),
+            Kind::HuggingFace(inner, _) => inner.id_to_token(id),
             _ => Some(END_OF_TEXT.to_owned()),
         }
     }
 
-    /// Whether a text may be encoded in parts that are cut at line ends between two characters that are not blank: no
-    /// token reaches over such a line end.
-    pub fn splits_at_lines(&self) -> bool {
+    /// Where a text may be cut so that its parts have the tokens of the whole.
+    pub fn cuts(&self) -> Cuts {
         match &self.kind {
-            Kind::Char(_) | Kind::Byte => true,
-            Kind::HuggingFace(inner) => {
-                // A blank that each part begins with, or that a special token takes from the line before, is one that
-                // the whole has not.
+            Kind::Char(_) | Kind::Byte => Cuts::Anywhere,
+            Kind::HuggingFace(inner, _) => {
+                // A blank that each part begins with, or that a special token takes from another line, is one that the
+                // whole has not.
                 let plain = |level: &ByteLevel| level.use_regex && !level.add_prefix_space;
-                let reaches = |token: &AddedToken| token.lstrip || token.content.contains('\n');
-                inner.get_normalizer().is_none()
+                let reaches = |token: &AddedToken| token.lstrip || token.rstrip || token.content.contains('\n');
+                let lines = inner.get_normalizer().is_none()
                     && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(level)) if plain(level))
-                    && !inner.get_added_tokens_decoder().values().any(reaches)
+                    && !inner.get_added_tokens_decoder().values().any(reaches);
+                if lines { Cuts::AtLines } else { Cuts::Whole }
             }
         }
     }
@@ -221,7 +223,7 @@ impl Tokenizer {
         match &self.kind {
             Kind::Char(chars) => chars.encode(text),
             Kind::Byte => Ok(join_at_end_of_text(text, 256, |part, ids| ids.extend(part.bytes().map(u32::from)))),
-            Kind::HuggingFace(inner) => {
+            Kind::HuggingFace(inner, _) => {
                 if let Some(words) = &self.words {
                     return words.encode(text, inner);
                 }
@@ -246,7 +248,7 @@ impl Tokenizer {
                 }
                 String::from_utf8_lossy(&bytes).into_owned()
             }
-            Kind::HuggingFace(inner) => {
+            Kind::HuggingFace(inner, _) => {
                 // An id that no token has would be left out.
                 let known = |id: &u32| inner.id_to_token(*id).is_some();
                 let pieces = ids.chunk_by(|a, b| known(a) == known(b)).map(|ids| {
@@ -444,15 +446,19 @@ mod tests {
     #[test]
     fn line_ends_between_words_are_places_to_cut() {
         let bpe = bpe();
-        assert!(bpe.splits_at_lines());
-        let (a, b) = ("the coin.\n", "winter is a\n\n little\n");
-        let whole = bpe.encode(&[a, b].concat()).unwrap();
-        assert_eq!([bpe.encode(a).unwrap(), bpe.encode(b).unwrap()].concat(), whole);
-        for (from, to) in
-            [("\"add_prefix_space\": false", "\"add_prefix_space\": true"), ("\"lstrip\": false", "\"lstrip\": true")]
+        assert_eq!((bpe.cuts(), Tokenizer::byte().cuts()), (Cuts::AtLines, Cuts::Anywhere));
+        for (a, b) in [("the coin.\n", "winter is a\n\n little\n"), ("the coin.\r", "\nwinter\r\n"), ("語\n", "'s é")]
         {
+            let whole = theirs(&bpe).encode_fast([a, b].concat(), false).unwrap();
+            assert_eq!([bpe.encode(a).unwrap(), bpe.encode(b).unwrap()].concat(), whole.get_ids(), "{a:?}");
+        }
+        for (from, to) in [
+            ("\"add_prefix_space\": false", "\"add_prefix_space\": true"),
+            ("\"lstrip\": false", "\"lstrip\": true"),
+            ("\"rstrip\": false", "\"rstrip\": true"),
+        ] {
             let other = bpe.to_json().replacen(from, to, 1);
-            assert!(other != bpe.to_json() && !Tokenizer::from_json(&other).unwrap().splits_at_lines(), "{to}");
+            assert!(other != bpe.to_json() && Tokenizer::from_json(&other).unwrap().cuts() == Cuts::Whole, "{to}");
         }
     }
 

@@ -426,3 +426,11 @@ fn the_plan_is_what_happens() {
         eprintln!("{preset}: planned time and memory by what happened: {tried:.3?}");
     }
 }
+
+#[test]
+fn nobody_need_listen_to_errors() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Cli::new().command(&["train", "missing.txt"]).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1), "a panic has another status");
+}

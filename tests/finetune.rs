@@ -188,6 +188,15 @@ fn a_model_learns_to_answer() {
     let (answers, notes) = ask(&["--json"], lines);
     assert!(answers.lines().all(|line| line.contains("\"response\":\"1984-03-07\"")), "{answers}");
     assert!(notes.contains("the model sees 32 tokens; 2 earlier messages are forgotten"), "{notes}");
+    // A line it cannot read, or that is too long, is forgotten and the next one answered.
+    let lines = format!("M\u{e4}rz\n{}\n7.3.1984\n", "7".repeat(99));
+    let (answers, errors) = ask(&[], &lines);
+    assert_eq!(answers, "1984-03-07\n");
+    assert!(errors.contains("U+00E4") && errors.contains("the message has"), "{errors}");
+    let (answers, _) = ask(&["--json"], &lines);
+    let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(answers[0]["error"].is_string() && answers[1]["error"].is_string(), "{answers:?}");
+    assert_eq!(answers[2]["response"], "1984-03-07");
     let sample = fs::read_to_string(cli.path("long/sample.txt")).unwrap();
     assert_eq!(sample.lines().count(), 10, "prompts and answers: {sample}");
 }

@@ -2,6 +2,8 @@
 
 use super::{eval::Checkpoint, sample::Draw};
 use kinglet::{
+    data,
+    error::Error,
     instruct::{ASSISTANT, Message},
     session::Session,
 };
@@ -36,14 +38,15 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let session = Session::load(&self.run, self.checkpoint.into())?;
+        // A model that cannot end an answer says so before anybody asks.
+        data::template_of(&session.config, &session.tokenizer)?;
         super::warn(&session.warnings);
         super::note_precision(session.config.precision, session.precision());
-        let sampling = self.draw.sampling();
         let system: Vec<_> = self.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let ask = io::stdin().is_terminal() && !json;
         if ask {
-            eprintln!("a line is a message; an empty one begins a new conversation, Ctrl-D ends");
+            super::tell("a line is a message; an empty one begins a new conversation, Ctrl-D ends");
         }
         let mut lines = io::stdin().lock().lines();
         for turn in 0.. {
@@ -57,31 +60,58 @@ impl Args {
             if line.is_empty() {
                 continue;
             }
+            let before = messages.clone();
             messages.push(Message::new("user", &line));
-            let dropped = session.fit(&mut messages, system.len())?;
-            if dropped > 0 {
-                let block_size = session.config.block_size;
-                eprintln!("note: the model sees {block_size} tokens; {dropped} earlier messages are forgotten");
-            }
-            let (mut answer, mut written) = (String::new(), Ok(()));
-            session.answer(&messages, self.tokens, &sampling, turn, |piece| {
-                answer.push_str(piece);
-                if !json {
-                    written = super::print(piece);
+            match self.answer(&session, &mut messages, system.len(), turn, json) {
+                Ok(answer) => {
+                    if json {
+                        super::print_json(&json!({"prompt": line, "response": answer}))?;
+                    } else {
+                        super::print("\n")?;
+                    }
+                    messages.push(Message::new(ASSISTANT, &answer));
                 }
-                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-            written?;
-            if json {
-                super::print_json(&json!({"prompt": line, "response": answer}))?;
-            } else {
-                super::print("\n")?;
+                // A slip of the keyboard does not end a conversation: it goes on without the line.
+                Err(error) if matches!(error.downcast_ref(), Some(Error::Text(_))) => {
+                    messages = before;
+                    if json {
+                        super::print_json(&json!({"prompt": line, "error": error.to_string()}))?;
+                    } else {
+                        super::tell(&format!("error: {error}"));
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            messages.push(Message::new(ASSISTANT, &answer));
         }
         if ask {
             super::print("\n")?;
         }
         Ok(())
+    }
+    /// Answers the last of the messages, after forgetting the oldest but `keep` if there are too many; prints the answer
+    /// while it is written, unless it is to be JSON.
+    fn answer(
+        &self,
+        session: &Session,
+        messages: &mut Vec<Message>,
+        keep: usize,
+        turn: u64,
+        json: bool,
+    ) -> anyhow::Result<String> {
+        let dropped = session.fit(messages, keep)?;
+        if dropped > 0 {
+            let block_size = session.config.block_size;
+            super::tell(&format!("note: the model sees {block_size} tokens; {dropped} earlier messages are forgotten"));
+        }
+        let (mut answer, mut written) = (String::new(), Ok(()));
+        session.answer(messages, self.tokens, &self.draw.sampling(), turn, |piece| {
+            answer.push_str(piece);
+            if !json {
+                written = super::print(piece);
+            }
+            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        written?;
+        Ok(answer)
     }
 }

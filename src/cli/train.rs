@@ -127,7 +127,7 @@ pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping; once more to leave at once");
+        super::tell("\nstopping; once more to leave at once");
     })?;
     Ok(stop)
 }
@@ -160,7 +160,7 @@ impl Reporter {
             Event::Step { step, .. } if !step.is_multiple_of(self.log_interval) => Ok(()),
             event => {
                 if let Event::Warning { step, warning } = event {
-                    eprintln!("warning: at step {step}: {warning}");
+                    super::tell(&format!("warning: at step {step}: {warning}"));
                 }
                 super::print_json(event)
             }
@@ -204,7 +204,7 @@ impl Reporter {
             }
             Event::Planned { plan, .. } => say(super::plan::time(plan))?,
             Event::Warning { step, warning } => {
-                self.bar.suspend(|| eprintln!("warning: at step {step}: {warning}"));
+                self.bar.suspend(|| super::tell(&format!("warning: at step {step}: {warning}")));
             }
             Event::Diverged { step, action, divergence, .. } => self.bar.suspend(|| {
                 let done = match action {
@@ -212,7 +212,7 @@ impl Reporter {
                     OnDivergence::Skip => "the update is left out",
                     OnDivergence::Rollback => "back to the checkpoint, with a lower learning rate",
                 };
-                eprintln!("warning: {divergence}: {done}; now at step {step}");
+                super::tell(&format!("warning: {divergence}: {done}; now at step {step}"));
             }),
             Event::EarlyStop { best_val_loss, best_step, .. } => {
                 say(format!("stopping early: no validation loss below {best_val_loss:.4}, of step {best_step}\n"))?;

@@ -15,7 +15,13 @@ pub struct CharTokenizer {
     /// What each id stands for: a character, or the end of a text.
     words: Vec<Option<char>>,
     ids: HashMap<char, u32>,
+    /// Those of ASCII once more: most text is.
+    ascii: [u32; 128],
+    end_of_text: Option<u32>,
 }
+
+/// The id of a character that is not in the vocabulary; none is as large.
+const UNKNOWN: u32 = u32::MAX;
 
 /// How the file says that every character is a word.
 const EVERY_CHARACTER: &str = "[\\s\\S]";
@@ -29,8 +35,10 @@ impl CharTokenizer {
     }
 
     fn new(words: Vec<Option<char>>) -> CharTokenizer {
-        let ids = words.iter().zip(0..).filter_map(|(word, id)| Some(((*word)?, id))).collect();
-        CharTokenizer { words, ids }
+        let ids: HashMap<char, u32> = words.iter().zip(0..).filter_map(|(word, id)| Some(((*word)?, id))).collect();
+        let ascii = std::array::from_fn(|c| *ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN));
+        let end_of_text = words.iter().position(Option::is_none).map(|id| id as u32);
+        CharTokenizer { words, ids, ascii, end_of_text }
     }
 
     /// See [`super::Tokenizer::extended`].
@@ -57,7 +65,7 @@ impl CharTokenizer {
 
     /// The id of the end of a text, if the vocabulary has it.
     pub fn end_of_text(&self) -> Option<u32> {
-        self.words.iter().position(Option::is_none).map(|id| id as u32)
+        self.end_of_text
     }
 
     /// Text to ids.
@@ -65,10 +73,10 @@ impl CharTokenizer {
     /// # Errors
     /// Names the characters that are not in the vocabulary, each with one that is and resembles it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        // No id is as large.
-        const UNKNOWN: u32 = u32::MAX;
-        let ascii: [u32; 128] = std::array::from_fn(|c| *self.ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN));
-        let id = |c: char| if c.is_ascii() { ascii[c as usize] } else { *self.ids.get(&c).unwrap_or(&UNKNOWN) };
+        let id = |c: char| match self.ascii.get(c as usize) {
+            Some(id) => *id,
+            None => *self.ids.get(&c).unwrap_or(&UNKNOWN),
+        };
         let encode = |part: &str, ids: &mut Vec<u32>| ids.extend(part.chars().map(id));
         let ids = match self.end_of_text() {
             Some(end) => join_at_end_of_text(text, end, encode),
@@ -81,7 +89,9 @@ impl CharTokenizer {
         if !ids.contains(&UNKNOWN) {
             return Ok(ids);
         }
-        Err(self.unknown(&text.chars().filter(|c| !self.ids.contains_key(c)).collect()))
+        // The letters of an end of a text that is one token need not be known.
+        let rest = if self.end_of_text.is_some() { text.replace(END_OF_TEXT, "") } else { text.to_owned() };
+        Err(self.unknown(&rest.chars().filter(|c| !self.ids.contains_key(c)).collect()))
     }
 
     /// Ids to text; ids beyond the vocabulary (a model may have more words than its tokenizer) become U+FFFD.
@@ -232,6 +242,15 @@ mod tests {
              'Z' (U+005A, LATIN CAPITAL LETTER Z); 'é' (U+00E9, LATIN SMALL LETTER E WITH ACUTE), try \"e\"; \
              '“' (U+201C, LEFT DOUBLE QUOTATION MARK), try \"\\\"\"; it knows: \"abe"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_text_is_not_unknown_characters() {
+        let ended = CharTokenizer::train("ab").extended([], true);
+        let message = ended.encode("a<|endoftext|>Q").unwrap_err().to_string();
+        assert_eq!(message.matches("U+").count(), 1, "{message}");
+        let message = CharTokenizer::train("ab").encode("a<|endoftext|>").unwrap_err().to_string();
+        assert!(message.contains("'<' (U+003C"), "{message}");
     }
 
     #[test]

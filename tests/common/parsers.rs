@@ -8,7 +8,7 @@ use kinglet::{
     params::Layout,
     prepared::Header,
     run::parse_metrics,
-    source::{Corpus, Piece},
+    source::{Corpus, Cuts, Piece},
     tokenizer::Tokenizer,
 };
 
@@ -48,7 +48,7 @@ pub(crate) fn corpus(bytes: &[u8]) {
     for name in ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt.gz", "a.jsonl.gz"] {
         let corpus = Corpus::from_bytes(name, bytes);
         let mut size = 0;
-        let read = corpus.pieces(false, |piece| {
+        let read = corpus.pieces(Cuts::AtLines, |piece| {
             size += match piece {
                 Piece::Text { text, .. } => text.len(),
                 Piece::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
