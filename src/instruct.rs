@@ -91,7 +91,8 @@ impl Template {
         });
         // Text for a model is not HTML.
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_fuel(Some(10_000_000));
+        // A template is a program: one that does not end is stopped.
+        environment.set_fuel(Some(1_000_000));
         environment.add_template_owned(NAME, source.to_owned()).map_err(|error| bad(&error))?;
         Ok(Template { environment, end_of_text })
     }
@@ -103,12 +104,16 @@ impl Template {
         template.render(variables).map_err(|error| bad(&error))
     }
 
-    /// What a model is given to answer these messages.
+    /// What a model is given to answer these messages, in parts as [`Template::parts`] gives them.
     ///
     /// # Errors
-    /// If the template fails.
-    pub fn prompt(&self, messages: &[Message]) -> Result<String> {
-        self.render(messages, true)
+    /// As there.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<Part>> {
+        let mut parts = self.parts(messages)?;
+        let text = self.render(messages, true)?;
+        let before: usize = parts.iter().map(|part| part.text.len()).sum();
+        parts.push(Part { text: text.get(before..).unwrap_or_default().to_owned(), learned: false });
+        Ok(parts)
     }
 
     /// The text of a conversation, divided where the assistant begins and ends.
@@ -190,7 +195,8 @@ mod tests {
         let messages = [Message::new("user", "<b>\n"), Message::new("assistant", "ok")];
         assert_eq!(parts(chatml, &messages).unwrap(), owned(&want));
         let template = Template::new(chatml, END_OF_TEXT.to_owned()).unwrap();
-        assert!(template.prompt(&messages[..1]).unwrap().ends_with("<|im_start|>assistant\n"));
+        let prompt = template.prompt(&messages[..1]).unwrap();
+        assert!(prompt.last().unwrap().text.ends_with("<|im_start|>assistant\n"));
     }
 
     #[test]
@@ -201,7 +207,7 @@ mod tests {
              {% if add_generation_prompt %}\nA:{{ ' ' }}\n{%- endif %}\n";
         let template = Template::new(lines, END_OF_TEXT.to_owned()).unwrap();
         let messages = [Message::new("user", " 1+1 "), Message::new("assistant", "2")];
-        assert_eq!(template.prompt(&messages[..1]).unwrap(), "U: 1+1\nA: ");
+        assert_eq!(template.prompt(&messages[..1]).unwrap()[0].text, "U: 1+1\nA: ");
         let parts: Vec<_> = template.parts(&messages).unwrap().into_iter().map(|part| part.text).collect();
         assert_eq!(parts, ["U: 1+1\nA: ", "2\n"]);
         let template = Template::new("{{ raise_exception('no ' + messages[0].role) }}", String::new()).unwrap();

@@ -8,7 +8,7 @@ use crate::{
     data,
     error::{Error, Result},
     eval::{self, Answers, Exact},
-    instruct::{ASSISTANT, Message},
+    instruct::{self, ASSISTANT, Message},
     model::Gpt,
     params::{Layout, add_words},
     run::{RunDir, Which},
@@ -217,7 +217,7 @@ impl Session {
         let template = data::template_of(&self.config, &self.tokenizer)?;
         let mut removed = 0;
         while messages.len() > keep + 1 {
-            let tokens = self.tokenizer.encode(&template.prompt(messages)?)?.len();
+            let tokens = instruct::encode(&template.prompt(messages)?, &self.tokenizer)?.0.len();
             if tokens <= self.config.block_size / 2 {
                 break;
             }
@@ -243,7 +243,7 @@ impl Session {
         mut write: impl FnMut(&str) -> ControlFlow<()> + Send,
     ) -> Result<()> {
         let template = data::template_of(&self.config, &self.tokenizer)?;
-        let prompt = self.tokenizer.encode(&template.prompt(messages)?)?;
+        let (prompt, _) = instruct::encode(&template.prompt(messages)?, &self.tokenizer)?;
         if prompt.len() >= self.config.block_size {
             return Err(Error::Text(format!(
                 "the message has {} tokens, and the model sees {} at once, answer included: make it shorter",
