@@ -21,6 +21,7 @@ use crate::{
     source::Corpus,
     tokenizer::Tokenizer,
 };
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -74,15 +75,16 @@ impl TokenFile {
         let mut bytes = vec![0; range.len() * self.width()];
         let at = self.start + (range.start * self.width()) as u64;
         read_exact_at(&self.file, &mut bytes, at).map_err(Error::io("read", &self.path))?;
-        out.extend(self.ids(&bytes));
+        self.decode(&bytes, out);
         Ok(())
     }
 
-    fn ids<'a>(&self, bytes: &'a [u8]) -> Box<dyn Iterator<Item = u32> + 'a> {
+    /// Appends the ids that these bytes are to `out`.
+    fn decode(&self, bytes: &[u8], out: &mut Vec<u32>) {
         if self.wide {
-            Box::new(bytes.as_chunks().0.iter().map(|&id| u32::from_le_bytes(id)))
+            out.extend(bytes.as_chunks().0.iter().map(|&id| u32::from_le_bytes(id)));
         } else {
-            Box::new(bytes.as_chunks().0.iter().map(|&id| u32::from(u16::from_le_bytes(id))))
+            out.extend(bytes.as_chunks().0.iter().map(|&id| u32::from(u16::from_le_bytes(id))));
         }
     }
 
@@ -94,20 +96,23 @@ impl TokenFile {
 
     /// Reads all ids once: their checksum, after checking that each is below `vocab_size`.
     fn verify(&self, vocab_size: usize) -> Result<String> {
-        let (mut hasher, mut bytes, mut ids) = (Sha256::new(), vec![0; 1 << 20], 0);
+        let (mut hasher, mut bytes, mut ids, mut before) = (Sha256::new(), vec![0; 1 << 20], Vec::new(), 0);
         let mut left = self.len * self.width();
         let mut at = self.start;
         while left > 0 {
             let piece = &mut bytes[..left.min(1 << 20)];
             read_exact_at(&self.file, piece, at).map_err(Error::io("read", &self.path))?;
             hasher.update(&*piece);
-            if let Some((i, id)) = self.ids(piece).enumerate().find(|(_, id)| *id as usize >= vocab_size) {
+            ids.clear();
+            self.decode(piece, &mut ids);
+            if let Some(i) = ids.iter().position(|&id| id as usize >= vocab_size) {
+                let (id, at) = (ids[i], before + i);
                 return Err(Error::run(
                     &self.path,
-                    format!("id {id} at position {} is not in the tokenizer's vocabulary of {vocab_size}", ids + i),
+                    format!("id {id} at position {at} is not in the tokenizer's vocabulary of {vocab_size}"),
                 ));
             }
-            ids += piece.len() / self.width();
+            before += ids.len();
             (at, left) = (at + piece.len() as u64, left - piece.len());
         }
         Ok(hex(&hasher.finalize()))
@@ -286,7 +291,7 @@ fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
         // Only names: the files are in the folder.
         let name = |name: &String| Path::new(name).file_name().map(|name| folder.join(name)).unwrap_or_default();
         let opened: Vec<_> =
-            part.files.iter().map(|file| TokenFile::open(&name(file), &tokenizer)).collect::<Result<_>>()?;
+            part.files.par_iter().map(|file| TokenFile::open(&name(file), &tokenizer)).collect::<Result<_>>()?;
         Ok(Split::of_files(opened, part.bytes, part.chars, &tokenizer, config))
     };
     let (train, val) = (part(&about.train)?, part(&about.val)?);

@@ -1,8 +1,13 @@
 //! GPT-2's words, each of which byte pair encoding turns into tokens by itself.
 //!
 //! A walk over the text finds what the pattern
-//! `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+` matches, and the tokens of a word that was
-//! seen before are remembered. Hugging Face's library asks a general matcher for each word and copies it several times.
+//!
+//! ```text
+//! 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+//! ```
+//!
+//! matches, and the tokens of a word that was seen before are remembered. Hugging Face's library asks a general matcher for
+//! each word and copies it several times.
 
 use super::byte_char;
 use crate::error::{Error, Result};
@@ -43,8 +48,10 @@ impl Words {
         let plain = special
             .as_ref()
             .is_none_or(|(_, token)| !token.single_word && !token.lstrip && !token.rstrip && !token.content.is_empty());
-        let pre_tokenizer = tokenizer.get_pre_tokenizer();
-        let words = matches!(pre_tokenizer, Some(PreTokenizerWrapper::ByteLevel(level)) if level.use_regex && !level.add_prefix_space);
+        let words = match tokenizer.get_pre_tokenizer() {
+            Some(PreTokenizerWrapper::ByteLevel(level)) => level.use_regex && !level.add_prefix_space,
+            _ => false,
+        };
         let fixed = matches!(tokenizer.get_model(), ModelWrapper::BPE(bpe) if bpe.dropout.is_none());
         if added.next().is_some() || tokenizer.get_normalizer().is_some() || !plain || !words || !fixed {
             return None;
@@ -230,7 +237,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_of_any_text_are_those_of_the_pattern(text in "([ \\t\\r\\n\u{a0}\u{3000}]|[a-z]|'[a-z]|\\PC|[0-9])*", any in any::<String>()) {
+        fn words_of_any_text_are_those_of_the_pattern(
+            text in "([ \\t\\r\\n\u{a0}\u{3000}]|[a-z]|'[a-z]|\\PC|[0-9])*",
+            any in any::<String>(),
+        ) {
             let text = text + &any;
             prop_assert_eq!(words(&text).collect::<Vec<_>>(), matched(&text));
         }
