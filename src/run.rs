@@ -196,7 +196,7 @@ impl RunDir {
     /// If something cannot be written; the checkpoints that were there stay.
     pub fn save<Buf: AsRef<[f32]>>(&self, layout: &Layout, checkpoint: &Checkpoint<Buf>) -> Result<()> {
         let folder = self.path.join(CHECKPOINTS).join(folder_name(checkpoint.state.step));
-        checkpoint.write(&folder, layout, &self.config.to_toml(), &self.tokenizer.to_json())
+        checkpoint.write(&folder, layout, &self.config.to_toml(), self.tokenizer.to_json())
     }
 
     /// Points `last` and `best` at what was saved in `state`, and removes the checkpoints that are no longer wanted.
