@@ -288,8 +288,8 @@ pub(crate) struct Encoded {
     pub(crate) chars: u64,
 }
 
-/// Bytes of text that are encoded at once, on all threads.
-const AT_ONCE: usize = 1 << 23;
+/// Bytes of text that are encoded at once for each thread: two pieces.
+const AT_ONCE: usize = 1 << 19;
 
 /// Encodes a corpus, in order, on all threads: `sink` hears of each piece and whether it lies behind `cut`, in the
 /// survey's units. The text that the cut falls into is divided.
@@ -350,7 +350,7 @@ pub(crate) fn encode(
                 waiting.push((behind, Piece::Messages(messages)));
             }
         }
-        if size >= AT_ONCE {
+        if size >= AT_ONCE * rayon::current_num_threads() {
             size = 0;
             flush(&mut waiting)?;
         }
@@ -421,6 +421,11 @@ fn encode_in_memory(
     cut: u64,
 ) -> Result<[Collected; 2]> {
     let mut parts = [Collected::default(), Collected::default()];
+    if tokenizer.chars().is_some() && survey.conversations == 0 {
+        // Known beforehand, but for the ends of documents: no room for growing is needed.
+        parts[0].ids.reserve((cut + survey.documents) as usize);
+        parts[1].ids.reserve((survey.chars - cut + survey.documents) as usize);
+    }
     encode(corpus, survey, tokenizer, config, cut, |behind, encoded| {
         let part = &mut parts[usize::from(behind)];
         if survey.conversations > 0 {

@@ -2,6 +2,7 @@
 
 use crate::{
     backend::Cpu,
+    baselines,
     checkpoint::{Checkpoint, State},
     config::Config,
     data::Dataset,
@@ -88,7 +89,7 @@ impl Plan {
             ms_per_step: 1e3 * speed.step.mean_s(),
             ms_per_estimate: 1e3 * speed.estimate.mean_s(),
             ms_per_checkpoint: 1e3 * speed.checkpoint.mean_s(),
-            wall_s: steps * speed.step.mean_s() + estimates * each + at_the_end,
+            wall_s: steps * speed.step.mean_s() + estimates * each + at_the_end + speed.baseline.mean_s(),
         });
     }
 
@@ -130,6 +131,9 @@ impl Plan {
         let clock = Instant::now();
         run.save(&model.layout, &Checkpoint { state: State::default(), weights: &*trial.p, m, v })?;
         speed.checkpoint.add(clock, 1.0);
+        let clock = Instant::now();
+        baselines::best(data, config.vocab_size)?;
+        speed.baseline.add(clock, 1.0);
         plan.set_speed(&speed, config, data, 0);
         Ok(plan)
     }
@@ -164,6 +168,8 @@ pub struct Speed {
     pub estimate: Mean,
     /// A checkpoint and the plot.
     pub checkpoint: Mean,
+    /// What a run is compared with at its end.
+    pub baseline: Mean,
 }
 
 impl Speed {
@@ -190,6 +196,7 @@ mod tests {
             step: Mean { seconds: 2.0, n: 200.0 },
             estimate: Mean { seconds: 6.4, n: 2.0 },
             checkpoint: Mean { seconds: 0.5, n: 5.0 },
+            baseline: Mean { seconds: 2.0, n: 1.0 },
         };
         let mut plan = Plan::new(&config, &Gpt::new(&config), &data, None);
         plan.set_speed(&speed, &config, &data, 0);
@@ -204,7 +211,7 @@ mod tests {
         let time = plan.time.unwrap();
         assert_eq!((time.ms_per_step, time.ms_per_estimate, time.ms_per_checkpoint), (10.0, 3200.0, 100.0));
         // A sequence of an estimate takes 0.5 ms; 32 of them measure the validation split, 500 write the sample.
-        let want = 1000.0 * 0.010 + 11.0 * 3.3 + 532.0 * 0.0005;
+        let want = 1000.0 * 0.010 + 11.0 * 3.3 + 532.0 * 0.0005 + 2.0;
         assert!((time.wall_s - want).abs() < 1e-9, "{time:?}, {want}");
     }
 

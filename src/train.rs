@@ -304,8 +304,8 @@ impl Memory {
 
     /// What the program takes besides, with a text of so many tokens.
     pub fn of_process(tokens: usize) -> u64 {
-        // Code, allocator and thread stacks, measured; then the ids.
-        (8 << 20) + 4 * tokens as u64
+        // Code, allocator and thread stacks, and what reading the text leaves, measured; then the ids.
+        (12 << 20) + 5 * tokens as u64
     }
 
     /// All of it.
