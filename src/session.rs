@@ -142,8 +142,8 @@ impl Session {
         self.be.precision()
     }
 
-    /// Measures the model on a part of `data`, named as for training, or of the data the run was trained on. `threads` = 0 takes one for each
-    /// core; `progress` hears how many of how many sequences are done.
+    /// Measures the model on a part of `data`, named as for training, or of the data the run was trained on. `threads` = 0
+    /// takes one for each core; `progress` hears how many of how many sequences are done.
     ///
     /// # Errors
     /// If the text cannot be read, has unknown characters, or is too short.

@@ -45,7 +45,8 @@ pub(super) struct Choice {
     /// Dropout on what goes into the adapters [default: 0]
     #[arg(long, value_name = "P", requires = "lora")]
     lora_dropout: Option<f64>,
-    /// Leave parameters as they are, by name, * being anything; kinglet info RUN lists them; may be repeated
+    /// Leave parameters as they are, by their names in model.safetensors, such as transformer.h.0.*, where * is anything;
+    /// may be repeated
     #[arg(long, value_name = "NAME")]
     freeze: Vec<String>,
     /// Share of the sequences that come from what the run learned before, against forgetting [default: 0]
