@@ -154,7 +154,8 @@ impl Session {
         threads: usize,
         mut progress: impl FnMut(usize, usize) + Send,
     ) -> Result<Evaluation> {
-        let mut config = self.config.clone();
+        // Whatever is there now is measured.
+        let mut config = Config { data_sha256: String::new(), ..self.config.clone() };
         if let Some(names) = data {
             config.data = names.to_vec();
         }

@@ -115,15 +115,7 @@ impl Job {
         let (_, mut data) = read(config, Words::Of(&run.tokenizer))?;
         data.check(config)?;
         let divided = data.made.as_ref().is_none_or(|(_, train_split)| *train_split == config.train_split);
-        if data.sha256 != config.data_sha256 || !divided {
-            return Err(Error::Data(format!(
-                "{} is not the text this run was started with (SHA-256 {}, was {}): bring that text back, \
-                 or start a new run",
-                config.data.join(", "),
-                data.sha256,
-                config.data_sha256
-            )));
-        }
+        same_text(config, if divided { &data.sha256 } else { "of another train_split" })?;
         let layout = Layout::new(&run.config);
         layout.check(&run.config)?;
         let has_checkpoint = !run.steps()?.is_empty();
@@ -233,6 +225,10 @@ pub fn read(config: &Config, words: Words) -> Result<(Tokenizer, Dataset)> {
     Dataset::check_size(&corpus, corpus.known_bytes())?;
     let survey = Survey::of(&corpus, config)?;
     Dataset::check_size(&corpus, survey.bytes)?;
+    if let Words::Of(_) = words {
+        // Before it is encoded: that it has other characters is no more than a sign of it.
+        same_text(config, &survey.sha256)?;
+    }
     let tokenizer = match words {
         Words::Configured => tokenizer(config, &corpus, &survey)?,
         Words::Of(known) => known.clone(),
@@ -240,6 +236,18 @@ pub fn read(config: &Config, words: Words) -> Result<(Tokenizer, Dataset)> {
     };
     let data = Dataset::new(&corpus, &survey, &tokenizer, config)?;
     Ok((tokenizer, data))
+}
+
+/// Refuses another text than the one a configuration was decided for, if it was.
+fn same_text(config: &Config, sha256: &str) -> Result<()> {
+    if config.data_sha256.is_empty() || config.data_sha256 == sha256 {
+        return Ok(());
+    }
+    Err(Error::Data(format!(
+        "{} is not the text this run was started with (SHA-256 {sha256}, was {}): bring that text back, or start a new run",
+        config.data.join(", "),
+        config.data_sha256
+    )))
 }
 
 /// The tokenizer that a configuration asks for, of this corpus.
