@@ -16,7 +16,7 @@ pub struct CharTokenizer {
     words: Vec<Option<char>>,
     ids: HashMap<char, u32>,
     /// Those of ASCII once more: most text is.
-    ascii: [u32; 128],
+    ascii: Box<[u32; 128]>,
     end_of_text: Option<u32>,
 }
 
@@ -36,7 +36,7 @@ impl CharTokenizer {
 
     fn new(words: Vec<Option<char>>) -> CharTokenizer {
         let ids: HashMap<char, u32> = words.iter().zip(0..).filter_map(|(word, id)| Some(((*word)?, id))).collect();
-        let ascii = std::array::from_fn(|c| *ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN));
+        let ascii = Box::new(std::array::from_fn(|c| *ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN)));
         let end_of_text = words.iter().position(Option::is_none).map(|id| id as u32);
         CharTokenizer { words, ids, ascii, end_of_text }
     }
