@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,18 +260,6 @@ def rows(size, figures):
         yield [size, label, *cells, *factors, peak]
 
 
-def environment():
-    """A Python with PyTorch, made once."""
-    folder = ROOT / "target" / "peers"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print("making a Python environment with PyTorch in target/peers", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "torch", "numpy"], check=True)
-        (folder / "ready").touch()
-    return python
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -285,7 +272,9 @@ def main():
     args = parser.parse_args()
     if args.worker:
         return worker(*args.worker)
-    python = args.python or environment()
+    from environment import environment
+
+    python = args.python or environment("peers", "torch", "numpy")
     info = kinglet("big-0.2m", 0, "f32")
     head = ["model", "", "kinglet", "kinglet bf16", *VARIANTS, "x best f32", "x lecture", "bf16 x best", "of peak"]
     table, everything = [head, ["---"] * len(head)], {}
@@ -304,8 +293,10 @@ def main():
             args.json.write_text(json.dumps(everything, indent=1))
         if args.write:
             report = ROOT / "docs" / "RESULTS.md"
-            before = report.read_text().split(HEADING)[0].rstrip()
-            report.write_text(f"{before}\n\n{text}")
+            before, _, after = report.read_text().partition(HEADING)
+            # The sections that follow are not of this script.
+            rest = after.partition("\n## ")[1:]
+            report.write_text(f"{before.rstrip()}\n\n{text}{''.join(rest)}")
     print(text)
 
 

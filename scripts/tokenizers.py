@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -280,18 +279,6 @@ def train(folder):
         return start, json.loads(process.stdout.read().splitlines()[-1])["peak_memory_mib"]
 
 
-def environment():
-    """A Python with both packages, made once."""
-    folder = ROOT / "target" / "tokenizers"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print("making a Python environment with tokenizers and tiktoken in target/tokenizers", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "tokenizers", "tiktoken"], check=True)
-        (folder / "ready").touch()
-    return python
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--strings", type=int, default=20_000, help="for each tokenizer")
@@ -304,8 +291,10 @@ def main():
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.inside:
+        from environment import environment
+
         # Isolated: in this folder `tokenizers` is this file.
-        command = [args.python or environment(), "-I", __file__, "--inside", *sys.argv[1:]]
+        command = [args.python or environment("tokenizers", "tokenizers", "tiktoken"), "-I", __file__, "--inside", *sys.argv[1:]]
         return subprocess.run(command, check=False).returncode
     with tempfile.TemporaryDirectory() as temp:
         if args.bench:

@@ -1,5 +1,6 @@
 //! Dividing the batch: each shard computes its share of the sequences on one thread (only products large enough to be
-//! divided themselves take more), with activations and a gradient buffer of its own; the only meeting point of a step is the sum of the gradients, in shard order.
+//! divided themselves take more), with activations and a gradient buffer of its own; the only meeting point of a step
+//! is the sum of the gradients, in shard order.
 //!
 //! The number of shards is fixed for a run, threads only take shards to work on, and every random number is keyed by
 //! the sequence's index in the batch: so the bits of the result do not depend on the number of threads.

@@ -114,8 +114,6 @@ impl Job {
         }
         let (_, mut data) = read(config, Words::Of(&run.tokenizer))?;
         data.check(config)?;
-        let divided = data.made.as_ref().is_none_or(|(_, train_split)| *train_split == config.train_split);
-        same_text(config, if divided { &data.sha256 } else { "of another train_split" })?;
         let layout = Layout::new(&run.config);
         layout.check(&run.config)?;
         let has_checkpoint = !run.steps()?.is_empty();
@@ -189,7 +187,7 @@ pub(crate) fn settle(config: &mut Config, data: &Dataset) -> Result<()> {
 pub enum Words<'a> {
     /// Those of the tokenizer that the configuration asks for.
     Configured,
-    /// Those of a tokenizer that there is.
+    /// Those of a tokenizer that there is; the text must be the one the configuration was decided for, if it was.
     Of(&'a Tokenizer),
     /// The same, with the characters that the data has more added to it.
     Extended(&'a Tokenizer),
@@ -198,7 +196,7 @@ pub enum Words<'a> {
 /// The data that a configuration names, and the tokenizer that its ids are of.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If it cannot be read, or is not what it must be.
 pub fn read(config: &Config, words: Words) -> Result<(Tokenizer, Dataset)> {
     let known = match words {
         Words::Configured => None,
@@ -218,6 +216,10 @@ pub fn read(config: &Config, words: Words) -> Result<(Tokenizer, Dataset)> {
             if config.train_split != default.train_split && config.train_split != *train_split {
                 return other("train_split", config.train_split.to_string(), train_split.to_string());
             }
+        }
+        if let Words::Of(_) = words {
+            let divided = files.made.as_ref().is_none_or(|(_, train_split)| *train_split == config.train_split);
+            same_text(config, if divided { &files.sha256 } else { "of another train_split" })?;
         }
         return Ok((known.unwrap_or(&files.tokenizer).clone(), Dataset::of_files(files)));
     }
