@@ -114,3 +114,23 @@ fn documents_of_a_folder_are_learned_apart_and_each_window_once() {
     let comparison: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&comparison["event"], &comparison["tensor"]), (&Value::Null, &Value::Null), "{comparison}");
 }
+
+#[test]
+fn nothing_of_a_users_is_removed_and_no_other_division_is_gone_on_with() {
+    let cli = Cli::new();
+    text(&cli);
+    fs::create_dir_all(cli.path("keep.tmp")).unwrap();
+    fs::write(cli.path("keep.tmp/mine.txt"), "mine").unwrap();
+    cli.ok(&["data", "prepare", "text.txt", "--out", "keep"]);
+    assert_eq!(fs::read_to_string(cli.path("keep.tmp/mine.txt")).unwrap(), "mine");
+    // A run that has the name of a part of a run.
+    cli.ok(&[&["train", "keep", "--out", "runs/base"], SMALL].concat());
+    let message = "runs: this folder is not empty: name another with --out";
+    cli.fails(&["finetune", "runs/base", "text.txt", "--out", "runs"], 1, message);
+    cli.ok(&["eval", "runs/base"]);
+    // The same text, but validation text of before is trained on.
+    fs::remove_dir_all(cli.path("keep")).unwrap();
+    cli.ok(&["data", "prepare", "text.txt", "--out", "keep", "--set", "train_split=0.5"]);
+    let resume = ["train", "--resume", "--out", "runs/base", "--set", "max_iters=30"];
+    cli.fails(&resume, 1, "is not the text this run was started with (SHA-256 of another train_split");
+}
