@@ -9,6 +9,7 @@ AdamW steps.
 """
 
 import math
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ CONFIGS = {
     # nanoGPT's character models: exact GELU, no bias anywhere.
     "char-tiny": dict(v=40, t=16, layers=2, heads=2, c=32, act="gelu", biases="", tied=True,
                       scale="head_size", betas=(0.9, 0.99), decay=0.1, decay_all=False, clip=1.0),
+    # Muon on the matrices inside the blocks; query, key and value apart.
+    "muon-tiny": dict(v=40, t=16, layers=2, heads=2, c=32, act="relu", biases="proj mlp head norm", tied=False,
+                      scale="n_embd", betas=(0.9, 0.95), decay=0.1, decay_all=True, clip=0.0, muon=0.02),
 }
 BATCH, STEPS, LR, SAMPLE = 4, 10, 1e-3, 64
 
@@ -135,13 +139,64 @@ def sample(tensor):
     return flat[:: max(1, len(flat) // SAMPLE)].copy()
 
 
+@contextmanager
+def muon_in_double():
+    """torch.optim.Muon rounds what it makes orthogonal to bfloat16; here it computes that in float64 too."""
+    bfloat16, torch.bfloat16 = torch.bfloat16, torch.float64
+    try:
+        yield
+    finally:
+        torch.bfloat16 = bfloat16
+
+
+class Muon:
+    """torch.optim.Muon on parts of parameters: query, key and value stand in one, but each is a matrix."""
+
+    def __init__(self, named, lr, decay):
+        self.parts = []
+        for name, p in named:
+            for rows in torch.arange(len(p)).chunk(3 if "c_attn" in name else 1):
+                part = nn.Parameter(p.data[rows[0] : rows[-1] + 1])
+                self.parts.append((part, p, rows))
+        self.muon = torch.optim.Muon([part for part, _, _ in self.parts], lr=lr, weight_decay=decay)
+
+    def step(self):
+        for part, p, rows in self.parts:
+            part.grad = p.grad[rows]
+        with muon_in_double():
+            self.muon.step()
+
+
+def muon_matrices():
+    """Single matrices after each of three steps of torch.optim.Muon: as it is, in bfloat16, and in float64."""
+    out = {}
+    for rows, cols in [(24, 24), (16, 48), (48, 16), (1, 5), (33, 7)]:
+        for double in [False, True]:
+            name = f"{rows}x{cols}"
+            p = nn.Parameter(weights(name, (rows, cols)))
+            muon = torch.optim.Muon([p], lr=0.02, weight_decay=0.1, momentum=0.9)
+            steps = []
+            for step in range(3):
+                p.grad = weights(f"{name}.{step}", (rows, cols))
+                with muon_in_double() if double else nullcontext():
+                    muon.step()
+                steps.append(p.detach().numpy().reshape(-1).copy())
+            out[f"{name}.{'float64' if double else 'bfloat16'}"] = np.concatenate(steps)
+    return out
+
+
 def fixture(cfg):
     model = Gpt(cfg).double()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(weights(name, tuple(p.shape)))
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    muon = None
+    if "muon" in cfg:
+        in_blocks = [(name, p) for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
+        muon = Muon(in_blocks, cfg["muon"], cfg["decay"])
+    of_adamw = [p for name, p in model.named_parameters() if muon is None or ".h." not in name or p.dim() < 2]
+    matrices = [p for p in of_adamw if p.dim() >= 2]
+    vectors = [p for p in of_adamw if p.dim() < 2]
     vector_decay = cfg["decay"] if cfg["decay_all"] else 0.0
     groups = [dict(params=matrices, weight_decay=cfg["decay"]), dict(params=vectors, weight_decay=vector_decay)]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=LR, betas=cfg["betas"])
@@ -161,6 +216,8 @@ def fixture(cfg):
         if cfg["clip"] > 0.0:
             nn.utils.clip_grad_norm_(model.parameters(), cfg["clip"])
         optimizer.step()
+        if muon is not None:
+            muon.step()
         losses.append(loss.item())
     out["losses"] = np.array(losses)
     return out
@@ -173,3 +230,4 @@ if __name__ == "__main__":
         out = fixture(cfg)
         save_file(out, folder / f"parity-{name}.safetensors", metadata={"torch": torch.__version__})
         print(name, out["losses"])
+    save_file(muon_matrices(), folder / "muon.safetensors", metadata={"torch": torch.__version__})

@@ -9,13 +9,16 @@ mod reference;
 mod timed;
 
 pub use cpu::{Buf, Cpu};
-pub use kinglet_kernels::{loss::IGNORE, optimizer::AdamW};
+pub use kinglet_kernels::{
+    loss::IGNORE,
+    optimizer::{AdamW, Muon},
+};
 pub use reference::Reference;
 pub use timed::{Cost, Op, Timed};
 
 use crate::{
     config::Activation,
-    params::{Embedding, Linear, Norm, Span},
+    params::{Embedding, Linear, Matrix, Norm, Span},
     rng::{Dropout, Noise},
 };
 
@@ -218,4 +221,7 @@ pub trait Backend: Sync {
     fn reduce(&self, parts: &mut [&mut Self::Buf], spans: &[Span]) -> f64;
     /// One AdamW step on the elements of `span`.
     fn adamw(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, span: Span, h: &AdamW);
+    /// One Muon step on each of `matrices`, which stand in the order of the buffer: with `x` Nesterov's momentum of its
+    /// gradient, `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`; `m` holds the gradient's mean.
+    fn muon(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, matrices: &[Matrix], h: &Muon);
 }

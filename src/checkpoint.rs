@@ -3,7 +3,7 @@
 //! ```text
 //! model.safetensors        weights, under nanoGPT's names
 //! adapter.safetensors      instead of that, where there are adapters: what trains, without the weights it belongs to
-//! optimizer.safetensors    both moments of AdamW, of what trains: exp_avg.NAME and exp_avg_sq.NAME
+//! optimizer.safetensors    moments of what trains: exp_avg.NAME and, but for what Muon updates, exp_avg_sq.NAME
 //! state.json               how far the run is
 //! config.toml, tokenizer.json    copies of the run's, for the day those are damaged
 //! SHA256SUMS               written last; sha256sum -c verifies the folder
@@ -87,9 +87,9 @@ pub struct Checkpoint<Buf = Vec<f32>> {
     pub state: State,
     /// Weights.
     pub weights: Buf,
-    /// AdamW's first moments.
+    /// First moments of the optimizer.
     pub m: Buf,
-    /// AdamW's second moments.
+    /// Second moments.
     pub v: Buf,
 }
 
@@ -97,11 +97,12 @@ impl<Buf: AsRef<[f32]>> Checkpoint<Buf> {
     /// Writes the folder, whole or not at all.
     pub(crate) fn write(&self, folder: &Path, layout: &Layout, config: &str, tokenizer: &str) -> Result<()> {
         let mut files = FolderWriter::new(folder)?;
-        let weights = [("", self.weights.as_ref())];
-        let moments = [("exp_avg.", self.m.as_ref()), ("exp_avg_sq.", self.v.as_ref())];
+        let weights = [("", layout.stored(), self.weights.as_ref())];
+        let [first, second] = moments(layout);
+        let moments = [(first.0, first.1, self.m.as_ref()), (second.0, second.1, self.v.as_ref())];
         let state = serde_json::to_string_pretty(&self.state).expect("plain values");
-        files.add(weights_file(layout), |path| write_tensors(path, &layout.stored(), &weights))?;
-        files.add(OPTIMIZER, |path| write_tensors(path, &layout.trained(), &moments))?;
+        files.add(weights_file(layout), |path| write_tensors(path, &weights))?;
+        files.add(OPTIMIZER, |path| write_tensors(path, &moments))?;
         for (name, text) in [(STATE, state.as_str()), (CONFIG, config), (TOKENIZER, tokenizer)] {
             files.add(name, |path| fs::write(path, text))?;
         }
@@ -113,7 +114,7 @@ impl<Buf: AsRef<[f32]>> Checkpoint<Buf> {
 pub(crate) fn write_base(folder: &Path, config: &Config, weights: &[f32]) -> Result<()> {
     let layout = Layout::new(config);
     let mut files = FolderWriter::new(folder)?;
-    files.add(MODEL, |path| write_tensors(path, &layout.stored(), &[("", weights)]))?;
+    files.add(MODEL, |path| write_tensors(path, &[("", layout.stored(), weights)]))?;
     files.add(CONFIG, |path| fs::write(path, config.to_toml()))?;
     files.finish()
 }
@@ -124,6 +125,13 @@ pub(crate) fn read_base(folder: &Path) -> Result<(Config, Vec<f32>)> {
     let config = stored.config()?;
     let weights = stored.weights(&Layout::new(&config), None)?;
     Ok((config, weights))
+}
+
+/// What stands before the names of both moments, and which tensors have them.
+fn moments(layout: &Layout) -> [(&'static str, Vec<&Tensor>); 2] {
+    let (first, mut second) = (layout.trained(), layout.trained());
+    second.retain(|tensor| !tensor.muon);
+    [("exp_avg.", first), ("exp_avg_sq.", second)]
 }
 
 /// The file of the tensors that [`Layout::stored`] lists.
@@ -162,15 +170,14 @@ impl Stored {
         &self,
         name: &str,
         layout: &Layout,
-        tensors: &[&Tensor],
-        prefixes: &[&str],
+        wanted: &[(&str, Vec<&Tensor>)],
         base: &[f32],
     ) -> Result<Vec<Vec<f32>>> {
-        let numbers = prefixes.len() * tensors.iter().map(|tensor| tensor.span.len).sum::<usize>();
+        let numbers: usize = wanted.iter().flat_map(|(_, tensors)| tensors).map(|tensor| tensor.span.len).sum();
         let numbers = 4 * numbers as u64;
         // Names and shapes take some more.
         let bytes = self.files.read(name, numbers + numbers / 8 + (1 << 20))?;
-        let each = prefixes.iter().map(|prefix| read_tensors(&bytes, layout, tensors, prefix, base));
+        let each = wanted.iter().map(|(prefix, tensors)| read_tensors(&bytes, layout, tensors, prefix, base));
         each.collect::<Result<_>>().map_err(|error| self.files.error(name, &error))
     }
 
@@ -181,12 +188,12 @@ impl Stored {
             let what = "it holds adapters (lora_rank), and the weights they belong to are not there";
             return Err(self.files.error(name, &Error::Data(what.into())));
         }
-        Ok(self.tensors(name, layout, &layout.stored(), &[""], base.unwrap_or_default())?.remove(0))
+        Ok(self.tensors(name, layout, &[("", layout.stored())], base.unwrap_or_default())?.remove(0))
     }
 
     /// Everything, with a `base` as [`Stored::weights`].
     pub(crate) fn checkpoint(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Checkpoint> {
-        let moments = self.tensors(OPTIMIZER, layout, &layout.trained(), &["exp_avg.", "exp_avg_sq."], &[])?;
+        let moments = self.tensors(OPTIMIZER, layout, &moments(layout), &[])?;
         let [m, v] = moments.try_into().expect("two were asked for");
         Ok(Checkpoint { state: self.state()?, weights: self.weights(layout, base)?, m, v })
     }
@@ -216,8 +223,9 @@ impl View for TensorData<'_> {
     }
 }
 
-fn write_tensors(path: &Path, tensors: &[&Tensor], buffers: &[(&str, &[f32])]) -> io::Result<()> {
-    let data = buffers.iter().flat_map(|(prefix, buffer)| {
+/// Writes some tensors of each buffer, with a prefix before their names.
+fn write_tensors(path: &Path, buffers: &[(&str, Vec<&Tensor>, &[f32])]) -> io::Result<()> {
+    let data = buffers.iter().flat_map(|(prefix, tensors, buffer)| {
         tensors.iter().map(move |tensor| {
             let data = TensorData { shape: &tensor.shape, values: &buffer[tensor.span.range()] };
             (format!("{prefix}{}", tensor.name), data)

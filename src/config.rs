@@ -128,16 +128,26 @@ fields! {
     shards: usize = 0, "0 (one for each core) to 1024" if |&v| v <= 1024,
         "Parts a batch is divided into; fixed at the start of a run, so that the bits do not depend on the threads.";
 "optimizer":
+    optimizer: OptimizerKind = OptimizerKind::Adamw, "\"adamw\" or \"muon\"" if |_| true,
+        "Who updates the matrices inside the blocks; all else is AdamW's.";
     learning_rate: f64 = 1e-3, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
         "AdamW's learning rate; the highest one where a schedule is set.";
-    lr_schedule: LrSchedule = LrSchedule::Constant, "\"constant\", \"cosine\" or \"linear\"" if |_| true,
-        "How the learning rate goes from learning_rate to min_lr after the warm-up.";
+    muon_lr: f64 = 0.02, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
+        "Muon's learning rate; it takes the same course as AdamW's.";
+    muon_momentum: f64 = 0.95, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
+        "Muon: decay of the gradient's mean, used as Nesterov does.";
+    muon_ns_steps: usize = 5, "1 to 20" if |v| (1..=20).contains(v),
+        "Muon: steps of the Newton-Schulz iteration that makes an update orthogonal.";
+    lr_schedule: LrSchedule = LrSchedule::Constant, "\"constant\", \"cosine\", \"linear\" or \"wsd\"" if |_| true,
+        "How the learning rate goes from learning_rate to min_lr after the warm-up; wsd is stable, then linear.";
     warmup_iters: u64 = 0, "0 to 1000000000" if |&v| v <= 1_000_000_000,
         "Updates over which the learning rate rises linearly.";
     lr_decay_iters: u64 = 0, "0 (max_iters) to 1000000000" if |&v| v <= 1_000_000_000,
         "The update at which the learning rate reaches min_lr; 0 takes max_iters.";
     min_lr: f64 = 0.0, "0 to 10" if |v| (0.0..=10.0).contains(v),
         "The learning rate at the end of the schedule.";
+    cooldown: f64 = 0.2, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
+        "wsd: the part of the updates after the warm-up, the last one, in which the learning rate falls.";
     beta1: f64 = 0.9, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
         "AdamW: decay of the first moment.";
     beta2: f64 = 0.999, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
@@ -150,6 +160,8 @@ fields! {
         "Which parameters decay: all of them, or only those with two dimensions.";
     grad_clip: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
         "The gradient is scaled down to this norm where it is longer; 0 leaves it.";
+    param_groups: Vec<ParamGroup> = Vec::new(), "a list of tables: params, a list of tensor names, and optimizer keys" if |_| true,
+        "Parameters with settings of their own: of the first group that names them; * matches anything.";
 "finetuning":
     lora_rank: usize = 0, "0 (off) to 4096" if |&v| v <= 4096,
         "Rank of the adapters (LoRA) that train in the place of the weights; 0 trains the weights themselves.";
@@ -256,6 +268,26 @@ pub enum Init {
     Gpt2,
 }
 
+/// Who updates the matrices inside the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// AdamW (Loshchilov, Hutter 2019).
+    Adamw,
+    /// Muon (Jordan et al. 2024): momentum, made orthogonal.
+    Muon,
+}
+
+/// Settings of the optimizer for some of the parameters, in the place of the configuration's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ParamGroup {
+    /// Names of tensors, in which `*` matches anything.
+    pub params: Vec<String>,
+    /// Keys of the optimizer's section, and their values.
+    #[serde(flatten)]
+    pub settings: BTreeMap<String, toml::Value>,
+}
+
 /// The course of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -266,6 +298,8 @@ pub enum LrSchedule {
     Cosine,
     /// A straight line down to `min_lr`.
     Linear,
+    /// No change until the cooldown, a straight line down to `min_lr` ("warm-up, stable, decay", Hu et al. 2024).
+    Wsd,
 }
 
 /// Which parameters weight decay applies to.
@@ -531,7 +565,34 @@ impl Config {
         if self.lr_schedule != LrSchedule::Constant && self.min_lr > self.learning_rate {
             return fail("min_lr", self.min_lr.to_string(), format!("at most learning_rate = {}", self.learning_rate));
         }
+        for group in &self.param_groups {
+            self.of_group(group)
+                .and_then(|config| config.check())
+                .map_err(|error| Error::BadConfig(format!("param_groups: {:?}: {error}", group.params)))?;
+        }
         Ok(())
+    }
+
+    /// What holds for the parameters of a group.
+    fn of_group(&self, group: &ParamGroup) -> Result<Config> {
+        let mut config = Config { param_groups: Vec::new(), ..self.clone() };
+        for (key, value) in &group.settings {
+            config.assign(key, value)?;
+            let of_optimizer = |field: &Field| field.key == key && field.section == "optimizer";
+            if !FIELDS.iter().any(of_optimizer) || ["param_groups", "grad_clip"].contains(&key.as_str()) {
+                return Err(Error::BadConfig(format!("{key} holds for all parameters: set it outside of groups")));
+            }
+        }
+        Ok(config)
+    }
+
+    /// What holds for the parameters of each of `param_groups`, and last for all others.
+    ///
+    /// # Panics
+    /// If the configuration does not pass [`Config::check`].
+    pub fn groups(&self) -> Vec<Config> {
+        let of = |group| self.of_group(group).expect("a configuration that was checked");
+        self.param_groups.iter().map(of).chain([Config { param_groups: Vec::new(), ..self.clone() }]).collect()
     }
 
     /// The configuration as a file: headings, a comment for each key.
@@ -575,8 +636,14 @@ impl Config {
             LrSchedule::Constant => 1.0,
             LrSchedule::Cosine => 0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress)),
             LrSchedule::Linear => 1.0 - progress,
+            LrSchedule::Wsd => ((1.0 - progress) / self.cooldown).min(1.0),
         };
         self.min_lr + left * (self.learning_rate - self.min_lr)
+    }
+
+    /// Muon's learning rate of update number `step`.
+    pub fn muon_lr(&self, step: u64) -> f64 {
+        self.muon_lr * self.lr(step) / self.learning_rate
     }
 }
 
@@ -678,9 +745,36 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_parameters_have_settings_of_their_own() {
+        let mut config = Config::from_toml(
+            "learning_rate = 0.5\nmax_iters = 100\nbeta2 = 0.9\n\
+             [[param_groups]]\nparams = [\"*.wte.*\"]\nlearning_rate = 0.25\nlr_schedule = \"linear\"\n\
+             [[param_groups]]\nparams = [\"*.bias\"]\nweight_decay = 0",
+        )
+        .unwrap();
+        let groups = config.groups();
+        assert_eq!(groups.iter().map(|group| group.lr(50)).collect::<Vec<_>>(), [0.125, 0.5, 0.5]);
+        assert_eq!(groups.iter().map(|group| group.weight_decay).collect::<Vec<_>>(), [0.01, 0.0, 0.01]);
+        assert!(groups.iter().all(|group| group.beta2 == 0.9 && group.param_groups.is_empty()));
+        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+        config.set("param_groups=[{params=[\"*\"],lr_schedule=\"linear\",min_lr=1}]").unwrap();
+        let error = config.check().unwrap_err().to_string();
+        assert_eq!(error, "param_groups: [\"*\"]: min_lr = 1: must be at most learning_rate = 0.5");
+    }
+
+    #[test]
+    fn muon_takes_the_course_of_the_learning_rate() {
+        let toml = "muon_lr = 0.02\nlearning_rate = 0.1\nmin_lr = 0.05\nlr_schedule = \"wsd\"\nmax_iters = 100";
+        let config = Config::from_toml(toml).unwrap();
+        for (step, want) in [(0, 0.02), (80, 0.02), (90, 0.015), (100, 0.01)] {
+            assert!((config.muon_lr(step) - want).abs() < 1e-12, "{step}: {}", config.muon_lr(step));
+        }
+    }
+
+    #[test]
     fn schedules_start_turn_and_end_where_they_should() {
         let toml = "learning_rate = 1.0\nmin_lr = 0.1\nwarmup_iters = 9\nmax_iters = 109";
-        for (schedule, half) in [("constant", 1.0), ("cosine", 0.55), ("linear", 0.55)] {
+        for (schedule, half) in [("constant", 1.0), ("cosine", 0.55), ("linear", 0.55), ("wsd", 1.0)] {
             let mut config = Config::from_toml(toml).unwrap();
             config.set(&format!("lr_schedule={schedule}")).unwrap();
             let close = |step, want: f64| assert!((config.lr(step) - want).abs() < 1e-12, "{schedule} {step}");

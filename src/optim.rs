@@ -1,52 +1,82 @@
-//! The optimizer: clipping and AdamW over the flat parameter buffer.
+//! The optimizer: clipping, then AdamW or Muon over the flat parameter buffer, group by group.
 
 use crate::{
-    backend::{AdamW, Backend},
+    backend::{AdamW, Backend, Muon},
     config::Config,
-    params::{Layout, Span},
+    params::{Layout, Matrix, Span},
 };
 
-/// AdamW's state and settings.
+/// The optimizer's state and settings.
 pub struct Optimizer<B: Backend> {
-    /// First moment of each parameter's gradient.
+    /// First moment of each parameter's gradient; Muon's momentum.
     pub m: B::Buf,
-    /// Second moment.
+    /// Second moment; Muon has none.
     pub v: B::Buf,
-    /// The pieces of the parameter buffer that train, and whether they decay.
+    groups: Vec<Group>,
+}
+
+/// Parameters that are updated with the same settings.
+struct Group {
+    config: Config,
+    /// What AdamW updates, and whether that decays.
     spans: Vec<(Span, bool)>,
+    /// What Muon updates.
+    matrices: Vec<Matrix>,
 }
 
 impl<B: Backend> Optimizer<B> {
     /// With moments of zero.
     pub fn new(be: &B, layout: &Layout, config: &Config) -> Optimizer<B> {
-        Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), spans: layout.decay_spans(config.decay) }
+        let groups = config.groups().into_iter().enumerate().map(|(i, config)| Group {
+            spans: layout.decay_spans(i, config.decay),
+            matrices: layout.matrices(i),
+            config,
+        });
+        Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), groups: groups.collect() }
     }
 
     /// Takes up the moments that a checkpoint has of the parameters that train; those of others stay untouched memory.
     pub fn restore(&mut self, be: &B, m: &[f32], v: &[f32]) {
-        for (span, _) in &self.spans {
-            be.upload(&mut self.m, span.start, &m[span.range()]);
-            be.upload(&mut self.v, span.start, &v[span.range()]);
+        for Group { spans, matrices, .. } in &self.groups {
+            for (span, _) in spans {
+                be.upload(&mut self.m, span.start, &m[span.range()]);
+                be.upload(&mut self.v, span.start, &v[span.range()]);
+            }
+            for Matrix { span, .. } in matrices {
+                be.upload(&mut self.m, span.start, &m[span.range()]);
+            }
         }
     }
 
-    /// Update number `step` (from 0): clips `g`, whose norm is `grad_norm`, to `grad_clip` where that is set, then AdamW
-    /// with the learning rate `lr`.
-    pub fn step(&mut self, be: &B, p: &mut B::Buf, g: &B::Buf, grad_norm: f64, lr: f64, config: &Config, step: u64) {
-        // PyTorch's clip_grad_norm_ adds the 1e-6 too.
-        let clip = config.grad_clip;
-        let grad_scale = if clip > 0.0 { (clip / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
-        for &(span, decays) in &self.spans {
-            let h = AdamW {
-                lr,
-                beta1: config.beta1,
-                beta2: config.beta2,
-                eps: config.eps,
-                weight_decay: if decays { config.weight_decay } else { 0.0 },
-                step: step + 1,
-                grad_scale,
-            };
-            be.adamw(p, g, &mut self.m, &mut self.v, span, &h);
+    /// Update number `step` (from 0): clips `g`, whose norm is `grad_norm`, to `grad_clip` where that is set, then updates
+    /// each group with `lr_scale` times its learning rate.
+    pub fn step(&mut self, be: &B, p: &mut B::Buf, g: &B::Buf, grad_norm: f64, lr_scale: f64, step: u64) {
+        for Group { config, spans, matrices } in &self.groups {
+            // PyTorch's clip_grad_norm_ adds the 1e-6 too.
+            let clip = config.grad_clip;
+            let grad_scale = if clip > 0.0 { (clip / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+            for &(span, decays) in spans {
+                let h = AdamW {
+                    lr: lr_scale * config.lr(step),
+                    beta1: config.beta1,
+                    beta2: config.beta2,
+                    eps: config.eps,
+                    weight_decay: if decays { config.weight_decay } else { 0.0 },
+                    step: step + 1,
+                    grad_scale,
+                };
+                be.adamw(p, g, &mut self.m, &mut self.v, span, &h);
+            }
+            if !matrices.is_empty() {
+                let h = Muon {
+                    lr: lr_scale * config.muon_lr(step),
+                    momentum: config.muon_momentum,
+                    ns_steps: config.muon_ns_steps,
+                    weight_decay: config.weight_decay,
+                    grad_scale,
+                };
+                be.muon(p, g, &mut self.m, matrices, &h);
+            }
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Where each parameter stands: one table of names and shapes over one flat buffer.
 //!
-//! Parameters, gradients and both AdamW moments are four buffers of this one layout, so the optimizer, the
+//! Parameters, gradients and both moments of the optimizer are four buffers of this one layout, so the optimizer, the
 //! reduction over shards, clipping and the checkpoint are each one loop. Those loops go over the parameters that train:
 //! of the others, gradients and moments are memory that is never touched. Adapters stand behind everything else, so
 //! that the model they belong to is the beginning of the buffer.
 
 use crate::{
-    config::{Config, Decay, Init},
+    config::{Config, Decay, Init, OptimizerKind, ParamGroup},
     error::{Error, Result},
     rng::{Dropout, Noise, Purpose, Rng},
 };
@@ -66,6 +66,11 @@ pub struct Tensor {
     pub trainable: bool,
     /// The part of it that does, if any does: all of it, or the rows of new words.
     pub trains: Span,
+    /// Whose settings it is updated with: those of this one of the configuration's `param_groups`, or behind the last
+    /// its own.
+    pub group: usize,
+    /// Whether Muon updates it, which has no second moment.
+    pub muon: bool,
     distribution: Distribution,
 }
 
@@ -74,6 +79,25 @@ enum Distribution {
     Constant(f32),
     Uniform(f64),
     Normal(f64),
+}
+
+/// A matrix that Muon makes orthogonal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Where it stands in the flat buffers.
+    pub span: Span,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+}
+
+impl Matrix {
+    /// Multiply-adds of `steps` of the Newton-Schulz iteration, without what its symmetry saves.
+    pub fn multiply_adds(&self, steps: usize) -> usize {
+        let r = self.rows.min(self.cols);
+        r * r * (2 * self.span.len / r + (4 * steps).saturating_sub(3) * r)
+    }
 }
 
 /// Token and position embeddings, `c` channels each.
@@ -187,7 +211,8 @@ impl Layout {
     /// The layout of the model that `config` describes; `vocab_size` must be set.
     pub fn new(config: &Config) -> Layout {
         let (c, v, bias) = (config.n_embd, config.vocab_size, config.bias);
-        let mut b = Builder { config, tensors: Vec::new() };
+        let optimizers = config.groups().iter().map(|group| group.optimizer).collect();
+        let mut b = Builder { config, optimizers, tensors: Vec::new() };
         // GPT-2 scales the projections into the residual stream by 1/sqrt(2 n_layer), so that its variance
         // at the end does not grow with depth.
         let residual = 1.0 / (2.0 * config.n_layer as f64).sqrt();
@@ -226,7 +251,8 @@ impl Layout {
         }
         let (tensors, embedding) = (b.tensors, Embedding { wte, wpe, c });
         let mut layout = Layout { tensors, embedding, h, ln_f, lm_head, trainable: Vec::new(), base_len };
-        layout.trainable = layout.decay_spans(Decay::All).into_iter().map(|(span, _)| span).collect();
+        let trains = layout.trained().into_iter().map(|tensor| (tensor.trains, ()));
+        layout.trainable = joined(trains).into_iter().map(|(span, ())| span).collect();
         layout
     }
 
@@ -247,6 +273,12 @@ impl Layout {
             if let Some(pattern) = patterns.iter().find(idle) {
                 let like = &self.tensors[base - 1].name;
                 return refuse(key, patterns, format!("names of tensors, such as {like}; none matches {pattern:?}"));
+            }
+        }
+        for (i, group) in config.param_groups.iter().enumerate() {
+            if !self.tensors.iter().any(|tensor| tensor.group == i) {
+                let allowed = "names of tensors, such as lm_head.weight, that no group before has".to_owned();
+                return refuse("param_groups", &group.params, allowed);
             }
         }
         if config.lora_rank == 0 && !config.modules_to_save.is_empty() {
@@ -309,20 +341,40 @@ impl Layout {
         tensors.collect()
     }
 
-    /// What trains, cut into pieces that do or do not decay, neighbours of one kind joined.
-    pub fn decay_spans(&self, decay: Decay) -> Vec<(Span, bool)> {
-        let mut spans: Vec<(Span, bool)> = Vec::new();
-        for tensor in self.trained() {
-            let decays = decay == Decay::All || tensor.shape.len() >= 2;
-            match spans.last_mut() {
-                Some((span, same)) if *same == decays && span.range().end == tensor.trains.start => {
-                    span.len += tensor.trains.len;
-                }
-                _ => spans.push((tensor.trains, decays)),
-            }
-        }
-        spans
+    /// What AdamW updates of parameter group number `group`, cut into pieces that do or do not decay.
+    pub fn decay_spans(&self, group: usize, decay: Decay) -> Vec<(Span, bool)> {
+        let of_group = self.trained().into_iter().filter(|tensor| tensor.group == group && !tensor.muon);
+        joined(of_group.map(|tensor| (tensor.trains, decay == Decay::All || tensor.shape.len() >= 2)))
     }
+
+    /// What Muon updates of parameter group number `group`, in order. Query, key and value stand in one tensor, but each is
+    /// a matrix.
+    pub fn matrices(&self, group: usize) -> Vec<Matrix> {
+        let of_group = self.trained().into_iter().filter(|tensor| tensor.group == group && tensor.muon);
+        let parts = of_group.flat_map(|tensor| {
+            let (all, cols) = (tensor.shape[0], tensor.shape[1]);
+            let rows = if tensor.name.ends_with(".c_attn.weight") { vec![all / 3; 3] } else { vec![all] };
+            let mut start = tensor.span.start;
+            rows.into_iter().map(move |rows| {
+                let span = Span { start, len: rows * cols };
+                start = span.range().end;
+                Matrix { span, rows, cols }
+            })
+        });
+        parts.collect()
+    }
+}
+
+/// Pieces of one kind that follow each other become one.
+fn joined<K: PartialEq>(pieces: impl Iterator<Item = (Span, K)>) -> Vec<(Span, K)> {
+    let mut spans: Vec<(Span, K)> = Vec::new();
+    for (piece, kind) in pieces {
+        match spans.last_mut() {
+            Some((span, same)) if *same == kind && span.range().end == piece.start => span.len += piece.len,
+            _ => spans.push((piece, kind)),
+        }
+    }
+    spans
 }
 
 /// The model that `config` and `p` are, without its adapters: its configuration and weights, `W + scale B A` in the
@@ -411,6 +463,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 struct Builder<'a> {
     config: &'a Config,
+    /// Of each group of parameters.
+    optimizers: Vec<OptimizerKind>,
     tensors: Vec<Tensor>,
 }
 
@@ -424,10 +478,14 @@ impl Builder<'_> {
         let saved = self.config.modules_to_save.iter().any(|pattern| matches(pattern, &name));
         let all = self.config.lora_rank == 0 || saved;
         let new_words = if of_words(&name) { self.config.new_words.min(shape[0]) } else { 0 };
+        let in_block = name.starts_with("transformer.h.");
         let param = self.push(name, shape, distribution, all || new_words > 0);
+        let tensor = self.tensors.last_mut().expect("it was added");
+        if in_block && shape.len() == 2 {
+            tensor.muon = self.optimizers[tensor.group] == OptimizerKind::Muon;
+        }
         if !all {
             // Adapters cannot tell one new word from another.
-            let tensor = self.tensors.last_mut().expect("it was added");
             let len = new_words * (param.len / shape[0]);
             tensor.trains = Span { start: param.range().end - len, len };
         }
@@ -437,7 +495,11 @@ impl Builder<'_> {
     fn push(&mut self, name: String, shape: &[usize], distribution: Distribution, trains: bool) -> Param {
         let trainable = trains && !self.config.freeze.iter().any(|pattern| matches(pattern, &name));
         let span = Span { start: self.len(), len: shape.iter().product() };
-        self.tensors.push(Tensor { name, shape: shape.to_vec(), span, trainable, trains: span, distribution });
+        let groups = &self.config.param_groups;
+        let in_group = |group: &ParamGroup| group.params.iter().any(|pattern| matches(pattern, &name));
+        let group = groups.iter().position(in_group).unwrap_or(groups.len());
+        let (shape, trains) = (shape.to_vec(), span);
+        self.tensors.push(Tensor { name, shape, span, trainable, trains, group, muon: false, distribution });
         Param { span, trainable }
     }
 
@@ -555,8 +617,8 @@ mod tests {
     #[test]
     fn decay_covers_everything_once() {
         let layout = layout("gpt2", 100);
-        assert_eq!(layout.decay_spans(Decay::All), [(Span { start: 0, len: layout.len() }, true)]);
-        let spans = layout.decay_spans(Decay::Matrices);
+        assert_eq!(layout.decay_spans(0, Decay::All), [(Span { start: 0, len: layout.len() }, true)]);
+        let spans = layout.decay_spans(0, Decay::Matrices);
         let mut at = 0;
         for (span, _) in &spans {
             assert_eq!(span.start, at);
@@ -619,7 +681,7 @@ mod tests {
         let trained = |settings: &[&str]| {
             let (config, layout) = with(settings);
             layout.check(&config).unwrap();
-            let spans = layout.decay_spans(Decay::Matrices);
+            let spans = layout.decay_spans(0, Decay::Matrices);
             assert_eq!(spans.iter().map(|(span, _)| span.len).sum::<usize>(), layout.trainable_len());
             layout.trained().iter().map(|tensor| tensor.name.clone()).collect::<Vec<_>>()
         };
@@ -632,6 +694,28 @@ mod tests {
         // Of tied weights there is one tensor.
         let (_, layout) = with(&["tie_weights=true", "freeze=[\"*.wte.*\"]"]);
         assert!(!layout.lm_head.w.trainable && !layout.embedding.wte.trainable && layout.embedding.wpe.trainable);
+    }
+
+    #[test]
+    fn muon_has_the_matrices_of_blocks_and_adamw_all_else() {
+        let (_, layout) = with(&["optimizer=muon", "freeze=[\"*.3.mlp.*\"]"]);
+        let shapes: Vec<_> = layout.matrices(0).iter().map(|matrix| (matrix.rows, matrix.cols)).collect();
+        let block = [(64, 64), (64, 64), (64, 64), (64, 64), (256, 64), (64, 256)];
+        assert_eq!(shapes, [&block[..], &block, &block, &block[..4]].concat());
+        let c_attn = layout.h[0].c_attn.w.span;
+        let [q, k, v] = [0, 1, 2].map(|i| layout.matrices(0)[i].span);
+        assert!(q.start == c_attn.start && q.range().end == k.start && v.range().end == c_attn.range().end);
+        let of_adamw: usize = layout.decay_spans(0, Decay::All).iter().map(|(span, _)| span.len).sum();
+        let of_muon: usize = layout.matrices(0).iter().map(|matrix| matrix.span.len).sum();
+        assert_eq!(of_adamw + of_muon, layout.trainable_len());
+        // Groups: by the first that names a tensor, each with its own optimizer.
+        let groups = "param_groups=[{params=[\"*.0.*\",\"lm_head.*\"]},{params=[\"*.1.*\"],optimizer=\"adamw\"}]";
+        let (_, layout) = with(&["optimizer=muon", groups]);
+        assert_eq!([0, 1, 2].map(|group| layout.matrices(group).len()), [6, 0, 12]);
+        let len = |group| layout.decay_spans(group, Decay::All).iter().map(|(span, _)| span.len).sum::<usize>();
+        assert!(layout.lm_head.w.len <= len(0) && 12 * 64 * 64 <= len(1));
+        let (_, layout) = with(&["optimizer=muon", "lora_rank=2"]);
+        assert!(layout.matrices(0).is_empty(), "adapters are AdamW's");
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Job {
         config.check()?;
         for field in FIELDS {
             let fixed = matches!(field.section, "model" | "finetuning" | "data")
-                || matches!(field.key, "seed" | "shards" | "batch_size");
+                || matches!(field.key, "seed" | "shards" | "batch_size" | "optimizer" | "param_groups");
             if fixed && config.value(field.key) != before.value(field.key) {
                 return Err(Error::Config {
                     key: field.key.into(),
@@ -275,7 +275,7 @@ fn is_over(config: &Config, state: &State) -> bool {
 pub struct Memory {
     /// The weights.
     pub weights: u64,
-    /// AdamW's moments of what trains.
+    /// The optimizer's moments of what trains.
     pub optimizer: u64,
     /// A gradient of what trains for each shard.
     pub gradients: u64,
@@ -757,13 +757,14 @@ impl<'a> Run<'a> {
         if let Err(divergence) = state.guard.judge(config, &model.layout, g, step + 1, loss, grad_norm) {
             return self.diverged(divergence);
         }
-        let lr = state.guard.lr_scale(config) * config.lr(step);
-        optimizer.step(be, p, g, grad_norm, lr, config, step);
+        let lr_scale = state.guard.lr_scale(config);
+        optimizer.step(be, p, g, grad_norm, lr_scale, step);
         state.step += 1;
         state.train_s += clock.elapsed().as_secs_f64();
         self.speed.step.add(clock, 1.0);
         let step = state.step;
         let tokens_per_s = config.tokens_per_step() / self.speed.step.mean_s();
+        let lr = lr_scale * config.lr(step - 1);
         let event = Event::Step { step, loss, lr, grad_norm, tokens_per_s };
         if step.is_multiple_of(config.log_interval) {
             self.record(event);

@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 pub struct Trial<'a, B: Backend> {
     /// Those who compute.
     pub shards: Shards<B>,
-    /// AdamW.
+    /// Who updates the parameters.
     pub optimizer: Optimizer<B>,
     /// The parameters.
     pub p: B::Buf,
@@ -54,7 +54,7 @@ impl<'a, B: Backend> Trial<'a, B> {
         split.load_step(config, *steps, None, batch)?;
         be.prepare(p, &model.layout.linears(), true);
         let (_, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
-        optimizer.step(be, p, shards.last_gradient(), grad_norm, config.lr(*steps), config, *steps);
+        optimizer.step(be, p, shards.last_gradient(), grad_norm, 1.0, *steps);
         *steps += 1;
         Ok(())
     }

@@ -5,9 +5,9 @@ mod common;
 
 use common::assert_close;
 use kinglet::{
-    backend::{AdamW, Backend, Cpu, Heads, IGNORE, Reference, Rows},
+    backend::{AdamW, Backend, Cpu, Heads, IGNORE, Muon, Reference, Rows},
     config::{Activation, Precision},
-    params::{Embedding, Linear, Lora, Norm, Param, Span},
+    params::{Embedding, Linear, Lora, Matrix, Norm, Param, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
 use kinglet_kernels::Isa;
@@ -468,5 +468,32 @@ fn the_optimizer_conforms() {
         for parts in [0, 1, 2, 5] {
             conforms!(reduce(len, parts), 1e-6);
         }
+    }
+}
+
+/// Three steps on two matrices with a gap between them; `flat` gradients have only two singular values that are not noise.
+fn muon<B: Backend>(t: &Tester<B>, rows: usize, cols: usize, ns_steps: usize, flat: bool) -> Outputs {
+    let n = rows * cols;
+    let matrices = [2, n + 5].map(|start| Matrix { span: span(start, n), rows, cols });
+    let (mut p, mut m, mut g) = (t.random(2 * n + 7), t.random(2 * n + 7), t.random(2 * n + 7));
+    if flat {
+        m = t.be.zeros(2 * n + 7);
+        let wave = |i: usize| ((i / cols) as f32).sin() + 1e-3 * ((i % cols * 7 + i) as f32).cos();
+        t.be.upload(&mut g, 0, &(0..2 * n + 7).map(wave).collect::<Vec<_>>());
+    }
+    for step in 0..3 {
+        let h = Muon { lr: 0.3, momentum: 0.9, ns_steps, weight_decay: 0.1, grad_scale: 0.5 + f64::from(step) };
+        t.be.muon(&mut p, &g, &mut m, &matrices, &h);
+    }
+    vec![("p", (t.host)(&p)), ("m", (t.host)(&m))]
+}
+
+#[test]
+fn muon_conforms() {
+    for (rows, cols) in [(1, 1), (1, 9), (9, 1), (5, 5), (17, 33), (40, 16), (64, 64), (70, 70)] {
+        for ns_steps in [1, 3, 5] {
+            conforms!(muon(rows, cols, ns_steps, false), 1e-4);
+        }
+        conforms!(muon(rows, cols, 5, true), 1e-4);
     }
 }

@@ -48,7 +48,7 @@ fn train(config: &Config, p: Vec<f32>, steps: u64) -> Trained {
     (0..config.batch_size).for_each(|i| batch.add(&ids[i * 50..][..9]));
     let step = |step| {
         let (loss, norm) = shards.gradient(&be, &model, &p, &batch, 1, step);
-        optimizer.step(&be, &mut p, shards.last_gradient(), norm, config.learning_rate, config, step);
+        optimizer.step(&be, &mut p, shards.last_gradient(), norm, 1.0, step);
         loss
     };
     let losses = (0..steps).map(step).collect();

@@ -5,11 +5,11 @@ mod common;
 
 use common::{assert_close, close};
 use kinglet::{
-    backend::{Backend, Cpu, Reference, Rows},
+    backend::{Backend, Cpu, Muon, Reference, Rows},
     config::Config,
     model::Gpt,
     optim::Optimizer,
-    params::{Span, Tensor},
+    params::{Matrix, Span, Tensor},
 };
 use kinglet_kernels::{Isa, rng};
 use safetensors::SafeTensors;
@@ -40,6 +40,19 @@ fn config(name: &str) -> Config {
             "shakespeare-char",
             &["vocab_size=40", "block_size=16", "n_layer=2", "n_head=2", "n_embd=32", "warmup_iters=0"],
         ),
+        "muon-tiny" => preset(
+            "big-0.2m",
+            &[
+                "vocab_size=40",
+                "block_size=16",
+                "n_layer=2",
+                "n_head=2",
+                "n_embd=32",
+                "optimizer=muon",
+                "beta2=0.95",
+                "weight_decay=0.1",
+            ],
+        ),
         published => preset(published, &["vocab_size=65"]),
     }
 }
@@ -53,11 +66,10 @@ fn key_of(name: &str) -> u64 {
     name.bytes().fold(0, |key: u64, byte| key.wrapping_mul(31).wrapping_add(u64::from(byte)))
 }
 
-fn weights(tensor: &Tensor) -> impl Iterator<Item = f32> {
-    let (bias, embedding) =
-        (tensor.name.ends_with(".bias"), tensor.name.contains(".wte.") || tensor.name.contains(".wpe."));
-    let shape = tensor.shape.clone();
-    uniform(key_of(&tensor.name), tensor.span.len).map(move |u| {
+fn weights(name: &str, shape: &[usize]) -> impl Iterator<Item = f32> {
+    let (bias, embedding) = (name.ends_with(".bias"), name.contains(".wte.") || name.contains(".wpe."));
+    let shape = shape.to_vec();
+    uniform(key_of(name), shape.iter().product()).map(move |u| {
         let u = 2.0 * u - 1.0;
         let weight = match shape[..] {
             _ if bias => 0.1 * u,
@@ -69,11 +81,15 @@ fn weights(tensor: &Tensor) -> impl Iterator<Item = f32> {
     })
 }
 
+fn initial_weights(model: &Gpt) -> Vec<f32> {
+    model.layout.tensors.iter().flat_map(|tensor: &Tensor| weights(&tensor.name, &tensor.shape)).collect()
+}
+
 struct Fixture(Vec<u8>);
 
 impl Fixture {
     fn load(name: &str) -> Fixture {
-        let path = format!("{}/tests/fixtures/parity-{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/tests/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
         Fixture(std::fs::read(path).unwrap())
     }
 
@@ -94,11 +110,11 @@ fn check<B: Backend>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, ho
     let mut config = config(name);
     config.learning_rate = 1e-3;
     config.set("lr_schedule=constant").unwrap();
-    let fixture = Fixture::load(name);
+    let fixture = Fixture::load(&format!("parity-{name}"));
     let model = Gpt::new(&config);
     let len = model.layout.len();
     let (mut p, mut g) = (be.zeros(len), be.zeros(len));
-    be.upload(&mut p, 0, &model.layout.tensors.iter().flat_map(weights).collect::<Vec<_>>());
+    be.upload(&mut p, 0, &initial_weights(&model));
     let mut optimizer = Optimizer::new(be, &model.layout, &config);
     let (mut acts, mut scratch) = (model.acts(be, BATCH, true), model.act_grads(be, BATCH));
     let rows = Rows { b: BATCH, t: config.block_size, pos: 0 };
@@ -123,7 +139,7 @@ fn check<B: Backend>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, ho
             check_gradients(&model, &host(&g), &fixture, grad_tolerance);
         }
         let norm = host(&g).iter().map(|g| g * g).sum::<f64>().sqrt();
-        optimizer.step(be, &mut p, &g, norm, config.lr(step), &config, step);
+        optimizer.step(be, &mut p, &g, norm, 1.0, step);
     }
     let want = fixture.get("losses");
     assert_close("first loss", &losses[..1], &want[..1], tolerance);
@@ -145,7 +161,7 @@ fn check_gradients(model: &Gpt, g: &[f64], fixture: &Fixture, tolerance: f64) {
     }
 }
 
-const NAMES: [&str; 4] = ["big-0.2m", "big-2.7m", "gpt2-tiny", "char-tiny"];
+const NAMES: [&str; 5] = ["big-0.2m", "big-2.7m", "gpt2-tiny", "char-tiny", "muon-tiny"];
 
 #[test]
 fn the_cpu_agrees_with_pytorch_on_every_instruction_set() {
@@ -160,8 +176,41 @@ fn the_cpu_agrees_with_pytorch_on_every_instruction_set() {
 #[test]
 fn the_reference_agrees_with_pytorch_to_the_precision_of_f64() {
     // Losses come back as f32, so only the gradients can show it.
-    for name in ["big-0.2m", "gpt2-tiny", "char-tiny"] {
+    for name in ["big-0.2m", "gpt2-tiny", "char-tiny", "muon-tiny"] {
         check(&Reference, name, 1e-6, 1e-9, Vec::clone);
+    }
+}
+
+/// Three steps of Muon on single matrices, on a backend, against both fixtures. PyTorch's bfloat16 has eight bits.
+fn check_muon<B: Backend>(be: &B, tolerance: f64, host: impl Fn(&B::Buf) -> Vec<f64>) {
+    let fixture = Fixture::load("muon");
+    for (rows, cols) in [(24, 24), (16, 48), (48, 16), (1, 5), (33, 7)] {
+        let (name, n) = (format!("{rows}x{cols}"), rows * cols);
+        // Not at the beginning of the buffer.
+        let matrix = Matrix { span: Span { start: 3, len: n }, rows, cols };
+        let (mut p, mut g, mut m) = (be.zeros(n + 3), be.zeros(n + 3), be.zeros(n + 3));
+        let uploaded = |buf: &mut B::Buf, name: &str| {
+            be.upload(buf, 3, &weights(name, &[rows, cols]).collect::<Vec<_>>());
+        };
+        uploaded(&mut p, &name);
+        let mut got = Vec::new();
+        for step in 0..3 {
+            uploaded(&mut g, &format!("{name}.{step}"));
+            let h = Muon { lr: 0.02, momentum: 0.9, ns_steps: 5, weight_decay: 0.1, grad_scale: 1.0 };
+            be.muon(&mut p, &g, &mut m, &[matrix], &h);
+            got.extend_from_slice(&host(&p)[3..]);
+        }
+        assert_close(&format!("{name} in f64"), &got, &fixture.get(&format!("{name}.float64")), tolerance);
+        // What is compared are updates of 0.02 on weights of that size and more.
+        assert_close(&format!("{name} in bf16"), &got, &fixture.get(&format!("{name}.bfloat16")), 5e-3);
+    }
+}
+
+#[test]
+fn muon_agrees_with_pytorch_and_with_what_that_rounds_to_bfloat16() {
+    check_muon(&Reference, 1e-6, Vec::clone);
+    for isa in Isa::available() {
+        check_muon(&Cpu::with_isa(isa), 1e-5, |buf| common::widen(buf));
     }
 }
 

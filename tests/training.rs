@@ -90,6 +90,14 @@ fn one_trajectory_with_gradient_accumulation() {
     one_trajectory(config(&settings));
 }
 
+#[test]
+fn one_trajectory_of_muon_with_groups_of_parameters() {
+    let groups = "param_groups=[{params=[\"lm_head.*\"],lr_schedule=\"cosine\",beta2=0.9},{params=[\"*.0.mlp.*\"],optimizer=\"adamw\"}]";
+    let mut config = config(&["optimizer=muon", "lr_schedule=wsd", "cooldown=0.5", "weight_decay=0.1", "grad_clip=1"]);
+    config.set(groups).unwrap();
+    one_trajectory(config);
+}
+
 /// What the guard did, after which update.
 type Act = (u64, OnDivergence, Divergence);
 
@@ -273,6 +281,7 @@ fn resuming_refuses_what_would_be_another_run() {
     };
     refuse(&["n_embd=128"], "n_embd = 128: must be 64, as the run began");
     refuse(&["seed=2"], "seed = 2: must be 1337");
+    refuse(&["optimizer=muon"], "optimizer = \"muon\": must be \"adamw\"");
     refuse(&["max_iters=2"], "this run is done: 2 of 2 steps");
     std::fs::write(&text, "the quick brown cat. ".repeat(100)).unwrap();
     refuse(&["max_iters=4"], "is not the text this run was started with");
@@ -299,7 +308,7 @@ fn one_batch_can_be_learned_by_heart() {
     let mut losses = Vec::new();
     for step in 0..150 {
         let (loss, norm) = shards.gradient(&be, &model, &p, &batch, 1, step);
-        optimizer.step(&be, &mut p, shards.last_gradient(), norm, config.lr(step), &config, step);
+        optimizer.step(&be, &mut p, shards.last_gradient(), norm, 1.0, step);
         losses.push(loss);
     }
     assert!(losses[0] > 2.0 && losses[149] < 0.05, "{} to {}", losses[0], losses[149]);

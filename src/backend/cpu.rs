@@ -8,11 +8,12 @@ use super::{Backend, Heads, LAYERNORM_EPS, Rows, mask_row};
 use crate::{
     config::{Activation, Precision},
     error::{Error, Result},
-    params::{Embedding, Linear, Lora, Norm, Param, Span},
+    params::{Embedding, Linear, Lora, Matrix, Norm, Param, Span},
     rng::{Dropout, Noise},
 };
 use kinglet_kernels::{
-    self as kernels, Factor, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout, optimizer::AdamW,
+    self as kernels, Factor, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout,
+    optimizer::{AdamW, Muon},
 };
 use rayon::prelude::*;
 use std::{
@@ -630,5 +631,24 @@ impl Backend for Cpu {
         let moments = m[at.clone()].par_chunks_mut(PIECE).zip(v[at.clone()].par_chunks_mut(PIECE));
         let values = p[at.clone()].par_chunks_mut(PIECE).zip(g[at].par_chunks(PIECE));
         values.zip(moments).for_each(|((p, g), (m, v))| kernels::optimizer::adamw(self.isa, p, g, m, v, h));
+    }
+
+    fn muon(&self, p: &mut Buf, g: &Buf, m: &mut Buf, matrices: &[Matrix], h: &Muon) {
+        let g: &[f32] = g;
+        let (mut p, mut m, mut at) = (&mut p[..], &mut m[..], 0);
+        let mut work = Vec::with_capacity(matrices.len());
+        for w in matrices {
+            let skip = w.span.start - at;
+            let ((mine_p, rest_p), (mine_m, rest_m)) =
+                (p[skip..].split_at_mut(w.span.len), m[skip..].split_at_mut(w.span.len));
+            (p, m, at) = (rest_p, rest_m, w.span.range().end);
+            work.push((mine_p, &g[w.span.range()], mine_m, w));
+        }
+        // The dearest first: what is left to wait for at the end is small.
+        work.sort_by_key(|(.., w)| std::cmp::Reverse(w.multiply_adds(h.ns_steps)));
+        let each = |(p, g, m, w): (&mut [f32], &[f32], &mut [f32], &Matrix)| {
+            kernels::optimizer::muon(self.isa, p, g, m, w.rows, w.cols, h);
+        };
+        work.into_par_iter().with_max_len(1).for_each(each);
     }
 }

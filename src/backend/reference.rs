@@ -1,12 +1,15 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
 
-use super::{AdamW, Backend, Heads, IGNORE, LAYERNORM_EPS, Rows, mask_row};
+use super::{AdamW, Backend, Heads, IGNORE, LAYERNORM_EPS, Muon, Rows, mask_row};
 use crate::{
     config::Activation,
-    params::{Embedding, Linear, Lora, Norm, Span},
+    params::{Embedding, Linear, Lora, Matrix, Norm, Span},
     rng::{Dropout, Noise},
 };
-use kinglet_kernels::attention;
+use kinglet_kernels::{
+    attention,
+    optimizer::{MUON_EPS, NEWTON_SCHULZ, muon_factor},
+};
 
 /// The slow, exact backend; buffers are vectors of f64.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,6 +68,30 @@ fn attention_row<'a>(q: &[f64], key: impl Fn(usize) -> &'a [f64], seen: usize, s
     let top = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
     let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
     (scores.iter().map(|s| (s - top).exp() / sum).collect(), top + sum.ln())
+}
+
+/// The Newton-Schulz iteration on `x (rows, cols)` over its norm.
+fn orthogonal(mut x: Vec<f64>, rows: usize, cols: usize, steps: usize) -> Vec<f64> {
+    // (n, m) from (n, k) and the rows of the transpose of (k, m).
+    let product = |a: &[f64], b_t: &[f64], k: usize| -> Vec<f64> {
+        a.chunks_exact(k).flat_map(|a| b_t.chunks_exact(k).map(|b| dot(a, b))).collect()
+    };
+    let transpose =
+        |x: &[f64], cols: usize| -> Vec<f64> { (0..cols).flat_map(|j| x[j..].iter().step_by(cols).copied()).collect() };
+    let norm = dot(&x, &x).sqrt().max(MUON_EPS);
+    x.iter_mut().for_each(|x| *x /= norm);
+    let [a, b, c] = NEWTON_SCHULZ;
+    for _ in 0..steps {
+        // X = a X + (b A + c A A) X with A = X X^T, or from the other side where that is smaller.
+        let x_t = transpose(&x, cols);
+        let gram = if rows <= cols { product(&x, &x, cols) } else { product(&x_t, &x_t, rows) };
+        let r = rows.min(cols);
+        let squared = product(&gram, &gram, r);
+        let p: Vec<f64> = gram.iter().zip(squared).map(|(g, s)| b * g + c * s).collect();
+        let px = if rows <= cols { product(&p, &x_t, r) } else { product(&x, &p, r) };
+        x.iter_mut().zip(px).for_each(|(x, px)| *x = a * *x + px);
+    }
+    x
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -417,6 +444,21 @@ impl Backend for Reference {
             v[i] = h.beta2 * v[i] + (1.0 - h.beta2) * g * g;
             let (m_hat, v_hat) = (m[i] / correction(h.beta1), v[i] / correction(h.beta2));
             p[i] -= h.lr * m_hat / (v_hat.sqrt() + h.eps);
+        }
+    }
+
+    fn muon(&self, p: &mut Vec<f64>, g: &Vec<f64>, m: &mut Vec<f64>, matrices: &[Matrix], h: &Muon) {
+        for &Matrix { span, rows, cols } in matrices {
+            let mut x = Vec::with_capacity(span.len);
+            for i in span.range() {
+                let g = g[i] * h.grad_scale;
+                m[i] = h.momentum * m[i] + (1.0 - h.momentum) * g;
+                x.push((1.0 - h.momentum) * g + h.momentum * m[i]);
+                p[i] -= h.lr * h.weight_decay * p[i];
+            }
+            let factor = h.lr * muon_factor(rows, cols);
+            let o = orthogonal(x, rows, cols, h.ns_steps);
+            span.range().zip(o).for_each(|(i, o)| p[i] -= factor * o);
         }
     }
 }

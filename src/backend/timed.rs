@@ -1,9 +1,9 @@
 //! Any backend with a stopwatch at each operation: how a step's time divides.
 
-use super::{AdamW, Backend, Heads, Rows};
+use super::{AdamW, Backend, Heads, Muon, Rows};
 use crate::{
     config::Activation,
-    params::{Embedding, Linear, Norm, Span},
+    params::{Embedding, Linear, Matrix, Norm, Span},
     rng::{Dropout, Noise},
 };
 use serde::Serialize;
@@ -61,6 +61,7 @@ impl<B: Backend> Timed<B> {
         let (shape, flops, numbers) = match size {
             Size::Linear(w, products) => (Some((w.i, w.o)), 2.0 * products as f64, 0),
             Size::Attention { queries, keys, c, products } => (None, (2 * queries * keys * c * products) as f64, 0),
+            Size::Products(multiply_adds) => (None, 2.0 * multiply_adds as f64, 0),
             Size::Numbers(numbers) => (None, 0.0, numbers),
         };
         let mut costs = self.costs.lock().expect("no operation panicked");
@@ -81,6 +82,8 @@ enum Size {
     Linear(Linear, usize),
     /// Attention, in products as large as that of queries and keys.
     Attention { queries: usize, keys: usize, c: usize, products: usize },
+    /// Other products, and their multiply-adds.
+    Products(usize),
     /// Numbers read and written.
     Numbers(usize),
 }
@@ -269,5 +272,9 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn adamw(&self, p: &mut B::Buf, g: &B::Buf, m: &mut B::Buf, v: &mut B::Buf, span: Span, h: &AdamW) {
         self.time("adamw", Size::Numbers(7 * span.len), |be| be.adamw(p, g, m, v, span, h));
+    }
+    fn muon(&self, p: &mut B::Buf, g: &B::Buf, m: &mut B::Buf, matrices: &[Matrix], h: &Muon) {
+        let products = matrices.iter().map(|w| w.multiply_adds(h.ns_steps)).sum();
+        self.time("muon", Size::Products(products), |be| be.muon(p, g, m, matrices, h));
     }
 }

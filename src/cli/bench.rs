@@ -300,7 +300,7 @@ fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (
         let seconds: f64 = costs.iter().filter(|(op, _)| which(op.name)).map(|(_, cost)| cost.seconds).sum();
         1e3 * seconds / steps / threads
     };
-    let optimizer = |name: &str| matches!(name, "prepare" | "reduce" | "adamw");
+    let optimizer = |name: &str| matches!(name, "prepare" | "reduce" | "adamw" | "muon");
     let backward = |name: &str| name.contains("_bwd") || name == "clear";
     // What the whole pool does at once is measured once, by the thread that waits for it.
     let optimizer_ms = threads * sum(&optimizer);
@@ -348,7 +348,7 @@ impl Report {
             line(
                 "",
                 format!(
-                    "forward {forward_ms:.3}, backward {backward_ms:.3}, sums and AdamW {optimizer_ms:.3}, batch and waiting {rest_ms:.3}"
+                    "forward {forward_ms:.3}, backward {backward_ms:.3}, sums and optimizer {optimizer_ms:.3}, batch and waiting {rest_ms:.3}"
                 ),
             );
         }

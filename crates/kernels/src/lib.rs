@@ -15,7 +15,7 @@
 //! | [`attention`] | `softmax(scale * Q K^T + causal mask) V`, one head at a time |
 //! | [`loss`] | softmax and cross-entropy in one pass |
 //! | [`dropout`] | `x * keep / (1 - rate)`, the mask a function of a key |
-//! | [`optimizer`] | AdamW |
+//! | [`optimizer`] | AdamW, Muon |
 //! | [`peak`] | what a core can do at most |
 //! | [`rng`] | the counter-based generator behind every random number |
 

@@ -1,6 +1,8 @@
-//! AdamW (Loshchilov, Hutter 2019), element by element, as PyTorch's `torch.optim.AdamW` computes it.
+//! AdamW (Loshchilov, Hutter 2019), element by element, and Muon (Jordan et al. 2024), matrix by matrix, as PyTorch's
+//! `torch.optim.AdamW` and `torch.optim.Muon` compute them.
 
-use crate::{Isa, math};
+use crate::{Isa, Mat, MatMut, Start, gemm, math};
+use std::cell::RefCell;
 
 /// The constants of one AdamW step, in f64: `1 - 0.999` and `1 - 0.999^step` lose digits in f32.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,180 @@ pub fn adamw(isa: Isa, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h
             }
         },
     );
+}
+
+/// The constants of one Muon step.
+#[derive(Clone, Copy, Debug)]
+pub struct Muon {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the gradient's mean.
+    pub momentum: f64,
+    /// Steps of the Newton-Schulz iteration.
+    pub ns_steps: usize,
+    /// Decoupled weight decay, per unit of learning rate.
+    pub weight_decay: f64,
+    /// What the gradient is multiplied with first (clipping).
+    pub grad_scale: f64,
+}
+
+/// The coefficients of the iteration `X <- a X + b (X X^T) X + c (X X^T)^2 X`: singular values above a few thousandths
+/// come near 1 in five steps, if not to it.
+pub const NEWTON_SCHULZ: [f64; 3] = [3.4445, -4.7750, 2.0315];
+
+/// A gradient's norm is taken as at least this.
+pub const MUON_EPS: f64 = 1e-7;
+
+/// What the learning rate of a matrix is multiplied with: an orthogonal one with more rows than columns has smaller rows.
+pub fn muon_factor(rows: usize, cols: usize) -> f64 {
+    (rows as f64 / cols as f64).max(1.0).sqrt()
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = RefCell::default();
+}
+
+/// One step of a matrix `p (rows, cols)`: with `g` the scaled gradient,
+/// `m += (1 - momentum)(g - m)`, `x = g + momentum (m - g)` (Nesterov's), `p -= lr wd p`,
+/// `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`, where the iteration above makes `x / |x|` nearly orthogonal.
+pub fn muon(isa: Isa, p: &mut [f32], g: &[f32], m: &mut [f32], rows: usize, cols: usize, h: &Muon) {
+    let (n, r) = (rows * cols, rows.min(cols));
+    assert!(p.len() == n && g.len() == n && m.len() == n && n > 0);
+    SCRATCH.with_borrow_mut(|scratch| {
+        let len = 2 * n + 5 * r * r;
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        // What was used before may be longer.
+        let (x, rest) = scratch[..len].split_at_mut(n);
+        let (spare, rest) = rest.split_at_mut(n);
+        let (momentum, new, grad_scale) = (h.momentum as f32, (1.0 - h.momentum) as f32, h.grad_scale as f32);
+        isa.run(
+            #[inline(always)]
+            || {
+                for ((x, &g), m) in x.iter_mut().zip(g).zip(&mut *m) {
+                    let g = g * grad_scale;
+                    *m += new * (g - *m);
+                    *x = g + momentum * (*m - g);
+                }
+            },
+        );
+        let scale = (1.0 / sum_squares(isa, x).sqrt().max(MUON_EPS)) as f32;
+        isa.run(
+            #[inline(always)]
+            || x.iter_mut().for_each(|x| *x *= scale),
+        );
+        orthogonal(isa, x, spare, rows, cols, h.ns_steps, rest);
+        let shrink = (1.0 - h.lr * h.weight_decay) as f32;
+        let step_size = (h.lr * muon_factor(rows, cols)) as f32;
+        isa.run(
+            #[inline(always)]
+            || {
+                for (p, x) in p.iter_mut().zip(&*x) {
+                    *p = *p * shrink - step_size * x;
+                }
+            },
+        );
+    });
+}
+
+/// The Newton-Schulz iteration on `x (rows, cols)` in `steps` steps, in place; `spare` is as long, `scratch` has 5 r^2
+/// numbers, r being the smaller of rows and columns.
+///
+/// Every step multiplies by `P = a + b G + c G^2`, `G = X X^T` (r, r) (or from the right, `G = X^T X`, where there are more
+/// rows than columns). Where X is much longer than r, it is left alone meanwhile: all these matrices are polynomials of the
+/// first G, so they commute, and `Q <- P Q`, `G <- P G P` do without X until it is multiplied by the last Q.
+fn orthogonal(isa: Isa, x: &mut [f32], spare: &mut [f32], rows: usize, cols: usize, steps: usize, scratch: &mut [f32]) {
+    let r = rows.min(cols);
+    let [a, b, c] = NEWTON_SCHULZ.map(|x| x as f32);
+    let mut squares = scratch.chunks_exact_mut(r * r);
+    let [g, p, mut q, mut spare_q, gp] = std::array::from_fn(|_| squares.next().expect("5 r^2 numbers"));
+    fn square(x: &[f32], r: usize) -> Mat<'_> {
+        Mat::new(x, r, r)
+    }
+    let gram = |g: &mut [f32], x: &[f32]| {
+        let x = Mat::new(x, rows, cols);
+        let wide = if rows <= cols { x } else { x.t() };
+        symmetric(isa, g, wide, wide.t());
+    };
+    let polynomial = |p: &mut [f32], g: &[f32]| {
+        symmetric(isa, p, square(g, r), square(g, r));
+        isa.run(
+            #[inline(always)]
+            || p.iter_mut().zip(g).for_each(|(p, g)| *p = b * g + c * *p),
+        );
+        p.iter_mut().step_by(r + 1).for_each(|p| *p += a);
+    };
+    let multiply = |x: &mut [f32], by: &[f32], spare: &mut [f32]| {
+        let (from, to) = (Mat::new(x, rows, cols), MatMut::new(spare, rows, cols));
+        let (first, second) = if rows <= cols { (square(by, r), from) } else { (from, square(by, r)) };
+        gemm(isa, to, Start::Zero, first, second);
+        x.copy_from_slice(spare);
+    };
+    if rows.max(cols) < 2 * r {
+        for _ in 0..steps {
+            gram(g, x);
+            polynomial(p, g);
+            multiply(x, p, spare);
+        }
+        return;
+    }
+    gram(g, x);
+    for step in 0..steps {
+        polynomial(p, g);
+        if step + 1 < steps {
+            symmetric(isa, gp, square(g, r), square(p, r));
+            symmetric(isa, g, square(gp, r), square(p, r));
+        }
+        if step == 0 {
+            q.copy_from_slice(p);
+        } else {
+            symmetric(isa, spare_q, square(q, r), square(p, r));
+            std::mem::swap(&mut q, &mut spare_q);
+        }
+    }
+    multiply(x, q, spare);
+}
+
+/// `c (r, r) = A B`, known to be symmetric: only what is above the diagonal is computed.
+fn symmetric(isa: Isa, c: &mut [f32], a: Mat, b: Mat) {
+    let r = a.shape().0;
+    // Few rows at once, so that little below the diagonal is computed too.
+    let panel = (r / 8).next_multiple_of(32);
+    for i in (0..r).step_by(panel) {
+        let rows = panel.min(r - i);
+        let part = MatMut::strided(&mut c[i * r + i..], rows, r - i, r);
+        gemm(isa, part, Start::Zero, a.rows(i..i + rows), b.t().rows(i..r).t());
+    }
+    mirror(c, r);
+}
+
+/// Copies what is above the diagonal of `c (r, r)` to below it.
+fn mirror(c: &mut [f32], r: usize) {
+    const BLOCK: usize = 16;
+    let whole = r - r % BLOCK;
+    for i0 in (0..whole).step_by(BLOCK) {
+        for j0 in (0..=i0).step_by(BLOCK) {
+            // Rows of the block above the diagonal become columns of that below.
+            let mut block = [[0.0; BLOCK]; BLOCK];
+            for (j, row) in block.iter_mut().enumerate() {
+                row.copy_from_slice(&c[(j0 + j) * r + i0..][..BLOCK]);
+            }
+            for i in 0..BLOCK {
+                let mut column = [0.0; BLOCK];
+                for j in 0..BLOCK {
+                    column[j] = block[j][i];
+                }
+                let cols = if i0 == j0 { i } else { BLOCK };
+                c[(i0 + i) * r + j0..][..cols].copy_from_slice(&column[..cols]);
+            }
+        }
+    }
+    for i in whole..r {
+        for j in 0..i {
+            c[i * r + j] = c[j * r + i];
+        }
+    }
 }
 
 /// `sum x^2` in f64, over blocks summed in f32.
