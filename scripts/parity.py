@@ -1,7 +1,7 @@
 """Writes tests/fixtures/parity-*.safetensors: what PyTorch computes, in float64, for models kinglet must agree with.
 
     pip install torch numpy safetensors
-    python scripts/parity.py
+    python scripts/parity.py [NAME...]
 
 Weights and tokens come from a formula (SplitMix64) that tests/parity.rs repeats, so a fixture holds results only:
 the loss and a sample of the logits, norm, projection and a sample of every gradient tensor, and the losses of ten
@@ -9,6 +9,7 @@ AdamW steps.
 """
 
 import math
+import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -33,6 +34,14 @@ CONFIGS = {
     # Muon on the matrices inside the blocks; query, key and value apart.
     "muon-tiny": dict(v=40, t=16, layers=2, heads=2, c=32, act="relu", biases="proj mlp head norm", tied=False,
                       scale="n_embd", betas=(0.9, 0.95), decay=0.1, decay_all=True, clip=0.0, muon=0.02),
+    # RMSNorm and SwiGLU, of a width that 8/3 c is rounded to.
+    "rms-swiglu-tiny": dict(v=40, t=16, layers=2, heads=2, c=32, act="swiglu", inner=88, biases="proj mlp", tied=False,
+                            scale="head_size", betas=(0.9, 0.999), decay=0.01, decay_all=True, clip=0.0,
+                            norm="rmsnorm"),
+    # ReLU squared, a narrow MLP, capped logits whose log-sum-exp is held to 0.
+    "squared-capped-tiny": dict(v=40, t=16, layers=2, heads=2, c=32, act="relu_squared", inner=72, biases="head norm",
+                                tied=False, scale="head_size", betas=(0.9, 0.999), decay=0.01, decay_all=True,
+                                clip=0.0, softcap=1.5, z_loss=0.01),
 }
 BATCH, STEPS, LR, SAMPLE = 4, 10, 1e-3, 64
 
@@ -95,18 +104,31 @@ class Mlp(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         c, bias = cfg["c"], "mlp" in cfg["biases"]
-        self.c_fc, self.c_proj = nn.Linear(c, 4 * c, bias=bias), nn.Linear(4 * c, c, bias=bias)
-        self.act = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}[cfg["act"]]
+        inner = cfg.get("inner", 4 * c)
+        self.c_fc = nn.Linear(c, 2 * inner if cfg["act"] == "swiglu" else inner, bias=bias)
+        self.c_proj = nn.Linear(inner, c, bias=bias)
+        self.act = {
+            "relu": F.relu,
+            "relu_squared": lambda x: F.relu(x).square(),
+            "gelu": F.gelu,
+            "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+            "swiglu": lambda x: F.silu(x[..., :inner]) * x[..., inner:],
+        }[cfg["act"]]
 
     def forward(self, x):
         return self.c_proj(self.act(self.c_fc(x)))
 
 
+def norm(cfg):
+    if cfg.get("norm") == "rmsnorm":
+        return nn.RMSNorm(cfg["c"], eps=1e-5)
+    return nn.LayerNorm(cfg["c"], bias="norm" in cfg["biases"])
+
+
 class Block(nn.Module):
     def __init__(self, cfg):
         super().__init__()
-        norm = lambda: nn.LayerNorm(cfg["c"], bias="norm" in cfg["biases"])
-        self.ln_1, self.attn, self.ln_2, self.mlp = norm(), Attention(cfg), norm(), Mlp(cfg)
+        self.ln_1, self.attn, self.ln_2, self.mlp = norm(cfg), Attention(cfg), norm(cfg), Mlp(cfg)
 
     def forward(self, x):
         x = x + self.attn(self.ln_1(x))
@@ -120,9 +142,10 @@ class Gpt(nn.Module):
             wte=nn.Embedding(cfg["v"], cfg["c"]),
             wpe=nn.Embedding(cfg["t"], cfg["c"]),
             h=nn.ModuleList(Block(cfg) for _ in range(cfg["layers"])),
-            ln_f=nn.LayerNorm(cfg["c"], bias="norm" in cfg["biases"]),
+            ln_f=norm(cfg),
         ))
         self.lm_head = nn.Linear(cfg["c"], cfg["v"], bias="head" in cfg["biases"])
+        self.softcap = cfg.get("softcap", 0.0)
         if cfg["tied"]:
             self.lm_head.weight = self.transformer.wte.weight
 
@@ -130,7 +153,8 @@ class Gpt(nn.Module):
         x = self.transformer.wte(ids) + self.transformer.wpe(torch.arange(ids.shape[1]))
         for block in self.transformer.h:
             x = block(x)
-        return self.lm_head(self.transformer.ln_f(x))
+        z = self.lm_head(self.transformer.ln_f(x))
+        return self.softcap * torch.tanh(z / self.softcap) if self.softcap > 0.0 else z
 
 
 def sample(tensor):
@@ -206,7 +230,10 @@ def fixture(cfg):
         logits = model(ids)
         loss = F.cross_entropy(logits.view(-1, cfg["v"]), targets.reshape(-1))
         optimizer.zero_grad()
-        loss.backward()
+        objective = loss
+        if cfg.get("z_loss", 0.0) > 0.0:
+            objective = loss + cfg["z_loss"] * logits.logsumexp(-1).square().mean()
+        objective.backward()
         if step == 0:
             out["logits"] = sample(logits)
             for name, p in model.named_parameters():
@@ -226,8 +253,8 @@ def fixture(cfg):
 if __name__ == "__main__":
     torch.manual_seed(0)
     folder = Path(__file__).parent.parent / "tests" / "fixtures"
-    for name, cfg in CONFIGS.items():
-        out = fixture(cfg)
+    for name in sys.argv[1:] or CONFIGS:
+        out = fixture(CONFIGS[name])
         save_file(out, folder / f"parity-{name}.safetensors", metadata={"torch": torch.__version__})
         print(name, out["losses"])
     save_file(muon_matrices(), folder / "muon.safetensors", metadata={"torch": torch.__version__})

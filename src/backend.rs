@@ -10,7 +10,7 @@ mod timed;
 
 pub use cpu::{Buf, Cpu};
 pub use kinglet_kernels::{
-    loss::IGNORE,
+    loss::{IGNORE, Objective},
     optimizer::{AdamW, Muon},
 };
 pub use reference::Reference;
@@ -22,8 +22,8 @@ use crate::{
     rng::{Dropout, Noise},
 };
 
-/// Epsilon of LayerNorm, PyTorch's default.
-pub const LAYERNORM_EPS: f64 = 1e-5;
+/// Epsilon of the norms, PyTorch's default for LayerNorm.
+pub const NORM_EPS: f64 = 1e-5;
 
 /// Rows of one pass through the model: `b` sequences of `t` positions, the first of which is position `pos`.
 #[derive(Clone, Copy, Debug)]
@@ -97,10 +97,11 @@ pub trait Backend: Sync {
         drop: Option<Dropout>,
     );
 
-    /// `y (n, c) = (x - mean) * rstd * w + b`; `stats (n, 2)` receives mean and rstd of each row.
-    fn layernorm(&self, y: &mut Self::Buf, stats: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Norm, n: usize);
-    /// `dx (n, c) +=` LayerNorm's backward of `dy`; `g[w] += ...`, `g[b] += ...`.
-    fn layernorm_bwd(
+    /// `y (n, c) = (x - mean) * rstd * w + b`; `stats (n, 2)` receives mean and rstd of each row. For RMSNorm the mean is
+    /// 0, wherever it occurs.
+    fn norm(&self, y: &mut Self::Buf, stats: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Norm, n: usize);
+    /// `dx (n, c) +=` the norm's backward of `dy`; `g[w] += ...`, `g[b] += ...`.
+    fn norm_bwd(
         &self,
         dx: &mut Self::Buf,
         g: &mut Self::Buf,
@@ -155,6 +156,11 @@ pub trait Backend: Sync {
         noise: Option<Noise>,
     );
 
+    /// `y (n, h) = silu(gate) up` with `silu(x) = x / (1 + e^-x)`, where a row of `z (n, 2h)` is one of gate and one of up.
+    fn swiglu(&self, y: &mut Self::Buf, z: &Self::Buf, h: usize, n: usize);
+    /// `dz (n, 2h)` from `dy (n, h)` and what [`Backend::swiglu`] saw.
+    fn swiglu_bwd(&self, dz: &mut Self::Buf, dy: &Self::Buf, z: &Self::Buf, h: usize, n: usize);
+
     /// `out (n, o) = residual + dropout(x W^T + b)`.
     fn linear_residual(
         &self,
@@ -205,15 +211,18 @@ pub trait Backend: Sync {
         rows: Rows,
     );
 
-    /// `losses (n) = logsumexp(z) - z[target]` for rows z of `logits (n, v)`; with `grad = Some(s)` the logits become
-    /// the gradient `s (softmax(z) - onehot(target))`. Both are 0 where the target is [`IGNORE`].
+    /// `z = cap tanh(z / cap)` for the first `len` elements of `z`.
+    fn softcap(&self, z: &mut Self::Buf, cap: f64, len: usize);
+    /// `losses (n) = lse - z[target]` with `lse = logsumexp(z)`, for rows z of `logits (n, v)`; with `grad` the logits
+    /// become the gradient of that objective, `scale (softmax(z) (1 + 2 z_loss lse) - onehot(target))`, through
+    /// [`Backend::softcap`] if there is one times `1 - (z / softcap)^2`. Both are 0 where the target is [`IGNORE`].
     fn cross_entropy(
         &self,
         losses: &mut Self::Buf,
         logits: &mut Self::Buf,
         targets: &[u32],
         v: usize,
-        grad: Option<f64>,
+        grad: Option<Objective>,
     );
 
     /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element of `spans`; returns the sum

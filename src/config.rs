@@ -88,8 +88,17 @@ fields! {
         "Dropout on the attention weights and on both branches of a block.";
     embd_dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
         "Dropout on the sum of token and position embeddings.";
-    activation: Activation = Activation::Relu, "\"relu\", \"gelu\" or \"gelu_tanh\"" if |_| true,
+    activation: Activation = Activation::Relu,
+        "\"relu\", \"relu_squared\", \"gelu\", \"gelu_tanh\" or \"swiglu\"" if |_| true,
         "The non-linearity of the MLP.";
+    n_inner: usize = 0, "0 (4 n_embd; for swiglu about 8/3 n_embd) to 262144" if |&v| v <= 262_144,
+        "Hidden channels of the MLP; 0 takes 4 n_embd, or for swiglu the multiple of 8 nearest to 8/3 n_embd.";
+    norm: NormKind = NormKind::LayerNorm, "\"layernorm\" or \"rmsnorm\"" if |_| true,
+        "What normalises before attention, MLP and head; rmsnorm has no bias, whatever bias says.";
+    zero_init_proj: bool = false, "true or false" if |_| true,
+        "Whether the output projections of attention and MLP begin at zero, so that each block begins as the identity.";
+    logit_softcap: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
+        "Logits z become cap tanh(z / cap), in training, measuring and sampling alike; 0 leaves them.";
     bias: Bias = Bias::NONE, "true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\"" if |_| true,
         "Which layers have a bias: attention's qkv and output projection, mlp, head, norm; true is all but the head.";
     tie_weights: bool = false, "true or false" if |_| true,
@@ -111,6 +120,8 @@ fields! {
         "Random batches of each split in an estimate.";
     precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
         "What the factors of the linear layers' products are rounded to, where the processor can; all else is f32.";
+    z_loss: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
+        "This times the squared log-sum-exp of the logits is trained on besides the loss; losses shown are without it.";
     log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
         "Updates between two lines of training loss in metrics.jsonl.";
     seed: u64 = 1337, "0 to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
@@ -213,17 +224,31 @@ fields! {
 pub enum Activation {
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)^2` (So et al. 2021).
+    ReluSquared,
     /// The exact GELU, as PyTorch's `GELU()` and nanoGPT.
     Gelu,
     /// GPT-2's tanh approximation.
     GeluTanh,
+    /// `silu(gate) up` (Shazeer 2020), both from a first layer that is twice as wide, gate first.
+    Swiglu,
 }
 
 impl Activation {
-    /// Whether the backward pass needs the input: ReLU's derivative can be read off its output.
+    /// Whether the backward pass needs the input: ReLU's derivative, and that of its square, can be read off the output.
     pub fn keeps_input(self) -> bool {
-        self != Activation::Relu
+        !matches!(self, Activation::Relu | Activation::ReluSquared)
     }
+}
+
+/// What brings each row to one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// `(x - mean) / sqrt(var + eps) w + b`.
+    LayerNorm,
+    /// `x / sqrt(mean(x^2) + eps) w` (Zhang, Sennrich 2019).
+    RmsNorm,
 }
 
 /// What the attention scores are divided by the square root of.
@@ -377,7 +402,7 @@ pub struct Bias {
     pub mlp: bool,
     /// `lm_head`.
     pub head: bool,
-    /// LayerNorm.
+    /// LayerNorm; RMSNorm has none.
     pub norm: bool,
 }
 
@@ -624,6 +649,16 @@ impl Config {
         self.n_embd / self.n_head
     }
 
+    /// Hidden channels of the MLP, those of the gate not counted.
+    pub fn mlp_size(&self) -> usize {
+        match (self.n_inner, self.activation) {
+            // Two thirds of 4 n_embd: three matrices in the place of two.
+            (0, Activation::Swiglu) => 8 * ((2 * self.n_embd + 3) / 6).max(1),
+            (0, _) => 4 * self.n_embd,
+            (n_inner, _) => n_inner,
+        }
+    }
+
     /// The learning rate of update number `step`, counted from 0.
     pub fn lr(&self, step: u64) -> f64 {
         if step < self.warmup_iters {
@@ -768,6 +803,36 @@ mod tests {
         let config = Config::from_toml(toml).unwrap();
         for (step, want) in [(0, 0.02), (80, 0.02), (90, 0.015), (100, 0.01)] {
             assert!((config.muon_lr(step) - want).abs() < 1e-12, "{step}: {}", config.muon_lr(step));
+        }
+    }
+
+    #[test]
+    fn a_file_without_the_newer_keys_is_the_same_model_as_ever() {
+        let newer = ["n_inner", "norm", "zero_init_proj", "logit_softcap", "z_loss"];
+        for (name, _) in PRESETS {
+            let config = Config::preset(name).unwrap();
+            let written = config.to_toml();
+            let old: Vec<_> =
+                written.lines().filter(|line| !newer.iter().any(|key| line.starts_with(&format!("{key} =")))).collect();
+            assert_eq!(old.len() + newer.len(), written.lines().count());
+            assert_eq!(Config::from_toml(&old.join("\n")).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn the_mlp_has_the_hidden_channels_it_should() {
+        for (n_embd, activation, n_inner, want) in [
+            (64, Activation::Relu, 0, 256),
+            (64, Activation::ReluSquared, 5, 5),
+            (64, Activation::Swiglu, 0, 168),
+            (192, Activation::Swiglu, 0, 512),
+            (384, Activation::Swiglu, 0, 1024),
+            (768, Activation::Swiglu, 0, 2048),
+            (1, Activation::Swiglu, 0, 8),
+            (64, Activation::Swiglu, 100, 100),
+        ] {
+            let config = Config { n_embd, activation, n_inner, ..Config::default() };
+            assert_eq!(config.mlp_size(), want, "{n_embd} {activation:?} {n_inner}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! x = wte[id] + wpe[t]
 //! each block:  x += c_proj(attention(ln_1(x)))
 //!              x += c_proj(act(c_fc(ln_2(x))))
-//! logits = lm_head(ln_f(x))
+//! logits = lm_head(ln_f(x))        through a soft cap, if there is one
 //! ```
 //!
 //! Every line of the backward pass stands under the forward line it derives. Shapes: `b` sequences of `t` positions,
@@ -12,7 +12,7 @@
 //! is [`crate::shards`]'s business.
 
 use crate::{
-    backend::{Backend, Heads, Rows},
+    backend::{Backend, Heads, Objective, Rows},
     config::{Activation, AttentionScale, Config},
     params::{Layout, Span},
     rng::{Dropout, Noise},
@@ -31,8 +31,11 @@ pub struct Gpt {
     pub vocab_size: usize,
     heads: Heads,
     activation: Activation,
+    n_inner: usize,
     dropout: f32,
     embd_dropout: f32,
+    logit_softcap: f64,
+    z_loss: f64,
 }
 
 /// What one block leaves behind in the forward pass, for up to `n` rows.
@@ -45,8 +48,8 @@ struct BlockActs<B: Backend> {
     x_mid: B::Buf,   // (n, c), between attention and MLP
     ln_2: B::Buf,    // (n, c)
     stats_2: B::Buf, // (n, 2)
-    fc: B::Buf,      // (n, 4c), or nothing where the activation's derivative needs only its output
-    act: B::Buf,     // (n, 4c)
+    fc: B::Buf,      // (n, 4c), with SwiGLU twice n_inner, or nothing where the derivative needs only the output
+    act: B::Buf,     // (n, 4c), or n_inner wide
 }
 
 /// What follows the blocks.
@@ -78,7 +81,8 @@ pub struct ActGrads<B: Backend> {
     dc: B::Buf,   // (n, c)
     datt: B::Buf, // (n, c)
     dqkv: B::Buf, // (n, 3c)
-    dfc: B::Buf,  // (n, 4c)
+    dfc: B::Buf,  // (n, 4c), or as wide as fc
+    dact: B::Buf, // (n, n_inner) with SwiGLU; else dfc is all that is wanted
 }
 
 /// Keys and values of the positions generated so far, and the activations of the newest.
@@ -125,8 +129,11 @@ impl Gpt {
             vocab_size: config.vocab_size,
             heads: Heads { c: config.n_embd, nh: config.n_head, scale: 1.0 / (under_the_root as f64).sqrt() },
             activation: config.activation,
+            n_inner: config.mlp_size(),
             dropout: config.dropout as f32,
             embd_dropout: config.embd_dropout as f32,
+            logit_softcap: config.logit_softcap,
+            z_loss: config.z_loss,
         }
     }
 
@@ -154,10 +161,7 @@ impl Gpt {
             self.attend(be, p, l, x, acts, rows, noise, None);
             self.branches(be, p, l, x, out, acts, rows, noise);
         }
-        let x = &a.x[w.h.len() % streams];
-        // logits = lm_head(ln_f(x))
-        be.layernorm(&mut a.head.ln_f, &mut a.head.stats_f, x, p, w.ln_f, rows.n());
-        be.linear(&mut a.head.logits, &a.head.ln_f, p, w.lm_head, rows, noise);
+        self.unembed(be, p, &a.x[w.h.len() % streams], &mut a.head, rows, noise);
     }
 
     /// The first part of block `l`, where positions meet: `att = attention(ln_1(x))`. With a cache, only the new
@@ -174,7 +178,7 @@ impl Gpt {
         cache: Option<&mut (B::Buf, B::Buf)>,
     ) {
         let (w, n) = (&self.layout.h[l], rows.n());
-        be.layernorm(&mut a.ln_1, &mut a.stats_1, x, p, w.ln_1, n);
+        be.norm(&mut a.ln_1, &mut a.stats_1, x, p, w.ln_1, n);
         be.linear(&mut a.qkv, &a.ln_1, p, w.c_attn, rows, noise);
         match cache {
             None => {
@@ -202,16 +206,34 @@ impl Gpt {
         let drop = self.drop(noise, Site::AttentionBranch(l));
         be.linear_residual(&mut a.x_mid, x, &a.att, p, w.attn_proj, rows, drop, noise);
         // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
-        be.layernorm(&mut a.ln_2, &mut a.stats_2, &a.x_mid, p, w.ln_2, n);
-        be.linear_act(&mut a.act, &mut a.fc, &a.ln_2, p, w.c_fc, self.activation, rows, noise);
+        be.norm(&mut a.ln_2, &mut a.stats_2, &a.x_mid, p, w.ln_2, n);
+        if self.activation == Activation::Swiglu {
+            be.linear(&mut a.fc, &a.ln_2, p, w.c_fc, rows, noise);
+            be.swiglu(&mut a.act, &a.fc, self.n_inner, n);
+        } else {
+            be.linear_act(&mut a.act, &mut a.fc, &a.ln_2, p, w.c_fc, self.activation, rows, noise);
+        }
         let drop = self.drop(noise, Site::MlpBranch(l));
         be.linear_residual(out, &a.x_mid, &a.act, p, w.mlp_proj, rows, drop, noise);
     }
 
+    /// What follows the blocks: from `x` to the logits.
+    fn unembed<B: Backend>(&self, be: &B, p: &B::Buf, x: &B::Buf, a: &mut Head<B>, rows: Rows, noise: Option<Noise>) {
+        let w = &self.layout;
+        // logits = softcap(lm_head(ln_f(x)))
+        be.norm(&mut a.ln_f, &mut a.stats_f, x, p, w.ln_f, rows.n());
+        be.linear(&mut a.logits, &a.ln_f, p, w.lm_head, rows, noise);
+        if self.logit_softcap > 0.0 {
+            be.softcap(&mut a.logits, self.logit_softcap, rows.n() * self.vocab_size);
+        }
+    }
+
     /// The loss of each row in nats, given `targets (n)`, into `losses (n)`; where the target is
     /// [`crate::backend::IGNORE`] it is 0. With `grad = Some(s)`, the logits in `a` become the gradient of `s` times
-    /// the sum of the losses, as [`Gpt::backward`] expects.
+    /// the sum of the losses, as [`Gpt::backward`] expects: by the logits before the soft cap, and with what `z_loss` adds to
+    /// the objective, though not to the losses.
     pub fn losses<B: Backend>(&self, be: &B, a: &mut Acts<B>, targets: &[u32], grad: Option<f64>, losses: &mut [f32]) {
+        let grad = grad.map(|scale| Objective { scale, z_loss: self.z_loss, softcap: self.logit_softcap });
         be.cross_entropy(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size, grad);
         be.download(&a.head.losses, losses);
     }
@@ -230,23 +252,29 @@ impl Gpt {
         noise: Option<Noise>,
     ) {
         let (w, n) = (&self.layout, rows.n());
-        // logits = lm_head(ln_f(x))
+        // logits = softcap(lm_head(ln_f(x))), of which the cap is behind
         be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, rows, noise);
         be.clear(&mut d.dx, Span { start: 0, len: n * self.n_embd });
-        be.layernorm_bwd(&mut d.dx, g, &d.dc, a.x(w.h.len()), &a.head.stats_f, p, w.ln_f, n);
+        be.norm_bwd(&mut d.dx, g, &d.dc, a.x(w.h.len()), &a.head.stats_f, p, w.ln_f, n);
         for (l, (w, acts)) in w.h.iter().zip(&a.blocks).enumerate().rev() {
             // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
             let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::MlpBranch(l)));
-            be.linear_bwd_act(&mut d.dfc, g, dbranch, &acts.act, &acts.fc, p, w.mlp_proj, self.activation, rows, noise);
+            if self.activation == Activation::Swiglu {
+                be.linear_bwd(&mut d.dact, g, dbranch, &acts.act, p, w.mlp_proj, rows, noise);
+                be.swiglu_bwd(&mut d.dfc, &d.dact, &acts.fc, self.n_inner, n);
+            } else {
+                let (x, pre) = (&acts.act, &acts.fc);
+                be.linear_bwd_act(&mut d.dfc, g, dbranch, x, pre, p, w.mlp_proj, self.activation, rows, noise);
+            }
             be.linear_bwd(&mut d.dc, g, &d.dfc, &acts.ln_2, p, w.c_fc, rows, noise);
-            be.layernorm_bwd(&mut d.dx, g, &d.dc, &acts.x_mid, &acts.stats_2, p, w.ln_2, n);
+            be.norm_bwd(&mut d.dx, g, &d.dc, &acts.x_mid, &acts.stats_2, p, w.ln_2, n);
             // x_mid = x + dropout(c_proj(attention(ln_1(x))))
             let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::AttentionBranch(l)));
             be.linear_bwd(&mut d.datt, g, dbranch, &acts.att, p, w.attn_proj, rows, noise);
             let drop = self.drop(noise, Site::Attention(l));
             be.attention_bwd(&mut d.dqkv, &d.datt, &acts.att, &acts.lse, &acts.qkv, self.heads, rows, drop);
             be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, rows, noise);
-            be.layernorm_bwd(&mut d.dx, g, &d.dc, a.x(l), &acts.stats_1, p, w.ln_1, n);
+            be.norm_bwd(&mut d.dx, g, &d.dc, a.x(l), &acts.stats_1, p, w.ln_1, n);
         }
         // x = dropout(wte[id] + wpe[t])
         be.embed_bwd(g, &mut d.dx, w.embedding, ids, rows, self.drop(noise, Site::Embedding));
@@ -290,8 +318,7 @@ impl Gpt {
         be.copy(&mut last.block.att, &cache.block.att, newest);
         let one = Rows { b: 1, t: 1, pos: 0 };
         self.branches(be, p, w.h.len() - 1, &last.x, &mut last.out, &mut last.block, one, None);
-        be.layernorm(&mut cache.head.ln_f, &mut cache.head.stats_f, &last.out, p, w.ln_f, 1);
-        be.linear(&mut cache.head.logits, &cache.head.ln_f, p, w.lm_head, one, None);
+        self.unembed(be, p, &last.out, &mut cache.head, one, None);
         be.download(&cache.head.logits, logits);
     }
 
@@ -309,13 +336,15 @@ impl Gpt {
 
     /// Room for the gradients of those activations.
     pub fn act_grads<B: Backend>(&self, be: &B, b: usize) -> ActGrads<B> {
-        let nc = b * self.block_size * self.n_embd;
+        let n = b * self.block_size;
+        let nc = n * self.n_embd;
         ActGrads {
             dx: be.zeros(nc),
             dc: be.zeros(nc),
             datt: be.zeros(nc),
             dqkv: be.zeros(3 * nc),
-            dfc: be.zeros(4 * nc),
+            dfc: be.zeros(n * self.layout.h[0].c_fc.o),
+            dact: be.zeros(if self.activation == Activation::Swiglu { n * self.n_inner } else { 0 }),
         }
     }
 
@@ -345,10 +374,12 @@ impl Gpt {
     pub fn activation_floats(&self, b: usize) -> (usize, usize) {
         let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
         let n = b * self.block_size;
-        let block = if self.activation.keeps_input() { 16 } else { 12 } * c + nh + 4;
+        let (fc, act) = (self.layout.h[0].c_fc.o, self.n_inner);
+        let block = 7 * c + self.fc_kept() + act + nh + 4;
+        let dact = if self.activation == Activation::Swiglu { act } else { 0 };
         // Between the two matrices of an adapter, and the gradient of that.
         let adapter = self.layout.linears().iter().filter_map(|w| w.lora).map(|lora| 2 * lora.r).max().unwrap_or(0);
-        (n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1), n * (10 * c + adapter))
+        (n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1), n * (6 * c + fc + dact + adapter))
     }
 
     fn block_acts<B: Backend>(&self, be: &B, n: usize) -> BlockActs<B> {
@@ -362,9 +393,14 @@ impl Gpt {
             x_mid: be.zeros(nc),
             ln_2: be.zeros(nc),
             stats_2: be.zeros(2 * n),
-            fc: be.zeros(if self.activation.keeps_input() { 4 * nc } else { 0 }),
-            act: be.zeros(4 * nc),
+            fc: be.zeros(n * self.fc_kept()),
+            act: be.zeros(n * self.n_inner),
         }
+    }
+
+    /// Channels that are kept between the first layer of an MLP and its activation.
+    fn fc_kept(&self) -> usize {
+        if self.activation.keeps_input() { self.layout.h[0].c_fc.o } else { 0 }
     }
 
     fn head<B: Backend>(&self, be: &B, n: usize) -> Head<B> {
@@ -408,5 +444,84 @@ impl<B: Backend> Cache<B> {
     /// Forgets all positions.
     pub fn clear(&mut self) {
         self.len = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Reference;
+
+    const BE: Reference = Reference;
+
+    /// A small model with these settings, and its initial weights.
+    fn model(settings: &[&str]) -> (Gpt, Vec<f64>) {
+        let mut config = Config::default();
+        let small = ["vocab_size=7", "block_size=6", "n_layer=3", "n_head=2", "n_embd=8"];
+        small.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
+        let model = Gpt::new(&config);
+        let p = model.layout.init(2).into_iter().map(f64::from).collect();
+        (model, p)
+    }
+
+    const VARIANTS: [&[&str]; 6] = [
+        &[],
+        &["activation=gelu", "bias=true"],
+        &["activation=relu_squared", "n_inner=5", "z_loss=0.1"],
+        &["activation=swiglu", "norm=rmsnorm", "bias=true"],
+        &["activation=swiglu", "n_inner=9", "logit_softcap=0.3"],
+        &["activation=gelu_tanh", "norm=rmsnorm", "n_inner=40"],
+    ];
+
+    #[test]
+    fn memory_is_counted_as_it_is_taken() {
+        for (settings, training) in VARIANTS.into_iter().flat_map(|settings| [(settings, true), (settings, false)]) {
+            let (mut model, _) = model(settings);
+            let acts = model.acts(&BE, 2, training);
+            let of_block = |a: &BlockActs<Reference>| {
+                let parts = [&a.ln_1, &a.stats_1, &a.qkv, &a.lse, &a.att, &a.x_mid, &a.ln_2, &a.stats_2, &a.fc, &a.act];
+                parts.map(Vec::len).iter().sum::<usize>()
+            };
+            let Head { ln_f, stats_f, logits, losses } = &acts.head;
+            let streams: usize = acts.x.iter().map(Vec::len).sum();
+            let head: usize = [ln_f, stats_f, logits, losses].map(Vec::len).iter().sum();
+            let forward = streams + head + acts.blocks.iter().map(of_block).sum::<usize>();
+            let ActGrads { dx, dc, datt, dqkv, dfc, dact } = model.act_grads(&BE, 2);
+            let backward: usize = [dx, dc, datt, dqkv, dfc, dact].map(|d| d.len()).iter().sum();
+            if !training {
+                model.layout.h.truncate(1);
+            }
+            assert_eq!(model.activation_floats(2), (forward, backward), "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn a_cache_continues_what_the_forward_pass_computes() {
+        let ids = [3, 1, 4, 1, 5, 6];
+        for settings in VARIANTS {
+            let (model, p) = model(settings);
+            let (mut acts, mut cache) = (model.acts(&BE, 1, false), model.cache(&BE));
+            model.forward(&BE, &p, &mut acts, &ids, Rows { b: 1, t: 6, pos: 0 }, None);
+            for (at, piece) in [(0, 1), (1, 3), (4, 2)] {
+                let mut logits = [0.0; 7];
+                model.extend(&BE, &p, &mut cache, &ids[at..at + piece], &mut logits);
+                let want = &acts.logits()[(at + piece - 1) * 7..][..7];
+                assert!(logits.iter().zip(want).all(|(got, want)| (f64::from(*got) - want).abs() < 1e-6));
+                assert!(model.logit_softcap == 0.0 || want.iter().all(|z| z.abs() < model.logit_softcap));
+            }
+        }
+    }
+
+    #[test]
+    fn with_projections_of_zeros_each_block_begins_as_the_identity() {
+        for settings in VARIANTS {
+            let begins_so = |zero: &str| {
+                let (model, p) = model(&[settings, &[zero, "bias=[\"qkv\",\"proj\",\"mlp\"]"]].concat());
+                let mut acts = model.acts(&BE, 1, true);
+                model.forward(&BE, &p, &mut acts, &[1, 2, 3, 4, 5, 6], Rows { b: 1, t: 6, pos: 0 }, None);
+                acts.x.iter().all(|x| *x == acts.x[0])
+            };
+            assert!(begins_so("zero_init_proj=true") && !begins_so("zero_init_proj=false"));
+        }
     }
 }

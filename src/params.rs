@@ -6,7 +6,7 @@
 //! that the model they belong to is the beginning of the buffer.
 
 use crate::{
-    config::{Config, Decay, Init, OptimizerKind, ParamGroup},
+    config::{Activation, Config, Decay, Init, NormKind, OptimizerKind, ParamGroup},
     error::{Error, Result},
     rng::{Dropout, Noise, Purpose, Rng},
 };
@@ -162,29 +162,31 @@ impl Lora {
 /// Dropout's sites from here on are the adapters', those below the model's own.
 const LORA_SITES: u64 = 1 << 32;
 
-/// LayerNorm's weight and bias, each (c).
+/// LayerNorm's or RMSNorm's weight and bias, each (c).
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
     /// Weight (c).
     pub w: Param,
     /// Bias (c).
     pub b: Option<Param>,
+    /// Which of them.
+    pub kind: NormKind,
 }
 
 /// The parameters of one transformer block.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
-    /// LayerNorm before attention.
+    /// Norm before attention.
     pub ln_1: Norm,
     /// To query, key and value: (3c, c).
     pub c_attn: Linear,
     /// Attention's output projection: (c, c).
     pub attn_proj: Linear,
-    /// LayerNorm before the MLP.
+    /// Norm before the MLP.
     pub ln_2: Norm,
-    /// First layer of the MLP: (4c, c).
+    /// First layer of the MLP: (4c, c), or (n_inner, c); with SwiGLU twice that, gate first.
     pub c_fc: Linear,
-    /// Second layer of the MLP: (c, 4c).
+    /// Second layer of the MLP: (c, 4c), or (c, n_inner).
     pub mlp_proj: Linear,
 }
 
@@ -197,7 +199,7 @@ pub struct Layout {
     pub embedding: Embedding,
     /// The transformer blocks.
     pub h: Vec<Block>,
-    /// The last LayerNorm.
+    /// The last norm.
     pub ln_f: Norm,
     /// To the logits: (v, c); its weight is `wte` where weights are tied.
     pub lm_head: Linear,
@@ -216,6 +218,8 @@ impl Layout {
         // GPT-2 scales the projections into the residual stream by 1/sqrt(2 n_layer), so that its variance
         // at the end does not grow with depth.
         let residual = 1.0 / (2.0 * config.n_layer as f64).sqrt();
+        let inner = config.mlp_size();
+        let c_fc = if config.activation == Activation::Swiglu { 2 * inner } else { inner };
         let wte = b.embedding("transformer.wte.weight", v, c);
         let wpe = b.embedding("transformer.wpe.weight", config.block_size, c);
         let mut h: Vec<Block> = (0..config.n_layer)
@@ -226,11 +230,15 @@ impl Layout {
                     c_attn: b.linear(&name("attn.c_attn"), c, 3 * c, bias.qkv, 1.0),
                     attn_proj: b.linear(&name("attn.c_proj"), c, c, bias.proj, residual),
                     ln_2: b.norm(&name("ln_2"), c, bias.norm),
-                    c_fc: b.linear(&name("mlp.c_fc"), c, 4 * c, bias.mlp, 1.0),
-                    mlp_proj: b.linear(&name("mlp.c_proj"), 4 * c, c, bias.mlp, residual),
+                    c_fc: b.linear(&name("mlp.c_fc"), c, c_fc, bias.mlp, 1.0),
+                    mlp_proj: b.linear(&name("mlp.c_proj"), inner, c, bias.mlp, residual),
                 }
             })
             .collect();
+        if config.zero_init_proj {
+            let projections = b.tensors.iter_mut().filter(|tensor| tensor.name.contains(".c_proj."));
+            projections.for_each(|tensor| tensor.distribution = Distribution::Constant(0.0));
+        }
         let ln_f = b.norm("transformer.ln_f", c, bias.norm);
         let mut lm_head = if config.tie_weights {
             Linear { w: wte, b: b.bias("lm_head", c, v, bias.head), i: c, o: v, lora: None }
@@ -531,8 +539,10 @@ impl Builder<'_> {
 
     fn norm(&mut self, name: &str, c: usize, bias: bool) -> Norm {
         let w = self.add(format!("{name}.weight"), &[c], Distribution::Constant(1.0));
+        let kind = self.config.norm;
+        let bias = bias && kind == NormKind::LayerNorm;
         let b = bias.then(|| self.add(format!("{name}.bias"), &[c], Distribution::Constant(0.0)));
-        Norm { w, b }
+        Norm { w, b, kind }
     }
 
     fn linear(&mut self, name: &str, i: usize, o: usize, bias: bool, gpt2_scale: f64) -> Linear {
@@ -635,6 +645,32 @@ mod tests {
         settings.iter().for_each(|setting| config.set(setting).unwrap());
         let layout = Layout::new(&config);
         (config, layout)
+    }
+
+    #[test]
+    fn other_norms_and_mlps_have_their_shapes() {
+        let (_, layout) = with(&["norm=rmsnorm", "bias=true", "activation=swiglu", "n_inner=24"]);
+        let shape = |name: &str| layout.tensors.iter().find(|tensor| tensor.name == name).map(|t| t.shape.clone());
+        assert_eq!(shape("transformer.h.0.mlp.c_fc.weight"), Some(vec![48, 64]));
+        assert_eq!(shape("transformer.h.0.mlp.c_fc.bias"), Some(vec![48]));
+        assert_eq!(shape("transformer.h.0.mlp.c_proj.weight"), Some(vec![64, 24]));
+        assert_eq!(shape("transformer.ln_f.weight"), Some(vec![64]));
+        assert!(layout.tensors.iter().all(|tensor| !tensor.name.contains("ln_") || tensor.name.ends_with("weight")));
+    }
+
+    #[test]
+    fn projections_may_begin_at_zero_and_change_no_other_weight() {
+        let settings = ["bias=[\"proj\",\"mlp\"]", "lora_rank=2", "zero_init_proj=false"];
+        let (plain, zero) = (with(&settings).1, with(&[&settings[..2], &["zero_init_proj=true"]].concat()).1);
+        let (plain_weights, weights) = (plain.init(1), zero.init(1));
+        for tensor in &zero.tensors {
+            let (before, after) = (&plain_weights[tensor.span.range()], &weights[tensor.span.range()]);
+            if tensor.name.ends_with("c_proj.weight") || tensor.name.ends_with("c_proj.bias") {
+                assert!(before.iter().any(|&x| x != 0.0) && after.iter().all(|&x| x == 0.0), "{}", tensor.name);
+            } else {
+                assert_eq!(before, after, "{}", tensor.name);
+            }
+        }
     }
 
     #[test]

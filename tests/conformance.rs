@@ -5,8 +5,8 @@ mod common;
 
 use common::assert_close;
 use kinglet::{
-    backend::{AdamW, Backend, Cpu, Heads, IGNORE, Muon, Reference, Rows},
-    config::{Activation, Precision},
+    backend::{AdamW, Backend, Cpu, Heads, IGNORE, Muon, Objective, Reference, Rows},
+    config::{Activation, NormKind, Precision},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
@@ -132,28 +132,30 @@ fn embed_conforms() {
     }
 }
 
-fn layernorm<B: Backend>(t: &Tester<B>, n: usize, c: usize, bias: bool) -> Outputs {
-    let w = Norm { w: param(2, c), b: bias.then(|| param(2 + c, c)) };
+fn norm<B: Backend>(t: &Tester<B>, kind: NormKind, n: usize, c: usize, bias: bool) -> Outputs {
+    let w = Norm { w: param(2, c), b: bias.then(|| param(2 + c, c)), kind };
     let (p, x) = (t.random(2 + 2 * c), t.random(n * c));
     let (mut y, mut stats) = (t.garbage(n * c), t.garbage(2 * n));
-    t.be.layernorm(&mut y, &mut stats, &x, &p, w, n);
+    t.be.norm(&mut y, &mut stats, &x, &p, w, n);
     let (mut dx, mut g, dy) = (t.random(n * c), t.random(2 + 2 * c), t.random(n * c));
-    t.be.layernorm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
+    t.be.norm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
     let mut outputs =
         vec![("y", (t.host)(&y)), ("stats", (t.host)(&stats)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))];
     for w in [Norm { w: frozen(w.w), ..w }, Norm { b: w.b.map(frozen), ..w }] {
         let (mut dx, mut g) = (t.random(n * c), t.random(2 + 2 * c));
-        t.be.layernorm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
+        t.be.norm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
         outputs.extend([("dx of one", (t.host)(&dx)), ("g of one", (t.host)(&g))]);
     }
     outputs
 }
 
 #[test]
-fn layernorm_conforms() {
-    for (n, c) in [(0, 4), (1, 2), (2, 3), (5, 16), (3, 33), (4, 192)] {
-        for bias in [false, true] {
-            conforms!(layernorm(n, c, bias), 1e-5);
+fn norm_conforms() {
+    for kind in [NormKind::LayerNorm, NormKind::RmsNorm] {
+        for (n, c) in [(0, 4), (1, 2), (2, 3), (5, 16), (3, 33), (4, 192)] {
+            for bias in [false, true] {
+                conforms!(norm(kind, n, c, bias), 1e-5);
+            }
         }
     }
 }
@@ -195,10 +197,37 @@ fn linear_act<B: Backend>(t: &Tester<B>, act: Activation, n: usize, i: usize, o:
 
 #[test]
 fn linear_act_conforms() {
-    for act in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
+    for act in [Activation::Relu, Activation::ReluSquared, Activation::Gelu, Activation::GeluTanh] {
         for (n, i, o) in [(0, 3, 4), (1, 1, 1), (5, 7, 3), (50, 16, 33), (3, 20, 300), (49, 300, 20)] {
             conforms!(linear_act(act, n, i, o), 1e-5);
         }
+    }
+}
+
+fn swiglu<B: Backend>(t: &Tester<B>, h: usize, n: usize) -> Outputs {
+    let (z, dy) = (t.random(2 * n * h + 1), t.random(n * h + 1));
+    let (mut y, mut dz) = (t.garbage(n * h), t.garbage(2 * n * h));
+    t.be.swiglu(&mut y, &z, h, n);
+    t.be.swiglu_bwd(&mut dz, &dy, &z, h, n);
+    vec![("y", (t.host)(&y)), ("dz", (t.host)(&dz))]
+}
+
+#[test]
+fn swiglu_conforms() {
+    // On both sides of what one thread takes.
+    for (h, n) in [(4, 0), (1, 1), (3, 2), (16, 5), (33, 3), (168, 4), (400, 2623)] {
+        conforms!(swiglu(h, n), 2e-6);
+    }
+}
+
+#[test]
+fn swiglu_survives_large_numbers_and_passes_nan_on() {
+    for isa in Isa::available() {
+        let be = Cpu::with_isa(isa);
+        let z = vec![200.0, -200.0, f32::NAN, 2.0, 2.0, 2.0].into();
+        let mut y = be.zeros(3);
+        be.swiglu(&mut y, &z, 3, 1);
+        assert!(y[0] == 400.0 && y[1].abs() < 1e-30 && y[2].is_nan(), "{y:?}");
     }
 }
 
@@ -411,7 +440,7 @@ fn attention_cached_conforms() {
     }
 }
 
-fn cross_entropy<B: Backend>(t: &Tester<B>, n: usize, v: usize, grad: Option<f64>) -> Outputs {
+fn cross_entropy<B: Backend>(t: &Tester<B>, n: usize, v: usize, grad: Option<Objective>) -> Outputs {
     let (mut logits, mut losses) = (t.random(n * v), t.garbage(n));
     let mut targets = t.ids(n, v);
     targets.iter_mut().skip(1).step_by(3).for_each(|target| *target = IGNORE);
@@ -422,7 +451,11 @@ fn cross_entropy<B: Backend>(t: &Tester<B>, n: usize, v: usize, grad: Option<f64
 #[test]
 fn cross_entropy_conforms() {
     for (n, v) in [(0, 5), (1, 1), (3, 2), (4, 17), (2, 65), (3, 1000)] {
-        for grad in [None, Some(0.25)] {
+        let plain = Objective::of_losses(0.25);
+        let held = Objective { z_loss: 0.3, ..plain };
+        let capped = Objective { softcap: 5.0, ..plain };
+        let both = Objective { softcap: 5.0, ..held };
+        for grad in [None, Some(plain), Some(held), Some(capped), Some(both)] {
             conforms!(cross_entropy(n, v, grad), 5e-6);
         }
     }
@@ -437,6 +470,21 @@ fn cross_entropy_survives_large_logits_and_passes_nan_on() {
         be.cross_entropy(&mut losses, &mut logits, &[0, 0, 1], 2, None);
         assert_eq!(losses[0], 0.0);
         assert!((losses[1] - std::f32::consts::LN_2).abs() < 1e-6 && losses[2].is_nan(), "{losses:?}");
+    }
+}
+
+fn softcap<B: Backend>(t: &Tester<B>, len: usize, cap: f64) -> Outputs {
+    let mut z = t.random(len + 2);
+    t.be.softcap(&mut z, cap, len);
+    vec![("z", (t.host)(&z))]
+}
+
+#[test]
+fn softcap_conforms() {
+    for len in [0, 1, 7, 16, 100, 1_100_000] {
+        for cap in [0.01, 1.0, 30.0, 1e6] {
+            conforms!(softcap(len, cap), 1e-6);
+        }
     }
 }
 

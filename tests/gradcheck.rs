@@ -2,8 +2,8 @@
 //! model in every variant the configuration offers, dropout included (its masks are a function of a key).
 
 use kinglet::{
-    backend::{Backend, Heads, IGNORE, Reference, Rows},
-    config::{Activation, Config},
+    backend::{Backend, Heads, IGNORE, Objective, Reference, Rows},
+    config::{Activation, Config, NormKind},
     model::{Acts, Gpt},
     params::{Embedding, Linear, Lora, Norm, Param, Span},
     rng::{Dropout, Noise, Purpose, Rng},
@@ -79,20 +79,21 @@ fn embed() {
 }
 
 #[test]
-fn layernorm() {
+fn norm() {
     let (n, c) = (3, 5);
-    for bias in [true, false] {
-        let w = Norm { w: param(0, c), b: bias.then(|| param(c, c)) };
+    let kinds = [NormKind::LayerNorm, NormKind::RmsNorm];
+    for (kind, bias) in kinds.into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
+        let w = Norm { w: param(0, c), b: bias.then(|| param(c, c)), kind };
         let (x, p, weight) = (random(0, n * c), random(1, 2 * c), random(2, n * c));
         let run = |x: &[f64], p: &[f64]| {
             let (mut y, mut stats) = (vec![0.0; n * c], vec![0.0; 2 * n]);
-            BE.layernorm(&mut y, &mut stats, &x.to_vec(), &p.to_vec(), w, n);
+            BE.norm(&mut y, &mut stats, &x.to_vec(), &p.to_vec(), w, n);
             (dot(&y, &weight), stats)
         };
         let (mut dx, mut g) = (vec![0.0; n * c], vec![0.0; 2 * c]);
-        BE.layernorm_bwd(&mut dx, &mut g, &weight, &x, &run(&x, &p).1, &p, w, n);
-        check("layernorm dx", &x, &dx, 0..n * c, |x| run(x, &p).0);
-        check("layernorm dw db", &p, &g, 0..2 * c, |p| run(&x, p).0);
+        BE.norm_bwd(&mut dx, &mut g, &weight, &x, &run(&x, &p).1, &p, w, n);
+        check(&format!("{kind:?} dx"), &x, &dx, 0..n * c, |x| run(x, &p).0);
+        check(&format!("{kind:?} dw db"), &p, &g, 0..2 * c, |p| run(&x, p).0);
     }
 }
 
@@ -140,7 +141,7 @@ fn linear_act() {
     let (n, i, o) = (3, 4, 5);
     let up = plain(param(0, i * o), Some(param(2 * i * o, o)), i, o);
     let down = plain(param(i * o, i * o), None, o, i);
-    for act in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
+    for act in [Activation::Relu, Activation::ReluSquared, Activation::Gelu, Activation::GeluTanh] {
         let (x, p, weight) = (random(0, n * i), random(1, 2 * i * o + o), random(2, n * i));
         let run = |x: &[f64], p: &[f64]| {
             let (mut y, mut pre, mut z) = (vec![0.0; n * o], vec![0.0; n * o], vec![0.0; n * i]);
@@ -155,6 +156,19 @@ fn linear_act() {
         check(&format!("{act:?} dx"), &x, &dx, 0..x.len(), |x| run(x, &p).0);
         check(&format!("{act:?} dw db"), &p, &g, 0..p.len(), |p| run(&x, p).0);
     }
+}
+
+#[test]
+fn swiglu() {
+    let (h, n) = (5, 3);
+    let (z, weight) = (random(0, 2 * n * h), random(1, n * h));
+    let mut dz = vec![9.0; 2 * n * h];
+    BE.swiglu_bwd(&mut dz, &weight, &z, h, n);
+    check("swiglu", &z, &dz, 0..z.len(), |z| {
+        let mut y = vec![0.0; n * h];
+        BE.swiglu(&mut y, &z.to_vec(), h, n);
+        dot(&y, &weight)
+    });
 }
 
 #[test]
@@ -193,13 +207,45 @@ fn linear_residual() {
 fn cross_entropy() {
     let (logits, targets) = (random(0, 20), [4, 0, IGNORE, 2]);
     let mut grad = logits.clone();
-    BE.cross_entropy(&mut vec![0.0; 4], &mut grad, &targets, 5, Some(0.5));
+    BE.cross_entropy(&mut vec![0.0; 4], &mut grad, &targets, 5, Some(Objective::of_losses(0.5)));
     assert!(grad[10..15].iter().all(|&d| d == 0.0));
     check("cross-entropy", &logits, &grad, 0..20, |logits| {
         let mut losses = vec![0.0; 4];
         BE.cross_entropy(&mut losses, &mut logits.to_vec(), &targets, 5, None);
         0.5 * losses.iter().sum::<f64>()
     });
+}
+
+/// The objective by what the soft cap made the logits from.
+#[test]
+fn cross_entropy_with_soft_cap_and_z_loss() {
+    let (logits, targets) = (random(0, 20), [4, 0, IGNORE, 2]);
+    for (softcap, z_loss) in [(1.5, 0.0), (0.0, 0.3), (1.5, 0.3)] {
+        let capped = |logits: &[f64]| {
+            let mut z = logits.to_vec();
+            if softcap > 0.0 {
+                BE.softcap(&mut z, softcap, 20);
+            }
+            z
+        };
+        let mut grad = capped(&logits);
+        BE.cross_entropy(&mut vec![0.0; 4], &mut grad, &targets, 5, Some(Objective { scale: 0.5, z_loss, softcap }));
+        check(&format!("cap {softcap} z-loss {z_loss}"), &logits, &grad, 0..20, |logits| {
+            0.5 * objective(&capped(logits), &targets, 5, z_loss).iter().sum::<f64>()
+        });
+    }
+}
+
+/// What each row of logits adds to the objective.
+fn objective(logits: &[f64], targets: &[u32], v: usize, z_loss: f64) -> Vec<f64> {
+    let mut losses = vec![0.0; targets.len()];
+    BE.cross_entropy(&mut losses, &mut logits.to_vec(), targets, v, None);
+    let counted = losses.iter_mut().zip(targets).enumerate().filter(|(_, (_, target))| **target != IGNORE);
+    for (r, (loss, &target)) in counted {
+        let lse = *loss + logits[r * v + target as usize];
+        *loss += z_loss * lse * lse;
+    }
+    losses
 }
 
 /// The gradient of the whole model by a few elements of every parameter.
@@ -217,9 +263,7 @@ fn whole_model(settings: &[&str]) {
     let loss = |p: &[f64], acts: &mut Acts<Reference>, grad| {
         model.forward(&BE, &p.to_vec(), acts, &ids, rows, Some(NOISE));
         // f32 losses are too coarse for differences: take the logits and do the rest in f64.
-        let mut losses = vec![0.0; 10];
-        let mut logits = acts.logits().clone();
-        BE.cross_entropy(&mut losses, &mut logits, &targets, 7, None);
+        let losses = objective(acts.logits(), &targets, 7, config.z_loss);
         model.losses(&BE, acts, &targets, grad, &mut [0.0; 10]);
         losses.iter().sum::<f64>() / 10.0
     };
@@ -245,6 +289,18 @@ fn the_whole_model_in_every_variant() {
     whole_model(&[dropout, "activation=gelu", "bias=true", "tie_weights=true"]);
     whole_model(&["activation=gelu_tanh", "bias=[\"qkv\",\"head\"]", "tie_weights=true", "n_layer=1"]);
     whole_model(&[dropout, "bias=[\"norm\"]", "n_head=1", "n_layer=3"]);
+}
+
+#[test]
+fn the_whole_model_with_other_norms_mlps_and_objectives() {
+    let (dropout, swiglu) = ("dropout=0.2", "activation=swiglu");
+    whole_model(&[dropout, "norm=rmsnorm", "bias=true", "activation=relu_squared"]);
+    whole_model(&["norm=rmsnorm", swiglu, "tie_weights=true"]);
+    whole_model(&[dropout, swiglu, "n_inner=5", "bias=[\"mlp\",\"head\"]", "logit_softcap=0.8"]);
+    whole_model(&["n_inner=3", "z_loss=0.1", "zero_init_proj=true"]);
+    whole_model(&[dropout, "z_loss=0.2", "logit_softcap=0.5", "activation=relu_squared", "n_inner=40"]);
+    whole_model(&["lora_rank=2", swiglu, "lora_dropout=0.3", "norm=rmsnorm", "bias=[\"mlp\"]", "z_loss=0.2"]);
+    whole_model(&["freeze=[\"*.c_fc.*\",\"*.ln_1.*\"]", swiglu, "norm=rmsnorm", "logit_softcap=2"]);
 }
 
 #[test]

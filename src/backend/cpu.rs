@@ -4,9 +4,9 @@
 //! (by rows), attention (by sequences) and what works on whole buffers (reduction, AdamW), in pieces on which no sum
 //! depends.
 
-use super::{Backend, Heads, LAYERNORM_EPS, Rows, mask_row};
+use super::{Backend, Heads, NORM_EPS, Objective, Rows, mask_row};
 use crate::{
-    config::{Activation, Precision},
+    config::{Activation, NormKind, Precision},
     error::{Error, Result},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Span},
     rng::{Dropout, Noise},
@@ -142,8 +142,19 @@ impl From<Activation> for kernels::activation::Activation {
     fn from(act: Activation) -> Self {
         match act {
             Activation::Relu => Self::Relu,
+            Activation::ReluSquared => Self::ReluSquared,
             Activation::Gelu => Self::Gelu,
             Activation::GeluTanh => Self::GeluTanh,
+            Activation::Swiglu => unreachable!("an operation of its own"),
+        }
+    }
+}
+
+impl From<NormKind> for kernels::norm::Kind {
+    fn from(kind: NormKind) -> Self {
+        match kind {
+            NormKind::LayerNorm => Self::Layer,
+            NormKind::RmsNorm => Self::Rms,
         }
     }
 }
@@ -432,12 +443,13 @@ impl Backend for Cpu {
         }
     }
 
-    fn layernorm(&self, y: &mut Buf, stats: &mut Buf, x: &Buf, p: &Buf, w: Norm, n: usize) {
+    fn norm(&self, y: &mut Buf, stats: &mut Buf, x: &Buf, p: &Buf, w: Norm, n: usize) {
         let c = w.w.len;
         let b = w.b.map(|b| &p[b.range()]);
-        let eps = LAYERNORM_EPS as f32;
-        kernels::layernorm::forward(
+        let eps = NORM_EPS as f32;
+        kernels::norm::forward(
             self.isa,
+            w.kind.into(),
             &mut y[..n * c],
             &mut stats[..2 * n],
             &x[..n * c],
@@ -447,11 +459,11 @@ impl Backend for Cpu {
         );
     }
 
-    fn layernorm_bwd(&self, dx: &mut Buf, g: &mut Buf, dy: &Buf, x: &Buf, stats: &Buf, p: &Buf, w: Norm, n: usize) {
+    fn norm_bwd(&self, dx: &mut Buf, g: &mut Buf, dy: &Buf, x: &Buf, stats: &Buf, p: &Buf, w: Norm, n: usize) {
         let c = w.w.len;
         let (dw, db) = gradients(g, w.w, w.b);
         let (dx, dy, x, stats) = (&mut dx[..n * c], &dy[..n * c], &x[..n * c], &stats[..2 * n]);
-        kernels::layernorm::backward(self.isa, dx, dw, db, dy, x, stats, &p[w.w.range()]);
+        kernels::norm::backward(self.isa, w.kind.into(), dx, dw, db, dy, x, stats, &p[w.w.range()]);
     }
 
     fn linear(&self, y: &mut Buf, x: &Buf, p: &Buf, w: Linear, rows: Rows, noise: Option<Noise>) {
@@ -488,10 +500,12 @@ impl Backend for Cpu {
             let pieces = y[..rows.n() * w.o].par_chunks_mut(PIECE).zip(pre.par_chunks(PIECE)).with_min_len(PIECES);
             pieces.for_each(|(y, pre)| activation::forward(self.isa, act.into(), y, &pre[..y.len()]));
         } else {
-            let relu = |mut strip: Strip| {
-                strip.iter_mut().for_each(|(_, y)| activation::relu_in_place(self.isa, y));
+            let in_place = match act {
+                Activation::ReluSquared => activation::relu_squared_in_place,
+                _ => activation::relu_in_place,
             };
-            self.linear_then(y, x, p, w, rows, noise, Some(&relu));
+            let then = |mut strip: Strip| strip.iter_mut().for_each(|(_, y)| in_place(self.isa, y));
+            self.linear_then(y, x, p, w, rows, noise, Some(&then));
         }
     }
 
@@ -516,6 +530,19 @@ impl Backend for Cpu {
             }
         };
         self.linear_bwd_then(dpre, g, dy, x, p, w, rows, noise, Some(&through));
+    }
+
+    fn swiglu(&self, y: &mut Buf, z: &Buf, h: usize, n: usize) {
+        let rows = (PIECE * PIECES).div_ceil(h);
+        let pieces = y[..n * h].par_chunks_mut(rows * h).zip(z[..2 * n * h].par_chunks(2 * rows * h));
+        pieces.for_each(|(y, z)| activation::swiglu(self.isa, y, z, h));
+    }
+
+    fn swiglu_bwd(&self, dz: &mut Buf, dy: &Buf, z: &Buf, h: usize, n: usize) {
+        let rows = (PIECE * PIECES).div_ceil(h);
+        let inputs = dy[..n * h].par_chunks(rows * h).zip(z[..2 * n * h].par_chunks(2 * rows * h));
+        let pieces = dz[..2 * n * h].par_chunks_mut(2 * rows * h).zip(inputs);
+        pieces.for_each(|(dz, (dy, z))| activation::swiglu_backward(self.isa, dz, dy, z, h));
     }
 
     fn linear_residual(
@@ -600,8 +627,12 @@ impl Backend for Cpu {
         attention::cached(self.isa, &mut out[..t * c], k, v, &qkv[..t * 3 * c], pos, heads.kernel());
     }
 
-    fn cross_entropy(&self, losses: &mut Buf, logits: &mut Buf, targets: &[u32], v: usize, grad: Option<f64>) {
-        let grad = grad.map(|scale| scale as f32);
+    fn softcap(&self, z: &mut Buf, cap: f64, len: usize) {
+        let pieces = z[..len].par_chunks_mut(PIECE).with_min_len(PIECES);
+        pieces.for_each(|z| kernels::loss::softcap(self.isa, z, cap as f32));
+    }
+
+    fn cross_entropy(&self, losses: &mut Buf, logits: &mut Buf, targets: &[u32], v: usize, grad: Option<Objective>) {
         let rows = (PIECE * PIECES).div_ceil(v);
         let outputs = losses[..targets.len()].par_chunks_mut(rows).zip(logits.par_chunks_mut(rows * v));
         outputs.zip(targets.par_chunks(rows)).for_each(|((losses, logits), targets)| {

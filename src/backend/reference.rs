@@ -1,8 +1,8 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
 
-use super::{AdamW, Backend, Heads, IGNORE, LAYERNORM_EPS, Muon, Rows, mask_row};
+use super::{AdamW, Backend, Heads, IGNORE, Muon, NORM_EPS, Objective, Rows, mask_row};
 use crate::{
-    config::Activation,
+    config::{Activation, NormKind},
     params::{Embedding, Linear, Lora, Matrix, Norm, Span},
     rng::{Dropout, Noise},
 };
@@ -39,17 +39,22 @@ fn adapter(x: &[f64], p: &[f64], w: Linear, lora: Lora, rows: Rows, noise: Optio
 fn activate(act: Activation, x: f64) -> f64 {
     match act {
         Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0).powi(2),
         Activation::Gelu => x * 0.5 * (1.0 + libm::erf(x / 2f64.sqrt())),
         Activation::GeluTanh => {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + u.tanh())
         }
+        Activation::Swiglu => unreachable!("an operation of its own"),
     }
 }
 
+/// By the input, or of what does not keep it by the output.
 fn derivative(act: Activation, x: f64) -> f64 {
     match act {
+        // max(x, 0) is positive where x is.
         Activation::Relu => f64::from(x > 0.0),
+        Activation::ReluSquared => 2.0 * x.sqrt(),
         Activation::Gelu => {
             let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
             0.5 * (1.0 + libm::erf(x / 2f64.sqrt())) + x * density
@@ -59,6 +64,7 @@ fn derivative(act: Activation, x: f64) -> f64 {
             let tanh = (root * (x + 0.044715 * x.powi(3))).tanh();
             0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * root * (1.0 + 3.0 * 0.044715 * x * x)
         }
+        Activation::Swiglu => unreachable!("an operation of its own"),
     }
 }
 
@@ -149,13 +155,16 @@ impl Backend for Reference {
         }
     }
 
-    fn layernorm(&self, y: &mut Vec<f64>, stats: &mut Vec<f64>, x: &Vec<f64>, p: &Vec<f64>, w: Norm, n: usize) {
+    fn norm(&self, y: &mut Vec<f64>, stats: &mut Vec<f64>, x: &Vec<f64>, p: &Vec<f64>, w: Norm, n: usize) {
         let c = w.w.len;
         for r in 0..n {
             let row = &x[r * c..][..c];
-            let mean = row.iter().sum::<f64>() / c as f64;
+            let mean = match w.kind {
+                NormKind::LayerNorm => row.iter().sum::<f64>() / c as f64,
+                NormKind::RmsNorm => 0.0,
+            };
             let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / c as f64;
-            let rstd = 1.0 / (var + LAYERNORM_EPS).sqrt();
+            let rstd = 1.0 / (var + NORM_EPS).sqrt();
             (stats[2 * r], stats[2 * r + 1]) = (mean, rstd);
             for j in 0..c {
                 y[r * c + j] = (row[j] - mean) * rstd * p[w.w.start + j] + w.b.map_or(0.0, |b| p[b.start + j]);
@@ -163,7 +172,7 @@ impl Backend for Reference {
         }
     }
 
-    fn layernorm_bwd(
+    fn norm_bwd(
         &self,
         dx: &mut Vec<f64>,
         g: &mut Vec<f64>,
@@ -179,7 +188,10 @@ impl Backend for Reference {
             let (mean, rstd) = (stats[2 * r], stats[2 * r + 1]);
             let xhat = |j: usize| (x[r * c + j] - mean) * rstd;
             let d = |j: usize| dy[r * c + j] * p[w.w.start + j];
-            let d_mean = (0..c).map(d).sum::<f64>() / c as f64;
+            let d_mean = match w.kind {
+                NormKind::LayerNorm => (0..c).map(d).sum::<f64>() / c as f64,
+                NormKind::RmsNorm => 0.0,
+            };
             let dx_mean = (0..c).map(|j| d(j) * xhat(j)).sum::<f64>() / c as f64;
             for j in 0..c {
                 dx[r * c + j] += rstd * (d(j) - d_mean - xhat(j) * dx_mean);
@@ -290,9 +302,25 @@ impl Backend for Reference {
         noise: Option<Noise>,
     ) {
         self.linear_bwd(dpre, g, dy, x, p, w, rows, noise);
-        // max(x, 0) is positive where x is.
         let of = if act.keeps_input() { pre } else { x };
         dpre[..rows.n() * w.i].iter_mut().zip(of).for_each(|(d, &of)| *d *= derivative(act, of));
+    }
+
+    fn swiglu(&self, y: &mut Vec<f64>, z: &Vec<f64>, h: usize, n: usize) {
+        for (r, j) in (0..n).flat_map(|r| (0..h).map(move |j| (r, j))) {
+            let (gate, up) = (z[r * 2 * h + j], z[r * 2 * h + h + j]);
+            y[r * h + j] = gate / (1.0 + (-gate).exp()) * up;
+        }
+    }
+
+    fn swiglu_bwd(&self, dz: &mut Vec<f64>, dy: &Vec<f64>, z: &Vec<f64>, h: usize, n: usize) {
+        for (r, j) in (0..n).flat_map(|r| (0..h).map(move |j| (r, j))) {
+            let (at_gate, at_up) = (r * 2 * h + j, r * 2 * h + h + j);
+            let (gate, up, dy) = (z[at_gate], z[at_up], dy[r * h + j]);
+            let sigmoid = 1.0 / (1.0 + (-gate).exp());
+            dz[at_gate] = dy * up * (sigmoid + gate * sigmoid * (1.0 - sigmoid));
+            dz[at_up] = dy * gate * sigmoid;
+        }
     }
 
     fn linear_residual(
@@ -398,13 +426,17 @@ impl Backend for Reference {
         }
     }
 
+    fn softcap(&self, z: &mut Vec<f64>, cap: f64, len: usize) {
+        z[..len].iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
+    }
+
     fn cross_entropy(
         &self,
         losses: &mut Vec<f64>,
         logits: &mut Vec<f64>,
         targets: &[u32],
         v: usize,
-        grad: Option<f64>,
+        grad: Option<Objective>,
     ) {
         for (r, &target) in targets.iter().enumerate() {
             let z = &mut logits[r * v..][..v];
@@ -418,9 +450,11 @@ impl Backend for Reference {
             let top = z.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
             let lse = top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
             losses[r] = lse - z[target as usize];
-            if let Some(scale) = grad {
-                z.iter_mut().for_each(|z| *z = scale * (*z - lse).exp());
-                z[target as usize] -= scale;
+            let Some(Objective { scale, z_loss, softcap }) = grad else { continue };
+            for (j, z) in z.iter_mut().enumerate() {
+                let slope = if softcap > 0.0 { 1.0 - (*z / softcap).powi(2) } else { 1.0 };
+                let onehot = if j == target as usize { 1.0 } else { 0.0 };
+                *z = scale * ((*z - lse).exp() * (1.0 + 2.0 * z_loss * lse) - onehot) * slope;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Any backend with a stopwatch at each operation: how a step's time divides.
 
-use super::{AdamW, Backend, Heads, Muon, Rows};
+use super::{AdamW, Backend, Heads, Muon, Objective, Rows};
 use crate::{
     config::Activation,
     params::{Embedding, Linear, Matrix, Norm, Span},
@@ -133,11 +133,11 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("embed_bwd", Size::Numbers(5 * rows.n() * w.c), |be| be.embed_bwd(g, dx, w, ids, rows, drop));
     }
 
-    fn layernorm(&self, y: &mut B::Buf, stats: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Norm, n: usize) {
-        self.time("layernorm", Size::Numbers(2 * n * w.w.len), |be| be.layernorm(y, stats, x, p, w, n));
+    fn norm(&self, y: &mut B::Buf, stats: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Norm, n: usize) {
+        self.time("norm", Size::Numbers(2 * n * w.w.len), |be| be.norm(y, stats, x, p, w, n));
     }
 
-    fn layernorm_bwd(
+    fn norm_bwd(
         &self,
         dx: &mut B::Buf,
         g: &mut B::Buf,
@@ -149,7 +149,7 @@ impl<B: Backend> Backend for Timed<B> {
         n: usize,
     ) {
         let size = Size::Numbers(4 * n * w.w.len);
-        self.time("layernorm_bwd", size, |be| be.layernorm_bwd(dx, g, dy, x, stats, p, w, n));
+        self.time("norm_bwd", size, |be| be.norm_bwd(dx, g, dy, x, stats, p, w, n));
     }
 
     fn linear(&self, y: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Linear, rows: Rows, noise: Option<Noise>) {
@@ -199,6 +199,14 @@ impl<B: Backend> Backend for Timed<B> {
     ) {
         let size = Size::backward(w, rows);
         self.time("linear_bwd_act", size, |be| be.linear_bwd_act(dpre, g, dy, x, pre, p, w, act, rows, noise));
+    }
+
+    fn swiglu(&self, y: &mut B::Buf, z: &B::Buf, h: usize, n: usize) {
+        self.time("swiglu", Size::Numbers(3 * n * h), |be| be.swiglu(y, z, h, n));
+    }
+
+    fn swiglu_bwd(&self, dz: &mut B::Buf, dy: &B::Buf, z: &B::Buf, h: usize, n: usize) {
+        self.time("swiglu_bwd", Size::Numbers(5 * n * h), |be| be.swiglu_bwd(dz, dy, z, h, n));
     }
 
     fn linear_residual(
@@ -261,7 +269,18 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("attention_cached", size, |be| be.attention_cached(out, k, v, qkv, heads, rows));
     }
 
-    fn cross_entropy(&self, losses: &mut B::Buf, logits: &mut B::Buf, targets: &[u32], v: usize, grad: Option<f64>) {
+    fn softcap(&self, z: &mut B::Buf, cap: f64, len: usize) {
+        self.time("softcap", Size::Numbers(2 * len), |be| be.softcap(z, cap, len));
+    }
+
+    fn cross_entropy(
+        &self,
+        losses: &mut B::Buf,
+        logits: &mut B::Buf,
+        targets: &[u32],
+        v: usize,
+        grad: Option<Objective>,
+    ) {
         let size = Size::Numbers(targets.len() * v * if grad.is_some() { 2 } else { 1 });
         self.time("cross_entropy", size, |be| be.cross_entropy(losses, logits, targets, v, grad));
     }

@@ -17,7 +17,7 @@ use kinglet_kernels::{
     activation::{self, Activation},
     attention::{self, Heads},
     dropout::{self, Mask},
-    gemm, layernorm, loss,
+    gemm, loss, norm,
     optimizer::{self, AdamW},
     peak,
 };
@@ -156,16 +156,24 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
     let (x, w) = (numbers(len), numbers(channels));
     let (mut y, mut stats) = (vec![0.0; len], vec![0.0; 2 * n]);
     group.throughput(bytes(2 * len));
-    group.bench_function("layernorm forward", |bencher| {
-        bencher.iter(|| layernorm::forward(isa, &mut y, &mut stats, &x, &w, Some(&w), 1e-5));
-    });
+    for (name, kind) in [("layernorm forward", norm::Kind::Layer), ("rmsnorm forward", norm::Kind::Rms)] {
+        let b = (kind == norm::Kind::Layer).then_some(&w[..]);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| norm::forward(isa, kind, &mut y, &mut stats, &x, &w, b, 1e-5));
+        });
+    }
     let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
     group.throughput(bytes(4 * len));
-    group.bench_function("layernorm backward", |bencher| {
-        bencher.iter(|| layernorm::backward(isa, &mut y, Some(&mut dw), Some(&mut db), &x, &x, &stats, &w));
-    });
+    for (name, kind) in [("layernorm backward", norm::Kind::Layer), ("rmsnorm backward", norm::Kind::Rms)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let db = (kind == norm::Kind::Layer).then_some(&mut db[..]);
+                norm::backward(isa, kind, &mut y, Some(&mut dw), db, &x, &x, &stats, &w);
+            });
+        });
+    }
     group.throughput(bytes(2 * len));
-    for act in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
+    for act in [Activation::Relu, Activation::ReluSquared, Activation::Gelu, Activation::GeluTanh] {
         group.bench_function(format!("{act:?} forward"), |bencher| {
             bencher.iter(|| activation::forward(isa, act, &mut y, &x));
         });
@@ -174,6 +182,16 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
             bencher.iter_batched_ref(|| x.clone(), |dx| activation::backward(isa, act, dx, &x), BatchSize::LargeInput);
         });
     }
+    let (z, mut dz) = (numbers(2 * len), vec![0.0; 2 * len]);
+    group.throughput(bytes(3 * len));
+    group.bench_function("SwiGLU forward", |bencher| {
+        bencher.iter(|| activation::swiglu(isa, &mut y, &z, channels));
+    });
+    group.throughput(bytes(5 * len));
+    group.bench_function("SwiGLU backward", |bencher| {
+        bencher.iter(|| activation::swiglu_backward(isa, &mut dz, &x, &z, channels));
+    });
+    group.throughput(bytes(2 * len));
     group.bench_function("dropout", |bencher| {
         let mask = Mask::new(7, 0.1);
         bencher.iter(|| dropout::dropout(isa, &mut y, &x, &mask, 0));
@@ -184,8 +202,11 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
     group.bench_function("cross-entropy and gradient", |bencher| {
         bencher.iter(|| {
             z.copy_from_slice(&logits);
-            loss::cross_entropy(isa, &mut losses, &mut z, &targets, Some(1e-3));
+            loss::cross_entropy(isa, &mut losses, &mut z, &targets, Some(loss::Objective::of_losses(1e-3)));
         });
+    });
+    group.bench_function("soft cap", |bencher| {
+        bencher.iter(|| loss::softcap(isa, &mut z, 30.0));
     });
     let (mut p, mut m, mut second) = (numbers(len), vec![0.0; len], vec![0.0; len]);
     let h = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 10, grad_scale: 1.0 };

@@ -1,4 +1,4 @@
-//! The MLP's non-linearity, element by element.
+//! The MLP's non-linearity, element by element, or of pairs of elements where it has a gate.
 
 use crate::{Isa, math};
 
@@ -7,6 +7,8 @@ use crate::{Isa, math};
 pub enum Activation {
     /// `max(x, 0)`
     Relu,
+    /// `max(x, 0)^2` (So et al. 2021)
+    ReluSquared,
     /// `x * Phi(x)` with the normal distribution's `Phi` (Hendrycks, Gimpel 2016); PyTorch's `GELU()`.
     Gelu,
     /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`; GPT-2's approximation of the same.
@@ -30,6 +32,10 @@ pub fn forward(isa: Isa, act: Activation, y: &mut [f32], x: &[f32]) {
             #[inline(always)]
             || each(y, x, relu),
         ),
+        Activation::ReluSquared => isa.run(
+            #[inline(always)]
+            || each(y, x, |x| relu(x) * relu(x)),
+        ),
         Activation::Gelu => isa.run(
             #[inline(always)]
             || each(y, x, |x| x * normal_cdf(x)),
@@ -49,6 +55,14 @@ pub fn relu_in_place(isa: Isa, x: &mut [f32]) {
     );
 }
 
+/// `x = max(x, 0)^2` (n elements).
+pub fn relu_squared_in_place(isa: Isa, x: &mut [f32]) {
+    isa.run(
+        #[inline(always)]
+        || x.iter_mut().for_each(|x| *x = relu(*x) * relu(*x)),
+    );
+}
+
 /// max(x, 0), but a NaN comes through. (Choosing would become a masked store, which is slow.)
 #[inline(always)]
 fn relu(x: f32) -> f32 {
@@ -56,7 +70,7 @@ fn relu(x: f32) -> f32 {
 }
 
 /// `dx *= act'(x)` (n elements): on entry `dx` holds the gradient of the output, on return that of the input. For
-/// ReLU, `x` may as well be the output.
+/// ReLU, `x` may as well be the output; for its square it must be.
 pub fn backward(isa: Isa, act: Activation, dx: &mut [f32], x: &[f32]) {
     assert_eq!(dx.len(), x.len());
     #[inline(always)]
@@ -73,6 +87,11 @@ pub fn backward(isa: Isa, act: Activation, dx: &mut [f32], x: &[f32]) {
                     *dx *= if x > 0.0 { 1.0 } else { 0.0 };
                 }
             },
+        ),
+        // y = x^2 where x is positive, so that 2x = 2 sqrt(y)
+        Activation::ReluSquared => isa.run(
+            #[inline(always)]
+            || each(dx, x, |y| 2.0 * y.sqrt()),
         ),
         // d/dx [x Phi(x)] = Phi(x) + x phi(x)
         Activation::Gelu => isa.run(
@@ -93,6 +112,47 @@ pub fn backward(isa: Isa, act: Activation, dx: &mut [f32], x: &[f32]) {
             },
         ),
     }
+}
+
+/// SwiGLU (Shazeer 2020): `y (n, h) = silu(gate) * up`, where each row of `z (n, 2h)` is a row of `gate` and one of `up`,
+/// and `silu(x) = x sigmoid(x)`.
+pub fn swiglu(isa: Isa, y: &mut [f32], z: &[f32], h: usize) {
+    assert_eq!(2 * y.len(), z.len());
+    isa.run(
+        #[inline(always)]
+        || {
+            for (y, z) in y.chunks_exact_mut(h).zip(z.chunks_exact(2 * h)) {
+                let (gate, up) = z.split_at(h);
+                for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
+                    *y = gate * sigmoid(gate) * up;
+                }
+            }
+        },
+    );
+}
+
+/// `dz (n, 2h)` from `dy (n, h)` and `z` as in [`swiglu`], with `s = sigmoid(gate)`:
+/// `dgate = dy * up * s * (1 + gate * (1 - s))`, `dup = dy * gate * s`.
+pub fn swiglu_backward(isa: Isa, dz: &mut [f32], dy: &[f32], z: &[f32], h: usize) {
+    assert!(2 * dy.len() == z.len() && dz.len() == z.len());
+    isa.run(
+        #[inline(always)]
+        || {
+            for ((dz, dy), z) in dz.chunks_exact_mut(2 * h).zip(dy.chunks_exact(h)).zip(z.chunks_exact(2 * h)) {
+                let ((dgate, dup), (gate, up)) = (dz.split_at_mut(h), z.split_at(h));
+                for ((((dgate, dup), &dy), &gate), &up) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
+                    let s = sigmoid(gate);
+                    *dgate = dy * up * s * (1.0 + gate * (1.0 - s));
+                    *dup = dy * gate * s;
+                }
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + math::exp(-x))
 }
 
 #[inline(always)]

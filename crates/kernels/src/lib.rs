@@ -10,10 +10,10 @@
 //! | file | equation |
 //! |---|---|
 //! | [`gemm()`] | `C = A B`, `C += A B` or `C = A B + bias`, any strides |
-//! | [`layernorm`] | `y = (x - mean) / sqrt(var + eps) * w + b` |
-//! | [`activation`] | ReLU, GELU, GELU (tanh) |
+//! | [`norm`] | LayerNorm, `y = (x - mean) / sqrt(var + eps) * w + b`, and RMSNorm |
+//! | [`activation`] | ReLU, its square, GELU, GELU (tanh), SwiGLU |
 //! | [`attention`] | `softmax(scale * Q K^T + causal mask) V`, one head at a time |
-//! | [`loss`] | softmax and cross-entropy in one pass |
+//! | [`loss`] | softmax and cross-entropy in one pass, the soft cap of logits |
 //! | [`dropout`] | `x * keep / (1 - rate)`, the mask a function of a key |
 //! | [`optimizer`] | AdamW, Muon |
 //! | [`peak`] | what a core can do at most |
@@ -24,9 +24,9 @@ pub mod attention;
 pub mod dropout;
 mod gemm;
 mod isa;
-pub mod layernorm;
 pub mod loss;
 mod math;
+pub mod norm;
 pub mod optimizer;
 pub mod peak;
 pub mod rng;

@@ -1,15 +1,35 @@
-//! Softmax and cross-entropy in one pass over the logits: `loss_i = log(sum_j e^{z_ij}) - z_i,target`.
+//! Softmax and cross-entropy in one pass over the logits: `loss_i = log(sum_j e^{z_ij}) - z_i,target`; and what may hold
+//! the logits small.
 
 use crate::{Isa, math};
 
 /// The target of a row that is not to be predicted: its loss is 0, and so is its gradient.
 pub const IGNORE: u32 = u32::MAX;
 
-/// Each row's loss in nats, and, with `grad_scale`, the gradient in place of the logits.
+/// What the gradient is of: `scale` times the sum over rows of the loss and of `z_loss * lse^2` (PaLM, Chowdhery et al.
+/// 2022), where `lse = log(sum_j e^{z_j})`; and by what: the logits or, with `softcap`, what [`softcap`] made them from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    /// What all is multiplied with.
+    pub scale: f64,
+    /// How much the logits' log-sum-exp is held to 0.
+    pub z_loss: f64,
+    /// The cap that the logits went through; 0 if none.
+    pub softcap: f64,
+}
+
+impl Objective {
+    /// `scale` times the sum of the losses.
+    pub fn of_losses(scale: f64) -> Objective {
+        Objective { scale, z_loss: 0.0, softcap: 0.0 }
+    }
+}
+
+/// Each row's loss in nats, and, with `grad`, the gradient of that objective in place of the logits.
 ///
-/// `losses (n)`, `logits (n, v)`, `targets (n)`, each below `v` or [`IGNORE`]. With `grad_scale = Some(s)` the logits
-/// are replaced by `s * (softmax(z) - onehot(target))`.
-pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: &[u32], grad_scale: Option<f32>) {
+/// `losses (n)`, `logits (n, v)`, `targets (n)`, each below `v` or [`IGNORE`]. The gradient is
+/// `scale * (softmax(z) * (1 + 2 * z_loss * lse) - onehot(target))`, through a cap times `1 - (z / cap)^2`.
+pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: &[u32], grad: Option<Objective>) {
     let n = losses.len();
     assert_eq!(targets.len(), n);
     let Some(v) = logits.len().checked_div(n) else { return };
@@ -19,7 +39,7 @@ pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: 
             for ((loss, z), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
                 if target == IGNORE {
                     *loss = 0.0;
-                    if grad_scale.is_some() {
+                    if grad.is_some() {
                         z.fill(0.0);
                     }
                     continue;
@@ -27,15 +47,35 @@ pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: 
                 let target = target as usize;
                 let top = math::max(z);
                 let sum = math::lane_sum([z], |[z]| math::exp(z - top));
-                *loss = sum.ln() + top - z[target];
-                if let Some(scale) = grad_scale {
-                    let norm = scale / sum;
+                let lse = sum.ln() + top;
+                *loss = lse - z[target];
+                let Some(Objective { scale, z_loss, softcap }) = grad else { continue };
+                let scale = scale as f32;
+                let norm = scale / sum * (1.0 + 2.0 * z_loss as f32 * lse);
+                if softcap == 0.0 {
                     for z in z.iter_mut() {
                         *z = math::exp(*z - top) * norm;
                     }
                     z[target] -= scale;
+                } else {
+                    let per_cap = 1.0 / softcap as f32;
+                    let slope = |z: f32| 1.0 - (z * per_cap) * (z * per_cap);
+                    let of_target = scale * slope(z[target]);
+                    for z in z.iter_mut() {
+                        *z = math::exp(*z - top) * norm * slope(*z);
+                    }
+                    z[target] -= of_target;
                 }
             }
         },
+    );
+}
+
+/// `z = cap * tanh(z / cap)` (Gemma 2, 2024; n elements).
+pub fn softcap(isa: Isa, z: &mut [f32], cap: f32) {
+    let per_cap = 1.0 / cap;
+    isa.run(
+        #[inline(always)]
+        || z.iter_mut().for_each(|z| *z = cap * math::exact_tanh(*z * per_cap)),
     );
 }

@@ -1,9 +1,29 @@
-//! LayerNorm: `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(var + eps)`, over each row of `c` channels.
+//! LayerNorm (Ba, Kiros, Hinton 2016): `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(var + eps)`, over each row of
+//! `c` channels; and RMSNorm (Zhang, Sennrich 2019), which is the same with 0 in the place of the mean.
 
 use crate::{Isa, math::lane_sum};
 
-/// Forward. `y (n, c)`, `stats (n, 2)` receives each row's mean and rstd, `x (n, c)`, `w (c)`, `b (c)` or none.
-pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f32) {
+/// Which norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// With the row's mean taken off.
+    Layer,
+    /// Without: the variance is the mean of the squares.
+    Rms,
+}
+
+/// Forward. `y (n, c)`, `stats (n, 2)` receives each row's mean (for RMSNorm 0) and rstd, `x (n, c)`, `w (c)`, `b (c)` or
+/// none.
+pub fn forward(
+    isa: Isa,
+    kind: Kind,
+    y: &mut [f32],
+    stats: &mut [f32],
+    x: &[f32],
+    w: &[f32],
+    b: Option<&[f32]>,
+    eps: f32,
+) {
     let c = w.len();
     assert!(y.len() == x.len() && stats.len() * c == 2 * x.len() && b.is_none_or(|b| b.len() == c));
     isa.run(
@@ -11,8 +31,10 @@ pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32],
         || {
             let rows = y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(stats.as_chunks_mut().0);
             for ((y, x), stats) in rows {
-                let sum = lane_sum([x], |[x]| x);
-                let mean = sum / c as f32;
+                let mean = match kind {
+                    Kind::Layer => lane_sum([x], |[x]| x) / c as f32,
+                    Kind::Rms => 0.0,
+                };
                 let sq = lane_sum([x], |[x]| (x - mean) * (x - mean));
                 let rstd = 1.0 / (sq / c as f32 + eps).sqrt();
                 *stats = [mean, rstd];
@@ -31,9 +53,11 @@ pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32],
 /// [`forward`].
 ///
 /// With `xhat = (x - mean) * rstd` and `g = dy * w`:
-/// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`.
+/// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`. `mean(g)` is what goes through the
+/// mean, so RMSNorm has 0 in its place.
 pub fn backward(
     isa: Isa,
+    kind: Kind,
     dx: &mut [f32],
     mut dw: Option<&mut [f32]>,
     mut db: Option<&mut [f32]>,
@@ -50,7 +74,10 @@ pub fn backward(
         || {
             let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(stats.as_chunks().0);
             for (((dx, dy), x), &[mean, rstd]) in rows {
-                let g_sum = lane_sum([dy, w], |[dy, w]| dy * w);
+                let g_sum = match kind {
+                    Kind::Layer => lane_sum([dy, w], |[dy, w]| dy * w),
+                    Kind::Rms => 0.0,
+                };
                 let gx_sum = lane_sum([dy, w, x], |[dy, w, x]| dy * w * ((x - mean) * rstd));
                 let (g_mean, gx_mean) = (g_sum / c as f32, gx_sum / c as f32);
                 for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
