@@ -40,6 +40,34 @@ fn config(name: &str) -> Config {
             "shakespeare-char",
             &["vocab_size=40", "block_size=16", "n_layer=2", "n_head=2", "n_embd=32", "warmup_iters=0"],
         ),
+        "rotary-gqa" => preset(
+            "shakespeare-char",
+            &[
+                "vocab_size=51",
+                "block_size=20",
+                "n_layer=2",
+                "n_head=4",
+                "n_kv_head=2",
+                "n_embd=48",
+                "bias=[\"qkv\",\"proj\"]",
+                "position=rotary",
+                "qk_norm=true",
+                "warmup_iters=0",
+            ],
+        ),
+        "rotary-tiny" => preset(
+            "big-0.2m",
+            &[
+                "vocab_size=30",
+                "block_size=17",
+                "n_layer=3",
+                "n_head=2",
+                "n_embd=28",
+                "bias=[\"mlp\",\"head\",\"norm\"]",
+                "position=rotary",
+                "rope_theta=500",
+            ],
+        ),
         published => preset(published, &["vocab_size=65"]),
     }
 }
@@ -145,7 +173,7 @@ fn check_gradients(model: &Gpt, g: &[f64], fixture: &Fixture, tolerance: f64) {
     }
 }
 
-const NAMES: [&str; 4] = ["big-0.2m", "big-2.7m", "gpt2-tiny", "char-tiny"];
+const NAMES: [&str; 6] = ["big-0.2m", "big-2.7m", "gpt2-tiny", "char-tiny", "rotary-gqa", "rotary-tiny"];
 
 #[test]
 fn the_cpu_agrees_with_pytorch_on_every_instruction_set() {
@@ -160,7 +188,7 @@ fn the_cpu_agrees_with_pytorch_on_every_instruction_set() {
 #[test]
 fn the_reference_agrees_with_pytorch_to_the_precision_of_f64() {
     // Losses come back as f32, so only the gradients can show it.
-    for name in ["big-0.2m", "gpt2-tiny", "char-tiny"] {
+    for name in ["big-0.2m", "gpt2-tiny", "char-tiny", "rotary-gqa", "rotary-tiny"] {
         check(&Reference, name, 1e-6, 1e-9, Vec::clone);
     }
 }

@@ -13,6 +13,7 @@
 //! | [`layernorm`] | `y = (x - mean) / sqrt(var + eps) * w + b` |
 //! | [`activation`] | ReLU, GELU, GELU (tanh) |
 //! | [`attention`] | `softmax(scale * Q K^T + causal mask) V`, one head at a time |
+//! | [`qk`] | RMSNorm and rotation of queries and keys, by head |
 //! | [`loss`] | softmax and cross-entropy in one pass |
 //! | [`dropout`] | `x * keep / (1 - rate)`, the mask a function of a key |
 //! | [`optimizer`] | AdamW |
@@ -29,6 +30,7 @@ pub mod loss;
 mod math;
 pub mod optimizer;
 pub mod peak;
+pub mod qk;
 pub mod rng;
 
 pub use gemm::{Factor, Mat, MatMut, Panels, Precision, Start, Strip, Then, gemm, gemm_then};
