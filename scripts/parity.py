@@ -42,6 +42,13 @@ CONFIGS = {
     "squared-capped-tiny": dict(v=40, t=16, layers=2, heads=2, c=32, act="relu_squared", inner=72, biases="head norm",
                                 tied=False, scale="head_size", betas=(0.9, 0.999), decay=0.01, decay_all=True,
                                 clip=0.0, softcap=1.5, z_loss=0.01),
+    # Today's attention: rotary positions, two heads for each key and value, norms of queries and keys.
+    "rotary-gqa": dict(v=51, t=20, layers=2, heads=4, kv_heads=2, c=48, act="gelu", biases="qkv proj", tied=True,
+                       scale="head_size", rotary=10000.0, qk_norm=True, betas=(0.9, 0.99), decay=0.1, decay_all=False,
+                       clip=1.0),
+    # Rotary positions alone, heads of another size, frequencies closer together.
+    "rotary-tiny": dict(v=30, t=17, layers=3, heads=2, c=28, act="relu", biases="mlp head norm", tied=False,
+                        scale="n_embd", rotary=500.0, betas=(0.9, 0.999), decay=0.01, decay_all=True, clip=0.0),
 }
 BATCH, STEPS, LR, SAMPLE = 4, 10, 1e-3, 64
 
@@ -83,18 +90,35 @@ def batch(step, cfg):
     return torch.tensor(tokens[:, :-1]), torch.tensor(tokens[:, 1:])
 
 
+def rotate(x, theta):
+    """RoFormer's rotation of (b, heads, t, hs): channel i turns against channel i + hs / 2, as complex numbers."""
+    t, half = x.shape[-2], x.shape[-1] // 2
+    angles = torch.outer(torch.arange(t, dtype=x.dtype), theta ** (-torch.arange(half, dtype=x.dtype) / half))
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((turned.real, turned.imag), dim=-1)
+
+
 class Attention(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         c = cfg["c"]
-        self.heads = cfg["heads"]
-        self.scale = 1.0 / math.sqrt(c if cfg["scale"] == "n_embd" else c // self.heads)
-        self.c_attn = nn.Linear(c, 3 * c, bias="qkv" in cfg["biases"])
+        self.heads, self.kv_heads, self.theta = cfg["heads"], cfg.get("kv_heads", cfg["heads"]), cfg.get("rotary")
+        self.hs = c // self.heads
+        self.scale = 1.0 / math.sqrt(c if cfg["scale"] == "n_embd" else self.hs)
+        self.c_attn = nn.Linear(c, c + 2 * self.kv_heads * self.hs, bias="qkv" in cfg["biases"])
         self.c_proj = nn.Linear(c, c, bias="proj" in cfg["biases"])
+        if cfg.get("qk_norm"):
+            self.q_norm, self.k_norm = nn.RMSNorm(self.hs, eps=1e-5), nn.RMSNorm(self.hs, eps=1e-5)
 
     def forward(self, x):
         b, t, c = x.shape
-        q, k, v = (z.view(b, t, self.heads, -1).transpose(1, 2) for z in self.c_attn(x).chunk(3, dim=-1))
+        kv = self.kv_heads * self.hs
+        q, k, v = (z.view(b, t, -1, self.hs).transpose(1, 2) for z in self.c_attn(x).split((c, kv, kv), dim=-1))
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.theta:
+            q, k = rotate(q, self.theta), rotate(k, self.theta)
+        k, v = (z.repeat_interleave(self.heads // self.kv_heads, dim=1) for z in (k, v))
         scores = self.scale * q @ k.transpose(-2, -1)
         scores = scores.masked_fill(torch.ones(t, t).tril() == 0, -torch.inf)
         return self.c_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, c))
@@ -140,7 +164,7 @@ class Gpt(nn.Module):
         super().__init__()
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(cfg["v"], cfg["c"]),
-            wpe=nn.Embedding(cfg["t"], cfg["c"]),
+            **({} if "rotary" in cfg else {"wpe": nn.Embedding(cfg["t"], cfg["c"])}),
             h=nn.ModuleList(Block(cfg) for _ in range(cfg["layers"])),
             ln_f=norm(cfg),
         ))
@@ -150,7 +174,9 @@ class Gpt(nn.Module):
             self.lm_head.weight = self.transformer.wte.weight
 
     def forward(self, ids):
-        x = self.transformer.wte(ids) + self.transformer.wpe(torch.arange(ids.shape[1]))
+        x = self.transformer.wte(ids)
+        if "wpe" in self.transformer:
+            x = x + self.transformer.wpe(torch.arange(ids.shape[1]))
         for block in self.transformer.h:
             x = block(x)
         z = self.lm_head(self.transformer.ln_f(x))

@@ -18,7 +18,7 @@ pub use timed::{Cost, Op, Timed};
 
 use crate::{
     config::Activation,
-    params::{Embedding, Linear, Matrix, Norm, Span},
+    params::{Embedding, Linear, Matrix, Norm, Qk, Span},
     rng::{Dropout, Noise},
 };
 
@@ -55,8 +55,34 @@ pub struct Heads {
     pub c: usize,
     /// Heads.
     pub nh: usize,
+    /// Heads of keys and values, a divisor of `nh`: each serves `nh / nkv` neighbours (Ainslie et al. 2023).
+    pub nkv: usize,
     /// What scores are multiplied with.
     pub scale: f64,
+}
+
+impl Heads {
+    /// Channels of a head.
+    pub fn hs(self) -> usize {
+        self.c / self.nh
+    }
+
+    /// Channels of the keys, and of the values: `nkv * hs`.
+    pub fn kv(self) -> usize {
+        self.nkv * self.hs()
+    }
+
+    /// Channels of queries, keys and values together: `c + 2 kv`.
+    pub fn width(self) -> usize {
+        self.c + 2 * self.kv()
+    }
+}
+
+/// Cosine and sine of the angle by which channels `i` and `i + hs / 2` of a head are rotated at a position:
+/// `pos * theta^(-2 i / hs)` (Su et al. 2021). In f64, so that it is as exact after a million tokens as after one.
+fn rotation(pos: usize, i: usize, hs: usize, theta: f64) -> (f64, f64) {
+    let (sin, cos) = libm::sincos(pos as f64 * libm::pow(theta, -2.0 * i as f64 / hs as f64));
+    (cos, sin)
 }
 
 /// Numbers, and who computes on them. `p` and `g` are flat buffers of parameters and gradients; gradients of
@@ -84,7 +110,7 @@ pub trait Backend: Sync {
     /// that follow, which compute the same with it and without. `backward` tells whether gradients are among them.
     fn prepare(&self, _p: &mut Self::Buf, _linears: &[Linear], _backward: bool) {}
 
-    /// `x (n, c) = dropout(wte[id] + wpe[pos + i])`; `wte (v, c)`, `wpe (block_size, c)`, `ids (n)`.
+    /// `x (n, c) = dropout(wte[id] + wpe[pos + i])`; `wte (v, c)`, `wpe (block_size, c)` or none, `ids (n)`.
     fn embed(&self, x: &mut Self::Buf, p: &Self::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>);
     /// `g[wte][id] += dx`, `g[wpe][i] += dx`, after dropout's backward; `dx (n, c)` is used up.
     fn embed_bwd(
@@ -176,8 +202,37 @@ pub trait Backend: Sync {
     /// `dx (n, c) =` dropout's backward of `dy`.
     fn dropout_bwd(&self, dx: &mut Self::Buf, dy: &Self::Buf, c: usize, rows: Rows, drop: Dropout);
 
-    /// `out (n, c) = dropout(softmax(scale Q K^T)) V`, causal, per sequence and head; `qkv (n, 3c)`; `lse (b, nh, t)`
-    /// receives the log-sum-exp of each row of scores.
+    /// `table (t, hs)`: for each of the positions `pos..pos + t` the cosines (hs / 2) of its rotations, then the sines:
+    /// those of the angles `position * theta^(-2 i / hs)`.
+    fn rotations(&self, table: &mut Self::Buf, hs: usize, theta: f64, pos: usize, t: usize);
+    /// Queries and keys in `qkv (n, c + 2 kv)` as attention compares them, in place: RMSNorm of each head's channels, where
+    /// `w` has weights (`pre (n, c + kv)` then receives what was there), and the rotation of channels `i` and
+    /// `i + hs / 2` by the position's row of `table (t, hs)`, where `w` says so.
+    fn qk(
+        &self,
+        qkv: &mut Self::Buf,
+        pre: &mut Self::Buf,
+        table: &Self::Buf,
+        p: &Self::Buf,
+        w: Qk,
+        heads: Heads,
+        rows: Rows,
+    );
+    /// The backward pass of [`Backend::qk`], in place in `dqkv (n, c + 2 kv)`; `g[w.norm] += ...`.
+    fn qk_bwd(
+        &self,
+        dqkv: &mut Self::Buf,
+        g: &mut Self::Buf,
+        pre: &Self::Buf,
+        table: &Self::Buf,
+        p: &Self::Buf,
+        w: Qk,
+        heads: Heads,
+        rows: Rows,
+    );
+
+    /// `out (n, c) = dropout(softmax(scale Q K^T)) V`, causal, per sequence and head; `qkv (n, c + 2 kv)`;
+    /// `lse (b, nh, t)` receives the log-sum-exp of each row of scores.
     fn attention(
         &self,
         out: &mut Self::Buf,
@@ -187,7 +242,7 @@ pub trait Backend: Sync {
         rows: Rows,
         drop: Option<Dropout>,
     );
-    /// `dqkv (n, 3c)` from `dout (n, c)` and what [`Backend::attention`] saw and left.
+    /// `dqkv (n, c + 2 kv)` from `dout (n, c)` and what [`Backend::attention`] saw and left.
     fn attention_bwd(
         &self,
         dqkv: &mut Self::Buf,
@@ -199,14 +254,16 @@ pub trait Backend: Sync {
         rows: Rows,
         drop: Option<Dropout>,
     );
-    /// Attention of the new positions `pos..pos + t` of one sequence (`b = 1`) over all up to them: `out (t, c)`,
-    /// `qkv (t, 3c)`, whose K and V are first stored at rows `pos..` of `k` and `v (block_size, c)`.
+    /// Attention of the new positions `pos..pos + t` of one sequence (`b = 1`), each over the last `block` up to itself:
+    /// `out (t, c)`, `qkv (t, c + 2 kv)`, whose K and V are stored in `k` and `v (block, kv)`, those of position `i` in
+    /// row `i % block`.
     fn attention_cached(
         &self,
         out: &mut Self::Buf,
         k: &mut Self::Buf,
         v: &mut Self::Buf,
         qkv: &Self::Buf,
+        block: usize,
         heads: Heads,
         rows: Rows,
     );

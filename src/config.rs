@@ -105,6 +105,14 @@ fields! {
         "Whether lm_head uses the token embedding as its weight.";
     attention_scale: AttentionScale = AttentionScale::HeadSize, "\"head_size\" or \"n_embd\"" if |_| true,
         "Attention scores are divided by the square root of this.";
+    position: Position = Position::Learned, "\"learned\" or \"rotary\"" if |_| true,
+        "How the model knows where a token stands: an embedding added to it, or rotations of queries and keys.";
+    rope_theta: f64 = 10000.0, "1 to 1000000000000" if |v| (1.0..=1e12).contains(v),
+        "Rotary positions: channel pair i of hs/2 turns by rope_theta^(-2i/hs) for each position.";
+    n_kv_head: usize = 0, "0 (n_head) to 256" if |&v| v <= 256,
+        "Heads of keys and values, each shared by a group of the n_head heads; must divide n_head. 0 gives each its own.";
+    qk_norm: bool = false, "true or false" if |_| true,
+        "Whether the channels of each query and key are normalised (RMSNorm) before they are compared.";
     init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
         "Initial weights: PyTorch's defaults, or normal 0.02 with residual projections scaled by 1/sqrt(2 n_layer).";
 "training":
@@ -259,6 +267,17 @@ pub enum AttentionScale {
     HeadSize,
     /// `n_embd`, as in the lecture's code behind the published numbers.
     NEmbd,
+}
+
+/// How the model knows where a token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Position {
+    /// An embedding of the position is added to the token's.
+    Learned,
+    /// Queries and keys are rotated by their position (Su et al. 2021), halves of a head against each other, as
+    /// GPT-NeoX and Llama do.
+    Rotary,
 }
 
 /// What the factors of the linear layers' products are rounded to; weights, sums and all else are f32.
@@ -587,6 +606,19 @@ impl Config {
         if !self.n_embd.is_multiple_of(self.n_head) {
             return fail("n_head", self.n_head.to_string(), format!("a divisor of n_embd = {}", self.n_embd));
         }
+        if !self.n_head.is_multiple_of(self.kv_heads()) {
+            return fail(
+                "n_kv_head",
+                self.n_kv_head.to_string(),
+                format!("0 or a divisor of n_head = {}", self.n_head),
+            );
+        }
+        if self.position == Position::Rotary && !self.head_size().is_multiple_of(2) {
+            let heads = format!("n_embd / n_head = {} / {}", self.n_embd, self.n_head);
+            let allowed =
+                format!("\"learned\" where the size of a head, {heads}, is odd: rotations are of pairs of channels");
+            return fail("position", "\"rotary\"".into(), allowed);
+        }
         if self.lr_schedule != LrSchedule::Constant && self.min_lr > self.learning_rate {
             return fail("min_lr", self.min_lr.to_string(), format!("at most learning_rate = {}", self.learning_rate));
         }
@@ -657,6 +689,11 @@ impl Config {
             (0, _) => 4 * self.n_embd,
             (n_inner, _) => n_inner,
         }
+    }
+
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        if self.n_kv_head == 0 { self.n_head } else { self.n_kv_head }
     }
 
     /// The learning rate of update number `step`, counted from 0.
@@ -763,6 +800,20 @@ mod tests {
         }
         config.set("n_head=5").unwrap();
         assert_eq!(config.check().unwrap_err().to_string(), "n_head = 5: must be a divisor of n_embd = 64");
+    }
+
+    #[test]
+    fn heads_that_cannot_be_are_refused() {
+        for (settings, message) in [
+            (&["n_kv_head=3"][..], "n_kv_head = 3: must be 0 or a divisor of n_head = 4"),
+            (&["n_kv_head=8"], "n_kv_head = 8: must be 0 or a divisor of n_head = 4"),
+            (&["position=rotary", "n_embd=12"], "position = \"rotary\": must be \"learned\" where the size of a head"),
+        ] {
+            let mut config = Config::default();
+            settings.iter().for_each(|setting| config.set(setting).unwrap());
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The model: a GPT, forward and backward, in the order of the lecture.
 //!
 //! ```text
-//! x = wte[id] + wpe[t]
+//! x = wte[id] + wpe[t], or wte[id] where positions are rotations of queries and keys
 //! each block:  x += c_proj(attention(ln_1(x)))
 //!              x += c_proj(act(c_fc(ln_2(x))))
 //! logits = lm_head(ln_f(x))        through a soft cap, if there is one
@@ -13,7 +13,7 @@
 
 use crate::{
     backend::{Backend, Heads, Objective, Rows},
-    config::{Activation, AttentionScale, Config},
+    config::{Activation, AttentionScale, Config, Position},
     params::{Layout, Span},
     rng::{Dropout, Noise},
 };
@@ -30,6 +30,8 @@ pub struct Gpt {
     /// Words in the vocabulary.
     pub vocab_size: usize,
     heads: Heads,
+    /// Of rotary positions.
+    rope_theta: Option<f64>,
     activation: Activation,
     n_inner: usize,
     dropout: f32,
@@ -42,7 +44,8 @@ pub struct Gpt {
 struct BlockActs<B: Backend> {
     ln_1: B::Buf,    // (n, c)
     stats_1: B::Buf, // (n, 2)
-    qkv: B::Buf,     // (n, 3c)
+    qkv: B::Buf,     // (n, c + 2 kv)
+    pre_qk: B::Buf,  // (n, c + kv), queries and keys before their norm, or nothing where they have none
     lse: B::Buf,     // (b, nh, t)
     att: B::Buf,     // (n, c)
     x_mid: B::Buf,   // (n, c), between attention and MLP
@@ -66,6 +69,7 @@ pub struct Acts<B: Backend> {
     x: Vec<B::Buf>, // of (n, c): the residual stream before each block and after the last, or two that take turns
     blocks: Vec<BlockActs<B>>, // n_layer, or one
     head: Head<B>,
+    rotations: B::Buf, // (block_size, hs), or nothing where positions are learned
 }
 
 impl<B: Backend> Acts<B> {
@@ -80,19 +84,25 @@ pub struct ActGrads<B: Backend> {
     dx: B::Buf,   // (n, c), of the residual stream
     dc: B::Buf,   // (n, c)
     datt: B::Buf, // (n, c)
-    dqkv: B::Buf, // (n, 3c)
+    dqkv: B::Buf, // (n, c + 2 kv)
     dfc: B::Buf,  // (n, 4c), or as wide as fc
     dact: B::Buf, // (n, n_inner) with SwiGLU; else dfc is all that is wanted
 }
 
 /// Keys and values of the positions generated so far, and the activations of the newest.
+///
+/// With rotary positions the last `block_size` of them, each rotated by its own position, which counts on: the product of
+/// a query and a key depends on their distance only, so nothing has to be computed again when the window slides. What is
+/// kept of a position has, through the layers below, seen tokens that have left the window since: the model is not
+/// quite the one that would see the window alone (but with one layer), as wherever a cache slides.
 pub struct Cache<B: Backend> {
-    kv: Vec<(B::Buf, B::Buf)>, // each (block_size, c)
+    kv: Vec<(B::Buf, B::Buf)>, // each (block_size, kv)
     x: [B::Buf; 2],            // (block_size, c)
+    rotations: B::Buf,         // (block_size, hs), of the new positions
     block: BlockActs<B>,
     head: Head<B>,
     last: Last<B>,
-    /// Positions in the cache.
+    /// Positions so far.
     len: usize,
 }
 
@@ -127,7 +137,13 @@ impl Gpt {
             block_size: config.block_size,
             n_embd: config.n_embd,
             vocab_size: config.vocab_size,
-            heads: Heads { c: config.n_embd, nh: config.n_head, scale: 1.0 / (under_the_root as f64).sqrt() },
+            heads: Heads {
+                c: config.n_embd,
+                nh: config.n_head,
+                nkv: config.kv_heads(),
+                scale: 1.0 / (under_the_root as f64).sqrt(),
+            },
+            rope_theta: (config.position == Position::Rotary).then_some(config.rope_theta),
             activation: config.activation,
             n_inner: config.mlp_size(),
             dropout: config.dropout as f32,
@@ -158,7 +174,7 @@ impl Gpt {
         for l in 0..w.h.len() {
             let [x, out] = a.x.get_disjoint_mut([l % streams, (l + 1) % streams]).expect("two streams at least");
             let acts = &mut a.blocks[l % kept];
-            self.attend(be, p, l, x, acts, rows, noise, None);
+            self.attend(be, p, l, x, acts, &a.rotations, rows, noise, None);
             self.branches(be, p, l, x, out, acts, rows, noise);
         }
         self.unembed(be, p, &a.x[w.h.len() % streams], &mut a.head, rows, noise);
@@ -173,6 +189,7 @@ impl Gpt {
         l: usize,
         x: &B::Buf,
         a: &mut BlockActs<B>,
+        rotations: &B::Buf,
         rows: Rows,
         noise: Option<Noise>,
         cache: Option<&mut (B::Buf, B::Buf)>,
@@ -180,12 +197,16 @@ impl Gpt {
         let (w, n) = (&self.layout.h[l], rows.n());
         be.norm(&mut a.ln_1, &mut a.stats_1, x, p, w.ln_1, n);
         be.linear(&mut a.qkv, &a.ln_1, p, w.c_attn, rows, noise);
+        // q, k = rotate(norm(q)), rotate(norm(k))
+        if let Some(qk) = w.qk {
+            be.qk(&mut a.qkv, &mut a.pre_qk, rotations, p, qk, self.heads, rows);
+        }
         match cache {
             None => {
                 let drop = self.drop(noise, Site::Attention(l));
                 be.attention(&mut a.att, &mut a.lse, &a.qkv, self.heads, rows, drop);
             }
-            Some((k, v)) => be.attention_cached(&mut a.att, k, v, &a.qkv, self.heads, rows),
+            Some((k, v)) => be.attention_cached(&mut a.att, k, v, &a.qkv, self.block_size, self.heads, rows),
         }
     }
 
@@ -273,6 +294,9 @@ impl Gpt {
             be.linear_bwd(&mut d.datt, g, dbranch, &acts.att, p, w.attn_proj, rows, noise);
             let drop = self.drop(noise, Site::Attention(l));
             be.attention_bwd(&mut d.dqkv, &d.datt, &acts.att, &acts.lse, &acts.qkv, self.heads, rows, drop);
+            if let Some(qk) = w.qk {
+                be.qk_bwd(&mut d.dqkv, g, &acts.pre_qk, &a.rotations, p, qk, self.heads, rows);
+            }
             be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, rows, noise);
             be.norm_bwd(&mut d.dx, g, &d.dc, a.x(l), &acts.stats_1, p, w.ln_1, n);
         }
@@ -294,18 +318,28 @@ impl Gpt {
         dc
     }
 
+    /// Whether a cache may go on past `block_size` positions: learned ones end there.
+    pub fn slides(&self) -> bool {
+        self.rope_theta.is_some()
+    }
+
     /// Forward of new positions only: appends `ids` to `cache` and returns the logits (v) after the last of them.
     ///
     /// # Panics
-    /// If `ids` is empty or the cache would exceed `block_size` positions.
+    /// If `ids` is empty, longer than `block_size`, or would exceed `block_size` positions where the model has no more
+    /// (see [`Gpt::slides`]).
     pub fn extend<B: Backend>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
         let (w, c) = (&self.layout, self.n_embd);
         let rows = Rows { b: 1, t: ids.len(), pos: cache.len };
-        assert!(!ids.is_empty() && rows.pos + rows.t <= self.block_size);
+        let first = if self.slides() { 0 } else { rows.pos };
+        assert!(!ids.is_empty() && first + rows.t <= self.block_size);
+        if let Some(theta) = self.rope_theta {
+            be.rotations(&mut cache.rotations, self.heads.hs(), theta, rows.pos, rows.t);
+        }
         let ([x, out], last) = (&mut cache.x, &mut cache.last);
         be.embed(x, p, w.embedding, ids, rows, None);
         for (l, kv) in cache.kv.iter_mut().enumerate() {
-            self.attend(be, p, l, x, &mut cache.block, rows, None, Some(kv));
+            self.attend(be, p, l, x, &mut cache.block, &cache.rotations, rows, None, Some(kv));
             if l + 1 < w.h.len() {
                 self.branches(be, p, l, x, out, &mut cache.block, rows, None);
                 std::mem::swap(x, out);
@@ -331,6 +365,7 @@ impl Gpt {
             x: (0..=blocks).map(|_| be.zeros(n * self.n_embd)).collect(),
             blocks: (0..blocks).map(|_| self.block_acts(be, n)).collect(),
             head: self.head(be, n),
+            rotations: self.rotations(be),
         }
     }
 
@@ -342,7 +377,7 @@ impl Gpt {
             dx: be.zeros(nc),
             dc: be.zeros(nc),
             datt: be.zeros(nc),
-            dqkv: be.zeros(3 * nc),
+            dqkv: be.zeros(n * self.heads.width()),
             dfc: be.zeros(n * self.layout.h[0].c_fc.o),
             dact: be.zeros(if self.activation == Activation::Swiglu { n * self.n_inner } else { 0 }),
         }
@@ -351,9 +386,11 @@ impl Gpt {
     /// An empty cache for generation.
     pub fn cache<B: Backend>(&self, be: &B) -> Cache<B> {
         let (n, nc) = (self.block_size, self.block_size * self.n_embd);
+        let kv = || be.zeros(n * self.heads.kv());
         Cache {
-            kv: self.layout.h.iter().map(|_| (be.zeros(nc), be.zeros(nc))).collect(),
+            kv: self.layout.h.iter().map(|_| (kv(), kv())).collect(),
             x: [be.zeros(nc), be.zeros(nc)],
+            rotations: self.rotations(be),
             block: self.block_acts(be, n),
             head: self.head(be, 1),
             last: Last { x: be.zeros(self.n_embd), out: be.zeros(self.n_embd), block: self.block_acts(be, 1) },
@@ -373,13 +410,30 @@ impl Gpt {
     /// what adapters take besides).
     pub fn activation_floats(&self, b: usize) -> (usize, usize) {
         let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
-        let n = b * self.block_size;
+        let (n, qkv) = (b * self.block_size, self.heads.width());
         let (fc, act) = (self.layout.h[0].c_fc.o, self.n_inner);
-        let block = 7 * c + self.fc_kept() + act + nh + 4;
+        let block = 4 * c + qkv + self.pre_qk() + self.fc_kept() + act + nh + 4;
+        let rotations = if self.slides() { self.block_size * self.heads.hs() } else { 0 };
         let dact = if self.activation == Activation::Swiglu { act } else { 0 };
         // Between the two matrices of an adapter, and the gradient of that.
         let adapter = self.layout.linears().iter().filter_map(|w| w.lora).map(|lora| 2 * lora.r).max().unwrap_or(0);
-        (n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1), n * (6 * c + fc + dact + adapter))
+        let forward = n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1) + rotations;
+        (forward, n * (3 * c + qkv + fc + dact + adapter))
+    }
+
+    /// Channels of queries and keys that are kept as they were before their norm.
+    fn pre_qk(&self) -> usize {
+        let normed = self.layout.h[0].qk.is_some_and(|qk| qk.norm.is_some());
+        if normed { self.n_embd + self.heads.kv() } else { 0 }
+    }
+
+    /// The rotations of a block's positions, where they are rotations.
+    fn rotations<B: Backend>(&self, be: &B) -> B::Buf {
+        let Some(theta) = self.rope_theta else { return be.zeros(0) };
+        let hs = self.heads.hs();
+        let mut table = be.zeros(self.block_size * hs);
+        be.rotations(&mut table, hs, theta, 0, self.block_size);
+        table
     }
 
     fn block_acts<B: Backend>(&self, be: &B, n: usize) -> BlockActs<B> {
@@ -387,7 +441,8 @@ impl Gpt {
         BlockActs {
             ln_1: be.zeros(nc),
             stats_1: be.zeros(2 * n),
-            qkv: be.zeros(3 * nc),
+            qkv: be.zeros(n * self.heads.width()),
+            pre_qk: be.zeros(n * self.pre_qk()),
             lse: be.zeros(n * self.heads.nh),
             att: be.zeros(nc),
             x_mid: be.zeros(nc),
@@ -431,7 +486,7 @@ impl<B: Backend> Acts<B> {
 }
 
 impl<B: Backend> Cache<B> {
-    /// Positions in the cache.
+    /// Positions so far.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -464,13 +519,16 @@ mod tests {
         (model, p)
     }
 
-    const VARIANTS: [&[&str]; 6] = [
+    const VARIANTS: [&[&str]; 9] = [
         &[],
         &["activation=gelu", "bias=true"],
         &["activation=relu_squared", "n_inner=5", "z_loss=0.1"],
         &["activation=swiglu", "norm=rmsnorm", "bias=true"],
         &["activation=swiglu", "n_inner=9", "logit_softcap=0.3"],
         &["activation=gelu_tanh", "norm=rmsnorm", "n_inner=40"],
+        &["n_kv_head=1"],
+        &["qk_norm=true"],
+        &["position=rotary", "n_kv_head=1", "qk_norm=true", "activation=gelu"],
     ];
 
     #[test]
@@ -479,12 +537,13 @@ mod tests {
             let (mut model, _) = model(settings);
             let acts = model.acts(&BE, 2, training);
             let of_block = |a: &BlockActs<Reference>| {
-                let parts = [&a.ln_1, &a.stats_1, &a.qkv, &a.lse, &a.att, &a.x_mid, &a.ln_2, &a.stats_2, &a.fc, &a.act];
+                let BlockActs { ln_1, stats_1, qkv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act } = a;
+                let parts = [ln_1, stats_1, qkv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act];
                 parts.map(Vec::len).iter().sum::<usize>()
             };
             let Head { ln_f, stats_f, logits, losses } = &acts.head;
             let streams: usize = acts.x.iter().map(Vec::len).sum();
-            let head: usize = [ln_f, stats_f, logits, losses].map(Vec::len).iter().sum();
+            let head: usize = [ln_f, stats_f, logits, losses, &acts.rotations].map(Vec::len).iter().sum();
             let forward = streams + head + acts.blocks.iter().map(of_block).sum::<usize>();
             let ActGrads { dx, dc, datt, dqkv, dfc, dact } = model.act_grads(&BE, 2);
             let backward: usize = [dx, dc, datt, dqkv, dfc, dact].map(|d| d.len()).iter().sum();

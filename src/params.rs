@@ -6,7 +6,7 @@
 //! that the model they belong to is the beginning of the buffer.
 
 use crate::{
-    config::{Activation, Config, Decay, Init, NormKind, OptimizerKind, ParamGroup},
+    config::{Activation, Config, Decay, Init, NormKind, OptimizerKind, ParamGroup, Position},
     error::{Error, Result},
     rng::{Dropout, Noise, Purpose, Rng},
 };
@@ -105,8 +105,8 @@ impl Matrix {
 pub struct Embedding {
     /// Tokens (v, c).
     pub wte: Param,
-    /// Positions (block_size, c).
-    pub wpe: Param,
+    /// Positions (block_size, c), where they are learned.
+    pub wpe: Option<Param>,
     /// Channels.
     pub c: usize,
 }
@@ -173,13 +173,24 @@ pub struct Norm {
     pub kind: NormKind,
 }
 
+/// What is done to queries and keys before attention compares them.
+#[derive(Clone, Copy, Debug)]
+pub struct Qk {
+    /// Weights (hs) of an RMSNorm of each query and of each key.
+    pub norm: Option<(Param, Param)>,
+    /// Whether they are rotated by their position.
+    pub rotary: bool,
+}
+
 /// The parameters of one transformer block.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
     /// Norm before attention.
     pub ln_1: Norm,
-    /// To query, key and value: (3c, c).
+    /// To query, key and value: (c + 2 kv, c).
     pub c_attn: Linear,
+    /// What is done to queries and keys, if anything.
+    pub qk: Option<Qk>,
     /// Attention's output projection: (c, c).
     pub attn_proj: Linear,
     /// Norm before the MLP.
@@ -221,13 +232,16 @@ impl Layout {
         let inner = config.mlp_size();
         let c_fc = if config.activation == Activation::Swiglu { 2 * inner } else { inner };
         let wte = b.embedding("transformer.wte.weight", v, c);
-        let wpe = b.embedding("transformer.wpe.weight", config.block_size, c);
+        let learned = config.position == Position::Learned;
+        let wpe = learned.then(|| b.embedding("transformer.wpe.weight", config.block_size, c));
+        let qkv = c + 2 * config.kv_heads() * config.head_size();
         let mut h: Vec<Block> = (0..config.n_layer)
             .map(|l| {
                 let name = |part: &str| format!("transformer.h.{l}.{part}");
                 Block {
                     ln_1: b.norm(&name("ln_1"), c, bias.norm),
-                    c_attn: b.linear(&name("attn.c_attn"), c, 3 * c, bias.qkv, 1.0),
+                    c_attn: b.linear(&name("attn.c_attn"), c, qkv, bias.qkv, 1.0),
+                    qk: b.qk(&name("attn")),
                     attn_proj: b.linear(&name("attn.c_proj"), c, c, bias.proj, residual),
                     ln_2: b.norm(&name("ln_2"), c, bias.norm),
                     c_fc: b.linear(&name("mlp.c_fc"), c, c_fc, bias.mlp, 1.0),
@@ -326,6 +340,13 @@ impl Layout {
         self.h.iter().flat_map(of_block).chain([self.lm_head]).collect()
     }
 
+    /// The rows of each `c_attn` that make queries, keys and values.
+    pub fn qkv_rows(&self) -> [Range<usize>; 3] {
+        let Linear { i: c, o, .. } = self.h[0].c_attn;
+        let values = (c + o) / 2;
+        [0..c, c..values, values..o]
+    }
+
     /// Number of parameters.
     pub fn len(&self) -> usize {
         self.tensors.last().map_or(0, |last| last.span.range().end)
@@ -355,21 +376,29 @@ impl Layout {
         joined(of_group.map(|tensor| (tensor.trains, decay == Decay::All || tensor.shape.len() >= 2)))
     }
 
-    /// What Muon updates of parameter group number `group`, in order. Query, key and value stand in one tensor, but each is
-    /// a matrix.
+    /// What Muon updates of parameter group number `group`, in order. Query, key and value stand in one tensor, gate and
+    /// values of SwiGLU in another, but each is a matrix.
     pub fn matrices(&self, group: usize) -> Vec<Matrix> {
-        let of_group = self.trained().into_iter().filter(|tensor| tensor.group == group && tensor.muon);
-        let parts = of_group.flat_map(|tensor| {
-            let (all, cols) = (tensor.shape[0], tensor.shape[1]);
-            let rows = if tensor.name.ends_with(".c_attn.weight") { vec![all / 3; 3] } else { vec![all] };
-            let mut start = tensor.span.start;
-            rows.into_iter().map(move |rows| {
-                let span = Span { start, len: rows * cols };
-                start = span.range().end;
-                Matrix { span, rows, cols }
-            })
-        });
-        parts.collect()
+        let qkv = self.qkv_rows().map(|rows| rows.len());
+        let of_block = |h: &Block| {
+            let layers = [h.c_attn, h.attn_proj, h.c_fc, h.mlp_proj];
+            let parts =
+                [qkv.to_vec(), vec![h.attn_proj.o], vec![h.mlp_proj.i; h.c_fc.o / h.mlp_proj.i], vec![h.mlp_proj.o]];
+            layers.into_iter().zip(parts)
+        };
+        let mut matrices = Vec::new();
+        for (Linear { w, i: cols, .. }, parts) in self.h.iter().flat_map(of_block) {
+            let tensor = self.tensors.iter().find(|tensor| tensor.span == w.span).expect("each layer has a tensor");
+            if tensor.group != group || !tensor.muon || !tensor.trainable {
+                continue;
+            }
+            let mut start = w.start;
+            for rows in parts {
+                matrices.push(Matrix { span: Span { start, len: rows * cols }, rows, cols });
+                start += rows * cols;
+            }
+        }
+        matrices
     }
 }
 
@@ -545,6 +574,15 @@ impl Builder<'_> {
         Norm { w, b, kind }
     }
 
+    fn qk(&mut self, attention: &str) -> Option<Qk> {
+        let Config { qk_norm, position, .. } = *self.config;
+        let (hs, rotary) = (self.config.head_size(), position == Position::Rotary);
+        let mut weight =
+            |part: &str| self.add(format!("{attention}.{part}_norm.weight"), &[hs], Distribution::Constant(1.0));
+        let norm = qk_norm.then(|| (weight("q"), weight("k")));
+        (norm.is_some() || rotary).then_some(Qk { norm, rotary })
+    }
+
     fn linear(&mut self, name: &str, i: usize, o: usize, bias: bool, gpt2_scale: f64) -> Linear {
         let distribution = match self.config.init {
             Init::Pytorch => Distribution::Uniform(1.0 / (i as f64).sqrt()),
@@ -580,7 +618,23 @@ mod tests {
         assert_eq!(layout("gpt2", 50257).len(), 124_439_808);
         // nanoGPT counts 10.65M without the position embedding.
         let char = layout("shakespeare-char", 65);
-        assert_eq!(char.len() - char.embedding.wpe.len, 10_646_784);
+        assert_eq!(char.len() - char.embedding.wpe.unwrap().len, 10_646_784);
+    }
+
+    #[test]
+    fn attention_has_the_tensors_its_kind_has() {
+        let (_, plain) = with(&["n_layer=1"]);
+        let names = |layout: &Layout| layout.tensors.iter().map(|tensor| tensor.name.clone()).collect::<Vec<_>>();
+        assert_eq!(plain.qkv_rows(), [0..64, 64..128, 128..192]);
+        let (_, layout) = with(&["n_layer=1", "position=rotary", "n_kv_head=2", "qk_norm=true"]);
+        let without_positions = names(&plain).into_iter().filter(|name| !name.contains("wpe"));
+        let mut want: Vec<_> = without_positions.collect();
+        let at = want.iter().position(|name| name.contains("attn.c_proj")).unwrap();
+        want.splice(at..at, ["q", "k"].map(|part| format!("transformer.h.0.attn.{part}_norm.weight")));
+        assert_eq!(names(&layout), want);
+        assert_eq!(layout.qkv_rows(), [0..64, 64..96, 96..128]);
+        let shape = |name: &str| layout.tensors.iter().find(|tensor| tensor.name.contains(name)).unwrap().shape.clone();
+        assert_eq!((shape("c_attn"), shape("q_norm"), shape("k_norm")), (vec![128, 64], vec![16], vec![16]));
     }
 
     #[test]
@@ -729,7 +783,9 @@ mod tests {
         assert_eq!(saved, want);
         // Of tied weights there is one tensor.
         let (_, layout) = with(&["tie_weights=true", "freeze=[\"*.wte.*\"]"]);
-        assert!(!layout.lm_head.w.trainable && !layout.embedding.wte.trainable && layout.embedding.wpe.trainable);
+        assert!(
+            !layout.lm_head.w.trainable && !layout.embedding.wte.trainable && layout.embedding.wpe.unwrap().trainable
+        );
     }
 
     #[test]
@@ -752,6 +808,9 @@ mod tests {
         assert!(layout.lm_head.w.len <= len(0) && 12 * 64 * 64 <= len(1));
         let (_, layout) = with(&["optimizer=muon", "lora_rank=2"]);
         assert!(layout.matrices(0).is_empty(), "adapters are AdamW's");
+        let (_, layout) = with(&["optimizer=muon", "n_layer=1", "n_kv_head=2", "activation=swiglu"]);
+        let shapes: Vec<_> = layout.matrices(0).iter().map(|matrix| (matrix.rows, matrix.cols)).collect();
+        assert_eq!(shapes, [(64, 64), (32, 64), (32, 64), (64, 64), (168, 64), (168, 64), (64, 168)]);
     }
 
     #[test]

@@ -107,17 +107,16 @@ impl<'a, B: Backend> Generator<'a, B> {
         Generator { be, model, weights, cache: model.cache(be), tokens: prompt.to_vec(), logits, sampling, rng }
     }
 
-    /// Draws the next token. Within the first block each costs one position; after that the context is cropped to the
-    /// last `block_size` tokens, whose positions shift, so all of them are computed again.
+    /// Draws the next token. The context is the last `block_size` tokens. Within the first block each costs one position;
+    /// after that, too, with rotary positions, but learned ones shift, so all of them are computed again.
     pub fn next_token(&mut self) -> u32 {
         let block_size = self.model.block_size;
         let context = &self.tokens[self.tokens.len().saturating_sub(block_size)..];
-        let new = if self.tokens.len() <= block_size {
-            &context[self.cache.len()..]
-        } else {
+        if self.tokens.len() > block_size && !self.model.slides() {
             self.cache.clear();
-            context
-        };
+        }
+        // Each call adds one token to what the first computes.
+        let new = if self.cache.is_empty() { context } else { &context[context.len() - 1..] };
         self.model.extend(self.be, self.weights, &mut self.cache, new, &mut self.logits);
         let token = self.sampling.choose(&mut self.logits, context, &mut self.rng);
         self.tokens.push(token);

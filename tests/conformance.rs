@@ -7,7 +7,7 @@ use common::assert_close;
 use kinglet::{
     backend::{AdamW, Backend, Cpu, Heads, IGNORE, Muon, Objective, Reference, Rows},
     config::{Activation, NormKind, Precision},
-    params::{Embedding, Linear, Lora, Matrix, Norm, Param, Span},
+    params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
 use kinglet_kernels::Isa;
@@ -108,14 +108,14 @@ fn the_instruction_sets_of_this_processor_are_tested() {
 fn embed<B: Backend>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
     let (v, rows) = (5, Rows { b, t: len, pos: 0 });
     let (wte, wpe) = (param(3, v * c), param(3 + v * c, (len + 2) * c));
-    let (w, p) = (Embedding { wte, wpe, c }, t.random(wpe.range().end));
+    let (w, p) = (Embedding { wte, wpe: Some(wpe), c }, t.random(wpe.range().end));
     let ids = t.ids(rows.n(), v);
     let mut x = t.garbage(rows.n() * c);
     t.be.embed(&mut x, &p, w, &ids, rows, drop_of(rate));
     let (mut g, mut dx) = (t.random(wpe.range().end), t.random(rows.n() * c));
     t.be.embed_bwd(&mut g, &mut dx, w, &ids, rows, drop_of(rate));
     let mut outputs = vec![("x", (t.host)(&x)), ("g", (t.host)(&g))];
-    for w in [Embedding { wte: frozen(wte), ..w }, Embedding { wpe: frozen(wpe), ..w }] {
+    for w in [Embedding { wte: frozen(wte), ..w }, Embedding { wpe: Some(frozen(wpe)), ..w }] {
         let (mut g, mut dx) = (t.random(wpe.range().end), t.random(rows.n() * c));
         t.be.embed_bwd(&mut g, &mut dx, w, &ids, rows, drop_of(rate));
         outputs.push(("g of one", (t.host)(&g)));
@@ -400,13 +400,22 @@ fn large_products_are_the_same_on_any_number_of_threads() {
     }
 }
 
-fn attention<B: Backend>(t: &Tester<B>, b: usize, len: usize, nh: usize, hs: usize, rate: f32) -> Outputs {
+/// `nh` heads in groups of `group`.
+fn attention<B: Backend>(
+    t: &Tester<B>,
+    b: usize,
+    len: usize,
+    nh: usize,
+    group: usize,
+    hs: usize,
+    rate: f32,
+) -> Outputs {
     let (c, rows) = (nh * hs, Rows { b, t: len, pos: 0 });
-    let heads = Heads { c, nh, scale: 0.4 };
-    let qkv = t.random(rows.n() * 3 * c);
+    let heads = Heads { c, nh, nkv: nh / group, scale: 0.4 };
+    let qkv = t.random(rows.n() * heads.width());
     let (mut out, mut lse) = (t.garbage(rows.n() * c), t.garbage(b * nh * len));
     t.be.attention(&mut out, &mut lse, &qkv, heads, rows, drop_of(rate));
-    let (mut dqkv, dout) = (t.garbage(rows.n() * 3 * c), t.random(rows.n() * c));
+    let (mut dqkv, dout) = (t.garbage(rows.n() * heads.width()), t.random(rows.n() * c));
     t.be.attention_bwd(&mut dqkv, &dout, &out, &lse, &qkv, heads, rows, drop_of(rate));
     vec![("out", (t.host)(&out)), ("lse", (t.host)(&lse)), ("dqkv", (t.host)(&dqkv))]
 }
@@ -418,25 +427,105 @@ fn attention_conforms() {
         [(0, 3, 1, 4), (1, 1, 1, 1), (2, 2, 3, 5), (1, 31, 2, 8), (2, 32, 4, 16), (1, 33, 1, 7), (1, 70, 2, 12)]
     {
         for rate in [0.0, 0.2] {
-            conforms!(attention(b, t, nh, hs, rate), 2e-5);
+            conforms!(attention(b, t, nh, 1, hs, rate), 2e-5);
         }
     }
 }
 
-fn attention_cached<B: Backend>(t: &Tester<B>, pos: usize, len: usize, nh: usize, hs: usize) -> Outputs {
+#[test]
+fn attention_of_groups_of_heads_conforms() {
+    for (b, t, nh, group, hs) in
+        [(0, 3, 2, 2, 4), (1, 1, 2, 2, 1), (2, 3, 6, 3, 5), (2, 33, 4, 2, 8), (1, 70, 4, 4, 12)]
+    {
+        for rate in [0.0, 0.2] {
+            conforms!(attention(b, t, nh, group, hs, rate), 2e-5);
+        }
+    }
+}
+
+fn attention_cached<B: Backend>(
+    t: &Tester<B>,
+    block: usize,
+    pos: usize,
+    len: usize,
+    nh: usize,
+    group: usize,
+    hs: usize,
+) -> Outputs {
     let c = nh * hs;
-    let (mut k, mut v) = (t.random((pos + len + 1) * c), t.random((pos + len + 1) * c));
-    let qkv = t.random(len * 3 * c);
+    let heads = Heads { c, nh, nkv: nh / group, scale: 0.4 };
+    let (mut k, mut v) = (t.random((block + 1) * heads.kv()), t.random((block + 1) * heads.kv()));
+    let qkv = t.random(len * heads.width());
     let mut out = t.garbage(len * c);
-    let heads = Heads { c, nh, scale: 0.4 };
-    t.be.attention_cached(&mut out, &mut k, &mut v, &qkv, heads, Rows { b: 1, t: len, pos });
+    t.be.attention_cached(&mut out, &mut k, &mut v, &qkv, block, heads, Rows { b: 1, t: len, pos });
     vec![("out", (t.host)(&out)), ("k", (t.host)(&k)), ("v", (t.host)(&v))]
 }
 
 #[test]
 fn attention_cached_conforms() {
     for (pos, t, nh, hs) in [(0, 1, 1, 1), (0, 5, 2, 4), (9, 1, 3, 8), (4, 3, 2, 5), (30, 40, 1, 16)] {
-        conforms!(attention_cached(pos, t, nh, hs), 2e-5);
+        conforms!(attention_cached(pos + t + 1, pos, t, nh, 1, hs), 2e-5);
+    }
+}
+
+#[test]
+fn attention_cached_conforms_where_the_cache_turns_and_heads_share() {
+    for (block, pos, t, nh, group, hs) in [
+        (1, 0, 1, 1, 1, 1),
+        (1, 5, 2, 2, 2, 3),
+        (7, 7, 1, 2, 1, 4),
+        (7, 20, 1, 6, 3, 5),
+        (40, 39, 5, 4, 2, 8),
+        (9, 8, 1, 4, 4, 16),
+    ] {
+        conforms!(attention_cached(block, pos, t, nh, group, hs), 2e-5);
+    }
+}
+
+fn rotations<B: Backend>(t: &Tester<B>, hs: usize, theta: f64, pos: usize, len: usize) -> Outputs {
+    let mut table = t.garbage(len * hs + 1);
+    t.be.rotations(&mut table, hs, theta, pos, len);
+    vec![("table", (t.host)(&table))]
+}
+
+#[test]
+fn rotations_conform_however_far_the_position() {
+    for (hs, theta, t) in [(2, 1.0, 1), (4, 10_000.0, 5), (64, 1e6, 3), (128, 10_000.0, 0)] {
+        for pos in [0, 1, 31, 1_000_003, 1 << 40] {
+            conforms!(rotations(hs, theta, pos, t), 1e-7);
+        }
+    }
+}
+
+/// `nh` heads in groups of `group`.
+fn qk<B: Backend>(t: &Tester<B>, b: usize, len: usize, nh: usize, group: usize, hs: usize, w: Qk) -> Outputs {
+    let (heads, rows) = (Heads { c: nh * hs, nh, nkv: nh / group, scale: 1.0 }, Rows { b, t: len, pos: 0 });
+    let (of_qkv, of_qk) = (rows.n() * heads.width(), rows.n() * (heads.c + heads.kv()));
+    let (p, mut qkv, mut table) = (t.random(3 + 2 * hs), t.random(of_qkv), t.garbage(len * hs));
+    if w.rotary {
+        t.be.rotations(&mut table, hs, 1000.0, 3, len);
+    }
+    let mut pre = t.garbage(if w.norm.is_some() { of_qk } else { 0 });
+    t.be.qk(&mut qkv, &mut pre, &table, &p, w, heads, rows);
+    let mut outputs = vec![("qkv", (t.host)(&qkv)), ("pre", (t.host)(&pre))];
+    let of_one = [w.norm.map(|(q, k)| (frozen(q), k)), w.norm.map(|(q, k)| (q, frozen(k)))];
+    for w in [w.norm, of_one[0], of_one[1]].map(|norm| Qk { norm, ..w }) {
+        let (mut dqkv, mut g) = (t.random(of_qkv), t.random(3 + 2 * hs));
+        t.be.qk_bwd(&mut dqkv, &mut g, &pre, &table, &p, w, heads, rows);
+        outputs.extend([("dqkv", (t.host)(&dqkv)), ("g", (t.host)(&g))]);
+    }
+    outputs
+}
+
+#[test]
+fn qk_conforms() {
+    for (b, t, nh, group, hs) in
+        [(0, 3, 1, 1, 2), (1, 1, 1, 1, 2), (2, 3, 2, 2, 6), (3, 5, 6, 3, 16), (1, 9, 4, 1, 34), (2, 2, 2, 1, 128)]
+    {
+        let norm = Some((param(3, hs), param(3 + hs, hs)));
+        for w in [Qk { norm, rotary: true }, Qk { norm, rotary: false }, Qk { norm: None, rotary: true }] {
+            conforms!(qk(b, t, nh, group, hs, w), 1e-5);
+        }
     }
 }
 

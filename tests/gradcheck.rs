@@ -5,7 +5,7 @@ use kinglet::{
     backend::{Backend, Heads, IGNORE, Objective, Reference, Rows},
     config::{Activation, Config, NormKind},
     model::{Acts, Gpt},
-    params::{Embedding, Linear, Lora, Norm, Param, Span},
+    params::{Embedding, Linear, Lora, Norm, Param, Qk, Span},
     rng::{Dropout, Noise, Purpose, Rng},
 };
 
@@ -65,7 +65,7 @@ fn drop_of(rate: f32) -> Option<Dropout> {
 #[test]
 fn embed() {
     let (rows, c, ids) = (Rows { b: 2, t: 3, pos: 0 }, 4, [1, 0, 1, 2, 2, 1]);
-    let w = Embedding { wte: param(0, 12), wpe: param(12, 16), c };
+    let w = Embedding { wte: param(0, 12), wpe: Some(param(12, 16)), c };
     let (p, weight) = (random(0, 28), random(1, 24));
     for rate in [0.0, 0.4] {
         let mut g = vec![0.0; 28];
@@ -173,7 +173,7 @@ fn swiglu() {
 
 #[test]
 fn attention() {
-    let (heads, rows) = (Heads { c: 6, nh: 2, scale: 0.7 }, Rows { b: 2, t: 4, pos: 0 });
+    let (heads, rows) = (Heads { c: 6, nh: 2, nkv: 2, scale: 0.7 }, Rows { b: 2, t: 4, pos: 0 });
     let (qkv, weight) = (random(0, 8 * 18), random(1, 8 * 6));
     for rate in [0.0, 0.3] {
         let run = |qkv: &[f64]| {
@@ -185,6 +185,46 @@ fn attention() {
         let mut dqkv = vec![9.0; 144];
         BE.attention_bwd(&mut dqkv, &weight, &out, &lse, &qkv, heads, rows, drop_of(rate));
         check("attention", &qkv, &dqkv, 0..144, |qkv| dot(&run(qkv).0, &weight));
+    }
+}
+
+#[test]
+fn attention_of_groups_of_heads() {
+    for (nh, nkv) in [(4, 2), (3, 1)] {
+        let heads = Heads { c: 3 * nh, nh, nkv, scale: 0.7 };
+        let (rows, c, width) = (Rows { b: 2, t: 4, pos: 0 }, heads.c, heads.width());
+        let (qkv, weight) = (random(0, 8 * width), random(1, 8 * c));
+        let run = |qkv: &[f64]| {
+            let (mut out, mut lse) = (vec![0.0; 8 * c], vec![0.0; 8 * nh]);
+            BE.attention(&mut out, &mut lse, &qkv.to_vec(), heads, rows, drop_of(0.3));
+            (out, lse)
+        };
+        let (out, lse) = run(&qkv);
+        let mut dqkv = vec![9.0; 8 * width];
+        BE.attention_bwd(&mut dqkv, &weight, &out, &lse, &qkv, heads, rows, drop_of(0.3));
+        check("attention of groups", &qkv, &dqkv, 0..8 * width, |qkv| dot(&run(qkv).0, &weight));
+    }
+}
+
+#[test]
+fn queries_and_keys() {
+    let (heads, rows, hs) = (Heads { c: 8, nh: 2, nkv: 1, scale: 1.0 }, Rows { b: 2, t: 3, pos: 0 }, 4);
+    let (len, norm) = (rows.n() * heads.width(), Some((param(0, hs), param(hs, hs))));
+    let (qkv, p, weight) = (random(0, len), random(1, 2 * hs), random(2, len));
+    let mut table = vec![0.0; rows.t * hs];
+    BE.rotations(&mut table, hs, 100.0, 0, rows.t);
+    for w in [Qk { norm, rotary: false }, Qk { norm: None, rotary: true }, Qk { norm, rotary: true }] {
+        let run = |qkv: &[f64], p: &[f64]| {
+            let (mut y, mut pre) = (qkv.to_vec(), vec![0.0; rows.n() * 12]);
+            BE.qk(&mut y, &mut pre, &table, &p.to_vec(), w, heads, rows);
+            (dot(&y, &weight), pre)
+        };
+        let (mut dqkv, mut g) = (weight.clone(), vec![0.0; 2 * hs]);
+        BE.qk_bwd(&mut dqkv, &mut g, &run(&qkv, &p).1, &table, &p, w, heads, rows);
+        check("qk dqkv", &qkv, &dqkv, 0..len, |qkv| run(qkv, &p).0);
+        if w.norm.is_some() {
+            check("qk g", &p, &g, 0..2 * hs, |p| run(&qkv, p).0);
+        }
     }
 }
 
@@ -301,6 +341,18 @@ fn the_whole_model_with_other_norms_mlps_and_objectives() {
     whole_model(&[dropout, "z_loss=0.2", "logit_softcap=0.5", "activation=relu_squared", "n_inner=40"]);
     whole_model(&["lora_rank=2", swiglu, "lora_dropout=0.3", "norm=rmsnorm", "bias=[\"mlp\"]", "z_loss=0.2"]);
     whole_model(&["freeze=[\"*.c_fc.*\",\"*.ln_1.*\"]", swiglu, "norm=rmsnorm", "logit_softcap=2"]);
+}
+
+#[test]
+fn the_whole_model_with_every_kind_of_attention() {
+    let (rotary, wider) = ("position=rotary", "n_embd=16");
+    whole_model(&[rotary, "n_embd=8"]);
+    whole_model(&["qk_norm=true", "bias=[\"qkv\"]"]);
+    whole_model(&[wider, "n_head=4", "n_kv_head=2", "dropout=0.2"]);
+    whole_model(&[wider, "n_head=4", "n_kv_head=1", rotary, "rope_theta=50", "qk_norm=true", "tie_weights=true"]);
+    whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "dropout=0.2", "embd_dropout=0.3"]);
+    whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "lora_rank=3", "lora_dropout=0.3"]);
+    whole_model(&["qk_norm=true", "freeze=[\"*.q_norm.*\",\"*.c_attn.*\"]"]);
 }
 
 #[test]

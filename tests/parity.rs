@@ -67,6 +67,34 @@ fn config(name: &str) -> Config {
             "logit_softcap=1.5",
             "z_loss=0.01",
         ]),
+        "rotary-gqa" => preset(
+            "shakespeare-char",
+            &[
+                "vocab_size=51",
+                "block_size=20",
+                "n_layer=2",
+                "n_head=4",
+                "n_kv_head=2",
+                "n_embd=48",
+                "bias=[\"qkv\",\"proj\"]",
+                "position=rotary",
+                "qk_norm=true",
+                "warmup_iters=0",
+            ],
+        ),
+        "rotary-tiny" => preset(
+            "big-0.2m",
+            &[
+                "vocab_size=30",
+                "block_size=17",
+                "n_layer=3",
+                "n_head=2",
+                "n_embd=28",
+                "bias=[\"mlp\",\"head\",\"norm\"]",
+                "position=rotary",
+                "rope_theta=500",
+            ],
+        ),
         published => preset(published, &["vocab_size=65"]),
     }
 }
@@ -175,8 +203,17 @@ fn check_gradients(model: &Gpt, g: &[f64], fixture: &Fixture, tolerance: f64) {
     }
 }
 
-const NAMES: [&str; 7] =
-    ["big-0.2m", "big-2.7m", "gpt2-tiny", "char-tiny", "muon-tiny", "rms-swiglu-tiny", "squared-capped-tiny"];
+const NAMES: [&str; 9] = [
+    "big-0.2m",
+    "big-2.7m",
+    "gpt2-tiny",
+    "char-tiny",
+    "muon-tiny",
+    "rms-swiglu-tiny",
+    "squared-capped-tiny",
+    "rotary-gqa",
+    "rotary-tiny",
+];
 
 #[test]
 fn the_cpu_agrees_with_pytorch_on_every_instruction_set() {

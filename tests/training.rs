@@ -5,7 +5,7 @@
 mod runs;
 
 use kinglet::{
-    backend::{Buf, Cpu, Rows},
+    backend::{Backend, Buf, Cpu, Op, Reference, Rows, Timed},
     compare::compare,
     config::{Config, OnDivergence},
     data::{Batch, Dataset, Survey},
@@ -15,13 +15,14 @@ use kinglet::{
     model::Gpt,
     optim::Optimizer,
     run::{RunDir, Which},
-    sample::Sampling,
+    sample::{Generator, Sampling},
     session::{Part, Session},
     shards::{Shards, with_threads},
     source::Corpus,
     tokenizer::CharTokenizer,
     train::{self, Event, Job},
 };
+use kinglet_kernels::Isa;
 use runs::{newest, same_bits, train};
 use std::{
     ops::ControlFlow,
@@ -96,6 +97,11 @@ fn one_trajectory_of_muon_with_groups_of_parameters() {
     let mut config = config(&["optimizer=muon", "lr_schedule=wsd", "cooldown=0.5", "weight_decay=0.1", "grad_clip=1"]);
     config.set(groups).unwrap();
     one_trajectory(config);
+}
+
+#[test]
+fn one_trajectory_with_rotary_positions_shared_keys_and_their_norm() {
+    one_trajectory(config(&["position=rotary", "n_kv_head=2", "qk_norm=true", "dropout=0.1"]));
 }
 
 /// What the guard did, after which update.
@@ -361,6 +367,102 @@ fn generation_with_a_cache_computes_what_the_forward_pass_does() {
                 assert!((got - want).abs() < 1e-5, "after {at} tokens: {got}, want {want}");
             }
         }
+    }
+}
+
+/// A model with rotary positions, shared keys and their norm, and its weights.
+fn rotary(layers: usize, block: usize) -> (Gpt, Vec<f32>) {
+    let mut config = config(&["position=rotary", "n_kv_head=2", "qk_norm=true", "bias=true"]);
+    (config.vocab_size, config.n_layer, config.block_size) = (13, layers, block);
+    let model = Gpt::new(&config);
+    let p = model.layout.init(3);
+    (model, p)
+}
+
+fn tokens(n: u32) -> Vec<u32> {
+    (0..n).map(|i| (i * i * 5 + i + i / 7) % 13).collect()
+}
+
+/// The logits after `ids`, each of which a cache was extended by.
+fn after<B: Backend>(be: &B, model: &Gpt, p: &[f32], ids: &[u32]) -> Vec<f32> {
+    let (mut weights, mut cache, mut logits) = (be.zeros(p.len()), model.cache(be), vec![0.0; 13]);
+    be.upload(&mut weights, 0, p);
+    ids.iter().for_each(|&id| model.extend(be, &weights, &mut cache, &[id], &mut logits));
+    assert_eq!(cache.len(), ids.len());
+    logits
+}
+
+#[track_caller]
+fn close(got: &[f32], want: &[f32]) {
+    assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 2e-5), "{got:?}, want {want:?}");
+}
+
+#[test]
+fn with_rotary_positions_a_cache_computes_what_the_forward_pass_does_and_slides() {
+    let be = Cpu::new().unwrap();
+    let forward = |model: &Gpt, p: &[f32], ids: &[u32]| {
+        let mut acts = model.acts(&be, 1, false);
+        model.forward(&be, &p.to_vec().into(), &mut acts, ids, Rows { b: 1, t: ids.len(), pos: 0 }, None);
+        acts.logits()[(ids.len() - 1) * 13..][..13].to_vec()
+    };
+    let ids = tokens(3000);
+    let (model, p) = rotary(3, 24);
+    for n in [1, 2, 13, 24] {
+        close(&after(&be, &model, &p, &ids[..n]), &forward(&model, &p, &ids[..n]));
+    }
+    // In pieces, which may go over the edge.
+    let want = after(&be, &model, &p, &ids[..60]);
+    let (weights, mut cache, mut logits) = (p.clone().into(), model.cache(&be), vec![0.0; 13]);
+    let mut at = 0;
+    for piece in [5, 15, 20, 1, 3, 16] {
+        model.extend(&be, &weights, &mut cache, &ids[at..at + piece], &mut logits);
+        at += piece;
+    }
+    close(&logits, &want);
+    // With one layer only distances matter: the same as the window computed anew, however far it has slid.
+    let (model, p) = rotary(1, 24);
+    for n in [25, 40, 48, 49, 200, 3000] {
+        close(&after(&be, &model, &p, &ids[..n]), &forward(&model, &p, &ids[n - 24..n]));
+    }
+    // With more, what has left the window is seen through the layers below.
+    let (model, p) = rotary(2, 24);
+    let slid = after(&Reference, &model, &p, &ids[..100]);
+    for isa in Isa::available() {
+        close(&after(&Cpu::with_isa(isa), &model, &p, &ids[..100]), &slid);
+    }
+    let apart = slid.iter().zip(forward(&model, &p, &ids[76..100])).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart > 1e-3, "{apart}");
+}
+
+#[test]
+fn past_the_block_each_token_costs_one_position_where_positions_are_rotary() {
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    let be = Timed::new(Cpu::new().unwrap());
+    let (model, p) = rotary(2, 24);
+    let (p, ids) = (Buf::from(p), tokens(100));
+    let stream = |ids: &[u32]| Generator::new(&be, &model, &p, ids, greedy.clone(), 0);
+    // Of a longer prompt the last block counts.
+    let (mut long, mut cropped) = (stream(&ids), stream(&ids[76..]));
+    let attn = model.layout.h[0].c_attn;
+    for positions in [24, 1, 1, 1] {
+        be.take();
+        let token = long.next_token();
+        let cost = be.take()[&Op { name: "linear", shape: Some((attn.i, attn.o)) }];
+        assert_eq!(cost.flops, (positions * 2 * model.layout.h.len() * attn.w.len) as f64);
+        assert_eq!(token, cropped.next_token());
+    }
+    // Learned positions shift: the window is computed anew.
+    let mut config = config(&["block_size=16"]);
+    config.vocab_size = 13;
+    let model = Gpt::new(&config);
+    let (be, p) = (Cpu::new().unwrap(), Buf::from(model.layout.init(3)));
+    let (mut stream, mut ids) = (Generator::new(&be, &model, &p, &ids[..10], greedy.clone(), 0), ids[..10].to_vec());
+    for _ in 0..20 {
+        let (mut cache, mut logits) = (model.cache(&be), vec![0.0; 13]);
+        model.extend(&be, &p, &mut cache, &ids[ids.len().saturating_sub(16)..], &mut logits);
+        let best = (0..13).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        ids.push(best as u32);
+        assert_eq!(stream.next_token(), best as u32);
     }
 }
 

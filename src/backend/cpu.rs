@@ -4,16 +4,17 @@
 //! (by rows), attention (by sequences) and what works on whole buffers (reduction, AdamW), in pieces on which no sum
 //! depends.
 
-use super::{Backend, Heads, NORM_EPS, Objective, Rows, mask_row};
+use super::{Backend, Heads, NORM_EPS, Objective, Rows, mask_row, rotation};
 use crate::{
     config::{Activation, NormKind, Precision},
     error::{Error, Result},
-    params::{Embedding, Linear, Lora, Matrix, Norm, Param, Span},
+    params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
     rng::{Dropout, Noise},
 };
 use kinglet_kernels::{
     self as kernels, Factor, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout,
     optimizer::{AdamW, Muon},
+    qk,
 };
 use rayon::prelude::*;
 use std::{
@@ -331,7 +332,7 @@ impl Cpu {
 
 impl Heads {
     fn kernel(self) -> attention::Heads {
-        attention::Heads { c: self.c, nh: self.nh, scale: self.scale as f32 }
+        attention::Heads { c: self.c, nh: self.nh, nkv: self.nkv, scale: self.scale as f32 }
     }
 }
 
@@ -415,11 +416,13 @@ impl Backend for Cpu {
     }
 
     fn embed(&self, x: &mut Buf, p: &Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
-        let (wte, wpe, c) = (&p[w.wte.range()], &p[w.wpe.range()], w.c);
+        let (wte, wpe, c) = (&p[w.wte.range()], w.wpe.map(|wpe| &p[wpe.range()]), w.c);
         let x = &mut x[..rows.n() * c];
         for (row, (x, &id)) in x.chunks_exact_mut(c).zip(ids).enumerate() {
             x.copy_from_slice(&wte[id as usize * c..][..c]);
-            kernels::add(self.isa, x, &wpe[(rows.pos + row % rows.t) * c..][..c]);
+            if let Some(wpe) = wpe {
+                kernels::add(self.isa, x, &wpe[(rows.pos + row % rows.t) * c..][..c]);
+            }
         }
         if let Some(drop) = drop {
             self.dropout_rows(x, c, rows, drop);
@@ -432,7 +435,7 @@ impl Backend for Cpu {
         if let Some(drop) = drop {
             self.dropout_rows(dx, c, rows, drop);
         }
-        let (mut dwte, mut dwpe) = gradients(g, w.wte, Some(w.wpe));
+        let (mut dwte, mut dwpe) = gradients(g, w.wte, w.wpe);
         for (row, (dx, &id)) in dx.chunks_exact(c).zip(ids).enumerate() {
             if let Some(dwte) = &mut dwte {
                 kernels::add(self.isa, &mut dwte[id as usize * c..][..c], dx);
@@ -575,6 +578,29 @@ impl Backend for Cpu {
         }
     }
 
+    fn rotations(&self, table: &mut Buf, hs: usize, theta: f64, pos: usize, t: usize) {
+        for i in 0..hs / 2 {
+            for (r, row) in table[..t * hs].chunks_exact_mut(hs).enumerate() {
+                let (cos, sin) = rotation(pos + r, i, hs, theta);
+                (row[i], row[hs / 2 + i]) = (cos as f32, sin as f32);
+            }
+        }
+    }
+
+    fn qk(&self, qkv: &mut Buf, pre: &mut Buf, table: &Buf, p: &Buf, w: Qk, heads: Heads, rows: Rows) {
+        let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
+        let (qkv, rotations) = (&mut qkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
+        qk::forward(self.isa, qkv, pre, weights, rotations, heads.kernel(), rows.t, NORM_EPS as f32);
+    }
+
+    fn qk_bwd(&self, dqkv: &mut Buf, g: &mut Buf, pre: &Buf, table: &Buf, p: &Buf, w: Qk, heads: Heads, rows: Rows) {
+        let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
+        let (dq, dk) = w.norm.map_or((None, None), |(q, k)| gradients(g, q, Some(k)));
+        let (dqkv, rotations) = (&mut dqkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
+        let eps = NORM_EPS as f32;
+        qk::backward(self.isa, dqkv, [dq, dk], pre, weights, rotations, heads.kernel(), rows.t, eps);
+    }
+
     fn attention(
         &self,
         out: &mut Buf,
@@ -584,9 +610,9 @@ impl Backend for Cpu {
         Rows { b, t, .. }: Rows,
         drop: Option<Dropout>,
     ) {
-        let Heads { c, nh, .. } = heads;
+        let (Heads { c, nh, .. }, width) = (heads, heads.width());
         let outputs = out[..b * t * c].par_chunks_exact_mut(t * c).zip(lse.par_chunks_exact_mut(nh * t));
-        let sequences = outputs.zip(qkv.par_chunks_exact(t * 3 * c)).enumerate();
+        let sequences = outputs.zip(qkv.par_chunks_exact(t * width)).enumerate();
         sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((out, lse), qkv))| {
             let mask = drop.map(|drop| drop.mask(s));
             attention::forward(self.isa, out, lse, qkv, heads.kernel(), mask.as_ref());
@@ -604,9 +630,9 @@ impl Backend for Cpu {
         Rows { b, t, .. }: Rows,
         drop: Option<Dropout>,
     ) {
-        let Heads { c, nh, .. } = heads;
-        let saved = out.par_chunks_exact(t * c).zip(lse.par_chunks_exact(nh * t)).zip(qkv.par_chunks_exact(t * 3 * c));
-        let grads = dqkv[..b * t * 3 * c].par_chunks_exact_mut(t * 3 * c).zip(dout.par_chunks_exact(t * c));
+        let (Heads { c, nh, .. }, width) = (heads, heads.width());
+        let saved = out.par_chunks_exact(t * c).zip(lse.par_chunks_exact(nh * t)).zip(qkv.par_chunks_exact(t * width));
+        let grads = dqkv[..b * t * width].par_chunks_exact_mut(t * width).zip(dout.par_chunks_exact(t * c));
         let sequences = grads.zip(saved).enumerate();
         sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((dqkv, dout), ((out, lse), qkv)))| {
             let mask = drop.map(|drop| drop.mask(s));
@@ -620,11 +646,13 @@ impl Backend for Cpu {
         k: &mut Buf,
         v: &mut Buf,
         qkv: &Buf,
+        block: usize,
         heads: Heads,
         Rows { t, pos, .. }: Rows,
     ) {
-        let c = heads.c;
-        attention::cached(self.isa, &mut out[..t * c], k, v, &qkv[..t * 3 * c], pos, heads.kernel());
+        let (out, qkv) = (&mut out[..t * heads.c], &qkv[..t * heads.width()]);
+        let (k, v) = (&mut k[..block * heads.kv()], &mut v[..block * heads.kv()]);
+        attention::cached(self.isa, out, k, v, qkv, pos, heads.kernel());
     }
 
     fn softcap(&self, z: &mut Buf, cap: f64, len: usize) {

@@ -1,9 +1,9 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
 
-use super::{AdamW, Backend, Heads, IGNORE, Muon, NORM_EPS, Objective, Rows, mask_row};
+use super::{AdamW, Backend, Heads, IGNORE, Muon, NORM_EPS, Objective, Rows, mask_row, rotation};
 use crate::{
     config::{Activation, NormKind},
-    params::{Embedding, Linear, Lora, Matrix, Norm, Span},
+    params::{Embedding, Linear, Lora, Matrix, Norm, Qk, Span},
     rng::{Dropout, Noise},
 };
 use kinglet_kernels::{
@@ -100,6 +100,15 @@ fn orthogonal(mut x: Vec<f64>, rows: usize, cols: usize, steps: usize) -> Vec<f6
     x
 }
 
+/// Rotates the pairs of a head by the angles of `table (hs)`; with `direction` -1, back.
+fn rotate(x: &mut [f64], table: &[f64], direction: f64) {
+    let half = x.len() / 2;
+    for i in 0..half {
+        let (cos, sin) = (table[i], direction * table[half + i]);
+        (x[i], x[half + i]) = (x[i] * cos - x[half + i] * sin, x[half + i] * cos + x[i] * sin);
+    }
+}
+
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
@@ -130,7 +139,7 @@ impl Backend for Reference {
     fn embed(&self, x: &mut Vec<f64>, p: &Vec<f64>, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
         for (s, i, j, at) in elements(rows, w.c) {
             let token = p[w.wte.start + ids[s * rows.t + i] as usize * w.c + j];
-            let position = p[w.wpe.start + (rows.pos + i) * w.c + j];
+            let position = w.wpe.map_or(0.0, |wpe| p[wpe.start + (rows.pos + i) * w.c + j]);
             x[at] = (token + position) * factor(drop, s, mask_row(w.c, i) + j);
         }
     }
@@ -149,8 +158,8 @@ impl Backend for Reference {
             if w.wte.trainable {
                 g[w.wte.start + ids[s * rows.t + i] as usize * w.c + j] += d;
             }
-            if w.wpe.trainable {
-                g[w.wpe.start + (rows.pos + i) * w.c + j] += d;
+            if let Some(wpe) = w.wpe.filter(|wpe| wpe.trainable) {
+                g[wpe.start + (rows.pos + i) * w.c + j] += d;
             }
         }
     }
@@ -346,18 +355,84 @@ impl Backend for Reference {
         }
     }
 
+    fn rotations(&self, table: &mut Vec<f64>, hs: usize, theta: f64, pos: usize, t: usize) {
+        for (r, i) in (0..t).flat_map(|r| (0..hs / 2).map(move |i| (r, i))) {
+            (table[r * hs + i], table[r * hs + hs / 2 + i]) = rotation(pos + r, i, hs, theta);
+        }
+    }
+
+    fn qk(
+        &self,
+        qkv: &mut Vec<f64>,
+        pre: &mut Vec<f64>,
+        table: &Vec<f64>,
+        p: &Vec<f64>,
+        w: Qk,
+        heads: Heads,
+        rows: Rows,
+    ) {
+        let (hs, qk) = (heads.hs(), heads.c + heads.kv());
+        for (r, h) in (0..rows.n()).flat_map(|r| (0..heads.nh + heads.nkv).map(move |h| (r, h))) {
+            let x = &mut qkv[r * heads.width() + h * hs..][..hs];
+            if let Some((q, k)) = w.norm {
+                pre[r * qk + h * hs..][..hs].copy_from_slice(x);
+                let rstd = 1.0 / (dot(x, x) / hs as f64 + NORM_EPS).sqrt();
+                let weight = if h < heads.nh { q } else { k };
+                (0..hs).for_each(|i| x[i] *= rstd * p[weight.start + i]);
+            }
+            if w.rotary {
+                rotate(x, &table[r % rows.t * hs..][..hs], 1.0);
+            }
+        }
+    }
+
+    fn qk_bwd(
+        &self,
+        dqkv: &mut Vec<f64>,
+        g: &mut Vec<f64>,
+        pre: &Vec<f64>,
+        table: &Vec<f64>,
+        p: &Vec<f64>,
+        w: Qk,
+        heads: Heads,
+        rows: Rows,
+    ) {
+        let (hs, qk) = (heads.hs(), heads.c + heads.kv());
+        for (r, h) in (0..rows.n()).flat_map(|r| (0..heads.nh + heads.nkv).map(move |h| (r, h))) {
+            let d = &mut dqkv[r * heads.width() + h * hs..][..hs];
+            if w.rotary {
+                rotate(d, &table[r % rows.t * hs..][..hs], -1.0);
+            }
+            let Some((q, k)) = w.norm else { continue };
+            let weight = if h < heads.nh { q } else { k };
+            let x = &pre[r * qk + h * hs..][..hs];
+            let rstd = 1.0 / (dot(x, x) / hs as f64 + NORM_EPS).sqrt();
+            let dxhat: Vec<f64> = (0..hs).map(|i| d[i] * p[weight.start + i]).collect();
+            let mean = rstd * dot(&dxhat, x) / hs as f64;
+            for i in 0..hs {
+                if weight.trainable {
+                    g[weight.start + i] += d[i] * x[i] * rstd;
+                }
+                d[i] = rstd * (dxhat[i] - x[i] * rstd * mean);
+            }
+        }
+    }
+
     fn attention(
         &self,
         out: &mut Vec<f64>,
         lse: &mut Vec<f64>,
         qkv: &Vec<f64>,
-        Heads { c, nh, scale }: Heads,
+        heads: Heads,
         Rows { b, t, .. }: Rows,
         drop: Option<Dropout>,
     ) {
-        let hs = c / nh;
+        let Heads { c, nh, nkv, scale } = heads;
+        let hs = heads.hs();
         for (s, h, i) in (0..b).flat_map(|s| (0..nh).flat_map(move |h| (0..t).map(move |i| (s, h, i)))) {
-            let part = |which: usize, i: usize| &qkv[(s * t + i) * 3 * c + which * c + h * hs..][..hs];
+            let shared = h / (nh / nkv) * hs;
+            let starts = [h * hs, c + shared, c + heads.kv() + shared];
+            let part = |which: usize, i: usize| &qkv[(s * t + i) * heads.width() + starts[which]..][..hs];
             let q = part(0, i);
             let (weights, row_lse) = attention_row(q, |j| part(1, j), i + 1, scale);
             lse[(s * nh + h) * t + i] = row_lse;
@@ -376,14 +451,17 @@ impl Backend for Reference {
         _out: &Vec<f64>,
         _lse: &Vec<f64>,
         qkv: &Vec<f64>,
-        Heads { c, nh, scale }: Heads,
+        heads: Heads,
         Rows { b, t, .. }: Rows,
         drop: Option<Dropout>,
     ) {
-        let hs = c / nh;
-        dqkv[..b * t * 3 * c].fill(0.0);
+        let Heads { c, nh, nkv, scale } = heads;
+        let hs = heads.hs();
+        dqkv[..b * t * heads.width()].fill(0.0);
         for (s, h, i) in (0..b).flat_map(|s| (0..nh).flat_map(move |h| (0..t).map(move |i| (s, h, i)))) {
-            let at = |which: usize, i: usize| (s * t + i) * 3 * c + which * c + h * hs;
+            let shared = h / (nh / nkv) * hs;
+            let starts = [h * hs, c + shared, c + heads.kv() + shared];
+            let at = |which: usize, i: usize| (s * t + i) * heads.width() + starts[which];
             let part = |which: usize, i: usize| &qkv[at(which, i)..][..hs];
             let q = part(0, i);
             let (weights, _) = attention_row(q, |j| part(1, j), i + 1, scale);
@@ -408,20 +486,26 @@ impl Backend for Reference {
         k: &mut Vec<f64>,
         v: &mut Vec<f64>,
         qkv: &Vec<f64>,
-        Heads { c, nh, scale }: Heads,
+        block: usize,
+        heads: Heads,
         Rows { t, pos, .. }: Rows,
     ) {
-        let hs = c / nh;
+        let Heads { c, nh, nkv, scale } = heads;
+        let (hs, kv) = (heads.hs(), heads.kv());
         for i in 0..t {
-            k[(pos + i) * c..][..c].copy_from_slice(&qkv[i * 3 * c + c..][..c]);
-            v[(pos + i) * c..][..c].copy_from_slice(&qkv[i * 3 * c + 2 * c..][..c]);
-        }
-        for (h, i) in (0..nh).flat_map(|h| (0..t).map(move |i| (h, i))) {
-            let q = &qkv[i * 3 * c + h * hs..][..hs];
-            let (weights, _) = attention_row(q, |j| &k[j * c + h * hs..][..hs], pos + i + 1, scale);
-            for d in 0..hs {
-                let weighted = |(j, w): (usize, &f64)| w * v[j * c + h * hs + d];
-                out[i * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
+            let (q, new) = qkv[i * heads.width()..][..heads.width()].split_at(c);
+            let row = (pos + i) % block;
+            k[row * kv..][..kv].copy_from_slice(&new[..kv]);
+            v[row * kv..][..kv].copy_from_slice(&new[kv..]);
+            let seen = block.min(pos + i + 1);
+            for h in 0..nh {
+                // Of the position that is `j`th in the window.
+                let at = |j: usize| (pos + i + 1 - seen + j) % block * kv + h / (nh / nkv) * hs;
+                let (weights, _) = attention_row(&q[h * hs..][..hs], |j| &k[at(j)..][..hs], seen, scale);
+                for d in 0..hs {
+                    let weighted = |(j, w): (usize, &f64)| w * v[at(j) + d];
+                    out[i * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
+                }
             }
         }
     }

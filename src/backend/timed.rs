@@ -3,7 +3,7 @@
 use super::{AdamW, Backend, Heads, Muon, Objective, Rows};
 use crate::{
     config::Activation,
-    params::{Embedding, Linear, Matrix, Norm, Span},
+    params::{Embedding, Linear, Matrix, Norm, Qk, Span},
     rng::{Dropout, Noise},
 };
 use serde::Serialize;
@@ -126,11 +126,13 @@ impl<B: Backend> Backend for Timed<B> {
     }
 
     fn embed(&self, x: &mut B::Buf, p: &B::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
-        self.time("embed", Size::Numbers(3 * rows.n() * w.c), |be| be.embed(x, p, w, ids, rows, drop));
+        let passes = if w.wpe.is_some() { 3 } else { 2 };
+        self.time("embed", Size::Numbers(passes * rows.n() * w.c), |be| be.embed(x, p, w, ids, rows, drop));
     }
 
     fn embed_bwd(&self, g: &mut B::Buf, dx: &mut B::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
-        self.time("embed_bwd", Size::Numbers(5 * rows.n() * w.c), |be| be.embed_bwd(g, dx, w, ids, rows, drop));
+        let passes = if w.wpe.is_some() { 5 } else { 3 };
+        self.time("embed_bwd", Size::Numbers(passes * rows.n() * w.c), |be| be.embed_bwd(g, dx, w, ids, rows, drop));
     }
 
     fn norm(&self, y: &mut B::Buf, stats: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Norm, n: usize) {
@@ -228,6 +230,32 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("dropout_bwd", Size::Numbers(2 * rows.n() * c), |be| be.dropout_bwd(dx, dy, c, rows, drop));
     }
 
+    fn rotations(&self, table: &mut B::Buf, hs: usize, theta: f64, pos: usize, t: usize) {
+        self.time("rotations", Size::Numbers(t * hs), |be| be.rotations(table, hs, theta, pos, t));
+    }
+
+    fn qk(&self, qkv: &mut B::Buf, pre: &mut B::Buf, table: &B::Buf, p: &B::Buf, w: Qk, heads: Heads, rows: Rows) {
+        let passes = if w.norm.is_some() { 3 } else { 2 };
+        let size = Size::Numbers(passes * rows.n() * (heads.c + heads.kv()));
+        self.time("qk", size, |be| be.qk(qkv, pre, table, p, w, heads, rows));
+    }
+
+    fn qk_bwd(
+        &self,
+        dqkv: &mut B::Buf,
+        g: &mut B::Buf,
+        pre: &B::Buf,
+        table: &B::Buf,
+        p: &B::Buf,
+        w: Qk,
+        heads: Heads,
+        rows: Rows,
+    ) {
+        let passes = if w.norm.is_some() { 3 } else { 2 };
+        let size = Size::Numbers(passes * rows.n() * (heads.c + heads.kv()));
+        self.time("qk_bwd", size, |be| be.qk_bwd(dqkv, g, pre, table, p, w, heads, rows));
+    }
+
     fn attention(
         &self,
         out: &mut B::Buf,
@@ -262,11 +290,13 @@ impl<B: Backend> Backend for Timed<B> {
         k: &mut B::Buf,
         v: &mut B::Buf,
         qkv: &B::Buf,
+        block: usize,
         heads: Heads,
         rows: Rows,
     ) {
-        let size = Size::Attention { queries: rows.t, keys: rows.pos + rows.t, c: heads.c, products: 2 };
-        self.time("attention_cached", size, |be| be.attention_cached(out, k, v, qkv, heads, rows));
+        let keys = block.min(rows.pos + rows.t);
+        let size = Size::Attention { queries: rows.t, keys, c: heads.c, products: 2 };
+        self.time("attention_cached", size, |be| be.attention_cached(out, k, v, qkv, block, heads, rows));
     }
 
     fn softcap(&self, z: &mut B::Buf, cap: f64, len: usize) {

@@ -18,6 +18,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    sync::Mutex,
     time::Instant,
 };
 
@@ -224,14 +225,24 @@ impl Args {
             });
             tokens
         };
-        // A few tokens more than the block hold the context full; the first of them only fills the cache.
-        let some = 16;
+        // The first token after a block only fills the cache.
+        let full = |index| {
+            let mut stream = stream(model.block_size + 1, index as u64);
+            stream.next_token();
+            Mutex::new(stream)
+        };
+        let (streams, some) = ((0..STREAMS).map(full).collect::<Vec<_>>(), 16);
+        let write_on = |index: usize| {
+            let mut stream = streams[index].lock().expect("no stream panicked");
+            (0..some).for_each(|_| {
+                stream.next_token();
+            });
+            some
+        };
         Sample {
             first_block: per_second(&|| write(1, model.block_size, 0)),
-            context_full: per_second(&|| write(model.block_size + 1, some, 0)),
-            many_streams: per_second(&|| {
-                (0..STREAMS).into_par_iter().map(|index| write(model.block_size + 1, some, index as u64)).sum()
-            }),
+            context_full: per_second(&|| write_on(0)),
+            many_streams: per_second(&|| (0..STREAMS).into_par_iter().map(write_on).sum()),
         }
     }
 

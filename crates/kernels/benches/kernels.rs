@@ -131,7 +131,7 @@ fn gemms(c: &mut Criterion<OfPeak>, isa: Isa) {
 fn attentions(c: &mut Criterion<OfPeak>, isa: Isa) {
     let mut group = c.benchmark_group("attention");
     for (t, channels, nh) in [(32, 64, 4), (32, 192, 6), (256, 384, 6), (1024, 768, 12)] {
-        let heads = Heads { c: channels, nh, scale: 0.2 };
+        let heads = Heads { c: channels, nh, nkv: nh, scale: 0.2 };
         let (qkv, dout) = (numbers(3 * t * channels), numbers(t * channels));
         let (mut out, mut lse, mut dqkv) = (vec![0.0; t * channels], vec![0.0; t * nh], vec![0.0; 3 * t * channels]);
         // Without the causal half taken off, as is usual.

@@ -5,6 +5,9 @@
 //! block's weights from the stored log-sum-exp of its rows (Dao et al. 2022). A block's scores are kept transposed, keys
 //! by queries, so that one vector holds one key's scores for many queries: the softmax is then element by element, and
 //! no row is too short for it.
+//!
+//! Groups of heads may share keys and values (Ainslie et al. 2023): those of head `h` are then of head `h nkv / nh`, and
+//! their gradients the sums over the group.
 
 use crate::{Isa, Mat, MatMut, Start, dropout::Mask, gemm, math};
 use std::cell::RefCell;
@@ -19,8 +22,36 @@ pub struct Heads {
     pub c: usize,
     /// Heads.
     pub nh: usize,
+    /// Heads of keys and values, a divisor of `nh`.
+    pub nkv: usize,
     /// What the scores are multiplied with before the softmax.
     pub scale: f32,
+}
+
+impl Heads {
+    /// Channels of a head.
+    pub fn hs(self) -> usize {
+        self.c / self.nh
+    }
+
+    /// Channels of the keys, and of the values.
+    pub fn kv(self) -> usize {
+        self.nkv * self.hs()
+    }
+
+    /// Channels of queries, keys and values together.
+    pub fn width(self) -> usize {
+        self.c + 2 * self.kv()
+    }
+
+    /// Where in `kv` channels the keys, or the values, of head `h` begin.
+    fn shared(self, h: usize) -> usize {
+        h / (self.nh / self.nkv) * self.hs()
+    }
+
+    fn check(self) {
+        assert!(self.c.is_multiple_of(self.nh) && self.nh.is_multiple_of(self.nkv));
+    }
 }
 
 /// Where key `j` of head `h` begins in the dropout mask's numbering, which continues over the queries; padded to whole
@@ -71,22 +102,22 @@ fn with_scores<R>(t: usize, f: impl FnOnce(&mut [Row], &mut [Row]) -> R) -> R {
     })
 }
 
-/// Forward, all heads of one sequence. `out (t, c)`; `qkv (t, 3c)` holds Q, K and V side by side, heads side by
+/// Forward, all heads of one sequence. `out (t, c)`; `qkv (t, c + 2 kv)` holds Q, K and V side by side, heads side by
 /// side in each; `lse (nh, t)` receives each row's log-sum-exp.
 pub fn forward(isa: Isa, out: &mut [f32], lse: &mut [f32], qkv: &[f32], heads: Heads, mask: Option<&Mask>) {
-    let c = heads.c;
+    let (c, width) = (heads.c, heads.width());
     let t = out.len() / c;
-    assert!(out.len() == t * c && lse.len() == heads.nh * t && qkv.len() == 3 * t * c);
+    assert!(out.len() == t * c && lse.len() == heads.nh * t && qkv.len() == t * width);
     if t > 0 {
-        let keys = Keys { k: &qkv[c..], v: &qkv[2 * c..], stride: 3 * c };
+        let keys = Keys { k: &qkv[c..], v: &qkv[c + heads.kv()..], stride: width };
         attend(isa, out, Some(lse), qkv, keys, 0, heads, mask);
     }
 }
 
 /// Forward of the positions `pos..` only, those before it being cached; for generation, without dropout.
 ///
-/// `out (n, c)`; `qkv (n, 3c)`, whose K and V are first written to rows `pos..pos + n` of `k_cache` and
-/// `v_cache (block, c)`.
+/// `out (n, c)`; `qkv (n, c + 2 kv)`, whose K and V are first written to `k_cache` and `v_cache (block, kv)`: rings, in
+/// which position `i` stands in row `i % block`, so that each position sees the last `block` up to itself.
 pub fn cached(
     isa: Isa,
     out: &mut [f32],
@@ -96,13 +127,21 @@ pub fn cached(
     pos: usize,
     heads: Heads,
 ) {
-    let c = heads.c;
-    assert!(qkv.len() == 3 * out.len() && k_cache.len() == v_cache.len());
-    for (i, row) in qkv.chunks_exact(3 * c).enumerate() {
-        k_cache[(pos + i) * c..][..c].copy_from_slice(&row[c..2 * c]);
-        v_cache[(pos + i) * c..][..c].copy_from_slice(&row[2 * c..]);
+    let (c, kv, width) = (heads.c, heads.kv(), heads.width());
+    let (n, block) = (out.len() / c, k_cache.len() / kv);
+    assert!(qkv.len() == n * width && k_cache.len() == v_cache.len());
+    // Where the ring turns, each position takes the place of one that those before it see.
+    let at_once = if pos + n <= block { n.max(1) } else { 1 };
+    let pieces = out.chunks_mut(at_once * c).zip(qkv.chunks(at_once * width));
+    for ((out, qkv), pos) in pieces.zip((pos..).step_by(at_once)) {
+        for (i, row) in qkv.chunks_exact(width).enumerate() {
+            let at = (pos + i) % block * kv;
+            k_cache[at..][..kv].copy_from_slice(&row[c..c + kv]);
+            v_cache[at..][..kv].copy_from_slice(&row[c + kv..]);
+        }
+        // In a full ring all keys are seen, in whatever order they stand.
+        attend(isa, out, None, qkv, Keys { k: k_cache, v: v_cache, stride: kv }, pos.min(block - 1), heads, None);
     }
-    attend(isa, out, None, qkv, Keys { k: k_cache, v: v_cache, stride: c }, pos, heads, None);
 }
 
 /// Keys and values by position, rows `stride` apart.
@@ -113,7 +152,7 @@ struct Keys<'a> {
     stride: usize,
 }
 
-/// Queries at positions `pos..pos + n` (`out (n, c)`, `q` in rows of `3c`) over keys `0..pos + n`.
+/// Queries at positions `pos..pos + n` (`out (n, c)`, `q` in rows of `c + 2 kv`) over keys `0..pos + n`.
 fn attend(
     isa: Isa,
     out: &mut [f32],
@@ -121,19 +160,20 @@ fn attend(
     q: &[f32],
     Keys { k, v, stride }: Keys,
     pos: usize,
-    Heads { c, nh, scale }: Heads,
+    heads: Heads,
     mask: Option<&Mask>,
 ) {
-    assert!(c.is_multiple_of(nh));
-    let (n, hs) = (out.len() / c, c / nh);
+    heads.check();
+    let Heads { c, nh, scale, .. } = heads;
+    let (n, hs, width) = (out.len() / c, heads.hs(), heads.width());
     with_scores(pos + n, |scores, _| {
         for h in 0..nh {
             for q0 in (0..n).step_by(BLOCK) {
                 let rows = BLOCK.min(n - q0);
                 let keys = pos + q0 + rows;
-                let q = Mat::strided(&q[q0 * 3 * c + h * hs..], rows, hs, 3 * c);
-                let k = Mat::strided(&k[h * hs..], keys, hs, stride);
-                let v = Mat::strided(&v[h * hs..], keys, hs, stride);
+                let q = Mat::strided(&q[q0 * width + h * hs..], rows, hs, width);
+                let k = Mat::strided(&k[heads.shared(h)..], keys, hs, stride);
+                let v = Mat::strided(&v[heads.shared(h)..], keys, hs, stride);
                 let p = &mut scores[..keys];
                 let first = keys - rows;
                 gemm(isa, scores_of(p, rows), Start::Zero, k, q.t());
@@ -152,7 +192,7 @@ fn attend(
     });
 }
 
-/// Backward. `dqkv (t, 3c)` is overwritten; `dout`, `out (t, c)`, `lse`, `qkv` and `mask` as in [`forward`].
+/// Backward. `dqkv (t, c + 2 kv)` is overwritten; `dout`, `out (t, c)`, `lse`, `qkv` and `mask` as in [`forward`].
 ///
 /// With `P` the weights, `M` the dropout factors and `D_i = dout_i . out_i`:
 /// `dV = (P M)^T dout`, `dS = scale * P (M (dout V^T) - D)`, `dQ = dS K`, `dK = dS^T Q`.
@@ -166,22 +206,24 @@ pub fn backward(
     heads: Heads,
     mask: Option<&Mask>,
 ) {
-    let Heads { c, nh, scale } = heads;
-    let t = out.len() / c;
-    assert!(out.len() == t * c && dout.len() == t * c && lse.len() == nh * t && c.is_multiple_of(nh));
-    assert!(qkv.len() == 3 * t * c && dqkv.len() == qkv.len());
-    let hs = c / nh;
+    heads.check();
+    let Heads { c, nh, scale, .. } = heads;
+    let (t, hs, width) = (out.len() / c, heads.hs(), heads.width());
+    assert!(out.len() == t * c && dout.len() == t * c && lse.len() == nh * t);
+    assert!(qkv.len() == t * width && dqkv.len() == qkv.len());
     with_scores(t, |scores, dscores| {
         for h in 0..nh {
+            let (k_at, v_at) = (c + heads.shared(h), c + heads.kv() + heads.shared(h));
+            let first_of_group = h.is_multiple_of(nh / heads.nkv);
             // From the last queries, which see every key, so that the first sum overwrites.
             for q0 in (0..t).step_by(BLOCK).rev() {
                 let rows = BLOCK.min(t - q0);
                 let keys = q0 + rows;
-                let start = if keys == t { Start::Zero } else { Start::C };
-                let (q_at, k_at, v_at) = (q0 * 3 * c + h * hs, c + h * hs, 2 * c + h * hs);
-                let q = Mat::strided(&qkv[q_at..], rows, hs, 3 * c);
-                let k = Mat::strided(&qkv[k_at..], keys, hs, 3 * c);
-                let v = Mat::strided(&qkv[v_at..], keys, hs, 3 * c);
+                let start = if keys == t && first_of_group { Start::Zero } else { Start::C };
+                let q_at = q0 * width + h * hs;
+                let q = Mat::strided(&qkv[q_at..], rows, hs, width);
+                let k = Mat::strided(&qkv[k_at..], keys, hs, width);
+                let v = Mat::strided(&qkv[v_at..], keys, hs, width);
                 let d_o = Mat::strided(&dout[q0 * c + h * hs..], rows, hs, c);
                 let (p, ds) = (&mut scores[..keys], &mut dscores[..keys]);
                 gemm(isa, scores_of(p, rows), Start::Zero, k, q.t());
@@ -214,9 +256,9 @@ pub fn backward(
                     },
                 );
                 let (p, ds) = (weights_of(p, rows), weights_of(ds, rows));
-                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, 3 * c), Start::Zero, ds.t(), k);
-                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, 3 * c), start, ds, q);
-                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, 3 * c), start, p, d_o);
+                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, width), Start::Zero, ds.t(), k);
+                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, width), start, ds, q);
+                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, width), start, p, d_o);
             }
         }
     });

@@ -13,6 +13,7 @@
 //! | [`norm`] | LayerNorm, `y = (x - mean) / sqrt(var + eps) * w + b`, and RMSNorm |
 //! | [`activation`] | ReLU, its square, GELU, GELU (tanh), SwiGLU |
 //! | [`attention`] | `softmax(scale * Q K^T + causal mask) V`, one head at a time |
+//! | [`qk`] | RMSNorm and rotation of queries and keys, by head |
 //! | [`loss`] | softmax and cross-entropy in one pass, the soft cap of logits |
 //! | [`dropout`] | `x * keep / (1 - rate)`, the mask a function of a key |
 //! | [`optimizer`] | AdamW, Muon |
@@ -29,6 +30,7 @@ mod math;
 pub mod norm;
 pub mod optimizer;
 pub mod peak;
+pub mod qk;
 pub mod rng;
 
 pub use gemm::{Factor, Mat, MatMut, Panels, Precision, Start, Strip, Then, gemm, gemm_then};

@@ -1,0 +1,100 @@
+//! What is done to queries and keys, head by head, before attention compares them.
+//!
+//! RMSNorm of a head's channels (Zhang, Sennrich 2019; on queries and keys, Henry et al. 2020):
+//! `y = x * rstd * w`, `rstd = 1 / sqrt(mean(x^2) + eps)`. Then the position, as a rotation (Su et al. 2021) of each pair
+//! of channels `i` and `i + hs / 2` by the angle `pos * theta^(-2 i / hs)`: the product of a query and a key then
+//! depends on the distance of their positions only.
+
+use crate::{Isa, attention::Heads, math::lane_sum};
+
+/// Forward, in place, on the queries and keys of `qkv (n, c + 2 kv)`, rows of sequences of `t`. With the norm's weights
+/// `w`, of queries and of keys (hs), `pre (n, c + kv)` receives what was there. `rotations (t, hs)` are cosines and sines.
+pub fn forward(
+    isa: Isa,
+    qkv: &mut [f32],
+    pre: &mut [f32],
+    w: Option<[&[f32]; 2]>,
+    rotations: Option<&[f32]>,
+    heads: Heads,
+    t: usize,
+    eps: f32,
+) {
+    let (hs, qk) = (heads.hs(), heads.c + heads.kv());
+    isa.run(
+        #[inline(always)]
+        || {
+            for (row, x) in qkv.chunks_exact_mut(heads.width()).enumerate() {
+                let x = &mut x[..qk];
+                if let Some(w) = w {
+                    pre[row * qk..][..qk].copy_from_slice(x);
+                    for (h, x) in x.chunks_exact_mut(hs).enumerate() {
+                        let rstd = rstd(x, eps);
+                        x.iter_mut().zip(w[usize::from(h >= heads.nh)]).for_each(|(x, w)| *x = *x * rstd * w);
+                    }
+                }
+                if let Some(rotations) = rotations {
+                    let (cos, sin) = rotations[row % t * hs..][..hs].split_at(hs / 2);
+                    x.chunks_exact_mut(hs).for_each(|x| rotate(x, cos, sin, 1.0));
+                }
+            }
+        },
+    );
+}
+
+/// Backward, in place, from the gradients that [`forward`]'s results have in `dqkv (n, c + 2 kv)`; where they are wanted,
+/// `dw (hs) +=`, for queries and keys. The other arguments are those of [`forward`].
+///
+/// Rotations are turned back. With `xhat = x * rstd` and `g = dy * w`:
+/// `dx = rstd * (g - xhat * mean(g * xhat))`, `dw += dy * xhat`.
+pub fn backward(
+    isa: Isa,
+    dqkv: &mut [f32],
+    mut dw: [Option<&mut [f32]>; 2],
+    pre: &[f32],
+    w: Option<[&[f32]; 2]>,
+    rotations: Option<&[f32]>,
+    heads: Heads,
+    t: usize,
+    eps: f32,
+) {
+    let (hs, qk) = (heads.hs(), heads.c + heads.kv());
+    isa.run(
+        #[inline(always)]
+        || {
+            for (row, d) in dqkv.chunks_exact_mut(heads.width()).enumerate() {
+                let d = &mut d[..qk];
+                if let Some(rotations) = rotations {
+                    let (cos, sin) = rotations[row % t * hs..][..hs].split_at(hs / 2);
+                    d.chunks_exact_mut(hs).for_each(|d| rotate(d, cos, sin, -1.0));
+                }
+                let Some(w) = w else { continue };
+                let heads_of_row = d.chunks_exact_mut(hs).zip(pre[row * qk..][..qk].chunks_exact(hs));
+                for (h, (d, x)) in heads_of_row.enumerate() {
+                    let (rstd, part) = (rstd(x, eps), usize::from(h >= heads.nh));
+                    if let Some(dw) = &mut dw[part] {
+                        dw.iter_mut().zip(&*d).zip(x).for_each(|((dw, d), x)| *dw += d * (x * rstd));
+                    }
+                    let gx_mean = lane_sum([&*d, w[part], x], |[d, w, x]| d * w * (x * rstd)) / hs as f32;
+                    for ((d, x), w) in d.iter_mut().zip(x).zip(w[part]) {
+                        *d = rstd * (*d * w - x * rstd * gx_mean);
+                    }
+                }
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn rstd(x: &[f32], eps: f32) -> f32 {
+    1.0 / (lane_sum([x], |[x]| x * x) / x.len() as f32 + eps).sqrt()
+}
+
+/// Rotates the pairs of a head; with `direction` -1, back.
+#[inline(always)]
+fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+    let (a, b) = x.split_at_mut(cos.len());
+    for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+        let sin = direction * sin;
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}
