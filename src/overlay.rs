@@ -341,3 +341,109 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
     };
     paths.iter().map(shortest).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(settings: &[&str]) -> Config {
+        let mut config = Config { vocab_size: 65, tokenizer_sha256: "same".into(), ..Config::default() };
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        config
+    }
+
+    fn told<'a>(path: &str, config: &'a Config, val_losses: &[f64]) -> Told<'a> {
+        let estimate = |(i, loss): (usize, &f64)| {
+            let bits = loss * 0.5;
+            json!({"event": "estimate", "step": 10 * i, "train_loss": loss - 0.1, "val_loss": loss, "bits_per_byte": bits, "train_s": i})
+        };
+        let events = val_losses.iter().enumerate().map(estimate).collect();
+        Told { path: path.into(), whole: Path::new("/").join(path), config, events }
+    }
+
+    fn order(overlay: &Overlay) -> Vec<&str> {
+        overlay.runs.iter().map(|run| run.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_best_run_is_first_and_what_is_no_number_last() {
+        let (slow, fast) = (config(&[]), config(&["learning_rate=0.01", "batch_size=8"]));
+        let runs = vec![
+            told("a/slow", &slow, &[4.0, 3.5, 3.0]),
+            told("b/fast", &fast, &[4.0, 2.5, 2.75]),
+            told("a/none", &slow, &[]),
+            told("a/nan", &slow, &[4.0, f64::NAN]),
+            told("a/slow", &slow, &[4.0, 3.5, 3.0]),
+        ];
+        let overlay = overlay(runs, None).unwrap();
+        assert_eq!(order(&overlay), ["fast", "slow", "nan", "none"]);
+        assert_eq!((overlay.unit, overlay.target), (Unit::NatsPerToken, Some(3.0)));
+        let [fast, slow, nan, none] = &overlay.runs[..] else { panic!() };
+        assert_eq!((fast.best_val_loss, fast.best_step), (Some(2.5), Some(10)));
+        let reached = fast.at_target.unwrap();
+        assert_eq!((reached.step, reached.tokens, reached.train_s), (10, 10.0 * 8.0 * 32.0, Some(1.0)));
+        assert_eq!(slow.at_target.unwrap().step, 20);
+        assert!(nan.at_target.is_none() && nan.best_val_loss == Some(4.0) && none.best_step.is_none());
+        let keys: Vec<_> = overlay.config.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["batch_size", "learning_rate"]);
+        assert_eq!(overlay.config[1].1, [0.01, 0.001, 0.001, 0.001]);
+        let notes = overlay.notes.join("\n");
+        for part in ["a/slow is named twice", "none has no estimate", "1 estimates of nan are not finite"] {
+            assert!(notes.contains(part), "{part}: {notes}");
+        }
+        // A run that cannot be drawn has no curve; a training curve stands behind.
+        let chart = overlay.chart(By::Tokens, true, false);
+        let marks: Vec<_> = chart.series.iter().map(|series| series.mark).collect();
+        assert_eq!(marks, ['A', 'B', 'C', 'a', 'b', 'c']);
+        assert_eq!(chart.series[0].points[1], (2560.0, 2.5));
+        assert_eq!(chart.series[0].label, "fast 2.7500");
+    }
+
+    #[test]
+    fn other_tokens_are_compared_in_bits_per_byte_if_those_are_known() {
+        let (char, byte) = (config(&[]), Config { tokenizer_sha256: "other".into(), ..config(&[]) });
+        let mut runs = vec![told("a", &char, &[4.0]), told("b", &byte, &[3.0])];
+        let both = overlay(vec![told("a", &char, &[4.0]), told("b", &byte, &[3.0])], Some(1.75)).unwrap();
+        assert_eq!((both.unit, order(&both)), (Unit::BitsPerByte, vec!["b", "a"]));
+        assert_eq!((both.loss(&both.runs[0], 3.0), both.runs[0].at_target.is_some()), (1.5, true));
+        assert!(both.runs[1].at_target.is_none());
+        assert!(both.chart(By::Step, false, false).y_desc.contains("bits per byte"));
+        runs[1].events[0].as_object_mut().unwrap().remove("bits_per_byte");
+        let unknown = overlay(runs, None).unwrap();
+        assert_eq!(unknown.unit, Unit::NatsPerToken);
+        assert!(unknown.notes[0].contains("DO NOT COMPARE, and there are no bits per byte of b"), "{unknown:?}");
+        let text = Config { data_sha256: "text".into(), ..config(&[]) };
+        let texts = overlay(vec![told("a", &char, &[4.0]), told("b", &text, &[3.0])], None).unwrap();
+        assert!(texts.notes[0].contains("not all of these runs are measured on the same text"));
+    }
+
+    #[test]
+    fn runs_of_before_have_seconds_by_their_mean_or_none() {
+        let config = config(&[]);
+        let old = |done: bool| {
+            let mut run = told("old", &config, &[4.0, 3.0]);
+            run.events.iter_mut().for_each(|event| drop(event.as_object_mut().unwrap().remove("train_s")));
+            let event = json!({"event": "done", "ms_per_step": 500.0, "entropy_floor": 0.5, "val_loss_exact": 3.0});
+            run.events.extend(done.then_some(event));
+            overlay(vec![run], None).unwrap()
+        };
+        let done = old(true);
+        assert_eq!(done.runs[0].estimates[1].train_s, Some(5.0));
+        assert!(done.notes[0].contains("steps times their mean"));
+        let chart = done.chart(By::Seconds, false, false);
+        assert_eq!(chart.series[1].points, [(0.0, 0.5), (5.0, 0.5)], "the floor");
+        let running = old(false);
+        assert!(running.notes[0].contains("no curve by them"));
+        assert_eq!(running.chart(By::Seconds, false, false).series, []);
+        assert_eq!(running.chart(By::Step, false, false).series.len(), 1);
+        let error = overlay(vec![told("new", &config, &[])], None).unwrap_err().to_string();
+        assert_eq!(error, "new: no estimate of the loss yet");
+    }
+
+    #[test]
+    fn names_are_the_shortest_ends_that_differ() {
+        let paths = ["/a/x/run", "/a/y/run", "/a/other", "/run"].map(PathBuf::from);
+        assert_eq!(names(&paths), ["x/run", "y/run", "other", "/run"]);
+    }
+}

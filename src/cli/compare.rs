@@ -132,7 +132,7 @@ fn table(overlay: &Overlay, width: usize) -> String {
         Some(format!("{} ± {}", loss(i, runs[i].val_loss_exact?), loss(i, runs[i].val_loss_stderr?)))
     });
     column(&format!("tokens{goal}"), &|i| Some(number(runs[i].at_target?.tokens)));
-    column(&format!("s{goal}"), &|i| Some(format!("{:.1}", runs[i].at_target?.train_s?)));
+    column(&format!("s{goal}"), &|i| Some(format!("{:.2}", runs[i].at_target?.train_s?)));
     column("ms/step", &|i| Some(format!("{:.2}", runs[i].ms_per_step?)));
     column("wall s", &|i| Some(format!("{:.1}", runs[i].wall_s?)));
     column("peak MiB", &|i| Some(format!("{:.0}", runs[i].peak_memory_mib?)));
