@@ -230,8 +230,8 @@ fn overlay(mut told: Vec<Told>, target: Option<f64>) -> Result<Overlay> {
         if unknown.is_empty() {
             unit = Unit::BitsPerByte;
             notes.push(
-                "the tokens of these runs are not the same, so losses are in bits per byte; those of the training split \
-                 with the validation split's bytes per token"
+                "the tokens of these runs are not the same, so losses are in bits per byte; those of the training \
+                 split with the validation split's bytes per token"
                     .into(),
             );
         } else {
@@ -355,8 +355,8 @@ mod tests {
 
     fn told<'a>(path: &str, config: &'a Config, val_losses: &[f64]) -> Told<'a> {
         let estimate = |(i, loss): (usize, &f64)| {
-            let bits = loss * 0.5;
-            json!({"event": "estimate", "step": 10 * i, "train_loss": loss - 0.1, "val_loss": loss, "bits_per_byte": bits, "train_s": i})
+            json!({"event": "estimate", "step": 10 * i, "train_loss": loss - 0.1, "val_loss": loss,
+                "bits_per_byte": loss * 0.5, "train_s": i})
         };
         let events = val_losses.iter().enumerate().map(estimate).collect();
         Told { path: path.into(), whole: Path::new("/").join(path), config, events }

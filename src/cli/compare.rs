@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// Write the curves to this file, as an SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Say where two runs first differ in their bits instead: configuration, text, event, tensor; exits with 1 if they do
+    /// Say where two runs first differ to the bit instead: configuration, text, event, tensor; exits with 1 if they do
     #[arg(long, conflicts_with_all = ["by", "log", "train", "target", "svg"])]
     bits: bool,
 }
