@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// Keys of events that depend on the time of day and the machine, not on the run.
-const OF_THE_CLOCK: [&str; 5] = ["tokens_per_s", "ms_per_step", "wall_s", "peak_memory_mib", "out"];
+const OF_THE_CLOCK: [&str; 6] = ["tokens_per_s", "ms_per_step", "train_s", "wall_s", "peak_memory_mib", "out"];
 
 /// A comparison of two runs; what differs is in the order in which it can be a cause.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -120,7 +120,10 @@ fn first_event(a: &[Value], b: &[Value]) -> Option<EventDifference> {
     let others: std::collections::HashMap<_, _> = b.iter().map(|event| (key(event), event)).collect();
     for event in a {
         let Some((other, fields)) = others.get(&key(event)).zip(event.as_object()) else { continue };
-        let differs = |name: &&String| !OF_THE_CLOCK.contains(&name.as_str()) && fields[*name] != other[*name];
+        // What only one of them says, another version wrote.
+        let differs = |name: &&String| {
+            !OF_THE_CLOCK.contains(&name.as_str()) && other.get(*name).is_some_and(|value| *value != fields[*name])
+        };
         if let Some(name) = fields.keys().find(differs) {
             return Some(EventDifference {
                 event: event["event"].as_str().unwrap_or_default().to_owned(),

@@ -48,7 +48,7 @@
 //! | the loop, and what another run begins with | [`train`], [`eval`], [`guard`], [`finetune`] |
 //! | the run directory | [`run`], [`checkpoint`], [`plot`] |
 //! | a trained model at work | [`session`], [`sample`] |
-//! | what a run takes, and where two differ | [`plan`], [`trial`], [`machine`], [`compare`] |
+//! | what a run takes, and what makes runs differ | [`plan`], [`trial`], [`machine`], [`compare`], [`overlay`] |
 //!
 //! # Exactness
 //! A run's result is a function of its configuration, its text and its seed: the same bits for any number of threads,
@@ -73,6 +73,7 @@ pub mod instruct;
 pub mod machine;
 pub mod model;
 pub mod optim;
+pub mod overlay;
 pub mod params;
 pub mod plan;
 pub mod plot;

@@ -26,6 +26,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::{
+    f64::consts::LN_2,
     ops::ControlFlow,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -391,6 +392,10 @@ pub enum Event {
         /// The same for the validation split of the data that a fine-tuning may forget.
         #[serde(skip_serializing_if = "Option::is_none")]
         old_val_loss: Option<f64>,
+        /// `val_loss` in bits per byte of UTF-8, which compares where tokens differ.
+        bits_per_byte: f64,
+        /// Seconds spent on training steps so far, all sessions together.
+        train_s: f64,
     },
     /// The run knows how long it will take.
     Planned {
@@ -704,7 +709,9 @@ impl<'a> Run<'a> {
         } else {
             self.state.since_best += 1;
         }
-        self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss });
+        let bits_per_byte = val_loss / LN_2 * data.val.tokens_per_byte_and_char().0;
+        let train_s = self.state.train_s;
+        self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, train_s });
         let clock = Instant::now();
         if let Err(error) = self.save() {
             if is_over(config, &self.state) {

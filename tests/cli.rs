@@ -262,7 +262,7 @@ fn commands_work(page: &str) -> usize {
                 args.extend(["--seconds", "0"].map(str::to_owned));
             }
             let args: Vec<_> = args.iter().map(String::as_str).collect();
-            if args[0] == "compare" {
+            if args.contains(&"--bits") {
                 // Of two runs that differ.
                 assert_eq!(cli.run(&args).status.code(), Some(1));
             } else {
@@ -301,14 +301,14 @@ fn bench_measures() {
 }
 
 #[test]
-fn compare_says_where_two_runs_first_differ() {
+fn compare_bits_says_where_two_runs_first_differ() {
     let cli = Cli::trained();
     let train = |out, more: &[&str]| cli.ok(&[&["train", "--out", out], SMALL, more].concat());
     train("same", &["--threads", "1"]);
     train("seed", &["--seed", "2"]);
     train("longer", &["--set", "max_iters=30"]);
     let compare = |b: &str, status| {
-        let output = cli.run(&["compare", "run", b]);
+        let output = cli.run(&["compare", "--bits", "run", b]);
         assert_eq!(output.status.code(), Some(status), "{b}");
         String::from_utf8(output.stdout).unwrap()
     };
@@ -332,13 +332,44 @@ fn compare_says_where_two_runs_first_differ() {
     let sums = "cd same/checkpoints/step-000020 && sha256sum *.* > SHA256SUMS";
     assert!(Command::new("sh").args(["-c", sums]).current_dir(cli.temp.path()).status().unwrap().success());
     let report: Value = {
-        let output = cli.run(&["compare", "run", "same", "--json"]);
+        let output = cli.run(&["compare", "--bits", "run", "same", "--json"]);
         assert_eq!(output.status.code(), Some(1));
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let tensor = &report["tensor"];
     assert!(report["same"] == false && tensor["step"] == 20 && tensor["of"] == "weights", "{report}");
     assert_eq!(tensor["elements"].as_array().unwrap()[0], 1);
+}
+
+#[test]
+fn compare_lays_runs_over_each_other() {
+    let cli = Cli::trained();
+    let train = |out, more: &[&str]| cli.ok(&[&["train", "--out", out], SMALL, more].concat());
+    train("fast", &["--set", "learning_rate=0.01"]);
+    train("other/run", &["--tokenizer", "byte", "--set", "max_iters=10"]);
+    let text = cli.ok(&["compare", "run", "fast", "--svg", "both.svg", "--train"]);
+    assert!(!text.contains('\u{1b}') && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    for part in
+        ["loss (nats per token)", "A  fast", "B  run", "tokens to ", "learning_rate                A 0.01, B 0.001\n"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(fs::read_to_string(cli.path("both.svg")).unwrap().contains("fast"));
+    // Of other tokens, in bits per byte; of the same name, by the folder.
+    let args = ["compare", "run", "other/run", "fast", "run", "--by", "seconds"];
+    let text = cli.ok(&args);
+    for part in ["bits per byte", "other/run", "note: run is named twice", "seconds of training"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let found: Value = serde_json::from_str(&cli.ok(&[&args[..], &["--json"]].concat())).unwrap();
+    assert_eq!(found["unit"], "bits_per_byte");
+    let runs = found["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 3, "{found}");
+    for run in runs {
+        let estimates = run["estimates"].as_array().unwrap();
+        assert!(estimates.len() >= 2 && estimates.iter().all(|at| at["train_s"].is_number()), "{run}");
+        assert!(run["val_loss_exact"].is_number());
+    }
 }
 
 #[test]
@@ -349,7 +380,8 @@ fn a_reader_who_leaves_early_is_no_error() {
         &["sample", "run", "--json"],
         &["eval", "run"],
         &["info", "run"],
-        &["compare", "run", "run"],
+        &["compare", "run"],
+        &["compare", "--bits", "run", "run"],
         &["plan", "--seconds", "0"],
         &["bench", "--quick", "--seconds", "0"],
         &[&["train", "--out", "a"], SMALL].concat(),

@@ -64,7 +64,7 @@ fn a_prepared_text_trains_to_the_same_bits() {
         assert!(prepared["train"]["tokens"].as_u64() > prepared["val"]["tokens"].as_u64(), "{prepared}");
         cli.ok(&[&["train", "text.txt", "--tokenizer", kind, "--out", "memory"], SMALL].concat());
         cli.ok(&[&["train", "ids", "--out", "files"], SMALL].concat());
-        let output = cli.run(&["compare", "memory", "files", "--json"]);
+        let output = cli.run(&["compare", "--bits", "memory", "files", "--json"]);
         let comparison: Value = serde_json::from_slice(&output.stdout).unwrap();
         let keys: Vec<_> =
             comparison["config"].as_array().unwrap().iter().map(|row| row[0].as_str().unwrap()).collect();
@@ -110,7 +110,7 @@ fn documents_of_a_folder_are_learned_apart_and_each_window_once() {
     cli.ok(&[&limits, &settings[..], SMALL, &["--set", "max_iters=10"]].concat());
     cli.ok(&["train", "--resume", "--out", "half", "--set", "max_iters=20"]);
     cli.ok(&[&limits[..4], &["whole"], &settings[..], SMALL].concat());
-    let output = cli.run(&["compare", "half", "whole", "--json"]);
+    let output = cli.run(&["compare", "--bits", "half", "whole", "--json"]);
     let comparison: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&comparison["event"], &comparison["tensor"]), (&Value::Null, &Value::Null), "{comparison}");
 }

@@ -216,6 +216,6 @@ fn finetune_is_train_with_a_beginning() {
     assert_ne!(cli.ok(&["sample", "merged"]), cli.ok(&["sample", "run"]));
     let own = cli.ok(&["sample", "run-finetuned", "--adapter", "none", "--prompt", "The "]);
     assert!(own.starts_with("The "));
-    let events = cli.ok(&["compare", "run-finetuned", "run-finetuned", "--json"]);
+    let events = cli.ok(&["compare", "--bits", "run-finetuned", "run-finetuned", "--json"]);
     assert!(events.contains("\"checkpoints\":["), "{events}");
 }

@@ -157,7 +157,7 @@ fn killed_a_hundred_times_it_ends_with_the_bits_of_an_undisturbed_run() {
     }
     assert!(kills >= 100 && while_writing >= 20, "{kills} kills, {while_writing} of them while writing");
     same_bits(&run, &cli.path("whole"));
-    assert!(cli.ok(&["compare", "killed", "whole"]).contains("the same bits"));
+    assert!(cli.ok(&["compare", "--bits", "killed", "whole"]).contains("the same bits"));
     eprintln!(
         "{kills} kills, {while_writing} while a checkpoint was written; after {loads} a checkpoint was due and there"
     );
@@ -425,7 +425,8 @@ fn a_damaged_file_of_any_kind_is_noticed_and_lived_with() {
             for command in [
                 &["sample", "run", "--tokens", "3"][..],
                 &["info", "run"],
-                &["compare", "run", "whole"],
+                &["compare", "--bits", "run", "whole"],
+                &["compare", "run"],
                 &["train", "--resume", "--out", "run", "--set", "max_iters=22"],
             ] {
                 let output = cli.run(command);

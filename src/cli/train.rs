@@ -221,7 +221,7 @@ impl Reporter {
                 self.bar.set_message(format!("measuring the loss {}%", 100 * done / of));
                 self.bar.tick();
             }
-            Event::Estimate { step, train_loss, val_loss, old_val_loss } => {
+            Event::Estimate { step, train_loss, val_loss, old_val_loss, .. } => {
                 let old = old_val_loss.map_or(String::new(), |loss| format!(", old val loss {loss:.4}"));
                 say(format!("step {step}: train loss {train_loss:.4}, val loss {val_loss:.4}{old}\n"))?;
             }
