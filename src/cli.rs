@@ -14,6 +14,7 @@ mod plan;
 mod reproduce;
 mod sample;
 mod train;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use kinglet::{config::Precision, error::Error};
@@ -52,6 +53,7 @@ enum Command {
     Merge(merge::Args),
     Info(info::Args),
     Plan(plan::Args),
+    Tune(tune::Args),
     Compare(compare::Args),
     Data(data::Args),
     Bench(bench::Args),
@@ -78,6 +80,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Merge(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Plan(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Tune(command) => command.run(args.json),
         Command::Compare(command) => command.run(args.json),
         Command::Data(command) => command.run(args.json),
         Command::Bench(command) => command.run(args.json).map(|()| Ended::Done),

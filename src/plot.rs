@@ -13,12 +13,12 @@ pub struct Curves {
     pub floor: Option<f64>,
 }
 
-const TRAIN: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
-const VAL: RGBColor = RGBColor(0xd6, 0x5f, 0x0e);
-const OLD: RGBColor = RGBColor(0x8a, 0x63, 0xd2);
+pub(crate) const TRAIN: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
+pub(crate) const VAL: RGBColor = RGBColor(0xd6, 0x5f, 0x0e);
+pub(crate) const OLD: RGBColor = RGBColor(0x8a, 0x63, 0xd2);
 const FLOOR: RGBColor = RGBColor(0x6a, 0x8f, 0x3c);
-const INK: RGBColor = RGBColor(0x24, 0x29, 0x2e);
-const GRID: RGBColor = RGBColor(0xd0, 0xd7, 0xde);
+pub(crate) const INK: RGBColor = RGBColor(0x24, 0x29, 0x2e);
+pub(crate) const GRID: RGBColor = RGBColor(0xd0, 0xd7, 0xde);
 
 /// Dark pages get light ink: colours as they stand in the file, and what to replace them with.
 const DARK: [(&str, &str); 4] =
@@ -28,6 +28,12 @@ const DARK: [(&str, &str); 4] =
 pub fn loss_svg(title: &str, curves: &Curves) -> String {
     let mut svg = String::new();
     draw(&mut svg, title, curves).expect("drawing into a string does not fail");
+    for_dark_pages(&mut svg);
+    svg
+}
+
+/// Adds the rules that change a drawing's colours on dark pages.
+pub(crate) fn for_dark_pages(svg: &mut String) {
     let rules: String = DARK
         .iter()
         .map(|(light, dark)| format!("[fill=\"#{light}\"]{{fill:#{dark}}}[stroke=\"#{light}\"]{{stroke:#{dark}}}"))
@@ -35,7 +41,6 @@ pub fn loss_svg(title: &str, curves: &Curves) -> String {
     let style = format!("<style>@media(prefers-color-scheme:dark){{{rules}}}</style>\n");
     let after_head = svg.find('>').map_or(0, |at| at + 1);
     svg.insert_str(after_head, &style);
-    svg
 }
 
 fn draw(svg: &mut String, title: &str, curves: &Curves) -> Result<(), Box<dyn std::error::Error>> {

@@ -50,13 +50,22 @@ impl<'a, B: Backend> Trial<'a, B> {
     /// # Errors
     /// If the text cannot be read.
     pub fn step(&mut self, be: &B) -> Result<()> {
-        let Trial { config, model, split, batch, shards, optimizer, p, steps } = self;
+        self.step_as(be, self.config)?;
+        Ok(())
+    }
+
+    /// One update by a configuration that differs in the optimizer's settings; the batch's loss before it.
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub fn step_as(&mut self, be: &B, config: &Config) -> Result<f64> {
+        let Trial { model, split, batch, shards, optimizer, p, steps, .. } = self;
         split.load_step(config, *steps, None, batch)?;
         be.prepare(p, &model.layout.linears(), true);
-        let (_, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
+        let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
         optimizer.step(be, p, shards.last_gradient(), grad_norm, config.lr(*steps), config, *steps);
         *steps += 1;
-        Ok(())
+        Ok(loss)
     }
 
     /// So many batches of an estimate.
