@@ -32,6 +32,7 @@ use std::{
 Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, in a minute or two
              kinglet train my.txt --preset big-2.7m --out runs/mine
              kinglet train --resume --out runs/mine
+             kinglet tune my.txt --budget 10m
              kinglet sample runs/mine --prompt \"Once\"
              kinglet finetune runs/mine other.txt"
 )]

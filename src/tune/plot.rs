@@ -121,10 +121,10 @@ fn panel<'a, 'b>(
     Ok(chart)
 }
 
-fn legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>) -> Drawn {
+fn legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>, position: SeriesLabelPosition) -> Drawn {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(position)
         .label_font(font(14))
         .border_style(TRANSPARENT)
         .legend_area_size(24)
@@ -155,7 +155,8 @@ fn draw_range(area: &Area, range: &RangeTest) -> Drawn {
         .draw_series(edges)?
         .label(format!("the range that is swept: {:.1e} to {:.1e}", range.bracket.0, range.bracket.1))
         .legend(line(VAL));
-    legend(&mut chart)
+    // Where the curve, which begins high and falls, is not.
+    legend(&mut chart, SeriesLabelPosition::LowerLeft)
 }
 
 fn draw_sweep(area: &Area, sweep: &Sweep, outcomes: &[Vec<Outcome>], best: &Outcome) -> Drawn {
@@ -196,7 +197,7 @@ fn draw_sweep(area: &Area, sweep: &Sweep, outcomes: &[Vec<Outcome>], best: &Outc
             .label(format!("{left_out} diverged or above"))
             .legend(|(x, y)| Circle::new((x + 9, y), 0, TRANSPARENT));
     }
-    legend(&mut chart)
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl RangeTest {
         let steepest = steepest.map_or(lowest, |i| (i + span / 2).min(lowest));
         let (steepest, lowest) = (at(steepest), at(lowest));
         // A long training wants less than a short one shows; where a rising rate does its best is too much for one that stays.
-        RangeTest { points, steepest, lowest, bracket: (lowest.min(steepest) / 10.0, lowest) }
+        RangeTest { points, steepest, lowest, bracket: (steepest / 10.0, lowest / 2.0) }
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
         let found = RangeTest::of(curve(2.0), 1e-3);
         assert!((5e-4..2e-3).contains(&found.steepest), "{}", found.steepest);
         assert!((2e-2..2e-1).contains(&found.lowest), "{}", found.lowest);
-        assert_eq!(found.bracket, (found.steepest / 10.0, found.lowest));
+        assert_eq!(found.bracket, (found.steepest / 10.0, found.lowest / 2.0));
     }
 
     #[test]
