@@ -694,8 +694,8 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
         let halt = AtomicBool::new(false);
         let ended = train::run(&job, &Cpu::new()?, tuning.threads, &halt, |training| {
             let left_s = budget_s - before_s - began.elapsed().as_secs_f64();
-            halt.store(stop.load(Ordering::Relaxed) || left_s <= 0.0, Ordering::Relaxed);
             observe(&Event::Training { training: training.clone(), left_s });
+            halt.store(stop.load(Ordering::Relaxed) || left_s <= 0.0, Ordering::Relaxed);
         });
         if lent {
             tuning.data = Some(job.data);
