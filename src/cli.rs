@@ -14,6 +14,7 @@ mod plan;
 mod reproduce;
 mod sample;
 mod train;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use kinglet::{config::Precision, error::Error};
@@ -31,6 +32,7 @@ use std::{
 Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, in a minute or two
              kinglet train my.txt --preset big-2.7m --out runs/mine
              kinglet train --resume --out runs/mine
+             kinglet tune my.txt --budget 10m
              kinglet sample runs/mine --prompt \"Once\"
              kinglet finetune runs/mine other.txt"
 )]
@@ -52,6 +54,7 @@ enum Command {
     Merge(merge::Args),
     Info(info::Args),
     Plan(plan::Args),
+    Tune(tune::Args),
     Compare(compare::Args),
     Data(data::Args),
     Bench(bench::Args),
@@ -78,6 +81,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Merge(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Plan(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Tune(command) => command.run(args.json),
         Command::Compare(command) => command.run(args.json),
         Command::Data(command) => command.run(args.json),
         Command::Bench(command) => command.run(args.json).map(|()| Ended::Done),

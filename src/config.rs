@@ -732,7 +732,7 @@ fn checked<T: DeserializeOwned>(
     })
 }
 
-fn unknown_key(key: &str) -> Error {
+pub(crate) fn unknown_key(key: &str) -> Error {
     // The most similar key by the number of shared pairs of letters: enough to catch a slip.
     let pairs = |word: &str| word.as_bytes().windows(2).map(<[u8]>::to_vec).collect::<Vec<_>>();
     let wanted = pairs(key);

@@ -48,6 +48,7 @@
 //! | the loop, and what another run begins with | [`train`], [`eval`], [`guard`], [`finetune`] |
 //! | the run directory | [`run`], [`checkpoint`], [`plot`] |
 //! | a trained model at work | [`session`], [`sample`] |
+//! | which settings are best: a range test, and successive halving | [`tune`] |
 //! | what a run takes, and what makes runs differ | [`plan`], [`trial`], [`machine`], [`compare`], [`overlay`] |
 //!
 //! # Exactness
@@ -88,3 +89,4 @@ pub mod stats;
 pub mod tokenizer;
 pub mod train;
 pub mod trial;
+pub mod tune;

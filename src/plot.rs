@@ -8,7 +8,7 @@ use plotters::{
 use std::ops::Range;
 
 /// Colours that tell curves apart, on light and on dark pages, and on a terminal (an ANSI code).
-const COLORS: [(RGBColor, RGBColor, u8); 9] = [
+pub(crate) const COLORS: [(RGBColor, RGBColor, u8); 9] = [
     (RGBColor(0x1f, 0x77, 0xb4), RGBColor(0x6c, 0xb6, 0xff), 94),
     (RGBColor(0xd6, 0x5f, 0x0e), RGBColor(0xf6, 0x9d, 0x50), 33),
     (RGBColor(0x7a, 0x4f, 0xd0), RGBColor(0xb3, 0x92, 0xf0), 35),
@@ -23,8 +23,9 @@ const COLORS: [(RGBColor, RGBColor, u8); 9] = [
 /// The colour of what is no result, such as a limit: the last.
 const GRAY: usize = COLORS.len() - 1;
 
-const INK: (RGBColor, RGBColor) = (RGBColor(0x24, 0x29, 0x2e), RGBColor(0xe6, 0xed, 0xf3));
-const GRID: (RGBColor, RGBColor) = (RGBColor(0xd0, 0xd7, 0xde), RGBColor(0x3d, 0x44, 0x4d));
+/// Of letters and axes.
+pub(crate) const INK: (RGBColor, RGBColor) = (RGBColor(0x24, 0x29, 0x2e), RGBColor(0xe6, 0xed, 0xf3));
+pub(crate) const GRID: (RGBColor, RGBColor) = (RGBColor(0xd0, 0xd7, 0xde), RGBColor(0x3d, 0x44, 0x4d));
 
 /// Pixels of an SVG without its legend.
 const SIZE: (u32, u32) = (640, 480);
@@ -83,6 +84,19 @@ impl Series {
         let points = vec![(x.start, y), (x.end, y)];
         Series { label: label.into(), points, mark: '-', dashed: true, thin: false, color: GRAY }
     }
+}
+
+/// Adds the rules that replace a drawing's colours on dark pages.
+pub(crate) fn for_dark_pages(svg: &mut String) {
+    let hex = |color: RGBColor| format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2);
+    let pairs = COLORS.iter().map(|&(light, dark, _)| (light, dark)).chain([INK, GRID]);
+    let rules: String = pairs
+        .map(|(light, dark)| (hex(light), hex(dark)))
+        .map(|(light, dark)| format!("[fill=\"{light}\"]{{fill:{dark}}}[stroke=\"{light}\"]{{stroke:{dark}}}"))
+        .collect();
+    let style = format!("<style>@media(prefers-color-scheme:dark){{{rules}}}</style>\n");
+    let after_head = svg.find('>').map_or(0, |at| at + 1);
+    svg.insert_str(after_head, &style);
 }
 
 /// The mark of the curve number `i`: A to Z, 0 to 9, and then the same for all.
@@ -154,16 +168,7 @@ impl Chart {
     pub fn svg(&self) -> String {
         let mut svg = String::new();
         self.draw(&mut svg).expect("drawing into a string does not fail");
-        // Dark pages get light ink: colours as they stand in the file, and what to replace them with.
-        let hex = |color: RGBColor| format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2);
-        let pairs = COLORS.iter().map(|&(light, dark, _)| (light, dark)).chain([INK, GRID]);
-        let rules: String = pairs
-            .map(|(light, dark)| (hex(light), hex(dark)))
-            .map(|(light, dark)| format!("[fill=\"{light}\"]{{fill:{dark}}}[stroke=\"{light}\"]{{stroke:{dark}}}"))
-            .collect();
-        let style = format!("<style>@media(prefers-color-scheme:dark){{{rules}}}</style>\n");
-        let after_head = svg.find('>').map_or(0, |at| at + 1);
-        svg.insert_str(after_head, &style);
+        for_dark_pages(&mut svg);
         svg
     }
 

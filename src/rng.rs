@@ -29,6 +29,8 @@ pub enum Purpose {
     Epoch,
     /// Whether a sequence is of the old data; `sequence` is its index in the step.
     Replay,
+    /// The settings that a tuning tries.
+    Tune,
 }
 
 /// A stream of random numbers.

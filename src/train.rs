@@ -53,6 +53,8 @@ pub struct Job {
     pub base: Option<Vec<f32>>,
     /// Of a fine-tuning: the data of the run it began with, if that is still there.
     pub old: Option<Dataset>,
+    /// Whether only the losses are wanted at the end, as of one run among many: no sample, and no model that only counts.
+    pub brief: bool,
     _lock: Lock,
 }
 
@@ -63,16 +65,7 @@ impl Job {
     /// # Errors
     /// If the configuration, the text or the folder will not do. Nothing is written then.
     pub fn start(config: Config, out: &Path) -> Result<Job> {
-        let default = Config::default();
-        for key in ["lora_rank", "base", "new_words", "replay"] {
-            if config.value(key) != default.value(key) {
-                return Err(Error::Config {
-                    key: key.into(),
-                    value: config.value(key).to_string(),
-                    allowed: format!("{} in a new run: it is for kinglet finetune", default.value(key)),
-                });
-            }
-        }
+        refuse_finetuning(&config)?;
         let (config, tokenizer, data) = prepare(config)?;
         let (run, lock) = RunDir::create(out, config, tokenizer, None)?;
         Ok(Job::new(run, lock, data, None, None, None))
@@ -86,7 +79,7 @@ impl Job {
         base: Option<Vec<f32>>,
         from: Option<Checkpoint>,
     ) -> Job {
-        Job { run, data, old, base, from, _lock: lock }
+        Job { run, data, old, base, from, brief: false, _lock: lock }
     }
 
     /// Prepares to go on with a run, with `settings` (`key=value`) changed. What defines the model, the data and the
@@ -142,6 +135,21 @@ impl Job {
         }
         Ok(Job::new(run, lock, data, old, base, from))
     }
+}
+
+/// Refuses what only a run that begins with another one can have.
+pub(crate) fn refuse_finetuning(config: &Config) -> Result<()> {
+    let default = Config::default();
+    for key in ["lora_rank", "base", "new_words", "replay"] {
+        if config.value(key) != default.value(key) {
+            return Err(Error::Config {
+                key: key.into(),
+                value: config.value(key).to_string(),
+                allowed: format!("{} in a new run: it is for kinglet finetune", default.value(key)),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Everything about a new run but its folder: the configuration with nothing left to be decided, the tokenizer and the
@@ -242,7 +250,7 @@ pub fn read(config: &Config, words: Words) -> Result<(Tokenizer, Dataset)> {
 }
 
 /// Refuses another text than the one a configuration was decided for, if it was.
-fn same_text(config: &Config, sha256: &str) -> Result<()> {
+pub(crate) fn same_text(config: &Config, sha256: &str) -> Result<()> {
     if config.data_sha256.is_empty() || config.data_sha256 == sha256 {
         return Ok(());
     }
@@ -475,7 +483,7 @@ pub enum Event {
         change: Option<Change>,
         /// What no model can stay below, where known.
         entropy_floor: Option<f64>,
-        /// The best model that only counts, on the validation split of a text: what is to be beaten.
+        /// The best model that only counts, on the validation split of a text: what is to be beaten; none of a brief job.
         baseline: Option<Baseline>,
         /// Mean over the whole run, evaluations apart.
         ms_per_step: f64,
@@ -865,9 +873,11 @@ impl<'a> Run<'a> {
         let exact =
             self.measure(|be, model, shards, p, progress| eval::exact(be, model, shards, p, &data.val, progress));
         let Some(exact) = exact? else { return self.interrupted() };
-        let sample = self.sample()?;
-        if let Err(error) = self.folder.write("sample.txt", sample.as_bytes()) {
-            self.warn(with_source(&error));
+        if !self.job.brief {
+            let sample = self.sample()?;
+            if let Err(error) = self.folder.write("sample.txt", sample.as_bytes()) {
+                self.warn(with_source(&error));
+            }
         }
         let (_, train_loss, val_loss) = *self.curves.points.last().expect("the last step was estimated");
         let before = self.curves.points.iter().find(|point| point.0 == 0);
@@ -879,7 +889,7 @@ impl<'a> Run<'a> {
         let (began, wall_before, _) = self.began;
         // Before the counting, which is no part of training.
         let peak_memory_mib = machine::peak_memory_mib();
-        let baseline = baselines::best(data, config.vocab_size)?;
+        let baseline = if self.job.brief { None } else { baselines::best(data, config.vocab_size)? };
         let done = Event::Done {
             step,
             params: self.model.layout.len(),

@@ -50,13 +50,22 @@ impl<'a, B: Backend> Trial<'a, B> {
     /// # Errors
     /// If the text cannot be read.
     pub fn step(&mut self, be: &B) -> Result<()> {
+        self.step_at(be, 1.0)?;
+        Ok(())
+    }
+
+    /// One update with every learning rate multiplied by `lr_scale`; the batch's loss before it.
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub fn step_at(&mut self, be: &B, lr_scale: f64) -> Result<f64> {
         let Trial { config, model, split, batch, shards, optimizer, p, steps } = self;
         split.load_step(config, *steps, None, batch)?;
         be.prepare(p, &model.layout.linears(), true);
-        let (_, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
-        optimizer.step(be, p, shards.last_gradient(), grad_norm, 1.0, *steps);
+        let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
+        optimizer.step(be, p, shards.last_gradient(), grad_norm, lr_scale, *steps);
         *steps += 1;
-        Ok(())
+        Ok(loss)
     }
 
     /// So many batches of an estimate.

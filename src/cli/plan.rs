@@ -98,7 +98,7 @@ pub(super) fn time(plan: &Plan) -> String {
 }
 
 /// A duration as one would say it.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 1.0 => format!("{:.0} ms", 1e3 * s),
         s if s < 10.0 => format!("{s:.1} s"),

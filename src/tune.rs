@@ -1,0 +1,961 @@
+//! Finding settings: a learning-rate range test, then successive halving over the keys of a sweep, within a budget of time.
+//!
+//! Every training of a tuning is a whole run of its own, with a folder of its own, and the schedule of its own length: what is
+//! compared has decayed alike. All of a rung share seed, text and validation windows; the last of them, and the configuration
+//! they are to be better than, are trained again with other seeds, and it is those losses that are told. What is tried is a
+//! function of configuration, sweep and seed, and of the rungs in `tune.json`; what came out of it stands in the runs'
+//! folders. So a tuning that was stopped goes on where it was.
+//!
+//! ```text
+//! tune.json        what is tried: configuration, sweeps, range test, rungs; with a checksum
+//! trials/NNN-rungK, trials/NNN-seedS    a run each, without checkpoints but for the best one's
+//! best.toml        the configuration that was found
+//! trials.md        all that was tried, best first
+//! tune.svg         loss against each key, and the range test
+//! lock             which process tunes, or did
+//! ```
+
+mod plan;
+mod plot;
+mod range;
+mod sweep;
+
+use crate::{
+    backend::Cpu,
+    config::Config,
+    data::Dataset,
+    disk::{self, Lock, sha256},
+    error::{Error, Result},
+    model::Gpt,
+    run::RunDir,
+    shards::with_threads,
+    tokenizer::Tokenizer,
+    train::{self, Job, Words},
+    trial::Trial,
+};
+use plan::{CHECKS, Speed};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+pub use plan::Rung;
+pub use range::RangeTest;
+pub use sweep::{Sweep, Values};
+
+const FILE: &str = "tune.json";
+const TRIALS: &str = "trials";
+const FORMAT_VERSION: u64 = 1;
+
+/// Settings that are tried unless told otherwise: of one key, and of several.
+const SETTINGS: (usize, usize) = (9, 27);
+
+/// Batches of an estimate in a trial, at most: what counts is the exact loss at its end.
+const EVAL_ITERS: u64 = 10;
+
+/// Estimates in a trial, at most, but for the first; each writes the checkpoint that a killed one goes on from.
+const ESTIMATES: u64 = 5;
+
+/// The part of the budget that the range test may take.
+const RANGE_PART: f64 = 0.1;
+
+/// What is to be tuned.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The configuration to begin with, and to be better than.
+    pub config: Config,
+    /// What varies; empty is the learning rate, in the range that a test finds.
+    pub sweeps: Vec<Sweep>,
+    /// How many settings are tried, the configured ones among them; by default 9 for one key and 27 for more, or what the
+    /// budget allows.
+    pub trials: Option<usize>,
+    /// Seconds in all, those of earlier sessions included.
+    pub budget_s: f64,
+}
+
+/// What a session that goes on with a tuning may say; what is not said stays.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// The sweeps, which must be those it began with.
+    pub sweeps: Vec<Sweep>,
+    /// The number of trials, which must be the one it began with.
+    pub trials: Option<usize>,
+    /// Another budget in seconds, those of earlier sessions included.
+    pub budget_s: Option<f64>,
+}
+
+/// A tuning that is ready to start or to go on; its folder is locked while it lives.
+#[derive(Debug)]
+pub struct Tuning {
+    out: PathBuf,
+    stored: Stored,
+    config: Config,
+    sweeps: Vec<Sweep>,
+    tokenizer: Tokenizer,
+    /// Lent to each trial in turn.
+    data: Option<Dataset>,
+    threads: usize,
+    /// What was measured at the start.
+    speed: Option<Speed>,
+    _lock: Lock,
+}
+
+/// `tune.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    format_version: u64,
+    /// The configuration, with nothing left to be decided, as TOML.
+    config: String,
+    sweeps: Vec<String>,
+    trials: Option<usize>,
+    budget_s: f64,
+    /// Seconds that were spent, as far as it was written down.
+    spent_s: f64,
+    range: Option<RangeTest>,
+    /// Empty until they are known.
+    rungs: Vec<Rung>,
+}
+
+/// How one training ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The number of the settings, 0 for the configured ones.
+    pub trial: usize,
+    /// The rung, from 1.
+    pub rung: usize,
+    /// Updates asked for.
+    pub steps: u64,
+    /// Its seed.
+    pub seed: u64,
+    /// The values of the keys that vary.
+    pub settings: BTreeMap<String, toml::Value>,
+    /// The exact validation loss at its end in nats per token; infinite (`null` in JSON) if it diverged.
+    pub loss: f64,
+    /// Its standard error.
+    pub stderr: f64,
+    /// Seconds it took.
+    pub wall_s: f64,
+    /// Its folder.
+    pub out: String,
+}
+
+/// What happens in a tuning, in order.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The range test made a step.
+    RangeStep {
+        /// Steps done.
+        step: u64,
+        /// Steps in all.
+        of: u64,
+        /// The learning rate of the step.
+        learning_rate: f64,
+        /// The training loss, smoothed.
+        loss: f64,
+    },
+    /// The range test is done.
+    RangeTest(RangeTest),
+    /// What is ahead is known, or was known before.
+    Planned {
+        /// What varies, the range of the learning rate filled in.
+        sweeps: Vec<String>,
+        /// The rounds.
+        rungs: Vec<Rung>,
+        /// Updates of the configuration that is tuned.
+        max_iters: u64,
+        /// Seconds of the budget that are left.
+        left_s: f64,
+    },
+    /// A trial begins or goes on.
+    Trial {
+        /// The number of the settings.
+        trial: usize,
+        /// The rung, from 1.
+        rung: usize,
+        /// Rungs in all.
+        rungs: usize,
+        /// Which of the rung's trials, from 1; of those with other seeds at the end.
+        number: usize,
+        /// Trials of the rung.
+        of: usize,
+        /// Whether it is one of those with other seeds.
+        check: bool,
+        /// Updates it is trained for.
+        steps: u64,
+        /// Its seed.
+        seed: u64,
+        /// The values of the keys that vary.
+        settings: BTreeMap<String, toml::Value>,
+    },
+    /// Something happened in a trial.
+    Training {
+        /// What.
+        training: train::Event,
+        /// Seconds of the budget that are left.
+        left_s: f64,
+    },
+    /// A trial is done, now or in an earlier session.
+    Outcome(Outcome),
+    /// It was asked to stop; what there is is saved.
+    Interrupted {
+        /// The folder.
+        out: String,
+    },
+    /// The end, of the tuning or of its budget.
+    Done(Found),
+}
+
+/// What a tuning found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Found {
+    /// The best training: the lowest loss of the last rung that anything reached.
+    pub best: Outcome,
+    /// The configured settings, in the last rung they reached.
+    pub base: Option<Outcome>,
+    /// The best training of each of the settings, best first.
+    pub ranked: Vec<Outcome>,
+    /// With other seeds: the seed, the loss of the best settings, and of the configured ones.
+    pub checks: Vec<(u64, f64, f64)>,
+    /// Whether everything was done that was planned.
+    pub complete: bool,
+    /// Updates of the configuration that was tuned.
+    pub max_iters: u64,
+    /// Seconds spent, in all sessions.
+    pub spent_s: f64,
+    /// The folder.
+    pub out: String,
+}
+
+impl Tuning {
+    /// Prepares a tuning in a new (or empty) folder: reads the text, measures how fast training is, about a second, and writes
+    /// what is asked for. `threads` is how many work at once (0: one for each core); losses do not depend on it.
+    ///
+    /// # Errors
+    /// If the configuration, the text or the folder will not do, settings do not go together, or the budget is too short.
+    /// Nothing is written then.
+    pub fn start(request: Request, out: &Path, threads: usize) -> Result<Tuning> {
+        let Request { config, mut sweeps, trials, budget_s } = request;
+        if sweeps.is_empty() {
+            sweeps.push(Sweep { key: sweep::LEARNING_RATE, values: Values::Tested });
+        }
+        for (i, Sweep { key, .. }) in sweeps.iter().enumerate() {
+            if sweeps[..i].iter().any(|other| other.key == *key) {
+                return Err(Error::BadConfig(format!("{key} is swept twice")));
+            }
+        }
+        train::refuse_finetuning(&config)?;
+        refuse_full(out)?;
+        let (config, tokenizer, data) = train::prepare(config)?;
+        let stored = Stored {
+            format_version: FORMAT_VERSION,
+            config: config.to_toml(),
+            sweeps: sweeps.iter().map(Sweep::to_string).collect(),
+            trials,
+            budget_s,
+            spent_s: 0.0,
+            range: None,
+            rungs: Vec::new(),
+        };
+        let be = Cpu::new()?.with_precision(config.precision);
+        let began = Instant::now();
+        let speed = with_threads(threads, || measure(&be, &config, &data, budget_s))?;
+        let tested = sweeps.iter().any(|sweep| sweep.values == Values::Tested);
+        let range_s = if tested { range::STEPS.0 as f64 * speed.step_s } else { 0.0 };
+        let left_s = budget_s - began.elapsed().as_secs_f64() - range_s;
+        let known: Vec<Sweep> = sweeps.iter().filter(|sweep| sweep.values != Values::Tested).cloned().collect();
+        // What cannot be tried is to be known before anything is.
+        let mut most = wanted(&stored, &sweeps);
+        if known.len() == sweeps.len() {
+            most = draw(&config, &data, &known, most)?.len();
+        } else if !known.is_empty() {
+            draw(&config, &data, &known, most)?;
+        }
+        plan::plan(most, trials.is_none(), config.max_iters, left_s, speed)
+            .map_err(|need| too_short(budget_s, budget_s - left_s + need))?;
+        fs::create_dir_all(out).map_err(Error::io("create", out))?;
+        let lock = Lock::take(out)?;
+        // Another process may have been faster.
+        refuse_full(out)?;
+        let (out, speed) = (out.to_owned(), Some(speed));
+        let mut tuning =
+            Tuning { out, stored, config, sweeps, tokenizer, data: Some(data), threads, speed, _lock: lock };
+        tuning.write(began.elapsed().as_secs_f64())?;
+        Ok(tuning)
+    }
+
+    /// Prepares to go on with a tuning.
+    ///
+    /// # Errors
+    /// If there is none in the folder, another process works there, its text is not there or not the same, or what is asked
+    /// for is not what it is about.
+    pub fn resume(out: &Path, changes: &Changes, threads: usize) -> Result<Tuning> {
+        let path = out.join(FILE);
+        if !path.exists() {
+            let what = "not the folder of a tuning: it has no tune.json; one is made by kinglet tune --out";
+            return Err(Error::run(out, what));
+        }
+        let lock = Lock::take(out)?;
+        let mut stored = read(&path)?;
+        let config = Config::from_toml(&stored.config).map_err(|error| Error::run(&path, error.to_string()))?;
+        let began_with = |what: &str, asked: &str, was: &str| {
+            Error::BadConfig(format!("--{what} {asked}: this tuning began with {was}; start a new one to change it"))
+        };
+        if !changes.sweeps.is_empty() {
+            let asked: Vec<_> = changes.sweeps.iter().map(Sweep::to_string).collect();
+            if asked != stored.sweeps {
+                return Err(began_with("sweep", &asked.join(" --sweep "), &stored.sweeps.join(" and ")));
+            }
+        }
+        if let Some(asked) = changes.trials
+            && changes.trials != stored.trials
+        {
+            let was = stored.trials.map_or("as many as its budget allowed".to_owned(), |trials| trials.to_string());
+            return Err(began_with("trials", &asked.to_string(), &was));
+        }
+        stored.budget_s = changes.budget_s.unwrap_or(stored.budget_s);
+        let sweeps = stored.sweeps.iter().map(|text| text.parse()).collect::<Result<Vec<Sweep>>>()?;
+        let (tokenizer, data) = train::read(&config, Words::Configured)?;
+        train::same_text(&config, &data.sha256)?;
+        let mut tuning = Tuning {
+            out: out.to_owned(),
+            stored,
+            config,
+            sweeps,
+            tokenizer,
+            data: Some(data),
+            threads,
+            speed: None,
+            _lock: lock,
+        };
+        tuning.write(0.0)?;
+        Ok(tuning)
+    }
+
+    /// Seconds that may be spent, and that were in earlier sessions.
+    pub fn budget_s(&self) -> (f64, f64) {
+        (self.stored.budget_s, self.stored.spent_s)
+    }
+
+    /// The configuration that is tuned, with nothing left to be decided.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Tries settings until all are tried, the budget is spent, or `stop` is set. Every event goes to `observe`; returns the
+    /// last, which is [`Event::Done`] or [`Event::Interrupted`].
+    ///
+    /// # Errors
+    /// If something cannot be read or written, the budget ends before one training does, or all of them diverge.
+    pub fn run(self, stop: &AtomicBool, observe: impl FnMut(&Event) + Send) -> Result<Event> {
+        let session = Session { began: Instant::now(), before_s: self.stored.spent_s, tuning: self, stop, observe };
+        session.run()
+    }
+
+    /// Writes `tune.json`, so many seconds after what was spent before.
+    fn write(&mut self, more_s: f64) -> Result<()> {
+        self.stored.spent_s += more_s;
+        let json = serde_json::to_string(&self.stored).expect("plain values");
+        let text = format!("{SEAL}{}{TUNE}{json}}}\n", sha256(json.as_bytes()));
+        self.write_file(FILE, text.as_bytes())
+    }
+
+    fn write_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.out.join(name);
+        disk::write_whole(&path, bytes).map_err(Error::io("write", &path))
+    }
+
+    fn data(&self) -> &Dataset {
+        self.data.as_ref().expect("no trial has it now")
+    }
+
+    /// A whole run of so many updates: the schedule shrinks with it.
+    fn trial_config(&self, settings: &[toml::Value], steps: u64, seed: u64) -> Result<Config> {
+        let mut config = sweep::apply(&self.config, &self.sweeps, settings)?;
+        train::settle(&mut config, self.data())?;
+        let part = |iters: u64| (iters as f64 * steps as f64 / config.max_iters as f64).round() as u64;
+        let decay = if config.lr_decay_iters > 0 { part(config.lr_decay_iters).max(1) } else { 0 };
+        let eval_interval = steps.div_ceil(ESTIMATES).max(config.eval_interval).min(steps);
+        Ok(Config {
+            warmup_iters: part(config.warmup_iters),
+            lr_decay_iters: decay,
+            max_iters: steps,
+            eval_interval,
+            eval_iters: config.eval_iters.min(EVAL_ITERS),
+            keep_last: 1,
+            patience: 0,
+            seed,
+            ..config
+        })
+    }
+}
+
+/// How `tune.json` begins, and what stands between its checksum and what that is of.
+const SEAL: &str = "{\"sha256\":\"";
+const TUNE: &str = "\",\"tune\":";
+
+fn read(path: &Path) -> Result<Stored> {
+    let text = disk::read_text(path, 1 << 24)?;
+    let inside = text.trim_end().strip_prefix(SEAL).and_then(|rest| rest.strip_suffix('}'));
+    let sealed = inside.and_then(|rest| rest.split_once(TUNE)).filter(|(sum, json)| sha256(json.as_bytes()) == *sum);
+    let Some((_, json)) = sealed else {
+        return Err(Error::run(path, "its checksum does not fit: damaged, or edited by hand"));
+    };
+    let version = serde_json::from_str::<Value>(json).ok().and_then(|value| value["format_version"].as_u64());
+    if version.is_some_and(|version| version > FORMAT_VERSION) {
+        return Err(Error::run(path, "a newer kinglet wrote this, use that one"));
+    }
+    serde_json::from_str(json).map_err(|error| Error::run(path, format!("damaged: {error}")))
+}
+
+/// Refuses a folder with anything in it but what a start that was cut short leaves.
+fn refuse_full(out: &Path) -> Result<()> {
+    if out.join(FILE).exists() {
+        return Err(Error::run(
+            out,
+            "there is a tuning in this folder: continue it with --resume, or name another with --out",
+        ));
+    }
+    let harmless = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == Lock::FILE);
+    let full = match out.read_dir() {
+        Ok(mut entries) => !entries.all(harmless),
+        Err(error) if out.exists() => return Err(Error::io("create", out)(error)),
+        Err(_) => false,
+    };
+    if full { Err(Error::run(out, "this folder is not empty: name another with --out")) } else { Ok(()) }
+}
+
+fn too_short(budget_s: f64, need_s: f64) -> Error {
+    Error::BadConfig(format!(
+        "--budget {budget_s:.0}s is too short: the least that tells anything takes about {:.0} seconds here; give it more, or \
+         a smaller model, or fewer --trials",
+        need_s.ceil() + 1.0
+    ))
+}
+
+/// How many settings there are to be.
+fn wanted(stored: &Stored, sweeps: &[Sweep]) -> usize {
+    stored.trials.unwrap_or(if sweeps.len() == 1 { SETTINGS.0 } else { SETTINGS.1 })
+}
+
+/// Settings that a run can be started with.
+fn draw(config: &Config, data: &Dataset, sweeps: &[Sweep], n: usize) -> Result<Vec<Vec<toml::Value>>> {
+    sweep::draw(config, sweeps, n, |config| train::settle(&mut config.clone(), data))
+}
+
+/// Measures how fast training is, for a hundredth of the budget or a second.
+fn measure(be: &Cpu, config: &Config, data: &Dataset, budget_s: f64) -> Result<Speed> {
+    /// Batches that are measured, and steps at least.
+    const BATCHES: u32 = 4;
+    let model = Gpt::new(config);
+    let mut trial = Trial::new(be, config, &model, &data.train);
+    // The first ones touch new memory.
+    trial.step(be)?;
+    trial.eval(be, 1)?;
+    let (clock, mut steps) = (Instant::now(), 0);
+    while steps < BATCHES || clock.elapsed().as_secs_f64() < (0.01 * budget_s).min(1.0) {
+        trial.step(be)?;
+        steps += 1;
+    }
+    let step_s = clock.elapsed().as_secs_f64() / f64::from(steps);
+    let clock = Instant::now();
+    trial.eval(be, BATCHES)?;
+    let batch_s = clock.elapsed().as_secs_f64() / f64::from(BATCHES);
+    let estimates = (1 + ESTIMATES).min(1 + config.max_iters.div_ceil(config.eval_interval)) as f64;
+    let batches = estimates * 2.0 * config.eval_iters.min(EVAL_ITERS) as f64
+        + data.val.windows() as f64 / config.batch_size as f64;
+    // A checkpoint: three numbers for each parameter, its file system and its plot. A guess; the budget holds without it.
+    let checkpoint_s = 0.05 + 12.0 * model.layout.len() as f64 / 2e8;
+    Ok(Speed { step_s, rest_s: batches * batch_s + estimates * checkpoint_s })
+}
+
+/// Work on a tuning.
+struct Session<'a, O: FnMut(&Event) + Send> {
+    tuning: Tuning,
+    stop: &'a AtomicBool,
+    observe: O,
+    began: Instant,
+    /// Seconds spent when it began.
+    before_s: f64,
+}
+
+/// A training to be done.
+struct Task {
+    trial: usize,
+    rung: usize,
+    number: usize,
+    of: usize,
+    check: bool,
+    steps: u64,
+    seed: u64,
+}
+
+impl<O: FnMut(&Event) + Send> Session<'_, O> {
+    fn left_s(&self) -> f64 {
+        self.tuning.stored.budget_s - self.before_s - self.began.elapsed().as_secs_f64()
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Writes down what is known, the time among it.
+    fn save(&mut self) -> Result<()> {
+        let more_s = self.before_s + self.began.elapsed().as_secs_f64() - self.tuning.stored.spent_s;
+        self.tuning.write(more_s)
+    }
+
+    fn interrupted(mut self) -> Result<Event> {
+        self.save()?;
+        let event = Event::Interrupted { out: self.tuning.out.display().to_string() };
+        (self.observe)(&event);
+        Ok(event)
+    }
+
+    fn run(mut self) -> Result<Event> {
+        let Some(settings) = self.plan()? else { return self.interrupted() };
+        let rungs = self.tuning.stored.rungs.clone();
+        let mut outcomes: Vec<Vec<Outcome>> = Vec::new();
+        let mut field: Vec<usize> = (0..settings.len().min(rungs[0].trials)).collect();
+        let mut complete = true;
+        for (i, rung) in rungs.iter().enumerate() {
+            field.truncate(rung.trials);
+            let mut done = Vec::new();
+            for (k, &trial) in field.iter().enumerate() {
+                let task = Task {
+                    trial,
+                    rung: i + 1,
+                    number: k + 1,
+                    of: field.len(),
+                    check: false,
+                    steps: rung.steps,
+                    seed: self.tuning.config.seed,
+                };
+                done.extend(self.train(&task, &settings[trial])?);
+                if self.stopped() {
+                    return self.interrupted();
+                }
+            }
+            complete &= done.len() == field.len();
+            field = ranking(&done);
+            outcomes.push(done);
+            if field.is_empty() || !complete {
+                break;
+            }
+        }
+        let Some(best) = best_of(&outcomes).cloned() else {
+            self.save()?;
+            let what = if complete {
+                "every training diverged: give the sweep lower learning rates, or set grad_clip=1"
+            } else {
+                "the budget ended before one training did; go on with --resume --budget and a longer time"
+            };
+            return Err(Error::run(&self.tuning.out, what));
+        };
+        let checks = self.check(&best, &settings)?;
+        if self.stopped() {
+            return self.interrupted();
+        }
+        complete &= checks.len() as u64 == CHECKS;
+        self.finish(best, outcomes, checks, complete)
+    }
+
+    /// Decides what is tried, unless that was decided before: the settings. None if it was asked to stop.
+    fn plan(&mut self) -> Result<Option<Vec<Vec<toml::Value>>>> {
+        let threads = self.tuning.threads;
+        let be = Cpu::new()?.with_precision(self.tuning.config.precision);
+        if self.tuning.stored.rungs.is_empty() {
+            let speed = match self.tuning.speed {
+                Some(speed) => speed,
+                None => {
+                    let Tuning { config, stored, .. } = &self.tuning;
+                    with_threads(threads, || measure(&be, config, self.tuning.data(), stored.budget_s))?
+                }
+            };
+            if self.tuning.sweeps.iter().any(|sweep| sweep.values == Values::Tested) {
+                let steps = (RANGE_PART * self.left_s() / speed.step_s) as u64;
+                let Some(found) = self.range_test(&be, steps.clamp(range::STEPS.0, range::STEPS.1))? else {
+                    return Ok(None);
+                };
+                self.tuning.stored.range = Some(found);
+            }
+            self.fill_in_range();
+            let Tuning { config, sweeps, stored, .. } = &self.tuning;
+            let settings = draw(config, self.tuning.data(), sweeps, wanted(stored, sweeps))?;
+            // A model twice as large takes twice as long.
+            let size = |config: &Config| Gpt::new(config).layout.len() as f64 * config.tokens_per_step();
+            let sizes = settings.iter().map(|set| Ok(size(&sweep::apply(config, sweeps, set)?) / size(config)));
+            let mean = sizes.sum::<Result<f64>>()? / settings.len() as f64;
+            let speed = Speed { step_s: speed.step_s * mean, rest_s: speed.rest_s * mean };
+            let rungs = plan::plan(settings.len(), stored.trials.is_none(), config.max_iters, self.left_s(), speed)
+                .map_err(|need| too_short(stored.budget_s, stored.budget_s - self.left_s() + need))?;
+            self.tuning.stored.rungs = rungs;
+            self.save()?;
+        }
+        if let Some(found) = &self.tuning.stored.range {
+            (self.observe)(&Event::RangeTest(found.clone()));
+        }
+        self.fill_in_range();
+        let left_s = self.left_s();
+        let Tuning { config, sweeps, stored, .. } = &self.tuning;
+        let settings = draw(config, self.tuning.data(), sweeps, stored.rungs[0].trials)?;
+        (self.observe)(&Event::Planned {
+            sweeps: sweeps.iter().map(Sweep::to_string).collect(),
+            rungs: stored.rungs.clone(),
+            max_iters: config.max_iters,
+            left_s,
+        });
+        Ok(Some(settings))
+    }
+
+    fn range_test(&mut self, be: &Cpu, of: u64) -> Result<Option<RangeTest>> {
+        let Session { tuning, stop, observe, .. } = self;
+        let model = Gpt::new(&tuning.config);
+        let mut progress = |step, learning_rate, loss| {
+            observe(&Event::RangeStep { step, of, learning_rate, loss });
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        with_threads(tuning.threads, || {
+            RangeTest::run(be, &tuning.config, &model, &tuning.data().train, of, &mut progress)
+        })
+    }
+
+    /// Puts the limits that the range test found in their place, to two digits.
+    fn fill_in_range(&mut self) {
+        let Some(RangeTest { bracket, .. }) = &self.tuning.stored.range else { return };
+        let short = |rate: f64| format!("{rate:.1e}").parse().expect("a number");
+        for sweep in self.tuning.sweeps.iter_mut().filter(|sweep| sweep.values == Values::Tested) {
+            sweep.values = Values::Between { low: short(bracket.0), high: short(bracket.1), log: true, whole: false };
+        }
+    }
+
+    /// The outcome of a training: as it stands in its folder, or after what was left to do of it. None if it was stopped, by
+    /// somebody or by the end of the budget.
+    fn train(&mut self, task: &Task, settings: &[toml::Value]) -> Result<Option<Outcome>> {
+        let name = match task.check {
+            false => format!("{:03}-rung{}", task.trial, task.rung),
+            true => format!("{:03}-seed{}", task.trial, task.seed),
+        };
+        let path = self.tuning.out.join(TRIALS).join(name);
+        let named = self.tuning.sweeps.iter().zip(settings).map(|(sweep, value)| (sweep.key.to_owned(), value.clone()));
+        let named: BTreeMap<_, _> = named.collect();
+        let read = |path: &Path| Ok::<_, Error>(if path.exists() { outcome(path, task, &named)? } else { None });
+        let mut found = read(&path)?;
+        if found.is_none() {
+            if self.left_s() <= 0.0 || self.stopped() {
+                return Ok(None);
+            }
+            (self.observe)(&Event::Trial {
+                trial: task.trial,
+                rung: task.rung,
+                rungs: self.tuning.stored.rungs.len(),
+                number: task.number,
+                of: task.of,
+                check: task.check,
+                steps: task.steps,
+                seed: task.seed,
+                settings: named.clone(),
+            });
+            self.train_in(&path, task, settings)?;
+            self.save()?;
+            found = read(&path)?;
+        }
+        if let Some(outcome) = &found {
+            // Each rung begins anew, so nothing goes on from these; what was trained to the end may be the best.
+            if task.check || task.rung < self.tuning.stored.rungs.len() {
+                remove_checkpoints(&path)?;
+            }
+            (self.observe)(&Event::Outcome(outcome.clone()));
+        }
+        Ok(found)
+    }
+
+    /// Trains in a folder, from its beginning or from where it stopped, to the end or until it is stopped.
+    fn train_in(&mut self, path: &Path, task: &Task, settings: &[toml::Value]) -> Result<()> {
+        let has_config = path.join(crate::checkpoint::CONFIG).exists();
+        let (mut job, lent) = if has_config {
+            (Job::resume(path, &[])?, false)
+        } else {
+            let config = self.tuning.trial_config(settings, task.steps, task.seed)?;
+            let (run, lock) = RunDir::create(path, config, self.tuning.tokenizer.clone(), None)?;
+            let data = self.tuning.data.take().expect("no trial has it now");
+            (Job::new(run, lock, data, None, None, None), true)
+        };
+        job.brief = true;
+        let (began, before_s, budget_s) = (self.began, self.before_s, self.tuning.stored.budget_s);
+        let Session { tuning, stop, observe, .. } = self;
+        let halt = AtomicBool::new(false);
+        let ended = train::run(&job, &Cpu::new()?, tuning.threads, &halt, |training| {
+            let left_s = budget_s - before_s - began.elapsed().as_secs_f64();
+            observe(&Event::Training { training: training.clone(), left_s });
+            halt.store(stop.load(Ordering::Relaxed) || left_s <= 0.0, Ordering::Relaxed);
+        });
+        if lent {
+            tuning.data = Some(job.data);
+        }
+        match ended {
+            // A result like any other, which stands in its folder.
+            Ok(_) | Err(Error::Diverged(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Trains the best settings and the configured ones with other seeds, as far as the budget allows: the seed and both losses.
+    fn check(&mut self, best: &Outcome, settings: &[Vec<toml::Value>]) -> Result<Vec<(u64, f64, f64)>> {
+        let pair: &[usize] = if best.trial == 0 { &[0] } else { &[best.trial, 0] };
+        let mut checks = Vec::new();
+        for i in 1..=CHECKS {
+            let seed = self.tuning.config.seed.wrapping_add(i) & i64::MAX as u64;
+            let mut losses = Vec::new();
+            for (k, &trial) in pair.iter().enumerate() {
+                let task = Task {
+                    trial,
+                    rung: best.rung,
+                    number: (i as usize - 1) * pair.len() + k + 1,
+                    of: CHECKS as usize * pair.len(),
+                    check: true,
+                    steps: best.steps,
+                    seed,
+                };
+                match self.train(&task, &settings[trial])? {
+                    Some(outcome) => losses.push(outcome.loss),
+                    None => return Ok(checks),
+                }
+            }
+            checks.push((seed, losses[0], losses[pair.len() - 1]));
+        }
+        Ok(checks)
+    }
+
+    /// Writes what was found.
+    fn finish(
+        mut self,
+        best: Outcome,
+        outcomes: Vec<Vec<Outcome>>,
+        checks: Vec<(u64, f64, f64)>,
+        complete: bool,
+    ) -> Result<Event> {
+        for outcome in outcomes.iter().flatten().filter(|outcome| outcome.out != best.out) {
+            remove_checkpoints(Path::new(&outcome.out))?;
+        }
+        self.save()?;
+        let found = Found {
+            base: outcomes.iter().rev().flatten().find(|outcome| outcome.trial == 0).cloned(),
+            best,
+            ranked: ranked(&outcomes),
+            checks,
+            complete,
+            max_iters: self.tuning.config.max_iters,
+            spent_s: self.tuning.stored.spent_s,
+            out: self.tuning.out.display().to_string(),
+        };
+        let Tuning { config, sweeps, tokenizer, stored, .. } = &self.tuning;
+        let values: Vec<_> = sweeps.iter().map(|sweep| found.best.settings[sweep.key].clone()).collect();
+        let mut tuned = sweep::apply(config, sweeps, &values)?;
+        // For this text or another one.
+        if tuned.vocab_size == tokenizer.vocab_size() {
+            tuned.vocab_size = 0;
+        }
+        tuned.data_sha256.clear();
+        let comment: String = found.text().lines().map(|line| format!("# {line}\n")).collect();
+        self.tuning.write_file("best.toml", format!("{comment}\n{}", tuned.to_toml()).as_bytes())?;
+        self.tuning
+            .write_file("trials.md", format!("# What was tried\n\n{}\n{}", found.text(), found.table()).as_bytes())?;
+        let svg = plot::svg(sweeps, &outcomes, stored.range.as_ref(), &found.best);
+        self.tuning.write_file("tune.svg", svg.as_bytes())?;
+        let event = Event::Done(found);
+        (self.observe)(&event);
+        Ok(event)
+    }
+}
+
+/// The trials that have a loss, best first.
+fn ranking(outcomes: &[Outcome]) -> Vec<usize> {
+    let mut finite: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.loss.is_finite()).collect();
+    finite.sort_by(|a, b| a.loss.total_cmp(&b.loss).then(a.trial.cmp(&b.trial)));
+    finite.into_iter().map(|outcome| outcome.trial).collect()
+}
+
+/// The lowest loss of the last rung in which there is one.
+fn best_of(outcomes: &[Vec<Outcome>]) -> Option<&Outcome> {
+    outcomes.iter().rev().find_map(|rung| {
+        let best = *ranking(rung).first()?;
+        rung.iter().find(|outcome| outcome.trial == best)
+    })
+}
+
+/// The last training of each of the settings: those that came further first, then by loss, what diverged last.
+fn ranked(outcomes: &[Vec<Outcome>]) -> Vec<Outcome> {
+    let mut last: BTreeMap<usize, &Outcome> = BTreeMap::new();
+    outcomes.iter().flatten().for_each(|outcome| _ = last.insert(outcome.trial, outcome));
+    let mut all: Vec<Outcome> = last.into_values().cloned().collect();
+    let place = |outcome: &Outcome| if outcome.loss.is_finite() { outcome.rung } else { 0 };
+    all.sort_by(|a, b| place(b).cmp(&place(a)).then(a.loss.total_cmp(&b.loss)).then(a.trial.cmp(&b.trial)));
+    all
+}
+
+/// What stands in the folder of a training that has come to its end.
+fn outcome(path: &Path, task: &Task, settings: &BTreeMap<String, toml::Value>) -> Result<Option<Outcome>> {
+    if !path.join(crate::checkpoint::CONFIG).exists() {
+        return Ok(None);
+    }
+    let events = RunDir::open(path)?.metrics()?;
+    let end = events.iter().find(|event| event["event"] == "done" || event["action"] == "stop");
+    Ok(end.map(|end| Outcome {
+        trial: task.trial,
+        rung: task.rung,
+        steps: task.steps,
+        seed: task.seed,
+        settings: settings.clone(),
+        // Neither one that diverged nor one that ended in what is no number has a loss.
+        loss: end["val_loss_exact"].as_f64().unwrap_or(f64::INFINITY),
+        stderr: end["val_loss_stderr"].as_f64().unwrap_or(0.0),
+        wall_s: end["wall_s"].as_f64().unwrap_or(0.0),
+        out: path.display().to_string(),
+    }))
+}
+
+/// Removes the checkpoints of a run, and what points at them.
+fn remove_checkpoints(run: &Path) -> Result<()> {
+    disk::remove_folder(&run.join("checkpoints"))?;
+    for name in ["last", "best"] {
+        match fs::remove_file(run.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &run.join(name))(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Settings as they are written: `key = value, ...`.
+pub fn written(settings: &BTreeMap<String, toml::Value>) -> String {
+    let number = |value: &toml::Value| match value {
+        toml::Value::Float(x) if *x != 0.0 && x.abs() < 1e-3 => format!("{x:e}"),
+        value => value.to_string(),
+    };
+    settings.iter().map(|(key, value)| format!("{key} = {}", number(value))).collect::<Vec<_>>().join(", ")
+}
+
+impl Found {
+    /// What was found, in words; the same for the same trainings, however long they took.
+    pub fn text(&self) -> String {
+        let Found { best, base, ranked, checks, complete, max_iters, .. } = self;
+        let mut text = format!(
+            "The best of {} settings: {}, with validation loss {:.4} ± {:.4} nats per token after {} steps.\n",
+            ranked.len(),
+            written(&best.settings),
+            best.loss,
+            best.stderr,
+            best.steps,
+        );
+        if best.trial == 0 {
+            text += "Those are the configured ones: nothing that was tried is better.\n";
+        } else if let Some(base) = base {
+            let loss =
+                if base.loss.is_finite() { format!("{:.4}", base.loss) } else { "no loss: it diverged".to_owned() };
+            let _ = writeln!(text, "As configured, {}: {loss} after {} steps.", written(&base.settings), base.steps);
+        }
+        if best.steps < *max_iters {
+            let _ = writeln!(
+                text,
+                "The budget did not allow for all {max_iters} steps; a longer training may want a lower learning rate."
+            );
+        }
+        text +=
+            "The validation split chose them, and the lowest of several losses is a little lower than it should be.";
+        text += match checks.len() {
+            0 => "\nThere was no time for other seeds.\n",
+            _ => " With other seeds:\n",
+        };
+        for (seed, tuned, configured) in checks {
+            let configured = if best.trial == 0 { String::new() } else { format!(", as configured {configured:.4}") };
+            let _ = writeln!(text, "  seed {seed}: {tuned:.4}{configured}");
+        }
+        if !complete {
+            text += "The budget ended before everything was tried.\n";
+        }
+        text
+    }
+
+    /// What was tried, best first, as Markdown.
+    pub fn table(&self) -> String {
+        let mut text =
+            String::from("| rank | settings | rung | steps | validation loss | seconds |\n|---|---|---|---|---|---|\n");
+        for (i, outcome) in self.ranked.iter().enumerate() {
+            let Outcome { trial, rung, steps, settings, loss, stderr, wall_s, .. } = outcome;
+            let configured = if *trial == 0 { " (as configured)" } else { "" };
+            let (loss, wall_s) = match loss.is_finite() {
+                true => (format!("{loss:.4} ± {stderr:.4}"), format!("{wall_s:.1}")),
+                false => ("diverged".to_owned(), String::new()),
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {}{configured} | {rung} | {steps} | {loss} | {wall_s} |",
+                i + 1,
+                written(settings)
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcomes(rung: usize, losses: &[(usize, f64)]) -> Vec<Outcome> {
+        let outcome = |&(trial, loss)| Outcome {
+            trial,
+            rung,
+            steps: 10,
+            seed: 1,
+            settings: BTreeMap::new(),
+            loss,
+            stderr: 0.1,
+            wall_s: 1.0,
+            out: String::new(),
+        };
+        losses.iter().map(outcome).collect()
+    }
+
+    #[test]
+    fn what_diverged_is_never_chosen_and_stands_last() {
+        let first = outcomes(1, &[(0, 3.0), (1, f64::INFINITY), (2, 2.0), (3, 2.0), (4, f64::NAN)]);
+        assert_eq!(ranking(&first), [2, 3, 0], "of equals the first");
+        // The further one is better, whatever its loss; but not if it diverged.
+        let second = outcomes(2, &[(2, f64::INFINITY), (3, 2.5)]);
+        let all = vec![first.clone(), second];
+        assert_eq!(best_of(&all).map(|best| (best.trial, best.rung)), Some((3, 2)));
+        let order: Vec<_> = ranked(&all).iter().map(|outcome| outcome.trial).collect();
+        assert_eq!((order[..2].to_vec(), order.len()), (vec![3, 0], 5));
+        let all = vec![first, outcomes(2, &[(2, f64::INFINITY)])];
+        assert_eq!(best_of(&all).map(|best| (best.trial, best.rung)), Some((2, 1)));
+        assert_eq!(best_of(&[outcomes(1, &[(0, f64::INFINITY)])]), None);
+        assert_eq!(best_of(&[]), None);
+    }
+
+    #[test]
+    fn a_damaged_plan_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join(FILE);
+        let error = |text: &str| {
+            fs::write(&path, text).unwrap();
+            read(&path).unwrap_err().to_string()
+        };
+        for text in ["", "{}", "{\"sha256\":\"0\",\"tune\":{}}"] {
+            assert!(error(text).contains("its checksum does not fit"), "{text}");
+        }
+        let sealed = |json: &str| format!("{SEAL}{}{TUNE}{json}}}\n", sha256(json.as_bytes()));
+        assert!(error(&sealed("{\"format_version\":99}")).contains("newer kinglet"));
+        assert!(error(&sealed("{\"format_version\":1}")).contains("damaged: missing field"));
+    }
+}

@@ -1,0 +1,133 @@
+//! Successive halving (Jamieson and Talwalkar 2016) by its numbers: how many settings are trained for how long.
+
+use serde::{Deserialize, Serialize};
+
+/// Of so many settings, one goes on.
+const ETA: usize = 3;
+
+/// Fewer updates than these tell nothing of a longer training.
+const FEWEST_STEPS: u64 = 20;
+
+/// Trainings with other seeds, at the end, of each of the two configurations that are compared.
+pub(super) const CHECKS: u64 = 2;
+
+/// The part of the time that is planned for: what was measured is not what happens.
+const PLANNED: f64 = 0.9;
+
+/// One round of a tuning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rung {
+    /// Settings that are trained.
+    pub trials: usize,
+    /// Updates that each is trained for, as a whole run: its schedule ends there.
+    pub steps: u64,
+}
+
+/// What trainings take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Speed {
+    /// Seconds of an update.
+    pub(super) step_s: f64,
+    /// Seconds of a training but for its updates, when it has so many of them.
+    pub(super) rest_s: f64,
+}
+
+impl Speed {
+    /// Seconds that everything takes, the trainings with other seeds included.
+    fn total_s(self, rungs: &[Rung]) -> f64 {
+        let one = |steps: u64| steps as f64 * self.step_s + self.rest_s;
+        let last = rungs.last().map_or(0.0, |rung| one(rung.steps));
+        rungs.iter().map(|rung| rung.trials as f64 * one(rung.steps)).sum::<f64>() + 2.0 * CHECKS as f64 * last
+    }
+}
+
+/// The rungs for so many trials: a third go on to three times the steps, until two to five reach `steps`.
+fn rungs(trials: usize, steps: u64) -> Vec<Rung> {
+    let mut counts = vec![trials];
+    while let Some(&last) = counts.last()
+        && last >= 2 * ETA
+    {
+        counts.push((last + ETA / 2) / ETA);
+    }
+    let rounds = counts.len() as u32;
+    let horizon =
+        |rung: u32| (steps as f64 / f64::from(ETA as u32).powi((rounds - 1 - rung) as i32)).round().max(1.0) as u64;
+    (0..rounds).zip(counts).map(|(rung, trials)| Rung { trials, steps: horizon(rung) }).collect()
+}
+
+/// The rungs that fit into `seconds`: of `trials` settings, or a third or a ninth of them if they may be `fewer`; to the whole
+/// `max_iters` updates, or as far as there is time.
+///
+/// # Errors
+/// The seconds that the least takes.
+pub(super) fn plan(trials: usize, fewer: bool, max_iters: u64, seconds: f64, speed: Speed) -> Result<Vec<Rung>, f64> {
+    let (mut trials, least) = (trials, if fewer { ETA } else { trials });
+    loop {
+        let fits = |steps: u64| speed.total_s(&rungs(trials, steps)) <= PLANNED * seconds;
+        let enough = |steps: u64| steps == max_iters || rungs(trials, steps)[0].steps >= FEWEST_STEPS;
+        // The largest that fits, between one that does (or none) and one that does not.
+        let (mut low, mut high) = (0, max_iters + 1);
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            if fits(middle) { low = middle } else { high = middle }
+        }
+        if low > 0 && enough(low) {
+            return Ok(rungs(trials, low));
+        }
+        if trials <= least {
+            let steps = (1..=max_iters).find(|&steps| enough(steps)).unwrap_or(max_iters);
+            return Err(speed.total_s(&rungs(trials, steps)) / PLANNED);
+        }
+        trials = (trials / ETA).max(least);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEED: Speed = Speed { step_s: 0.01, rest_s: 0.5 };
+
+    fn pairs(rungs: &[Rung]) -> Vec<(usize, u64)> {
+        rungs.iter().map(|rung| (rung.trials, rung.steps)).collect()
+    }
+
+    #[test]
+    fn a_third_goes_on_to_three_times_the_steps() {
+        for (trials, want) in [
+            (2, vec![(2, 900)]),
+            (5, vec![(5, 900)]),
+            (6, vec![(6, 300), (2, 900)]),
+            (9, vec![(9, 300), (3, 900)]),
+            (10, vec![(10, 300), (3, 900)]),
+            (27, vec![(27, 100), (9, 300), (3, 900)]),
+        ] {
+            assert_eq!(pairs(&rungs(trials, 900)), want);
+        }
+        assert_eq!(pairs(&rungs(27, 1)), [(27, 1), (9, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn time_gives_steps_then_trials() {
+        let plan = |trials, fewer, seconds| plan(trials, fewer, 900, seconds, SPEED).map(|rungs| pairs(&rungs));
+        assert_eq!(plan(9, true, 1e9).unwrap(), [(9, 300), (3, 900)]);
+        let some = plan(9, true, 60.0).unwrap();
+        assert!(some[0].0 == 9 && (300..900).contains(&some[1].1), "{some:?}");
+        let few = plan(27, true, 16.0).unwrap();
+        assert!(few[0].0 == 9 && few[0].1 >= FEWEST_STEPS, "{few:?}");
+        let need = plan(9, true, 1.0).unwrap_err();
+        assert!((5.0..7.0).contains(&need), "{need}");
+        assert_eq!(pairs(&super::plan(9, true, 900, need * 1.001, SPEED).unwrap()), [(3, 20)]);
+        assert!(plan(9, false, need).is_err(), "nine were asked for");
+    }
+
+    #[test]
+    fn what_is_planned_fits_and_a_step_more_does_not() {
+        for seconds in [20.0, 50.0, 80.0, 120.0] {
+            let planned = plan(9, false, 5000, seconds, SPEED).unwrap();
+            let steps = planned.last().unwrap().steps;
+            assert!(SPEED.total_s(&planned) <= PLANNED * seconds);
+            assert!(SPEED.total_s(&rungs(9, steps + 3)) > PLANNED * seconds);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The learning-rate range test (Smith 2015): one short training whose learning rate rises from step to step. Where the
+//! loss falls is where training works, where it rises again is too much; a sweep looks in between.
+
+use crate::{
+    backend::Cpu,
+    config::{Config, LrSchedule},
+    data::Split,
+    error::Result,
+    model::Gpt,
+    trial::Trial,
+};
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+
+/// Where the test begins and ends.
+const RATES: (f64, f64) = (1e-5, 1.0);
+
+/// How much of the smoothed loss is the newest batch's, with the fewest steps; half as much with twice as many.
+const NEWEST: f64 = 0.1;
+
+/// Steps of the shortest test from which something can be seen, and of the longest that is worth its time.
+pub(super) const STEPS: (u64, u64) = (60, 240);
+
+/// What a range test found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RangeTest {
+    /// (learning rate, smoothed training loss) of each step.
+    pub points: Vec<(f64, f64)>,
+    /// The learning rate at which the loss fell most.
+    pub steepest: f64,
+    /// The learning rate beyond which the loss rose.
+    pub lowest: f64,
+    /// The range to look in, from its lower limit to its upper one.
+    pub bracket: (f64, f64),
+}
+
+impl RangeTest {
+    /// Trains for `steps` updates. All learning rates that `config` has rise by one factor, so that `learning_rate` goes from
+    /// 1e-5 to 1, without its schedule. None if `progress`, which hears the step, the learning rate and the smoothed loss,
+    /// breaks.
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub(super) fn run(
+        be: &Cpu,
+        config: &Config,
+        model: &Gpt,
+        split: &Split,
+        steps: u64,
+        mut progress: impl FnMut(u64, f64, f64) -> ControlFlow<()>,
+    ) -> Result<Option<RangeTest>> {
+        let plain = Config { lr_schedule: LrSchedule::Constant, warmup_iters: 0, ..config.clone() };
+        let mut trial = Trial::new(be, &plain, model, split);
+        let newest = NEWEST * STEPS.0 as f64 / steps as f64;
+        let (mut points, mut sum, mut weight) = (Vec::new(), 0.0, 0.0);
+        let mut first = None;
+        for step in 0..steps {
+            let rate = RATES.0 * libm::pow(RATES.1 / RATES.0, step as f64 / (steps - 1) as f64);
+            let loss = trial.step_at(be, rate / config.learning_rate)?;
+            let first = *first.get_or_insert(loss);
+            sum = (1.0 - newest) * sum + newest * loss;
+            weight = (1.0 - newest) * weight + newest;
+            // Worse than at the beginning, for good.
+            if !loss.is_finite() || sum / weight > 1.2 * first {
+                break;
+            }
+            points.push((rate, sum / weight));
+            if progress(step + 1, rate, sum / weight).is_break() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(RangeTest::of(points, config.learning_rate)))
+    }
+
+    /// Reads the range off the curve; around the `configured` learning rate if it shows nothing.
+    fn of(points: Vec<(f64, f64)>, configured: f64) -> RangeTest {
+        let at = |i: usize| points[i].0;
+        let first = points.first().map_or(f64::NAN, |point| point.1);
+        let lowest = (0..points.len()).min_by(|&a, &b| points[a].1.total_cmp(&points[b].1));
+        // Less than a hundredth is what batches differ by.
+        let Some(lowest) = lowest.filter(|&i| points[i].1 < 0.99 * first) else {
+            let bracket = (configured / 10.0, (configured * 10.0).min(10.0));
+            return RangeTest { points, steepest: configured, lowest: configured, bracket };
+        };
+        // Over a tenth of the curve: single steps are noise.
+        let span = (points.len() / 10).max(1);
+        let fall = |i: usize| points[i].1 - points[(i + span).min(lowest)].1;
+        let steepest = (0..lowest).max_by(|&a, &b| fall(a).total_cmp(&fall(b)));
+        let steepest = steepest.map_or(lowest, |i| (i + span / 2).min(lowest));
+        let (steepest, lowest) = (at(steepest), at(lowest));
+        // A long training wants less than a short one shows; where a rising rate does its best is too much for one that stays.
+        RangeTest { points, steepest, lowest, bracket: (steepest / 10.0, lowest / 2.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loss that falls around 1e-3 and rises from 1e-1 on.
+    fn curve(low: f64) -> Vec<(f64, f64)> {
+        let loss = |x: f64| low + (4.0 - low) / (1.0 + ((x + 3.0) * 4.0).exp()) + (x + 1.0).max(0.0);
+        (0..100).map(|i| -5.0 + f64::from(i) / 20.0).map(|x| (10f64.powf(x), loss(x))).collect()
+    }
+
+    #[test]
+    fn the_bracket_is_where_the_loss_falls() {
+        let found = RangeTest::of(curve(2.0), 1e-3);
+        assert!((5e-4..2e-3).contains(&found.steepest), "{}", found.steepest);
+        assert!((2e-2..2e-1).contains(&found.lowest), "{}", found.lowest);
+        assert_eq!(found.bracket, (found.steepest / 10.0, found.lowest / 2.0));
+    }
+
+    #[test]
+    fn a_curve_that_shows_nothing_leaves_the_range_around_what_is_configured() {
+        for points in [vec![], vec![(1e-5, 4.0)], curve(4.0)] {
+            assert_eq!(RangeTest::of(points, 1e-3).bracket, (1e-4, 1e-2));
+        }
+    }
+}

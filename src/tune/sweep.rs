@@ -1,0 +1,363 @@
+//! What a tuning varies: keys of the configuration, the values they may take, and the settings drawn from those.
+
+use crate::{
+    config::{Config, FIELDS, Field, unknown_key},
+    error::{Error, Result},
+    rng::{Purpose, Rng},
+};
+use std::{fmt, str::FromStr};
+
+/// A key to vary, and its values.
+///
+/// Written `key=low..high`, with `:log` or `:linear` behind it if need be, or `key=[a, b, c]`; `learning_rate` alone leaves
+/// its range to the range test. Without a scale, a range that begins above 0 and spans a factor of ten is logarithmic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sweep {
+    /// The configuration key.
+    pub key: &'static str,
+    /// What it may be.
+    pub values: Values,
+}
+
+/// The values that a key may take.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// Between the limits that the learning-rate range test finds.
+    Tested,
+    /// Between two numbers, both included.
+    Between {
+        /// The lowest.
+        low: f64,
+        /// The highest.
+        high: f64,
+        /// Whether equal ratios, not equal differences, are equally likely.
+        log: bool,
+        /// Whether only whole numbers count.
+        whole: bool,
+    },
+    /// One of a list.
+    OneOf(Vec<toml::Value>),
+}
+
+/// Whether it makes sense to compare runs that differ in a key.
+fn can_vary(field: &Field) -> bool {
+    match field.section {
+        // Another context, or vocabulary, would be another thing to measure.
+        "model" => !matches!(field.key, "vocab_size" | "block_size"),
+        "training" => matches!(field.key, "batch_size" | "gradient_accumulation_steps" | "precision"),
+        "optimizer" => true,
+        _ => false,
+    }
+}
+
+impl FromStr for Sweep {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Sweep> {
+        let (key, values) = match text.split_once('=') {
+            Some((key, values)) => (key.trim(), Some(values.trim())),
+            None => (text.trim(), None),
+        };
+        let field = FIELDS.iter().find(|field| field.key == key).ok_or_else(|| unknown_key(key))?;
+        if !can_vary(field) {
+            let keys: Vec<_> = FIELDS.iter().filter(|field| can_vary(field)).map(|field| field.key).collect();
+            return Err(Error::BadConfig(format!(
+                "{key} cannot be tuned: runs that differ in it do not compare; the keys that can are {}",
+                keys.join(", ")
+            )));
+        }
+        let key = field.key;
+        let values = match values {
+            None if key == LEARNING_RATE => Values::Tested,
+            None => {
+                return Err(Error::BadConfig(format!(
+                    "{text:?} is not of the form {key}=low..high or {key}=[a, b, c]; only {LEARNING_RATE} has a test for its range"
+                )));
+            }
+            Some(list) if list.starts_with('[') => one_of(key, list)?,
+            Some(range) => between(key, range)?,
+        };
+        Ok(Sweep { key, values })
+    }
+}
+
+/// The key that the range test is about.
+pub(super) const LEARNING_RATE: &str = "learning_rate";
+
+fn one_of(key: &str, text: &str) -> Result<Values> {
+    let parsed = format!("x = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("x"));
+    let list: Vec<toml::Value> = match parsed {
+        Some(toml::Value::Array(list)) => list,
+        // Quotes around words may be left out.
+        _ => {
+            let inside = text.trim_start_matches('[').trim_end_matches(']').split(',').map(str::trim);
+            inside.filter(|word| !word.is_empty()).map(|word| toml::Value::String(word.to_owned())).collect()
+        }
+    };
+    let mut values: Vec<toml::Value> = Vec::new();
+    for value in list {
+        let mut config = Config::default();
+        config.set(&format!("{key}={value}"))?;
+        // As the field has it: 1 is 1.0 where numbers need not be whole.
+        let value = config.value(key);
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    if values.is_empty() {
+        return Err(Error::BadConfig(format!("{key}={text}: there is no value in this list")));
+    }
+    Ok(Values::OneOf(values))
+}
+
+fn between(key: &str, text: &str) -> Result<Values> {
+    let wrong = |what: &str| Err(Error::BadConfig(format!("{key}={text}: {what}")));
+    let (range, scale) = match text.split_once(':') {
+        Some((range, scale)) => (range.trim(), Some(scale.trim())),
+        None => (text, None),
+    };
+    let Some((low, high)) = range.split_once("..") else {
+        return wrong("neither a range low..high nor a list [a, b, c]");
+    };
+    let default = Config::default().value(key);
+    let whole = match default {
+        toml::Value::Integer(_) => true,
+        toml::Value::Float(_) => false,
+        _ => return wrong("not a number; name its values in a list [a, b, c]"),
+    };
+    let mut limits = [0.0; 2];
+    for (limit, text) in limits.iter_mut().zip([low.trim(), high.trim()]) {
+        // A limit has to be a value of the key; that it is said to be not allowed is better than that it is no number.
+        Config::default().set(&format!("{key}={text}"))?;
+        match text.parse() {
+            Ok(number) => *limit = number,
+            Err(_) => return wrong("the limits are not numbers"),
+        }
+    }
+    let [low, high] = limits;
+    if low >= high {
+        return wrong("the range is empty; the lower limit comes first");
+    }
+    let log = match scale {
+        None => low > 0.0 && high >= 10.0 * low,
+        Some("linear") => false,
+        Some("log") if low > 0.0 => true,
+        Some("log") => return wrong("a logarithmic range begins above 0; use :linear, or a higher limit"),
+        Some(_) => return wrong("the scale is log or linear"),
+    };
+    Ok(Values::Between { low, high, log, whole })
+}
+
+impl fmt::Display for Sweep {
+    /// As it is parsed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sweep { key, values } = self;
+        match values {
+            Values::Tested => write!(f, "{key}"),
+            Values::Between { low, high, log, .. } => {
+                let plain = |number: f64| {
+                    if number != 0.0 && number < 1e-3 { format!("{number:e}") } else { number.to_string() }
+                };
+                write!(f, "{key}={}..{}:{}", plain(*low), plain(*high), if *log { "log" } else { "linear" })
+            }
+            Values::OneOf(list) => write!(f, "{key}={}", toml::Value::Array(list.clone())),
+        }
+    }
+}
+
+impl Sweep {
+    /// The value at `u`, from 0 to below 1: numbers that need not be whole to three digits.
+    pub fn at(&self, u: f64) -> toml::Value {
+        match &self.values {
+            Values::Tested => unreachable!("the range test has replaced it"),
+            Values::OneOf(list) => list[((u * list.len() as f64) as usize).min(list.len() - 1)].clone(),
+            &Values::Between { low, high, log, whole } => {
+                // Each whole number is as likely as any other: the range goes half of one beyond the limits.
+                let half = if whole { 0.5 } else { 0.0 };
+                let (from, to) = (low - half, high + half);
+                let value = if log && from > 0.0 {
+                    libm::exp(libm::log(from) + u * (libm::log(to) - libm::log(from)))
+                } else {
+                    from + u * (to - from)
+                };
+                if whole {
+                    return toml::Value::Integer(value.round().clamp(low, high) as i64);
+                }
+                let short: f64 = format!("{value:.2e}").parse().expect("a number");
+                toml::Value::Float(short.clamp(low, high))
+            }
+        }
+    }
+}
+
+/// The configuration with `settings`, one for each of `sweeps`. Learning rates that are not varied themselves keep their
+/// proportion to one that is.
+///
+/// # Errors
+/// If the settings do not go together.
+pub(super) fn apply(base: &Config, sweeps: &[Sweep], settings: &[toml::Value]) -> Result<Config> {
+    let mut config = base.clone();
+    for (Sweep { key, .. }, value) in sweeps.iter().zip(settings) {
+        config.set(&format!("{key}={value}"))?;
+    }
+    if sweeps.iter().any(|sweep| sweep.key == LEARNING_RATE) {
+        scale_rates(&mut config, base, sweeps)?;
+    }
+    config.check()?;
+    Ok(config)
+}
+
+/// The configuration with all of its learning rates scaled so that `learning_rate` has this value.
+///
+/// # Errors
+/// If one of them is not allowed then.
+pub(super) fn with_rate(base: &Config, learning_rate: f64) -> Result<Config> {
+    let sweep = Sweep { key: LEARNING_RATE, values: Values::Tested };
+    apply(base, &[sweep], &[toml::Value::Float(learning_rate)])
+}
+
+/// Brings the other learning rates (`min_lr`, and whatever an optimizer has besides) into the proportion they had.
+fn scale_rates(config: &mut Config, base: &Config, varied: &[Sweep]) -> Result<()> {
+    let factor = config.learning_rate / base.learning_rate;
+    let others = FIELDS.iter().filter(|field| field.section == "optimizer" && field.key.ends_with("_lr"));
+    for field in others.filter(|field| !varied.iter().any(|sweep| sweep.key == field.key)) {
+        if let (toml::Value::Float(rate), true) = (base.value(field.key), factor != 1.0) {
+            config.set(&format!("{}={:e}", field.key, rate * factor))?;
+        }
+    }
+    Ok(())
+}
+
+/// At most `n` different settings, one value for each of `sweeps`, that `fits`: first those of `base`, then evenly spread over
+/// the ranges, however many keys there are, by additive recurrence (Roberts 2018) from a random beginning.
+///
+/// # Errors
+/// Why the last one did not fit, if none but the first do.
+pub(super) fn draw(
+    base: &Config,
+    sweeps: &[Sweep],
+    n: usize,
+    fits: impl Fn(&Config) -> Result<()>,
+) -> Result<Vec<Vec<toml::Value>>> {
+    // The positive root of x^(d + 1) = x + 1, by the iteration that converges to it.
+    let root = (0..64).fold(1.5, |x, _| libm::pow(1.0 + x, 1.0 / (sweeps.len() + 1) as f64));
+    let mut rng = Rng::new(base.seed, Purpose::Tune, 0, 0);
+    let begins: Vec<f64> = sweeps.iter().map(|_| rng.uniform()).collect();
+    let mut drawn = vec![sweeps.iter().map(|sweep| base.value(sweep.key)).collect::<Vec<_>>()];
+    let mut unfit = None;
+    for i in 1..=100 * n {
+        if drawn.len() == n {
+            break;
+        }
+        let place = |(k, begin): (usize, &f64)| (begin + i as f64 * libm::pow(root, -((k + 1) as f64))).fract();
+        let places = begins.iter().enumerate().map(place);
+        let settings: Vec<_> = sweeps.iter().zip(places).map(|(sweep, u)| sweep.at(u)).collect();
+        match apply(base, sweeps, &settings).and_then(|config| fits(&config)) {
+            Err(error) => unfit = Some(error),
+            Ok(()) if drawn.contains(&settings) => {}
+            Ok(()) => drawn.push(settings),
+        }
+    }
+    match unfit {
+        _ if drawn.len() > 1 => Ok(drawn),
+        Some(error) => Err(error),
+        None => {
+            Err(Error::BadConfig("there is nothing to choose from: the sweep has only the configured values".into()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweep(text: &str) -> Sweep {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn ranges_and_lists_are_read_as_they_are_written() {
+        for (text, written) in [
+            ("learning_rate", "learning_rate"),
+            ("learning_rate=1e-4..1e-2", "learning_rate=1e-4..0.01:log"),
+            ("learning_rate = 0.001 .. 0.005", "learning_rate=0.001..0.005:linear"),
+            ("dropout=0..0.3", "dropout=0..0.3:linear"),
+            ("weight_decay=0.001..1:linear", "weight_decay=0.001..1:linear"),
+            ("n_layer=2..6:log", "n_layer=2..6:log"),
+            ("n_embd=[32,64,64]", "n_embd=[32, 64]"),
+            ("activation=[relu, gelu]", "activation=[\"relu\", \"gelu\"]"),
+            ("beta2=[0, 0.99]", "beta2=[0.0, 0.99]"),
+        ] {
+            assert_eq!(sweep(text).to_string(), written);
+            assert_eq!(sweep(written), sweep(text));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sweep_is_named() {
+        for (text, message) in [
+            ("learning_rat=1..2", "there is no configuration key \"learning_rat\"; did you mean learning_rate?"),
+            ("seed=1..2", "seed cannot be tuned: runs that differ in it do not compare; the keys that can are n_layer"),
+            ("block_size=[16, 32]", "block_size cannot be tuned"),
+            ("data=[a]", "data cannot be tuned"),
+            ("max_iters=1..2", "max_iters cannot be tuned"),
+            ("dropout", "\"dropout\" is not of the form dropout=low..high"),
+            ("dropout=0.1", "dropout=0.1: neither a range low..high nor a list"),
+            ("dropout=0.2..0.1", "dropout=0.2..0.1: the range is empty"),
+            ("dropout=0.1..0.1", "the range is empty"),
+            ("dropout=0..1", "dropout = 1: must be at least 0 and below 1"),
+            ("dropout=0..0.5:log", "a logarithmic range begins above 0"),
+            ("dropout=0..0.5:cubic", "the scale is log or linear"),
+            ("dropout=..0.5", "dropout = \"\": must be at least 0 and below 1"),
+            ("learning_rate=nan..1", "learning_rate = nan: must be above 0, at most 10"),
+            ("n_layer=1.5..3", "n_layer = 1.5: must be 1 to 256"),
+            ("n_layer=[]", "there is no value in this list"),
+            ("n_layer=[1, 0]", "n_layer = 0: must be 1 to 256"),
+            ("activation=relu..gelu", "name its values in a list"),
+        ] {
+            let error = text.parse::<Sweep>().expect_err(text).to_string();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn values_stay_in_their_range_and_reach_its_ends() {
+        for text in ["learning_rate=1e-4..1e-2", "dropout=0..0.3", "n_layer=2..5", "batch_size=1..64:log"] {
+            let Values::Between { low, high, .. } = sweep(text).values else { unreachable!() };
+            let number = |value: toml::Value| value.as_float().unwrap_or_else(|| value.as_integer().unwrap() as f64);
+            assert_eq!((number(sweep(text).at(0.0)), number(sweep(text).at(0.9999))), (low, high), "{text}");
+            (0..100).for_each(|i| assert!((low..=high).contains(&number(sweep(text).at(f64::from(i) / 100.0)))));
+        }
+        assert_eq!(sweep("learning_rate=1e-4..1e-2").at(0.5), toml::Value::Float(1e-3));
+    }
+
+    #[test]
+    fn settings_begin_with_the_configured_ones_are_spread_and_go_together() {
+        let base = Config::default();
+        let one = [sweep("learning_rate=1e-4..1e-2")];
+        let drawn = draw(&base, &one, 9, |_| Ok(())).unwrap();
+        assert_eq!(drawn[0], [toml::Value::Float(base.learning_rate)]);
+        let mut logs: Vec<f64> = drawn[1..].iter().map(|set| set[0].as_float().unwrap().log10()).collect();
+        logs.sort_by(f64::total_cmp);
+        assert!(logs.windows(2).all(|pair| pair[1] - pair[0] < 0.5), "no gap of more than a quarter: {logs:?}");
+        assert_eq!(drawn, draw(&base, &one, 9, |_| Ok(())).unwrap());
+        assert_eq!(draw(&base, &one, 20, |_| Ok(())).unwrap()[..9], drawn, "more are the same and others");
+
+        let fitting = draw(&base, &[sweep("n_head=1..8")], 9, |_| Ok(())).unwrap();
+        assert!(fitting.iter().all(|set| 64 % set[0].as_integer().unwrap() == 0) && fitting.len() == 4, "{fitting:?}");
+        let error = draw(&base, &[sweep("n_head=[5, 7]")], 9, |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("a divisor of n_embd"), "{error}");
+        let error = draw(&base, &[sweep("n_head=[4]")], 9, |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("nothing to choose from"), "{error}");
+    }
+
+    #[test]
+    fn other_learning_rates_keep_their_proportion_unless_they_vary_too() {
+        let base = Config { learning_rate: 1e-3, min_lr: 1e-4, ..Config::default() };
+        assert!((with_rate(&base, 1e-2).unwrap().min_lr - 1e-3).abs() < 1e-12);
+        let both = [sweep("learning_rate=1e-4..1e-2"), sweep("min_lr=0..1e-4")];
+        let set = apply(&base, &both, &[toml::Value::Float(1e-2), toml::Value::Float(5e-5)]).unwrap();
+        assert_eq!((set.learning_rate, set.min_lr), (1e-2, 5e-5));
+        assert_eq!(apply(&base, &[sweep("dropout=0..0.5")], &[toml::Value::Float(0.5)]).unwrap().min_lr, 1e-4);
+    }
+}

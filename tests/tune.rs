@@ -1,0 +1,244 @@
+//! Tuning: it finds what is better, it stops and goes on to the same result, its budget holds, and what cannot be is refused.
+
+#[path = "common/cli.rs"]
+mod cli;
+
+use cli::{Cli, SMALL};
+use kinglet::{
+    backend::Cpu,
+    config::Config,
+    run::RunDir,
+    train::{self, Job},
+    tune::{Changes, Event, Found, Request, Sweep, Tuning},
+};
+use serde_json::Value;
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+/// A model of a moment, with a learning rate that is far too low.
+fn config(settings: &[&str]) -> Config {
+    let mut config = Config { data: vec!["builtin".into()], ..Config::default() };
+    let tiny = ["n_layer=1", "n_embd=16", "n_head=2", "block_size=16", "batch_size=8", "shards=2", "train_split=0.99"];
+    let short = ["max_iters=60", "learning_rate=1e-5", "eval_iters=1"];
+    tiny.iter().chain(&short).chain(settings).for_each(|setting| config.set(setting).unwrap());
+    config
+}
+
+fn request(settings: &[&str], sweeps: &[&str], trials: Option<usize>) -> Request {
+    let sweeps = sweeps.iter().map(|text| text.parse().unwrap()).collect();
+    Request { config: config(settings), sweeps, trials, budget_s: 1e5 }
+}
+
+/// Tunes until `stop_at` says so; none if it was stopped.
+fn tune(tuning: Tuning, stop_at: impl Fn(&Event) -> bool + Send + Sync) -> Option<Found> {
+    let stop = AtomicBool::new(false);
+    let last = tuning.run(&stop, |event| {
+        if stop_at(event) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    match last.unwrap() {
+        Event::Done(found) => Some(found),
+        Event::Interrupted { .. } => None,
+        event => panic!("{event:?}"),
+    }
+}
+
+fn resume(out: &Path) -> Tuning {
+    Tuning::resume(out, &Changes::default(), 2).unwrap()
+}
+
+fn text(out: &Path, name: &str) -> String {
+    fs::read_to_string(out.join(name)).unwrap()
+}
+
+#[test]
+fn a_learning_rate_that_is_too_low_is_replaced_and_the_result_is_what_training_gives() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("tune");
+    let found = tune(Tuning::start(request(&[], &[], Some(6)), &out, 2).unwrap(), |_| false).unwrap();
+    assert!(found.complete && found.best.trial != 0 && found.best.steps == 60, "{found:?}");
+    assert_eq!((found.ranked.len(), found.checks.len()), (6, 2));
+    let base = found.base.as_ref().unwrap();
+    assert!(found.ranked.iter().any(|outcome| outcome.trial == 0 && outcome.loss == base.loss));
+    for (seed, tuned, configured) in &found.checks {
+        assert!(*seed != 1337 && *tuned < configured - 0.5, "{:?}", found.checks);
+    }
+    let config = Config::from_file(&out.join("best.toml")).unwrap();
+    assert!(config.learning_rate > 1e-4 && config.max_iters == 60 && config.vocab_size == 0);
+    let job = Job::start(config, &temp.path().join("run")).unwrap();
+    let last = train::run(&job, &Cpu::new().unwrap(), 1, &AtomicBool::new(false), |_| ()).unwrap();
+    let train::Event::Done { val_loss_exact, .. } = last else { panic!("{last:?}") };
+    assert_eq!(val_loss_exact, found.best.loss);
+
+    // Only the best one's checkpoint is worth its place.
+    let kept = |trial: &Path| !RunDir::open(trial).unwrap().steps().unwrap().is_empty();
+    for entry in out.join("trials").read_dir().unwrap() {
+        let trial = entry.unwrap().path();
+        assert_eq!(kept(&trial), trial == Path::new(&found.best.out), "{}", trial.display());
+        assert!(RunDir::open(&trial).unwrap().metrics().unwrap().iter().any(|event| event["event"] == "done"));
+    }
+    for part in ["range test", "validation loss against learning_rate"] {
+        assert!(text(&out, "tune.svg").contains(part), "{part}");
+    }
+    let table = text(&out, "trials.md");
+    assert!(table.contains("| 1 | learning_rate = ") && table.contains("(as configured)"), "{table}");
+    assert!(table.contains("The validation split chose them"), "{table}");
+}
+
+#[test]
+fn interrupted_again_and_again_it_finds_the_same() {
+    let temp = tempfile::tempdir().unwrap();
+    let schedule = ["lr_schedule=cosine", "warmup_iters=10", "min_lr=1e-6", "dropout=0.1"];
+    let sweeps = ["learning_rate", "dropout=0..0.3", "activation=[relu, gelu]"];
+    let start = |name: &str| Tuning::start(request(&schedule, &sweeps, Some(6)), &temp.path().join(name), 2).unwrap();
+    let whole = tune(start("whole"), |_| false).unwrap();
+    let out = temp.path().join("stopped");
+    // In the range test; in the first trial; between two; in one of the second rung; in one with another seed.
+    assert!(tune(start("stopped"), |event| matches!(event, Event::RangeStep { step: 50, .. })).is_none());
+    let at = |wanted: u64| move |event: &Event| matches!(event, Event::Training { training: train::Event::Step { step, .. }, .. } if *step == wanted);
+    assert!(tune(resume(&out), at(13)).is_none());
+    let trial = RunDir::open(&out.join("trials/000-rung1")).unwrap().state().unwrap();
+    assert_eq!(trial.step, 13, "stopped where it was, and saved");
+    assert!(tune(resume(&out), |event| matches!(event, Event::Outcome(outcome) if outcome.trial == 2)).is_none());
+    assert!(tune(resume(&out), at(45)).is_none());
+    assert!(tune(resume(&out), |event| matches!(event, Event::Trial { check: true, number: 2, .. })).is_none());
+    // Killed while it wrote.
+    fs::write(out.join("tune.json.tmp"), "{").unwrap();
+    let found = tune(resume(&out), |_| false).unwrap();
+    assert_eq!(text(&out, "best.toml"), text(&temp.path().join("whole"), "best.toml"));
+    let losses = |found: &Found| found.ranked.iter().map(|outcome| (outcome.trial, outcome.loss)).collect::<Vec<_>>();
+    assert_eq!(losses(&found), losses(&whole));
+    assert_eq!(found.checks, whole.checks);
+    // Trials are whole runs: the schedule is as long as they are.
+    let trial = RunDir::open(&out.join("trials/001-rung1")).unwrap().config;
+    assert_eq!((trial.max_iters, trial.warmup_iters, trial.lr_schedule), (20, 3, whole_config(&out).lr_schedule));
+    assert!((trial.min_lr / trial.learning_rate - 0.1).abs() < 1e-6, "the proportion stays");
+    // Nothing is left to do, and nothing is done again.
+    let again = tune(resume(&out), |event| matches!(event, Event::Trial { .. })).unwrap();
+    assert_eq!(losses(&again), losses(&whole));
+}
+
+fn whole_config(out: &Path) -> Config {
+    Config::from_file(&out.join("best.toml")).unwrap()
+}
+
+#[test]
+fn the_budget_holds_and_more_of_it_goes_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("tune");
+    let short = Request { budget_s: 10.0, ..request(&["max_iters=1000000"], &["learning_rate=1e-3..1e-1"], None) };
+    let tuning = Tuning::start(short, &out, 2).unwrap();
+    let clock = Instant::now();
+    let found = tune(tuning, |_| false).unwrap();
+    let taken = clock.elapsed().as_secs_f64();
+    // A machine that is busy may be slow to stop.
+    assert!(taken < 15.0 && found.spent_s < 15.0, "{taken} s, {found:?}");
+    assert!(found.best.loss.is_finite() && found.best.steps < 1_000_000, "{found:?}");
+    assert!(text(&out, "best.toml").contains("# The budget did not allow for all 1000000 steps"));
+
+    // One that ends in the middle of a trial.
+    let out = temp.path().join("cut");
+    let long = request(&["max_iters=3000"], &["learning_rate=1e-3..1e-1"], Some(3));
+    assert!(tune(Tuning::start(long, &out, 2).unwrap(), |event| matches!(event, Event::Trial { .. })).is_none());
+    let spent = resume(&out).budget_s().1;
+    let less = |budget_s| Changes { budget_s: Some(budget_s), ..Changes::default() };
+    let tuning = Tuning::resume(&out, &less(spent + 0.2), 2).unwrap();
+    let error = tuning.run(&AtomicBool::new(false), |_| ()).unwrap_err().to_string();
+    assert!(error.contains("the budget ended before one training did; go on with --resume --budget"), "{error}");
+    let done = AtomicBool::new(false);
+    let tuning = Tuning::resume(&out, &less(1e5), 2).unwrap();
+    let ended = tuning.run(&done, |event| {
+        if let Event::Outcome(outcome) = event {
+            assert_eq!(outcome.trial, 0, "the configured settings come first");
+            done.store(true, Ordering::Relaxed);
+        }
+    });
+    assert!(matches!(ended, Ok(Event::Interrupted { .. })), "{ended:?}");
+    let found = tune(Tuning::resume(&out, &less(0.1), 2).unwrap(), |_| false).unwrap();
+    assert!(!found.complete && found.best.trial == 0 && found.checks.is_empty(), "{found:?}");
+    assert!(text(&out, "trials.md").contains("The budget ended before everything was tried"));
+}
+
+#[test]
+fn settings_that_diverge_are_results() {
+    let temp = tempfile::tempdir().unwrap();
+    let wild = ["weight_decay=10", "max_iters=30"];
+    let sweeps = ["learning_rate=[1e-3, 10]"];
+    let found =
+        tune(Tuning::start(request(&wild, &sweeps, None), &temp.path().join("a"), 2).unwrap(), |_| false).unwrap();
+    let [.., worst] = &found.ranked[..] else { panic!("{found:?}") };
+    assert_eq!((found.ranked.len(), found.best.settings["learning_rate"].as_float()), (3, Some(1e-3)));
+    assert!(worst.loss.is_infinite() && found.complete, "{worst:?}");
+    assert!(text(&temp.path().join("a"), "trials.md").contains("| diverged |"));
+
+    let all = ["weight_decay=10", "max_iters=30", "learning_rate=9"];
+    let tuning = Tuning::start(request(&all, &["learning_rate=9..10"], Some(2)), &temp.path().join("b"), 2).unwrap();
+    let error = tuning.run(&AtomicBool::new(false), |_| ()).unwrap_err().to_string();
+    assert!(error.contains("every training diverged"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_tuned_or_gone_on_with_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("tune");
+    let start = |settings: &[&str], sweeps: &[&str]| {
+        Tuning::start(request(settings, sweeps, None), &out, 2).unwrap_err().to_string()
+    };
+    for (settings, sweeps, message) in [
+        (&["lora_rank=2"][..], &[][..], "lora_rank = 2: must be 0 in a new run"),
+        (&[], &["dropout=0..0.1", "dropout=[0.5]"], "dropout is swept twice"),
+        (&[], &["n_head=[3, 5]"], "n_head = 3: must be a divisor of n_embd"),
+        (&[], &["n_head=[2]"], "there is nothing to choose from"),
+        (&[], &["n_embd=[65536]", "n_layer=[256]"], "GiB of memory and this machine has"),
+    ] {
+        let error = start(settings, sweeps);
+        assert!(error.contains(message), "{sweeps:?}: {error}");
+    }
+    let error = Tuning::start(Request { budget_s: 0.01, ..request(&[], &[], None) }, &out, 2).unwrap_err().to_string();
+    assert!(error.contains("--budget 0s is too short: the least that tells anything takes about"), "{error}");
+    assert!(!out.exists(), "nothing is left");
+
+    let tuning = Tuning::start(request(&[], &["learning_rate=1e-3..1e-2"], None), &out, 2).unwrap();
+    let refused = |changes: &Changes| Tuning::resume(&out, changes, 2).unwrap_err().to_string();
+    assert!(refused(&Changes::default()).contains("another kinglet"), "one at a time");
+    drop(tuning);
+    let sweep = |text: &str| -> Vec<Sweep> { vec![text.parse().unwrap()] };
+    let error = refused(&Changes { sweeps: sweep("learning_rate=1e-3..1e-1"), ..Changes::default() });
+    assert!(
+        error.contains("--sweep learning_rate=0.001..0.1:log: this tuning began with learning_rate=0.001..0.01:log"),
+        "{error}"
+    );
+    let error = refused(&Changes { trials: Some(5), ..Changes::default() });
+    assert!(error.contains("--trials 5: this tuning began with as many as its budget allowed"), "{error}");
+    Tuning::resume(&out, &Changes { sweeps: sweep("learning_rate=0.001..0.01"), ..Changes::default() }, 2).unwrap();
+    assert!(start(&[], &[]).contains("continue it with --resume"));
+    let error = Tuning::resume(temp.path(), &Changes::default(), 2).unwrap_err().to_string();
+    assert!(error.contains("not the folder of a tuning"), "{error}");
+}
+
+#[test]
+fn the_command_tells_json_and_words_and_its_result_trains() {
+    let cli = Cli::new();
+    let args = [&["tune", "--sweep", "learning_rate=1e-3..1e-1", "--trials", "3", "--out", "t"], SMALL].concat();
+    let out = cli.ok(&[&args[..], &["--json"]].concat());
+    let events: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!((kinds[0], kinds[1], kinds[kinds.len() - 1]), ("planned", "trial", "done"));
+    let done = events.last().unwrap();
+    assert!(done["best"]["loss"].is_number() && done["complete"] == true && done["out"] == "t", "{done}");
+    for key in ["trial", "rung", "steps", "seed", "loss", "stderr", "wall_s"] {
+        assert!(events.iter().any(|event| event["event"] == "outcome" && event[key].is_number()), "{key}");
+    }
+    let words = cli.ok(&["tune", "--resume", "--out", "t"]);
+    for part in ["| rank | settings |", "train with it: kinglet train --config t/best.toml", "With other seeds"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    cli.ok(&["train", "--config", "t/best.toml", "--out", "run"]);
+    cli.ok(&["sample", done["best"]["out"].as_str().unwrap(), "--tokens", "5"]);
+    cli.fails(&args, 1, "t: there is a tuning in this folder: continue it with --resume");
+}
