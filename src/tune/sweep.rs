@@ -207,15 +207,6 @@ pub(super) fn apply(base: &Config, sweeps: &[Sweep], settings: &[toml::Value]) -
     Ok(config)
 }
 
-/// The configuration with all of its learning rates scaled so that `learning_rate` has this value.
-///
-/// # Errors
-/// If one of them is not allowed then.
-pub(super) fn with_rate(base: &Config, learning_rate: f64) -> Result<Config> {
-    let sweep = Sweep { key: LEARNING_RATE, values: Values::Tested };
-    apply(base, &[sweep], &[toml::Value::Float(learning_rate)])
-}
-
 /// Brings the other learning rates (`min_lr`, and whatever an optimizer has besides) into the proportion they had.
 fn scale_rates(config: &mut Config, base: &Config, varied: &[Sweep]) -> Result<()> {
     let factor = config.learning_rate / base.learning_rate;
@@ -354,7 +345,8 @@ mod tests {
     #[test]
     fn other_learning_rates_keep_their_proportion_unless_they_vary_too() {
         let base = Config { learning_rate: 1e-3, min_lr: 1e-4, ..Config::default() };
-        assert!((with_rate(&base, 1e-2).unwrap().min_lr - 1e-3).abs() < 1e-12);
+        let scaled = apply(&base, &[sweep("learning_rate")], &[toml::Value::Float(1e-2)]).unwrap();
+        assert!((scaled.min_lr - 1e-3).abs() < 1e-12 && (scaled.muon_lr - 0.2).abs() < 1e-12);
         let both = [sweep("learning_rate=1e-4..1e-2"), sweep("min_lr=0..1e-4")];
         let set = apply(&base, &both, &[toml::Value::Float(1e-2), toml::Value::Float(5e-5)]).unwrap();
         assert_eq!((set.learning_rate, set.min_lr), (1e-2, 5e-5));
