@@ -1,5 +1,7 @@
 //! `kinglet reproduce`
 
+mod recipes;
+
 use super::{Ended, PUBLISHED, Published, train::Reporter, train::stop_on_signal};
 use anyhow::Context;
 use kinglet::{
@@ -20,7 +22,7 @@ use std::{
 /// The heading of what `scripts/peers.py` keeps at the end of the report.
 const PEERS: &str = "## Speed beside PyTorch";
 
-/// Train the published models and print the losses beside the published ones
+/// Train the published models and print the losses beside the published ones; or re-run the recipes
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Runs of each preset, with seeds 1, 2, …
@@ -29,15 +31,18 @@ pub(super) struct Args {
     /// Only these presets; may be repeated [default: both]
     #[arg(long, value_name = "NAME", value_parser = PUBLISHED.map(|published| published.preset))]
     preset: Vec<String>,
+    /// Run the experiments of docs/RECIPES.md instead, and write their tables; all of them, or those of this table
+    #[arg(long, value_name = "TABLE", num_args = 0..=1, default_missing_value = "", conflicts_with = "preset")]
+    recipes: Option<String>,
     /// A short check: 300 steps; shows that everything works, reproduces nothing and writes no report
     #[arg(long)]
     quick: bool,
     /// The folder for the runs; complete ones are kept and not repeated, interrupted ones go on
     #[arg(long, value_name = "DIR", default_value = "runs/reproduce")]
     out: PathBuf,
-    /// Where the report goes; the loss curves go beside it
-    #[arg(long, value_name = "FILE", default_value = "docs/RESULTS.md")]
-    report: PathBuf,
+    /// Where the report goes, the loss curves beside it [default: docs/RESULTS.md; docs/RECIPES.md with --recipes]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Threads to work with; the losses do not depend on it [default: one for each core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
     threads: u16,
@@ -54,6 +59,9 @@ struct Runs {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         let stop = stop_on_signal()?;
+        if let Some(table) = &self.recipes {
+            return self.recipes(table, json, &stop);
+        }
         let mut all = Vec::new();
         for published in &PUBLISHED {
             if !self.preset.is_empty() && !self.preset.iter().any(|name| name == published.preset) {
@@ -64,12 +72,13 @@ impl Args {
                 if !json {
                     super::print(&format!("--- {} with seed {seed}\n", published.preset))?;
                 }
-                match self.one(published, seed, json, &stop)? {
+                let config = Config { seed, ..Config::preset(published.preset)? };
+                match self.one(config, &self.folder(published.preset, seed), json, &stop)? {
                     Some(event) => done.push(event),
                     None => return Ok(Ended::Interrupted),
                 }
             }
-            let folders = (1..=self.seeds).map(|seed| self.folder(published, seed)).collect();
+            let folders = (1..=self.seeds).map(|seed| self.folder(published.preset, seed)).collect();
             all.push(Runs { published, done, folders });
         }
         if json {
@@ -80,37 +89,40 @@ impl Args {
             super::print(&format!("\n{}", table(&all)))?;
         }
         if !self.quick {
-            self.write_report(&all)?;
+            let report = self.report("docs/RESULTS.md");
+            self.write_report(&all, report)?;
             if !json {
-                super::print(&format!("\nwritten to {}\n", self.report.display()))?;
+                super::print(&format!("\nwritten to {}\n", report.display()))?;
             }
         }
         Ok(Ended::Done)
     }
 
-    fn folder(&self, published: &Published, seed: u64) -> PathBuf {
-        let quick = if self.quick { "-quick" } else { "" };
-        self.out.join(format!("{}-seed{seed}{quick}", published.preset))
+    /// Where the report goes.
+    fn report<'a>(&'a self, default: &'a str) -> &'a Path {
+        self.report.as_deref().unwrap_or(Path::new(default))
     }
 
-    /// One run, or what is left of it; none if it was interrupted.
-    fn one(&self, published: &Published, seed: u64, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Value>> {
-        let out = self.folder(published, seed);
-        if let Ok(run) = RunDir::open(&out)
+    fn folder(&self, name: &str, seed: u64) -> PathBuf {
+        let quick = if self.quick { "-quick" } else { "" };
+        self.out.join(format!("{name}-seed{seed}{quick}"))
+    }
+
+    /// One run on Tiny Shakespeare, or what is left of it; none if it was interrupted.
+    fn one(&self, config: Config, out: &Path, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Value>> {
+        if let Ok(run) = RunDir::open(out)
             && let Some(done) = run.metrics()?.into_iter().find(|event| event["event"] == "done")
         {
             return Ok(Some(done));
         }
         let job = if out.exists() {
-            Job::resume(&out, &[])?
+            Job::resume(out, &[])?
         } else {
-            let mut config = Config::preset(published.preset)?;
-            config.data = vec![TINY_SHAKESPEARE.to_owned()];
-            config.seed = seed;
+            let mut config = Config { data: vec![TINY_SHAKESPEARE.to_owned()], ..config };
             if self.quick {
                 (config.max_iters, config.eval_iters) = (300, 20);
             }
-            Job::start(config, &out)?
+            Job::start(config, out)?
         };
         let mut reporter = Reporter::new(json, &job.run.config);
         let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), stop, |event| reporter.event(event))?;
@@ -120,24 +132,17 @@ impl Args {
         })
     }
 
-    fn write_report(&self, all: &[Runs]) -> anyhow::Result<()> {
-        let folder = self.report.parent().unwrap_or(Path::new("."));
+    fn write_report(&self, all: &[Runs], report: &Path) -> anyhow::Result<()> {
+        let folder = report.parent().unwrap_or(Path::new("."));
         let images = folder.join("img");
         fs::create_dir_all(&images).with_context(|| format!("cannot create {}", images.display()))?;
-        let system = sysinfo::System::new_with_specifics(
-            sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing()),
-        );
-        let cpu = system.cpus().first().map_or("unknown processor", |cpu| cpu.brand().trim());
-        let date = jiff::Timestamp::now().to_string();
         let mut text = format!(
-            "# Results\n\nWritten by `kinglet reproduce --seeds {}` (kinglet {}) on {}, on {} cores of: {cpu} ({}).\n\
+            "# Results\n\nWritten by `kinglet reproduce --seeds {}` (kinglet {}) on {}.\n\
              Tiny Shakespeare, 5000 steps; losses are the published estimate, the mean over 200 random batches,\n\
              after the last step; ± is the standard deviation over seeds.\n\n{}",
             self.seeds,
             env!("CARGO_PKG_VERSION"),
-            &date[..10],
-            system.cpus().len(),
-            Cpu::new()?.isa().name(),
+            today_and_machine()?,
             table(all),
         );
         for runs in all {
@@ -168,22 +173,37 @@ impl Args {
             write!(text, "\nWritten by the model of seed 1:\n\n```text\n{}\n```\n", sample.trim())?;
         }
         // What follows is scripts/peers.py's.
-        let before = fs::read_to_string(&self.report).unwrap_or_default();
+        let before = fs::read_to_string(report).unwrap_or_default();
         if let Some(at) = before.find(PEERS) {
             write!(text, "\n{}", &before[at..])?;
         }
-        fs::write(&self.report, text).with_context(|| format!("cannot write {}", self.report.display()))
+        fs::write(report, text).with_context(|| format!("cannot write {}", report.display()))
     }
+}
+
+/// The date, and what the times of a report were measured on.
+fn today_and_machine() -> anyhow::Result<String> {
+    let system = sysinfo::System::new_with_specifics(
+        sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing()),
+    );
+    let cpu = system.cpus().first().map_or("unknown processor", |cpu| cpu.brand().trim());
+    let (date, isa) = (jiff::Timestamp::now().to_string(), Cpu::new()?.isa());
+    Ok(format!("{}, on {} cores of: {cpu} ({})", &date[..10], system.cpus().len(), isa.name()))
+}
+
+/// Mean and standard deviation.
+fn spread(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let values: Vec<f64> = values.collect();
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+    (mean, (squares / (n - 1.0).max(1.0)).sqrt())
 }
 
 impl Runs {
     /// Mean and standard deviation of a figure over the seeds.
     fn spread(&self, key: &str) -> (f64, f64) {
-        let values: Vec<f64> = self.done.iter().filter_map(|done| done[key].as_f64()).collect();
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let squares = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
-        (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+        spread(self.done.iter().filter_map(|done| done[key].as_f64()))
     }
 
     fn summary(&self) -> Value {
