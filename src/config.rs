@@ -11,9 +11,13 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 pub const FORMAT_VERSION: u64 = 1;
 
 /// The configurations compiled into the program: name and TOML text.
-pub const PRESETS: [(&str, &str); 5] = [
+pub const PRESETS: [(&str, &str); 9] = [
     ("big-0.2m", include_str!("../presets/big-0.2m.toml")),
     ("big-2.7m", include_str!("../presets/big-2.7m.toml")),
+    ("big-0.2m-tuned", include_str!("../presets/big-0.2m-tuned.toml")),
+    ("big-2.7m-tuned", include_str!("../presets/big-2.7m-tuned.toml")),
+    ("kinglet-0.2m", include_str!("../presets/kinglet-0.2m.toml")),
+    ("kinglet-2.7m", include_str!("../presets/kinglet-2.7m.toml")),
     ("shakespeare-char", include_str!("../presets/shakespeare-char.toml")),
     ("shakespeare-cpu", include_str!("../presets/shakespeare-cpu.toml")),
     ("gpt2", include_str!("../presets/gpt2.toml")),

@@ -86,6 +86,10 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
         invalid_utf8: defaults.invalid_utf8,
         ..old.clone()
     };
+    // Their courses were those of that training.
+    const COURSE: [&str; 5] = ["lr_schedule", "warmup_iters", "lr_decay_iters", "min_lr", "cooldown"];
+    let groups = config.param_groups.iter_mut();
+    groups.for_each(|group| group.settings.retain(|key, _| !COURSE.contains(&key.as_str())));
     settings.iter().try_for_each(|setting| config.set(setting))?;
     config.check()?;
     config.base = std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string();

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     rng::{Dropout, Noise, Purpose, Rng},
 };
+use kinglet_kernels::optimizer::{muon_multiply_adds, muon_scratch};
 use rayon::prelude::*;
 use std::ops::{Deref, Range};
 
@@ -93,10 +94,14 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Multiply-adds of `steps` of the Newton-Schulz iteration, without what its symmetry saves.
+    /// Multiply-adds of `steps` of the Newton-Schulz iteration.
     pub fn multiply_adds(&self, steps: usize) -> usize {
-        let r = self.rows.min(self.cols);
-        r * r * (2 * self.span.len / r + (4 * steps).saturating_sub(3) * r)
+        muon_multiply_adds(self.rows, self.cols, steps)
+    }
+
+    /// Floats that its update needs meanwhile.
+    pub fn scratch(&self) -> usize {
+        muon_scratch(self.rows, self.cols)
     }
 }
 
@@ -302,6 +307,12 @@ impl Layout {
                 let allowed = "names of tensors, such as lm_head.weight, that no group before has".to_owned();
                 return refuse("param_groups", &group.params, allowed);
             }
+            let muon = self.tensors.iter().any(|tensor| tensor.group == i && tensor.muon);
+            if group.settings.contains_key("optimizer") && config.groups()[i].optimizer == OptimizerKind::Muon && !muon
+            {
+                let allowed = "names of matrices inside the blocks where optimizer is \"muon\"".to_owned();
+                return refuse("param_groups", &group.params, allowed);
+            }
         }
         if config.lora_rank == 0 && !config.modules_to_save.is_empty() {
             return refuse("modules_to_save", &config.modules_to_save, "[] where lora_rank is 0: all train".into());
@@ -422,7 +433,7 @@ fn joined<K: PartialEq>(pieces: impl Iterator<Item = (Span, K)>) -> Vec<(Span, K
 pub fn merge(config: &Config, p: &[f32]) -> (Config, Vec<f32>) {
     let adapted = Layout::new(config);
     assert_eq!(p.len(), adapted.len());
-    let config = Config {
+    let mut config = Config {
         lora_rank: 0,
         freeze: Vec::new(),
         modules_to_save: Vec::new(),
@@ -431,6 +442,7 @@ pub fn merge(config: &Config, p: &[f32]) -> (Config, Vec<f32>) {
         ..config.clone()
     };
     let layout = Layout::new(&config);
+    config.param_groups.retain(|group| layout.tensors.iter().any(|tensor| group.names(&tensor.name)));
     let mut merged = vec![0.0; layout.len()];
     for tensor in &layout.tensors {
         // What has no tensor of that name is the weight of an `lm_head` that was tied.
@@ -485,6 +497,13 @@ fn of_words(name: &str) -> bool {
     matches!(name, "transformer.wte.weight" | "lm_head.weight" | "lm_head.bias")
 }
 
+impl ParamGroup {
+    /// Whether one of its patterns fits a tensor's name.
+    fn names(&self, tensor: &str) -> bool {
+        self.params.iter().any(|pattern| matches(pattern, tensor))
+    }
+}
+
 /// Whether a name fits a pattern, in which `*` stands for anything.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
@@ -533,8 +552,7 @@ impl Builder<'_> {
         let trainable = trains && !self.config.freeze.iter().any(|pattern| matches(pattern, &name));
         let span = Span { start: self.len(), len: shape.iter().product() };
         let groups = &self.config.param_groups;
-        let in_group = |group: &ParamGroup| group.params.iter().any(|pattern| matches(pattern, &name));
-        let group = groups.iter().position(in_group).unwrap_or(groups.len());
+        let group = groups.iter().position(|group| group.names(&name)).unwrap_or(groups.len());
         let (shape, trains) = (shape.to_vec(), span);
         self.tensors.push(Tensor { name, shape, span, trainable, trains, group, muon: false, distribution });
         Param { span, trainable }
@@ -822,6 +840,10 @@ mod tests {
             ),
             (&["freeze=[\"*\"]"], "freeze = [\"*\"]: must be fewer tensors: nothing is left to train"),
             (&["freeze=[\"*lora*\"]", "lora_rank=2"], "nothing is left to train"),
+            (
+                &["param_groups=[{params=[\"*wte*\"],optimizer=\"muon\"}]"],
+                "param_groups = [\"*wte*\"]: must be names of matrices inside the blocks where optimizer is \"muon\"",
+            ),
             (&["modules_to_save=[\"*wte*\"]"], "modules_to_save = [\"*wte*\"]: must be [] where lora_rank is 0"),
             (
                 &["modules_to_save=[\"*.lora_A.weight\"]", "lora_rank=2"],

@@ -148,7 +148,7 @@ impl Chart {
             let low = if low.is_finite() { low } else { 0.0 };
             low..high.max(low + least)
         };
-        let x = limits(&mut all().map(|point| point.0), if self.log_x { 0.01 } else { 1e-9 });
+        let x = limits(&mut all().map(|point| point.0), if self.log_x { 0.01 } else { 1.0 });
         let y = limits(&mut all().map(|point| point.1), 0.01);
         let margin = 0.05 * (y.end - y.start);
         Placed { x, y: y.start - margin..y.end + margin, points }

@@ -12,7 +12,7 @@ use crate::{
     machine,
     model::Gpt,
     optim::Optimizer,
-    params::Layout,
+    params::{Layout, Matrix},
     plan::{Plan, Speed},
     plot::{Curves, loss_svg},
     prepared,
@@ -284,7 +284,7 @@ fn is_over(config: &Config, state: &State) -> bool {
 pub struct Memory {
     /// The weights.
     pub weights: u64,
-    /// The optimizer's moments of what trains.
+    /// The optimizer's moments of what trains, and Muon's scratch space.
     pub optimizer: u64,
     /// A gradient of what trains for each shard.
     pub gradients: u64,
@@ -309,9 +309,13 @@ impl Memory {
         let of_shards = |floats: usize| (4 * shards as u64).saturating_mul(floats as u64);
         let sequences = 8 * config.eval_iters * config.batch_size as u64;
         let prepared = config.precision == Precision::Bf16 || model.layout.len() <= shards::LARGE;
+        let groups = 0..=config.param_groups.len();
+        let of_muon: Vec<Matrix> = groups.flat_map(|group| model.layout.matrices(group)).collect();
+        let without_second = 4 * of_muon.iter().map(|matrix| matrix.span.len as u64).sum::<u64>();
+        let scratch = of_muon.iter().map(Matrix::scratch).max().unwrap_or(0);
         Memory {
             weights: params,
-            optimizer: 2 * trainable,
+            optimizer: 2 * trainable - without_second + 4 * (shards::cores() * scratch) as u64,
             gradients: (shards as u64).saturating_mul(trainable),
             activations: of_shards(forward + backward)
                 .saturating_add(of_shards(eval / config.n_layer))

@@ -258,6 +258,10 @@ fn commands_work(page: &str) -> usize {
             } else if args[0] == "train" || args[0] == "finetune" {
                 let steps = if args.contains(&"--resume".into()) { "max_iters=6" } else { "max_iters=4" };
                 args.extend(["--set", steps, "--set", "eval_iters=1", "--set", "eval_interval=2"].map(str::to_owned));
+            } else if args[0] == "tune" {
+                let budget = args.iter().position(|arg| arg == "--budget").expect("a page names its budget");
+                args[budget + 1] = "60s".into();
+                args.extend(["--set", "max_iters=20", "--trials", "3"].map(str::to_owned));
             } else if args[0] == "bench" || args[0] == "plan" {
                 args.extend(["--seconds", "0"].map(str::to_owned));
             }

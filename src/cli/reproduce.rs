@@ -3,7 +3,7 @@
 mod recipes;
 
 use super::{Ended, PUBLISHED, Published, train::Reporter, train::stop_on_signal};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use kinglet::{
     backend::Cpu,
     config::Config,
@@ -110,18 +110,22 @@ impl Args {
 
     /// One run on Tiny Shakespeare, or what is left of it; none if it was interrupted.
     fn one(&self, config: Config, out: &Path, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Value>> {
-        if let Ok(run) = RunDir::open(out)
-            && let Some(done) = run.metrics()?.into_iter().find(|event| event["event"] == "done")
-        {
-            return Ok(Some(done));
+        let mut config = Config { data: vec![TINY_SHAKESPEARE.to_owned()], ..config };
+        if self.quick {
+            (config.max_iters, config.eval_iters) = (300, 20);
         }
         let job = if out.exists() {
+            let run = RunDir::open(out)?;
+            // What a run decides for itself, it has; all else must be what is asked for now.
+            let Config { data, data_sha256, tokenizer_sha256, vocab_size, shards, .. } = run.config.clone();
+            if run.config != (Config { data, data_sha256, tokenizer_sha256, vocab_size, shards, ..config }) {
+                bail!("{} is of another configuration: remove it, or name another --out", out.display());
+            }
+            if let Some(done) = run.metrics()?.into_iter().find(|event| event["event"] == "done") {
+                return Ok(Some(done));
+            }
             Job::resume(out, &[])?
         } else {
-            let mut config = Config { data: vec![TINY_SHAKESPEARE.to_owned()], ..config };
-            if self.quick {
-                (config.max_iters, config.eval_iters) = (300, 20);
-            }
             Job::start(config, out)?
         };
         let mut reporter = Reporter::new(json, &job.run.config);

@@ -82,10 +82,10 @@ thread_local! {
 /// `m += (1 - momentum)(g - m)`, `x = g + momentum (m - g)` (Nesterov's), `p -= lr wd p`,
 /// `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`, where the iteration above makes `x / |x|` nearly orthogonal.
 pub fn muon(isa: Isa, p: &mut [f32], g: &[f32], m: &mut [f32], rows: usize, cols: usize, h: &Muon) {
-    let (n, r) = (rows * cols, rows.min(cols));
+    let n = rows * cols;
     assert!(p.len() == n && g.len() == n && m.len() == n && n > 0);
     SCRATCH.with_borrow_mut(|scratch| {
-        let len = 2 * n + 5 * r * r;
+        let len = muon_scratch(rows, cols);
         if scratch.len() < len {
             scratch.resize(len, 0.0);
         }
@@ -127,7 +127,8 @@ pub fn muon(isa: Isa, p: &mut [f32], g: &[f32], m: &mut [f32], rows: usize, cols
 ///
 /// Every step multiplies by `P = a + b G + c G^2`, `G = X X^T` (r, r) (or from the right, `G = X^T X`, where there are more
 /// rows than columns). Where X is much longer than r, it is left alone meanwhile: all these matrices are polynomials of the
-/// first G, so they commute, and `Q <- P Q`, `G <- P G P` do without X until it is multiplied by the last Q.
+/// first G, so they commute, and `Q <- P Q`, `G <- P G P` do without X until it is multiplied by the last Q. That is for a
+/// few steps only: what rounding makes of a singular value of 0 grows twelvefold in each.
 fn orthogonal(isa: Isa, x: &mut [f32], spare: &mut [f32], rows: usize, cols: usize, steps: usize, scratch: &mut [f32]) {
     let r = rows.min(cols);
     let [a, b, c] = NEWTON_SCHULZ.map(|x| x as f32);
@@ -155,7 +156,7 @@ fn orthogonal(isa: Isa, x: &mut [f32], spare: &mut [f32], rows: usize, cols: usi
         gemm(isa, to, Start::Zero, first, second);
         x.copy_from_slice(spare);
     };
-    if rows.max(cols) < 2 * r {
+    if !leaves_alone(rows, cols, steps) {
         for _ in 0..steps {
             gram(g, x);
             polynomial(p, g);
@@ -180,11 +181,32 @@ fn orthogonal(isa: Isa, x: &mut [f32], spare: &mut [f32], rows: usize, cols: usi
     multiply(x, q, spare);
 }
 
+/// Whether the iteration leaves its matrix alone until the end.
+fn leaves_alone(rows: usize, cols: usize, steps: usize) -> bool {
+    rows.max(cols) >= 2 * rows.min(cols) && steps <= 6
+}
+
+/// Floats of scratch space that [`muon`] takes on its thread.
+pub fn muon_scratch(rows: usize, cols: usize) -> usize {
+    2 * rows * cols + 5 * rows.min(cols).pow(2)
+}
+
+/// Multiply-adds of the iteration, without what symmetry saves.
+pub fn muon_multiply_adds(rows: usize, cols: usize, steps: usize) -> usize {
+    let (r, n) = (rows.min(cols), rows * cols);
+    if leaves_alone(rows, cols, steps) {
+        // G and the product with Q; per step G^2, P Q, and but for the last G P and G P P.
+        2 * r * n + (4 * steps - 3) * r.pow(3)
+    } else {
+        steps * (2 * r * n + r.pow(3))
+    }
+}
+
 /// `c (r, r) = A B`, known to be symmetric: only what is above the diagonal is computed.
 fn symmetric(isa: Isa, c: &mut [f32], a: Mat, b: Mat) {
     let r = a.shape().0;
     // Few rows at once, so that little below the diagonal is computed too.
-    let panel = (r / 8).next_multiple_of(32);
+    let panel = (r / 8).max(1).next_multiple_of(32);
     for i in (0..r).step_by(panel) {
         let rows = panel.min(r - i);
         let part = MatMut::strided(&mut c[i * r + i..], rows, r - i, r);

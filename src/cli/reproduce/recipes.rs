@@ -1,14 +1,17 @@
 //! `kinglet reproduce --recipes`: the tables of docs/RECIPES.md.
 
 use super::{Args, Ended, spread, today_and_machine};
-use anyhow::{Context, anyhow, bail};
-use kinglet::{config::Config, run::RunDir};
+use anyhow::{Context, anyhow};
+use kinglet::{config::Config, error::Error, run::RunDir};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{fmt::Write as _, fs, path::Path, sync::atomic::AtomicBool};
 
 /// The experiments.
 const EXPERIMENTS: &str = include_str!("../../../presets/recipes.toml");
+
+/// Updates of the published models; each of them, and of every recipe, learns from 512 tokens.
+const PUBLISHED_STEPS: f64 = 5000.0;
 
 /// What the larger model published ended with: what all are measured by.
 const MARK: f64 = 1.7088;
@@ -54,7 +57,14 @@ impl Args {
         let tables = experiments().table;
         if !only.is_empty() && tables.iter().all(|table| table.name != only) {
             let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
-            bail!("there is no table {only:?} of recipes; there are {}", names.join(", "));
+            let what = format!("there is no table {only:?} of recipes; there are {}", names.join(", "));
+            return Err(Error::BadConfig(what).into());
+        }
+        if !self.quick {
+            // Before hours of training: is there a place for what comes out?
+            let text = read(report)?;
+            let mut wanted = tables.iter().filter(|table| only.is_empty() || table.name == only);
+            wanted.try_for_each(|table| around(&text, report, &table.name).map(|_| ()))?;
         }
         for table in tables.iter().filter(|table| only.is_empty() || table.name == only) {
             let mut lines = String::from(
@@ -73,8 +83,8 @@ impl Args {
             }
             if !self.quick {
                 let text = format!(
-                    "{lines}\nMeans ± standard deviations of {} runs, {}.\n",
-                    if self.seeds == 1 { "single".to_owned() } else { self.seeds.to_string() },
+                    "{lines}\nSeeds 1 to {}, means ± standard deviations; {}.\n",
+                    self.seeds,
                     today_and_machine()?
                 );
                 write_table(report, &table.name, &text)?;
@@ -152,8 +162,7 @@ impl Measured {
             let (mean, sd) = self.spread(key);
             if self.done.len() > 1 { format!("{mean:.4} ± {sd:.4}") } else { format!("{mean:.4}") }
         };
-        let steps = self.spread("step").0;
-        let tokens = self.reached(published, "step").map(|step| format!("{:.0} %", 100.0 * step / steps));
+        let tokens = self.reached(published, "step").map(|step| format!("{:.0} %", 100.0 * step / PUBLISHED_STEPS));
         let seconds = self.reached(MARK, "train_s").map(|seconds| format!("{seconds:.1}"));
         format!(
             "{} | {} | {} | {} | {} | {:.2} | {:.0} | {}",
@@ -169,13 +178,24 @@ impl Measured {
     }
 }
 
+fn read(report: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(report).with_context(|| format!("cannot read {}", report.display()))
+}
+
+/// What stands before and behind the table of that name.
+fn around<'a>(text: &'a str, report: &Path, name: &str) -> anyhow::Result<(&'a str, &'a str)> {
+    let begin = format!("<!-- table: {name} -->\n");
+    let from = text.find(&begin).map(|at| at + begin.len());
+    let to = from.and_then(|from| Some(from + text[from..].find("<!-- end of table -->")?));
+    let (from, to) = from.zip(to).ok_or_else(|| anyhow!("{} has no place for the table {name}", report.display()))?;
+    Ok((&text[..from], &text[to..]))
+}
+
 /// Replaces the table of that name in the report, which has it between two marks.
 fn write_table(report: &Path, name: &str, lines: &str) -> anyhow::Result<()> {
-    let (begin, end) = (format!("<!-- table: {name} -->\n"), "<!-- end of table -->");
-    let text = fs::read_to_string(report).with_context(|| format!("cannot read {}", report.display()))?;
-    let parts = text.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
-    let (before, after) = parts.ok_or_else(|| anyhow!("{} has no place for the table {name}", report.display()))?;
-    let text = format!("{before}{begin}{lines}{end}{after}");
+    let text = read(report)?;
+    let (before, after) = around(&text, report, name)?;
+    let text = format!("{before}{lines}{after}");
     fs::write(report, text).with_context(|| format!("cannot write {}", report.display()))
 }
 
