@@ -863,8 +863,17 @@ mod tests {
 
     #[test]
     fn a_file_without_the_newer_keys_is_the_same_model_as_ever() {
-        let newer = ["n_inner", "norm", "zero_init_proj", "logit_softcap", "z_loss"];
-        for (name, _) in PRESETS {
+        // Those of the first version.
+        let newer = FIELDS.iter().map(|field| field.key).filter(|key| {
+            let of_model =
+                ["n_inner", "norm", "zero_init_proj", "logit_softcap", "position", "rope_theta", "n_kv_head"];
+            of_model.contains(key)
+                || ["qk_norm", "z_loss", "optimizer", "cooldown", "param_groups"].contains(key)
+                || key.starts_with("muon_")
+        });
+        let newer: Vec<_> = newer.collect();
+        assert_eq!(newer.len(), 15);
+        for name in ["big-0.2m", "big-2.7m", "shakespeare-char", "shakespeare-cpu", "gpt2"] {
             let config = Config::preset(name).unwrap();
             let written = config.to_toml();
             let old: Vec<_> =

@@ -44,7 +44,7 @@
 //! | forward and backward, in the order of the lecture | [`model`] |
 //! | the operations they are made of: reference and CPU | [`backend`] |
 //! | dividing the batch over threads | [`shards`] |
-//! | AdamW | [`optim`] |
+//! | AdamW and Muon | [`optim`] |
 //! | the loop, and what another run begins with | [`train`], [`eval`], [`guard`], [`finetune`] |
 //! | the run directory | [`run`], [`checkpoint`], [`plot`] |
 //! | a trained model at work | [`session`], [`sample`] |

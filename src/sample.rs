@@ -107,8 +107,8 @@ impl<'a, B: Backend> Generator<'a, B> {
         Generator { be, model, weights, cache: model.cache(be), tokens: prompt.to_vec(), logits, sampling, rng }
     }
 
-    /// Draws the next token. The context is the last `block_size` tokens. Within the first block each costs one position;
-    /// after that, too, with rotary positions, but learned ones shift, so all of them are computed again.
+    /// Draws the next token. Within the first block each costs one position. After that it does so with rotary positions,
+    /// too, where the window slides; learned positions shift with it, so the last `block_size` tokens are computed again.
     pub fn next_token(&mut self) -> u32 {
         let block_size = self.model.block_size;
         let context = &self.tokens[self.tokens.len().saturating_sub(block_size)..];

@@ -322,6 +322,7 @@ impl<B: Backend> Backend for Timed<B> {
     fn adamw(&self, p: &mut B::Buf, g: &B::Buf, m: &mut B::Buf, v: &mut B::Buf, span: Span, h: &AdamW) {
         self.time("adamw", Size::Numbers(7 * span.len), |be| be.adamw(p, g, m, v, span, h));
     }
+
     fn muon(&self, p: &mut B::Buf, g: &B::Buf, m: &mut B::Buf, matrices: &[Matrix], h: &Muon) {
         let products = matrices.iter().map(|w| w.multiply_adds(h.ns_steps)).sum();
         self.time("muon", Size::Products(products), |be| be.muon(p, g, m, matrices, h));

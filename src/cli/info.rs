@@ -88,7 +88,7 @@ impl Args {
         text.push_str(&format!(
             "\nweights                {weights_mib:.2} MiB\n\
              published size         {published_mib:.2} MB (MiB, with PyTorch's causal masks)\n\
-             memory to train        {:.0} MiB: weights {:.1}, AdamW {:.1}, gradients {:.1}, activations {:.1}, \
+             memory to train        {:.0} MiB: weights {:.1}, optimizer {:.1}, gradients {:.1}, activations {:.1}, \
              weights laid out for products {:.1}\n",
             mib(memory.total()),
             mib(memory.weights),

@@ -18,7 +18,7 @@ use kinglet_kernels::{
     attention::{self, Heads},
     dropout::{self, Mask},
     gemm, loss, norm,
-    optimizer::{self, AdamW},
+    optimizer::{self, AdamW, Muon},
     peak,
 };
 use std::time::{Duration, Instant};
@@ -216,6 +216,19 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
     });
 }
 
+/// Muon on the matrices of the published models; a share of peak above what products reach is what symmetry saves.
+fn muons(c: &mut Criterion, isa: Isa) {
+    let mut group = c.benchmark_group("muon");
+    let h = Muon { lr: 0.02, momentum: 0.95, ns_steps: 5, weight_decay: 0.01, grad_scale: 1.0 };
+    for (rows, cols) in [(64, 64), (256, 64), (64, 256), (192, 192), (768, 192)] {
+        let (mut p, mut m, g) = (numbers(rows * cols), vec![0.0; rows * cols], numbers(rows * cols));
+        group.throughput(Throughput::Elements(2 * optimizer::muon_multiply_adds(rows, cols, h.ns_steps) as u64));
+        group.bench_function(BenchmarkId::from_parameter(format!("{rows}x{cols}")), |bencher| {
+            bencher.iter(|| optimizer::muon(isa, &mut p, &g, &mut m, rows, cols, &h));
+        });
+    }
+}
+
 fn kernels() {
     let isa = isa();
     let gflops = peak::fma_gflops(isa, 0.5);
@@ -228,6 +241,7 @@ fn kernels() {
     gemms(&mut criterion, isa);
     attentions(&mut criterion, isa);
     rows(&mut criterion, isa);
+    muons(&mut criterion, isa);
 }
 
 criterion_main!(kernels);
