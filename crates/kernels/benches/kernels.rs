@@ -217,7 +217,7 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
 }
 
 /// Muon on the matrices of the published models; a share of peak above what products reach is what symmetry saves.
-fn muons(c: &mut Criterion, isa: Isa) {
+fn muons(c: &mut Criterion<OfPeak>, isa: Isa) {
     let mut group = c.benchmark_group("muon");
     let h = Muon { lr: 0.02, momentum: 0.95, ns_steps: 5, weight_decay: 0.01, grad_scale: 1.0 };
     for (rows, cols) in [(64, 64), (256, 64), (64, 256), (192, 192), (768, 192)] {
