@@ -255,7 +255,7 @@ def fixture(cfg):
         ids, targets = batch(step, cfg)
         logits = model(ids)
         loss = F.cross_entropy(logits.view(-1, cfg["v"]), targets.reshape(-1))
-        optimizer.zero_grad()
+        model.zero_grad()
         objective = loss
         if cfg.get("z_loss", 0.0) > 0.0:
             objective = loss + cfg["z_loss"] * logits.logsumexp(-1).square().mean()

@@ -253,7 +253,9 @@ impl Tuning {
         }
         train::refuse_finetuning(&config)?;
         for group in &config.param_groups {
-            let of_course = |key: &&String| key.contains("lr") || key.ends_with("_iters") || *key == "cooldown";
+            let of_course = |key: &&String| {
+                key.contains("lr") || *key == "learning_rate" || key.ends_with("_iters") || *key == "cooldown"
+            };
             if let Some(key) = group.settings.keys().find(of_course) {
                 return Err(Error::BadConfig(format!(
                     "param_groups: {:?}: {key} would stay as it is while a tuning scales learning rates and their course: \
