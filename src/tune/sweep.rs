@@ -1,7 +1,7 @@
 //! What a tuning varies: keys of the configuration, the values they may take, and the settings drawn from those.
 
 use crate::{
-    config::{Config, FIELDS, Field, unknown_key},
+    config::{Config, FIELDS, Field, OptimizerKind, unknown_key},
     error::{Error, Result},
     rng::{Purpose, Rng},
 };
@@ -210,8 +210,10 @@ pub(super) fn apply(base: &Config, sweeps: &[Sweep], settings: &[toml::Value]) -
 /// Brings the other learning rates (`min_lr`, and whatever an optimizer has besides) into the proportion they had.
 fn scale_rates(config: &mut Config, base: &Config, varied: &[Sweep]) -> Result<()> {
     let factor = config.learning_rate / base.learning_rate;
-    let others = FIELDS.iter().filter(|field| field.section == "optimizer" && field.key.ends_with("_lr"));
-    for field in others.filter(|field| !varied.iter().any(|sweep| sweep.key == field.key)) {
+    let in_use = |field: &&Field| field.key != "muon_lr" || config.optimizer == OptimizerKind::Muon;
+    let others: Vec<_> =
+        FIELDS.iter().filter(|f| f.section == "optimizer" && f.key.ends_with("_lr")).filter(in_use).collect();
+    for field in others.into_iter().filter(|field| !varied.iter().any(|sweep| sweep.key == field.key)) {
         if let (toml::Value::Float(rate), true) = (base.value(field.key), factor != 1.0) {
             config.set(&format!("{}={:e}", field.key, rate * factor))?;
         }
@@ -345,8 +347,11 @@ mod tests {
     #[test]
     fn other_learning_rates_keep_their_proportion_unless_they_vary_too() {
         let base = Config { learning_rate: 1e-3, min_lr: 1e-4, ..Config::default() };
-        let scaled = apply(&base, &[sweep("learning_rate")], &[toml::Value::Float(1e-2)]).unwrap();
-        assert!((scaled.min_lr - 1e-3).abs() < 1e-12 && (scaled.muon_lr - 0.2).abs() < 1e-12);
+        let scaled = |base: &Config| apply(base, &[sweep("learning_rate")], &[toml::Value::Float(1e-2)]).unwrap();
+        assert!((scaled(&base).min_lr - 1e-3).abs() < 1e-12);
+        assert_eq!(scaled(&base).muon_lr, 0.02, "it is not in use");
+        let muon = Config { optimizer: OptimizerKind::Muon, ..base.clone() };
+        assert!((scaled(&muon).muon_lr - 0.2).abs() < 1e-12);
         let both = [sweep("learning_rate=1e-4..1e-2"), sweep("min_lr=0..1e-4")];
         let set = apply(&base, &both, &[toml::Value::Float(1e-2), toml::Value::Float(5e-5)]).unwrap();
         assert_eq!((set.learning_rate, set.min_lr), (1e-2, 5e-5));
