@@ -82,11 +82,11 @@ impl Args {
                 super::super::print(&format!("\n{}\n\n{lines}", table.name))?;
             }
             if !self.quick {
-                let text = format!(
-                    "{lines}\nSeeds 1 to {}, means ± standard deviations; {}.\n",
-                    self.seeds,
-                    today_and_machine()?
-                );
+                let seeds = match self.seeds {
+                    1 => "Seed 1".to_owned(),
+                    seeds => format!("Seeds 1 to {seeds}, means ± standard deviations"),
+                };
+                let text = format!("{lines}\n{seeds}; {}.\n", today_and_machine()?);
                 write_table(report, &table.name, &text)?;
             }
         }
