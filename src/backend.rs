@@ -10,6 +10,7 @@ mod timed;
 
 pub use cpu::{Buf, Cpu};
 pub use kinglet_kernels::{
+    attention::Heads,
     loss::{IGNORE, Objective},
     optimizer::{AdamW, Muon},
 };
@@ -46,36 +47,6 @@ impl Rows {
 /// Where row `i` of `c` channels begins in the dropout mask's numbering of a sequence: whole words of random bits.
 pub(crate) fn mask_row(c: usize, i: usize) -> usize {
     i * c.next_multiple_of(4)
-}
-
-/// What the heads of all layers share.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    /// Channels, `nh * hs`.
-    pub c: usize,
-    /// Heads.
-    pub nh: usize,
-    /// Heads of keys and values, a divisor of `nh`: each serves `nh / nkv` neighbours (Ainslie et al. 2023).
-    pub nkv: usize,
-    /// What scores are multiplied with.
-    pub scale: f64,
-}
-
-impl Heads {
-    /// Channels of a head.
-    pub fn hs(self) -> usize {
-        self.c / self.nh
-    }
-
-    /// Channels of the keys, and of the values: `nkv * hs`.
-    pub fn kv(self) -> usize {
-        self.nkv * self.hs()
-    }
-
-    /// Channels of queries, keys and values together: `c + 2 kv`.
-    pub fn width(self) -> usize {
-        self.c + 2 * self.kv()
-    }
 }
 
 /// Cosine and sine of the angle by which channels `i` and `i + hs / 2` of a head are rotated at a position:

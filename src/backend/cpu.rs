@@ -330,12 +330,6 @@ impl Cpu {
     }
 }
 
-impl Heads {
-    fn kernel(self) -> attention::Heads {
-        attention::Heads { c: self.c, nh: self.nh, nkv: self.nkv, scale: self.scale as f32 }
-    }
-}
-
 /// The gradients of two parameters, those of them that train.
 fn gradients(g: &mut [f32], w: Param, b: Option<Param>) -> (Option<&mut [f32]>, Option<&mut [f32]>) {
     let [dw, db] = g.get_disjoint_mut([w.gradient(), b.map_or(0..0, Param::gradient)]).expect("two parameters");
@@ -590,7 +584,7 @@ impl Backend for Cpu {
     fn qk(&self, qkv: &mut Buf, pre: &mut Buf, table: &Buf, p: &Buf, w: Qk, heads: Heads, rows: Rows) {
         let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
         let (qkv, rotations) = (&mut qkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
-        qk::forward(self.isa, qkv, pre, weights, rotations, heads.kernel(), rows.t, NORM_EPS as f32);
+        qk::forward(self.isa, qkv, pre, weights, rotations, heads, rows.t, NORM_EPS as f32);
     }
 
     fn qk_bwd(&self, dqkv: &mut Buf, g: &mut Buf, pre: &Buf, table: &Buf, p: &Buf, w: Qk, heads: Heads, rows: Rows) {
@@ -598,7 +592,7 @@ impl Backend for Cpu {
         let (dq, dk) = w.norm.map_or((None, None), |(q, k)| gradients(g, q, Some(k)));
         let (dqkv, rotations) = (&mut dqkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
         let eps = NORM_EPS as f32;
-        qk::backward(self.isa, dqkv, [dq, dk], pre, weights, rotations, heads.kernel(), rows.t, eps);
+        qk::backward(self.isa, dqkv, [dq, dk], pre, weights, rotations, heads, rows.t, eps);
     }
 
     fn attention(
@@ -615,7 +609,7 @@ impl Backend for Cpu {
         let sequences = outputs.zip(qkv.par_chunks_exact(t * width)).enumerate();
         sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((out, lse), qkv))| {
             let mask = drop.map(|drop| drop.mask(s));
-            attention::forward(self.isa, out, lse, qkv, heads.kernel(), mask.as_ref());
+            attention::forward(self.isa, out, lse, qkv, heads, mask.as_ref());
         });
     }
 
@@ -636,7 +630,7 @@ impl Backend for Cpu {
         let sequences = grads.zip(saved).enumerate();
         sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((dqkv, dout), ((out, lse), qkv)))| {
             let mask = drop.map(|drop| drop.mask(s));
-            attention::backward(self.isa, dqkv, dout, out, lse, qkv, heads.kernel(), mask.as_ref());
+            attention::backward(self.isa, dqkv, dout, out, lse, qkv, heads, mask.as_ref());
         });
     }
 
@@ -652,7 +646,7 @@ impl Backend for Cpu {
     ) {
         let (out, qkv) = (&mut out[..t * heads.c], &qkv[..t * heads.width()]);
         let (k, v) = (&mut k[..block * heads.kv()], &mut v[..block * heads.kv()]);
-        attention::cached(self.isa, out, k, v, qkv, pos, heads.kernel());
+        attention::cached(self.isa, out, k, v, qkv, pos, heads);
     }
 
     fn softcap(&self, z: &mut Buf, cap: f64, len: usize) {

@@ -22,10 +22,10 @@ pub struct Heads {
     pub c: usize,
     /// Heads.
     pub nh: usize,
-    /// Heads of keys and values, a divisor of `nh`.
+    /// Heads of keys and values, a divisor of `nh`: each serves `nh / nkv` neighbours (Ainslie et al. 2023).
     pub nkv: usize,
     /// What the scores are multiplied with before the softmax.
-    pub scale: f32,
+    pub scale: f64,
 }
 
 impl Heads {
@@ -164,7 +164,7 @@ fn attend(
     mask: Option<&Mask>,
 ) {
     heads.check();
-    let Heads { c, nh, scale, .. } = heads;
+    let (Heads { c, nh, .. }, scale) = (heads, heads.scale as f32);
     let (n, hs, width) = (out.len() / c, heads.hs(), heads.width());
     with_scores(pos + n, |scores, _| {
         for h in 0..nh {
@@ -207,7 +207,7 @@ pub fn backward(
     mask: Option<&Mask>,
 ) {
     heads.check();
-    let Heads { c, nh, scale, .. } = heads;
+    let (Heads { c, nh, .. }, scale) = (heads, heads.scale as f32);
     let (t, hs, width) = (out.len() / c, heads.hs(), heads.width());
     assert!(out.len() == t * c && dout.len() == t * c && lse.len() == nh * t);
     assert!(qkv.len() == t * width && dqkv.len() == qkv.len());
