@@ -571,8 +571,14 @@ impl Split {
     /// How many sequences [`Split::window`] cuts the part into: together they predict every token once, the first of the
     /// text excepted; conversations are a sequence each.
     pub fn windows(&self) -> usize {
+        self.windows_after(0)
+    }
+
+    /// The same where text is cut `shift` tokens earlier, so that its first sequence is shorter.
+    fn windows_after(&self, shift: usize) -> usize {
         match &self.rows {
-            Rows::Text(ids) => ids.len().saturating_sub(1).div_ceil(self.block_size),
+            Rows::Text(ids) if ids.len() > 1 => (shift + ids.len() - 1).div_ceil(self.block_size),
+            Rows::Text(_) => 0,
             Rows::Conversations { ends, .. } => ends.len(),
         }
     }
@@ -582,10 +588,14 @@ impl Split {
     /// # Errors
     /// If a file cannot be read.
     pub fn window(&self, index: usize, batch: &mut Batch) -> Result<()> {
+        self.window_after(0, index, batch)
+    }
+
+    fn window_after(&self, shift: usize, index: usize, batch: &mut Batch) -> Result<()> {
         match &self.rows {
             Rows::Text(ids) => {
-                let start = index * self.block_size;
-                self.push_text(ids, start..ids.len().min(start + self.block_size + 1), batch)
+                let end = (index + 1) * self.block_size - shift;
+                self.push_text(ids, end.saturating_sub(self.block_size)..ids.len().min(end + 1), batch)
             }
             Rows::Conversations { ids, learned, ends } => {
                 let row = index.checked_sub(1).map_or(0, |before| ends[before])..ends[index];
@@ -640,14 +650,29 @@ impl Split {
         }
     }
 
-    /// Appends sequence number `index` of a step to a batch, of which each epoch has every window once, in an order of its
-    /// own; a step has `of` sequences.
+    /// Appends sequence number `index` of a step to a batch, of which each epoch has every token of text and every
+    /// conversation once, in an order of its own; a step has `of` sequences. Each epoch cuts text at other places, so that
+    /// `block_size` epochs have every sequence that there is.
     ///
     /// # Errors
     /// If a file cannot be read.
     fn in_epochs(&self, seed: u64, step: u64, of: usize, index: usize, batch: &mut Batch) -> Result<()> {
-        let (at, windows) = (step * of as u64 + index as u64, self.windows() as u64);
-        self.window(rng::permute(seed, at / windows, at % windows, windows) as usize, batch)
+        // How many ways there are to cut, and how many sequences come of all together.
+        let (ways, together) = match &self.rows {
+            Rows::Text(ids) => (self.block_size, ids.len() + self.block_size - 2),
+            Rows::Conversations { ends, .. } => (1, ends.len()),
+        };
+        let at = step * of as u64 + index as u64;
+        let (ways, together) = (ways as u64, together as u64);
+        let (mut epoch, mut left) = (at / together * ways, at % together);
+        loop {
+            let shift = rng::permute(seed, u64::MAX, epoch % ways, ways) as usize;
+            let windows = self.windows_after(shift) as u64;
+            if left < windows {
+                return self.window_after(shift, rng::permute(seed, epoch, left, windows) as usize, batch);
+            }
+            (epoch, left) = (epoch + 1, left - windows);
+        }
     }
 
     fn push_text(&self, ids: &Ids, range: Range<usize>, batch: &mut Batch) -> Result<()> {
@@ -761,28 +786,52 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_has_every_window_once_in_an_order_of_its_own() {
+    fn an_epoch_has_every_token_once_cut_in_a_way_and_an_order_of_its_own() {
         let (data, _) = dataset(&"abcdefghij".repeat(120), &["block_size=7"]).unwrap();
-        let n = data.train.windows();
+        let text = &data.train;
         let mut orders = Vec::new();
         for epoch in 0..3 {
-            let mut seen: Vec<_> = (0..n).map(|i| rng::permute(5, epoch, i as u64, n as u64)).collect();
+            let n = text.windows() as u64;
+            let mut seen: Vec<_> = (0..n).map(|i| rng::permute(5, epoch, i, n)).collect();
             orders.push(seen.clone());
             seen.sort_unstable();
-            assert!(seen.into_iter().eq(0..n as u64));
+            assert!(seen.into_iter().eq(0..n));
         }
         assert!(orders[0] != orders[1] && orders[1] != orders[2]);
-        // Steps of four sequences walk through the epochs without a gap.
+        // Twice through every way of cutting, in steps of four sequences, without a gap.
+        let mut cut: Vec<usize> = (0..7).map(|shift| text.windows_after(shift)).collect();
+        let together: usize = cut.iter().sum();
+        assert_eq!(together, text.tokens() + 7 - 2);
         let mut batch = Batch::default();
-        for step in 0..n as u64 {
-            (0..4).for_each(|i| data.train.in_epochs(5, step, 4, i, &mut batch).unwrap());
+        for i in 0..2 * together {
+            text.in_epochs(5, i as u64 / 4, 4, i % 4, &mut batch).unwrap();
         }
-        let mut all: Vec<_> = (0..4 * n).map(|i| batch.sequence(i)).collect();
-        let once = windows(&data.train);
-        let mut four: Vec<_> = (0..4 * n).map(|i| once.sequence(i % n)).collect();
+        let mut all: Vec<_> = (0..2 * together).map(|i| batch.sequence(i)).collect();
+        assert!(all[..together] != all[together..], "another order");
+        // Every token is a target once in each of the first seven epochs: their lengths add up.
+        let (mut at, mut lengths) = (0, Vec::new());
+        while at < together {
+            let (mut tokens, from) = (0, at);
+            while tokens < text.tokens() - 1 {
+                tokens += all[at].1.len();
+                at += 1;
+            }
+            assert_eq!(tokens, text.tokens() - 1);
+            lengths.push(at - from);
+        }
+        lengths.sort_unstable();
+        cut.sort_unstable();
+        assert_eq!(lengths, cut);
+        let mut every = Batch::default();
+        for shift in 0..7 {
+            for i in 0..text.windows_after(shift) {
+                (0..2).for_each(|_| text.window_after(shift, i, &mut every).unwrap());
+            }
+        }
+        let mut every: Vec<_> = (0..2 * together).map(|i| every.sequence(i)).collect();
         all.sort_unstable();
-        four.sort_unstable();
-        assert!(all == four);
+        every.sort_unstable();
+        assert!(all == every);
     }
 
     #[test]

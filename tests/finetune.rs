@@ -91,6 +91,21 @@ fn new_words_are_added_and_the_rest_keeps_its_bits() {
 }
 
 #[test]
+fn groups_keep_their_settings_but_not_their_course() {
+    let cli = Cli::new();
+    let groups =
+        "param_groups=[{params=[\"lm_head.*\"],learning_rate=2e-3,lr_schedule=\"cosine\",warmup_iters=9,min_lr=1e-3}]";
+    cli.ok(&[&["train", "--out", "run", "--set", groups], SMALL].concat());
+    let settings = ["max_iters=10", "warmup_iters=1"].map(str::to_owned);
+    let config = finetune::prepare(&cli.path("run"), Which::Last, &["logbook".to_owned()], &settings).unwrap().config;
+    assert_eq!(config.param_groups[0].settings.keys().collect::<Vec<_>>(), ["learning_rate"]);
+    let [head, rest] = config.groups().try_into().unwrap();
+    // Both rise over one update and fall in a line to 0.
+    assert_eq!([head.lr(1), head.lr(10)], [2e-3, 0.0]);
+    assert_eq!([rest.lr(1), rest.lr(10)], [config.learning_rate, 0.0]);
+}
+
+#[test]
 fn adapters_are_small_and_can_be_merged_left_out_and_swapped() {
     let base = Base::new();
     // Nothing new in it, so that the models differ by their adapters alone.
