@@ -54,8 +54,8 @@
 //! # Exactness
 //! A run's result is a function of its configuration, its text and its seed: the same bits for any number of threads,
 //! stopped and resumed or not. Between instruction sets (and platforms) sums are formed in another order, so there
-//! the bits differ, within rounding; with `precision = "bf16"` also between processors that have it and those that compute
-//! f32 instead.
+//! the bits differ, within rounding; with `precision = "bf16"` also between processors that multiply it in tiles, in vectors,
+//! or not at all, which compute f32 instead.
 #![forbid(unsafe_code)]
 
 pub mod backend;

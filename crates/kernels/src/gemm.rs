@@ -16,6 +16,8 @@
 //! Each element of C is the sum over k in ascending order, so the result does not depend on how rows or columns
 //! are divided among calls.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod bf16;
 
 pub use bf16::Precision;
@@ -231,12 +233,18 @@ pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16(bf16) => {
             let [pairs_a, pairs_b] = &mut scratch.pairs;
+            let packed = &mut scratch.packed;
             let a = bf16::pairs_by_row(bf16, pairs_a, a);
             let b = match b {
                 Factor::Mat(b) => Factor::Mat(bf16::pairs_by_row(bf16, pairs_b, b.t()).t()),
                 panels => panels,
             };
-            bf16::run(bf16, Gemm { c, start, a, b, then, packed: &mut scratch.packed });
+            if !bf16.tiles {
+                bf16::run(bf16, Gemm { c, start, a, b, then, packed });
+            } else {
+                let a = if a.row_stride == 1 { amx::by_rows(isa, bf16.simd, &mut scratch.turned, a) } else { a };
+                amx::run(isa, bf16, Gemm { c, start, a, b, then, packed });
+            }
         }
     });
 }
@@ -277,7 +285,7 @@ impl Panels {
     /// # Panics
     /// If the instruction set has not this precision.
     pub fn new(isa: Isa, precision: Precision) -> Panels {
-        assert!(precision == Precision::F32 || Precision::bf16(isa) == Some(precision));
+        assert!(precision == Precision::F32 || Precision::every_bf16(isa).contains(&precision));
         Panels { isa: isa.name(), precision, rows: 0, cols: 0, data: Vec::new() }
     }
 
@@ -293,7 +301,11 @@ impl Panels {
             #[cfg(target_arch = "x86_64")]
             Precision::Bf16(bf16) => SCRATCH.with_borrow_mut(|Scratch { pairs: [_, pairs], .. }| {
                 let b = bf16::pairs_by_row(bf16, pairs, b.t()).t();
-                isa.run_generic(PackAll { data: &mut self.data, b });
+                if bf16.tiles {
+                    amx::pack(isa, bf16.simd, &mut self.data, b);
+                } else {
+                    isa.run_generic(PackAll { data: &mut self.data, b });
+                }
             }),
         }
     }
@@ -336,6 +348,9 @@ struct Scratch {
     /// Factors in pairs of bf16.
     #[cfg(target_arch = "x86_64")]
     pairs: [Vec<f32>; 2],
+    /// The first of them by rows, where it was not.
+    #[cfg(target_arch = "x86_64")]
+    turned: Vec<f32>,
 }
 
 /// Packed copies of A and B.
@@ -827,6 +842,42 @@ unsafe fn transpose<S: Simd>(_: S, to: *mut f32, to_stride: usize, from: *const 
     }
 }
 
+/// Copies what is above the diagonal of `c (r, r)` to below it.
+pub(crate) fn mirror(isa: Isa, c: &mut [f32], r: usize) {
+    assert_eq!(c.len(), r * r);
+    isa.run_generic(Mirror { c, r });
+}
+
+struct Mirror<'a> {
+    c: &'a mut [f32],
+    r: usize,
+}
+
+impl WithSimd for Mirror<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Mirror { c, r } = self;
+        for i0 in (0..r).step_by(SQUARE) {
+            let rows = SQUARE.min(r - i0);
+            if rows == SQUARE {
+                for j0 in (0..i0).step_by(SQUARE) {
+                    let c = c.as_mut_ptr();
+                    // SAFETY: both squares lie in C, and the diagonal between them.
+                    unsafe { transpose(simd, c.add(i0 * r + j0), r, c.add(j0 * r + i0), r) }
+                }
+            }
+            // Beside the diagonal, and all of the last rows where they are fewer than eight.
+            for i in i0..i0 + rows {
+                for j in if rows == SQUARE { i0 } else { 0 }..i {
+                    c[i * r + j] = c[j * r + i];
+                }
+            }
+        }
+    }
+}
+
 /// `to = from`, without a call for the short rows of a panel.
 #[inline(always)]
 fn copy(to: &mut [f32], from: &[f32]) {
@@ -871,7 +922,7 @@ mod tests {
             for (m, n) in sizes.iter().flat_map(|&m| sizes.iter().map(move |&n| (m, n))) {
                 for k in [0, 1, 2, 7, 16, 19, 300] {
                     for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
-                        for precision in [Some(Precision::F32), Precision::bf16(isa)].into_iter().flatten() {
+                        for precision in [vec![Precision::F32], Precision::every_bf16(isa)].concat() {
                             check(isa, precision, m, n, k, a_transposed, b_transposed);
                         }
                     }
@@ -961,7 +1012,8 @@ mod tests {
 
     #[test]
     fn bf16_rounds_to_the_nearest_even_and_keeps_what_is_not_a_number() {
-        for (isa, precision) in Isa::available().into_iter().filter_map(|isa| Some((isa, Precision::bf16(isa)?))) {
+        let ways = |isa| Precision::every_bf16(isa).into_iter().map(move |precision| (isa, precision));
+        for (isa, precision) in Isa::available().into_iter().flat_map(ways) {
             let up = 1.0 + 3.0 / 256.0; // halfway between 1 + 1/128 and 1 + 2/128
             let down = 1.0 + 1.0 / 256.0; // halfway between 1 and 1 + 1/128
             let a = [up, down, -up, f32::NAN, f32::INFINITY];

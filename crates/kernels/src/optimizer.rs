@@ -1,7 +1,7 @@
 //! AdamW (Loshchilov, Hutter 2019), element by element, and Muon (Jordan et al. 2024), matrix by matrix, as PyTorch's
 //! `torch.optim.AdamW` and `torch.optim.Muon` compute them.
 
-use crate::{Isa, Mat, MatMut, Start, gemm, math};
+use crate::{Isa, Mat, MatMut, Start, gemm, gemm::mirror, math};
 use std::cell::RefCell;
 
 /// The constants of one AdamW step, in f64: `1 - 0.999` and `1 - 0.999^step` lose digits in f32.
@@ -212,35 +212,7 @@ fn symmetric(isa: Isa, c: &mut [f32], a: Mat, b: Mat) {
         let part = MatMut::strided(&mut c[i * r + i..], rows, r - i, r);
         gemm(isa, part, Start::Zero, a.rows(i..i + rows), b.t().rows(i..r).t());
     }
-    mirror(c, r);
-}
-
-/// Copies what is above the diagonal of `c (r, r)` to below it.
-fn mirror(c: &mut [f32], r: usize) {
-    const BLOCK: usize = 16;
-    let whole = r - r % BLOCK;
-    for i0 in (0..whole).step_by(BLOCK) {
-        for j0 in (0..=i0).step_by(BLOCK) {
-            // Rows of the block above the diagonal become columns of that below.
-            let mut block = [[0.0; BLOCK]; BLOCK];
-            for (j, row) in block.iter_mut().enumerate() {
-                row.copy_from_slice(&c[(j0 + j) * r + i0..][..BLOCK]);
-            }
-            for i in 0..BLOCK {
-                let mut column = [0.0; BLOCK];
-                for j in 0..BLOCK {
-                    column[j] = block[j][i];
-                }
-                let cols = if i0 == j0 { i } else { BLOCK };
-                c[(i0 + i) * r + j0..][..cols].copy_from_slice(&column[..cols]);
-            }
-        }
-    }
-    for i in whole..r {
-        for j in 0..i {
-            c[i * r + j] = c[j * r + i];
-        }
-    }
+    mirror(isa, c, r);
 }
 
 /// `sum x^2` in f64, over blocks summed in f32.

@@ -22,28 +22,39 @@ mod x86 {
     use super::Precision;
     use crate::{
         Isa,
-        gemm::{Gemm, Mat, MulAdd, Zeros, grow},
+        gemm::{Gemm, Mat, MulAdd, Zeros, amx},
     };
     use pulp::x86::V4;
     use std::arch::x86_64::*;
 
     /// The proof that this processor has AVX-512 and its bf16 instructions.
     #[derive(Clone, Copy, Debug)]
-    pub struct Bf16(V4);
+    pub struct Bf16 {
+        pub(in super::super) simd: V4,
+        /// Whether it has tiles too, and products use them.
+        pub(in super::super) tiles: bool,
+    }
 
     impl PartialEq for Bf16 {
-        fn eq(&self, _: &Bf16) -> bool {
-            true
+        fn eq(&self, other: &Bf16) -> bool {
+            self.tiles == other.tiles
         }
     }
 
     impl Eq for Bf16 {}
 
     impl Precision {
-        /// bf16, where this processor multiplies it: Zen 4, Cooper Lake, Sapphire Rapids and later.
+        /// bf16, where this processor multiplies it: in tiles on Sapphire Rapids and later Xeons, else in vectors on Zen 4,
+        /// Cooper Lake and later.
         pub fn bf16(isa: Isa) -> Option<Precision> {
-            let simd = isa.avx512()?;
-            is_x86_feature_detected!("avx512bf16").then_some(Precision::Bf16(Bf16(simd)))
+            Precision::every_bf16(isa).pop()
+        }
+
+        /// Every way in which this processor multiplies bf16, the fastest last.
+        pub fn every_bf16(isa: Isa) -> Vec<Precision> {
+            let simd = isa.avx512().filter(|_| is_x86_feature_detected!("avx512bf16"));
+            let ways = simd.into_iter().flat_map(|simd| [false, true].map(|tiles| Bf16 { simd, tiles }));
+            ways.filter(|way| !way.tiles || amx::available()).map(Precision::Bf16).collect()
         }
     }
 
@@ -63,7 +74,7 @@ mod x86 {
     }
 
     /// The product of factors in pairs.
-    pub(in super::super) fn run(Bf16(simd): Bf16, gemm: Gemm) {
+    pub(in super::super) fn run(Bf16 { simd, .. }: Bf16, gemm: Gemm) {
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2")]
         fn inner(simd: V4, gemm: Gemm) {
             gemm.tiles::<V4, Pairs>(simd);
@@ -72,29 +83,36 @@ mod x86 {
         unsafe { inner(simd, gemm) }
     }
 
-    /// `m`, rounded, two neighbours of a row in a lane: half as many columns, an odd one beside a zero.
+    /// `m`, rounded, two neighbours of a row in a lane: half as many columns, an odd one beside a zero; for tiles as many
+    /// of zeros behind them as make whole ones.
     pub(in super::super) fn pairs_by_row<'a>(proof: Bf16, to: &'a mut Vec<f32>, m: Mat) -> Mat<'a> {
         assert_eq!(m.zeros, Zeros::Nowhere);
         let (rows, cols) = m.shape();
-        let half = cols.div_ceil(2);
-        grow(to, rows * half);
+        let half = cols.div_ceil(2).next_multiple_of(if proof.tiles { amx::TILE } else { 1 });
+        amx::grow_to_blocks(to, rows, half);
         if rows == 0 || cols == 0 {
             return Mat::new(to, rows, half);
         }
         if m.col_stride == 1 {
             for (to, i) in to.chunks_exact_mut(half).zip(0..rows) {
                 let from = &m.data[i * m.row_stride..][..cols];
+                let (to, behind) = to.split_at_mut(cols.div_ceil(2));
                 // SAFETY: the proof; lengths fit.
                 unsafe { within(proof, to, from) }
+                behind.fill(0.0);
             }
-            Mat::new(&to[..rows * half], rows, half)
+            Mat::new(to, rows, half)
         } else {
             // A column is contiguous: pairs are of two columns.
             assert_eq!(m.row_stride, 1);
             let column = |j: usize| if j < cols { &m.data[j * m.col_stride..][..rows] } else { &[] };
-            for (to, j) in to.chunks_exact_mut(rows).zip((0..cols).step_by(2)) {
-                // SAFETY: the proof; lengths fit.
-                unsafe { between(proof, to, column(j), column(j + 1)) }
+            for (to, j) in to.chunks_exact_mut(rows).take(half).zip((0..).step_by(2)) {
+                if j < cols {
+                    // SAFETY: the proof; lengths fit.
+                    unsafe { between(proof, to, column(j), column(j + 1)) }
+                } else {
+                    to.fill(0.0);
+                }
             }
             Mat::new(&to[..rows * half], half, rows).t()
         }
@@ -164,5 +182,10 @@ impl Precision {
     /// bf16, where this processor multiplies it.
     pub fn bf16(_: crate::Isa) -> Option<Precision> {
         None
+    }
+
+    /// Every way in which this processor multiplies bf16.
+    pub fn every_bf16(_: crate::Isa) -> Vec<Precision> {
+        Vec::new()
     }
 }
