@@ -219,7 +219,7 @@ fields! {
     invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
         "What is done about bytes that are not UTF-8: an error, or U+FFFD in their place.";
     replacement: bool = true, "true or false" if |_| true,
-        "Whether sequences are drawn at random offsets, as published, or every token once per epoch, each cut in its own way.";
+        "Whether sequences are drawn at random offsets, as published, or every token once per epoch, each epoch cut at other places.";
     within_documents: bool = false, "true or false" if |_| true,
         "Whether a sequence ends where a document does, instead of running on into the next one.";
     packing: bool = false, "true or false" if |_| true,

@@ -787,51 +787,54 @@ mod tests {
 
     #[test]
     fn an_epoch_has_every_token_once_cut_in_a_way_and_an_order_of_its_own() {
-        let (data, _) = dataset(&"abcdefghij".repeat(120), &["block_size=7"]).unwrap();
-        let text = &data.train;
-        let mut orders = Vec::new();
-        for epoch in 0..3 {
-            let n = text.windows() as u64;
-            let mut seen: Vec<_> = (0..n).map(|i| rng::permute(5, epoch, i, n)).collect();
-            orders.push(seen.clone());
+        for (block, length) in [(7, 1200), (1, 60), (2, 60), (40, 410)] {
+            let (data, _) = dataset(&"abcdefghij".repeat(length / 10), &[&format!("block_size={block}")]).unwrap();
+            let text = &data.train;
+            // Twice through every way of cutting, in steps of four sequences.
+            let mut cut: Vec<usize> = (0..block).map(|shift| text.windows_after(shift)).collect();
+            let together: usize = cut.iter().sum();
+            let mut batch = Batch::default();
+            for i in 0..2 * together {
+                text.in_epochs(5, i as u64 / 4, 4, i % 4, &mut batch).unwrap();
+            }
+            let mut all: Vec<_> = (0..2 * together).map(|i| batch.sequence(i)).collect();
+            assert!(all[..together] != all[together..], "another order");
+            // An epoch is over when every token but the first was a target.
+            let (mut at, mut lengths) = (0, Vec::new());
+            while at < together {
+                let (mut tokens, from) = (0, at);
+                while tokens < text.tokens() - 1 {
+                    tokens += all[at].1.len();
+                    at += 1;
+                }
+                assert_eq!(tokens, text.tokens() - 1);
+                lengths.push(at - from);
+            }
+            lengths.sort_unstable();
+            cut.sort_unstable();
+            assert_eq!(lengths, cut);
+            let mut every = Batch::default();
+            for shift in 0..block {
+                for i in 0..text.windows_after(shift) {
+                    (0..2).for_each(|_| text.window_after(shift, i, &mut every).unwrap());
+                }
+            }
+            let mut every: Vec<_> = (0..2 * together).map(|i| every.sequence(i)).collect();
+            all.sort_unstable();
+            every.sort_unstable();
+            assert!(all == every);
+        }
+    }
+
+    #[test]
+    fn an_order_has_every_index_once() {
+        for n in [1, 2, 64, 1000] {
+            let order = |epoch| (0..n).map(|i| rng::permute(5, epoch, i, n)).collect::<Vec<_>>();
+            let mut seen = order(0);
+            assert!(n < 3 || seen != order(1));
             seen.sort_unstable();
             assert!(seen.into_iter().eq(0..n));
         }
-        assert!(orders[0] != orders[1] && orders[1] != orders[2]);
-        // Twice through every way of cutting, in steps of four sequences, without a gap.
-        let mut cut: Vec<usize> = (0..7).map(|shift| text.windows_after(shift)).collect();
-        let together: usize = cut.iter().sum();
-        assert_eq!(together, text.tokens() + 7 - 2);
-        let mut batch = Batch::default();
-        for i in 0..2 * together {
-            text.in_epochs(5, i as u64 / 4, 4, i % 4, &mut batch).unwrap();
-        }
-        let mut all: Vec<_> = (0..2 * together).map(|i| batch.sequence(i)).collect();
-        assert!(all[..together] != all[together..], "another order");
-        // Every token is a target once in each of the first seven epochs: their lengths add up.
-        let (mut at, mut lengths) = (0, Vec::new());
-        while at < together {
-            let (mut tokens, from) = (0, at);
-            while tokens < text.tokens() - 1 {
-                tokens += all[at].1.len();
-                at += 1;
-            }
-            assert_eq!(tokens, text.tokens() - 1);
-            lengths.push(at - from);
-        }
-        lengths.sort_unstable();
-        cut.sort_unstable();
-        assert_eq!(lengths, cut);
-        let mut every = Batch::default();
-        for shift in 0..7 {
-            for i in 0..text.windows_after(shift) {
-                (0..2).for_each(|_| text.window_after(shift, i, &mut every).unwrap());
-            }
-        }
-        let mut every: Vec<_> = (0..2 * together).map(|i| every.sequence(i)).collect();
-        all.sort_unstable();
-        every.sort_unstable();
-        assert!(all == every);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub enum Purpose {
     Corpus,
     /// Which dates the built-in instructions are about, and how they are written.
     Dates,
-    /// The order of an epoch's windows; `step` is the epoch.
+    /// The order of an epoch's windows, `step` being the epoch, and with the last `step` that of the places where epochs cut.
     Epoch,
     /// Whether a sequence is of the old data; `sequence` is its index in the step.
     Replay,

@@ -124,7 +124,7 @@ impl Cpu {
     /// With linear layers in this precision, or in f32 if the processor has no instructions for it: see
     /// [`Cpu::precision`].
     pub fn with_precision(self, precision: Precision) -> Cpu {
-        let bf16 = kernels::Precision::bf16(self.isa).filter(|_| precision == Precision::Bf16);
+        let bf16 = if precision == Precision::Bf16 { kernels::Precision::bf16(self.isa) } else { None };
         Cpu { precision: bf16.unwrap_or(kernels::Precision::F32), ..self }
     }
 

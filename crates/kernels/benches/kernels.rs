@@ -13,11 +13,11 @@ use criterion::{
     measurement::{Measurement, ValueFormatter, WallTime},
 };
 use kinglet_kernels::{
-    Isa, Mat, MatMut, Start,
+    Factor, Isa, Mat, MatMut, Precision, Start,
     activation::{self, Activation},
     attention::{self, Heads},
     dropout::{self, Mask},
-    gemm, loss, norm,
+    gemm_then, loss, norm,
     optimizer::{self, AdamW, Muon},
     peak,
 };
@@ -97,7 +97,13 @@ fn numbers(n: usize) -> Vec<f32> {
 }
 
 fn gemms(c: &mut Criterion<OfPeak>, isa: Isa) {
-    let mut group = c.benchmark_group("gemm");
+    for precision in [vec![Precision::F32], Precision::every_bf16(isa)].concat() {
+        products(c, isa, precision);
+    }
+}
+
+fn products(c: &mut Criterion<OfPeak>, isa: Isa, precision: Precision) {
+    let mut group = c.benchmark_group(format!("gemm, {}", precision.name()));
     // (m, n, k) and which factors are transposed: forward, backward to the input, backward to the weights; attention.
     let shapes = [
         ("forward", 256, 192, 64, false, true),
@@ -123,7 +129,9 @@ fn gemms(c: &mut Criterion<OfPeak>, isa: Isa) {
         group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
         group.bench_function(BenchmarkId::new(name, format!("{m}x{n}x{k}")), |bencher| {
             let (a, b) = (view(&a, m, k, a_transposed), view(&b, k, n, b_transposed));
-            bencher.iter(|| gemm(isa, MatMut::new(&mut out, m, n), Start::Zero, a, b));
+            bencher.iter(|| {
+                gemm_then(isa, precision, MatMut::new(&mut out, m, n), Start::Zero, a, Factor::Mat(b), None);
+            });
         });
     }
 }

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Each element of C is the sum over k in ascending order, so the result does not depend on how rows or columns
-//! are divided among calls.
+//! are divided among calls. Products of bf16 go the same ways, but for those in tiles, whose module says how.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -207,7 +207,12 @@ pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat
     let shapes_fit = c.rows == a.rows && c.cols == b_cols && a.cols == b_rows;
     assert!(shapes_fit, "gemm: C is {}x{}, A {}x{}, B {b_rows}x{b_cols}", c.rows, c.cols, a.rows, a.cols);
     if let Factor::Panels(b) = b {
-        assert!(b.isa == isa.name() && b.precision == precision, "gemm: B is packed for {} {:?}", b.isa, b.precision);
+        assert!(
+            b.isa == isa.name() && b.precision == precision,
+            "gemm: B is packed for {} {}",
+            b.isa,
+            b.precision.name()
+        );
     }
     if c.rows == 0 || c.cols == 0 {
         return;
@@ -231,20 +236,18 @@ pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat
     SCRATCH.with_borrow_mut(|scratch| match precision {
         Precision::F32 => isa.run_generic(Gemm { c, start, a, b, then, packed: &mut scratch.packed }),
         #[cfg(target_arch = "x86_64")]
+        Precision::Bf16(bf16) if bf16.tiles => {
+            amx::run(bf16, Gemm { c, start, a, b, then, packed: &mut scratch.packed })
+        }
+        #[cfg(target_arch = "x86_64")]
         Precision::Bf16(bf16) => {
             let [pairs_a, pairs_b] = &mut scratch.pairs;
-            let packed = &mut scratch.packed;
             let a = bf16::pairs_by_row(bf16, pairs_a, a);
             let b = match b {
                 Factor::Mat(b) => Factor::Mat(bf16::pairs_by_row(bf16, pairs_b, b.t()).t()),
                 panels => panels,
             };
-            if !bf16.tiles {
-                bf16::run(bf16, Gemm { c, start, a, b, then, packed });
-            } else {
-                let a = if a.row_stride == 1 { amx::by_rows(isa, bf16.simd, &mut scratch.turned, a) } else { a };
-                amx::run(isa, bf16, Gemm { c, start, a, b, then, packed });
-            }
+            bf16::run(bf16, Gemm { c, start, a, b, then, packed: &mut scratch.packed });
         }
     });
 }
@@ -275,7 +278,8 @@ pub struct Panels {
     precision: Precision,
     rows: usize,
     cols: usize,
-    /// Blocks of [`KC`] rows, in them blocks of [`NC`] columns, in them panels, as LOOPs 5, 4 and 2 take them.
+    /// Blocks of [`KC`] rows, in them blocks of [`NC`] columns, in them panels, as LOOPs 5, 4 and 2 take them; for tiles
+    /// panels only.
     data: Vec<f32>,
 }
 
@@ -299,13 +303,11 @@ impl Panels {
         match self.precision {
             Precision::F32 => isa.run_generic(PackAll { data: &mut self.data, b }),
             #[cfg(target_arch = "x86_64")]
+            Precision::Bf16(bf16) if bf16.tiles => amx::pack(bf16, &mut self.data, b),
+            #[cfg(target_arch = "x86_64")]
             Precision::Bf16(bf16) => SCRATCH.with_borrow_mut(|Scratch { pairs: [_, pairs], .. }| {
                 let b = bf16::pairs_by_row(bf16, pairs, b.t()).t();
-                if bf16.tiles {
-                    amx::pack(isa, bf16.simd, &mut self.data, b);
-                } else {
-                    isa.run_generic(PackAll { data: &mut self.data, b });
-                }
+                isa.run_generic(PackAll { data: &mut self.data, b });
             }),
         }
     }
@@ -348,9 +350,6 @@ struct Scratch {
     /// Factors in pairs of bf16.
     #[cfg(target_arch = "x86_64")]
     pairs: [Vec<f32>; 2],
-    /// The first of them by rows, where it was not.
-    #[cfg(target_arch = "x86_64")]
-    turned: Vec<f32>,
 }
 
 /// Packed copies of A and B.
@@ -967,10 +966,10 @@ mod tests {
                         }
                     }
                     let got = c[i * (n + gap) + j];
-                    let isa = isa.name();
+                    let (isa, precision) = (isa.name(), precision.name());
                     assert!(
                         got == want,
-                        "{isa} {precision:?} {m}x{n}x{k} {start:?}, packed: {packed}, ({i}, {j}): {got}, want {want}"
+                        "{isa} {precision} {m}x{n}x{k} {start:?}, packed: {packed}, ({i}, {j}): {got}, want {want}"
                     );
                 }
             }
@@ -1006,6 +1005,57 @@ mod tests {
                 let some = product(Mat::new(&a, m, k), true);
                 let wanted = |at: &usize| at / n <= at % n + diagonal;
                 assert!((0..m * n).filter(wanted).all(|at| some[at] == want[at]), "{}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_how_a_product_is_divided() {
+        let (m, n, k) = (150, 70, 75);
+        let random = |len: usize, seed: usize| -> Vec<f32> {
+            (0..len).map(|i| ((i + seed) as f32 * 12.9898).sin() * 10f32.powi((i % 7) as i32 - 3)).collect()
+        };
+        let (mut a, b, c) = (random(m * k, 1), random(k * n, 2), random(m * n, 3));
+        a[40 * k] = f32::NAN; // stays in its row
+        for isa in Isa::available() {
+            for precision in [vec![Precision::F32], Precision::every_bf16(isa)].concat() {
+                let product = |rows: std::ops::Range<usize>, by_columns: bool| {
+                    let columns: Vec<f32> = (0..k * m).map(|at| a[at % m * k + at / m]).collect();
+                    let a = if by_columns { Mat::new(&columns, k, m).t() } else { Mat::new(&a, m, k) };
+                    let mut c = c[rows.start * n..rows.end * n].to_vec();
+                    let out = MatMut::new(&mut c, rows.len(), n);
+                    let seen = std::sync::Mutex::new(vec![0; rows.len()]);
+                    let then = |mut strip: Strip| {
+                        let cols = strip.cols.len();
+                        strip.iter_mut().for_each(|(row, _)| seen.lock().unwrap()[row] += cols);
+                    };
+                    let b = Factor::Mat(Mat::new(&b, k, n));
+                    gemm_then(isa, precision, out, Start::C, a.rows(rows), b, Some(&then));
+                    assert!(seen.into_inner().unwrap().iter().all(|&cols| cols == n), "every row is followed up once");
+                    c.iter().map(|x| if x.is_nan() { 0 } else { x.to_bits() }).collect::<Vec<_>>()
+                };
+                let whole = product(0..m, false);
+                assert!(whole.iter().enumerate().all(|(at, &bits)| (bits == 0) == (at / n == 40)));
+                for by_columns in [false, true] {
+                    let mut parts = Vec::new();
+                    for (from, to) in [(0, 1), (1, 18), (18, 60), (60, m)] {
+                        parts.extend(product(from..to, by_columns));
+                    }
+                    assert!(parts == whole, "{} {}, by columns: {by_columns}", isa.name(), precision.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_mirrored_matrix_is_symmetric() {
+        for isa in Isa::available() {
+            for r in [1, 7, 8, 9, 24, 30] {
+                let from = integers(r * r, 101);
+                let mut c = from.clone();
+                mirror(isa, &mut c, r);
+                let want = |i: usize, j: usize| from[i.min(j) * r + i.max(j)];
+                assert!((0..r * r).all(|at| c[at] == want(at / r, at % r)), "{} {r}", isa.name());
             }
         }
     }

@@ -1,7 +1,7 @@
-//! Products of bf16 factors in Intel's tiles (AMX): 16 x 16 sums of 16 pairs in an instruction, eight times as much as
-//! [`super::bf16`] does in the same time.
+//! Products of bf16 factors in Intel's tiles (AMX): the products of 16 x 16 pairs with 16 x 16 in one instruction.
 //!
-//! The pairs are those of the vectors. All of k is summed without a stop, for 32 rows and 32 columns at once, in four tiles:
+//! Factors are rounded and laid out in pairs of neighbours along k as they are read. All of k is summed without a stop, for
+//! 32 rows and 32 columns at once, in four tiles:
 //!
 //! ```text
 //!                  6: B, 16 pairs x 16 columns    7: the next 16 columns
@@ -11,15 +11,13 @@
 //!
 //! Factors are padded to whole tiles, so that every element of C is the same sum wherever its row stands.
 
-use super::{Factor, Gemm, Mat, MatMut, Start, Strip, bf16::Bf16, grow, pack_b, transpose};
-use crate::Isa;
-use pulp::x86::V4;
-use std::arch::asm;
+use super::{Factor, Gemm, Mat, MatMut, Start, Strip, Zeros, bf16::Bf16, grow};
+use std::arch::{asm, x86_64::*};
 
 /// Rows and columns of C that four tiles hold.
 const BLOCK: usize = 32;
 /// Rows of a tile, floats or pairs in one of its rows.
-pub(super) const TILE: usize = 16;
+const TILE: usize = 16;
 /// Columns in a packed panel of B.
 const PANEL: usize = 64;
 /// Rows of A that meet a panel of B, one after the other, while it is near.
@@ -45,87 +43,42 @@ pub(super) fn available() -> bool {
     false
 }
 
-/// `a`, pairs by columns, by rows.
-pub(super) fn by_rows<'a>(isa: Isa, simd: V4, to: &'a mut Vec<f32>, a: Mat) -> Mat<'a> {
-    assert_eq!(a.row_stride, 1, "by columns");
-    let (rows, pairs) = a.shape();
-    grow_to_blocks(to, rows, pairs);
-    isa.run(
-        #[inline(always)]
-        || {
-            const SQUARE: usize = super::SQUARE;
-            let whole = rows - rows % SQUARE;
-            for p in (0..pairs).step_by(SQUARE) {
-                for i in (0..whole).step_by(SQUARE) {
-                    let (from, to) = (&a.data[p * a.col_stride + i..], &mut to[i * pairs + p..]);
-                    assert!((SQUARE - 1) * a.col_stride + SQUARE <= from.len());
-                    assert!((SQUARE - 1) * pairs + SQUARE <= to.len());
-                    // SAFETY: both assertions.
-                    unsafe { transpose(simd, to.as_mut_ptr(), pairs, from.as_ptr(), a.col_stride) }
-                }
-            }
-            for i in whole..rows {
-                for p in 0..pairs {
-                    to[i * pairs + p] = a.data[p * a.col_stride + i];
-                }
-            }
-        },
-    );
-    Mat::new(to, rows, pairs)
-}
-
-/// Makes room for whole blocks of rows: what stands in those that are not A's only reaches rows that are not C's.
-pub(super) fn grow_to_blocks(to: &mut Vec<f32>, rows: usize, pairs: usize) {
-    grow(to, rows.next_multiple_of(BLOCK) * pairs);
-}
-
-/// `b`, in pairs, as panels of all its rows.
-pub(super) fn pack(isa: Isa, simd: V4, to: &mut Vec<f32>, b: Mat) {
-    let (pairs, cols) = b.shape();
-    assert!(pairs.is_multiple_of(TILE));
-    if pairs == 0 {
-        return;
-    }
-    grow(to, pairs * cols.next_multiple_of(PANEL));
-    isa.run(
-        #[inline(always)]
-        || pack_b(simd, to, b, 0, pairs, 0, cols, PANEL),
-    );
-}
-
-/// The product of factors in pairs: A by rows, B maybe packed.
-pub(super) fn run(isa: Isa, Bf16 { simd, .. }: Bf16, gemm: Gemm) {
+/// The product; A and B as they are, or B packed by [`pack`].
+pub(super) fn run(proof: Bf16, gemm: Gemm) {
+    static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
+    assert!(proof.tiles);
     let Gemm { c: MatMut { data: c, rows, cols, row_stride, .. }, start, a, b, then, packed } = gemm;
-    let pairs = a.cols;
+    let pairs = padded_pairs(a.cols);
     let b = match b {
         Factor::Mat(b) => {
-            pack(isa, simd, &mut packed.b, b);
+            pack(proof, &mut packed.b, b);
             &packed.b[..]
         }
         Factor::Panels(b) => &b.data[..],
     };
-    assert!(pairs.is_multiple_of(TILE) && a.row_stride == pairs && a.col_stride == 1);
-    // What the blocks below read, whole ones at the edges too.
-    assert!(rows.next_multiple_of(BLOCK) * pairs <= a.data.len() && pairs * cols.next_multiple_of(PANEL) <= b.len());
-    static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
+    assert!(pairs * cols.next_multiple_of(PANEL) <= b.len());
+    grow(&mut packed.a, STRIP * pairs);
     let _tiles = Configured::new();
     for i0 in (0..rows).step_by(STRIP) {
         let strip = i0..rows.min(i0 + STRIP);
+        // SAFETY: the proof.
+        unsafe { pairs_by_row(&mut packed.a, a.rows(strip.clone())) };
         for j0 in (0..cols).step_by(PANEL) {
             for i in strip.clone().step_by(BLOCK) {
                 for j in (j0..cols.min(j0 + PANEL)).step_by(BLOCK) {
                     let (m, n) = (BLOCK.min(rows - i), BLOCK.min(cols - j));
                     let c = &mut c[i * row_stride + j..];
                     assert!((m - 1) * row_stride + n <= c.len());
-                    let (a, b) = (&a.data[i * pairs..], &b[j0 * pairs + j - j0..]);
+                    let (a, b) = (&packed.a[(i - i0) * pairs..], &b[j0 * pairs + j - j0..]);
                     if m == BLOCK && n == BLOCK {
+                        let to = c.as_mut_ptr();
                         let (from, stride) = match start {
                             Start::Zero => (ZEROS.as_ptr(), 0),
-                            Start::C => (c.as_ptr(), row_stride),
+                            Start::C => (to.cast_const(), row_stride),
                             Start::Bias(bias) => (bias[j..j + BLOCK].as_ptr(), 0),
                         };
-                        // SAFETY: the assertions; 32 floats of every row to begin with.
-                        unsafe { multiply(pairs, a, b, from, stride, c.as_mut_ptr(), row_stride, true) };
+                        // SAFETY: the assertion; 32 floats of every row to begin with.
+                        unsafe { multiply(pairs, a, b, from, stride, to, row_stride, true) };
                         continue;
                     }
                     let mut edge = [[0.0; BLOCK]; BLOCK];
@@ -137,7 +90,7 @@ pub(super) fn run(isa: Isa, Bf16 { simd, .. }: Bf16, gemm: Gemm) {
                         }
                     }
                     let to = edge.as_mut_ptr().cast();
-                    // SAFETY: the assertions; the block has 32 rows of 32 floats.
+                    // SAFETY: the block has 32 rows of 32 floats.
                     unsafe { multiply(pairs, a, b, to, BLOCK, to, BLOCK, m > TILE) };
                     for (i, row) in edge[..m].iter().enumerate() {
                         c[i * row_stride..][..n].copy_from_slice(&row[..n]);
@@ -150,6 +103,148 @@ pub(super) fn run(isa: Isa, Bf16 { simd, .. }: Bf16, gemm: Gemm) {
             then(Strip { rows: strip, cols: 0..cols, data, row_stride });
         }
     }
+}
+
+/// Pairs along `k` numbers, and as many zeros as make whole tiles.
+fn padded_pairs(k: usize) -> usize {
+    k.div_ceil(2).next_multiple_of(TILE)
+}
+
+/// `b` as panels of [`PANEL`] columns: `to[panel][pair][column]`. What stands in columns that are not B's only reaches such
+/// columns of C.
+pub(super) fn pack(_: Bf16, to: &mut Vec<f32>, b: Mat) {
+    assert_eq!(b.zeros, Zeros::Nowhere);
+    grow(to, padded_pairs(b.rows) * b.cols.next_multiple_of(PANEL));
+    // SAFETY: the proof.
+    unsafe { pairs_in_panels(to, b) }
+}
+
+/// The rows of `a (rows, k)`, each as [`padded_pairs`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pairs_by_row(to: &mut [f32], a: Mat) {
+    let pairs = padded_pairs(a.cols);
+    if a.col_stride == 1 {
+        for (i, to) in to.chunks_exact_mut(pairs).enumerate().take(a.rows) {
+            let row = &a.data[i * a.row_stride..][..a.cols];
+            for (p, to) in to.as_chunks_mut().0.iter_mut().enumerate() {
+                store(to, along(row, 2 * p * TILE));
+            }
+        }
+        return;
+    }
+    for i in (0..a.rows).step_by(TILE) {
+        for p in (0..pairs).step_by(TILE) {
+            let columns = std::array::from_fn(|q| across(column(a, 2 * (p + q)), column(a, 2 * (p + q) + 1), i));
+            for (r, row) in turn(columns).into_iter().enumerate().take(a.rows - i) {
+                store(block(to, (i + r) * pairs + p), row);
+            }
+        }
+    }
+}
+
+/// [`pack`] for this processor.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pairs_in_panels(to: &mut [f32], b: Mat) {
+    let pairs = padded_pairs(b.rows);
+    let at = |p: usize, j: usize| j / PANEL * PANEL * pairs + p * PANEL + j % PANEL;
+    if b.col_stride == 1 {
+        let row = |k: usize| if k < b.rows { &b.data[k * b.row_stride..][..b.cols] } else { &[] };
+        for p in 0..pairs {
+            for j in (0..b.cols).step_by(TILE) {
+                store(block(to, at(p, j)), across(row(2 * p), row(2 * p + 1), j));
+            }
+        }
+        return;
+    }
+    for j in (0..b.cols).step_by(TILE) {
+        for p in (0..pairs).step_by(TILE) {
+            let columns = std::array::from_fn(|q| along(column(b, j + q), 2 * p));
+            for (q, row) in turn(columns).into_iter().enumerate() {
+                store(block(to, at(p + q, j)), row);
+            }
+        }
+    }
+}
+
+/// A column of a matrix that is kept by columns; nothing behind its last.
+fn column(m: Mat<'_>, j: usize) -> &[f32] {
+    if j < m.cols { &m.data[j * m.col_stride..][..m.rows] } else { &[] }
+}
+
+fn block(to: &mut [f32], at: usize) -> &mut [f32; TILE] {
+    to[at..].first_chunk_mut().expect("whole tiles fit")
+}
+
+#[target_feature(enable = "avx512f")]
+fn store(to: &mut [f32; TILE], pairs: __m512i) {
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) }
+}
+
+/// Sixteen numbers from `at` on, zeros behind the last.
+#[target_feature(enable = "avx512f")]
+fn load(from: &[f32], at: usize) -> __m512 {
+    let rest = from.get(at..).unwrap_or_default();
+    let mask = if rest.len() >= TILE { u16::MAX } else { (1 << rest.len()) - 1 };
+    // SAFETY: the mask admits only what lies in the slice.
+    unsafe { _mm512_maskz_loadu_ps(mask, rest.as_ptr()) }
+}
+
+/// Sixteen pairs of neighbours from `at` on.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn along(row: &[f32], at: usize) -> __m512i {
+    bits(_mm512_cvtne2ps_pbh(load(row, at + TILE), load(row, at)))
+}
+
+/// Sixteen pairs of one number of each, from `at` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn across(upper: &[f32], lower: &[f32], at: usize) -> __m512i {
+    /// Where the two halves of a lane come from.
+    const TURNS: [u16; 2 * TILE] = {
+        let mut turns = [0; 2 * TILE];
+        let mut i = 0;
+        while i < 2 * TILE {
+            turns[i] = (i / 2 + i % 2 * TILE) as u16;
+            i += 1;
+        }
+        turns
+    };
+    // SAFETY: 64 bytes.
+    let turns = unsafe { _mm512_loadu_epi16(TURNS.as_ptr().cast()) };
+    _mm512_permutexvar_epi16(turns, bits(_mm512_cvtne2ps_pbh(load(lower, at), load(upper, at))))
+}
+
+fn bits(pairs: __m512bh) -> __m512i {
+    // SAFETY: 64 bytes of plain numbers.
+    unsafe { std::mem::transmute(pairs) }
+}
+
+/// The transpose of a square of pairs: first in fours of neighbouring rows, then fours of such fours.
+#[target_feature(enable = "avx512f")]
+fn turn(r: [__m512i; TILE]) -> [__m512i; TILE] {
+    // In quarter l of `fours[4 g + c]`: column 4 l + c of rows 4 g to 4 g + 3.
+    let mut fours = r;
+    for g in (0..TILE).step_by(4) {
+        let (low, high) = (_mm512_unpacklo_epi32(r[g], r[g + 1]), _mm512_unpackhi_epi32(r[g], r[g + 1]));
+        let (low2, high2) = (_mm512_unpacklo_epi32(r[g + 2], r[g + 3]), _mm512_unpackhi_epi32(r[g + 2], r[g + 3]));
+        fours[g] = _mm512_unpacklo_epi64(low, low2);
+        fours[g + 1] = _mm512_unpackhi_epi64(low, low2);
+        fours[g + 2] = _mm512_unpacklo_epi64(high, high2);
+        fours[g + 3] = _mm512_unpackhi_epi64(high, high2);
+    }
+    let mut columns = r;
+    for c in 0..4 {
+        const EVEN: i32 = 0x88;
+        const ODD: i32 = 0xdd;
+        let [a, b, d, e] = [fours[c], fours[4 + c], fours[8 + c], fours[12 + c]];
+        let (even, even2) = (_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<EVEN>(d, e));
+        let (odd, odd2) = (_mm512_shuffle_i32x4::<ODD>(a, b), _mm512_shuffle_i32x4::<ODD>(d, e));
+        columns[c] = _mm512_shuffle_i32x4::<EVEN>(even, even2);
+        columns[4 + c] = _mm512_shuffle_i32x4::<EVEN>(odd, odd2);
+        columns[8 + c] = _mm512_shuffle_i32x4::<ODD>(even, even2);
+        columns[12 + c] = _mm512_shuffle_i32x4::<ODD>(odd, odd2);
+    }
+    columns
 }
 
 /// Tiles that this thread may use, all of them 16 rows of 64 bytes, until it is dropped.
@@ -175,7 +270,7 @@ impl Configured {
             }
             Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
         };
-        // SAFETY: `run` takes the proof that there are tiles, and the 64 bytes are a valid configuration.
+        // SAFETY: `run` has the proof that there are tiles, and the 64 bytes are a valid configuration.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly, preserves_flags),
                  out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -203,7 +298,6 @@ impl Drop for Configured {
 /// This thread's tiles must be [`Configured`]; `pairs` is a multiple of [`TILE`]; `from` must be readable and `c` writable
 /// in all of these rows and columns.
 #[inline]
-#[expect(clippy::too_many_arguments, reason = "the operands of one block")]
 unsafe fn multiply(
     pairs: usize,
     a: &[f32],

@@ -1,4 +1,5 @@
-//! Products of factors rounded to bf16, summed in f32: twice the multiply-adds in an instruction.
+//! Products of factors rounded to bf16, summed in f32. Here in vectors, twice the multiply-adds in an instruction; for
+//! processors that have tiles, [`super::amx`].
 //!
 //! `vdpbf16ps` takes pairs of neighbours along k, two bf16 numbers in the 32 bits of a lane. So a factor is rounded and
 //! put in pairs first, and what results is a matrix of "floats" with half as many k, on which the loops of
@@ -14,6 +15,19 @@ pub enum Precision {
     Bf16(Bf16),
 }
 
+impl Precision {
+    /// `f32`, `bf16 in vectors` or `bf16 in tiles`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            #[cfg(target_arch = "x86_64")]
+            Precision::Bf16(Bf16 { tiles: false, .. }) => "bf16 in vectors",
+            #[cfg(target_arch = "x86_64")]
+            Precision::Bf16(Bf16 { tiles: true, .. }) => "bf16 in tiles",
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Bf16, pairs_by_row, run};
 
@@ -22,7 +36,7 @@ mod x86 {
     use super::Precision;
     use crate::{
         Isa,
-        gemm::{Gemm, Mat, MulAdd, Zeros, amx},
+        gemm::{Gemm, Mat, MulAdd, Zeros, amx, grow},
     };
     use pulp::x86::V4;
     use std::arch::x86_64::*;
@@ -30,7 +44,7 @@ mod x86 {
     /// The proof that this processor has AVX-512 and its bf16 instructions.
     #[derive(Clone, Copy, Debug)]
     pub struct Bf16 {
-        pub(in super::super) simd: V4,
+        simd: V4,
         /// Whether it has tiles too, and products use them.
         pub(in super::super) tiles: bool,
     }
@@ -83,36 +97,29 @@ mod x86 {
         unsafe { inner(simd, gemm) }
     }
 
-    /// `m`, rounded, two neighbours of a row in a lane: half as many columns, an odd one beside a zero; for tiles as many
-    /// of zeros behind them as make whole ones.
+    /// `m`, rounded, two neighbours of a row in a lane: half as many columns, an odd one beside a zero.
     pub(in super::super) fn pairs_by_row<'a>(proof: Bf16, to: &'a mut Vec<f32>, m: Mat) -> Mat<'a> {
         assert_eq!(m.zeros, Zeros::Nowhere);
         let (rows, cols) = m.shape();
-        let half = cols.div_ceil(2).next_multiple_of(if proof.tiles { amx::TILE } else { 1 });
-        amx::grow_to_blocks(to, rows, half);
+        let half = cols.div_ceil(2);
+        grow(to, rows * half);
         if rows == 0 || cols == 0 {
             return Mat::new(to, rows, half);
         }
         if m.col_stride == 1 {
             for (to, i) in to.chunks_exact_mut(half).zip(0..rows) {
                 let from = &m.data[i * m.row_stride..][..cols];
-                let (to, behind) = to.split_at_mut(cols.div_ceil(2));
                 // SAFETY: the proof; lengths fit.
                 unsafe { within(proof, to, from) }
-                behind.fill(0.0);
             }
-            Mat::new(to, rows, half)
+            Mat::new(&to[..rows * half], rows, half)
         } else {
             // A column is contiguous: pairs are of two columns.
             assert_eq!(m.row_stride, 1);
             let column = |j: usize| if j < cols { &m.data[j * m.col_stride..][..rows] } else { &[] };
-            for (to, j) in to.chunks_exact_mut(rows).take(half).zip((0..).step_by(2)) {
-                if j < cols {
-                    // SAFETY: the proof; lengths fit.
-                    unsafe { between(proof, to, column(j), column(j + 1)) }
-                } else {
-                    to.fill(0.0);
-                }
+            for (to, j) in to.chunks_exact_mut(rows).zip((0..cols).step_by(2)) {
+                // SAFETY: the proof; lengths fit.
+                unsafe { between(proof, to, column(j), column(j + 1)) }
             }
             Mat::new(&to[..rows * half], half, rows).t()
         }
