@@ -11,7 +11,11 @@
 //!
 //! Factors are padded to whole tiles, so that every element of C is the same sum wherever its row stands.
 
-use super::{Factor, Gemm, Mat, MatMut, Start, Strip, Zeros, bf16::Bf16, grow};
+use super::{
+    Factor, Gemm, Mat, MatMut, Start, Strip, Zeros,
+    bf16::{Bf16, TURNS},
+    grow,
+};
 use std::arch::{asm, x86_64::*};
 
 /// Rows and columns of C that four tiles hold.
@@ -199,16 +203,6 @@ fn along(row: &[f32], at: usize) -> __m512i {
 /// Sixteen pairs of one number of each, from `at` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn across(upper: &[f32], lower: &[f32], at: usize) -> __m512i {
-    /// Where the two halves of a lane come from.
-    const TURNS: [u16; 2 * TILE] = {
-        let mut turns = [0; 2 * TILE];
-        let mut i = 0;
-        while i < 2 * TILE {
-            turns[i] = (i / 2 + i % 2 * TILE) as u16;
-            i += 1;
-        }
-        turns
-    };
     // SAFETY: 64 bytes.
     let turns = unsafe { _mm512_loadu_epi16(TURNS.as_ptr().cast()) };
     _mm512_permutexvar_epi16(turns, bits(_mm512_cvtne2ps_pbh(load(lower, at), load(upper, at))))

@@ -29,7 +29,7 @@ impl Precision {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Bf16, pairs_by_row, run};
+pub(super) use x86::{Bf16, TURNS, pairs_by_row, run};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -154,20 +154,21 @@ mod x86 {
         }
     }
 
+    /// Where the two halves of a lane come from, to make pairs of one number of each of two rows.
+    pub(in super::super) const TURNS: [u16; 2 * LANES] = {
+        let mut turns = [0; 2 * LANES];
+        let mut i = 0;
+        while i < 2 * LANES {
+            turns[i] = (i / 2 + i % 2 * LANES) as u16;
+            i += 1;
+        }
+        turns
+    };
+
     /// Pairs of one number of `even` and one of `odd`, which may be empty and is zero then.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn between(_: Bf16, to: &mut [f32], even: &[f32], odd: &[f32]) {
         assert!(to.len() == even.len() && (odd.is_empty() || odd.len() == to.len()));
-        /// Where the two halves of a lane come from.
-        const TURNS: [u16; 2 * LANES] = {
-            let mut turns = [0; 2 * LANES];
-            let mut i = 0;
-            while i < 2 * LANES {
-                turns[i] = (i / 2 + i % 2 * LANES) as u16;
-                i += 1;
-            }
-            turns
-        };
         for (v, to) in to.chunks_mut(LANES).enumerate() {
             let mask = u16::MAX >> (LANES - to.len());
             let odd_mask = if odd.is_empty() { 0 } else { mask };
