@@ -6,7 +6,7 @@ mod common;
 use common::{assert_close, close};
 use kinglet::{
     backend::{Backend, Cpu, Muon, Reference, Rows},
-    config::Config,
+    config::{Config, Precision},
     model::Gpt,
     optim::Optimizer,
     params::{Matrix, Span, Tensor},
@@ -263,6 +263,7 @@ fn muon_agrees_with_pytorch_and_with_what_that_rounds_to_bfloat16() {
     check_muon(&Reference, 1e-6, Vec::clone);
     for isa in Isa::available() {
         check_muon(&Cpu::with_isa(isa), 1e-5, |buf| common::widen(buf));
+        check_muon(&Cpu::with_isa(isa).with_precision(Precision::Bf16), 5e-3, |buf| common::widen(buf));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     rng::{Dropout, Noise},
 };
 use kinglet_kernels::{
-    self as kernels, Factor, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout,
+    self as kernels, Factor, Floats, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout,
     optimizer::{AdamW, Muon},
     qk,
 };
@@ -49,7 +49,7 @@ pub struct Cpu {
 /// makes that void.
 #[derive(Debug)]
 pub struct Buf {
-    numbers: Vec<f32>,
+    numbers: Floats,
     panels: Vec<WeightPanels>,
     /// Whether `panels` are of these numbers, and if so, whether for the backward pass too.
     prepared: Option<bool>,
@@ -67,15 +67,15 @@ struct WeightPanels {
 }
 
 impl Deref for Buf {
-    type Target = Vec<f32>;
+    type Target = [f32];
 
-    fn deref(&self) -> &Vec<f32> {
+    fn deref(&self) -> &[f32] {
         &self.numbers
     }
 }
 
 impl DerefMut for Buf {
-    fn deref_mut(&mut self) -> &mut Vec<f32> {
+    fn deref_mut(&mut self) -> &mut [f32] {
         self.prepared = None;
         &mut self.numbers
     }
@@ -83,7 +83,9 @@ impl DerefMut for Buf {
 
 impl From<Vec<f32>> for Buf {
     fn from(numbers: Vec<f32>) -> Buf {
-        Buf { numbers, panels: Vec::new(), prepared: None }
+        let mut aligned = Floats::zeros(numbers.len());
+        aligned.copy_from_slice(&numbers);
+        Buf { numbers: aligned, panels: Vec::new(), prepared: None }
     }
 }
 
@@ -345,13 +347,11 @@ fn scale(x: &mut [f32], factor: f64) {
 /// Runs `work` with `len` numbers of scratch memory, which the thread keeps for the next.
 fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
-        static SCRATCH: RefCell<Vec<Vec<f32>>> = RefCell::default();
+        static SCRATCH: RefCell<Vec<Floats>> = RefCell::default();
     }
     // Taken out: a thread that waits in `work` for others may take up some that needs scratch memory too.
     let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
-    }
+    scratch.grow(len);
     let result = work(&mut scratch[..len]);
     SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
     result
@@ -361,7 +361,7 @@ impl Backend for Cpu {
     type Buf = Buf;
 
     fn zeros(&self, len: usize) -> Buf {
-        vec![0.0; len].into()
+        Buf { numbers: Floats::zeros(len), panels: Vec::new(), prepared: None }
     }
 
     fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {
@@ -700,7 +700,7 @@ impl Backend for Cpu {
         // The dearest first: what is left to wait for at the end is small.
         work.sort_by_key(|(.., w)| std::cmp::Reverse(w.multiply_adds(h.ns_steps)));
         let each = |(p, g, m, w): (&mut [f32], &[f32], &mut [f32], &Matrix)| {
-            kernels::optimizer::muon(self.isa, p, g, m, w.rows, w.cols, h);
+            kernels::optimizer::muon(self.isa, self.precision, p, g, m, w.rows, w.cols, h);
         };
         work.into_par_iter().with_max_len(1).for_each(each);
     }

@@ -9,7 +9,7 @@
 //! Groups of heads may share keys and values (Ainslie et al. 2023): those of head `h` are then of head `h nkv / nh`, and
 //! their gradients the sums over the group.
 
-use crate::{Isa, Mat, MatMut, Start, dropout::Mask, gemm, math};
+use crate::{Floats, Isa, Mat, MatMut, Start, dropout::Mask, gemm, math};
 use std::cell::RefCell;
 
 /// Queries in a block: their scores (`t x BLOCK`) stay in the L2 cache up to a few thousand positions.
@@ -75,7 +75,7 @@ const QUERY: Row = {
 };
 
 thread_local! {
-    static SCORES: RefCell<[Vec<Row>; 2]> = RefCell::default();
+    static SCORES: RefCell<[Floats; 2]> = RefCell::default();
 }
 
 /// A block's scores (keys, queries) to be computed. Of `rows` queries, the last sees all keys and query `i` keys
@@ -93,11 +93,10 @@ fn weights_of(p: &[Row], rows: usize) -> Mat<'_> {
 /// Two `(t, BLOCK)` scratch matrices of this thread.
 fn with_scores<R>(t: usize, f: impl FnOnce(&mut [Row], &mut [Row]) -> R) -> R {
     SCORES.with_borrow_mut(|[p, d]| {
-        for buffer in [&mut *p, &mut *d] {
-            if buffer.len() < t {
-                buffer.resize(t, [0.0; BLOCK]);
-            }
-        }
+        let [p, d] = [p, d].map(|buffer| {
+            buffer.grow(t * BLOCK);
+            buffer.as_chunks_mut().0
+        });
         f(p, d)
     })
 }

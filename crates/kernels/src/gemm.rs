@@ -22,7 +22,7 @@ mod bf16;
 
 pub use bf16::Precision;
 
-use crate::Isa;
+use crate::{Floats, Isa};
 use pulp::{Simd, WithSimd};
 use std::cell::RefCell;
 
@@ -31,7 +31,8 @@ const KC: usize = 256;
 /// Columns of B in a packed block (LOOP 4): `KC * NC` floats are 256 KiB, half of a small L2 cache. A multiple of
 /// every tile's width.
 const NC: usize = 256;
-/// Products of fewer rows read B in place where they can: packing it would cost more than it saves.
+/// Products of fewer rows read B in place where they can: packing it would cost more than it saves. So do those of which B is
+/// kept as a panel would be.
 const FEW_ROWS: usize = 48;
 /// A transposed A is read in place, a few numbers of each of its rows, where these are at most so many floats apart;
 /// more, and too many of them would share a place in the cache.
@@ -279,8 +280,8 @@ pub struct Panels {
     rows: usize,
     cols: usize,
     /// Blocks of [`KC`] rows, in them blocks of [`NC`] columns, in them panels, as LOOPs 5, 4 and 2 take them; for tiles
-    /// panels only.
-    data: Vec<f32>,
+    /// as their module says.
+    data: Floats,
 }
 
 impl Panels {
@@ -290,7 +291,7 @@ impl Panels {
     /// If the instruction set has not this precision.
     pub fn new(isa: Isa, precision: Precision) -> Panels {
         assert!(precision == Precision::F32 || Precision::every_bf16(isa).contains(&precision));
-        Panels { isa: isa.name(), precision, rows: 0, cols: 0, data: Vec::new() }
+        Panels { isa: isa.name(), precision, rows: 0, cols: 0, data: Floats::default() }
     }
 
     /// Takes the numbers of `b`, in the place of those before.
@@ -315,7 +316,7 @@ impl Panels {
 
 /// [`Panels::pack`] for a kind of vector.
 struct PackAll<'a> {
-    data: &'a mut Vec<f32>,
+    data: &'a mut Floats,
     b: Mat<'a>,
 }
 
@@ -326,7 +327,7 @@ impl WithSimd for PackAll<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let PackAll { data, b } = self;
         let nr = panel_width::<S>();
-        data.resize(b.rows * b.cols.next_multiple_of(nr), 0.0);
+        data.grow(b.rows * b.cols.next_multiple_of(nr));
         for k0 in (0..b.rows).step_by(KC) {
             let kc = KC.min(b.rows - k0);
             for n0 in (0..b.cols).step_by(NC) {
@@ -349,14 +350,14 @@ struct Scratch {
     packed: Packed,
     /// Factors in pairs of bf16.
     #[cfg(target_arch = "x86_64")]
-    pairs: [Vec<f32>; 2],
+    pairs: [Floats; 2],
 }
 
 /// Packed copies of A and B.
 #[derive(Default)]
 struct Packed {
-    a: Vec<f32>,
-    b: Vec<f32>,
+    a: Floats,
+    b: Floats,
 }
 
 thread_local! {
@@ -430,7 +431,7 @@ impl Gemm<'_> {
         let b_read = |cols: usize| cols / nr * nr + vectors_read::<S, NV>(cols % nr) * S::F32_LANES;
         let fits = |b: &Mat| {
             let reach = (b.rows - 1) * b.row_stride + b_read(b.cols);
-            b.col_stride == 1 && c.rows <= FEW_ROWS && reach <= b.data.len()
+            b.col_stride == 1 && (c.rows <= FEW_ROWS || b.row_stride == nr) && reach <= b.data.len()
         };
         let b_in_place = matches!(&b, Factor::Mat(b) if fits(b));
         let a_in_place = a.col_stride <= NEAR;
@@ -454,7 +455,7 @@ impl Gemm<'_> {
                 let (b_block, panel_stride, b_row_stride) = match b {
                     Factor::Mat(b) if b_in_place => (&b.data[k0 * b.row_stride + n0..], nr, b.row_stride),
                     Factor::Mat(b) => {
-                        grow(&mut packed.b, nc.next_multiple_of(nr) * kc);
+                        packed.b.grow(nc.next_multiple_of(nr) * kc);
                         pack_b(simd, &mut packed.b, b, k0, kc, n0, nc, nr);
                         (&packed.b[..], kc * nr, nr)
                     }
@@ -510,11 +511,11 @@ impl Gemm<'_> {
                                     cols,
                                     start,
                                 };
-                                match (a_step == 1, b_in_place) {
-                                    (true, true) => args.multiply_some::<S, M, MR, NV, 1, 0>(simd, tile_rows),
-                                    (true, false) => args.multiply_some::<S, M, MR, NV, 1, NV>(simd, tile_rows),
-                                    (false, true) => args.multiply_some::<S, M, MR, NV, 0, 0>(simd, tile_rows),
-                                    (false, false) => args.multiply_some::<S, M, MR, NV, 0, NV>(simd, tile_rows),
+                                match (a_step == 1, b_row_stride == nr) {
+                                    (true, true) => args.multiply_some::<S, M, MR, NV, 1, NV>(simd, tile_rows),
+                                    (true, false) => args.multiply_some::<S, M, MR, NV, 1, 0>(simd, tile_rows),
+                                    (false, true) => args.multiply_some::<S, M, MR, NV, 0, NV>(simd, tile_rows),
+                                    (false, false) => args.multiply_some::<S, M, MR, NV, 0, 0>(simd, tile_rows),
                                 }
                             }
                         }
@@ -888,20 +889,14 @@ fn copy(to: &mut [f32], from: &[f32]) {
 
 /// Columns `k0..k0 + kc` of A, which is transposed, in strips of [`WIDE`] rows: `packed[strip][p][i]`.
 #[inline(always)]
-fn pack_a(packed: &mut Vec<f32>, a: Mat, k0: usize, kc: usize) {
+fn pack_a(packed: &mut Floats, a: Mat, k0: usize, kc: usize) {
     assert_eq!(a.row_stride, 1, "one of A's strides is 1");
-    grow(packed, a.rows.next_multiple_of(WIDE) * kc);
+    packed.grow(a.rows.next_multiple_of(WIDE) * kc);
     for (strip, out) in packed.chunks_exact_mut(WIDE * kc).take(a.rows.div_ceil(WIDE)).enumerate() {
         let rows = WIDE.min(a.rows - strip * WIDE);
         for (p, out) in out.chunks_exact_mut(WIDE).enumerate() {
             copy(&mut out[..rows], &a.data[(k0 + p) * a.col_stride + strip * WIDE..][..rows]);
         }
-    }
-}
-
-fn grow(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
     }
 }
 

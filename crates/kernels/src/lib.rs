@@ -23,6 +23,7 @@
 pub mod activation;
 pub mod attention;
 pub mod dropout;
+mod floats;
 mod gemm;
 mod isa;
 pub mod loss;
@@ -33,6 +34,7 @@ pub mod peak;
 pub mod qk;
 pub mod rng;
 
+pub use floats::Floats;
 pub use gemm::{Factor, Mat, MatMut, Panels, Precision, Start, Strip, Then, gemm, gemm_then};
 pub use isa::Isa;
 pub use math::{add, sum_rows};

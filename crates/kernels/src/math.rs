@@ -129,6 +129,14 @@ pub fn sum_rows(isa: Isa, sums: &mut [f32], x: &[f32]) {
     );
 }
 
+/// The nearest number of bf16's eight bits, the even one of two.
+#[inline(always)]
+pub(crate) fn round_to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+    if x.is_nan() { x } else { rounded }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

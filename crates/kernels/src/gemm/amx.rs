@@ -1,7 +1,8 @@
 //! Products of bf16 factors in Intel's tiles (AMX): the products of 16 x 16 pairs with 16 x 16 in one instruction.
 //!
-//! Factors are rounded and laid out in pairs of neighbours along k as they are read. All of k is summed without a stop, for
-//! 32 rows and 32 columns at once, in four tiles:
+//! A factor is rounded and laid out first, in tiles that follow each other along k, in pairs of neighbours along k. Of A a
+//! tile is 16 rows of 16 pairs; of B it is 16 pairs by 16 columns, which is the transpose. All of k is summed without a stop,
+//! for 32 rows and 32 columns at once, in four tiles:
 //!
 //! ```text
 //!                  6: B, 16 pairs x 16 columns    7: the next 16 columns
@@ -14,17 +15,17 @@
 use super::{
     Factor, Gemm, Mat, MatMut, Start, Strip, Zeros,
     bf16::{Bf16, TURNS},
-    grow,
 };
+use crate::Floats;
 use std::arch::{asm, x86_64::*};
 
 /// Rows and columns of C that four tiles hold.
 const BLOCK: usize = 32;
 /// Rows of a tile, floats or pairs in one of its rows.
 const TILE: usize = 16;
-/// Columns in a packed panel of B.
+/// Columns of B that meet a strip of A, one block of rows after the other, while they are near.
 const PANEL: usize = 64;
-/// Rows of A that meet a panel of B, one after the other, while it is near.
+/// Rows in a strip of A.
 const STRIP: usize = 4 * BLOCK;
 
 /// Whether this processor has tiles of bf16 numbers and the system lets this process use them: their 8 KiB make a switch
@@ -51,7 +52,7 @@ pub(super) fn available() -> bool {
 pub(super) fn run(proof: Bf16, gemm: Gemm) {
     static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
     assert!(proof.tiles);
-    let Gemm { c: MatMut { data: c, rows, cols, row_stride, .. }, start, a, b, then, packed } = gemm;
+    let Gemm { c: MatMut { data: c, rows, cols, row_stride, diagonal }, start, a, b, then, packed } = gemm;
     let pairs = padded_pairs(a.cols);
     let b = match b {
         Factor::Mat(b) => {
@@ -60,20 +61,23 @@ pub(super) fn run(proof: Bf16, gemm: Gemm) {
         }
         Factor::Panels(b) => &b.data[..],
     };
-    assert!(pairs * cols.next_multiple_of(PANEL) <= b.len());
-    grow(&mut packed.a, STRIP * pairs);
+    assert!(pairs * cols.next_multiple_of(BLOCK) <= b.len());
+    packed.a.grow(STRIP * pairs);
     let _tiles = Configured::new();
     for i0 in (0..rows).step_by(STRIP) {
         let strip = i0..rows.min(i0 + STRIP);
         // SAFETY: the proof.
-        unsafe { pairs_by_row(&mut packed.a, a.rows(strip.clone())) };
+        unsafe { lay_out(&mut packed.a, a.rows(strip.clone()), false) };
         for j0 in (0..cols).step_by(PANEL) {
             for i in strip.clone().step_by(BLOCK) {
                 for j in (j0..cols.min(j0 + PANEL)).step_by(BLOCK) {
+                    if i >= j + BLOCK + diagonal {
+                        continue;
+                    }
                     let (m, n) = (BLOCK.min(rows - i), BLOCK.min(cols - j));
                     let c = &mut c[i * row_stride + j..];
                     assert!((m - 1) * row_stride + n <= c.len());
-                    let (a, b) = (&packed.a[(i - i0) * pairs..], &b[j0 * pairs + j - j0..]);
+                    let (a, b) = (&packed.a[(i - i0) * pairs..], &b[j * pairs..]);
                     if m == BLOCK && n == BLOCK {
                         let to = c.as_mut_ptr();
                         let (from, stride) = match start {
@@ -114,98 +118,87 @@ fn padded_pairs(k: usize) -> usize {
     k.div_ceil(2).next_multiple_of(TILE)
 }
 
-/// `b` as panels of [`PANEL`] columns: `to[panel][pair][column]`. What stands in columns that are not B's only reaches such
-/// columns of C.
-pub(super) fn pack(_: Bf16, to: &mut Vec<f32>, b: Mat) {
-    assert_eq!(b.zeros, Zeros::Nowhere);
-    grow(to, padded_pairs(b.rows) * b.cols.next_multiple_of(PANEL));
+/// `b` laid out. What stands in columns that are not B's only reaches such columns of C.
+pub(super) fn pack(_: Bf16, to: &mut Floats, b: Mat) {
+    to.grow(padded_pairs(b.rows) * b.cols.next_multiple_of(BLOCK));
     // SAFETY: the proof.
-    unsafe { pairs_in_panels(to, b) }
+    unsafe { lay_out(to, b.t(), true) }
 }
 
-/// The rows of `a (rows, k)`, each as [`padded_pairs`].
+/// The rows of `m (rows, k)` by 16 in tiles of pairs along k, `to[row / 16][pair / 16][row % 16][pair % 16]`, or where
+/// `turned` the transpose of each: `to[row / 16][pair / 16][pair % 16][row % 16]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pairs_by_row(to: &mut [f32], a: Mat) {
-    let pairs = padded_pairs(a.cols);
-    if a.col_stride == 1 {
-        for (i, to) in to.chunks_exact_mut(pairs).enumerate().take(a.rows) {
-            let row = &a.data[i * a.row_stride..][..a.cols];
-            for (p, to) in to.as_chunks_mut().0.iter_mut().enumerate() {
-                store(to, along(row, 2 * p * TILE));
+fn lay_out(to: &mut [f32], m: Mat, turned: bool) {
+    assert_eq!(m.zeros, Zeros::Nowhere);
+    let (blocks, steps) = (m.rows.div_ceil(TILE), padded_pairs(m.cols) / TILE);
+    let tiles = to.as_chunks_mut::<{ TILE * TILE }>().0;
+    // Along what is contiguous in memory.
+    if m.col_stride == 1 {
+        for i in 0..blocks {
+            for p in 0..steps {
+                let whole = (i + 1) * TILE <= m.rows && (p + 1) * 2 * TILE <= m.cols;
+                let rows =
+                    if whole { rows::<true>(m, i * TILE, p * TILE) } else { rows::<false>(m, i * TILE, p * TILE) };
+                store(&mut tiles[i * steps + p], if turned { turn(rows) } else { rows });
             }
         }
-        return;
-    }
-    for i in (0..a.rows).step_by(TILE) {
-        for p in (0..pairs).step_by(TILE) {
-            let columns = std::array::from_fn(|q| across(column(a, 2 * (p + q)), column(a, 2 * (p + q) + 1), i));
-            for (r, row) in turn(columns).into_iter().enumerate().take(a.rows - i) {
-                store(block(to, (i + r) * pairs + p), row);
-            }
-        }
-    }
-}
-
-/// [`pack`] for this processor.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pairs_in_panels(to: &mut [f32], b: Mat) {
-    let pairs = padded_pairs(b.rows);
-    let at = |p: usize, j: usize| j / PANEL * PANEL * pairs + p * PANEL + j % PANEL;
-    if b.col_stride == 1 {
-        let row = |k: usize| if k < b.rows { &b.data[k * b.row_stride..][..b.cols] } else { &[] };
-        for p in 0..pairs {
-            for j in (0..b.cols).step_by(TILE) {
-                store(block(to, at(p, j)), across(row(2 * p), row(2 * p + 1), j));
-            }
-        }
-        return;
-    }
-    for j in (0..b.cols).step_by(TILE) {
-        for p in (0..pairs).step_by(TILE) {
-            let columns = std::array::from_fn(|q| along(column(b, j + q), 2 * p));
-            for (q, row) in turn(columns).into_iter().enumerate() {
-                store(block(to, at(p + q, j)), row);
+    } else {
+        for p in 0..steps {
+            for i in 0..blocks {
+                let whole = (i + 1) * TILE <= m.rows && (p + 1) * 2 * TILE <= m.cols;
+                let pairs = if whole {
+                    columns::<true>(m, i * TILE, p * TILE)
+                } else {
+                    columns::<false>(m, i * TILE, p * TILE)
+                };
+                store(&mut tiles[i * steps + p], if turned { pairs } else { turn(pairs) });
             }
         }
     }
 }
 
-/// A column of a matrix that is kept by columns; nothing behind its last.
-fn column(m: Mat<'_>, j: usize) -> &[f32] {
-    if j < m.cols { &m.data[j * m.col_stride..][..m.rows] } else { &[] }
-}
-
-fn block(to: &mut [f32], at: usize) -> &mut [f32; TILE] {
-    to[at..].first_chunk_mut().expect("whole tiles fit")
-}
-
-#[target_feature(enable = "avx512f")]
-fn store(to: &mut [f32; TILE], pairs: __m512i) {
-    // SAFETY: 64 bytes.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) }
-}
-
-/// Sixteen numbers from `at` on, zeros behind the last.
-#[target_feature(enable = "avx512f")]
-fn load(from: &[f32], at: usize) -> __m512 {
-    let rest = from.get(at..).unwrap_or_default();
-    let mask = if rest.len() >= TILE { u16::MAX } else { (1 << rest.len()) - 1 };
-    // SAFETY: the mask admits only what lies in the slice.
-    unsafe { _mm512_maskz_loadu_ps(mask, rest.as_ptr()) }
-}
-
-/// Sixteen pairs of neighbours from `at` on.
+/// Sixteen rows from `i` on of sixteen pairs from `p` on of a matrix that is kept by rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn along(row: &[f32], at: usize) -> __m512i {
-    bits(_mm512_cvtne2ps_pbh(load(row, at + TILE), load(row, at)))
+fn rows<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
+    std::array::from_fn(|r| {
+        let [low, high] = [2 * p, 2 * p + TILE].map(|j| load::<WHOLE>(m, i + r, j));
+        bits(_mm512_cvtne2ps_pbh(high, low))
+    })
 }
 
-/// Sixteen pairs of one number of each, from `at` on.
+/// Sixteen pairs from `p` on of sixteen rows from `i` on of a matrix that is kept by columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn across(upper: &[f32], lower: &[f32], at: usize) -> __m512i {
+fn columns<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
+    let m = m.t();
     // SAFETY: 64 bytes.
     let turns = unsafe { _mm512_loadu_epi16(TURNS.as_ptr().cast()) };
-    _mm512_permutexvar_epi16(turns, bits(_mm512_cvtne2ps_pbh(load(lower, at), load(upper, at))))
+    std::array::from_fn(|q| {
+        let [low, high] = [2 * (p + q), 2 * (p + q) + 1].map(|j| load::<WHOLE>(m, j, i));
+        _mm512_permutexvar_epi16(turns, bits(_mm512_cvtne2ps_pbh(high, low)))
+    })
+}
+
+/// Sixteen numbers of row `i` from column `j` on; zeros where the matrix ends, unless they are known to be `WHOLE`.
+#[target_feature(enable = "avx512f")]
+fn load<const WHOLE: bool>(m: Mat, i: usize, j: usize) -> __m512 {
+    let from = m.data.as_ptr().wrapping_add(i * m.row_stride + j);
+    let len = if i < m.rows { m.cols.saturating_sub(j) } else { 0 };
+    if WHOLE {
+        debug_assert!(len >= TILE);
+        // SAFETY: the numbers lie in the matrix.
+        return unsafe { _mm512_loadu_ps(from) };
+    }
+    let mask = if len >= TILE { u16::MAX } else { (1 << len) - 1 };
+    // SAFETY: the mask admits only what lies in the matrix.
+    unsafe { _mm512_maskz_loadu_ps(mask, from) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn store(to: &mut [f32; TILE * TILE], tile: [__m512i; TILE]) {
+    for (to, row) in to.as_chunks_mut::<TILE>().0.iter_mut().zip(tile) {
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) }
+    }
 }
 
 fn bits(pairs: __m512bh) -> __m512i {
@@ -285,8 +278,8 @@ impl Drop for Configured {
     }
 }
 
-/// `c = from + A B`, 32 rows (or the first 16 of them) and 32 columns; strides are in floats, `a` has rows of `pairs`, `b`
-/// of [`PANEL`].
+/// `c = from + A B`, 32 rows (or the first 16 of them) and 32 columns, of factors that are laid out; strides of C are in
+/// floats.
 ///
 /// # Safety
 /// This thread's tiles must be [`Configured`]; `pairs` is a multiple of [`TILE`]; `from` must be readable and `c` writable
@@ -302,7 +295,7 @@ unsafe fn multiply(
     c_stride: usize,
     both: bool,
 ) {
-    assert!(pairs * if both { BLOCK } else { TILE } <= a.len() && (pairs - 1) * PANEL + BLOCK <= b.len());
+    assert!(pairs * if both { BLOCK } else { TILE } <= a.len() && pairs * BLOCK <= b.len());
     const FLOAT: usize = size_of::<f32>();
     let second = |stride: usize| TILE * stride * FLOAT;
     macro_rules! block {
@@ -313,9 +306,9 @@ unsafe fn multiply(
                     $($line,)*
                     a = inout(reg) a.as_ptr() => _,
                     second_a = inout(reg) a.as_ptr().wrapping_byte_add(second(pairs)) => _,
-                    a_stride = in(reg) pairs * FLOAT,
                     b = inout(reg) b.as_ptr() => _,
-                    b_stride = in(reg) PANEL * FLOAT,
+                    second_b = inout(reg) b.as_ptr().wrapping_byte_add(second(pairs)) => _,
+                    row = in(reg) TILE * FLOAT,
                     from = in(reg) from,
                     second_from = in(reg) from.wrapping_byte_add(second(from_stride)),
                     from_stride = in(reg) from_stride * FLOAT,
@@ -337,17 +330,18 @@ unsafe fn multiply(
             "tileloadd tmm2, [{second_from} + {from_stride}]",
             "tileloadd tmm3, [{second_from} + {from_stride} + 64]",
             "2:",
-            "tileloadd tmm4, [{a} + {a_stride}]",
-            "tileloadd tmm6, [{b} + {b_stride}]",
-            "tileloadd tmm7, [{b} + {b_stride} + 64]",
+            "tileloadd tmm4, [{a} + {row}]",
+            "tileloadd tmm6, [{b} + {row}]",
+            "tileloadd tmm7, [{second_b} + {row}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{second_a} + {a_stride}]",
+            "tileloadd tmm5, [{second_a} + {row}]",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a}, 64",
-            "add {second_a}, 64",
-            "add {b}, 4096", // 16 rows of a panel
+            "add {a}, 1024",
+            "add {second_a}, 1024",
+            "add {b}, 1024",
+            "add {second_b}, 1024",
             "dec {steps}",
             "jnz 2b",
             "tilestored [{c} + {c_stride}], tmm0",
@@ -360,13 +354,14 @@ unsafe fn multiply(
             "tileloadd tmm0, [{from} + {from_stride}]",
             "tileloadd tmm1, [{from} + {from_stride} + 64]",
             "2:",
-            "tileloadd tmm4, [{a} + {a_stride}]",
-            "tileloadd tmm6, [{b} + {b_stride}]",
-            "tileloadd tmm7, [{b} + {b_stride} + 64]",
+            "tileloadd tmm4, [{a} + {row}]",
+            "tileloadd tmm6, [{b} + {row}]",
+            "tileloadd tmm7, [{second_b} + {row}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "add {a}, 64",
-            "add {b}, 4096",
+            "add {a}, 1024",
+            "add {b}, 1024",
+            "add {second_b}, 1024",
             "dec {steps}",
             "jnz 2b",
             "tilestored [{c} + {c_stride}], tmm0",

@@ -35,8 +35,8 @@ pub(super) use x86::{Bf16, TURNS, pairs_by_row, run};
 mod x86 {
     use super::Precision;
     use crate::{
-        Isa,
-        gemm::{Gemm, Mat, MulAdd, Zeros, amx, grow},
+        Floats, Isa,
+        gemm::{Gemm, Mat, MulAdd, Zeros, amx},
     };
     use pulp::x86::V4;
     use std::arch::x86_64::*;
@@ -98,11 +98,11 @@ mod x86 {
     }
 
     /// `m`, rounded, two neighbours of a row in a lane: half as many columns, an odd one beside a zero.
-    pub(in super::super) fn pairs_by_row<'a>(proof: Bf16, to: &'a mut Vec<f32>, m: Mat) -> Mat<'a> {
+    pub(in super::super) fn pairs_by_row<'a>(proof: Bf16, to: &'a mut Floats, m: Mat) -> Mat<'a> {
         assert_eq!(m.zeros, Zeros::Nowhere);
         let (rows, cols) = m.shape();
         let half = cols.div_ceil(2);
-        grow(to, rows * half);
+        to.grow(rows * half);
         if rows == 0 || cols == 0 {
             return Mat::new(to, rows, half);
         }

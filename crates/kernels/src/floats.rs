@@ -1,0 +1,65 @@
+//! Memory for numbers.
+
+use std::ops::{Deref, DerefMut};
+
+/// Bytes in a cache line.
+const LINE: usize = 64;
+
+/// Numbers that begin at a cache line: of vectors as long as a line, those that straddle two are read at half the speed.
+#[derive(Debug, Default)]
+pub struct Floats {
+    memory: Vec<f32>,
+    from: usize,
+    len: usize,
+}
+
+impl Floats {
+    /// Zeros, in memory that is not touched before they are.
+    pub fn zeros(len: usize) -> Floats {
+        let memory = vec![0.0; len + LINE / size_of::<f32>()];
+        Floats { from: memory.as_ptr().align_offset(LINE), memory, len }
+    }
+
+    /// Makes these at least `len` numbers, for scratch memory: what they were is lost then.
+    pub fn grow(&mut self, len: usize) {
+        if self.len < len {
+            *self = Floats::zeros(len);
+        }
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[self.from..][..self.len]
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[self.from..][..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_line(floats: &Floats) -> bool {
+        floats.as_ptr().addr().is_multiple_of(LINE)
+    }
+
+    #[test]
+    fn numbers_begin_at_a_line_and_are_as_many_as_asked() {
+        for len in [0, 1, 15, 16, 17, 100_000] {
+            let mut floats = Floats::zeros(len);
+            assert!(floats.len() == len && at_line(&floats));
+            floats.grow(len / 2);
+            assert_eq!(floats.len(), len);
+            floats.grow(len + 3);
+            assert!(floats.len() == len + 3 && at_line(&floats));
+            assert!(floats.iter().all(|&x| x == 0.0));
+        }
+    }
+}
