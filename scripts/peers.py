@@ -111,6 +111,9 @@ def model(variant, v, t, layers, heads, c, dropout, act, bias, **_):
             self.lm_head = nn.Linear(c, v, bias=published)
             if not published:
                 self.lm_head.weight = self.wte.weight
+                # As GPT-2's: with PyTorch's own deviation of 1 the gradients of tied weights are denormal numbers, which
+                # some processors multiply ten times slower.
+                nn.init.normal_(self.wte.weight, std=0.02)
 
         def forward(self, ids, targets=None):
             x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))

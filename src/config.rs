@@ -131,7 +131,7 @@ fields! {
     eval_iters: u64 = 200, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
         "Random batches of each split in an estimate.";
     precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
-        "What the factors of the linear layers' products are rounded to, where the processor can; all else is f32.";
+        "What the factors of the products of linear layers and Muon are rounded to, where the processor can; all else is f32.";
     z_loss: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
         "This times the squared log-sum-exp of the logits is trained on besides the loss; losses shown are without it.";
     log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
@@ -284,7 +284,7 @@ pub enum Position {
     Rotary,
 }
 
-/// What the factors of the linear layers' products are rounded to; weights, sums and all else are f32.
+/// What the factors of the products of linear layers and Muon are rounded to; weights, sums and all else are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {

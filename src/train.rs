@@ -361,7 +361,7 @@ pub enum Event {
         step: u64,
         /// Updates in all.
         max_iters: u64,
-        /// What linear layers compute in on this machine.
+        /// What the products of linear layers and Muon are in on this machine.
         precision: Precision,
         /// Parameters.
         params: usize,

@@ -5,7 +5,7 @@ mod common;
 
 use common::assert_close;
 use kinglet::{
-    backend::{AdamW, Backend, Cpu, Heads, IGNORE, Muon, Objective, Reference, Rows},
+    backend::{AdamW, Backend, Buf, Cpu, Heads, IGNORE, Muon, Objective, Reference, Rows},
     config::{Activation, NormKind, Precision},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
     rng::{Dropout, Noise, Purpose, Rng},
@@ -397,6 +397,42 @@ fn large_products_are_the_same_on_any_number_of_threads() {
     assert!(one.iter().any(|&x| x != 0.0));
     for threads in [2, 3, 8] {
         assert!(all(threads) == one, "{threads} threads");
+    }
+}
+
+/// Products of few rows are divided by columns, which must not change a bit: with a bias or after an adapter, and with
+/// something done to strips.
+#[test]
+fn products_of_few_rows_are_the_same_on_any_number_of_threads_and_prepared() {
+    let (i, o) = (300, 450);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let be = Cpu::new().unwrap().with_precision(precision);
+        let t = Tester::new(be, |buf| common::widen(buf));
+        let (r, a) = (4, o * i + o);
+        let lora = Lora { a: param(a, r * i), b: param(a + r * i, r * o), r, scale: 0.5, rate: 0.0, site: 4 };
+        let with_bias = Linear { w: param(0, o * i), b: Some(param(o * i, o)), i, o, lora: None };
+        let with_adapter = Linear { lora: Some(lora), ..with_bias };
+        for n in [1, 3, 8, 9] {
+            let (mut p, x, before) = (t.random(a + r * (i + o)), t.random(n * i), t.random(n * o));
+            let rows = rows(n);
+            let all = |p: &Buf, threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let outputs = [with_bias, with_adapter].map(|w| {
+                        let (mut y, mut out) = (be.zeros(n * o), be.zeros(n * o));
+                        be.linear(&mut y, &x, p, w, rows, None);
+                        be.linear_residual(&mut out, &before, &x, p, w, rows, None, None);
+                        [y.to_vec(), out.to_vec()].concat()
+                    });
+                    outputs.concat()
+                })
+            };
+            let one = all(&p, 1);
+            be.prepare(&mut p, &[with_bias], false);
+            for threads in [1, 2, 3, 8] {
+                assert!(all(&p, threads) == one, "{n} rows, {threads} threads");
+            }
+        }
     }
 }
 

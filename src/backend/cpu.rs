@@ -1,7 +1,7 @@
 //! The processor: each operation on the calling thread with the kernels of one instruction set.
 //!
 //! Parallelism over the batch is the caller's ([`crate::shards`]). Here, on rayon's current pool, spread large products
-//! (by rows), attention (by sequences) and what works on whole buffers (reduction, AdamW), in pieces on which no sum
+//! (by rows, or of few rows by columns), attention (by sequences) and what works on whole buffers (reduction, AdamW), in pieces on which no sum
 //! depends.
 
 use super::{Backend, Heads, NORM_EPS, Objective, Rows, mask_row, rotation};
@@ -32,8 +32,12 @@ const PIECES: usize = 64;
 /// models keep all threads busy with a shard each.
 const SPREAD: usize = 1 << 27;
 
-/// The same for a product with packed weights: dividing it costs nothing but the call.
+/// The same for a product with packed weights: dividing it costs little but the call.
 const SPREAD_PACKED: usize = 1 << 20;
+
+/// Rows that take as long to multiply as the weights take to read. Up to so many, the columns are divided, not the rows: each
+/// thread reads a part of the weights only.
+const FEW_ROWS: usize = 8;
 
 /// Rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
 const DROPPED: usize = 128;
@@ -83,18 +87,22 @@ impl DerefMut for Buf {
 
 impl From<Vec<f32>> for Buf {
     fn from(numbers: Vec<f32>) -> Buf {
-        let mut aligned = Floats::zeros(numbers.len());
-        aligned.copy_from_slice(&numbers);
-        Buf { numbers: aligned, panels: Vec::new(), prepared: None }
+        let mut buf = Buf::zeros(numbers.len());
+        buf.copy_from_slice(&numbers);
+        buf
     }
 }
 
 impl Buf {
+    fn zeros(len: usize) -> Buf {
+        Buf { numbers: Floats::zeros(len), panels: Vec::new(), prepared: None }
+    }
+
     /// W of a layer, or its transpose for the forward pass: packed if it is.
     fn weight(&self, w: Linear, backward: bool) -> Factor<'_> {
         if self.prepared.is_some_and(|both| both || !backward) {
             let at = self.panels.iter().position(|panels| panels.start == w.w.start).expect("every layer is prepared");
-            return Factor::Panels(if backward { &self.panels[at].backward } else { &self.panels[at].forward });
+            return if backward { &self.panels[at].backward } else { &self.panels[at].forward }.factor();
         }
         let weight = Mat::new(&self[w.w.range()], w.o, w.i);
         Factor::Mat(if backward { weight } else { weight.t() })
@@ -123,14 +131,14 @@ impl Cpu {
         Cpu { isa, precision: kernels::Precision::F32 }
     }
 
-    /// With linear layers in this precision, or in f32 if the processor has no instructions for it: see
+    /// With products of linear layers and Muon in this precision, or in f32 if the processor has no instructions for it: see
     /// [`Cpu::precision`].
     pub fn with_precision(self, precision: Precision) -> Cpu {
         let bf16 = if precision == Precision::Bf16 { kernels::Precision::bf16(self.isa) } else { None };
         Cpu { precision: bf16.unwrap_or(kernels::Precision::F32), ..self }
     }
 
-    /// The precision of linear layers.
+    /// The precision of these products.
     pub fn precision(&self) -> Precision {
         if self.precision == kernels::Precision::F32 { Precision::F32 } else { Precision::Bf16 }
     }
@@ -168,10 +176,15 @@ impl Cpu {
     fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Factor, then: Option<Then>) {
         let ((m, k), (_, n)) = (a.shape(), b.shape());
         let c = &mut c[..m * n];
-        let spread = if matches!(b, Factor::Panels(_)) { SPREAD_PACKED } else { SPREAD };
-        let threads = if m * n * k < spread { 1 } else { rayon::current_num_threads() };
+        let packed = matches!(b, Factor::Panels { .. });
+        let (work, spread) = if packed { (m.max(FEW_ROWS) * n * k, SPREAD_PACKED) } else { (m * n * k, SPREAD) };
+        let threads = if work < spread { 1 } else { rayon::current_num_threads() };
         if threads == 1 {
             return kernels::gemm_then(self.isa, self.precision, MatMut::new(c, m, n), start, a, b, then);
+        }
+        let parts = threads.min(n / kernels::Panels::STEP);
+        if packed && m <= FEW_ROWS && parts >= m.min(threads) {
+            return self.product_by_columns(parts, c, start, a, b, then);
         }
         let rows = m.div_ceil(threads);
         c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
@@ -180,6 +193,35 @@ impl Cpu {
             let shifted = |strip: Strip| then.expect("only called if given")(strip.below(above));
             let then: Option<Then> = then.is_some().then_some(&shifted);
             kernels::gemm_then(self.isa, self.precision, c, start, a.rows(above..below), b, then);
+        });
+    }
+
+    /// [`Cpu::product`] with few rows, each thread reading a part of B and no other.
+    fn product_by_columns(&self, parts: usize, c: &mut [f32], start: Start, a: Mat, b: Factor, then: Option<Then>) {
+        let (m, n) = (a.shape().0, b.shape().1);
+        let width = n.div_ceil(parts).next_multiple_of(kernels::Panels::STEP);
+        let mut parts: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(width)).map(|_| Vec::with_capacity(m)).collect();
+        for row in c.chunks_exact_mut(n) {
+            parts.iter_mut().zip(row.chunks_mut(width)).for_each(|(part, row)| part.push(row));
+        }
+        parts.into_par_iter().enumerate().for_each(|(i, mut rows)| {
+            let (left, right) = (i * width, n.min((i + 1) * width));
+            let cols = right - left;
+            with_scratch(m * cols, |c| {
+                let start = match start {
+                    Start::Bias(bias) => Start::Bias(&bias[left..right]),
+                    Start::C => {
+                        c.chunks_exact_mut(cols).zip(&rows).for_each(|(c, row)| c.copy_from_slice(row));
+                        Start::C
+                    }
+                    Start::Zero => Start::Zero,
+                };
+                let shifted = |strip: Strip| then.expect("only called if given")(strip.beside(left));
+                let then: Option<Then> = then.is_some().then_some(&shifted);
+                let to = MatMut::new(c, m, cols);
+                kernels::gemm_then(self.isa, self.precision, to, start, a, b.columns(left..right), then);
+                rows.iter_mut().zip(c.chunks_exact(cols)).for_each(|(row, c)| row.copy_from_slice(c));
+            });
         });
     }
 
@@ -361,7 +403,7 @@ impl Backend for Cpu {
     type Buf = Buf;
 
     fn zeros(&self, len: usize) -> Buf {
-        Buf { numbers: Floats::zeros(len), panels: Vec::new(), prepared: None }
+        Buf::zeros(len)
     }
 
     fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {

@@ -182,6 +182,11 @@ impl Strip<'_> {
         Strip { rows: self.rows.start + above..self.rows.end + above, ..self }
     }
 
+    /// The same strip of a matrix whose first `left` columns are not in this C.
+    pub fn beside(self, left: usize) -> Self {
+        Strip { cols: self.cols.start + left..self.cols.end + left, ..self }
+    }
+
     /// Each row's index in C and its elements in [`Strip::cols`].
     #[inline(always)]
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut [f32])> {
@@ -207,7 +212,8 @@ pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat
     let (b_rows, b_cols) = b.shape();
     let shapes_fit = c.rows == a.rows && c.cols == b_cols && a.cols == b_rows;
     assert!(shapes_fit, "gemm: C is {}x{}, A {}x{}, B {b_rows}x{b_cols}", c.rows, c.cols, a.rows, a.cols);
-    if let Factor::Panels(b) = b {
+    if let Factor::Panels { panels: b, first, cols } = b {
+        assert!(first.is_multiple_of(Panels::STEP) && first + cols <= b.cols, "gemm: columns of panels");
         assert!(
             b.isa == isa.name() && b.precision == precision,
             "gemm: B is packed for {} {}",
@@ -258,8 +264,15 @@ pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat
 pub enum Factor<'a> {
     /// As it is.
     Mat(Mat<'a>),
-    /// Packed before.
-    Panels(&'a Panels),
+    /// Packed before: so many of its columns.
+    Panels {
+        /// All of it.
+        panels: &'a Panels,
+        /// The first of these columns, a multiple of [`Panels::STEP`].
+        first: usize,
+        /// How many.
+        cols: usize,
+    },
 }
 
 impl Factor<'_> {
@@ -267,7 +280,19 @@ impl Factor<'_> {
     pub fn shape(self) -> (usize, usize) {
         match self {
             Factor::Mat(b) => b.shape(),
-            Factor::Panels(b) => (b.rows, b.cols),
+            Factor::Panels { panels, cols, .. } => (panels.rows, cols),
+        }
+    }
+
+    /// These columns only; of what is packed, from a multiple of [`Panels::STEP`] on.
+    pub fn columns(self, columns: std::ops::Range<usize>) -> Self {
+        match self {
+            Factor::Mat(b) => Factor::Mat(b.t().rows(columns).t()),
+            Factor::Panels { panels, first, cols } => {
+                assert!(columns.start.is_multiple_of(Panels::STEP));
+                assert!(columns.start <= columns.end && columns.end <= cols);
+                Factor::Panels { panels, first: first + columns.start, cols: columns.len() }
+            }
         }
     }
 }
@@ -285,6 +310,9 @@ pub struct Panels {
 }
 
 impl Panels {
+    /// Columns by which packed matrices may be divided: a multiple of every tile's width.
+    pub const STEP: usize = 64;
+
     /// Of no matrix yet.
     ///
     /// # Panics
@@ -292,6 +320,11 @@ impl Panels {
     pub fn new(isa: Isa, precision: Precision) -> Panels {
         assert!(precision == Precision::F32 || Precision::every_bf16(isa).contains(&precision));
         Panels { isa: isa.name(), precision, rows: 0, cols: 0, data: Floats::default() }
+    }
+
+    /// What is packed, to be multiplied by.
+    pub fn factor(&self) -> Factor<'_> {
+        Factor::Panels { panels: self, first: 0, cols: self.cols }
     }
 
     /// Takes the numbers of `b`, in the place of those before.
@@ -338,7 +371,7 @@ impl WithSimd for PackAll<'_> {
     }
 }
 
-/// Where the block of row `k0` and column `n0` begins in [`Panels`] of `cols` columns.
+/// Where the block of row `k0` and column `n0`, a multiple of `nr`, begins in [`Panels`] of `cols` columns.
 #[inline(always)]
 fn block_start(cols: usize, nr: usize, k0: usize, kc: usize, n0: usize) -> usize {
     k0 * cols.next_multiple_of(nr) + kc * n0
@@ -426,7 +459,7 @@ impl Gemm<'_> {
     fn run<S: Simd, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
         let Gemm { c, start, a, b, then, packed } = self;
         let nr = NV * S::F32_LANES;
-        assert_eq!(nr, panel_width::<S>());
+        assert!(nr == panel_width::<S>() && Panels::STEP.is_multiple_of(nr));
         // Whole vectors are read of every row of B, also beyond its last column: they must lie in the slice.
         let b_read = |cols: usize| cols / nr * nr + vectors_read::<S, NV>(cols % nr) * S::F32_LANES;
         let fits = |b: &Mat| {
@@ -459,7 +492,9 @@ impl Gemm<'_> {
                         pack_b(simd, &mut packed.b, b, k0, kc, n0, nc, nr);
                         (&packed.b[..], kc * nr, nr)
                     }
-                    Factor::Panels(b) => (&b.data[block_start(c.cols, nr, k0, kc, n0)..], kc * nr, nr),
+                    Factor::Panels { panels: b, first, .. } => {
+                        (&b.data[block_start(b.cols, nr, k0, kc, first + n0)..], kc * nr, nr)
+                    }
                 };
                 let last_panel = (nc - 1) / nr;
                 let b_reach = last_panel * panel_stride + (kc - 1) * b_row_stride + b_read(nc - last_panel * nr);
@@ -944,7 +979,7 @@ mod tests {
         let starts = [(Start::Zero, false), (Start::C, false), (Start::Bias(&bias), false), (Start::C, true)];
         for (start, packed) in starts {
             let mut c = vec![2.0; m * (n + gap)];
-            let factor = if packed { Factor::Panels(&panels) } else { Factor::Mat(b) };
+            let factor = if packed { panels.factor() } else { Factor::Mat(b) };
             gemm_then(isa, precision, MatMut::strided(&mut c, m, n, n + gap), start, a, factor, None);
             for i in 0..m {
                 for j in 0..n + gap {
@@ -985,28 +1020,32 @@ mod tests {
                 }
                 // The same matrix, kept by columns.
                 let columns: Vec<f32> = (0..k * m).map(|at| a[at % m * k + at / m]).collect();
-                let product = |a: Mat, unwanted: bool| {
+                let product = |a: Mat| {
                     let mut c = vec![0.0; m * n];
-                    let view = MatMut::new(&mut c, m, n);
-                    let view = if unwanted { view.not_below(diagonal) } else { view };
-                    gemm(isa, view, Start::Zero, a, Mat::new(&b, k, n));
+                    gemm(isa, MatMut::new(&mut c, m, n), Start::Zero, a, Mat::new(&b, k, n));
                     c
                 };
-                let want = product(Mat::new(&a, m, k), false);
-                assert_eq!(product(Mat::new(&a, m, k).zero_below(diagonal), false), want, "{} rows", isa.name());
+                let want = product(Mat::new(&a, m, k));
+                assert_eq!(product(Mat::new(&a, m, k).zero_below(diagonal)), want, "{} rows", isa.name());
                 // As a transpose, what is zero below is zero to the right of the original.
                 let by_columns = Mat { zeros: Zeros::Below { diagonal }, ..Mat::new(&columns, k, m).t() };
-                assert_eq!(product(by_columns, false), want, "{} columns", isa.name());
-                let some = product(Mat::new(&a, m, k), true);
+                assert_eq!(product(by_columns), want, "{} columns", isa.name());
                 let wanted = |at: &usize| at / n <= at % n + diagonal;
-                assert!((0..m * n).filter(wanted).all(|at| some[at] == want[at]), "{}", isa.name());
+                for precision in [vec![Precision::F32], Precision::every_bf16(isa)].concat() {
+                    let mut some = vec![0.0; m * n];
+                    let out = MatMut::new(&mut some, m, n).not_below(diagonal);
+                    let factor = Factor::Mat(Mat::new(&b, k, n));
+                    gemm_then(isa, precision, out, Start::Zero, Mat::new(&a, m, k), factor, None);
+                    let same = (0..m * n).filter(wanted).all(|at| some[at] == want[at]);
+                    assert!(same, "{} {}", isa.name(), precision.name());
+                }
             }
         }
     }
 
     #[test]
     fn bits_do_not_depend_on_how_a_product_is_divided() {
-        let (m, n, k) = (150, 70, 75);
+        let (m, n, k) = (150, 230, 300);
         let random = |len: usize, seed: usize| -> Vec<f32> {
             (0..len).map(|i| ((i + seed) as f32 * 12.9898).sin() * 10f32.powi((i % 7) as i32 - 3)).collect()
         };
@@ -1031,6 +1070,25 @@ mod tests {
                 };
                 let whole = product(0..m, false);
                 assert!(whole.iter().enumerate().all(|(at, &bits)| (bits == 0) == (at / n == 40)));
+                let mut panels = Panels::new(isa, precision);
+                panels.pack(isa, Mat::new(&b, k, n));
+                for columns in [0..64, 64..128, 128..n] {
+                    let mut part = vec![0.0; m * columns.len()];
+                    for (i, part) in part.chunks_exact_mut(columns.len()).enumerate() {
+                        part.copy_from_slice(&c[i * n..][columns.clone()]);
+                    }
+                    let before = part.clone();
+                    for factor in [panels.factor(), Factor::Mat(Mat::new(&b, k, n))] {
+                        part.copy_from_slice(&before);
+                        let out = MatMut::new(&mut part, m, columns.len());
+                        let factor = factor.columns(columns.clone());
+                        gemm_then(isa, precision, out, Start::C, Mat::new(&a, m, k), factor, None);
+                        for (i, part) in part.chunks_exact(columns.len()).enumerate() {
+                            let same = |(x, bits): (&f32, &u32)| x.is_nan() || x.to_bits() == *bits;
+                            assert!(part.iter().zip(&whole[i * n..][columns.clone()]).all(same), "{columns:?}");
+                        }
+                    }
+                }
                 for by_columns in [false, true] {
                     let mut parts = Vec::new();
                     for (from, to) in [(0, 1), (1, 18), (18, 60), (60, m)] {

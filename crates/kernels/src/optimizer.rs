@@ -154,7 +154,8 @@ impl NewtonSchulz {
         let (mut spare, squares) = scratch.split_at_mut(x.len());
         let mut squares = squares.chunks_exact_mut(r * r);
         let [g, mut p, mut q, mut spare_q, gp] = std::array::from_fn(|_| squares.next().expect("5 r^2 numbers"));
-        let leaves_alone = self.precision == Precision::F32 && self.rows.max(self.cols) >= 2 * r && steps <= 6;
+        let long = self.rows.max(self.cols) >= 2 * r;
+        let leaves_alone = self.precision == Precision::F32 && long && (1..=6).contains(&steps);
         if !leaves_alone {
             for _ in 0..steps {
                 self.gram(g, x);
@@ -218,7 +219,7 @@ impl NewtonSchulz {
     /// `c (r, r) = A B`, known to be symmetric: not all of what is below the diagonal is computed.
     fn symmetric(&self, c: &mut [f32], a: Mat, b: Mat) {
         let r = a.shape().0;
-        // In f32 products go by 64 columns: here smaller ones are divided.
+        // In f32 products may go by 64 columns: here smaller ones are divided.
         let part = if self.precision == Precision::F32 && r <= 64 { r.div_ceil(2) } else { r };
         for i in (0..r).step_by(part) {
             let rows = part.min(r - i);

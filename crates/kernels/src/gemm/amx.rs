@@ -50,7 +50,10 @@ pub(super) fn available() -> bool {
 
 /// The product; A and B as they are, or B packed by [`pack`].
 pub(super) fn run(proof: Bf16, gemm: Gemm) {
-    static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
+    /// Begins at a cache line.
+    #[repr(align(64))]
+    struct Aligned<T>(T);
+    static ZEROS: Aligned<[f32; BLOCK]> = Aligned([0.0; BLOCK]);
     assert!(proof.tiles);
     let Gemm { c: MatMut { data: c, rows, cols, row_stride, diagonal }, start, a, b, then, packed } = gemm;
     let pairs = padded_pairs(a.cols);
@@ -59,7 +62,7 @@ pub(super) fn run(proof: Bf16, gemm: Gemm) {
             pack(proof, &mut packed.b, b);
             &packed.b[..]
         }
-        Factor::Panels(b) => &b.data[..],
+        Factor::Panels { panels, first, .. } => &panels.data[first * pairs..],
     };
     assert!(pairs * cols.next_multiple_of(BLOCK) <= b.len());
     packed.a.grow(STRIP * pairs);
@@ -81,7 +84,7 @@ pub(super) fn run(proof: Bf16, gemm: Gemm) {
                     if m == BLOCK && n == BLOCK {
                         let to = c.as_mut_ptr();
                         let (from, stride) = match start {
-                            Start::Zero => (ZEROS.as_ptr(), 0),
+                            Start::Zero => (ZEROS.0.as_ptr(), 0),
                             Start::C => (to.cast_const(), row_stride),
                             Start::Bias(bias) => (bias[j..j + BLOCK].as_ptr(), 0),
                         };
@@ -89,7 +92,7 @@ pub(super) fn run(proof: Bf16, gemm: Gemm) {
                         unsafe { multiply(pairs, a, b, from, stride, to, row_stride, true) };
                         continue;
                     }
-                    let mut edge = [[0.0; BLOCK]; BLOCK];
+                    let Aligned(edge) = &mut Aligned([[0.0; BLOCK]; BLOCK]);
                     for (i, row) in edge[..m].iter_mut().enumerate() {
                         match start {
                             Start::Zero => {}
@@ -130,30 +133,25 @@ pub(super) fn pack(_: Bf16, to: &mut Floats, b: Mat) {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn lay_out(to: &mut [f32], m: Mat, turned: bool) {
     assert_eq!(m.zeros, Zeros::Nowhere);
+    assert!(m.col_stride == 1 || m.row_stride == 1, "one stride is 1");
     let (blocks, steps) = (m.rows.div_ceil(TILE), padded_pairs(m.cols) / TILE);
     let tiles = to.as_chunks_mut::<{ TILE * TILE }>().0;
+    let by_rows = m.col_stride == 1;
+    let mut tile = |i: usize, p: usize| {
+        let whole = (i + 1) * TILE <= m.rows && (p + 1) * 2 * TILE <= m.cols;
+        let lines = match (by_rows, whole) {
+            (true, true) => rows::<true>(m, i * TILE, p * TILE),
+            (true, false) => rows::<false>(m, i * TILE, p * TILE),
+            (false, true) => columns::<true>(m, i * TILE, p * TILE),
+            (false, false) => columns::<false>(m, i * TILE, p * TILE),
+        };
+        store(&mut tiles[i * steps + p], if by_rows == turned { turn(lines) } else { lines });
+    };
     // Along what is contiguous in memory.
-    if m.col_stride == 1 {
-        for i in 0..blocks {
-            for p in 0..steps {
-                let whole = (i + 1) * TILE <= m.rows && (p + 1) * 2 * TILE <= m.cols;
-                let rows =
-                    if whole { rows::<true>(m, i * TILE, p * TILE) } else { rows::<false>(m, i * TILE, p * TILE) };
-                store(&mut tiles[i * steps + p], if turned { turn(rows) } else { rows });
-            }
-        }
+    if by_rows {
+        (0..blocks).for_each(|i| (0..steps).for_each(|p| tile(i, p)));
     } else {
-        for p in 0..steps {
-            for i in 0..blocks {
-                let whole = (i + 1) * TILE <= m.rows && (p + 1) * 2 * TILE <= m.cols;
-                let pairs = if whole {
-                    columns::<true>(m, i * TILE, p * TILE)
-                } else {
-                    columns::<false>(m, i * TILE, p * TILE)
-                };
-                store(&mut tiles[i * steps + p], if turned { pairs } else { turn(pairs) });
-            }
-        }
+        (0..steps).for_each(|p| (0..blocks).for_each(|i| tile(i, p)));
     }
 }
 
@@ -178,7 +176,8 @@ fn columns<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
     })
 }
 
-/// Sixteen numbers of row `i` from column `j` on; zeros where the matrix ends, unless they are known to be `WHOLE`.
+/// Sixteen numbers of row `i` from column `j` on of a matrix that is kept by rows; zeros where it ends, unless they are known
+/// to be `WHOLE`.
 #[target_feature(enable = "avx512f")]
 fn load<const WHOLE: bool>(m: Mat, i: usize, j: usize) -> __m512 {
     let from = m.data.as_ptr().wrapping_add(i * m.row_stride + j);
@@ -187,6 +186,9 @@ fn load<const WHOLE: bool>(m: Mat, i: usize, j: usize) -> __m512 {
         debug_assert!(len >= TILE);
         // SAFETY: the numbers lie in the matrix.
         return unsafe { _mm512_loadu_ps(from) };
+    }
+    if len == 0 {
+        return _mm512_setzero_ps(); // a load of nothing is slow where there is no memory
     }
     let mask = if len >= TILE { u16::MAX } else { (1 << len) - 1 };
     // SAFETY: the mask admits only what lies in the matrix.
