@@ -57,7 +57,7 @@ fn rotation(pos: usize, i: usize, hs: usize, theta: f64) -> (f64, f64) {
 }
 
 /// Numbers, and who computes on them. `p` and `g` are flat buffers of parameters and gradients; gradients of
-/// parameters that train are always added to `g`, those of others left out; gradients of activations overwrite their
+/// parameters that train are added to `g` unless said otherwise, those of others left out; gradients of activations overwrite their
 /// buffer unless said otherwise.
 ///
 /// A linear layer with an adapter computes `x W^T + b + scale dropout(x) A^T B^T` wherever it says `x W^T + b` here,
@@ -112,7 +112,7 @@ pub trait Backend: Sync {
 
     /// `y (n, o) = x (n, i) W^T + b`.
     fn linear(&self, y: &mut Self::Buf, x: &Self::Buf, p: &Self::Buf, w: Linear, rows: Rows, noise: Option<Noise>);
-    /// `dx (n, i) = dy W`, `g[W] += dy^T x`, `g[b] +=` column sums of `dy (n, o)`.
+    /// `dx (n, i) = dy W`, `g[W] += dy^T x` or without `add` `g[W] = dy^T x`, `g[b] +=` column sums of `dy (n, o)`.
     fn linear_bwd(
         &self,
         dx: &mut Self::Buf,
@@ -123,6 +123,7 @@ pub trait Backend: Sync {
         w: Linear,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     );
 
     /// `y (n, o) = act(z)` with `z = x W^T + b`; `pre (n, o)` receives z, where [`Activation::keeps_input`].
@@ -151,6 +152,7 @@ pub trait Backend: Sync {
         act: Activation,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     );
 
     /// `y (n, h) = silu(gate) up` with `silu(x) = x / (1 + e^-x)`, where a row of `z (n, 2h)` is one of gate and one of up.

@@ -259,8 +259,8 @@ impl Gpt {
         be.download(&a.head.losses, losses);
     }
 
-    /// Backward: adds the gradient of every parameter that trains to `g`, given what [`Gpt::forward`] and
-    /// [`Gpt::losses`] left in `a`. The other arguments are those of `forward`.
+    /// Backward: the gradient of every parameter that trains goes to `g`, in the place of what is there or with `add` to be
+    /// added to it, given what [`Gpt::forward`] and [`Gpt::losses`] left in `a`. The other arguments are those of `forward`.
     pub fn backward<B: Backend>(
         &self,
         be: &B,
@@ -271,33 +271,37 @@ impl Gpt {
         ids: &[u32],
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     ) {
         let (w, n) = (&self.layout, rows.n());
+        if !add {
+            w.added_to().for_each(|tensor| be.clear(g, tensor.span));
+        }
         // logits = softcap(lm_head(ln_f(x))), of which the cap is behind
-        be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, rows, noise);
+        be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, rows, noise, add);
         be.clear(&mut d.dx, Span { start: 0, len: n * self.n_embd });
         be.norm_bwd(&mut d.dx, g, &d.dc, a.x(w.h.len()), &a.head.stats_f, p, w.ln_f, n);
         for (l, (w, acts)) in w.h.iter().zip(&a.blocks).enumerate().rev() {
             // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
             let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::MlpBranch(l)));
             if self.activation == Activation::Swiglu {
-                be.linear_bwd(&mut d.dact, g, dbranch, &acts.act, p, w.mlp_proj, rows, noise);
+                be.linear_bwd(&mut d.dact, g, dbranch, &acts.act, p, w.mlp_proj, rows, noise, add);
                 be.swiglu_bwd(&mut d.dfc, &d.dact, &acts.fc, self.n_inner, n);
             } else {
                 let (x, pre) = (&acts.act, &acts.fc);
-                be.linear_bwd_act(&mut d.dfc, g, dbranch, x, pre, p, w.mlp_proj, self.activation, rows, noise);
+                be.linear_bwd_act(&mut d.dfc, g, dbranch, x, pre, p, w.mlp_proj, self.activation, rows, noise, add);
             }
-            be.linear_bwd(&mut d.dc, g, &d.dfc, &acts.ln_2, p, w.c_fc, rows, noise);
+            be.linear_bwd(&mut d.dc, g, &d.dfc, &acts.ln_2, p, w.c_fc, rows, noise, add);
             be.norm_bwd(&mut d.dx, g, &d.dc, &acts.x_mid, &acts.stats_2, p, w.ln_2, n);
             // x_mid = x + dropout(c_proj(attention(ln_1(x))))
             let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::AttentionBranch(l)));
-            be.linear_bwd(&mut d.datt, g, dbranch, &acts.att, p, w.attn_proj, rows, noise);
+            be.linear_bwd(&mut d.datt, g, dbranch, &acts.att, p, w.attn_proj, rows, noise, add);
             let drop = self.drop(noise, Site::Attention(l));
             be.attention_bwd(&mut d.dqkv, &d.datt, &acts.att, &acts.lse, &acts.qkv, self.heads, rows, drop);
             if let Some(qk) = w.qk {
                 be.qk_bwd(&mut d.dqkv, g, &acts.pre_qk, &a.rotations, p, qk, self.heads, rows);
             }
-            be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, rows, noise);
+            be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, rows, noise, add);
             be.norm_bwd(&mut d.dx, g, &d.dc, a.x(l), &acts.stats_1, p, w.ln_1, n);
         }
         // x = dropout(wte[id] + wpe[t])

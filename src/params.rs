@@ -351,6 +351,13 @@ impl Layout {
         self.h.iter().flat_map(of_block).chain([self.lm_head]).collect()
     }
 
+    /// Tensors that train but for the weights of linear layers, the first gradients of which need nothing to be added to.
+    /// (Where the embedding is `lm_head`'s weight, the backward pass comes to that first.)
+    pub fn added_to(&self) -> impl Iterator<Item = &Tensor> {
+        let overwritten: Vec<usize> = self.linears().iter().map(|linear| linear.w.start).collect();
+        self.tensors.iter().filter(move |tensor| tensor.trainable && !overwritten.contains(&tensor.span.start))
+    }
+
     /// The rows of each `c_attn` that make queries, keys and values.
     pub fn qkv_rows(&self) -> [Range<usize>; 3] {
         let Linear { i: c, o, .. } = self.h[0].c_attn;

@@ -171,9 +171,6 @@ impl<B: Backend> Shards<B> {
         let scale = 1.0 / batch.counted().max(1) as f64;
         self.shards.par_iter_mut().for_each(|shard| {
             shard.loss = 0.0;
-            // All of a tensor of which a part trains: what is added to the rest is not to grow.
-            let trained = model.layout.tensors.iter().filter(|tensor| tensor.trainable);
-            trained.for_each(|tensor| be.clear(&mut shard.training().grads, tensor.span));
             for k in 0..batch.len() / batch_size {
                 let first = k * batch_size + shard.share.start;
                 let rows = shard.load((first..first + shard.share.len()).map(|i| batch.sequence(i)));
@@ -183,7 +180,7 @@ impl<B: Backend> Shards<B> {
                 let losses = &mut losses[..rows.n()];
                 model.forward(be, p, acts, ids, rows, noise);
                 model.losses(be, acts, targets, Some(scale), losses);
-                model.backward(be, p, grads, acts, scratch, ids, rows, noise);
+                model.backward(be, p, grads, acts, scratch, ids, rows, noise, k > 0);
                 shard.loss += scale * losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
             }
         });

@@ -160,7 +160,7 @@ fn norm_conforms() {
     }
 }
 
-fn linear<B: Backend>(t: &Tester<B>, n: usize, i: usize, o: usize, bias: bool) -> Outputs {
+fn linear<B: Backend>(t: &Tester<B>, n: usize, i: usize, o: usize, bias: bool, add: bool) -> Outputs {
     // The bias stands before the weight once, after it once.
     let b = bias.then(|| param(if n.is_multiple_of(2) { 0 } else { o + o * i }, o));
     let w = plain(param(o, o * i), b, i, o);
@@ -168,7 +168,7 @@ fn linear<B: Backend>(t: &Tester<B>, n: usize, i: usize, o: usize, bias: bool) -
     let mut y = t.garbage(n * o);
     t.be.linear(&mut y, &x, &p, w, rows(n), None);
     let (mut dx, mut g, dy) = (t.garbage(n * i), t.random(2 * o + o * i), t.random(n * o));
-    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows(n), None);
+    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows(n), None, add);
     vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
 }
 
@@ -177,8 +177,8 @@ fn linear_conforms() {
     for (n, i, o) in
         [(0, 3, 4), (1, 1, 1), (1, 7, 3), (2, 3, 17), (5, 16, 16), (13, 65, 33), (64, 64, 65), (7, 300, 19)]
     {
-        for bias in [false, true] {
-            conforms!(linear(n, i, o, bias), 1e-5);
+        for (bias, add) in [(false, false), (false, true), (true, false), (true, true)] {
+            conforms!(linear(n, i, o, bias, add), 1e-5);
         }
     }
 }
@@ -191,7 +191,7 @@ fn linear_act<B: Backend>(t: &Tester<B>, act: Activation, n: usize, i: usize, o:
     let (mut y, mut pre) = (t.garbage(n * o), t.garbage(if act.keeps_input() { n * o } else { 0 }));
     t.be.linear_act(&mut y, &mut pre, &x, &p, up, act, rows(n), None);
     let (mut dpre, mut g, dy) = (t.garbage(n * o), t.random(2 * o * i + o), t.random(n * i));
-    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &y, &pre, &p, down, act, rows(n), None);
+    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &y, &pre, &p, down, act, rows(n), None, false);
     vec![("y", (t.host)(&y)), ("pre", (t.host)(&pre)), ("dpre", (t.host)(&dpre)), ("g", (t.host)(&g))]
 }
 
@@ -278,8 +278,8 @@ fn adapter<B: Backend>(
     t.be.linear_act(&mut activated, &mut pre, &x, &p, w, act, rows, noise);
     t.be.linear_residual(&mut out, &residual, &x, &p, w, rows, drop_of(rate), noise);
     let (mut dx, mut dpre, mut g) = (t.garbage(n * i), t.garbage(n * i), t.random(len));
-    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows, noise);
-    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &x, &x, &p, w, act, rows, noise);
+    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows, noise, true);
+    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &x, &x, &p, w, act, rows, noise, true);
     let mut unadapted = t.garbage(n * o);
     t.be.linear(&mut unadapted, &x, &p, Linear { lora: None, ..w }, rows, noise);
     assert!(n == 0 || (t.host)(&unadapted) != (t.host)(&y));
@@ -344,7 +344,7 @@ fn linear_of_bf16<B: Backend>(t: &Tester<B>, w: Linear, n: usize, prepare: Optio
     }
     let (mut y, mut dx, mut g) = (t.garbage(n * w.o), t.garbage(n * w.i), t.be.zeros(3 + w.o * w.i + w.o));
     t.be.linear(&mut y, &x, &p, w, rows(n), None);
-    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows(n), None);
+    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows(n), None, true);
     vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
 }
 
@@ -389,7 +389,7 @@ fn large_products_are_the_same_on_any_number_of_threads() {
             be.linear(&mut y, &x, &p, w, rows, noise);
             let drop = drop_of(0.2);
             be.linear_residual(&mut out, &dy, &x, &p, w, rows, drop, noise);
-            be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, rows, noise);
+            be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, rows, noise, true);
             [y, out, dx, g].map(|buf| buf.to_vec()).concat()
         })
     };

@@ -109,7 +109,7 @@ fn linear() {
             dot(&y, &weight)
         };
         let (mut dx, mut g) = (vec![9.0; n * i], vec![0.0; i * o + o]);
-        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, rows(n), None);
+        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, rows(n), None, true);
         check("linear dx", &x, &dx, 0..n * i, |x| run(x, &p));
         check("linear dw db", &p, &g, 0..i * o + o, |p| run(&x, p));
     }
@@ -129,7 +129,7 @@ fn adapter() {
             dot(&y, &weight)
         };
         let (mut dx, mut g) = (vec![9.0; 6 * i], vec![0.0; len]);
-        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, rows, Some(NOISE));
+        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, rows, Some(NOISE), true);
         check("adapter dx", &x, &dx, 0..x.len(), |x| run(x, &p));
         check("adapter dw db dA dB", &p, &g, 0..len, |p| run(&x, p));
     }
@@ -151,8 +151,8 @@ fn linear_act() {
         };
         let (_, y, pre) = run(&x, &p);
         let (mut dpre, mut dx, mut g) = (vec![9.0; n * o], vec![9.0; n * i], vec![0.0; p.len()]);
-        BE.linear_bwd_act(&mut dpre, &mut g, &weight, &y, &pre, &p, down, act, rows(n), None);
-        BE.linear_bwd(&mut dx, &mut g, &dpre, &x, &p, up, rows(n), None);
+        BE.linear_bwd_act(&mut dpre, &mut g, &weight, &y, &pre, &p, down, act, rows(n), None, true);
+        BE.linear_bwd(&mut dx, &mut g, &dpre, &x, &p, up, rows(n), None, true);
         check(&format!("{act:?} dx"), &x, &dx, 0..x.len(), |x| run(x, &p).0);
         check(&format!("{act:?} dw db"), &p, &g, 0..p.len(), |p| run(&x, p).0);
     }
@@ -239,7 +239,7 @@ fn linear_residual() {
     };
     let (mut dbranch, mut dx) = (vec![9.0; 24], vec![9.0; 18]);
     BE.dropout_bwd(&mut dbranch, &weight, 4, rows, drop_of(0.4).unwrap());
-    BE.linear_bwd(&mut dx, &mut vec![0.0; 16], &dbranch, &x, &p, w, rows, None);
+    BE.linear_bwd(&mut dx, &mut vec![0.0; 16], &dbranch, &x, &p, w, rows, None, true);
     check("linear_residual", &x, &dx, 0..18, run);
 }
 
@@ -309,7 +309,16 @@ fn whole_model(settings: &[&str]) {
     };
     loss(&p, &mut acts, Some(0.1));
     let (mut g, mut scratch) = (vec![0.0; p.len()], model.act_grads(&BE, 2));
-    model.backward(&BE, &p, &mut g, &acts, &mut scratch, &ids, rows, Some(NOISE));
+    let trained = model.layout.tensors.iter().filter(|tensor| tensor.trainable);
+    trained.for_each(|tensor| g[tensor.span.range()].fill(f64::NAN)); // overwritten
+    let mut backward = |g: &mut _, add| {
+        model.backward(&BE, &p, g, &acts, &mut scratch, &ids, rows, Some(NOISE), add);
+    };
+    backward(&mut g, false);
+    let mut twice = g.clone();
+    backward(&mut twice, true);
+    let close = |(twice, g): (&f64, &f64)| (twice - 2.0 * g).abs() < 1e-12 * g.abs().max(1.0);
+    assert!(twice.iter().zip(&g).all(close), "{settings:?}");
     for tensor in &model.layout.tensors {
         let range = tensor.span.range();
         if !tensor.trainable {

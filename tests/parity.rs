@@ -175,8 +175,7 @@ fn check<B: Backend>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, ho
         let mut row_losses = vec![0.0; rows.n()];
         model.losses(be, &mut acts, &targets, Some(1.0 / rows.n() as f64), &mut row_losses);
         losses.push(row_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / rows.n() as f64);
-        be.clear(&mut g, Span { start: 0, len });
-        model.backward(be, &p, &mut g, &acts, &mut scratch, &ids, rows, None);
+        model.backward(be, &p, &mut g, &acts, &mut scratch, &ids, rows, None, false);
         if step == 0 {
             check_gradients(&model, &host(&g), &fixture, grad_tolerance);
         }

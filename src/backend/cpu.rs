@@ -35,8 +35,7 @@ const SPREAD: usize = 1 << 27;
 /// The same for a product with packed weights: dividing it costs little but the call.
 const SPREAD_PACKED: usize = 1 << 20;
 
-/// Rows that take as long to multiply as the weights take to read. Up to so many, the columns are divided, not the rows: each
-/// thread reads a part of the weights only.
+/// Rows that take as long to multiply as packed weights take to read.
 const FEW_ROWS: usize = 8;
 
 /// Rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
@@ -171,57 +170,32 @@ impl From<NormKind> for kernels::norm::Kind {
 }
 
 impl Cpu {
-    /// `C = A B` from `start`, and `then` on each strip of rows. A large one spreads over threads; every element is
-    /// the same sum either way.
+    /// `C = A B` from `start`, and `then` on each strip of rows. Threads divide the longer side of a large one, and read all of
+    /// one factor and a part of the other; every element is the same sum either way.
     fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Factor, then: Option<Then>) {
         let ((m, k), (_, n)) = (a.shape(), b.shape());
-        let c = &mut c[..m * n];
+        let c = MatMut::new(&mut c[..m * n], m, n);
         let packed = matches!(b, Factor::Panels { .. });
         let (work, spread) = if packed { (m.max(FEW_ROWS) * n * k, SPREAD_PACKED) } else { (m * n * k, SPREAD) };
         let threads = if work < spread { 1 } else { rayon::current_num_threads() };
         if threads == 1 {
-            return kernels::gemm_then(self.isa, self.precision, MatMut::new(c, m, n), start, a, b, then);
+            return kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
         }
-        let parts = threads.min(n / kernels::Panels::STEP);
-        if packed && m <= FEW_ROWS && parts >= m.min(threads) {
-            return self.product_by_columns(parts, c, start, a, b, then);
-        }
-        let rows = m.div_ceil(threads);
-        c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
-            let (above, below) = (i * rows, m.min((i + 1) * rows));
-            let c = MatMut::new(c, below - above, n);
-            let shifted = |strip: Strip| then.expect("only called if given")(strip.below(above));
-            let then: Option<Then> = then.is_some().then_some(&shifted);
-            kernels::gemm_then(self.isa, self.precision, c, start, a.rows(above..below), b, then);
-        });
-    }
-
-    /// [`Cpu::product`] with few rows, each thread reading a part of B and no other.
-    fn product_by_columns(&self, parts: usize, c: &mut [f32], start: Start, a: Mat, b: Factor, then: Option<Then>) {
-        let (m, n) = (a.shape().0, b.shape().1);
-        let width = n.div_ceil(parts).next_multiple_of(kernels::Panels::STEP);
-        let mut parts: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(width)).map(|_| Vec::with_capacity(m)).collect();
-        for row in c.chunks_exact_mut(n) {
-            parts.iter_mut().zip(row.chunks_mut(width)).for_each(|(part, row)| part.push(row));
-        }
-        parts.into_par_iter().enumerate().for_each(|(i, mut rows)| {
-            let (left, right) = (i * width, n.min((i + 1) * width));
-            let cols = right - left;
-            with_scratch(m * cols, |c| {
-                let start = match start {
-                    Start::Bias(bias) => Start::Bias(&bias[left..right]),
-                    Start::C => {
-                        c.chunks_exact_mut(cols).zip(&rows).for_each(|(c, row)| c.copy_from_slice(row));
-                        Start::C
-                    }
-                    Start::Zero => Start::Zero,
-                };
-                let shifted = |strip: Strip| then.expect("only called if given")(strip.beside(left));
-                let then: Option<Then> = then.is_some().then_some(&shifted);
-                let to = MatMut::new(c, m, cols);
-                kernels::gemm_then(self.isa, self.precision, to, start, a, b.columns(left..right), then);
-                rows.iter_mut().zip(c.chunks_exact(cols)).for_each(|(row, c)| row.copy_from_slice(c));
-            });
+        let (rows, cols) = if m > n {
+            (m.div_ceil(threads), n)
+        } else {
+            (m, n.div_ceil(threads).next_multiple_of(kernels::Panels::STEP))
+        };
+        let blocks: Vec<_> = c.blocks(rows, cols).collect();
+        blocks.into_par_iter().for_each(|(rows, cols, c)| {
+            let start = match start {
+                Start::Bias(bias) => Start::Bias(&bias[cols.clone()]),
+                start => start,
+            };
+            let whole = |strip: Strip| then.expect("only called if given")(strip.of_block(rows.start, cols.start));
+            let then: Option<Then> = then.is_some().then_some(&whole);
+            let (a, b) = (a.rows(rows.clone()), b.columns(cols.clone()));
+            kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
         });
     }
 
@@ -337,6 +311,7 @@ impl Cpu {
         w: Linear,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
         then: Option<Then>,
     ) {
         let n = rows.n();
@@ -349,7 +324,8 @@ impl Cpu {
         self.product(dx, start, dy_mat, p.weight(w, true), then);
         let (dw, db) = gradients(g, w.w, w.b);
         if let Some(dw) = dw {
-            self.product(dw, Start::C, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), None);
+            let start = if add { Start::C } else { Start::Zero };
+            self.product(dw, start, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), None);
         }
         if let Some(db) = db {
             kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
@@ -366,7 +342,7 @@ impl Cpu {
 
     /// Dropout of a strip of a matrix of `c` columns.
     fn drop_strip(&self, strip: &mut Strip, c: usize, rows: Rows, drop: Dropout) {
-        let first = strip.cols.start;
+        let first = strip.cols().start;
         for (row, x) in strip.iter_mut() {
             let (s, i) = (row / rows.t, row % rows.t);
             dropout::dropout_in_place(self.isa, x, &drop.mask(s), mask_row(c, i) + first);
@@ -519,8 +495,9 @@ impl Backend for Cpu {
         w: Linear,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     ) {
-        self.linear_bwd_then(dx, g, dy, x, p, w, rows, noise, None);
+        self.linear_bwd_then(dx, g, dy, x, p, w, rows, noise, add, None);
     }
 
     fn linear_act(
@@ -560,15 +537,16 @@ impl Backend for Cpu {
         act: Activation,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     ) {
         let of = if act.keeps_input() { pre } else { x };
         let through = |mut strip: Strip| {
-            let first = strip.cols.start;
+            let first = strip.cols().start;
             for (row, d) in strip.iter_mut() {
                 activation::backward(self.isa, act.into(), d, &of[row * w.i + first..][..d.len()]);
             }
         };
-        self.linear_bwd_then(dpre, g, dy, x, p, w, rows, noise, Some(&through));
+        self.linear_bwd_then(dpre, g, dy, x, p, w, rows, noise, add, Some(&through));
     }
 
     fn swiglu(&self, y: &mut Buf, z: &Buf, h: usize, n: usize) {
@@ -599,7 +577,7 @@ impl Backend for Cpu {
             if let Some(drop) = drop {
                 self.drop_strip(&mut strip, w.o, rows, drop);
             }
-            let first = strip.cols.start;
+            let first = strip.cols().start;
             for (row, out) in strip.iter_mut() {
                 kernels::add(self.isa, out, &residual[row * w.o + first..][..out.len()]);
             }

@@ -241,8 +241,12 @@ impl Backend for Reference {
         w: Linear,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     ) {
         dx[..rows.n() * w.i].fill(0.0);
+        if !add {
+            g[w.w.gradient()].fill(0.0);
+        }
         for r in 0..rows.n() {
             for o in 0..w.o {
                 let d = dy[r * w.o + o];
@@ -309,8 +313,9 @@ impl Backend for Reference {
         act: Activation,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     ) {
-        self.linear_bwd(dpre, g, dy, x, p, w, rows, noise);
+        self.linear_bwd(dpre, g, dy, x, p, w, rows, noise, add);
         let of = if act.keeps_input() { pre } else { x };
         dpre[..rows.n() * w.i].iter_mut().zip(of).for_each(|(d, &of)| *d *= derivative(act, of));
     }

@@ -168,8 +168,9 @@ impl<B: Backend> Backend for Timed<B> {
         w: Linear,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     ) {
-        self.time("linear_bwd", Size::backward(w, rows), |be| be.linear_bwd(dx, g, dy, x, p, w, rows, noise));
+        self.time("linear_bwd", Size::backward(w, rows), |be| be.linear_bwd(dx, g, dy, x, p, w, rows, noise, add));
     }
 
     fn linear_act(
@@ -198,9 +199,10 @@ impl<B: Backend> Backend for Timed<B> {
         act: Activation,
         rows: Rows,
         noise: Option<Noise>,
+        add: bool,
     ) {
         let size = Size::backward(w, rows);
-        self.time("linear_bwd_act", size, |be| be.linear_bwd_act(dpre, g, dy, x, pre, p, w, act, rows, noise));
+        self.time("linear_bwd_act", size, |be| be.linear_bwd_act(dpre, g, dy, x, pre, p, w, act, rows, noise, add));
     }
 
     fn swiglu(&self, y: &mut B::Buf, z: &B::Buf, h: usize, n: usize) {

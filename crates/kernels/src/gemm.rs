@@ -24,7 +24,7 @@ pub use bf16::Precision;
 
 use crate::{Floats, Isa};
 use pulp::{Simd, WithSimd};
-use std::cell::RefCell;
+use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 /// Rows of B in a packed block (LOOP 5).
 const KC: usize = 256;
@@ -91,7 +91,7 @@ impl<'a> Mat<'a> {
     }
 
     /// These rows only.
-    pub fn rows(self, rows: std::ops::Range<usize>) -> Self {
+    pub fn rows(self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         assert_eq!(self.zeros, Zeros::Nowhere);
         let skip = if rows.is_empty() { 0 } else { rows.start * self.row_stride };
@@ -110,16 +110,24 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// A matrix to write, in row-major order: element `(i, j)` is `data[i * row_stride + j]`.
+/// A matrix to write, in row-major order: element `(i, j)` is `data[i * row_stride + j]`. What lies between its rows may be
+/// somebody else's.
 #[derive(Debug)]
 pub struct MatMut<'a> {
-    data: &'a mut [f32],
+    data: *mut f32,
     rows: usize,
     cols: usize,
     row_stride: usize,
     /// Elements with `row > column + diagonal` are not wanted.
     diagonal: usize,
+    elements: PhantomData<&'a mut [f32]>,
 }
+
+// SAFETY: its elements are borrowed mutably, and nobody else reaches them.
+unsafe impl Send for MatMut<'_> {}
+
+/// [`MatMut::diagonal`] of a matrix of which all elements are wanted.
+const ALL: usize = usize::MAX / 2;
 
 impl<'a> MatMut<'a> {
     /// `rows` x `cols` without gaps.
@@ -131,12 +139,34 @@ impl<'a> MatMut<'a> {
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check_extent(data.len(), rows, cols, row_stride);
         assert!(row_stride >= cols, "rows overlap: {cols} columns, row stride {row_stride}");
-        MatMut { data, rows, cols, row_stride, diagonal: usize::MAX / 2 }
+        MatMut { data: data.as_mut_ptr(), rows, cols, row_stride, diagonal: ALL, elements: PhantomData }
     }
 
     /// Elements with `row > column + diagonal` are not wanted: some of them are left as they are.
     pub fn not_below(self, diagonal: usize) -> Self {
         MatMut { diagonal, ..self }
+    }
+
+    /// Divides it into blocks of so many rows and columns, those at the ends smaller; row by row.
+    pub fn blocks(self, rows: usize, cols: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>, MatMut<'a>)> {
+        assert_eq!(self.diagonal, ALL);
+        let part = |start: usize, len: usize, end: usize| start..end.min(start + len);
+        (0..self.rows).step_by(rows).flat_map(move |i| {
+            (0..self.cols).step_by(cols).map(move |j| {
+                let (rows, cols) = (part(i, rows, self.rows), part(j, cols, self.cols));
+                let data = self.data.wrapping_add(i * self.row_stride + j);
+                let block = MatMut { data, rows: rows.len(), cols: cols.len(), ..self };
+                (rows, cols, block)
+            })
+        })
+    }
+
+    /// These rows in these columns.
+    #[inline(always)]
+    fn strip(&mut self, rows: Range<usize>, cols: Range<usize>) -> Strip<'_> {
+        assert!(rows.end <= self.rows && cols.end <= self.cols);
+        let data = self.data.wrapping_add(rows.start * self.row_stride + cols.start);
+        Strip { data, row_stride: self.row_stride, rows, cols, elements: PhantomData }
     }
 }
 
@@ -165,33 +195,38 @@ pub enum Start<'a> {
 /// Rows of C that are complete and still in the cache: what a linear layer is followed by is done to them here.
 #[derive(Debug)]
 pub struct Strip<'a> {
-    data: &'a mut [f32],
+    data: *mut f32,
     row_stride: usize,
     /// Which rows of C these are.
-    pub rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     /// Which columns.
-    pub cols: std::ops::Range<usize>,
+    cols: Range<usize>,
+    elements: PhantomData<&'a mut [f32]>,
 }
 
 /// What follows a product, strip by strip.
 pub type Then<'a> = &'a (dyn Fn(Strip) + Sync);
 
 impl Strip<'_> {
-    /// The same strip of a matrix whose first `above` rows are not in this C.
-    pub fn below(self, above: usize) -> Self {
-        Strip { rows: self.rows.start + above..self.rows.end + above, ..self }
+    /// The same strip of a matrix of which this C is a block that begins so far down and to the right.
+    pub fn of_block(self, down: usize, right: usize) -> Self {
+        let (rows, cols) = (self.rows.start + down..self.rows.end + down, self.cols.start + right..self.cols.end + right);
+        Strip { rows, cols, ..self }
     }
 
-    /// The same strip of a matrix whose first `left` columns are not in this C.
-    pub fn beside(self, left: usize) -> Self {
-        Strip { cols: self.cols.start + left..self.cols.end + left, ..self }
+    /// Which columns of C these are.
+    pub fn cols(&self) -> Range<usize> {
+        self.cols.clone()
     }
 
     /// Each row's index in C and its elements in [`Strip::cols`].
     #[inline(always)]
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut [f32])> {
-        let len = self.cols.len();
-        self.rows.clone().zip(self.data.chunks_mut(self.row_stride).map(move |row| &mut row[..len]))
+        let (data, row_stride, len) = (self.data, self.row_stride, self.cols.len());
+        self.rows.clone().enumerate().map(move |(i, row)| {
+            // SAFETY: these elements of C are borrowed mutably with the strip, and each is in one row only.
+            (row, unsafe { std::slice::from_raw_parts_mut(data.add(i * row_stride), len) })
+        })
     }
 }
 
@@ -208,7 +243,7 @@ pub fn gemm(isa: Isa, c: MatMut, start: Start, a: Mat, b: Mat) {
 /// # Panics
 /// If the shapes do not fit, B was packed for another instruction set or precision, or a factor of a product in bf16 has
 /// known zeros.
-pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat, b: Factor, then: Option<Then>) {
+pub fn gemm_then(isa: Isa, precision: Precision, mut c: MatMut, start: Start, a: Mat, b: Factor, then: Option<Then>) {
     let (b_rows, b_cols) = b.shape();
     let shapes_fit = c.rows == a.rows && c.cols == b_cols && a.cols == b_rows;
     assert!(shapes_fit, "gemm: C is {}x{}, A {}x{}, B {b_rows}x{b_cols}", c.rows, c.cols, a.rows, a.cols);
@@ -228,15 +263,16 @@ pub fn gemm_then(isa: Isa, precision: Precision, c: MatMut, start: Start, a: Mat
         assert_eq!(bias.len(), c.cols, "gemm: one bias for each column of C");
     }
     if a.cols == 0 {
-        for row in c.data.chunks_mut(c.row_stride).take(c.rows) {
+        let mut all = c.strip(0..c.rows, 0..c.cols);
+        for (_, row) in all.iter_mut() {
             match start {
-                Start::Zero => row[..c.cols].fill(0.0),
+                Start::Zero => row.fill(0.0),
                 Start::C => {}
-                Start::Bias(bias) => row[..c.cols].copy_from_slice(bias),
+                Start::Bias(bias) => row.copy_from_slice(bias),
             }
         }
         if let Some(then) = then {
-            then(Strip { rows: 0..c.rows, cols: 0..c.cols, row_stride: c.row_stride, data: c.data });
+            then(all);
         }
         return;
     }
@@ -285,7 +321,7 @@ impl Factor<'_> {
     }
 
     /// These columns only; of what is packed, from a multiple of [`Panels::STEP`] on.
-    pub fn columns(self, columns: std::ops::Range<usize>) -> Self {
+    pub fn columns(self, columns: Range<usize>) -> Self {
         match self {
             Factor::Mat(b) => Factor::Mat(b.t().rows(columns).t()),
             Factor::Panels { panels, first, cols } => {
@@ -457,8 +493,8 @@ impl Gemm<'_> {
 
     #[inline(always)]
     fn run<S: Simd, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
-        let Gemm { c, start, a, b, then, packed } = self;
-        let nr = NV * S::F32_LANES;
+        let Gemm { mut c, start, a, b, then, packed } = self;
+        let (nr, diagonal) = (NV * S::F32_LANES, c.diagonal);
         assert!(nr == panel_width::<S>() && Panels::STEP.is_multiple_of(nr));
         // Whole vectors are read of every row of B, also beyond its last column: they must lie in the slice.
         let b_read = |cols: usize| cols / nr * nr + vectors_read::<S, NV>(cols % nr) * S::F32_LANES;
@@ -506,8 +542,7 @@ impl Gemm<'_> {
                     let a_strip = &a_block[a_first..];
                     let a_reach = (rows - 1) * a_row_stride + (kc - 1) * a_step + 1;
                     assert!(a_reach <= a_strip.len());
-                    let c_strip = &mut c.data[i0 * c.row_stride + n0..];
-                    assert!((rows - 1) * c.row_stride + nc <= c_strip.len());
+                    let c_strip = c.strip(i0..i0 + rows, n0..n0 + nc);
                     // LOOP 2
                     for (panel, j) in (0..nc).step_by(nr).enumerate() {
                         let cols = nr.min(nc - j);
@@ -519,7 +554,7 @@ impl Gemm<'_> {
                         // LOOP 1
                         for i in (0..rows).step_by(MR) {
                             let tile_rows = MR.min(rows - i);
-                            if i0 + i > n0 + j + cols - 1 + c.diagonal {
+                            if i0 + i > n0 + j + cols - 1 + diagonal {
                                 continue;
                             }
                             // The part of this block's k where A is not zero.
@@ -530,8 +565,8 @@ impl Gemm<'_> {
                                 }
                                 Zeros::Below { diagonal } => ((i0 + i).saturating_sub(diagonal + k0).min(kc), kc),
                             };
-                            // SAFETY: the assertions above bound what is read of A and B and accessed of C in these
-                            // rows and columns, and C is borrowed mutably: nothing aliases.
+                            // SAFETY: the assertions above bound what is read of A and B, C has these rows and columns
+                            // and is borrowed mutably: nothing aliases.
                             unsafe {
                                 let args = Tile {
                                     kc: to - from,
@@ -541,8 +576,8 @@ impl Gemm<'_> {
                                     a_step,
                                     b: b_block.as_ptr().wrapping_add(panel * panel_stride + from * b_row_stride),
                                     b_row_stride,
-                                    c: c_strip.as_mut_ptr().add(i * c.row_stride + j),
-                                    c_row_stride: c.row_stride,
+                                    c: c_strip.data.add(i * c_strip.row_stride + j),
+                                    c_row_stride: c_strip.row_stride,
                                     cols,
                                     start,
                                 };
@@ -558,8 +593,7 @@ impl Gemm<'_> {
                     if let Some(then) = then
                         && last
                     {
-                        let (rows, cols) = (i0..i0 + rows, n0..n0 + nc);
-                        then(Strip { rows, cols, data: c_strip, row_stride: c.row_stride });
+                        then(c_strip);
                     }
                 }
             }
@@ -1053,14 +1087,14 @@ mod tests {
         a[40 * k] = f32::NAN; // stays in its row
         for isa in Isa::available() {
             for precision in [vec![Precision::F32], Precision::every_bf16(isa)].concat() {
-                let product = |rows: std::ops::Range<usize>, by_columns: bool| {
+                let product = |rows: Range<usize>, by_columns: bool| {
                     let columns: Vec<f32> = (0..k * m).map(|at| a[at % m * k + at / m]).collect();
                     let a = if by_columns { Mat::new(&columns, k, m).t() } else { Mat::new(&a, m, k) };
                     let mut c = c[rows.start * n..rows.end * n].to_vec();
                     let out = MatMut::new(&mut c, rows.len(), n);
                     let seen = std::sync::Mutex::new(vec![0; rows.len()]);
                     let then = |mut strip: Strip| {
-                        let cols = strip.cols.len();
+                        let cols = strip.cols().len();
                         strip.iter_mut().for_each(|(row, _)| seen.lock().unwrap()[row] += cols);
                     };
                     let b = Factor::Mat(Mat::new(&b, k, n));

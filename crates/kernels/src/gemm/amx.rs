@@ -13,7 +13,7 @@
 //! Factors are padded to whole tiles, so that every element of C is the same sum wherever its row stands.
 
 use super::{
-    Factor, Gemm, Mat, MatMut, Start, Strip, Zeros,
+    Factor, Gemm, Mat, MatMut, Start, Zeros,
     bf16::{Bf16, TURNS},
 };
 use crate::Floats;
@@ -55,7 +55,8 @@ pub(super) fn run(proof: Bf16, gemm: Gemm) {
     struct Aligned<T>(T);
     static ZEROS: Aligned<[f32; BLOCK]> = Aligned([0.0; BLOCK]);
     assert!(proof.tiles);
-    let Gemm { c: MatMut { data: c, rows, cols, row_stride, diagonal }, start, a, b, then, packed } = gemm;
+    let Gemm { mut c, start, a, b, then, packed } = gemm;
+    let MatMut { rows, cols, row_stride, diagonal, .. } = c;
     let pairs = padded_pairs(a.cols);
     let b = match b {
         Factor::Mat(b) => {
@@ -78,40 +79,37 @@ pub(super) fn run(proof: Bf16, gemm: Gemm) {
                         continue;
                     }
                     let (m, n) = (BLOCK.min(rows - i), BLOCK.min(cols - j));
-                    let c = &mut c[i * row_stride + j..];
-                    assert!((m - 1) * row_stride + n <= c.len());
+                    let mut c = c.strip(i..i + m, j..j + n);
                     let (a, b) = (&packed.a[(i - i0) * pairs..], &b[j * pairs..]);
                     if m == BLOCK && n == BLOCK {
-                        let to = c.as_mut_ptr();
                         let (from, stride) = match start {
                             Start::Zero => (ZEROS.0.as_ptr(), 0),
-                            Start::C => (to.cast_const(), row_stride),
+                            Start::C => (c.data.cast_const(), row_stride),
                             Start::Bias(bias) => (bias[j..j + BLOCK].as_ptr(), 0),
                         };
-                        // SAFETY: the assertion; 32 floats of every row to begin with.
-                        unsafe { multiply(pairs, a, b, from, stride, to, row_stride, true) };
+                        // SAFETY: C has these 32 rows and columns; 32 floats of every row to begin with.
+                        unsafe { multiply(pairs, a, b, from, stride, c.data, row_stride, true) };
                         continue;
                     }
                     let Aligned(edge) = &mut Aligned([[0.0; BLOCK]; BLOCK]);
-                    for (i, row) in edge[..m].iter_mut().enumerate() {
+                    for (row, (_, c)) in edge.iter_mut().zip(c.iter_mut()) {
                         match start {
                             Start::Zero => {}
-                            Start::C => row[..n].copy_from_slice(&c[i * row_stride..][..n]),
+                            Start::C => row[..n].copy_from_slice(c),
                             Start::Bias(bias) => row[..n].copy_from_slice(&bias[j..j + n]),
                         }
                     }
                     let to = edge.as_mut_ptr().cast();
                     // SAFETY: the block has 32 rows of 32 floats.
                     unsafe { multiply(pairs, a, b, to, BLOCK, to, BLOCK, m > TILE) };
-                    for (i, row) in edge[..m].iter().enumerate() {
-                        c[i * row_stride..][..n].copy_from_slice(&row[..n]);
+                    for (row, (_, c)) in edge.iter().zip(c.iter_mut()) {
+                        c.copy_from_slice(&row[..n]);
                     }
                 }
             }
         }
         if let Some(then) = then {
-            let data = &mut c[strip.start * row_stride..];
-            then(Strip { rows: strip, cols: 0..cols, data, row_stride });
+            then(c.strip(strip, 0..cols));
         }
     }
 }
