@@ -25,8 +25,8 @@ use std::{
 /// Elements of a parameter buffer that one task works on.
 const PIECE: usize = 16 * 1024;
 
-/// Pieces of an activation that one thread takes at least: a million elements, as few small models have.
-const PIECES: usize = 64;
+/// Pieces of an activation that one thread takes at least: a quarter of a million elements.
+const PIECES: usize = 16;
 
 /// Multiply-adds from which a product is divided among threads, each taking some rows: milliseconds of work. Smaller
 /// models keep all threads busy with a shard each.
@@ -37,6 +37,9 @@ const SPREAD_PACKED: usize = 1 << 20;
 
 /// Rows that take as long to multiply as packed weights take to read.
 const FEW_ROWS: usize = 8;
+
+/// Rows that a thread takes at once of a product: what is packed of a transposed factor stays in the L2 cache.
+const TALL: usize = 960;
 
 /// Rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
 const DROPPED: usize = 128;
@@ -182,7 +185,7 @@ impl Cpu {
             return kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
         }
         let (rows, cols) = if m > n {
-            (m.div_ceil(threads), n)
+            (m.div_ceil(threads).min(TALL), n)
         } else {
             (m, n.div_ceil(threads).next_multiple_of(kernels::Panels::STEP))
         };

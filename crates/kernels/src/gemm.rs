@@ -830,18 +830,21 @@ fn pack_b<S: Simd>(simd: S, packed: &mut [f32], b: Mat, k0: usize, kc: usize, n0
         let cols = nr.min(b.cols - j0);
         // Squares of eight columns and eight rows, then the rest one by one.
         let (whole_j, whole_p) = (cols - cols % SQUARE, kc - kc % SQUARE);
-        for j in (0..whole_j).step_by(SQUARE) {
-            let columns = &b.data[k0 + (j0 + j) * b.col_stride..];
-            assert!((SQUARE - 1) * b.col_stride + whole_p <= columns.len());
+        for pair in (0..whole_j).step_by(2 * SQUARE) {
             for p in (0..whole_p).step_by(SQUARE) {
-                let square = &mut out[p * nr + j..];
-                assert!((SQUARE - 1) * nr + SQUARE <= square.len());
-                for column in SQUARE..2 * SQUARE {
-                    // The next eight columns begin far away: the processor does not guess them.
-                    prefetch(columns.as_ptr().wrapping_add(column * b.col_stride + p));
+                // Two squares side by side: whole cache lines are written.
+                for j in (pair..whole_j.min(pair + 2 * SQUARE)).step_by(SQUARE) {
+                    let columns = &b.data[k0 + p + (j0 + j) * b.col_stride..];
+                    let square = &mut out[p * nr + j..];
+                    assert!((SQUARE - 1) * b.col_stride + SQUARE <= columns.len());
+                    assert!((SQUARE - 1) * nr + SQUARE <= square.len());
+                    for column in 2 * SQUARE..3 * SQUARE {
+                        // The next columns begin far away: the processor does not guess them.
+                        prefetch(columns.as_ptr().wrapping_add(column * b.col_stride));
+                    }
+                    // SAFETY: both assertions.
+                    unsafe { transpose(simd, square.as_mut_ptr(), nr, columns.as_ptr(), b.col_stride) }
                 }
-                // SAFETY: both assertions.
-                unsafe { transpose(simd, square.as_mut_ptr(), nr, columns.as_ptr().add(p), b.col_stride) }
             }
         }
         for j in 0..cols {
@@ -880,25 +883,24 @@ unsafe fn transpose<S: Simd>(_: S, to: *mut f32, to_stride: usize, from: *const 
         // SAFETY: the caller vouches for the addresses; vectors of eight floats on this architecture are AVX's or
         // AVX-512's, so the processor has AVX.
         unsafe {
-            let mut r = [_mm256_setzero_ps(); SQUARE];
-            for (j, r) in r.iter_mut().enumerate() {
-                *r = _mm256_loadu_ps(from.add(j * from_stride));
-            }
-            let [r0, r1, r2, r3, r4, r5, r6, r7] = r;
-            // Pairs, then fours of neighbouring rows, each in both halves of a vector; last, the halves.
-            let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
-            let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
-            let (a4, a5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
-            let (a6, a7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
-            const LOW: i32 = 0x44;
-            const HIGH: i32 = 0xee;
-            let (b0, b1) = (_mm256_shuffle_ps::<LOW>(a0, a2), _mm256_shuffle_ps::<HIGH>(a0, a2));
-            let (b2, b3) = (_mm256_shuffle_ps::<LOW>(a1, a3), _mm256_shuffle_ps::<HIGH>(a1, a3));
-            let (b4, b5) = (_mm256_shuffle_ps::<LOW>(a4, a6), _mm256_shuffle_ps::<HIGH>(a4, a6));
-            let (b6, b7) = (_mm256_shuffle_ps::<LOW>(a5, a7), _mm256_shuffle_ps::<HIGH>(a5, a7));
-            for (p, (x, y)) in [(b0, b4), (b1, b5), (b2, b6), (b3, b7)].into_iter().enumerate() {
-                _mm256_storeu_ps(to.add(p * to_stride), _mm256_permute2f128_ps::<0x20>(x, y));
-                _mm256_storeu_ps(to.add((p + 4) * to_stride), _mm256_permute2f128_ps::<0x31>(x, y));
+            // Four columns at a time, rows j and j + 4 in the two halves of a vector: loads put them there, which shuffles
+            // would have to do at the end otherwise.
+            for p in [0, 4] {
+                let halves = |j: usize| {
+                    let low = _mm_loadu_ps(from.add(j * from_stride + p));
+                    let high = _mm_loadu_ps(from.add((j + 4) * from_stride + p));
+                    _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+                };
+                let (r0, r1, r2, r3) = (halves(0), halves(1), halves(2), halves(3));
+                let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+                let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+                const LOW: i32 = 0x44;
+                const HIGH: i32 = 0xee;
+                let to = to.add(p * to_stride);
+                _mm256_storeu_ps(to, _mm256_shuffle_ps::<LOW>(a0, a2));
+                _mm256_storeu_ps(to.add(to_stride), _mm256_shuffle_ps::<HIGH>(a0, a2));
+                _mm256_storeu_ps(to.add(2 * to_stride), _mm256_shuffle_ps::<LOW>(a1, a3));
+                _mm256_storeu_ps(to.add(3 * to_stride), _mm256_shuffle_ps::<HIGH>(a1, a3));
             }
         }
         return;

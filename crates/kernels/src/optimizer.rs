@@ -2,7 +2,7 @@
 //! `torch.optim.AdamW` and `torch.optim.Muon` compute them.
 
 use crate::{
-    Factor, Floats, Isa, Mat, MatMut, Precision, Start,
+    Factor, Floats, Isa, LANES, Mat, MatMut, Precision, Start,
     gemm::{gemm_then, mirror},
     math,
 };
@@ -251,9 +251,28 @@ pub fn muon_multiply_adds(rows: usize, cols: usize, steps: usize) -> usize {
 
 /// `sum x^2` in f64, over blocks summed in f32.
 pub fn sum_squares(isa: Isa, x: &[f32]) -> f64 {
+    const BLOCK: usize = 4096;
     isa.run(
         #[inline(always)]
-        || x.chunks(4096).map(|x| f64::from(math::lane_sum([x], |[x]| x * x))).sum(),
+        || {
+            // Two blocks side by side: one sum waits for itself, and memory is read faster in two places.
+            let (pairs, rest) = x.as_chunks::<{ 2 * BLOCK }>();
+            let mut sum = 0.0;
+            for pair in pairs {
+                let (mut one, mut two) = ([0.0; LANES], [0.0; LANES]);
+                let (x, y) = pair.split_at(BLOCK);
+                for (x, y) in x.as_chunks::<LANES>().0.iter().zip(y.as_chunks::<LANES>().0) {
+                    for lane in 0..LANES { one[lane] += x[lane] * x[lane]; }
+                    for lane in 0..LANES { two[lane] += y[lane] * y[lane]; }
+                }
+                sum += f64::from(math::lane_sum([&one], |[x]| x));
+                sum += f64::from(math::lane_sum([&two], |[x]| x));
+            }
+            for block in rest.chunks(BLOCK) {
+                sum += f64::from(math::lane_sum([block], |[x]| x * x));
+            }
+            sum
+        },
     )
 }
 
