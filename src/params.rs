@@ -377,15 +377,23 @@ impl Layout {
 
     /// Initial weights: tensor number `k` is drawn from stream `k`, so adding a tensor changes no other.
     pub fn init(&self, seed: u64) -> Vec<f32> {
-        let tensors = self.tensors.par_iter().enumerate().flat_map_iter(|(k, tensor)| {
+        let mut weights = vec![0.0; self.len()];
+        let mut rest = &mut weights[..];
+        let mut parts = Vec::with_capacity(self.tensors.len());
+        for tensor in &self.tensors {
+            let (part, others) = rest.split_at_mut(tensor.span.len);
+            rest = others;
+            parts.push(part);
+        }
+        parts.into_par_iter().zip(&self.tensors).enumerate().for_each(|(k, (part, tensor))| {
             let mut rng = Rng::new(seed, Purpose::Init, 0, k as u64);
-            (0..tensor.span.len).map(move |_| match tensor.distribution {
+            part.fill_with(|| match tensor.distribution {
                 Distribution::Constant(value) => value,
                 Distribution::Uniform(bound) => (bound * (2.0 * rng.uniform() - 1.0)) as f32,
                 Distribution::Normal(std) => (std * rng.normal()) as f32,
-            })
+            });
         });
-        tensors.collect()
+        weights
     }
 
     /// What AdamW updates of parameter group number `group`, cut into pieces that do or do not decay.

@@ -386,7 +386,9 @@ impl Backend for Cpu {
     }
 
     fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {
-        dst[start..start + src.len()].copy_from_slice(src);
+        // By all threads: what is written for the first time, the system has to find memory for.
+        let pieces = dst[start..start + src.len()].par_chunks_mut(PIECE).zip(src.par_chunks(PIECE));
+        pieces.with_min_len(PIECES).for_each(|(dst, src)| dst.copy_from_slice(src));
     }
 
     fn download(&self, src: &Buf, dst: &mut [f32]) {
