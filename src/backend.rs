@@ -57,8 +57,8 @@ fn rotation(pos: usize, i: usize, hs: usize, theta: f64) -> (f64, f64) {
 }
 
 /// Numbers, and who computes on them. `p` and `g` are flat buffers of parameters and gradients; gradients of
-/// parameters that train are added to `g` unless said otherwise, those of others left out; gradients of activations overwrite their
-/// buffer unless said otherwise.
+/// parameters that train are added to `g` and gradients of activations overwrite their buffer, unless said otherwise;
+/// gradients of other parameters are left out.
 ///
 /// A linear layer with an adapter computes `x W^T + b + scale dropout(x) A^T B^T` wherever it says `x W^T + b` here,
 /// with dropout where there is `noise`, and its backward pass goes through both.

@@ -351,8 +351,9 @@ impl Layout {
         self.h.iter().flat_map(of_block).chain([self.lm_head]).collect()
     }
 
-    /// Tensors that train but for the weights of linear layers, the first gradients of which need nothing to be added to.
-    /// (Where the embedding is `lm_head`'s weight, the backward pass comes to that first.)
+    /// Tensors that train and that the backward pass adds gradients to, all of each: what is added to rows that do not train
+    /// is not to grow. The weights of linear layers are not among them, since it can overwrite their gradients (where the
+    /// embedding is `lm_head`'s weight too, it comes to that first).
     pub fn added_to(&self) -> impl Iterator<Item = &Tensor> {
         let overwritten: Vec<usize> = self.linears().iter().map(|linear| linear.w.start).collect();
         self.tensors.iter().filter(move |tensor| tensor.trainable && !overwritten.contains(&tensor.span.start))
@@ -379,12 +380,8 @@ impl Layout {
     pub fn init(&self, seed: u64) -> Vec<f32> {
         let mut weights = vec![0.0; self.len()];
         let mut rest = &mut weights[..];
-        let mut parts = Vec::with_capacity(self.tensors.len());
-        for tensor in &self.tensors {
-            let (part, others) = rest.split_at_mut(tensor.span.len);
-            rest = others;
-            parts.push(part);
-        }
+        let of_tensor = |tensor: &Tensor| rest.split_off_mut(..tensor.span.len).expect("tensors follow each other");
+        let parts: Vec<&mut [f32]> = self.tensors.iter().map(of_tensor).collect();
         parts.into_par_iter().zip(&self.tensors).enumerate().for_each(|(k, (part, tensor))| {
             let mut rng = Rng::new(seed, Purpose::Init, 0, k as u64);
             part.fill_with(|| match tensor.distribution {

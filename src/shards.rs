@@ -166,7 +166,7 @@ impl<B: Backend> Shards<B> {
     /// If the workers were not made for training, or the sequences are not whole batches.
     pub fn gradient(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, seed: u64, step: u64) -> (f64, f64) {
         let batch_size = self.batch_size;
-        assert!(batch.len().is_multiple_of(batch_size));
+        assert!(!batch.is_empty() && batch.len().is_multiple_of(batch_size));
         // The gradient is that of the mean over all positions of all batches.
         let scale = 1.0 / batch.counted().max(1) as f64;
         self.shards.par_iter_mut().for_each(|shard| {

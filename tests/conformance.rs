@@ -372,8 +372,13 @@ fn prepared_weights_follow_the_parameters() {
 /// Products above a certain size spread over threads, which must not change a bit.
 #[test]
 fn large_products_are_the_same_on_any_number_of_threads() {
-    let (n, i, o) = (130, 1000, 1040);
-    let be = Cpu::new().unwrap();
+    for (precision, o) in [(Precision::F32, 1040), (Precision::Bf16, 1040), (Precision::F32, 1900)] {
+        large_product(Cpu::new().unwrap().with_precision(precision), o);
+    }
+}
+
+fn large_product(be: Cpu, o: usize) {
+    let (n, i) = (130, 1000);
     let t = Tester::new(be, |buf| common::widen(buf));
     let (r, a) = (200, o * i + o);
     let lora = Lora { a: param(a, r * i), b: param(a + r * i, r * o), r, scale: 0.5, rate: 0.1, site: 4 };
@@ -389,14 +394,16 @@ fn large_products_are_the_same_on_any_number_of_threads() {
             be.linear(&mut y, &x, &p, w, rows, noise);
             let drop = drop_of(0.2);
             be.linear_residual(&mut out, &dy, &x, &p, w, rows, drop, noise);
-            be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, rows, noise, true);
+            for add in [false, true] {
+                be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, rows, noise, add);
+            }
             [y, out, dx, g].map(|buf| buf.to_vec()).concat()
         })
     };
     let one = all(1);
     assert!(one.iter().any(|&x| x != 0.0));
     for threads in [2, 3, 8] {
-        assert!(all(threads) == one, "{threads} threads");
+        assert!(all(threads) == one, "{:?}, {o}, {threads} threads", be.precision());
     }
 }
 

@@ -1,8 +1,8 @@
 //! The processor: each operation on the calling thread with the kernels of one instruction set.
 //!
 //! Parallelism over the batch is the caller's ([`crate::shards`]). Here, on rayon's current pool, spread large products
-//! (by rows, or of few rows by columns), attention (by sequences) and what works on whole buffers (reduction, AdamW), in pieces on which no sum
-//! depends.
+//! (by rows or columns, whichever are more), attention (by sequences) and what works on whole buffers (reduction, AdamW), in
+//! pieces on which no sum depends.
 
 use super::{Backend, Heads, NORM_EPS, Objective, Rows, mask_row, rotation};
 use crate::{
@@ -25,10 +25,10 @@ use std::{
 /// Elements of a parameter buffer that one task works on.
 const PIECE: usize = 16 * 1024;
 
-/// Pieces of an activation that one thread takes at least: a quarter of a million elements.
+/// Pieces that one thread takes at least of what is soon done: a quarter of a million elements.
 const PIECES: usize = 16;
 
-/// Multiply-adds from which a product is divided among threads, each taking some rows: milliseconds of work. Smaller
+/// Multiply-adds from which a product is divided among threads, each taking a part: milliseconds of work. Smaller
 /// models keep all threads busy with a shard each.
 const SPREAD: usize = 1 << 27;
 
@@ -37,9 +37,6 @@ const SPREAD_PACKED: usize = 1 << 20;
 
 /// Rows that take as long to multiply as packed weights take to read.
 const FEW_ROWS: usize = 8;
-
-/// Rows that a thread takes at once of a product: what is packed of a transposed factor stays in the L2 cache.
-const TALL: usize = 960;
 
 /// Rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
 const DROPPED: usize = 128;
@@ -180,25 +177,20 @@ impl Cpu {
         let c = MatMut::new(&mut c[..m * n], m, n);
         let packed = matches!(b, Factor::Panels { .. });
         let (work, spread) = if packed { (m.max(FEW_ROWS) * n * k, SPREAD_PACKED) } else { (m * n * k, SPREAD) };
-        let threads = if work < spread { 1 } else { rayon::current_num_threads() };
-        if threads == 1 {
+        let threads = rayon::current_num_threads();
+        if m == 0 || threads == 1 || work < spread {
             return kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
         }
-        let (rows, cols) = if m > n {
-            (m.div_ceil(threads).min(TALL), n)
-        } else {
-            (m, n.div_ceil(threads).next_multiple_of(kernels::Panels::STEP))
-        };
+        let width = n.div_ceil(threads).next_multiple_of(kernels::Panels::STEP);
+        let enough_columns = n.div_ceil(width) >= threads.min(m);
+        let (rows, cols) = if n > m && enough_columns { (m, width) } else { (m.div_ceil(threads), n) };
         let blocks: Vec<_> = c.blocks(rows, cols).collect();
         blocks.into_par_iter().for_each(|(rows, cols, c)| {
             let start = match start {
                 Start::Bias(bias) => Start::Bias(&bias[cols.clone()]),
                 start => start,
             };
-            let whole = |strip: Strip| then.expect("only called if given")(strip.of_block(rows.start, cols.start));
-            let then: Option<Then> = then.is_some().then_some(&whole);
-            let (a, b) = (a.rows(rows.clone()), b.columns(cols.clone()));
-            kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
+            kernels::gemm_then(self.isa, self.precision, c, start, a.rows(rows), b.columns(cols), then);
         });
     }
 

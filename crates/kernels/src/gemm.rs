@@ -39,6 +39,8 @@ const FEW_ROWS: usize = 48;
 const NEAR: usize = 256;
 /// Else they are copied to rows of this many: whole strips for every tile, and an odd number of cache lines.
 const WIDE: usize = 240;
+/// Such copies of more rows would leave the L2 cache before they are multiplied.
+const TALL: usize = 4 * WIDE;
 /// Tiles in a strip (LOOP 3).
 const STRIP: usize = 8;
 
@@ -118,6 +120,8 @@ pub struct MatMut<'a> {
     rows: usize,
     cols: usize,
     row_stride: usize,
+    /// Row and column of its first element in the matrix that it is a block of.
+    first: [usize; 2],
     /// Elements with `row > column + diagonal` are not wanted.
     diagonal: usize,
     elements: PhantomData<&'a mut [f32]>,
@@ -139,7 +143,8 @@ impl<'a> MatMut<'a> {
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check_extent(data.len(), rows, cols, row_stride);
         assert!(row_stride >= cols, "rows overlap: {cols} columns, row stride {row_stride}");
-        MatMut { data: data.as_mut_ptr(), rows, cols, row_stride, diagonal: ALL, elements: PhantomData }
+        let data = data.as_mut_ptr();
+        MatMut { data, rows, cols, row_stride, first: [0, 0], diagonal: ALL, elements: PhantomData }
     }
 
     /// Elements with `row > column + diagonal` are not wanted: some of them are left as they are.
@@ -147,15 +152,18 @@ impl<'a> MatMut<'a> {
         MatMut { diagonal, ..self }
     }
 
-    /// Divides it into blocks of so many rows and columns, those at the ends smaller; row by row.
+    /// Blocks of so many of its rows and columns, those at the ends smaller, and which these are.
+    ///
+    /// # Panics
+    /// If the blocks would be empty, or not all elements are wanted.
     pub fn blocks(self, rows: usize, cols: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>, MatMut<'a>)> {
         assert_eq!(self.diagonal, ALL);
-        let part = |start: usize, len: usize, end: usize| start..end.min(start + len);
         (0..self.rows).step_by(rows).flat_map(move |i| {
             (0..self.cols).step_by(cols).map(move |j| {
-                let (rows, cols) = (part(i, rows, self.rows), part(j, cols, self.cols));
+                let (rows, cols) = (i..self.rows.min(i + rows), j..self.cols.min(j + cols));
                 let data = self.data.wrapping_add(i * self.row_stride + j);
-                let block = MatMut { data, rows: rows.len(), cols: cols.len(), ..self };
+                let first = [self.first[0] + i, self.first[1] + j];
+                let block = MatMut { data, rows: rows.len(), cols: cols.len(), first, ..self };
                 (rows, cols, block)
             })
         })
@@ -166,6 +174,8 @@ impl<'a> MatMut<'a> {
     fn strip(&mut self, rows: Range<usize>, cols: Range<usize>) -> Strip<'_> {
         assert!(rows.end <= self.rows && cols.end <= self.cols);
         let data = self.data.wrapping_add(rows.start * self.row_stride + cols.start);
+        let [i, j] = self.first;
+        let (rows, cols) = (i + rows.start..i + rows.end, j + cols.start..j + cols.end);
         Strip { data, row_stride: self.row_stride, rows, cols, elements: PhantomData }
     }
 }
@@ -192,7 +202,8 @@ pub enum Start<'a> {
     Bias(&'a [f32]),
 }
 
-/// Rows of C that are complete and still in the cache: what a linear layer is followed by is done to them here.
+/// Rows of C that are complete and still in the cache: what a linear layer is followed by is done to them here. They are
+/// counted in the whole of C, where this is a block of it.
 #[derive(Debug)]
 pub struct Strip<'a> {
     data: *mut f32,
@@ -208,12 +219,6 @@ pub struct Strip<'a> {
 pub type Then<'a> = &'a (dyn Fn(Strip) + Sync);
 
 impl Strip<'_> {
-    /// The same strip of a matrix of which this C is a block that begins so far down and to the right.
-    pub fn of_block(self, down: usize, right: usize) -> Self {
-        let (rows, cols) = (self.rows.start + down..self.rows.end + down, self.cols.start + right..self.cols.end + right);
-        Strip { rows, cols, ..self }
-    }
-
     /// Which columns of C these are.
     pub fn cols(&self) -> Range<usize> {
         self.cols.clone()
@@ -277,7 +282,14 @@ pub fn gemm_then(isa: Isa, precision: Precision, mut c: MatMut, start: Start, a:
         return;
     }
     SCRATCH.with_borrow_mut(|scratch| match precision {
-        Precision::F32 => isa.run_generic(Gemm { c, start, a, b, then, packed: &mut scratch.packed }),
+        Precision::F32 => {
+            let mut product = |c, a| isa.run_generic(Gemm { c, start, a, b, then, packed: &mut scratch.packed });
+            if a.col_stride <= NEAR || a.rows <= TALL || a.zeros != Zeros::Nowhere || c.diagonal != ALL {
+                return product(c, a);
+            }
+            let cols = c.cols;
+            c.blocks(TALL, cols).for_each(|(rows, _, c)| product(c, a.rows(rows)));
+        }
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16(bf16) if bf16.tiles => {
             amx::run(bf16, Gemm { c, start, a, b, then, packed: &mut scratch.packed })
@@ -1081,7 +1093,7 @@ mod tests {
 
     #[test]
     fn bits_do_not_depend_on_how_a_product_is_divided() {
-        let (m, n, k) = (150, 230, 300);
+        let (m, n, k) = (TALL + 150, 230, 300);
         let random = |len: usize, seed: usize| -> Vec<f32> {
             (0..len).map(|i| ((i + seed) as f32 * 12.9898).sin() * 10f32.powi((i % 7) as i32 - 3)).collect()
         };

@@ -32,6 +32,12 @@ pub(crate) fn lane_sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f
         }
         partial[i - whole] += f(values);
     }
+    sum_lanes(partial)
+}
+
+/// The sum of partial sums.
+#[inline(always)]
+pub(crate) fn sum_lanes(mut partial: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {

@@ -262,11 +262,15 @@ pub fn sum_squares(isa: Isa, x: &[f32]) -> f64 {
                 let (mut one, mut two) = ([0.0; LANES], [0.0; LANES]);
                 let (x, y) = pair.split_at(BLOCK);
                 for (x, y) in x.as_chunks::<LANES>().0.iter().zip(y.as_chunks::<LANES>().0) {
-                    for lane in 0..LANES { one[lane] += x[lane] * x[lane]; }
-                    for lane in 0..LANES { two[lane] += y[lane] * y[lane]; }
+                    for lane in 0..LANES {
+                        one[lane] += x[lane] * x[lane];
+                    }
+                    for lane in 0..LANES {
+                        two[lane] += y[lane] * y[lane];
+                    }
                 }
-                sum += f64::from(math::lane_sum([&one], |[x]| x));
-                sum += f64::from(math::lane_sum([&two], |[x]| x));
+                sum += f64::from(math::sum_lanes(one));
+                sum += f64::from(math::sum_lanes(two));
             }
             for block in rest.chunks(BLOCK) {
                 sum += f64::from(math::lane_sum([block], |[x]| x * x));
