@@ -32,10 +32,11 @@ const PIECES: usize = 16;
 /// models keep all threads busy with a shard each.
 const SPREAD: usize = 1 << 27;
 
-/// The same for a product with packed weights: dividing it costs little but the call.
-const SPREAD_PACKED: usize = 1 << 20;
+/// The same for a product of a single sequence with packed weights: dividing it costs little but the call, and the other
+/// threads have no sequence of their own.
+const SPREAD_ALONE: usize = 1 << 20;
 
-/// Rows that take as long to multiply as packed weights take to read.
+/// Rows that take as long to multiply as weights take to read.
 const FEW_ROWS: usize = 8;
 
 /// Rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
@@ -170,13 +171,12 @@ impl From<NormKind> for kernels::norm::Kind {
 }
 
 impl Cpu {
-    /// `C = A B` from `start`, and `then` on each strip of rows. Threads divide the longer side of a large one, and read all of
-    /// one factor and a part of the other; every element is the same sum either way.
-    fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Factor, then: Option<Then>) {
+    /// `C = A B` from `start`, and `then` on each strip of rows. From `spread` multiply-adds on threads divide the longer
+    /// side of C, and read all of one factor and a part of the other; every element is the same sum either way.
+    fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Factor, spread: usize, then: Option<Then>) {
         let ((m, k), (_, n)) = (a.shape(), b.shape());
         let c = MatMut::new(&mut c[..m * n], m, n);
-        let packed = matches!(b, Factor::Panels { .. });
-        let (work, spread) = if packed { (m.max(FEW_ROWS) * n * k, SPREAD_PACKED) } else { (m * n * k, SPREAD) };
+        let work = m.max(FEW_ROWS) * n * k;
         let threads = rayon::current_num_threads();
         if m == 0 || threads == 1 || work < spread {
             return kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
@@ -212,11 +212,12 @@ impl Cpu {
             with_scratch(n * lora.r, |h| {
                 self.adapter_rows(x, w, lora, rows, noise, |block, x| self.adapter_in(h, block, x, p, w, lora));
                 let b = Mat::new(&p[lora.b.range()], w.o, lora.r);
-                self.product(y, start, Mat::new(h, n, lora.r), Factor::Mat(b.t()), None);
+                self.product(y, start, Mat::new(h, n, lora.r), Factor::Mat(b.t()), SPREAD, None);
             });
             start = Start::C;
         }
-        self.product(y, start, Mat::new(x, n, w.i), p.weight(w, false), then);
+        let weight = p.weight(w, false);
+        self.product(y, start, Mat::new(x, n, w.i), weight, spread(rows, weight), then);
     }
 
     /// Calls `each` with ranges of rows and what an adapter's dropout leaves of these in `x (n, i)`.
@@ -247,7 +248,7 @@ impl Cpu {
     fn adapter_in(&self, h: &mut [f32], block: Range<usize>, x: Mat, p: &Buf, w: Linear, lora: Lora) {
         let h = &mut h[block.start * lora.r..block.end * lora.r];
         let a = Mat::new(&p[lora.a.range()], lora.r, w.i);
-        self.product(h, Start::Zero, x, Factor::Mat(a.t()), None);
+        self.product(h, Start::Zero, x, Factor::Mat(a.t()), SPREAD, None);
         scale(h, lora.scale);
     }
 
@@ -270,19 +271,19 @@ impl Cpu {
         let dy = Mat::new(dy, n, w.o);
         with_scratch(2 * n * r, |scratch| {
             let (h, dh) = scratch.split_at_mut(n * r);
-            self.product(dh, Start::Zero, dy, Factor::Mat(b), None);
+            self.product(dh, Start::Zero, dy, Factor::Mat(b), SPREAD, None);
             scale(dh, lora.scale);
             self.adapter_rows(x, w, lora, rows, noise, |block, x| {
                 self.adapter_in(h, block.clone(), x, p, w, lora);
                 if let Some(da) = &mut da {
                     let dh = Mat::new(&dh[block.start * r..], block.len(), r);
-                    self.product(da, Start::C, dh.t(), Factor::Mat(x), None);
+                    self.product(da, Start::C, dh.t(), Factor::Mat(x), SPREAD, None);
                 }
             });
             if let Some(db) = db {
                 // As a product with few rows, which reads dy in place: dB^T = h^T dy.
                 with_scratch(r * w.o, |db_t| {
-                    self.product(db_t, Start::Zero, Mat::new(h, n, r).t(), Factor::Mat(dy), None);
+                    self.product(db_t, Start::Zero, Mat::new(h, n, r).t(), Factor::Mat(dy), SPREAD, None);
                     for (o, db) in db.chunks_exact_mut(r).enumerate() {
                         db.iter_mut().enumerate().for_each(|(k, db)| *db += db_t[k * w.o + o]);
                     }
@@ -291,7 +292,7 @@ impl Cpu {
             let drop =
                 lora.drop(noise).map(|drop| move |mut strip: Strip| self.drop_strip(&mut strip, w.i, rows, drop));
             let then = drop.as_ref().map(|drop| drop as Then);
-            self.product(dx, Start::Zero, Mat::new(dh, n, r), Factor::Mat(a), then);
+            self.product(dx, Start::Zero, Mat::new(dh, n, r), Factor::Mat(a), SPREAD, then);
         });
     }
 
@@ -316,11 +317,12 @@ impl Cpu {
             start = Start::C;
         }
         let dy_mat = Mat::new(dy, n, w.o);
-        self.product(dx, start, dy_mat, p.weight(w, true), then);
+        let weight = p.weight(w, true);
+        self.product(dx, start, dy_mat, weight, spread(rows, weight), then);
         let (dw, db) = gradients(g, w.w, w.b);
         if let Some(dw) = dw {
             let start = if add { Start::C } else { Start::Zero };
-            self.product(dw, start, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), None);
+            self.product(dw, start, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), SPREAD, None);
         }
         if let Some(db) = db {
             kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
@@ -350,6 +352,11 @@ fn gradients(g: &mut [f32], w: Param, b: Option<Param>) -> (Option<&mut [f32]>, 
     let [dw, db] = g.get_disjoint_mut([w.gradient(), b.map_or(0..0, Param::gradient)]).expect("two parameters");
     let wanted = |d: &&mut [f32]| !d.is_empty();
     (Some(dw).filter(wanted), Some(db).filter(wanted))
+}
+
+/// Multiply-adds from which a product with weights is divided.
+fn spread(rows: Rows, weight: Factor) -> usize {
+    if rows.b == 1 && matches!(weight, Factor::Panels { .. }) { SPREAD_ALONE } else { SPREAD }
 }
 
 /// `x *= factor`.
