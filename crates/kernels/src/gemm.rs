@@ -39,8 +39,8 @@ const FEW_ROWS: usize = 48;
 const NEAR: usize = 256;
 /// Else they are copied to rows of this many: whole strips for every tile, and an odd number of cache lines.
 const WIDE: usize = 240;
-/// Such copies of more rows would leave the L2 cache before they are multiplied.
-const TALL: usize = 4 * WIDE;
+/// Such copies of more rows would leave a small L2 cache before they are multiplied, and take memory.
+const TALL: usize = 2 * WIDE;
 /// Tiles in a strip (LOOP 3).
 const STRIP: usize = 8;
 
