@@ -3,9 +3,9 @@
 use kinglet::{
     backend::Cpu,
     config::Config,
+    inference::{Part, Session},
     run::Which,
     sample::Sampling,
-    session::{Part, Session},
     train::{self, Event, Job},
 };
 use std::{ops::ControlFlow, path::Path, sync::atomic::AtomicBool};

@@ -4,6 +4,7 @@
 
 mod bench;
 mod chat;
+mod choice;
 mod compare;
 mod data;
 mod eval;
@@ -11,6 +12,7 @@ mod finetune;
 mod info;
 mod merge;
 mod plan;
+mod report;
 mod reproduce;
 mod sample;
 mod train;

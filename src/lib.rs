@@ -58,35 +58,13 @@
 //! or not at all, which compute f32 instead.
 #![forbid(unsafe_code)]
 
-pub mod backend;
-pub mod baselines;
-pub mod checkpoint;
-pub mod compare;
-pub mod config;
-pub mod corpus;
 pub mod data;
-mod disk;
-pub mod error;
-pub mod eval;
-pub mod finetune;
-pub mod guard;
-pub mod instruct;
-pub mod machine;
-pub mod model;
-pub mod optim;
-pub mod overlay;
-pub mod params;
-pub mod plan;
-pub mod plot;
-pub mod prepared;
-pub mod rng;
+pub mod inference;
+pub mod report;
 pub mod run;
-pub mod sample;
-pub mod session;
-pub mod shards;
-pub mod source;
-pub mod stats;
-pub mod tokenizer;
+pub mod system;
+pub mod text;
 pub mod train;
-pub mod trial;
 pub mod tune;
+
+pub use kinglet_core::{backend, batch, config, error, guard, model, optim, params, rng, sample, shards, threads};

@@ -21,17 +21,18 @@ mod range;
 mod sweep;
 
 use crate::{
+    data::{self, Dataset, TokenizerChoice},
+    run::RunDir,
+    system::disk::{self, Lock, sha256},
+    text::tokenizer::Tokenizer,
+    train::{self, Job, trial::Trial},
+};
+use kinglet_core::{
     backend::Cpu,
     config::Config,
-    data::Dataset,
-    disk::{self, Lock, sha256},
     error::{Error, Result},
     model::Gpt,
-    run::RunDir,
-    shards::with_threads,
-    tokenizer::Tokenizer,
-    train::{self, Job, Words},
-    trial::Trial,
+    threads::with_threads,
 };
 use plan::{CHECKS, Speed};
 use serde::{Deserialize, Serialize};
@@ -334,8 +335,8 @@ impl Tuning {
         }
         stored.budget_s = changes.budget_s.unwrap_or(stored.budget_s);
         let sweeps = stored.sweeps.iter().map(|text| text.parse()).collect::<Result<Vec<Sweep>>>()?;
-        let (tokenizer, data) = train::read(&config, Words::Configured)?;
-        train::same_text(&config, &data.sha256)?;
+        let (tokenizer, data) = data::read(&config, TokenizerChoice::FromConfig)?;
+        data::same_text(&config, &data.sha256)?;
         let mut tuning = Tuning {
             out: out.to_owned(),
             stored,
@@ -691,7 +692,7 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
 
     /// Trains in a folder, from its beginning or from where it stopped, to the end or until it is stopped.
     fn train_in(&mut self, path: &Path, task: &Task, settings: &[toml::Value]) -> Result<()> {
-        let has_config = path.join(crate::checkpoint::CONFIG).exists();
+        let has_config = path.join(crate::run::CONFIG).exists();
         let (mut job, lent) = if has_config {
             (Job::resume(path, &[])?, false)
         } else {
@@ -815,7 +816,7 @@ fn ranked(outcomes: &[Vec<Outcome>]) -> Vec<Outcome> {
 
 /// What stands in the folder of a training that has come to its end.
 fn outcome(path: &Path, task: &Task, settings: &BTreeMap<String, toml::Value>) -> Result<Option<Outcome>> {
-    if !path.join(crate::checkpoint::CONFIG).exists() {
+    if !path.join(crate::run::CONFIG).exists() {
         return Ok(None);
     }
     let events = RunDir::open(path)?.metrics()?;

@@ -243,7 +243,7 @@ fn commands_work(page: &str) -> usize {
             let line = line.split(" #").next().unwrap().trim();
             let line = line.replace("cargo run --release --", "kinglet").replace('\'', "\"");
             let Some(args) = line.strip_prefix("kinglet ") else { continue };
-            // Words, with those in double quotes kept together.
+            // TokenizerChoice, with those in double quotes kept together.
             let mut args: Vec<String> = args
                 .split('"')
                 .enumerate()

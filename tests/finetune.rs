@@ -7,11 +7,13 @@ mod runs;
 
 use cli::{Cli, SMALL};
 use kinglet::{
-    finetune::{self, merged},
+    inference::{Part, Session},
     params::Layout,
     run::{RunDir, Which},
-    session::{Part, Session},
-    train::Job,
+    train::{
+        Job,
+        finetune::{self, merged},
+    },
 };
 use runs::{newest, same_bits, train};
 use serde_json::Value;

@@ -3,15 +3,15 @@
 
 use kinglet::{
     backend::{Backend, Buf, Cpu, Reference, Rows},
-    checkpoint::{Checkpoint, State},
+    batch::Batch,
     config::Config,
-    data::Batch,
     model::Gpt,
     optim::Optimizer,
-    params::merge,
-    run::{RunDir, Which},
-    shards::{Shards, with_threads},
-    tokenizer::CharTokenizer,
+    params::edit::merge,
+    run::{Checkpoint, RunDir, State, Which},
+    shards::Shards,
+    text::tokenizer::CharTokenizer,
+    threads::with_threads,
     train::Memory,
 };
 
@@ -45,7 +45,7 @@ fn train(config: &Config, p: Vec<f32>, steps: u64) -> Trained {
     let mut optimizer = Optimizer::new(&be, &model.layout, config);
     let mut p = Buf::from(p);
     let mut batch = Batch::default();
-    (0..config.batch_size).for_each(|i| batch.add(&ids[i * 50..][..9]));
+    (0..config.batch_size).for_each(|i| _ = batch.add(&ids[i * 50..][..9]));
     let step = |step| {
         let (loss, norm) = shards.gradient(&be, &model, &p, &batch, 1, step);
         optimizer.step(&be, &mut p, shards.last_gradient(), norm, 1.0, step);

@@ -5,7 +5,10 @@
 mod cli;
 
 use cli::{Cli, SMALL};
-use kinglet::{checkpoint::Checkpoint, params::Layout, run::RunDir};
+use kinglet::{
+    params::Layout,
+    run::{Checkpoint, RunDir},
+};
 use serde_json::Value;
 use std::{
     fs,

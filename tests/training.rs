@@ -6,21 +6,20 @@ mod runs;
 
 use kinglet::{
     backend::{Backend, Buf, Cpu, Op, Reference, Rows, Timed},
-    compare::compare,
+    batch::Batch,
     config::{Config, OnDivergence},
-    data::{Batch, Dataset, Survey},
-    error::Error,
-    eval,
-    guard::{Cause, Divergence},
+    data::{Dataset, Survey},
+    error::{Cause, Divergence, Error},
+    inference::{Part, Session},
     model::Gpt,
     optim::Optimizer,
+    report::compare::compare,
     run::{RunDir, Which},
     sample::{Generator, Sampling},
-    session::{Part, Session},
-    shards::{Shards, with_threads},
-    source::Corpus,
-    tokenizer::CharTokenizer,
-    train::{self, Event, Job},
+    shards::Shards,
+    text::{source::Corpus, tokenizer::CharTokenizer},
+    threads::with_threads,
+    train::{self, Event, Job, eval},
 };
 use kinglet_kernels::Isa;
 use runs::{newest, same_bits, train};
@@ -305,7 +304,7 @@ fn one_batch_can_be_learned_by_heart() {
     config.vocab_size = tokenizer.vocab_size();
     let ids = tokenizer.encode(&text).unwrap();
     let mut batch = Batch::default();
-    (0..4).for_each(|i| batch.add(&ids[i * 32..=(i + 1) * 32]));
+    (0..4).for_each(|i| _ = batch.add(&ids[i * 32..=(i + 1) * 32]));
     let be = Cpu::new().unwrap();
     let model = Gpt::new(&config);
     let mut shards = Shards::new(&be, &model, 4, 2, true);
@@ -329,7 +328,7 @@ fn accumulated_small_batches_are_one_large_batch() {
     let p = model.layout.init(2).into();
     let ids: Vec<u32> = (0..2000u32).map(|i| (i * i + i / 7) % 11).collect();
     let mut batch = Batch::default();
-    (0..12).for_each(|i| batch.add(&ids[i * 50..][..33]));
+    (0..12).for_each(|i| _ = batch.add(&ids[i * 50..][..33]));
     let gradient = |batch_size, shards| {
         let mut shards = Shards::new(&be, &model, batch_size, shards, true);
         let (loss, _) = shards.gradient(&be, &model, &p, &batch, 1, 0);

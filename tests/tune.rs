@@ -68,7 +68,7 @@ fn a_learning_rate_that_is_too_low_is_replaced_and_the_result_is_what_training_g
     for (seed, tuned, configured) in &found.checks {
         assert!(*seed != 1337 && *tuned < configured - 0.5, "{:?}", found.checks);
     }
-    let config = Config::from_file(&out.join("best.toml")).unwrap();
+    let config = kinglet::run::read_config(&out.join("best.toml")).unwrap();
     assert!(config.learning_rate > 1e-4 && config.max_iters == 60 && config.vocab_size == 0);
     let job = Job::start(config, &temp.path().join("run")).unwrap();
     let last = train::run(&job, &Cpu::new().unwrap(), 1, &AtomicBool::new(false), |_| ()).unwrap();
@@ -124,7 +124,7 @@ fn interrupted_again_and_again_it_finds_the_same() {
 }
 
 fn whole_config(out: &Path) -> Config {
-    Config::from_file(&out.join("best.toml")).unwrap()
+    kinglet::run::read_config(&out.join("best.toml")).unwrap()
 }
 
 #[test]

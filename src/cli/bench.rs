@@ -8,8 +8,8 @@ use kinglet::{
     model::Gpt,
     rng::{Purpose, Rng},
     sample::{Generator, Sampling},
-    shards::{self, with_threads},
-    trial::Trial,
+    threads::{cores, with_threads},
+    train::trial::Trial,
 };
 use kinglet_kernels::peak;
 use rayon::prelude::*;
@@ -47,7 +47,7 @@ pub(super) struct Args {
     quick: bool,
 }
 
-/// Words of Tiny Shakespeare, for presets whose vocabulary is the text's.
+/// TokenizerChoice of Tiny Shakespeare, for presets whose vocabulary is the text's.
 const VOCAB: usize = 65;
 
 /// Streams of tokens in the measurement of many.
@@ -136,7 +136,7 @@ impl Args {
         }
         config.check()?;
         kinglet::train::Memory::of(&config).check()?;
-        let threads = if self.threads == 0 { shards::cores() } else { usize::from(self.threads) };
+        let threads = if self.threads == 0 { cores() } else { usize::from(self.threads) };
         let be = Cpu::new()?.with_precision(config.precision);
         super::note_precision(config.precision, be.precision());
         let mut report = with_threads(threads, || self.measure(&config, threads, be));

@@ -4,8 +4,8 @@ use super::{eval::Checkpoint, sample::Draw};
 use kinglet::{
     data,
     error::Error,
-    instruct::{ASSISTANT, Message},
-    session::Session,
+    inference::Session,
+    text::chat::{ASSISTANT, Message},
 };
 use serde_json::json;
 use std::{

@@ -3,10 +3,12 @@
 use super::Ended;
 use anyhow::Context;
 use kinglet::{
-    compare::{Comparison, compare},
     error::Error,
-    overlay::{By, Overlay},
-    plot::{mark, number},
+    report::{
+        compare::{Comparison, compare},
+        overlay::{By, Overlay},
+        plot::{mark, number},
+    },
     run::RunDir,
 };
 use serde_json::{Value, json};

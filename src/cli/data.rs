@@ -1,19 +1,15 @@
 //! `kinglet data`
 
-use super::{
-    Ended,
-    train::{Choice, stop_on_signal},
-};
+use super::{Ended, choice::Choice, report::stop_on_signal};
 use anyhow::Context;
 use kinglet::{
-    baselines::{Baselines, Compressed},
     config::Config,
-    data::Survey,
-    prepared,
-    source::Corpus,
-    stats::{Count, LINE_CHARS, Longest, Source, Stats, WINDOW_CHARS},
-    tokenizer::Tokenizer,
-    train::{self, Words},
+    data::{self, Survey, TokenizerChoice, prepared},
+    report::{
+        baselines::{Baselines, Compressed},
+        stats::{Count, LINE_CHARS, Longest, Source, Stats, WINDOW_CHARS},
+    },
+    text::{source::Corpus, tokenizer::Tokenizer},
 };
 use serde_json::{Value, json};
 use std::{
@@ -79,7 +75,8 @@ impl StatsArgs {
     fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, _) = self.choice.config()?;
         // Nothing is trained, so a part need not have a whole sequence.
-        let (tokenizer, data) = train::read(&Config { block_size: 65536, ..config.clone() }, Words::Configured)?;
+        let (tokenizer, data) =
+            data::read(&Config { block_size: 65536, ..config.clone() }, TokenizerChoice::FromConfig)?;
         data.check(&Config { block_size: 1, ..config.clone() })?;
         super::warn(&data.notes);
         let (train_ids, val_ids) = (data.train.last_ids(usize::MAX)?, data.val.last_ids(usize::MAX)?);
@@ -238,7 +235,7 @@ impl Prepare {
         let corpus = Corpus::open(&config)?;
         super::warn(&corpus.notes);
         let survey = Survey::of(&corpus, &config)?;
-        let tokenizer = train::tokenizer(&config, &corpus, &survey)?;
+        let tokenizer = data::tokenizer(&config, &corpus, &survey)?;
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
         let bar =
             super::progress_bar(survey.bytes, "{wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
@@ -262,7 +259,7 @@ impl Prepare {
                 "read_s": read_s,
                 "encode_s": encode_s,
                 "mb_per_s": mb_per_s,
-                "peak_memory_mib": kinglet::machine::peak_memory_mib(),
+                "peak_memory_mib": kinglet::system::machine::peak_memory_mib(),
             }))?;
             return Ok(Ended::Done);
         }

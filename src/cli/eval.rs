@@ -1,10 +1,10 @@
 //! `kinglet eval`
 
 use kinglet::{
-    baselines::Baseline,
-    eval::Answers,
+    inference::{Evaluation, Part, Session},
+    report::baselines::Baseline,
     run::Which,
-    session::{Evaluation, Part, Session},
+    train::eval::Answers,
 };
 use serde_json::json;
 use std::path::PathBuf;

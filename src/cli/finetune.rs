@@ -3,12 +3,14 @@
 use super::{
     Ended,
     eval::Checkpoint,
-    train::{Reporter, finish, stop_on_signal},
+    report::{Reporter, finish, stop_on_signal},
 };
 use kinglet::{
     backend::Cpu,
-    finetune::{self, Finetune},
-    train::{self, Event},
+    train::{
+        self, Event,
+        finetune::{self, Finetune},
+    },
 };
 use std::path::PathBuf;
 

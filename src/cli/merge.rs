@@ -1,7 +1,7 @@
 //! `kinglet merge`
 
 use super::eval::Checkpoint;
-use kinglet::finetune::merged;
+use kinglet::train::finetune::merged;
 use serde_json::json;
 use std::path::PathBuf;
 

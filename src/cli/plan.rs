@@ -1,16 +1,18 @@
 //! `kinglet plan`
 
-use super::train::Choice;
+use super::{
+    choice::Choice,
+    report::{size, time},
+};
 use anyhow::Context;
 use kinglet::{
     backend::Cpu,
     config::Config,
     data::Dataset,
     model::Gpt,
-    plan::Plan,
-    shards::with_threads,
-    tokenizer::Tokenizer,
-    train::{Memory, prepare},
+    text::tokenizer::Tokenizer,
+    threads::with_threads,
+    train::{Memory, plan::Plan, prepare},
 };
 use serde_json::{Value, json};
 
@@ -69,42 +71,4 @@ pub(super) fn show(
         time(&plan)
     );
     Ok(super::print(&text)?)
-}
-
-/// The lines about a run's size.
-pub(super) fn size(plan: &Plan) -> String {
-    let advice = plan.advice.as_ref().map_or(String::new(), |advice| format!("warning: {advice}\n"));
-    format!(
-        "{} steps, {:.2} M tokens: the text {:.1} times; {:.2} tokens of text a parameter; {:.0} MiB of memory\n{advice}",
-        plan.steps,
-        plan.tokens / 1e6,
-        plan.epochs,
-        plan.tokens_per_param,
-        plan.memory_mib
-    )
-}
-
-/// The line about a run's time.
-pub(super) fn time(plan: &Plan) -> String {
-    plan.time.map_or(String::new(), |time| {
-        format!(
-            "about {}: {:.2} ms a step, {} an estimate, {} a checkpoint\n",
-            duration(time.wall_s),
-            time.ms_per_step,
-            duration(1e-3 * time.ms_per_estimate),
-            duration(1e-3 * time.ms_per_checkpoint)
-        )
-    })
-}
-
-/// A duration as one would say it.
-pub(super) fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 1.0 => format!("{:.0} ms", 1e3 * s),
-        s if s < 10.0 => format!("{s:.1} s"),
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.0} days", s / 86_400.0),
-    }
 }

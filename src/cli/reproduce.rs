@@ -2,13 +2,16 @@
 
 mod recipes;
 
-use super::{Ended, PUBLISHED, Published, train::Reporter, train::stop_on_signal};
+use super::{
+    Ended, PUBLISHED, Published,
+    report::{Reporter, stop_on_signal},
+};
 use anyhow::{Context, bail};
 use kinglet::{
     backend::Cpu,
     config::Config,
     run::RunDir,
-    source::TINY_SHAKESPEARE,
+    text::source::TINY_SHAKESPEARE,
     train::{self, Event, Job},
 };
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use super::eval::Checkpoint;
 use anyhow::Context;
-use kinglet::{sample::Sampling, session::Session};
+use kinglet::{inference::Session, sample::Sampling};
 use serde_json::json;
 use std::{ops::ControlFlow, path::PathBuf};
 

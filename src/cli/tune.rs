@@ -2,8 +2,8 @@
 
 use super::{
     Ended,
-    plan::duration,
-    train::{Choice, stop_on_signal},
+    choice::Choice,
+    report::{duration, stop_on_signal},
 };
 use indicatif::ProgressBar;
 use kinglet::{

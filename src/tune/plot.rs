@@ -1,7 +1,7 @@
 //! The drawing of a tuning: the range test, and the loss against each key that varied.
 
 use super::{Outcome, RangeTest, Sweep, Values};
-use crate::plot::{self, COLORS, for_dark_pages};
+use crate::report::plot::{self, COLORS, for_dark_pages};
 use plotters::{coord::Shift, prelude::*};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

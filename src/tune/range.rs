@@ -1,13 +1,12 @@
 //! The learning-rate range test (Smith 2015): one short training whose learning rate rises from step to step. Where the
 //! loss falls is where training works, where it rises again is too much; a sweep looks in between.
 
-use crate::{
+use crate::{data::Split, train::trial::Trial};
+use kinglet_core::{
     backend::Cpu,
     config::{Config, LrSchedule},
-    data::Split,
     error::Result,
     model::Gpt,
-    trial::Trial,
 };
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;

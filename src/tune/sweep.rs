@@ -1,6 +1,6 @@
 //! What a tuning varies: keys of the configuration, the values they may take, and the settings drawn from those.
 
-use crate::{
+use kinglet_core::{
     config::{Config, FIELDS, Field, OptimizerKind, unknown_key},
     error::{Error, Result},
     rng::{Purpose, Rng},

@@ -2,14 +2,15 @@
 //! The property tests and the fuzz targets share these.
 
 use kinglet::{
-    checkpoint::{State, read_tensors},
     config::Config,
-    instruct::{Message, Template},
+    data::Header,
     params::Layout,
-    prepared::Header,
-    run::parse_metrics,
-    source::{Corpus, Cuts, Piece},
-    tokenizer::Tokenizer,
+    run::{State, parse_metrics, read_tensors},
+    text::{
+        chat::{Message, Template},
+        source::{Corpus, Piece},
+        tokenizer::{Cuts, Tokenizer},
+    },
 };
 
 /// A configuration file, and each line of it as a setting.

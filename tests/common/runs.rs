@@ -2,9 +2,8 @@
 
 use kinglet::{
     backend::Cpu,
-    checkpoint::Checkpoint,
     params::Layout,
-    run::RunDir,
+    run::{Checkpoint, RunDir},
     train::{self, Event, Job},
 };
 use std::{

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::{fmt::Write as _, fs, path::Path, sync::atomic::AtomicBool};
 
 /// The experiments.
-const EXPERIMENTS: &str = include_str!("../../../presets/recipes.toml");
+const EXPERIMENTS: &str = include_str!("../../../scripts/recipes.toml");
 
 /// Updates of the published models; each of them, and of every recipe, learns from 512 tokens.
 const PUBLISHED_STEPS: f64 = 5000.0;

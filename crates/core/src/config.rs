@@ -1,0 +1,909 @@
+//! Everything that defines a run: one flat, typed struct. Keys carry nanoGPT's and PyTorch's names.
+//!
+//! A configuration is built by layers, each overriding the one before: defaults, a preset or a TOML file,
+//! `key=value` settings. A key that does not exist and a value that is not allowed are errors wherever they stand.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{collections::BTreeMap, fmt::Write as _};
+
+/// The version of the configuration format; files of a newer one are refused.
+pub const FORMAT_VERSION: u64 = 1;
+
+/// The configurations compiled into the program: name and TOML text.
+pub const PRESETS: [(&str, &str); 9] = [
+    ("big-0.2m", include_str!("../presets/big-0.2m.toml")),
+    ("big-2.7m", include_str!("../presets/big-2.7m.toml")),
+    ("big-0.2m-tuned", include_str!("../presets/big-0.2m-tuned.toml")),
+    ("big-2.7m-tuned", include_str!("../presets/big-2.7m-tuned.toml")),
+    ("kinglet-0.2m", include_str!("../presets/kinglet-0.2m.toml")),
+    ("kinglet-2.7m", include_str!("../presets/kinglet-2.7m.toml")),
+    ("shakespeare-char", include_str!("../presets/shakespeare-char.toml")),
+    ("shakespeare-cpu", include_str!("../presets/shakespeare-cpu.toml")),
+    ("gpt2", include_str!("../presets/gpt2.toml")),
+];
+
+/// One line of documentation for a configuration key.
+#[derive(Debug)]
+pub struct Field {
+    /// The key.
+    pub key: &'static str,
+    /// The heading it is listed under.
+    pub section: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Which values are allowed.
+    pub allowed: &'static str,
+}
+
+macro_rules! fields {
+    ($($section:literal: $($key:ident: $type:ty = $default:expr, $allowed:literal if $check:expr, $help:literal;)+)+) => {
+        /// Everything that defines a run. See [`FIELDS`] for what is allowed.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            $($(#[doc = $help] pub $key: $type,)+)+
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Config { $($($key: $default,)+)+ }
+            }
+        }
+
+        /// Every configuration key, in the order files are written.
+        pub const FIELDS: &[Field] = &[
+            $($(Field { key: stringify!($key), section: $section, help: $help, allowed: $allowed },)+)+
+        ];
+
+        impl Config {
+            /// Assigns one key; the value must have the key's type and be allowed.
+            fn assign(&mut self, key: &str, value: &toml::Value) -> Result<()> {
+                match key {
+                    $($(stringify!($key) => self.$key = checked(key, value, $allowed, $check)?,)+)+
+                    _ => return Err(unknown_key(key)),
+                }
+                Ok(())
+            }
+
+            /// The value of a key as TOML.
+            pub fn value(&self, key: &str) -> toml::Value {
+                match key {
+                    $($(stringify!($key) => toml::Value::try_from(&self.$key).expect("plain values"),)+)+
+                    _ => unreachable!("only keys from FIELDS are asked for"),
+                }
+            }
+        }
+    };
+}
+
+fields! {
+"model":
+    vocab_size: usize = 0, "0 (what the data has) to 1000000" if |&v| v <= 1_000_000,
+        "Words in the vocabulary; 0 takes the number the tokenizer has.";
+    block_size: usize = 32, "1 to 65536" if |v| (1..=65536).contains(v),
+        "Context length: how many tokens a prediction can look back on.";
+    n_layer: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
+        "Transformer blocks.";
+    n_head: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
+        "Attention heads in a block; must divide n_embd.";
+    n_embd: usize = 64, "1 to 65536" if |v| (1..=65536).contains(v),
+        "Channels: the width of the residual stream.";
+    dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
+        "Dropout on the attention weights and on both branches of a block.";
+    embd_dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
+        "Dropout on the sum of token and position embeddings.";
+    activation: Activation = Activation::Relu,
+        "\"relu\", \"relu_squared\", \"gelu\", \"gelu_tanh\" or \"swiglu\"" if |_| true,
+        "The non-linearity of the MLP.";
+    n_inner: usize = 0, "0 (4 n_embd; for swiglu about 8/3 n_embd) to 262144" if |&v| v <= 262_144,
+        "Hidden channels of the MLP; 0 takes 4 n_embd, or for swiglu the multiple of 8 nearest to 8/3 n_embd.";
+    norm: NormKind = NormKind::LayerNorm, "\"layernorm\" or \"rmsnorm\"" if |_| true,
+        "What normalises before attention, MLP and head; rmsnorm has no bias, whatever bias says.";
+    zero_init_proj: bool = false, "true or false" if |_| true,
+        "Whether the output projections of attention and MLP begin at zero, so that each block begins as the identity.";
+    logit_softcap: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
+        "Logits z become cap tanh(z / cap), in training, measuring and sampling alike; 0 leaves them.";
+    bias: Bias = Bias::NONE, "true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\"" if |_| true,
+        "Which layers have a bias: attention's qkv and output projection, mlp, head, norm; true is all but the head.";
+    tie_weights: bool = false, "true or false" if |_| true,
+        "Whether lm_head uses the token embedding as its weight.";
+    attention_scale: AttentionScale = AttentionScale::HeadSize, "\"head_size\" or \"n_embd\"" if |_| true,
+        "Attention scores are divided by the square root of this.";
+    position: Position = Position::Learned, "\"learned\" or \"rotary\"" if |_| true,
+        "How the model knows where a token stands: an embedding added to it, or rotations of queries and keys.";
+    rope_theta: f64 = 10000.0, "1 to 1000000000000" if |v| (1.0..=1e12).contains(v),
+        "Rotary positions: channel pair i of hs/2 turns by rope_theta^(-2i/hs) for each position.";
+    n_kv_head: usize = 0, "0 (n_head) to 256" if |&v| v <= 256,
+        "Heads of keys and values, each shared by a group of the n_head heads; must divide n_head. 0 gives each its own.";
+    qk_norm: bool = false, "true or false" if |_| true,
+        "Whether the channels of each query and key are normalised (RMSNorm) before they are compared.";
+    init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
+        "Initial weights: PyTorch's defaults, or normal 0.02 with residual projections scaled by 1/sqrt(2 n_layer).";
+"training":
+    batch_size: usize = 16, "1 to 65536" if |v| (1..=65536).contains(v),
+        "Sequences in a batch.";
+    gradient_accumulation_steps: usize = 1, "1 to 65536" if |v| (1..=65536).contains(v),
+        "Batches whose gradients are averaged before an update.";
+    max_iters: u64 = 5000, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
+        "Updates in the whole run.";
+    eval_interval: u64 = 100, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
+        "Updates between two estimates of the loss; each writes a checkpoint.";
+    eval_iters: u64 = 200, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
+        "Random batches of each split in an estimate.";
+    precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
+        "What the factors of the products of linear layers and Muon are rounded to, where the processor can; all else is f32.";
+    z_loss: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
+        "This times the squared log-sum-exp of the logits is trained on besides the loss; losses shown are without it.";
+    log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
+        "Updates between two lines of training loss in metrics.jsonl.";
+    seed: u64 = 1337, "0 to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
+        "Seed of every random number.";
+    keep_last: usize = 2, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
+        "Checkpoints of the last estimates that stay, besides the best one and the newest.";
+    patience: u64 = 0, "0 (off) to 1000000000" if |&v| v <= 1_000_000_000,
+        "Estimates in a row without a lower validation loss after which the run ends; 0 never ends it early.";
+    on_divergence: OnDivergence = OnDivergence::Stop, "\"stop\", \"skip\" or \"rollback\"" if |_| true,
+        "When loss or gradient are not finite, or the loss jumps: stop, skip the update, or return to a checkpoint.";
+    spike_zscore: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
+        "A loss this many standard deviations above the last hundred or so is a jump; 0 looks only for what is not finite.";
+    rollback_lr: f64 = 0.5, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
+        "What each return to a checkpoint multiplies the learning rate with.";
+    shards: usize = 0, "0 (one for each core) to 1024" if |&v| v <= 1024,
+        "Parts a batch is divided into; fixed at the start of a run, so that the bits do not depend on the threads.";
+"optimizer":
+    optimizer: OptimizerKind = OptimizerKind::Adamw, "\"adamw\" or \"muon\"" if |_| true,
+        "Who updates the matrices inside the blocks; all else is AdamW's.";
+    learning_rate: f64 = 1e-3, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
+        "AdamW's learning rate; the highest one where a schedule is set.";
+    muon_lr: f64 = 0.02, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
+        "Muon's learning rate; it takes the same course as AdamW's.";
+    muon_momentum: f64 = 0.95, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
+        "Muon: decay of the gradient's mean, used as Nesterov does.";
+    muon_ns_steps: usize = 5, "1 to 20" if |v| (1..=20).contains(v),
+        "Muon: steps of the Newton-Schulz iteration that makes an update orthogonal.";
+    lr_schedule: LrSchedule = LrSchedule::Constant, "\"constant\", \"cosine\", \"linear\" or \"wsd\"" if |_| true,
+        "How the learning rate goes from learning_rate to min_lr after the warm-up; wsd is stable, then linear.";
+    warmup_iters: u64 = 0, "0 to 1000000000" if |&v| v <= 1_000_000_000,
+        "Updates over which the learning rate rises linearly.";
+    lr_decay_iters: u64 = 0, "0 (max_iters) to 1000000000" if |&v| v <= 1_000_000_000,
+        "The update at which the learning rate reaches min_lr; 0 takes max_iters.";
+    min_lr: f64 = 0.0, "0 to 10" if |v| (0.0..=10.0).contains(v),
+        "The learning rate at the end of the schedule.";
+    cooldown: f64 = 0.2, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
+        "wsd: the part of the updates after the warm-up, the last one, in which the learning rate falls.";
+    beta1: f64 = 0.9, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
+        "AdamW: decay of the first moment.";
+    beta2: f64 = 0.999, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
+        "AdamW: decay of the second moment.";
+    eps: f64 = 1e-8, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
+        "AdamW: added to the denominator.";
+    weight_decay: f64 = 0.01, "0 to 10" if |v| (0.0..=10.0).contains(v),
+        "AdamW: decoupled weight decay.";
+    decay: Decay = Decay::All, "\"all\" or \"matrices\"" if |_| true,
+        "Which parameters decay: all of them, or only those with two dimensions.";
+    grad_clip: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
+        "The gradient is scaled down to this norm where it is longer; 0 leaves it.";
+    param_groups: Vec<ParamGroup> = Vec::new(), "a list of tables: params, a list of tensor names, and optimizer keys" if |_| true,
+        "Parameters with settings of their own: of the first group that names them; * matches anything.";
+"finetuning":
+    lora_rank: usize = 0, "0 (off) to 4096" if |&v| v <= 4096,
+        "Rank of the adapters (LoRA) that train in the place of the weights; 0 trains the weights themselves.";
+    lora_alpha: f64 = 16.0, "above 0, at most 1000000" if |&v| v > 0.0 && v <= 1e6,
+        "Adapters are scaled by lora_alpha / lora_rank.";
+    lora_dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
+        "Dropout on what goes into the adapters.";
+    lora_targets: LoraTargets = LoraTargets::BLOCKS,
+        "a list of at least one of \"qkv\", \"proj\", \"mlp\", \"head\"" if |_| true,
+        "Which layers have an adapter: attention's qkv and output projection, mlp, head.";
+    freeze: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
+        "Parameters that do not train.";
+    base: String = String::new(), "the folder of a run" if |_| true,
+        "The run that fine-tuning began with; written at its start.";
+    new_words: usize = 0, "0 to 1000000" if |&v| v <= 1_000_000,
+        "Words that the text has and that run had not; with adapters, only their rows of embedding and head train.";
+    replay: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
+        "Share of the sequences that come from the data of that run, against forgetting.";
+    modules_to_save: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
+        "Parameters that train besides the adapters, and are saved with them.";
+"data":
+    data: Vec<String> = Vec::new(), "a list of files, folders and names" if |_| true,
+        "Where the text comes from: files, folders, patterns, \"-\" for standard input, or a known name such as \"builtin\".";
+    data_sha256: String = String::new(), "the SHA-256 of the text in hexadecimal" if |_| true,
+        "Written at the start of a run; resuming on another text is refused.";
+    tokenizer_sha256: String = String::new(), "the SHA-256 of tokenizer.json in hexadecimal" if |_| true,
+        "Written at the start of a run.";
+    tokenizer: TokenizerKind = TokenizerKind::Char, "\"char\", \"byte\", \"bpe:SIZE\" of 257 to 1000000, or a file tokenizer.json" if |_| true,
+        "How text becomes tokens: its characters, its bytes, words learned from it, or the words of a file.";
+    data_field: String = "text".to_owned(), "the name of a field or column" if |v: &String| !v.is_empty(),
+        "Where the text is in JSON lines and CSV.";
+    invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
+        "What is done about bytes that are not UTF-8: an error, or U+FFFD in their place.";
+    replacement: bool = true, "true or false" if |_| true,
+        "Whether sequences are drawn at random offsets, as published, or every token once per epoch, each epoch cut at other places.";
+    within_documents: bool = false, "true or false" if |_| true,
+        "Whether a sequence ends where a document does, instead of running on into the next one.";
+    packing: bool = false, "true or false" if |_| true,
+        "Whether several conversations share a sequence, or each has one of its own.";
+    chat_template: String = String::new(), "a Jinja template of messages" if |_| true,
+        "How conversations become text; empty writes each message on a line, and ends the text after an answer.";
+    train_split: f64 = 0.9, "above 0 and below 1" if |&v| v > 0.0 && v < 1.0,
+        "The part of the text, from its beginning, that is trained on; the rest is for validation.";
+}
+
+/// The MLP's non-linearity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2` (So et al. 2021).
+    ReluSquared,
+    /// The exact GELU, as PyTorch's `GELU()` and nanoGPT.
+    Gelu,
+    /// GPT-2's tanh approximation.
+    GeluTanh,
+    /// `silu(gate) up` (Shazeer 2020), both from a first layer that is twice as wide, gate first.
+    Swiglu,
+}
+
+impl Activation {
+    /// Whether the backward pass needs the input: ReLU's derivative, and that of its square, can be read off the output.
+    pub fn keeps_input(self) -> bool {
+        !matches!(self, Activation::Relu | Activation::ReluSquared)
+    }
+}
+
+/// What brings each row to one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// `(x - mean) / sqrt(var + eps) w + b`.
+    LayerNorm,
+    /// `x / sqrt(mean(x^2) + eps) w` (Zhang, Sennrich 2019).
+    RmsNorm,
+}
+
+/// What the attention scores are divided by the square root of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionScale {
+    /// `n_embd / n_head`, as in the paper.
+    HeadSize,
+    /// `n_embd`, as in the lecture's code behind the published numbers.
+    NEmbd,
+}
+
+/// How the model knows where a token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Position {
+    /// An embedding of the position is added to the token's.
+    Learned,
+    /// Queries and keys are rotated by their position (Su et al. 2021), halves of a head against each other, as
+    /// GPT-NeoX and Llama do.
+    Rotary,
+}
+
+/// What the factors of the products of linear layers and Muon are rounded to; weights, sums and all else are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Not rounded.
+    F32,
+    /// bf16, eight bits, on processors that have instructions for it; elsewhere f32.
+    Bf16,
+}
+
+/// What to do about a step that the guard against divergence refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDivergence {
+    /// End the run; its last checkpoint stays.
+    Stop,
+    /// Leave the weights as they are and go on with the next batch.
+    Skip,
+    /// Return to the last checkpoint that an estimate wrote, with a lower learning rate.
+    Rollback,
+}
+
+/// The distribution of the initial weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// Linear weights and biases uniform in ±1/sqrt(fan_in), embeddings normal with deviation 1.
+    Pytorch,
+    /// Everything normal with deviation 0.02, residual projections 0.02/sqrt(2 n_layer), biases zero.
+    Gpt2,
+}
+
+/// Who updates the matrices inside the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// AdamW (Loshchilov, Hutter 2019).
+    Adamw,
+    /// Muon (Jordan et al. 2024): momentum, made orthogonal.
+    Muon,
+}
+
+/// Settings of the optimizer for some of the parameters, in the place of the configuration's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ParamGroup {
+    /// Names of tensors, in which `*` matches anything.
+    pub params: Vec<String>,
+    /// Keys of the optimizer's section, and their values.
+    #[serde(flatten)]
+    pub settings: BTreeMap<String, toml::Value>,
+}
+
+/// The course of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    /// No change.
+    Constant,
+    /// Half a cosine down to `min_lr`.
+    Cosine,
+    /// A straight line down to `min_lr`.
+    Linear,
+    /// No change until the cooldown, a straight line down to `min_lr` ("warm-up, stable, decay", Hu et al. 2024).
+    Wsd,
+}
+
+/// Which parameters weight decay applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Every parameter, as PyTorch's AdamW does by default.
+    All,
+    /// Parameters with two dimensions, as nanoGPT does.
+    Matrices,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TokenizerKind {
+    /// One token for each distinct character, in code point order.
+    Char,
+    /// One for each byte.
+    Byte,
+    /// Byte pair encoding with so many words, learned from the text.
+    Bpe(usize),
+    /// A Hugging Face `tokenizer.json`.
+    File(String),
+}
+
+impl TryFrom<String> for TokenizerKind {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<TokenizerKind, String> {
+        match text.strip_prefix("bpe:") {
+            _ if text == "char" => Ok(TokenizerKind::Char),
+            _ if text == "byte" => Ok(TokenizerKind::Byte),
+            // The bytes and the end of a text are always there.
+            Some(size) => match size.parse() {
+                Ok(size) if (257..=1_000_000).contains(&size) => Ok(TokenizerKind::Bpe(size)),
+                _ => Err(format!("not a size: {size}")),
+            },
+            None if text.ends_with(".json") => Ok(TokenizerKind::File(text)),
+            None => Err(format!("not a tokenizer: {text}")),
+        }
+    }
+}
+
+impl From<TokenizerKind> for String {
+    fn from(kind: TokenizerKind) -> String {
+        match kind {
+            TokenizerKind::Char => "char".into(),
+            TokenizerKind::Byte => "byte".into(),
+            TokenizerKind::Bpe(size) => format!("bpe:{size}"),
+            TokenizerKind::File(path) => path,
+        }
+    }
+}
+
+/// What is done about bytes that are not UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InvalidUtf8 {
+    /// The text is refused.
+    Error,
+    /// U+FFFD stands in their place.
+    Replace,
+}
+
+/// Which layers have a bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BiasSpec", into = "BiasSpec")]
+pub struct Bias {
+    /// The projection to query, key and value.
+    pub qkv: bool,
+    /// Attention's output projection.
+    pub proj: bool,
+    /// Both layers of the MLP.
+    pub mlp: bool,
+    /// `lm_head`.
+    pub head: bool,
+    /// LayerNorm; RMSNorm has none.
+    pub norm: bool,
+}
+
+impl Bias {
+    /// No biases.
+    pub const NONE: Bias = Bias { qkv: false, proj: false, mlp: false, head: false, norm: false };
+
+    fn parts(&mut self) -> [Part<'_>; 5] {
+        [
+            ("qkv", &mut self.qkv),
+            ("proj", &mut self.proj),
+            ("mlp", &mut self.mlp),
+            ("head", &mut self.head),
+            ("norm", &mut self.norm),
+        ]
+    }
+}
+
+/// A kind of layer by its name in the configuration, and whether it is chosen.
+type Part<'a> = (&'static str, &'a mut bool);
+
+/// Chooses the named ones.
+fn choose(parts: &mut [Part], names: &[String]) -> Result<(), String> {
+    for name in names {
+        let (_, on) = parts.iter_mut().find(|(part, _)| part == name).ok_or_else(|| format!("no layer {name}"))?;
+        **on = true;
+    }
+    Ok(())
+}
+
+/// The names of the chosen ones.
+fn chosen(parts: &[Part]) -> Vec<String> {
+    parts.iter().filter(|(_, on)| **on).map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// How [`Bias`] is written.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum BiasSpec {
+    All(bool),
+    Parts(Vec<String>),
+}
+
+impl TryFrom<BiasSpec> for Bias {
+    type Error = String;
+
+    fn try_from(spec: BiasSpec) -> Result<Bias, String> {
+        let mut bias = Bias::NONE;
+        match spec {
+            BiasSpec::All(on) => bias = Bias { qkv: on, proj: on, mlp: on, head: false, norm: on },
+            BiasSpec::Parts(names) => choose(&mut bias.parts(), &names)?,
+        }
+        Ok(bias)
+    }
+}
+
+impl From<Bias> for BiasSpec {
+    fn from(mut bias: Bias) -> BiasSpec {
+        BiasSpec::Parts(chosen(&bias.parts()))
+    }
+}
+
+/// Which layers have an adapter; at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct LoraTargets {
+    /// The projection to query, key and value.
+    pub qkv: bool,
+    /// Attention's output projection.
+    pub proj: bool,
+    /// Both layers of the MLP.
+    pub mlp: bool,
+    /// `lm_head`.
+    pub head: bool,
+}
+
+impl LoraTargets {
+    /// All matrices of the blocks.
+    pub const BLOCKS: LoraTargets = LoraTargets { qkv: true, proj: true, mlp: true, head: false };
+
+    fn parts(&mut self) -> [Part<'_>; 4] {
+        [("qkv", &mut self.qkv), ("proj", &mut self.proj), ("mlp", &mut self.mlp), ("head", &mut self.head)]
+    }
+}
+
+impl TryFrom<Vec<String>> for LoraTargets {
+    type Error = String;
+
+    fn try_from(names: Vec<String>) -> Result<LoraTargets, String> {
+        let mut targets = LoraTargets { qkv: false, proj: false, mlp: false, head: false };
+        choose(&mut targets.parts(), &names)?;
+        if names.is_empty() { Err("no layer".to_owned()) } else { Ok(targets) }
+    }
+}
+
+impl From<LoraTargets> for Vec<String> {
+    fn from(mut targets: LoraTargets) -> Vec<String> {
+        chosen(&targets.parts())
+    }
+}
+
+impl Config {
+    /// A compiled-in configuration by name.
+    ///
+    /// # Errors
+    /// If there is no preset of that name; the message lists them.
+    pub fn preset(name: &str) -> Result<Config> {
+        let Some((_, text)) = PRESETS.iter().find(|(preset, _)| *preset == name) else {
+            let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+            return Err(Error::BadConfig(format!("there is no preset {name:?}; there are {}", names.join(", "))));
+        };
+        Config::from_toml(text)
+    }
+
+    /// Parses TOML. Keys may be grouped under headings; a key is unique all the same.
+    ///
+    /// # Errors
+    /// On a syntax error, an unknown or repeated key, a value that is not allowed, or a newer format version.
+    pub fn from_toml(text: &str) -> Result<Config> {
+        let table: toml::Table = text.parse().map_err(|error| Error::BadConfig(format!("not TOML: {error}")))?;
+        let mut flat = BTreeMap::new();
+        for (key, value) in table {
+            let entries: Vec<_> = match value {
+                toml::Value::Table(section) => section.into_iter().collect(),
+                value => vec![(key, value)],
+            };
+            for (key, value) in entries {
+                if flat.insert(key.clone(), value).is_some() {
+                    return Err(Error::BadConfig(format!("the key {key} is set twice")));
+                }
+            }
+        }
+        if let Some(version) = flat.remove("format_version") {
+            let known = |v: i64| (1..=FORMAT_VERSION as i64).contains(&v);
+            if !version.as_integer().is_some_and(known) {
+                return Err(Error::BadConfig(format!(
+                    "format_version = {version}: this kinglet reads versions up to {FORMAT_VERSION}; \
+                     a newer kinglet wrote this, use that one"
+                )));
+            }
+        }
+        let mut config = Config::default();
+        for (key, value) in &flat {
+            config.assign(key, value)?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Applies a `key=value` setting; the value is written as in TOML, quotes around words may be left out.
+    ///
+    /// Values that only make sense together (`n_embd` and `n_head`) are checked by [`Config::check`].
+    ///
+    /// # Errors
+    /// If the key does not exist or the value is not allowed.
+    pub fn set(&mut self, setting: &str) -> Result<()> {
+        let Some((key, text)) = setting.split_once('=') else {
+            return Err(Error::BadConfig(format!("{setting:?} is not of the form key=value")));
+        };
+        let (key, text) = (key.trim(), text.trim());
+        let parsed = format!("x = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
+        let value = parsed.and_then(|mut table| table.remove("x"));
+        self.assign(key, &value.unwrap_or_else(|| toml::Value::String(text.to_owned())))
+    }
+
+    /// Checks what concerns more than one key.
+    ///
+    /// # Errors
+    /// Names the key to change.
+    pub fn check(&self) -> Result<()> {
+        let fail =
+            |key: &str, value: String, allowed: String| Err(Error::Config { key: key.to_owned(), value, allowed });
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            return fail("n_head", self.n_head.to_string(), format!("a divisor of n_embd = {}", self.n_embd));
+        }
+        if !self.n_head.is_multiple_of(self.kv_heads()) {
+            return fail(
+                "n_kv_head",
+                self.n_kv_head.to_string(),
+                format!("0 or a divisor of n_head = {}", self.n_head),
+            );
+        }
+        if self.position == Position::Rotary && !self.head_size().is_multiple_of(2) {
+            let heads = format!("n_embd / n_head = {} / {}", self.n_embd, self.n_head);
+            let allowed =
+                format!("\"learned\" where the size of a head, {heads}, is odd: rotations are of pairs of channels");
+            return fail("position", "\"rotary\"".into(), allowed);
+        }
+        if self.lr_schedule != LrSchedule::Constant && self.min_lr > self.learning_rate {
+            return fail("min_lr", self.min_lr.to_string(), format!("at most learning_rate = {}", self.learning_rate));
+        }
+        for group in &self.param_groups {
+            self.of_group(group)
+                .and_then(|config| config.check())
+                .map_err(|error| Error::BadConfig(format!("param_groups: {:?}: {error}", group.params)))?;
+        }
+        Ok(())
+    }
+
+    /// What holds for the parameters of a group.
+    fn of_group(&self, group: &ParamGroup) -> Result<Config> {
+        let mut config = Config { param_groups: Vec::new(), ..self.clone() };
+        for (key, value) in &group.settings {
+            config.assign(key, value)?;
+            let of_optimizer = |field: &Field| field.key == key && field.section == "optimizer";
+            if !FIELDS.iter().any(of_optimizer) || ["param_groups", "grad_clip"].contains(&key.as_str()) {
+                return Err(Error::BadConfig(format!("{key} holds for all parameters: set it outside of groups")));
+            }
+        }
+        Ok(config)
+    }
+
+    /// What holds for the parameters of each of `param_groups`, and last for all others.
+    ///
+    /// # Panics
+    /// If the configuration does not pass [`Config::check`].
+    pub fn groups(&self) -> Vec<Config> {
+        let of = |group| self.of_group(group).expect("a configuration that was checked");
+        self.param_groups.iter().map(of).chain([Config { param_groups: Vec::new(), ..self.clone() }]).collect()
+    }
+
+    /// The configuration as a file: headings, a comment for each key.
+    pub fn to_toml(&self) -> String {
+        let mut text = format!("format_version = {FORMAT_VERSION}\n");
+        let mut section = "";
+        for field in FIELDS {
+            if field.section != section {
+                section = field.section;
+                let _ = write!(text, "\n[{section}]\n");
+            }
+            let _ = writeln!(text, "# {}\n{} = {}", field.help, field.key, self.value(field.key));
+        }
+        text
+    }
+
+    /// Sequences of an update.
+    pub fn sequences_per_step(&self) -> usize {
+        self.gradient_accumulation_steps * self.batch_size
+    }
+
+    /// Tokens that an update learns from; in f64, because limits of the fields multiply to more than 64 bits.
+    pub fn tokens_per_step(&self) -> f64 {
+        self.gradient_accumulation_steps as f64 * self.batch_size as f64 * self.block_size as f64
+    }
+
+    /// Channels of one head.
+    pub fn head_size(&self) -> usize {
+        self.n_embd / self.n_head
+    }
+
+    /// Hidden channels of the MLP, those of the gate not counted.
+    pub fn mlp_size(&self) -> usize {
+        match (self.n_inner, self.activation) {
+            // Two thirds of 4 n_embd: three matrices in the place of two.
+            (0, Activation::Swiglu) => 8 * ((2 * self.n_embd + 3) / 6).max(1),
+            (0, _) => 4 * self.n_embd,
+            (n_inner, _) => n_inner,
+        }
+    }
+
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        if self.n_kv_head == 0 { self.n_head } else { self.n_kv_head }
+    }
+
+    /// The learning rate of update number `step`, counted from 0.
+    pub fn lr(&self, step: u64) -> f64 {
+        if step < self.warmup_iters {
+            return self.learning_rate * (step + 1) as f64 / (self.warmup_iters + 1) as f64;
+        }
+        let end = if self.lr_decay_iters == 0 { self.max_iters } else { self.lr_decay_iters };
+        let progress =
+            if step >= end { 1.0 } else { (step - self.warmup_iters) as f64 / (end - self.warmup_iters) as f64 };
+        let left = match self.lr_schedule {
+            LrSchedule::Constant => 1.0,
+            LrSchedule::Cosine => 0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress)),
+            LrSchedule::Linear => 1.0 - progress,
+            LrSchedule::Wsd => ((1.0 - progress) / self.cooldown).min(1.0),
+        };
+        self.min_lr + left * (self.learning_rate - self.min_lr)
+    }
+
+    /// Muon's learning rate of update number `step`.
+    pub fn muon_lr(&self, step: u64) -> f64 {
+        self.muon_lr * self.lr(step) / self.learning_rate
+    }
+}
+
+fn checked<T: DeserializeOwned>(
+    key: &str,
+    value: &toml::Value,
+    allowed: &str,
+    check: impl Fn(&T) -> bool,
+) -> Result<T> {
+    value.clone().try_into().ok().filter(check).ok_or_else(|| Error::Config {
+        key: key.to_owned(),
+        value: value.to_string(),
+        allowed: allowed.to_owned(),
+    })
+}
+
+/// The error about a key that does not exist: it names the most similar one.
+pub fn unknown_key(key: &str) -> Error {
+    // The most similar key by the number of shared pairs of letters: enough to catch a slip.
+    let pairs = |word: &str| word.as_bytes().windows(2).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let wanted = pairs(key);
+    let likeness = |field: &&Field| {
+        let has = pairs(field.key);
+        let shared = wanted.iter().filter(|pair| has.contains(pair)).count();
+        200 * shared / (wanted.len() + has.len()).max(1)
+    };
+    let hint = match FIELDS.iter().max_by_key(likeness).filter(|field| likeness(field) >= 50) {
+        Some(field) => format!("did you mean {}?", field.key),
+        None => format!("the keys are {}", FIELDS.iter().map(|f| f.key).collect::<Vec<_>>().join(", ")),
+    };
+    Error::BadConfig(format!("there is no configuration key {key:?}; {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_parses_and_comments_every_key() {
+        for (name, text) in PRESETS {
+            Config::preset(name).unwrap();
+            let mut comment = false;
+            for line in text.lines() {
+                if line.contains('=') && !line.starts_with('#') {
+                    assert!(comment || line.contains(" #"), "{name}: no comment for {line}");
+                }
+                comment = line.starts_with('#');
+            }
+        }
+    }
+
+    #[test]
+    fn a_written_configuration_reads_back_the_same() {
+        for (name, _) in PRESETS {
+            let mut config = Config::preset(name).unwrap();
+            config.data = vec!["a \"b\".txt".into()];
+            assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn settings_override_and_mistakes_name_key_value_and_what_is_allowed() {
+        let mut config = Config::default();
+        for setting in ["n_layer=6", "activation=gelu", "learning_rate = 3e-4", "bias=[\"mlp\", \"head\"]", "dropout=0"]
+        {
+            config.set(setting).unwrap();
+        }
+        assert!(config.n_layer == 6 && config.activation == Activation::Gelu && config.bias.mlp && !config.bias.qkv);
+        for (setting, message) in [
+            ("n_layer=0", "n_layer = 0: must be 1 to 256"),
+            ("n_layer=-1", "n_layer = -1: must be 1 to 256"),
+            ("n_layer=x", "n_layer = \"x\": must be 1 to 256"),
+            ("dropout=1", "dropout = 1: must be at least 0 and below 1"),
+            ("learning_rate=nan", "learning_rate = nan: must be above 0, at most 10"),
+            (
+                "bias=[\"x\"]",
+                "bias = [\"x\"]: must be true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\"",
+            ),
+            ("n_layers=6", "there is no configuration key \"n_layers\"; did you mean n_layer?"),
+            ("n_layer", "\"n_layer\" is not of the form key=value"),
+        ] {
+            assert_eq!(config.set(setting).unwrap_err().to_string(), message);
+        }
+        config.set("n_head=5").unwrap();
+        assert_eq!(config.check().unwrap_err().to_string(), "n_head = 5: must be a divisor of n_embd = 64");
+    }
+
+    #[test]
+    fn heads_that_cannot_be_are_refused() {
+        for (settings, message) in [
+            (&["n_kv_head=3"][..], "n_kv_head = 3: must be 0 or a divisor of n_head = 4"),
+            (&["n_kv_head=8"], "n_kv_head = 8: must be 0 or a divisor of n_head = 4"),
+            (&["position=rotary", "n_embd=12"], "position = \"rotary\": must be \"learned\" where the size of a head"),
+        ] {
+            let mut config = Config::default();
+            settings.iter().for_each(|setting| config.set(setting).unwrap());
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_may_have_headings_but_no_unknown_or_repeated_key() {
+        assert_eq!(Config::from_toml("[a]\nn_layer = 3\n[b]\nn_head = 2").unwrap().n_layer, 3);
+        for (text, message) in [
+            ("n_layer = 3\n[model]\nn_layer = 4", "set twice"),
+            ("layers = 3", "there is no configuration key"),
+            ("n_layer = ", "not TOML"),
+            ("format_version = 2", "newer kinglet"),
+        ] {
+            let error = Config::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn groups_of_parameters_have_settings_of_their_own() {
+        let mut config = Config::from_toml(
+            "learning_rate = 0.5\nmax_iters = 100\nbeta2 = 0.9\n\
+             [[param_groups]]\nparams = [\"*.wte.*\"]\nlearning_rate = 0.25\nlr_schedule = \"linear\"\n\
+             [[param_groups]]\nparams = [\"*.bias\"]\nweight_decay = 0",
+        )
+        .unwrap();
+        let groups = config.groups();
+        assert_eq!(groups.iter().map(|group| group.lr(50)).collect::<Vec<_>>(), [0.125, 0.5, 0.5]);
+        assert_eq!(groups.iter().map(|group| group.weight_decay).collect::<Vec<_>>(), [0.01, 0.0, 0.01]);
+        assert!(groups.iter().all(|group| group.beta2 == 0.9 && group.param_groups.is_empty()));
+        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+        config.set("param_groups=[{params=[\"*\"],lr_schedule=\"linear\",min_lr=1}]").unwrap();
+        let error = config.check().unwrap_err().to_string();
+        assert_eq!(error, "param_groups: [\"*\"]: min_lr = 1: must be at most learning_rate = 0.5");
+    }
+
+    #[test]
+    fn muon_takes_the_course_of_the_learning_rate() {
+        let toml = "muon_lr = 0.02\nlearning_rate = 0.1\nmin_lr = 0.05\nlr_schedule = \"wsd\"\nmax_iters = 100";
+        let config = Config::from_toml(toml).unwrap();
+        for (step, want) in [(0, 0.02), (80, 0.02), (90, 0.015), (100, 0.01)] {
+            assert!((config.muon_lr(step) - want).abs() < 1e-12, "{step}: {}", config.muon_lr(step));
+        }
+    }
+
+    #[test]
+    fn a_file_without_the_newer_keys_is_the_same_model_as_ever() {
+        // Those of the first version.
+        let newer = FIELDS.iter().map(|field| field.key).filter(|key| {
+            let of_model =
+                ["n_inner", "norm", "zero_init_proj", "logit_softcap", "position", "rope_theta", "n_kv_head"];
+            of_model.contains(key)
+                || ["qk_norm", "z_loss", "optimizer", "cooldown", "param_groups"].contains(key)
+                || key.starts_with("muon_")
+        });
+        let newer: Vec<_> = newer.collect();
+        assert_eq!(newer.len(), 15);
+        for name in ["big-0.2m", "big-2.7m", "shakespeare-char", "shakespeare-cpu", "gpt2"] {
+            let config = Config::preset(name).unwrap();
+            let written = config.to_toml();
+            let old: Vec<_> =
+                written.lines().filter(|line| !newer.iter().any(|key| line.starts_with(&format!("{key} =")))).collect();
+            assert_eq!(old.len() + newer.len(), written.lines().count());
+            assert_eq!(Config::from_toml(&old.join("\n")).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn the_mlp_has_the_hidden_channels_it_should() {
+        for (n_embd, activation, n_inner, want) in [
+            (64, Activation::Relu, 0, 256),
+            (64, Activation::ReluSquared, 5, 5),
+            (64, Activation::Swiglu, 0, 168),
+            (192, Activation::Swiglu, 0, 512),
+            (384, Activation::Swiglu, 0, 1024),
+            (768, Activation::Swiglu, 0, 2048),
+            (1, Activation::Swiglu, 0, 8),
+            (64, Activation::Swiglu, 100, 100),
+        ] {
+            let config = Config { n_embd, activation, n_inner, ..Config::default() };
+            assert_eq!(config.mlp_size(), want, "{n_embd} {activation:?} {n_inner}");
+        }
+    }
+
+    #[test]
+    fn schedules_start_turn_and_end_where_they_should() {
+        let toml = "learning_rate = 1.0\nmin_lr = 0.1\nwarmup_iters = 9\nmax_iters = 109";
+        for (schedule, half) in [("constant", 1.0), ("cosine", 0.55), ("linear", 0.55), ("wsd", 1.0)] {
+            let mut config = Config::from_toml(toml).unwrap();
+            config.set(&format!("lr_schedule={schedule}")).unwrap();
+            let close = |step, want: f64| assert!((config.lr(step) - want).abs() < 1e-12, "{schedule} {step}");
+            close(0, 0.1);
+            close(8, 0.9);
+            close(9, 1.0);
+            close(59, half);
+            close(109, if schedule == "constant" { 1.0 } else { 0.1 });
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The mathematics of kinglet: small GPT language models on a CPU, forward and backward.
+//!
+//! This crate reads no file, looks at no clock, knows no text and prints nothing. It takes token ids and gives logits, losses,
+//! gradients and updated parameters, so another program, a browser or the backend of a device can have it without the rest.
+//! Files, tokenizers, training runs and the `kinglet` program are in the crate `kinglet`.
+//!
+//! Each module imports only those above it in this table.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`error`] | what can go wrong |
+//! | [`config`] | everything that defines a run |
+//! | [`rng`] | every random number, a function of (seed, purpose, step, sequence) |
+//! | [`threads`] | the thread pool of a training |
+//! | [`batch`] | sequences of token ids |
+//! | [`params`] | names, shapes and places of the parameters; [`params::edit`] merges adapters and adds tokens |
+//! | [`backend`] | the operations a model is made of: defined by `Reference`, computed by `Cpu`, measured by `Timed` |
+//! | [`model`] | the GPT, forward and backward, in the order of the lecture |
+//! | [`sample`] | how the next token is drawn |
+//! | [`shards`] | a batch divided over threads |
+//! | [`optim`] | AdamW and Muon |
+//! | [`guard`] | what stops a step that went wrong |
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod batch;
+pub mod config;
+pub mod error;
+pub mod guard;
+pub mod model;
+pub mod optim;
+pub mod params;
+pub mod rng;
+pub mod sample;
+pub mod shards;
+pub mod threads;

@@ -1,0 +1,223 @@
+//! Dividing the batch: each shard computes its share of the sequences on one thread (only products large enough to be
+//! divided themselves take more), with activations and a gradient buffer of its own; the only meeting point of a step
+//! is the sum of the gradients, in shard order.
+//!
+//! The number of shards is fixed for a run, threads only take shards to work on, and every random number is keyed by
+//! the sequence's index in the batch: so the bits of the result do not depend on the number of threads.
+
+use crate::{
+    backend::{Backend, Rows},
+    batch::{Batch, IGNORE},
+    config::Config,
+    error::Result,
+    model::{ActGrads, Acts, Gpt},
+    rng::Noise,
+    threads::cores,
+};
+use rayon::prelude::*;
+use std::ops::ControlFlow;
+
+/// A model's workers.
+pub struct Shards<B: Backend> {
+    shards: Vec<Shard<B>>,
+    batch_size: usize,
+}
+
+/// Rows that a shard measures at once: fewer would read the weights too often, more would leave the L2 cache.
+pub const EVAL_ROWS: usize = 256;
+
+struct Shard<B: Backend> {
+    /// Which sequences of each batch are its own.
+    share: std::ops::Range<usize>,
+    /// For measuring, `eval_b` sequences at once.
+    eval: Acts<B>,
+    eval_b: usize,
+    training: Option<Training<B>>,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+    losses: Vec<f32>,
+    /// Sum of the losses of this shard's sequences in the current step.
+    loss: f64,
+}
+
+/// What was measured of a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// Sum of the losses of the targets that count.
+    pub loss: f64,
+    /// How many those are.
+    pub targets: usize,
+}
+
+/// What only training needs, for a shard's whole share.
+struct Training<B: Backend> {
+    acts: Acts<B>,
+    scratch: ActGrads<B>,
+    grads: B::Buf,
+}
+
+/// Parameters that train from which one shard is the default: a gradient for each core would take more memory than it
+/// is worth, and the products are large enough to be divided themselves.
+pub const LARGE: usize = 1 << 25;
+
+/// How many shards a run of `config` has, of whose parameters `trainable` train: what it says, or one for each core,
+/// but not more than sequences.
+pub fn count(config: &Config, trainable: usize) -> usize {
+    let default = if trainable > LARGE { 1 } else { cores() };
+    if config.shards == 0 { default } else { config.shards }.min(config.batch_size)
+}
+
+/// Lays the parameters out for measuring losses and sampling while training goes on. For a large model a second copy of
+/// the weights would take more memory than it is worth, so there it is done as for training: not at all in f32, and in
+/// bf16 in the memory that training uses.
+pub fn prepare_to_read<B: Backend>(be: &B, model: &Gpt, p: &mut B::Buf) {
+    be.prepare(p, &model.layout.linears(), model.layout.len() > LARGE);
+}
+
+impl<B: Backend> Shards<B> {
+    /// Workers for batches of `batch_size` sequences in `shards` parts (at most one for each sequence).
+    pub fn new(be: &B, model: &Gpt, batch_size: usize, shards: usize, training: bool) -> Shards<B> {
+        let count = shards.clamp(1, batch_size);
+        let shards = (0..count).map(|s| {
+            let share = s * batch_size / count..(s + 1) * batch_size / count;
+            let eval_b = (EVAL_ROWS / model.block_size).clamp(1, share.len());
+            let n = share.len() * model.block_size;
+            Shard {
+                eval: model.acts(be, eval_b, false),
+                eval_b,
+                training: training.then(|| Training {
+                    acts: model.acts(be, share.len(), true),
+                    scratch: model.act_grads(be, share.len()),
+                    grads: be.zeros(model.layout.len()),
+                }),
+                ids: Vec::with_capacity(n),
+                targets: Vec::with_capacity(n),
+                losses: vec![0.0; n],
+                loss: 0.0,
+                share,
+            }
+        });
+        Shards { shards: shards.collect(), batch_size }
+    }
+
+    /// The mean loss over the targets that count in one or more batches, and its gradient's norm; the gradient is then in
+    /// [`Shards::last_gradient`].
+    ///
+    /// # Panics
+    /// If the workers were not made for training, or the sequences are not whole batches.
+    pub fn gradient(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, seed: u64, step: u64) -> (f64, f64) {
+        let batch_size = self.batch_size;
+        assert!(!batch.is_empty() && batch.len().is_multiple_of(batch_size));
+        // The gradient is that of the mean over all positions of all batches.
+        let scale = 1.0 / batch.counted().max(1) as f64;
+        self.shards.par_iter_mut().for_each(|shard| {
+            shard.loss = 0.0;
+            for k in 0..batch.len() / batch_size {
+                let first = k * batch_size + shard.share.start;
+                let rows = shard.load((first..first + shard.share.len()).map(|i| batch.sequence(i)));
+                let noise = Some(Noise { seed, step, first_sequence: first as u64 });
+                let Shard { training, ids, targets, losses, .. } = shard;
+                let Training { acts, scratch, grads } = training.as_mut().expect("made for training");
+                let losses = &mut losses[..rows.n()];
+                model.forward(be, p, acts, ids, rows, noise);
+                model.losses(be, acts, targets, Some(scale), losses);
+                model.backward(be, p, grads, acts, scratch, ids, rows, noise, k > 0);
+                shard.loss += scale * losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            }
+        });
+        let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
+        let norm = be.reduce(&mut grads, &model.layout.trainable).sqrt();
+        (self.shards.iter().map(|shard| shard.loss).sum(), norm)
+    }
+
+    /// How many parts a batch has.
+    pub fn count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// What [`Shards::gradient`] computed last.
+    ///
+    /// # Panics
+    /// If the workers were not made for training.
+    pub fn last_gradient(&self) -> &B::Buf {
+        &self.shards[0].training.as_ref().expect("made for training").grads
+    }
+
+    /// What is measured of each of `count` sequences, dropout off: number `i` is what `load(i, batch)` appends. `progress`
+    /// hears how many of how many are done, and if it breaks there is no result.
+    ///
+    /// # Errors
+    /// What `load` says.
+    pub fn losses(
+        &mut self,
+        be: &B,
+        model: &Gpt,
+        p: &B::Buf,
+        count: usize,
+        mut load: impl FnMut(usize, &mut Batch) -> Result<()>,
+        mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<Measured>>> {
+        let mut sums = vec![Measured::default(); count];
+        let mut batch = Batch::default();
+        // The threads meet only to read on and to report progress.
+        let piece = 16 * self.batch_size;
+        for (k, sums) in sums.chunks_mut(piece).enumerate() {
+            batch.clear();
+            (k * piece..k * piece + sums.len()).try_for_each(|i| load(i, &mut batch))?;
+            let batch = &batch;
+            let (pieces, shards) = (sums.len(), self.shards.len());
+            let mut rest = &mut *sums;
+            let mut work = Vec::with_capacity(shards);
+            for (s, shard) in self.shards.iter_mut().enumerate() {
+                let (start, end) = (s * pieces / shards, (s + 1) * pieces / shards);
+                let (mine, others) = rest.split_at_mut(end - start);
+                rest = others;
+                work.push((shard, start, mine));
+            }
+            work.into_par_iter().for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, batch));
+            if progress(k * piece + pieces, count).is_break() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(sums))
+    }
+}
+
+impl<B: Backend> Shard<B> {
+    fn training(&mut self) -> &mut Training<B> {
+        self.training.as_mut().expect("made for training")
+    }
+
+    /// Measures the sequences of a batch from `first` on, as many at once as fit.
+    fn losses(&mut self, be: &B, model: &Gpt, p: &B::Buf, first: usize, sums: &mut [Measured], batch: &Batch) {
+        let mut at = first;
+        for sums in sums.chunks_mut(self.eval_b) {
+            let rows = self.load((at..at + sums.len()).map(|i| batch.sequence(i)));
+            at += sums.len();
+            model.forward(be, p, &mut self.eval, &self.ids, rows, None);
+            let losses = &mut self.losses[..rows.n()];
+            model.losses(be, &mut self.eval, &self.targets, None, losses);
+            let rows = losses.chunks_exact(rows.t).zip(self.targets.chunks_exact(rows.t));
+            for (sum, (losses, targets)) in sums.iter_mut().zip(rows) {
+                sum.loss = losses.iter().map(|&loss| f64::from(loss)).sum();
+                sum.targets = targets.iter().filter(|&&target| target != IGNORE).count();
+            }
+        }
+    }
+
+    /// Takes sequences as inputs and targets; shorter ones are filled up behind, where nothing counts and nothing that
+    /// counts looks.
+    fn load<'a>(&mut self, sequences: impl Iterator<Item = (&'a [u32], &'a [u32])> + Clone) -> Rows {
+        self.ids.clear();
+        self.targets.clear();
+        let mut rows = Rows { b: 0, t: sequences.clone().map(|(ids, _)| ids.len()).max().unwrap_or(0), pos: 0 };
+        for (ids, targets) in sequences {
+            rows.b += 1;
+            self.ids.extend_from_slice(ids);
+            self.ids.resize(rows.n(), 0);
+            self.targets.extend_from_slice(targets);
+            self.targets.resize(rows.n(), IGNORE);
+        }
+        rows
+    }
+}

@@ -1,0 +1,60 @@
+//! What to train on what: the arguments that training, planning and tuning share.
+
+use kinglet::{
+    config::{Config, PRESETS},
+    run::read_config,
+};
+use std::path::PathBuf;
+
+/// What to train on what.
+#[derive(clap::Args)]
+pub(super) struct Choice {
+    /// The text: files, folders, patterns, "-" for standard input, "tinyshakespeare" or another known name ["builtin" if
+    /// nothing is named]; as text, .jsonl, .json or .csv, also .gz or .zst; or token ids, of kinglet data prepare,
+    /// nanoGPT or llm.c
+    data: Vec<String>,
+    /// A configuration that comes with kinglet: big-0.2m, big-2.7m, shakespeare-char, shakespeare-cpu, gpt2
+    /// [default: big-0.2m]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    preset: Option<String>,
+    /// A configuration of your own; kinglet info PRESET shows how one looks
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Override a configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+    /// How text becomes tokens: char, byte, bpe:SIZE, or a tokenizer.json of Hugging Face's [default: char]
+    #[arg(long, value_name = "KIND")]
+    tokenizer: Option<String>,
+    /// The field or column with the text, in JSON lines and CSV [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+    /// Seed of every random number; the same as --set seed=N
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl Choice {
+    /// The configuration that was asked for, and its name.
+    pub(super) fn config(&self) -> anyhow::Result<(Config, std::ffi::OsString)> {
+        let (mut config, name) = match &self.config {
+            Some(path) => (read_config(path)?, path.file_stem().unwrap_or_default().to_owned()),
+            None => {
+                let name = self.preset.as_deref().unwrap_or(PRESETS[0].0);
+                (Config::preset(name)?, name.into())
+            }
+        };
+        self.set.iter().try_for_each(|setting| config.set(setting))?;
+        let words = self.tokenizer.as_ref().map(|kind| format!("tokenizer={kind:?}"));
+        let seed = self.seed.map(|seed| format!("seed={seed}"));
+        let field = self.field.as_ref().map(|field| format!("data_field={field:?}"));
+        words.iter().chain(&seed).chain(&field).try_for_each(|setting| config.set(setting))?;
+        if !self.data.is_empty() {
+            config.data.clone_from(&self.data);
+        }
+        if config.data.is_empty() {
+            config.data = vec![kinglet::text::source::BUILTIN.to_owned()];
+        }
+        Ok((config, name))
+    }
+}

@@ -1,0 +1,92 @@
+//! The data that a configuration names, and the tokenizer that its ids are of.
+
+use super::{dataset::Dataset, prepared, survey::Survey};
+use crate::text::{source::Corpus, tokenizer::Tokenizer};
+use kinglet_core::{
+    config::{Config, TokenizerKind},
+    error::{Error, Result},
+};
+use std::path::Path;
+
+/// Whose ids data is to have.
+#[derive(Clone, Copy, Debug)]
+pub enum TokenizerChoice<'a> {
+    /// Those of the tokenizer that the configuration asks for.
+    FromConfig,
+    /// Those of a tokenizer that there is; the text must be the one the configuration was decided for, if it was.
+    Fixed(&'a Tokenizer),
+    /// The same, with the characters that the data has more added to it.
+    Extend(&'a Tokenizer),
+}
+
+/// The data that a configuration names, and the tokenizer that its ids are of.
+///
+/// # Errors
+/// If it cannot be read, or is not what it must be.
+pub fn read(config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Dataset)> {
+    let known = match choice {
+        TokenizerChoice::FromConfig => None,
+        TokenizerChoice::Fixed(known) | TokenizerChoice::Extend(known) => Some(known),
+    };
+    if let Some(files) = prepared::open(config, known)? {
+        if let (Some((kind, train_split)), None) = (&files.made, known) {
+            let other = |key: &str, value: String, made: String| {
+                let allowed = format!("{made}, with which these token ids were made");
+                Err(Error::Config { key: key.into(), value, allowed })
+            };
+            // What was not asked for is the default.
+            let default = Config::default();
+            if config.tokenizer != default.tokenizer && config.tokenizer != *kind {
+                return other("tokenizer", config.tokenizer.clone().into(), kind.clone().into());
+            }
+            if config.train_split != default.train_split && config.train_split != *train_split {
+                return other("train_split", config.train_split.to_string(), train_split.to_string());
+            }
+        }
+        if let TokenizerChoice::Fixed(_) = choice {
+            let divided = files.made.as_ref().is_none_or(|(_, train_split)| *train_split == config.train_split);
+            same_text(config, if divided { &files.sha256 } else { "of another train_split" })?;
+        }
+        return Ok((known.unwrap_or(&files.tokenizer).clone(), Dataset::from(files)));
+    }
+    let corpus = Corpus::open(config)?;
+    Dataset::check_size(&corpus, corpus.known_bytes())?;
+    let survey = Survey::of(&corpus, config)?;
+    Dataset::check_size(&corpus, survey.bytes)?;
+    if let TokenizerChoice::Fixed(_) = choice {
+        // Before it is encoded: that it has other characters is no more than a sign of it.
+        same_text(config, &survey.sha256)?;
+    }
+    let tokenizer = match choice {
+        TokenizerChoice::FromConfig => tokenizer(config, &corpus, &survey)?,
+        TokenizerChoice::Fixed(known) => known.clone(),
+        TokenizerChoice::Extend(known) => known.extended(survey.alphabet(), survey.needs_end_of_text()),
+    };
+    let data = Dataset::new(&corpus, &survey, &tokenizer, config)?;
+    Ok((tokenizer, data))
+}
+
+/// Refuses another text than the one a configuration was decided for, if it was.
+pub(crate) fn same_text(config: &Config, sha256: &str) -> Result<()> {
+    if config.data_sha256.is_empty() || config.data_sha256 == sha256 {
+        return Ok(());
+    }
+    Err(Error::Data(format!(
+        "{} is not the text this run was started with (SHA-256 {sha256}, was {}): bring that text back, or start a new run",
+        config.data.join(", "),
+        config.data_sha256
+    )))
+}
+
+/// The tokenizer that a configuration asks for, of this corpus.
+///
+/// # Errors
+/// If it cannot be read or learned.
+pub fn tokenizer(config: &Config, corpus: &Corpus, survey: &Survey) -> Result<Tokenizer> {
+    match &config.tokenizer {
+        TokenizerKind::Char => Ok(survey.char_tokenizer()),
+        TokenizerKind::Byte => Ok(Tokenizer::byte()),
+        TokenizerKind::File(path) => Tokenizer::from_file(Path::new(path)),
+        TokenizerKind::Bpe(size) => survey.learn_bpe(corpus, *size),
+    }
+}

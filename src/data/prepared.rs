@@ -1,0 +1,521 @@
+//! Corpora larger than memory: token ids in files, written once and read where a batch needs them.
+//!
+//! ```text
+//! prepared.json    tokens, bytes and characters of each part
+//! tokenizer.json   what made the ids
+//! train-00000.bin, val-00000.bin ...    the ids, 16 bits each where the vocabulary allows, else 32, little-endian,
+//!                  after a header of 128 bytes: magic, version, bytes of an id, ids, SHA-256 of tokenizer.json and of
+//!                  what follows
+//! SHA256SUMS       sha256sum -c verifies the folder
+//! ```
+//!
+//! nanoGPT's `train.bin` and `val.bin` and llm.c's `.bin` files are read as they are. Files are read by position, not
+//! mapped: the system's cache serves both alike, and a file that shrinks meanwhile is an error, not the end of the
+//! process.
+
+use super::{
+    dataset::Dataset,
+    encode::{Encoded, encode},
+    split::Split,
+    survey::Survey,
+    token_file::{HEADER, MAGIC, TokenFile, VERSION},
+};
+use crate::{
+    system::disk::{FolderReader, FolderWriter, hex},
+    text::{source::Corpus, tokenizer::Tokenizer},
+};
+use kinglet_core::{
+    config::{Config, TokenizerKind},
+    error::{Error, Result},
+};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::File,
+    io::{self, BufWriter, Seek, Write},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+const ABOUT: &str = "prepared.json";
+const TOKENIZER: &str = "tokenizer.json";
+/// Ids in a file: 200 MB of 16 bits.
+const SHARD: u64 = 100_000_000;
+
+/// Tokens that are decoded to learn how much text those of a foreign file are.
+const SAMPLE: usize = 1 << 20;
+
+/// A corpus in files.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) tokenizer: Tokenizer,
+    pub(super) train: Split,
+    pub(super) val: Split,
+    pub(super) sha256: String,
+    pub(super) notes: Vec<String>,
+    /// With which tokenizer and train_split they were made, if they are kinglet's.
+    pub(super) made: Option<(TokenizerKind, f64)>,
+}
+
+impl From<Files> for Dataset {
+    fn from(files: Files) -> Dataset {
+        let Files { train, val, sha256, notes, made, .. } = files;
+        Dataset { train, val, floor: None, sha256, notes, made }
+    }
+}
+
+/// What a part is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartAbout {
+    /// Token ids, an end of a text for each document included.
+    pub tokens: u64,
+    /// Bytes of text.
+    pub bytes: u64,
+    /// Characters of text.
+    pub chars: u64,
+    /// Its files, in order.
+    pub files: Vec<String>,
+}
+
+/// What a prepared corpus is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    /// Version of the format.
+    pub format_version: u32,
+    /// What identifies the corpus, in hexadecimal.
+    pub sha256: String,
+    /// The configuration's tokenizer and train_split, with which it was made.
+    pub tokenizer: TokenizerKind,
+    /// See the configuration.
+    pub train_split: f64,
+    /// Documents.
+    pub documents: u64,
+    /// TokenizerChoice in the vocabulary.
+    pub vocab_size: usize,
+    /// What is trained on.
+    pub train: PartAbout,
+    /// What is tested on.
+    pub val: PartAbout,
+}
+
+/// Opens the files of ids that `config.data` names: a folder that [`prepare`] wrote, one with `train.bin` and `val.bin`,
+/// or `.bin` files, of which those with `val` in their name are for validation. None if it names text. Their ids must be of
+/// the tokenizer that is `known`, if one is.
+///
+/// # Errors
+/// If a file is damaged, or not of the tokenizer.
+pub(super) fn open(config: &Config, known: Option<&Tokenizer>) -> Result<Option<Files>> {
+    let paths: Vec<PathBuf> = config.data.iter().map(PathBuf::from).collect();
+    let [path] = &paths[..] else { return open_foreign(&paths, config, known) };
+    if path.join(ABOUT).exists() {
+        let files = open_prepared(path, config)?;
+        if known.is_some_and(|known| !known.extends(&files.tokenizer)) {
+            return Err(Error::Data(format!("{} has ids of another tokenizer", path.display())));
+        }
+        return Ok(Some(files));
+    }
+    let nano_gpt = [path.join("train.bin"), path.join("val.bin")];
+    let paths = if nano_gpt.iter().all(|path| path.exists()) { &nano_gpt[..] } else { &paths };
+    open_foreign(paths, config, known)
+}
+
+fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
+    let files = FolderReader::new(folder)?;
+    let text = |name: &str| -> Result<String> {
+        let bytes = files.read(name, 1 << 28)?;
+        String::from_utf8(bytes).map_err(|error| Error::run(&folder.join(name), error.to_string()))
+    };
+    let about: About = serde_json::from_str(&text(ABOUT)?)
+        .map_err(|error| Error::run(&folder.join(ABOUT), format!("not about a prepared corpus: {error}")))?;
+    if about.format_version != VERSION {
+        return Err(Error::run(&folder.join(ABOUT), "written by a newer kinglet, use that one"));
+    }
+    let tokenizer = Tokenizer::from_json(&text(TOKENIZER)?).map_err(|error| files.error(TOKENIZER, &error))?;
+    let part = |part: &PartAbout| -> Result<Split> {
+        // Only names: the files are in the folder.
+        let name = |name: &String| Path::new(name).file_name().map(|name| folder.join(name)).unwrap_or_default();
+        let opened: Vec<_> =
+            part.files.par_iter().map(|file| TokenFile::open(&name(file), &tokenizer)).collect::<Result<_>>()?;
+        Ok(Split::of_files(opened, part.bytes, part.chars, &tokenizer, config))
+    };
+    let (train, val) = (part(&about.train)?, part(&about.val)?);
+    let made = Some((about.tokenizer, about.train_split));
+    Ok(Files { train, val, tokenizer, sha256: about.sha256, notes: Vec::new(), made })
+}
+
+fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -> Result<Option<Files>> {
+    if paths.is_empty() || !paths.iter().all(|path| path.extension().is_some_and(|e| e == "bin") && path.is_file()) {
+        return Ok(None);
+    }
+    let tokenizer = match (known, &config.tokenizer) {
+        (Some(known), _) => known.clone(),
+        (None, TokenizerKind::Byte) => Tokenizer::byte(),
+        (None, TokenizerKind::File(path)) => Tokenizer::from_file(Path::new(path))?,
+        (None, _) => {
+            return Err(Error::Data(format!(
+                "{} has token ids: --tokenizer FILE names the tokenizer.json that they are of, for example GPT-2's",
+                paths[0].display()
+            )));
+        }
+    };
+    let open = |path: &PathBuf| TokenFile::open(path, &tokenizer);
+    let is_val = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("val"));
+    let mut val: Vec<_> = paths.iter().filter(is_val).map(open).collect::<Result<_>>()?;
+    let mut train: Vec<_> = paths.iter().filter(|path| !is_val(path)).map(open).collect::<Result<_>>()?;
+    if train.is_empty() {
+        std::mem::swap(&mut train, &mut val);
+    }
+    if val.is_empty() {
+        let tokens: usize = train.iter().map(TokenFile::len).sum();
+        let cut = (config.train_split * tokens as f64) as usize;
+        let mut first = 0;
+        let whole = std::mem::take(&mut train);
+        for file in whole {
+            let inside = cut.saturating_sub(first).min(file.len());
+            train.extend((inside > 0).then(|| file.part(0..inside)));
+            val.extend((inside < file.len()).then(|| file.part(inside..file.len())));
+            first += file.len();
+        }
+    }
+    let mut hasher = Sha256::new();
+    let mut part = |files: Vec<TokenFile>| -> Result<Split> {
+        let tokens: usize = files.iter().map(TokenFile::len).sum();
+        for file in &files {
+            hasher.update(file.verify(tokenizer.vocab_size())?);
+        }
+        let sample = Split::of_files(files.clone(), 0, 0, &tokenizer, config).last_ids(SAMPLE)?;
+        let text = tokenizer.decode(&sample);
+        let scaled = |n: usize| (n as f64 / sample.len().max(1) as f64 * tokens as f64) as u64;
+        Ok(Split::of_files(files, scaled(text.len()), scaled(text.chars().count()), &tokenizer, config))
+    };
+    let (train, val) = (part(train)?, part(val)?);
+    let notes =
+        vec![format!("token ids of {} words; losses per byte and character are estimates", tokenizer.vocab_size())];
+    let sha256 = hex(&hasher.finalize());
+    Ok(Some(Files { tokenizer, train, val, sha256, notes, made: None }))
+}
+
+/// One part, being written.
+struct PartWriter {
+    folder: PathBuf,
+    name: &'static str,
+    wide: bool,
+    /// SHA-256 of the tokenizer's file.
+    tokenizer: [u8; 32],
+    about: PartAbout,
+    current: Option<Shard>,
+}
+
+struct Shard {
+    file: BufWriter<File>,
+    sum: Sha256,
+    tokens: u64,
+}
+
+impl PartWriter {
+    fn write(&mut self, encoded: &Encoded) -> Result<()> {
+        self.about.tokens += encoded.ids.len() as u64;
+        self.about.bytes += encoded.bytes;
+        self.about.chars += encoded.chars;
+        let mut ids = &encoded.ids[..];
+        while !ids.is_empty() {
+            let shard = match &mut self.current {
+                Some(shard) => shard,
+                None => {
+                    let name = format!("{}-{:05}.bin", self.name, self.about.files.len());
+                    self.about.files.push(name);
+                    let path = self.path();
+                    let file = File::create(&path).and_then(|mut file| {
+                        file.write_all(&[0; HEADER as usize])?;
+                        Ok(BufWriter::with_capacity(1 << 20, file))
+                    });
+                    let file = file.map_err(Error::io("write", &path))?;
+                    self.current.insert(Shard { file, sum: Sha256::new(), tokens: 0 })
+                }
+            };
+            let (now, later) = ids.split_at(ids.len().min((SHARD - shard.tokens) as usize));
+            let bytes: Vec<u8> = if self.wide {
+                now.iter().flat_map(|id| id.to_le_bytes()).collect()
+            } else {
+                now.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect()
+            };
+            shard.sum.update(&bytes);
+            shard.tokens += now.len() as u64;
+            let (written, full) = (shard.file.write_all(&bytes), shard.tokens == SHARD);
+            written.map_err(Error::io("write", &self.path()))?;
+            if full {
+                self.finish_shard()?;
+            }
+            ids = later;
+        }
+        Ok(())
+    }
+
+    /// The file that is written now.
+    fn path(&self) -> PathBuf {
+        self.folder.join(self.about.files.last().expect("one is written"))
+    }
+
+    /// Writes the header, now that its content is known.
+    fn finish_shard(&mut self) -> Result<()> {
+        let Some(Shard { mut file, sum, tokens }) = self.current.take() else { return Ok(()) };
+        let width: u32 = if self.wide { 4 } else { 2 };
+        let words = [VERSION.to_le_bytes(), width.to_le_bytes()].concat();
+        let header = [&MAGIC[..], &words, &tokens.to_le_bytes(), &self.tokenizer, &sum.finalize()].concat();
+        let written =
+            file.seek(io::SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).and_then(|()| file.flush());
+        written.map_err(Error::io("write", &self.path()))
+    }
+}
+
+/// Writes the tokens of a corpus to a new folder `out`, whole or not at all; `progress` hears how many bytes of text are
+/// done, and if it breaks there is no folder.
+///
+/// # Errors
+/// If the corpus will not do, or the folder is not empty or cannot be written.
+pub fn prepare(
+    corpus: &Corpus,
+    survey: &Survey,
+    tokenizer: &Tokenizer,
+    config: &Config,
+    out: &Path,
+    mut progress: impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<About>> {
+    if survey.conversations > 0 {
+        let names = corpus.names();
+        return Err(Error::Data(format!(
+            "{names}: conversations are trained on as they are, they need no preparation"
+        )));
+    }
+    refuse_full(out)?;
+    let mut folder = FolderWriter::beside(out)?;
+    let part = |name| PartWriter {
+        folder: folder.aside().to_owned(),
+        name,
+        wide: tokenizer.vocab_size() > 1 << 16,
+        tokenizer: Sha256::digest(tokenizer.to_json()).into(),
+        about: PartAbout::default(),
+        current: None,
+    };
+    let mut parts = [part("train"), part("val")];
+    let (mut bytes, mut stopped) = (0, false);
+    let encoded = encode(corpus, survey, tokenizer, config, survey.cut(config), |behind, encoded| {
+        bytes += encoded.bytes;
+        stopped |= progress(bytes).is_break();
+        if stopped {
+            return Err(Error::Data("asked to stop".into()));
+        }
+        parts[usize::from(behind)].write(&encoded)
+    });
+    if stopped {
+        return Ok(None);
+    }
+    encoded?;
+    parts.iter_mut().try_for_each(PartWriter::finish_shard)?;
+    let [train, val] = parts.map(|part| part.about);
+    for (name, part) in [("training", &train), ("validation", &val)] {
+        if part.tokens < 2 {
+            return Err(Error::Data(format!(
+                "the {name} part of the text has {} tokens: use a longer text",
+                part.tokens
+            )));
+        }
+    }
+    for name in train.files.iter().chain(&val.files) {
+        folder.add(name, |_| Ok(()))?;
+    }
+    let about = About {
+        format_version: VERSION,
+        sha256: survey.sha256.clone(),
+        tokenizer: config.tokenizer.clone(),
+        train_split: config.train_split,
+        documents: survey.documents,
+        vocab_size: tokenizer.vocab_size(),
+        train,
+        val,
+    };
+    let json = serde_json::to_string_pretty(&about).expect("plain values");
+    folder.add(TOKENIZER, |path| std::fs::write(path, tokenizer.to_json()))?;
+    folder.add(ABOUT, |path| std::fs::write(path, &json))?;
+    folder.finish()?;
+    Ok(Some(about))
+}
+
+/// Refuses a folder with anything in it.
+fn refuse_full(path: &Path) -> Result<()> {
+    match path.read_dir().map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::run(path, "this folder is not empty: name another with --out")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("create", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::dataset::Dataset;
+    use kinglet_core::batch::Batch;
+
+    fn config(temp: &Path, settings: &[&str]) -> Config {
+        let mut config = Config { data: vec![temp.join("text.txt").display().to_string()], ..Config::default() };
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        config
+    }
+
+    /// Prepares a text; what it is in memory.
+    fn prepared(temp: &Path, tokenizer: impl FnOnce(&Survey) -> Tokenizer) -> (Dataset, About) {
+        std::fs::write(
+            temp.join("text.txt"),
+            "in winter the kinglet weighs no more than a coin.
+"
+            .repeat(99),
+        )
+        .unwrap();
+        let config = config(temp, &[]);
+        let corpus = Corpus::open(&config).unwrap();
+        let survey = Survey::of(&corpus, &config).unwrap();
+        let tokenizer = tokenizer(&survey);
+        let about = prepare(&corpus, &survey, &tokenizer, &config, &temp.join("out"), |_| ControlFlow::Continue(()))
+            .unwrap()
+            .unwrap();
+        (Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap(), about)
+    }
+
+    fn open_folder(temp: &Path) -> Result<Option<Files>> {
+        let mut config = config(temp, &[]);
+        config.data = vec![temp.join("out").display().to_string()];
+        open(&config, None)
+    }
+
+    fn batch(split: &Split) -> Vec<Vec<u32>> {
+        let mut batch = Batch::default();
+        (0..split.windows()).for_each(|i| split.window(i, &mut batch).unwrap());
+        (0..batch.len()).map(|i| batch.sequence(i).1.to_vec()).collect()
+    }
+
+    #[test]
+    fn what_is_read_back_is_what_is_trained_on_in_memory() {
+        // More words than 16 bits can count.
+        let wide = |survey: &Survey| {
+            let many = (0x4e00..0x4e00 + 0x5200u32).chain(0xac00..0xd7a3).chain(0x2_0000..0x2_a000);
+            survey.char_tokenizer().extended(many.filter_map(char::from_u32), true)
+        };
+        for (tokenizer, width) in
+            [(Survey::char_tokenizer as fn(&Survey) -> _, 2), (|_: &Survey| Tokenizer::byte(), 2), (wide, 4)]
+        {
+            let temp = tempfile::tempdir().unwrap();
+            let (memory, about) = prepared(temp.path(), tokenizer);
+            let files = open_folder(temp.path()).unwrap().unwrap();
+            assert_eq!(batch(&files.train), batch(&memory.train));
+            assert_eq!(batch(&files.val), batch(&memory.val));
+            assert_eq!(files.train.tokens_per_byte_and_char(), memory.train.tokens_per_byte_and_char());
+            assert_eq!(files.sha256, memory.sha256);
+            let size = temp.path().join("out/train-00000.bin").metadata().unwrap().len();
+            assert_eq!(size, HEADER + width * about.train.tokens);
+            let error = prepare_again(temp.path()).unwrap_err().to_string();
+            assert!(error.contains("not empty"), "{error}");
+        }
+    }
+
+    fn prepare_again(temp: &Path) -> Result<About> {
+        let config = config(temp, &[]);
+        let corpus = Corpus::open(&config)?;
+        let survey = Survey::of(&corpus, &config)?;
+        let made = prepare(&corpus, &survey, &survey.char_tokenizer(), &config, &temp.join("out"), |_| {
+            ControlFlow::Continue(())
+        })?;
+        Ok(made.unwrap())
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_by_name() {
+        let temp = tempfile::tempdir().unwrap();
+        prepared(temp.path(), Survey::char_tokenizer);
+        for (name, at, message) in [
+            ("train-00000.bin", 40, "of another tokenizer"),
+            ("train-00000.bin", 70, "damaged: its SHA-256"),
+            ("train-00000.bin", 8, "newer kinglet"),
+            ("train-00000.bin", 16, "damaged: "),
+            ("val-00000.bin", 200, "damaged: its SHA-256"),
+            ("val-00000.bin", 201, "not in the tokenizer's vocabulary"),
+            ("tokenizer.json", 50, "damaged: its SHA-256"),
+            ("prepared.json", 5, "damaged: its SHA-256"),
+        ] {
+            let path = temp.path().join("out").join(name);
+            let good = std::fs::read(&path).unwrap();
+            let mut bytes = good.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            let error = open_folder(temp.path()).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(message), "{error}");
+            std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+            let error = open_folder(temp.path()).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("damaged"), "{error}");
+            std::fs::write(&path, &good).unwrap();
+        }
+        open_folder(temp.path()).unwrap().unwrap();
+        std::fs::remove_file(temp.path().join("out/val-00000.bin")).unwrap();
+        assert!(open_folder(temp.path()).unwrap_err().to_string().contains("cannot open"));
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_trained_on_is_an_error() {
+        let temp = tempfile::tempdir().unwrap();
+        prepared(temp.path(), Survey::char_tokenizer);
+        let files = open_folder(temp.path()).unwrap().unwrap();
+        File::options().write(true).open(temp.path().join("out/train-00000.bin")).unwrap().set_len(500).unwrap();
+        let last = files.train.windows() - 1;
+        let error = files.train.window(last, &mut Batch::default()).unwrap_err().to_string();
+        assert!(error.contains("cannot read") && error.contains("train-00000.bin"), "{error}");
+    }
+
+    #[test]
+    fn files_of_nano_gpt_and_llm_c_are_read_as_they_are() {
+        let temp = tempfile::tempdir().unwrap();
+        let ids: Vec<u16> = (0..500).map(|i| i % 256).collect();
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let header = |magic: u32| {
+            let mut header: Vec<u8> = [magic, 1, 500].iter().flat_map(|word| word.to_le_bytes()).collect();
+            header.resize(1024, 0);
+            header
+        };
+        let wide: Vec<u8> = ids.iter().flat_map(|&id| u32::from(id).to_le_bytes()).collect();
+        std::fs::create_dir(temp.path().join("nano")).unwrap();
+        for (name, bytes) in [
+            ("nano/train.bin", bytes.clone()),
+            ("nano/val.bin", bytes[..200].to_vec()),
+            ("x_train.bin", [header(20_240_520), bytes.clone()].concat()),
+            ("x_val.bin", [header(20_240_801), wide].concat()),
+            ("alone.bin", bytes.clone()),
+            ("odd.bin", bytes[..201].to_vec()),
+            ("short.bin", [header(20_240_520), bytes[..200].to_vec()].concat()),
+        ] {
+            std::fs::write(temp.path().join(name), bytes).unwrap();
+        }
+        let open_all = |names: &[&str], settings: &[&str]| {
+            let mut config = config(temp.path(), settings);
+            config.data = names.iter().map(|name| temp.path().join(name).display().to_string()).collect();
+            open(&config, None)
+        };
+        for (names, train, val) in
+            [(&["nano"][..], 500, 100), (&["x_train.bin", "x_val.bin"], 500, 500), (&["alone.bin"], 450, 50)]
+        {
+            let files = open_all(names, &["tokenizer=byte"]).unwrap().unwrap();
+            assert_eq!((files.train.tokens(), files.val.tokens()), (train, val));
+            let all: Vec<u32> = ids.iter().map(|&id| u32::from(id)).collect();
+            assert_eq!(files.train.last_ids(1000).unwrap(), all[..train]);
+        }
+        for (name, settings, message) in [
+            ("nano", &[][..], "--tokenizer FILE names the tokenizer.json"),
+            ("odd.bin", &["tokenizer=byte"], "damaged: 201 bytes"),
+            ("short.bin", &["tokenizer=byte"], "damaged: 1224 bytes are not 500 ids"),
+        ] {
+            let error = open_all(&[name], settings).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+        assert!(open_all(&["text.txt"], &[]).unwrap().is_none());
+    }
+}

@@ -1,0 +1,261 @@
+//! A part of a corpus as token ids, and the sequences that are drawn from it.
+
+use super::token_file::TokenFile;
+use crate::text::tokenizer::Tokenizer;
+use kinglet_core::{
+    batch::{Batch, IGNORE},
+    config::Config,
+    error::Result,
+    rng::{self, Purpose, Rng},
+};
+use std::ops::Range;
+
+/// Token ids, in memory or in files.
+#[derive(Clone, Debug)]
+pub(super) enum Ids {
+    Memory(Vec<u32>),
+    Files(Vec<TokenFile>),
+}
+
+impl Ids {
+    fn len(&self) -> usize {
+        match self {
+            Ids::Memory(ids) => ids.len(),
+            Ids::Files(files) => files.iter().map(TokenFile::len).sum(),
+        }
+    }
+
+    /// Appends those in `range` to `out`.
+    fn read(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
+        match self {
+            Ids::Memory(ids) => out.extend_from_slice(&ids[range]),
+            Ids::Files(files) => {
+                let mut first = 0;
+                for file in files {
+                    let (start, end) = (range.start.max(first), range.end.min(first + file.len()));
+                    if start < end {
+                        file.read(start - first..end - first, out)?;
+                    }
+                    first += file.len();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A part of a corpus.
+#[derive(Clone, Debug)]
+pub struct Split {
+    pub(super) rows: Rows,
+    pub(super) block_size: usize,
+    /// Tokens that losses are of, and the text that they are.
+    pub(super) measured: usize,
+    pub(super) bytes: u64,
+    pub(super) chars: u64,
+    pub(super) within: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Rows {
+    /// One long text; documents may follow one another in it.
+    Text(Ids),
+    /// Conversations, some of whose tokens are learned; row `i` ends before `ends[i]`.
+    Conversations { ids: Vec<u32>, learned: Vec<bool>, ends: Vec<usize> },
+}
+
+impl Split {
+    /// A text of token ids from memory.
+    pub fn new(ids: Vec<u32>, block_size: usize) -> Split {
+        let (measured, bytes) = (ids.len(), ids.len() as u64);
+        Split { rows: Rows::Text(Ids::Memory(ids)), block_size, measured, bytes, chars: bytes, within: None }
+    }
+
+    /// A text in files of token ids.
+    pub(super) fn of_files(
+        files: Vec<TokenFile>,
+        bytes: u64,
+        chars: u64,
+        tokenizer: &Tokenizer,
+        config: &Config,
+    ) -> Split {
+        let (within, measured) = (within(tokenizer, config), files.iter().map(TokenFile::len).sum());
+        Split { rows: Rows::Text(Ids::Files(files)), block_size: config.block_size, measured, bytes, chars, within }
+    }
+
+    /// Tokens in it.
+    pub fn tokens(&self) -> usize {
+        match &self.rows {
+            Rows::Text(ids) => ids.len(),
+            Rows::Conversations { ids, .. } => ids.len(),
+        }
+    }
+
+    /// Tokens of it that are in memory, not in files.
+    pub fn tokens_in_memory(&self) -> usize {
+        if matches!(self.rows, Rows::Text(Ids::Files(_))) { 0 } else { self.tokens() }
+    }
+
+    /// Whether it is conversations.
+    pub fn is_conversations(&self) -> bool {
+        matches!(self.rows, Rows::Conversations { .. })
+    }
+
+    /// Tokens for each byte and for each character of text (of conversations, of their answers): what a loss per token is
+    /// multiplied with to be one per byte or character.
+    pub fn tokens_per_byte_and_char(&self) -> (f64, f64) {
+        let tokens = self.measured as f64;
+        (tokens / self.bytes.max(1) as f64, tokens / self.chars.max(1) as f64)
+    }
+
+    /// Ids in a range, in memory.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn ids(&self, range: Range<usize>) -> Result<Vec<u32>> {
+        let mut out = Vec::new();
+        match &self.rows {
+            Rows::Text(ids) => ids.read(range, &mut out)?,
+            Rows::Conversations { ids, .. } => out.extend(&ids[range]),
+        }
+        Ok(out)
+    }
+
+    /// Up to `most` of the first ids, in memory.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn first_ids(&self, most: usize) -> Result<Vec<u32>> {
+        self.ids(0..self.tokens().min(most))
+    }
+
+    /// Up to `most` of the last ids, in memory.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn last_ids(&self, most: usize) -> Result<Vec<u32>> {
+        let n = self.tokens();
+        self.ids(n - most.min(n)..n)
+    }
+
+    /// How many sequences [`Split::window`] cuts the part into: together they predict every token once, the first of the
+    /// text excepted; conversations are a sequence each.
+    pub fn windows(&self) -> usize {
+        self.windows_after(0)
+    }
+
+    /// The same where text is cut `shift` tokens earlier, so that its first sequence is shorter.
+    pub(super) fn windows_after(&self, shift: usize) -> usize {
+        match &self.rows {
+            Rows::Text(ids) if ids.len() > 1 => (shift + ids.len() - 1).div_ceil(self.block_size),
+            Rows::Text(_) => 0,
+            Rows::Conversations { ends, .. } => ends.len(),
+        }
+    }
+
+    /// Appends sequence number `index` of those to a batch.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn window(&self, index: usize, batch: &mut Batch) -> Result<()> {
+        self.window_after(0, index, batch)
+    }
+
+    pub(super) fn window_after(&self, shift: usize, index: usize, batch: &mut Batch) -> Result<()> {
+        match &self.rows {
+            Rows::Text(ids) => {
+                let end = (index + 1) * self.block_size - shift;
+                self.push_text(ids, end.saturating_sub(self.block_size)..ids.len().min(end + 1), batch)
+            }
+            Rows::Conversations { ids, learned, ends } => {
+                let row = index.checked_sub(1).map_or(0, |before| ends[before])..ends[index];
+                let targets = batch.add(&ids[row.clone()]);
+                for (target, _) in targets.iter_mut().zip(&learned[row][1..]).filter(|(_, learned)| !**learned) {
+                    *target = IGNORE;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes `batch` the sequences of one update, of which `old` gives `config.replay`.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn load_step(&self, config: &Config, step: u64, old: Option<&Split>, batch: &mut Batch) -> Result<()> {
+        batch.clear();
+        for i in 0..config.sequences_per_step() {
+            let mut rng = Rng::new(config.seed, Purpose::Replay, step, i as u64);
+            match old {
+                Some(old) if rng.uniform() < config.replay => {
+                    old.sample(config.seed, Purpose::Batch, step, i, batch)?
+                }
+                _ => self.draw(config, step, i, batch)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends sequence number `index` of one update to a batch.
+    fn draw(&self, config: &Config, step: u64, index: usize, batch: &mut Batch) -> Result<()> {
+        if config.replacement {
+            self.sample(config.seed, Purpose::Batch, step, index, batch)
+        } else {
+            self.in_epochs(config.seed, step, config.sequences_per_step(), index, batch)
+        }
+    }
+
+    /// Appends random sequence number `index` of one step and purpose to a batch: every offset equally likely.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn sample(&self, seed: u64, purpose: Purpose, step: u64, index: usize, batch: &mut Batch) -> Result<()> {
+        let mut rng = Rng::new(seed, purpose, step, index as u64);
+        match &self.rows {
+            Rows::Text(ids) => {
+                let offset = rng.below((ids.len() - self.block_size) as u64) as usize;
+                self.push_text(ids, offset..offset + self.block_size + 1, batch)
+            }
+            Rows::Conversations { ends, .. } => self.window(rng.below(ends.len() as u64) as usize, batch),
+        }
+    }
+
+    /// Appends sequence number `index` of a step to a batch, of which each epoch has every token of text and every
+    /// conversation once, in an order of its own; a step has `of` sequences. Each epoch cuts text at other places, so that
+    /// `block_size` epochs have every sequence that there is.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub(super) fn in_epochs(&self, seed: u64, step: u64, of: usize, index: usize, batch: &mut Batch) -> Result<()> {
+        // How many ways there are to cut, and how many sequences come of all together.
+        let (ways, together) = match &self.rows {
+            Rows::Text(ids) => (self.block_size, ids.len() + self.block_size - 2),
+            Rows::Conversations { ends, .. } => (1, ends.len()),
+        };
+        let at = step * of as u64 + index as u64;
+        let (ways, together) = (ways as u64, together as u64);
+        let (mut epoch, mut left) = (at / together * ways, at % together);
+        loop {
+            let shift = rng::permute(seed, u64::MAX, epoch % ways, ways) as usize;
+            let windows = self.windows_after(shift) as u64;
+            if left < windows {
+                return self.window_after(shift, rng::permute(seed, epoch, left, windows) as usize, batch);
+            }
+            (epoch, left) = (epoch + 1, left - windows);
+        }
+    }
+
+    fn push_text(&self, ids: &Ids, range: Range<usize>, batch: &mut Batch) -> Result<()> {
+        let targets = batch.add_read(|tokens| ids.read(range, tokens))?;
+        if let Some(end) = self.within {
+            let after = targets.iter().position(|&target| target == end).map_or(targets.len(), |at| at + 1);
+            targets[after..].fill(IGNORE);
+        }
+        Ok(())
+    }
+}
+
+/// The token at which a sequence ends, if it must not run on into the next document.
+pub(super) fn within(tokenizer: &Tokenizer, config: &Config) -> Option<u32> {
+    tokenizer.end_of_text().filter(|_| config.within_documents)
+}

@@ -1,0 +1,5 @@
+//! A trained model at work.
+
+mod model;
+
+pub use model::{Evaluation, Part, Session};

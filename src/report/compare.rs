@@ -1,0 +1,169 @@
+//! Where two runs first differ: configuration, text, training step, tensor.
+
+use crate::run::{Checkpoint, RunDir};
+use kinglet_core::{config::FIELDS, error::Result, params::Layout};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Keys of events that depend on the time of day and the machine, not on the run.
+const OF_THE_CLOCK: [&str; 6] = ["tokens_per_s", "ms_per_step", "train_s", "wall_s", "peak_memory_mib", "out"];
+
+/// A comparison of two runs; what differs is in the order in which it can be a cause.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Configuration keys with both values.
+    pub config: Vec<(String, String, String)>,
+    /// Whether the texts differ.
+    pub data: bool,
+    /// Whether the tokenizers differ.
+    pub tokenizer: bool,
+    /// The first event in the metrics that differs.
+    pub event: Option<EventDifference>,
+    /// Steps of which both runs have a checkpoint.
+    pub checkpoints: Vec<u64>,
+    /// The first of those that differs.
+    pub tensor: Option<TensorDifference>,
+    /// The last steps of the two, if those differ.
+    pub last_step: Option<(u64, u64)>,
+    /// What could not be compared because it is damaged.
+    pub warnings: Vec<String>,
+}
+
+/// An event that the metrics of two runs have of one step, with different numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EventDifference {
+    /// The kind of event.
+    pub event: String,
+    /// Its step.
+    pub step: u64,
+    /// What differs.
+    pub key: String,
+    /// In the first run.
+    pub a: Value,
+    /// In the second.
+    pub b: Value,
+}
+
+/// A tensor that differs in the checkpoints of one step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorDifference {
+    /// The step.
+    pub step: u64,
+    /// `weights`, `exp_avg` or `exp_avg_sq`.
+    pub of: &'static str,
+    /// The first tensor that differs.
+    pub tensor: String,
+    /// Its elements that have different bits, and all.
+    pub elements: (usize, usize),
+    /// The largest distance between two elements.
+    pub max_abs_difference: f32,
+    /// Tensors that differ, of all.
+    pub tensors: (usize, usize),
+}
+
+impl Comparison {
+    /// Whether nothing differs that is a result of the runs.
+    pub fn is_same(&self) -> bool {
+        let Comparison { config, data, tokenizer, event, tensor, last_step, .. } = self;
+        config.is_empty() && !data && !tokenizer && event.is_none() && tensor.is_none() && last_step.is_none()
+    }
+}
+
+/// Compares two runs.
+///
+/// # Errors
+/// If one of them cannot be read.
+pub fn compare(a: &mut RunDir, b: &mut RunDir) -> Result<Comparison> {
+    let (ca, cb) = (&a.config, &b.config);
+    let differing = FIELDS.iter().filter(|field| !field.key.ends_with("sha256"));
+    let config = differing
+        .map(|field| (field.key.to_owned(), ca.value(field.key).to_string(), cb.value(field.key).to_string()))
+        .filter(|(_, a, b)| a != b)
+        .collect();
+    let mut found = Comparison {
+        config,
+        data: ca.data_sha256 != cb.data_sha256,
+        tokenizer: a.tokenizer != b.tokenizer,
+        event: first_event(&a.metrics()?, &b.metrics()?),
+        ..Comparison::default()
+    };
+    let layout = Layout::new(&a.config);
+    let comparable = Layout::new(&b.config)
+        .tensors
+        .iter()
+        .map(|t| (&t.name, &t.shape))
+        .eq(layout.tensors.iter().map(|t| (&t.name, &t.shape)));
+    let (steps_a, steps_b) = (a.steps()?, b.steps()?);
+    let (base_a, base_b) = (a.adapted_weights()?, b.adapted_weights()?);
+    let (base_a, base_b) = (base_a.as_deref(), base_b.as_deref());
+    if comparable {
+        for step in steps_a.iter().copied().filter(|step| steps_b.contains(step)) {
+            let both = (a.load(&layout, base_a, |at| at == step), b.load(&layout, base_b, |at| at == step));
+            // What is damaged is in the warnings.
+            let (Ok(at_a), Ok(at_b)) = both else { continue };
+            found.checkpoints.push(step);
+            found.tensor = first_tensor(&layout, &at_a, &at_b);
+            if found.tensor.is_some() {
+                break;
+            }
+        }
+    }
+    let last = (steps_a.last().copied().unwrap_or(0), steps_b.last().copied().unwrap_or(0));
+    found.last_step = (last.0 != last.1).then_some(last);
+    found.warnings = [std::mem::take(&mut a.warnings), std::mem::take(&mut b.warnings)].concat();
+    Ok(found)
+}
+
+/// The first event of the same kind and step that says something else.
+fn first_event(a: &[Value], b: &[Value]) -> Option<EventDifference> {
+    let key =
+        |event: &Value| (event["step"].as_u64(), event["event"].as_str().map(str::to_owned), event["at_step"].as_u64());
+    let others: std::collections::HashMap<_, _> = b.iter().map(|event| (key(event), event)).collect();
+    for event in a {
+        let Some((other, fields)) = others.get(&key(event)).zip(event.as_object()) else { continue };
+        // What only one of them says, another version wrote.
+        let differs = |name: &&String| {
+            !OF_THE_CLOCK.contains(&name.as_str()) && other.get(*name).is_some_and(|value| *value != fields[*name])
+        };
+        if let Some(name) = fields.keys().find(differs) {
+            return Some(EventDifference {
+                event: event["event"].as_str().unwrap_or_default().to_owned(),
+                step: event["step"].as_u64().unwrap_or_default(),
+                key: name.clone(),
+                a: fields[name].clone(),
+                b: other[name].clone(),
+            });
+        }
+    }
+    None
+}
+
+fn first_tensor(layout: &Layout, a: &Checkpoint, b: &Checkpoint) -> Option<TensorDifference> {
+    let of = |name, a: &[f32], b: &[f32]| {
+        let mut first: Option<TensorDifference> = None;
+        for tensor in &layout.tensors {
+            let (a, b) = (&a[tensor.span.range()], &b[tensor.span.range()]);
+            let differing = a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits());
+            let (count, max) = differing.fold((0, 0.0f32), |(n, max), (a, b)| (n + 1, max.max((a - b).abs())));
+            match &mut first {
+                _ if count == 0 => {}
+                Some(first) => first.tensors.0 += 1,
+                None => {
+                    first = Some(TensorDifference {
+                        step: 0,
+                        of: name,
+                        tensor: tensor.name.clone(),
+                        elements: (count, a.len()),
+                        max_abs_difference: max,
+                        tensors: (1, layout.tensors.len()),
+                    });
+                }
+            }
+        }
+        first
+    };
+    let first = of("weights", &a.weights, &b.weights)
+        .or_else(|| of("exp_avg", &a.m, &b.m))
+        .or_else(|| of("exp_avg_sq", &a.v, &b.v))?;
+    Some(TensorDifference { step: a.state.step, ..first })
+}

@@ -1,0 +1,451 @@
+//! The loss curves of several runs, laid over each other: by step, by tokens, by seconds.
+
+use crate::{
+    report::plot::{Chart, Series},
+    run::RunDir,
+};
+use kinglet_core::{
+    config::{Config, FIELDS},
+    error::{Error, Result},
+    params::Layout,
+};
+use serde::Serialize;
+use serde_json::Value;
+use std::{
+    cmp::Ordering,
+    path::{Path, PathBuf},
+};
+
+/// What the horizontal axis is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// Updates done.
+    Step,
+    /// Tokens trained on.
+    Tokens,
+    /// Seconds of training steps; estimates and checkpoints apart.
+    Seconds,
+}
+
+/// What losses are compared in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Nats per token, where the tokens are the same.
+    NatsPerToken,
+    /// Bits per byte of UTF-8, where they are not.
+    BitsPerByte,
+}
+
+impl Unit {
+    /// A loss of a run, which is in nats per token, in this unit.
+    fn of(self, run: &Trace, nats: f64) -> f64 {
+        match self {
+            Unit::NatsPerToken => nats,
+            Unit::BitsPerByte => nats * run.bits_per_byte_per_nat.unwrap_or(f64::NAN),
+        }
+    }
+}
+
+/// Several runs side by side, the one with the lowest last validation loss first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Overlay {
+    /// What [`Overlay::loss`], the target and the floor are in.
+    pub unit: Unit,
+    /// The loss whose reaching is timed: the last one of the run that was named first, if no other was asked for.
+    pub target: Option<f64>,
+    /// What no model can stay below, where it is known and the same for all.
+    pub entropy_floor: Option<f64>,
+    /// The configuration keys in which the runs differ, with the value of each run.
+    pub config: Vec<(String, Vec<Value>)>,
+    /// What a reader of the curves should know.
+    pub notes: Vec<String>,
+    /// The runs.
+    pub runs: Vec<Trace>,
+}
+
+/// What one run has told about itself. Losses are in nats per token; what it has not told is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Trace {
+    /// The shortest end of its path that no other run's has.
+    pub name: String,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Parameters.
+    pub params: usize,
+    /// Updates that it is to make in all.
+    pub max_iters: u64,
+    /// Its estimates.
+    pub estimates: Vec<Estimate>,
+    /// The lowest estimate of the validation loss.
+    pub best_val_loss: Option<f64>,
+    /// And its step.
+    pub best_step: Option<u64>,
+    /// Over the whole validation split.
+    pub val_loss_exact: Option<f64>,
+    /// Standard error of that.
+    pub val_loss_stderr: Option<f64>,
+    /// What no model can stay below.
+    pub entropy_floor: Option<f64>,
+    /// Bits per byte for each nat per token.
+    pub bits_per_byte_per_nat: Option<f64>,
+    /// The first estimate that is not above the target.
+    pub at_target: Option<Estimate>,
+    /// Mean over the training steps.
+    pub ms_per_step: Option<f64>,
+    /// Seconds in all.
+    pub wall_s: Option<f64>,
+    /// The most memory that training took at once.
+    pub peak_memory_mib: Option<f64>,
+}
+
+/// An estimate of the losses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Updates done.
+    pub step: u64,
+    /// Tokens trained on.
+    pub tokens: f64,
+    /// Seconds spent on training steps.
+    pub train_s: Option<f64>,
+    /// Of the training split.
+    pub train_loss: f64,
+    /// Of the validation split.
+    pub val_loss: f64,
+}
+
+impl Overlay {
+    /// Lays runs over each other; a run that is named twice is there once. `target` is in the unit of comparison.
+    ///
+    /// # Errors
+    /// If metrics cannot be read, or no run has an estimate yet.
+    pub fn new(runs: &[RunDir], target: Option<f64>) -> Result<Overlay> {
+        let told = runs.iter().map(|run| {
+            let whole = run.path().canonicalize().map_err(Error::io("read", run.path()))?;
+            Ok(Told { path: run.path().to_owned(), whole, config: &run.config, events: run.metrics()? })
+        });
+        overlay(told.collect::<Result<_>>()?, target)
+    }
+
+    /// A loss of a run in the unit of comparison.
+    pub fn loss(&self, run: &Trace, nats: f64) -> f64 {
+        self.unit.of(run, nats)
+    }
+
+    /// The validation curves, and with `train` those of the training split, thin.
+    pub fn chart(&self, by: By, train: bool, log_x: bool) -> Chart {
+        let x = |at: &Estimate| match by {
+            By::Step => at.step as f64,
+            By::Tokens => at.tokens,
+            By::Seconds => at.train_s.unwrap_or(f64::NAN),
+        };
+        let curve = |run: &Trace, of: fn(&Estimate) -> f64| -> Vec<(f64, f64)> {
+            run.estimates.iter().map(|at| (x(at), self.loss(run, of(at)))).collect()
+        };
+        let drawn = |points: &[(f64, f64)]| points.iter().any(|(x, y)| x.is_finite() && y.is_finite());
+        let (mut series, mut behind) = (Vec::new(), Vec::new());
+        for (i, run) in self.runs.iter().enumerate() {
+            let points = curve(run, |at| at.val_loss);
+            if !drawn(&points) {
+                continue;
+            }
+            let last = points.last().map_or(f64::NAN, |point| point.1);
+            series.push(Series::new(i, format!("{} {last:.4}", run.name), points));
+            if train {
+                behind.push(Series::new(i, "", curve(run, |at| at.train_loss)).behind());
+            }
+        }
+        series.extend(behind);
+        if let Some(floor) = self.entropy_floor {
+            let all = || series.iter().flat_map(|series| &series.points).map(|point| point.0);
+            let all = || all().filter(|x| x.is_finite() && (!log_x || *x > 0.0));
+            let range = all().fold(f64::INFINITY, f64::min)..all().fold(f64::NEG_INFINITY, f64::max);
+            series.push(Series::limit(format!("entropy floor {floor:.4}"), floor, range));
+        }
+        let unit = match self.unit {
+            Unit::NatsPerToken => "nats per token",
+            Unit::BitsPerByte => "bits per byte",
+        };
+        Chart {
+            title: "Validation loss".into(),
+            x_desc: match by {
+                By::Step => "step",
+                By::Tokens => "tokens trained on",
+                By::Seconds => "seconds of training, estimates apart",
+            }
+            .into(),
+            y_desc: format!("loss ({unit}){}", if train { "; training in thin lines and small letters" } else { "" }),
+            log_x,
+            series,
+        }
+    }
+}
+
+impl Trace {
+    /// The last estimate.
+    pub fn last(&self) -> Option<&Estimate> {
+        self.estimates.last()
+    }
+}
+
+/// A run as it is read.
+struct Told<'a> {
+    /// As it was named.
+    path: PathBuf,
+    /// From the root.
+    whole: PathBuf,
+    config: &'a Config,
+    events: Vec<Value>,
+}
+
+fn overlay(mut told: Vec<Told>, target: Option<f64>) -> Result<Overlay> {
+    let mut notes = Vec::new();
+    let mut wholes: Vec<PathBuf> = Vec::new();
+    told.retain(|run| {
+        let again = wholes.contains(&run.whole);
+        if again {
+            notes.push(format!("{} is named twice and shown once", run.path.display()));
+        } else {
+            wholes.push(run.whole.clone());
+        }
+        !again
+    });
+    let mut runs: Vec<(Trace, &Config)> = Vec::new();
+    for (run, name) in told.iter().zip(names(&wholes)) {
+        runs.push((trace(run, name, &mut notes), run.config));
+    }
+    if runs.iter().all(|(run, _)| run.estimates.is_empty()) {
+        let paths: Vec<_> = told.iter().map(|run| run.path.display().to_string()).collect();
+        return Err(Error::Data(format!("{}: no estimate of the loss yet", paths.join(", "))));
+    }
+    let differ = |of: fn(&Config) -> Value| runs.iter().any(|(_, config)| of(config) != of(runs[0].1));
+    let texts = differ(|config| config.data_sha256.clone().into()) || differ(|config| config.train_split.into());
+    let tokens = differ(|config| config.tokenizer_sha256.clone().into());
+    if texts {
+        notes.push("not all of these runs are measured on the same text: their losses do not compare".into());
+    }
+    let mut unit = Unit::NatsPerToken;
+    if tokens {
+        let unknown = |run: &Trace| !run.estimates.is_empty() && run.bits_per_byte_per_nat.is_none();
+        let unknown: Vec<_> = runs.iter().filter(|(run, _)| unknown(run)).map(|(run, _)| run.name.as_str()).collect();
+        if unknown.is_empty() {
+            unit = Unit::BitsPerByte;
+            notes.push(
+                "the tokens of these runs are not the same, so losses are in bits per byte; those of the training \
+                 split with the validation split's bytes per token"
+                    .into(),
+            );
+        } else {
+            notes.push(format!(
+                "the tokens of these runs are not the same: nats per token DO NOT COMPARE, and there are no bits per \
+                 byte of {}",
+                unknown.join(", ")
+            ));
+        }
+    }
+    let last = |run: &Trace| run.last().map_or(f64::NAN, |at| unit.of(run, at.val_loss));
+    let target = target.or_else(|| Some(last(&runs[0].0)).filter(|loss| loss.is_finite()));
+    // Of one text and one kind of token there is one floor, also for a run that has not told it yet.
+    let floor = runs.iter().find_map(|(run, _)| run.entropy_floor).filter(|_| !texts && !tokens);
+    for (run, _) in &mut runs {
+        let reached = |at: &&Estimate| target.is_some_and(|target| unit.of(run, at.val_loss) <= target);
+        run.at_target = run.estimates.iter().find(reached).copied();
+    }
+    // What is no number is worse than any; a run without estimates is last of all.
+    runs.sort_by(|(a, _), (b, _)| {
+        let (at_a, at_b) = (last(a), last(b));
+        let none = |run: &Trace| run.estimates.is_empty();
+        let known = none(a).cmp(&none(b)).then(at_a.is_nan().cmp(&at_b.is_nan()));
+        known.then(at_a.partial_cmp(&at_b).unwrap_or(Ordering::Equal))
+    });
+    let values = |key| -> Vec<Value> {
+        let value = |config: &Config| serde_json::to_value(config.value(key)).expect("plain values");
+        runs.iter().map(|(_, config)| value(config)).collect()
+    };
+    let config = FIELDS.iter().filter(|field| !field.key.ends_with("sha256"));
+    let config = config
+        .map(|field| (field.key.to_owned(), values(field.key)))
+        .filter(|(_, values)| values.iter().any(|value| *value != values[0]))
+        .collect();
+    let runs = runs.into_iter().map(|(run, _)| run).collect();
+    Ok(Overlay { unit, target, entropy_floor: floor, config, notes, runs })
+}
+
+/// What a run's events say.
+fn trace(told: &Told, name: String, notes: &mut Vec<String>) -> Trace {
+    let Told { path, config, events, .. } = told;
+    let none = Value::Null;
+    let of = |kind: &'static str| events.iter().filter(move |event| event["event"] == kind);
+    let done = of("done").next_back().unwrap_or(&none);
+    let ms_per_step = done["ms_per_step"].as_f64();
+    let mut without_seconds = false;
+    let mut estimates: Vec<Estimate> = Vec::new();
+    for event in of("estimate") {
+        let Some(step) = event["step"].as_u64() else { continue };
+        let loss = |key: &str| event[key].as_f64().unwrap_or(f64::NAN);
+        let train_s = event["train_s"].as_f64();
+        without_seconds |= train_s.is_none();
+        estimates.push(Estimate {
+            step,
+            tokens: step as f64 * config.tokens_per_step(),
+            train_s: train_s.or_else(|| Some(step as f64 * ms_per_step? / 1e3)),
+            train_loss: loss("train_loss"),
+            val_loss: loss("val_loss"),
+        });
+    }
+    if estimates.is_empty() {
+        notes.push(format!("{name} has no estimate of the loss yet"));
+    } else if without_seconds {
+        notes.push(match ms_per_step {
+            Some(_) => format!("{name} is of a kinglet that did not note seconds: they are its steps times their mean"),
+            None => format!("{name} is of a kinglet that did not note seconds, and not done: it has no curve by them"),
+        });
+    }
+    let infinite = estimates.iter().filter(|at| !at.val_loss.is_finite()).count();
+    if infinite > 0 {
+        notes.push(format!("{infinite} estimates of {name} are not finite and not drawn"));
+    }
+    let ratio = |bits: &Value, nats: &Value| Some(bits.as_f64()? / nats.as_f64()?).filter(|ratio| ratio.is_normal());
+    let per_nat = of("estimate").find_map(|event| ratio(&event["bits_per_byte"], &event["val_loss"]));
+    let finite = estimates.iter().filter(|at| at.val_loss.is_finite());
+    let best = finite.min_by(|a, b| a.val_loss.total_cmp(&b.val_loss)).copied();
+    let so_far = |at: &Estimate| at.train_s.filter(|_| at.step > 0).map(|s| 1e3 * s / at.step as f64);
+    Trace {
+        name,
+        path: path.clone(),
+        params: Layout::new(config).len(),
+        max_iters: config.max_iters,
+        best_val_loss: best.map(|at| at.val_loss),
+        best_step: best.map(|at| at.step),
+        val_loss_exact: done["val_loss_exact"].as_f64(),
+        val_loss_stderr: done["val_loss_stderr"].as_f64(),
+        entropy_floor: done["entropy_floor"].as_f64(),
+        bits_per_byte_per_nat: per_nat.or_else(|| ratio(&done["bits_per_byte"], &done["val_loss_exact"])),
+        at_target: None,
+        ms_per_step: ms_per_step.or_else(|| so_far(estimates.last()?)),
+        wall_s: done["wall_s"].as_f64(),
+        peak_memory_mib: done["peak_memory_mib"].as_f64(),
+        estimates,
+    }
+}
+
+/// The shortest end of each path that no other path has.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let end = |path: &Path, n: usize| -> PathBuf {
+        let parts: Vec<_> = path.components().collect();
+        parts[parts.len().saturating_sub(n)..].iter().collect()
+    };
+    let shortest = |path: &PathBuf| {
+        let alone = |n: &usize| paths.iter().filter(|other| end(other, *n) == end(path, *n)).count() == 1;
+        let n = (1..path.components().count()).find(alone).unwrap_or(usize::MAX);
+        end(path, n).display().to_string()
+    };
+    paths.iter().map(shortest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(settings: &[&str]) -> Config {
+        let mut config = Config { vocab_size: 65, tokenizer_sha256: "same".into(), ..Config::default() };
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        config
+    }
+
+    fn told<'a>(path: &str, config: &'a Config, val_losses: &[f64]) -> Told<'a> {
+        let estimate = |(i, loss): (usize, &f64)| {
+            json!({"event": "estimate", "step": 10 * i, "train_loss": loss - 0.1, "val_loss": loss,
+                "bits_per_byte": loss * 0.5, "train_s": i})
+        };
+        let events = val_losses.iter().enumerate().map(estimate).collect();
+        Told { path: path.into(), whole: Path::new("/").join(path), config, events }
+    }
+
+    fn order(overlay: &Overlay) -> Vec<&str> {
+        overlay.runs.iter().map(|run| run.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_best_run_is_first_and_what_is_no_number_last() {
+        let (slow, fast) = (config(&[]), config(&["learning_rate=0.01", "batch_size=8"]));
+        let runs = vec![
+            told("a/slow", &slow, &[4.0, 3.5, 3.0]),
+            told("b/fast", &fast, &[4.0, 2.5, 2.75]),
+            told("a/none", &slow, &[]),
+            told("a/nan", &slow, &[4.0, f64::NAN]),
+            told("a/slow", &slow, &[4.0, 3.5, 3.0]),
+        ];
+        let overlay = overlay(runs, None).unwrap();
+        assert_eq!(order(&overlay), ["fast", "slow", "nan", "none"]);
+        assert_eq!((overlay.unit, overlay.target), (Unit::NatsPerToken, Some(3.0)));
+        let [fast, slow, nan, none] = &overlay.runs[..] else { panic!() };
+        assert_eq!((fast.best_val_loss, fast.best_step), (Some(2.5), Some(10)));
+        let reached = fast.at_target.unwrap();
+        assert_eq!((reached.step, reached.tokens, reached.train_s), (10, 10.0 * 8.0 * 32.0, Some(1.0)));
+        assert_eq!(slow.at_target.unwrap().step, 20);
+        assert!(nan.at_target.is_none() && nan.best_val_loss == Some(4.0) && none.best_step.is_none());
+        let keys: Vec<_> = overlay.config.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["batch_size", "learning_rate"]);
+        assert_eq!(overlay.config[1].1, [0.01, 0.001, 0.001, 0.001]);
+        let notes = overlay.notes.join("\n");
+        for part in ["a/slow is named twice", "none has no estimate", "1 estimates of nan are not finite"] {
+            assert!(notes.contains(part), "{part}: {notes}");
+        }
+        // A run that cannot be drawn has no curve; a training curve stands behind.
+        let chart = overlay.chart(By::Tokens, true, false);
+        let marks: Vec<_> = chart.series.iter().map(|series| series.mark).collect();
+        assert_eq!(marks, ['A', 'B', 'C', 'a', 'b', 'c']);
+        assert_eq!(chart.series[0].points[1], (2560.0, 2.5));
+        assert_eq!(chart.series[0].label, "fast 2.7500");
+    }
+
+    #[test]
+    fn other_tokens_are_compared_in_bits_per_byte_if_those_are_known() {
+        let (char, byte) = (config(&[]), Config { tokenizer_sha256: "other".into(), ..config(&[]) });
+        let mut runs = vec![told("a", &char, &[4.0]), told("b", &byte, &[3.0])];
+        let both = overlay(vec![told("a", &char, &[4.0]), told("b", &byte, &[3.0])], Some(1.75)).unwrap();
+        assert_eq!((both.unit, order(&both)), (Unit::BitsPerByte, vec!["b", "a"]));
+        assert_eq!((both.loss(&both.runs[0], 3.0), both.runs[0].at_target.is_some()), (1.5, true));
+        assert!(both.runs[1].at_target.is_none());
+        assert!(both.chart(By::Step, false, false).y_desc.contains("bits per byte"));
+        runs[1].events[0].as_object_mut().unwrap().remove("bits_per_byte");
+        let unknown = overlay(runs, None).unwrap();
+        assert_eq!(unknown.unit, Unit::NatsPerToken);
+        assert!(unknown.notes[0].contains("DO NOT COMPARE, and there are no bits per byte of b"), "{unknown:?}");
+        let text = Config { data_sha256: "text".into(), ..config(&[]) };
+        let texts = overlay(vec![told("a", &char, &[4.0]), told("b", &text, &[3.0])], None).unwrap();
+        assert!(texts.notes[0].contains("not all of these runs are measured on the same text"));
+    }
+
+    #[test]
+    fn runs_of_before_have_seconds_by_their_mean_or_none() {
+        let config = config(&[]);
+        let old = |done: bool| {
+            let mut run = told("old", &config, &[4.0, 3.0]);
+            run.events.iter_mut().for_each(|event| drop(event.as_object_mut().unwrap().remove("train_s")));
+            let event = json!({"event": "done", "ms_per_step": 500.0, "entropy_floor": 0.5, "val_loss_exact": 3.0});
+            run.events.extend(done.then_some(event));
+            overlay(vec![run], None).unwrap()
+        };
+        let done = old(true);
+        assert_eq!(done.runs[0].estimates[1].train_s, Some(5.0));
+        assert!(done.notes[0].contains("steps times their mean"));
+        let chart = done.chart(By::Seconds, false, false);
+        assert_eq!(chart.series[1].points, [(0.0, 0.5), (5.0, 0.5)], "the floor");
+        let running = old(false);
+        assert!(running.notes[0].contains("no curve by them"));
+        assert_eq!(running.chart(By::Seconds, false, false).series, []);
+        assert_eq!(running.chart(By::Step, false, false).series.len(), 1);
+        let error = overlay(vec![told("new", &config, &[])], None).unwrap_err().to_string();
+        assert_eq!(error, "new: no estimate of the loss yet");
+    }
+
+    #[test]
+    fn names_are_the_shortest_ends_that_differ() {
+        let paths = ["/a/x/run", "/a/y/run", "/a/other", "/run"].map(PathBuf::from);
+        assert_eq!(names(&paths), ["x/run", "y/run", "other", "/run"]);
+    }
+}

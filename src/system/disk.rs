@@ -1,0 +1,395 @@
+//! Files that are whole or absent, whatever interrupts the writer, and read only after their checksum was verified.
+//!
+//! A file is written aside, flushed to the disk and renamed. A folder of files is written aside, each flushed, its
+//! `SHA256SUMS` last; then the folder is renamed. Whoever loses power, memory or a race in between leaves a name that
+//! ends in `.tmp`, which no reader looks at.
+
+use kinglet_core::error::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, BufRead, BufReader, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+/// The file that lists the checksums of the others in a folder, as `sha256sum` writes it; `sha256sum -c` verifies it.
+pub(crate) const SUMS: &str = "SHA256SUMS";
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn sha256_of(file: File) -> io::Result<String> {
+    let (mut file, mut hasher) = (BufReader::with_capacity(1 << 20, file), Sha256::new());
+    loop {
+        let piece = file.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(piece);
+        let n = piece.len();
+        file.consume(n);
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every change of the disk asks here first, so that tests can let it fail, or let the program "die", at each one.
+#[cfg(not(test))]
+fn allowed() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) use faults::{Fault, allowed, with_fault};
+
+#[cfg(test)]
+mod faults {
+    use std::{cell::Cell, io};
+
+    /// What happens to a thread's changes of the disk.
+    #[derive(Clone, Copy)]
+    pub(crate) enum Fault {
+        /// Number `n` fails, as on a disk that is full for a moment.
+        At(usize),
+        /// Number `n` and all that follow fail, clean-up included: what a killed process leaves.
+        From(usize),
+    }
+
+    thread_local!(static FAULT: Cell<(Option<Fault>, usize)> = const { Cell::new((None, 0)) });
+
+    /// Runs `work` with a fault; tells whether it was reached.
+    pub(crate) fn with_fault<R>(fault: Fault, work: impl FnOnce() -> R) -> (R, bool) {
+        FAULT.set((Some(fault), 0));
+        let result = work();
+        let (_, changes) = FAULT.replace((None, 0));
+        let (Fault::At(n) | Fault::From(n)) = fault;
+        (result, changes > n)
+    }
+
+    pub(crate) fn allowed() -> io::Result<()> {
+        let (fault, changes) = FAULT.get();
+        FAULT.set((fault, changes + 1));
+        let fails = match fault {
+            None => false,
+            Some(Fault::At(n)) => changes == n,
+            Some(Fault::From(n)) => changes >= n,
+        };
+        if fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+/// Makes a rename in a folder durable, where the system has such a thing.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// `path` with `.tmp` after it.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+/// Puts what was written aside in its place.
+fn place(aside: &Path, path: &Path) -> io::Result<()> {
+    allowed()?;
+    fs::rename(aside, path)?;
+    // The parent of a bare name is an empty path, which no system opens.
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_folder(folder.unwrap_or(Path::new(".")))
+}
+
+fn write_flushed(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    allowed()?;
+    let mut file = File::create(path)?;
+    allowed()?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Writes a file whole or not at all.
+///
+/// # Errors
+/// Whatever the file system refuses; what was at `path` is still there then.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let aside = aside(path);
+    write_flushed(&aside, bytes)
+        .and_then(|()| place(&aside, path))
+        .inspect_err(|_| _ = allowed().and_then(|()| fs::remove_file(&aside)))
+}
+
+/// A folder of files, being written aside.
+pub(crate) struct FolderWriter {
+    path: PathBuf,
+    aside: PathBuf,
+    sums: String,
+    /// Whether a folder that is there may be replaced.
+    replaces: bool,
+}
+
+impl FolderWriter {
+    /// Begins the folder `path`, one of our own: what is there is replaced, what an interrupted writer left is removed.
+    pub(crate) fn new(path: &Path) -> Result<FolderWriter> {
+        let aside = aside(path);
+        remove_folder(&aside)?;
+        allowed().and_then(|()| fs::create_dir_all(&aside)).map_err(Error::io("create", &aside))?;
+        Ok(FolderWriter { path: path.to_owned(), aside, sums: String::new(), replaces: true })
+    }
+
+    /// Begins a folder where a user wants it: nothing that is there is touched, but for an empty folder.
+    pub(crate) fn beside(path: &Path) -> Result<FolderWriter> {
+        let path = std::path::absolute(path).map_err(Error::io("create", path))?;
+        let name = path.file_name().unwrap_or_default().display();
+        let aside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        let parent = path.parent().unwrap_or(&path);
+        fs::create_dir_all(parent).and_then(|()| fs::create_dir(&aside)).map_err(Error::io("create", &aside))?;
+        Ok(FolderWriter { path, aside, sums: String::new(), replaces: false })
+    }
+
+    /// Where files are written until the folder is finished.
+    pub(crate) fn aside(&self) -> &Path {
+        &self.aside
+    }
+
+    /// Adds a file that `write` writes at the path it is given.
+    pub(crate) fn add(&mut self, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+        let path = self.aside.join(name);
+        let sum = allowed().and_then(|()| write(&path)).and_then(|()| {
+            let file = File::open(&path)?;
+            file.sync_all()?;
+            sha256_of(file)
+        });
+        self.sums += &format!("{}  {name}\n", sum.map_err(Error::io("write", &self.path.join(name)))?);
+        Ok(())
+    }
+
+    /// Adds the checksums and puts the folder in its place; an older one of the same name is replaced.
+    pub(crate) fn finish(self) -> Result<()> {
+        if self.replaces {
+            remove_folder(&self.path)?;
+        } else if self.path.exists() {
+            // Fails if somebody has put something there meanwhile.
+            fs::remove_dir(&self.path).map_err(Error::io("replace", &self.path))?;
+        }
+        write_flushed(&self.aside.join(SUMS), self.sums.as_bytes())
+            .and_then(|()| sync_folder(&self.aside))
+            .and_then(|()| place(&self.aside, &self.path))
+            .map_err(Error::io("write", &self.path))
+    }
+}
+
+impl Drop for FolderWriter {
+    fn drop(&mut self) {
+        // Nothing is there if it was finished; what cannot be removed now is, before the next one is written.
+        let _ = allowed().and_then(|()| fs::remove_dir_all(&self.aside));
+    }
+}
+
+/// Removes a folder if it is there, in two steps, so that half of one never has its name.
+pub(crate) fn remove_folder(path: &Path) -> Result<()> {
+    let remove = || {
+        allowed()?;
+        let mut doomed = path.to_owned();
+        if path.extension().is_none_or(|extension| extension != "tmp") {
+            doomed = path.with_extension("old.tmp");
+            fs::rename(path, &doomed)?;
+        }
+        allowed()?;
+        fs::remove_dir_all(doomed)
+    };
+    match remove() {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A folder with checksums, being read.
+pub(crate) struct FolderReader {
+    path: PathBuf,
+    sums: String,
+}
+
+impl FolderReader {
+    /// Reads the checksums of the folder `path`.
+    pub(crate) fn new(path: &Path) -> Result<FolderReader> {
+        let sums = read_text(&path.join(SUMS), 1 << 24)?;
+        Ok(FolderReader { path: path.to_owned(), sums })
+    }
+
+    /// An error about one of the files.
+    pub(crate) fn error(&self, name: &str, error: &Error) -> Error {
+        Error::run(&self.path.join(name), error.to_string())
+    }
+
+    /// Reads a file of at most `limit` bytes and verifies it.
+    pub(crate) fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let path = self.path.join(name);
+        let bytes = read_at_most(&path, limit)?;
+        let line = format!("{}  {name}", sha256(&bytes));
+        if self.sums.lines().any(|listed| listed == line) {
+            Ok(bytes)
+        } else {
+            Err(Error::damaged(&path, format!("damaged: its SHA-256 is not the one in {SUMS}")))
+        }
+    }
+}
+
+/// Reads a file unless it is larger than anything it should be: then no memory is taken for it.
+pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+        io::Result::Ok(bytes)
+    };
+    let too_large =
+        |size: u64| Error::damaged(path, format!("damaged: {size} bytes, where at most {limit} make sense"));
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > limit => return Err(too_large(metadata.len())),
+        _ => {}
+    }
+    let bytes = read().map_err(Error::io("read", path))?;
+    // What has no size beforehand, such as a pipe.
+    if bytes.len() as u64 > limit { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
+}
+
+/// As [`read_at_most`], for text.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
+    String::from_utf8(read_at_most(path, limit)?)
+        .map_err(|error| Error::run(path, format!("not UTF-8 text: see byte {}", error.utf8_error().valid_up_to())))
+}
+
+/// A file that grows line by line. What could not be written is kept and goes before the next line.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    file: File,
+    /// Length of the file as far as it is known to be good.
+    len: u64,
+    pending: String,
+}
+
+impl Appender {
+    /// Opens a file whose content is good.
+    pub(crate) fn new(path: &Path) -> io::Result<Appender> {
+        let file = File::options().append(true).open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Appender { file, len, pending: String::new() })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// If the file system refuses; the line is tried again with the next.
+    pub(crate) fn append(&mut self, line: &str) -> io::Result<()> {
+        self.pending.push_str(line);
+        self.pending.push('\n');
+        allowed()?;
+        // Half of an earlier attempt may be there.
+        if self.file.seek(io::SeekFrom::End(0))? != self.len {
+            self.file.set_len(self.len)?;
+        }
+        self.file.write_all(self.pending.as_bytes())?;
+        self.len += self.pending.len() as u64;
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+/// The right to write in a folder; ends with the value, and with the process, however that ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// The file that is locked. It stays, and says which process has or had the lock; the system knows whether it still
+    /// does, so one left by a process that died is in nobody's way.
+    pub(crate) const FILE: &str = "lock";
+
+    /// Takes the lock of a folder.
+    ///
+    /// # Errors
+    /// If another process has it.
+    pub(crate) fn take(folder: &Path) -> Result<Lock> {
+        let path = folder.join(Lock::FILE);
+        let io = |error| Error::io("lock", &path)(error);
+        let mut file = File::options().create(true).read(true).write(true).truncate(false).open(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                let _ = file.take(64).read_to_string(&mut owner);
+                let owner =
+                    owner.trim().parse::<u32>().map_or_else(|_| String::new(), |pid| format!(" (process {pid})"));
+                let what = format!("another kinglet{owner} is training this run; wait for it, or end it");
+                return Err(Error::Locked { path: folder.to_owned(), what });
+            }
+            // A file system without locks: better an unguarded run than none.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+        let named = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        // A full disk does not make the lock less of one.
+        let _ = named;
+        Ok(Lock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_the_old_or_the_new_one_whatever_fails() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        write_whole(&path, b"old").unwrap();
+        for n in 0.. {
+            for fault in [Fault::At(n), Fault::From(n)] {
+                let (result, reached) = with_fault(fault, || write_whole(&path, b"new"));
+                assert_eq!(result.is_err(), reached);
+                assert_eq!(fs::read(&path).unwrap(), if reached { b"old" } else { b"new" });
+                if !reached {
+                    return assert!(n == 3, "{n} changes");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_written_is_not_lost() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        fs::write(&path, "a\n").unwrap();
+        let mut file = Appender::new(&path).unwrap();
+        assert!(with_fault(Fault::At(0), || file.append("b")).0.is_err());
+        // What half a write leaves.
+        File::options().append(true).open(&path).unwrap().write_all(b"half").unwrap();
+        file.append("c").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\nc\n");
+    }
+
+    #[test]
+    fn large_files_are_refused_before_they_are_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = read_at_most(&path, 100).unwrap_err().to_string();
+        assert!(error.contains("1099511627776 bytes, where at most 100 make sense"), "{error}");
+    }
+
+    #[test]
+    fn a_lock_is_taken_once_and_given_back() {
+        let temp = tempfile::tempdir().unwrap();
+        // Left by a process that died.
+        fs::write(temp.path().join(Lock::FILE), "123456789\n").unwrap();
+        let lock = Lock::take(temp.path()).unwrap();
+        let error = Lock::take(temp.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("another kinglet (process {}) is training", std::process::id())), "{error}");
+        drop(lock);
+        Lock::take(temp.path()).unwrap();
+    }
+}

@@ -1,0 +1,30 @@
+//! What this machine has.
+
+use kinglet_core::error::{Error, Result};
+
+/// Bytes in a GiB.
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// Bytes of memory that this process can have at most, where the system tells: the machine's, or those of its container.
+pub fn memory() -> Option<u64> {
+    let system = sysinfo::System::new_with_specifics(
+        sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
+    );
+    let container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
+    Some(system.total_memory().min(container)).filter(|&bytes| bytes > 0)
+}
+
+/// The most memory this process had at once, from Linux's `/proc`.
+pub fn peak_memory_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim();
+    Some(kib.parse::<f64>().ok()? / 1024.0)
+}
+
+/// Refuses what takes more memory than there is; `refuse` makes the error of how many GiB it takes and how many there are.
+pub(crate) fn check_memory(bytes: u64, refuse: impl FnOnce(f64, f64) -> Error) -> Result<()> {
+    match memory() {
+        Some(have) if bytes > have => Err(refuse(bytes as f64 / GIB, have as f64 / GIB)),
+        _ => Ok(()),
+    }
+}

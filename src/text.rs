@@ -1,0 +1,8 @@
+//! Text in, token ids out: where text comes from, and the tokenizers.
+
+pub mod builtin;
+pub mod chat;
+mod download;
+pub mod source;
+pub mod tokenizer;
+mod utf8;

@@ -1,0 +1,252 @@
+//! Conversations as text to learn from: a template makes text of the messages, and the loss counts what the assistant
+//! says, not what it is told.
+
+use crate::text::tokenizer::Tokenizer;
+use kinglet_core::error::{Error, Result};
+use minijinja::{Environment, ErrorKind, context};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Who speaks to be learned from.
+pub const ASSISTANT: &str = "assistant";
+
+/// Each message on a line of its own; what the assistant says ends the text.
+pub const DEFAULT_TEMPLATE: &str = "{% for message in messages %}{{ message.content }}\
+     {% if message.role == 'assistant' %}{{ end_of_text }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}";
+
+/// Something said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`, as is usual.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// Somebody saying something.
+    pub fn new(role: &str, content: &str) -> Message {
+        Message { role: role.to_owned(), content: content.to_owned() }
+    }
+
+    /// The conversation in a JSON object, if there is one: `messages`, or `prompt` (or `instruction`, with `input`) and
+    /// `response` (or `completion`, or `output`).
+    pub(crate) fn of_record(object: &Map<String, Value>) -> Option<Result<Vec<Message>, String>> {
+        if let Some(messages) = object.get("messages") {
+            let parsed = Vec::<Message>::deserialize(messages);
+            return Some(match parsed {
+                Ok(messages) if messages.iter().any(|message| message.role == ASSISTANT) => Ok(messages),
+                Ok(_) => Err("no message has the role \"assistant\": there is nothing to learn".into()),
+                Err(error) => Err(format!("\"messages\" must be a list of {{\"role\", \"content\"}}: {error}")),
+            });
+        }
+        // One that is a string before one that is none.
+        let find = |keys: &[&'static str]| {
+            let string = |key: &&str| object.get(*key).is_some_and(Value::is_string);
+            keys.iter().copied().find(string).or_else(|| keys.iter().copied().find(|key| object.contains_key(*key)))
+        };
+        let keys = (find(&["prompt", "instruction"])?, find(&["response", "completion", "output"])?);
+        let (Some(prompt), Some(response)) = (object[keys.0].as_str(), object[keys.1].as_str()) else {
+            return Some(Err(format!("{:?} and {:?} must both be strings", keys.0, keys.1)));
+        };
+        let input = object.get("input").and_then(Value::as_str).filter(|input| !input.is_empty());
+        let prompt = input.map_or(prompt.to_owned(), |input| format!("{prompt}\n{input}"));
+        Some(Ok(vec![Message::new("user", &prompt), Message::new(ASSISTANT, response)]))
+    }
+}
+
+/// A part of a conversation's text, and whether the assistant says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The text.
+    pub text: String,
+    /// Whether its tokens count in the loss.
+    pub learned: bool,
+}
+
+/// A Jinja template as Hugging Face's `chat_template`, read as there: a block on a line of its own leaves no trace of the
+/// line, strings have Python's methods, and `raise_exception` refuses. The variables are `messages`,
+/// `add_generation_prompt`, `end_of_text` and its other name `eos_token`.
+pub struct Template {
+    environment: Environment<'static>,
+    end_of_text: String,
+}
+
+const NAME: &str = "chat_template";
+
+impl Template {
+    /// Compiles a template, for a tokenizer whose end of a text is written like this.
+    ///
+    /// # Errors
+    /// If it is no template.
+    pub fn new(source: &str, end_of_text: String) -> Result<Template> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        // Text for a model is not HTML.
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        // A template is a program: one that does not end is stopped.
+        environment.set_fuel(Some(1_000_000));
+        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| bad(&error))?;
+        Ok(Template { environment, end_of_text })
+    }
+
+    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let template = self.environment.get_template(NAME).map_err(|error| bad(&error))?;
+        let end_of_text = &self.end_of_text;
+        let variables = context! { messages, add_generation_prompt, end_of_text, eos_token => end_of_text };
+        template.render(variables).map_err(|error| bad(&error))
+    }
+
+    /// What a model is given to answer these messages, in parts as [`Template::parts`] gives them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<Part>> {
+        let mut parts = self.parts(messages)?;
+        let text = self.render(messages, true)?;
+        let before: usize = parts.iter().map(|part| part.text.len()).sum();
+        parts.push(Part { text: text.get(before..).unwrap_or_default().to_owned(), learned: false });
+        Ok(parts)
+    }
+
+    /// The text of a conversation, divided where the assistant begins and ends.
+    ///
+    /// # Errors
+    /// If the template fails, or what it makes of some messages does not begin with what it made of fewer.
+    pub fn parts(&self, messages: &[Message]) -> Result<Vec<Part>> {
+        let (mut parts, mut done) = (Vec::new(), 0);
+        let mut push = |text: &str, learned| {
+            done += text.len();
+            if !text.is_empty() {
+                parts.push(Part { text: text.to_owned(), learned });
+            }
+            done
+        };
+        let mut at = 0;
+        for (i, _) in messages.iter().enumerate().filter(|(_, message)| message.role == ASSISTANT) {
+            let before = self.render(&messages[..i], true)?;
+            let with = self.render(&messages[..=i], false)?;
+            let split = before.get(at..).zip(with.strip_prefix(&before)).ok_or_else(|| {
+                Error::BadConfig(
+                    "chat_template: the text of some messages must begin with the text of those before, so that it is \
+                     known which of it the assistant says"
+                        .into(),
+                )
+            })?;
+            push(split.0, false);
+            at = push(split.1, true);
+        }
+        Ok(parts)
+    }
+}
+
+/// The tokens of a conversation, and for each whether it is learned. Parts are encoded one by one, because a model that
+/// answers has only seen what comes before.
+///
+/// # Errors
+/// If the tokenizer does not know a character.
+pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<bool>)> {
+    let (mut ids, mut learned) = (Vec::new(), Vec::new());
+    for part in parts {
+        ids.extend(tokenizer.encode(&part.text)?);
+        learned.resize(ids.len(), part.learned);
+    }
+    Ok((ids, learned))
+}
+
+fn bad(error: &minijinja::Error) -> Error {
+    Error::BadConfig(format!("chat_template: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::tokenizer::END_OF_TEXT;
+
+    fn chat() -> Vec<Message> {
+        ["system", "user", "assistant", "user", "assistant"]
+            .iter()
+            .zip(["Be brief.", "2+2?", "4", "3+3?", "6"])
+            .map(|(role, content)| Message::new(role, content))
+            .collect()
+    }
+
+    fn parts(template: &str, messages: &[Message]) -> Result<Vec<(String, bool)>> {
+        let parts = Template::new(template, END_OF_TEXT.to_owned())?.parts(messages)?;
+        Ok(parts.into_iter().map(|part| (part.text, part.learned)).collect())
+    }
+
+    #[test]
+    fn what_the_assistant_says_is_learned_and_nothing_else() {
+        let owned = |parts: &[(&str, bool)]| parts.iter().map(|(t, l)| ((*t).to_owned(), *l)).collect::<Vec<_>>();
+        let want =
+            [("Be brief.\n2+2?\n", false), ("4<|endoftext|>", true), ("3+3?\n", false), ("6<|endoftext|>", true)];
+        assert_eq!(parts(DEFAULT_TEMPLATE, &chat()).unwrap(), owned(&want));
+        let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+             {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+        let want = [("<|im_start|>user\n<b>\n<|im_end|>\n<|im_start|>assistant\n", false), ("ok<|im_end|>\n", true)];
+        let messages = [Message::new("user", "<b>\n"), Message::new("assistant", "ok")];
+        assert_eq!(parts(chatml, &messages).unwrap(), owned(&want));
+        let template = Template::new(chatml, END_OF_TEXT.to_owned()).unwrap();
+        let prompt = template.prompt(&messages[..1]).unwrap();
+        assert!(prompt.last().unwrap().text.ends_with("<|im_start|>assistant\n"));
+    }
+
+    #[test]
+    fn templates_are_read_as_hugging_face_reads_them() {
+        // What jinja2 gives with trim_blocks and lstrip_blocks.
+        let lines = "{% for message in messages %}\n    {% if message['role'] == 'user' %}\nU: {{ message['content'].strip() }}\n    \
+             {% else %}\nA: {{ message['content'] }}\n    {% endif %}\n{% endfor %}\n\
+             {% if add_generation_prompt %}\nA:{{ ' ' }}\n{%- endif %}\n";
+        let template = Template::new(lines, END_OF_TEXT.to_owned()).unwrap();
+        let messages = [Message::new("user", " 1+1 "), Message::new("assistant", "2")];
+        assert_eq!(template.prompt(&messages[..1]).unwrap()[0].text, "U: 1+1\nA: ");
+        let parts: Vec<_> = template.parts(&messages).unwrap().into_iter().map(|part| part.text).collect();
+        assert_eq!(parts, ["U: 1+1\nA: ", "2\n"]);
+        let template = Template::new("{{ raise_exception('no ' + messages[0].role) }}", String::new()).unwrap();
+        let error = template.prompt(&messages).unwrap_err().to_string();
+        assert!(error.contains("no user"), "{error}");
+    }
+
+    #[test]
+    fn each_token_knows_whether_it_is_learned() {
+        let template = Template::new(DEFAULT_TEMPLATE, END_OF_TEXT.to_owned()).unwrap();
+        let messages = [Message::new("user", "hi"), Message::new("assistant", "é")];
+        let (ids, learned) = encode(&template.parts(&messages).unwrap(), &Tokenizer::byte()).unwrap();
+        assert_eq!(ids, [b'h', b'i', b'\n', 0xc3, 0xa9].map(u32::from).into_iter().chain([256]).collect::<Vec<_>>());
+        assert_eq!(learned, [false, false, false, true, true, true]);
+    }
+
+    #[test]
+    fn templates_that_cannot_be_used_say_why() {
+        for (template, message) in [
+            ("{% for", "chat_template: syntax error"),
+            ("{{ messages[9].content }}", "chat_template: undefined value"),
+            ("{% for m in messages|reverse %}{{ m.content }}{% endfor %}", "must begin with the text of those before"),
+            ("{% for i in range(9999) %}{% for i in range(9999) %}{{ i }}{% endfor %}{% endfor %}", "fuel"),
+        ] {
+            let error = parts(template, &chat()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_usual_records_are_conversations() {
+        let of = |json: &str| Message::of_record(serde_json::from_str::<Value>(json).unwrap().as_object().unwrap());
+        let pair = |a: &str, b: &str| Some(Ok(vec![Message::new("user", a), Message::new("assistant", b)]));
+        assert_eq!(of("{\"prompt\": \"a\", \"response\": \"b\"}"), pair("a", "b"));
+        assert_eq!(of("{\"prompt\": \"a\", \"completion\": \"b\"}"), pair("a", "b"));
+        assert_eq!(of("{\"instruction\": \"a\", \"input\": \"c\", \"output\": \"b\"}"), pair("a\nc", "b"));
+        assert_eq!(of("{\"prompt\": null, \"instruction\": \"a\", \"output\": \"b\"}"), pair("a", "b"));
+        assert_eq!(of("{\"text\": \"a\"}"), None);
+        let error = of("{\"prompt\": \"a\", \"response\": 3}").unwrap().unwrap_err();
+        assert_eq!(error, "\"prompt\" and \"response\" must both be strings");
+        assert!(of("{\"messages\": 3}").unwrap().unwrap_err().contains("must be a list"));
+        assert!(of("{\"messages\": []}").unwrap().unwrap_err().contains("nothing to learn"));
+    }
+}

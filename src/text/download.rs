@@ -1,0 +1,120 @@
+//! Tiny Shakespeare, the one corpus that comes from elsewhere.
+
+use crate::system::disk::{self, sha256};
+use kinglet_core::error::{Error, Result};
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// Tiny Shakespeare: its well-known public address and what must come from there.
+const TINY_SHAKESPEARE_URL: &str =
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt";
+
+const TINY_SHAKESPEARE_SHA256: &str = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed";
+
+const TINY_SHAKESPEARE_BYTES: u64 = 1_115_394;
+
+/// Tiny Shakespeare from `$KINGLET_DATA_DIR`, from the user's cache, or downloaded into that cache.
+pub(super) fn tiny_shakespeare() -> Result<Vec<u8>> {
+    let file = "tinyshakespeare.txt";
+    let own = std::env::var_os("KINGLET_DATA_DIR").map(|dir| Path::new(&dir).join(file));
+    let cached = dirs::cache_dir().map(|dir| dir.join("kinglet").join(file));
+    if let Some(path) = [&own, &cached].into_iter().flatten().find(|path| path.exists()) {
+        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        if sha256(&bytes) != TINY_SHAKESPEARE_SHA256 {
+            return Err(Error::damaged(path, "this is not Tiny Shakespeare (its SHA-256 differs): remove it"));
+        }
+        return Ok(bytes);
+    }
+    let bytes = download(TINY_SHAKESPEARE_URL, TINY_SHAKESPEARE_BYTES, TINY_SHAKESPEARE_SHA256)?;
+    if let Some(path) = cached {
+        // Without a cache the text is still there; the next run downloads again.
+        let _ = fs::create_dir_all(path.with_file_name("")).and_then(|()| disk::write_whole(&path, &bytes));
+    }
+    Ok(bytes)
+}
+
+/// Fetches a file of known length and hash, with the program that the system has for it: the hash says whether it is the
+/// right one, and a TLS library of our own would be a tenth of the program for one file.
+fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
+    let fail = |what: String| {
+        Error::Data(format!(
+            "{what}. Without a network, put the file at $KINGLET_DATA_DIR/tinyshakespeare.txt, \
+             or train on a file of your own, or on the built-in corpus by naming no data"
+        ))
+    };
+    let body = fetch(url, bytes).map_err(|why| fail(format!("cannot download {url}: {why}")))?;
+    if body.len() as u64 == bytes && sha256(&body) == hash {
+        Ok(body)
+    } else {
+        Err(fail(format!("{url} is not what it was: {} bytes, SHA-256 {}", body.len(), sha256(&body))))
+    }
+}
+
+/// curl, or else wget, and how each is asked to write an address to standard output within a minute.
+const FETCHERS: [(&str, &[&str]); 2] =
+    [("curl", &["-fsSL", "--max-time", "60", "--"]), ("wget", &["-q", "-O", "-", "--timeout=60", "--tries=1", "--"])];
+
+/// What is at `url`: at most one byte more than the `bytes` there should be. Else why not.
+fn fetch(url: &str, bytes: u64) -> std::result::Result<Vec<u8>, String> {
+    for (program, arguments) in FETCHERS {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(format!("{program}: {error}")),
+        };
+        let mut body = Vec::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        let read = stdout.take(bytes + 1).read_to_end(&mut body);
+        // Whoever sends more than that, sends something else: the program need not go on.
+        if body.len() as u64 > bytes {
+            let _ = child.kill();
+        }
+        let output = child.wait_with_output().map_err(|error| format!("{program}: {error}"))?;
+        read.map_err(|error| format!("{program}: {error}"))?;
+        if output.status.success() || body.len() as u64 > bytes {
+            return Ok(body);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{program} ended with {}: {}", output.status, said.trim()));
+    }
+    Err("there is neither curl nor wget".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// A server on the loopback address that answers one request with `body`.
+    fn serve(body: &'static str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/input.txt", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        });
+        url
+    }
+
+    #[test]
+    fn a_download_is_checked() {
+        let hash = sha256(b"hello");
+        assert_eq!(download(&serve("hello"), 5, &hash).unwrap(), b"hello");
+        for (url, message) in [
+            (serve("jello"), "is not what it was: 5 bytes"),
+            (serve("hell"), "is not what it was: 4 bytes"),
+            (serve("hello hello hello"), "is not what it was: 6 bytes"),
+            ("http://127.0.0.1:9/".to_owned(), "cannot download http://127.0.0.1:9/"),
+        ] {
+            let error = download(&url, 5, &hash).unwrap_err().to_string();
+            assert!(error.contains(message) && error.contains("KINGLET_DATA_DIR"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! Text to token ids and back.
+//!
+//! | kind | tokens |
+//! |---|---|
+//! | `char` | one for each distinct character of the text, as published |
+//! | `byte` | the 256 bytes of UTF-8, and `<|endoftext|>`: there is no text it does not know |
+//! | `bpe:SIZE` | byte pair encoding (Sennrich et al. 2016) over GPT-2's words and bytes, learned from the text |
+//! | a file | any Hugging Face `tokenizer.json` |
+//!
+//! Whatever the kind, what a run stores is a Hugging Face `tokenizer.json` with which Python's `tokenizers` encodes and
+//! decodes the same.
+
+mod chars;
+mod gpt2_words;
+
+pub use chars::{Alphabet, CharTokenizer};
+
+use crate::system::disk;
+use gpt2_words::Words;
+use kinglet_core::error::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    sync::Arc,
+};
+use tokenizers::{
+    AddedToken, DecoderWrapper, PreTokenizerWrapper,
+    models::{
+        TrainerWrapper,
+        bpe::{BPE, BpeTrainer},
+    },
+    pre_tokenizers::byte_level::ByteLevel,
+};
+
+/// The token between documents, as GPT-2 calls it.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// A `tokenizer.json` is no larger.
+const FILE_LIMIT: u64 = 1 << 28;
+
+/// Where the text of a document may be cut into pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cuts {
+    /// Nowhere.
+    Whole,
+    /// At a line end between two characters that are neither blank nor control characters; at `\r\n` before its last
+    /// character, where GPT-2's words end.
+    AtLines,
+    /// Between any two characters that are not both of `<|endoftext|>`.
+    Anywhere,
+}
+
+/// Text to token ids and back.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    kind: Kind,
+    /// What it is as a file.
+    json: String,
+    /// How it encodes if it is byte pair encoding over GPT-2's words.
+    words: Option<Arc<Words>>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Char(CharTokenizer),
+    Byte,
+    /// And one more than its largest id.
+    HuggingFace(Box<tokenizers::Tokenizer>, usize),
+}
+
+impl PartialEq for Tokenizer {
+    fn eq(&self, other: &Tokenizer) -> bool {
+        self.json == other.json
+    }
+}
+
+impl From<CharTokenizer> for Tokenizer {
+    fn from(chars: CharTokenizer) -> Tokenizer {
+        Tokenizer { json: chars.to_json(), kind: Kind::Char(chars), words: None }
+    }
+}
+
+impl Tokenizer {
+    /// One token for each byte, id = byte, and the end of a text, 256.
+    pub fn byte() -> Tokenizer {
+        let mut vocab: Vec<_> = (0..=255).map(|byte| (byte_char(byte).to_string(), json!(byte))).collect();
+        vocab.push((END_OF_TEXT.to_owned(), json!(256)));
+        let byte_level = |use_regex| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+        let model = json!({
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab.into_iter().collect::<Map<_, _>>(), "merges": [],
+        });
+        let json = file(&[(256, END_OF_TEXT)], &byte_level(false), &byte_level(true), &model);
+        Tokenizer { kind: Kind::Byte, json, words: None }
+    }
+
+    /// Learns byte pair encoding from pieces of text: `vocab_size` tokens, the end of a text among them, or fewer if
+    /// the text is too small for as many.
+    ///
+    /// # Errors
+    /// If the library refuses.
+    pub fn train_bpe(pieces: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Tokenizer> {
+        let byte_level = || ByteLevel::new(false, true, true);
+        let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
+        tokenizer
+            .with_pre_tokenizer(Some(PreTokenizerWrapper::ByteLevel(byte_level())))
+            .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level())));
+        let trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            // The library's bars end with empty lines on standard output, where a program may wait for JSON.
+            .show_progress(io::stdout().is_terminal())
+            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let refused = |error| Error::Data(format!("cannot learn a vocabulary: {error}"));
+        tokenizer.train(&mut TrainerWrapper::BpeTrainer(trainer), pieces).map_err(refused)?;
+        Tokenizer::from_json(&tokenizer.to_string(true).map_err(refused)?)
+    }
+
+    /// Reads a `tokenizer.json` of a run's, or of anybody's.
+    ///
+    /// # Errors
+    /// If the file cannot be read or [`Tokenizer::from_json`] refuses it.
+    pub fn from_file(path: &Path) -> Result<Tokenizer> {
+        let text = disk::read_text(path, FILE_LIMIT)?;
+        Tokenizer::from_json(&text).map_err(|error| Error::run(path, error.to_string()))
+    }
+
+    /// Reads the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it is not one; the message says what is wrong with it.
+    pub fn from_json(text: &str) -> Result<Tokenizer> {
+        let byte = Tokenizer::byte();
+        if text == byte.json {
+            return Ok(byte);
+        }
+        let bad = |error: String| Error::Data(format!("not a tokenizer: {error}"));
+        let value: Value = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+        if CharTokenizer::is(&value) {
+            return Ok(CharTokenizer::from_json(&value)?.into());
+        }
+        let mut inner = tokenizers::Tokenizer::from_bytes(text).map_err(|error| bad(error.to_string()))?;
+        // A text is encoded whole and as it is, whatever length the file's model wants.
+        inner.with_padding(None).with_truncation(None).map_err(|error| bad(error.to_string()))?;
+        let vocab = inner.get_vocab(true);
+        let size = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        if size == 0 || size > MAX_VOCAB {
+            return Err(bad(format!("its largest id makes {size} words; allowed are 1 to {MAX_VOCAB}")));
+        }
+        let words = Words::of(&inner).map(Arc::new);
+        Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(inner), size), json: text.to_owned(), words })
+    }
+
+    /// The content of the `tokenizer.json`.
+    pub fn to_json(&self) -> &str {
+        &self.json
+    }
+
+    /// What the tokens of this tokenizer are, in the plural.
+    pub fn unit(&self) -> &'static str {
+        match self.kind {
+            Kind::Char(_) => "characters",
+            Kind::Byte => "bytes",
+            Kind::HuggingFace(..) => "tokens",
+        }
+    }
+
+    /// The character tokenizer, if it is one.
+    pub fn chars(&self) -> Option<&CharTokenizer> {
+        match &self.kind {
+            Kind::Char(chars) => Some(chars),
+            _ => None,
+        }
+    }
+
+    /// Words in the vocabulary: one more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        match &self.kind {
+            Kind::Char(chars) => chars.vocab_size(),
+            Kind::Byte => 257,
+            Kind::HuggingFace(_, size) => *size,
+        }
+    }
+
+    /// The token that stands between documents, if there is one.
+    pub fn end_of_text(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Char(chars) => chars.end_of_text(),
+            Kind::Byte => Some(256),
+            // GPT-2's name, Llama's and BERT's.
+            Kind::HuggingFace(inner, _) => {
+                [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.token_to_id(name))
+            }
+        }
+    }
+
+    /// What text begins after if there is no prompt: the end of the one before or, where there is no such token, token 0,
+    /// as published.
+    pub fn start_of_text(&self) -> u32 {
+        self.end_of_text().unwrap_or(0)
+    }
+
+    /// How [`Tokenizer::end_of_text`] is written.
+    pub fn end_of_text_name(&self) -> Option<String> {
+        let id = self.end_of_text()?;
+        match &self.kind {
+            Kind::HuggingFace(inner, _) => inner.id_to_token(id),
+            _ => Some(END_OF_TEXT.to_owned()),
+        }
+    }
+
+    /// Where a text may be cut so that its parts have the tokens of the whole.
+    pub fn cuts(&self) -> Cuts {
+        match &self.kind {
+            Kind::Char(_) | Kind::Byte => Cuts::Anywhere,
+            Kind::HuggingFace(inner, _) => {
+                // A blank that each part begins with, or that a special token takes from another line, is one that the
+                // whole has not.
+                let plain = |level: &ByteLevel| level.use_regex && !level.add_prefix_space;
+                let reaches = |token: &AddedToken| token.lstrip || token.rstrip || token.content.contains('\n');
+                let lines = inner.get_normalizer().is_none()
+                    && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(level)) if plain(level))
+                    && !inner.get_added_tokens_decoder().values().any(reaches);
+                if lines { Cuts::AtLines } else { Cuts::Whole }
+            }
+        }
+    }
+
+    /// Text to ids.
+    ///
+    /// # Errors
+    /// If there are characters that are not in the vocabulary; a character tokenizer names them, each with one that is
+    /// and resembles it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.kind {
+            Kind::Char(chars) => chars.encode(text),
+            Kind::Byte => Ok(join_at_end_of_text(text, 256, |part, ids| ids.extend(part.bytes().map(u32::from)))),
+            Kind::HuggingFace(inner, _) => {
+                if let Some(words) = &self.words {
+                    return words.encode(text, inner);
+                }
+                let encoding = inner.encode_fast(text, false);
+                Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
+            }
+        }
+    }
+
+    /// Ids to text; what is no text (half a character, an id that no token has) becomes U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        match &self.kind {
+            Kind::Char(chars) => chars.decode(ids),
+            Kind::Byte => {
+                let mut bytes = Vec::with_capacity(ids.len());
+                for &id in ids {
+                    match u8::try_from(id) {
+                        Ok(byte) => bytes.push(byte),
+                        Err(_) if id == 256 => bytes.extend(END_OF_TEXT.bytes()),
+                        Err(_) => bytes.extend("\u{fffd}".bytes()),
+                    }
+                }
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+            Kind::HuggingFace(inner, _) => {
+                // An id that no token has would be left out.
+                let known = |id: &u32| inner.id_to_token(*id).is_some();
+                let pieces = ids.chunk_by(|a, b| known(a) == known(b)).map(|ids| {
+                    if known(&ids[0]) {
+                        inner.decode(ids, false).unwrap_or_default()
+                    } else {
+                        "\u{fffd}".repeat(ids.len())
+                    }
+                });
+                pieces.collect()
+            }
+        }
+    }
+
+    /// Whether every id of `other` means the same to this one: it is the same, or one to which characters were added.
+    pub fn extends(&self, other: &Tokenizer) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Char(new), Kind::Char(old)) => new.extends(old),
+            _ => self == other,
+        }
+    }
+
+    /// The same tokenizer with the characters of `text` that it lacks added at the end of its vocabulary, and the end of
+    /// a text if that is `wanted`. Only a character tokenizer can lack any.
+    pub fn extended(&self, text: impl IntoIterator<Item = char>, wanted: bool) -> Tokenizer {
+        match &self.kind {
+            Kind::Char(chars) => chars.extended(text, wanted).into(),
+            _ => self.clone(),
+        }
+    }
+}
+
+/// The largest vocabulary that a model can have.
+const MAX_VOCAB: usize = 1_000_000;
+
+/// Turns ids that arrive one by one into text, holding back characters of which a part is still to come.
+#[derive(Debug)]
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The last tokens that were given out, and those held back: some decoders look at a token's neighbour.
+    ids: Vec<u32>,
+    given: usize,
+}
+
+impl<'a> StreamDecoder<'a> {
+    /// Nothing yet.
+    pub fn new(tokenizer: &'a Tokenizer) -> StreamDecoder<'a> {
+        StreamDecoder { tokenizer, ids: Vec::new(), given: 0 }
+    }
+
+    /// Adds a token; the text that is certain now.
+    pub fn push(&mut self, id: u32) -> String {
+        let before = self.tokenizer.decode(&self.ids[..self.given]);
+        self.ids.push(id);
+        let all = self.tokenizer.decode(&self.ids);
+        // No character has more than four bytes: what is still broken then stays so.
+        if all.ends_with('\u{fffd}') && self.ids.len() - self.given < 4 {
+            return String::new();
+        }
+        let new = all.get(before.len()..).unwrap_or_default().to_owned();
+        self.ids.drain(..self.given);
+        self.given = self.ids.len();
+        new
+    }
+
+    /// What was held back, when no more comes.
+    pub fn finish(self) -> String {
+        let before = self.tokenizer.decode(&self.ids[..self.given]);
+        self.tokenizer.decode(&self.ids).get(before.len()..).unwrap_or_default().to_owned()
+    }
+}
+
+/// The ids of `text` with the id of the end of a text wherever that is written out, as Hugging Face's tokenizers read
+/// special tokens.
+fn join_at_end_of_text(text: &str, end: u32, encode: impl Fn(&str, &mut Vec<u32>)) -> Vec<u32> {
+    let mut ids = Vec::with_capacity(text.len());
+    for (i, part) in text.split(END_OF_TEXT).enumerate() {
+        if i > 0 {
+            ids.push(end);
+        }
+        encode(part, &mut ids);
+    }
+    ids
+}
+
+/// The character that stands for a byte in GPT-2's vocabulary: itself where it is visible, else one from U+0100 on.
+fn byte_char(byte: u8) -> char {
+    let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if visible(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|&other| !visible(other)).count() as u32;
+    char::from_u32(0x100 + before).expect("a letter")
+}
+
+/// A `tokenizer.json` with these special tokens.
+fn file(special: &[(u32, &str)], pre_tokenizer: &Value, decoder: &Value, model: &Value) -> String {
+    let added = special.iter().map(|(id, content)| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    });
+    let file = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": null,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": decoder,
+        "model": model,
+    });
+    serde_json::to_string_pretty(&file).expect("a JSON value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokenizers::{PaddingParams, PaddingStrategy, TruncationParams};
+
+    fn bpe() -> Tokenizer {
+        let text = "in winter the kinglet weighs no more than a coin.\nthe firecrest is a little heavier, a café 🐦\n";
+        Tokenizer::train_bpe([text.repeat(5)].into_iter(), 300).unwrap()
+    }
+
+    /// As Hugging Face's library reads the file, which is what Python's package does.
+    fn theirs(tokenizer: &Tokenizer) -> tokenizers::Tokenizer {
+        tokenizers::Tokenizer::from_bytes(tokenizer.to_json()).unwrap()
+    }
+
+    #[test]
+    fn sizes_ends_and_files() {
+        let chars = Tokenizer::from(CharTokenizer::train("ab"));
+        assert_eq!((chars.vocab_size(), chars.end_of_text()), (2, None));
+        let ended = chars.extended("abc".chars(), true);
+        assert_eq!((ended.vocab_size(), ended.end_of_text()), (4, Some(3)));
+        assert!(ended.extends(&chars) && !chars.extends(&ended) && !ended.extends(&Tokenizer::byte()));
+        assert_eq!(ended.encode("ca<|endoftext|>b").unwrap(), [2, 0, 3, 1]);
+        let byte = Tokenizer::byte();
+        assert_eq!((byte.vocab_size(), byte.end_of_text()), (257, Some(256)));
+        assert_eq!(byte.encode("é<|endoftext|>").unwrap(), [0xc3, 0xa9, 256]);
+        let bpe = bpe();
+        assert_eq!((bpe.vocab_size(), bpe.end_of_text()), (300, Some(0)));
+        assert!(bpe.encode("the kinglet").unwrap().len() < 6);
+        for tokenizer in [&chars, &ended, &byte, &bpe] {
+            let read = Tokenizer::from_json(tokenizer.to_json()).unwrap();
+            assert_eq!(&read, tokenizer);
+            assert_eq!(std::mem::discriminant(&read.kind), std::mem::discriminant(&tokenizer.kind));
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        for (text, message) in [
+            ("", "not a tokenizer: EOF"),
+            ("{}", "not a tokenizer"),
+            ("{\"model\": {\"type\": \"WordLevel\", \"vocab\": {}, \"unk_token\": \"x\"}}", "not a tokenizer"),
+        ] {
+            let error = Tokenizer::from_json(text).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+        let huge = bpe().to_json().replacen("\"id\": 0", "\"id\": 4294967295", 1);
+        let _ = Tokenizer::from_json(&huge);
+    }
+
+    #[test]
+    fn a_stream_gives_whole_characters() {
+        for tokenizer in [Tokenizer::byte(), bpe(), CharTokenizer::train("aé🐦 ").into()] {
+            let ids = tokenizer.encode("é 🐦🐦a").unwrap();
+            let mut stream = StreamDecoder::new(&tokenizer);
+            let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+            assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
+            assert_eq!(pieces.concat() + &stream.finish(), "é 🐦🐦a");
+        }
+        // Bytes that never become a character are given out all the same.
+        let byte = Tokenizer::byte();
+        let mut stream = StreamDecoder::new(&byte);
+        let text: String = [0xff; 9].iter().map(|&id| stream.push(id)).collect();
+        assert_eq!(text + &stream.finish(), "\u{fffd}".repeat(9));
+    }
+
+    #[test]
+    fn lengths_that_a_file_asks_for_are_not_of_the_text() {
+        let text = "the kinglet weighs no more than a coin";
+        let mut theirs = theirs(&bpe());
+        theirs.with_truncation(Some(TruncationParams { max_length: 3, ..Default::default() })).unwrap();
+        theirs.with_padding(Some(PaddingParams { strategy: PaddingStrategy::Fixed(99), ..Default::default() }));
+        let read = Tokenizer::from_json(&theirs.to_string(true).unwrap()).unwrap();
+        assert_eq!(read.encode(text).unwrap(), bpe().encode(text).unwrap());
+    }
+
+    #[test]
+    fn line_ends_between_words_are_places_to_cut() {
+        let bpe = bpe();
+        assert_eq!((bpe.cuts(), Tokenizer::byte().cuts()), (Cuts::AtLines, Cuts::Anywhere));
+        for (a, b) in [("the coin.\n", "winter is a\n\n little\n"), ("the coin.\r", "\nwinter\r\n"), ("語\n", "'s é")]
+        {
+            let whole = theirs(&bpe).encode_fast([a, b].concat(), false).unwrap();
+            assert_eq!([bpe.encode(a).unwrap(), bpe.encode(b).unwrap()].concat(), whole.get_ids(), "{a:?}");
+        }
+        for (from, to) in [
+            ("\"add_prefix_space\": false", "\"add_prefix_space\": true"),
+            ("\"lstrip\": false", "\"lstrip\": true"),
+            ("\"rstrip\": false", "\"rstrip\": true"),
+        ] {
+            let other = bpe.to_json().replacen(from, to, 1);
+            assert!(other != bpe.to_json() && Tokenizer::from_json(&other).unwrap().cuts() == Cuts::Whole, "{to}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ids_and_text_are_those_of_hugging_face(text in "\\PC*", more in proptest::collection::vec(any::<char>(), 1..50)) {
+            let text = text + &more.into_iter().collect::<String>() + END_OF_TEXT + "a";
+            let chars = Tokenizer::from(CharTokenizer::train(&text));
+            for tokenizer in [Tokenizer::byte(), bpe(), chars.extended([], true)] {
+                let theirs = theirs(&tokenizer);
+                let ids = tokenizer.encode(&text).unwrap();
+                let encoding = theirs.encode(text.as_str(), false).unwrap();
+                prop_assert_eq!(encoding.get_ids(), &ids[..]);
+                prop_assert_eq!(&tokenizer.decode(&ids), &text);
+                prop_assert_eq!(theirs.decode(&ids, false).unwrap(), text.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The character tokenizer: one token for each distinct character, in code point order, as published; characters and the
+//! end of a text that are added later follow.
+
+use super::{END_OF_TEXT, file, join_at_end_of_text};
+use kinglet_core::error::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Write as _,
+};
+
+/// One token for each distinct character of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CharTokenizer {
+    /// What each id stands for: a character, or the end of a text.
+    words: Vec<Option<char>>,
+    ids: HashMap<char, u32>,
+    /// Those of ASCII once more: most text is.
+    ascii: Box<[u32; 128]>,
+    end_of_text: Option<u32>,
+}
+
+/// The id of a character that is not in the vocabulary; none is as large.
+const UNKNOWN: u32 = u32::MAX;
+
+/// How the file says that every character is a word.
+const EVERY_CHARACTER: &str = "[\\s\\S]";
+
+impl CharTokenizer {
+    /// The tokenizer whose vocabulary is the characters of `text`.
+    pub fn train(text: &str) -> CharTokenizer {
+        let mut chars = Alphabet::default();
+        chars.add(text);
+        chars.into()
+    }
+
+    fn new(words: Vec<Option<char>>) -> CharTokenizer {
+        let ids: HashMap<char, u32> = words.iter().zip(0..).filter_map(|(word, id)| Some(((*word)?, id))).collect();
+        let ascii = Box::new(std::array::from_fn(|c| *ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN)));
+        let end_of_text = words.iter().position(Option::is_none).map(|id| id as u32);
+        CharTokenizer { words, ids, ascii, end_of_text }
+    }
+
+    /// See [`super::Tokenizer::extended`].
+    pub(super) fn extended(&self, text: impl IntoIterator<Item = char>, end_of_text: bool) -> CharTokenizer {
+        let new: BTreeSet<char> = text.into_iter().filter(|c| !self.ids.contains_key(c)).collect();
+        let end = (end_of_text && self.end_of_text().is_none()).then_some(None);
+        CharTokenizer::new(self.words.iter().copied().chain(new.into_iter().map(Some)).chain(end).collect())
+    }
+
+    /// See [`super::Tokenizer::extends`].
+    pub(super) fn extends(&self, other: &CharTokenizer) -> bool {
+        self.words.starts_with(&other.words)
+    }
+
+    /// TokenizerChoice in the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The characters of the vocabulary, in the order of the ids.
+    pub fn chars(&self) -> impl Iterator<Item = char> {
+        self.words.iter().filter_map(|word| *word)
+    }
+
+    /// The id of the end of a text, if the vocabulary has it.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.end_of_text
+    }
+
+    /// Text to ids.
+    ///
+    /// # Errors
+    /// Names the characters that are not in the vocabulary, each with one that is and resembles it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let id = |c: char| match self.ascii.get(c as usize) {
+            Some(id) => *id,
+            None => *self.ids.get(&c).unwrap_or(&UNKNOWN),
+        };
+        let encode = |part: &str, ids: &mut Vec<u32>| ids.extend(part.chars().map(id));
+        let ids = match self.end_of_text() {
+            Some(end) => join_at_end_of_text(text, end, encode),
+            None => {
+                let mut ids = Vec::with_capacity(text.len());
+                encode(text, &mut ids);
+                ids
+            }
+        };
+        if !ids.contains(&UNKNOWN) {
+            return Ok(ids);
+        }
+        // The letters of an end of a text that is one token need not be known.
+        let rest = if self.end_of_text.is_some() { text.replace(END_OF_TEXT, "") } else { text.to_owned() };
+        Err(self.unknown(&rest.chars().filter(|c| !self.ids.contains_key(c)).collect()))
+    }
+
+    /// Ids to text; ids beyond the vocabulary (a model may have more words than its tokenizer) become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut text = String::with_capacity(ids.len());
+        for &id in ids {
+            match self.words.get(id as usize) {
+                Some(Some(c)) => text.push(*c),
+                Some(None) => text.push_str(END_OF_TEXT),
+                None => text.push(char::REPLACEMENT_CHARACTER),
+            }
+        }
+        text
+    }
+
+    fn unknown(&self, unknown: &BTreeSet<char>) -> Error {
+        let mut message = String::from("not in the vocabulary of this model:");
+        for &c in unknown.iter().take(8) {
+            let name =
+                unicode_names2::name(c).map_or_else(|| "a control character".to_owned(), |name| name.to_string());
+            let _ = write!(message, " {c:?} (U+{:04X}, {name})", c as u32);
+            if let Some(other) = self.resembling(c) {
+                let _ = write!(message, ", try {other:?}");
+            }
+            message.push(';');
+        }
+        if unknown.len() > 8 {
+            let _ = write!(message, " and {} more;", unknown.len() - 8);
+        }
+        let shown: String = self.chars().filter(|c| !c.is_control()).take(100).collect();
+        let _ = write!(message, " it knows: {shown}");
+        if self.chars().filter(|c| !c.is_control()).count() > 100 {
+            message.push('…');
+        }
+        Error::Text(message)
+    }
+
+    /// A known replacement: the other case, or the plain ASCII spelling.
+    fn resembling(&self, c: char) -> Option<String> {
+        let cases = [c.to_lowercase().to_string(), c.to_uppercase().to_string()];
+        let ascii = deunicode::deunicode_char(c).map(str::to_owned);
+        let knows = |text: &String| {
+            !text.is_empty() && *text != c.to_string() && text.chars().all(|c| self.ids.contains_key(&c))
+        };
+        cases.into_iter().chain(ascii).find(knows)
+    }
+
+    /// The tokenizer as a Hugging Face `tokenizer.json`.
+    pub fn to_json(&self) -> String {
+        let word = |word: &Option<char>| word.map_or(END_OF_TEXT.to_owned(), |c| c.to_string());
+        let vocab: Map<_, _> = self.words.iter().enumerate().map(|(id, w)| (word(w), json!(id))).collect();
+        let special: Vec<_> = self.end_of_text().map(|id| (id, END_OF_TEXT)).into_iter().collect();
+        let split =
+            json!({"type": "Split", "pattern": {"Regex": EVERY_CHARACTER}, "behavior": "Isolated", "invert": false});
+        file(
+            &special,
+            &split,
+            &json!({"type": "Fuse"}),
+            &json!({"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}),
+        )
+    }
+
+    /// Whether a `tokenizer.json` is of this kind.
+    pub(super) fn is(file: &Value) -> bool {
+        file.pointer("/pre_tokenizer/pattern/Regex").is_some_and(|regex| regex == EVERY_CHARACTER)
+            && file.pointer("/model/type").is_some_and(|model| model == "WordLevel")
+    }
+
+    /// Reads what [`CharTokenizer::to_json`] wrote.
+    pub(super) fn from_json(file: &Value) -> Result<CharTokenizer> {
+        let bad = |what: String| Error::Data(format!("not a character tokenizer: {what}"));
+        let vocab = file.pointer("/model/vocab").and_then(Value::as_object);
+        let vocab = vocab.ok_or_else(|| bad("it has no vocabulary".into()))?;
+        let mut words = Vec::with_capacity(vocab.len());
+        for (i, (token, id)) in vocab.iter().enumerate() {
+            let mut chars = token.chars();
+            let word = match (chars.next(), chars.next()) {
+                (Some(c), None) => Some(c),
+                _ if token == END_OF_TEXT => None,
+                _ => return Err(bad(format!("token {i} is not one character"))),
+            };
+            if id.as_u64() != Some(i as u64) {
+                return Err(bad(format!("token {i} is out of order")));
+            }
+            words.push(word);
+        }
+        if words.is_empty() { Err(bad("its vocabulary is empty".into())) } else { Ok(CharTokenizer::new(words)) }
+    }
+}
+
+/// The distinct characters of a text that is seen piece by piece.
+#[derive(Clone, Debug)]
+pub struct Alphabet {
+    /// A table for the code points that most texts are made of; the set is for the others.
+    common: Box<[bool; 0x3000]>,
+    rare: BTreeSet<char>,
+}
+
+impl Default for Alphabet {
+    fn default() -> Alphabet {
+        Alphabet { common: Box::new([false; 0x3000]), rare: BTreeSet::new() }
+    }
+}
+
+impl Alphabet {
+    /// Adds the characters of a piece.
+    pub fn add(&mut self, text: &str) {
+        for c in text.chars() {
+            match self.common.get_mut(c as usize) {
+                Some(seen) => *seen = true,
+                None => _ = self.rare.insert(c),
+            }
+        }
+    }
+
+    /// The characters in code point order.
+    pub fn chars(&self) -> impl Iterator<Item = char> {
+        let common = (0..0x3000u32).filter(|&c| self.common[c as usize]).filter_map(char::from_u32);
+        common.chain(self.rare.iter().copied())
+    }
+}
+
+impl From<Alphabet> for CharTokenizer {
+    fn from(alphabet: Alphabet) -> CharTokenizer {
+        CharTokenizer::new(alphabet.chars().map(Some).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ids_follow_code_points() {
+        let tokenizer = CharTokenizer::train("hello\nWörld 🐦");
+        assert_eq!(tokenizer.chars().collect::<String>(), "\n Wdehlorö🐦");
+        assert_eq!(tokenizer.encode("\n W🐦").unwrap(), [0, 1, 2, 10]);
+        assert_eq!(tokenizer.decode(&[0, 1, 2, 10, 11]), "\n W🐦\u{fffd}");
+    }
+
+    #[test]
+    fn unknown_characters_are_named_and_replacements_suggested() {
+        let message = CharTokenizer::train("abe\"").encode("éaB“Z").unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "not in the vocabulary of this model: 'B' (U+0042, LATIN CAPITAL LETTER B), try \"b\"; \
+             'Z' (U+005A, LATIN CAPITAL LETTER Z); 'é' (U+00E9, LATIN SMALL LETTER E WITH ACUTE), try \"e\"; \
+             '“' (U+201C, LEFT DOUBLE QUOTATION MARK), try \"\\\"\"; it knows: \"abe"
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_text_is_not_unknown_characters() {
+        let ended = CharTokenizer::train("ab").extended([], true);
+        let message = ended.encode("a<|endoftext|>Q").unwrap_err().to_string();
+        assert_eq!(message.matches("U+").count(), 1, "{message}");
+        let message = CharTokenizer::train("ab").encode("a<|endoftext|>").unwrap_err().to_string();
+        assert!(message.contains("'<' (U+003C"), "{message}");
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let good = CharTokenizer::train("abc").to_json();
+        for (from, to, message) in [
+            ("\"a\": 0", "\"a\": 5", "out of order"),
+            ("\"a\"", "\"ab\"", "not one character"),
+            ("\"vocab\"", "\"words\"", "no vocabulary"),
+        ] {
+            let file = serde_json::from_str(&good.replacen(from, to, 1)).unwrap();
+            let error = CharTokenizer::from_json(&file).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_added_leaves_the_ids_that_were_there() {
+        let old = CharTokenizer::train("bdf");
+        let new = old.extended("abcdef".chars(), true);
+        assert_eq!(new.chars().collect::<String>(), "bdface");
+        assert_eq!((new.end_of_text(), new.vocab_size()), (Some(6), 7));
+        assert_eq!(new.extended("bad".chars(), true), new);
+        assert_eq!(new.decode(&new.encode("face<|endoftext|>").unwrap()), "face<|endoftext|>");
+        let file = serde_json::from_str(&new.to_json()).unwrap();
+        assert_eq!(CharTokenizer::from_json(&file).unwrap(), new);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_goes_round(text in "\\PC*", more in proptest::collection::vec(any::<char>(), 1..50)) {
+            let text = text + &more.into_iter().collect::<String>();
+            let tokenizer = CharTokenizer::train(&text);
+            let ids = tokenizer.encode(&text).unwrap();
+            prop_assert_eq!(tokenizer.decode(&ids), text);
+            let file = serde_json::from_str(&tokenizer.to_json()).unwrap();
+            prop_assert_eq!(CharTokenizer::from_json(&file).unwrap(), tokenizer);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Bytes as text: where they may be cut, and what is done about those that are no UTF-8.
+
+use crate::text::tokenizer::END_OF_TEXT;
+use kinglet_core::{
+    config::InvalidUtf8,
+    error::{Error, Result},
+};
+
+/// Bytes at the end of a piece in which a good place to cut is looked for where any place would do.
+pub(super) const NEAR: usize = 1 << 12;
+/// A text without the mark that it may begin with.
+pub(super) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Bytes of the longest character.
+pub(super) const MOST_OF_CHAR: usize = 4;
+
+/// The last place from `from` on for [`Cuts::AtLines`].
+pub(super) fn line_to_cut(bytes: &[u8], from: usize) -> Option<usize> {
+    let visible = |c: Option<char>| c.is_some_and(|c| !c.is_whitespace() && !c.is_control());
+    let mut end = bytes.len();
+    while let Some(found) = bytes[from..end].iter().rposition(|&byte| byte == b'\n') {
+        let at = from + found;
+        let before = bytes[..at].strip_suffix(b"\r");
+        if visible(last_char(before.unwrap_or(&bytes[..at]))) && visible(first_char(&bytes[at + 1..])) {
+            // Of two blanks GPT-2's pattern leaves the last to what follows.
+            return Some(if before.is_some() { at } else { at + 1 });
+        }
+        end = at;
+    }
+    None
+}
+
+/// A place for [`Cuts::Anywhere`] near the end, before a space if there is one: most words stay whole.
+pub(super) fn place_to_cut(bytes: &[u8]) -> usize {
+    let near = bytes.len().saturating_sub(NEAR);
+    if let Some(space) = bytes[near..].iter().rposition(|&byte| byte == b' ') {
+        return near + space;
+    }
+    // The last character may not be whole. Bytes that are no text at all may be cut anywhere.
+    let last = bytes.iter().rev().take(MOST_OF_CHAR).position(|byte| byte & 0xC0 != 0x80);
+    let place = last.map_or(bytes.len(), |back| bytes.len() - 1 - back);
+    let end = END_OF_TEXT.as_bytes();
+    let begun = (1..end.len()).rev().find(|&n| bytes[..place].ends_with(&end[..n]));
+    place - begun.unwrap_or(0)
+}
+
+/// The character that begins here, if the bytes are one.
+fn first_char(bytes: &[u8]) -> Option<char> {
+    let first = &bytes[..bytes.len().min(MOST_OF_CHAR)];
+    first.utf8_chunks().next()?.valid().chars().next()
+}
+
+/// The character that ends here, if the bytes are one.
+fn last_char(bytes: &[u8]) -> Option<char> {
+    let start = bytes.iter().rev().take(MOST_OF_CHAR).position(|byte| byte & 0xC0 != 0x80)?;
+    let mut chars = std::str::from_utf8(&bytes[bytes.len() - 1 - start..]).ok()?.chars();
+    chars.next()
+}
+
+/// Turns the bytes of a text, piece by piece, into characters.
+pub(super) struct Utf8<'a> {
+    pub(super) source: &'a str,
+    pub(super) policy: InvalidUtf8,
+    pub(super) offset: usize,
+    pub(super) line: usize,
+}
+
+impl Utf8<'_> {
+    pub(super) fn check(&mut self, bytes: Vec<u8>) -> Result<String> {
+        let (source, len) = (self.source, bytes.len());
+        let newlines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) if self.policy == InvalidUtf8::Replace => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let (byte, line) = (error.as_bytes()[at], self.line + newlines(&error.as_bytes()[..at]));
+                return Err(Error::Data(format!(
+                    "{source} is not UTF-8 text: byte 0x{byte:02x} at offset {} (line {line}); convert it first, for \
+                     example with iconv -f latin1 -t utf-8, or set invalid_utf8 = \"replace\"",
+                    self.offset + at
+                )));
+            }
+        };
+        if let Some(at) = text.find('\0') {
+            let at = self.offset + at;
+            return Err(Error::Data(format!("{source} is a binary file: it has a zero byte at offset {at}")));
+        }
+        self.offset += len;
+        self.line += newlines(text.as_bytes());
+        Ok(text)
+    }
+}

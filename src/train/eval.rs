@@ -1,0 +1,129 @@
+//! Measuring the loss: the published estimate over random batches, and the exact mean over a whole split.
+
+use crate::data::Split;
+use kinglet_core::{
+    backend::{Backend, IGNORE, Rows},
+    batch::Batch,
+    config::Config,
+    error::{Error, Result},
+    model::Gpt,
+    rng::Purpose,
+    shards::{Measured, Shards},
+};
+use serde::Serialize;
+use std::{f64::consts::LN_2, ops::ControlFlow};
+
+/// The exact loss over every position of a split.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Exact {
+    /// Mean loss in nats per token.
+    pub loss: f64,
+    /// Its standard error, the sequences of `block_size` tokens taken as independent.
+    pub stderr: f64,
+    /// The same in bits per character of text, whatever the tokens are.
+    pub bits_per_char: f64,
+    /// The same in bits per byte of UTF-8.
+    pub bits_per_byte: f64,
+    /// `e^loss`.
+    pub perplexity: f64,
+    /// Tokens predicted.
+    pub tokens: u64,
+}
+
+/// The published estimate: the mean over `eval_iters` random batches, dropout off.
+///
+/// `progress` hears how many of how many sequences are done; if it breaks there is no result.
+///
+/// # Errors
+/// If the text cannot be read.
+pub fn estimate<B: Backend>(
+    be: &B,
+    model: &Gpt,
+    shards: &mut Shards<B>,
+    p: &B::Buf,
+    split: &Split,
+    purpose: Purpose,
+    config: &Config,
+    step: u64,
+    progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Option<f64>> {
+    let sequences = config.eval_iters as usize * config.batch_size;
+    let load = |i, batch: &mut _| split.sample(config.seed, purpose, step, i, batch);
+    Ok(shards.losses(be, model, p, sequences, load, progress)?.map(|measured| mean(&measured).0))
+}
+
+/// The exact loss: every token but the first is predicted once, in consecutive sequences of `block_size`, so the
+/// lengths of the contexts are distributed as in the estimate. `progress` as there.
+///
+/// # Errors
+/// If the text cannot be read, or has nothing to predict.
+pub fn exact<B: Backend>(
+    be: &B,
+    model: &Gpt,
+    shards: &mut Shards<B>,
+    p: &B::Buf,
+    split: &Split,
+    progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Option<Exact>> {
+    let windows = split.windows();
+    if windows == 0 {
+        return Err(Error::Data(format!("the text has {} tokens; predicting one takes two", split.tokens())));
+    }
+    let load = |i, batch: &mut _| split.window(i, batch);
+    let Some(measured) = shards.losses(be, model, p, windows, load, progress)? else { return Ok(None) };
+    let (loss, tokens) = mean(&measured);
+    // The error of a ratio of sums: each window contributes its loss less what the mean would give it.
+    let squares: f64 = measured.iter().map(|m| (m.loss - loss * m.targets as f64).powi(2)).sum();
+    let stderr = (squares * windows as f64 / (windows as f64 - 1.0).max(1.0)).sqrt() / tokens as f64;
+    let (per_byte, per_char) = split.tokens_per_byte_and_char();
+    Ok(Some(Exact {
+        loss,
+        stderr,
+        bits_per_char: loss / LN_2 * per_char,
+        bits_per_byte: loss / LN_2 * per_byte,
+        perplexity: loss.exp(),
+        tokens,
+    }))
+}
+
+/// Answers given as they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Answers {
+    /// Those that a model which always says the most probable token gives to the letter.
+    pub exact: u64,
+    /// All.
+    pub of: u64,
+}
+
+/// Counts the answers in conversations that a model gives exactly, saying the most probable token always. As long as it
+/// does, what it has said is what stands there: so it is enough to look at the prediction of each token of an answer.
+///
+/// # Errors
+/// If the text cannot be read.
+pub fn answers<B: Backend>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Result<Answers> {
+    let (mut acts, mut logits) = (model.acts(be, 1, false), vec![0.0; model.block_size * model.vocab_size]);
+    let mut found = Answers { exact: 0, of: 0 };
+    let mut batch = Batch::default();
+    for i in 0..split.windows() {
+        batch.clear();
+        split.window(i, &mut batch)?;
+        let (ids, targets) = batch.sequence(0);
+        let rows = Rows { b: 1, t: ids.len(), pos: 0 };
+        model.forward(be, p, &mut acts, ids, rows, None);
+        be.download(acts.logits(), &mut logits[..rows.t * model.vocab_size]);
+        let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("there are words") as u32;
+        let tokens: Vec<_> = targets.iter().zip(logits.chunks_exact(model.vocab_size)).collect();
+        // An answer is a run of tokens that count.
+        for answer in tokens.chunk_by(|a, b| (*a.0 == IGNORE) == (*b.0 == IGNORE)).filter(|run| *run[0].0 != IGNORE) {
+            found.of += 1;
+            found.exact += u64::from(answer.iter().all(|(target, z)| best(z) == **target));
+        }
+    }
+    Ok(found)
+}
+
+/// The mean loss, and over how many tokens.
+fn mean(measured: &[Measured]) -> (f64, u64) {
+    let tokens: usize = measured.iter().map(|m| m.targets).sum();
+    (measured.iter().map(|m| m.loss).sum::<f64>() / tokens as f64, tokens as u64)
+}

@@ -1,0 +1,155 @@
+//! Fine-tuning: a run that begins with the weights of another one, on other data.
+//!
+//! What was trained before goes into the new run's folder, so that it needs the old one no more. All that training
+//! promises holds: it is the same loop.
+
+use super::{
+    base::old_data,
+    job::{Job, settle},
+};
+use crate::{
+    data::{self, Dataset, TokenizerChoice},
+    run::{Base, Checkpoint, RunDir, State, Which},
+    text::tokenizer::Tokenizer,
+};
+use kinglet_core::{
+    config::{Config, FIELDS, LrSchedule},
+    error::{Error, Result},
+    params::{
+        Layout,
+        edit::{add_words, merge},
+    },
+};
+use std::path::Path;
+
+/// Updates of a fine-tuning unless told otherwise.
+pub const MAX_ITERS: u64 = 1000;
+
+/// A fine-tuning that is ready to start.
+#[derive(Debug)]
+pub struct Finetune {
+    /// What defines it, with nothing left to be decided.
+    pub config: Config,
+    /// The old run's tokenizer, with what the new text has more.
+    pub tokenizer: Tokenizer,
+    /// What is learned now.
+    pub data: Dataset,
+    /// What was learned before, if it is still there.
+    pub old: Option<Dataset>,
+    /// The old run's configuration and weights, adapters merged in, with rows for the words that were added.
+    pub base: Base,
+}
+
+/// Prepares to go on from a checkpoint of the run in `from` on `data`, with `settings` (`key=value`) for the new run.
+/// Settings not made are those of the old run, but for the schedule: [`MAX_ITERS`] updates, over which the learning rate
+/// falls to zero.
+///
+/// # Errors
+/// If there is no such run, the data will not do, or a setting is not allowed.
+pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) -> Result<Finetune> {
+    let mut run = RunDir::open(from)?;
+    let (_, old_config, weights) = load_merged(&mut run, which)?;
+    let config = configure(&old_config, from, data, settings)?;
+    let RunDir { tokenizer: old_tokenizer, warnings, .. } = run;
+
+    let (tokenizer, mut data) = data::read(&config, TokenizerChoice::Extend(&old_tokenizer))?;
+    data.check(&config)?;
+    data.notes.splice(0..0, warnings);
+    let known = old_tokenizer.vocab_size();
+    let added = tokenizer.vocab_size() - known;
+    let vocab_size = old_config.vocab_size.max(tokenizer.vocab_size());
+    let (base_config, weights) = match added {
+        0 => (old_config, weights),
+        _ => add_words(&old_config, &weights, known, vocab_size),
+    };
+    let new_words = if added > 0 { vocab_size - known } else { 0 };
+    let mut config = Config { vocab_size, new_words, ..config };
+    if added > 0 {
+        data.notes.push(format!("{added} words are new to the model; their rows begin as the mean of the others"));
+    }
+    settle(&mut config, &data)?;
+    let base = Base { config: base_config, weights };
+    let old = old_data(&base.config, &tokenizer, config.replay, &mut data.notes)?;
+    Ok(Finetune { config, tokenizer, data, old, base })
+}
+
+/// The new run's configuration, as far as it can be known before the text is read.
+fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) -> Result<Config> {
+    let defaults = Config::default();
+    let mut config = Config {
+        data: data.to_vec(),
+        max_iters: MAX_ITERS,
+        eval_interval: 100,
+        warmup_iters: 0,
+        lr_schedule: LrSchedule::Linear,
+        min_lr: 0.0,
+        lr_decay_iters: 0,
+        shards: 0,
+        replay: 0.0,
+        lora_alpha: defaults.lora_alpha,
+        lora_dropout: defaults.lora_dropout,
+        lora_targets: defaults.lora_targets,
+        data_field: defaults.data_field,
+        invalid_utf8: defaults.invalid_utf8,
+        ..old.clone()
+    };
+    // Their courses were those of that training.
+    const COURSE: [&str; 5] = ["lr_schedule", "warmup_iters", "lr_decay_iters", "min_lr", "cooldown"];
+    let groups = config.param_groups.iter_mut();
+    groups.for_each(|group| group.settings.retain(|key, _| !COURSE.contains(&key.as_str())));
+    settings.iter().try_for_each(|setting| config.set(setting))?;
+    config.check()?;
+    config.base = std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string();
+    for field in FIELDS {
+        let fixed = field.section == "model" && !field.key.contains("dropout") || field.key == "tokenizer";
+        if fixed && config.value(field.key) != old.value(field.key) {
+            let allowed = match field.key {
+                "tokenizer" => "as in the run it begins with: the model's embeddings belong to the words of that one; \
+                                characters that are new are added to it by themselves"
+                    .to_owned(),
+                key => format!("{}, as in the run it begins with", old.value(key)),
+            };
+            return Err(Error::Config { key: field.key.into(), value: config.value(field.key).to_string(), allowed });
+        }
+    }
+    Ok(config)
+}
+
+impl Finetune {
+    /// Starts the run in a new folder.
+    ///
+    /// # Errors
+    /// If the folder will not do. Nothing is written then.
+    pub fn start(self, out: &Path) -> Result<Job> {
+        let Finetune { config, tokenizer, data, old, base } = self;
+        let (run, lock) = RunDir::create(out, config, tokenizer, Some(&base))?;
+        Ok(Job::new(run, lock, data, old, Some(base.weights), None))
+    }
+}
+
+/// A checkpoint of a run, adapters merged into the weights.
+fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32>)> {
+    let base = run.adapted_weights()?;
+    let (state, weights) = run.load_weights(&Layout::new(&run.config), base.as_deref(), which)?;
+    let (config, weights) = merge(&run.config, &weights);
+    Ok((state, config, weights))
+}
+
+/// Writes a run with the weights of a checkpoint of the one in `from`, adapters merged into them, to a new folder.
+///
+/// # Errors
+/// If there is no such run, or the folder will not do.
+pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
+    let mut run = RunDir::open(from)?;
+    let (state, config, weights) = load_merged(&mut run, which)?;
+    let layout = Layout::new(&config);
+    let config = Config { base: String::new(), ..config };
+    let (mut merged, _lock) = RunDir::create(out, config, run.tokenizer.clone(), None)?;
+    let zeros = vec![0.0; layout.len()];
+    // What is estimated of another checkpoint is not of this one.
+    let state = State { best: state.best.filter(|(_, best)| *best == state.step), ..state };
+    merged.save(&layout, &Checkpoint { state: state.clone(), weights, m: zeros.clone(), v: zeros })?;
+    merged.tidy(&state)?;
+    merged.warnings = run.warnings;
+    Ok(merged)
+}

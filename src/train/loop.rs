@@ -1,0 +1,505 @@
+//! Training: what a run starts from, and the loop.
+
+use super::{
+    eval,
+    event::{Change, Event},
+    job::{Job, is_over},
+    plan::{Plan, SAMPLE_TOKENS, Speed},
+};
+use crate::{
+    report::{
+        baselines,
+        plot::{Curves, loss_svg},
+    },
+    run::{Checkpoint, Metrics, RunDir, State},
+    system::machine,
+};
+use kinglet_core::{
+    backend::{Backend, Buf, Cpu},
+    batch::{Batch, IGNORE},
+    config::OnDivergence,
+    error::{Divergence, Error, Result},
+    guard::Guard,
+    model::Gpt,
+    optim::Optimizer,
+    rng::Purpose,
+    sample::{Generator, Sampling},
+    shards::{self, Shards},
+    threads::with_threads,
+};
+use std::{
+    f64::consts::LN_2,
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+/// Answers in the `sample.txt` of conversations.
+const SAMPLE_ANSWERS: usize = 5;
+
+/// Trains until `max_iters`, or until `stop` is set; then a checkpoint is written and the last event is
+/// [`Event::Interrupted`]. Every event goes to `observe`; returns the last.
+///
+/// `threads` is how many work at once (0: one for each core); the result does not depend on it.
+///
+/// What cannot be written on the way is an [`Event::Warning`], and tried again with the next estimate.
+///
+/// # Errors
+/// If the training diverges and the configuration does not say how to go on, or what is there at the end cannot be
+/// written. The last checkpoint stays.
+pub fn run(
+    job: &Job,
+    be: &Cpu,
+    threads: usize,
+    stop: &AtomicBool,
+    mut observe: impl FnMut(&Event) + Send,
+) -> Result<Event> {
+    with_threads(threads, || train(job, be, stop, &mut observe))
+}
+
+/// Everything that changes while a run goes on.
+struct Run<'a> {
+    job: &'a Job,
+    be: Cpu,
+    model: Gpt,
+    shards: Shards<Cpu>,
+    optimizer: Optimizer<Cpu>,
+    p: Buf,
+    state: State,
+    /// The step whose checkpoint is on the disk.
+    saved: Option<u64>,
+    folder: RunDir,
+    metrics: Metrics,
+    curves: Curves,
+    /// The sequences of the current update.
+    batch: Batch,
+    stop: &'a AtomicBool,
+    observe: &'a mut (dyn FnMut(&Event) + Send),
+    /// When this session began, and the run's time and step then.
+    began: (Instant, f64, u64),
+    /// What this session measured of itself.
+    speed: Speed,
+    /// Whether the plan was told.
+    planned: bool,
+    /// Whether the last line of metrics could not be written.
+    unwritten: bool,
+}
+
+fn train(job: &Job, be: &Cpu, stop: &AtomicBool, observe: &mut (dyn FnMut(&Event) + Send)) -> Result<Event> {
+    let mut run = Run::new(job, be, stop, observe)?;
+    let config = &job.run.config;
+    loop {
+        let step = run.state.step;
+        let estimated = run.curves.points.last().is_some_and(|point| point.0 == step);
+        if (step.is_multiple_of(config.eval_interval) || step == config.max_iters) && !estimated {
+            run.estimate()?;
+        }
+        if run.stopped() {
+            return run.interrupted();
+        }
+        if is_over(config, &run.state) {
+            return run.finish();
+        }
+        run.step()?;
+    }
+}
+
+impl<'a> Run<'a> {
+    fn new(job: &'a Job, be: &Cpu, stop: &'a AtomicBool, observe: &'a mut (dyn FnMut(&Event) + Send)) -> Result<Self> {
+        let began = Instant::now();
+        let Job { run, data, .. } = job;
+        let config = &run.config;
+        let be = be.with_precision(config.precision);
+        let model = Gpt::new(config);
+        let shards = Shards::new(&be, &model, config.batch_size, config.shards, true);
+        let mut optimizer = Optimizer::new(&be, &model.layout, config);
+        let mut p = be.zeros(model.layout.len());
+        let state = match &job.from {
+            None => {
+                be.upload(&mut p, 0, &model.layout.init(config.seed));
+                be.upload(&mut p, 0, job.base.as_deref().unwrap_or_default());
+                State::default()
+            }
+            Some(from) => {
+                be.upload(&mut p, 0, &from.weights);
+                optimizer.restore(&be, &from.m, &from.v);
+                from.state.clone()
+            }
+        };
+        let mut folder = run.clone();
+        let metrics = folder.continue_metrics(&state)?;
+        observe(&Event::Start {
+            step: state.step,
+            max_iters: config.max_iters,
+            precision: be.precision(),
+            params: model.layout.len(),
+            trainable_params: model.layout.trainable_len(),
+            vocab_size: config.vocab_size,
+            train_tokens: data.train.tokens(),
+            val_tokens: data.val.tokens(),
+            entropy_floor: data.floor,
+            plan: Plan::new(config, &model, data, job.old.as_ref()),
+            out: run.path().display().to_string(),
+        });
+        let (points, old) = estimates(&folder)?;
+        let curves = Curves { points, old, floor: data.floor };
+        let saved = job.from.as_ref().map(|from| from.state.step);
+        let began = (began, state.wall_s, state.step);
+        let speed = Speed::default();
+        let (planned, unwritten) = (false, false);
+        let mut run = Run {
+            job,
+            be,
+            model,
+            shards,
+            optimizer,
+            p,
+            state,
+            saved,
+            folder,
+            metrics,
+            curves,
+            batch: Batch::default(),
+            stop,
+            observe,
+            began,
+            speed,
+            planned,
+            unwritten,
+        };
+        data.notes.iter().for_each(|note| run.warn(note.clone()));
+        run.tell_warnings();
+        Ok(run)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn warn(&mut self, warning: String) {
+        (self.observe)(&Event::Warning { step: self.state.step, warning });
+    }
+
+    /// Passes on what reading the run's folder found.
+    fn tell_warnings(&mut self) {
+        for warning in std::mem::take(&mut self.folder.warnings) {
+            self.warn(warning);
+        }
+    }
+
+    /// Tells an event and writes it to the metrics.
+    fn record(&mut self, event: Event) {
+        let appended = self.metrics.append(&event);
+        if let Err(error) = &appended
+            && !self.unwritten
+        {
+            self.warn(format!("{}; what is not written is kept for later", error.one_line()));
+        }
+        self.unwritten = appended.is_err();
+        (self.observe)(&event);
+    }
+
+    /// Measures what `measure` does, telling how far it is; none if the run was asked to stop.
+    fn measure<T>(
+        &mut self,
+        measure: impl FnOnce(
+            &Cpu,
+            &Gpt,
+            &mut Shards<Cpu>,
+            &Buf,
+            &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+        ) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let Run { be, model, shards, p, state, stop, observe, .. } = self;
+        shards::prepare_to_read(be, model, p);
+        let step = state.step;
+        let mut progress = |done, of| {
+            observe(&Event::Measuring { step, done, of });
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        measure(be, model, shards, p, &mut progress)
+    }
+
+    /// Estimates both losses and writes a checkpoint.
+    fn estimate(&mut self) -> Result<()> {
+        let Job { run: RunDir { config, .. }, data, old, .. } = self.job;
+        let step = self.state.step;
+        let clock = Instant::now();
+        let losses = self.measure(|be, model, shards, p, progress| {
+            let mut loss =
+                |split, purpose| eval::estimate(be, model, shards, p, split, purpose, config, step, &mut *progress);
+            let train = loss(&data.train, Purpose::EstimateTrain)?;
+            let val = loss(&data.val, Purpose::EstimateVal)?;
+            let old = old.as_ref().map(|old| loss(&old.val, Purpose::EstimateVal)).transpose()?;
+            // None inside: it was asked to stop.
+            let old = old.map_or(Some(None), |loss| loss.map(Some));
+            Ok(train.zip(val).zip(old))
+        });
+        let Some(((train_loss, val_loss), old_val_loss)) = losses? else { return Ok(()) };
+        self.speed.estimate.add(clock, 1.0);
+        self.curves.points.push((step, train_loss, val_loss));
+        self.curves.old.extend(old_val_loss.map(|loss| (step, loss)));
+        let before = (self.state.best, self.state.since_best);
+        if self.state.best.is_none_or(|(best, _)| val_loss < best) {
+            (self.state.best, self.state.since_best) = (Some((val_loss, step)), 0);
+        } else {
+            self.state.since_best += 1;
+        }
+        let bits_per_byte = val_loss / LN_2 * data.val.tokens_per_byte_and_char().0;
+        let train_s = self.state.train_s;
+        self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, train_s });
+        let clock = Instant::now();
+        if let Err(error) = self.save() {
+            if is_over(config, &self.state) {
+                return Err(error);
+            }
+            // What could not be saved cannot be the best.
+            (self.state.best, self.state.since_best) = before;
+            let last =
+                self.saved.map_or("there is none yet".to_owned(), |step| format!("the last one is of step {step}"));
+            self.warn(format!(
+                "NO CHECKPOINT WAS WRITTEN: {}; {last}. Training goes on and tries again at the next estimate",
+                error.one_line()
+            ));
+        }
+        let title = format!("{}: loss", self.folder.path().file_name().unwrap_or_default().display());
+        if let Err(error) = self.folder.write("loss.svg", loss_svg(&title, &self.curves).as_bytes()) {
+            self.warn(error.one_line());
+        }
+        self.speed.checkpoint.add(clock, 1.0);
+        Ok(())
+    }
+
+    /// Writes a checkpoint, unless it is there.
+    fn save(&mut self) -> Result<()> {
+        let (began, wall_before, _) = self.began;
+        self.state.wall_s = wall_before + began.elapsed().as_secs_f64();
+        if self.saved != Some(self.state.step) {
+            let Run { optimizer, p, state, .. } = &*self;
+            let checkpoint = Checkpoint { state: state.clone(), weights: &**p, m: &*optimizer.m, v: &*optimizer.v };
+            self.folder.save(&self.model.layout, &checkpoint)?;
+            self.saved = Some(self.state.step);
+        }
+        if let Err(error) = self.folder.tidy(&self.state) {
+            self.warn(error.one_line());
+        }
+        Ok(())
+    }
+
+    /// One update, if the guard allows it.
+    fn step(&mut self) -> Result<()> {
+        let config = &self.job.run.config;
+        let clock = Instant::now();
+        let Run { be, model, shards, optimizer, p, state, batch, .. } = self;
+        let step = state.step;
+        let old = self.job.old.as_ref().map(|old| &old.train);
+        self.job.data.train.load_step(config, step, old, batch)?;
+        be.prepare(p, &model.layout.linears(), true);
+        let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, step);
+        let g = shards.last_gradient();
+        if let Err(divergence) = state.guard.judge(config, &model.layout, g, step + 1, loss, grad_norm) {
+            return self.diverged(divergence);
+        }
+        let lr_scale = state.guard.lr_scale(config);
+        optimizer.step(be, p, g, grad_norm, lr_scale, step);
+        state.step += 1;
+        state.train_s += clock.elapsed().as_secs_f64();
+        self.speed.step.add(clock, 1.0);
+        let step = state.step;
+        let tokens_per_s = config.tokens_per_step() / self.speed.step.mean_s();
+        let lr = lr_scale * config.lr(step - 1);
+        let event = Event::Step { step, loss, lr, grad_norm, tokens_per_s };
+        if step.is_multiple_of(config.log_interval) {
+            self.record(event);
+        } else {
+            (self.observe)(&event);
+        }
+        if !self.planned && self.speed.is_known() {
+            self.planned = true;
+            let mut plan = Plan::new(config, &self.model, &self.job.data, self.job.old.as_ref());
+            plan.set_speed(&self.speed, config, &self.job.data, self.began.2);
+            (self.observe)(&Event::Planned { step, plan });
+        }
+        Ok(())
+    }
+
+    /// Does what the configuration says about an update that the guard refused.
+    fn diverged(&mut self, divergence: Divergence) -> Result<()> {
+        let config = &self.job.run.config;
+        let action = self.state.guard.action(config);
+        match action {
+            OnDivergence::Stop => {}
+            OnDivergence::Skip => {
+                self.state.guard.skipped += 1;
+                self.state.step += 1;
+            }
+            OnDivergence::Rollback => {
+                // Not one that an interruption left: where a run returns to must not depend on those.
+                let estimated = |step: u64| step.is_multiple_of(config.eval_interval);
+                let Checkpoint { state, weights, m, v } =
+                    self.folder.load(&self.model.layout, self.job.base.as_deref(), estimated)?;
+                self.tell_warnings();
+                self.be.upload(&mut self.p, 0, &weights);
+                self.optimizer.restore(&self.be, &m, &v);
+                let rollbacks = self.state.guard.rollbacks + 1;
+                self.state = State {
+                    guard: Guard { rollbacks, ..state.guard },
+                    wall_s: self.state.wall_s,
+                    train_s: self.state.train_s,
+                    ..state
+                };
+                self.saved = Some(self.state.step);
+                self.metrics = self.folder.continue_metrics(&self.state)?;
+                self.curves.points.retain(|point| point.0 <= self.state.step);
+                self.curves.old.retain(|point| point.0 <= self.state.step);
+            }
+        }
+        let step = self.state.step;
+        let rollbacks = self.state.guard.rollbacks;
+        self.record(Event::Diverged { step, action, rollbacks, divergence: divergence.clone() });
+        if action == OnDivergence::Stop { Err(Error::Diverged(Box::new(divergence))) } else { Ok(()) }
+    }
+
+    /// What the model writes: a text or, of conversations, answers to the first ones it has not learned from.
+    fn sample(&self) -> Result<String> {
+        let Job { run: RunDir { tokenizer, .. }, data, .. } = self.job;
+        let write = |prompt: &[u32], tokens: usize, end: Option<u32>| {
+            let mut writer = Generator::new(&self.be, &self.model, &self.p, prompt, Sampling::default(), 0);
+            let ids: Vec<u32> = (0..tokens).map(|_| writer.next_token()).take_while(|&id| Some(id) != end).collect();
+            tokenizer.decode(&ids)
+        };
+        if !data.val.is_conversations() {
+            return Ok(write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, None));
+        }
+        let mut batch = Batch::default();
+        let mut text = String::new();
+        for i in 0..data.val.windows().min(SAMPLE_ANSWERS) {
+            data.val.window(i, &mut batch)?;
+            let (ids, targets) = batch.sequence(i);
+            let said = targets.iter().position(|&target| target != IGNORE).map_or(ids.len(), |at| at + 1);
+            let answer = write(&ids[..said], SAMPLE_TOKENS / SAMPLE_ANSWERS, tokenizer.end_of_text());
+            text += &format!("{}{answer}\n", tokenizer.decode(&ids[..said]));
+        }
+        Ok(text)
+    }
+
+    fn interrupted(mut self) -> Result<Event> {
+        self.save()?;
+        let event = Event::Interrupted { step: self.state.step, out: self.folder.path().display().to_string() };
+        (self.observe)(&event);
+        Ok(event)
+    }
+
+    /// The exact loss, a sample, and the last event.
+    fn finish(mut self) -> Result<Event> {
+        let Job { run: RunDir { config, .. }, data, .. } = self.job;
+        let step = self.state.step;
+        let (best_val_loss, best_step) = self.state.best.expect("the last step was estimated");
+        if step < config.max_iters {
+            self.record(Event::EarlyStop { step, best_val_loss, best_step });
+        }
+        let exact =
+            self.measure(|be, model, shards, p, progress| eval::exact(be, model, shards, p, &data.val, progress));
+        let Some(exact) = exact? else { return self.interrupted() };
+        if !self.job.brief {
+            let sample = self.sample()?;
+            if let Err(error) = self.folder.write("sample.txt", sample.as_bytes()) {
+                self.warn(error.one_line());
+            }
+        }
+        let (_, train_loss, val_loss) = *self.curves.points.last().expect("the last step was estimated");
+        let before = self.curves.points.iter().find(|point| point.0 == 0);
+        let change = before.filter(|_| !config.base.is_empty()).map(|before| Change {
+            val_loss_before: before.2,
+            old_val_loss_before: self.curves.old.iter().find(|point| point.0 == 0).map(|point| point.1),
+            old_val_loss: self.curves.old.last().map(|point| point.1),
+        });
+        let (began, wall_before, _) = self.began;
+        // Before the counting, which is no part of training.
+        let peak_memory_mib = machine::peak_memory_mib();
+        let baseline = if self.job.brief { None } else { baselines::best(data, config.vocab_size)? };
+        let done = Event::Done {
+            step,
+            params: self.model.layout.len(),
+            train_loss,
+            val_loss,
+            val_loss_exact: exact.loss,
+            val_loss_stderr: exact.stderr,
+            bits_per_char: exact.bits_per_char,
+            bits_per_byte: exact.bits_per_byte,
+            best_val_loss,
+            best_step,
+            change,
+            entropy_floor: data.floor,
+            baseline,
+            ms_per_step: 1e3 * self.state.train_s / step as f64,
+            tokens_per_s: config.tokens_per_step() * step as f64 / self.state.train_s,
+            wall_s: wall_before + began.elapsed().as_secs_f64(),
+            peak_memory_mib,
+            out: self.folder.path().display().to_string(),
+        };
+        self.record(done.clone());
+        Ok(done)
+    }
+}
+
+/// The estimates in a run's metrics: (step, train, val) and (step, old val).
+#[expect(clippy::type_complexity, reason = "as they stand in Curves")]
+fn estimates(run: &RunDir) -> Result<(Vec<(u64, f64, f64)>, Vec<(u64, f64)>)> {
+    let (mut points, mut old) = (Vec::new(), Vec::new());
+    for event in run.metrics()?.iter().filter(|event| event["event"] == "estimate") {
+        let Some(step) = event["step"].as_u64() else { continue };
+        let number = |key: &str| event[key].as_f64().unwrap_or(f64::NAN);
+        points.push((step, number("train_loss"), number("val_loss")));
+        old.extend(event["old_val_loss"].as_f64().map(|loss| (step, loss)));
+    }
+    Ok((points, old))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::job::prepare, *};
+    use kinglet_core::{config::Config, params::Layout};
+
+    /// Adapters on weights that the job is given: the same bits with and without an interruption.
+    #[test]
+    fn adapters_train_on_given_weights_and_go_on_from_a_checkpoint() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut config = Config { data: vec!["builtin".into()], n_embd: 16, n_layer: 2, ..Config::default() };
+        let settings =
+            ["max_iters=8", "eval_interval=4", "eval_iters=1", "shards=2", "lora_rank=4", "lora_dropout=0.1"];
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let error = Job::start(config.clone(), temp.path()).unwrap_err().to_string();
+        assert!(error.contains("lora_rank = 4: must be 0 in a new run"), "{error}");
+        let (config, tokenizer, data) = prepare(config).unwrap();
+        let layout = Layout::new(&config);
+        let base = layout.init(99)[..layout.base_len].to_vec();
+        let train = |name: &str, stop_at: Option<u64>| {
+            let path = temp.path().join(name);
+            let created = RunDir::create(&path, config.clone(), tokenizer.clone(), None).or_else(|_| {
+                let run = RunDir::open(&path)?;
+                let lock = run.lock()?;
+                Ok::<_, Error>((run, lock))
+            });
+            let (mut run, lock) = created.unwrap();
+            let from = run.load(&layout, Some(&base), |_| true).ok();
+            run.warnings.clear();
+            let job = Job::new(run.clone(), lock, data.clone(), None, Some(base.clone()), from);
+            let stop = AtomicBool::new(false);
+            let observe = |event: &Event| {
+                if let Event::Step { step, .. } = event {
+                    stop.store(Some(*step) == stop_at, Ordering::Relaxed);
+                }
+            };
+            super::run(&job, &Cpu::new().unwrap(), 2, &stop, observe).unwrap();
+            run.load(&layout, Some(&base), |_| true).unwrap()
+        };
+        let whole = train("whole", None);
+        assert_eq!(train("stopped", Some(3)).state.step, 3);
+        let stopped = train("stopped", None);
+        assert_eq!((whole.state.step, &whole.weights), (8, &stopped.weights));
+        assert!(whole.m == stopped.m && whole.v == stopped.v);
+        assert_eq!(whole.weights[..layout.base_len], base);
+        assert!(whole.weights[layout.base_len..] != layout.init(config.seed)[layout.base_len..]);
+    }
+}

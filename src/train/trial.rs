@@ -1,0 +1,83 @@
+//! A model in training, for measuring how long that takes.
+
+use crate::data::Split;
+use kinglet_core::{
+    backend::Backend,
+    batch::Batch,
+    config::Config,
+    error::Result,
+    model::Gpt,
+    optim::Optimizer,
+    rng::Purpose,
+    shards::{self, Shards},
+};
+use std::ops::ControlFlow;
+
+/// What a run has in memory, without a run.
+pub struct Trial<'a, B: Backend> {
+    /// Those who compute.
+    pub shards: Shards<B>,
+    /// Who updates the parameters.
+    pub optimizer: Optimizer<B>,
+    /// The parameters.
+    pub p: B::Buf,
+    config: &'a Config,
+    model: &'a Gpt,
+    split: &'a Split,
+    batch: Batch,
+    steps: u64,
+}
+
+impl<'a, B: Backend> Trial<'a, B> {
+    /// A model with initial weights, to be trained on `split`.
+    pub fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Self {
+        let count = shards::count(config, model.layout.trainable_len());
+        let mut p = be.zeros(model.layout.len());
+        be.upload(&mut p, 0, &model.layout.init(config.seed));
+        Trial {
+            shards: Shards::new(be, model, config.batch_size, count, true),
+            optimizer: Optimizer::new(be, &model.layout, config),
+            p,
+            config,
+            model,
+            split,
+            batch: Batch::default(),
+            steps: 0,
+        }
+    }
+
+    /// One update, as in training.
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub fn step(&mut self, be: &B) -> Result<()> {
+        self.step_at(be, 1.0)?;
+        Ok(())
+    }
+
+    /// One update with every learning rate multiplied by `lr_scale`; the batch's loss before it.
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub fn step_at(&mut self, be: &B, lr_scale: f64) -> Result<f64> {
+        let Trial { config, model, split, batch, shards, optimizer, p, steps } = self;
+        split.load_step(config, *steps, None, batch)?;
+        be.prepare(p, &model.layout.linears(), true);
+        let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
+        optimizer.step(be, p, shards.last_gradient(), grad_norm, lr_scale, *steps);
+        *steps += 1;
+        Ok(loss)
+    }
+
+    /// So many batches of an estimate.
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub fn eval(&mut self, be: &B, batches: u32) -> Result<()> {
+        shards::prepare_to_read(be, self.model, &mut self.p);
+        let sequences = batches as usize * self.config.batch_size;
+        let load = |i, batch: &mut _| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i, batch);
+        self.shards.losses(be, self.model, &self.p, sequences, load, |_, _| ControlFlow::Continue(()))?;
+        Ok(())
+    }
+}
