@@ -321,7 +321,8 @@ mod tests {
         let tokenizer = survey.char_tokenizer();
         let end = tokenizer.end_of_text().unwrap();
         let across = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train;
-        assert!(windows(&across).targets.iter().filter(|&&id| id == end).count() > 30);
+        let batch = windows(&across);
+        assert!((0..batch.len()).flat_map(|i| batch.sequence(i).1).filter(|&&id| id == end).count() > 30);
         config.within_documents = true;
         let within = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train;
         let batch = windows(&within);
