@@ -19,7 +19,7 @@ mod train;
 mod tune;
 
 use clap::{Parser, Subcommand};
-use kinglet::{config::Precision, error::Error};
+use kinglet::{config::Precision, error::Error, inference::Generation, threads::with_threads};
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -118,6 +118,18 @@ fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// Gives a text to `write` as a model writes it. It is computed by all cores, with which products are divided that are
+/// worth it.
+fn write(generation: Generation, mut write: impl FnMut(&str) -> io::Result<()> + Send) -> anyhow::Result<()> {
+    let pieces = || -> anyhow::Result<()> {
+        for piece in generation {
+            write(&piece?.text)?;
+        }
+        Ok(())
+    };
+    with_threads(0, pieces)?
 }
 
 /// Prints a value as one line of JSON.

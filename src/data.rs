@@ -10,7 +10,7 @@ mod token_file;
 
 pub use dataset::Dataset;
 pub(crate) use open::same_text;
-pub use open::{TokenizerChoice, read, tokenizer};
+pub use open::{TokenizerChoice, read, read_corpus, tokenizer};
 pub use split::Split;
 pub use survey::{Survey, template_of};
 pub use token_file::Header;

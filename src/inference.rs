@@ -1,5 +1,7 @@
-//! A trained model at work.
+//! A trained model at work: it writes text, and its loss is measured.
 
+mod generate;
 mod model;
 
-pub use model::{Evaluation, Part, Session};
+pub use generate::{Finish, Generation, Piece};
+pub use model::{Evaluation, Model, Part};

@@ -67,4 +67,5 @@ pub mod text;
 pub mod train;
 pub mod tune;
 
+pub use inference::Model;
 pub use kinglet_core::{backend, batch, config, error, guard, model, optim, params, rng, sample, shards, threads};

@@ -5,7 +5,7 @@ mod dir;
 mod metrics;
 
 pub use crate::system::disk::Lock;
-pub(crate) use checkpoint::CONFIG;
-pub use checkpoint::{Checkpoint, State, read_tensors};
+pub use checkpoint::{Buffer, Checkpoint, State, read_tensors};
+pub(crate) use checkpoint::{CONFIG, Stored};
 pub use dir::{Base, RunDir, Which, read_config};
-pub use metrics::{MetricLine, Metrics, parse_metrics};
+pub use metrics::{DoneRecord, EstimateRecord, MetricLine, Metrics, Record, parse_metrics, read_metrics};

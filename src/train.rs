@@ -6,12 +6,13 @@ mod event;
 pub mod finetune;
 mod job;
 mod r#loop;
+mod measure;
 mod memory;
 pub mod plan;
 pub mod trial;
 
 pub use event::{Change, Event};
-pub use job::{Job, prepare};
-pub(crate) use job::{refuse_finetuning, settle};
-pub use r#loop::run;
+pub use job::{Job, resolve};
+pub(crate) use job::{refuse_finetuning, resolve_rest};
+pub use r#loop::{Options, run};
 pub use memory::Memory;

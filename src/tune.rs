@@ -22,13 +22,13 @@ mod sweep;
 
 use crate::{
     data::{self, Dataset, TokenizerChoice},
-    run::RunDir,
+    run::{DoneRecord, Record, RunDir},
     system::disk::{self, Lock, sha256},
     text::tokenizer::Tokenizer,
-    train::{self, Job, trial::Trial},
+    train::{self, Job, Options, trial::Trial},
 };
 use kinglet_core::{
-    backend::Cpu,
+    backend::{Backward, Cpu, Forward},
     config::Config,
     error::{Error, Result},
     model::Gpt,
@@ -43,7 +43,10 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -101,7 +104,7 @@ pub struct Tuning {
     sweeps: Vec<Sweep>,
     tokenizer: Tokenizer,
     /// Lent to each trial in turn.
-    data: Option<Dataset>,
+    data: Arc<Dataset>,
     threads: usize,
     /// What was measured at the start.
     speed: Option<Speed>,
@@ -266,7 +269,7 @@ impl Tuning {
             }
         }
         refuse_full(out)?;
-        let (config, tokenizer, data) = train::prepare(config)?;
+        let (config, tokenizer, data) = train::resolve(config)?;
         let stored = Stored {
             format_version: FORMAT_VERSION,
             config: config.to_toml(),
@@ -279,7 +282,7 @@ impl Tuning {
         };
         let be = Cpu::new()?.with_precision(config.precision);
         let began = Instant::now();
-        let speed = with_threads(threads, || measure(&be, &config, &data, budget_s))?;
+        let speed = with_threads(threads, || measure(&be, &config, &data, budget_s))??;
         let tested = sweeps.iter().any(|sweep| sweep.values == Values::Tested);
         let range_s = if tested { range::STEPS.0 as f64 * speed.step_s } else { 0.0 };
         let left_s = budget_s - began.elapsed().as_secs_f64() - range_s;
@@ -299,7 +302,7 @@ impl Tuning {
         refuse_full(out)?;
         let (out, speed) = (out.to_owned(), Some(speed));
         let mut tuning =
-            Tuning { out, stored, config, sweeps, tokenizer, data: Some(data), threads, speed, _lock: lock };
+            Tuning { out, stored, config, sweeps, tokenizer, data: data.into(), threads, speed, _lock: lock };
         tuning.write(began.elapsed().as_secs_f64())?;
         Ok(tuning)
     }
@@ -343,7 +346,7 @@ impl Tuning {
             config,
             sweeps,
             tokenizer,
-            data: Some(data),
+            data: data.into(),
             threads,
             speed: None,
             _lock: lock,
@@ -386,27 +389,21 @@ impl Tuning {
     }
 
     fn data(&self) -> &Dataset {
-        self.data.as_ref().expect("no trial has it now")
+        &self.data
     }
 
     /// A whole run of so many updates: the schedule shrinks with it.
     fn trial_config(&self, settings: &[toml::Value], steps: u64, seed: u64) -> Result<Config> {
         let mut config = sweep::apply(&self.config, &self.sweeps, settings)?;
-        train::settle(&mut config, self.data())?;
+        train::resolve_rest(&mut config, self.data())?;
         let part = |iters: u64| (iters as f64 * steps as f64 / config.max_iters as f64).round() as u64;
         let decay = if config.lr_decay_iters > 0 { part(config.lr_decay_iters).max(1) } else { 0 };
         let eval_interval = steps.div_ceil(ESTIMATES).max(config.eval_interval).min(steps);
-        Ok(Config {
-            warmup_iters: part(config.warmup_iters),
-            lr_decay_iters: decay,
-            max_iters: steps,
-            eval_interval,
-            eval_iters: config.eval_iters.min(EVAL_ITERS),
-            keep_last: 1,
-            patience: 0,
-            seed,
-            ..config
-        })
+        (config.warmup_iters, config.lr_decay_iters) = (part(config.warmup_iters), decay);
+        (config.max_iters, config.eval_interval, config.seed) = (steps, eval_interval, seed);
+        config.eval_iters = config.eval_iters.min(EVAL_ITERS);
+        (config.keep_last, config.patience) = (1, 0);
+        Ok(config)
     }
 }
 
@@ -460,15 +457,15 @@ fn wanted(stored: &Stored, sweeps: &[Sweep]) -> usize {
 
 /// Settings that a run can be started with.
 fn draw(config: &Config, data: &Dataset, sweeps: &[Sweep], n: usize) -> Result<Vec<Vec<toml::Value>>> {
-    sweep::draw(config, sweeps, n, |config| train::settle(&mut config.clone(), data))
+    sweep::draw(config, sweeps, n, |config| train::resolve_rest(&mut config.clone(), data))
 }
 
 /// Measures how fast training is, for a hundredth of the budget or a second.
-fn measure(be: &Cpu, config: &Config, data: &Dataset, budget_s: f64) -> Result<Speed> {
+fn measure<B: Backward>(be: &B, config: &Config, data: &Dataset, budget_s: f64) -> Result<Speed> {
     /// Batches that are measured, and steps at least.
     const BATCHES: u32 = 4;
-    let model = Gpt::new(config);
-    let mut trial = Trial::new(be, config, &model, &data.train);
+    let model = Gpt::new(config)?;
+    let mut trial = Trial::new(be, config, &model, &data.train)?;
     // The first ones touch new memory.
     trial.step(be)?;
     trial.eval(be, 1)?;
@@ -589,7 +586,7 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
                 Some(speed) => speed,
                 None => {
                     let Tuning { config, stored, .. } = &self.tuning;
-                    with_threads(threads, || measure(&be, config, self.tuning.data(), stored.budget_s))?
+                    with_threads(threads, || measure(&be, config, self.tuning.data(), stored.budget_s))??
                 }
             };
             if self.tuning.sweeps.iter().any(|sweep| sweep.values == Values::Tested) {
@@ -603,8 +600,8 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
             let Tuning { config, sweeps, stored, .. } = &self.tuning;
             let settings = draw(config, self.tuning.data(), sweeps, wanted(stored, sweeps))?;
             // A model twice as large takes twice as long.
-            let size = |config: &Config| Gpt::new(config).layout.len() as f64 * config.tokens_per_step();
-            let sizes = settings.iter().map(|set| Ok(size(&sweep::apply(config, sweeps, set)?) / size(config)));
+            let size = |config: &Config| Ok(Gpt::new(config)?.layout.len() as f64 * config.tokens_per_step());
+            let sizes = settings.iter().map(|set| Ok(size(&sweep::apply(config, sweeps, set)?)? / size(config)?));
             let mean = sizes.sum::<Result<f64>>()? / settings.len() as f64;
             let speed = Speed { step_s: speed.step_s * mean, rest_s: speed.rest_s * mean };
             let rungs = plan::plan(settings.len(), stored.trials.is_none(), config.max_iters, self.left_s(), speed)
@@ -630,14 +627,14 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
 
     fn range_test(&mut self, be: &Cpu, of: u64) -> Result<Option<RangeTest>> {
         let Session { tuning, stop, observe, .. } = self;
-        let model = Gpt::new(&tuning.config);
+        let model = Gpt::new(&tuning.config)?;
         let mut progress = |step, learning_rate, loss| {
             observe(&Event::RangeStep { step, of, learning_rate, loss });
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         with_threads(tuning.threads, || {
             RangeTest::run(be, &tuning.config, &model, &tuning.data().train, of, &mut progress)
-        })
+        })?
     }
 
     /// Puts the limits that the range test found in their place, to two digits.
@@ -693,26 +690,22 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
     /// Trains in a folder, from its beginning or from where it stopped, to the end or until it is stopped.
     fn train_in(&mut self, path: &Path, task: &Task, settings: &[toml::Value]) -> Result<()> {
         let has_config = path.join(crate::run::CONFIG).exists();
-        let (mut job, lent) = if has_config {
-            (Job::resume(path, &[])?, false)
+        let mut job = if has_config {
+            Job::resume(path, &[])?
         } else {
             let config = self.tuning.trial_config(settings, task.steps, task.seed)?;
             let (run, lock) = RunDir::create(path, config, self.tuning.tokenizer.clone(), None)?;
-            let data = self.tuning.data.take().expect("no trial has it now");
-            (Job::new(run, lock, data, None, None, None), true)
+            Job::new(run, lock, self.tuning.data.clone())
         };
-        job.brief = true;
+        job.skip_report = true;
         let (began, before_s, budget_s) = (self.began, self.before_s, self.tuning.stored.budget_s);
         let Session { tuning, stop, observe, .. } = self;
         let halt = AtomicBool::new(false);
-        let ended = train::run(&job, &Cpu::new()?, tuning.threads, &halt, |training| {
+        let ended = train::run(job, Cpu::new()?, &Options::default().threads(tuning.threads).stop(&halt), |training| {
             let left_s = budget_s - before_s - began.elapsed().as_secs_f64();
             observe(&Event::Training { training: training.clone(), left_s });
             halt.store(stop.load(Ordering::Relaxed) || left_s <= 0.0, Ordering::Relaxed);
         });
-        if lent {
-            tuning.data = Some(job.data);
-        }
         match ended {
             // A result like any other, which stands in its folder.
             Ok(_) | Err(Error::Diverged(_)) => Ok(()),
@@ -819,18 +812,22 @@ fn outcome(path: &Path, task: &Task, settings: &BTreeMap<String, toml::Value>) -
     if !path.join(crate::run::CONFIG).exists() {
         return Ok(None);
     }
-    let events = RunDir::open(path)?.metrics()?;
-    let end = events.iter().find(|event| event["event"] == "done" || event["action"] == "stop");
+    let mut end = None;
+    RunDir::open(path)?.records(|record| match record {
+        // Neither one that diverged nor one that ended in what is no number has a loss.
+        Record::Done(done) => end = Some(done),
+        Record::Diverged { action } if action == "stop" => end = Some(DoneRecord::default()),
+        _ => {}
+    })?;
     Ok(end.map(|end| Outcome {
         trial: task.trial,
         rung: task.rung,
         steps: task.steps,
         seed: task.seed,
         settings: settings.clone(),
-        // Neither one that diverged nor one that ended in what is no number has a loss.
-        loss: end["val_loss_exact"].as_f64().unwrap_or(f64::INFINITY),
-        stderr: end["val_loss_stderr"].as_f64().unwrap_or(0.0),
-        wall_s: end["wall_s"].as_f64().unwrap_or(0.0),
+        loss: end.val_loss_exact.unwrap_or(f64::INFINITY),
+        stderr: end.val_loss_stderr.unwrap_or(0.0),
+        wall_s: end.wall_s.unwrap_or(0.0),
         out: path.display().to_string(),
     }))
 }

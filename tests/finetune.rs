@@ -74,7 +74,7 @@ fn new_words_are_added_and_the_rest_keeps_its_bits() {
     let job = base.start("lora", "logbook", &["lora_rank=2"]);
     let run = job.run.clone();
     let layout = Layout::new(&run.config);
-    assert_eq!((old.config.vocab_size, run.config.vocab_size, run.config.new_words), (65, 80, 15));
+    assert_eq!((old.config.vocab_size, run.config.vocab_size, run.config.new_tokens), (65, 80, 15));
     assert_eq!(run.tokenizer.chars().unwrap().chars().count(), 80);
     let text = "The tide turned.";
     assert_eq!(run.tokenizer.encode(text).unwrap(), old.tokenizer.encode(text).unwrap());

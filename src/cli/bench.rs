@@ -2,12 +2,13 @@
 
 use anyhow::Context;
 use kinglet::{
-    backend::{Backend, Buf, Cost, Cpu, Op, Timed},
+    backend::{Buf, Cost, Cpu, Forward, Op, Timed},
     config::{Config, Precision},
     data::Split,
+    error::Result,
     model::Gpt,
     rng::{Purpose, Rng},
-    sample::{Generator, Sampling},
+    sample::{Sampling, Stream},
     threads::{cores, with_threads},
     train::trial::Trial,
 };
@@ -135,11 +136,11 @@ impl Args {
             config.vocab_size = VOCAB;
         }
         config.check()?;
-        kinglet::train::Memory::of(&config).check()?;
+        kinglet::train::Memory::of(&config)?.check()?;
         let threads = if self.threads == 0 { cores() } else { usize::from(self.threads) };
         let be = Cpu::new()?.with_precision(config.precision);
         super::note_precision(config.precision, be.precision());
-        let mut report = with_threads(threads, || self.measure(&config, threads, be));
+        let mut report = with_threads(threads, || self.measure(&config, threads, be))??;
         if !self.quick {
             report.process = Some(self.process(&config)?);
         }
@@ -149,13 +150,13 @@ impl Args {
         Ok(super::print(&report.text(&config))?)
     }
 
-    fn measure(&self, config: &Config, threads: usize, be: Cpu) -> Report {
-        let model = Gpt::new(config);
+    fn measure(&self, config: &Config, threads: usize, be: Cpu) -> Result<Report> {
+        let model = Gpt::new(config)?;
         let mut rng = Rng::new(config.seed, Purpose::Batch, 0, 0);
         let ids = (0..20 * config.block_size.max(1000)).map(|_| rng.below(config.vocab_size as u64) as u32).collect();
         let split = Split::new(ids, config.block_size);
         let peak_before = peak_gflops(threads, be);
-        let mut trial = Trial::new(&be, config, &model, &split);
+        let mut trial = Trial::new(&be, config, &model, &split)?;
         let ms_per_step = 1e3 * median(self.seconds, || trial.step(&be).expect("ids in memory"));
         let peak_gflops = (peak_before + peak_gflops(threads, be)) / 2.0;
         let batches = 16;
@@ -167,13 +168,13 @@ impl Args {
         let Trial { p: mut weights, shards, .. } = trial;
         let shards = shards.count();
         if !self.quick {
-            be.prepare(&mut weights, &model.layout.linears(), false);
+            be.pack_weights(&mut weights, &model.layout.linears(), false);
         }
         let (parts, profile) = if self.quick && !self.profile {
             (None, None)
         } else {
             let timed = Timed::new(be);
-            let mut trial = Trial::new(&timed, config, &model, &split);
+            let mut trial = Trial::new(&timed, config, &model, &split)?;
             trial.step(&timed).expect("ids in memory");
             timed.take();
             let (start, mut steps) = (Instant::now(), 0);
@@ -187,7 +188,7 @@ impl Args {
             let (parts, rows) = breakdown(&timed.take(), ms, f64::from(steps), side_by_side);
             (Some(parts), self.profile.then_some(rows))
         };
-        Report {
+        Ok(Report {
             preset: self.preset.clone(),
             isa: be.isa().name(),
             precision: be.precision(),
@@ -202,48 +203,37 @@ impl Args {
             gflops,
             peak_gflops,
             fraction_of_peak: gflops / peak_gflops,
-            sample: (!self.quick).then(|| self.sample(&be, &model, &weights)),
+            sample: (!self.quick).then(|| self.sample(&be, &model, &weights)).transpose()?,
             process: None,
             profile,
-        }
+        })
     }
 
-    fn sample(&self, be: &Cpu, model: &Gpt, weights: &Buf) -> Sample {
+    fn sample(&self, be: &Cpu, model: &Gpt, weights: &Buf) -> Result<Sample> {
         let prompt = |len: usize| (0..len).map(|i| (i % model.vocab_size) as u32).collect::<Vec<_>>();
-        let stream = |len, index| Generator::new(be, model, weights, &prompt(len), Sampling::default(), index);
+        let stream = |len, index| Stream::new(be, model, &prompt(len), Sampling::default(), index);
+        let write = |stream: &mut Stream<Cpu>, tokens: usize| {
+            (0..tokens).for_each(|_| _ = stream.draw(be, model, weights).expect("weights that are numbers"));
+            tokens
+        };
         let per_second = |work: &(dyn Fn() -> usize + Sync)| {
             let tokens = work();
-            tokens as f64
-                / median(self.seconds, || {
-                    work();
-                })
-        };
-        let write = |len, tokens, index| {
-            let mut stream = stream(len, index);
-            (0..tokens).for_each(|_| {
-                stream.next_token();
-            });
-            tokens
+            tokens as f64 / median(self.seconds, || _ = work())
         };
         // The first token after a block only fills the cache.
         let full = |index| {
-            let mut stream = stream(model.block_size + 1, index as u64);
-            stream.next_token();
-            Mutex::new(stream)
+            let mut stream = stream(model.block_size + 1, index as u64)?;
+            write(&mut stream, 1);
+            Ok(Mutex::new(stream))
         };
-        let (streams, some) = ((0..STREAMS).map(full).collect::<Vec<_>>(), 16);
-        let write_on = |index: usize| {
-            let mut stream = streams[index].lock().expect("no stream panicked");
-            (0..some).for_each(|_| {
-                stream.next_token();
-            });
-            some
-        };
-        Sample {
-            first_block: per_second(&|| write(1, model.block_size, 0)),
+        let streams = (0..STREAMS).map(full).collect::<Result<Vec<_>>>()?;
+        let write_on = |index: usize| write(&mut streams[index].lock().expect("no stream panicked"), 16);
+        let first = || write(&mut stream(1, 0).expect("a prompt of one token"), model.block_size);
+        Ok(Sample {
+            first_block: per_second(&first),
             context_full: per_second(&|| write_on(0)),
             many_streams: per_second(&|| (0..STREAMS).into_par_iter().map(write_on).sum()),
-        }
+        })
     }
 
     /// Runs this program as a user would.
@@ -311,7 +301,7 @@ fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (
         let seconds: f64 = costs.iter().filter(|(op, _)| which(op.name)).map(|(_, cost)| cost.seconds).sum();
         1e3 * seconds / steps / threads
     };
-    let optimizer = |name: &str| matches!(name, "prepare" | "reduce" | "adamw" | "muon");
+    let optimizer = |name: &str| matches!(name, "pack_weights" | "reduce" | "adamw" | "muon");
     let backward = |name: &str| name.contains("_bwd") || name == "clear";
     // What the whole pool does at once is measured once, by the thread that waits for it.
     let optimizer_ms = threads * sum(&optimizer);

@@ -2,15 +2,15 @@
 
 use super::{eval::Checkpoint, sample::Draw};
 use kinglet::{
+    backend::Cpu,
     data,
     error::Error,
-    inference::Session,
+    inference::Model,
     text::chat::{ASSISTANT, Message},
 };
 use serde_json::json;
 use std::{
     io::{self, BufRead, IsTerminal},
-    ops::ControlFlow,
     path::PathBuf,
 };
 
@@ -37,11 +37,11 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
-        let session = Session::load(&self.run, self.checkpoint.into())?;
+        let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
         // A model that cannot end an answer says so before anybody asks.
-        data::template_of(&session.config, &session.tokenizer)?;
-        super::warn(&session.warnings);
-        super::note_precision(session.config.precision, session.precision());
+        data::template_of(model.config(), model.tokenizer())?;
+        super::warn(model.warnings());
+        super::note_precision(model.config().precision, model.precision());
         let system: Vec<_> = self.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let ask = io::stdin().is_terminal() && !json;
@@ -62,7 +62,7 @@ impl Args {
             }
             let before = messages.clone();
             messages.push(Message::new("user", &line));
-            match self.answer(&session, &mut messages, system.len(), turn, json) {
+            match self.answer(&model, &mut messages, system.len(), turn, json) {
                 Ok(answer) => {
                     if json {
                         super::print_json(&json!({"prompt": line, "response": answer}))?;
@@ -72,7 +72,9 @@ impl Args {
                     messages.push(Message::new(ASSISTANT, &answer));
                 }
                 // A slip of the keyboard does not end a conversation: it goes on without the line.
-                Err(error) if matches!(error.downcast_ref(), Some(Error::Text(_))) => {
+                Err(error)
+                    if matches!(error.downcast_ref(), Some(Error::Text(_) | Error::UnknownCharacters { .. })) =>
+                {
                     messages = before;
                     if json {
                         super::print_json(&json!({"prompt": line, "error": error.to_string()}))?;
@@ -92,26 +94,23 @@ impl Args {
     /// while it is written, unless it is to be JSON.
     fn answer(
         &self,
-        session: &Session,
+        model: &Model,
         messages: &mut Vec<Message>,
         keep: usize,
         turn: u64,
         json: bool,
     ) -> anyhow::Result<String> {
-        let dropped = session.fit(messages, keep)?;
+        let dropped = model.fit(messages, keep)?;
         if dropped > 0 {
-            let block_size = session.config.block_size;
+            let block_size = model.config().block_size;
             super::tell(&format!("note: the model sees {block_size} tokens; {dropped} earlier messages are forgotten"));
         }
-        let (mut answer, mut written) = (String::new(), Ok(()));
-        session.answer(messages, self.tokens, &self.draw.sampling(), turn, |piece| {
+        let generation = model.answer(messages)?.max_tokens(self.tokens).sampling(self.draw.sampling()).index(turn);
+        let mut answer = String::new();
+        super::write(generation, |piece| {
             answer.push_str(piece);
-            if !json {
-                written = super::print(piece);
-            }
-            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if json { Ok(()) } else { super::print(piece) }
         })?;
-        written?;
         Ok(answer)
     }
 }

@@ -75,9 +75,9 @@ impl StatsArgs {
     fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, _) = self.choice.config()?;
         // Nothing is trained, so a part need not have a whole sequence.
-        let (tokenizer, data) =
-            data::read(&Config { block_size: 65536, ..config.clone() }, TokenizerChoice::FromConfig)?;
-        data.check(&Config { block_size: 1, ..config.clone() })?;
+        let with_block = |size: &str| config.clone().with(&[size]);
+        let (tokenizer, data) = data::read(&with_block("block_size=65536")?, TokenizerChoice::FromConfig)?;
+        data.check(&with_block("block_size=1")?)?;
         super::warn(&data.notes);
         let (train_ids, val_ids) = (data.train.last_ids(usize::MAX)?, data.val.last_ids(usize::MAX)?);
         // The end of a text is none of its characters.

@@ -1,8 +1,9 @@
 //! `kinglet eval`
 
 use kinglet::{
-    inference::{Evaluation, Part, Session},
-    report::baselines::Baseline,
+    backend::Cpu,
+    inference::{Evaluation, Model, Part},
+    report::baselines::{self, Baseline},
     run::Which,
     train::eval::Answers,
 };
@@ -54,9 +55,9 @@ impl From<Checkpoint> for Which {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
-        let session = Session::load(&self.run, self.checkpoint.into())?;
-        super::warn(&session.warnings);
-        super::note_precision(session.config.precision, session.precision());
+        let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
+        super::warn(model.warnings());
+        super::note_precision(model.config().precision, model.precision());
         let (data, default) = match &self.data[..] {
             [] => (None, Split::Val),
             data => (Some(data), Split::All),
@@ -71,14 +72,17 @@ impl Args {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
         };
-        let measured = session.eval(data, part, usize::from(self.threads), progress)?;
+        let data = model.dataset(data, part)?;
+        let vocab_size = model.config().vocab_size;
+        let baseline = if part == Part::Val { baselines::best(&data, vocab_size)? } else { None };
+        let measured = model.eval(data, part, usize::from(self.threads), progress)?;
         bar.finish_and_clear();
-        let Evaluation { exact, floor, baseline, answers, notes } = measured;
+        let Evaluation { exact, floor, answers, notes, .. } = measured;
         super::warn(&notes);
         if json {
             return super::print_json(&json!({
                 "run": self.run.display().to_string(),
-                "step": session.state.step,
+                "step": model.state().step,
                 "split": name,
                 "loss": exact.loss,
                 "stderr": exact.stderr,
@@ -107,9 +111,9 @@ impl Args {
              bits per char    {:.4}\n\
              bits per byte    {:.4}\n\
              perplexity       {:.3}\n{floor}{baseline}{answers}",
-            session.state.step,
+            model.state().step,
             exact.tokens,
-            session.tokenizer.unit(),
+            model.tokenizer().unit(),
             exact.loss,
             exact.stderr,
             exact.bits_per_char,

@@ -3,12 +3,12 @@
 use super::{
     Ended,
     eval::Checkpoint,
-    report::{Reporter, finish, stop_on_signal},
+    report::{Finished, Reporter, finish, stop_on_signal},
 };
 use kinglet::{
     backend::Cpu,
     train::{
-        self, Event,
+        self, Event, Options,
         finetune::{self, Finetune},
     },
 };
@@ -85,11 +85,13 @@ impl Args {
         let job = prepared.start(&out)?;
         let stop = stop_on_signal()?;
         let mut reporter = Reporter::new(json, &job.run.config);
-        let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), &stop, |event| reporter.event(event))?;
+        let finished = Finished::of(&job);
+        let options = Options::default().threads(usize::from(self.threads)).stop(&stop);
+        let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
         if let Event::Interrupted { .. } = last {
             return Ok(Ended::Interrupted);
         }
-        finish(&job, json)
+        finish(&finished, json)
     }
 }
 

@@ -32,14 +32,14 @@ impl Args {
         if assumed {
             config.vocab_size = PUBLISHED_VOCAB;
         }
-        let model = Gpt::new(&config);
+        let model = Gpt::new(&config)?;
         let params = model.layout.len();
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let weights_mib = mib(4 * params as u64);
         // What the published "MB" count: the weights and PyTorch's causal masks, one for each head.
         let masks = 4 * config.n_layer * config.n_head * config.block_size.pow(2);
         let published_mib = mib((4 * params + masks) as u64);
-        let memory = Memory::of(&config);
+        let memory = Memory::of(&config)?;
         let published = PUBLISHED.iter().find(|published| published.preset == self.what);
 
         // Parameters by part: the tensors of one kind in all blocks together.

@@ -6,13 +6,13 @@ use super::{
 };
 use anyhow::Context;
 use kinglet::{
-    backend::Cpu,
+    backend::{Cpu, Forward},
     config::Config,
     data::Dataset,
     model::Gpt,
     text::tokenizer::Tokenizer,
     threads::with_threads,
-    train::{Memory, plan::Plan, prepare},
+    train::{Memory, plan::Plan, resolve},
 };
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, name) = self.choice.config()?;
-        let (config, tokenizer, data) = prepare(config)?;
+        let (config, tokenizer, data) = resolve(config)?;
         let threads = usize::from(self.threads);
         show(&name.to_string_lossy(), &config, &tokenizer, &data, None, threads, self.seconds, json)
     }
@@ -52,12 +52,12 @@ pub(super) fn show(
     let be = Cpu::new()?.with_precision(config.precision);
     super::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let measure = || Plan::measure(config, tokenizer, data, old, &be, folder.path(), seconds);
-    let plan = with_threads(threads, measure)?;
-    let params = Gpt::new(config).layout.len();
+    let measure = || Plan::measure(config, tokenizer, (data, old), &be, folder.path(), seconds);
+    let plan = with_threads(threads, measure)??;
+    let params = Gpt::new(config)?.layout.len();
     if json {
         let mut report = serde_json::to_value(&plan)?;
-        let about = json!({"name": name, "params": params, "memory_bytes": Memory::of(config)});
+        let about = json!({"name": name, "params": params, "memory_bytes": Memory::of(config)?});
         let (Value::Object(report), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };
         report.extend(about);
         return super::print_json(&report);

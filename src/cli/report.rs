@@ -6,19 +6,34 @@ use kinglet::{
     config::{Config, OnDivergence, Precision},
     train::{Event, Job, plan::Plan},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 const BAR: &str = "{wide_bar:.cyan/dim} step {human_pos}/{human_len} {msg} {eta} left";
-/// What is shown when a run is done.
-pub(super) fn finish(job: &Job, json: bool) -> anyhow::Result<Ended> {
-    if !json {
-        let sample = std::fs::read_to_string(job.run.path().join("sample.txt"))?;
-        let (out, command) =
-            (job.run.path().display(), if job.data.val.is_conversations() { "chat" } else { "sample" });
-        super::print(&format!("\n{sample}\n\nmore of it: kinglet {command} {out}\n"))?;
+/// What is shown of a run when it is done.
+pub(super) struct Finished {
+    out: PathBuf,
+    command: &'static str,
+}
+
+impl Finished {
+    pub(super) fn of(job: &Job) -> Finished {
+        let command = if job.data.val.is_conversations() { "chat" } else { "sample" };
+        Finished { out: job.run.path().to_owned(), command }
+    }
+}
+
+/// Shows what a run that is done has written.
+pub(super) fn finish(Finished { out, command }: &Finished, json: bool) -> anyhow::Result<Ended> {
+    // It is not there if it could not be written, of which there was a warning.
+    let sample = std::fs::read_to_string(out.join("sample.txt")).ok().filter(|_| !json);
+    if let Some(sample) = sample {
+        super::print(&format!("\n{sample}\n\nmore of it: kinglet {command} {}\n", out.display()))?;
     }
     Ok(Ended::Done)
 }
@@ -168,6 +183,8 @@ impl Reporter {
                      the rest measured losses)\n",
                 ))?;
             }
+            // Nobody asked about what is new.
+            _ => {}
         }
         Ok(())
     }

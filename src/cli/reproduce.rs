@@ -12,7 +12,7 @@ use kinglet::{
     config::Config,
     run::RunDir,
     text::source::TINY_SHAKESPEARE,
-    train::{self, Event, Job},
+    train::{self, Event, Job, Options},
 };
 use serde_json::{Value, json};
 use std::{
@@ -75,7 +75,8 @@ impl Args {
                 if !json {
                     super::print(&format!("--- {} with seed {seed}\n", published.preset))?;
                 }
-                let config = Config { seed, ..Config::preset(published.preset)? };
+                let mut config = Config::preset(published.preset)?;
+                config.seed = seed;
                 match self.one(config, &self.folder(published.preset, seed), json, &stop)? {
                     Some(event) => done.push(event),
                     None => return Ok(Ended::Interrupted),
@@ -112,8 +113,8 @@ impl Args {
     }
 
     /// One run on Tiny Shakespeare, or what is left of it; none if it was interrupted.
-    fn one(&self, config: Config, out: &Path, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Value>> {
-        let mut config = Config { data: vec![TINY_SHAKESPEARE.to_owned()], ..config };
+    fn one(&self, mut config: Config, out: &Path, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Value>> {
+        config.data = vec![TINY_SHAKESPEARE.to_owned()];
         if self.quick {
             (config.max_iters, config.eval_iters) = (300, 20);
         }
@@ -121,7 +122,9 @@ impl Args {
             let run = RunDir::open(out)?;
             // What a run decides for itself, it has; all else must be what is asked for now.
             let Config { data, data_sha256, tokenizer_sha256, vocab_size, shards, .. } = run.config.clone();
-            if run.config != (Config { data, data_sha256, tokenizer_sha256, vocab_size, shards, ..config }) {
+            (config.data, config.data_sha256, config.tokenizer_sha256) = (data, data_sha256, tokenizer_sha256);
+            (config.vocab_size, config.shards) = (vocab_size, shards);
+            if run.config != config {
                 bail!("{} is of another configuration: remove it, or name another --out", out.display());
             }
             if let Some(done) = run.metrics()?.into_iter().find(|event| event["event"] == "done") {
@@ -132,7 +135,8 @@ impl Args {
             Job::start(config, out)?
         };
         let mut reporter = Reporter::new(json, &job.run.config);
-        let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), stop, |event| reporter.event(event))?;
+        let options = Options::default().threads(usize::from(self.threads)).stop(stop);
+        let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => None,
             done => Some(serde_json::to_value(done)?),

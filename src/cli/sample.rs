@@ -2,9 +2,9 @@
 
 use super::eval::Checkpoint;
 use anyhow::Context;
-use kinglet::{inference::Session, sample::Sampling};
+use kinglet::{backend::Cpu, inference::Model, sample::Sampling};
 use serde_json::json;
-use std::{ops::ControlFlow, path::PathBuf};
+use std::path::PathBuf;
 
 /// Write text with a trained model
 #[derive(clap::Args)]
@@ -26,9 +26,9 @@ pub(super) struct Args {
     num: u64,
     #[command(flatten)]
     draw: Draw,
-    /// End where this text would come
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    stop: String,
+    /// End where this text would come; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// Which checkpoint
     #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
     checkpoint: Checkpoint,
@@ -62,15 +62,13 @@ pub(super) struct Draw {
 
 impl Draw {
     pub(super) fn sampling(&self) -> Sampling {
-        Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            // Dividing by zero makes every seen token certain, which nobody means.
-            repetition_penalty: self.repetition_penalty.max(1e-3),
-            seed: self.seed,
-        }
+        let mut sampling = Sampling::default();
+        sampling.temperature = self.temperature;
+        (sampling.top_k, sampling.top_p, sampling.min_p) = (self.top_k, self.top_p, self.min_p);
+        // Dividing by zero makes every seen token certain, which nobody means.
+        sampling.repetition_penalty = self.repetition_penalty.max(1e-3);
+        sampling.seed = self.seed;
+        sampling
     }
 }
 
@@ -90,30 +88,30 @@ impl Args {
             (None, None) => String::new(),
         };
         let which = self.checkpoint.into();
-        let session = match &self.adapter {
-            None => Session::load(&self.run, which)?,
-            Some(none) if none.as_os_str() == "none" => Session::without_adapters(&self.run, which)?,
-            Some(adapter) => Session::with_adapters_of(&self.run, adapter, which)?,
+        let be = Cpu::new()?;
+        let model = match &self.adapter {
+            None => Model::load(be, &self.run, which)?,
+            Some(none) if none.as_os_str() == "none" => Model::load_without_adapters(be, &self.run, which)?,
+            Some(adapter) => Model::load_with_adapters_of(be, &self.run, adapter, which)?,
         };
-        super::warn(&session.warnings);
-        super::note_precision(session.config.precision, session.precision());
+        super::warn(model.warnings());
+        super::note_precision(model.config().precision, model.precision());
         let sampling = self.draw.sampling();
         for index in 0..self.num {
             let mut text = prompt.clone();
-            let mut written = Ok(());
             if !json {
                 let rule = if self.num > 1 { format!("----- {} of {}\n", index + 1, self.num) } else { String::new() };
                 super::print(&(rule + &text))?;
             }
-            session.generate(&prompt, self.tokens, &sampling, &self.stop, index, |piece| {
+            let generation = model.generate(&prompt).max_tokens(self.tokens).sampling(sampling.clone()).index(index);
+            let generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
+            super::write(generation, |piece| {
                 if json {
                     text.push_str(piece);
-                } else {
-                    written = super::print(piece);
+                    return Ok(());
                 }
-                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                super::print(piece)
             })?;
-            written?;
             if json {
                 super::print_json(&json!({"index": index, "prompt": prompt, "text": text, "seed": sampling.seed}))?;
             } else {

@@ -3,12 +3,12 @@
 use super::{
     Ended,
     choice::Choice,
-    report::{Reporter, finish, stop_on_signal},
+    report::{Finished, Reporter, finish, stop_on_signal},
 };
 use kinglet::{
     backend::Cpu,
     config::PRESETS,
-    train::{self, Event, Job},
+    train::{self, Event, Job, Options},
 };
 use std::path::PathBuf;
 
@@ -33,10 +33,12 @@ impl Args {
         let job = self.job()?;
         let stop = stop_on_signal()?;
         let mut reporter = Reporter::new(json, &job.run.config);
-        let last = train::run(&job, &Cpu::new()?, usize::from(self.threads), &stop, |event| reporter.event(event))?;
+        let finished = Finished::of(&job);
+        let options = Options::default().threads(usize::from(self.threads)).stop(&stop);
+        let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => Ended::Interrupted,
-            _ => finish(&job, json)?,
+            _ => finish(&finished, json)?,
         })
     }
 

@@ -49,20 +49,27 @@ pub fn read(config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Data
         }
         return Ok((known.unwrap_or(&files.tokenizer).clone(), Dataset::from(files)));
     }
-    let corpus = Corpus::open(config)?;
-    Dataset::check_size(&corpus, corpus.known_bytes())?;
-    let survey = Survey::of(&corpus, config)?;
-    Dataset::check_size(&corpus, survey.bytes)?;
+    read_corpus(&Corpus::open(config)?, config, choice)
+}
+
+/// The same for a corpus that is open, whatever the configuration names.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_corpus(corpus: &Corpus, config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Dataset)> {
+    Dataset::check_size(corpus, corpus.known_bytes())?;
+    let survey = Survey::of(corpus, config)?;
+    Dataset::check_size(corpus, survey.bytes)?;
     if let TokenizerChoice::Fixed(_) = choice {
         // Before it is encoded: that it has other characters is no more than a sign of it.
         same_text(config, &survey.sha256)?;
     }
     let tokenizer = match choice {
-        TokenizerChoice::FromConfig => tokenizer(config, &corpus, &survey)?,
+        TokenizerChoice::FromConfig => tokenizer(config, corpus, &survey)?,
         TokenizerChoice::Fixed(known) => known.clone(),
         TokenizerChoice::Extend(known) => known.extended(survey.alphabet(), survey.needs_end_of_text()),
     };
-    let data = Dataset::new(&corpus, &survey, &tokenizer, config)?;
+    let data = Dataset::new(corpus, &survey, &tokenizer, config)?;
     Ok((tokenizer, data))
 }
 

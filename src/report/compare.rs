@@ -87,8 +87,8 @@ pub fn compare(a: &mut RunDir, b: &mut RunDir) -> Result<Comparison> {
         event: first_event(&a.metrics()?, &b.metrics()?),
         ..Comparison::default()
     };
-    let layout = Layout::new(&a.config);
-    let comparable = Layout::new(&b.config)
+    let layout = Layout::new(&a.config)?;
+    let comparable = Layout::new(&b.config)?
         .tensors
         .iter()
         .map(|t| (&t.name, &t.shape))

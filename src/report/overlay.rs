@@ -2,7 +2,7 @@
 
 use crate::{
     report::plot::{Chart, Series},
-    run::RunDir,
+    run::{DoneRecord, EstimateRecord, Record, RunDir},
 };
 use kinglet_core::{
     config::{Config, FIELDS},
@@ -123,7 +123,13 @@ impl Overlay {
     pub fn new(runs: &[RunDir], target: Option<f64>) -> Result<Overlay> {
         let told = runs.iter().map(|run| {
             let whole = run.path().canonicalize().map_err(Error::io("read", run.path()))?;
-            Ok(Told { path: run.path().to_owned(), whole, config: &run.config, events: run.metrics()? })
+            let (mut estimates, mut done) = (Vec::new(), None);
+            run.records(|record| match record {
+                Record::Estimate(at) => estimates.push(at),
+                Record::Done(at) => done = Some(at),
+                _ => {}
+            })?;
+            Ok(Told { path: run.path().to_owned(), whole, config: &run.config, estimates, done })
         });
         overlay(told.collect::<Result<_>>()?, target)
     }
@@ -196,7 +202,8 @@ struct Told<'a> {
     /// From the root.
     whole: PathBuf,
     config: &'a Config,
-    events: Vec<Value>,
+    estimates: Vec<EstimateRecord>,
+    done: Option<DoneRecord>,
 }
 
 fn overlay(mut told: Vec<Told>, target: Option<f64>) -> Result<Overlay> {
@@ -213,7 +220,7 @@ fn overlay(mut told: Vec<Told>, target: Option<f64>) -> Result<Overlay> {
     });
     let mut runs: Vec<(Trace, &Config)> = Vec::new();
     for (run, name) in told.iter().zip(names(&wholes)) {
-        runs.push((trace(run, name, &mut notes), run.config));
+        runs.push((trace(run, name, &mut notes)?, run.config));
     }
     if runs.iter().all(|(run, _)| run.estimates.is_empty()) {
         let paths: Vec<_> = told.iter().map(|run| run.path.display().to_string()).collect();
@@ -273,27 +280,19 @@ fn overlay(mut told: Vec<Told>, target: Option<f64>) -> Result<Overlay> {
 }
 
 /// What a run's events say.
-fn trace(told: &Told, name: String, notes: &mut Vec<String>) -> Trace {
-    let Told { path, config, events, .. } = told;
-    let none = Value::Null;
-    let of = |kind: &'static str| events.iter().filter(move |event| event["event"] == kind);
-    let done = of("done").next_back().unwrap_or(&none);
-    let ms_per_step = done["ms_per_step"].as_f64();
-    let mut without_seconds = false;
-    let mut estimates: Vec<Estimate> = Vec::new();
-    for event in of("estimate") {
-        let Some(step) = event["step"].as_u64() else { continue };
-        let loss = |key: &str| event[key].as_f64().unwrap_or(f64::NAN);
-        let train_s = event["train_s"].as_f64();
-        without_seconds |= train_s.is_none();
-        estimates.push(Estimate {
-            step,
-            tokens: step as f64 * config.tokens_per_step(),
-            train_s: train_s.or_else(|| Some(step as f64 * ms_per_step? / 1e3)),
-            train_loss: loss("train_loss"),
-            val_loss: loss("val_loss"),
-        });
-    }
+fn trace(told: &Told, name: String, notes: &mut Vec<String>) -> Result<Trace> {
+    let Told { path, config, .. } = told;
+    let done = told.done.unwrap_or_default();
+    let ms_per_step = done.ms_per_step;
+    let without_seconds = told.estimates.iter().any(|at| at.train_s.is_none());
+    let estimate = |at: &EstimateRecord| Estimate {
+        step: at.step,
+        tokens: at.step as f64 * config.tokens_per_step(),
+        train_s: at.train_s.or_else(|| Some(at.step as f64 * ms_per_step? / 1e3)),
+        train_loss: at.train_loss,
+        val_loss: at.val_loss,
+    };
+    let estimates: Vec<Estimate> = told.estimates.iter().map(estimate).collect();
     if estimates.is_empty() {
         notes.push(format!("{name} has no estimate of the loss yet"));
     } else if without_seconds {
@@ -306,28 +305,28 @@ fn trace(told: &Told, name: String, notes: &mut Vec<String>) -> Trace {
     if infinite > 0 {
         notes.push(format!("{infinite} estimates of {name} are not finite and not drawn"));
     }
-    let ratio = |bits: &Value, nats: &Value| Some(bits.as_f64()? / nats.as_f64()?).filter(|ratio| ratio.is_normal());
-    let per_nat = of("estimate").find_map(|event| ratio(&event["bits_per_byte"], &event["val_loss"]));
+    let ratio = |bits: Option<f64>, nats: Option<f64>| Some(bits? / nats?).filter(|ratio| ratio.is_normal());
+    let per_nat = told.estimates.iter().find_map(|at| ratio(at.bits_per_byte, Some(at.val_loss)));
     let finite = estimates.iter().filter(|at| at.val_loss.is_finite());
     let best = finite.min_by(|a, b| a.val_loss.total_cmp(&b.val_loss)).copied();
     let so_far = |at: &Estimate| at.train_s.filter(|_| at.step > 0).map(|s| 1e3 * s / at.step as f64);
-    Trace {
+    Ok(Trace {
         name,
         path: path.clone(),
-        params: Layout::new(config).len(),
+        params: Layout::new(config)?.len(),
         max_iters: config.max_iters,
         best_val_loss: best.map(|at| at.val_loss),
         best_step: best.map(|at| at.step),
-        val_loss_exact: done["val_loss_exact"].as_f64(),
-        val_loss_stderr: done["val_loss_stderr"].as_f64(),
-        entropy_floor: done["entropy_floor"].as_f64(),
-        bits_per_byte_per_nat: per_nat.or_else(|| ratio(&done["bits_per_byte"], &done["val_loss_exact"])),
+        val_loss_exact: done.val_loss_exact,
+        val_loss_stderr: done.val_loss_stderr,
+        entropy_floor: done.entropy_floor,
+        bits_per_byte_per_nat: per_nat.or_else(|| ratio(done.bits_per_byte, done.val_loss_exact)),
         at_target: None,
         ms_per_step: ms_per_step.or_else(|| so_far(estimates.last()?)),
-        wall_s: done["wall_s"].as_f64(),
-        peak_memory_mib: done["peak_memory_mib"].as_f64(),
+        wall_s: done.wall_s,
+        peak_memory_mib: done.peak_memory_mib,
         estimates,
-    }
+    })
 }
 
 /// The shortest end of each path that no other path has.

@@ -17,11 +17,20 @@ use kinglet_core::{
     config::{Config, FORMAT_VERSION},
     error::{Error, Result},
     guard::Guard,
-    params::{Layout, Tensor},
+    params::{Layout, Span, Tensor},
 };
-use safetensors::{Dtype, SafeTensors, View, tensor::serialize_to_file};
+use safetensors::{
+    Dtype, View,
+    tensor::{Metadata, serialize_to_file},
+};
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, collections::HashMap, fs, io, path::Path};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fs,
+    io::{self, Read, Seek},
+    path::Path,
+};
 
 const MODEL: &str = "model.safetensors";
 const ADAPTER: &str = "adapter.safetensors";
@@ -82,41 +91,73 @@ impl State {
     }
 }
 
-/// Everything needed to go on: each of the buffers, owned or lent, has the layout's length.
+/// Three buffers of one layout that a training consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buffer {
+    /// The parameters.
+    Weights,
+    /// The optimizer's first moments.
+    FirstMoments,
+    /// The optimizer's second moments.
+    SecondMoments,
+}
+
+/// Everything needed to go on, in memory: each of the buffers has the layout's length.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint<Buf = Vec<f32>> {
+pub struct Checkpoint {
     /// Step and best loss.
     pub state: State,
     /// Weights.
-    pub weights: Buf,
+    pub weights: Vec<f32>,
     /// First moments of the optimizer.
-    pub m: Buf,
+    pub m: Vec<f32>,
     /// Second moments.
-    pub v: Buf,
+    pub v: Vec<f32>,
 }
 
-impl<Buf: AsRef<[f32]>> Checkpoint<Buf> {
-    /// Writes the folder, whole or not at all.
-    pub(crate) fn write(&self, folder: &Path, layout: &Layout, config: &str, tokenizer: &str) -> Result<()> {
-        let mut files = FolderWriter::new(folder)?;
-        let weights = [("", layout.stored(), self.weights.as_ref())];
-        let [first, second] = moments(layout);
-        let moments = [(first.0, first.1, self.m.as_ref()), (second.0, second.1, self.v.as_ref())];
-        let state = serde_json::to_string_pretty(&self.state).expect("plain values");
-        files.add(weights_file(layout), |path| write_tensors(path, &weights))?;
-        files.add(OPTIMIZER, |path| write_tensors(path, &moments))?;
-        for (name, text) in [(STATE, state.as_str()), (CONFIG, config), (TOKENIZER, tokenizer)] {
-            files.add(name, |path| fs::write(path, text))?;
-        }
-        files.finish()
+impl Checkpoint {
+    /// Numbers of a buffer, as [`super::RunDir::save`] asks for them.
+    pub fn read(&self, buffer: Buffer, span: Span, out: &mut [f32]) {
+        let from = match buffer {
+            Buffer::Weights => &self.weights,
+            Buffer::FirstMoments => &self.m,
+            Buffer::SecondMoments => &self.v,
+        };
+        out.copy_from_slice(&from[span.range()]);
     }
+}
+
+/// What gives the numbers of a piece of a buffer, wherever that is: `read(buffer, span, out)`.
+pub(super) type Source<'a> = &'a dyn Fn(Buffer, Span, &mut [f32]);
+
+/// What takes them.
+pub(super) type Sink<'a> = &'a mut dyn FnMut(Buffer, Span, &[f32]);
+
+/// Writes a checkpoint's folder, whole or not at all. No more than one tensor is in memory.
+pub(super) fn write(
+    folder: &Path,
+    layout: &Layout,
+    state: &State,
+    read: Source,
+    config: &str,
+    tokenizer: &str,
+) -> Result<()> {
+    let mut files = FolderWriter::new(folder)?;
+    let state = serde_json::to_string_pretty(state).expect("plain values");
+    files.add(weights_file(layout), |path| write_tensors(path, &[stored(layout)], read))?;
+    files.add(OPTIMIZER, |path| write_tensors(path, &moments(layout), read))?;
+    for (name, text) in [(STATE, state.as_str()), (CONFIG, config), (TOKENIZER, tokenizer)] {
+        files.add(name, |path| fs::write(path, text))?;
+    }
+    files.finish()
 }
 
 /// Writes the folder with what a fine-tuning begins with, whole or not at all.
 pub(crate) fn write_base(folder: &Path, config: &Config, weights: &[f32]) -> Result<()> {
-    let layout = Layout::new(config);
+    let layout = Layout::new(config)?;
     let mut files = FolderWriter::new(folder)?;
-    files.add(MODEL, |path| write_tensors(path, &[("", layout.stored(), weights)]))?;
+    let read = |_, span: Span, out: &mut [f32]| out.copy_from_slice(&weights[span.range()]);
+    files.add(MODEL, |path| write_tensors(path, &[stored(&layout)], &read))?;
     files.add(CONFIG, |path| fs::write(path, config.to_toml()))?;
     files.finish()
 }
@@ -125,15 +166,30 @@ pub(crate) fn write_base(folder: &Path, config: &Config, weights: &[f32]) -> Res
 pub(crate) fn read_base(folder: &Path) -> Result<(Config, Vec<f32>)> {
     let stored = Stored::open(folder)?;
     let config = stored.config()?;
-    let weights = stored.weights(&Layout::new(&config), None)?;
+    let weights = stored.weights(&Layout::new(&config)?, None)?;
     Ok((config, weights))
 }
 
-/// What stands before the names of both moments, and which tensors have them.
-fn moments(layout: &Layout) -> [(&'static str, Vec<&Tensor>); 2] {
+/// Some tensors of a buffer in a file, and what stands before their names there.
+struct Group<'a> {
+    prefix: &'static str,
+    buffer: Buffer,
+    tensors: Vec<&'a Tensor>,
+}
+
+/// The weights that a checkpoint has.
+fn stored(layout: &Layout) -> Group<'_> {
+    Group { prefix: "", buffer: Buffer::Weights, tensors: layout.stored() }
+}
+
+/// Both moments, where there are some.
+fn moments(layout: &Layout) -> [Group<'_>; 2] {
     let (first, mut second) = (layout.trained(), layout.trained());
     second.retain(|tensor| !tensor.muon);
-    [("exp_avg.", first), ("exp_avg_sq.", second)]
+    [
+        Group { prefix: "exp_avg.", buffer: Buffer::FirstMoments, tensors: first },
+        Group { prefix: "exp_avg_sq.", buffer: Buffer::SecondMoments, tensors: second },
+    ]
 }
 
 /// The file of the tensors that [`Layout::stored`] lists.
@@ -142,6 +198,7 @@ fn weights_file(layout: &Layout) -> &'static str {
 }
 
 /// A checkpoint's folder, each file of which is verified when it is read.
+#[derive(Debug)]
 pub(crate) struct Stored {
     files: FolderReader,
 }
@@ -168,43 +225,79 @@ impl Stored {
         self.parsed(TOKENIZER, |bytes| Tokenizer::from_json(&String::from_utf8_lossy(bytes)))
     }
 
-    fn tensors(
-        &self,
-        name: &str,
-        layout: &Layout,
-        wanted: &[(&str, Vec<&Tensor>)],
-        base: &[f32],
-    ) -> Result<Vec<Vec<f32>>> {
-        let numbers: usize = wanted.iter().flat_map(|(_, tensors)| tensors).map(|tensor| tensor.span.len).sum();
-        let numbers = 4 * numbers as u64;
-        // Names and shapes take some more.
-        let bytes = self.files.read(name, numbers + numbers / 8 + (1 << 20))?;
-        let each = wanted.iter().map(|(prefix, tensors)| read_tensors(&bytes, layout, tensors, prefix, base));
-        each.collect::<Result<_>>().map_err(|error| self.files.error(name, &error))
+    /// Gives the tensors of some groups in a file to `take`, once the file is verified.
+    fn tensors(&self, name: &str, groups: &[Group], take: Sink) -> Result<()> {
+        let mut file = self.files.open(name)?;
+        let read = |group: &Group| {
+            read_tensors(&mut file, &group.tensors, group.prefix, |tensor, x| {
+                // Moments of what does not train are zeros, and stay memory that was never touched.
+                let span = if group.buffer == Buffer::Weights { tensor.span } else { tensor.trains };
+                take(group.buffer, span, &x[span.start - tensor.span.start..][..span.len]);
+            })
+        };
+        groups.iter().try_for_each(read).map_err(|error| self.files.error(name, &error))
+    }
+
+    /// Gives all that the folder has of a training to `take`, tensor by tensor; the state. Where there are adapters, the
+    /// weights they belong to are not among it.
+    ///
+    /// # Errors
+    /// If something is missing, damaged, or of another model; `take` may have heard of some of it.
+    pub(crate) fn restore(&self, layout: &Layout, take: Sink) -> Result<State> {
+        self.tensors(OPTIMIZER, &moments(layout), take)?;
+        self.tensors(weights_file(layout), &[stored(layout)], take)?;
+        self.state()
+    }
+
+    /// Checks that [`Stored::restore`] will find all that it needs; the state.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn check(&self, layout: &Layout) -> Result<State> {
+        self.restore(layout, &mut |_, _, _| ())
     }
 
     /// The weights; `base` are those that adapters belong to, [`Layout::base_len`] of them.
     pub(crate) fn weights(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
         let name = weights_file(layout);
-        if layout.has_adapters() && base.is_none() {
-            let what = "it holds adapters (lora_rank), and the weights they belong to are not there";
-            return Err(self.files.error(name, &Error::Data(what.into())));
-        }
-        Ok(self.tensors(name, layout, &[("", layout.stored())], base.unwrap_or_default())?.remove(0))
+        let mut weights = self.on_base(layout, base)?;
+        self.tensors(name, &[stored(layout)], &mut |_, span, x| weights[span.range()].copy_from_slice(x))?;
+        Ok(weights)
     }
 
-    /// Everything, with a `base` as [`Stored::weights`].
+    /// Zeros, memory that was never touched, of a layout that begins with `base` where there are adapters.
+    fn on_base(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
+        if layout.has_adapters() && base.is_none() {
+            let what = "it holds adapters (lora_rank), and the weights they belong to are not there";
+            return Err(self.files.error(weights_file(layout), &Error::Data(what.into())));
+        }
+        let mut weights = vec![0.0; layout.len()];
+        let base = base.unwrap_or_default();
+        weights[..base.len()].copy_from_slice(base);
+        Ok(weights)
+    }
+
+    /// Everything in memory, with a `base` as [`Stored::weights`].
     pub(crate) fn checkpoint(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Checkpoint> {
-        let moments = self.tensors(OPTIMIZER, layout, &moments(layout), &[])?;
-        let [m, v] = moments.try_into().expect("two were asked for");
-        Ok(Checkpoint { state: self.state()?, weights: self.weights(layout, base)?, m, v })
+        let mut weights = self.on_base(layout, base)?;
+        let (mut m, mut v) = (vec![0.0; layout.len()], vec![0.0; layout.len()]);
+        let state = self.restore(layout, &mut |buffer, span, x| {
+            let to = match buffer {
+                Buffer::Weights => &mut weights,
+                Buffer::FirstMoments => &mut m,
+                Buffer::SecondMoments => &mut v,
+            };
+            to[span.range()].copy_from_slice(x);
+        })?;
+        Ok(Checkpoint { state, weights, m, v })
     }
 }
 
-/// One tensor of a flat buffer, in the file's byte order.
+/// One tensor of a flat buffer, read when the file comes to it.
 struct TensorData<'a> {
-    shape: &'a [usize],
-    values: &'a [f32],
+    tensor: &'a Tensor,
+    buffer: Buffer,
+    read: Source<'a>,
 }
 
 impl View for TensorData<'_> {
@@ -213,25 +306,30 @@ impl View for TensorData<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        self.shape
+        &self.tensor.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|x| x.to_le_bytes()).collect()
+        let mut numbers = vec![0.0; self.tensor.span.len];
+        (self.read)(self.buffer, self.tensor.span, &mut numbers);
+        // The file's byte order.
+        numbers.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits().to_le()));
+        Cow::Owned(bytemuck::cast_slice(&numbers).to_vec())
     }
 
     fn data_len(&self) -> usize {
-        4 * self.values.len()
+        4 * self.tensor.span.len
     }
 }
 
-/// Writes some tensors of each buffer, with a prefix before their names.
-fn write_tensors(path: &Path, buffers: &[(&str, Vec<&Tensor>, &[f32])]) -> io::Result<()> {
-    let data = buffers.iter().flat_map(|(prefix, tensors, buffer)| {
-        tensors.iter().map(move |tensor| {
-            let data = TensorData { shape: &tensor.shape, values: &buffer[tensor.span.range()] };
+/// Writes groups of tensors.
+fn write_tensors<'a>(path: &Path, groups: &'a [Group<'a>], read: Source) -> io::Result<()> {
+    let data = groups.iter().flat_map(|&Group { prefix, buffer, ref tensors }| {
+        let named = move |&tensor: &&'a Tensor| {
+            let data = TensorData { tensor, buffer, read };
             (format!("{prefix}{}", tensor.name), data)
-        })
+        };
+        tensors.iter().map(named)
     });
     // The library makes a file that nobody else may read; it shall have the permissions of any other.
     let permissions = fs::File::create(path)?.metadata()?.permissions();
@@ -243,35 +341,56 @@ fn write_tensors(path: &Path, buffers: &[(&str, Vec<&Tensor>, &[f32])]) -> io::R
     fs::set_permissions(path, permissions)
 }
 
-/// Reads some `tensors` of a layout from the bytes of a safetensors file, in which their names have `prefix` before
-/// them, into a buffer of that layout. It begins with `base`; all else is zeros, memory that was never touched.
+/// Bytes of a safetensors header that are more than it can have.
+const LONGEST_HEADER: u64 = 1 << 26;
+
+/// Reads `tensors` of a layout from a safetensors file, in which their names have `prefix` before them, and gives the numbers
+/// of each to `take`, one tensor after the other.
 ///
 /// # Errors
-/// If the bytes are no such file, or a tensor is missing or of another type or shape.
+/// If it is no such file, or a tensor is missing or of another type or shape; nothing is read then.
 pub fn read_tensors(
-    bytes: &[u8],
-    layout: &Layout,
+    from: &mut (impl Read + Seek),
     tensors: &[&Tensor],
     prefix: &str,
-    base: &[f32],
-) -> Result<Vec<f32>> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| Error::Data(format!("damaged: {error}")))?;
+    mut take: impl FnMut(&Tensor, &[f32]),
+) -> Result<()> {
+    let damaged = |error: &dyn std::fmt::Display| Error::Data(format!("damaged: {error}"));
+    let read = |from: &mut dyn Read, bytes: &mut [u8]| from.read_exact(bytes).map_err(|error| damaged(&error));
+    let len = from.seek(io::SeekFrom::End(0)).and_then(|len| from.rewind().map(|()| len)).map_err(|e| damaged(&e))?;
+    let mut size = [0; 8];
+    read(from, &mut size)?;
+    let size = u64::from_le_bytes(size);
+    if size > LONGEST_HEADER || size > len {
+        return Err(damaged(&format!("a header of {size} bytes")));
+    }
+    let mut header = vec![0; size as usize];
+    read(from, &mut header)?;
+    let header: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(&error))?;
+    let data = 8 + size;
     // All are looked up before memory is taken for their numbers.
     let mut found = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         let name = format!("{prefix}{}", tensor.name);
-        let view = file.tensor(&name).map_err(|_| Error::Data(format!("it has no tensor {name}")))?;
-        if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
-            let found = format!("{:?} {:?}", view.dtype(), view.shape());
+        let info = header.info(&name).ok_or_else(|| Error::Data(format!("it has no tensor {name}")))?;
+        if info.dtype != Dtype::F32 || info.shape != tensor.shape {
+            let found = format!("{:?} {:?}", info.dtype, info.shape);
             return Err(Error::Data(format!("{name} is {found}, the configuration says F32 {:?}", tensor.shape)));
         }
-        found.push((tensor.span, view));
+        let (start, end) = info.data_offsets;
+        let inside = (end as u64).checked_add(data).is_some_and(|end| end <= len);
+        if !inside || end.checked_sub(start) != Some(4 * tensor.span.len) {
+            return Err(damaged(&format!("{name} is said to be at {start} to {end} of {} bytes", len - data)));
+        }
+        found.push((*tensor, start as u64));
     }
-    let mut buffer = vec![0.0; layout.len()];
-    buffer[..base.len()].copy_from_slice(base);
-    for (span, view) in found {
-        let numbers = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
-        buffer[span.range()].iter_mut().zip(numbers).for_each(|(x, number)| *x = number);
+    let mut numbers = Vec::new();
+    for (tensor, start) in found {
+        from.seek(io::SeekFrom::Start(data + start)).map_err(|error| damaged(&error))?;
+        numbers.resize(tensor.span.len, 0.0f32);
+        read(from, bytemuck::cast_slice_mut(&mut numbers))?;
+        numbers.iter_mut().for_each(|x| *x = f32::from_bits(u32::from_le(x.to_bits())));
+        take(tensor, &numbers);
     }
-    Ok(buffer)
+    Ok(())
 }

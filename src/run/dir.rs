@@ -16,8 +16,8 @@
 //! that is not, and said so in [`RunDir::warnings`].
 
 use super::{
-    checkpoint::{self, CONFIG, Checkpoint, State, Stored, TEXT_LIMIT, TOKENIZER},
-    metrics::{MetricLine, Metrics, parse_metrics},
+    checkpoint::{self, Buffer, CONFIG, Checkpoint, State, Stored, TEXT_LIMIT, TOKENIZER},
+    metrics::{MetricLine, Metrics, Record, read_metrics},
 };
 use crate::{
     system::disk::{self, Appender, Lock, sha256},
@@ -26,7 +26,7 @@ use crate::{
 use kinglet_core::{
     config::Config,
     error::{Error, Result},
-    params::Layout,
+    params::{Layout, Span},
 };
 use serde_json::Value;
 use std::{
@@ -188,41 +188,69 @@ impl RunDir {
         disk::write_whole(&path, bytes).map_err(Error::io("write", &path))
     }
 
-    /// The events in `metrics.jsonl`, as JSON; what is damaged is left out.
+    /// Gives every event in `metrics.jsonl` to `each`; what is damaged is left out.
+    ///
+    /// # Errors
+    /// If the file exists and cannot be read.
+    pub fn records(&self, mut each: impl FnMut(Record)) -> Result<()> {
+        self.metric_lines(|line| {
+            each(line.event().unwrap_or(Record::Other));
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// All events in `metrics.jsonl` as JSON, in memory.
     ///
     /// # Errors
     /// If the file exists and cannot be read.
     pub fn metrics(&self) -> Result<Vec<Value>> {
-        Ok(self.metric_lines()?.0.into_iter().map(|line| line.event).collect())
+        let mut events = Vec::new();
+        self.metric_lines(|line| {
+            events.extend(line.event::<Value>());
+            Ok(())
+        })?;
+        Ok(events)
     }
 
-    fn metric_lines(&self) -> Result<(Vec<MetricLine>, usize)> {
+    /// Gives every intact line to `each`; returns how many are damaged.
+    fn metric_lines(&self, each: impl FnMut(MetricLine) -> io::Result<()>) -> Result<u64> {
         let path = self.path.join(METRICS);
         // Only what is not there is empty: a dangling link, say, is not.
-        match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Vec::new(), 0)),
-            _ => Ok(parse_metrics(&disk::read_at_most(&path, TEXT_LIMIT)?)),
+        if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(0);
         }
+        let file = fs::File::open(&path).map_err(Error::io("read", &path))?;
+        read_metrics(io::BufReader::with_capacity(1 << 16, file), each).map_err(Error::io("read", &path))
     }
 
-    /// Opens `metrics.jsonl` for more events, without those after `state`: they are about to happen again.
+    /// Opens `metrics.jsonl` for more events, without those after `state`: they are about to happen again. Those that stay
+    /// are given to `kept`.
     ///
     /// # Errors
     /// If the file cannot be read or written.
-    pub fn continue_metrics(&mut self, state: &State) -> Result<Metrics> {
-        let (lines, damaged) = self.metric_lines()?;
-        if damaged > 0 {
-            self.warnings.push(format!("{}: {damaged} damaged lines left out", self.path.join(METRICS).display()));
-        }
-        let happened = |event: &Value| {
-            event["event"] != "done"
-                && event["step"].as_u64().is_none_or(|at| at <= state.step)
-                && event["rollbacks"].as_u64().is_none_or(|n| n <= state.guard.rollbacks)
-        };
-        let kept: String =
-            lines.iter().filter(|line| happened(&line.event)).map(|line| line.text.clone() + "\n").collect();
-        self.write(METRICS, kept.as_bytes())?;
+    pub fn continue_metrics(&mut self, state: &State, mut kept: impl FnMut(Record)) -> Result<Metrics> {
         let path = self.path.join(METRICS);
+        let mut damaged = Ok(0);
+        let written = disk::write_whole_by(&path, |file| {
+            damaged = self.metric_lines(|line| {
+                let MetricLine { text, about } = &line;
+                let happened = about.event != "done"
+                    && about.step.is_none_or(|at| at <= state.step)
+                    && about.rollbacks.is_none_or(|n| n <= state.guard.rollbacks);
+                if happened {
+                    kept(line.event().unwrap_or(Record::Other));
+                    writeln!(file, "{text}")?;
+                }
+                Ok(())
+            });
+            Ok(())
+        });
+        written.map_err(Error::io("write", &path))?;
+        match damaged? {
+            0 => {}
+            n => self.warnings.push(format!("{}: {n} damaged lines left out", path.display())),
+        }
         Ok(Metrics { file: Appender::new(&path).map_err(Error::io("open", &path))?, path })
     }
 
@@ -234,13 +262,13 @@ impl RunDir {
         Ok(checkpoints(&self.path)?.into_iter().map(|(step, _)| step).collect())
     }
 
-    /// Saves a checkpoint.
+    /// Saves a checkpoint, whose numbers `read(buffer, span, out)` gives, tensor by tensor.
     ///
     /// # Errors
     /// If something cannot be written; the checkpoints that were there stay.
-    pub fn save<Buf: AsRef<[f32]>>(&self, layout: &Layout, checkpoint: &Checkpoint<Buf>) -> Result<()> {
-        let folder = self.path.join(CHECKPOINTS).join(folder_name(checkpoint.state.step));
-        checkpoint.write(&folder, layout, &self.config.to_toml(), self.tokenizer.to_json())
+    pub fn save(&self, layout: &Layout, state: &State, read: impl Fn(Buffer, Span, &mut [f32])) -> Result<()> {
+        let folder = self.path.join(CHECKPOINTS).join(folder_name(state.step));
+        checkpoint::write(&folder, layout, state, &read, &self.config.to_toml(), self.tokenizer.to_json())
     }
 
     /// Points `last` and `best` at what was saved in `state`, and removes the checkpoints that are no longer wanted.
@@ -314,7 +342,18 @@ impl RunDir {
         self.read(which, |stored| Ok((stored.state()?, stored.weights(layout, base)?)))
     }
 
-    /// The newest intact checkpoint of those whose step is `wanted`, to go on from; `base` as [`RunDir::load_weights`].
+    /// The folder of the newest intact checkpoint of those whose step is `wanted`, verified, and its state.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn newest(&mut self, layout: &Layout, wanted: impl Fn(u64) -> bool) -> Result<(State, Stored)> {
+        newest(&self.path, &mut self.warnings, wanted, |folder| {
+            let stored = Stored::open(folder)?;
+            Ok((stored.check(layout)?, stored))
+        })
+    }
+
+    /// The newest intact checkpoint of those whose step is `wanted`, in memory; `base` as [`RunDir::load_weights`].
     ///
     /// # Errors
     /// If there is none, or there are adapters and no `base`.

@@ -8,7 +8,7 @@ use kinglet_core::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, BufRead, BufReader, Read, Seek, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -20,7 +20,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn sha256_of(file: File) -> io::Result<String> {
+fn sha256_of(file: &mut File) -> io::Result<String> {
     let (mut file, mut hasher) = (BufReader::with_capacity(1 << 20, file), Sha256::new());
     loop {
         let piece = file.fill_buf()?;
@@ -103,12 +103,12 @@ fn place(aside: &Path, path: &Path) -> io::Result<()> {
     sync_folder(folder.unwrap_or(Path::new(".")))
 }
 
-fn write_flushed(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_flushed(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     allowed()?;
-    let mut file = File::create(path)?;
+    let mut file = BufWriter::with_capacity(1 << 16, File::create(path)?);
     allowed()?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    write(&mut file)?;
+    file.into_inner()?.sync_all()
 }
 
 /// Writes a file whole or not at all.
@@ -116,8 +116,13 @@ fn write_flushed(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Whatever the file system refuses; what was at `path` is still there then.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole_by(path, |file| file.write_all(bytes))
+}
+
+/// The same with what `write` writes.
+pub(crate) fn write_whole_by(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let aside = aside(path);
-    write_flushed(&aside, bytes)
+    write_flushed(&aside, write)
         .and_then(|()| place(&aside, path))
         .inspect_err(|_| _ = allowed().and_then(|()| fs::remove_file(&aside)))
 }
@@ -159,9 +164,10 @@ impl FolderWriter {
     pub(crate) fn add(&mut self, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
         let path = self.aside.join(name);
         let sum = allowed().and_then(|()| write(&path)).and_then(|()| {
-            let file = File::open(&path)?;
+            // Windows flushes only what may be written to.
+            let mut file = File::options().read(true).write(true).open(&path)?;
             file.sync_all()?;
-            sha256_of(file)
+            sha256_of(&mut file)
         });
         self.sums += &format!("{}  {name}\n", sum.map_err(Error::io("write", &self.path.join(name)))?);
         Ok(())
@@ -175,7 +181,7 @@ impl FolderWriter {
             // Fails if somebody has put something there meanwhile.
             fs::remove_dir(&self.path).map_err(Error::io("replace", &self.path))?;
         }
-        write_flushed(&self.aside.join(SUMS), self.sums.as_bytes())
+        write_flushed(&self.aside.join(SUMS), |file| file.write_all(self.sums.as_bytes()))
             .and_then(|()| sync_folder(&self.aside))
             .and_then(|()| place(&self.aside, &self.path))
             .map_err(Error::io("write", &self.path))
@@ -208,6 +214,7 @@ pub(crate) fn remove_folder(path: &Path) -> Result<()> {
 }
 
 /// A folder with checksums, being read.
+#[derive(Debug)]
 pub(crate) struct FolderReader {
     path: PathBuf,
     sums: String,
@@ -229,12 +236,26 @@ impl FolderReader {
     pub(crate) fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
         let path = self.path.join(name);
         let bytes = read_at_most(&path, limit)?;
-        let line = format!("{}  {name}", sha256(&bytes));
+        self.verify(name, &sha256(&bytes))?;
+        Ok(bytes)
+    }
+
+    /// Verifies a file, and opens it to be read piece by piece.
+    pub(crate) fn open(&self, name: &str) -> Result<File> {
+        let path = self.path.join(name);
+        let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+        let sum = sha256_of(&mut file).map_err(Error::io("read", &path))?;
+        self.verify(name, &sum)?;
+        file.rewind().map_err(Error::io("read", &path))?;
+        Ok(file)
+    }
+
+    fn verify(&self, name: &str, sum: &str) -> Result<()> {
+        let line = format!("{sum}  {name}");
         if self.sums.lines().any(|listed| listed == line) {
-            Ok(bytes)
-        } else {
-            Err(Error::damaged(&path, format!("damaged: its SHA-256 is not the one in {SUMS}")))
+            return Ok(());
         }
+        Err(Error::damaged(&self.path.join(name), format!("damaged: its SHA-256 is not the one in {SUMS}")))
     }
 }
 
@@ -274,7 +295,8 @@ pub(crate) struct Appender {
 impl Appender {
     /// Opens a file whose content is good.
     pub(crate) fn new(path: &Path) -> io::Result<Appender> {
-        let file = File::options().append(true).open(path)?;
+        // Not to append: a file opened for that cannot be truncated on Windows.
+        let file = File::options().write(true).open(path)?;
         let len = file.metadata()?.len();
         Ok(Appender { file, len, pending: String::new() })
     }
@@ -290,6 +312,7 @@ impl Appender {
         // Half of an earlier attempt may be there.
         if self.file.seek(io::SeekFrom::End(0))? != self.len {
             self.file.set_len(self.len)?;
+            self.file.seek(io::SeekFrom::End(0))?;
         }
         self.file.write_all(self.pending.as_bytes())?;
         self.len += self.pending.len() as u64;

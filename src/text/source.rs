@@ -27,6 +27,9 @@ pub const BUILTIN: &str = "builtin";
 /// The name of the corpus that the published models were trained on.
 pub const TINY_SHAKESPEARE: &str = "tinyshakespeare";
 
+/// What stands in a configuration for a text that was given in memory.
+pub const MEMORY: &str = "(memory)";
+
 /// Bytes of a piece of text, from which on a place to cut is looked for: Hugging Face's encoder takes 150 times the memory.
 const PIECE: usize = 1 << 18;
 
@@ -161,6 +164,10 @@ impl Corpus {
         let path = Path::new(name);
         if name == "-" {
             self.add_stream("standard input", io::stdin())?;
+        } else if name == MEMORY {
+            return Err(Error::Data(
+                "the text of this run was given in memory, not in a file: go on with Job::resume_on_text".to_owned(),
+            ));
         } else if path.is_dir() && !is_run(path) {
             self.add_folder(path)?;
         } else if path.is_file() {

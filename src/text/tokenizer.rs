@@ -300,25 +300,19 @@ impl Tokenizer {
 const MAX_VOCAB: usize = 1_000_000;
 
 /// Turns ids that arrive one by one into text, holding back characters of which a part is still to come.
-#[derive(Debug)]
-pub struct StreamDecoder<'a> {
-    tokenizer: &'a Tokenizer,
+#[derive(Clone, Debug, Default)]
+pub struct StreamDecoder {
     /// The last tokens that were given out, and those held back: some decoders look at a token's neighbour.
     ids: Vec<u32>,
     given: usize,
 }
 
-impl<'a> StreamDecoder<'a> {
-    /// Nothing yet.
-    pub fn new(tokenizer: &'a Tokenizer) -> StreamDecoder<'a> {
-        StreamDecoder { tokenizer, ids: Vec::new(), given: 0 }
-    }
-
-    /// Adds a token; the text that is certain now.
-    pub fn push(&mut self, id: u32) -> String {
-        let before = self.tokenizer.decode(&self.ids[..self.given]);
+impl StreamDecoder {
+    /// Adds a token of `tokenizer`, the same each time; the text that is certain now.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+        let before = tokenizer.decode(&self.ids[..self.given]);
         self.ids.push(id);
-        let all = self.tokenizer.decode(&self.ids);
+        let all = tokenizer.decode(&self.ids);
         // No character has more than four bytes: what is still broken then stays so.
         if all.ends_with('\u{fffd}') && self.ids.len() - self.given < 4 {
             return String::new();
@@ -330,9 +324,10 @@ impl<'a> StreamDecoder<'a> {
     }
 
     /// What was held back, when no more comes.
-    pub fn finish(self) -> String {
-        let before = self.tokenizer.decode(&self.ids[..self.given]);
-        self.tokenizer.decode(&self.ids).get(before.len()..).unwrap_or_default().to_owned()
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> String {
+        let before = tokenizer.decode(&self.ids[..self.given]);
+        self.given = self.ids.len();
+        tokenizer.decode(&self.ids).get(before.len()..).unwrap_or_default().to_owned()
     }
 }
 
@@ -436,16 +431,16 @@ mod tests {
     fn a_stream_gives_whole_characters() {
         for tokenizer in [Tokenizer::byte(), bpe(), CharTokenizer::train("aé🐦 ").into()] {
             let ids = tokenizer.encode("é 🐦🐦a").unwrap();
-            let mut stream = StreamDecoder::new(&tokenizer);
-            let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+            let mut stream = StreamDecoder::default();
+            let pieces: Vec<String> = ids.iter().map(|&id| stream.push(&tokenizer, id)).collect();
             assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
-            assert_eq!(pieces.concat() + &stream.finish(), "é 🐦🐦a");
+            assert_eq!(pieces.concat() + &stream.finish(&tokenizer), "é 🐦🐦a");
         }
         // Bytes that never become a character are given out all the same.
         let byte = Tokenizer::byte();
-        let mut stream = StreamDecoder::new(&byte);
-        let text: String = [0xff; 9].iter().map(|&id| stream.push(id)).collect();
-        assert_eq!(text + &stream.finish(), "\u{fffd}".repeat(9));
+        let mut stream = StreamDecoder::default();
+        let text: String = [0xff; 9].iter().map(|&id| stream.push(&tokenizer, id)).collect();
+        assert_eq!(text + &stream.finish(&tokenizer), "\u{fffd}".repeat(9));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::data::Split;
 use kinglet_core::{
-    backend::{Backend, IGNORE, Rows},
+    backend::{Forward, IGNORE, Pass, Rows},
     batch::Batch,
     config::Config,
     error::{Error, Result},
@@ -30,60 +30,70 @@ pub struct Exact {
     pub tokens: u64,
 }
 
-/// The published estimate: the mean over `eval_iters` random batches, dropout off.
-///
-/// `progress` hears how many of how many sequences are done; if it breaks there is no result.
-///
-/// # Errors
-/// If the text cannot be read.
-pub fn estimate<B: Backend>(
-    be: &B,
-    model: &Gpt,
-    shards: &mut Shards<B>,
-    p: &B::Buf,
-    split: &Split,
-    purpose: Purpose,
-    config: &Config,
-    step: u64,
-    progress: impl FnMut(usize, usize) -> ControlFlow<()>,
-) -> Result<Option<f64>> {
-    let sequences = config.eval_iters as usize * config.batch_size;
-    let load = |i, batch: &mut _| split.sample(config.seed, purpose, step, i, batch);
-    Ok(shards.losses(be, model, p, sequences, load, progress)?.map(|measured| mean(&measured).0))
+/// What a loss is measured with: a model, its weights, and who computes.
+pub struct Evaluator<'a, B: Forward> {
+    /// The backend.
+    pub be: &'a B,
+    /// The architecture.
+    pub model: &'a Gpt,
+    /// Its workers.
+    pub shards: &'a mut Shards<B>,
+    /// The parameters.
+    pub p: &'a B::Buf,
 }
 
-/// The exact loss: every token but the first is predicted once, in consecutive sequences of `block_size`, so the
-/// lengths of the contexts are distributed as in the estimate. `progress` as there.
-///
-/// # Errors
-/// If the text cannot be read, or has nothing to predict.
-pub fn exact<B: Backend>(
-    be: &B,
-    model: &Gpt,
-    shards: &mut Shards<B>,
-    p: &B::Buf,
-    split: &Split,
-    progress: impl FnMut(usize, usize) -> ControlFlow<()>,
-) -> Result<Option<Exact>> {
-    let windows = split.windows();
-    if windows == 0 {
-        return Err(Error::Data(format!("the text has {} tokens; predicting one takes two", split.tokens())));
+impl<B: Forward> Evaluator<'_, B> {
+    /// The published estimate: the mean over `eval_iters` random batches, dropout off.
+    ///
+    /// `progress` hears how many of how many sequences are done; if it breaks there is no result.
+    ///
+    /// # Errors
+    /// If the text cannot be read.
+    pub fn estimate(
+        &mut self,
+        split: &Split,
+        purpose: Purpose,
+        config: &Config,
+        step: u64,
+        progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<f64>> {
+        let sequences = config.eval_iters as usize * config.batch_size;
+        let load = |i, batch: &mut _| split.sample(config.seed, purpose, step, i, batch);
+        let measured = self.shards.losses(self.be, self.model, self.p, sequences, load, progress)?;
+        Ok(measured.map(|measured| mean(&measured).0))
     }
-    let load = |i, batch: &mut _| split.window(i, batch);
-    let Some(measured) = shards.losses(be, model, p, windows, load, progress)? else { return Ok(None) };
-    let (loss, tokens) = mean(&measured);
-    // The error of a ratio of sums: each window contributes its loss less what the mean would give it.
-    let squares: f64 = measured.iter().map(|m| (m.loss - loss * m.targets as f64).powi(2)).sum();
-    let stderr = (squares * windows as f64 / (windows as f64 - 1.0).max(1.0)).sqrt() / tokens as f64;
-    let (per_byte, per_char) = split.tokens_per_byte_and_char();
-    Ok(Some(Exact {
-        loss,
-        stderr,
-        bits_per_char: loss / LN_2 * per_char,
-        bits_per_byte: loss / LN_2 * per_byte,
-        perplexity: loss.exp(),
-        tokens,
-    }))
+
+    /// The exact loss: every token but the first is predicted once, in consecutive sequences of `block_size`, so the
+    /// lengths of the contexts are distributed as in the estimate. `progress` as there.
+    ///
+    /// # Errors
+    /// If the text cannot be read, or has nothing to predict.
+    pub fn exact(
+        &mut self,
+        split: &Split,
+        progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Exact>> {
+        let windows = split.windows();
+        if windows == 0 {
+            return Err(Error::Data(format!("the text has {} tokens; predicting one takes two", split.tokens())));
+        }
+        let load = |i, batch: &mut _| split.window(i, batch);
+        let measured = self.shards.losses(self.be, self.model, self.p, windows, load, progress)?;
+        let Some(measured) = measured else { return Ok(None) };
+        let (loss, tokens) = mean(&measured);
+        // The error of a ratio of sums: each window contributes its loss less what the mean would give it.
+        let squares: f64 = measured.iter().map(|m| (m.loss - loss * m.targets as f64).powi(2)).sum();
+        let stderr = (squares * windows as f64 / (windows as f64 - 1.0).max(1.0)).sqrt() / tokens as f64;
+        let (per_byte, per_char) = split.tokens_per_byte_and_char();
+        Ok(Some(Exact {
+            loss,
+            stderr,
+            bits_per_char: loss / LN_2 * per_char,
+            bits_per_byte: loss / LN_2 * per_byte,
+            perplexity: loss.exp(),
+            tokens,
+        }))
+    }
 }
 
 /// Answers given as they should be.
@@ -100,7 +110,7 @@ pub struct Answers {
 ///
 /// # Errors
 /// If the text cannot be read.
-pub fn answers<B: Backend>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Result<Answers> {
+pub fn answers<B: Forward>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Result<Answers> {
     let (mut acts, mut logits) = (model.acts(be, 1, false), vec![0.0; model.block_size * model.vocab_size]);
     let mut found = Answers { exact: 0, of: 0 };
     let mut batch = Batch::default();
@@ -109,9 +119,9 @@ pub fn answers<B: Backend>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Re
         split.window(i, &mut batch)?;
         let (ids, targets) = batch.sequence(0);
         let rows = Rows { b: 1, t: ids.len(), pos: 0 };
-        model.forward(be, p, &mut acts, ids, rows, None);
-        be.download(acts.logits(), &mut logits[..rows.t * model.vocab_size]);
-        let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("there are words") as u32;
+        model.forward(be, Pass { p, rows, dropout: None }, &mut acts, ids);
+        be.download(acts.logits(), 0, &mut logits[..rows.t * model.vocab_size]);
+        let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("there are tokens") as u32;
         let tokens: Vec<_> = targets.iter().zip(logits.chunks_exact(model.vocab_size)).collect();
         // An answer is a run of tokens that count.
         for answer in tokens.chunk_by(|a, b| (*a.0 == IGNORE) == (*b.0 == IGNORE)).filter(|run| *run[0].0 != IGNORE) {

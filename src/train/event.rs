@@ -1,6 +1,7 @@
 //! What happens in a run, told as it happens.
 
-use crate::{report::baselines::Baseline, train::plan::Plan};
+use super::plan::Plan;
+use crate::report::baselines::Baseline;
 use kinglet_core::{
     config::{OnDivergence, Precision},
     error::Divergence,
@@ -10,6 +11,7 @@ use serde::Serialize;
 /// What happens in a run, in order. Losses are means in nats per token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Event {
     /// The run begins or goes on.
     Start {
@@ -143,7 +145,7 @@ pub enum Event {
         change: Option<Change>,
         /// What no model can stay below, where known.
         entropy_floor: Option<f64>,
-        /// The best model that only counts, on the validation split of a text: what is to be beaten; none of a brief job.
+        /// The best n-gram model of the training text, on the validation split: what is to be beaten.
         baseline: Option<Baseline>,
         /// Mean over the whole run, evaluations apart.
         ms_per_step: f64,

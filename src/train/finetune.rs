@@ -5,7 +5,7 @@
 
 use super::{
     base::old_data,
-    job::{Job, settle},
+    job::{Job, resolve_rest},
 };
 use crate::{
     data::{self, Dataset, TokenizerChoice},
@@ -17,7 +17,7 @@ use kinglet_core::{
     error::{Error, Result},
     params::{
         Layout,
-        edit::{add_words, merge},
+        edit::{add_tokens, merge},
     },
 };
 use std::path::Path;
@@ -49,7 +49,7 @@ pub struct Finetune {
 pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) -> Result<Finetune> {
     let mut run = RunDir::open(from)?;
     let (_, old_config, weights) = load_merged(&mut run, which)?;
-    let config = configure(&old_config, from, data, settings)?;
+    let mut config = configure(&old_config, from, data, settings)?;
     let RunDir { tokenizer: old_tokenizer, warnings, .. } = run;
 
     let (tokenizer, mut data) = data::read(&config, TokenizerChoice::Extend(&old_tokenizer))?;
@@ -60,14 +60,14 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
     let vocab_size = old_config.vocab_size.max(tokenizer.vocab_size());
     let (base_config, weights) = match added {
         0 => (old_config, weights),
-        _ => add_words(&old_config, &weights, known, vocab_size),
+        _ => add_tokens(&old_config, &weights, known, vocab_size)?,
     };
-    let new_words = if added > 0 { vocab_size - known } else { 0 };
-    let mut config = Config { vocab_size, new_words, ..config };
+    let new_tokens = if added > 0 { vocab_size - known } else { 0 };
+    (config.vocab_size, config.new_tokens) = (vocab_size, new_tokens);
     if added > 0 {
-        data.notes.push(format!("{added} words are new to the model; their rows begin as the mean of the others"));
+        data.notes.push(format!("{added} tokens are new to the model; their rows begin as the mean of the others"));
     }
-    settle(&mut config, &data)?;
+    resolve_rest(&mut config, &data)?;
     let base = Base { config: base_config, weights };
     let old = old_data(&base.config, &tokenizer, config.replay, &mut data.notes)?;
     Ok(Finetune { config, tokenizer, data, old, base })
@@ -76,23 +76,14 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
 /// The new run's configuration, as far as it can be known before the text is read.
 fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) -> Result<Config> {
     let defaults = Config::default();
-    let mut config = Config {
-        data: data.to_vec(),
-        max_iters: MAX_ITERS,
-        eval_interval: 100,
-        warmup_iters: 0,
-        lr_schedule: LrSchedule::Linear,
-        min_lr: 0.0,
-        lr_decay_iters: 0,
-        shards: 0,
-        replay: 0.0,
-        lora_alpha: defaults.lora_alpha,
-        lora_dropout: defaults.lora_dropout,
-        lora_targets: defaults.lora_targets,
-        data_field: defaults.data_field,
-        invalid_utf8: defaults.invalid_utf8,
-        ..old.clone()
-    };
+    let mut config = old.clone();
+    config.data = data.to_vec();
+    (config.max_iters, config.eval_interval, config.warmup_iters) = (MAX_ITERS, 100, 0);
+    (config.lr_schedule, config.min_lr, config.lr_decay_iters) = (LrSchedule::Linear, 0.0, 0);
+    (config.shards, config.replay) = (0, 0.0);
+    (config.lora_alpha, config.lora_dropout) = (defaults.lora_alpha, defaults.lora_dropout);
+    config.lora_targets = defaults.lora_targets;
+    (config.data_field, config.invalid_utf8) = (defaults.data_field, defaults.invalid_utf8);
     // Their courses were those of that training.
     const COURSE: [&str; 5] = ["lr_schedule", "warmup_iters", "lr_decay_iters", "min_lr", "cooldown"];
     let groups = config.param_groups.iter_mut();
@@ -123,15 +114,15 @@ impl Finetune {
     pub fn start(self, out: &Path) -> Result<Job> {
         let Finetune { config, tokenizer, data, old, base } = self;
         let (run, lock) = RunDir::create(out, config, tokenizer, Some(&base))?;
-        Ok(Job::new(run, lock, data, old, Some(base.weights), None))
+        Ok(Job { old, base: Some(base.weights), ..Job::new(run, lock, data.into()) })
     }
 }
 
 /// A checkpoint of a run, adapters merged into the weights.
 fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32>)> {
     let base = run.adapted_weights()?;
-    let (state, weights) = run.load_weights(&Layout::new(&run.config), base.as_deref(), which)?;
-    let (config, weights) = merge(&run.config, &weights);
+    let (state, weights) = run.load_weights(&Layout::new(&run.config)?, base.as_deref(), which)?;
+    let (config, weights) = merge(&run.config, &weights)?;
     Ok((state, config, weights))
 }
 
@@ -141,14 +132,15 @@ fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32
 /// If there is no such run, or the folder will not do.
 pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let mut run = RunDir::open(from)?;
-    let (state, config, weights) = load_merged(&mut run, which)?;
-    let layout = Layout::new(&config);
-    let config = Config { base: String::new(), ..config };
+    let (state, mut config, weights) = load_merged(&mut run, which)?;
+    let layout = Layout::new(&config)?;
+    config.base.clear();
     let (mut merged, _lock) = RunDir::create(out, config, run.tokenizer.clone(), None)?;
     let zeros = vec![0.0; layout.len()];
     // What is estimated of another checkpoint is not of this one.
     let state = State { best: state.best.filter(|(_, best)| *best == state.step), ..state };
-    merged.save(&layout, &Checkpoint { state: state.clone(), weights, m: zeros.clone(), v: zeros })?;
+    let checkpoint = Checkpoint { state: state.clone(), weights, m: zeros.clone(), v: zeros };
+    merged.save(&layout, &state, |buffer, span, out| checkpoint.read(buffer, span, out))?;
     merged.tidy(&state)?;
     merged.warnings = run.warnings;
     Ok(merged)

@@ -1,74 +1,117 @@
-//! Training: what a run starts from, and the loop.
+//! The loop: estimate, save, stop or step, until nothing is left to train.
 
 use super::{
-    eval,
+    eval::Evaluator,
     event::{Change, Event},
     job::{Job, is_over},
     plan::{Plan, SAMPLE_TOKENS, Speed},
 };
 use crate::{
+    data::Dataset,
     report::{
         baselines,
         plot::{Curves, loss_svg},
     },
-    run::{Checkpoint, Metrics, RunDir, State},
+    run::{Buffer, Metrics, Record, RunDir, State, Stored},
     system::machine,
 };
 use kinglet_core::{
-    backend::{Backend, Buf, Cpu},
+    backend::Backward,
     batch::{Batch, IGNORE},
     config::OnDivergence,
     error::{Divergence, Error, Result},
     guard::Guard,
     model::Gpt,
     optim::Optimizer,
+    params::Span,
     rng::Purpose,
-    sample::{Generator, Sampling},
+    sample::{Sampling, Stream},
     shards::{self, Shards},
     threads::with_threads,
 };
 use std::{
     f64::consts::LN_2,
     ops::ControlFlow,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 /// Answers in the `sample.txt` of conversations.
 const SAMPLE_ANSWERS: usize = 5;
 
-/// Trains until `max_iters`, or until `stop` is set; then a checkpoint is written and the last event is
+/// How a run is to be computed; no bit of its result depends on it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Options<'a> {
+    /// How many threads work at once; 0 takes one for each core.
+    pub threads: usize,
+    /// Where this gets set, the run saves and ends.
+    pub stop: &'a AtomicBool,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Options { threads: 0, stop: &NEVER }
+    }
+}
+
+impl<'a> Options<'a> {
+    /// With so many threads.
+    pub fn threads(self, threads: usize) -> Self {
+        Options { threads, ..self }
+    }
+
+    /// Until `stop` is set, if that comes first.
+    pub fn stop(self, stop: &'a AtomicBool) -> Self {
+        Options { stop, ..self }
+    }
+}
+
+/// Trains until `max_iters`, or until `options.stop` is set; then a checkpoint is written and the last event is
 /// [`Event::Interrupted`]. Every event goes to `observe`; returns the last.
-///
-/// `threads` is how many work at once (0: one for each core); the result does not depend on it.
 ///
 /// What cannot be written on the way is an [`Event::Warning`], and tried again with the next estimate.
 ///
 /// # Errors
-/// If the training diverges and the configuration does not say how to go on, or what is there at the end cannot be
-/// written. The last checkpoint stays.
-pub fn run(
-    job: &Job,
-    be: &Cpu,
-    threads: usize,
-    stop: &AtomicBool,
-    mut observe: impl FnMut(&Event) + Send,
-) -> Result<Event> {
-    with_threads(threads, || train(job, be, stop, &mut observe))
+/// If the training diverges and the configuration does not say how to go on, if what is there at the end cannot be
+/// written, or the system does not start the threads. The last checkpoint stays.
+pub fn run<B: Backward>(job: Job, be: B, options: &Options, mut observe: impl FnMut(&Event) + Send) -> Result<Event> {
+    with_threads(options.threads, || train(job, be, options.stop, &mut observe))?
+}
+
+fn train<B: Backward>(job: Job, be: B, stop: &AtomicBool, observe: &mut (dyn FnMut(&Event) + Send)) -> Result<Event> {
+    let mut run = Run::new(job, be, stop, observe)?;
+    loop {
+        let (config, step) = (&run.job.run.config, run.state.step);
+        let estimated = run.curves.points.last().is_some_and(|point| point.0 == step);
+        if (step.is_multiple_of(config.eval_interval) || step == config.max_iters) && !estimated {
+            run.estimate()?;
+        }
+        if run.stopped() {
+            return run.interrupted();
+        }
+        if is_over(&run.job.run.config, &run.state) {
+            return run.finish();
+        }
+        run.step()?;
+    }
 }
 
 /// Everything that changes while a run goes on.
-struct Run<'a> {
-    job: &'a Job,
-    be: Cpu,
+struct Run<'a, B: Backward> {
+    job: Job,
+    be: B,
     model: Gpt,
-    shards: Shards<Cpu>,
-    optimizer: Optimizer<Cpu>,
-    p: Buf,
+    shards: Shards<B>,
+    optimizer: Optimizer<B>,
+    p: B::Buf,
     state: State,
     /// The step whose checkpoint is on the disk.
     saved: Option<u64>,
-    folder: RunDir,
     metrics: Metrics,
     curves: Curves,
     /// The sequences of the current update.
@@ -85,49 +128,39 @@ struct Run<'a> {
     unwritten: bool,
 }
 
-fn train(job: &Job, be: &Cpu, stop: &AtomicBool, observe: &mut (dyn FnMut(&Event) + Send)) -> Result<Event> {
-    let mut run = Run::new(job, be, stop, observe)?;
-    let config = &job.run.config;
-    loop {
-        let step = run.state.step;
-        let estimated = run.curves.points.last().is_some_and(|point| point.0 == step);
-        if (step.is_multiple_of(config.eval_interval) || step == config.max_iters) && !estimated {
-            run.estimate()?;
-        }
-        if run.stopped() {
-            return run.interrupted();
-        }
-        if is_over(config, &run.state) {
-            return run.finish();
-        }
-        run.step()?;
-    }
-}
-
-impl<'a> Run<'a> {
-    fn new(job: &'a Job, be: &Cpu, stop: &'a AtomicBool, observe: &'a mut (dyn FnMut(&Event) + Send)) -> Result<Self> {
-        let began = Instant::now();
-        let Job { run, data, .. } = job;
-        let config = &run.config;
+impl<'a, B: Backward> Run<'a, B> {
+    fn new(mut job: Job, be: B, stop: &'a AtomicBool, observe: &'a mut (dyn FnMut(&Event) + Send)) -> Result<Self> {
+        let clock = Instant::now();
+        let config = &job.run.config;
         let be = be.with_precision(config.precision);
-        let model = Gpt::new(config);
+        let model = Gpt::new(config)?;
         let shards = Shards::new(&be, &model, config.batch_size, config.shards, true);
-        let mut optimizer = Optimizer::new(&be, &model.layout, config);
+        let mut optimizer = Optimizer::new(&be, &model.layout, config)?;
         let mut p = be.zeros(model.layout.len());
-        let state = match &job.from {
+        // Neither the initial weights nor the checkpoint stays in memory.
+        let (from, base) = (job.from.take(), job.base.take().unwrap_or_default());
+        let state = match &from {
             None => {
                 be.upload(&mut p, 0, &model.layout.init(config.seed));
-                be.upload(&mut p, 0, job.base.as_deref().unwrap_or_default());
+                be.upload(&mut p, 0, &base);
                 State::default()
             }
-            Some(from) => {
-                be.upload(&mut p, 0, &from.weights);
-                optimizer.restore(&be, &from.m, &from.v);
-                from.state.clone()
+            Some((_, stored)) => {
+                if model.layout.has_adapters() {
+                    be.upload(&mut p, 0, &base);
+                }
+                restore(&be, &model, stored, &mut p, &mut optimizer)?
             }
         };
-        let mut folder = run.clone();
-        let metrics = folder.continue_metrics(&state)?;
+        drop(base);
+        let mut curves = Curves { floor: job.data.floor, ..Curves::default() };
+        let metrics = job.run.continue_metrics(&state, |record| {
+            if let Record::Estimate(at) = record {
+                curves.points.push((at.step, at.train_loss, at.val_loss));
+                curves.old.extend(at.old_val_loss.map(|loss| (at.step, loss)));
+            }
+        })?;
+        let config = &job.run.config;
         observe(&Event::Start {
             step: state.step,
             max_iters: config.max_iters,
@@ -135,19 +168,19 @@ impl<'a> Run<'a> {
             params: model.layout.len(),
             trainable_params: model.layout.trainable_len(),
             vocab_size: config.vocab_size,
-            train_tokens: data.train.tokens(),
-            val_tokens: data.val.tokens(),
-            entropy_floor: data.floor,
-            plan: Plan::new(config, &model, data, job.old.as_ref()),
-            out: run.path().display().to_string(),
+            train_tokens: job.data.train.tokens(),
+            val_tokens: job.data.val.tokens(),
+            entropy_floor: job.data.floor,
+            plan: Plan::new(config, &model, &job.data, job.old.as_ref())?,
+            out: job.run.path().display().to_string(),
         });
-        let (points, old) = estimates(&folder)?;
-        let curves = Curves { points, old, floor: data.floor };
-        let saved = job.from.as_ref().map(|from| from.state.step);
-        let began = (began, state.wall_s, state.step);
-        let speed = Speed::default();
-        let (planned, unwritten) = (false, false);
         let mut run = Run {
+            saved: from.map(|_| state.step),
+            began: (clock, state.wall_s, state.step),
+            batch: Batch::default(),
+            speed: Speed::default(),
+            planned: false,
+            unwritten: false,
             job,
             be,
             model,
@@ -155,18 +188,12 @@ impl<'a> Run<'a> {
             optimizer,
             p,
             state,
-            saved,
-            folder,
             metrics,
             curves,
-            batch: Batch::default(),
             stop,
             observe,
-            began,
-            speed,
-            planned,
-            unwritten,
         };
+        let data: Arc<Dataset> = run.job.data.clone();
         data.notes.iter().for_each(|note| run.warn(note.clone()));
         run.tell_warnings();
         Ok(run)
@@ -182,7 +209,7 @@ impl<'a> Run<'a> {
 
     /// Passes on what reading the run's folder found.
     fn tell_warnings(&mut self) {
-        for warning in std::mem::take(&mut self.folder.warnings) {
+        for warning in std::mem::take(&mut self.job.run.warnings) {
             self.warn(warning);
         }
     }
@@ -202,32 +229,25 @@ impl<'a> Run<'a> {
     /// Measures what `measure` does, telling how far it is; none if the run was asked to stop.
     fn measure<T>(
         &mut self,
-        measure: impl FnOnce(
-            &Cpu,
-            &Gpt,
-            &mut Shards<Cpu>,
-            &Buf,
-            &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-        ) -> Result<Option<T>>,
+        measure: impl FnOnce(Evaluator<B>, &Job, &mut dyn FnMut(usize, usize) -> ControlFlow<()>) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let Run { be, model, shards, p, state, stop, observe, .. } = self;
-        shards::prepare_to_read(be, model, p);
+        let Run { job, be, model, shards, p, state, stop, observe, .. } = self;
+        shards::pack_to_read(be, model, p);
         let step = state.step;
         let mut progress = |done, of| {
             observe(&Event::Measuring { step, done, of });
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        measure(be, model, shards, p, &mut progress)
+        measure(Evaluator { be, model, shards, p }, job, &mut progress)
     }
 
     /// Estimates both losses and writes a checkpoint.
     fn estimate(&mut self) -> Result<()> {
-        let Job { run: RunDir { config, .. }, data, old, .. } = self.job;
         let step = self.state.step;
         let clock = Instant::now();
-        let losses = self.measure(|be, model, shards, p, progress| {
-            let mut loss =
-                |split, purpose| eval::estimate(be, model, shards, p, split, purpose, config, step, &mut *progress);
+        let losses = self.measure(|mut evaluator, job, progress| {
+            let Job { run: RunDir { config, .. }, data, old, .. } = job;
+            let mut loss = |split, purpose| evaluator.estimate(split, purpose, config, step, &mut *progress);
             let train = loss(&data.train, Purpose::EstimateTrain)?;
             let val = loss(&data.val, Purpose::EstimateVal)?;
             let old = old.as_ref().map(|old| loss(&old.val, Purpose::EstimateVal)).transpose()?;
@@ -245,12 +265,12 @@ impl<'a> Run<'a> {
         } else {
             self.state.since_best += 1;
         }
-        let bits_per_byte = val_loss / LN_2 * data.val.tokens_per_byte_and_char().0;
+        let bits_per_byte = val_loss / LN_2 * self.job.data.val.tokens_per_byte_and_char().0;
         let train_s = self.state.train_s;
         self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, train_s });
         let clock = Instant::now();
         if let Err(error) = self.save() {
-            if is_over(config, &self.state) {
+            if is_over(&self.job.run.config, &self.state) {
                 return Err(error);
             }
             // What could not be saved cannot be the best.
@@ -262,8 +282,8 @@ impl<'a> Run<'a> {
                 error.one_line()
             ));
         }
-        let title = format!("{}: loss", self.folder.path().file_name().unwrap_or_default().display());
-        if let Err(error) = self.folder.write("loss.svg", loss_svg(&title, &self.curves).as_bytes()) {
+        let title = format!("{}: loss", self.job.run.path().file_name().unwrap_or_default().display());
+        if let Err(error) = self.job.run.write("loss.svg", loss_svg(&title, &self.curves).as_bytes()) {
             self.warn(error.one_line());
         }
         self.speed.checkpoint.add(clock, 1.0);
@@ -275,12 +295,16 @@ impl<'a> Run<'a> {
         let (began, wall_before, _) = self.began;
         self.state.wall_s = wall_before + began.elapsed().as_secs_f64();
         if self.saved != Some(self.state.step) {
-            let Run { optimizer, p, state, .. } = &*self;
-            let checkpoint = Checkpoint { state: state.clone(), weights: &**p, m: &*optimizer.m, v: &*optimizer.v };
-            self.folder.save(&self.model.layout, &checkpoint)?;
+            let Run { be, optimizer, p, .. } = &*self;
+            let read = |buffer, span: Span, out: &mut [f32]| match buffer {
+                Buffer::Weights => be.download(p, span.start, out),
+                Buffer::FirstMoments => be.download(&optimizer.m, span.start, out),
+                Buffer::SecondMoments => be.download(&optimizer.v, span.start, out),
+            };
+            self.job.run.save(&self.model.layout, &self.state, read)?;
             self.saved = Some(self.state.step);
         }
-        if let Err(error) = self.folder.tidy(&self.state) {
+        if let Err(error) = self.job.run.tidy(&self.state) {
             self.warn(error.one_line());
         }
         Ok(())
@@ -288,16 +312,20 @@ impl<'a> Run<'a> {
 
     /// One update, if the guard allows it.
     fn step(&mut self) -> Result<()> {
-        let config = &self.job.run.config;
         let clock = Instant::now();
-        let Run { be, model, shards, optimizer, p, state, batch, .. } = self;
-        let step = state.step;
-        let old = self.job.old.as_ref().map(|old| &old.train);
-        self.job.data.train.load_step(config, step, old, batch)?;
-        be.prepare(p, &model.layout.linears(), true);
+        let Run { job, be, model, shards, optimizer, p, state, batch, .. } = self;
+        let (config, step) = (&job.run.config, state.step);
+        job.data.train.load_step(config, step, job.old.as_ref().map(|old| &old.train), batch)?;
+        be.pack_weights(p, &model.layout.linears(), true);
         let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, step);
         let g = shards.last_gradient();
-        if let Err(divergence) = state.guard.judge(config, &model.layout, g, step + 1, loss, grad_norm) {
+        let gradient = || {
+            let mut host = vec![0.0; model.layout.len()];
+            be.download(g, 0, &mut host);
+            host
+        };
+        let judged = state.guard.judge(config, &model.layout, step + 1, loss, grad_norm, gradient);
+        if let Err(divergence) = judged {
             return self.diverged(divergence);
         }
         let lr_scale = state.guard.lr_scale(config);
@@ -316,8 +344,9 @@ impl<'a> Run<'a> {
         }
         if !self.planned && self.speed.is_known() {
             self.planned = true;
-            let mut plan = Plan::new(config, &self.model, &self.job.data, self.job.old.as_ref());
-            plan.set_speed(&self.speed, config, &self.job.data, self.began.2);
+            let Job { run: RunDir { config, .. }, data, old, .. } = &self.job;
+            let mut plan = Plan::new(config, &self.model, data, old.as_ref())?;
+            plan.set_speed(&self.speed, config, data, self.began.2);
             (self.observe)(&Event::Planned { step, plan });
         }
         Ok(())
@@ -335,12 +364,12 @@ impl<'a> Run<'a> {
             }
             OnDivergence::Rollback => {
                 // Not one that an interruption left: where a run returns to must not depend on those.
-                let estimated = |step: u64| step.is_multiple_of(config.eval_interval);
-                let Checkpoint { state, weights, m, v } =
-                    self.folder.load(&self.model.layout, self.job.base.as_deref(), estimated)?;
+                let interval = config.eval_interval;
+                let estimated = |step: u64| step.is_multiple_of(interval);
+                let (_, stored) = self.job.run.newest(&self.model.layout, estimated)?;
                 self.tell_warnings();
-                self.be.upload(&mut self.p, 0, &weights);
-                self.optimizer.restore(&self.be, &m, &v);
+                // Adapters stand on the base that is there.
+                let state = restore(&self.be, &self.model, &stored, &mut self.p, &mut self.optimizer)?;
                 let rollbacks = self.state.guard.rollbacks + 1;
                 self.state = State {
                     guard: Guard { rollbacks, ..state.guard },
@@ -349,7 +378,7 @@ impl<'a> Run<'a> {
                     ..state
                 };
                 self.saved = Some(self.state.step);
-                self.metrics = self.folder.continue_metrics(&self.state)?;
+                self.metrics = self.job.run.continue_metrics(&self.state, |_| ())?;
                 self.curves.points.retain(|point| point.0 <= self.state.step);
                 self.curves.old.retain(|point| point.0 <= self.state.step);
             }
@@ -362,14 +391,21 @@ impl<'a> Run<'a> {
 
     /// What the model writes: a text or, of conversations, answers to the first ones it has not learned from.
     fn sample(&self) -> Result<String> {
-        let Job { run: RunDir { tokenizer, .. }, data, .. } = self.job;
-        let write = |prompt: &[u32], tokens: usize, end: Option<u32>| {
-            let mut writer = Generator::new(&self.be, &self.model, &self.p, prompt, Sampling::default(), 0);
-            let ids: Vec<u32> = (0..tokens).map(|_| writer.next_token()).take_while(|&id| Some(id) != end).collect();
-            tokenizer.decode(&ids)
+        let Job { run: RunDir { tokenizer, .. }, data, .. } = &self.job;
+        let write = |prompt: &[u32], tokens: usize, end: Option<u32>| -> Result<String> {
+            let mut stream = Stream::new(&self.be, &self.model, prompt, Sampling::default(), 0)?;
+            let mut ids = Vec::new();
+            for _ in 0..tokens {
+                let drawn = stream.draw(&self.be, &self.model, &self.p)?;
+                if Some(drawn.id) == end {
+                    break;
+                }
+                ids.push(drawn.id);
+            }
+            Ok(tokenizer.decode(&ids))
         };
         if !data.val.is_conversations() {
-            return Ok(write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, None));
+            return write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, None);
         }
         let mut batch = Batch::default();
         let mut text = String::new();
@@ -377,47 +413,53 @@ impl<'a> Run<'a> {
             data.val.window(i, &mut batch)?;
             let (ids, targets) = batch.sequence(i);
             let said = targets.iter().position(|&target| target != IGNORE).map_or(ids.len(), |at| at + 1);
-            let answer = write(&ids[..said], SAMPLE_TOKENS / SAMPLE_ANSWERS, tokenizer.end_of_text());
+            let answer = write(&ids[..said], SAMPLE_TOKENS / SAMPLE_ANSWERS, tokenizer.end_of_text())?;
             text += &format!("{}{answer}\n", tokenizer.decode(&ids[..said]));
         }
         Ok(text)
     }
 
+    /// Writes the sample, and measures the n-gram baseline that stands beside the loss. The training is done: whatever fails
+    /// here is a warning.
+    fn report(&mut self) -> Option<baselines::Baseline> {
+        let sampled = self.sample().and_then(|sample| self.job.run.write("sample.txt", sample.as_bytes()));
+        if let Err(error) = sampled {
+            self.warn(error.one_line());
+        }
+        let baseline = baselines::best(&self.job.data, self.job.run.config.vocab_size);
+        baseline.unwrap_or_else(|error| {
+            self.warn(error.one_line());
+            None
+        })
+    }
+
     fn interrupted(mut self) -> Result<Event> {
         self.save()?;
-        let event = Event::Interrupted { step: self.state.step, out: self.folder.path().display().to_string() };
+        let event = Event::Interrupted { step: self.state.step, out: self.job.run.path().display().to_string() };
         (self.observe)(&event);
         Ok(event)
     }
 
     /// The exact loss, a sample, and the last event.
     fn finish(mut self) -> Result<Event> {
-        let Job { run: RunDir { config, .. }, data, .. } = self.job;
         let step = self.state.step;
         let (best_val_loss, best_step) = self.state.best.expect("the last step was estimated");
-        if step < config.max_iters {
+        if step < self.job.run.config.max_iters {
             self.record(Event::EarlyStop { step, best_val_loss, best_step });
         }
-        let exact =
-            self.measure(|be, model, shards, p, progress| eval::exact(be, model, shards, p, &data.val, progress));
+        let exact = self.measure(|mut evaluator, job, progress| evaluator.exact(&job.data.val, progress));
         let Some(exact) = exact? else { return self.interrupted() };
-        if !self.job.brief {
-            let sample = self.sample()?;
-            if let Err(error) = self.folder.write("sample.txt", sample.as_bytes()) {
-                self.warn(error.one_line());
-            }
-        }
+        // Before the baseline, which is no part of training.
+        let peak_memory_mib = machine::peak_memory_mib();
+        let baseline = if self.job.skip_report { None } else { self.report() };
         let (_, train_loss, val_loss) = *self.curves.points.last().expect("the last step was estimated");
         let before = self.curves.points.iter().find(|point| point.0 == 0);
-        let change = before.filter(|_| !config.base.is_empty()).map(|before| Change {
+        let change = before.filter(|_| !self.job.run.config.base.is_empty()).map(|before| Change {
             val_loss_before: before.2,
             old_val_loss_before: self.curves.old.iter().find(|point| point.0 == 0).map(|point| point.1),
             old_val_loss: self.curves.old.last().map(|point| point.1),
         });
         let (began, wall_before, _) = self.began;
-        // Before the counting, which is no part of training.
-        let peak_memory_mib = machine::peak_memory_mib();
-        let baseline = if self.job.brief { None } else { baselines::best(data, config.vocab_size)? };
         let done = Event::Done {
             step,
             params: self.model.layout.len(),
@@ -430,30 +472,32 @@ impl<'a> Run<'a> {
             best_val_loss,
             best_step,
             change,
-            entropy_floor: data.floor,
+            entropy_floor: self.job.data.floor,
             baseline,
             ms_per_step: 1e3 * self.state.train_s / step as f64,
-            tokens_per_s: config.tokens_per_step() * step as f64 / self.state.train_s,
+            tokens_per_s: self.job.run.config.tokens_per_step() * step as f64 / self.state.train_s,
             wall_s: wall_before + began.elapsed().as_secs_f64(),
             peak_memory_mib,
-            out: self.folder.path().display().to_string(),
+            out: self.job.run.path().display().to_string(),
         };
         self.record(done.clone());
         Ok(done)
     }
 }
 
-/// The estimates in a run's metrics: (step, train, val) and (step, old val).
-#[expect(clippy::type_complexity, reason = "as they stand in Curves")]
-fn estimates(run: &RunDir) -> Result<(Vec<(u64, f64, f64)>, Vec<(u64, f64)>)> {
-    let (mut points, mut old) = (Vec::new(), Vec::new());
-    for event in run.metrics()?.iter().filter(|event| event["event"] == "estimate") {
-        let Some(step) = event["step"].as_u64() else { continue };
-        let number = |key: &str| event[key].as_f64().unwrap_or(f64::NAN);
-        points.push((step, number("train_loss"), number("val_loss")));
-        old.extend(event["old_val_loss"].as_f64().map(|loss| (step, loss)));
-    }
-    Ok((points, old))
+/// Takes up the weights and moments of a checkpoint; its state.
+fn restore<B: Backward>(
+    be: &B,
+    model: &Gpt,
+    stored: &Stored,
+    p: &mut B::Buf,
+    optimizer: &mut Optimizer<B>,
+) -> Result<State> {
+    stored.restore(&model.layout, &mut |buffer, span, x| match buffer {
+        Buffer::Weights => be.upload(p, span.start, x),
+        Buffer::FirstMoments => be.upload(&mut optimizer.m, span.start, x),
+        Buffer::SecondMoments => be.upload(&mut optimizer.v, span.start, x),
+    })
 }
 
 #[cfg(test)]

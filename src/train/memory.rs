@@ -13,6 +13,7 @@ use serde::Serialize;
 
 /// Bytes that training takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Memory {
     /// The weights.
     pub weights: u64,
@@ -24,14 +25,15 @@ pub struct Memory {
     pub activations: u64,
     /// Weights laid out for products.
     pub panels: u64,
-    /// The weights that a fine-tuning began with.
-    pub base: u64,
 }
 
 impl Memory {
     /// What a run of `config` takes, whose vocabulary must be known; shards default to one for each core.
-    pub fn of(config: &Config) -> Memory {
-        let model = Gpt::new(config);
+    ///
+    /// # Errors
+    /// If `config` is not that of a model.
+    pub fn of(config: &Config) -> Result<Memory> {
+        let model = Gpt::new(config)?;
         let (params, trainable) = (4 * model.layout.len() as u64, 4 * model.layout.trainable_len() as u64);
         let shards = shards::count(config, model.layout.trainable_len());
         let share = config.batch_size.div_ceil(shards);
@@ -45,7 +47,7 @@ impl Memory {
         let of_muon: Vec<Matrix> = groups.flat_map(|group| model.layout.matrices(group)).collect();
         let without_second = 4 * of_muon.iter().map(|matrix| matrix.span.len as u64).sum::<u64>();
         let scratch = of_muon.iter().map(Matrix::scratch).max().unwrap_or(0);
-        Memory {
+        Ok(Memory {
             weights: params,
             optimizer: 2 * trainable - without_second + 4 * (cores() * scratch) as u64,
             gradients: (shards as u64).saturating_mul(trainable),
@@ -53,8 +55,7 @@ impl Memory {
                 .saturating_add(of_shards(eval / config.n_layer))
                 .saturating_add(sequences),
             panels: if prepared { params } else { 0 },
-            base: if config.base.is_empty() { 0 } else { 4 * model.layout.base_len as u64 },
-        }
+        })
     }
 
     /// What the program takes besides, with a text of so many tokens.
@@ -65,8 +66,8 @@ impl Memory {
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        let Memory { weights, optimizer, gradients, activations, panels, base } = *self;
-        [weights, optimizer, gradients, activations, panels, base].into_iter().fold(0, u64::saturating_add)
+        let Memory { weights, optimizer, gradients, activations, panels } = *self;
+        [weights, optimizer, gradients, activations, panels].into_iter().fold(0, u64::saturating_add)
     }
 
     /// Refuses what this machine's memory cannot hold.

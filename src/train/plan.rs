@@ -1,15 +1,10 @@
 //! What a run is going to be, before it is: its size, its tokens, and how long it takes by what was measured.
 
-use crate::{
-    data::Dataset,
-    report::baselines,
-    run::{Checkpoint, RunDir, State},
-    text::tokenizer::Tokenizer,
-    train::{memory::Memory, trial::Trial},
-};
-use kinglet_core::{backend::Cpu, config::Config, error::Result, model::Gpt};
+use super::memory::Memory;
+use crate::data::Dataset;
+use kinglet_core::{config::Config, error::Result, model::Gpt};
 use serde::Serialize;
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
 /// Tokens in the `sample.txt` of a finished run.
 pub(super) const SAMPLE_TOKENS: usize = 500;
@@ -56,7 +51,10 @@ pub struct Time {
 
 impl Plan {
     /// Everything but the time; `old` is what a fine-tuning may forget.
-    pub fn new(config: &Config, model: &Gpt, data: &Dataset, old: Option<&Dataset>) -> Plan {
+    ///
+    /// # Errors
+    /// If `config` is not that of a model.
+    pub fn new(config: &Config, model: &Gpt, data: &Dataset, old: Option<&Dataset>) -> Result<Plan> {
         let (params, text) = (model.layout.len() as f64, data.train.tokens() as f64);
         let tokens = config.tokens_per_step() * config.max_iters as f64;
         let (epochs, tokens_per_param) = (tokens / text, text / params);
@@ -69,8 +67,8 @@ impl Plan {
         });
         let in_memory = |data: &Dataset| data.train.tokens_in_memory() + data.val.tokens_in_memory();
         let text_tokens = in_memory(data) + old.map_or(0, in_memory);
-        let memory_mib = (Memory::of(config).total() + Memory::of_process(text_tokens)) as f64 / f64::from(1 << 20);
-        Plan { steps: config.max_iters, tokens, epochs, tokens_per_param, memory_mib, advice, time: None }
+        let memory_mib = (Memory::of(config)?.total() + Memory::of_process(text_tokens)) as f64 / f64::from(1 << 20);
+        Ok(Plan { steps: config.max_iters, tokens, epochs, tokens_per_param, memory_mib, advice, time: None })
     }
 
     /// Adds the time, for a run that begins or goes on at step `first`.
@@ -90,58 +88,13 @@ impl Plan {
             wall_s: steps * speed.step.mean_s() + estimates * each + at_the_end + speed.baseline.mean_s(),
         });
     }
-
-    /// Measures what a run of `config` takes, for about `seconds`, on the current threads.
-    ///
-    /// # Errors
-    /// If the text cannot be read, or the checkpoint that is written on trial in `folder` not be written.
-    pub fn measure(
-        config: &Config,
-        tokenizer: &Tokenizer,
-        data: &Dataset,
-        old: Option<&Dataset>,
-        be: &Cpu,
-        folder: &Path,
-        seconds: f64,
-    ) -> Result<Plan> {
-        let model = Gpt::new(config);
-        let mut plan = Plan::new(config, &model, data, old);
-        let mut speed = Speed::default();
-        let mut trial = Trial::new(be, config, &model, &data.train);
-        // The first step touches the memory for the first time.
-        trial.step(be)?;
-        let clock = Instant::now();
-        while speed.step.n < 3.0 || clock.elapsed().as_secs_f64() < 0.7 * seconds {
-            let clock = Instant::now();
-            trial.step(be)?;
-            speed.step.add(clock, 1.0);
-        }
-        // An estimate can take minutes; it is so many equal batches.
-        let batches = config.eval_iters.min(16) as u32;
-        let clock = Instant::now();
-        while speed.estimate.n == 0.0 || clock.elapsed().as_secs_f64() < 0.3 * seconds {
-            let clock = Instant::now();
-            trial.eval(be, batches)?;
-            speed.estimate.add(clock, f64::from(batches) / (2.0 * config.eval_iters as f64));
-        }
-        let (run, _lock) = RunDir::create(&folder.join("trial"), config.clone(), tokenizer.clone(), None)?;
-        let (m, v) = (&*trial.optimizer.m, &*trial.optimizer.v);
-        let clock = Instant::now();
-        run.save(&model.layout, &Checkpoint { state: State::default(), weights: &*trial.p, m, v })?;
-        speed.checkpoint.add(clock, 1.0);
-        let clock = Instant::now();
-        baselines::best(data, config.vocab_size)?;
-        speed.baseline.add(clock, 1.0);
-        plan.set_speed(&speed, config, data, 0);
-        Ok(plan)
-    }
 }
 
 /// A mean of measured times.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mean {
     seconds: f64,
-    n: f64,
+    pub(super) n: f64,
 }
 
 impl Mean {
@@ -196,7 +149,7 @@ mod tests {
             checkpoint: Mean { seconds: 0.5, n: 5.0 },
             baseline: Mean { seconds: 2.0, n: 1.0 },
         };
-        let mut plan = Plan::new(&config, &Gpt::new(&config), &data, None);
+        let mut plan = Plan::new(&config, &Gpt::new(&config).unwrap(), &data, None).unwrap();
         plan.set_speed(&speed, &config, &data, 0);
         plan
     }

@@ -2,7 +2,7 @@
 
 use crate::data::Split;
 use kinglet_core::{
-    backend::Backend,
+    backend::Backward,
     batch::Batch,
     config::Config,
     error::Result,
@@ -14,7 +14,7 @@ use kinglet_core::{
 use std::ops::ControlFlow;
 
 /// What a run has in memory, without a run.
-pub struct Trial<'a, B: Backend> {
+pub struct Trial<'a, B: Backward> {
     /// Those who compute.
     pub shards: Shards<B>,
     /// Who updates the parameters.
@@ -28,22 +28,25 @@ pub struct Trial<'a, B: Backend> {
     steps: u64,
 }
 
-impl<'a, B: Backend> Trial<'a, B> {
+impl<'a, B: Backward> Trial<'a, B> {
     /// A model with initial weights, to be trained on `split`.
-    pub fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Self {
+    ///
+    /// # Errors
+    /// If `config` is not that of a model.
+    pub fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Result<Self> {
         let count = shards::count(config, model.layout.trainable_len());
         let mut p = be.zeros(model.layout.len());
         be.upload(&mut p, 0, &model.layout.init(config.seed));
-        Trial {
+        Ok(Trial {
             shards: Shards::new(be, model, config.batch_size, count, true),
-            optimizer: Optimizer::new(be, &model.layout, config),
+            optimizer: Optimizer::new(be, &model.layout, config)?,
             p,
             config,
             model,
             split,
             batch: Batch::default(),
             steps: 0,
-        }
+        })
     }
 
     /// One update, as in training.
@@ -62,7 +65,7 @@ impl<'a, B: Backend> Trial<'a, B> {
     pub fn step_at(&mut self, be: &B, lr_scale: f64) -> Result<f64> {
         let Trial { config, model, split, batch, shards, optimizer, p, steps } = self;
         split.load_step(config, *steps, None, batch)?;
-        be.prepare(p, &model.layout.linears(), true);
+        be.pack_weights(p, &model.layout.linears(), true);
         let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
         optimizer.step(be, p, shards.last_gradient(), grad_norm, lr_scale, *steps);
         *steps += 1;
@@ -74,7 +77,7 @@ impl<'a, B: Backend> Trial<'a, B> {
     /// # Errors
     /// If the text cannot be read.
     pub fn eval(&mut self, be: &B, batches: u32) -> Result<()> {
-        shards::prepare_to_read(be, self.model, &mut self.p);
+        shards::pack_to_read(be, self.model, &mut self.p);
         let sequences = batches as usize * self.config.batch_size;
         let load = |i, batch: &mut _| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i, batch);
         self.shards.losses(be, self.model, &self.p, sequences, load, |_, _| ControlFlow::Continue(()))?;

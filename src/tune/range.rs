@@ -3,7 +3,7 @@
 
 use crate::{data::Split, train::trial::Trial};
 use kinglet_core::{
-    backend::Cpu,
+    backend::Backward,
     config::{Config, LrSchedule},
     error::Result,
     model::Gpt,
@@ -40,16 +40,17 @@ impl RangeTest {
     ///
     /// # Errors
     /// If the text cannot be read.
-    pub(super) fn run(
-        be: &Cpu,
+    pub(super) fn run<B: Backward>(
+        be: &B,
         config: &Config,
         model: &Gpt,
         split: &Split,
         steps: u64,
         mut progress: impl FnMut(u64, f64, f64) -> ControlFlow<()>,
     ) -> Result<Option<RangeTest>> {
-        let plain = Config { lr_schedule: LrSchedule::Constant, warmup_iters: 0, ..config.clone() };
-        let mut trial = Trial::new(be, &plain, model, split);
+        let mut plain = config.clone();
+        (plain.lr_schedule, plain.warmup_iters) = (LrSchedule::Constant, 0);
+        let mut trial = Trial::new(be, &plain, model, split)?;
         let newest = NEWEST * STEPS.0 as f64 / steps as f64;
         let (mut points, mut sum, mut weight) = (Vec::new(), 0.0, 0.0);
         let mut first = None;

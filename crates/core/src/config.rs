@@ -40,6 +40,7 @@ macro_rules! fields {
     ($($section:literal: $($key:ident: $type:ty = $default:expr, $allowed:literal if $check:expr, $help:literal;)+)+) => {
         /// Everything that defines a run. See [`FIELDS`] for what is allowed.
         #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
         pub struct Config {
             $($(#[doc = $help] pub $key: $type,)+)+
         }
@@ -68,7 +69,9 @@ macro_rules! fields {
             /// The value of a key as TOML.
             pub fn value(&self, key: &str) -> toml::Value {
                 match key {
-                    $($(stringify!($key) => toml::Value::try_from(&self.$key).expect("plain values"),)+)+
+                    // What TOML cannot hold, such as an integer above 2^63, is a text that no check lets pass.
+                    $($(stringify!($key) => toml::Value::try_from(&self.$key)
+                        .unwrap_or_else(|_| toml::Value::String(format!("{:?}", self.$key))),)+)+
                     _ => unreachable!("only keys from FIELDS are asked for"),
                 }
             }
@@ -79,7 +82,7 @@ macro_rules! fields {
 fields! {
 "model":
     vocab_size: usize = 0, "0 (what the data has) to 1000000" if |&v| v <= 1_000_000,
-        "Words in the vocabulary; 0 takes the number the tokenizer has.";
+        "Tokens in the vocabulary; 0 takes the number the tokenizer has.";
     block_size: usize = 32, "1 to 65536" if |v| (1..=65536).contains(v),
         "Context length: how many tokens a prediction can look back on.";
     n_layer: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
@@ -199,7 +202,7 @@ fields! {
         "Parameters that do not train.";
     base: String = String::new(), "the folder of a run" if |_| true,
         "The run that fine-tuning began with; written at its start.";
-    new_words: usize = 0, "0 to 1000000" if |&v| v <= 1_000_000,
+    new_tokens: usize = 0, "0 to 1000000" if |&v| v <= 1_000_000,
         "Words that the text has and that run had not; with adapters, only their rows of embedding and head train.";
     replay: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
         "Share of the sequences that come from the data of that run, against forgetting.";
@@ -233,6 +236,7 @@ fields! {
 /// The MLP's non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Activation {
     /// `max(x, 0)`.
     Relu,
@@ -256,6 +260,7 @@ impl Activation {
 /// What brings each row to one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum NormKind {
     /// `(x - mean) / sqrt(var + eps) w + b`.
     LayerNorm,
@@ -276,6 +281,7 @@ pub enum AttentionScale {
 /// How the model knows where a token stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Position {
     /// An embedding of the position is added to the token's.
     Learned,
@@ -287,6 +293,7 @@ pub enum Position {
 /// What the factors of the products of linear layers and Muon are rounded to; weights, sums and all else are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Precision {
     /// Not rounded.
     F32,
@@ -309,6 +316,7 @@ pub enum OnDivergence {
 /// The distribution of the initial weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Init {
     /// Linear weights and biases uniform in ±1/sqrt(fan_in), embeddings normal with deviation 1.
     Pytorch,
@@ -319,6 +327,7 @@ pub enum Init {
 /// Who updates the matrices inside the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OptimizerKind {
     /// AdamW (Loshchilov, Hutter 2019).
     Adamw,
@@ -339,6 +348,7 @@ pub struct ParamGroup {
 /// The course of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LrSchedule {
     /// No change.
     Constant,
@@ -553,6 +563,7 @@ impl Config {
                 value => vec![(key, value)],
             };
             for (key, value) in entries {
+                let key = renamed(&key).to_owned();
                 if flat.insert(key.clone(), value).is_some() {
                     return Err(Error::BadConfig(format!("the key {key} is set twice")));
                 }
@@ -585,17 +596,31 @@ impl Config {
         let Some((key, text)) = setting.split_once('=') else {
             return Err(Error::BadConfig(format!("{setting:?} is not of the form key=value")));
         };
-        let (key, text) = (key.trim(), text.trim());
+        let (key, text) = (renamed(key.trim()), text.trim());
         let parsed = format!("x = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
         let value = parsed.and_then(|mut table| table.remove("x"));
         self.assign(key, &value.unwrap_or_else(|| toml::Value::String(text.to_owned())))
     }
 
-    /// Checks what concerns more than one key.
+    /// The configuration with some `key=value` settings, as [`Config::set`] reads them.
+    ///
+    /// # Errors
+    /// If one is not allowed, or they do not go together.
+    pub fn with(mut self, settings: &[&str]) -> Result<Config> {
+        settings.iter().try_for_each(|setting| self.set(setting))?;
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Checks every value, and what concerns more than one key.
     ///
     /// # Errors
     /// Names the key to change.
     pub fn check(&self) -> Result<()> {
+        for field in FIELDS {
+            // Fields are public: not all came through `set`.
+            self.clone().assign(field.key, &self.value(field.key))?;
+        }
         let fail =
             |key: &str, value: String, allowed: String| Err(Error::Config { key: key.to_owned(), value, allowed });
         if !self.n_embd.is_multiple_of(self.n_head) {
@@ -640,11 +665,11 @@ impl Config {
 
     /// What holds for the parameters of each of `param_groups`, and last for all others.
     ///
-    /// # Panics
-    /// If the configuration does not pass [`Config::check`].
-    pub fn groups(&self) -> Vec<Config> {
-        let of = |group| self.of_group(group).expect("a configuration that was checked");
-        self.param_groups.iter().map(of).chain([Config { param_groups: Vec::new(), ..self.clone() }]).collect()
+    /// # Errors
+    /// If a group has a setting that is not allowed.
+    pub fn groups(&self) -> Result<Vec<Config>> {
+        let others = Config { param_groups: Vec::new(), ..self.clone() };
+        self.param_groups.iter().map(|group| self.of_group(group)).chain([Ok(others)]).collect()
     }
 
     /// The configuration as a file: headings, a comment for each key.
@@ -712,6 +737,11 @@ impl Config {
     pub fn muon_lr(&self, step: u64) -> f64 {
         self.muon_lr * self.lr(step) / self.learning_rate
     }
+}
+
+/// Keys by their names of today: those that files of earlier versions have are still read.
+fn renamed(key: &str) -> &str {
+    if key == "new_words" { "new_tokens" } else { key }
 }
 
 fn checked<T: DeserializeOwned>(
@@ -834,7 +864,7 @@ mod tests {
              [[param_groups]]\nparams = [\"*.bias\"]\nweight_decay = 0",
         )
         .unwrap();
-        let groups = config.groups();
+        let groups = config.groups().unwrap();
         assert_eq!(groups.iter().map(|group| group.lr(50)).collect::<Vec<_>>(), [0.125, 0.5, 0.5]);
         assert_eq!(groups.iter().map(|group| group.weight_decay).collect::<Vec<_>>(), [0.01, 0.0, 0.01]);
         assert!(groups.iter().all(|group| group.beta2 == 0.9 && group.param_groups.is_empty()));

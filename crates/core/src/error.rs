@@ -79,6 +79,9 @@ pub enum Error {
         /// What the system answered.
         source: std::io::Error,
     },
+    /// The system does not start as many threads as were asked for.
+    #[error("{0}")]
+    Threads(String),
     /// Training went wrong, and the configuration does not say how to go on, or that was tried often enough.
     #[error(
         "training diverged: {0}. The last checkpoint stays. Lower learning_rate, set grad_clip = 1 or a warm-up, or let \

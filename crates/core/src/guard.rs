@@ -44,7 +44,8 @@ impl Guard {
         (self.seen >= WARM_UP).then(|| (loss - self.mean) / deviation)
     }
 
-    /// Judges a step before its update: `gradient` has the norm `grad_norm`. A good one becomes part of the mean.
+    /// Judges a step before its update: its gradient has the norm `grad_norm`, and is asked for only to say what is wrong. A
+    /// good step becomes part of the mean.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -52,10 +53,10 @@ impl Guard {
         &mut self,
         config: &Config,
         layout: &Layout,
-        gradient: &[f32],
         at_step: u64,
         loss: f64,
         grad_norm: f64,
+        gradient: impl FnOnce() -> Vec<f32>,
     ) -> Result<(), Divergence> {
         let zscore = self.zscore(loss);
         let cause = if !loss.is_finite() {
@@ -75,7 +76,7 @@ impl Guard {
             return Ok(());
         };
         let lr = self.lr_scale(config) * config.lr(at_step - 1);
-        let tensor = culprit(layout, gradient).to_owned();
+        let tensor = culprit(layout, &gradient()).to_owned();
         Err(Divergence { at_step, cause, loss, zscore: zscore.filter(|z| z.is_finite()), grad_norm, tensor, lr })
     }
 
@@ -108,7 +109,7 @@ mod tests {
     fn setting() -> (Config, Layout) {
         let mut config = Config::default();
         (config.vocab_size, config.n_layer, config.n_embd) = (3, 1, 8);
-        let layout = Layout::new(&config);
+        let layout = Layout::new(&config).unwrap();
         (config, layout)
     }
 
@@ -120,25 +121,25 @@ mod tests {
         let mut gradient = vec![1e-3; layout.len()];
         for step in 1..=100 {
             let loss = 2.0 + 0.1 * (step as f64).sin();
-            guard.judge(&config, &layout, &gradient, step, loss, 1.0).unwrap();
+            guard.judge(&config, &layout, step, loss, 1.0, || gradient.clone()).unwrap();
         }
         assert!((guard.mean - 2.0).abs() < 0.05 && (guard.variance.sqrt() - 0.07).abs() < 0.02, "{guard:?}");
         let before = guard.clone();
         gradient[layout.h[0].c_fc.w.start + 3] = 5.0;
-        let spike = guard.judge(&config, &layout, &gradient, 101, 2.9, 5.0).unwrap_err();
+        let spike = guard.judge(&config, &layout, 101, 2.9, 5.0, || gradient.clone()).unwrap_err();
         assert!(spike.cause == Cause::Spike && spike.zscore.unwrap() > 6.0, "{spike:?}");
         assert_eq!(spike.tensor, "transformer.h.0.mlp.c_fc.weight");
         gradient[layout.ln_f.w.start] = f32::NAN;
-        let nan = guard.judge(&config, &layout, &gradient, 101, 2.0, f64::NAN).unwrap_err();
+        let nan = guard.judge(&config, &layout, 101, 2.0, f64::NAN, || gradient.clone()).unwrap_err();
         assert_eq!((nan.cause, nan.tensor.as_str()), (Cause::Gradient, "transformer.ln_f.weight"));
         let message = nan.to_string();
         assert!(message.starts_with("at step 101 the gradient became NaN (loss 2.0000)"), "{message}");
-        let infinite = guard.judge(&config, &layout, &gradient, 101, f64::INFINITY, 1.0).unwrap_err();
+        let infinite = guard.judge(&config, &layout, 101, f64::INFINITY, 1.0, || gradient.clone()).unwrap_err();
         assert_eq!(infinite.cause, Cause::Loss);
         assert_eq!(guard, before, "what was refused is not part of the mean");
-        guard.judge(&config, &layout, &gradient, 101, 2.2, 1.0).unwrap();
+        guard.judge(&config, &layout, 101, 2.2, 1.0, || gradient.clone()).unwrap();
         config.spike_zscore = 0.0;
-        guard.judge(&config, &layout, &gradient, 102, 99.0, 1.0).unwrap();
+        guard.judge(&config, &layout, 102, 99.0, 1.0, || gradient.clone()).unwrap();
     }
 
     #[test]
@@ -147,9 +148,9 @@ mod tests {
         config.spike_zscore = 1.0;
         let mut guard = Guard::default();
         for step in 1..=WARM_UP {
-            guard.judge(&config, &layout, &vec![0.0; layout.len()], step, 1.0 + step as f64 % 2.0, 1.0).unwrap();
+            guard.judge(&config, &layout, step, 1.0 + step as f64 % 2.0, 1.0, || vec![0.0; layout.len()]).unwrap();
         }
-        guard.judge(&config, &layout, &vec![0.0; layout.len()], 51, 9.0, 1.0).unwrap_err();
+        guard.judge(&config, &layout, 51, 9.0, 1.0, || vec![0.0; layout.len()]).unwrap_err();
     }
 
     #[test]

@@ -8,14 +8,17 @@
 //! ```
 //!
 //! Every line of the backward pass stands under the forward line it derives. Shapes: `b` sequences of `t` positions,
-//! `n = b * t` rows, `c` channels, `nh` heads, `v` words. Who computes is behind [`Backend`]; how the batch is divided
+//! `n = b * t` rows, `c` channels, `nh` heads, `v` tokens in the vocabulary. Who computes is behind [`Forward`] and [`Backward`]; how the batch is divided
 //! is [`crate::shards`]'s business.
 
 use crate::{
-    backend::{Backend, Heads, Objective, Rows},
+    backend::{
+        Activated, Attended, Backward, Forward, Gradients, Heads, KvCache, Normed, Objective, Pass, QkInput, Rows,
+    },
     config::{Activation, AttentionScale, Config, Position},
+    error::Result,
     params::{Layout, Span},
-    rng::{Dropout, Noise},
+    rng::{Dropout, DropoutKey},
 };
 
 /// A model's architecture and where its parameters stand; the numbers themselves live in a backend's buffers.
@@ -27,7 +30,7 @@ pub struct Gpt {
     pub block_size: usize,
     /// Channels.
     pub n_embd: usize,
-    /// Words in the vocabulary.
+    /// Tokens in the vocabulary.
     pub vocab_size: usize,
     heads: Heads,
     /// Of rotary positions.
@@ -41,7 +44,7 @@ pub struct Gpt {
 }
 
 /// What one block leaves behind in the forward pass, for up to `n` rows.
-struct BlockActs<B: Backend> {
+struct BlockActs<B: Forward> {
     ln_1: B::Buf,    // (n, c)
     stats_1: B::Buf, // (n, 2)
     qkv: B::Buf,     // (n, c + 2 kv)
@@ -56,7 +59,7 @@ struct BlockActs<B: Backend> {
 }
 
 /// What follows the blocks.
-struct Head<B: Backend> {
+struct Head<B: Forward> {
     ln_f: B::Buf,    // (n, c)
     stats_f: B::Buf, // (n, 2)
     logits: B::Buf,  // (n, v)
@@ -65,14 +68,14 @@ struct Head<B: Backend> {
 
 /// The activations of a forward pass: all of them if a backward pass is to follow, else those of one block, which
 /// stay in the cache while block after block reuses them.
-pub struct Acts<B: Backend> {
+pub struct Acts<B: Forward> {
     x: Vec<B::Buf>, // of (n, c): the residual stream before each block and after the last, or two that take turns
     blocks: Vec<BlockActs<B>>, // n_layer, or one
     head: Head<B>,
     rotations: B::Buf, // (block_size, hs), or nothing where positions are learned
 }
 
-impl<B: Backend> Acts<B> {
+impl<B: Forward> Acts<B> {
     /// The residual stream before block `l` (`n_layer`: after the last).
     fn x(&self, l: usize) -> &B::Buf {
         &self.x[l % self.x.len()]
@@ -80,7 +83,7 @@ impl<B: Backend> Acts<B> {
 }
 
 /// Gradients of activations: scratch space of the backward pass.
-pub struct ActGrads<B: Backend> {
+pub struct ActGrads<B: Forward> {
     dx: B::Buf,   // (n, c), of the residual stream
     dc: B::Buf,   // (n, c)
     datt: B::Buf, // (n, c)
@@ -95,10 +98,10 @@ pub struct ActGrads<B: Backend> {
 /// a query and a key depends on their distance only, so nothing has to be computed again when the window slides. What is
 /// kept of a position has, through the layers below, seen tokens that have left the window since: the model is not
 /// quite the one that would see the window alone (but with one layer), as wherever a cache slides.
-pub struct Cache<B: Backend> {
-    kv: Vec<(B::Buf, B::Buf)>, // each (block_size, kv)
-    x: [B::Buf; 2],            // (block_size, c)
-    rotations: B::Buf,         // (block_size, hs), of the new positions
+pub struct Cache<B: Forward> {
+    kv: Vec<KvCache<B::Buf>>, // one for each layer
+    x: [B::Buf; 2],           // (block_size, c)
+    rotations: B::Buf,        // (block_size, hs), of the new positions
     block: BlockActs<B>,
     head: Head<B>,
     last: Last<B>,
@@ -107,7 +110,7 @@ pub struct Cache<B: Backend> {
 }
 
 /// The newest position in the last block.
-struct Last<B: Backend> {
+struct Last<B: Forward> {
     x: B::Buf,   // (c), before it
     out: B::Buf, // (c), after it
     block: BlockActs<B>,
@@ -121,19 +124,27 @@ enum Site {
     MlpBranch(usize),
 }
 
+/// What all layers of a pass share: who computes, on which parameters and rows.
+struct Context<'a, B: Forward> {
+    be: &'a B,
+    pass: Pass<'a, B::Buf>,
+    rotations: &'a B::Buf,
+}
+
 impl Gpt {
     /// The model that `config` describes.
     ///
-    /// # Panics
+    /// # Errors
     /// If `vocab_size` is still 0 or the configuration does not pass [`Config::check`].
-    pub fn new(config: &Config) -> Gpt {
-        assert!(config.vocab_size > 0 && config.check().is_ok());
-        let under_the_root = match config.attention_scale {
+    pub fn new(config: &Config) -> Result<Gpt> {
+        let layout = Layout::new(config)?;
+        // Queries times keys are divided by the root of this.
+        let scaled_by = match config.attention_scale {
             AttentionScale::HeadSize => config.head_size(),
             AttentionScale::NEmbd => config.n_embd,
         };
-        Gpt {
-            layout: Layout::new(config),
+        Ok(Gpt {
+            layout,
             block_size: config.block_size,
             n_embd: config.n_embd,
             vocab_size: config.vocab_size,
@@ -141,7 +152,7 @@ impl Gpt {
                 c: config.n_embd,
                 nh: config.n_head,
                 nkv: config.kv_heads(),
-                scale: 1.0 / (under_the_root as f64).sqrt(),
+                scale: 1.0 / (scaled_by as f64).sqrt(),
             },
             rope_theta: (config.position == Position::Rotary).then_some(config.rope_theta),
             activation: config.activation,
@@ -150,166 +161,149 @@ impl Gpt {
             embd_dropout: config.embd_dropout as f32,
             logit_softcap: config.logit_softcap,
             z_loss: config.z_loss,
-        }
+        })
     }
 
-    /// Forward: `ids (b, t)` to logits, which stay in `a`. With `noise`, dropout is on.
+    /// Forward: `ids (b, t)` to logits, which stay in `a`.
     ///
     /// # Panics
     /// If `ids` does not have `b * t` elements below `vocab_size`, or they do not fit `a`.
-    pub fn forward<B: Backend>(
-        &self,
-        be: &B,
-        p: &B::Buf,
-        a: &mut Acts<B>,
-        ids: &[u32],
-        rows: Rows,
-        noise: Option<Noise>,
-    ) {
+    pub fn forward<B: Forward>(&self, be: &B, pass: Pass<B::Buf>, a: &mut Acts<B>, ids: &[u32]) {
+        let rows = pass.rows;
         assert!(ids.len() == rows.n() && rows.t <= self.block_size && rows.pos == 0);
         let w = &self.layout;
         // x = dropout(wte[id] + wpe[t])
-        be.embed(&mut a.x[0], p, w.embedding, ids, rows, self.drop(noise, Site::Embedding));
+        be.embed(&mut a.x[0], pass, w.embedding, ids, self.drop(pass.dropout, Site::Embedding));
+        let cx = Context { be, pass, rotations: &a.rotations };
         let (streams, kept) = (a.x.len(), a.blocks.len());
         for l in 0..w.h.len() {
             let [x, out] = a.x.get_disjoint_mut([l % streams, (l + 1) % streams]).expect("two streams at least");
             let acts = &mut a.blocks[l % kept];
-            self.attend(be, p, l, x, acts, &a.rotations, rows, noise, None);
-            self.branches(be, p, l, x, out, acts, rows, noise);
+            self.attend(&cx, l, x, acts, None);
+            self.branches(&cx, l, x, out, acts);
         }
-        self.unembed(be, p, &a.x[w.h.len() % streams], &mut a.head, rows, noise);
+        self.unembed(&cx, &a.x[w.h.len() % streams], &mut a.head);
     }
 
     /// The first part of block `l`, where positions meet: `att = attention(ln_1(x))`. With a cache, only the new
     /// positions are computed, and attend to the cached ones too.
-    fn attend<B: Backend>(
+    fn attend<B: Forward>(
         &self,
-        be: &B,
-        p: &B::Buf,
+        cx: &Context<B>,
         l: usize,
         x: &B::Buf,
         a: &mut BlockActs<B>,
-        rotations: &B::Buf,
-        rows: Rows,
-        noise: Option<Noise>,
-        cache: Option<&mut (B::Buf, B::Buf)>,
+        cache: Option<&mut KvCache<B::Buf>>,
     ) {
-        let (w, n) = (&self.layout.h[l], rows.n());
-        be.norm(&mut a.ln_1, &mut a.stats_1, x, p, w.ln_1, n);
-        be.linear(&mut a.qkv, &a.ln_1, p, w.c_attn, rows, noise);
+        let (&Context { be, pass, rotations }, w) = (cx, &self.layout.h[l]);
+        be.norm(&mut a.ln_1, &mut a.stats_1, x, pass, w.ln_1);
+        be.linear(&mut a.qkv, &a.ln_1, pass, w.c_attn);
         // q, k = rotate(norm(q)), rotate(norm(k))
         if let Some(qk) = w.qk {
-            be.qk(&mut a.qkv, &mut a.pre_qk, rotations, p, qk, self.heads, rows);
+            be.qk(&mut a.qkv, &mut a.pre_qk, rotations, pass, qk, self.heads);
         }
         match cache {
             None => {
-                let drop = self.drop(noise, Site::Attention(l));
-                be.attention(&mut a.att, &mut a.lse, &a.qkv, self.heads, rows, drop);
+                let drop = self.drop(pass.dropout, Site::Attention(l));
+                be.attention(&mut a.att, &mut a.lse, &a.qkv, self.heads, pass.rows, drop);
             }
-            Some((k, v)) => be.attention_cached(&mut a.att, k, v, &a.qkv, self.block_size, self.heads, rows),
+            Some(cache) => be.attention_cached(&mut a.att, cache, &a.qkv, self.heads, pass.rows),
         }
     }
 
     /// The rest of block `l`, each position for itself: from `x` and `att` to `out`.
-    fn branches<B: Backend>(
-        &self,
-        be: &B,
-        p: &B::Buf,
-        l: usize,
-        x: &B::Buf,
-        out: &mut B::Buf,
-        a: &mut BlockActs<B>,
-        rows: Rows,
-        noise: Option<Noise>,
-    ) {
-        let (w, n) = (&self.layout.h[l], rows.n());
+    fn branches<B: Forward>(&self, cx: &Context<B>, l: usize, x: &B::Buf, out: &mut B::Buf, a: &mut BlockActs<B>) {
+        let (&Context { be, pass, .. }, w) = (cx, &self.layout.h[l]);
         // x_mid = x + dropout(c_proj(att))
-        let drop = self.drop(noise, Site::AttentionBranch(l));
-        be.linear_residual(&mut a.x_mid, x, &a.att, p, w.attn_proj, rows, drop, noise);
+        let drop = self.drop(pass.dropout, Site::AttentionBranch(l));
+        be.linear_residual(&mut a.x_mid, x, &a.att, pass, w.attn_proj, drop);
         // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
-        be.norm(&mut a.ln_2, &mut a.stats_2, &a.x_mid, p, w.ln_2, n);
+        be.norm(&mut a.ln_2, &mut a.stats_2, &a.x_mid, pass, w.ln_2);
         if self.activation == Activation::Swiglu {
-            be.linear(&mut a.fc, &a.ln_2, p, w.c_fc, rows, noise);
-            be.swiglu(&mut a.act, &a.fc, self.n_inner, n);
+            be.linear(&mut a.fc, &a.ln_2, pass, w.c_fc);
+            be.swiglu(&mut a.act, &a.fc, self.n_inner, pass.rows.n());
         } else {
-            be.linear_act(&mut a.act, &mut a.fc, &a.ln_2, p, w.c_fc, self.activation, rows, noise);
+            be.linear_act(&mut a.act, &mut a.fc, &a.ln_2, pass, w.c_fc, self.activation);
         }
-        let drop = self.drop(noise, Site::MlpBranch(l));
-        be.linear_residual(out, &a.x_mid, &a.act, p, w.mlp_proj, rows, drop, noise);
+        let drop = self.drop(pass.dropout, Site::MlpBranch(l));
+        be.linear_residual(out, &a.x_mid, &a.act, pass, w.mlp_proj, drop);
     }
 
     /// What follows the blocks: from `x` to the logits.
-    fn unembed<B: Backend>(&self, be: &B, p: &B::Buf, x: &B::Buf, a: &mut Head<B>, rows: Rows, noise: Option<Noise>) {
-        let w = &self.layout;
+    fn unembed<B: Forward>(&self, cx: &Context<B>, x: &B::Buf, a: &mut Head<B>) {
+        let (&Context { be, pass, .. }, w) = (cx, &self.layout);
         // logits = softcap(lm_head(ln_f(x)))
-        be.norm(&mut a.ln_f, &mut a.stats_f, x, p, w.ln_f, rows.n());
-        be.linear(&mut a.logits, &a.ln_f, p, w.lm_head, rows, noise);
+        be.norm(&mut a.ln_f, &mut a.stats_f, x, pass, w.ln_f);
+        be.linear(&mut a.logits, &a.ln_f, pass, w.lm_head);
         if self.logit_softcap > 0.0 {
-            be.softcap(&mut a.logits, self.logit_softcap, rows.n() * self.vocab_size);
+            be.softcap(&mut a.logits, self.logit_softcap, pass.rows.n() * self.vocab_size);
         }
     }
 
-    /// The loss of each row in nats, given `targets (n)`, into `losses (n)`; where the target is
-    /// [`crate::backend::IGNORE`] it is 0. With `grad = Some(s)`, the logits in `a` become the gradient of `s` times
-    /// the sum of the losses, as [`Gpt::backward`] expects: by the logits before the soft cap, and with what `z_loss` adds to
-    /// the objective, though not to the losses.
-    pub fn losses<B: Backend>(&self, be: &B, a: &mut Acts<B>, targets: &[u32], grad: Option<f64>, losses: &mut [f32]) {
-        let grad = grad.map(|scale| Objective { scale, z_loss: self.z_loss, softcap: self.logit_softcap });
-        be.cross_entropy(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size, grad);
-        be.download(&a.head.losses, losses);
+    /// The loss of each row in nats, given `targets (n)`, into [`Acts::losses`]; where the target is
+    /// [`crate::backend::IGNORE`] it is 0. The logits are used up.
+    pub fn losses<B: Forward>(&self, be: &B, a: &mut Acts<B>, targets: &[u32]) {
+        be.cross_entropy(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size);
     }
 
-    /// Backward: the gradient of every parameter that trains goes to `g`, in the place of what is there or with `add` to be
-    /// added to it, given what [`Gpt::forward`] and [`Gpt::losses`] left in `a`. The other arguments are those of `forward`.
-    pub fn backward<B: Backend>(
+    /// [`Gpt::losses`], and the logits in `a` become the gradient of `scale` times the sum of the losses, as
+    /// [`Gpt::backward`] expects: by the logits before the soft cap, and with what `z_loss` adds to the objective, though not
+    /// to the losses.
+    pub fn losses_grad<B: Backward>(&self, be: &B, a: &mut Acts<B>, targets: &[u32], scale: f64) {
+        let objective = Objective { scale, z_loss: self.z_loss, softcap: self.logit_softcap };
+        be.cross_entropy_grad(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size, objective);
+    }
+
+    /// Backward: the gradient of every parameter that trains goes to `grads`, in the place of what is there or with `add` to
+    /// be added to it, given what [`Gpt::forward`] and [`Gpt::losses_grad`] left in `a`. The other arguments are those of
+    /// `forward`.
+    pub fn backward<B: Backward>(
         &self,
         be: &B,
-        p: &B::Buf,
-        g: &mut B::Buf,
+        pass: Pass<B::Buf>,
+        grads: &mut Gradients<B::Buf>,
         a: &Acts<B>,
         d: &mut ActGrads<B>,
         ids: &[u32],
-        rows: Rows,
-        noise: Option<Noise>,
-        add: bool,
     ) {
-        let (w, n) = (&self.layout, rows.n());
-        if !add {
-            w.added_to().for_each(|tensor| be.clear(g, tensor.span));
+        let (w, n, key) = (&self.layout, pass.rows.n(), pass.dropout);
+        if !grads.add {
+            w.added_to().for_each(|tensor| be.clear(grads.g, tensor.span));
         }
-        // logits = softcap(lm_head(ln_f(x))), of which the cap is behind
-        be.linear_bwd(&mut d.dc, g, &a.head.logits, &a.head.ln_f, p, w.lm_head, rows, noise, add);
+        // logits = softcap(lm_head(ln_f(x))); the soft cap's derivative is already in the gradient
+        be.linear_bwd(&mut d.dc, grads, &a.head.logits, &a.head.ln_f, pass, w.lm_head);
         be.clear(&mut d.dx, Span { start: 0, len: n * self.n_embd });
-        be.norm_bwd(&mut d.dx, g, &d.dc, a.x(w.h.len()), &a.head.stats_f, p, w.ln_f, n);
+        be.norm_bwd(&mut d.dx, grads, &d.dc, Normed { x: a.x(w.h.len()), stats: &a.head.stats_f }, pass, w.ln_f);
         for (l, (w, acts)) in w.h.iter().zip(&a.blocks).enumerate().rev() {
             // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
-            let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::MlpBranch(l)));
+            let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, pass.rows, self.drop(key, Site::MlpBranch(l)));
             if self.activation == Activation::Swiglu {
-                be.linear_bwd(&mut d.dact, g, dbranch, &acts.act, p, w.mlp_proj, rows, noise, add);
+                be.linear_bwd(&mut d.dact, grads, dbranch, &acts.act, pass, w.mlp_proj);
                 be.swiglu_bwd(&mut d.dfc, &d.dact, &acts.fc, self.n_inner, n);
             } else {
-                let (x, pre) = (&acts.act, &acts.fc);
-                be.linear_bwd_act(&mut d.dfc, g, dbranch, x, pre, p, w.mlp_proj, self.activation, rows, noise, add);
+                let of = Activated { y: &acts.act, pre: &acts.fc, act: self.activation };
+                be.linear_bwd_act(&mut d.dfc, grads, dbranch, of, pass, w.mlp_proj);
             }
-            be.linear_bwd(&mut d.dc, g, &d.dfc, &acts.ln_2, p, w.c_fc, rows, noise, add);
-            be.norm_bwd(&mut d.dx, g, &d.dc, &acts.x_mid, &acts.stats_2, p, w.ln_2, n);
+            be.linear_bwd(&mut d.dc, grads, &d.dfc, &acts.ln_2, pass, w.c_fc);
+            be.norm_bwd(&mut d.dx, grads, &d.dc, Normed { x: &acts.x_mid, stats: &acts.stats_2 }, pass, w.ln_2);
             // x_mid = x + dropout(c_proj(attention(ln_1(x))))
-            let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, rows, self.drop(noise, Site::AttentionBranch(l)));
-            be.linear_bwd(&mut d.datt, g, dbranch, &acts.att, p, w.attn_proj, rows, noise, add);
-            let drop = self.drop(noise, Site::Attention(l));
-            be.attention_bwd(&mut d.dqkv, &d.datt, &acts.att, &acts.lse, &acts.qkv, self.heads, rows, drop);
+            let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, pass.rows, self.drop(key, Site::AttentionBranch(l)));
+            be.linear_bwd(&mut d.datt, grads, dbranch, &acts.att, pass, w.attn_proj);
+            let of = Attended { qkv: &acts.qkv, out: &acts.att, lse: &acts.lse };
+            be.attention_bwd(&mut d.dqkv, &d.datt, of, self.heads, pass.rows, self.drop(key, Site::Attention(l)));
             if let Some(qk) = w.qk {
-                be.qk_bwd(&mut d.dqkv, g, &acts.pre_qk, &a.rotations, p, qk, self.heads, rows);
+                let of = QkInput { pre: &acts.pre_qk, table: &a.rotations };
+                be.qk_bwd(&mut d.dqkv, grads, of, pass, qk, self.heads);
             }
-            be.linear_bwd(&mut d.dc, g, &d.dqkv, &acts.ln_1, p, w.c_attn, rows, noise, add);
-            be.norm_bwd(&mut d.dx, g, &d.dc, a.x(l), &acts.stats_1, p, w.ln_1, n);
+            be.linear_bwd(&mut d.dc, grads, &d.dqkv, &acts.ln_1, pass, w.c_attn);
+            be.norm_bwd(&mut d.dx, grads, &d.dc, Normed { x: a.x(l), stats: &acts.stats_1 }, pass, w.ln_1);
         }
         // x = dropout(wte[id] + wpe[t])
-        be.embed_bwd(g, &mut d.dx, w.embedding, ids, rows, self.drop(noise, Site::Embedding));
+        be.embed_bwd(grads, &mut d.dx, pass, w.embedding, ids, self.drop(key, Site::Embedding));
     }
 
     /// The gradient of a branch that was added to the residual stream: `dx`, that of the sum, but for dropout.
-    fn branch_bwd<'a, B: Backend>(
+    fn branch_bwd<'a, B: Backward>(
         &self,
         be: &B,
         dc: &'a mut B::Buf,
@@ -332,7 +326,7 @@ impl Gpt {
     /// # Panics
     /// If `ids` is empty, longer than `block_size`, or would exceed `block_size` positions where the model has no more
     /// (see [`Gpt::slides`]).
-    pub fn extend<B: Backend>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
+    pub fn extend<B: Forward>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
         let (w, c) = (&self.layout, self.n_embd);
         let rows = Rows { b: 1, t: ids.len(), pos: cache.len };
         let first = if self.slides() { 0 } else { rows.pos };
@@ -341,28 +335,29 @@ impl Gpt {
             be.rotations(&mut cache.rotations, self.heads.hs(), theta, rows.pos, rows.t);
         }
         let ([x, out], last) = (&mut cache.x, &mut cache.last);
-        be.embed(x, p, w.embedding, ids, rows, None);
+        let cx = Context { be, pass: Pass { p, rows, dropout: None }, rotations: &cache.rotations };
+        be.embed(x, cx.pass, w.embedding, ids, None);
         for (l, kv) in cache.kv.iter_mut().enumerate() {
-            self.attend(be, p, l, x, &mut cache.block, &cache.rotations, rows, None, Some(kv));
+            self.attend(&cx, l, x, &mut cache.block, Some(kv));
             if l + 1 < w.h.len() {
-                self.branches(be, p, l, x, out, &mut cache.block, rows, None);
+                self.branches(&cx, l, x, out, &mut cache.block);
                 std::mem::swap(x, out);
             }
         }
         cache.len += rows.t;
         // What the last block makes of the other positions is not asked for.
         let newest = Span { start: (rows.t - 1) * c, len: c };
-        be.copy(&mut last.x, x, newest);
-        be.copy(&mut last.block.att, &cache.block.att, newest);
-        let one = Rows { b: 1, t: 1, pos: 0 };
-        self.branches(be, p, w.h.len() - 1, &last.x, &mut last.out, &mut last.block, one, None);
-        self.unembed(be, p, &last.out, &mut cache.head, one, None);
-        be.download(&cache.head.logits, logits);
+        be.copy(&mut last.x, 0, x, newest);
+        be.copy(&mut last.block.att, 0, &cache.block.att, newest);
+        let one = Context { pass: Pass { rows: Rows { b: 1, t: 1, pos: 0 }, ..cx.pass }, ..cx };
+        self.branches(&one, w.h.len() - 1, &last.x, &mut last.out, &mut last.block);
+        self.unembed(&one, &last.out, &mut cache.head);
+        be.download(&cache.head.logits, 0, logits);
     }
 
     /// Room for the activations of `b` sequences of up to `block_size` positions, for training or only to look at
     /// the logits.
-    pub fn acts<B: Backend>(&self, be: &B, b: usize, training: bool) -> Acts<B> {
+    pub fn acts<B: Forward>(&self, be: &B, b: usize, training: bool) -> Acts<B> {
         let n = b * self.block_size;
         let blocks = if training { self.layout.h.len() } else { 1 };
         Acts {
@@ -374,7 +369,7 @@ impl Gpt {
     }
 
     /// Room for the gradients of those activations.
-    pub fn act_grads<B: Backend>(&self, be: &B, b: usize) -> ActGrads<B> {
+    pub fn act_grads<B: Forward>(&self, be: &B, b: usize) -> ActGrads<B> {
         let n = b * self.block_size;
         let nc = n * self.n_embd;
         ActGrads {
@@ -388,11 +383,11 @@ impl Gpt {
     }
 
     /// An empty cache for generation.
-    pub fn cache<B: Backend>(&self, be: &B) -> Cache<B> {
+    pub fn cache<B: Forward>(&self, be: &B) -> Cache<B> {
         let (n, nc) = (self.block_size, self.block_size * self.n_embd);
         let kv = || be.zeros(n * self.heads.kv());
         Cache {
-            kv: self.layout.h.iter().map(|_| (kv(), kv())).collect(),
+            kv: self.layout.h.iter().map(|_| KvCache { k: kv(), v: kv(), block: n }).collect(),
             x: [be.zeros(nc), be.zeros(nc)],
             rotations: self.rotations(be),
             block: self.block_acts(be, n),
@@ -432,7 +427,7 @@ impl Gpt {
     }
 
     /// The rotations of a block's positions, where they are rotations.
-    fn rotations<B: Backend>(&self, be: &B) -> B::Buf {
+    fn rotations<B: Forward>(&self, be: &B) -> B::Buf {
         let Some(theta) = self.rope_theta else { return be.zeros(0) };
         let hs = self.heads.hs();
         let mut table = be.zeros(self.block_size * hs);
@@ -440,7 +435,7 @@ impl Gpt {
         table
     }
 
-    fn block_acts<B: Backend>(&self, be: &B, n: usize) -> BlockActs<B> {
+    fn block_acts<B: Forward>(&self, be: &B, n: usize) -> BlockActs<B> {
         let nc = n * self.n_embd;
         BlockActs {
             ln_1: be.zeros(nc),
@@ -462,7 +457,7 @@ impl Gpt {
         if self.activation.keeps_input() { self.layout.h[0].c_fc.o } else { 0 }
     }
 
-    fn head<B: Backend>(&self, be: &B, n: usize) -> Head<B> {
+    fn head<B: Forward>(&self, be: &B, n: usize) -> Head<B> {
         Head {
             ln_f: be.zeros(n * self.n_embd),
             stats_f: be.zeros(2 * n),
@@ -471,25 +466,30 @@ impl Gpt {
         }
     }
 
-    fn drop(&self, noise: Option<Noise>, site: Site) -> Option<Dropout> {
+    fn drop(&self, key: Option<DropoutKey>, site: Site) -> Option<Dropout> {
         let (rate, site) = match site {
             Site::Embedding => (self.embd_dropout, 0),
             Site::Attention(l) => (self.dropout, 3 * l as u64 + 1),
             Site::AttentionBranch(l) => (self.dropout, 3 * l as u64 + 2),
             Site::MlpBranch(l) => (self.dropout, 3 * l as u64 + 3),
         };
-        noise.filter(|_| rate > 0.0).map(|noise| Dropout { rate, site, noise })
+        key.filter(|_| rate > 0.0).map(|key| Dropout { rate, site, key })
     }
 }
 
-impl<B: Backend> Acts<B> {
-    /// The logits (n, v) of the last forward pass; after [`Gpt::losses`] with a gradient, that gradient.
+impl<B: Forward> Acts<B> {
+    /// The logits (n, v) of the last forward pass; after [`Gpt::losses_grad`], their gradient.
     pub fn logits(&self) -> &B::Buf {
         &self.head.logits
     }
+
+    /// The losses (n) of the last forward pass, once they were asked for.
+    pub fn losses(&self) -> &B::Buf {
+        &self.head.losses
+    }
 }
 
-impl<B: Backend> Cache<B> {
+impl<B: Forward> Cache<B> {
     /// Positions so far.
     pub fn len(&self) -> usize {
         self.len
@@ -518,9 +518,14 @@ mod tests {
         let mut config = Config::default();
         let small = ["vocab_size=7", "block_size=6", "n_layer=3", "n_head=2", "n_embd=8"];
         small.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
-        let model = Gpt::new(&config);
+        let model = Gpt::new(&config).unwrap();
         let p = model.layout.init(2).into_iter().map(f64::from).collect();
         (model, p)
+    }
+
+    /// A pass over one sequence of six positions.
+    fn whole(p: &Vec<f64>) -> Pass<'_, Vec<f64>> {
+        Pass { p, rows: Rows { b: 1, t: 6, pos: 0 }, dropout: None }
     }
 
     const VARIANTS: [&[&str]; 9] = [
@@ -564,7 +569,7 @@ mod tests {
         for settings in VARIANTS {
             let (model, p) = model(settings);
             let (mut acts, mut cache) = (model.acts(&BE, 1, false), model.cache(&BE));
-            model.forward(&BE, &p, &mut acts, &ids, Rows { b: 1, t: 6, pos: 0 }, None);
+            model.forward(&BE, whole(&p), &mut acts, &ids);
             for (at, piece) in [(0, 1), (1, 3), (4, 2)] {
                 let mut logits = [0.0; 7];
                 model.extend(&BE, &p, &mut cache, &ids[at..at + piece], &mut logits);
@@ -581,7 +586,7 @@ mod tests {
             let begins_so = |zero: &str| {
                 let (model, p) = model(&[settings, &[zero, "bias=[\"qkv\",\"proj\",\"mlp\"]"]].concat());
                 let mut acts = model.acts(&BE, 1, true);
-                model.forward(&BE, &p, &mut acts, &[1, 2, 3, 4, 5, 6], Rows { b: 1, t: 6, pos: 0 }, None);
+                model.forward(&BE, whole(&p), &mut acts, &[1, 2, 3, 4, 5, 6]);
                 acts.x.iter().all(|x| *x == acts.x[0])
             };
             assert!(begins_so("zero_init_proj=true") && !begins_so("zero_init_proj=false"));

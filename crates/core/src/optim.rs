@@ -1,13 +1,14 @@
 //! The optimizer: clipping, then AdamW or Muon over the flat parameter buffer, group by group.
 
 use crate::{
-    backend::{AdamW, Backend, Muon},
+    backend::{AdamW, Backward, Muon},
     config::Config,
+    error::Result,
     params::{Layout, Matrix, Span},
 };
 
 /// The optimizer's state and settings.
-pub struct Optimizer<B: Backend> {
+pub struct Optimizer<B: Backward> {
     /// First moment of each parameter's gradient; Muon's momentum.
     pub m: B::Buf,
     /// Second moment; Muon has none.
@@ -24,28 +25,18 @@ struct Group {
     matrices: Vec<Matrix>,
 }
 
-impl<B: Backend> Optimizer<B> {
+impl<B: Backward> Optimizer<B> {
     /// With moments of zero.
-    pub fn new(be: &B, layout: &Layout, config: &Config) -> Optimizer<B> {
-        let groups = config.groups().into_iter().enumerate().map(|(i, config)| Group {
+    ///
+    /// # Errors
+    /// If a group of parameters has a setting that is not allowed.
+    pub fn new(be: &B, layout: &Layout, config: &Config) -> Result<Optimizer<B>> {
+        let groups = config.groups()?.into_iter().enumerate().map(|(i, config)| Group {
             spans: layout.decay_spans(i, config.decay),
             matrices: layout.matrices(i),
             config,
         });
-        Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), groups: groups.collect() }
-    }
-
-    /// Takes up the moments that a checkpoint has of the parameters that train; those of others stay untouched memory.
-    pub fn restore(&mut self, be: &B, m: &[f32], v: &[f32]) {
-        for Group { spans, matrices, .. } in &self.groups {
-            for (span, _) in spans {
-                be.upload(&mut self.m, span.start, &m[span.range()]);
-                be.upload(&mut self.v, span.start, &v[span.range()]);
-            }
-            for Matrix { span, .. } in matrices {
-                be.upload(&mut self.m, span.start, &m[span.range()]);
-            }
-        }
+        Ok(Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), groups: groups.collect() })
     }
 
     /// Update number `step` (from 0): clips `g`, whose norm is `grad_norm`, to `grad_clip` where that is set, then updates

@@ -10,7 +10,7 @@ pub mod edit;
 use crate::{
     config::{Activation, Config, Decay, Init, NormKind, OptimizerKind, ParamGroup, Position},
     error::{Error, Result},
-    rng::{Dropout, Noise, Purpose, Rng},
+    rng::{Dropout, DropoutKey, Purpose, Rng},
 };
 use kinglet_kernels::optimizer::{muon_multiply_adds, muon_scratch};
 use rayon::prelude::*;
@@ -161,8 +161,8 @@ pub struct Lora {
 
 impl Lora {
     /// The dropout on its input.
-    pub fn drop(&self, noise: Option<Noise>) -> Option<Dropout> {
-        noise.filter(|_| self.rate > 0.0).map(|noise| Dropout { rate: self.rate, site: self.site, noise })
+    pub fn drop(&self, key: Option<DropoutKey>) -> Option<Dropout> {
+        key.filter(|_| self.rate > 0.0).map(|key| Dropout { rate: self.rate, site: self.site, key })
     }
 }
 
@@ -228,10 +228,18 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of the model that `config` describes; `vocab_size` must be set.
-    pub fn new(config: &Config) -> Layout {
+    /// The layout of the model that `config` describes.
+    ///
+    /// # Errors
+    /// If `vocab_size` is still 0 or the configuration does not pass [`Config::check`].
+    pub fn new(config: &Config) -> Result<Layout> {
+        config.check()?;
+        if config.vocab_size == 0 {
+            let (key, value) = ("vocab_size".to_owned(), "0".to_owned());
+            return Err(Error::Config { key, value, allowed: "known before a model is made".to_owned() });
+        }
         let (c, v, bias) = (config.n_embd, config.vocab_size, config.bias);
-        let optimizers = config.groups().iter().map(|group| group.optimizer).collect();
+        let optimizers = config.groups()?.iter().map(|group| group.optimizer).collect();
         let mut b = Builder { config, optimizers, tensors: Vec::new() };
         // GPT-2 scales the projections into the residual stream by 1/sqrt(2 n_layer), so that its variance
         // at the end does not grow with depth.
@@ -282,7 +290,7 @@ impl Layout {
         let mut layout = Layout { tensors, embedding, h, ln_f, lm_head, trainable: Vec::new(), base_len };
         let trains = layout.trained().into_iter().map(|tensor| (tensor.trains, ()));
         layout.trainable = joined(trains).into_iter().map(|(span, ())| span).collect();
-        layout
+        Ok(layout)
     }
 
     /// Checks what `config`, of which this is the layout, says about tensors by name.
@@ -310,7 +318,7 @@ impl Layout {
                 return refuse("param_groups", &group.params, allowed);
             }
             let muon = self.tensors.iter().any(|tensor| tensor.group == i && tensor.muon);
-            if group.settings.contains_key("optimizer") && config.groups()[i].optimizer == OptimizerKind::Muon && !muon
+            if group.settings.contains_key("optimizer") && config.groups()?[i].optimizer == OptimizerKind::Muon && !muon
             {
                 let allowed = "names of matrices inside the blocks where optimizer is \"muon\"".to_owned();
                 return refuse("param_groups", &group.params, allowed);
@@ -480,16 +488,16 @@ impl Builder<'_> {
     fn add(&mut self, name: String, shape: &[usize], distribution: Distribution) -> Param {
         let saved = self.config.modules_to_save.iter().any(|pattern| matches(pattern, &name));
         let all = self.config.lora_rank == 0 || saved;
-        let new_words = if of_tokens(&name) { self.config.new_words.min(shape[0]) } else { 0 };
+        let new_tokens = if of_tokens(&name) { self.config.new_tokens.min(shape[0]) } else { 0 };
         let in_block = name.starts_with("transformer.h.");
-        let param = self.push(name, shape, distribution, all || new_words > 0);
+        let param = self.push(name, shape, distribution, all || new_tokens > 0);
         let tensor = self.tensors.last_mut().expect("it was added");
         if in_block && shape.len() == 2 {
             tensor.muon = self.optimizers[tensor.group] == OptimizerKind::Muon;
         }
         if !all {
             // Adapters cannot tell one new word from another.
-            let len = new_words * (param.len / shape[0]);
+            let len = new_tokens * (param.len / shape[0]);
             tensor.trains = Span { start: param.range().end - len, len };
         }
         param
@@ -573,7 +581,7 @@ mod tests {
     fn layout(preset: &str, vocab_size: usize) -> Layout {
         let mut config = Config::preset(preset).unwrap();
         config.vocab_size = vocab_size;
-        Layout::new(&config)
+        Layout::new(&config).unwrap()
     }
 
     #[test]
@@ -639,7 +647,7 @@ mod tests {
     fn with(settings: &[&str]) -> (Config, Layout) {
         let mut config = Config { vocab_size: 65, ..Config::default() };
         settings.iter().for_each(|setting| config.set(setting).unwrap());
-        let layout = Layout::new(&config);
+        let layout = Layout::new(&config).unwrap();
         (config, layout)
     }
 

@@ -100,12 +100,12 @@ pub struct Dropout {
     /// Where in the network: each site of each layer has masks of its own.
     pub site: u64,
     /// Which step of which run, and which part of its batch.
-    pub noise: Noise,
+    pub key: DropoutKey,
 }
 
 /// What all dropout masks of one forward pass have in common.
 #[derive(Clone, Copy, Debug)]
-pub struct Noise {
+pub struct DropoutKey {
     /// The run's seed.
     pub seed: u64,
     /// The training step.
@@ -117,7 +117,7 @@ pub struct Noise {
 impl Dropout {
     /// The mask of the `s`-th sequence of this pass.
     pub fn mask(&self, s: usize) -> Mask {
-        let Noise { seed, step, first_sequence } = self.noise;
+        let DropoutKey { seed, step, first_sequence } = self.key;
         let sequence = key(seed, Purpose::Dropout, step, first_sequence + s as u64);
         Mask::new(rng::word(sequence, self.site), self.rate)
     }
@@ -159,16 +159,16 @@ mod tests {
 
     #[test]
     fn dropout_keeps_the_mean_and_repeats_itself() {
-        let noise = Noise { seed: 1, step: 2, first_sequence: 3 };
-        let mask = Dropout { rate: 0.1, site: 5, noise }.mask(1);
+        let key = DropoutKey { seed: 1, step: 2, first_sequence: 3 };
+        let mask = Dropout { rate: 0.1, site: 5, key }.mask(1);
         let factors: Vec<f32> = (0..200_000).map(|i| mask.factor(i)).collect();
         let dropped = factors.iter().filter(|&&f| f == 0.0).count() as f64 / 2e5;
         let mean = factors.iter().map(|&f| f64::from(f)).sum::<f64>() / 2e5;
         assert!((dropped - 0.1).abs() < 0.003 && (mean - 1.0).abs() < 0.003, "{dropped} {mean}");
-        let later = Noise { first_sequence: 4, ..noise };
-        let same = Dropout { rate: 0.1, site: 5, noise: later }.mask(0);
+        let later = DropoutKey { first_sequence: 4, ..key };
+        let same = Dropout { rate: 0.1, site: 5, key: later }.mask(0);
         assert!((0..1000).all(|i| same.factor(i) == mask.factor(i)), "the same sequence from another shard");
-        let other = Dropout { rate: 0.1, site: 6, noise }.mask(1);
+        let other = Dropout { rate: 0.1, site: 6, key }.mask(1);
         assert!((0..1000).any(|i| other.factor(i) != mask.factor(i)));
     }
 

@@ -1,13 +1,15 @@
 //! Writing text: the model's distribution over the next token, narrowed by the usual knobs, and drawn from.
 
 use crate::{
-    backend::Backend,
+    backend::Forward,
+    error::{Error, Result},
     model::{Cache, Gpt},
     rng::{Purpose, Rng},
 };
 
 /// How the next token is chosen. The default draws from the model's distribution as it is.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Sampling {
     /// Logits are divided by this; 0 always takes the most probable token.
     pub temperature: f64,
@@ -31,6 +33,25 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Checks that each setting means something.
+    ///
+    /// # Errors
+    /// Names the one that does not.
+    pub fn check(&self) -> Result<()> {
+        let settings = [
+            ("temperature", self.temperature, self.temperature >= 0.0, "at least 0"),
+            ("top_p", self.top_p, (0.0..=1.0).contains(&self.top_p), "0 to 1"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1"),
+            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "above 0"),
+        ];
+        for (key, value, allowed, range) in settings {
+            if !(allowed && value.is_finite()) {
+                return Err(Error::Config { key: key.into(), value: value.to_string(), allowed: range.into() });
+            }
+        }
+        Ok(())
+    }
+
     /// Draws a token from `logits (v)`, which are used up; `context` is what the repetition penalty looks at.
     pub fn choose(&self, logits: &mut [f32], context: &[u32], rng: &mut Rng) -> u32 {
         if self.repetition_penalty != 1.0 {
@@ -79,83 +100,109 @@ impl Sampling {
     }
 }
 
-/// One stream of tokens: the prompt, then what the model makes of it.
-pub struct Generator<'a, B: Backend> {
-    be: &'a B,
-    model: &'a Gpt,
-    weights: &'a B::Buf,
+/// A token that was drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    /// Its id.
+    pub id: u32,
+    /// Its log-probability in nats under the model, before temperature and everything else that [`Sampling`] changes.
+    pub logprob: f64,
+}
+
+/// One stream of tokens: the prompt, then what a model makes of it. It holds all that belongs to the stream alone, so that
+/// any number of them can share a model.
+pub struct Stream<B: Forward> {
     cache: Cache<B>,
     tokens: Vec<u32>,
     logits: Vec<f32>,
+    /// The logits, as choosing changes them.
+    scores: Vec<f32>,
     sampling: Sampling,
     rng: Rng,
 }
 
-impl<'a, B: Backend> Generator<'a, B> {
-    /// A stream that starts from `prompt`, which must not be empty; streams of one seed differ by their `index`.
-    pub fn new(
-        be: &'a B,
-        model: &'a Gpt,
-        weights: &'a B::Buf,
-        prompt: &[u32],
-        sampling: Sampling,
-        index: u64,
-    ) -> Generator<'a, B> {
-        assert!(!prompt.is_empty());
+impl<B: Forward> Stream<B> {
+    /// A stream of `model` that starts from `prompt`; streams of one seed differ by their `index`.
+    ///
+    /// # Errors
+    /// If the prompt is empty, has an id that the model does not have, or [`Sampling::check`] says no.
+    pub fn new(be: &B, model: &Gpt, prompt: &[u32], sampling: Sampling, index: u64) -> Result<Stream<B>> {
+        sampling.check()?;
+        if prompt.is_empty() {
+            return Err(Error::Text("a prompt needs a token at least".to_owned()));
+        }
+        if let Some(id) = prompt.iter().find(|&&id| id as usize >= model.vocab_size) {
+            return Err(Error::Text(format!("the model has {} tokens, and none with id {id}", model.vocab_size)));
+        }
         let rng = Rng::new(sampling.seed, Purpose::Sample, 0, index);
-        let logits = vec![0.0; model.vocab_size];
-        Generator { be, model, weights, cache: model.cache(be), tokens: prompt.to_vec(), logits, sampling, rng }
+        let (logits, scores) = (vec![0.0; model.vocab_size], vec![0.0; model.vocab_size]);
+        Ok(Stream { cache: model.cache(be), tokens: prompt.to_vec(), logits, scores, sampling, rng })
     }
 
-    /// Draws the next token. Within the first block each costs one position. After that it does so with rotary positions,
-    /// too, where the window slides; learned positions shift with it, so the last `block_size` tokens are computed again.
-    pub fn next_token(&mut self) -> u32 {
-        let block_size = self.model.block_size;
+    /// The prompt and all that was drawn.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Draws the next token, from the same model each time. Within the first block each costs one position. After that it does
+    /// so with rotary positions, too, where the window slides; learned positions shift with it, so the last `block_size`
+    /// tokens are computed again.
+    ///
+    /// # Errors
+    /// If a logit is not a number, as after a training that diverged.
+    pub fn draw(&mut self, be: &B, model: &Gpt, weights: &B::Buf) -> Result<Drawn> {
+        let block_size = model.block_size;
         let context = &self.tokens[self.tokens.len().saturating_sub(block_size)..];
-        if self.tokens.len() > block_size && !self.model.slides() {
+        if self.tokens.len() > block_size && !model.slides() {
             self.cache.clear();
         }
         // Each call adds one token to what the first computes.
         let new = if self.cache.is_empty() { context } else { &context[context.len() - 1..] };
-        self.model.extend(self.be, self.weights, &mut self.cache, new, &mut self.logits);
-        let token = self.sampling.choose(&mut self.logits, context, &mut self.rng);
-        self.tokens.push(token);
-        token
+        model.extend(be, weights, &mut self.cache, new, &mut self.logits);
+        if self.logits.iter().any(|z| z.is_nan()) {
+            let what = "the model's logits are not numbers: its training diverged, or its weights are damaged";
+            return Err(Error::Data(what.to_owned()));
+        }
+        let top = f64::from(self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = self.logits.iter().map(|&z| libm::exp(f64::from(z) - top)).sum();
+        let normalizer = top + libm::log(sum);
+        self.scores.copy_from_slice(&self.logits);
+        let id = self.sampling.choose(&mut self.scores, context, &mut self.rng);
+        let logprob = f64::from(self.logits[id as usize]) - normalizer;
+        self.tokens.push(id);
+        Ok(Drawn { id, logprob })
     }
 }
 
-/// Finds a stop string in text that arrives piece by piece, holding back what may be its beginning.
-#[derive(Clone, Debug)]
+/// Finds stop strings in text that arrives piece by piece, holding back what may be the beginning of one.
+#[derive(Clone, Debug, Default)]
 pub struct Stopper {
-    stop: String,
+    stops: Vec<String>,
     held: String,
 }
 
 impl Stopper {
-    /// Stops at `stop`; an empty string never stops.
-    pub fn new(stop: &str) -> Stopper {
-        Stopper { stop: stop.to_owned(), held: String::new() }
+    /// Stops at the first of `stops` that comes; an empty one never does.
+    pub fn new(stops: impl IntoIterator<Item = String>) -> Stopper {
+        Stopper { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
     }
 
-    /// Adds a piece. Returns the text that is now certain to come before any stop string, and whether it has come.
+    /// Adds a piece. Returns the text that is now certain to come before any stop string, and whether one has come.
     pub fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
-        if self.stop.is_empty() {
-            return (std::mem::take(&mut self.held), false);
-        }
-        if let Some(at) = self.held.find(&self.stop) {
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
-        let starts = self.held.char_indices().map(|(at, _)| at);
-        let keep = starts.into_iter().find(|&at| self.stop.starts_with(&self.held[at..])).unwrap_or(self.held.len());
+        let begins_one = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]));
+        let keep = self.held.char_indices().map(|(at, _)| at).find(begins_one).unwrap_or(self.held.len());
         let rest = self.held.split_off(keep);
         (std::mem::replace(&mut self.held, rest), false)
     }
 
     /// What was held back, when no more comes.
-    pub fn finish(self) -> String {
-        self.held
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 }
 
@@ -195,8 +242,8 @@ mod tests {
 
     #[test]
     fn stop_strings_are_found_across_pieces_and_nothing_is_lost() {
-        let run = |stop: &str, pieces: &[&str]| {
-            let (mut stopper, mut out) = (Stopper::new(stop), String::new());
+        let run = |stops: &str, pieces: &[&str]| {
+            let (mut stopper, mut out) = (Stopper::new(stops.split('|').map(str::to_owned)), String::new());
             for piece in pieces {
                 let (text, stopped) = stopper.push(piece);
                 out.push_str(&text);
@@ -211,5 +258,9 @@ mod tests {
         assert_eq!(run("aab", &["a", "a", "a", "b"]), ("a".into(), true));
         assert_eq!(run("é!", &["caf", "é", "s"]), ("cafés".into(), false));
         assert_eq!(run("", &["a", "b"]), ("ab".into(), false));
+        assert_eq!(run("xy|END", &["a", "bE", "N", "Dc"]), ("ab".into(), true));
+        assert_eq!(run("bcd|c", &["ab", "c", "d"]), ("ab".into(), true), "the first that comes");
+        assert_eq!(run("abcd|bc", &["ab", "c", "d"]), ("a".into(), true), "the first that is complete");
+        assert_eq!(run("xyz|yq", &["x", "y", "y", "q"]), ("xy".into(), true));
     }
 }

@@ -6,19 +6,20 @@
 //! the sequence's index in the batch: so the bits of the result do not depend on the number of threads.
 
 use crate::{
-    backend::{Backend, Rows},
+    backend::{Backward, Forward, Gradients, Pass, Rows},
     batch::{Batch, IGNORE},
     config::Config,
     error::Result,
     model::{ActGrads, Acts, Gpt},
-    rng::Noise,
-    threads::cores,
+    params::Span,
+    rng::DropoutKey,
+    threads::{cores, for_each},
 };
 use rayon::prelude::*;
 use std::ops::ControlFlow;
 
 /// A model's workers.
-pub struct Shards<B: Backend> {
+pub struct Shards<B: Forward> {
     shards: Vec<Shard<B>>,
     batch_size: usize,
 }
@@ -26,7 +27,7 @@ pub struct Shards<B: Backend> {
 /// Rows that a shard measures at once: fewer would read the weights too often, more would leave the L2 cache.
 pub const EVAL_ROWS: usize = 256;
 
-struct Shard<B: Backend> {
+struct Shard<B: Forward> {
     /// Which sequences of each batch are its own.
     share: std::ops::Range<usize>,
     /// For measuring, `eval_b` sequences at once.
@@ -50,10 +51,14 @@ pub struct Measured {
 }
 
 /// What only training needs, for a shard's whole share.
-struct Training<B: Backend> {
+struct Training<B: Forward> {
     acts: Acts<B>,
     scratch: ActGrads<B>,
     grads: B::Buf,
+    /// The losses of all batches of a step, to be read when everything else is queued.
+    losses: B::Buf,
+    /// How many fit.
+    room: usize,
 }
 
 /// Parameters that train from which one shard is the default: a gradient for each core would take more memory than it
@@ -70,11 +75,11 @@ pub fn count(config: &Config, trainable: usize) -> usize {
 /// Lays the parameters out for measuring losses and sampling while training goes on. For a large model a second copy of
 /// the weights would take more memory than it is worth, so there it is done as for training: not at all in f32, and in
 /// bf16 in the memory that training uses.
-pub fn prepare_to_read<B: Backend>(be: &B, model: &Gpt, p: &mut B::Buf) {
-    be.prepare(p, &model.layout.linears(), model.layout.len() > LARGE);
+pub fn pack_to_read<B: Forward>(be: &B, model: &Gpt, p: &mut B::Buf) {
+    be.pack_weights(p, &model.layout.linears(), model.layout.len() > LARGE);
 }
 
-impl<B: Backend> Shards<B> {
+impl<B: Forward> Shards<B> {
     /// Workers for batches of `batch_size` sequences in `shards` parts (at most one for each sequence).
     pub fn new(be: &B, model: &Gpt, batch_size: usize, shards: usize, training: bool) -> Shards<B> {
         let count = shards.clamp(1, batch_size);
@@ -89,6 +94,8 @@ impl<B: Backend> Shards<B> {
                     acts: model.acts(be, share.len(), true),
                     scratch: model.act_grads(be, share.len()),
                     grads: be.zeros(model.layout.len()),
+                    losses: be.zeros(n),
+                    room: n,
                 }),
                 ids: Vec::with_capacity(n),
                 targets: Vec::with_capacity(n),
@@ -98,36 +105,6 @@ impl<B: Backend> Shards<B> {
             }
         });
         Shards { shards: shards.collect(), batch_size }
-    }
-
-    /// The mean loss over the targets that count in one or more batches, and its gradient's norm; the gradient is then in
-    /// [`Shards::last_gradient`].
-    ///
-    /// # Panics
-    /// If the workers were not made for training, or the sequences are not whole batches.
-    pub fn gradient(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, seed: u64, step: u64) -> (f64, f64) {
-        let batch_size = self.batch_size;
-        assert!(!batch.is_empty() && batch.len().is_multiple_of(batch_size));
-        // The gradient is that of the mean over all positions of all batches.
-        let scale = 1.0 / batch.counted().max(1) as f64;
-        self.shards.par_iter_mut().for_each(|shard| {
-            shard.loss = 0.0;
-            for k in 0..batch.len() / batch_size {
-                let first = k * batch_size + shard.share.start;
-                let rows = shard.load((first..first + shard.share.len()).map(|i| batch.sequence(i)));
-                let noise = Some(Noise { seed, step, first_sequence: first as u64 });
-                let Shard { training, ids, targets, losses, .. } = shard;
-                let Training { acts, scratch, grads } = training.as_mut().expect("made for training");
-                let losses = &mut losses[..rows.n()];
-                model.forward(be, p, acts, ids, rows, noise);
-                model.losses(be, acts, targets, Some(scale), losses);
-                model.backward(be, p, grads, acts, scratch, ids, rows, noise, k > 0);
-                shard.loss += scale * losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-            }
-        });
-        let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
-        let norm = be.reduce(&mut grads, &model.layout.trainable).sqrt();
-        (self.shards.iter().map(|shard| shard.loss).sum(), norm)
     }
 
     /// How many parts a batch has.
@@ -174,7 +151,7 @@ impl<B: Backend> Shards<B> {
                 rest = others;
                 work.push((shard, start, mine));
             }
-            work.into_par_iter().for_each(|(shard, first, sums)| shard.losses(be, model, p, first, sums, batch));
+            for_each(work.into_par_iter(), |(shard, first, sums)| shard.losses(be, model, p, first, sums, batch));
             if progress(k * piece + pieces, count).is_break() {
                 return Ok(None);
             }
@@ -183,7 +160,64 @@ impl<B: Backend> Shards<B> {
     }
 }
 
-impl<B: Backend> Shard<B> {
+impl<B: Backward> Shards<B> {
+    /// The mean loss over the targets that count in one or more batches, and its gradient's norm; the gradient is then in
+    /// [`Shards::last_gradient`]. Both are read once, after all that computes them was called.
+    ///
+    /// # Panics
+    /// If the workers were not made for training, or the sequences are not whole batches.
+    pub fn gradient(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, seed: u64, step: u64) -> (f64, f64) {
+        let batch_size = self.batch_size;
+        assert!(!batch.is_empty() && batch.len().is_multiple_of(batch_size));
+        // The gradient is that of the mean over all positions of all batches.
+        let scale = 1.0 / batch.counted().max(1) as f64;
+        for_each(self.shards.par_iter_mut(), |shard| {
+            let mut ends = Vec::with_capacity(batch.len() / batch_size);
+            let mut at = 0;
+            for k in 0..batch.len() / batch_size {
+                let first = k * batch_size + shard.share.start;
+                let rows = shard.load((first..first + shard.share.len()).map(|i| batch.sequence(i)));
+                let Shard { training, ids, targets, .. } = shard;
+                let training = training.as_mut().expect("made for training");
+                training.make_room(be, at + rows.n());
+                let Training { acts, scratch, grads, losses, .. } = training;
+                let dropout = Some(DropoutKey { seed, step, first_sequence: first as u64 });
+                let pass = Pass { p, rows, dropout };
+                model.forward(be, pass, acts, ids);
+                model.losses_grad(be, acts, targets, scale);
+                be.copy(losses, at, acts.losses(), Span { start: 0, len: rows.n() });
+                model.backward(be, pass, &mut Gradients { g: grads, add: k > 0 }, acts, scratch, ids);
+                at += rows.n();
+                ends.push(at);
+            }
+            shard.losses.resize(shard.losses.len().max(at), 0.0);
+            let losses = &mut shard.losses[..at];
+            be.download(&shard.training.as_ref().expect("made for training").losses, 0, losses);
+            let mut first = 0;
+            shard.loss = 0.0;
+            for end in ends {
+                shard.loss += scale * losses[first..end].iter().map(|&loss| f64::from(loss)).sum::<f64>();
+                first = end;
+            }
+        });
+        let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
+        let norm = be.reduce(&mut grads, &model.layout.trainable).sqrt();
+        (self.shards.iter().map(|shard| shard.loss).sum(), norm)
+    }
+}
+
+impl<B: Forward> Training<B> {
+    /// Makes room for the losses of so many rows, keeping those that are there.
+    fn make_room(&mut self, be: &B, rows: usize) {
+        if rows > self.room {
+            let mut larger = be.zeros(rows.max(2 * self.room));
+            be.copy(&mut larger, 0, &self.losses, Span { start: 0, len: self.room });
+            (self.losses, self.room) = (larger, rows.max(2 * self.room));
+        }
+    }
+}
+
+impl<B: Forward> Shard<B> {
     fn training(&mut self) -> &mut Training<B> {
         self.training.as_mut().expect("made for training")
     }
@@ -194,9 +228,10 @@ impl<B: Backend> Shard<B> {
         for sums in sums.chunks_mut(self.eval_b) {
             let rows = self.load((at..at + sums.len()).map(|i| batch.sequence(i)));
             at += sums.len();
-            model.forward(be, p, &mut self.eval, &self.ids, rows, None);
+            model.forward(be, Pass { p, rows, dropout: None }, &mut self.eval, &self.ids);
+            model.losses(be, &mut self.eval, &self.targets);
             let losses = &mut self.losses[..rows.n()];
-            model.losses(be, &mut self.eval, &self.targets, None, losses);
+            be.download(self.eval.losses(), 0, losses);
             let rows = losses.chunks_exact(rows.t).zip(self.targets.chunks_exact(rows.t));
             for (sum, (losses, targets)) in sums.iter_mut().zip(rows) {
                 sum.loss = losses.iter().map(|&loss| f64::from(loss)).sum();

@@ -97,7 +97,8 @@ impl Args {
     fn measure(&self, row: &Row, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Measured>> {
         let mut measured = Measured { done: Vec::new(), estimates: Vec::new() };
         for seed in 1..=self.seeds {
-            let mut config = Config { seed, ..Config::preset(&row.preset)? };
+            let mut config = Config::preset(&row.preset)?;
+            config.seed = seed;
             row.set.iter().try_for_each(|setting| config.set(setting))?;
             let folder = self.folder(&folder_name(row), seed);
             if !json {

@@ -4,12 +4,16 @@
 //! (by rows or columns, whichever are more), attention (by sequences) and what works on whole buffers (reduction, AdamW), in
 //! pieces on which no sum depends.
 
-use super::{Backend, Heads, NORM_EPS, Objective, Rows, mask_row, rotation};
+use super::{
+    Activated, Attended, Backward, Forward, Gradients, Heads, KvCache, NORM_EPS, Normed, Objective, Pass, QkInput,
+    Rows, mask_row, rotation,
+};
 use crate::{
     config::{Activation, NormKind, Precision},
     error::{Error, Result},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
-    rng::{Dropout, Noise},
+    rng::Dropout,
+    threads::{self, for_each},
 };
 use kinglet_kernels::{
     self as kernels, Factor, Floats, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout,
@@ -49,7 +53,7 @@ pub struct Cpu {
     precision: kernels::Precision,
 }
 
-/// A vector of numbers; where they are parameters, with what [`Backend::prepare`] made of them. Any change of a number
+/// A vector of numbers; where they are parameters, with what [`Forward::pack_weights`] made of them. Any change of a number
 /// makes that void.
 #[derive(Debug)]
 pub struct Buf {
@@ -131,18 +135,6 @@ impl Cpu {
         Cpu { isa, precision: kernels::Precision::F32 }
     }
 
-    /// With products of linear layers and Muon in this precision, or in f32 if the processor has no instructions for it: see
-    /// [`Cpu::precision`].
-    pub fn with_precision(self, precision: Precision) -> Cpu {
-        let bf16 = if precision == Precision::Bf16 { kernels::Precision::bf16(self.isa) } else { None };
-        Cpu { precision: bf16.unwrap_or(kernels::Precision::F32), ..self }
-    }
-
-    /// The precision of these products.
-    pub fn precision(&self) -> Precision {
-        if self.precision == kernels::Precision::F32 { Precision::F32 } else { Precision::Bf16 }
-    }
-
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
@@ -177,7 +169,7 @@ impl Cpu {
         let ((m, k), (_, n)) = (a.shape(), b.shape());
         let c = MatMut::new(&mut c[..m * n], m, n);
         let work = m.max(FEW_ROWS) * n * k;
-        let threads = rayon::current_num_threads();
+        let threads = threads::current();
         if m == 0 || threads == 1 || work < spread {
             return kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
         }
@@ -185,7 +177,7 @@ impl Cpu {
         let enough_columns = n.div_ceil(width) >= threads.min(m);
         let (rows, cols) = if n > m && enough_columns { (m, width) } else { (m.div_ceil(threads), n) };
         let blocks: Vec<_> = c.blocks(rows, cols).collect();
-        blocks.into_par_iter().for_each(|(rows, cols, c)| {
+        for_each(blocks.into_par_iter(), |(rows, cols, c)| {
             let start = match start {
                 Start::Bias(bias) => Start::Bias(&bias[cols.clone()]),
                 start => start,
@@ -194,44 +186,27 @@ impl Cpu {
         });
     }
 
-    /// [`Backend::linear`], with something done to strips of `y`.
-    fn linear_then(
-        &self,
-        y: &mut [f32],
-        x: &[f32],
-        p: &Buf,
-        w: Linear,
-        rows: Rows,
-        noise: Option<Noise>,
-        then: Option<Then>,
-    ) {
-        let n = rows.n();
+    /// [`Forward::linear`], with something done to strips of `y`.
+    fn linear_then(&self, y: &mut [f32], x: &[f32], pass: Pass<Buf>, w: Linear, then: Option<Then>) {
+        let (p, n) = (pass.p, pass.rows.n());
         let mut start = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
         if let Some(lora) = w.lora {
             // y = h B^T + b, and the product with W is added to that.
             with_scratch(n * lora.r, |h| {
-                self.adapter_rows(x, w, lora, rows, noise, |block, x| self.adapter_in(h, block, x, p, w, lora));
+                self.adapter_rows(x, pass, w, lora, |block, x| self.adapter_in(h, block, x, p, w, lora));
                 let b = Mat::new(&p[lora.b.range()], w.o, lora.r);
                 self.product(y, start, Mat::new(h, n, lora.r), Factor::Mat(b.t()), SPREAD, None);
             });
             start = Start::C;
         }
         let weight = p.weight(w, false);
-        self.product(y, start, Mat::new(x, n, w.i), weight, spread(rows, weight), then);
+        self.product(y, start, Mat::new(x, n, w.i), weight, spread(pass.rows, weight), then);
     }
 
     /// Calls `each` with ranges of rows and what an adapter's dropout leaves of these in `x (n, i)`.
-    fn adapter_rows(
-        &self,
-        x: &[f32],
-        w: Linear,
-        lora: Lora,
-        rows: Rows,
-        noise: Option<Noise>,
-        mut each: impl FnMut(Range<usize>, Mat),
-    ) {
-        let n = rows.n();
-        let Some(drop) = lora.drop(noise) else { return each(0..n, Mat::new(x, n, w.i)) };
+    fn adapter_rows(&self, x: &[f32], pass: Pass<Buf>, w: Linear, lora: Lora, mut each: impl FnMut(Range<usize>, Mat)) {
+        let (rows, n) = (pass.rows, pass.rows.n());
+        let Some(drop) = lora.drop(pass.dropout) else { return each(0..n, Mat::new(x, n, w.i)) };
         with_scratch(n.min(DROPPED) * w.i, |dropped| {
             for first in (0..n).step_by(DROPPED) {
                 let block = first..n.min(first + DROPPED);
@@ -252,20 +227,10 @@ impl Cpu {
         scale(h, lora.scale);
     }
 
-    /// The adapter's part of [`Backend::linear_bwd`]: its gradients, and `dx (n, i) =` what goes back through it.
-    fn adapter_bwd(
-        &self,
-        dx: &mut [f32],
-        g: &mut [f32],
-        dy: &[f32],
-        x: &[f32],
-        p: &Buf,
-        w: Linear,
-        lora: Lora,
-        rows: Rows,
-        noise: Option<Noise>,
-    ) {
-        let (n, r) = (rows.n(), lora.r);
+    /// The adapter's part of [`Backward::linear_bwd`]: its gradients, and `dx (n, i) =` what goes back through it.
+    fn adapter_bwd(&self, dx: &mut [f32], g: &mut [f32], dy: &[f32], x: &[f32], pass: Pass<Buf>, w: Linear) {
+        let Some(lora) = w.lora else { return };
+        let (p, n, r) = (pass.p, pass.rows.n(), lora.r);
         let (a, b) = (Mat::new(&p[lora.a.range()], r, w.i), Mat::new(&p[lora.b.range()], w.o, r));
         let (mut da, db) = gradients(g, lora.a, Some(lora.b));
         let dy = Mat::new(dy, n, w.o);
@@ -273,7 +238,7 @@ impl Cpu {
             let (h, dh) = scratch.split_at_mut(n * r);
             self.product(dh, Start::Zero, dy, Factor::Mat(b), SPREAD, None);
             scale(dh, lora.scale);
-            self.adapter_rows(x, w, lora, rows, noise, |block, x| {
+            self.adapter_rows(x, pass, w, lora, |block, x| {
                 self.adapter_in(h, block.clone(), x, p, w, lora);
                 if let Some(da) = &mut da {
                     let dh = Mat::new(&dh[block.start * r..], block.len(), r);
@@ -289,44 +254,48 @@ impl Cpu {
                     }
                 });
             }
-            let drop =
-                lora.drop(noise).map(|drop| move |mut strip: Strip| self.drop_strip(&mut strip, w.i, rows, drop));
+            let drop = lora.drop(pass.dropout);
+            let drop = drop.map(|drop| move |mut strip: Strip| self.drop_strip(&mut strip, w.i, pass.rows, drop));
             let then = drop.as_ref().map(|drop| drop as Then);
             self.product(dx, Start::Zero, Mat::new(dh, n, r), Factor::Mat(a), SPREAD, then);
         });
     }
 
-    /// [`Backend::linear_bwd`], with something done to strips of `dx`.
+    /// [`Backward::linear_bwd`], with something done to strips of `dx`.
     fn linear_bwd_then(
         &self,
         dx: &mut [f32],
-        g: &mut [f32],
+        Gradients { g, add }: &mut Gradients<Buf>,
         dy: &[f32],
         x: &[f32],
-        p: &Buf,
+        pass: Pass<Buf>,
         w: Linear,
-        rows: Rows,
-        noise: Option<Noise>,
-        add: bool,
         then: Option<Then>,
     ) {
-        let n = rows.n();
-        let mut start = Start::Zero;
-        if let Some(lora) = w.lora {
-            self.adapter_bwd(dx, g, dy, x, p, w, lora, rows, noise);
-            start = Start::C;
-        }
+        let n = pass.rows.n();
+        self.adapter_bwd(dx, g, dy, x, pass, w);
+        let start = if w.lora.is_some() { Start::C } else { Start::Zero };
         let dy_mat = Mat::new(dy, n, w.o);
-        let weight = p.weight(w, true);
-        self.product(dx, start, dy_mat, weight, spread(rows, weight), then);
+        let weight = pass.p.weight(w, true);
+        self.product(dx, start, dy_mat, weight, spread(pass.rows, weight), then);
         let (dw, db) = gradients(g, w.w, w.b);
         if let Some(dw) = dw {
-            let start = if add { Start::C } else { Start::Zero };
+            let start = if *add { Start::C } else { Start::Zero };
             self.product(dw, start, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), SPREAD, None);
         }
         if let Some(db) = db {
             kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
         }
+    }
+
+    /// [`Forward::cross_entropy`], or with an objective [`Backward::cross_entropy_grad`].
+    fn cross_entropy_of(&self, losses: &mut Buf, logits: &mut Buf, targets: &[u32], v: usize, grad: Option<Objective>) {
+        let rows = (PIECE * PIECES).div_ceil(v);
+        let outputs = losses[..targets.len()].par_chunks_mut(rows).zip(logits.par_chunks_mut(rows * v));
+        for_each(outputs.zip(targets.par_chunks(rows)), |((losses, logits), targets)| {
+            let logits = &mut logits[..losses.len() * v];
+            kernels::loss::cross_entropy(self.isa, losses, logits, targets, grad);
+        });
     }
 
     /// Dropout of rows of `c` channels, in place.
@@ -377,8 +346,17 @@ fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
-impl Backend for Cpu {
+impl Forward for Cpu {
     type Buf = Buf;
+
+    fn with_precision(self, precision: Precision) -> Cpu {
+        let bf16 = if precision == Precision::Bf16 { kernels::Precision::bf16(self.isa) } else { None };
+        Cpu { precision: bf16.unwrap_or(kernels::Precision::F32), ..self }
+    }
+
+    fn precision(&self) -> Precision {
+        if self.precision == kernels::Precision::F32 { Precision::F32 } else { Precision::Bf16 }
+    }
 
     fn zeros(&self, len: usize) -> Buf {
         Buf::zeros(len)
@@ -387,22 +365,22 @@ impl Backend for Cpu {
     fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {
         // By all threads: what is written for the first time, the system has to find memory for.
         let pieces = dst[start..start + src.len()].par_chunks_mut(PIECE).zip(src.par_chunks(PIECE));
-        pieces.with_min_len(PIECES).for_each(|(dst, src)| dst.copy_from_slice(src));
+        for_each(pieces.with_min_len(PIECES), |(dst, src)| dst.copy_from_slice(src));
     }
 
-    fn download(&self, src: &Buf, dst: &mut [f32]) {
-        dst.copy_from_slice(&src[..dst.len()]);
+    fn download(&self, src: &Buf, start: usize, dst: &mut [f32]) {
+        dst.copy_from_slice(&src[start..start + dst.len()]);
     }
 
     fn clear(&self, x: &mut Buf, span: Span) {
         x[span.range()].fill(0.0);
     }
 
-    fn copy(&self, dst: &mut Buf, src: &Buf, span: Span) {
-        dst[..span.len].copy_from_slice(&src[span.range()]);
+    fn copy(&self, dst: &mut Buf, start: usize, src: &Buf, span: Span) {
+        dst[start..start + span.len].copy_from_slice(&src[span.range()]);
     }
 
-    fn prepare(&self, p: &mut Buf, linears: &[Linear], backward: bool) {
+    fn pack_weights(&self, p: &mut Buf, linears: &[Linear], backward: bool) {
         // Packing costs what it saves in training, where every product of f32 is one of many rows.
         if backward && self.precision == kernels::Precision::F32 {
             return;
@@ -420,7 +398,7 @@ impl Backend for Cpu {
             }));
         }
         assert_eq!(panels.len(), linears.len(), "always the same layers");
-        panels.par_iter_mut().zip(linears).for_each(|(panels, w)| {
+        for_each(panels.par_iter_mut().zip(linears), |(panels, w)| {
             assert_eq!(panels.start, w.w.start, "always the same layers");
             let weight = Mat::new(&numbers[w.w.range()], w.o, w.i);
             panels.forward.pack(self.isa, weight.t());
@@ -431,7 +409,8 @@ impl Backend for Cpu {
         *prepared = Some(backward);
     }
 
-    fn embed(&self, x: &mut Buf, p: &Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
+    fn embed(&self, x: &mut Buf, pass: Pass<Buf>, w: Embedding, ids: &[u32], drop: Option<Dropout>) {
+        let Pass { p, rows, .. } = pass;
         let (wte, wpe, c) = (&p[w.wte.range()], w.wpe.map(|wpe| &p[wpe.range()]), w.c);
         let x = &mut x[..rows.n() * c];
         for (row, (x, &id)) in x.chunks_exact_mut(c).zip(ids).enumerate() {
@@ -445,24 +424,8 @@ impl Backend for Cpu {
         }
     }
 
-    fn embed_bwd(&self, g: &mut Buf, dx: &mut Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
-        let c = w.c;
-        let dx = &mut dx[..rows.n() * c];
-        if let Some(drop) = drop {
-            self.dropout_rows(dx, c, rows, drop);
-        }
-        let (mut dwte, mut dwpe) = gradients(g, w.wte, w.wpe);
-        for (row, (dx, &id)) in dx.chunks_exact(c).zip(ids).enumerate() {
-            if let Some(dwte) = &mut dwte {
-                kernels::add(self.isa, &mut dwte[id as usize * c..][..c], dx);
-            }
-            if let Some(dwpe) = &mut dwpe {
-                kernels::add(self.isa, &mut dwpe[(rows.pos + row % rows.t) * c..][..c], dx);
-            }
-        }
-    }
-
-    fn norm(&self, y: &mut Buf, stats: &mut Buf, x: &Buf, p: &Buf, w: Norm, n: usize) {
+    fn norm(&self, y: &mut Buf, stats: &mut Buf, x: &Buf, pass: Pass<Buf>, w: Norm) {
+        let (p, n) = (pass.p, pass.rows.n());
         let c = w.w.len;
         let b = w.b.map(|b| &p[b.range()]);
         let eps = NORM_EPS as f32;
@@ -478,92 +441,29 @@ impl Backend for Cpu {
         );
     }
 
-    fn norm_bwd(&self, dx: &mut Buf, g: &mut Buf, dy: &Buf, x: &Buf, stats: &Buf, p: &Buf, w: Norm, n: usize) {
-        let c = w.w.len;
-        let (dw, db) = gradients(g, w.w, w.b);
-        let (dx, dy, x, stats) = (&mut dx[..n * c], &dy[..n * c], &x[..n * c], &stats[..2 * n]);
-        kernels::norm::backward(self.isa, w.kind.into(), dx, dw, db, dy, x, stats, &p[w.w.range()]);
+    fn linear(&self, y: &mut Buf, x: &Buf, pass: Pass<Buf>, w: Linear) {
+        self.linear_then(y, x, pass, w, None);
     }
 
-    fn linear(&self, y: &mut Buf, x: &Buf, p: &Buf, w: Linear, rows: Rows, noise: Option<Noise>) {
-        self.linear_then(y, x, p, w, rows, noise, None);
-    }
-
-    fn linear_bwd(
-        &self,
-        dx: &mut Buf,
-        g: &mut Buf,
-        dy: &Buf,
-        x: &Buf,
-        p: &Buf,
-        w: Linear,
-        rows: Rows,
-        noise: Option<Noise>,
-        add: bool,
-    ) {
-        self.linear_bwd_then(dx, g, dy, x, p, w, rows, noise, add, None);
-    }
-
-    fn linear_act(
-        &self,
-        y: &mut Buf,
-        pre: &mut Buf,
-        x: &Buf,
-        p: &Buf,
-        w: Linear,
-        act: Activation,
-        rows: Rows,
-        noise: Option<Noise>,
-    ) {
+    fn linear_act(&self, y: &mut Buf, pre: &mut Buf, x: &Buf, pass: Pass<Buf>, w: Linear, act: Activation) {
         if act.keeps_input() {
-            self.linear_then(pre, x, p, w, rows, noise, None);
-            let pieces = y[..rows.n() * w.o].par_chunks_mut(PIECE).zip(pre.par_chunks(PIECE)).with_min_len(PIECES);
-            pieces.for_each(|(y, pre)| activation::forward(self.isa, act.into(), y, &pre[..y.len()]));
+            self.linear_then(pre, x, pass, w, None);
+            let pieces = y[..pass.rows.n() * w.o].par_chunks_mut(PIECE).zip(pre.par_chunks(PIECE)).with_min_len(PIECES);
+            for_each(pieces, |(y, pre)| activation::forward(self.isa, act.into(), y, &pre[..y.len()]));
         } else {
             let in_place = match act {
                 Activation::ReluSquared => activation::relu_squared_in_place,
                 _ => activation::relu_in_place,
             };
             let then = |mut strip: Strip| strip.iter_mut().for_each(|(_, y)| in_place(self.isa, y));
-            self.linear_then(y, x, p, w, rows, noise, Some(&then));
+            self.linear_then(y, x, pass, w, Some(&then));
         }
-    }
-
-    fn linear_bwd_act(
-        &self,
-        dpre: &mut Buf,
-        g: &mut Buf,
-        dy: &Buf,
-        x: &Buf,
-        pre: &Buf,
-        p: &Buf,
-        w: Linear,
-        act: Activation,
-        rows: Rows,
-        noise: Option<Noise>,
-        add: bool,
-    ) {
-        let of = if act.keeps_input() { pre } else { x };
-        let through = |mut strip: Strip| {
-            let first = strip.cols().start;
-            for (row, d) in strip.iter_mut() {
-                activation::backward(self.isa, act.into(), d, &of[row * w.i + first..][..d.len()]);
-            }
-        };
-        self.linear_bwd_then(dpre, g, dy, x, p, w, rows, noise, add, Some(&through));
     }
 
     fn swiglu(&self, y: &mut Buf, z: &Buf, h: usize, n: usize) {
         let rows = (PIECE * PIECES).div_ceil(h);
         let pieces = y[..n * h].par_chunks_mut(rows * h).zip(z[..2 * n * h].par_chunks(2 * rows * h));
-        pieces.for_each(|(y, z)| activation::swiglu(self.isa, y, z, h));
-    }
-
-    fn swiglu_bwd(&self, dz: &mut Buf, dy: &Buf, z: &Buf, h: usize, n: usize) {
-        let rows = (PIECE * PIECES).div_ceil(h);
-        let inputs = dy[..n * h].par_chunks(rows * h).zip(z[..2 * n * h].par_chunks(2 * rows * h));
-        let pieces = dz[..2 * n * h].par_chunks_mut(2 * rows * h).zip(inputs);
-        pieces.for_each(|(dz, (dy, z))| activation::swiglu_backward(self.isa, dz, dy, z, h));
+        for_each(pieces, |(y, z)| activation::swiglu(self.isa, y, z, h));
     }
 
     fn linear_residual(
@@ -571,29 +471,20 @@ impl Backend for Cpu {
         out: &mut Buf,
         residual: &Buf,
         x: &Buf,
-        p: &Buf,
+        pass: Pass<Buf>,
         w: Linear,
-        rows: Rows,
         drop: Option<Dropout>,
-        noise: Option<Noise>,
     ) {
         let add = |mut strip: Strip| {
             if let Some(drop) = drop {
-                self.drop_strip(&mut strip, w.o, rows, drop);
+                self.drop_strip(&mut strip, w.o, pass.rows, drop);
             }
             let first = strip.cols().start;
             for (row, out) in strip.iter_mut() {
                 kernels::add(self.isa, out, &residual[row * w.o + first..][..out.len()]);
             }
         };
-        self.linear_then(out, x, p, w, rows, noise, Some(&add));
-    }
-
-    fn dropout_bwd(&self, dx: &mut Buf, dy: &Buf, c: usize, rows: Rows, drop: Dropout) {
-        for (row, (dx, dy)) in dx[..rows.n() * c].chunks_exact_mut(c).zip(dy.chunks_exact(c)).enumerate() {
-            let (s, i) = (row / rows.t, row % rows.t);
-            dropout::dropout(self.isa, dx, dy, &drop.mask(s), mask_row(c, i));
-        }
+        self.linear_then(out, x, pass, w, Some(&add));
     }
 
     fn rotations(&self, table: &mut Buf, hs: usize, theta: f64, pos: usize, t: usize) {
@@ -605,18 +496,11 @@ impl Backend for Cpu {
         }
     }
 
-    fn qk(&self, qkv: &mut Buf, pre: &mut Buf, table: &Buf, p: &Buf, w: Qk, heads: Heads, rows: Rows) {
+    fn qk(&self, qkv: &mut Buf, pre: &mut Buf, table: &Buf, pass: Pass<Buf>, w: Qk, heads: Heads) {
+        let Pass { p, rows, .. } = pass;
         let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
         let (qkv, rotations) = (&mut qkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
         qk::forward(self.isa, qkv, pre, weights, rotations, heads, rows.t, NORM_EPS as f32);
-    }
-
-    fn qk_bwd(&self, dqkv: &mut Buf, g: &mut Buf, pre: &Buf, table: &Buf, p: &Buf, w: Qk, heads: Heads, rows: Rows) {
-        let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
-        let (dq, dk) = w.norm.map_or((None, None), |(q, k)| gradients(g, q, Some(k)));
-        let (dqkv, rotations) = (&mut dqkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
-        let eps = NORM_EPS as f32;
-        qk::backward(self.isa, dqkv, [dq, dk], pre, weights, rotations, heads, rows.t, eps);
     }
 
     fn attention(
@@ -631,75 +515,159 @@ impl Backend for Cpu {
         let (Heads { c, nh, .. }, width) = (heads, heads.width());
         let outputs = out[..b * t * c].par_chunks_exact_mut(t * c).zip(lse.par_chunks_exact_mut(nh * t));
         let sequences = outputs.zip(qkv.par_chunks_exact(t * width)).enumerate();
-        sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((out, lse), qkv))| {
+        for_each(sequences.with_min_len(SPREAD.div_ceil(t * t * c)), |(s, ((out, lse), qkv))| {
             let mask = drop.map(|drop| drop.mask(s));
             attention::forward(self.isa, out, lse, qkv, heads, mask.as_ref());
         });
+    }
+
+    fn attention_cached(&self, out: &mut Buf, cache: &mut KvCache<Buf>, qkv: &Buf, heads: Heads, rows: Rows) {
+        let Rows { t, pos, .. } = rows;
+        let (out, qkv) = (&mut out[..t * heads.c], &qkv[..t * heads.width()]);
+        let kv = cache.block * heads.kv();
+        attention::cached(self.isa, out, &mut cache.k[..kv], &mut cache.v[..kv], qkv, pos, heads);
+    }
+
+    fn softcap(&self, z: &mut Buf, cap: f64, len: usize) {
+        let pieces = z[..len].par_chunks_mut(PIECE).with_min_len(PIECES);
+        for_each(pieces, |z| kernels::loss::softcap(self.isa, z, cap as f32));
+    }
+
+    fn cross_entropy(&self, losses: &mut Buf, logits: &mut Buf, targets: &[u32], v: usize) {
+        self.cross_entropy_of(losses, logits, targets, v, None);
+    }
+}
+
+impl Backward for Cpu {
+    fn embed_bwd(
+        &self,
+        grads: &mut Gradients<Buf>,
+        dx: &mut Buf,
+        pass: Pass<Buf>,
+        w: Embedding,
+        ids: &[u32],
+        drop: Option<Dropout>,
+    ) {
+        let rows = pass.rows;
+        let c = w.c;
+        let dx = &mut dx[..rows.n() * c];
+        if let Some(drop) = drop {
+            self.dropout_rows(dx, c, rows, drop);
+        }
+        let (mut dwte, mut dwpe) = gradients(grads.g, w.wte, w.wpe);
+        for (row, (dx, &id)) in dx.chunks_exact(c).zip(ids).enumerate() {
+            if let Some(dwte) = &mut dwte {
+                kernels::add(self.isa, &mut dwte[id as usize * c..][..c], dx);
+            }
+            if let Some(dwpe) = &mut dwpe {
+                kernels::add(self.isa, &mut dwpe[(rows.pos + row % rows.t) * c..][..c], dx);
+            }
+        }
+    }
+
+    fn norm_bwd(&self, dx: &mut Buf, grads: &mut Gradients<Buf>, dy: &Buf, of: Normed<Buf>, pass: Pass<Buf>, w: Norm) {
+        let (p, n) = (pass.p, pass.rows.n());
+        let c = w.w.len;
+        let (dw, db) = gradients(grads.g, w.w, w.b);
+        let (dx, dy, x, stats) = (&mut dx[..n * c], &dy[..n * c], &of.x[..n * c], &of.stats[..2 * n]);
+        kernels::norm::backward(self.isa, w.kind.into(), dx, dw, db, dy, x, stats, &p[w.w.range()]);
+    }
+
+    fn linear_bwd(&self, dx: &mut Buf, grads: &mut Gradients<Buf>, dy: &Buf, x: &Buf, pass: Pass<Buf>, w: Linear) {
+        self.linear_bwd_then(dx, grads, dy, x, pass, w, None);
+    }
+
+    fn linear_bwd_act(
+        &self,
+        dpre: &mut Buf,
+        grads: &mut Gradients<Buf>,
+        dy: &Buf,
+        of: Activated<Buf>,
+        pass: Pass<Buf>,
+        w: Linear,
+    ) {
+        let Activated { y, pre, act } = of;
+        let of = if act.keeps_input() { pre } else { y };
+        let through = |mut strip: Strip| {
+            let first = strip.cols().start;
+            for (row, d) in strip.iter_mut() {
+                activation::backward(self.isa, act.into(), d, &of[row * w.i + first..][..d.len()]);
+            }
+        };
+        self.linear_bwd_then(dpre, grads, dy, y, pass, w, Some(&through));
+    }
+
+    fn swiglu_bwd(&self, dz: &mut Buf, dy: &Buf, z: &Buf, h: usize, n: usize) {
+        let rows = (PIECE * PIECES).div_ceil(h);
+        let inputs = dy[..n * h].par_chunks(rows * h).zip(z[..2 * n * h].par_chunks(2 * rows * h));
+        let pieces = dz[..2 * n * h].par_chunks_mut(2 * rows * h).zip(inputs);
+        for_each(pieces, |(dz, (dy, z))| activation::swiglu_backward(self.isa, dz, dy, z, h));
+    }
+
+    fn dropout_bwd(&self, dx: &mut Buf, dy: &Buf, c: usize, rows: Rows, drop: Dropout) {
+        for (row, (dx, dy)) in dx[..rows.n() * c].chunks_exact_mut(c).zip(dy.chunks_exact(c)).enumerate() {
+            let (s, i) = (row / rows.t, row % rows.t);
+            dropout::dropout(self.isa, dx, dy, &drop.mask(s), mask_row(c, i));
+        }
+    }
+
+    fn qk_bwd(
+        &self,
+        dqkv: &mut Buf,
+        grads: &mut Gradients<Buf>,
+        of: QkInput<Buf>,
+        pass: Pass<Buf>,
+        w: Qk,
+        heads: Heads,
+    ) {
+        let (Pass { p, rows, .. }, QkInput { pre, table }) = (pass, of);
+        let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
+        let (dq, dk) = w.norm.map_or((None, None), |(q, k)| gradients(grads.g, q, Some(k)));
+        let (dqkv, rotations) = (&mut dqkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
+        let eps = NORM_EPS as f32;
+        qk::backward(self.isa, dqkv, [dq, dk], pre, weights, rotations, heads, rows.t, eps);
     }
 
     fn attention_bwd(
         &self,
         dqkv: &mut Buf,
         dout: &Buf,
-        out: &Buf,
-        lse: &Buf,
-        qkv: &Buf,
+        of: Attended<Buf>,
         heads: Heads,
         Rows { b, t, .. }: Rows,
         drop: Option<Dropout>,
     ) {
+        let Attended { qkv, out, lse } = of;
         let (Heads { c, nh, .. }, width) = (heads, heads.width());
         let saved = out.par_chunks_exact(t * c).zip(lse.par_chunks_exact(nh * t)).zip(qkv.par_chunks_exact(t * width));
         let grads = dqkv[..b * t * width].par_chunks_exact_mut(t * width).zip(dout.par_chunks_exact(t * c));
         let sequences = grads.zip(saved).enumerate();
-        sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((dqkv, dout), ((out, lse), qkv)))| {
+        for_each(sequences.with_min_len(SPREAD.div_ceil(t * t * c)), |(s, ((dqkv, dout), ((out, lse), qkv)))| {
             let mask = drop.map(|drop| drop.mask(s));
             attention::backward(self.isa, dqkv, dout, out, lse, qkv, heads, mask.as_ref());
         });
     }
 
-    fn attention_cached(
-        &self,
-        out: &mut Buf,
-        k: &mut Buf,
-        v: &mut Buf,
-        qkv: &Buf,
-        block: usize,
-        heads: Heads,
-        Rows { t, pos, .. }: Rows,
-    ) {
-        let (out, qkv) = (&mut out[..t * heads.c], &qkv[..t * heads.width()]);
-        let (k, v) = (&mut k[..block * heads.kv()], &mut v[..block * heads.kv()]);
-        attention::cached(self.isa, out, k, v, qkv, pos, heads);
-    }
-
-    fn softcap(&self, z: &mut Buf, cap: f64, len: usize) {
-        let pieces = z[..len].par_chunks_mut(PIECE).with_min_len(PIECES);
-        pieces.for_each(|z| kernels::loss::softcap(self.isa, z, cap as f32));
-    }
-
-    fn cross_entropy(&self, losses: &mut Buf, logits: &mut Buf, targets: &[u32], v: usize, grad: Option<Objective>) {
-        let rows = (PIECE * PIECES).div_ceil(v);
-        let outputs = losses[..targets.len()].par_chunks_mut(rows).zip(logits.par_chunks_mut(rows * v));
-        outputs.zip(targets.par_chunks(rows)).for_each(|((losses, logits), targets)| {
-            let logits = &mut logits[..losses.len() * v];
-            kernels::loss::cross_entropy(self.isa, losses, logits, targets, grad);
-        });
+    fn cross_entropy_grad(&self, losses: &mut Buf, logits: &mut Buf, targets: &[u32], v: usize, objective: Objective) {
+        self.cross_entropy_of(losses, logits, targets, v, Some(objective));
     }
 
     fn reduce(&self, parts: &mut [&mut Buf], spans: &[Span]) -> f64 {
         let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
-        let mut squares = Vec::new();
+        let mut squares = vec![0.0; spans.iter().map(|span| span.len.div_ceil(PIECE)).sum()];
+        let mut sums = &mut squares[..];
         for span in spans {
-            let add = |(piece, total): (usize, &mut [f32])| {
+            let (mine, others) = sums.split_at_mut(span.len.div_ceil(PIECE));
+            sums = others;
+            let pieces = total[span.range()].par_chunks_mut(PIECE).zip(mine).enumerate();
+            for_each(pieces, |(piece, (total, sum))| {
                 for part in &*rest {
                     kernels::add(self.isa, total, &part[span.start + piece * PIECE..][..total.len()]);
                 }
-                kernels::optimizer::sum_squares(self.isa, total)
-            };
-            // Collected first, so that the sum has one order however many threads there are.
-            squares.par_extend(total[span.range()].par_chunks_mut(PIECE).enumerate().map(add));
+                *sum = kernels::optimizer::sum_squares(self.isa, total);
+            });
         }
+        // Collected first, so that the sum has one order however many threads there are.
         squares.iter().sum()
     }
 
@@ -707,7 +675,7 @@ impl Backend for Cpu {
         let at = span.range();
         let moments = m[at.clone()].par_chunks_mut(PIECE).zip(v[at.clone()].par_chunks_mut(PIECE));
         let values = p[at.clone()].par_chunks_mut(PIECE).zip(g[at].par_chunks(PIECE));
-        values.zip(moments).for_each(|((p, g), (m, v))| kernels::optimizer::adamw(self.isa, p, g, m, v, h));
+        for_each(values.zip(moments), |((p, g), (m, v))| kernels::optimizer::adamw(self.isa, p, g, m, v, h));
     }
 
     fn muon(&self, p: &mut Buf, g: &Buf, m: &mut Buf, matrices: &[Matrix], h: &Muon) {
@@ -726,6 +694,6 @@ impl Backend for Cpu {
         let each = |(p, g, m, w): (&mut [f32], &[f32], &mut [f32], &Matrix)| {
             kernels::optimizer::muon(self.isa, self.precision, p, g, m, w.rows, w.cols, h);
         };
-        work.into_par_iter().with_max_len(1).for_each(each);
+        for_each(work.into_par_iter().with_max_len(1), each);
     }
 }

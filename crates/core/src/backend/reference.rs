@@ -1,10 +1,13 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
 
-use super::{AdamW, Backend, Heads, IGNORE, Muon, NORM_EPS, Objective, Rows, mask_row, rotation};
+use super::{
+    Activated, AdamW, Attended, Backward, Forward, Gradients, Heads, IGNORE, KvCache, Muon, NORM_EPS, Normed,
+    Objective, Pass, QkInput, Rows, mask_row, rotation,
+};
 use crate::{
     config::{Activation, NormKind},
     params::{Embedding, Linear, Lora, Matrix, Norm, Qk, Span},
-    rng::{Dropout, Noise},
+    rng::Dropout,
 };
 use kinglet_kernels::{
     attention,
@@ -27,8 +30,9 @@ fn elements(rows: Rows, c: usize) -> impl Iterator<Item = (usize, usize, usize, 
 }
 
 /// Of an adapter, the input after dropout `(n, i)`, and `h (n, r)`, that times A^T.
-fn adapter(x: &[f64], p: &[f64], w: Linear, lora: Lora, rows: Rows, noise: Option<Noise>) -> (Vec<f64>, Vec<f64>) {
-    let keep = |s, i, j| factor(lora.drop(noise), s, mask_row(w.i, i) + j);
+fn adapter(x: &[f64], pass: Pass<Vec<f64>>, w: Linear, lora: Lora) -> (Vec<f64>, Vec<f64>) {
+    let Pass { p, rows, dropout } = pass;
+    let keep = |s, i, j| factor(lora.drop(dropout), s, mask_row(w.i, i) + j);
     let dropped: Vec<f64> = elements(rows, w.i).map(|(s, i, j, at)| x[at] * keep(s, i, j)).collect();
     let row = |s: usize, i: usize| &dropped[(s * rows.t + i) * w.i..][..w.i];
     let a = |k: usize| &p[lora.a.start + k * w.i..][..w.i];
@@ -109,11 +113,17 @@ fn rotate(x: &mut [f64], table: &[f64], direction: f64) {
     }
 }
 
+/// `ln(sum(e^z))`.
+fn log_sum_exp(z: &[f64]) -> f64 {
+    let top = z.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+    top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln()
+}
+
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-impl Backend for Reference {
+impl Forward for Reference {
     type Buf = Vec<f64>;
 
     fn zeros(&self, len: usize) -> Vec<f64> {
@@ -124,19 +134,20 @@ impl Backend for Reference {
         dst[start..].iter_mut().zip(src).for_each(|(dst, &src)| *dst = f64::from(src));
     }
 
-    fn download(&self, src: &Vec<f64>, dst: &mut [f32]) {
-        dst.iter_mut().zip(src).for_each(|(dst, &src)| *dst = src as f32);
+    fn download(&self, src: &Vec<f64>, start: usize, dst: &mut [f32]) {
+        dst.iter_mut().zip(&src[start..]).for_each(|(dst, &src)| *dst = src as f32);
     }
 
     fn clear(&self, x: &mut Vec<f64>, span: Span) {
         x[span.range()].fill(0.0);
     }
 
-    fn copy(&self, dst: &mut Vec<f64>, src: &Vec<f64>, span: Span) {
-        dst[..span.len].copy_from_slice(&src[span.range()]);
+    fn copy(&self, dst: &mut Vec<f64>, start: usize, src: &Vec<f64>, span: Span) {
+        dst[start..start + span.len].copy_from_slice(&src[span.range()]);
     }
 
-    fn embed(&self, x: &mut Vec<f64>, p: &Vec<f64>, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
+    fn embed(&self, x: &mut Vec<f64>, pass: Pass<Vec<f64>>, w: Embedding, ids: &[u32], drop: Option<Dropout>) {
+        let Pass { p, rows, .. } = pass;
         for (s, i, j, at) in elements(rows, w.c) {
             let token = p[w.wte.start + ids[s * rows.t + i] as usize * w.c + j];
             let position = w.wpe.map_or(0.0, |wpe| p[wpe.start + (rows.pos + i) * w.c + j]);
@@ -144,27 +155,8 @@ impl Backend for Reference {
         }
     }
 
-    fn embed_bwd(
-        &self,
-        g: &mut Vec<f64>,
-        dx: &mut Vec<f64>,
-        w: Embedding,
-        ids: &[u32],
-        rows: Rows,
-        drop: Option<Dropout>,
-    ) {
-        for (s, i, j, at) in elements(rows, w.c) {
-            let d = dx[at] * factor(drop, s, mask_row(w.c, i) + j);
-            if w.wte.trainable {
-                g[w.wte.start + ids[s * rows.t + i] as usize * w.c + j] += d;
-            }
-            if let Some(wpe) = w.wpe.filter(|wpe| wpe.trainable) {
-                g[wpe.start + (rows.pos + i) * w.c + j] += d;
-            }
-        }
-    }
-
-    fn norm(&self, y: &mut Vec<f64>, stats: &mut Vec<f64>, x: &Vec<f64>, p: &Vec<f64>, w: Norm, n: usize) {
+    fn norm(&self, y: &mut Vec<f64>, stats: &mut Vec<f64>, x: &Vec<f64>, pass: Pass<Vec<f64>>, w: Norm) {
+        let (p, n) = (pass.p, pass.rows.n());
         let c = w.w.len;
         for r in 0..n {
             let row = &x[r * c..][..c];
@@ -181,40 +173,8 @@ impl Backend for Reference {
         }
     }
 
-    fn norm_bwd(
-        &self,
-        dx: &mut Vec<f64>,
-        g: &mut Vec<f64>,
-        dy: &Vec<f64>,
-        x: &Vec<f64>,
-        stats: &Vec<f64>,
-        p: &Vec<f64>,
-        w: Norm,
-        n: usize,
-    ) {
-        let c = w.w.len;
-        for r in 0..n {
-            let (mean, rstd) = (stats[2 * r], stats[2 * r + 1]);
-            let xhat = |j: usize| (x[r * c + j] - mean) * rstd;
-            let d = |j: usize| dy[r * c + j] * p[w.w.start + j];
-            let d_mean = match w.kind {
-                NormKind::LayerNorm => (0..c).map(d).sum::<f64>() / c as f64,
-                NormKind::RmsNorm => 0.0,
-            };
-            let dx_mean = (0..c).map(|j| d(j) * xhat(j)).sum::<f64>() / c as f64;
-            for j in 0..c {
-                dx[r * c + j] += rstd * (d(j) - d_mean - xhat(j) * dx_mean);
-                if w.w.trainable {
-                    g[w.w.start + j] += dy[r * c + j] * xhat(j);
-                }
-                if let Some(b) = w.b.filter(|b| b.trainable) {
-                    g[b.start + j] += dy[r * c + j];
-                }
-            }
-        }
-    }
-
-    fn linear(&self, y: &mut Vec<f64>, x: &Vec<f64>, p: &Vec<f64>, w: Linear, rows: Rows, noise: Option<Noise>) {
+    fn linear(&self, y: &mut Vec<f64>, x: &Vec<f64>, pass: Pass<Vec<f64>>, w: Linear) {
+        let Pass { p, rows, .. } = pass;
         for r in 0..rows.n() {
             for o in 0..w.o {
                 let product = dot(&x[r * w.i..][..w.i], &p[w.w.start + o * w.i..][..w.i]);
@@ -222,63 +182,11 @@ impl Backend for Reference {
             }
         }
         let Some(lora) = w.lora else { return };
-        let h = adapter(x, p, w, lora, rows, noise).1;
+        let h = adapter(x, pass, w, lora).1;
         for r in 0..rows.n() {
             for o in 0..w.o {
                 let b = &p[lora.b.start + o * lora.r..][..lora.r];
                 y[r * w.o + o] += lora.scale * dot(&h[r * lora.r..][..lora.r], b);
-            }
-        }
-    }
-
-    fn linear_bwd(
-        &self,
-        dx: &mut Vec<f64>,
-        g: &mut Vec<f64>,
-        dy: &Vec<f64>,
-        x: &Vec<f64>,
-        p: &Vec<f64>,
-        w: Linear,
-        rows: Rows,
-        noise: Option<Noise>,
-        add: bool,
-    ) {
-        dx[..rows.n() * w.i].fill(0.0);
-        if !add {
-            g[w.w.gradient()].fill(0.0);
-        }
-        for r in 0..rows.n() {
-            for o in 0..w.o {
-                let d = dy[r * w.o + o];
-                for i in 0..w.i {
-                    dx[r * w.i + i] += d * p[w.w.start + o * w.i + i];
-                    if w.w.trainable {
-                        g[w.w.start + o * w.i + i] += d * x[r * w.i + i];
-                    }
-                }
-                if let Some(b) = w.b.filter(|b| b.trainable) {
-                    g[b.start + o] += d;
-                }
-            }
-        }
-        let Some(lora) = w.lora else { return };
-        let (dropped, h) = adapter(x, p, w, lora, rows, noise);
-        for (s, i, k, at) in elements(rows, lora.r) {
-            // Of element k of a row of h.
-            let (row, mut dh) = (s * rows.t + i, 0.0);
-            for o in 0..w.o {
-                let d = lora.scale * dy[row * w.o + o];
-                dh += d * p[lora.b.start + o * lora.r + k];
-                if lora.b.trainable {
-                    g[lora.b.start + o * lora.r + k] += d * h[at];
-                }
-            }
-            for j in 0..w.i {
-                let keep = factor(lora.drop(noise), s, mask_row(w.i, i) + j);
-                dx[row * w.i + j] += dh * p[lora.a.start + k * w.i + j] * keep;
-                if lora.a.trainable {
-                    g[lora.a.start + k * w.i + j] += dh * dropped[row * w.i + j];
-                }
             }
         }
     }
@@ -288,36 +196,16 @@ impl Backend for Reference {
         y: &mut Vec<f64>,
         pre: &mut Vec<f64>,
         x: &Vec<f64>,
-        p: &Vec<f64>,
+        pass: Pass<Vec<f64>>,
         w: Linear,
         act: Activation,
-        rows: Rows,
-        noise: Option<Noise>,
     ) {
-        self.linear(y, x, p, w, rows, noise);
+        let n = pass.rows.n();
+        self.linear(y, x, pass, w);
         if act.keeps_input() {
-            pre[..rows.n() * w.o].copy_from_slice(&y[..rows.n() * w.o]);
+            pre[..n * w.o].copy_from_slice(&y[..n * w.o]);
         }
-        y[..rows.n() * w.o].iter_mut().for_each(|y| *y = activate(act, *y));
-    }
-
-    fn linear_bwd_act(
-        &self,
-        dpre: &mut Vec<f64>,
-        g: &mut Vec<f64>,
-        dy: &Vec<f64>,
-        x: &Vec<f64>,
-        pre: &Vec<f64>,
-        p: &Vec<f64>,
-        w: Linear,
-        act: Activation,
-        rows: Rows,
-        noise: Option<Noise>,
-        add: bool,
-    ) {
-        self.linear_bwd(dpre, g, dy, x, p, w, rows, noise, add);
-        let of = if act.keeps_input() { pre } else { x };
-        dpre[..rows.n() * w.i].iter_mut().zip(of).for_each(|(d, &of)| *d *= derivative(act, of));
+        y[..n * w.o].iter_mut().for_each(|y| *y = activate(act, *y));
     }
 
     fn swiglu(&self, y: &mut Vec<f64>, z: &Vec<f64>, h: usize, n: usize) {
@@ -327,36 +215,18 @@ impl Backend for Reference {
         }
     }
 
-    fn swiglu_bwd(&self, dz: &mut Vec<f64>, dy: &Vec<f64>, z: &Vec<f64>, h: usize, n: usize) {
-        for (r, j) in (0..n).flat_map(|r| (0..h).map(move |j| (r, j))) {
-            let (at_gate, at_up) = (r * 2 * h + j, r * 2 * h + h + j);
-            let (gate, up, dy) = (z[at_gate], z[at_up], dy[r * h + j]);
-            let sigmoid = 1.0 / (1.0 + (-gate).exp());
-            dz[at_gate] = dy * up * (sigmoid + gate * sigmoid * (1.0 - sigmoid));
-            dz[at_up] = dy * gate * sigmoid;
-        }
-    }
-
     fn linear_residual(
         &self,
         out: &mut Vec<f64>,
         residual: &Vec<f64>,
         x: &Vec<f64>,
-        p: &Vec<f64>,
+        pass: Pass<Vec<f64>>,
         w: Linear,
-        rows: Rows,
         drop: Option<Dropout>,
-        noise: Option<Noise>,
     ) {
-        self.linear(out, x, p, w, rows, noise);
-        for (s, i, j, at) in elements(rows, w.o) {
+        self.linear(out, x, pass, w);
+        for (s, i, j, at) in elements(pass.rows, w.o) {
             out[at] = residual[at] + out[at] * factor(drop, s, mask_row(w.o, i) + j);
-        }
-    }
-
-    fn dropout_bwd(&self, dx: &mut Vec<f64>, dy: &Vec<f64>, c: usize, rows: Rows, drop: Dropout) {
-        for (s, i, j, at) in elements(rows, c) {
-            dx[at] = dy[at] * factor(Some(drop), s, mask_row(c, i) + j);
         }
     }
 
@@ -366,16 +236,8 @@ impl Backend for Reference {
         }
     }
 
-    fn qk(
-        &self,
-        qkv: &mut Vec<f64>,
-        pre: &mut Vec<f64>,
-        table: &Vec<f64>,
-        p: &Vec<f64>,
-        w: Qk,
-        heads: Heads,
-        rows: Rows,
-    ) {
+    fn qk(&self, qkv: &mut Vec<f64>, pre: &mut Vec<f64>, table: &Vec<f64>, pass: Pass<Vec<f64>>, w: Qk, heads: Heads) {
+        let Pass { p, rows, .. } = pass;
         let (hs, qk) = (heads.hs(), heads.c + heads.kv());
         for (r, h) in (0..rows.n()).flat_map(|r| (0..heads.nh + heads.nkv).map(move |h| (r, h))) {
             let x = &mut qkv[r * heads.width() + h * hs..][..hs];
@@ -387,38 +249,6 @@ impl Backend for Reference {
             }
             if w.rotary {
                 rotate(x, &table[r % rows.t * hs..][..hs], 1.0);
-            }
-        }
-    }
-
-    fn qk_bwd(
-        &self,
-        dqkv: &mut Vec<f64>,
-        g: &mut Vec<f64>,
-        pre: &Vec<f64>,
-        table: &Vec<f64>,
-        p: &Vec<f64>,
-        w: Qk,
-        heads: Heads,
-        rows: Rows,
-    ) {
-        let (hs, qk) = (heads.hs(), heads.c + heads.kv());
-        for (r, h) in (0..rows.n()).flat_map(|r| (0..heads.nh + heads.nkv).map(move |h| (r, h))) {
-            let d = &mut dqkv[r * heads.width() + h * hs..][..hs];
-            if w.rotary {
-                rotate(d, &table[r % rows.t * hs..][..hs], -1.0);
-            }
-            let Some((q, k)) = w.norm else { continue };
-            let weight = if h < heads.nh { q } else { k };
-            let x = &pre[r * qk + h * hs..][..hs];
-            let rstd = 1.0 / (dot(x, x) / hs as f64 + NORM_EPS).sqrt();
-            let dxhat: Vec<f64> = (0..hs).map(|i| d[i] * p[weight.start + i]).collect();
-            let mean = rstd * dot(&dxhat, x) / hs as f64;
-            for i in 0..hs {
-                if weight.trainable {
-                    g[weight.start + i] += d[i] * x[i] * rstd;
-                }
-                d[i] = rstd * (dxhat[i] - x[i] * rstd * mean);
             }
         }
     }
@@ -449,17 +279,226 @@ impl Backend for Reference {
         }
     }
 
+    fn attention_cached(
+        &self,
+        out: &mut Vec<f64>,
+        cache: &mut KvCache<Vec<f64>>,
+        qkv: &Vec<f64>,
+        heads: Heads,
+        rows: Rows,
+    ) {
+        let (Rows { t, pos, .. }, KvCache { k, v, block }) = (rows, cache);
+        let block = *block;
+        let Heads { c, nh, nkv, scale } = heads;
+        let (hs, kv) = (heads.hs(), heads.kv());
+        for i in 0..t {
+            let (q, new) = qkv[i * heads.width()..][..heads.width()].split_at(c);
+            let row = (pos + i) % block;
+            k[row * kv..][..kv].copy_from_slice(&new[..kv]);
+            v[row * kv..][..kv].copy_from_slice(&new[kv..]);
+            let seen = block.min(pos + i + 1);
+            for h in 0..nh {
+                // Of the position that is `j`th in the window.
+                let at = |j: usize| (pos + i + 1 - seen + j) % block * kv + h / (nh / nkv) * hs;
+                let (weights, _) = attention_row(&q[h * hs..][..hs], |j| &k[at(j)..][..hs], seen, scale);
+                for d in 0..hs {
+                    let weighted = |(j, w): (usize, &f64)| w * v[at(j) + d];
+                    out[i * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
+                }
+            }
+        }
+    }
+
+    fn softcap(&self, z: &mut Vec<f64>, cap: f64, len: usize) {
+        z[..len].iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
+    }
+
+    fn cross_entropy(&self, losses: &mut Vec<f64>, logits: &mut Vec<f64>, targets: &[u32], v: usize) {
+        for ((loss, z), &target) in losses.iter_mut().zip(logits.chunks_exact(v)).zip(targets) {
+            *loss = if target == IGNORE { 0.0 } else { log_sum_exp(z) - z[target as usize] };
+        }
+    }
+}
+
+impl Backward for Reference {
+    fn embed_bwd(
+        &self,
+        grads: &mut Gradients<Vec<f64>>,
+        dx: &mut Vec<f64>,
+        pass: Pass<Vec<f64>>,
+        w: Embedding,
+        ids: &[u32],
+        drop: Option<Dropout>,
+    ) {
+        let (g, rows) = (&mut *grads.g, pass.rows);
+        for (s, i, j, at) in elements(rows, w.c) {
+            let d = dx[at] * factor(drop, s, mask_row(w.c, i) + j);
+            if w.wte.trainable {
+                g[w.wte.start + ids[s * rows.t + i] as usize * w.c + j] += d;
+            }
+            if let Some(wpe) = w.wpe.filter(|wpe| wpe.trainable) {
+                g[wpe.start + (rows.pos + i) * w.c + j] += d;
+            }
+        }
+    }
+
+    fn norm_bwd(
+        &self,
+        dx: &mut Vec<f64>,
+        grads: &mut Gradients<Vec<f64>>,
+        dy: &Vec<f64>,
+        of: Normed<Vec<f64>>,
+        pass: Pass<Vec<f64>>,
+        w: Norm,
+    ) {
+        let (Normed { x, stats }, g) = (of, &mut *grads.g);
+        let (p, n) = (pass.p, pass.rows.n());
+        let c = w.w.len;
+        for r in 0..n {
+            let (mean, rstd) = (stats[2 * r], stats[2 * r + 1]);
+            let xhat = |j: usize| (x[r * c + j] - mean) * rstd;
+            let d = |j: usize| dy[r * c + j] * p[w.w.start + j];
+            let d_mean = match w.kind {
+                NormKind::LayerNorm => (0..c).map(d).sum::<f64>() / c as f64,
+                NormKind::RmsNorm => 0.0,
+            };
+            let dx_mean = (0..c).map(|j| d(j) * xhat(j)).sum::<f64>() / c as f64;
+            for j in 0..c {
+                dx[r * c + j] += rstd * (d(j) - d_mean - xhat(j) * dx_mean);
+                if w.w.trainable {
+                    g[w.w.start + j] += dy[r * c + j] * xhat(j);
+                }
+                if let Some(b) = w.b.filter(|b| b.trainable) {
+                    g[b.start + j] += dy[r * c + j];
+                }
+            }
+        }
+    }
+
+    fn linear_bwd(
+        &self,
+        dx: &mut Vec<f64>,
+        grads: &mut Gradients<Vec<f64>>,
+        dy: &Vec<f64>,
+        x: &Vec<f64>,
+        pass: Pass<Vec<f64>>,
+        w: Linear,
+    ) {
+        let Pass { p, rows, dropout } = pass;
+        let g = &mut *grads.g;
+        dx[..rows.n() * w.i].fill(0.0);
+        if !grads.add {
+            g[w.w.gradient()].fill(0.0);
+        }
+        for r in 0..rows.n() {
+            for o in 0..w.o {
+                let d = dy[r * w.o + o];
+                for i in 0..w.i {
+                    dx[r * w.i + i] += d * p[w.w.start + o * w.i + i];
+                    if w.w.trainable {
+                        g[w.w.start + o * w.i + i] += d * x[r * w.i + i];
+                    }
+                }
+                if let Some(b) = w.b.filter(|b| b.trainable) {
+                    g[b.start + o] += d;
+                }
+            }
+        }
+        let Some(lora) = w.lora else { return };
+        let (dropped, h) = adapter(x, pass, w, lora);
+        for (s, i, k, at) in elements(rows, lora.r) {
+            // Of element k of a row of h.
+            let (row, mut dh) = (s * rows.t + i, 0.0);
+            for o in 0..w.o {
+                let d = lora.scale * dy[row * w.o + o];
+                dh += d * p[lora.b.start + o * lora.r + k];
+                if lora.b.trainable {
+                    g[lora.b.start + o * lora.r + k] += d * h[at];
+                }
+            }
+            for j in 0..w.i {
+                let keep = factor(lora.drop(dropout), s, mask_row(w.i, i) + j);
+                dx[row * w.i + j] += dh * p[lora.a.start + k * w.i + j] * keep;
+                if lora.a.trainable {
+                    g[lora.a.start + k * w.i + j] += dh * dropped[row * w.i + j];
+                }
+            }
+        }
+    }
+
+    fn linear_bwd_act(
+        &self,
+        dpre: &mut Vec<f64>,
+        grads: &mut Gradients<Vec<f64>>,
+        dy: &Vec<f64>,
+        of: Activated<Vec<f64>>,
+        pass: Pass<Vec<f64>>,
+        w: Linear,
+    ) {
+        let Activated { y, pre, act } = of;
+        self.linear_bwd(dpre, grads, dy, y, pass, w);
+        let of = if act.keeps_input() { pre } else { y };
+        dpre[..pass.rows.n() * w.i].iter_mut().zip(of).for_each(|(d, &of)| *d *= derivative(act, of));
+    }
+
+    fn swiglu_bwd(&self, dz: &mut Vec<f64>, dy: &Vec<f64>, z: &Vec<f64>, h: usize, n: usize) {
+        for (r, j) in (0..n).flat_map(|r| (0..h).map(move |j| (r, j))) {
+            let (at_gate, at_up) = (r * 2 * h + j, r * 2 * h + h + j);
+            let (gate, up, dy) = (z[at_gate], z[at_up], dy[r * h + j]);
+            let sigmoid = 1.0 / (1.0 + (-gate).exp());
+            dz[at_gate] = dy * up * (sigmoid + gate * sigmoid * (1.0 - sigmoid));
+            dz[at_up] = dy * gate * sigmoid;
+        }
+    }
+
+    fn dropout_bwd(&self, dx: &mut Vec<f64>, dy: &Vec<f64>, c: usize, rows: Rows, drop: Dropout) {
+        for (s, i, j, at) in elements(rows, c) {
+            dx[at] = dy[at] * factor(Some(drop), s, mask_row(c, i) + j);
+        }
+    }
+
+    fn qk_bwd(
+        &self,
+        dqkv: &mut Vec<f64>,
+        grads: &mut Gradients<Vec<f64>>,
+        of: QkInput<Vec<f64>>,
+        pass: Pass<Vec<f64>>,
+        w: Qk,
+        heads: Heads,
+    ) {
+        let Pass { p, rows, .. } = pass;
+        let (QkInput { pre, table }, g) = (of, &mut *grads.g);
+        let (hs, qk) = (heads.hs(), heads.c + heads.kv());
+        for (r, h) in (0..rows.n()).flat_map(|r| (0..heads.nh + heads.nkv).map(move |h| (r, h))) {
+            let d = &mut dqkv[r * heads.width() + h * hs..][..hs];
+            if w.rotary {
+                rotate(d, &table[r % rows.t * hs..][..hs], -1.0);
+            }
+            let Some((q, k)) = w.norm else { continue };
+            let weight = if h < heads.nh { q } else { k };
+            let x = &pre[r * qk + h * hs..][..hs];
+            let rstd = 1.0 / (dot(x, x) / hs as f64 + NORM_EPS).sqrt();
+            let dxhat: Vec<f64> = (0..hs).map(|i| d[i] * p[weight.start + i]).collect();
+            let mean = rstd * dot(&dxhat, x) / hs as f64;
+            for i in 0..hs {
+                if weight.trainable {
+                    g[weight.start + i] += d[i] * x[i] * rstd;
+                }
+                d[i] = rstd * (dxhat[i] - x[i] * rstd * mean);
+            }
+        }
+    }
+
     fn attention_bwd(
         &self,
         dqkv: &mut Vec<f64>,
         dout: &Vec<f64>,
-        _out: &Vec<f64>,
-        _lse: &Vec<f64>,
-        qkv: &Vec<f64>,
+        of: Attended<Vec<f64>>,
         heads: Heads,
-        Rows { b, t, .. }: Rows,
+        rows: Rows,
         drop: Option<Dropout>,
     ) {
+        let (Rows { b, t, .. }, qkv) = (rows, of.qkv);
         let Heads { c, nh, nkv, scale } = heads;
         let hs = heads.hs();
         dqkv[..b * t * heads.width()].fill(0.0);
@@ -485,61 +524,22 @@ impl Backend for Reference {
         }
     }
 
-    fn attention_cached(
-        &self,
-        out: &mut Vec<f64>,
-        k: &mut Vec<f64>,
-        v: &mut Vec<f64>,
-        qkv: &Vec<f64>,
-        block: usize,
-        heads: Heads,
-        Rows { t, pos, .. }: Rows,
-    ) {
-        let Heads { c, nh, nkv, scale } = heads;
-        let (hs, kv) = (heads.hs(), heads.kv());
-        for i in 0..t {
-            let (q, new) = qkv[i * heads.width()..][..heads.width()].split_at(c);
-            let row = (pos + i) % block;
-            k[row * kv..][..kv].copy_from_slice(&new[..kv]);
-            v[row * kv..][..kv].copy_from_slice(&new[kv..]);
-            let seen = block.min(pos + i + 1);
-            for h in 0..nh {
-                // Of the position that is `j`th in the window.
-                let at = |j: usize| (pos + i + 1 - seen + j) % block * kv + h / (nh / nkv) * hs;
-                let (weights, _) = attention_row(&q[h * hs..][..hs], |j| &k[at(j)..][..hs], seen, scale);
-                for d in 0..hs {
-                    let weighted = |(j, w): (usize, &f64)| w * v[at(j) + d];
-                    out[i * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
-                }
-            }
-        }
-    }
-
-    fn softcap(&self, z: &mut Vec<f64>, cap: f64, len: usize) {
-        z[..len].iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
-    }
-
-    fn cross_entropy(
+    fn cross_entropy_grad(
         &self,
         losses: &mut Vec<f64>,
         logits: &mut Vec<f64>,
         targets: &[u32],
         v: usize,
-        grad: Option<Objective>,
+        objective: Objective,
     ) {
-        for (r, &target) in targets.iter().enumerate() {
-            let z = &mut logits[r * v..][..v];
+        let Objective { scale, z_loss, softcap } = objective;
+        self.cross_entropy(losses, logits, targets, v);
+        for (z, &target) in logits.chunks_exact_mut(v).zip(targets) {
             if target == IGNORE {
-                losses[r] = 0.0;
-                if grad.is_some() {
-                    z.fill(0.0);
-                }
+                z.fill(0.0);
                 continue;
             }
-            let top = z.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
-            let lse = top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
-            losses[r] = lse - z[target as usize];
-            let Some(Objective { scale, z_loss, softcap }) = grad else { continue };
+            let lse = log_sum_exp(z);
             for (j, z) in z.iter_mut().enumerate() {
                 let slope = if softcap > 0.0 { 1.0 - (*z / softcap).powi(2) } else { 1.0 };
                 let onehot = if j == target as usize { 1.0 } else { 0.0 };

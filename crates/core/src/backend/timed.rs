@@ -1,10 +1,13 @@
 //! Any backend with a stopwatch at each operation: how a step's time divides.
 
-use super::{AdamW, Backend, Heads, Muon, Objective, Rows};
+use super::{
+    Activated, AdamW, Attended, Backward, Forward, Gradients, Heads, KvCache, Muon, Normed, Objective, Pass, QkInput,
+    Rows,
+};
 use crate::{
-    config::Activation,
+    config::{Activation, Precision},
     params::{Embedding, Linear, Matrix, Norm, Qk, Span},
-    rng::{Dropout, Noise},
+    rng::Dropout,
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Mutex, time::Instant};
@@ -19,7 +22,7 @@ pub struct Timed<B> {
 /// An operation, and the shape of a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Op {
-    /// The method of [`Backend`].
+    /// The method of [`Forward`] or [`Backward`].
     pub name: &'static str,
     /// Channels in and out of a linear layer.
     pub shape: Option<(usize, usize)>,
@@ -42,7 +45,7 @@ pub struct Cost {
 /// Bytes of a number.
 const F32: f64 = 4.0;
 
-impl<B: Backend> Timed<B> {
+impl<B: Forward> Timed<B> {
     /// With all costs zero.
     pub fn new(be: B) -> Timed<B> {
         Timed { be, costs: Mutex::default() }
@@ -93,13 +96,26 @@ impl Size {
         Size::Linear(w, rows.n() * w.multiply_adds().0)
     }
 
+    fn qk(w: Qk, heads: Heads, rows: Rows) -> Size {
+        let passes = if w.norm.is_some() { 3 } else { 2 };
+        Size::Numbers(passes * rows.n() * (heads.c + heads.kv()))
+    }
+
     fn backward(w: Linear, rows: Rows) -> Size {
         Size::Linear(w, rows.n() * w.multiply_adds().1)
     }
 }
 
-impl<B: Backend> Backend for Timed<B> {
+impl<B: Forward> Forward for Timed<B> {
     type Buf = B::Buf;
+
+    fn with_precision(self, precision: Precision) -> Self {
+        Timed { be: self.be.with_precision(precision), ..self }
+    }
+
+    fn precision(&self) -> Precision {
+        self.be.precision()
+    }
 
     fn zeros(&self, len: usize) -> B::Buf {
         self.be.zeros(len)
@@ -109,108 +125,41 @@ impl<B: Backend> Backend for Timed<B> {
         self.be.upload(dst, start, src);
     }
 
-    fn download(&self, src: &B::Buf, dst: &mut [f32]) {
-        self.be.download(src, dst);
+    fn download(&self, src: &B::Buf, start: usize, dst: &mut [f32]) {
+        self.be.download(src, start, dst);
     }
 
     fn clear(&self, x: &mut B::Buf, span: Span) {
         self.time("clear", Size::Numbers(span.len), |be| be.clear(x, span));
     }
 
-    fn copy(&self, dst: &mut B::Buf, src: &B::Buf, span: Span) {
-        self.time("copy", Size::Numbers(2 * span.len), |be| be.copy(dst, src, span));
+    fn copy(&self, dst: &mut B::Buf, start: usize, src: &B::Buf, span: Span) {
+        self.time("copy", Size::Numbers(2 * span.len), |be| be.copy(dst, start, src, span));
     }
 
-    fn prepare(&self, p: &mut B::Buf, linears: &[Linear], backward: bool) {
-        self.time("prepare", Size::Numbers(0), |be| be.prepare(p, linears, backward));
+    fn pack_weights(&self, p: &mut B::Buf, linears: &[Linear], backward: bool) {
+        self.time("pack_weights", Size::Numbers(0), |be| be.pack_weights(p, linears, backward));
     }
 
-    fn embed(&self, x: &mut B::Buf, p: &B::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
+    fn embed(&self, x: &mut B::Buf, pass: Pass<B::Buf>, w: Embedding, ids: &[u32], drop: Option<Dropout>) {
         let passes = if w.wpe.is_some() { 3 } else { 2 };
-        self.time("embed", Size::Numbers(passes * rows.n() * w.c), |be| be.embed(x, p, w, ids, rows, drop));
+        self.time("embed", Size::Numbers(passes * pass.rows.n() * w.c), |be| be.embed(x, pass, w, ids, drop));
     }
 
-    fn embed_bwd(&self, g: &mut B::Buf, dx: &mut B::Buf, w: Embedding, ids: &[u32], rows: Rows, drop: Option<Dropout>) {
-        let passes = if w.wpe.is_some() { 5 } else { 3 };
-        self.time("embed_bwd", Size::Numbers(passes * rows.n() * w.c), |be| be.embed_bwd(g, dx, w, ids, rows, drop));
+    fn norm(&self, y: &mut B::Buf, stats: &mut B::Buf, x: &B::Buf, pass: Pass<B::Buf>, w: Norm) {
+        self.time("norm", Size::Numbers(2 * pass.rows.n() * w.w.len), |be| be.norm(y, stats, x, pass, w));
     }
 
-    fn norm(&self, y: &mut B::Buf, stats: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Norm, n: usize) {
-        self.time("norm", Size::Numbers(2 * n * w.w.len), |be| be.norm(y, stats, x, p, w, n));
+    fn linear(&self, y: &mut B::Buf, x: &B::Buf, pass: Pass<B::Buf>, w: Linear) {
+        self.time("linear", Size::forward(w, pass.rows), |be| be.linear(y, x, pass, w));
     }
 
-    fn norm_bwd(
-        &self,
-        dx: &mut B::Buf,
-        g: &mut B::Buf,
-        dy: &B::Buf,
-        x: &B::Buf,
-        stats: &B::Buf,
-        p: &B::Buf,
-        w: Norm,
-        n: usize,
-    ) {
-        let size = Size::Numbers(4 * n * w.w.len);
-        self.time("norm_bwd", size, |be| be.norm_bwd(dx, g, dy, x, stats, p, w, n));
-    }
-
-    fn linear(&self, y: &mut B::Buf, x: &B::Buf, p: &B::Buf, w: Linear, rows: Rows, noise: Option<Noise>) {
-        self.time("linear", Size::forward(w, rows), |be| be.linear(y, x, p, w, rows, noise));
-    }
-
-    fn linear_bwd(
-        &self,
-        dx: &mut B::Buf,
-        g: &mut B::Buf,
-        dy: &B::Buf,
-        x: &B::Buf,
-        p: &B::Buf,
-        w: Linear,
-        rows: Rows,
-        noise: Option<Noise>,
-        add: bool,
-    ) {
-        self.time("linear_bwd", Size::backward(w, rows), |be| be.linear_bwd(dx, g, dy, x, p, w, rows, noise, add));
-    }
-
-    fn linear_act(
-        &self,
-        y: &mut B::Buf,
-        pre: &mut B::Buf,
-        x: &B::Buf,
-        p: &B::Buf,
-        w: Linear,
-        act: Activation,
-        rows: Rows,
-        noise: Option<Noise>,
-    ) {
-        self.time("linear_act", Size::forward(w, rows), |be| be.linear_act(y, pre, x, p, w, act, rows, noise));
-    }
-
-    fn linear_bwd_act(
-        &self,
-        dpre: &mut B::Buf,
-        g: &mut B::Buf,
-        dy: &B::Buf,
-        x: &B::Buf,
-        pre: &B::Buf,
-        p: &B::Buf,
-        w: Linear,
-        act: Activation,
-        rows: Rows,
-        noise: Option<Noise>,
-        add: bool,
-    ) {
-        let size = Size::backward(w, rows);
-        self.time("linear_bwd_act", size, |be| be.linear_bwd_act(dpre, g, dy, x, pre, p, w, act, rows, noise, add));
+    fn linear_act(&self, y: &mut B::Buf, pre: &mut B::Buf, x: &B::Buf, pass: Pass<B::Buf>, w: Linear, act: Activation) {
+        self.time("linear_act", Size::forward(w, pass.rows), |be| be.linear_act(y, pre, x, pass, w, act));
     }
 
     fn swiglu(&self, y: &mut B::Buf, z: &B::Buf, h: usize, n: usize) {
         self.time("swiglu", Size::Numbers(3 * n * h), |be| be.swiglu(y, z, h, n));
-    }
-
-    fn swiglu_bwd(&self, dz: &mut B::Buf, dy: &B::Buf, z: &B::Buf, h: usize, n: usize) {
-        self.time("swiglu_bwd", Size::Numbers(5 * n * h), |be| be.swiglu_bwd(dz, dy, z, h, n));
     }
 
     fn linear_residual(
@@ -218,44 +167,20 @@ impl<B: Backend> Backend for Timed<B> {
         out: &mut B::Buf,
         residual: &B::Buf,
         x: &B::Buf,
-        p: &B::Buf,
+        pass: Pass<B::Buf>,
         w: Linear,
-        rows: Rows,
         drop: Option<Dropout>,
-        noise: Option<Noise>,
     ) {
-        let size = Size::forward(w, rows);
-        self.time("linear_residual", size, |be| be.linear_residual(out, residual, x, p, w, rows, drop, noise));
-    }
-
-    fn dropout_bwd(&self, dx: &mut B::Buf, dy: &B::Buf, c: usize, rows: Rows, drop: Dropout) {
-        self.time("dropout_bwd", Size::Numbers(2 * rows.n() * c), |be| be.dropout_bwd(dx, dy, c, rows, drop));
+        let size = Size::forward(w, pass.rows);
+        self.time("linear_residual", size, |be| be.linear_residual(out, residual, x, pass, w, drop));
     }
 
     fn rotations(&self, table: &mut B::Buf, hs: usize, theta: f64, pos: usize, t: usize) {
         self.time("rotations", Size::Numbers(t * hs), |be| be.rotations(table, hs, theta, pos, t));
     }
 
-    fn qk(&self, qkv: &mut B::Buf, pre: &mut B::Buf, table: &B::Buf, p: &B::Buf, w: Qk, heads: Heads, rows: Rows) {
-        let passes = if w.norm.is_some() { 3 } else { 2 };
-        let size = Size::Numbers(passes * rows.n() * (heads.c + heads.kv()));
-        self.time("qk", size, |be| be.qk(qkv, pre, table, p, w, heads, rows));
-    }
-
-    fn qk_bwd(
-        &self,
-        dqkv: &mut B::Buf,
-        g: &mut B::Buf,
-        pre: &B::Buf,
-        table: &B::Buf,
-        p: &B::Buf,
-        w: Qk,
-        heads: Heads,
-        rows: Rows,
-    ) {
-        let passes = if w.norm.is_some() { 3 } else { 2 };
-        let size = Size::Numbers(passes * rows.n() * (heads.c + heads.kv()));
-        self.time("qk_bwd", size, |be| be.qk_bwd(dqkv, g, pre, table, p, w, heads, rows));
+    fn qk(&self, qkv: &mut B::Buf, pre: &mut B::Buf, table: &B::Buf, pass: Pass<B::Buf>, w: Qk, heads: Heads) {
+        self.time("qk", Size::qk(w, heads, pass.rows), |be| be.qk(qkv, pre, table, pass, w, heads));
     }
 
     fn attention(
@@ -271,50 +196,116 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("attention", size, |be| be.attention(out, lse, qkv, heads, rows, drop));
     }
 
-    fn attention_bwd(
-        &self,
-        dqkv: &mut B::Buf,
-        dout: &B::Buf,
-        out: &B::Buf,
-        lse: &B::Buf,
-        qkv: &B::Buf,
-        heads: Heads,
-        rows: Rows,
-        drop: Option<Dropout>,
-    ) {
-        let size = Size::Attention { queries: rows.n(), keys: rows.t, c: heads.c, products: 4 };
-        self.time("attention_bwd", size, |be| be.attention_bwd(dqkv, dout, out, lse, qkv, heads, rows, drop));
-    }
-
-    fn attention_cached(
-        &self,
-        out: &mut B::Buf,
-        k: &mut B::Buf,
-        v: &mut B::Buf,
-        qkv: &B::Buf,
-        block: usize,
-        heads: Heads,
-        rows: Rows,
-    ) {
-        let keys = block.min(rows.pos + rows.t);
+    fn attention_cached(&self, out: &mut B::Buf, cache: &mut KvCache<B::Buf>, qkv: &B::Buf, heads: Heads, rows: Rows) {
+        let keys = cache.block.min(rows.pos + rows.t);
         let size = Size::Attention { queries: rows.t, keys, c: heads.c, products: 2 };
-        self.time("attention_cached", size, |be| be.attention_cached(out, k, v, qkv, block, heads, rows));
+        self.time("attention_cached", size, |be| be.attention_cached(out, cache, qkv, heads, rows));
     }
 
     fn softcap(&self, z: &mut B::Buf, cap: f64, len: usize) {
         self.time("softcap", Size::Numbers(2 * len), |be| be.softcap(z, cap, len));
     }
 
-    fn cross_entropy(
+    fn cross_entropy(&self, losses: &mut B::Buf, logits: &mut B::Buf, targets: &[u32], v: usize) {
+        let size = Size::Numbers(targets.len() * v);
+        self.time("cross_entropy", size, |be| be.cross_entropy(losses, logits, targets, v));
+    }
+}
+
+impl<B: Backward> Backward for Timed<B> {
+    fn embed_bwd(
+        &self,
+        grads: &mut Gradients<B::Buf>,
+        dx: &mut B::Buf,
+        pass: Pass<B::Buf>,
+        w: Embedding,
+        ids: &[u32],
+        drop: Option<Dropout>,
+    ) {
+        let size = Size::Numbers(if w.wpe.is_some() { 5 } else { 3 } * pass.rows.n() * w.c);
+        self.time("embed_bwd", size, |be| be.embed_bwd(grads, dx, pass, w, ids, drop));
+    }
+
+    fn norm_bwd(
+        &self,
+        dx: &mut B::Buf,
+        grads: &mut Gradients<B::Buf>,
+        dy: &B::Buf,
+        of: Normed<B::Buf>,
+        pass: Pass<B::Buf>,
+        w: Norm,
+    ) {
+        let size = Size::Numbers(4 * pass.rows.n() * w.w.len);
+        self.time("norm_bwd", size, |be| be.norm_bwd(dx, grads, dy, of, pass, w));
+    }
+
+    fn linear_bwd(
+        &self,
+        dx: &mut B::Buf,
+        grads: &mut Gradients<B::Buf>,
+        dy: &B::Buf,
+        x: &B::Buf,
+        pass: Pass<B::Buf>,
+        w: Linear,
+    ) {
+        self.time("linear_bwd", Size::backward(w, pass.rows), |be| be.linear_bwd(dx, grads, dy, x, pass, w));
+    }
+
+    fn linear_bwd_act(
+        &self,
+        dpre: &mut B::Buf,
+        grads: &mut Gradients<B::Buf>,
+        dy: &B::Buf,
+        of: Activated<B::Buf>,
+        pass: Pass<B::Buf>,
+        w: Linear,
+    ) {
+        self.time("linear_bwd_act", Size::backward(w, pass.rows), |be| be.linear_bwd_act(dpre, grads, dy, of, pass, w));
+    }
+
+    fn swiglu_bwd(&self, dz: &mut B::Buf, dy: &B::Buf, z: &B::Buf, h: usize, n: usize) {
+        self.time("swiglu_bwd", Size::Numbers(5 * n * h), |be| be.swiglu_bwd(dz, dy, z, h, n));
+    }
+
+    fn dropout_bwd(&self, dx: &mut B::Buf, dy: &B::Buf, c: usize, rows: Rows, drop: Dropout) {
+        self.time("dropout_bwd", Size::Numbers(2 * rows.n() * c), |be| be.dropout_bwd(dx, dy, c, rows, drop));
+    }
+
+    fn qk_bwd(
+        &self,
+        dqkv: &mut B::Buf,
+        grads: &mut Gradients<B::Buf>,
+        of: QkInput<B::Buf>,
+        pass: Pass<B::Buf>,
+        w: Qk,
+        heads: Heads,
+    ) {
+        self.time("qk_bwd", Size::qk(w, heads, pass.rows), |be| be.qk_bwd(dqkv, grads, of, pass, w, heads));
+    }
+
+    fn attention_bwd(
+        &self,
+        dqkv: &mut B::Buf,
+        dout: &B::Buf,
+        of: Attended<B::Buf>,
+        heads: Heads,
+        rows: Rows,
+        drop: Option<Dropout>,
+    ) {
+        let size = Size::Attention { queries: rows.n(), keys: rows.t, c: heads.c, products: 4 };
+        self.time("attention_bwd", size, |be| be.attention_bwd(dqkv, dout, of, heads, rows, drop));
+    }
+
+    fn cross_entropy_grad(
         &self,
         losses: &mut B::Buf,
         logits: &mut B::Buf,
         targets: &[u32],
         v: usize,
-        grad: Option<Objective>,
+        objective: Objective,
     ) {
-        let size = Size::Numbers(targets.len() * v * if grad.is_some() { 2 } else { 1 });
-        self.time("cross_entropy", size, |be| be.cross_entropy(losses, logits, targets, v, grad));
+        let size = Size::Numbers(2 * targets.len() * v);
+        self.time("cross_entropy_grad", size, |be| be.cross_entropy_grad(losses, logits, targets, v, objective));
     }
 
     fn reduce(&self, parts: &mut [&mut B::Buf], spans: &[Span]) -> f64 {

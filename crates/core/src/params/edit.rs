@@ -1,25 +1,28 @@
 //! Parameters of one model made into those of another: adapters merged in, tokens added to the vocabulary.
 
 use super::{Layout, of_tokens};
-use crate::config::Config;
+use crate::{config::Config, error::Result};
 
 /// The model that `config` and `p` are, without its adapters: its configuration and weights, `W + scale B A` in the
 /// place of each W that has one. A tied `lm_head` with an adapter gets a weight of its own.
 ///
+/// # Errors
+/// If the configuration describes no model.
+///
 /// # Panics
 /// If `p` is not as long as the layout of `config`.
-pub fn merge(config: &Config, p: &[f32]) -> (Config, Vec<f32>) {
-    let adapted = Layout::new(config);
+pub fn merge(config: &Config, p: &[f32]) -> Result<(Config, Vec<f32>)> {
+    let adapted = Layout::new(config)?;
     assert_eq!(p.len(), adapted.len());
     let mut config = Config {
         lora_rank: 0,
         freeze: Vec::new(),
         modules_to_save: Vec::new(),
-        new_words: 0,
+        new_tokens: 0,
         tie_weights: config.tie_weights && adapted.lm_head.lora.is_none(),
         ..config.clone()
     };
-    let layout = Layout::new(&config);
+    let layout = Layout::new(&config)?;
     config.param_groups.retain(|group| layout.tensors.iter().any(|tensor| group.names(&tensor.name)));
     let mut merged = vec![0.0; layout.len()];
     for tensor in &layout.tensors {
@@ -39,19 +42,22 @@ pub fn merge(config: &Config, p: &[f32]) -> (Config, Vec<f32>) {
             }
         }
     }
-    (config, merged)
+    Ok((config, merged))
 }
 
-/// The model that `config` and `p` are with a vocabulary of `vocab_size` words, of which the first `known` meant something
-/// so far: the rows of embedding and head for the others are the mean of those (Hewitt 2021), so that no new word is
+/// The model that `config` and `p` are with a vocabulary of `vocab_size` tokens, of which the first `known` meant something
+/// so far: the rows of embedding and head for the others are the mean of those (Hewitt 2021), so that no new token is
 /// likelier than an average one. All else keeps its bits.
+///
+/// # Errors
+/// If the configuration describes no model.
 ///
 /// # Panics
 /// If `p` is not as long as the layout of `config`, or the vocabulary gets smaller.
-pub fn add_words(config: &Config, p: &[f32], known: usize, vocab_size: usize) -> (Config, Vec<f32>) {
+pub fn add_tokens(config: &Config, p: &[f32], known: usize, vocab_size: usize) -> Result<(Config, Vec<f32>)> {
     assert!(vocab_size >= config.vocab_size && known <= config.vocab_size);
     let new_config = Config { vocab_size, ..config.clone() };
-    let (old, new) = (Layout::new(config), Layout::new(&new_config));
+    let (old, new) = (Layout::new(config)?, Layout::new(&new_config)?);
     assert_eq!(p.len(), old.len());
     let mut extended = vec![0.0; new.len()];
     for (from, to) in old.tensors.iter().zip(&new.tensors) {
@@ -67,7 +73,7 @@ pub fn add_words(config: &Config, p: &[f32], known: usize, vocab_size: usize) ->
             }
         }
     }
-    (new_config, extended)
+    Ok((new_config, extended))
 }
 
 #[cfg(test)]
@@ -79,10 +85,10 @@ mod tests {
         for tied in ["tie_weights=false", "tie_weights=true"] {
             let mut config = Config { vocab_size: 5, n_embd: 8, n_layer: 1, ..Config::default() };
             ["bias=[\"head\"]", tied].iter().for_each(|setting| config.set(setting).unwrap());
-            let old = Layout::new(&config);
+            let old = Layout::new(&config).unwrap();
             let p = old.init(3);
-            let (config, extended) = add_words(&config, &p, 5, 7);
-            let new = Layout::new(&config);
+            let (config, extended) = add_tokens(&config, &p, 5, 7).unwrap();
+            let new = Layout::new(&config).unwrap();
             assert_eq!(config.vocab_size, 7);
             for (from, to) in old.tensors.iter().zip(&new.tensors) {
                 let (before, after) = (&p[from.span.range()], &extended[to.span.range()]);

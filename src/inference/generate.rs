@@ -1,0 +1,211 @@
+//! Text that a model writes, as an iterator.
+
+use super::model::{Inner, Model};
+use crate::text::tokenizer::StreamDecoder;
+use kinglet_core::{
+    backend::{Cpu, Forward},
+    error::Result,
+    sample::{Sampling, Stopper, Stream},
+    threads::Pool,
+};
+
+/// Tokens of a text, unless told otherwise.
+const MAX_TOKENS: usize = 500;
+
+/// Some text, and the tokens that made it certain.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Piece {
+    /// The text: whole characters, and nothing that may become a stop string.
+    pub text: String,
+    /// The tokens that were drawn since the last piece.
+    pub ids: Vec<u32>,
+    /// The sum of their log-probabilities in nats under the model, before temperature and the like.
+    pub logprob: f64,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finish {
+    /// It has as many tokens as were asked for.
+    Length,
+    /// A stop string came, which is not part of the text.
+    Stop,
+    /// The model ended it with its token for that.
+    EndOfText,
+}
+
+/// A text that a model writes: first set up, then iterated over. It holds its model and all its own state, so it can be
+/// moved to any thread, and computes on the thread that asks for a piece.
+///
+/// ```no_run
+/// # fn main() -> kinglet::error::Result<()> {
+/// let model = kinglet::Model::open("runs/first")?;
+/// let mut text = model.generate("The ").max_tokens(200).temperature(0.8).stop("\n").seed(1);
+/// for piece in &mut text {
+///     print!("{}", piece?.text);
+/// }
+/// println!("\n{:?}", text.finish());
+/// # Ok(())
+/// # }
+/// ```
+pub struct Generation<B: Forward = Cpu> {
+    model: Model<B>,
+    prompt: Option<Result<Vec<u32>>>,
+    max_tokens: usize,
+    sampling: Sampling,
+    index: u64,
+    stops: Vec<String>,
+    end: Option<u32>,
+    pool: Option<Pool>,
+    writing: Option<Writing<B>>,
+    finish: Option<Finish>,
+}
+
+/// A text that was begun.
+struct Writing<B: Forward> {
+    stream: Stream<B>,
+    decoder: StreamDecoder,
+    stopper: Stopper,
+    drawn: usize,
+}
+
+impl<B: Forward> Generation<B> {
+    pub(super) fn new(model: Model<B>, prompt: Result<Vec<u32>>) -> Generation<B> {
+        Generation {
+            model,
+            prompt: Some(prompt),
+            max_tokens: MAX_TOKENS,
+            sampling: Sampling::default(),
+            index: 0,
+            stops: Vec::new(),
+            end: None,
+            pool: None,
+            writing: None,
+            finish: None,
+        }
+    }
+
+    /// Ends after so many tokens.
+    pub fn max_tokens(mut self, max_tokens: usize) -> Self {
+        self.max_tokens = max_tokens;
+        self
+    }
+
+    /// How tokens are drawn, seed included.
+    pub fn sampling(mut self, sampling: Sampling) -> Self {
+        self.sampling = sampling;
+        self
+    }
+
+    /// Below 1 more predictable, above 1 more varied; 0 takes the most probable token always.
+    pub fn temperature(mut self, temperature: f64) -> Self {
+        self.sampling.temperature = temperature;
+        self
+    }
+
+    /// The same seed writes the same text.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.sampling.seed = seed;
+        self
+    }
+
+    /// Texts of one seed differ by their index.
+    pub fn index(mut self, index: u64) -> Self {
+        self.index = index;
+        self
+    }
+
+    /// Ends before this text, or another that was given so; an empty one ends nothing.
+    pub fn stop(mut self, stop: impl Into<String>) -> Self {
+        self.stops.push(stop.into());
+        self
+    }
+
+    /// Ends where the model says that the text ends, if it has a token for that.
+    pub fn until_end_of_text(mut self) -> Self {
+        self.end = self.model.tokenizer().end_of_text();
+        self
+    }
+
+    /// Computes in a pool instead of on the calling thread: worth its while for models whose products are large.
+    pub fn on(mut self, pool: &Pool) -> Self {
+        self.pool = Some(pool.clone());
+        self
+    }
+
+    /// Why the text ended; none while it goes on, and after an error.
+    pub fn finish(&self) -> Option<Finish> {
+        self.finish
+    }
+
+    /// All that is still to come.
+    ///
+    /// # Errors
+    /// If the prompt cannot be encoded, or the model's logits are not numbers.
+    pub fn text(&mut self) -> Result<String> {
+        self.map(|piece| Ok(piece?.text)).collect()
+    }
+
+    /// The next piece that has any text; none at the end.
+    fn advance(&mut self) -> Result<Option<Piece>> {
+        let Inner { be, gpt, weights, tokenizer, .. } = &*self.model.inner;
+        if let Some(prompt) = self.prompt.take() {
+            let stream = Stream::new(be, gpt, &prompt?, self.sampling.clone(), self.index)?;
+            let stopper = Stopper::new(self.stops.iter().cloned());
+            self.writing = Some(Writing { stream, decoder: StreamDecoder::default(), stopper, drawn: 0 });
+        }
+        let Some(Writing { stream, decoder, stopper, drawn }) = &mut self.writing else { return Ok(None) };
+        let mut piece = Piece::default();
+        let finish = loop {
+            if *drawn == self.max_tokens {
+                break Finish::Length;
+            }
+            let token = stream.draw(be, gpt, weights)?;
+            *drawn += 1;
+            piece.ids.push(token.id);
+            piece.logprob += token.logprob;
+            if Some(token.id) == self.end {
+                break Finish::EndOfText;
+            }
+            let (text, stopped) = stopper.push(&decoder.push(tokenizer, token.id));
+            piece.text = text;
+            if stopped {
+                break Finish::Stop;
+            }
+            if !piece.text.is_empty() {
+                return Ok(Some(piece));
+            }
+        };
+        self.finish = Some(finish);
+        if finish != Finish::Stop {
+            // What was held back is certain now.
+            let (text, stopped) = stopper.push(&decoder.finish(tokenizer));
+            piece.text += &text;
+            if stopped {
+                self.finish = Some(Finish::Stop);
+            } else {
+                piece.text += &stopper.finish();
+            }
+        }
+        self.writing = None;
+        let something = !piece.text.is_empty() || !piece.ids.is_empty();
+        Ok(something.then_some(piece))
+    }
+}
+
+impl<B: Forward> Iterator for Generation<B> {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Result<Piece>> {
+        let advanced = match self.pool.clone() {
+            Some(pool) => pool.run(|| self.advance()),
+            None => self.advance(),
+        };
+        if advanced.is_err() {
+            self.writing = None;
+        }
+        advanced.transpose()
+    }
+}
