@@ -1,0 +1,119 @@
+//! The end of a run: interrupted, or done, with its exact loss and what it has to show.
+
+use super::Run;
+use crate::{
+    report::baselines::{self, Baseline},
+    run::RunDir,
+    system::machine,
+    train::{
+        event::{Change, Event},
+        job::Job,
+        plan::SAMPLE_TOKENS,
+    },
+};
+use kinglet_core::{
+    backend::Backward,
+    batch::{Batch, IGNORE},
+    error::Result,
+    sample::{Sampling, Stream},
+};
+
+/// Answers in the `sample.txt` of conversations.
+const SAMPLE_ANSWERS: usize = 5;
+
+impl<B: Backward> Run<'_, B> {
+    /// What the model writes: a text or, of conversations, answers to the first ones it has not learned from.
+    fn sample(&self) -> Result<String> {
+        let Job { run: RunDir { tokenizer, .. }, data, .. } = &self.job;
+        let write = |prompt: &[u32], tokens: usize, end: Option<u32>| -> Result<String> {
+            let mut stream = Stream::new(&self.be, &self.model, prompt, Sampling::default(), 0)?;
+            let mut ids = Vec::new();
+            for _ in 0..tokens {
+                let drawn = stream.draw(&self.be, &self.model, &self.p)?;
+                if Some(drawn.id) == end {
+                    break;
+                }
+                ids.push(drawn.id);
+            }
+            Ok(tokenizer.decode(&ids))
+        };
+        if !data.val.is_conversations() {
+            return write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, None);
+        }
+        let mut batch = Batch::default();
+        let mut text = String::new();
+        for i in 0..data.val.windows().min(SAMPLE_ANSWERS) {
+            data.val.window(i, &mut batch)?;
+            let (ids, targets) = batch.sequence(i);
+            let said = targets.iter().position(|&target| target != IGNORE).map_or(ids.len(), |at| at + 1);
+            let answer = write(&ids[..said], SAMPLE_TOKENS / SAMPLE_ANSWERS, tokenizer.end_of_text())?;
+            text += &format!("{}{answer}\n", tokenizer.decode(&ids[..said]));
+        }
+        Ok(text)
+    }
+
+    /// Writes the sample, and measures the n-gram baseline that stands beside the loss. The training is done: whatever fails
+    /// here is a warning.
+    fn report(&mut self) -> Option<Baseline> {
+        let sampled = self.sample().and_then(|sample| self.job.run.write("sample.txt", sample.as_bytes()));
+        if let Err(error) = sampled {
+            self.warn(error.one_line());
+        }
+        let baseline = baselines::best(&self.job.data, self.job.run.config.vocab_size);
+        baseline.unwrap_or_else(|error| {
+            self.warn(error.one_line());
+            None
+        })
+    }
+
+    pub(super) fn interrupted(mut self) -> Result<Event> {
+        self.save()?;
+        let event = Event::Interrupted { step: self.state.step, out: self.job.run.path().display().to_string() };
+        (self.observe)(&event);
+        Ok(event)
+    }
+
+    /// The exact loss, a sample, and the last event.
+    pub(super) fn finish(mut self) -> Result<Event> {
+        let step = self.state.step;
+        let (best_val_loss, best_step) = self.state.best.expect("the last step was estimated");
+        if step < self.job.run.config.max_iters {
+            self.record(Event::EarlyStop { step, best_val_loss, best_step });
+        }
+        let exact = self.measure(|mut evaluator, job, progress| evaluator.exact(&job.data.val, progress));
+        let Some(exact) = exact? else { return self.interrupted() };
+        // Before the baseline, which is no part of training.
+        let peak_memory_mib = machine::peak_memory_mib();
+        let baseline = if self.job.skip_report { None } else { self.report() };
+        let (_, train_loss, val_loss) = *self.curves.points.last().expect("the last step was estimated");
+        let before = self.curves.points.iter().find(|point| point.0 == 0);
+        let change = before.filter(|_| !self.job.run.config.base.is_empty()).map(|before| Change {
+            val_loss_before: before.2,
+            old_val_loss_before: self.curves.old.iter().find(|point| point.0 == 0).map(|point| point.1),
+            old_val_loss: self.curves.old.last().map(|point| point.1),
+        });
+        let (began, wall_before, _) = self.began;
+        let done = Event::Done {
+            step,
+            params: self.model.layout.len(),
+            train_loss,
+            val_loss,
+            val_loss_exact: exact.loss,
+            val_loss_stderr: exact.stderr,
+            bits_per_char: exact.bits_per_char,
+            bits_per_byte: exact.bits_per_byte,
+            best_val_loss,
+            best_step,
+            change,
+            entropy_floor: self.job.data.floor,
+            baseline,
+            ms_per_step: 1e3 * self.state.train_s / step as f64,
+            tokens_per_s: self.job.run.config.tokens_per_step() * step as f64 / self.state.train_s,
+            wall_s: wall_before + began.elapsed().as_secs_f64(),
+            peak_memory_mib,
+            out: self.job.run.path().display().to_string(),
+        };
+        self.record(done.clone());
+        Ok(done)
+    }
+}
