@@ -1,6 +1,7 @@
 //! A trained model at work: it writes text, and its loss is measured.
 
 mod generate;
+mod loaded;
 mod model;
 
 pub use generate::{Finish, Generation, Piece};

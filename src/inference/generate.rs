@@ -1,6 +1,6 @@
 //! Text that a model writes, as an iterator.
 
-use super::model::{Inner, Model};
+use super::loaded::Loaded;
 use crate::text::tokenizer::StreamDecoder;
 use kinglet_core::{
     backend::{Cpu, Forward},
@@ -8,6 +8,7 @@ use kinglet_core::{
     sample::{Sampling, Stopper, Stream},
     threads::Pool,
 };
+use std::sync::Arc;
 
 /// Tokens of a text, unless told otherwise.
 const MAX_TOKENS: usize = 500;
@@ -51,7 +52,7 @@ pub enum Finish {
 /// # }
 /// ```
 pub struct Generation<B: Forward = Cpu> {
-    model: Model<B>,
+    model: Arc<Loaded<B>>,
     prompt: Option<Result<Vec<u32>>>,
     max_tokens: usize,
     sampling: Sampling,
@@ -72,7 +73,7 @@ struct Writing<B: Forward> {
 }
 
 impl<B: Forward> Generation<B> {
-    pub(super) fn new(model: Model<B>, prompt: Result<Vec<u32>>) -> Generation<B> {
+    pub(super) fn new(model: Arc<Loaded<B>>, prompt: Result<Vec<u32>>) -> Generation<B> {
         Generation {
             model,
             prompt: Some(prompt),
@@ -125,7 +126,7 @@ impl<B: Forward> Generation<B> {
 
     /// Ends where the model says that the text ends, if it has a token for that.
     pub fn until_end_of_text(mut self) -> Self {
-        self.end = self.model.tokenizer().end_of_text();
+        self.end = self.model.tokenizer.end_of_text();
         self
     }
 
@@ -150,7 +151,7 @@ impl<B: Forward> Generation<B> {
 
     /// The next piece that has any text; none at the end.
     fn advance(&mut self) -> Result<Option<Piece>> {
-        let Inner { be, gpt, weights, tokenizer, .. } = &*self.model.inner;
+        let Loaded { be, gpt, weights, tokenizer, .. } = &*self.model;
         if let Some(prompt) = self.prompt.take() {
             let stream = Stream::new(be, gpt, &prompt?, self.sampling.clone(), self.index)?;
             let stopper = Stopper::new(self.stops.iter().cloned());

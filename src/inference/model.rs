@@ -1,6 +1,6 @@
 //! A model with its tokenizer, ready to write and to be measured.
 
-use super::generate::Generation;
+use super::{generate::Generation, loaded::Loaded};
 use crate::{
     data::{self, Dataset, TokenizerChoice},
     run::{RunDir, State, Which, read_tensors},
@@ -24,7 +24,7 @@ use std::{io::Cursor, ops::ControlFlow, path::Path, sync::Arc};
 
 /// A trained model. Clones share its weights, and any number of threads can write with it at once.
 pub struct Model<B: Forward = Cpu> {
-    pub(super) inner: Arc<Inner<B>>,
+    inner: Arc<Loaded<B>>,
 }
 
 impl<B: Forward> Clone for Model<B> {
@@ -37,17 +37,6 @@ impl<B: Forward> std::fmt::Debug for Model<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Model").field("params", &self.params()).field("step", &self.inner.state.step).finish()
     }
-}
-
-/// What all clones share.
-pub(super) struct Inner<B: Forward> {
-    pub(super) config: Config,
-    pub(super) tokenizer: Tokenizer,
-    state: State,
-    warnings: Vec<String>,
-    pub(super) be: B,
-    pub(super) gpt: Gpt,
-    pub(super) weights: B::Buf,
 }
 
 /// What part of a text to measure the loss on.
@@ -204,7 +193,7 @@ impl<B: Forward> Model<B> {
         let mut weights = be.zeros(wants);
         be.upload(&mut weights, 0, host);
         be.pack_weights(&mut weights, &gpt.layout.linears(), false);
-        Ok(Model { inner: Arc::new(Inner { config, tokenizer, state, warnings, be, gpt, weights }) })
+        Ok(Model { inner: Arc::new(Loaded { config, tokenizer, state, warnings, be, gpt, weights }) })
     }
 
     /// What defined its training.
@@ -246,12 +235,12 @@ impl<B: Forward> Model<B> {
             }
             ids
         });
-        Generation::new(self.clone(), encoded)
+        Generation::new(self.inner.clone(), encoded)
     }
 
     /// Text after these token ids.
     pub fn generate_after(&self, ids: &[u32]) -> Generation<B> {
-        Generation::new(self.clone(), Ok(ids.to_vec()))
+        Generation::new(self.inner.clone(), Ok(ids.to_vec()))
     }
 
     /// The answer to a conversation, until the model ends it.
@@ -268,7 +257,7 @@ impl<B: Forward> Model<B> {
                 prompt.len()
             )));
         }
-        Ok(Generation::new(self.clone(), Ok(prompt)).until_end_of_text())
+        Ok(Generation::new(self.inner.clone(), Ok(prompt)).until_end_of_text())
     }
 
     /// Removes the oldest messages after the first `keep` until what is left, and some room for an answer, fits into the
@@ -329,7 +318,7 @@ impl<B: Forward> Model<B> {
             Part::Train => (data.train, None),
             Part::Val => (data.val, data.floor),
         };
-        let Inner { config, be, gpt: model, weights: p, .. } = &*self.inner;
+        let Loaded { config, be, gpt: model, weights: p, .. } = &*self.inner;
         let go_on = |done, of| {
             progress(done, of);
             ControlFlow::Continue(())

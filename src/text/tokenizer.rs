@@ -12,11 +12,14 @@
 
 mod chars;
 mod gpt2_words;
+mod json;
 
 pub use chars::{Alphabet, CharTokenizer};
+pub use json::END_OF_TEXT;
 
 use crate::system::disk;
 use gpt2_words::Words;
+use json::{byte_char, file, join_at_end_of_text};
 use kinglet_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::{
@@ -32,9 +35,6 @@ use tokenizers::{
     },
     pre_tokenizers::byte_level::ByteLevel,
 };
-
-/// The token between documents, as GPT-2 calls it.
-pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// A `tokenizer.json` is no larger.
 const FILE_LIMIT: u64 = 1 << 28;
@@ -329,51 +329,6 @@ impl StreamDecoder {
         self.given = self.ids.len();
         tokenizer.decode(&self.ids).get(before.len()..).unwrap_or_default().to_owned()
     }
-}
-
-/// The ids of `text` with the id of the end of a text wherever that is written out, as Hugging Face's tokenizers read
-/// special tokens.
-fn join_at_end_of_text(text: &str, end: u32, encode: impl Fn(&str, &mut Vec<u32>)) -> Vec<u32> {
-    let mut ids = Vec::with_capacity(text.len());
-    for (i, part) in text.split(END_OF_TEXT).enumerate() {
-        if i > 0 {
-            ids.push(end);
-        }
-        encode(part, &mut ids);
-    }
-    ids
-}
-
-/// The character that stands for a byte in GPT-2's vocabulary: itself where it is visible, else one from U+0100 on.
-fn byte_char(byte: u8) -> char {
-    let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    if visible(byte) {
-        return char::from(byte);
-    }
-    let before = (0..byte).filter(|&other| !visible(other)).count() as u32;
-    char::from_u32(0x100 + before).expect("a letter")
-}
-
-/// A `tokenizer.json` with these special tokens.
-fn file(special: &[(u32, &str)], pre_tokenizer: &Value, decoder: &Value, model: &Value) -> String {
-    let added = special.iter().map(|(id, content)| {
-        json!({
-            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true,
-        })
-    });
-    let file = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added.collect::<Vec<_>>(),
-        "normalizer": null,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": null,
-        "decoder": decoder,
-        "model": model,
-    });
-    serde_json::to_string_pretty(&file).expect("a JSON value")
 }
 
 #[cfg(test)]

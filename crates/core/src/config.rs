@@ -677,6 +677,10 @@ impl Config {
         let mut text = format!("format_version = {FORMAT_VERSION}\n");
         let mut section = "";
         for field in FIELDS {
+            // Earlier versions call it `new_words`: what has none stays readable by them.
+            if field.key == "new_tokens" && self.new_tokens == 0 {
+                continue;
+            }
             if field.section != section {
                 section = field.section;
                 let _ = write!(text, "\n[{section}]\n");

@@ -1,7 +1,7 @@
 //! The character tokenizer: one token for each distinct character, in code point order, as published; characters and the
 //! end of a text that are added later follow.
 
-use super::{END_OF_TEXT, file, join_at_end_of_text};
+use super::json::{END_OF_TEXT, file, join_at_end_of_text};
 use kinglet_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::{

@@ -4,9 +4,9 @@
 //! (by rows or columns, whichever are more), attention (by sequences) and what works on whole buffers (reduction, AdamW), in
 //! pieces on which no sum depends.
 
-use super::{
-    Activated, Attended, Backward, Forward, Gradients, Heads, KvCache, NORM_EPS, Normed, Objective, Pass, QkInput,
-    Rows, mask_row, rotation,
+use super::waist::{
+    Activated, Attended, Backward, Forward, Gradients, KvCache, NORM_EPS, Normed, Pass, QkInput, Rows, mask_row,
+    rotation,
 };
 use crate::{
     config::{Activation, NormKind, Precision},
@@ -16,7 +16,10 @@ use crate::{
     threads::{self, for_each},
 };
 use kinglet_kernels::{
-    self as kernels, Factor, Floats, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout,
+    self as kernels, Factor, Floats, Isa, Mat, MatMut, Start, Strip, Then, activation,
+    attention::{self, Heads},
+    dropout,
+    loss::Objective,
     optimizer::{AdamW, Muon},
     qk,
 };

@@ -1,8 +1,8 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
 
-use super::{
-    Activated, AdamW, Attended, Backward, Forward, Gradients, Heads, IGNORE, KvCache, Muon, NORM_EPS, Normed,
-    Objective, Pass, QkInput, Rows, mask_row, rotation,
+use super::waist::{
+    Activated, Attended, Backward, Forward, Gradients, KvCache, NORM_EPS, Normed, Pass, QkInput, Rows, mask_row,
+    rotation,
 };
 use crate::{
     config::{Activation, NormKind},
@@ -10,8 +10,9 @@ use crate::{
     rng::Dropout,
 };
 use kinglet_kernels::{
-    attention,
-    optimizer::{MUON_EPS, NEWTON_SCHULZ, muon_factor},
+    attention::{self, Heads},
+    loss::{IGNORE, Objective},
+    optimizer::{AdamW, MUON_EPS, Muon, NEWTON_SCHULZ, muon_factor},
 };
 
 /// The slow, exact backend; buffers are vectors of f64.

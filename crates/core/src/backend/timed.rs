@@ -1,13 +1,15 @@
 //! Any backend with a stopwatch at each operation: how a step's time divides.
 
-use super::{
-    Activated, AdamW, Attended, Backward, Forward, Gradients, Heads, KvCache, Muon, Normed, Objective, Pass, QkInput,
-    Rows,
-};
+use super::waist::{Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows};
 use crate::{
     config::{Activation, Precision},
     params::{Embedding, Linear, Matrix, Norm, Qk, Span},
     rng::Dropout,
+};
+use kinglet_kernels::{
+    attention::Heads,
+    loss::Objective,
+    optimizer::{AdamW, Muon},
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Mutex, time::Instant};

@@ -1,0 +1,16 @@
+//! What all clones of a model, and all texts that it writes, share.
+
+use crate::{run::State, text::tokenizer::Tokenizer};
+use kinglet_core::{backend::Forward, config::Config, model::Gpt};
+
+/// A model in memory.
+pub(super) struct Loaded<B: Forward> {
+    pub(super) config: Config,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) state: State,
+    pub(super) warnings: Vec<String>,
+    pub(super) be: B,
+    pub(super) gpt: Gpt,
+    /// The parameters, laid out for products.
+    pub(super) weights: B::Buf,
+}
