@@ -12,7 +12,7 @@ use crate::{
     rng::{Dropout, Noise},
 };
 use kinglet_kernels::{
-    self as kernels, Factor, Floats, Isa, Mat, MatMut, Start, Strip, Then, activation, attention, dropout,
+    self as kernels, Epilogue, Floats, Init, Isa, Mat, MatMut, Rhs, Strip, activation, attention, dropout,
     optimizer::{AdamW, Muon},
     qk,
 };
@@ -99,13 +99,13 @@ impl Buf {
     }
 
     /// W of a layer, or its transpose for the forward pass: packed if it is.
-    fn weight(&self, w: Linear, backward: bool) -> Factor<'_> {
+    fn weight(&self, w: Linear, backward: bool) -> Rhs<'_> {
         if self.prepared.is_some_and(|both| both || !backward) {
             let at = self.panels.iter().position(|panels| panels.start == w.w.start).expect("every layer is prepared");
-            return if backward { &self.panels[at].backward } else { &self.panels[at].forward }.factor();
+            return if backward { &self.panels[at].backward } else { &self.panels[at].forward }.rhs();
         }
         let weight = Mat::new(&self[w.w.range()], w.o, w.i);
-        Factor::Mat(if backward { weight } else { weight.t() })
+        Rhs::Mat(if backward { weight } else { weight.t() })
     }
 }
 
@@ -171,26 +171,26 @@ impl From<NormKind> for kernels::norm::Kind {
 }
 
 impl Cpu {
-    /// `C = A B` from `start`, and `then` on each strip of rows. From `spread` multiply-adds on threads divide the longer
+    /// `C = A B` from `init`, and `epilogue` on each strip of rows. From `spread` multiply-adds on threads divide the longer
     /// side of C, and read all of one factor and a part of the other; every element is the same sum either way.
-    fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Factor, spread: usize, then: Option<Then>) {
+    fn product(&self, c: &mut [f32], init: Init, a: Mat, b: Rhs, spread: usize, epilogue: Option<Epilogue>) {
         let ((m, k), (_, n)) = (a.shape(), b.shape());
         let c = MatMut::new(&mut c[..m * n], m, n);
         let work = m.max(FEW_ROWS) * n * k;
         let threads = rayon::current_num_threads();
         if m == 0 || threads == 1 || work < spread {
-            return kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
+            return kernels::gemm_with(self.isa, self.precision, c, init, a, b, epilogue);
         }
         let width = n.div_ceil(threads).next_multiple_of(kernels::Panels::STEP);
         let enough_columns = n.div_ceil(width) >= threads.min(m);
         let (rows, cols) = if n > m && enough_columns { (m, width) } else { (m.div_ceil(threads), n) };
         let blocks: Vec<_> = c.blocks(rows, cols).collect();
         blocks.into_par_iter().for_each(|(rows, cols, c)| {
-            let start = match start {
-                Start::Bias(bias) => Start::Bias(&bias[cols.clone()]),
-                start => start,
+            let init = match init {
+                Init::Bias(bias) => Init::Bias(&bias[cols.clone()]),
+                init => init,
             };
-            kernels::gemm_then(self.isa, self.precision, c, start, a.rows(rows), b.columns(cols), then);
+            kernels::gemm_with(self.isa, self.precision, c, init, a.rows(rows), b.columns(cols), epilogue);
         });
     }
 
@@ -203,21 +203,21 @@ impl Cpu {
         w: Linear,
         rows: Rows,
         noise: Option<Noise>,
-        then: Option<Then>,
+        epilogue: Option<Epilogue>,
     ) {
         let n = rows.n();
-        let mut start = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
+        let mut init = w.b.map_or(Init::Zero, |b| Init::Bias(&p[b.range()]));
         if let Some(lora) = w.lora {
             // y = h B^T + b, and the product with W is added to that.
             with_scratch(n * lora.r, |h| {
                 self.adapter_rows(x, w, lora, rows, noise, |block, x| self.adapter_in(h, block, x, p, w, lora));
                 let b = Mat::new(&p[lora.b.range()], w.o, lora.r);
-                self.product(y, start, Mat::new(h, n, lora.r), Factor::Mat(b.t()), SPREAD, None);
+                self.product(y, init, Mat::new(h, n, lora.r), Rhs::Mat(b.t()), SPREAD, None);
             });
-            start = Start::C;
+            init = Init::C;
         }
         let weight = p.weight(w, false);
-        self.product(y, start, Mat::new(x, n, w.i), weight, spread(rows, weight), then);
+        self.product(y, init, Mat::new(x, n, w.i), weight, spread(rows, weight), epilogue);
     }
 
     /// Calls `each` with ranges of rows and what an adapter's dropout leaves of these in `x (n, i)`.
@@ -248,7 +248,7 @@ impl Cpu {
     fn adapter_in(&self, h: &mut [f32], block: Range<usize>, x: Mat, p: &Buf, w: Linear, lora: Lora) {
         let h = &mut h[block.start * lora.r..block.end * lora.r];
         let a = Mat::new(&p[lora.a.range()], lora.r, w.i);
-        self.product(h, Start::Zero, x, Factor::Mat(a.t()), SPREAD, None);
+        self.product(h, Init::Zero, x, Rhs::Mat(a.t()), SPREAD, None);
         scale(h, lora.scale);
     }
 
@@ -271,19 +271,19 @@ impl Cpu {
         let dy = Mat::new(dy, n, w.o);
         with_scratch(2 * n * r, |scratch| {
             let (h, dh) = scratch.split_at_mut(n * r);
-            self.product(dh, Start::Zero, dy, Factor::Mat(b), SPREAD, None);
+            self.product(dh, Init::Zero, dy, Rhs::Mat(b), SPREAD, None);
             scale(dh, lora.scale);
             self.adapter_rows(x, w, lora, rows, noise, |block, x| {
                 self.adapter_in(h, block.clone(), x, p, w, lora);
                 if let Some(da) = &mut da {
                     let dh = Mat::new(&dh[block.start * r..], block.len(), r);
-                    self.product(da, Start::C, dh.t(), Factor::Mat(x), SPREAD, None);
+                    self.product(da, Init::C, dh.t(), Rhs::Mat(x), SPREAD, None);
                 }
             });
             if let Some(db) = db {
                 // As a product with few rows, which reads dy in place: dB^T = h^T dy.
                 with_scratch(r * w.o, |db_t| {
-                    self.product(db_t, Start::Zero, Mat::new(h, n, r).t(), Factor::Mat(dy), SPREAD, None);
+                    self.product(db_t, Init::Zero, Mat::new(h, n, r).t(), Rhs::Mat(dy), SPREAD, None);
                     for (o, db) in db.chunks_exact_mut(r).enumerate() {
                         db.iter_mut().enumerate().for_each(|(k, db)| *db += db_t[k * w.o + o]);
                     }
@@ -291,8 +291,8 @@ impl Cpu {
             }
             let drop =
                 lora.drop(noise).map(|drop| move |mut strip: Strip| self.drop_strip(&mut strip, w.i, rows, drop));
-            let then = drop.as_ref().map(|drop| drop as Then);
-            self.product(dx, Start::Zero, Mat::new(dh, n, r), Factor::Mat(a), SPREAD, then);
+            let epilogue = drop.as_ref().map(|drop| drop as Epilogue);
+            self.product(dx, Init::Zero, Mat::new(dh, n, r), Rhs::Mat(a), SPREAD, epilogue);
         });
     }
 
@@ -308,21 +308,21 @@ impl Cpu {
         rows: Rows,
         noise: Option<Noise>,
         add: bool,
-        then: Option<Then>,
+        epilogue: Option<Epilogue>,
     ) {
         let n = rows.n();
-        let mut start = Start::Zero;
+        let mut init = Init::Zero;
         if let Some(lora) = w.lora {
             self.adapter_bwd(dx, g, dy, x, p, w, lora, rows, noise);
-            start = Start::C;
+            init = Init::C;
         }
         let dy_mat = Mat::new(dy, n, w.o);
         let weight = p.weight(w, true);
-        self.product(dx, start, dy_mat, weight, spread(rows, weight), then);
+        self.product(dx, init, dy_mat, weight, spread(rows, weight), epilogue);
         let (dw, db) = gradients(g, w.w, w.b);
         if let Some(dw) = dw {
-            let start = if add { Start::C } else { Start::Zero };
-            self.product(dw, start, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), SPREAD, None);
+            let init = if add { Init::C } else { Init::Zero };
+            self.product(dw, init, dy_mat.t(), Rhs::Mat(Mat::new(x, n, w.i)), SPREAD, None);
         }
         if let Some(db) = db {
             kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
@@ -355,8 +355,8 @@ fn gradients(g: &mut [f32], w: Param, b: Option<Param>) -> (Option<&mut [f32]>, 
 }
 
 /// Multiply-adds from which a product with weights is divided.
-fn spread(rows: Rows, weight: Factor) -> usize {
-    if rows.b == 1 && matches!(weight, Factor::Panels { .. }) { SPREAD_ALONE } else { SPREAD }
+fn spread(rows: Rows, weight: Rhs) -> usize {
+    if rows.b == 1 && matches!(weight, Rhs::Panels { .. }) { SPREAD_ALONE } else { SPREAD }
 }
 
 /// `x *= factor`.

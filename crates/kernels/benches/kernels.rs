@@ -13,11 +13,11 @@ use criterion::{
     measurement::{Measurement, ValueFormatter, WallTime},
 };
 use kinglet_kernels::{
-    Factor, Isa, Mat, MatMut, Precision, Start,
+    Init, Isa, Mat, MatMut, Precision, Rhs,
     activation::{self, Activation},
     attention::{self, Heads},
     dropout::{self, Mask},
-    gemm_then, loss, norm,
+    gemm_with, loss, norm,
     optimizer::{self, AdamW, Muon},
     peak,
 };
@@ -96,12 +96,8 @@ fn numbers(n: usize) -> Vec<f32> {
     (0..n as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-fn precisions(isa: Isa) -> Vec<Precision> {
-    [vec![Precision::F32], Precision::every_bf16(isa)].concat()
-}
-
 fn gemms(c: &mut Criterion<OfPeak>, isa: Isa) {
-    for precision in precisions(isa) {
+    for precision in Precision::available(isa) {
         products(c, isa, precision);
     }
 }
@@ -134,7 +130,7 @@ fn products(c: &mut Criterion<OfPeak>, isa: Isa, precision: Precision) {
         group.bench_function(BenchmarkId::new(name, format!("{m}x{n}x{k}")), |bencher| {
             let (a, b) = (view(&a, m, k, a_transposed), view(&b, k, n, b_transposed));
             bencher.iter(|| {
-                gemm_then(isa, precision, MatMut::new(&mut out, m, n), Start::Zero, a, Factor::Mat(b), None);
+                gemm_with(isa, precision, MatMut::new(&mut out, m, n), Init::Zero, a, Rhs::Mat(b), None);
             });
         });
     }
@@ -254,7 +250,7 @@ fn kernels() {
     gemms(&mut criterion, isa);
     attentions(&mut criterion, isa);
     rows(&mut criterion, isa);
-    for precision in precisions(isa) {
+    for precision in Precision::available(isa) {
         muons(&mut criterion, isa, precision);
     }
 }

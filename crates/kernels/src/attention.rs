@@ -9,7 +9,13 @@
 //! Groups of heads may share keys and values (Ainslie et al. 2023): those of head `h` are then of head `h nkv / nh`, and
 //! their gradients the sums over the group.
 
-use crate::{Floats, Isa, Mat, MatMut, Start, dropout::Mask, gemm, math};
+use crate::{
+    dropout::Mask,
+    floats::Floats,
+    gemm::{Init, Mat, MatMut, gemm},
+    isa::Isa,
+    math,
+};
 use std::cell::RefCell;
 
 /// Queries in a block: their scores (`t x BLOCK`) stay in the L2 cache up to a few thousand positions.
@@ -175,7 +181,7 @@ fn attend(
                 let v = Mat::strided(&v[heads.shared(h)..], keys, hs, stride);
                 let p = &mut scores[..keys];
                 let first = keys - rows;
-                gemm(isa, scores_of(p, rows), Start::Zero, k, q.t());
+                gemm(isa, scores_of(p, rows), Init::Zero, k, q.t());
                 let mask = mask.map(|mask| (mask, mask_row(n, h, 0) + q0, mask_row(n, 0, 1)));
                 let block_lse = isa.run(
                     #[inline(always)]
@@ -185,7 +191,7 @@ fn attend(
                     lse[h * n + q0..][..rows].copy_from_slice(&block_lse[..rows]);
                 }
                 let o = MatMut::strided(&mut out[q0 * c + h * hs..], rows, hs, c);
-                gemm(isa, o, Start::Zero, weights_of(p, rows).t(), v);
+                gemm(isa, o, Init::Zero, weights_of(p, rows).t(), v);
             }
         }
     });
@@ -218,15 +224,15 @@ pub fn backward(
             for q0 in (0..t).step_by(BLOCK).rev() {
                 let rows = BLOCK.min(t - q0);
                 let keys = q0 + rows;
-                let start = if keys == t && first_of_group { Start::Zero } else { Start::C };
+                let init = if keys == t && first_of_group { Init::Zero } else { Init::C };
                 let q_at = q0 * width + h * hs;
                 let q = Mat::strided(&qkv[q_at..], rows, hs, width);
                 let k = Mat::strided(&qkv[k_at..], keys, hs, width);
                 let v = Mat::strided(&qkv[v_at..], keys, hs, width);
                 let d_o = Mat::strided(&dout[q0 * c + h * hs..], rows, hs, c);
                 let (p, ds) = (&mut scores[..keys], &mut dscores[..keys]);
-                gemm(isa, scores_of(p, rows), Start::Zero, k, q.t());
-                gemm(isa, scores_of(ds, rows), Start::Zero, v, d_o.t());
+                gemm(isa, scores_of(p, rows), Init::Zero, k, q.t());
+                gemm(isa, scores_of(ds, rows), Init::Zero, v, d_o.t());
                 isa.run(
                     #[inline(always)]
                     || {
@@ -255,9 +261,9 @@ pub fn backward(
                     },
                 );
                 let (p, ds) = (weights_of(p, rows), weights_of(ds, rows));
-                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, width), Start::Zero, ds.t(), k);
-                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, width), start, ds, q);
-                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, width), start, p, d_o);
+                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, width), Init::Zero, ds.t(), k);
+                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, width), init, ds, q);
+                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, width), init, p, d_o);
             }
         }
     });

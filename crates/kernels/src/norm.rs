@@ -1,7 +1,7 @@
 //! LayerNorm (Ba, Kiros, Hinton 2016): `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(var + eps)`, over each row of
 //! `c` channels; and RMSNorm (Zhang, Sennrich 2019), which is the same with 0 in the place of the mean.
 
-use crate::{Isa, math::lane_sum};
+use crate::{isa::Isa, math::lane_sum};
 
 /// Which norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

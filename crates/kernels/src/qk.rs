@@ -5,7 +5,7 @@
 //! of channels `i` and `i + hs / 2` by the angle `pos * theta^(-2 i / hs)`: the product of a query and a key then
 //! depends on the distance of their positions only.
 
-use crate::{Isa, attention::Heads, math::lane_sum};
+use crate::{attention::Heads, isa::Isa, math::lane_sum};
 
 /// Forward, in place, on the queries and keys of `qkv (n, c + 2 kv)`, rows of sequences of `t`. With the norm's weights
 /// `w`, of queries and of keys (hs), `pre (n, c + kv)` receives what was there. `rotations (t, hs)` are cosines and sines.
