@@ -12,7 +12,7 @@ use crate::{
     rng::{Dropout, Noise},
 };
 use kinglet_kernels::{
-    self as kernels, Epilogue, Floats, Init, Isa, Mat, MatMut, Rhs, Strip, activation, attention, dropout,
+    self as kernels, Epilogue, Floats, Init, Isa, Mat, MatMut, Rhs, Strip, activation, attention, dropout, norm,
     optimizer::{AdamW, Muon},
     qk,
 };
@@ -161,7 +161,7 @@ impl From<Activation> for kernels::activation::Activation {
     }
 }
 
-impl From<NormKind> for kernels::norm::Kind {
+impl From<NormKind> for norm::Kind {
     fn from(kind: NormKind) -> Self {
         match kind {
             NormKind::LayerNorm => Self::Layer,
@@ -465,24 +465,16 @@ impl Backend for Cpu {
     fn norm(&self, y: &mut Buf, stats: &mut Buf, x: &Buf, p: &Buf, w: Norm, n: usize) {
         let c = w.w.len;
         let b = w.b.map(|b| &p[b.range()]);
-        let eps = NORM_EPS as f32;
-        kernels::norm::forward(
-            self.isa,
-            w.kind.into(),
-            &mut y[..n * c],
-            &mut stats[..2 * n],
-            &x[..n * c],
-            &p[w.w.range()],
-            b,
-            eps,
-        );
+        let norm = norm::Norm { kind: w.kind.into(), w: &p[w.w.range()], b, eps: NORM_EPS as f32 };
+        norm::forward(self.isa, norm, &mut y[..n * c], &mut stats[..2 * n], &x[..n * c]);
     }
 
     fn norm_bwd(&self, dx: &mut Buf, g: &mut Buf, dy: &Buf, x: &Buf, stats: &Buf, p: &Buf, w: Norm, n: usize) {
         let c = w.w.len;
         let (dw, db) = gradients(g, w.w, w.b);
         let (dx, dy, x, stats) = (&mut dx[..n * c], &dy[..n * c], &x[..n * c], &stats[..2 * n]);
-        kernels::norm::backward(self.isa, w.kind.into(), dx, dw, db, dy, x, stats, &p[w.w.range()]);
+        let norm = norm::Norm { kind: w.kind.into(), w: &p[w.w.range()], b: None, eps: NORM_EPS as f32 };
+        norm::backward(self.isa, norm, norm::Grads { dx, dw, db }, dy, x, stats);
     }
 
     fn linear(&self, y: &mut Buf, x: &Buf, p: &Buf, w: Linear, rows: Rows, noise: Option<Noise>) {
@@ -607,16 +599,17 @@ impl Backend for Cpu {
 
     fn qk(&self, qkv: &mut Buf, pre: &mut Buf, table: &Buf, p: &Buf, w: Qk, heads: Heads, rows: Rows) {
         let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
-        let (qkv, rotations) = (&mut qkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
-        qk::forward(self.isa, qkv, pre, weights, rotations, heads, rows.t, NORM_EPS as f32);
+        let rotations = w.rotary.then_some(&table[..]);
+        let qk = qk::Qk { heads, t: rows.t, w: weights, eps: NORM_EPS as f32, rotations };
+        qk::forward(self.isa, qk, &mut qkv[..rows.n() * heads.width()], pre);
     }
 
     fn qk_bwd(&self, dqkv: &mut Buf, g: &mut Buf, pre: &Buf, table: &Buf, p: &Buf, w: Qk, heads: Heads, rows: Rows) {
         let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
         let (dq, dk) = w.norm.map_or((None, None), |(q, k)| gradients(g, q, Some(k)));
-        let (dqkv, rotations) = (&mut dqkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
-        let eps = NORM_EPS as f32;
-        qk::backward(self.isa, dqkv, [dq, dk], pre, weights, rotations, heads, rows.t, eps);
+        let rotations = w.rotary.then_some(&table[..]);
+        let qk = qk::Qk { heads, t: rows.t, w: weights, eps: NORM_EPS as f32, rotations };
+        qk::backward(self.isa, qk, &mut dqkv[..rows.n() * heads.width()], [dq, dk], pre);
     }
 
     fn attention(
@@ -654,7 +647,7 @@ impl Backend for Cpu {
         let sequences = grads.zip(saved).enumerate();
         sequences.with_min_len(SPREAD.div_ceil(t * t * c)).for_each(|(s, ((dqkv, dout), ((out, lse), qkv)))| {
             let mask = drop.map(|drop| drop.mask(s));
-            attention::backward(self.isa, dqkv, dout, out, lse, qkv, heads, mask.as_ref());
+            attention::backward(self.isa, dqkv, dout, attention::Saved { qkv, out, lse }, heads, mask.as_ref());
         });
     }
 
@@ -724,7 +717,7 @@ impl Backend for Cpu {
         // The dearest first: what is left to wait for at the end is small.
         work.sort_by_key(|(.., w)| std::cmp::Reverse(w.multiply_adds(h.ns_steps)));
         let each = |(p, g, m, w): (&mut [f32], &[f32], &mut [f32], &Matrix)| {
-            kernels::optimizer::muon(self.isa, self.precision, p, g, m, w.rows, w.cols, h);
+            kernels::optimizer::muon(self.isa, self.precision, p, g, m, (w.rows, w.cols), h);
         };
         work.into_par_iter().with_max_len(1).for_each(each);
     }

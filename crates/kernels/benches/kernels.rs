@@ -15,9 +15,10 @@ use criterion::{
 use kinglet_kernels::{
     Init, Isa, Mat, MatMut, Precision, Rhs,
     activation::{self, Activation},
-    attention::{self, Heads},
+    attention::{self, Heads, Saved},
     dropout::{self, Mask},
-    gemm_with, loss, norm,
+    gemm_with, loss,
+    norm::{self, Grads, Norm},
     optimizer::{self, AdamW, Muon},
     peak,
 };
@@ -151,7 +152,9 @@ fn attentions(c: &mut Criterion<OfPeak>, isa: Isa) {
         });
         group.throughput(Throughput::Elements(2 * flops));
         group.bench_function(BenchmarkId::new("backward", &shape), |bencher| {
-            bencher.iter(|| attention::backward(isa, &mut dqkv, &dout, &out, &lse, &qkv, heads, None));
+            bencher.iter(|| {
+                attention::backward(isa, &mut dqkv, &dout, Saved { qkv: &qkv, out: &out, lse: &lse }, heads, None)
+            });
         });
     }
 }
@@ -167,7 +170,8 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
     for (name, kind) in [("layernorm forward", norm::Kind::Layer), ("rmsnorm forward", norm::Kind::Rms)] {
         let b = (kind == norm::Kind::Layer).then_some(&w[..]);
         group.bench_function(name, |bencher| {
-            bencher.iter(|| norm::forward(isa, kind, &mut y, &mut stats, &x, &w, b, 1e-5));
+            let norm = Norm { kind, w: &w, b, eps: 1e-5 };
+            bencher.iter(|| norm::forward(isa, norm, &mut y, &mut stats, &x));
         });
     }
     let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
@@ -176,7 +180,8 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let db = (kind == norm::Kind::Layer).then_some(&mut db[..]);
-                norm::backward(isa, kind, &mut y, Some(&mut dw), db, &x, &x, &stats, &w);
+                let norm = Norm { kind, w: &w, b: None, eps: 1e-5 };
+                norm::backward(isa, norm, Grads { dx: &mut y, dw: Some(&mut dw), db }, &x, &x, &stats);
             });
         });
     }
@@ -233,7 +238,7 @@ fn muons(c: &mut Criterion<OfPeak>, isa: Isa, precision: Precision) {
         let (mut p, mut m, g) = (numbers(rows * cols), vec![0.0; rows * cols], numbers(rows * cols));
         group.throughput(Throughput::Elements(2 * optimizer::muon_multiply_adds(rows, cols, h.ns_steps) as u64));
         group.bench_function(BenchmarkId::from_parameter(format!("{rows}x{cols}")), |bencher| {
-            bencher.iter(|| optimizer::muon(isa, precision, &mut p, &g, &mut m, rows, cols, &h));
+            bencher.iter(|| optimizer::muon(isa, precision, &mut p, &g, &mut m, (rows, cols), &h));
         });
     }
 }

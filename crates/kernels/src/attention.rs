@@ -61,7 +61,7 @@ impl Heads {
 }
 
 /// Where key `j` of head `h` begins in the dropout mask's numbering, which continues over the queries; padded to whole
-/// words of random bits.
+/// 64-bit words of random bits.
 pub fn mask_row(t: usize, h: usize, j: usize) -> usize {
     (h * t + j) * t.next_multiple_of(4)
 }
@@ -114,8 +114,8 @@ pub fn forward(isa: Isa, out: &mut [f32], lse: &mut [f32], qkv: &[f32], heads: H
     let t = out.len() / c;
     assert!(out.len() == t * c && lse.len() == heads.nh * t && qkv.len() == t * width);
     if t > 0 {
-        let keys = Keys { k: &qkv[c..], v: &qkv[c + heads.kv()..], stride: width };
-        attend(isa, out, Some(lse), qkv, keys, 0, heads, mask);
+        let keys = Keys { pos: 0, k: &qkv[c..], v: &qkv[c + heads.kv()..], stride: width };
+        attend(isa, out, Some(lse), qkv, keys, heads, mask);
     }
 }
 
@@ -145,13 +145,16 @@ pub fn cached(
             v_cache[at..][..kv].copy_from_slice(&row[c + kv..]);
         }
         // In a full ring all keys are seen, in whatever order they stand.
-        attend(isa, out, None, qkv, Keys { k: k_cache, v: v_cache, stride: kv }, pos.min(block - 1), heads, None);
+        let keys = Keys { pos: pos.min(block - 1), k: k_cache, v: v_cache, stride: kv };
+        attend(isa, out, None, qkv, keys, heads, None);
     }
 }
 
 /// Keys and values by position, rows `stride` apart.
 #[derive(Clone, Copy)]
 struct Keys<'a> {
+    /// Position of the first query.
+    pos: usize,
     k: &'a [f32],
     v: &'a [f32],
     stride: usize,
@@ -163,8 +166,7 @@ fn attend(
     out: &mut [f32],
     mut lse: Option<&mut [f32]>,
     q: &[f32],
-    Keys { k, v, stride }: Keys,
-    pos: usize,
+    Keys { pos, k, v, stride }: Keys,
     heads: Heads,
     mask: Option<&Mask>,
 ) {
@@ -197,20 +199,23 @@ fn attend(
     });
 }
 
-/// Backward. `dqkv (t, c + 2 kv)` is overwritten; `dout`, `out (t, c)`, `lse`, `qkv` and `mask` as in [`forward`].
+/// What the backward pass needs of the forward pass: its input and its results, as in [`forward`].
+#[derive(Clone, Copy, Debug)]
+pub struct Saved<'a> {
+    /// Queries, keys and values (t, c + 2 kv).
+    pub qkv: &'a [f32],
+    /// The output (t, c).
+    pub out: &'a [f32],
+    /// The log-sum-exp of each row of scores (nh, t).
+    pub lse: &'a [f32],
+}
+
+/// Backward. `dqkv (t, c + 2 kv)` is overwritten; `dout (t, c)`, and `mask` as in [`forward`].
 ///
 /// With `P` the weights, `M` the dropout factors and `D_i = dout_i . out_i`:
 /// `dV = (P M)^T dout`, `dS = scale * P (M (dout V^T) - D)`, `dQ = dS K`, `dK = dS^T Q`.
-pub fn backward(
-    isa: Isa,
-    dqkv: &mut [f32],
-    dout: &[f32],
-    out: &[f32],
-    lse: &[f32],
-    qkv: &[f32],
-    heads: Heads,
-    mask: Option<&Mask>,
-) {
+pub fn backward(isa: Isa, dqkv: &mut [f32], dout: &[f32], saved: Saved, heads: Heads, mask: Option<&Mask>) {
+    let Saved { qkv, out, lse } = saved;
     heads.check();
     let (Heads { c, nh, .. }, scale) = (heads, heads.scale as f32);
     let (t, hs, width) = (out.len() / c, heads.hs(), heads.width());
