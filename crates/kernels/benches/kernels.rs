@@ -13,11 +13,12 @@ use criterion::{
     measurement::{Measurement, ValueFormatter, WallTime},
 };
 use kinglet_kernels::{
-    Factor, Isa, Mat, MatMut, Precision, Start,
+    Init, Isa, Mat, MatMut, Precision, Rhs,
     activation::{self, Activation},
-    attention::{self, Heads},
+    attention::{self, Heads, Saved},
     dropout::{self, Mask},
-    gemm_then, loss, norm,
+    gemm_with, loss,
+    norm::{self, Grads, Norm},
     optimizer::{self, AdamW, Muon},
     peak,
 };
@@ -96,12 +97,8 @@ fn numbers(n: usize) -> Vec<f32> {
     (0..n as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-fn precisions(isa: Isa) -> Vec<Precision> {
-    [vec![Precision::F32], Precision::every_bf16(isa)].concat()
-}
-
 fn gemms(c: &mut Criterion<OfPeak>, isa: Isa) {
-    for precision in precisions(isa) {
+    for precision in Precision::available(isa) {
         products(c, isa, precision);
     }
 }
@@ -134,7 +131,7 @@ fn products(c: &mut Criterion<OfPeak>, isa: Isa, precision: Precision) {
         group.bench_function(BenchmarkId::new(name, format!("{m}x{n}x{k}")), |bencher| {
             let (a, b) = (view(&a, m, k, a_transposed), view(&b, k, n, b_transposed));
             bencher.iter(|| {
-                gemm_then(isa, precision, MatMut::new(&mut out, m, n), Start::Zero, a, Factor::Mat(b), None);
+                gemm_with(isa, precision, MatMut::new(&mut out, m, n), Init::Zero, a, Rhs::Mat(b), None);
             });
         });
     }
@@ -155,7 +152,9 @@ fn attentions(c: &mut Criterion<OfPeak>, isa: Isa) {
         });
         group.throughput(Throughput::Elements(2 * flops));
         group.bench_function(BenchmarkId::new("backward", &shape), |bencher| {
-            bencher.iter(|| attention::backward(isa, &mut dqkv, &dout, &out, &lse, &qkv, heads, None));
+            bencher.iter(|| {
+                attention::backward(isa, &mut dqkv, &dout, Saved { qkv: &qkv, out: &out, lse: &lse }, heads, None)
+            });
         });
     }
 }
@@ -171,7 +170,8 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
     for (name, kind) in [("layernorm forward", norm::Kind::Layer), ("rmsnorm forward", norm::Kind::Rms)] {
         let b = (kind == norm::Kind::Layer).then_some(&w[..]);
         group.bench_function(name, |bencher| {
-            bencher.iter(|| norm::forward(isa, kind, &mut y, &mut stats, &x, &w, b, 1e-5));
+            let norm = Norm { kind, w: &w, b, eps: 1e-5 };
+            bencher.iter(|| norm::forward(isa, norm, &mut y, &mut stats, &x));
         });
     }
     let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
@@ -180,7 +180,8 @@ fn rows(c: &mut Criterion<OfPeak>, isa: Isa) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let db = (kind == norm::Kind::Layer).then_some(&mut db[..]);
-                norm::backward(isa, kind, &mut y, Some(&mut dw), db, &x, &x, &stats, &w);
+                let norm = Norm { kind, w: &w, b: None, eps: 1e-5 };
+                norm::backward(isa, norm, Grads { dx: &mut y, dw: Some(&mut dw), db }, &x, &x, &stats);
             });
         });
     }
@@ -237,7 +238,7 @@ fn muons(c: &mut Criterion<OfPeak>, isa: Isa, precision: Precision) {
         let (mut p, mut m, g) = (numbers(rows * cols), vec![0.0; rows * cols], numbers(rows * cols));
         group.throughput(Throughput::Elements(2 * optimizer::muon_multiply_adds(rows, cols, h.ns_steps) as u64));
         group.bench_function(BenchmarkId::from_parameter(format!("{rows}x{cols}")), |bencher| {
-            bencher.iter(|| optimizer::muon(isa, precision, &mut p, &g, &mut m, rows, cols, &h));
+            bencher.iter(|| optimizer::muon(isa, precision, &mut p, &g, &mut m, (rows, cols), &h));
         });
     }
 }
@@ -254,7 +255,7 @@ fn kernels() {
     gemms(&mut criterion, isa);
     attentions(&mut criterion, isa);
     rows(&mut criterion, isa);
-    for precision in precisions(isa) {
+    for precision in Precision::available(isa) {
         muons(&mut criterion, isa, precision);
     }
 }

@@ -1,6 +1,6 @@
 //! The MLP's non-linearity, element by element, or of pairs of elements where it has a gate.
 
-use crate::{Isa, math};
+use crate::{isa::Isa, math};
 
 /// Which non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

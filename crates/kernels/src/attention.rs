@@ -9,7 +9,13 @@
 //! Groups of heads may share keys and values (Ainslie et al. 2023): those of head `h` are then of head `h nkv / nh`, and
 //! their gradients the sums over the group.
 
-use crate::{Floats, Isa, Mat, MatMut, Start, dropout::Mask, gemm, math};
+use crate::{
+    dropout::Mask,
+    floats::Floats,
+    gemm::{Init, Mat, MatMut, gemm},
+    isa::Isa,
+    math,
+};
 use std::cell::RefCell;
 
 /// Queries in a block: their scores (`t x BLOCK`) stay in the L2 cache up to a few thousand positions.
@@ -55,7 +61,7 @@ impl Heads {
 }
 
 /// Where key `j` of head `h` begins in the dropout mask's numbering, which continues over the queries; padded to whole
-/// words of random bits.
+/// 64-bit words of random bits.
 pub fn mask_row(t: usize, h: usize, j: usize) -> usize {
     (h * t + j) * t.next_multiple_of(4)
 }
@@ -108,8 +114,8 @@ pub fn forward(isa: Isa, out: &mut [f32], lse: &mut [f32], qkv: &[f32], heads: H
     let t = out.len() / c;
     assert!(out.len() == t * c && lse.len() == heads.nh * t && qkv.len() == t * width);
     if t > 0 {
-        let keys = Keys { k: &qkv[c..], v: &qkv[c + heads.kv()..], stride: width };
-        attend(isa, out, Some(lse), qkv, keys, 0, heads, mask);
+        let keys = Keys { pos: 0, k: &qkv[c..], v: &qkv[c + heads.kv()..], stride: width };
+        attend(isa, out, Some(lse), qkv, keys, heads, mask);
     }
 }
 
@@ -139,13 +145,16 @@ pub fn cached(
             v_cache[at..][..kv].copy_from_slice(&row[c + kv..]);
         }
         // In a full ring all keys are seen, in whatever order they stand.
-        attend(isa, out, None, qkv, Keys { k: k_cache, v: v_cache, stride: kv }, pos.min(block - 1), heads, None);
+        let keys = Keys { pos: pos.min(block - 1), k: k_cache, v: v_cache, stride: kv };
+        attend(isa, out, None, qkv, keys, heads, None);
     }
 }
 
 /// Keys and values by position, rows `stride` apart.
 #[derive(Clone, Copy)]
 struct Keys<'a> {
+    /// Position of the first query.
+    pos: usize,
     k: &'a [f32],
     v: &'a [f32],
     stride: usize,
@@ -157,8 +166,7 @@ fn attend(
     out: &mut [f32],
     mut lse: Option<&mut [f32]>,
     q: &[f32],
-    Keys { k, v, stride }: Keys,
-    pos: usize,
+    Keys { pos, k, v, stride }: Keys,
     heads: Heads,
     mask: Option<&Mask>,
 ) {
@@ -175,7 +183,7 @@ fn attend(
                 let v = Mat::strided(&v[heads.shared(h)..], keys, hs, stride);
                 let p = &mut scores[..keys];
                 let first = keys - rows;
-                gemm(isa, scores_of(p, rows), Start::Zero, k, q.t());
+                gemm(isa, scores_of(p, rows), Init::Zero, k, q.t());
                 let mask = mask.map(|mask| (mask, mask_row(n, h, 0) + q0, mask_row(n, 0, 1)));
                 let block_lse = isa.run(
                     #[inline(always)]
@@ -185,26 +193,29 @@ fn attend(
                     lse[h * n + q0..][..rows].copy_from_slice(&block_lse[..rows]);
                 }
                 let o = MatMut::strided(&mut out[q0 * c + h * hs..], rows, hs, c);
-                gemm(isa, o, Start::Zero, weights_of(p, rows).t(), v);
+                gemm(isa, o, Init::Zero, weights_of(p, rows).t(), v);
             }
         }
     });
 }
 
-/// Backward. `dqkv (t, c + 2 kv)` is overwritten; `dout`, `out (t, c)`, `lse`, `qkv` and `mask` as in [`forward`].
+/// What the backward pass needs of the forward pass: its input and its results, as in [`forward`].
+#[derive(Clone, Copy, Debug)]
+pub struct Saved<'a> {
+    /// Queries, keys and values (t, c + 2 kv).
+    pub qkv: &'a [f32],
+    /// The output (t, c).
+    pub out: &'a [f32],
+    /// The log-sum-exp of each row of scores (nh, t).
+    pub lse: &'a [f32],
+}
+
+/// Backward. `dqkv (t, c + 2 kv)` is overwritten; `dout (t, c)`, and `mask` as in [`forward`].
 ///
 /// With `P` the weights, `M` the dropout factors and `D_i = dout_i . out_i`:
 /// `dV = (P M)^T dout`, `dS = scale * P (M (dout V^T) - D)`, `dQ = dS K`, `dK = dS^T Q`.
-pub fn backward(
-    isa: Isa,
-    dqkv: &mut [f32],
-    dout: &[f32],
-    out: &[f32],
-    lse: &[f32],
-    qkv: &[f32],
-    heads: Heads,
-    mask: Option<&Mask>,
-) {
+pub fn backward(isa: Isa, dqkv: &mut [f32], dout: &[f32], saved: Saved, heads: Heads, mask: Option<&Mask>) {
+    let Saved { qkv, out, lse } = saved;
     heads.check();
     let (Heads { c, nh, .. }, scale) = (heads, heads.scale as f32);
     let (t, hs, width) = (out.len() / c, heads.hs(), heads.width());
@@ -218,15 +229,15 @@ pub fn backward(
             for q0 in (0..t).step_by(BLOCK).rev() {
                 let rows = BLOCK.min(t - q0);
                 let keys = q0 + rows;
-                let start = if keys == t && first_of_group { Start::Zero } else { Start::C };
+                let init = if keys == t && first_of_group { Init::Zero } else { Init::C };
                 let q_at = q0 * width + h * hs;
                 let q = Mat::strided(&qkv[q_at..], rows, hs, width);
                 let k = Mat::strided(&qkv[k_at..], keys, hs, width);
                 let v = Mat::strided(&qkv[v_at..], keys, hs, width);
                 let d_o = Mat::strided(&dout[q0 * c + h * hs..], rows, hs, c);
                 let (p, ds) = (&mut scores[..keys], &mut dscores[..keys]);
-                gemm(isa, scores_of(p, rows), Start::Zero, k, q.t());
-                gemm(isa, scores_of(ds, rows), Start::Zero, v, d_o.t());
+                gemm(isa, scores_of(p, rows), Init::Zero, k, q.t());
+                gemm(isa, scores_of(ds, rows), Init::Zero, v, d_o.t());
                 isa.run(
                     #[inline(always)]
                     || {
@@ -255,9 +266,9 @@ pub fn backward(
                     },
                 );
                 let (p, ds) = (weights_of(p, rows), weights_of(ds, rows));
-                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, width), Start::Zero, ds.t(), k);
-                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, width), start, ds, q);
-                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, width), start, p, d_o);
+                gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, width), Init::Zero, ds.t(), k);
+                gemm(isa, MatMut::strided(&mut dqkv[k_at..], keys, hs, width), init, ds, q);
+                gemm(isa, MatMut::strided(&mut dqkv[v_at..], keys, hs, width), init, p, d_o);
             }
         }
     });

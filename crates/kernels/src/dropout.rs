@@ -1,7 +1,7 @@
 //! Dropout: `y[i] = x[i] * keep(i) / (1 - rate)`. The mask is recomputed from its key wherever it is needed
 //! (forward, backward, any thread), so it takes no memory and depends on nothing but the key.
 
-use crate::{Isa, rng};
+use crate::{isa::Isa, rng};
 
 /// The dropout mask of one sequence at one place of the network in one step.
 #[derive(Clone, Copy, Debug)]

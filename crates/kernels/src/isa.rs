@@ -1,6 +1,6 @@
 //! Which instruction set a kernel runs on: detected once, at run time, and passed in by the caller.
 
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 
 /// An instruction set that this processor has. Values come only from [`Isa::available`] and its callers, so
 /// holding one is the proof that its instructions may be executed.
@@ -63,23 +63,110 @@ impl Isa {
 
     /// Compiles `kernel` for this instruction set and runs it. Only what is inlined into the closure is compiled that
     /// way, so write it `#[inline(always)] || ...`. (The bound makes the compiler give the closure itself the
-    /// inlined body; through [`WithSimd`] alone it would be called by way of a function that is not inlined.)
+    /// inlined body; through [`pulp::WithSimd`] alone it would be called by way of a function that is not inlined.)
     #[inline(always)]
     pub(crate) fn run<R>(self, kernel: impl FnOnce() -> R) -> R {
-        self.run_generic(kernel)
+        match self.0 {
+            Token::Scalar => pulp::Scalar.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(simd) => Simd::vectorize(simd, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => Simd::vectorize(simd, kernel),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(simd) => Simd::vectorize(simd, kernel),
+        }
     }
 
-    /// The same for an operation that is generic over the vector type.
+    /// The same for a kernel that is generic over the vector type.
     #[inline(always)]
-    pub(crate) fn run_generic<Op: WithSimd>(self, op: Op) -> Op::Output {
+    pub(crate) fn run_generic<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Token::Scalar => pulp::Scalar.vectorize(op),
+            Token::Scalar => pulp::Scalar.compiled(
+                #[inline(always)]
+                || kernel.run(pulp::Scalar),
+            ),
             #[cfg(target_arch = "x86_64")]
-            Token::Avx2(simd) => Simd::vectorize(simd, op),
+            Token::Avx2(simd) => simd.compiled(
+                #[inline(always)]
+                || kernel.run(simd),
+            ),
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512(simd) => Simd::vectorize(simd, op),
+            Token::Avx512(simd) => simd.compiled(
+                #[inline(always)]
+                || kernel.run(simd),
+            ),
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(simd) => Simd::vectorize(simd, op),
+            Token::Neon(simd) => simd.compiled(
+                #[inline(always)]
+                || kernel.run(simd),
+            ),
         }
     }
 }
+
+/// What is compiled for each type of vectors, and run with one of them.
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// Runs it; `#[inline(always)]`, like all that it calls.
+    fn run<S: Vectors>(self, simd: S) -> Self::Output;
+}
+
+/// The vectors of an instruction set that [`Isa`] knows, and no other type of [`pulp`]'s: a value is the proof that the
+/// processor has them.
+pub(crate) trait Vectors: Simd {
+    /// Rows of a tile: this many rows of [`Vectors::TILE_VECTORS`] vectors fit the registers, beside one more row and a single
+    /// vector.
+    const TILE_ROWS: usize;
+    /// Vectors in a row of a tile.
+    const TILE_VECTORS: usize;
+    /// Whether the processor has AVX.
+    const AVX: bool;
+
+    /// Runs `kernel` with the size of a tile as constants.
+    fn with_tile<K: TileKernel>(self, kernel: K) -> K::Output;
+
+    /// Compiles `kernel` for these vectors and runs it, as [`Isa::run`] does.
+    #[inline(always)]
+    fn compiled<R>(self, kernel: impl FnOnce() -> R) -> R {
+        self.vectorize(kernel)
+    }
+}
+
+/// A [`Kernel`] that works on tiles.
+pub(crate) trait TileKernel {
+    /// What it returns.
+    type Output;
+
+    /// Runs it with [`Vectors::TILE_ROWS`] and [`Vectors::TILE_VECTORS`]; `#[inline(always)]`, like all that it calls.
+    fn run<S: Vectors, const ROWS: usize, const VECTORS: usize>(self, simd: S) -> Self::Output;
+}
+
+/// Implements [`Vectors`] for a type, with the rows and vectors of a tile, and whether there is AVX.
+macro_rules! vectors {
+    ($type:ty, $rows:literal x $vectors:literal, $avx:literal) => {
+        impl Vectors for $type {
+            const TILE_ROWS: usize = $rows;
+            const TILE_VECTORS: usize = $vectors;
+            const AVX: bool = $avx;
+
+            #[inline(always)]
+            fn with_tile<K: TileKernel>(self, kernel: K) -> K::Output {
+                kernel.run::<Self, $rows, $vectors>(self)
+            }
+        }
+    };
+}
+
+// The compiler makes vectors of the eight columns.
+vectors!(pulp::Scalar, 3 x 8, false);
+// 12 + 2 + 1 of 16 registers.
+#[cfg(target_arch = "x86_64")]
+vectors!(pulp::x86::V3, 6 x 2, true);
+// 24 + 4 + 1 of 32 registers.
+#[cfg(target_arch = "x86_64")]
+vectors!(pulp::x86::V4, 6 x 4, true);
+// The same.
+#[cfg(target_arch = "aarch64")]
+vectors!(pulp::aarch64::Neon, 6 x 4, false);

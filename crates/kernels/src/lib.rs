@@ -5,7 +5,7 @@
 //! and each is tested against it there.
 //!
 //! Dimensions have one letter everywhere: `n` rows (positions, `b * t` of them), `c` channels (`n_embd`),
-//! `nh` heads of `hs` channels, `t` positions in a sequence, `v` words in the vocabulary.
+//! `nh` heads of `hs` channels, `t` positions in a sequence, `v` tokens in the vocabulary.
 //!
 //! | file | equation |
 //! |---|---|
@@ -19,6 +19,11 @@
 //! | [`optimizer`] | AdamW, Muon |
 //! | [`peak`] | what a core can do at most |
 //! | [`rng`] | the counter-based generator behind every random number |
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "kinglet needs a 64-bit target: sizes of models and data are not checked against a smaller address space"
+);
 
 pub mod activation;
 pub mod attention;
@@ -35,9 +40,6 @@ pub mod qk;
 pub mod rng;
 
 pub use floats::Floats;
-pub use gemm::{Factor, Mat, MatMut, Panels, Precision, Start, Strip, Then, gemm, gemm_then};
+pub use gemm::{Epilogue, Init, Mat, MatMut, Panels, Precision, Rhs, Strip, gemm, gemm_with};
 pub use isa::Isa;
 pub use math::{add, sum_rows};
-
-/// Float lanes that row reductions are split over, whatever the instruction set: enough for one AVX-512 register.
-const LANES: usize = 16;

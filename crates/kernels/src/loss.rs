@@ -1,7 +1,7 @@
 //! Softmax and cross-entropy in one pass over the logits: `loss_i = log(sum_j e^{z_ij}) - z_i,target`; and what may hold
 //! the logits small.
 
-use crate::{Isa, math};
+use crate::{isa::Isa, math};
 
 /// The target of a row that is not to be predicted: its loss is 0, and so is its gradient.
 pub const IGNORE: u32 = u32::MAX;

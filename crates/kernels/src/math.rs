@@ -1,6 +1,9 @@
 //! What the row kernels share: lane-wise reductions, an exponential the compiler can vectorise, sums.
 
-use crate::{Isa, LANES};
+use crate::isa::Isa;
+
+/// Float lanes that row reductions are split over, whatever the instruction set: enough for one AVX-512 register.
+pub(crate) const LANES: usize = 16;
 
 /// `sum_i f([x[0][i], x[1][i], ...])` over rows of equal length, in [`LANES`] interleaved partial sums, so that it
 /// vectorises without reordering anything.

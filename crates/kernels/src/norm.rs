@@ -1,7 +1,7 @@
 //! LayerNorm (Ba, Kiros, Hinton 2016): `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(var + eps)`, over each row of
 //! `c` channels; and RMSNorm (Zhang, Sennrich 2019), which is the same with 0 in the place of the mean.
 
-use crate::{Isa, math::lane_sum};
+use crate::{isa::Isa, math::lane_sum};
 
 /// Which norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,18 +12,33 @@ pub enum Kind {
     Rms,
 }
 
-/// Forward. `y (n, c)`, `stats (n, 2)` receives each row's mean (for RMSNorm 0) and rstd, `x (n, c)`, `w (c)`, `b (c)` or
-/// none.
-pub fn forward(
-    isa: Isa,
-    kind: Kind,
-    y: &mut [f32],
-    stats: &mut [f32],
-    x: &[f32],
-    w: &[f32],
-    b: Option<&[f32]>,
-    eps: f32,
-) {
+/// A norm and its parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// Which norm.
+    pub kind: Kind,
+    /// Weights (c).
+    pub w: &'a [f32],
+    /// Biases (c), or none; the backward pass does not need them.
+    pub b: Option<&'a [f32]>,
+    /// What is added to the variance; the backward pass does not need it.
+    pub eps: f32,
+}
+
+/// What the backward pass adds to: gradients of a norm's input and, where they are wanted, of its parameters.
+#[derive(Debug)]
+pub struct Grads<'a> {
+    /// Of the input (n, c).
+    pub dx: &'a mut [f32],
+    /// Of the weights (c).
+    pub dw: Option<&'a mut [f32]>,
+    /// Of the biases (c).
+    pub db: Option<&'a mut [f32]>,
+}
+
+/// Forward. `y (n, c)`, `x (n, c)`; `stats (n, 2)` receives each row's mean (for RMSNorm 0) and rstd.
+pub fn forward(isa: Isa, norm: Norm, y: &mut [f32], stats: &mut [f32], x: &[f32]) {
+    let Norm { kind, w, b, eps } = norm;
     let c = w.len();
     assert!(y.len() == x.len() && stats.len() * c == 2 * x.len() && b.is_none_or(|b| b.len() == c));
     isa.run(
@@ -49,23 +64,14 @@ pub fn forward(
     );
 }
 
-/// Backward. `dx (n, c) +=`, and where they are wanted `dw (c) +=`, `db (c) +=`; `dy (n, c)`, and `x`, `stats`, `w` as in
-/// [`forward`].
+/// Backward, from `dy (n, c)`; `x` and `stats` as in [`forward`].
 ///
 /// With `xhat = (x - mean) * rstd` and `g = dy * w`:
 /// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`. `mean(g)` is what goes through the
 /// mean, so RMSNorm has 0 in its place.
-pub fn backward(
-    isa: Isa,
-    kind: Kind,
-    dx: &mut [f32],
-    mut dw: Option<&mut [f32]>,
-    mut db: Option<&mut [f32]>,
-    dy: &[f32],
-    x: &[f32],
-    stats: &[f32],
-    w: &[f32],
-) {
+pub fn backward(isa: Isa, norm: Norm, grads: Grads, dy: &[f32], x: &[f32], stats: &[f32]) {
+    let Norm { kind, w, .. } = norm;
+    let Grads { dx, mut dw, mut db } = grads;
     let c = w.len();
     assert!(dx.len() == x.len() && dy.len() == x.len() && stats.len() * c == 2 * x.len());
     assert!([&dw, &db].into_iter().flatten().all(|d| d.len() == c));

@@ -1,7 +1,6 @@
 //! What one core can do at most: the yardstick of every other number.
 
-use crate::Isa;
-use pulp::{Simd, WithSimd};
+use crate::isa::{Isa, Kernel, Vectors};
 use std::time::Instant;
 
 /// GFLOP/s of fused multiply-adds that never leave the registers, on the calling thread, measured for about `seconds`.
@@ -17,11 +16,11 @@ pub fn fma_gflops(isa: Isa, seconds: f64) -> f64 {
 /// A fraction of a millisecond of multiply-adds; returns how many floating-point operations those were.
 struct Burst;
 
-impl WithSimd for Burst {
+impl Kernel for Burst {
     type Output = f64;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+    fn run<S: Vectors>(self, simd: S) -> f64 {
         // Enough independent sums to hide the latency of an FMA on two ports.
         const SUMS: usize = 12;
         const ROUNDS: usize = 10_000;

@@ -5,28 +5,34 @@
 //! of channels `i` and `i + hs / 2` by the angle `pos * theta^(-2 i / hs)`: the product of a query and a key then
 //! depends on the distance of their positions only.
 
-use crate::{Isa, attention::Heads, math::lane_sum};
+use crate::{attention::Heads, isa::Isa, math::lane_sum};
 
-/// Forward, in place, on the queries and keys of `qkv (n, c + 2 kv)`, rows of sequences of `t`. With the norm's weights
-/// `w`, of queries and of keys (hs), `pre (n, c + kv)` receives what was there. `rotations (t, hs)` are cosines and sines.
-pub fn forward(
-    isa: Isa,
-    qkv: &mut [f32],
-    pre: &mut [f32],
-    w: Option<[&[f32]; 2]>,
-    rotations: Option<&[f32]>,
-    heads: Heads,
-    t: usize,
-    eps: f32,
-) {
-    let (hs, qk) = (heads.hs(), heads.c + heads.kv());
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Qk<'a> {
+    /// The heads.
+    pub heads: Heads,
+    /// Positions in a sequence.
+    pub t: usize,
+    /// The norm's weights, of queries and of keys (hs), if there is a norm.
+    pub w: Option<[&'a [f32]; 2]>,
+    /// What the norm adds to the mean of the squares.
+    pub eps: f32,
+    /// Cosines and sines (t, hs), if positions are rotations.
+    pub rotations: Option<&'a [f32]>,
+}
+
+/// Forward, in place, on the queries and keys of `qkv (n, c + 2 kv)`. With a norm, `pre (n, c + kv)` receives what was there.
+pub fn forward(isa: Isa, qk: Qk, qkv: &mut [f32], pre: &mut [f32]) {
+    let Qk { heads, t, w, eps, rotations } = qk;
+    let (hs, width) = (heads.hs(), heads.c + heads.kv());
     isa.run(
         #[inline(always)]
         || {
             for (row, x) in qkv.chunks_exact_mut(heads.width()).enumerate() {
-                let x = &mut x[..qk];
+                let x = &mut x[..width];
                 if let Some(w) = w {
-                    pre[row * qk..][..qk].copy_from_slice(x);
+                    pre[row * width..][..width].copy_from_slice(x);
                     for (h, x) in x.chunks_exact_mut(hs).enumerate() {
                         let rstd = rstd(x, eps);
                         x.iter_mut().zip(w[usize::from(h >= heads.nh)]).for_each(|(x, w)| *x = *x * rstd * w);
@@ -42,33 +48,24 @@ pub fn forward(
 }
 
 /// Backward, in place, from the gradients that [`forward`]'s results have in `dqkv (n, c + 2 kv)`; where they are wanted,
-/// `dw (hs) +=`, for queries and keys. The other arguments are those of [`forward`].
+/// `dw (hs) +=`, for queries and keys; `pre` as in [`forward`].
 ///
 /// Rotations are turned back. With `xhat = x * rstd` and `g = dy * w`:
 /// `dx = rstd * (g - xhat * mean(g * xhat))`, `dw += dy * xhat`.
-pub fn backward(
-    isa: Isa,
-    dqkv: &mut [f32],
-    mut dw: [Option<&mut [f32]>; 2],
-    pre: &[f32],
-    w: Option<[&[f32]; 2]>,
-    rotations: Option<&[f32]>,
-    heads: Heads,
-    t: usize,
-    eps: f32,
-) {
-    let (hs, qk) = (heads.hs(), heads.c + heads.kv());
+pub fn backward(isa: Isa, qk: Qk, dqkv: &mut [f32], mut dw: [Option<&mut [f32]>; 2], pre: &[f32]) {
+    let Qk { heads, t, w, eps, rotations } = qk;
+    let (hs, width) = (heads.hs(), heads.c + heads.kv());
     isa.run(
         #[inline(always)]
         || {
             for (row, d) in dqkv.chunks_exact_mut(heads.width()).enumerate() {
-                let d = &mut d[..qk];
+                let d = &mut d[..width];
                 if let Some(rotations) = rotations {
                     let (cos, sin) = rotations[row % t * hs..][..hs].split_at(hs / 2);
                     d.chunks_exact_mut(hs).for_each(|d| rotate(d, cos, sin, -1.0));
                 }
                 let Some(w) = w else { continue };
-                let heads_of_row = d.chunks_exact_mut(hs).zip(pre[row * qk..][..qk].chunks_exact(hs));
+                let heads_of_row = d.chunks_exact_mut(hs).zip(pre[row * width..][..width].chunks_exact(hs));
                 for (h, (d, x)) in heads_of_row.enumerate() {
                     let (rstd, part) = (rstd(x, eps), usize::from(h >= heads.nh));
                     if let Some(dw) = &mut dw[part] {

@@ -16,10 +16,11 @@ use crate::{
     threads::{self, for_each},
 };
 use kinglet_kernels::{
-    self as kernels, Factor, Floats, Isa, Mat, MatMut, Start, Strip, Then, activation,
+    self as kernels, Epilogue, Floats, Init, Isa, Mat, MatMut, Rhs, Strip, activation,
     attention::{self, Heads},
     dropout,
     loss::Objective,
+    norm,
     optimizer::{AdamW, Muon},
     qk,
 };
@@ -106,13 +107,13 @@ impl Buf {
     }
 
     /// W of a layer, or its transpose for the forward pass: packed if it is.
-    fn weight(&self, w: Linear, backward: bool) -> Factor<'_> {
+    fn weight(&self, w: Linear, backward: bool) -> Rhs<'_> {
         if self.prepared.is_some_and(|both| both || !backward) {
             let at = self.panels.iter().position(|panels| panels.start == w.w.start).expect("every layer is prepared");
-            return if backward { &self.panels[at].backward } else { &self.panels[at].forward }.factor();
+            return if backward { &self.panels[at].backward } else { &self.panels[at].forward }.rhs();
         }
         let weight = Mat::new(&self[w.w.range()], w.o, w.i);
-        Factor::Mat(if backward { weight } else { weight.t() })
+        Rhs::Mat(if backward { weight } else { weight.t() })
     }
 }
 
@@ -166,44 +167,44 @@ impl From<NormKind> for kernels::norm::Kind {
 }
 
 impl Cpu {
-    /// `C = A B` from `start`, and `then` on each strip of rows. From `spread` multiply-adds on threads divide the longer
+    /// `C = A B` from `init`, and `epilogue` on each strip of rows. From `spread` multiply-adds on threads divide the longer
     /// side of C, and read all of one factor and a part of the other; every element is the same sum either way.
-    fn product(&self, c: &mut [f32], start: Start, a: Mat, b: Factor, spread: usize, then: Option<Then>) {
+    fn product(&self, c: &mut [f32], init: Init, a: Mat, b: Rhs, spread: usize, epilogue: Option<Epilogue>) {
         let ((m, k), (_, n)) = (a.shape(), b.shape());
         let c = MatMut::new(&mut c[..m * n], m, n);
         let work = m.max(FEW_ROWS) * n * k;
         let threads = threads::current();
         if m == 0 || threads == 1 || work < spread {
-            return kernels::gemm_then(self.isa, self.precision, c, start, a, b, then);
+            return kernels::gemm_with(self.isa, self.precision, c, init, a, b, epilogue);
         }
         let width = n.div_ceil(threads).next_multiple_of(kernels::Panels::STEP);
         let enough_columns = n.div_ceil(width) >= threads.min(m);
         let (rows, cols) = if n > m && enough_columns { (m, width) } else { (m.div_ceil(threads), n) };
         let blocks: Vec<_> = c.blocks(rows, cols).collect();
         for_each(blocks.into_par_iter(), |(rows, cols, c)| {
-            let start = match start {
-                Start::Bias(bias) => Start::Bias(&bias[cols.clone()]),
-                start => start,
+            let init = match init {
+                Init::Bias(bias) => Init::Bias(&bias[cols.clone()]),
+                init => init,
             };
-            kernels::gemm_then(self.isa, self.precision, c, start, a.rows(rows), b.columns(cols), then);
+            kernels::gemm_with(self.isa, self.precision, c, init, a.rows(rows), b.columns(cols), epilogue);
         });
     }
 
     /// [`Forward::linear`], with something done to strips of `y`.
-    fn linear_then(&self, y: &mut [f32], x: &[f32], pass: Pass<Buf>, w: Linear, then: Option<Then>) {
+    fn linear_then(&self, y: &mut [f32], x: &[f32], pass: Pass<Buf>, w: Linear, epilogue: Option<Epilogue>) {
         let (p, n) = (pass.p, pass.rows.n());
-        let mut start = w.b.map_or(Start::Zero, |b| Start::Bias(&p[b.range()]));
+        let mut init = w.b.map_or(Init::Zero, |b| Init::Bias(&p[b.range()]));
         if let Some(lora) = w.lora {
             // y = h B^T + b, and the product with W is added to that.
             with_scratch(n * lora.r, |h| {
                 self.adapter_rows(x, pass, w, lora, |block, x| self.adapter_in(h, block, x, p, w, lora));
                 let b = Mat::new(&p[lora.b.range()], w.o, lora.r);
-                self.product(y, start, Mat::new(h, n, lora.r), Factor::Mat(b.t()), SPREAD, None);
+                self.product(y, init, Mat::new(h, n, lora.r), Rhs::Mat(b.t()), SPREAD, None);
             });
-            start = Start::C;
+            init = Init::C;
         }
         let weight = p.weight(w, false);
-        self.product(y, start, Mat::new(x, n, w.i), weight, spread(pass.rows, weight), then);
+        self.product(y, init, Mat::new(x, n, w.i), weight, spread(pass.rows, weight), epilogue);
     }
 
     /// Calls `each` with ranges of rows and what an adapter's dropout leaves of these in `x (n, i)`.
@@ -226,7 +227,7 @@ impl Cpu {
     fn adapter_in(&self, h: &mut [f32], block: Range<usize>, x: Mat, p: &Buf, w: Linear, lora: Lora) {
         let h = &mut h[block.start * lora.r..block.end * lora.r];
         let a = Mat::new(&p[lora.a.range()], lora.r, w.i);
-        self.product(h, Start::Zero, x, Factor::Mat(a.t()), SPREAD, None);
+        self.product(h, Init::Zero, x, Rhs::Mat(a.t()), SPREAD, None);
         scale(h, lora.scale);
     }
 
@@ -239,19 +240,19 @@ impl Cpu {
         let dy = Mat::new(dy, n, w.o);
         with_scratch(2 * n * r, |scratch| {
             let (h, dh) = scratch.split_at_mut(n * r);
-            self.product(dh, Start::Zero, dy, Factor::Mat(b), SPREAD, None);
+            self.product(dh, Init::Zero, dy, Rhs::Mat(b), SPREAD, None);
             scale(dh, lora.scale);
             self.adapter_rows(x, pass, w, lora, |block, x| {
                 self.adapter_in(h, block.clone(), x, p, w, lora);
                 if let Some(da) = &mut da {
                     let dh = Mat::new(&dh[block.start * r..], block.len(), r);
-                    self.product(da, Start::C, dh.t(), Factor::Mat(x), SPREAD, None);
+                    self.product(da, Init::C, dh.t(), Rhs::Mat(x), SPREAD, None);
                 }
             });
             if let Some(db) = db {
                 // As a product with few rows, which reads dy in place: dB^T = h^T dy.
                 with_scratch(r * w.o, |db_t| {
-                    self.product(db_t, Start::Zero, Mat::new(h, n, r).t(), Factor::Mat(dy), SPREAD, None);
+                    self.product(db_t, Init::Zero, Mat::new(h, n, r).t(), Rhs::Mat(dy), SPREAD, None);
                     for (o, db) in db.chunks_exact_mut(r).enumerate() {
                         db.iter_mut().enumerate().for_each(|(k, db)| *db += db_t[k * w.o + o]);
                     }
@@ -259,8 +260,8 @@ impl Cpu {
             }
             let drop = lora.drop(pass.dropout);
             let drop = drop.map(|drop| move |mut strip: Strip| self.drop_strip(&mut strip, w.i, pass.rows, drop));
-            let then = drop.as_ref().map(|drop| drop as Then);
-            self.product(dx, Start::Zero, Mat::new(dh, n, r), Factor::Mat(a), SPREAD, then);
+            let epilogue = drop.as_ref().map(|drop| drop as Epilogue);
+            self.product(dx, Init::Zero, Mat::new(dh, n, r), Rhs::Mat(a), SPREAD, epilogue);
         });
     }
 
@@ -273,18 +274,18 @@ impl Cpu {
         x: &[f32],
         pass: Pass<Buf>,
         w: Linear,
-        then: Option<Then>,
+        epilogue: Option<Epilogue>,
     ) {
         let n = pass.rows.n();
         self.adapter_bwd(dx, g, dy, x, pass, w);
-        let start = if w.lora.is_some() { Start::C } else { Start::Zero };
+        let init = if w.lora.is_some() { Init::C } else { Init::Zero };
         let dy_mat = Mat::new(dy, n, w.o);
         let weight = pass.p.weight(w, true);
-        self.product(dx, start, dy_mat, weight, spread(pass.rows, weight), then);
+        self.product(dx, init, dy_mat, weight, spread(pass.rows, weight), epilogue);
         let (dw, db) = gradients(g, w.w, w.b);
         if let Some(dw) = dw {
-            let start = if *add { Start::C } else { Start::Zero };
-            self.product(dw, start, dy_mat.t(), Factor::Mat(Mat::new(x, n, w.i)), SPREAD, None);
+            let init = if *add { Init::C } else { Init::Zero };
+            self.product(dw, init, dy_mat.t(), Rhs::Mat(Mat::new(x, n, w.i)), SPREAD, None);
         }
         if let Some(db) = db {
             kernels::sum_rows(self.isa, db, &dy[..n * w.o]);
@@ -327,8 +328,8 @@ fn gradients(g: &mut [f32], w: Param, b: Option<Param>) -> (Option<&mut [f32]>, 
 }
 
 /// Multiply-adds from which a product with weights is divided.
-fn spread(rows: Rows, weight: Factor) -> usize {
-    if rows.b == 1 && matches!(weight, Factor::Panels { .. }) { SPREAD_ALONE } else { SPREAD }
+fn spread(rows: Rows, weight: Rhs) -> usize {
+    if rows.b == 1 && matches!(weight, Rhs::Panels { .. }) { SPREAD_ALONE } else { SPREAD }
 }
 
 /// `x *= factor`.
@@ -431,17 +432,8 @@ impl Forward for Cpu {
         let (p, n) = (pass.p, pass.rows.n());
         let c = w.w.len;
         let b = w.b.map(|b| &p[b.range()]);
-        let eps = NORM_EPS as f32;
-        kernels::norm::forward(
-            self.isa,
-            w.kind.into(),
-            &mut y[..n * c],
-            &mut stats[..2 * n],
-            &x[..n * c],
-            &p[w.w.range()],
-            b,
-            eps,
-        );
+        let norm = norm::Norm { kind: w.kind.into(), w: &p[w.w.range()], b, eps: NORM_EPS as f32 };
+        norm::forward(self.isa, norm, &mut y[..n * c], &mut stats[..2 * n], &x[..n * c]);
     }
 
     fn linear(&self, y: &mut Buf, x: &Buf, pass: Pass<Buf>, w: Linear) {
@@ -502,8 +494,9 @@ impl Forward for Cpu {
     fn qk(&self, qkv: &mut Buf, pre: &mut Buf, table: &Buf, pass: Pass<Buf>, w: Qk, heads: Heads) {
         let Pass { p, rows, .. } = pass;
         let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
-        let (qkv, rotations) = (&mut qkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
-        qk::forward(self.isa, qkv, pre, weights, rotations, heads, rows.t, NORM_EPS as f32);
+        let rotations = w.rotary.then_some(&table[..]);
+        let qk = qk::Qk { heads, t: rows.t, w: weights, eps: NORM_EPS as f32, rotations };
+        qk::forward(self.isa, qk, &mut qkv[..rows.n() * heads.width()], pre);
     }
 
     fn attention(
@@ -573,7 +566,8 @@ impl Backward for Cpu {
         let c = w.w.len;
         let (dw, db) = gradients(grads.g, w.w, w.b);
         let (dx, dy, x, stats) = (&mut dx[..n * c], &dy[..n * c], &of.x[..n * c], &of.stats[..2 * n]);
-        kernels::norm::backward(self.isa, w.kind.into(), dx, dw, db, dy, x, stats, &p[w.w.range()]);
+        let norm = norm::Norm { kind: w.kind.into(), w: &p[w.w.range()], b: None, eps: NORM_EPS as f32 };
+        norm::backward(self.isa, norm, norm::Grads { dx, dw, db }, dy, x, stats);
     }
 
     fn linear_bwd(&self, dx: &mut Buf, grads: &mut Gradients<Buf>, dy: &Buf, x: &Buf, pass: Pass<Buf>, w: Linear) {
@@ -626,9 +620,9 @@ impl Backward for Cpu {
         let (Pass { p, rows, .. }, QkInput { pre, table }) = (pass, of);
         let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
         let (dq, dk) = w.norm.map_or((None, None), |(q, k)| gradients(grads.g, q, Some(k)));
-        let (dqkv, rotations) = (&mut dqkv[..rows.n() * heads.width()], w.rotary.then_some(&table[..]));
-        let eps = NORM_EPS as f32;
-        qk::backward(self.isa, dqkv, [dq, dk], pre, weights, rotations, heads, rows.t, eps);
+        let rotations = w.rotary.then_some(&table[..]);
+        let qk = qk::Qk { heads, t: rows.t, w: weights, eps: NORM_EPS as f32, rotations };
+        qk::backward(self.isa, qk, &mut dqkv[..rows.n() * heads.width()], [dq, dk], pre);
     }
 
     fn attention_bwd(
@@ -647,7 +641,7 @@ impl Backward for Cpu {
         let sequences = grads.zip(saved).enumerate();
         for_each(sequences.with_min_len(SPREAD.div_ceil(t * t * c)), |(s, ((dqkv, dout), ((out, lse), qkv)))| {
             let mask = drop.map(|drop| drop.mask(s));
-            attention::backward(self.isa, dqkv, dout, out, lse, qkv, heads, mask.as_ref());
+            attention::backward(self.isa, dqkv, dout, attention::Saved { qkv, out, lse }, heads, mask.as_ref());
         });
     }
 
@@ -695,7 +689,7 @@ impl Backward for Cpu {
         // The dearest first: what is left to wait for at the end is small.
         work.sort_by_key(|(.., w)| std::cmp::Reverse(w.multiply_adds(h.ns_steps)));
         let each = |(p, g, m, w): (&mut [f32], &[f32], &mut [f32], &Matrix)| {
-            kernels::optimizer::muon(self.isa, self.precision, p, g, m, w.rows, w.cols, h);
+            kernels::optimizer::muon(self.isa, self.precision, p, g, m, (w.rows, w.cols), h);
         };
         for_each(work.into_par_iter().with_max_len(1), each);
     }

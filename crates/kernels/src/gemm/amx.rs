@@ -13,10 +13,12 @@
 //! Factors are padded to whole tiles, so that every element of C is the same sum wherever its row stands.
 
 use super::{
-    Factor, Gemm, Mat, MatMut, Start, Zeros,
-    bf16::{Bf16, TURNS},
+    loops::Gemm,
+    mat::{Init, Mat, MatMut, Zeros},
+    pack::{Rhs, TURNS},
+    precision::Bf16,
 };
-use crate::Floats;
+use crate::floats::Floats;
 use std::arch::{asm, x86_64::*};
 
 /// Rows and columns of C that four tiles hold.
@@ -28,89 +30,81 @@ const PANEL: usize = 64;
 /// Rows in a strip of A.
 const STRIP: usize = 4 * BLOCK;
 
-/// Whether this processor has tiles of bf16 numbers and the system lets this process use them: their 8 KiB make a switch
-/// between threads dearer, so Linux wants to be asked.
-pub(super) fn available() -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        use std::sync::LazyLock;
-        static GRANTED: LazyLock<bool> = LazyLock::new(|| {
-            const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-            const XFEATURE_XTILEDATA: libc::c_long = 18;
-            let has = std::fs::read_to_string("/proc/cpuinfo")
-                .is_ok_and(|text| text.split_whitespace().any(|flag| flag == "amx_bf16"));
-            // SAFETY: the request changes nothing but what this process may do.
-            has && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
-        });
-        *GRANTED
-    }
-    #[cfg(not(target_os = "linux"))]
-    false
-}
-
 /// The product; A and B as they are, or B packed by [`pack`].
 pub(super) fn run(proof: Bf16, gemm: Gemm) {
-    /// Begins at a cache line.
-    #[repr(align(64))]
-    struct Aligned<T>(T);
-    static ZEROS: Aligned<[f32; BLOCK]> = Aligned([0.0; BLOCK]);
     assert!(proof.tiles);
-    let Gemm { mut c, start, a, b, then, packed } = gemm;
-    let MatMut { rows, cols, row_stride, diagonal, .. } = c;
+    let Gemm { mut c, init, a, b, epilogue, packed } = gemm;
+    let MatMut { rows, cols, diagonal, .. } = c;
     let pairs = padded_pairs(a.cols);
     let b = match b {
-        Factor::Mat(b) => {
+        Rhs::Mat(b) => {
             pack(proof, &mut packed.b, b);
             &packed.b[..]
         }
-        Factor::Panels { panels, first, .. } => &panels.data[first * pairs..],
+        Rhs::Panels { panels, first, .. } => &panels.data[first * pairs..],
     };
     assert!(pairs * cols.next_multiple_of(BLOCK) <= b.len());
     packed.a.grow(STRIP * pairs);
-    let _tiles = Configured::new();
     for i0 in (0..rows).step_by(STRIP) {
         let strip = i0..rows.min(i0 + STRIP);
         // SAFETY: the proof.
         unsafe { lay_out(&mut packed.a, a.rows(strip.clone()), false) };
+        // Until the epilogue, which may multiply in tiles itself.
+        let tiles = Configured::new();
         for j0 in (0..cols).step_by(PANEL) {
             for i in strip.clone().step_by(BLOCK) {
                 for j in (j0..cols.min(j0 + PANEL)).step_by(BLOCK) {
                     if i >= j + BLOCK + diagonal {
                         continue;
                     }
-                    let (m, n) = (BLOCK.min(rows - i), BLOCK.min(cols - j));
-                    let mut c = c.strip(i..i + m, j..j + n);
-                    let (a, b) = (&packed.a[(i - i0) * pairs..], &b[j * pairs..]);
-                    if m == BLOCK && n == BLOCK {
-                        let (from, stride) = match start {
-                            Start::Zero => (ZEROS.0.as_ptr(), 0),
-                            Start::C => (c.data.cast_const(), row_stride),
-                            Start::Bias(bias) => (bias[j..j + BLOCK].as_ptr(), 0),
-                        };
-                        // SAFETY: C has these 32 rows and columns; 32 floats of every row to begin with.
-                        unsafe { multiply(pairs, a, b, from, stride, c.data, row_stride, true) };
-                        continue;
-                    }
-                    let Aligned(edge) = &mut Aligned([[0.0; BLOCK]; BLOCK]);
-                    for (row, (_, c)) in edge.iter_mut().zip(c.iter_mut()) {
-                        match start {
-                            Start::Zero => {}
-                            Start::C => row[..n].copy_from_slice(c),
-                            Start::Bias(bias) => row[..n].copy_from_slice(&bias[j..j + n]),
-                        }
-                    }
-                    let to = edge.as_mut_ptr().cast();
-                    // SAFETY: the block has 32 rows of 32 floats.
-                    unsafe { multiply(pairs, a, b, to, BLOCK, to, BLOCK, m > TILE) };
-                    for (row, (_, c)) in edge.iter().zip(c.iter_mut()) {
-                        c.copy_from_slice(&row[..n]);
-                    }
+                    let factors = Factors { pairs, a: &packed.a[(i - i0) * pairs..], b: &b[j * pairs..] };
+                    let init = match init {
+                        Init::Bias(bias) => Init::Bias(&bias[j..cols.min(j + BLOCK)]),
+                        init => init,
+                    };
+                    block(&tiles, &mut c, i, j, init, factors);
                 }
             }
         }
-        if let Some(then) = then {
-            then(c.strip(strip, 0..cols));
+        drop(tiles);
+        if let Some(epilogue) = epilogue {
+            epilogue(c.strip(strip, 0..cols));
         }
+    }
+}
+
+/// The block of C that begins at row `i` and column `j`; a bias for its columns.
+fn block(tiles: &Configured, c: &mut MatMut, i: usize, j: usize, init: Init, factors: Factors) {
+    /// Begins at a cache line.
+    #[repr(align(64))]
+    struct Aligned<T>(T);
+    static ZEROS: Aligned<[f32; BLOCK]> = Aligned([0.0; BLOCK]);
+    let (m, n) = (BLOCK.min(c.rows - i), BLOCK.min(c.cols - j));
+    let stride = c.row_stride;
+    let mut c = c.strip(i..i + m, j..j + n);
+    if m == BLOCK && n == BLOCK {
+        let from = match init {
+            Init::Zero => (ZEROS.0.as_ptr(), 0),
+            Init::C => (c.data.cast_const(), stride),
+            Init::Bias(bias) => (bias[..BLOCK].as_ptr(), 0),
+        };
+        // SAFETY: C has these 32 rows and columns; 32 floats of every row to begin with.
+        unsafe { multiply(tiles, factors, from, (c.data, stride), true) };
+        return;
+    }
+    let Aligned(edge) = &mut Aligned([[0.0; BLOCK]; BLOCK]);
+    for (row, (_, c)) in edge.iter_mut().zip(c.iter_mut()) {
+        match init {
+            Init::Zero => {}
+            Init::C => row[..n].copy_from_slice(c),
+            Init::Bias(bias) => row[..n].copy_from_slice(bias),
+        }
+    }
+    let to: *mut f32 = edge.as_mut_ptr().cast();
+    // SAFETY: the block has 32 rows of 32 floats.
+    unsafe { multiply(tiles, factors, (to, BLOCK), (to, BLOCK), m > TILE) };
+    for (row, (_, c)) in edge.iter().zip(c.iter_mut()) {
+        c.copy_from_slice(&row[..n]);
     }
 }
 
@@ -155,28 +149,35 @@ fn lay_out(to: &mut [f32], m: Mat, turned: bool) {
 
 /// Sixteen rows from `i` on of sixteen pairs from `p` on of a matrix that is kept by rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
 fn rows<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
-    std::array::from_fn(|r| {
-        let [low, high] = [2 * p, 2 * p + TILE].map(|j| load::<WHOLE>(m, i + r, j));
-        bits(_mm512_cvtne2ps_pbh(high, low))
-    })
+    let mut rows = [_mm512_setzero_si512(); TILE];
+    for (r, row) in rows.iter_mut().enumerate() {
+        let (low, high) = (load::<WHOLE>(m, i + r, 2 * p), load::<WHOLE>(m, i + r, 2 * p + TILE));
+        *row = bits(_mm512_cvtne2ps_pbh(high, low));
+    }
+    rows
 }
 
 /// Sixteen pairs from `p` on of sixteen rows from `i` on of a matrix that is kept by columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
 fn columns<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
     let m = m.t();
     // SAFETY: 64 bytes.
     let turns = unsafe { _mm512_loadu_epi16(TURNS.as_ptr().cast()) };
-    std::array::from_fn(|q| {
-        let [low, high] = [2 * (p + q), 2 * (p + q) + 1].map(|j| load::<WHOLE>(m, j, i));
-        _mm512_permutexvar_epi16(turns, bits(_mm512_cvtne2ps_pbh(high, low)))
-    })
+    let mut columns = [_mm512_setzero_si512(); TILE];
+    for (q, column) in columns.iter_mut().enumerate() {
+        let (low, high) = (load::<WHOLE>(m, 2 * (p + q), i), load::<WHOLE>(m, 2 * (p + q) + 1, i));
+        *column = _mm512_permutexvar_epi16(turns, bits(_mm512_cvtne2ps_pbh(high, low)));
+    }
+    columns
 }
 
 /// Sixteen numbers of row `i` from column `j` on of a matrix that is kept by rows; zeros where it ends, unless they are known
 /// to be `WHOLE`.
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn load<const WHOLE: bool>(m: Mat, i: usize, j: usize) -> __m512 {
     let from = m.data.as_ptr().wrapping_add(i * m.row_stride + j);
     let len = if i < m.rows { m.cols.saturating_sub(j) } else { 0 };
@@ -194,6 +195,7 @@ fn load<const WHOLE: bool>(m: Mat, i: usize, j: usize) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn store(to: &mut [f32; TILE * TILE], tile: [__m512i; TILE]) {
     for (to, row) in to.as_chunks_mut::<TILE>().0.iter_mut().zip(tile) {
         // SAFETY: 64 bytes.
@@ -201,6 +203,8 @@ fn store(to: &mut [f32; TILE * TILE], tile: [__m512i; TILE]) {
     }
 }
 
+#[target_feature(enable = "avx512f")]
+#[inline]
 fn bits(pairs: __m512bh) -> __m512i {
     // SAFETY: 64 bytes of plain numbers.
     unsafe { std::mem::transmute(pairs) }
@@ -208,6 +212,7 @@ fn bits(pairs: __m512bh) -> __m512i {
 
 /// The transpose of a square of pairs: first in fours of neighbouring rows, then fours of such fours.
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn turn(r: [__m512i; TILE]) -> [__m512i; TILE] {
     // In quarter l of `fours[4 g + c]`: column 4 l + c of rows 4 g to 4 g + 3.
     let mut fours = r;
@@ -278,29 +283,37 @@ impl Drop for Configured {
     }
 }
 
-/// `c = from + A B`, 32 rows (or the first 16 of them) and 32 columns, of factors that are laid out; strides of C are in
-/// floats.
+/// Factors that are laid out.
+#[derive(Clone, Copy)]
+struct Factors<'a> {
+    /// Along k, a multiple of [`TILE`].
+    pairs: usize,
+    /// From the first row on.
+    a: &'a [f32],
+    /// From the first column on.
+    b: &'a [f32],
+}
+
+/// `c = from + A B`, 32 rows (or the first 16 of them, if not `both` tiles of them) and 32 columns. With `from` and `c` come
+/// their strides, in floats.
 ///
 /// # Safety
-/// This thread's tiles must be [`Configured`]; `pairs` is a multiple of [`TILE`]; `from` must be readable and `c` writable
-/// in all of these rows and columns.
+/// `from` must be readable and `c` writable in all of these rows and columns.
 #[inline]
 unsafe fn multiply(
-    pairs: usize,
-    a: &[f32],
-    b: &[f32],
-    from: *const f32,
-    from_stride: usize,
-    c: *mut f32,
-    c_stride: usize,
+    _: &Configured,
+    Factors { pairs, a, b }: Factors,
+    (from, from_stride): (*const f32, usize),
+    (c, c_stride): (*mut f32, usize),
     both: bool,
 ) {
+    assert!(pairs.is_multiple_of(TILE));
     assert!(pairs * if both { BLOCK } else { TILE } <= a.len() && pairs * BLOCK <= b.len());
     const FLOAT: usize = size_of::<f32>();
     let second = |stride: usize| TILE * stride * FLOAT;
     macro_rules! block {
         ($($line:literal,)*) => {
-            // SAFETY: the caller's promise and the assertion; the steps of k are whole tiles.
+            // SAFETY: the caller's promise and the assertions; this thread's tiles are configured.
             unsafe {
                 asm!(
                     $($line,)*

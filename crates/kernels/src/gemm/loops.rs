@@ -1,0 +1,187 @@
+//! The outer loops: which blocks of the factors are multiplied when, and where they lie then.
+
+use super::{
+    kernel::{Located, MulAdd, Numbers, PanelProduct, vectors_read},
+    mat::{Epilogue, Init, Mat, MatMut},
+    pack::{KC, NC, Panels, Rhs, WIDE, block_start, pack_a, pack_b, panel_width},
+};
+use crate::{
+    floats::Floats,
+    isa::{Kernel, TileKernel, Vectors},
+};
+use std::ops::Range;
+
+/// Products of fewer rows read B in place where they can: packing it would cost more than it saves. So do those of which B is
+/// kept as a panel would be.
+const FEW_ROWS: usize = 48;
+/// A transposed A is read in place, a few numbers of each of its rows, where these are at most so many floats apart. Else they
+/// are copied first: too many of them would share a place in the cache.
+pub(super) const NEAR: usize = 256;
+/// Tiles in a strip (LOOP 3).
+const STRIP: usize = 8;
+
+/// A product to be computed, none of whose sides is 0.
+pub(super) struct Gemm<'a> {
+    pub(super) c: MatMut<'a>,
+    pub(super) init: Init<'a>,
+    pub(super) a: Mat<'a>,
+    pub(super) b: Rhs<'a>,
+    pub(super) epilogue: Option<Epilogue<'a>>,
+    pub(super) packed: &'a mut Packed,
+}
+
+/// Packed copies of A and B.
+#[derive(Default)]
+pub(super) struct Packed {
+    pub(super) a: Floats,
+    pub(super) b: Floats,
+}
+
+impl Kernel for Gemm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        simd.with_tile(self);
+    }
+}
+
+impl TileKernel for Gemm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        self.blocks::<S, Numbers, ROWS, VECTORS>(simd);
+    }
+}
+
+impl Gemm<'_> {
+    /// LOOPs 5 to 2, for tiles of `MR` rows and `NV` vectors.
+    #[inline(always)]
+    pub(super) fn blocks<S: Vectors, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
+        let Gemm { mut c, init, a, b, epilogue, packed } = self;
+        let nr = panel_width::<S>();
+        const { assert!(NV == S::TILE_VECTORS && Panels::STEP.is_multiple_of(panel_width::<S>())) };
+        const { assert!(WIDE.is_multiple_of(MR * STRIP)) };
+        let b_in_place = matches!(b, Rhs::Mat(b) if fits_as_is::<S, NV>(b, c.rows));
+        // LOOP 5
+        for k0 in (0..a.cols).step_by(KC) {
+            let k = k0..a.cols.min(k0 + KC);
+            let init = if k0 == 0 { init } else { Init::C };
+            let a_block = locate_a(&mut packed.a, a, k.clone());
+            // LOOP 4
+            for n0 in (0..c.cols).step_by(NC) {
+                let n = n0..c.cols.min(n0 + NC);
+                let b_block = locate_b::<S, NV>(simd, &mut packed.b, b, b_in_place, k.clone(), n.clone());
+                // LOOP 3
+                for i0 in (0..c.rows).step_by(MR * STRIP) {
+                    let rows = i0..c.rows.min(i0 + MR * STRIP);
+                    let diagonal = c.diagonal;
+                    let strip = c.strip(rows.clone(), n.clone());
+                    // LOOP 2
+                    for (panel, j) in n.clone().step_by(nr).enumerate() {
+                        let cols = nr.min(n.end - j);
+                        // Tiles below these rows are not wanted.
+                        let wanted = (j + cols + diagonal).saturating_sub(i0).next_multiple_of(MR);
+                        let product = PanelProduct {
+                            a: a_block.strip(i0),
+                            zeros: a.zeros,
+                            rows: i0..rows.end.min(i0 + wanted),
+                            k: k.clone(),
+                            b: b_block.at(panel, 0),
+                            cols,
+                            c: strip.data.wrapping_add(j - n0),
+                            c_stride: strip.row_stride,
+                            init: match init {
+                                Init::Bias(bias) => Init::Bias(&bias[j..j + cols]),
+                                init => init,
+                            },
+                        };
+                        // SAFETY: the blocks hold what is read of A and B, and one of A's strides is 1. C has these rows and
+                        // columns and is borrowed mutably: nothing aliases.
+                        unsafe { product.multiply::<S, M, MR, NV>(simd) };
+                    }
+                    if let Some(epilogue) = epilogue
+                        && k.end == a.cols
+                    {
+                        epilogue(strip);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All rows of A in some of its columns.
+struct BlockOfA {
+    first: Located,
+    /// From one group of [`WIDE`] rows to the next.
+    group: usize,
+}
+
+impl BlockOfA {
+    /// The rows from `i0` on, to the end of a group.
+    #[inline(always)]
+    fn strip(&self, i0: usize) -> Located {
+        let first = self.first.at(i0 % WIDE, 0);
+        Located { ptr: first.ptr.wrapping_add(i0 / WIDE * self.group), ..first }
+    }
+}
+
+/// Columns `k` of A, which are copied where they lie far apart.
+#[inline(always)]
+fn locate_a(packed: &mut Floats, a: Mat, k: Range<usize>) -> BlockOfA {
+    assert!(a.row_stride == 1 || a.col_stride == 1, "one of A's strides is 1");
+    if a.col_stride <= NEAR {
+        let block = &a.data[k.start * a.col_stride..];
+        assert!((a.rows - 1) * a.row_stride + (k.len() - 1) * a.col_stride < block.len());
+        let first = Located { ptr: block.as_ptr(), stride: a.row_stride, step: a.col_stride };
+        return BlockOfA { first, group: WIDE * a.row_stride };
+    }
+    let len = k.len();
+    pack_a(packed, a, k);
+    assert!(a.rows.next_multiple_of(WIDE) * len <= packed.len());
+    BlockOfA { first: Located { ptr: packed.as_ptr(), stride: 1, step: WIDE }, group: WIDE * len }
+}
+
+/// Floats that are read of a row of B in `cols` columns: whole vectors.
+#[inline(always)]
+fn floats_read<S: Vectors, const NV: usize>(cols: usize) -> usize {
+    let nr = panel_width::<S>();
+    cols / nr * nr + vectors_read::<S, NV>(cols % nr) * S::F32_LANES
+}
+
+/// Whether B can and should be read as it is by a product of so many rows. What is read beyond its last column must lie in the
+/// slice too.
+#[inline(always)]
+fn fits_as_is<S: Vectors, const NV: usize>(b: Mat, rows: usize) -> bool {
+    let reach = (b.rows - 1) * b.row_stride + floats_read::<S, NV>(b.cols);
+    let should = rows <= FEW_ROWS || b.row_stride == panel_width::<S>();
+    b.col_stride == 1 && should && reach <= b.data.len()
+}
+
+/// The panels of rows `k` and columns `n` of B, which are packed unless they are or B is read in place.
+#[inline(always)]
+fn locate_b<S: Vectors, const NV: usize>(
+    simd: S,
+    packed: &mut Floats,
+    b: Rhs,
+    in_place: bool,
+    k: Range<usize>,
+    n: Range<usize>,
+) -> Located {
+    let (nr, kc, nc) = (panel_width::<S>(), k.len(), n.len());
+    let (block, stride, step) = match b {
+        Rhs::Mat(b) if in_place => (&b.data[k.start * b.row_stride + n.start..], nr, b.row_stride),
+        Rhs::Mat(b) => {
+            packed.grow(nc.next_multiple_of(nr) * kc);
+            pack_b(simd, packed, b, k, n);
+            (&packed[..], kc * nr, nr)
+        }
+        Rhs::Panels { panels: b, first, .. } => (&b.data[block_start(b.cols, nr, k, first + n.start)..], kc * nr, nr),
+    };
+    let last = (nc - 1) / nr;
+    let reach = last * stride + (kc - 1) * step + floats_read::<S, NV>(nc - last * nr);
+    assert!(reach <= block.len());
+    Located { ptr: block.as_ptr(), stride, step }
+}
