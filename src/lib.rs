@@ -3,53 +3,48 @@
 //! The same steps as the `kinglet` program, in Rust:
 //!
 //! ```
-//! use kinglet::{backend::Cpu, config::Config, run::Which, sample::Sampling, session::{Part, Session}, train::{self, Job}};
-//! use std::{ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
+//! use kinglet::{Model, backend::Cpu, config::Config, inference::Part, train::{self, Job, Options}};
 //!
 //! # fn main() -> kinglet::error::Result<()> {
 //! # let temp = tempfile::tempdir().unwrap();
 //! # std::env::set_current_dir(&temp).unwrap();
-//! let out = Path::new("runs/first");
-//! let mut config = Config::preset("big-0.2m")?; // the published 0.2M model
-//! config.data = vec!["builtin".into()]; // or the paths of text files
-//! config.set("max_iters=20")?; // 5000 for the real thing
-//! config.set("eval_iters=2")?;
-//!
-//! let job = Job::start(config, out)?;
-//! let done = train::run(&job, &Cpu::new()?, 0, &AtomicBool::new(false), |event| println!("{event:?}"))?;
+//! // The published 0.2M model; 5000 steps for the real thing.
+//! let config = Config::preset("big-0.2m")?.with(&["data=[\"builtin\"]", "max_iters=20", "eval_iters=2"])?;
+//! let job = Job::start(config, "runs/first")?;
+//! let done = train::run(job, Cpu::new()?, &Options::default(), |event| println!("{event:?}"))?;
 //! println!("{done:?}");
 //!
-//! let session = Session::load(out, Which::Best)?;
-//! let measured = session.eval(None, Part::Val, 0, |_, _| ())?;
+//! let model = Model::open("runs/first")?;
+//! let measured = model.eval(model.dataset(None, Part::Val)?, Part::Val, 0, |_, _| ())?;
 //! println!("{:.4} nats per character, entropy floor {:?}", measured.exact.loss, measured.floor);
-//! session.generate("The ", 100, &Sampling::default(), "", 0, |text| {
-//!     print!("{text}");
-//!     ControlFlow::Continue(())
-//! })?;
+//!
+//! let mut text = model.generate("The ").max_tokens(100).temperature(0.8).stop("\n").seed(1);
+//! for piece in &mut text {
+//!     print!("{}", piece?.text);
+//! }
+//! println!("{:?}", text.finish());
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # The pipeline
-//! Text becomes a trained model in one direction, one module after the other:
+//! A text in memory needs no file ([`train::Job::start_on_text`]), a model no folder ([`Model::from_parts`]). `examples/` has a
+//! program for each, and one with a training loop of its own.
 //!
-//! | step | module |
+//! # The house
+//! A module imports only those above it in this table; `tests/layering.rs` holds that. The first row is the crate
+//! `kinglet-core`, which knows no file, no clock and no text, and can be had alone.
+//!
+//! | module | what |
 //! |---|---|
-//! | text: files, the built-in corpora | [`source`], [`corpus`] |
-//! | token ids in memory or in files, batches | [`data`], [`prepared`], [`instruct`] |
-//! | what a text is, and what a model of it must beat | [`stats`], [`baselines`] |
-//! | text to token ids and back | [`tokenizer`] |
-//! | everything that defines a run | [`config`], [`rng`] |
-//! | names and places of the parameters | [`params`] |
-//! | forward and backward, in the order of the lecture | [`model`] |
-//! | the operations they are made of: reference and CPU | [`backend`] |
-//! | dividing the batch over threads | [`shards`] |
-//! | AdamW and Muon | [`optim`] |
-//! | the loop, and what another run begins with | [`train`], [`eval`], [`guard`], [`finetune`] |
-//! | the run directory | [`run`], [`checkpoint`], [`plot`] |
-//! | a trained model at work | [`session`], [`sample`] |
-//! | which settings are best: a range test, and successive halving | [`tune`] |
-//! | what a run takes, and what makes runs differ | [`plan`], [`trial`], [`machine`], [`compare`], [`overlay`] |
+//! | [`error`], [`config`], [`rng`], [`threads`], [`batch`], [`params`], [`backend`], [`model`], [`sample`], [`shards`], [`optim`], [`guard`] | the mathematics: see [`kinglet_core`] |
+//! | [`system`] | files that are whole or absent, and what the machine has |
+//! | [`text`] | where text comes in, and tokenizers |
+//! | [`data`] | token ids, and the batches that are drawn from them |
+//! | [`run`] | the run directory: the only hand-over between commands |
+//! | [`report`] | plots, comparisons, and what a loss is compared with |
+//! | [`train`] | one run: what it starts from, and the loop |
+//! | [`tune`] | many runs: which settings are best |
+//! | [`inference`] | a trained model at work |
 //!
 //! # Exactness
 //! A run's result is a function of its configuration, its text and its seed: the same bits for any number of threads,
@@ -68,4 +63,6 @@ pub mod train;
 pub mod tune;
 
 pub use inference::Model;
-pub use kinglet_core::{backend, batch, config, error, guard, model, optim, params, rng, sample, shards, threads};
+pub use kinglet_core::{
+    backend, batch, config, error, guard, model, optim, params, rng, sample, shards, threads,
+};
