@@ -5,7 +5,7 @@
 use super::{
     builtin::{self, dates},
     chat::Message,
-    download,
+    compression, download,
     tokenizer::Cuts,
     utf8::{MOST_OF_CHAR, NEAR, Utf8, line_to_cut, place_to_cut, without_mark},
 };
@@ -491,8 +491,8 @@ impl Source {
         };
         Ok(match self.compression {
             Compression::None => raw,
-            Compression::Gzip => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(raw))),
-            Compression::Zstd => Box::new(BufReader::new(zstd::Decoder::with_buffer(raw).map_err(self.io())?)),
+            Compression::Gzip => compression::gzip(raw).map_err(self.io())?,
+            Compression::Zstd => compression::zstd(raw).map_err(self.io())?,
         })
     }
 
@@ -515,6 +515,7 @@ impl Source {
 mod tests {
     use super::*;
     use crate::text::tokenizer::{CharTokenizer, Tokenizer};
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
     use std::io::Write;
 
     fn pieces(names: &[&str], settings: &[&str], temp: &Path) -> Result<Vec<Piece>> {
@@ -550,7 +551,7 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         gzip.write_all(b"zipped").unwrap();
         write("a.txt.gz", &gzip.finish().unwrap());
-        write("b.jsonl.zst", &zstd::encode_all(&b"{\"text\": \"z\"}\n"[..], 3).unwrap());
+        write("b.jsonl.zst", &compress_to_vec(&b"{\"text\": \"z\"}\n"[..], CompressionLevel::Fastest));
         for (names, settings, want) in [
             (&["folder"][..], &[][..], vec![text("first"), text("second")]),
             (&["folder/a*", "folder/b.md"], &[], vec![text("first"), text("second")]),

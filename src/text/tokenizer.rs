@@ -12,6 +12,7 @@
 
 mod chars;
 mod gpt2_words;
+mod plain;
 
 pub use chars::{Alphabet, CharTokenizer};
 
