@@ -414,10 +414,8 @@ const TUNE: &str = "\",\"tune\":";
 fn read(path: &Path) -> Result<Stored> {
     let text = disk::read_text(path, 1 << 24)?;
     let inside = text.trim_end().strip_prefix(SEAL).and_then(|rest| rest.strip_suffix('}'));
-    let sealed = inside.and_then(|rest| rest.split_once(TUNE)).filter(|(sum, json)| sha256(json.as_bytes()) == *sum);
-    let Some((_, json)) = sealed else {
-        return Err(Error::run(path, "its checksum does not fit: damaged, or edited by hand"));
-    };
+    let sealed = inside.and_then(|rest| rest.split_once(TUNE)).map(|(sum, json)| (json, sum));
+    let json = disk::unseal(path, sealed, "")?;
     let version = serde_json::from_str::<Value>(json).ok().and_then(|value| value["format_version"].as_u64());
     if version.is_some_and(|version| version > FORMAT_VERSION) {
         return Err(Error::run(path, "a newer kinglet wrote this, use that one"));
@@ -433,13 +431,7 @@ fn refuse_full(out: &Path) -> Result<()> {
             "there is a tuning in this folder: continue it with --resume, or name another with --out",
         ));
     }
-    let harmless = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == Lock::FILE);
-    let full = match out.read_dir() {
-        Ok(mut entries) => !entries.all(harmless),
-        Err(error) if out.exists() => return Err(Error::io("create", out)(error)),
-        Err(_) => false,
-    };
-    if full { Err(Error::run(out, "this folder is not empty: name another with --out")) } else { Ok(()) }
+    disk::refuse_full(out, |entry| entry.file_name() == Lock::FILE)
 }
 
 fn too_short(budget_s: f64, need_s: f64) -> Error {
