@@ -1,7 +1,10 @@
-//! Curves over one pair of axes: as an SVG that can be read on light and on dark pages, and as letters on a terminal.
+//! Curves and dots over a pair of axes: as an SVG that can be read on light and on dark pages, and as letters on a terminal.
 
 use plotters::{
-    coord::ranged1d::{DefaultFormatting, KeyPointHint},
+    coord::{
+        Shift,
+        ranged1d::{DefaultFormatting, KeyPointHint},
+    },
     element::DashedPathElement,
     prelude::*,
 };
@@ -29,6 +32,10 @@ pub(crate) const GRID: (RGBColor, RGBColor) = (RGBColor(0xd0, 0xd7, 0xde), RGBCo
 
 /// Pixels of an SVG without its legend.
 const SIZE: (u32, u32) = (640, 480);
+/// The height where one chart stands below the other.
+const PANEL: u32 = 360;
+/// Places of the horizontal axis at each of which a curve keeps its lowest and its highest point: more than it has pixels.
+const PLACES: f64 = 1000.0;
 /// Lines of a plot on a terminal.
 const ROWS: usize = 20;
 /// Columns on a terminal that the vertical axis takes.
@@ -36,7 +43,7 @@ const Y_AXIS: usize = 9;
 /// Curves of so few points show each of them.
 const DOTS: usize = 16;
 
-/// Curves over one pair of axes.
+/// Curves and dots over one pair of axes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chart {
     /// What stands above it.
@@ -47,17 +54,35 @@ pub struct Chart {
     pub y_desc: String,
     /// Whether the horizontal axis is logarithmic; what has no logarithm is left out.
     pub log_x: bool,
+    /// What stands at places of the horizontal axis; without any, numbers do.
+    pub x_names: Vec<(f64, String)>,
     /// The curves, in the legend's order; the first is drawn on top.
     pub series: Vec<Series>,
 }
 
-/// A curve.
+/// How points are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// Joined, in order.
+    #[default]
+    Line,
+    /// Each for itself.
+    Dots,
+    /// Rings in the colour of letters, around what else is there.
+    Rings,
+    /// Lines from the bottom to the top.
+    Verticals,
+}
+
+/// A curve, or dots.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
     /// What the legend says; without, it is not in the legend.
     pub label: String,
     /// The points, in the order in which they are joined; those that are not finite are left out.
     pub points: Vec<(f64, f64)>,
+    /// How they are drawn.
+    pub shape: Shape,
     /// Its letter on a terminal.
     pub mark: char,
     /// Whether it is drawn in dashes.
@@ -71,7 +96,24 @@ impl Series {
     /// The curve number `i` of a chart: eight have different colours, the next eight have dashes too.
     pub fn new(i: usize, label: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
         let color = i % GRAY;
-        Series { label: label.into(), points, mark: mark(i), dashed: i / GRAY % 2 == 1, thin: false, color }
+        let dashed = i / GRAY % 2 == 1;
+        Series { label: label.into(), points, mark: mark(i), dashed, color, ..Series::default() }
+    }
+
+    /// Dots in the colour number `i`.
+    pub fn dots(i: usize, label: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        Series { shape: Shape::Dots, ..Series::new(i, label, points) }
+    }
+
+    /// Rings around points.
+    pub fn rings(label: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        Series { label: label.into(), points, shape: Shape::Rings, mark: 'o', ..Series::default() }
+    }
+
+    /// Vertical lines in the colour number `i`, at places of the horizontal axis.
+    pub fn verticals(i: usize, label: impl Into<String>, places: &[f64]) -> Series {
+        let points = places.iter().map(|&x| (x, 0.0)).collect();
+        Series { shape: Shape::Verticals, mark: '|', ..Series::new(i, label, points) }
     }
 
     /// The same curve as one that stands behind those of the runs: thin, and with a small letter.
@@ -82,7 +124,7 @@ impl Series {
     /// A limit: a dashed line in grey at the height `y`, between two places.
     pub fn limit(label: impl Into<String>, y: f64, x: Range<f64>) -> Series {
         let points = vec![(x.start, y), (x.end, y)];
-        Series { label: label.into(), points, mark: '-', dashed: true, thin: false, color: GRAY }
+        Series { label: label.into(), points, mark: '-', dashed: true, color: GRAY, ..Series::default() }
     }
 }
 
@@ -141,60 +183,79 @@ impl Chart {
         let finite = |point: &(f64, f64)| point.0.is_finite() && point.1.is_finite();
         let points: Vec<Vec<_>> =
             self.series.iter().map(|series| series.points.iter().map(place).filter(finite).collect()).collect();
-        let all = || points.iter().flatten();
+        let names = self.x_names.iter().map(|name| (name.0, f64::NAN));
+        let all = || points.iter().flatten().copied();
+        // A vertical line is as high as the others.
+        let with_height = self.series.iter().zip(&points).filter(|(series, _)| series.shape != Shape::Verticals);
         let limits = |values: &mut dyn Iterator<Item = f64>, least: f64| {
             let (low, high) =
                 values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
             let low = if low.is_finite() { low } else { 0.0 };
             low..high.max(low + least)
         };
-        let x = limits(&mut all().map(|point| point.0), if self.log_x { 0.01 } else { 1.0 });
-        let y = limits(&mut all().map(|point| point.1), 0.01);
+        let x = limits(&mut all().chain(names).map(|point| point.0), if self.log_x { 0.01 } else { 1.0 });
+        let y = limits(&mut with_height.flat_map(|(_, points)| points).map(|point| point.1), 0.01);
         let margin = 0.05 * (y.end - y.start);
-        Placed { x, y: y.start - margin..y.end + margin, points }
+        // A curve reaches the edges, dots keep away from them.
+        let curves = self.series.iter().all(|series| series.shape == Shape::Line);
+        let side = match (curves, self.x_names.is_empty()) {
+            (true, true) => 0.0,
+            (false, true) => 0.05 * (x.end - x.start),
+            (_, false) => 0.5,
+        };
+        Placed { x: x.start - side..x.end + side, y: y.start - margin..y.end + margin, points }
     }
 
-    /// The value at a place of the horizontal axis.
-    fn x_at(&self, place: f64) -> f64 {
-        if self.log_x { 10f64.powf(place) } else { place }
+    /// What stands at a place of the horizontal axis.
+    fn x_label(&self, place: f64) -> String {
+        let name = self.x_names.iter().find(|name| (name.0 - place).abs() < 1e-6);
+        let value = || number(if self.log_x { 10f64.powf(place) } else { place });
+        name.map_or_else(value, |name| name.1.clone())
     }
 
     /// About `most` places of the horizontal axis to write numbers at.
     fn x_ticks(&self, x: &Range<f64>, most: usize) -> Vec<f64> {
+        if !self.x_names.is_empty() {
+            return self.x_names.iter().map(|name| name.0).collect();
+        }
         if self.log_x { log_ticks(x, most) } else { ticks(x, most) }
     }
 
     /// The chart as an SVG.
     pub fn svg(&self) -> String {
+        Chart::panels(std::slice::from_ref(self))
+    }
+
+    /// Charts as one SVG, one below the other.
+    pub fn panels(charts: &[Chart]) -> String {
         let mut svg = String::new();
-        self.draw(&mut svg).expect("drawing into a string does not fail");
+        draw(&mut svg, charts).expect("drawing into a string does not fail");
         for_dark_pages(&mut svg);
         svg
     }
 
-    fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+    /// The curves that the legend names.
+    fn legend(&self) -> impl Iterator<Item = &Series> {
+        self.series.iter().filter(|series| !series.label.is_empty())
+    }
+
+    fn draw(&self, area: &Area) -> Drawn {
         let Placed { points, x, y } = self.placed();
-        let legend: Vec<_> = self.series.iter().filter(|series| !series.label.is_empty()).collect();
-        let letters = legend.iter().map(|series| series.label.chars().count()).max();
-        let legend_width = letters.map_or(0, |letters| 46 + 8 * letters as u32);
-        let height = SIZE.1.max(70 + 22 * legend.len() as u32);
-        let area = SVGBackend::with_string(svg, (SIZE.0 + legend_width, height)).into_drawing_area();
         let (left, right) = area.split_horizontally(SIZE.0);
-        let font = |size: i32| ("sans-serif", size).into_font().color(&INK.0);
         let mut chart = ChartBuilder::on(&left)
             .margin(14)
             .caption(&self.title, font(20))
             .x_label_area_size(44)
             .y_label_area_size(58)
             .build_cartesian_2d(
-                Axis { ticks: self.x_ticks(&x, 8), range: x },
-                Axis { ticks: ticks(&y, 10), range: y },
+                Axis { ticks: self.x_ticks(&x, 8), range: x.clone() },
+                Axis { ticks: ticks(&y, 10), range: y.clone() },
             )?;
         chart
             .configure_mesh()
             .x_desc(&self.x_desc)
             .y_desc(&self.y_desc)
-            .x_label_formatter(&|x| number(self.x_at(*x)))
+            .x_label_formatter(&|x| self.x_label(*x))
             .y_label_formatter(&|y| number(*y))
             .label_style(font(14))
             .axis_desc_style(font(15))
@@ -205,26 +266,36 @@ impl Chart {
         for (series, points) in self.series.iter().zip(&points).rev() {
             let color = COLORS[series.color].0;
             let style = color.stroke_width(if series.thin { 1 } else { 2 });
-            if series.dashed {
-                chart.draw_series(DashedLineSeries::new(points.clone(), 7, 4, style))?;
-            } else {
-                chart.draw_series(LineSeries::new(points.clone(), style))?;
-            }
-            if points.len() <= DOTS && !series.dashed {
-                chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, color.filled())))?;
+            let circles = |size: i32, style: ShapeStyle| points.iter().map(move |&at| Circle::new(at, size, style));
+            match series.shape {
+                Shape::Line if series.dashed => {
+                    chart.draw_series(DashedLineSeries::new(thinned(points, &x), 7, 4, style))?;
+                }
+                Shape::Line => {
+                    chart.draw_series(LineSeries::new(thinned(points, &x), style))?;
+                    if points.len() <= DOTS {
+                        chart.draw_series(circles(3, color.filled()))?;
+                    }
+                }
+                Shape::Dots => _ = chart.draw_series(circles(4, color.filled()))?,
+                Shape::Rings => _ = chart.draw_series(circles(8, INK.0.stroke_width(2)))?,
+                Shape::Verticals => {
+                    let lines = points.iter().map(|at| PathElement::new([(at.0, y.start), (at.0, y.end)], style));
+                    chart.draw_series(lines)?;
+                }
             }
         }
-        for (i, series) in legend.iter().enumerate() {
-            let (y, style) = (52 + 22 * i as i32, COLORS[series.color].0.stroke_width(3));
-            let line = [(4, y), (28, y)];
-            if series.dashed {
-                right.draw(&DashedPathElement::new(line, 6, 3, style))?;
-            } else {
-                right.draw(&PathElement::new(line, style))?;
+        for (i, series) in self.legend().enumerate() {
+            let (y, color) = (52 + 22 * i as i32, COLORS[series.color].0);
+            let (line, style) = ([(4, y), (28, y)], color.stroke_width(3));
+            match series.shape {
+                Shape::Dots => right.draw(&Circle::new((16, y), 4, color.filled()))?,
+                Shape::Rings => right.draw(&Circle::new((16, y), 7, INK.0.stroke_width(2)))?,
+                _ if series.dashed => right.draw(&DashedPathElement::new(line, 6, 3, style))?,
+                _ => right.draw(&PathElement::new(line, style))?,
             }
             right.draw(&Text::new(series.label.clone(), (36, y - 7), font(14)))?;
         }
-        area.present()?;
         Ok(())
     }
 
@@ -238,9 +309,14 @@ impl Chart {
         let row = |value: f64| ((y.end - value) / (y.end - y.start) * (ROWS - 1) as f64).round() as usize;
         let mut cells = vec![Vec::new(); ROWS * columns];
         for (i, points) in points.iter().enumerate() {
-            // A point is a line to itself.
+            let shape = self.series[i].shape;
             for (k, &to) in points.iter().enumerate() {
-                let from = points[k.saturating_sub(1)];
+                // What is joined to nothing is a line to itself.
+                let (from, to) = match shape {
+                    Shape::Line => (points[k.saturating_sub(1)], to),
+                    Shape::Dots | Shape::Rings => (to, to),
+                    Shape::Verticals => ((to.0, y.start), (to.0, y.start)),
+                };
                 let (a, b) = (column(from.0), column(to.0));
                 for at in a.min(b)..=a.max(b) {
                     let share = if a == b { 1.0 } else { (at as f64 - a as f64) / (b as f64 - a as f64) };
@@ -276,7 +352,7 @@ impl Chart {
         let (mut axis, mut labels) = (vec!['-'; columns], String::new());
         for tick in self.x_ticks(&x, columns / 12) {
             axis[column(tick)] = '+';
-            let label = number(self.x_at(tick));
+            let label = self.x_label(tick);
             let from = (Y_AXIS + 1 + column(tick)).saturating_sub(label.len() / 2).min(width - label.len());
             if labels.is_empty() || from > labels.len() {
                 labels = format!("{labels:<from$}{label}");
@@ -296,6 +372,42 @@ impl Chart {
         }
         text
     }
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+fn font(size: i32) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&INK.0)
+}
+
+fn draw(svg: &mut String, charts: &[Chart]) -> Drawn {
+    let letters = charts.iter().flat_map(Chart::legend).map(|series| series.label.chars().count()).max();
+    let lines = charts.iter().map(|chart| chart.legend().count()).max().unwrap_or(0);
+    let legend_width = letters.map_or(0, |letters| 46 + 8 * letters as u32);
+    let height = if charts.len() > 1 { PANEL } else { SIZE.1 }.max(70 + 22 * lines as u32);
+    let size = (SIZE.0 + legend_width, height * charts.len() as u32);
+    let area = SVGBackend::with_string(svg, size).into_drawing_area();
+    for (chart, area) in charts.iter().zip(area.split_evenly((charts.len(), 1))) {
+        chart.draw(&area)?;
+    }
+    area.present()?;
+    Ok(())
+}
+
+/// The points of a curve that can be seen: of those at one place the lowest and the highest, and the last of all.
+fn thinned(points: &[(f64, f64)], x: &Range<f64>) -> Vec<(f64, f64)> {
+    let place = |point: &(f64, f64)| ((point.0 - x.start) / (x.end - x.start) * PLACES) as i64;
+    let mut kept = Vec::new();
+    for here in points.chunk_by(|a, b| place(a) == place(b)) {
+        let by_height = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
+        let (low, high) = (here.iter().min_by(by_height), here.iter().max_by(by_height));
+        // In the order of the curve.
+        let is = |point: &(f64, f64), of: Option<&_>| of.is_some_and(|of| std::ptr::eq(of, point));
+        kept.extend(here.iter().filter(|&point| here.len() < 3 || is(point, low) || is(point, high)));
+    }
+    kept.extend(points.last().filter(|&last| kept.last() != Some(last)));
+    kept
 }
 
 /// Round numbers in a range, `most` at most.
@@ -369,7 +481,7 @@ pub fn loss_svg(title: &str, curves: &Curves) -> String {
     }
     series.extend(curves.floor.map(|floor| Series::limit(format!("entropy floor {floor:.4}"), floor, 0.0..steps)));
     let (x_desc, y_desc) = ("step".into(), "loss (nats per token)".into());
-    Chart { title: title.into(), x_desc, y_desc, log_x: false, series }.svg()
+    Chart { title: title.into(), x_desc, y_desc, series, ..Chart::default() }.svg()
 }
 
 #[cfg(test)]
@@ -426,6 +538,40 @@ mod tests {
                 chart.text(0, false);
             }
         }
+    }
+
+    #[test]
+    fn a_long_curve_is_a_small_file_and_keeps_its_peaks() {
+        let mut points: Vec<_> = (0..300_000).map(|step| (step, 2.0 + (step % 7) as f64 / 10.0, 2.5)).collect();
+        points[123_456].1 = 9.0;
+        let svg = loss_svg("long", &Curves { points: points.clone(), ..Curves::default() });
+        assert!(svg.len() < 1 << 18, "{}", svg.len());
+        let curve: Vec<_> = points.iter().map(|point| (point.0 as f64, point.1)).collect();
+        for range in [0.0..3e5, 0.0..1e7] {
+            let kept = thinned(&curve, &range);
+            assert!(kept.len() <= 2 * PLACES as usize + 3 && kept.contains(&(123_456.0, 9.0)), "{}", kept.len());
+            assert!(kept.is_sorted_by(|a, b| a.0 < b.0) && kept.last() == curve.last());
+        }
+        assert_eq!(thinned(&curve[..2], &(0.0..1e7)), curve[..2]);
+    }
+
+    #[test]
+    fn dots_rings_and_vertical_lines_are_drawn() {
+        let chart = Chart {
+            x_names: vec![(0.0, "relu".into()), (1.0, "gelu".into())],
+            series: vec![
+                Series::dots(0, "runs", vec![(0.0, 1.0), (1.0, 2.0)]),
+                Series::rings("the best", vec![(0.0, 1.0)]),
+                Series::verticals(1, "edge", &[0.5]),
+            ],
+            ..Chart::default()
+        };
+        let svg = Chart::panels(&[chart.clone(), chart.clone()]);
+        let count = |what: &str| drawing(&svg).matches(what).count();
+        assert_eq!((count("<circle"), count(">relu<"), count(">edge<")), (2 * 5, 2, 2));
+        assert_eq!(count("stroke=\"#D65F0E\""), 4, "the lines and their legends");
+        let text = chart.text(60, false);
+        assert!(text.matches('A').count() == 3 && text.contains("relu") && text.contains("o  the best"), "{text}");
     }
 
     #[test]
