@@ -15,6 +15,7 @@ mod plan;
 mod report;
 mod reproduce;
 mod sample;
+mod table;
 mod train;
 mod tune;
 

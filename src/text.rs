@@ -2,6 +2,7 @@
 
 pub mod builtin;
 pub mod chat;
+mod compression;
 mod download;
 pub mod source;
 pub mod tokenizer;

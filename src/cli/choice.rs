@@ -1,4 +1,4 @@
-//! What to train on what: the arguments that training, planning and tuning share.
+//! The arguments that commands share: what to train on what, and with how many threads.
 
 use kinglet::{
     config::{Config, PRESETS},
@@ -32,6 +32,21 @@ pub(super) struct Choice {
     /// Seed of every random number; the same as --set seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+}
+
+/// How many threads work.
+#[derive(clap::Args)]
+pub(super) struct Threads {
+    /// Threads to work with; results do not depend on it [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
+}
+
+impl Threads {
+    /// The number; 0 is one for each core.
+    pub(super) fn count(&self) -> usize {
+        self.threads.into()
+    }
 }
 
 impl Choice {

@@ -1,7 +1,7 @@
 //! `kinglet plan`
 
 use super::{
-    choice::Choice,
+    choice::{Choice, Threads},
     report::{size, time},
 };
 use anyhow::Context;
@@ -21,9 +21,8 @@ use serde_json::{Value, json};
 pub(super) struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// Threads to work with [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    #[command(flatten)]
+    threads: Threads,
     /// Seconds to measure for
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = super::seconds)]
     seconds: f64,
@@ -33,7 +32,7 @@ impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, name) = self.choice.config()?;
         let (config, tokenizer, data) = resolve(config)?;
-        let threads = usize::from(self.threads);
+        let threads = self.threads.count();
         show(&name.to_string_lossy(), &config, &tokenizer, &data, None, threads, self.seconds, json)
     }
 }

@@ -1,9 +1,8 @@
 //! `kinglet reproduce`
 
-mod recipes;
-
 use super::{
     Ended, PUBLISHED, Published,
+    choice::Threads,
     report::{Reporter, stop_on_signal},
 };
 use anyhow::{Context, bail};
@@ -20,12 +19,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
+    time::SystemTime,
 };
 
 /// The heading of what `scripts/peers.py` keeps at the end of the report.
 const PEERS: &str = "## Speed beside PyTorch";
 
-/// Train the published models and print the losses beside the published ones; or re-run the recipes
+/// Train the published models and print the losses beside the published ones
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Runs of each preset, with seeds 1, 2, …
@@ -34,21 +34,17 @@ pub(super) struct Args {
     /// Only these presets; may be repeated [default: both]
     #[arg(long, value_name = "NAME", value_parser = PUBLISHED.map(|published| published.preset))]
     preset: Vec<String>,
-    /// Run the experiments of docs/RECIPES.md instead, and write their tables; all of them, or those of this table
-    #[arg(long, value_name = "TABLE", num_args = 0..=1, default_missing_value = "", conflicts_with = "preset")]
-    recipes: Option<String>,
     /// A short check: 300 steps; shows that everything works, reproduces nothing and writes no report
     #[arg(long)]
     quick: bool,
     /// The folder for the runs; complete ones are kept and not repeated, interrupted ones go on
     #[arg(long, value_name = "DIR", default_value = "runs/reproduce")]
     out: PathBuf,
-    /// Where the report goes, the loss curves beside it [default: docs/RESULTS.md; docs/RECIPES.md with --recipes]
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// Threads to work with; the losses do not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    /// Where the report goes, the loss curves beside it
+    #[arg(long, value_name = "FILE", default_value = "docs/RESULTS.md")]
+    report: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 /// All runs of one preset: the `done` event of each.
@@ -62,9 +58,6 @@ struct Runs {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         let stop = stop_on_signal()?;
-        if let Some(table) = &self.recipes {
-            return self.recipes(table, json, &stop);
-        }
         let mut all = Vec::new();
         for published in &PUBLISHED {
             if !self.preset.is_empty() && !self.preset.iter().any(|name| name == published.preset) {
@@ -93,18 +86,12 @@ impl Args {
             super::print(&format!("\n{}", table(&all)))?;
         }
         if !self.quick {
-            let report = self.report("docs/RESULTS.md");
-            self.write_report(&all, report)?;
+            self.write_report(&all, &self.report)?;
             if !json {
-                super::print(&format!("\nwritten to {}\n", report.display()))?;
+                super::print(&format!("\nwritten to {}\n", self.report.display()))?;
             }
         }
         Ok(Ended::Done)
-    }
-
-    /// Where the report goes.
-    fn report<'a>(&'a self, default: &'a str) -> &'a Path {
-        self.report.as_deref().unwrap_or(Path::new(default))
     }
 
     fn folder(&self, name: &str, seed: u64) -> PathBuf {
@@ -135,7 +122,7 @@ impl Args {
             Job::start(config, out)?
         };
         let mut reporter = Reporter::new(json, &job.run.config);
-        let options = Options::default().threads(usize::from(self.threads)).stop(stop);
+        let options = Options::default().threads(self.threads.count()).stop(stop);
         let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => None,
@@ -198,7 +185,7 @@ fn today_and_machine() -> anyhow::Result<String> {
         sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing()),
     );
     let cpu = system.cpus().first().map_or("unknown processor", |cpu| cpu.brand().trim());
-    let (date, isa) = (jiff::Timestamp::now().to_string(), Cpu::new()?.isa());
+    let (date, isa) = (humantime::format_rfc3339(SystemTime::now()).to_string(), Cpu::new()?.isa());
     Ok(format!("{}, on {} cores of: {cpu} ({})", &date[..10], system.cpus().len(), isa.name()))
 }
 
