@@ -10,7 +10,9 @@ use kinglet::{
     backend::Cpu,
     config::Config,
     run::RunDir,
+    system::machine::processor,
     text::source::TINY_SHAKESPEARE,
+    threads::cores,
     train::{self, Event, Job, Options},
 };
 use serde_json::{Value, json};
@@ -181,12 +183,9 @@ impl Args {
 
 /// The date, and what the times of a report were measured on.
 fn today_and_machine() -> anyhow::Result<String> {
-    let system = sysinfo::System::new_with_specifics(
-        sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing()),
-    );
-    let cpu = system.cpus().first().map_or("unknown processor", |cpu| cpu.brand().trim());
+    let (cpu, cores) = processor().unwrap_or_else(|| ("unknown processor".to_owned(), cores()));
     let (date, isa) = (humantime::format_rfc3339(SystemTime::now()).to_string(), Cpu::new()?.isa());
-    Ok(format!("{}, on {} cores of: {cpu} ({})", &date[..10], system.cpus().len(), isa.name()))
+    Ok(format!("{}, on {cores} cores of: {cpu} ({})", &date[..10], isa.name()))
 }
 
 /// Mean and standard deviation.

@@ -1,9 +1,12 @@
 //! Conversations as text to learn from: a template makes text of the messages, and the loss counts what the assistant
 //! says, not what it is told.
 
+#[cfg_attr(not(feature = "chat"), path = "chat/no_jinja.rs")]
+mod jinja;
+
 use crate::text::tokenizer::Tokenizer;
+use jinja::Jinja;
 use kinglet_core::error::{Error, Result};
-use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -68,11 +71,9 @@ pub struct Part {
 /// line, strings have Python's methods, and `raise_exception` refuses. The variables are `messages`,
 /// `add_generation_prompt`, `end_of_text` and its other name `eos_token`.
 pub struct Template {
-    environment: Environment<'static>,
+    jinja: Jinja,
     end_of_text: String,
 }
-
-const NAME: &str = "chat_template";
 
 impl Template {
     /// Compiles a template, for a tokenizer whose end of a text is written like this.
@@ -80,26 +81,11 @@ impl Template {
     /// # Errors
     /// If it is no template.
     pub fn new(source: &str, end_of_text: String) -> Result<Template> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        // Text for a model is not HTML.
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        // A template is a program: one that does not end is stopped.
-        environment.set_fuel(Some(1_000_000));
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| bad(&error))?;
-        Ok(Template { environment, end_of_text })
+        Ok(Template { jinja: Jinja::new(source)?, end_of_text })
     }
 
     fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let template = self.environment.get_template(NAME).map_err(|error| bad(&error))?;
-        let end_of_text = &self.end_of_text;
-        let variables = context! { messages, add_generation_prompt, end_of_text, eos_token => end_of_text };
-        template.render(variables).map_err(|error| bad(&error))
+        self.jinja.render(messages, add_generation_prompt, &self.end_of_text)
     }
 
     /// What a model is given to answer these messages, in parts as [`Template::parts`] gives them.
@@ -157,10 +143,6 @@ pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<bo
         learned.resize(ids.len(), part.learned);
     }
     Ok((ids, learned))
-}
-
-fn bad(error: &minijinja::Error) -> Error {
-    Error::BadConfig(format!("chat_template: {error}"))
 }
 
 #[cfg(test)]
