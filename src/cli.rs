@@ -12,18 +12,19 @@ mod finetune;
 mod info;
 mod merge;
 mod plan;
+mod published;
 mod report;
 mod reproduce;
 mod sample;
+mod table;
+mod terminal;
 mod train;
 mod tune;
 
 use clap::{Parser, Subcommand};
-use kinglet::{config::Precision, error::Error, inference::Generation, threads::with_threads};
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use kinglet::error::Error;
+use std::{io, process::ExitCode};
+use terminal::{Ended, tell};
 
 /// Train, evaluate, sample and fine-tune small GPT language models on a CPU.
 #[derive(Parser)]
@@ -63,15 +64,6 @@ enum Command {
     Reproduce(reproduce::Args),
 }
 
-/// How a command ended, if not with an error.
-enum Ended {
-    Done,
-    /// Asked to stop, after saving.
-    Interrupted,
-    /// What was compared is not the same.
-    Different,
-}
-
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
     let ended = match args.command {
@@ -106,76 +98,6 @@ pub(crate) fn main() -> ExitCode {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
-
-/// A duration from a command line.
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
-    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
-}
-
-/// Prints to standard output at once.
-fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
-}
-
-/// Gives a text to `write` as a model writes it. It is computed by all cores, with which products are divided that are
-/// worth it.
-fn write(generation: Generation, mut write: impl FnMut(&str) -> io::Result<()> + Send) -> anyhow::Result<()> {
-    let pieces = || -> anyhow::Result<()> {
-        for piece in generation {
-            write(&piece?.text)?;
-        }
-        Ok(())
-    };
-    with_threads(0, pieces)?
-}
-
-/// Prints a value as one line of JSON.
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    Ok(print(&(serde_json::to_string(value)? + "\n"))?)
-}
-
-/// Prints a line to standard error; nobody need listen.
-fn tell(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
-}
-
-/// Passes on what reading a run found damaged.
-fn warn(warnings: &[String]) {
-    for warning in warnings {
-        tell(&format!("warning: {warning}"));
-    }
-}
-
-/// Says so where what was asked for is not what this processor computes in.
-fn note_precision(asked: Precision, computed: Precision) {
-    if asked != computed {
-        tell("note: precision = \"bf16\" needs a processor with instructions for it; computing in f32 instead");
-    }
-}
-
-/// A progress bar on standard error, hidden where that is no terminal.
-fn progress_bar(len: u64, template: &str) -> indicatif::ProgressBar {
-    let style = indicatif::ProgressStyle::with_template(template).expect("a valid template");
-    indicatif::ProgressBar::new(len).with_style(style.progress_chars("━╸─"))
-}
-
-/// What was published about a preset, to stand beside what we measure.
-struct Published {
-    preset: &'static str,
-    params: usize,
-    train_loss: f64,
-    val_loss: f64,
-    /// "MB" that are MiB and count PyTorch's causal masks.
-    size: f64,
-}
-
-const PUBLISHED: [Published; 2] = [
-    Published { preset: "big-0.2m", params: 209_729, train_loss: 1.6658, val_loss: 1.8275, size: 0.86 },
-    Published { preset: "big-2.7m", params: 2_697_281, train_loss: 1.5228, val_loss: 1.7088, size: 10.43 },
-];
 
 #[cfg(test)]
 mod tests {

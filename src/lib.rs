@@ -63,6 +63,4 @@ pub mod train;
 pub mod tune;
 
 pub use inference::Model;
-pub use kinglet_core::{
-    backend, batch, config, error, guard, model, optim, params, rng, sample, shards, threads,
-};
+pub use kinglet_core::{backend, batch, config, error, guard, model, optim, params, rng, sample, shards, threads};

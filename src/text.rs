@@ -2,6 +2,10 @@
 
 pub mod builtin;
 pub mod chat;
+#[cfg_attr(not(feature = "compression"), path = "text/no_compression.rs")]
+mod compression;
+#[cfg_attr(not(feature = "csv"), path = "text/no_csv.rs")]
+mod csv;
 mod download;
 pub mod source;
 pub mod tokenizer;

@@ -15,6 +15,7 @@
 //! lock             which process tunes, or did
 //! ```
 
+mod outcome;
 mod plan;
 mod plot;
 mod range;
@@ -50,6 +51,7 @@ use std::{
     time::Instant,
 };
 
+pub use outcome::Outcome;
 pub use plan::Rung;
 pub use range::RangeTest;
 pub use sweep::{Sweep, Values};
@@ -125,29 +127,6 @@ struct Stored {
     range: Option<RangeTest>,
     /// Empty until they are known.
     rungs: Vec<Rung>,
-}
-
-/// How one training ended.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Outcome {
-    /// The number of the settings, 0 for the configured ones.
-    pub trial: usize,
-    /// The rung, from 1.
-    pub rung: usize,
-    /// Updates asked for.
-    pub steps: u64,
-    /// Its seed.
-    pub seed: u64,
-    /// The values of the keys that vary.
-    pub settings: BTreeMap<String, toml::Value>,
-    /// The exact validation loss at its end in nats per token; infinite (`null` in JSON) if it diverged.
-    pub loss: f64,
-    /// Its standard error.
-    pub stderr: f64,
-    /// Seconds it took.
-    pub wall_s: f64,
-    /// Its folder.
-    pub out: String,
 }
 
 /// What happens in a tuning, in order.
@@ -414,10 +393,8 @@ const TUNE: &str = "\",\"tune\":";
 fn read(path: &Path) -> Result<Stored> {
     let text = disk::read_text(path, 1 << 24)?;
     let inside = text.trim_end().strip_prefix(SEAL).and_then(|rest| rest.strip_suffix('}'));
-    let sealed = inside.and_then(|rest| rest.split_once(TUNE)).filter(|(sum, json)| sha256(json.as_bytes()) == *sum);
-    let Some((_, json)) = sealed else {
-        return Err(Error::run(path, "its checksum does not fit: damaged, or edited by hand"));
-    };
+    let sealed = inside.and_then(|rest| rest.split_once(TUNE)).map(|(sum, json)| (json, sum));
+    let json = disk::unseal(path, sealed, "")?;
     let version = serde_json::from_str::<Value>(json).ok().and_then(|value| value["format_version"].as_u64());
     if version.is_some_and(|version| version > FORMAT_VERSION) {
         return Err(Error::run(path, "a newer kinglet wrote this, use that one"));
@@ -433,13 +410,7 @@ fn refuse_full(out: &Path) -> Result<()> {
             "there is a tuning in this folder: continue it with --resume, or name another with --out",
         ));
     }
-    let harmless = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == Lock::FILE);
-    let full = match out.read_dir() {
-        Ok(mut entries) => !entries.all(harmless),
-        Err(error) if out.exists() => return Err(Error::io("create", out)(error)),
-        Err(_) => false,
-    };
-    if full { Err(Error::run(out, "this folder is not empty: name another with --out")) } else { Ok(()) }
+    disk::refuse_full(out, |entry| entry.file_name() == Lock::FILE)
 }
 
 fn too_short(budget_s: f64, need_s: f64) -> Error {

@@ -100,6 +100,8 @@ fn paths(source: &Source) -> (Vec<Named>, bool) {
         found.push(Named { line: line.trim().to_owned(), path, shown });
     };
     let mut lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let children: Vec<&str> =
+        code.lines().filter_map(|line: &str| Some(line.strip_suffix(';')?.rsplit_once("mod ")?.1)).collect();
     while let Some(line) = lines.next() {
         let imported = line.trim_start().split_once("use ").filter(|(before, tree)| {
             let path = tree.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
@@ -117,9 +119,11 @@ fn paths(source: &Source) -> (Vec<Named>, bool) {
         }
         let word = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
         is_face &= word.is_empty() || word.starts_with("mod ") || line.starts_with('#');
-        for (at, _) in line.match_indices("crate::").chain(line.match_indices("super::")) {
-            // Not the second of `super::super`, nor who may see something.
-            if !line[..at].ends_with("::") && !line[..at].ends_with("in ") {
+        let roots = ["crate", "super"].into_iter().chain(children.iter().copied());
+        for (at, root) in roots.flat_map(|root| line.match_indices(root)) {
+            // Not the second of `super::super`, nor the end of another name, nor who may see something.
+            let before = line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+            if line[at + root.len()..].starts_with("::") && !before && !line[..at].ends_with("in ") {
                 let end = line[at..].find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
                 name(line, &line[at..end.map_or(line.len(), |end| at + end)], false);
             }

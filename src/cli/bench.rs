@@ -1,5 +1,10 @@
 //! `kinglet bench`
 
+use super::terminal;
+use super::{
+    choice::Threads,
+    table::{columns, pairs, row},
+};
 use anyhow::Context;
 use kinglet::{
     backend::{Buf, Cost, Cpu, Forward, Op, Timed},
@@ -34,11 +39,10 @@ pub(super) struct Args {
     /// Override a configuration key; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Threads to work with [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    #[command(flatten)]
+    threads: Threads,
     /// Seconds for each measurement
-    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = super::seconds)]
+    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = super::choice::seconds)]
     seconds: f64,
     /// Break a training step down by operation
     #[arg(long)]
@@ -137,17 +141,17 @@ impl Args {
         }
         config.check()?;
         kinglet::train::Memory::of(&config)?.check()?;
-        let threads = if self.threads == 0 { cores() } else { usize::from(self.threads) };
+        let threads = if self.threads.count() == 0 { cores() } else { self.threads.count() };
         let be = Cpu::new()?.with_precision(config.precision);
-        super::note_precision(config.precision, be.precision());
+        terminal::note_precision(config.precision, be.precision());
         let mut report = with_threads(threads, || self.measure(&config, threads, be))??;
         if !self.quick {
             report.process = Some(self.process(&config)?);
         }
         if json {
-            return super::print_json(&report);
+            return terminal::print_json(&report);
         }
-        Ok(super::print(&report.text(&config))?)
+        Ok(terminal::print(&report.text(&config))?)
     }
 
     fn measure(&self, config: &Config, threads: usize, be: Cpu) -> Result<Report> {
@@ -246,7 +250,10 @@ impl Args {
             all.for_each(|setting| {
                 command.args(["--set", setting]);
             });
-            command.args(["--threads", &self.threads.to_string()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command
+                .args(["--threads", &self.threads.count().to_string()])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
             Ok(command)
         };
         let mut times = Vec::new();
@@ -331,8 +338,32 @@ fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (
 
 impl Report {
     fn text(&self, config: &Config) -> String {
+        let tokens_per_s = |rate: f64| format!("{rate:.0} tokens/s");
+        let mut lines =
+            vec![("training step", format!("{:.3} ms, {}", self.ms_per_step, tokens_per_s(self.tokens_per_s)))];
+        lines.extend(self.parts.as_ref().map(|parts| {
+            let Parts { forward_ms, backward_ms, optimizer_ms, rest_ms, .. } = parts;
+            let what = format!(
+                "forward {forward_ms:.3}, backward {backward_ms:.3}, sums and optimizer {optimizer_ms:.3}, batch and waiting \
+                 {rest_ms:.3}"
+            );
+            ("", what)
+        }));
+        let (gflops, peak, share) = (self.gflops, self.peak_gflops, 100.0 * self.fraction_of_peak);
+        lines.push(("", format!("{gflops:.1} GFLOP/s of {peak:.1} at peak: {share:.1} %")));
+        lines.push(("evaluation batch", format!("{:.3} ms", self.ms_per_eval_batch)));
+        let streams = format!("sampling, {STREAMS} streams, context full");
+        if let Some(sample) = &self.sample {
+            lines.push(("sampling, first block", tokens_per_s(sample.first_block)));
+            lines.push(("sampling, context full", tokens_per_s(sample.context_full)));
+            lines.push((&streams, tokens_per_s(sample.many_streams)));
+        }
+        if let Some(process) = &self.process {
+            lines.push(("start of the program to step 0", format!("{:.0} ms", process.start_ms)));
+            lines.extend(process.peak_memory_mib.map(|mib| ("peak memory while training", format!("{mib:.0} MiB"))));
+        }
         let mut text = format!(
-            "{}: {:.6} M parameters, batches of {} x {} tokens; {} on {} in {}, {}\n\n",
+            "{}: {:.6} M parameters, batches of {} x {} tokens; {} on {} in {}, {}\n\n{}",
             self.preset,
             self.params as f64 / 1e6,
             config.gradient_accumulation_steps * config.batch_size,
@@ -341,58 +372,19 @@ impl Report {
             self.isa,
             if self.precision == Precision::F32 { "f32" } else { "bf16" },
             count(self.shards, "shard"),
+            pairs(&lines),
         );
-        let mut line = |what: &str, value: String| text.push_str(&format!("{what:<34}{value}\n"));
-        line("training step", format!("{:.3} ms, {:.0} tokens/s", self.ms_per_step, self.tokens_per_s));
-        if let Some(parts) = &self.parts {
-            let Parts { forward_ms, backward_ms, optimizer_ms, rest_ms, .. } = parts;
-            line(
-                "",
-                format!(
-                    "forward {forward_ms:.3}, backward {backward_ms:.3}, sums and optimizer {optimizer_ms:.3}, batch and waiting {rest_ms:.3}"
-                ),
-            );
-        }
-        line(
-            "",
-            format!(
-                "{:.1} GFLOP/s of {:.1} at peak: {:.1} %",
-                self.gflops,
-                self.peak_gflops,
-                100.0 * self.fraction_of_peak
-            ),
-        );
-        line("evaluation batch", format!("{:.3} ms", self.ms_per_eval_batch));
-        if let Some(sample) = &self.sample {
-            line("sampling, first block", format!("{:.0} tokens/s", sample.first_block));
-            line("sampling, context full", format!("{:.0} tokens/s", sample.context_full));
-            line(&format!("sampling, {STREAMS} streams, context full"), format!("{:.0} tokens/s", sample.many_streams));
-        }
-        if let Some(process) = &self.process {
-            line("start of the program to step 0", format!("{:.0} ms", process.start_ms));
-            if let Some(mib) = process.peak_memory_mib {
-                line("peak memory while training", format!("{mib:.0} MiB"));
-            }
-        }
-        if let Some(rows) = &self.profile {
-            text.push_str(&format!(
-                "\n{:<30}{:>8}{:>10}{:>8}{:>10}{:>8}\n",
-                "operation", "calls", "ms", "%", "GFLOP/s", "GB/s"
-            ));
-            for row in rows {
-                let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.1}"));
-                text.push_str(&format!(
-                    "{:<30}{:>8.0}{:>10.3}{:>8.1}{:>10}{:>8}\n",
-                    row.op,
-                    row.calls,
-                    row.ms,
-                    100.0 * row.share,
-                    number(row.gflops),
-                    number(row.gb_per_s)
-                ));
-            }
+        if let Some(profile) = &self.profile {
+            let mut rows = vec![row!["operation", "calls", "ms", "%", "GFLOP/s", "GB/s"]];
+            let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.1}"));
+            rows.extend(profile.iter().map(|row| {
+                let [calls, ms, share] =
+                    [(0, row.calls), (3, row.ms), (1, 100.0 * row.share)].map(|(n, x)| format!("{x:.n$}"));
+                row![row.op, calls, ms, share, number(row.gflops), number(row.gb_per_s)]
+            }));
             let outside = self.parts.as_ref().map_or(0.0, |parts| parts.outside_gemm);
-            text.push_str(&format!("outside linear layers: {:.1} % of the operations' time\n", 100.0 * outside));
+            let outside = format!("outside linear layers: {:.1} % of the operations' time\n", 100.0 * outside);
+            text += &format!("\n{}{outside}", columns(&rows));
         }
         text
     }

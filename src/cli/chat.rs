@@ -1,5 +1,6 @@
 //! `kinglet chat`
 
+use super::terminal;
 use super::{eval::Checkpoint, sample::Draw};
 use kinglet::{
     backend::Cpu,
@@ -40,18 +41,18 @@ impl Args {
         let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
         // A model that cannot end an answer says so before anybody asks.
         data::template_of(model.config(), model.tokenizer())?;
-        super::warn(model.warnings());
-        super::note_precision(model.config().precision, model.precision());
+        terminal::warn(model.warnings());
+        terminal::note_precision(model.config().precision, model.precision());
         let system: Vec<_> = self.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let ask = io::stdin().is_terminal() && !json;
         if ask {
-            super::tell("a line is a message; an empty one begins a new conversation, Ctrl-D ends");
+            terminal::tell("a line is a message; an empty one begins a new conversation, Ctrl-D ends");
         }
         let mut lines = io::stdin().lock().lines();
         for turn in 0.. {
             if ask {
-                super::print("> ")?;
+                terminal::print("> ")?;
             }
             let Some(line) = lines.next().transpose()? else { break };
             if line.is_empty() || self.single {
@@ -65,9 +66,9 @@ impl Args {
             match self.answer(&model, &mut messages, system.len(), turn, json) {
                 Ok(answer) => {
                     if json {
-                        super::print_json(&json!({"prompt": line, "response": answer}))?;
+                        terminal::print_json(&json!({"prompt": line, "response": answer}))?;
                     } else {
-                        super::print("\n")?;
+                        terminal::print("\n")?;
                     }
                     messages.push(Message::new(ASSISTANT, &answer));
                 }
@@ -77,16 +78,16 @@ impl Args {
                 {
                     messages = before;
                     if json {
-                        super::print_json(&json!({"prompt": line, "error": error.to_string()}))?;
+                        terminal::print_json(&json!({"prompt": line, "error": error.to_string()}))?;
                     } else {
-                        super::tell(&format!("error: {error}"));
+                        terminal::tell(&format!("error: {error}"));
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
         if ask {
-            super::print("\n")?;
+            terminal::print("\n")?;
         }
         Ok(())
     }
@@ -103,13 +104,15 @@ impl Args {
         let dropped = model.fit(messages, keep)?;
         if dropped > 0 {
             let block_size = model.config().block_size;
-            super::tell(&format!("note: the model sees {block_size} tokens; {dropped} earlier messages are forgotten"));
+            terminal::tell(&format!(
+                "note: the model sees {block_size} tokens; {dropped} earlier messages are forgotten"
+            ));
         }
         let generation = model.answer(messages)?.max_tokens(self.tokens).sampling(self.draw.sampling()).index(turn);
         let mut answer = String::new();
-        super::write(generation, |piece| {
+        terminal::write(generation, |piece| {
             answer.push_str(piece);
-            if json { Ok(()) } else { super::print(piece) }
+            if json { Ok(()) } else { terminal::print(piece) }
         })?;
         Ok(answer)
     }

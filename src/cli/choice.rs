@@ -1,4 +1,4 @@
-//! What to train on what: the arguments that training, planning and tuning share.
+//! The arguments that commands share: what to train on what, and with how many threads.
 
 use kinglet::{
     config::{Config, PRESETS},
@@ -34,6 +34,21 @@ pub(super) struct Choice {
     seed: Option<u64>,
 }
 
+/// How many threads work.
+#[derive(clap::Args)]
+pub(super) struct Threads {
+    /// Threads to work with; results do not depend on it [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
+}
+
+impl Threads {
+    /// The number; 0 is one for each core.
+    pub(super) fn count(&self) -> usize {
+        self.threads.into()
+    }
+}
+
 impl Choice {
     /// The configuration that was asked for, and its name.
     pub(super) fn config(&self) -> anyhow::Result<(Config, std::ffi::OsString)> {
@@ -57,4 +72,10 @@ impl Choice {
         }
         Ok((config, name))
     }
+}
+
+/// A duration from a command line.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
+    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
 }

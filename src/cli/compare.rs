@@ -1,6 +1,7 @@
 //! `kinglet compare`
 
-use super::Ended;
+use super::terminal;
+use super::terminal::Ended;
 use anyhow::Context;
 use kinglet::{
     error::Error,
@@ -62,7 +63,7 @@ impl Args {
             return self.bits(json);
         }
         let runs = self.run.iter().map(|path| RunDir::open(path)).collect::<Result<Vec<_>, _>>()?;
-        runs.iter().for_each(|run| super::warn(&run.warnings));
+        runs.iter().for_each(|run| terminal::warn(&run.warnings));
         let overlay = Overlay::new(&runs, self.target)?;
         let by = match self.by {
             Axis::Step => By::Step,
@@ -74,7 +75,7 @@ impl Args {
             fs::write(path, chart.svg()).with_context(|| format!("cannot write {}", path.display()))?;
         }
         if json {
-            super::print_json(&overlay)?;
+            terminal::print_json(&overlay)?;
             return Ok(Ended::Done);
         }
         let terminal = terminal_size::terminal_size_of(io::stdout());
@@ -88,7 +89,7 @@ impl Args {
         if let Some(path) = &self.svg {
             text += &format!("written to {}\n", path.display());
         }
-        super::print(&text)?;
+        terminal::print(&text)?;
         Ok(Ended::Done)
     }
 
@@ -98,14 +99,14 @@ impl Args {
             return Err(Error::BadConfig(format!("--bits takes two runs, not {}", self.run.len())).into());
         };
         let found = compare(&mut RunDir::open(a)?, &mut RunDir::open(b)?)?;
-        super::warn(&found.warnings);
+        terminal::warn(&found.warnings);
         if json {
             let mut report = serde_json::to_value(&found)?;
             let Value::Object(report) = &mut report else { unreachable!("an object") };
             report.insert("same".into(), json!(found.is_same()));
-            super::print_json(&report)?;
+            terminal::print_json(&report)?;
         } else {
-            super::print(&bits_text(&found))?;
+            terminal::print(&bits_text(&found))?;
         }
         Ok(if found.is_same() { Ended::Done } else { Ended::Different })
     }

@@ -1,13 +1,19 @@
 //! `kinglet data`
 
-use super::{Ended, choice::Choice, report::stop_on_signal};
+use super::terminal;
+use super::{
+    choice::Choice,
+    report::stop_on_signal,
+    table::{columns, pairs, row},
+    terminal::Ended,
+};
 use anyhow::Context;
 use kinglet::{
     config::Config,
     data::{self, Survey, TokenizerChoice, prepared},
     report::{
-        baselines::{Baselines, Compressed},
-        stats::{Count, LINE_CHARS, Longest, Source, Stats, WINDOW_CHARS},
+        baselines::Baselines,
+        stats::{Count, LINE_CHARS, Longest, Part, Source, Stats, WINDOW_CHARS},
     },
     text::{source::Corpus, tokenizer::Tokenizer},
 };
@@ -78,7 +84,7 @@ impl StatsArgs {
         let with_block = |size: &str| config.clone().with(&[size]);
         let (tokenizer, data) = data::read(&with_block("block_size=65536")?, TokenizerChoice::FromConfig)?;
         data.check(&with_block("block_size=1")?)?;
-        super::warn(&data.notes);
+        terminal::warn(&data.notes);
         let (train_ids, val_ids) = (data.train.last_ids(usize::MAX)?, data.val.last_ids(usize::MAX)?);
         // The end of a text is none of its characters.
         let text = |ids: &[u32]| {
@@ -88,18 +94,15 @@ impl StatsArgs {
         let (train, val) = (text(&train_ids), text(&val_ids));
         let source = |text, ids| Source { text, ids };
         let stats = Stats::measure(source(&train, &train_ids), source(&val, &val_ids));
-        let mut baselines = Baselines::measure(&train_ids, &val_ids, tokenizer.vocab_size())?;
-        let compressed = Compressed::measure(&train, &val)?;
-        baselines.add(&compressed, val.len() as f64 / val_ids.len() as f64);
+        let baselines = Baselines::measure(&train_ids, &val_ids, tokenizer.vocab_size())?;
         let report = Report {
             stats: &stats,
             baselines: &baselines,
-            compressed: &compressed,
             floor: data.floor,
             bits_per_nat_and_token: data.val.tokens_per_byte_and_char().1 / std::f64::consts::LN_2,
             token: &|id| tokenizer.decode(&[id]),
         };
-        if json { super::print_json(&report.json(&config)?) } else { Ok(super::print(&report.text())?) }
+        if json { terminal::print_json(&report.json(&config)?) } else { Ok(terminal::print(&report.text())?) }
     }
 }
 
@@ -107,7 +110,6 @@ impl StatsArgs {
 struct Report<'a> {
     stats: &'a Stats,
     baselines: &'a Baselines,
-    compressed: &'a Compressed,
     /// Nats per token.
     floor: Option<f64>,
     /// Bits per character for each nat per token.
@@ -140,84 +142,77 @@ impl Report<'_> {
             "val_tokens": self.baselines.val_tokens,
             "models": models.collect::<Vec<_>>(),
         });
-        report["compressed"] = json!(self.compressed);
         report["entropy_floor"] = json!(self.floor);
         Ok(report)
     }
 
     fn text(&self) -> String {
         let Stats { train, val, overlap, .. } = self.stats;
-        let mut text = format!("{:<20}{:>12}{:>12}\n", "", "train", "val");
-        for (name, train, val) in [
-            ("bytes", train.bytes, val.bytes),
-            ("characters", train.chars, val.chars),
-            ("lines", train.lines, val.lines),
-            ("words", train.words, val.words),
-            ("tokens", train.tokens, val.tokens),
-            ("distinct characters", train.distinct_chars, val.distinct_chars),
-            ("distinct tokens", train.distinct_tokens, val.distinct_tokens),
-            ("longest line", train.longest_line.chars, val.longest_line.chars),
-            ("longest word", train.longest_word.chars, val.longest_word.chars),
-        ] {
-            text.push_str(&format!("{name:<20}{train:>12}{val:>12}\n"));
-        }
+        let part = |name: &str, of: fn(&Part) -> usize| row![name, of(train), of(val)];
+        let sizes = columns(&[
+            row!["", "train", "val"],
+            part("bytes", |part| part.bytes),
+            part("characters", |part| part.chars),
+            part("lines", |part| part.lines),
+            part("words", |part| part.words),
+            part("tokens", |part| part.tokens),
+            part("distinct characters", |part| part.distinct_chars),
+            part("distinct tokens", |part| part.distinct_tokens),
+            part("longest line", |part| part.longest_line.chars),
+            part("longest word", |part| part.longest_word.chars),
+        ]);
         let longest =
-            |a: &Longest, b: &Longest| if a.chars >= b.chars { a.beginning.clone() } else { b.beginning.clone() };
+            |a: &Longest, b: &Longest| format!("{:?}", if a.chars >= b.chars { &a.beginning } else { &b.beginning });
         let chars = |counts: &[Count<char>]| list(counts.iter().map(|c| (c.what.to_string(), c.count)));
         let tokens = |counts: &[Count<u32>]| list(counts.iter().map(|c| ((self.token)(c.what), c.count)));
-        let percent = |fraction: Option<f64>| fraction.map_or("none".into(), |f| format!("{:.2} %", 100.0 * f));
-        text.push_str(&format!(
-            "\nlongest line        {:?}\n\
-             longest word        {:?}\n\
-             vocabulary          {} characters, {} of them only in the validation part; {} tokens\n\
-             frequent characters {}\n\
-             rare characters     {}\n",
-            longest(&train.longest_line, &val.longest_line),
-            longest(&train.longest_word, &val.longest_word),
-            self.stats.distinct_chars,
-            self.stats.distinct_chars_only_in_val,
-            self.stats.distinct_tokens,
-            chars(&self.stats.frequent_chars),
-            chars(&self.stats.rare_chars),
-        ));
+        let Stats { distinct_chars, distinct_chars_only_in_val, distinct_tokens, .. } = self.stats;
+        let mut lines = vec![
+            ("longest line", longest(&train.longest_line, &val.longest_line)),
+            ("longest word", longest(&train.longest_word, &val.longest_word)),
+            (
+                "vocabulary",
+                format!(
+                    "{distinct_chars} characters, {distinct_chars_only_in_val} of them only in the validation part; \
+                     {distinct_tokens} tokens"
+                ),
+            ),
+            ("frequent characters", chars(&self.stats.frequent_chars)),
+            ("rare characters", chars(&self.stats.rare_chars)),
+        ];
         // Where tokens are characters they have been listed.
         if train.tokens != train.chars {
-            text.push_str(&format!(
-                "frequent tokens     {}\nrare tokens         {}\n",
-                tokens(&self.stats.frequent_tokens),
-                tokens(&self.stats.rare_tokens)
-            ));
+            lines.push(("frequent tokens", tokens(&self.stats.frequent_tokens)));
+            lines.push(("rare tokens", tokens(&self.stats.rare_tokens)));
         }
-        text.push_str(&format!(
-            "in the training part, word for word:\n  \
-             {:>8} of {} validation lines of {LINE_CHARS} characters or more\n  \
-             {:>8} of {} validation windows of {WINDOW_CHARS} characters\n",
-            percent(overlap.val_lines_in_train_fraction),
-            overlap.val_lines,
-            percent(overlap.val_windows_in_train_fraction),
-            overlap.val_windows,
-        ));
-        text.push_str(&format!("\n{:<20}{:>16}{:>16}\n", "loss on val", "nats per token", "bits per char"));
+        let share = |fraction: Option<f64>, of: usize| {
+            let fraction = fraction.map_or("none".into(), |f| format!("{:.2} %", 100.0 * f));
+            format!("{fraction} of {of}")
+        };
+        let shared = pairs(&[
+            (
+                &format!("  validation lines of {LINE_CHARS} characters or more"),
+                share(overlap.val_lines_in_train_fraction, overlap.val_lines),
+            ),
+            (
+                &format!("  validation windows of {WINDOW_CHARS} characters"),
+                share(overlap.val_windows_in_train_fraction, overlap.val_windows),
+            ),
+        ]);
+        let mut losses = vec![row!["loss on val", "nats per token", "bits per char"]];
         let best = self.baselines.best().name;
         let models = self.baselines.models.iter().map(|model| (model.name, model.nats_per_token));
         for (name, nats) in models.chain(self.floor.map(|nats| ("entropy floor", nats))) {
-            let mark = if name == best { "  best" } else { "" };
-            text.push_str(&format!("{name:<20}{nats:>16.4}{:>16.4}{mark}\n", nats * self.bits_per_nat_and_token));
+            let [nats, bits] = [nats, nats * self.bits_per_nat_and_token].map(|loss| format!("{loss:.4}"));
+            losses.push(row![name, nats, bits, if name == best { "best" } else { "" }]);
         }
+        let mut text =
+            format!("{sizes}\n{}in the training part, word for word:\n{shared}\n{}", pairs(&lines), columns(&losses));
         for (what, used, of) in [
             ("n-grams learned from the last", self.baselines.train_tokens, train.tokens),
             ("n-grams were measured on the first", self.baselines.val_tokens, val.tokens),
         ] {
             if used < of {
-                text.push_str(&format!("{what} {used} of {of} tokens\n"));
-            }
-        }
-        for (what, used, of) in [
-            ("zstd saw the last", self.compressed.train_bytes, train.bytes),
-            ("zstd was measured on the first", self.compressed.val_bytes, val.bytes),
-        ] {
-            if used < of {
-                text.push_str(&format!("{what} {used} of {of} bytes\n"));
+                text += &format!("{what} {used} of {of} tokens\n");
             }
         }
         text
@@ -233,12 +228,14 @@ impl Prepare {
         let (config, _) = self.choice.config()?;
         let clock = Instant::now();
         let corpus = Corpus::open(&config)?;
-        super::warn(&corpus.notes);
+        terminal::warn(&corpus.notes);
         let survey = Survey::of(&corpus, &config)?;
         let tokenizer = data::tokenizer(&config, &corpus, &survey)?;
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
-        let bar =
-            super::progress_bar(survey.bytes, "{wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
+        let bar = terminal::progress_bar(
+            survey.bytes,
+            "{wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
+        );
         let stop = stop_on_signal()?;
         let progress = |bytes| {
             bar.set_position(bytes);
@@ -247,10 +244,11 @@ impl Prepare {
         let about = prepared::prepare(&corpus, &survey, &tokenizer, &config, &self.out, progress)?;
         bar.finish_and_clear();
         let Some(about) = about else { return Ok(Ended::Interrupted) };
+        terminal::warn(&about.notes);
         let encode_s = clock.elapsed().as_secs_f64();
         let mb_per_s = survey.bytes as f64 / 1e6 / encode_s;
         if json {
-            super::print_json(&json!({
+            terminal::print_json(&json!({
                 "out": self.out.display().to_string(),
                 "documents": about.documents,
                 "vocab_size": about.vocab_size,
@@ -264,7 +262,7 @@ impl Prepare {
             return Ok(Ended::Done);
         }
         let out = self.out.display();
-        super::print(&format!(
+        terminal::print(&format!(
             "{} documents, {} words\n{} + {} tokens from {} bytes in {read_s:.1} + {encode_s:.1} s ({mb_per_s:.1} MB/s)\n\
              train on them with: kinglet train {out}\n",
             about.documents, about.vocab_size, about.train.tokens, about.val.tokens, survey.bytes
@@ -290,10 +288,10 @@ impl Encode {
         };
         let show = |ids: &[u32]| {
             if json {
-                return super::print_json(&json!({"ids": ids, "text": tokenizer.decode(ids)}));
+                return terminal::print_json(&json!({"ids": ids, "text": tokenizer.decode(ids)}));
             }
             let tokens: Vec<_> = ids.iter().map(|&id| format!("{id} {:?}", tokenizer.decode(&[id]))).collect();
-            Ok(super::print(&(tokens.join(", ") + "\n"))?)
+            Ok(terminal::print(&(tokens.join(", ") + "\n"))?)
         };
         for text in &self.texts {
             show(&tokenizer.encode(text)?)?;

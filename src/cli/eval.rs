@@ -1,5 +1,7 @@
 //! `kinglet eval`
 
+use super::terminal;
+use super::{choice::Threads, table::pairs};
 use kinglet::{
     backend::Cpu,
     inference::{Evaluation, Model, Part},
@@ -23,9 +25,8 @@ pub(super) struct Args {
     /// Which checkpoint
     #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
     checkpoint: Checkpoint,
-    /// Threads to work with [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -56,8 +57,8 @@ impl From<Checkpoint> for Which {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
-        super::warn(model.warnings());
-        super::note_precision(model.config().precision, model.precision());
+        terminal::warn(model.warnings());
+        terminal::note_precision(model.config().precision, model.precision());
         let (data, default) = match &self.data[..] {
             [] => (None, Split::Val),
             data => (Some(data), Split::All),
@@ -67,7 +68,7 @@ impl Args {
             Split::Val => (Part::Val, "val"),
             Split::All => (Part::All, "all"),
         };
-        let bar = super::progress_bar(0, "{wide_bar:.cyan/dim} {percent}% {eta} left");
+        let bar = terminal::progress_bar(0, "{wide_bar:.cyan/dim} {percent}% {eta} left");
         let progress = |done: usize, of: usize| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
@@ -75,12 +76,12 @@ impl Args {
         let data = model.dataset(data, part)?;
         let vocab_size = model.config().vocab_size;
         let baseline = if part == Part::Val { baselines::best(&data, vocab_size)? } else { None };
-        let measured = model.eval(data, part, usize::from(self.threads), progress)?;
+        let measured = model.eval(data, part, self.threads.count(), progress)?;
         bar.finish_and_clear();
         let Evaluation { exact, floor, answers, notes, .. } = measured;
-        super::warn(&notes);
+        terminal::warn(&notes);
         if json {
-            return super::print_json(&json!({
+            return terminal::print_json(&json!({
                 "run": self.run.display().to_string(),
                 "step": model.state().step,
                 "split": name,
@@ -95,30 +96,25 @@ impl Args {
                 "answers": answers,
             }));
         }
-        let floor = floor.map_or(String::new(), |nats| {
+        let mut lines = vec![
+            ("loss", format!("{:.4} ± {:.4} nats each", exact.loss, exact.stderr)),
+            ("bits per char", format!("{:.4}", exact.bits_per_char)),
+            ("bits per byte", format!("{:.4}", exact.bits_per_byte)),
+            ("perplexity", format!("{:.3}", exact.perplexity)),
+        ];
+        lines.extend(floor.map(|nats| {
             let above = exact.loss - nats;
-            format!("entropy floor    {nats:.4} nats: no model can stay below it; this one is {above:.4} above\n")
-        });
-        let baseline = baseline.map_or(String::new(), |Baseline { name, nats_per_token }| {
-            format!("best baseline    {nats_per_token:.4} nats, a {name} that only counts\n")
-        });
-        let answers = answers.map_or(String::new(), |Answers { exact, of }| {
-            format!("exact match      {:.2} %: {exact} of {of} answers\n", 100.0 * exact as f64 / of as f64)
-        });
-        Ok(super::print(&format!(
-            "step {}, {name} split, {} {} predicted\n\
-             loss             {:.4} ± {:.4} nats each\n\
-             bits per char    {:.4}\n\
-             bits per byte    {:.4}\n\
-             perplexity       {:.3}\n{floor}{baseline}{answers}",
-            model.state().step,
-            exact.tokens,
-            model.tokenizer().unit(),
-            exact.loss,
-            exact.stderr,
-            exact.bits_per_char,
-            exact.bits_per_byte,
-            exact.perplexity
-        ))?)
+            let what = format!("{nats:.4} nats: no model can stay below it; this one is {above:.4} above");
+            ("entropy floor", what)
+        }));
+        lines.extend(baseline.map(|Baseline { name, nats_per_token }| {
+            ("best baseline", format!("{nats_per_token:.4} nats, a {name} that only counts"))
+        }));
+        lines.extend(answers.map(|Answers { exact, of }| {
+            ("exact match", format!("{:.2} %: {exact} of {of} answers", 100.0 * exact as f64 / of as f64))
+        }));
+        let (step, unit) = (model.state().step, model.tokenizer().unit());
+        let head = format!("step {step}, {name} split, {} {unit} predicted\n", exact.tokens);
+        Ok(terminal::print(&(head + &pairs(&lines)))?)
     }
 }

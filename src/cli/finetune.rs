@@ -1,9 +1,10 @@
 //! `kinglet finetune`
 
 use super::{
-    Ended,
+    choice::Threads,
     eval::Checkpoint,
     report::{Finished, Reporter, finish, stop_on_signal},
+    terminal::Ended,
 };
 use kinglet::{
     backend::Cpu,
@@ -22,9 +23,8 @@ pub(super) struct Args {
     /// The new run's folder [default: the old one's name and -finetuned]; kinglet train --resume --out goes on with it
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Threads to work with; the result does not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    #[command(flatten)]
+    threads: Threads,
     /// Only say what it would take, after a few seconds of measuring
     #[arg(long)]
     plan: bool,
@@ -79,14 +79,14 @@ impl Args {
         if self.plan {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
             let name = out.file_name().unwrap_or_default().to_string_lossy();
-            super::plan::show(&name, config, tokenizer, data, old.as_ref(), usize::from(self.threads), 3.0, json)?;
+            super::plan::show(&name, config, tokenizer, data, old.as_ref(), self.threads.count(), 3.0, json)?;
             return Ok(Ended::Done);
         }
         let job = prepared.start(&out)?;
         let stop = stop_on_signal()?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
-        let options = Options::default().threads(usize::from(self.threads)).stop(&stop);
+        let options = Options::default().threads(self.threads.count()).stop(&stop);
         let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
         if let Event::Interrupted { .. } = last {
             return Ok(Ended::Interrupted);

@@ -1,6 +1,10 @@
 //! `kinglet info`
 
-use super::PUBLISHED;
+use super::terminal;
+use super::{
+    published::PUBLISHED,
+    table::{columns, pairs, row},
+};
 use kinglet::{config::Config, model::Gpt, run::RunDir, train::Memory};
 use serde_json::{Map, json};
 use std::path::Path;
@@ -55,9 +59,9 @@ impl Args {
 
         // A run without a checkpoint has a configuration all the same.
         let state = run.as_mut().and_then(|run| run.state().ok());
-        super::warn(&run.map_or(Vec::new(), |run| run.warnings));
+        terminal::warn(&run.map_or(Vec::new(), |run| run.warnings));
         if json {
-            return super::print_json(&json!({
+            return terminal::print_json(&json!({
                 "name": self.what,
                 "params": params,
                 "trainable_params": model.layout.trainable_len(),
@@ -71,47 +75,46 @@ impl Args {
                 "state": state,
             }));
         }
-        let mut text = config.to_toml();
-        text.push_str(&format!("\n{:<32}{:>12}\n", "parameters", "number"));
-        for (name, number) in &parts {
-            text.push_str(&format!("{name:<32}{number:>12}\n"));
-        }
-        text.push_str(&format!("{:<32}{params:>12}  = {:.6} M\n", "total", params as f64 / 1e6));
+        let mut rows = vec![row!["parameters", "number"]];
+        rows.extend(parts.iter().map(|(name, number)| row![name, number]));
+        rows.push(row!["total", params, format!("= {:.6} M", params as f64 / 1e6)]);
         let trainable = model.layout.trainable_len();
         if trainable < params {
-            let share = 100.0 * trainable as f64 / params as f64;
-            text.push_str(&format!("{:<32}{trainable:>12}  = {share:.2} %\n", "of which train"));
+            rows.push(row![
+                "of which train",
+                trainable,
+                format!("= {:.2} %", 100.0 * trainable as f64 / params as f64)
+            ]);
         }
+        let mut text = format!("{}\n{}", config.to_toml(), columns(&rows));
         if assumed {
             text.push_str(&format!("for {PUBLISHED_VOCAB} characters, as Tiny Shakespeare has; the data decides\n"));
         }
-        text.push_str(&format!(
-            "\nweights                {weights_mib:.2} MiB\n\
-             published size         {published_mib:.2} MB (MiB, with PyTorch's causal masks)\n\
-             memory to train        {:.0} MiB: weights {:.1}, optimizer {:.1}, gradients {:.1}, activations {:.1}, \
-             weights laid out for products {:.1}\n",
-            mib(memory.total()),
-            mib(memory.weights),
-            mib(memory.optimizer),
-            mib(memory.gradients),
-            mib(memory.activations),
-            mib(memory.panels),
-        ));
-        if let Some(p) = published {
-            text.push_str(&format!(
-                "published              {:.6} M parameters, train loss {}, val loss {}, {} MB\n",
-                p.params as f64 / 1e6,
-                p.train_loss,
-                p.val_loss,
-                p.size
-            ));
-        }
+        let Memory { weights, optimizer, gradients, activations, panels, .. } = memory;
+        let [total, weights, optimizer, gradients, activations, panels] =
+            [memory.total(), weights, optimizer, gradients, activations, panels].map(mib);
+        let mut lines = vec![
+            ("weights", format!("{weights_mib:.2} MiB")),
+            ("published size", format!("{published_mib:.2} MB (MiB, with PyTorch's causal masks)")),
+            (
+                "memory to train",
+                format!(
+                    "{total:.0} MiB: weights {weights:.1}, optimizer {optimizer:.1}, gradients {gradients:.1}, \
+                     activations {activations:.1}, weights laid out for products {panels:.1}"
+                ),
+            ),
+        ];
+        lines.extend(published.map(|p| {
+            let (params, train, val) = (p.params as f64 / 1e6, p.train_loss, p.val_loss);
+            let what = format!("{params:.6} M parameters, train loss {train}, val loss {val}, {} MB", p.size);
+            ("published", what)
+        }));
         if let Some(state) = state {
-            text.push_str(&format!("steps done             {} of {}\n", state.step, config.max_iters));
-            if let Some((loss, step)) = state.best {
-                text.push_str(&format!("best validation loss   {loss:.4}, estimated at step {step}\n"));
-            }
+            lines.push(("steps done", format!("{} of {}", state.step, config.max_iters)));
+            let best = state.best.map(|(loss, step)| format!("{loss:.4}, estimated at step {step}"));
+            lines.extend(best.map(|best| ("best validation loss", best)));
         }
-        Ok(super::print(&text)?)
+        text += &format!("\n{}", pairs(&lines));
+        Ok(terminal::print(&text)?)
     }
 }

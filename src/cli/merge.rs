@@ -1,6 +1,7 @@
 //! `kinglet merge`
 
 use super::eval::Checkpoint;
+use super::terminal;
 use kinglet::train::finetune::merged;
 use serde_json::json;
 use std::path::PathBuf;
@@ -21,11 +22,11 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let run = merged(&self.run, self.checkpoint.into(), &self.out)?;
-        super::warn(&run.warnings);
+        terminal::warn(&run.warnings);
         let (from, out) = (self.run.display().to_string(), self.out.display().to_string());
         if json {
-            return super::print_json(&json!({"run": from, "out": out}));
+            return terminal::print_json(&json!({"run": from, "out": out}));
         }
-        Ok(super::print(&format!("{from}, without adapters, is in {out}\n"))?)
+        Ok(terminal::print(&format!("{from}, without adapters, is in {out}\n"))?)
     }
 }

@@ -1,7 +1,8 @@
 //! `kinglet plan`
 
+use super::terminal;
 use super::{
-    choice::Choice,
+    choice::{Choice, Threads},
     report::{size, time},
 };
 use anyhow::Context;
@@ -21,11 +22,10 @@ use serde_json::{Value, json};
 pub(super) struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// Threads to work with [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    #[command(flatten)]
+    threads: Threads,
     /// Seconds to measure for
-    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = super::seconds)]
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = super::choice::seconds)]
     seconds: f64,
 }
 
@@ -33,7 +33,7 @@ impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, name) = self.choice.config()?;
         let (config, tokenizer, data) = resolve(config)?;
-        let threads = usize::from(self.threads);
+        let threads = self.threads.count();
         show(&name.to_string_lossy(), &config, &tokenizer, &data, None, threads, self.seconds, json)
     }
 }
@@ -50,7 +50,7 @@ pub(super) fn show(
     json: bool,
 ) -> anyhow::Result<()> {
     let be = Cpu::new()?.with_precision(config.precision);
-    super::note_precision(config.precision, be.precision());
+    terminal::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let measure = || Plan::measure(config, tokenizer, (data, old), &be, folder.path(), seconds);
     let plan = with_threads(threads, measure)??;
@@ -60,7 +60,7 @@ pub(super) fn show(
         let about = json!({"name": name, "params": params, "memory_bytes": Memory::of(config)?});
         let (Value::Object(report), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };
         report.extend(about);
-        return super::print_json(&report);
+        return terminal::print_json(&report);
     }
     let text = format!(
         "{name}: {:.6} M parameters, {} + {} tokens\n{}{}",
@@ -70,5 +70,5 @@ pub(super) fn show(
         size(&plan),
         time(&plan)
     );
-    Ok(super::print(&text)?)
+    Ok(terminal::print(&text)?)
 }

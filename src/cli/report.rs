@@ -1,6 +1,7 @@
 //! A run told in the terminal: events as lines and a progress bar, or as JSON.
 
-use super::Ended;
+use super::terminal;
+use super::terminal::Ended;
 use indicatif::ProgressBar;
 use kinglet::{
     config::{Config, OnDivergence, Precision},
@@ -33,7 +34,7 @@ pub(super) fn finish(Finished { out, command }: &Finished, json: bool) -> anyhow
     // It is not there if it could not be written, of which there was a warning.
     let sample = std::fs::read_to_string(out.join("sample.txt")).ok().filter(|_| !json);
     if let Some(sample) = sample {
-        super::print(&format!("\n{sample}\n\nmore of it: kinglet {command} {}\n", out.display()))?;
+        terminal::print(&format!("\n{sample}\n\nmore of it: kinglet {command} {}\n", out.display()))?;
     }
     Ok(Ended::Done)
 }
@@ -46,7 +47,7 @@ pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        super::tell("\nstopping; once more to leave at once");
+        terminal::tell("\nstopping; once more to leave at once");
     })?;
     Ok(stop)
 }
@@ -61,13 +62,13 @@ pub(super) struct Reporter {
 
 impl Reporter {
     pub(super) fn new(json: bool, config: &Config) -> Reporter {
-        let bar = super::progress_bar(config.max_iters, BAR);
+        let bar = terminal::progress_bar(config.max_iters, BAR);
         Reporter { json, bar, log_interval: config.log_interval, precision: config.precision }
     }
 
     pub(super) fn event(&mut self, event: &Event) {
         if let Event::Start { precision, .. } = event {
-            super::note_precision(self.precision, *precision);
+            terminal::note_precision(self.precision, *precision);
         }
         // A reader of our output who went away must not end the training.
         let _ = if self.json { self.event_json(event) } else { self.event_text(event) };
@@ -79,60 +80,36 @@ impl Reporter {
             Event::Step { step, .. } if !step.is_multiple_of(self.log_interval) => Ok(()),
             event => {
                 if let Event::Warning { step, warning } = event {
-                    super::tell(&format!("warning: at step {step}: {warning}"));
+                    terminal::tell(&format!("warning: at step {step}: {warning}"));
                 }
-                super::print_json(event)
+                terminal::print_json(event)
             }
         }
     }
 
     fn event_text(&mut self, event: &Event) -> anyhow::Result<()> {
-        let say = |text: String| self.bar.suspend(|| super::print(&text));
+        let say = |text: String| self.bar.suspend(|| terminal::print(&text));
+        let warn = |text: String| self.bar.suspend(|| terminal::tell(&format!("warning: {text}")));
         match event {
-            Event::Start {
-                step,
-                params,
-                trainable_params,
-                vocab_size,
-                train_tokens,
-                val_tokens,
-                entropy_floor,
-                plan,
-                out,
-                ..
-            } => {
+            Event::Start { step, .. } => {
                 self.bar.set_position(*step);
                 self.bar.reset_eta();
-                let floor = entropy_floor.map_or(String::new(), |nats| format!("; entropy floor {nats:.4} nats"));
-                let trainable = if trainable_params < params {
-                    format!(" of which {:.6} M train", *trainable_params as f64 / 1e6)
-                } else {
-                    String::new()
-                };
-                let from = if *step > 0 { format!(", from step {step}") } else { String::new() };
-                say(format!(
-                    "{:.6} M parameters{trainable}, {vocab_size} words, {train_tokens} + {val_tokens} tokens{floor}\n\
-                     {}run in {out}{from}\n",
-                    *params as f64 / 1e6,
-                    size(plan)
-                ))?;
+                say(begun(event))?;
             }
             Event::Step { step, loss, lr, tokens_per_s, .. } => {
                 self.bar.set_message(format!("loss {loss:.3} lr {lr:.1e} {} tok/s", *tokens_per_s as u64));
                 self.bar.set_position(*step);
             }
             Event::Planned { plan, .. } => say(time(plan))?,
-            Event::Warning { step, warning } => {
-                self.bar.suspend(|| super::tell(&format!("warning: at step {step}: {warning}")));
-            }
-            Event::Diverged { step, action, divergence, .. } => self.bar.suspend(|| {
+            Event::Warning { step, warning } => warn(format!("at step {step}: {warning}")),
+            Event::Diverged { action: OnDivergence::Stop, .. } => {}
+            Event::Diverged { step, action, divergence, .. } => {
                 let done = match action {
-                    OnDivergence::Stop => return,
-                    OnDivergence::Skip => "the update is left out",
                     OnDivergence::Rollback => "back to the checkpoint, with a lower learning rate",
+                    _ => "the update is left out",
                 };
-                super::tell(&format!("warning: {divergence}: {done}; now at step {step}"));
-            }),
+                warn(format!("{divergence}: {done}; now at step {step}"));
+            }
             Event::EarlyStop { best_val_loss, best_step, .. } => {
                 say(format!("stopping early: no validation loss below {best_val_loss:.4}, of step {best_step}\n"))?;
             }
@@ -141,47 +118,16 @@ impl Reporter {
                 self.bar.tick();
             }
             Event::Estimate { step, train_loss, val_loss, old_val_loss, .. } => {
-                let old = old_val_loss.map_or(String::new(), |loss| format!(", old val loss {loss:.4}"));
+                let old = optional(*old_val_loss, |loss| format!(", old val loss {loss:.4}"));
                 say(format!("step {step}: train loss {train_loss:.4}, val loss {val_loss:.4}{old}\n"))?;
             }
             Event::Interrupted { step, out } => {
                 self.bar.finish_and_clear();
-                super::print(&format!("stopped at step {step}; go on with: kinglet train --resume --out {out}\n"))?;
+                terminal::print(&format!("stopped at step {step}; go on with: kinglet train --resume --out {out}\n"))?;
             }
-            Event::Done {
-                step,
-                val_loss_exact,
-                val_loss_stderr,
-                bits_per_char,
-                best_val_loss,
-                best_step,
-                change,
-                val_loss,
-                entropy_floor,
-                baseline,
-                ms_per_step,
-                tokens_per_s,
-                wall_s,
-                ..
-            } => {
+            Event::Done { .. } => {
                 self.bar.finish_and_clear();
-                let floor = entropy_floor
-                    .map_or(String::new(), |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
-                let baseline = baseline.map_or(String::new(), |baseline| {
-                    format!("; a {} that only counts: {:.4}", baseline.name, baseline.nats_per_token)
-                });
-                let change = change.map_or(String::new(), |change| {
-                    let old = change.old_val_loss_before.zip(change.old_val_loss);
-                    let old = old.map_or(String::new(), |(a, b)| format!("; on the old data {a:.4}, now {b:.4}"));
-                    format!("before: {:.4}, now {val_loss:.4}{old}\n", change.val_loss_before)
-                });
-                super::print(&format!(
-                    "\nvalidation loss, exact: {val_loss_exact:.4} ± {val_loss_stderr:.4} nats, \
-                     {bits_per_char:.3} bits per character{floor}{baseline}\n\
-                     best estimate: {best_val_loss:.4} at step {best_step}\n{change}\
-                     {step} steps in {wall_s:.1} s ({ms_per_step:.2} ms a step, {tokens_per_s:.0} tok/s; \
-                     the rest measured losses)\n",
-                ))?;
+                terminal::print(&done(event))?;
             }
             // Nobody asked about what is new.
             _ => {}
@@ -189,9 +135,82 @@ impl Reporter {
         Ok(())
     }
 }
+
+/// The text about a value, where there is one.
+pub(super) fn optional<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(String::new, text)
+}
+
+/// The lines about a run that begins.
+fn begun(event: &Event) -> String {
+    let Event::Start {
+        step,
+        params,
+        trainable_params,
+        vocab_size,
+        train_tokens,
+        val_tokens,
+        entropy_floor,
+        plan,
+        out,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let millions = |n: usize| n as f64 / 1e6;
+    let fewer = (trainable_params < params).then_some(*trainable_params);
+    let trainable = optional(fewer, |n| format!(" of which {:.6} M train", millions(n)));
+    let floor = optional(*entropy_floor, |nats| format!("; entropy floor {nats:.4} nats"));
+    let from = optional((*step > 0).then_some(step), |step| format!(", from step {step}"));
+    format!(
+        "{:.6} M parameters{trainable}, {vocab_size} words, {train_tokens} + {val_tokens} tokens{floor}\n\
+         {}run in {out}{from}\n",
+        millions(*params),
+        size(plan)
+    )
+}
+
+/// The lines about a run that is done.
+fn done(event: &Event) -> String {
+    let Event::Done {
+        step,
+        val_loss,
+        val_loss_exact,
+        val_loss_stderr,
+        bits_per_char,
+        best_val_loss,
+        best_step,
+        change,
+        entropy_floor,
+        baseline,
+        ms_per_step,
+        tokens_per_s,
+        wall_s,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let floor = optional(*entropy_floor, |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
+    let baseline = optional(baseline.as_ref(), |b| format!("; a {} that only counts: {:.4}", b.name, b.nats_per_token));
+    let change = optional(change.as_ref(), |change| {
+        let old = change.old_val_loss_before.zip(change.old_val_loss);
+        let old = optional(old, |(before, now)| format!("; on the old data {before:.4}, now {now:.4}"));
+        format!("before: {:.4}, now {val_loss:.4}{old}\n", change.val_loss_before)
+    });
+    format!(
+        "\nvalidation loss, exact: {val_loss_exact:.4} ± {val_loss_stderr:.4} nats, \
+         {bits_per_char:.3} bits per character{floor}{baseline}\n\
+         best estimate: {best_val_loss:.4} at step {best_step}\n{change}\
+         {step} steps in {wall_s:.1} s ({ms_per_step:.2} ms a step, {tokens_per_s:.0} tok/s; \
+         the rest measured losses)\n"
+    )
+}
+
 /// The lines about a run's size.
 pub(super) fn size(plan: &Plan) -> String {
-    let advice = plan.advice.as_ref().map_or(String::new(), |advice| format!("warning: {advice}\n"));
+    let advice = optional(plan.advice.as_ref(), |advice| format!("warning: {advice}\n"));
     format!(
         "{} steps, {:.2} M tokens: the text {:.1} times; {:.2} tokens of text a parameter; {:.0} MiB of memory\n{advice}",
         plan.steps,
@@ -204,7 +223,7 @@ pub(super) fn size(plan: &Plan) -> String {
 
 /// The line about a run's time.
 pub(super) fn time(plan: &Plan) -> String {
-    plan.time.map_or(String::new(), |time| {
+    optional(plan.time, |time| {
         format!(
             "about {}: {:.2} ms a step, {} an estimate, {} a checkpoint\n",
             duration(time.wall_s),
@@ -215,7 +234,7 @@ pub(super) fn time(plan: &Plan) -> String {
     })
 }
 
-/// A duration as one would say it.
+/// A duration in its largest unit, rounded. `humantime` shows every unit down to the nanosecond, which nobody reads.
 pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 1.0 => format!("{:.0} ms", 1e3 * s),

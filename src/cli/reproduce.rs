@@ -1,17 +1,20 @@
 //! `kinglet reproduce`
 
-mod recipes;
-
+use super::terminal;
 use super::{
-    Ended, PUBLISHED, Published,
+    choice::Threads,
+    published::{PUBLISHED, Published},
     report::{Reporter, stop_on_signal},
+    terminal::Ended,
 };
 use anyhow::{Context, bail};
 use kinglet::{
     backend::Cpu,
     config::Config,
     run::RunDir,
+    system::machine::processor,
     text::source::TINY_SHAKESPEARE,
+    threads::cores,
     train::{self, Event, Job, Options},
 };
 use serde_json::{Value, json};
@@ -20,12 +23,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
+    time::SystemTime,
 };
 
 /// The heading of what `scripts/peers.py` keeps at the end of the report.
 const PEERS: &str = "## Speed beside PyTorch";
 
-/// Train the published models and print the losses beside the published ones; or re-run the recipes
+/// Train the published models and print the losses beside the published ones
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Runs of each preset, with seeds 1, 2, …
@@ -34,21 +38,17 @@ pub(super) struct Args {
     /// Only these presets; may be repeated [default: both]
     #[arg(long, value_name = "NAME", value_parser = PUBLISHED.map(|published| published.preset))]
     preset: Vec<String>,
-    /// Run the experiments of docs/RECIPES.md instead, and write their tables; all of them, or those of this table
-    #[arg(long, value_name = "TABLE", num_args = 0..=1, default_missing_value = "", conflicts_with = "preset")]
-    recipes: Option<String>,
     /// A short check: 300 steps; shows that everything works, reproduces nothing and writes no report
     #[arg(long)]
     quick: bool,
     /// The folder for the runs; complete ones are kept and not repeated, interrupted ones go on
     #[arg(long, value_name = "DIR", default_value = "runs/reproduce")]
     out: PathBuf,
-    /// Where the report goes, the loss curves beside it [default: docs/RESULTS.md; docs/RECIPES.md with --recipes]
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// Threads to work with; the losses do not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    /// Where the report goes, the loss curves beside it
+    #[arg(long, value_name = "FILE", default_value = "docs/RESULTS.md")]
+    report: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 /// All runs of one preset: the `done` event of each.
@@ -62,9 +62,6 @@ struct Runs {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         let stop = stop_on_signal()?;
-        if let Some(table) = &self.recipes {
-            return self.recipes(table, json, &stop);
-        }
         let mut all = Vec::new();
         for published in &PUBLISHED {
             if !self.preset.is_empty() && !self.preset.iter().any(|name| name == published.preset) {
@@ -73,7 +70,7 @@ impl Args {
             let mut done = Vec::new();
             for seed in 1..=self.seeds {
                 if !json {
-                    super::print(&format!("--- {} with seed {seed}\n", published.preset))?;
+                    terminal::print(&format!("--- {} with seed {seed}\n", published.preset))?;
                 }
                 let mut config = Config::preset(published.preset)?;
                 config.seed = seed;
@@ -87,24 +84,18 @@ impl Args {
         }
         if json {
             for runs in &all {
-                super::print_json(&runs.summary())?;
+                terminal::print_json(&runs.summary())?;
             }
         } else {
-            super::print(&format!("\n{}", table(&all)))?;
+            terminal::print(&format!("\n{}", table(&all)))?;
         }
         if !self.quick {
-            let report = self.report("docs/RESULTS.md");
-            self.write_report(&all, report)?;
+            self.write_report(&all, &self.report)?;
             if !json {
-                super::print(&format!("\nwritten to {}\n", report.display()))?;
+                terminal::print(&format!("\nwritten to {}\n", self.report.display()))?;
             }
         }
         Ok(Ended::Done)
-    }
-
-    /// Where the report goes.
-    fn report<'a>(&'a self, default: &'a str) -> &'a Path {
-        self.report.as_deref().unwrap_or(Path::new(default))
     }
 
     fn folder(&self, name: &str, seed: u64) -> PathBuf {
@@ -135,7 +126,7 @@ impl Args {
             Job::start(config, out)?
         };
         let mut reporter = Reporter::new(json, &job.run.config);
-        let options = Options::default().threads(usize::from(self.threads)).stop(stop);
+        let options = Options::default().threads(self.threads.count()).stop(stop);
         let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => None,
@@ -194,12 +185,9 @@ impl Args {
 
 /// The date, and what the times of a report were measured on.
 fn today_and_machine() -> anyhow::Result<String> {
-    let system = sysinfo::System::new_with_specifics(
-        sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing()),
-    );
-    let cpu = system.cpus().first().map_or("unknown processor", |cpu| cpu.brand().trim());
-    let (date, isa) = (jiff::Timestamp::now().to_string(), Cpu::new()?.isa());
-    Ok(format!("{}, on {} cores of: {cpu} ({})", &date[..10], system.cpus().len(), isa.name()))
+    let (cpu, cores) = processor().unwrap_or_else(|| ("unknown processor".to_owned(), cores()));
+    let (date, isa) = (humantime::format_rfc3339(SystemTime::now()).to_string(), Cpu::new()?.isa());
+    Ok(format!("{}, on {cores} cores of: {cpu} ({})", &date[..10], isa.name()))
 }
 
 /// Mean and standard deviation.

@@ -1,6 +1,7 @@
 //! `kinglet sample`
 
 use super::eval::Checkpoint;
+use super::terminal;
 use anyhow::Context;
 use kinglet::{backend::Cpu, inference::Model, sample::Sampling};
 use serde_json::json;
@@ -94,28 +95,28 @@ impl Args {
             Some(none) if none.as_os_str() == "none" => Model::load_without_adapters(be, &self.run, which)?,
             Some(adapter) => Model::load_with_adapters_of(be, &self.run, adapter, which)?,
         };
-        super::warn(model.warnings());
-        super::note_precision(model.config().precision, model.precision());
+        terminal::warn(model.warnings());
+        terminal::note_precision(model.config().precision, model.precision());
         let sampling = self.draw.sampling();
         for index in 0..self.num {
             let mut text = prompt.clone();
             if !json {
                 let rule = if self.num > 1 { format!("----- {} of {}\n", index + 1, self.num) } else { String::new() };
-                super::print(&(rule + &text))?;
+                terminal::print(&(rule + &text))?;
             }
             let generation = model.generate(&prompt).max_tokens(self.tokens).sampling(sampling.clone()).index(index);
             let generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
-            super::write(generation, |piece| {
+            terminal::write(generation, |piece| {
                 if json {
                     text.push_str(piece);
                     return Ok(());
                 }
-                super::print(piece)
+                terminal::print(piece)
             })?;
             if json {
-                super::print_json(&json!({"index": index, "prompt": prompt, "text": text, "seed": sampling.seed}))?;
+                terminal::print_json(&json!({"index": index, "prompt": prompt, "text": text, "seed": sampling.seed}))?;
             } else {
-                super::print("\n")?;
+                terminal::print("\n")?;
             }
         }
         Ok(())

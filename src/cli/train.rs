@@ -1,9 +1,9 @@
 //! `kinglet train`
 
 use super::{
-    Ended,
-    choice::Choice,
+    choice::{Choice, Threads},
     report::{Finished, Reporter, finish, stop_on_signal},
+    terminal::Ended,
 };
 use kinglet::{
     backend::Cpu,
@@ -23,9 +23,8 @@ pub(super) struct Args {
     /// Go on with the run in --out, from its last checkpoint; --set changes what need not stay
     #[arg(long, conflicts_with_all = ["data", "preset", "config", "seed", "tokenizer", "field"])]
     resume: bool,
-    /// Threads to work with; the result does not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 impl Args {
@@ -34,7 +33,7 @@ impl Args {
         let stop = stop_on_signal()?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
-        let options = Options::default().threads(usize::from(self.threads)).stop(&stop);
+        let options = Options::default().threads(self.threads.count()).stop(&stop);
         let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => Ended::Interrupted,
@@ -45,9 +44,9 @@ impl Args {
     fn job(&self) -> anyhow::Result<Job> {
         let out = |name: std::ffi::OsString| self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
         if self.resume {
-            return Ok(Job::resume(&out(PRESETS[0].0.into()), &self.choice.set)?);
+            return Ok(Job::resume(out(PRESETS[0].0.into()), &self.choice.set)?);
         }
         let (config, name) = self.choice.config()?;
-        Ok(Job::start(config, &out(name))?)
+        Ok(Job::start(config, out(name))?)
     }
 }

@@ -1,16 +1,20 @@
 //! `kinglet tune`
 
+use super::terminal;
 use super::{
-    Ended,
-    choice::Choice,
-    report::{duration, stop_on_signal},
+    choice::{Choice, Threads},
+    report::{duration, optional, stop_on_signal},
+    terminal::Ended,
 };
 use indicatif::ProgressBar;
 use kinglet::{
     train,
-    tune::{Changes, Event, Found, Request, Sweep, Tuning, written},
+    tune::{Changes, Event, Found, Outcome, RangeTest, Request, Sweep, Tuning, written},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 const BAR: &str = "{wide_bar:.cyan/dim} {prefix} step {human_pos}/{human_len} {msg}";
 
@@ -28,7 +32,7 @@ pub(super) struct Args {
     /// The folder of the tuning [default: runs/ and the name of the configuration, and -tune]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How long it may take, as 90s, 10m or 2h; what earlier sessions took counts [default: 10m]
+    /// How long it may take, as 90s, 10m or 1h30m; what earlier sessions took counts [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = budget)]
     budget: Option<f64>,
     /// A key to vary, and how: KEY=LOW..HIGH, with :log or :linear behind it if need be, or KEY=[A, B, C]; learning_rate
@@ -41,29 +45,27 @@ pub(super) struct Args {
     /// Go on with the tuning in --out, where it stopped
     #[arg(long, conflicts_with_all = ["data", "preset", "config", "set", "seed", "tokenizer", "field"])]
     resume: bool,
-    /// Threads to work with; losses do not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
-    threads: u16,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 /// Seconds unless told otherwise.
 const BUDGET_S: f64 = 600.0;
 
-/// Seconds from a number and its unit: s, m or h; s if there is none.
+/// Seconds from numbers with units, such as `1h 30m`; a number alone is seconds.
 fn budget(text: &str) -> Result<f64, String> {
-    let units = [("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)];
-    let (number, unit) =
-        units.iter().find_map(|(unit, s)| Some((text.strip_suffix(unit)?, s))).expect("the last fits all");
-    match number.trim().parse::<f64>() {
-        Ok(number) if number > 0.0 && number * unit <= 1e7 => Ok(number * unit),
-        Ok(_) => Err("allowed is more than 0, up to 10000000 seconds".into()),
-        Err(_) => Err("a time is a number with s, m or h behind it, such as 90s, 10m or 2h".into()),
+    let time = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let time = time.or_else(|| humantime::parse_duration(text).ok());
+    match time.map(|time| time.as_secs_f64()) {
+        Some(seconds) if seconds > 0.0 && seconds <= 1e7 => Ok(seconds),
+        Some(_) => Err("allowed is more than 0, up to 10000000 seconds".into()),
+        None => Err("a time is a number with s, m or h behind it, such as 90s, 10m or 1h30m".into()),
     }
 }
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
-        let threads = usize::from(self.threads);
+        let threads = self.threads.count();
         let sweeps = self.sweep.iter().map(|text| text.parse()).collect::<Result<Vec<Sweep>, _>>()?;
         let trials = self.trials.map(usize::from);
         let out = |name: &str| self.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("{name}-tune")));
@@ -76,12 +78,12 @@ impl Args {
             let request = Request { config, sweeps, trials, budget_s: self.budget.unwrap_or(BUDGET_S) };
             Tuning::start(request, &out(&name.to_string_lossy()), threads)?
         };
-        let mut reporter = Reporter { json, bar: super::progress_bar(1, BAR) };
+        let mut reporter = Reporter { json, bar: terminal::progress_bar(1, BAR) };
         if !json {
             let (budget_s, spent_s) = tuning.budget_s();
             let spent =
-                if spent_s > 5.0 { format!(", of which {} are spent", duration(spent_s)) } else { String::new() };
-            super::print(&format!("tuning for at most {}{spent}\n", duration(budget_s)))?;
+                optional((spent_s > 5.0).then_some(spent_s), |s| format!(", of which {} are spent", duration(s)));
+            terminal::print(&format!("tuning for at most {}{spent}\n", duration(budget_s)))?;
         }
         let last = tuning.run(&stop, |event| reporter.event(event))?;
         Ok(if let Event::Interrupted { .. } = last { Ended::Interrupted } else { Ended::Done })
@@ -104,18 +106,18 @@ impl Reporter {
         match event {
             Event::RangeStep { .. } => Ok(()),
             Event::Training { training: train::Event::Warning { step, warning }, .. } => {
-                super::tell(&format!("warning: at step {step}: {warning}"));
+                terminal::tell(&format!("warning: at step {step}: {warning}"));
                 Ok(())
             }
             // Those stand in the trials' own metrics.
             Event::Training { .. } => Ok(()),
-            event => super::print_json(event),
+            event => terminal::print_json(event),
         }
     }
 
     fn event_text(&mut self, event: &Event) -> anyhow::Result<()> {
         let bar = &self.bar;
-        let say = |text: String| bar.suspend(|| super::print(&text));
+        let say = |text: String| bar.suspend(|| terminal::print(&text));
         match event {
             Event::RangeStep { step, of, learning_rate, loss } => {
                 bar.set_length(*of);
@@ -123,34 +125,25 @@ impl Reporter {
                 bar.set_position(*step);
                 bar.set_message(format!("learning rate {learning_rate:.1e} loss {loss:.3}"));
             }
-            Event::RangeTest(found) => say(format!(
-                "range test: the loss falls most at a learning rate of {:.1e} and rises from {:.1e} on; the sweep goes from \
-                 {:.1e} to {:.1e}\n",
-                found.steepest, found.lowest, found.bracket.0, found.bracket.1
+            Event::RangeTest(RangeTest { steepest, lowest, bracket: (low, high), .. }) => say(format!(
+                "range test: the loss falls most at a learning rate of {steepest:.1e} and rises from {lowest:.1e} on; the \
+                 sweep goes from {low:.1e} to {high:.1e}\n"
             ))?,
             Event::Planned { sweeps, rungs, max_iters, left_s } => {
                 let rounds: Vec<_> =
                     rungs.iter().map(|rung| format!("{} settings for {} steps", rung.trials, rung.steps)).collect();
-                let whole = if rungs.last().is_some_and(|rung| rung.steps < *max_iters) {
-                    format!(" (the whole run has {max_iters}; for that the budget is too short)")
-                } else {
-                    String::new()
-                };
-                say(format!(
-                    "{}: {}{whole}; {} left\n",
-                    sweeps.join(", "),
-                    rounds.join(", then "),
-                    duration(left_s.max(0.0))
-                ))?;
+                let short = rungs.last().is_some_and(|rung| rung.steps < *max_iters);
+                let whole = optional(short.then_some(max_iters), |iters| {
+                    format!(" (the whole run has {iters}; for that the budget is too short)")
+                });
+                let (sweeps, rounds) = (sweeps.join(", "), rounds.join(", then "));
+                say(format!("{sweeps}: {rounds}{whole}; {} left\n", duration(left_s.max(0.0))))?;
             }
             Event::Trial { rung, rungs, number, of, check, steps, seed, settings, .. } => {
                 bar.set_length(*steps);
                 bar.set_position(0);
-                bar.set_prefix(if *check {
-                    format!("seed {seed}, {number}/{of}")
-                } else {
-                    format!("rung {rung}/{rungs}, {number}/{of}")
-                });
+                let which = if *check { format!("seed {seed}") } else { format!("rung {rung}/{rungs}") };
+                bar.set_prefix(format!("{which}, {number}/{of}"));
                 bar.set_message(written(settings));
             }
             Event::Training { training, left_s } => {
@@ -165,31 +158,22 @@ impl Reporter {
                         bar.set_message(format!("measuring {}%; {left} left of the budget", 100 * done / of));
                     }
                     train::Event::Warning { step, warning } => {
-                        bar.suspend(|| super::tell(&format!("warning: at step {step}: {warning}")));
+                        bar.suspend(|| terminal::tell(&format!("warning: at step {step}: {warning}")));
                     }
                     _ => {}
                 }
             }
-            Event::Outcome(outcome) => {
-                let loss = match outcome.loss.is_finite() {
-                    true => format!("{:.4} ± {:.4}", outcome.loss, outcome.stderr),
-                    false => "diverged".to_owned(),
-                };
-                say(format!(
-                    "rung {}, seed {}, {} steps: {}: {loss}\n",
-                    outcome.rung,
-                    outcome.seed,
-                    outcome.steps,
-                    written(&outcome.settings)
-                ))?;
+            Event::Outcome(Outcome { rung, seed, steps, settings, loss, stderr, .. }) => {
+                let loss = if loss.is_finite() { format!("{loss:.4} ± {stderr:.4}") } else { "diverged".to_owned() };
+                say(format!("rung {rung}, seed {seed}, {steps} steps: {}: {loss}\n", written(settings)))?;
             }
             Event::Interrupted { out } => {
                 bar.finish_and_clear();
-                super::print(&format!("stopped; go on with: kinglet tune --resume --out {out}\n"))?;
+                terminal::print(&format!("stopped; go on with: kinglet tune --resume --out {out}\n"))?;
             }
             Event::Done(found) => {
                 bar.finish_and_clear();
-                super::print(&report(found))?;
+                terminal::print(&report(found))?;
             }
         }
         Ok(())
@@ -198,22 +182,17 @@ impl Reporter {
 
 fn report(found: &Found) -> String {
     let Found { best, complete, max_iters, spent_s, out, .. } = found;
-    let model =
-        if best.steps == *max_iters { format!("it is trained: kinglet sample {}\n", best.out) } else { String::new() };
-    let more = if *complete {
-        String::new()
-    } else {
-        format!(
-            "go on with: kinglet tune --resume --out {out} --budget TIME, more than the {} so far\n",
-            duration(*spent_s)
-        )
-    };
+    let trained = (best.steps == *max_iters).then_some(&best.out);
+    let model = optional(trained, |run| format!("it is trained: kinglet sample {run}\n"));
+    let spent = duration(*spent_s);
+    let more = optional((!complete).then_some(&spent), |spent| {
+        format!("go on with: kinglet tune --resume --out {out} --budget TIME, more than the {spent} so far\n")
+    });
     format!(
-        "\n{}\n{}\n{} spent; written to {out}: best.toml, trials.md, tune.svg\n\
+        "\n{}\n{}\n{spent} spent; written to {out}: best.toml, trials.md, tune.svg\n\
          train with it: kinglet train --config {out}/best.toml\n{model}{more}",
         found.table(),
         found.text(),
-        duration(*spent_s),
     )
 }
 
@@ -223,10 +202,12 @@ mod tests {
 
     #[test]
     fn a_budget_is_a_number_and_a_unit() {
-        for (text, seconds) in [("90", 90.0), ("90s", 90.0), ("1.5m", 90.0), ("2h", 7200.0), ("10 m", 600.0)] {
+        for (text, seconds) in
+            [("90", 90.0), ("90s", 90.0), ("1.5m", 90.0), ("2h", 7200.0), ("10 m", 600.0), ("1h30m", 5400.0)]
+        {
             assert_eq!(budget(text), Ok(seconds), "{text}");
         }
-        for text in ["", "m", "0", "-1m", "nan", "inf", "1d", "10000h", "ten"] {
+        for text in ["", "m", "0", "-1m", "nan", "inf", "1x", "10000h", "ten"] {
             assert!(budget(text).is_err(), "{text}");
         }
     }

@@ -21,7 +21,7 @@ use super::{
     token_file::{HEADER, MAGIC, TokenFile, VERSION},
 };
 use crate::{
-    system::disk::{FolderReader, FolderWriter, hex},
+    system::disk::{self, FolderReader, FolderWriter, hex},
     text::{source::Corpus, tokenizer::Tokenizer},
 };
 use kinglet_core::{
@@ -98,6 +98,9 @@ pub struct About {
     pub train: PartAbout,
     /// What is tested on.
     pub val: PartAbout,
+    /// What a user should know about the writing of it.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 /// Opens the files of ids that `config.data` names: a folder that [`prepare`] wrote, one with `train.bin` and `val.bin`,
@@ -236,14 +239,18 @@ impl PartWriter {
                 }
             };
             let (now, later) = ids.split_at(ids.len().min((SHARD - shard.tokens) as usize));
-            let bytes: Vec<u8> = if self.wide {
-                now.iter().flat_map(|id| id.to_le_bytes()).collect()
+            // The file's byte order, which is this machine's as a rule: then nothing but the width changes.
+            let (wide, narrow): (Vec<u32>, Vec<u16>);
+            let bytes: &[u8] = if self.wide {
+                wide = now.iter().map(|id| id.to_le()).collect();
+                bytemuck::cast_slice(&wide)
             } else {
-                now.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect()
+                narrow = now.iter().map(|&id| (id as u16).to_le()).collect();
+                bytemuck::cast_slice(&narrow)
             };
-            shard.sum.update(&bytes);
+            shard.sum.update(bytes);
             shard.tokens += now.len() as u64;
-            let (written, full) = (shard.file.write_all(&bytes), shard.tokens == SHARD);
+            let (written, full) = (shard.file.write_all(bytes), shard.tokens == SHARD);
             written.map_err(Error::io("write", &self.path()))?;
             if full {
                 self.finish_shard()?;
@@ -289,7 +296,7 @@ pub fn prepare(
             "{names}: conversations are trained on as they are, they need no preparation"
         )));
     }
-    refuse_full(out)?;
+    disk::refuse_full(out, |_| false)?;
     let mut folder = FolderWriter::beside(out)?;
     let part = |name| PartWriter {
         folder: folder.aside().to_owned(),
@@ -335,22 +342,13 @@ pub fn prepare(
         vocab_size: tokenizer.vocab_size(),
         train,
         val,
+        notes: std::mem::take(&mut folder.notes),
     };
     let json = serde_json::to_string_pretty(&about).expect("plain values");
     folder.add(TOKENIZER, |path| std::fs::write(path, tokenizer.to_json()))?;
     folder.add(ABOUT, |path| std::fs::write(path, &json))?;
     folder.finish()?;
     Ok(Some(about))
-}
-
-/// Refuses a folder with anything in it.
-fn refuse_full(path: &Path) -> Result<()> {
-    match path.read_dir().map(|mut entries| entries.next().is_none()) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::run(path, "this folder is not empty: name another with --out")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io("create", path)(error)),
-    }
 }
 
 #[cfg(test)]

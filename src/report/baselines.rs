@@ -11,7 +11,7 @@
 //! ```
 //!
 //! where n_i n-grams have count i; below the unigram stands the uniform distribution, so nothing has probability zero.
-//! N-grams are integers, sorted: no hash tables, about 50 bytes a token. Beside them stands a general compressor: zstd.
+//! N-grams are integers, sorted: no hash tables, about 50 bytes a token.
 
 use crate::data::Dataset;
 use kinglet_core::error::{Error, Result};
@@ -21,10 +21,6 @@ use serde::Serialize;
 pub const TRAIN_TOKENS: usize = 10_000_000;
 /// Losses are measured on at most the first so many tokens of the validation part.
 pub const VAL_TOKENS: usize = 2_000_000;
-/// The compressor, which does about a megabyte a second, reads at most the last so many bytes of the training part...
-pub const TRAIN_BYTES: usize = 8_000_000;
-/// ... and the first so many of the validation part.
-pub const VAL_BYTES: usize = 1_000_000;
 
 /// The best model that only counts, on the validation part of some data; none of conversations.
 ///
@@ -52,7 +48,7 @@ pub struct Baselines {
 /// The loss of a simple model.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Baseline {
-    /// `uniform`, `unigram`, `bigram`, `5-gram`, `zstd -22`.
+    /// `uniform`, `unigram`, `bigram`, `5-gram`.
     pub name: &'static str,
     /// Mean loss in nats per token of the validation part.
     pub nats_per_token: f64,
@@ -81,51 +77,10 @@ impl Baselines {
         Ok(Baselines { train_tokens: train.len(), val_tokens: val.len(), models })
     }
 
-    /// Adds the compressor, whose bits were measured on a validation part of `bytes_per_token`.
-    pub fn add(&mut self, compressed: &Compressed, bytes_per_token: f64) {
-        let nats_per_token = compressed.bits_per_byte * bytes_per_token * std::f64::consts::LN_2;
-        self.models.push(Baseline { name: "zstd -22", nats_per_token });
-    }
-
     /// The one with the lowest loss.
     pub fn best(&self) -> &Baseline {
         let by_loss = |a: &&Baseline, b: &&Baseline| a.nats_per_token.total_cmp(&b.nats_per_token);
         self.models.iter().min_by(by_loss).expect("uniform is always there")
-    }
-}
-
-/// What a general compressor makes of a validation part whose training part it has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Compressed {
-    /// Bits per byte of the validation part: `8 (|zstd(train + val)| - |zstd(train)|) / |val|`.
-    pub bits_per_byte: f64,
-    /// Bytes of the training part that it saw: the last, at most [`TRAIN_BYTES`].
-    pub train_bytes: usize,
-    /// Bytes of the validation part: the first, at most [`VAL_BYTES`].
-    pub val_bytes: usize,
-}
-
-impl Compressed {
-    /// Compresses with zstd at its highest level, 22, its window as long as the text.
-    ///
-    /// # Errors
-    /// If `val` is empty, or zstd runs out of memory.
-    pub fn measure(train: &str, val: &str) -> Result<Compressed> {
-        let train = &train.as_bytes()[train.len().saturating_sub(TRAIN_BYTES)..];
-        let val = &val.as_bytes()[..val.len().min(VAL_BYTES)];
-        if val.is_empty() {
-            return Err(Error::Data("the validation part is empty: there is nothing to compress".into()));
-        }
-        let whole = [train, val].concat();
-        let size = |bytes: &[u8]| -> std::io::Result<f64> {
-            let mut compressor = zstd::bulk::Compressor::new(22)?;
-            compressor.window_log((usize::BITS - whole.len().leading_zeros()).max(10))?;
-            Ok(compressor.compress(bytes)?.len() as f64)
-        };
-        let bytes = size(&whole).and_then(|whole| Ok(whole - size(train)?));
-        let bytes = bytes.map_err(|error| Error::Data(format!("zstd cannot compress the text: {error}")))?;
-        let bits_per_byte = 8.0 * bytes / val.len() as f64;
-        Ok(Compressed { bits_per_byte, train_bytes: train.len(), val_bytes: val.len() })
     }
 }
 
@@ -347,7 +302,6 @@ mod tests {
         assert!(error(&[0, 1], &[]).contains("the validation part is empty"));
         assert!(error(&[0, 2], &[1]).contains("token 2 is not in a vocabulary of 2"));
         assert!(error(&[0, 1], &[3]).contains("token 3"));
-        assert!(Compressed::measure("abc", "").unwrap_err().to_string().contains("the validation part is empty"));
         let uniform = Baselines::measure(&[], &[0, 1, 0], 2).unwrap();
         assert!(uniform.models.iter().all(|model| (model.nats_per_token - 2f64.ln()).abs() < 1e-12), "{uniform:?}");
     }
@@ -361,21 +315,6 @@ mod tests {
         // Had the five been seen, a unigram would give them 5 in 10 million instead of 0.75.
         let unigram = baselines.models[1].nats_per_token;
         assert!((unigram - (TRAIN_TOKENS as f64 / 0.75).ln()).abs() < 1e-9, "{unigram}");
-    }
-
-    #[test]
-    fn the_compressor_sees_the_training_part() {
-        let mut rng = Rng::new(1, Purpose::Batch, 0, 0);
-        let noise: String = (0..20_000).map(|_| char::from(b'a' + rng.below(16) as u8)).collect();
-        let fresh = Compressed::measure(&noise[..10_000], &noise[10_000..]).unwrap().bits_per_byte;
-        let again = Compressed::measure(&noise, &noise[..10_000]).unwrap().bits_per_byte;
-        assert!((3.9..4.3).contains(&fresh) && again < 0.1, "{fresh} {again}");
-        let mut baselines = Baselines::measure(&[0], &[1], 1000).unwrap();
-        let compressed = Compressed { bits_per_byte: 2.0, train_bytes: 1, val_bytes: 1 };
-        baselines.add(&compressed, 3.0);
-        let best = baselines.best();
-        assert_eq!(best.name, "zstd -22");
-        assert!((best.nats_per_token - 6.0 * std::f64::consts::LN_2).abs() < 1e-12);
     }
 
     /// Measured once and kept: a change of the counting, the discounts or the contexts moves them.
@@ -393,9 +332,6 @@ mod tests {
         let start = std::time::Instant::now();
         let baselines = Baselines::measure(train, val, tokenizer.vocab_size()).unwrap();
         eprintln!("{:?} {baselines:?}", start.elapsed());
-        let start = std::time::Instant::now();
-        let compressed = Compressed::measure(&text[..train.len()], &text[train.len()..]).unwrap();
-        eprintln!("{:?} {compressed:?}", start.elapsed());
         for (model, want) in baselines.models.iter().zip([4.1744, 3.3473, 2.4835, 1.5611]) {
             assert!((model.nats_per_token - want).abs() < 1e-3, "{baselines:?}");
         }

@@ -184,6 +184,7 @@ impl Overlay {
             y_desc: format!("loss ({unit}){}", if train { "; training in thin lines and small letters" } else { "" }),
             log_x,
             series,
+            ..Chart::default()
         }
     }
 }

@@ -368,25 +368,20 @@ fn folder_name(step: u64) -> String {
 
 /// Refuses a folder with anything in it but what a start that was cut short leaves.
 fn refuse_full(path: &Path) -> Result<()> {
+    if path.join(CONFIG).exists() {
+        let what = "there is a run in this folder: continue it with --resume, or name another with --out";
+        return Err(Error::run(path, what));
+    }
     // Only what has been locked, and has not come to its configuration, is a start that was cut short.
-    let begun = path.join(Lock::FILE).exists() && !path.join(CONFIG).exists();
-    let harmless = |entry: fs::DirEntry| {
+    let begun = path.join(Lock::FILE).exists();
+    disk::refuse_full(path, |entry| {
         let (name, path) = (entry.file_name(), entry.path());
         let empty = || path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         name == Lock::FILE
             || name == CHECKPOINTS && empty()
             || begun && (name == TOKENIZER || name.to_string_lossy().ends_with("tmp"))
             || begun && name == BASE && !path.join(CHECKPOINTS).exists()
-    };
-    if path.read_dir().map_or(true, |mut entries| entries.all(|entry| entry.is_ok_and(harmless))) {
-        return Ok(());
-    }
-    let what = if path.join(CONFIG).exists() {
-        "there is a run in this folder: continue it with --resume, or name another with --out"
-    } else {
-        "this folder is not empty: name another with --out"
-    };
-    Err(Error::run(path, what))
+    })
 }
 
 /// The checkpoints of a run, oldest first; a run that has no folder for them has none.
@@ -461,14 +456,8 @@ const SEAL: &str = "# SHA-256 of all above: ";
 fn sealed_config(run: &Path) -> Result<String> {
     let path = run.join(CONFIG);
     let text = disk::read_text(&path, TEXT_LIMIT)?;
-    let sealed = text.rsplit_once(SEAL).filter(|(above, sum)| sha256(above.as_bytes()) == sum.trim_end());
-    match sealed {
-        Some((above, _)) => Ok(above.to_owned()),
-        None => Err(Error::run(
-            &path,
-            "its checksum does not fit: damaged, or edited by hand (settings are changed with --resume --set)",
-        )),
-    }
+    let sealed = text.rsplit_once(SEAL).map(|(above, sum)| (above, sum.trim_end()));
+    disk::unseal(&path, sealed, " (settings are changed with --resume --set)").map(str::to_owned)
 }
 
 fn config_of_run(path: &Path, text: &str) -> Result<Config> {

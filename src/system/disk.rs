@@ -134,6 +134,10 @@ pub(crate) struct FolderWriter {
     sums: String,
     /// Whether a folder that is there may be replaced.
     replaces: bool,
+    /// Says to other processes that `aside` is being written.
+    lock: Option<Lock>,
+    /// What was removed that earlier writers left.
+    pub(crate) notes: Vec<String>,
 }
 
 impl FolderWriter {
@@ -142,17 +146,26 @@ impl FolderWriter {
         let aside = aside(path);
         remove_folder(&aside)?;
         allowed().and_then(|()| fs::create_dir_all(&aside)).map_err(Error::io("create", &aside))?;
-        Ok(FolderWriter { path: path.to_owned(), aside, sums: String::new(), replaces: true })
+        let (path, sums) = (path.to_owned(), String::new());
+        Ok(FolderWriter { path, aside, sums, replaces: true, lock: None, notes: Vec::new() })
     }
 
-    /// Begins a folder where a user wants it: nothing that is there is touched, but for an empty folder.
+    /// Begins a folder where a user wants it: nothing that is there is touched, but for an empty folder, and what writers
+    /// of the same folder left that were killed.
     pub(crate) fn beside(path: &Path) -> Result<FolderWriter> {
         let path = std::path::absolute(path).map_err(Error::io("create", path))?;
         let name = path.file_name().unwrap_or_default().display();
         let aside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
         let parent = path.parent().unwrap_or(&path);
-        fs::create_dir_all(parent).and_then(|()| fs::create_dir(&aside)).map_err(Error::io("create", &aside))?;
-        Ok(FolderWriter { path, aside, sums: String::new(), replaces: false })
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        let mut notes = Vec::new();
+        for left in abandoned(parent, &format!(".{name}.")) {
+            remove_folder(&left)?;
+            notes.push(format!("removed {}, which a kinglet that was ended left", left.display()));
+        }
+        fs::create_dir(&aside).map_err(Error::io("create", &aside))?;
+        let lock = Some(Lock::take(&aside)?);
+        Ok(FolderWriter { path, aside, sums: String::new(), replaces: false, lock, notes })
     }
 
     /// Where files are written until the folder is finished.
@@ -174,12 +187,18 @@ impl FolderWriter {
     }
 
     /// Adds the checksums and puts the folder in its place; an older one of the same name is replaced.
-    pub(crate) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         if self.replaces {
             remove_folder(&self.path)?;
         } else if self.path.exists() {
             // Fails if somebody has put something there meanwhile.
             fs::remove_dir(&self.path).map_err(Error::io("replace", &self.path))?;
+        }
+        if let Some(lock) = self.lock.take() {
+            // The file first: one that nobody locks says that the writer is dead.
+            let path = self.aside.join(Lock::FILE);
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            drop(lock);
         }
         write_flushed(&self.aside.join(SUMS), |file| file.write_all(self.sums.as_bytes()))
             .and_then(|()| sync_folder(&self.aside))
@@ -190,8 +209,48 @@ impl FolderWriter {
 
 impl Drop for FolderWriter {
     fn drop(&mut self) {
+        // Windows removes no folder with an open file.
+        self.lock = None;
         // Nothing is there if it was finished; what cannot be removed now is, before the next one is written.
         let _ = allowed().and_then(|()| fs::remove_dir_all(&self.aside));
+    }
+}
+
+/// The folders in `parent` whose names begin so and end in `.tmp`, and whose writers are dead: the lock in them is free.
+/// One without a lock is about to be finished.
+fn abandoned(parent: &Path, begins: &str) -> Vec<PathBuf> {
+    let named = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(begins)?.strip_suffix(".tmp"));
+        pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+    };
+    let free = |folder: &PathBuf| {
+        let file = File::options().read(true).write(true).open(folder.join(Lock::FILE));
+        file.is_ok_and(|file| file.try_lock().is_ok())
+    };
+    let entries = parent.read_dir().into_iter().flatten().flatten();
+    entries.filter(named).map(|entry| entry.path()).filter(free).collect()
+}
+
+/// Refuses a folder with anything in it that is not `harmless`; one that is not there has nothing.
+pub(crate) fn refuse_full(path: &Path, harmless: impl Fn(&fs::DirEntry) -> bool) -> Result<()> {
+    let entries = match path.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io("create", path))?,
+    };
+    for entry in entries {
+        if !harmless(&entry.map_err(Error::io("read", path))?) {
+            return Err(Error::run(path, "this folder is not empty: name another with --out"));
+        }
+    }
+    Ok(())
+}
+
+/// The text that a checksum in the same file is of, where it is found there and fits; `advice` goes into the error.
+pub(crate) fn unseal<'a>(path: &Path, text_and_sum: Option<(&'a str, &str)>, advice: &str) -> Result<&'a str> {
+    match text_and_sum {
+        Some((text, sum)) if sha256(text.as_bytes()) == sum => Ok(text),
+        _ => Err(Error::damaged(path, format!("its checksum does not fit: damaged, or edited by hand{advice}"))),
     }
 }
 
@@ -380,6 +439,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_by_the_next_and_a_living_one_is_not_disturbed() {
+        let temp = tempfile::tempdir().unwrap();
+        let (path, left) = (temp.path().join("out"), temp.path().join(".out.1.tmp"));
+        let others = [".out.x.tmp", ".other.1.tmp", ".out.2.tmp"].map(|name| temp.path().join(name));
+        others.iter().chain([&left]).for_each(|folder| fs::create_dir(folder).unwrap());
+        fs::write(left.join(Lock::FILE), "1\n").unwrap();
+        fs::write(left.join("train-00000.bin"), "much").unwrap();
+        let _living = Lock::take(&others[2]).unwrap();
+        let mut writer = FolderWriter::beside(&path).unwrap();
+        assert!(writer.notes.len() == 1 && writer.notes[0].contains(".out.1.tmp"), "{:?}", writer.notes);
+        assert!(!left.exists() && others.iter().all(|folder| folder.exists()));
+        assert!(abandoned(temp.path(), ".out.").is_empty(), "this one lives");
+        writer.add("file", |path| fs::write(path, "x")).unwrap();
+        let aside = writer.aside().to_owned();
+        writer.finish().unwrap();
+        let mut names: Vec<_> = path.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [SUMS, "file"]);
+        assert!(!aside.exists());
     }
 
     #[test]

@@ -1,18 +1,14 @@
 //! What this machine has.
 
+#[cfg_attr(not(feature = "machine"), path = "machine/no_probe.rs")]
+mod probe;
+
 use kinglet_core::error::{Error, Result};
+
+pub use probe::{memory, processor};
 
 /// Bytes in a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
-
-/// Bytes of memory that this process can have at most, where the system tells: the machine's, or those of its container.
-pub fn memory() -> Option<u64> {
-    let system = sysinfo::System::new_with_specifics(
-        sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
-    );
-    let container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
-    Some(system.total_memory().min(container)).filter(|&bytes| bytes > 0)
-}
 
 /// The most memory this process had at once, from Linux's `/proc`.
 pub fn peak_memory_mib() -> Option<f64> {

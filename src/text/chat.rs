@@ -1,59 +1,19 @@
 //! Conversations as text to learn from: a template makes text of the messages, and the loss counts what the assistant
 //! says, not what it is told.
 
-use crate::text::tokenizer::Tokenizer;
-use kinglet_core::error::{Error, Result};
-use minijinja::{Environment, ErrorKind, context};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+#[cfg_attr(not(feature = "chat"), path = "chat/no_jinja.rs")]
+mod jinja;
+mod message;
 
-/// Who speaks to be learned from.
-pub const ASSISTANT: &str = "assistant";
+pub use message::{ASSISTANT, Message};
+
+use crate::text::tokenizer::Tokenizer;
+use jinja::Jinja;
+use kinglet_core::error::{Error, Result};
 
 /// Each message on a line of its own; what the assistant says ends the text.
 pub const DEFAULT_TEMPLATE: &str = "{% for message in messages %}{{ message.content }}\
      {% if message.role == 'assistant' %}{{ end_of_text }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}";
-
-/// Something said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`, as is usual.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// Somebody saying something.
-    pub fn new(role: &str, content: &str) -> Message {
-        Message { role: role.to_owned(), content: content.to_owned() }
-    }
-
-    /// The conversation in a JSON object, if there is one: `messages`, or `prompt` (or `instruction`, with `input`) and
-    /// `response` (or `completion`, or `output`).
-    pub(crate) fn of_record(object: &Map<String, Value>) -> Option<Result<Vec<Message>, String>> {
-        if let Some(messages) = object.get("messages") {
-            let parsed = Vec::<Message>::deserialize(messages);
-            return Some(match parsed {
-                Ok(messages) if messages.iter().any(|message| message.role == ASSISTANT) => Ok(messages),
-                Ok(_) => Err("no message has the role \"assistant\": there is nothing to learn".into()),
-                Err(error) => Err(format!("\"messages\" must be a list of {{\"role\", \"content\"}}: {error}")),
-            });
-        }
-        // One that is a string before one that is none.
-        let find = |keys: &[&'static str]| {
-            let string = |key: &&str| object.get(*key).is_some_and(Value::is_string);
-            keys.iter().copied().find(string).or_else(|| keys.iter().copied().find(|key| object.contains_key(*key)))
-        };
-        let keys = (find(&["prompt", "instruction"])?, find(&["response", "completion", "output"])?);
-        let (Some(prompt), Some(response)) = (object[keys.0].as_str(), object[keys.1].as_str()) else {
-            return Some(Err(format!("{:?} and {:?} must both be strings", keys.0, keys.1)));
-        };
-        let input = object.get("input").and_then(Value::as_str).filter(|input| !input.is_empty());
-        let prompt = input.map_or(prompt.to_owned(), |input| format!("{prompt}\n{input}"));
-        Some(Ok(vec![Message::new("user", &prompt), Message::new(ASSISTANT, response)]))
-    }
-}
 
 /// A part of a conversation's text, and whether the assistant says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,11 +28,9 @@ pub struct Part {
 /// line, strings have Python's methods, and `raise_exception` refuses. The variables are `messages`,
 /// `add_generation_prompt`, `end_of_text` and its other name `eos_token`.
 pub struct Template {
-    environment: Environment<'static>,
+    jinja: Jinja,
     end_of_text: String,
 }
-
-const NAME: &str = "chat_template";
 
 impl Template {
     /// Compiles a template, for a tokenizer whose end of a text is written like this.
@@ -80,26 +38,11 @@ impl Template {
     /// # Errors
     /// If it is no template.
     pub fn new(source: &str, end_of_text: String) -> Result<Template> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        // Text for a model is not HTML.
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        // A template is a program: one that does not end is stopped.
-        environment.set_fuel(Some(1_000_000));
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| bad(&error))?;
-        Ok(Template { environment, end_of_text })
+        Ok(Template { jinja: Jinja::new(source)?, end_of_text })
     }
 
     fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let template = self.environment.get_template(NAME).map_err(|error| bad(&error))?;
-        let end_of_text = &self.end_of_text;
-        let variables = context! { messages, add_generation_prompt, end_of_text, eos_token => end_of_text };
-        template.render(variables).map_err(|error| bad(&error))
+        self.jinja.render(messages, add_generation_prompt, &self.end_of_text)
     }
 
     /// What a model is given to answer these messages, in parts as [`Template::parts`] gives them.
@@ -157,10 +100,6 @@ pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<bo
         learned.resize(ids.len(), part.learned);
     }
     Ok((ids, learned))
-}
-
-fn bad(error: &minijinja::Error) -> Error {
-    Error::BadConfig(format!("chat_template: {error}"))
 }
 
 #[cfg(test)]

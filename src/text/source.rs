@@ -5,7 +5,7 @@
 use super::{
     builtin::{self, dates},
     chat::Message,
-    download,
+    compression, csv, download,
     tokenizer::Cuts,
     utf8::{MOST_OF_CHAR, NEAR, Utf8, line_to_cut, place_to_cut, without_mark},
 };
@@ -421,37 +421,12 @@ impl Corpus {
     }
 
     fn separated(&self, source: &Source, separator: u8, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
-        let limit = self.longest as u64;
-        let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(source.open()?.take(limit));
-        let bad = |error: csv::Error| Error::Data(format!("{}: {error}", source.name));
-        // The library takes a mark at the start of the file away.
-        let headers = reader.byte_headers().map_err(bad)?.clone();
-        let column = headers.iter().position(|header| header == self.field.as_bytes()).ok_or_else(|| {
-            let names: Vec<_> = headers.iter().map(|name| format!("{:?}", String::from_utf8_lossy(name))).collect();
-            Error::Data(format!(
-                "{} has no column {:?}; --field names another of {}",
-                source.name,
-                self.field,
-                names.join(", ")
-            ))
-        })?;
-        let (name, mut record) = (format!("{}, column {:?}", source.name, self.field), csv::ByteRecord::new());
-        loop {
-            let line = reader.position().line();
-            // The library sets no limit: to it, a file ends where we stop reading.
-            reader.get_mut().set_limit(limit);
-            let more = reader.read_byte_record(&mut record).map_err(bad);
-            if reader.get_ref().limit() == 0 {
-                return Err(self.too_long(&format!("{}, line {line}", source.name), "record"));
-            }
-            if !more? {
-                return Ok(());
-            }
-            let line = record.position().map_or(line, csv::Position::line) as usize;
-            let field = record.get(column).unwrap_or_default().to_vec();
-            let text = Utf8 { line, ..self.utf8(&name) }.check(field)?;
-            each(Piece::Text { text, end: true })?;
-        }
+        let table = csv::Table { name: &source.name, column: &self.field, separator, longest: self.longest };
+        let name = format!("{}, column {:?}", source.name, self.field);
+        table.values(source.open()?, |line, value| {
+            let text = Utf8 { line: line as usize, ..self.utf8(&name) }.check(value.to_vec())?;
+            each(Piece::Text { text, end: true })
+        })
     }
 }
 
@@ -491,8 +466,8 @@ impl Source {
         };
         Ok(match self.compression {
             Compression::None => raw,
-            Compression::Gzip => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(raw))),
-            Compression::Zstd => Box::new(BufReader::new(zstd::Decoder::with_buffer(raw).map_err(self.io())?)),
+            Compression::Gzip => compression::gzip(raw).map_err(self.io())?,
+            Compression::Zstd => compression::zstd(raw).map_err(self.io())?,
         })
     }
 
@@ -515,6 +490,7 @@ impl Source {
 mod tests {
     use super::*;
     use crate::text::tokenizer::{CharTokenizer, Tokenizer};
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
     use std::io::Write;
 
     fn pieces(names: &[&str], settings: &[&str], temp: &Path) -> Result<Vec<Piece>> {
@@ -550,7 +526,7 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         gzip.write_all(b"zipped").unwrap();
         write("a.txt.gz", &gzip.finish().unwrap());
-        write("b.jsonl.zst", &zstd::encode_all(&b"{\"text\": \"z\"}\n"[..], 3).unwrap());
+        write("b.jsonl.zst", &compress_to_vec(&b"{\"text\": \"z\"}\n"[..], CompressionLevel::Fastest));
         for (names, settings, want) in [
             (&["folder"][..], &[][..], vec![text("first"), text("second")]),
             (&["folder/a*", "folder/b.md"], &[], vec![text("first"), text("second")]),

@@ -11,45 +11,25 @@
 //! decodes the same.
 
 mod chars;
-mod gpt2_words;
+mod cuts;
+#[cfg_attr(not(feature = "hf-tokenizers"), path = "tokenizer/no_hugging_face.rs")]
+mod hugging_face;
 mod json;
+mod plain;
 
 pub use chars::{Alphabet, CharTokenizer};
+pub use cuts::Cuts;
 pub use json::END_OF_TEXT;
 
 use crate::system::disk;
-use gpt2_words::Words;
+use hugging_face::HuggingFace;
 use json::{byte_char, file, join_at_end_of_text};
 use kinglet_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
-use std::{
-    io::{self, IsTerminal},
-    path::Path,
-    sync::Arc,
-};
-use tokenizers::{
-    AddedToken, DecoderWrapper, PreTokenizerWrapper,
-    models::{
-        TrainerWrapper,
-        bpe::{BPE, BpeTrainer},
-    },
-    pre_tokenizers::byte_level::ByteLevel,
-};
+use std::path::Path;
 
 /// A `tokenizer.json` is no larger.
 const FILE_LIMIT: u64 = 1 << 28;
-
-/// Where the text of a document may be cut into pieces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cuts {
-    /// Nowhere.
-    Whole,
-    /// At a line end between two characters that are neither blank nor control characters; at `\r\n` before its last
-    /// character, where GPT-2's words end.
-    AtLines,
-    /// Between any two characters that are not both of `<|endoftext|>`.
-    Anywhere,
-}
 
 /// Text to token ids and back.
 #[derive(Clone, Debug)]
@@ -57,16 +37,13 @@ pub struct Tokenizer {
     kind: Kind,
     /// What it is as a file.
     json: String,
-    /// How it encodes if it is byte pair encoding over GPT-2's words.
-    words: Option<Arc<Words>>,
 }
 
 #[derive(Clone, Debug)]
 enum Kind {
     Char(CharTokenizer),
     Byte,
-    /// And one more than its largest id.
-    HuggingFace(Box<tokenizers::Tokenizer>, usize),
+    HuggingFace(HuggingFace),
 }
 
 impl PartialEq for Tokenizer {
@@ -77,7 +54,7 @@ impl PartialEq for Tokenizer {
 
 impl From<CharTokenizer> for Tokenizer {
     fn from(chars: CharTokenizer) -> Tokenizer {
-        Tokenizer { json: chars.to_json(), kind: Kind::Char(chars), words: None }
+        Tokenizer { json: chars.to_json(), kind: Kind::Char(chars) }
     }
 }
 
@@ -93,7 +70,7 @@ impl Tokenizer {
             "vocab": vocab.into_iter().collect::<Map<_, _>>(), "merges": [],
         });
         let json = file(&[(256, END_OF_TEXT)], &byte_level(false), &byte_level(true), &model);
-        Tokenizer { kind: Kind::Byte, json, words: None }
+        Tokenizer { kind: Kind::Byte, json }
     }
 
     /// Learns byte pair encoding from pieces of text: `vocab_size` tokens, the end of a text among them, or fewer if
@@ -102,21 +79,7 @@ impl Tokenizer {
     /// # Errors
     /// If the library refuses.
     pub fn train_bpe(pieces: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Tokenizer> {
-        let byte_level = || ByteLevel::new(false, true, true);
-        let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
-        tokenizer
-            .with_pre_tokenizer(Some(PreTokenizerWrapper::ByteLevel(byte_level())))
-            .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level())));
-        let trainer = BpeTrainer::builder()
-            .vocab_size(vocab_size)
-            // The library's bars end with empty lines on standard output, where a program may wait for JSON.
-            .show_progress(io::stdout().is_terminal())
-            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
-            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-            .build();
-        let refused = |error| Error::Data(format!("cannot learn a vocabulary: {error}"));
-        tokenizer.train(&mut TrainerWrapper::BpeTrainer(trainer), pieces).map_err(refused)?;
-        Tokenizer::from_json(&tokenizer.to_string(true).map_err(refused)?)
+        Tokenizer::from_json(&HuggingFace::train(pieces, vocab_size)?)
     }
 
     /// Reads a `tokenizer.json` of a run's, or of anybody's.
@@ -142,16 +105,12 @@ impl Tokenizer {
         if CharTokenizer::is(&value) {
             return Ok(CharTokenizer::from_json(&value)?.into());
         }
-        let mut inner = tokenizers::Tokenizer::from_bytes(text).map_err(|error| bad(error.to_string()))?;
-        // A text is encoded whole and as it is, whatever length the file's model wants.
-        inner.with_padding(None).with_truncation(None).map_err(|error| bad(error.to_string()))?;
-        let vocab = inner.get_vocab(true);
-        let size = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        let inner = HuggingFace::from_json(text)?;
+        let size = inner.vocab_size();
         if size == 0 || size > MAX_VOCAB {
             return Err(bad(format!("its largest id makes {size} words; allowed are 1 to {MAX_VOCAB}")));
         }
-        let words = Words::of(&inner).map(Arc::new);
-        Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(inner), size), json: text.to_owned(), words })
+        Ok(Tokenizer { kind: Kind::HuggingFace(inner), json: text.to_owned() })
     }
 
     /// The content of the `tokenizer.json`.
@@ -181,7 +140,7 @@ impl Tokenizer {
         match &self.kind {
             Kind::Char(chars) => chars.vocab_size(),
             Kind::Byte => 257,
-            Kind::HuggingFace(_, size) => *size,
+            Kind::HuggingFace(inner) => inner.vocab_size(),
         }
     }
 
@@ -191,8 +150,8 @@ impl Tokenizer {
             Kind::Char(chars) => chars.end_of_text(),
             Kind::Byte => Some(256),
             // GPT-2's name, Llama's and BERT's.
-            Kind::HuggingFace(inner, _) => {
-                [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.token_to_id(name))
+            Kind::HuggingFace(inner) => {
+                [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.id(name))
             }
         }
     }
@@ -207,7 +166,7 @@ impl Tokenizer {
     pub fn end_of_text_name(&self) -> Option<String> {
         let id = self.end_of_text()?;
         match &self.kind {
-            Kind::HuggingFace(inner, _) => inner.id_to_token(id),
+            Kind::HuggingFace(inner) => inner.token(id),
             _ => Some(END_OF_TEXT.to_owned()),
         }
     }
@@ -216,16 +175,7 @@ impl Tokenizer {
     pub fn cuts(&self) -> Cuts {
         match &self.kind {
             Kind::Char(_) | Kind::Byte => Cuts::Anywhere,
-            Kind::HuggingFace(inner, _) => {
-                // A blank that each part begins with, or that a special token takes from another line, is one that the
-                // whole has not.
-                let plain = |level: &ByteLevel| level.use_regex && !level.add_prefix_space;
-                let reaches = |token: &AddedToken| token.lstrip || token.rstrip || token.content.contains('\n');
-                let lines = inner.get_normalizer().is_none()
-                    && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(level)) if plain(level))
-                    && !inner.get_added_tokens_decoder().values().any(reaches);
-                if lines { Cuts::AtLines } else { Cuts::Whole }
-            }
+            Kind::HuggingFace(inner) => inner.cuts(),
         }
     }
 
@@ -238,13 +188,7 @@ impl Tokenizer {
         match &self.kind {
             Kind::Char(chars) => chars.encode(text),
             Kind::Byte => Ok(join_at_end_of_text(text, 256, |part, ids| ids.extend(part.bytes().map(u32::from)))),
-            Kind::HuggingFace(inner, _) => {
-                if let Some(words) = &self.words {
-                    return words.encode(text, inner);
-                }
-                let encoding = inner.encode_fast(text, false);
-                Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
-            }
+            Kind::HuggingFace(inner) => inner.encode(text),
         }
     }
 
@@ -263,18 +207,7 @@ impl Tokenizer {
                 }
                 String::from_utf8_lossy(&bytes).into_owned()
             }
-            Kind::HuggingFace(inner, _) => {
-                // An id that no token has would be left out.
-                let known = |id: &u32| inner.id_to_token(*id).is_some();
-                let pieces = ids.chunk_by(|a, b| known(a) == known(b)).map(|ids| {
-                    if known(&ids[0]) {
-                        inner.decode(ids, false).unwrap_or_default()
-                    } else {
-                        "\u{fffd}".repeat(ids.len())
-                    }
-                });
-                pieces.collect()
-            }
+            Kind::HuggingFace(inner) => inner.decode(ids),
         }
     }
 

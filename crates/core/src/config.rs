@@ -763,15 +763,10 @@ fn checked<T: DeserializeOwned>(
 
 /// The error about a key that does not exist: it names the most similar one.
 pub fn unknown_key(key: &str) -> Error {
-    // The most similar key by the number of shared pairs of letters: enough to catch a slip.
-    let pairs = |word: &str| word.as_bytes().windows(2).map(<[u8]>::to_vec).collect::<Vec<_>>();
-    let wanted = pairs(key);
-    let likeness = |field: &&Field| {
-        let has = pairs(field.key);
-        let shared = wanted.iter().filter(|pair| has.contains(pair)).count();
-        200 * shared / (wanted.len() + has.len()).max(1)
-    };
-    let hint = match FIELDS.iter().max_by_key(likeness).filter(|field| likeness(field) >= 50) {
+    // Half of the pairs of letters in common are enough for a slip.
+    let likeness = |field: &Field| strsim::sorensen_dice(key, field.key);
+    let nearest = FIELDS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let hint = match nearest.filter(|field| likeness(field) >= 0.5) {
         Some(field) => format!("did you mean {}?", field.key),
         None => format!("the keys are {}", FIELDS.iter().map(|f| f.key).collect::<Vec<_>>().join(", ")),
     };

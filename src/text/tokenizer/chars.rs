@@ -1,11 +1,14 @@
 //! The character tokenizer: one token for each distinct character, in code point order, as published; characters and the
 //! end of a text that are added later follow.
 
-use super::json::{END_OF_TEXT, file, join_at_end_of_text};
+use super::{
+    json::{END_OF_TEXT, file, join_at_end_of_text},
+    plain::plain,
+};
 use kinglet_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt::Write as _,
 };
 
@@ -91,7 +94,8 @@ impl CharTokenizer {
         }
         // The letters of an end of a text that is one token need not be known.
         let rest = if self.end_of_text.is_some() { text.replace(END_OF_TEXT, "") } else { text.to_owned() };
-        Err(self.unknown(&rest.chars().filter(|c| !self.ids.contains_key(c)).collect()))
+        let mut seen = HashSet::new();
+        Err(self.unknown(rest.chars().filter(|c| !self.ids.contains_key(c) && seen.insert(*c)).collect()))
     }
 
     /// Ids to text; ids beyond the vocabulary (a model may have more words than its tokenizer) become U+FFFD.
@@ -107,36 +111,31 @@ impl CharTokenizer {
         text
     }
 
-    fn unknown(&self, unknown: &BTreeSet<char>) -> Error {
-        let mut message = String::from("not in the vocabulary of this model:");
-        for &c in unknown.iter().take(8) {
-            let name =
-                unicode_names2::name(c).map_or_else(|| "a control character".to_owned(), |name| name.to_string());
-            let _ = write!(message, " {c:?} (U+{:04X}, {name})", c as u32);
+    fn unknown(&self, characters: Vec<char>) -> Error {
+        let mut what = String::from("not in the vocabulary of this model:");
+        for &c in characters.iter().take(8) {
+            let _ = write!(what, " {c:?} (U+{:04X})", c as u32);
             if let Some(other) = self.resembling(c) {
-                let _ = write!(message, ", try {other:?}");
+                let _ = write!(what, ", try {other:?}");
             }
-            message.push(';');
+            what.push(';');
         }
-        if unknown.len() > 8 {
-            let _ = write!(message, " and {} more;", unknown.len() - 8);
+        if characters.len() > 8 {
+            let _ = write!(what, " and {} more;", characters.len() - 8);
         }
         let shown: String = self.chars().filter(|c| !c.is_control()).take(100).collect();
-        let _ = write!(message, " it knows: {shown}");
+        let _ = write!(what, " it knows: {shown}");
         if self.chars().filter(|c| !c.is_control()).count() > 100 {
-            message.push('…');
+            what.push('…');
         }
-        Error::Text(message)
+        Error::UnknownCharacters { characters, what }
     }
 
-    /// A known replacement: the other case, or the plain ASCII spelling.
+    /// A known replacement: the other case, or the plain spelling.
     fn resembling(&self, c: char) -> Option<String> {
         let cases = [c.to_lowercase().to_string(), c.to_uppercase().to_string()];
-        let ascii = deunicode::deunicode_char(c).map(str::to_owned);
-        let knows = |text: &String| {
-            !text.is_empty() && *text != c.to_string() && text.chars().all(|c| self.ids.contains_key(&c))
-        };
-        cases.into_iter().chain(ascii).find(knows)
+        let knows = |text: &String| *text != c.to_string() && text.chars().all(|c| self.ids.contains_key(&c));
+        cases.into_iter().chain(plain(c)).find(knows)
     }
 
     /// The tokenizer as a Hugging Face `tokenizer.json`.
@@ -235,12 +234,12 @@ mod tests {
 
     #[test]
     fn unknown_characters_are_named_and_replacements_suggested() {
-        let message = CharTokenizer::train("abe\"").encode("éaB“Z").unwrap_err().to_string();
+        let error = CharTokenizer::train("abe\"").encode("éaB“Zé").unwrap_err();
+        assert!(matches!(&error, Error::UnknownCharacters { characters, .. } if characters == &['é', 'B', '“', 'Z']));
         assert_eq!(
-            message,
-            "not in the vocabulary of this model: 'B' (U+0042, LATIN CAPITAL LETTER B), try \"b\"; \
-             'Z' (U+005A, LATIN CAPITAL LETTER Z); 'é' (U+00E9, LATIN SMALL LETTER E WITH ACUTE), try \"e\"; \
-             '“' (U+201C, LEFT DOUBLE QUOTATION MARK), try \"\\\"\"; it knows: \"abe"
+            error.to_string(),
+            "not in the vocabulary of this model: 'é' (U+00E9), try \"e\"; 'B' (U+0042), try \"b\"; \
+             '“' (U+201C), try \"\\\"\"; 'Z' (U+005A); it knows: \"abe"
         );
     }
 

@@ -9,7 +9,7 @@
 //! matches, and the tokens of a word that was seen before are remembered. Hugging Face's library asks a general matcher for
 //! each word and copies it several times.
 
-use super::json::byte_char;
+use crate::text::tokenizer::json::byte_char;
 use kinglet_core::error::{Error, Result};
 use std::{
     collections::HashMap,

@@ -1,0 +1,318 @@
+//! Curves and dots over a pair of axes, and how they look as letters on a terminal.
+
+use std::ops::Range;
+
+/// The colours of curves on a terminal, as ANSI codes; those of SVGs have the same order.
+pub(super) const COLORS: [u8; 9] = [94, 33, 35, 32, 31, 36, 93, 95, 90];
+
+/// The colour of what is no result, such as a limit: the last.
+pub(super) const GRAY: usize = COLORS.len() - 1;
+
+/// Lines of a plot on a terminal.
+const ROWS: usize = 20;
+/// Columns on a terminal that the vertical axis takes.
+const Y_AXIS: usize = 9;
+
+/// Curves and dots over one pair of axes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chart {
+    /// What stands above it.
+    pub title: String,
+    /// What the horizontal axis is.
+    pub x_desc: String,
+    /// What the vertical axis is.
+    pub y_desc: String,
+    /// Whether the horizontal axis is logarithmic; what has no logarithm is left out.
+    pub log_x: bool,
+    /// What stands at places of the horizontal axis; without any, numbers do.
+    pub x_names: Vec<(f64, String)>,
+    /// The curves, in the legend's order; the first is drawn on top.
+    pub series: Vec<Series>,
+}
+
+/// How points are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// Joined, in order.
+    #[default]
+    Line,
+    /// Each for itself.
+    Dots,
+    /// Rings in the colour of letters, around what else is there.
+    Rings,
+    /// Lines from the bottom to the top.
+    Verticals,
+}
+
+/// A curve, or dots.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Series {
+    /// What the legend says; without, it is not in the legend.
+    pub label: String,
+    /// The points, in the order in which they are joined; those that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+    /// How they are drawn.
+    pub shape: Shape,
+    /// Its letter on a terminal.
+    pub mark: char,
+    /// Whether it is drawn in dashes.
+    pub dashed: bool,
+    /// Whether it stands back.
+    pub thin: bool,
+    pub(super) color: usize,
+}
+
+impl Series {
+    /// The curve number `i` of a chart: eight have different colours, the next eight have dashes too.
+    pub fn new(i: usize, label: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        let color = i % GRAY;
+        let dashed = i / GRAY % 2 == 1;
+        Series { label: label.into(), points, mark: mark(i), dashed, color, ..Series::default() }
+    }
+
+    /// Dots in the colour number `i`.
+    pub fn dots(i: usize, label: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        Series { shape: Shape::Dots, ..Series::new(i, label, points) }
+    }
+
+    /// Rings around points.
+    pub fn rings(label: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        Series { label: label.into(), points, shape: Shape::Rings, mark: 'o', ..Series::default() }
+    }
+
+    /// Vertical lines in the colour number `i`, at places of the horizontal axis.
+    pub fn verticals(i: usize, label: impl Into<String>, places: &[f64]) -> Series {
+        let points = places.iter().map(|&x| (x, 0.0)).collect();
+        Series { shape: Shape::Verticals, mark: '|', ..Series::new(i, label, points) }
+    }
+
+    /// The same curve as one that stands behind those of the runs: thin, and with a small letter.
+    pub fn behind(self) -> Series {
+        Series { thin: true, mark: self.mark.to_ascii_lowercase(), ..self }
+    }
+
+    /// A limit: a dashed line in grey at the height `y`, between two places.
+    pub fn limit(label: impl Into<String>, y: f64, x: Range<f64>) -> Series {
+        let points = vec![(x.start, y), (x.end, y)];
+        Series { label: label.into(), points, mark: '-', dashed: true, color: GRAY, ..Series::default() }
+    }
+}
+
+/// The mark of the curve number `i`: A to Z, 0 to 9, and then the same for all.
+pub fn mark(i: usize) -> char {
+    ('A'..='Z').chain('0'..='9').nth(i).unwrap_or('*')
+}
+
+/// What a chart comes to on its axes, the horizontal one in logarithms where it is logarithmic.
+pub(super) struct Placed {
+    pub(super) points: Vec<Vec<(f64, f64)>>,
+    pub(super) x: Range<f64>,
+    pub(super) y: Range<f64>,
+}
+
+impl Chart {
+    pub(super) fn placed(&self) -> Placed {
+        let place = |&(x, y): &(f64, f64)| (if self.log_x { x.log10() } else { x }, y);
+        let finite = |point: &(f64, f64)| point.0.is_finite() && point.1.is_finite();
+        let points: Vec<Vec<_>> =
+            self.series.iter().map(|series| series.points.iter().map(place).filter(finite).collect()).collect();
+        let names = self.x_names.iter().map(|name| (name.0, f64::NAN));
+        let all = || points.iter().flatten().copied();
+        // A vertical line is as high as the others.
+        let with_height = self.series.iter().zip(&points).filter(|(series, _)| series.shape != Shape::Verticals);
+        let limits = |values: &mut dyn Iterator<Item = f64>, least: f64| {
+            let (low, high) =
+                values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+            let low = if low.is_finite() { low } else { 0.0 };
+            low..high.max(low + least)
+        };
+        let x = limits(&mut all().chain(names).map(|point| point.0), if self.log_x { 0.01 } else { 1.0 });
+        let y = limits(&mut with_height.flat_map(|(_, points)| points).map(|point| point.1), 0.01);
+        let margin = 0.05 * (y.end - y.start);
+        // A curve reaches the edges, dots keep away from them.
+        let curves = self.series.iter().all(|series| series.shape == Shape::Line);
+        let side = match (curves, self.x_names.is_empty()) {
+            (true, true) => 0.0,
+            (false, true) => 0.05 * (x.end - x.start),
+            (_, false) => 0.5,
+        };
+        Placed { x: x.start - side..x.end + side, y: y.start - margin..y.end + margin, points }
+    }
+
+    /// What stands at a place of the horizontal axis.
+    pub(super) fn x_label(&self, place: f64) -> String {
+        let name = self.x_names.iter().find(|name| (name.0 - place).abs() < 1e-6);
+        let value = || number(if self.log_x { 10f64.powf(place) } else { place });
+        name.map_or_else(value, |name| name.1.clone())
+    }
+
+    /// About `most` places of the horizontal axis to write numbers at.
+    pub(super) fn x_ticks(&self, x: &Range<f64>, most: usize) -> Vec<f64> {
+        if !self.x_names.is_empty() {
+            return self.x_names.iter().map(|name| name.0).collect();
+        }
+        if self.log_x { log_ticks(x, most) } else { ticks(x, most) }
+    }
+
+    /// The chart as lines of at most `width` characters (40 at least), in colour or not. Where curves cross, they take
+    /// turns.
+    pub fn text(&self, width: usize, color: bool) -> String {
+        let Placed { points, x, y } = self.placed();
+        let width = width.max(40);
+        let columns = width - Y_AXIS - 1;
+        let column = |place: f64| ((place - x.start) / (x.end - x.start) * (columns - 1) as f64).round() as usize;
+        let row = |value: f64| ((y.end - value) / (y.end - y.start) * (ROWS - 1) as f64).round() as usize;
+        let mut cells = vec![Vec::new(); ROWS * columns];
+        for (i, points) in points.iter().enumerate() {
+            let shape = self.series[i].shape;
+            for (k, &to) in points.iter().enumerate() {
+                // What is joined to nothing is a line to itself.
+                let (from, to) = match shape {
+                    Shape::Line => (points[k.saturating_sub(1)], to),
+                    Shape::Dots | Shape::Rings => (to, to),
+                    Shape::Verticals => ((to.0, y.start), (to.0, y.start)),
+                };
+                let (a, b) = (column(from.0), column(to.0));
+                for at in a.min(b)..=a.max(b) {
+                    let share = if a == b { 1.0 } else { (at as f64 - a as f64) / (b as f64 - a as f64) };
+                    let line = row(from.1 + share * (to.1 - from.1));
+                    let cell: &mut Vec<usize> = &mut cells[line * columns + at];
+                    if !cell.contains(&i) {
+                        cell.push(i);
+                    }
+                }
+            }
+        }
+        let paint = |i: usize, text: &str| {
+            let code = COLORS[self.series[i].color];
+            if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        };
+        let mut text = format!("{}\n", self.y_desc);
+        let y_ticks: Vec<_> = ticks(&y, 6).into_iter().map(|value| (row(value), number(value))).collect();
+        for (r, cells) in cells.chunks(columns).enumerate() {
+            let (label, bar) = match y_ticks.iter().find(|tick| tick.0 == r) {
+                Some((_, label)) => (label.as_str(), '+'),
+                None => ("", '|'),
+            };
+            let mut line = format!("{label:>Y_AXIS$}{bar}");
+            for (at, cell) in cells.iter().enumerate() {
+                match cell.get(at % cell.len().max(1)) {
+                    Some(&i) => line += &paint(i, self.series[i].mark.encode_utf8(&mut [0; 4])),
+                    None => line.push(' '),
+                }
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        let (mut axis, mut labels) = (vec!['-'; columns], String::new());
+        for tick in self.x_ticks(&x, columns / 12) {
+            axis[column(tick)] = '+';
+            let label = self.x_label(tick);
+            let from = (Y_AXIS + 1 + column(tick)).saturating_sub(label.len() / 2).min(width - label.len());
+            if labels.is_empty() || from > labels.len() {
+                labels = format!("{labels:<from$}{label}");
+            }
+        }
+        text += &format!("{:Y_AXIS$}+{}\n{labels}\n", "", String::from_iter(axis));
+        text += &format!("{:>width$}\n", self.x_desc);
+        let legend: Vec<_> = (0..self.series.len()).filter(|&i| !self.series[i].label.is_empty()).collect();
+        let longest = legend.iter().map(|&i| self.series[i].label.chars().count()).max().unwrap_or(0);
+        for line in legend.chunks((width / (longest + 5)).max(1)) {
+            let entry = |&i: &usize| {
+                let Series { mark, label, .. } = &self.series[i];
+                format!("{}  {label:<longest$}", paint(i, mark.encode_utf8(&mut [0; 4])))
+            };
+            text += line.iter().map(entry).collect::<Vec<_>>().join("  ").trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Round numbers in a range, `most` at most.
+pub(super) fn ticks(range: &Range<f64>, most: usize) -> Vec<f64> {
+    let least = (range.end - range.start) / most.max(1) as f64;
+    let power = 10f64.powf(least.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|of| of * power).into_iter().find(|&step| step >= least).unwrap_or(least);
+    let (first, last) = ((range.start / step).ceil() as i64, (range.end / step).floor() as i64);
+    (first..=last).map(|k| k as f64 * step).collect()
+}
+
+/// Logarithms of round numbers in a range of logarithms.
+pub(super) fn log_ticks(range: &Range<f64>, most: usize) -> Vec<f64> {
+    let decades = range.start.floor() as i32..=range.end.ceil() as i32;
+    let inside = |of: &[f64]| -> Vec<f64> {
+        let all = decades.clone().flat_map(|k| of.iter().map(move |of| f64::from(k) + of.log10()));
+        all.filter(|log| range.contains(log)).collect()
+    };
+    let found = inside(&[1.0, 2.0, 5.0]);
+    let found = if found.len() > most { inside(&[1.0]) } else { found };
+    let found: Vec<_> = found.iter().copied().step_by(found.len().div_ceil(most.max(1)).max(1)).collect();
+    if found.len() > 1 {
+        return found;
+    }
+    // Less than a decade.
+    ticks(&(10f64.powf(range.start)..10f64.powf(range.end)), most).into_iter().map(f64::log10).collect()
+}
+
+/// A number as short as it can be said to four digits.
+pub fn number(x: f64) -> String {
+    let short = |x: f64, digits: usize| {
+        let text = format!("{x:.digits$}");
+        if digits > 0 { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    };
+    match x.abs() {
+        size if size >= 1e9 => short(x / 1e9, 2) + "G",
+        size if size >= 1e6 => short(x / 1e6, 2) + "M",
+        size if size >= 1e4 => short(x / 1e3, 1) + "k",
+        size if size >= 1e3 => short(x, 0),
+        size if size < 1e-9 => "0".into(),
+        size if size < 1e-3 => format!("{:e}", format!("{x:.2e}").parse::<f64>().expect("a number")),
+        _ => short(x, 4),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_numbers_stand_at_the_axes() {
+        assert_eq!(ticks(&(0.0..5000.0), 6), [0.0, 1000.0, 2000.0, 3000.0, 4000.0, 5000.0]);
+        assert_eq!(ticks(&(1.68..2.31), 4), [1.8, 2.0, 2.2]);
+        let values = |range: Range<f64>, most| -> Vec<String> {
+            let logs = range.start.log10()..range.end.log10();
+            log_ticks(&logs, most).into_iter().map(|log| number(10f64.powf(log))).collect()
+        };
+        assert_eq!(values(0.9e-4..1.1e-2, 8), ["1e-4", "2e-4", "5e-4", "0.001", "0.002", "0.005", "0.01"]);
+        assert_eq!(values(0.9e-4..1.1e-2, 4), ["1e-4", "0.001", "0.01"]);
+        assert_eq!(values(2.1..4.2, 8), ["2.5", "3", "3.5", "4"]);
+        for (x, text) in [(0.0, "0"), (1234.0, "1234"), (25_600.0, "25.6k"), (-2.5e6, "-2.5M"), (3e-4, "3e-4")] {
+            assert_eq!(number(x), text);
+        }
+    }
+
+    #[test]
+    fn curves_on_a_terminal_are_letters_between_labelled_axes() {
+        let chart = Chart {
+            x_desc: "step".into(),
+            y_desc: "loss".into(),
+            series: vec![
+                Series::new(0, "first", vec![(0.0, 4.0), (100.0, 1.0)]),
+                Series::new(1, "second", vec![(0.0, 4.0), (100.0, 2.0)]),
+                Series::limit("floor", 0.5, 0.0..100.0),
+            ],
+            ..Chart::default()
+        };
+        let text = chart.text(60, false);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines.iter().all(|line| line.len() <= 60) && !text.contains('\x1b'), "{text}");
+        assert_eq!((lines[0], lines[ROWS + 3].trim()), ("loss", "step"));
+        let last = |mark: char| lines[1..=ROWS].iter().position(|line| line.ends_with(mark)).unwrap();
+        assert!(last('B') < last('A') && last('A') < last('-'), "{text}");
+        // From one point on they go apart, and take turns before that.
+        assert!(lines[2].contains("AB"), "{text}");
+        assert_eq!(lines[ROWS + 4], "A  first   B  second  -  floor");
+        assert!(chart.text(60, true).contains("\x1b[94mA\x1b[0m"));
+    }
+}

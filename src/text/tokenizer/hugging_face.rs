@@ -1,0 +1,112 @@
+//! Tokenizers by Hugging Face's library: byte pair encoding that is learned here, and every `tokenizer.json` that is not
+//! kinglet's own.
+
+mod gpt2_words;
+
+use super::{cuts::Cuts, json::END_OF_TEXT};
+use gpt2_words::Words;
+use kinglet_core::error::{Error, Result};
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+};
+use tokenizers::{
+    AddedToken, DecoderWrapper, PreTokenizerWrapper,
+    models::{
+        TrainerWrapper,
+        bpe::{BPE, BpeTrainer},
+    },
+    pre_tokenizers::byte_level::ByteLevel,
+};
+
+/// A tokenizer of the library.
+#[derive(Clone, Debug)]
+pub(super) struct HuggingFace {
+    inner: Box<tokenizers::Tokenizer>,
+    /// How it encodes if it is byte pair encoding over GPT-2's words.
+    words: Option<Arc<Words>>,
+    /// One more than its largest id.
+    size: usize,
+}
+
+impl HuggingFace {
+    /// Learns byte pair encoding; the `tokenizer.json` of it. See [`super::Tokenizer::train_bpe`].
+    pub(super) fn train(pieces: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<String> {
+        let byte_level = || ByteLevel::new(false, true, true);
+        let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
+        tokenizer
+            .with_pre_tokenizer(Some(PreTokenizerWrapper::ByteLevel(byte_level())))
+            .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level())));
+        let trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            // The library's bars end with empty lines on standard output, where a program may wait for JSON.
+            .show_progress(io::stdout().is_terminal())
+            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let refused = |error| Error::Data(format!("cannot learn a vocabulary: {error}"));
+        tokenizer.train(&mut TrainerWrapper::BpeTrainer(trainer), pieces).map_err(refused)?;
+        tokenizer.to_string(true).map_err(refused)
+    }
+
+    /// Reads the content of a `tokenizer.json`.
+    pub(super) fn from_json(text: &str) -> Result<HuggingFace> {
+        let bad = |error: tokenizers::Error| Error::Data(format!("not a tokenizer: {error}"));
+        let mut inner = Box::new(tokenizers::Tokenizer::from_bytes(text).map_err(bad)?);
+        // A text is encoded whole and as it is, whatever length the file's model wants.
+        inner.with_padding(None).with_truncation(None).map_err(bad)?;
+        let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        let words = Words::of(&inner).map(Arc::new);
+        Ok(HuggingFace { inner, words, size })
+    }
+
+    /// One more than the largest id.
+    pub(super) fn vocab_size(&self) -> usize {
+        self.size
+    }
+
+    /// The id of a token.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How a token is written.
+    pub(super) fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// See [`super::Tokenizer::cuts`].
+    pub(super) fn cuts(&self) -> Cuts {
+        // A blank that each part begins with, or that a special token takes from another line, is one that the whole has
+        // not.
+        let plain = |level: &ByteLevel| level.use_regex && !level.add_prefix_space;
+        let reaches = |token: &AddedToken| token.lstrip || token.rstrip || token.content.contains('\n');
+        let lines = self.inner.get_normalizer().is_none()
+            && matches!(self.inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(level)) if plain(level))
+            && !self.inner.get_added_tokens_decoder().values().any(reaches);
+        if lines { Cuts::AtLines } else { Cuts::Whole }
+    }
+
+    /// Text to ids.
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if let Some(words) = &self.words {
+            return words.encode(text, &self.inner);
+        }
+        let encoding = self.inner.encode_fast(text, false);
+        Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
+    }
+
+    /// Ids to text; an id that no token has becomes U+FFFD.
+    pub(super) fn decode(&self, ids: &[u32]) -> String {
+        // The library would leave an unknown id out.
+        let known = |id: &u32| self.inner.id_to_token(*id).is_some();
+        let pieces = ids.chunk_by(|a, b| known(a) == known(b)).map(|ids| {
+            if known(&ids[0]) {
+                self.inner.decode(ids, false).unwrap_or_default()
+            } else {
+                "\u{fffd}".repeat(ids.len())
+            }
+        });
+        pieces.collect()
+    }
+}

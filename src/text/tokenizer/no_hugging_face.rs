@@ -1,0 +1,56 @@
+//! Stands in for Hugging Face's library where the feature `hf-tokenizers` is off.
+
+use super::cuts::Cuts;
+use kinglet_core::error::{Error, Result};
+
+/// A tokenizer of the library; there is none.
+#[derive(Clone, Debug)]
+pub(super) enum HuggingFace {}
+
+fn absent<T>() -> Result<T> {
+    Err(Error::Data(
+        "this kinglet was built without the feature `hf-tokenizers`: its tokenizers are char and byte".into(),
+    ))
+}
+
+impl HuggingFace {
+    /// Refuses: the library is not built in.
+    pub(super) fn train(_: impl Iterator<Item = String> + Send, _: usize) -> Result<String> {
+        absent()
+    }
+
+    /// Refuses: the library is not built in.
+    pub(super) fn from_json(_: &str) -> Result<HuggingFace> {
+        absent()
+    }
+
+    /// Never called.
+    pub(super) fn vocab_size(&self) -> usize {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn id(&self, _: &str) -> Option<u32> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn token(&self, _: u32) -> Option<String> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn cuts(&self) -> Cuts {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn encode(&self, _: &str) -> Result<Vec<u32>> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn decode(&self, _: &[u32]) -> String {
+        match *self {}
+    }
+}
