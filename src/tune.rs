@@ -35,7 +35,7 @@ use kinglet_core::{
     model::Gpt,
     threads::with_threads,
 };
-use plan::{CHECKS, Speed};
+use plan::{CHECKS, TrialSpeed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -101,7 +101,7 @@ pub struct Changes {
 #[derive(Debug)]
 pub struct Tuning {
     out: PathBuf,
-    stored: Stored,
+    stored: TuneFile,
     config: Config,
     sweeps: Vec<Sweep>,
     tokenizer: Tokenizer,
@@ -109,13 +109,13 @@ pub struct Tuning {
     data: Arc<Dataset>,
     threads: usize,
     /// What was measured at the start.
-    speed: Option<Speed>,
+    speed: Option<TrialSpeed>,
     _lock: Lock,
 }
 
 /// `tune.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Stored {
+struct TuneFile {
     format_version: u64,
     /// The configuration, with nothing left to be decided, as TOML.
     config: String,
@@ -249,7 +249,7 @@ impl Tuning {
         }
         refuse_full(out)?;
         let (config, tokenizer, data) = train::resolve(config)?;
-        let stored = Stored {
+        let stored = TuneFile {
             format_version: FORMAT_VERSION,
             config: config.to_toml(),
             sweeps: sweeps.iter().map(Sweep::to_string).collect(),
@@ -350,7 +350,7 @@ impl Tuning {
     /// # Errors
     /// If something cannot be read or written, the budget ends before one training does, or all of them diverge.
     pub fn run(self, stop: &AtomicBool, observe: impl FnMut(&Event) + Send) -> Result<Event> {
-        let session = Session { began: Instant::now(), before_s: self.stored.spent_s, tuning: self, stop, observe };
+        let session = Search { began: Instant::now(), before_s: self.stored.spent_s, tuning: self, stop, observe };
         session.run()
     }
 
@@ -390,7 +390,7 @@ impl Tuning {
 const SEAL: &str = "{\"sha256\":\"";
 const TUNE: &str = "\",\"tune\":";
 
-fn read(path: &Path) -> Result<Stored> {
+fn read(path: &Path) -> Result<TuneFile> {
     let text = disk::read_text(path, 1 << 24)?;
     let inside = text.trim_end().strip_prefix(SEAL).and_then(|rest| rest.strip_suffix('}'));
     let sealed = inside.and_then(|rest| rest.split_once(TUNE)).map(|(sum, json)| (json, sum));
@@ -422,7 +422,7 @@ fn too_short(budget_s: f64, need_s: f64) -> Error {
 }
 
 /// How many settings there are to be.
-fn wanted(stored: &Stored, sweeps: &[Sweep]) -> usize {
+fn wanted(stored: &TuneFile, sweeps: &[Sweep]) -> usize {
     stored.trials.unwrap_or(if sweeps.len() == 1 { SETTINGS.0 } else { SETTINGS.1 })
 }
 
@@ -432,7 +432,7 @@ fn draw(config: &Config, data: &Dataset, sweeps: &[Sweep], n: usize) -> Result<V
 }
 
 /// Measures how fast training is, for a hundredth of the budget or a second.
-fn measure<B: Backward>(be: &B, config: &Config, data: &Dataset, budget_s: f64) -> Result<Speed> {
+fn measure<B: Backward>(be: &B, config: &Config, data: &Dataset, budget_s: f64) -> Result<TrialSpeed> {
     /// Batches that are measured, and steps at least.
     const BATCHES: u32 = 4;
     let model = Gpt::new(config)?;
@@ -454,11 +454,11 @@ fn measure<B: Backward>(be: &B, config: &Config, data: &Dataset, budget_s: f64) 
         + data.val.windows() as f64 / config.batch_size as f64;
     // A checkpoint: three numbers for each parameter, its file system and its plot. A guess; the budget holds without it.
     let checkpoint_s = 0.05 + 12.0 * model.layout.len() as f64 / 2e8;
-    Ok(Speed { step_s, rest_s: batches * batch_s + estimates * checkpoint_s })
+    Ok(TrialSpeed { step_s, rest_s: batches * batch_s + estimates * checkpoint_s })
 }
 
 /// Work on a tuning.
-struct Session<'a, O: FnMut(&Event) + Send> {
+struct Search<'a, O: FnMut(&Event) + Send> {
     tuning: Tuning,
     stop: &'a AtomicBool,
     observe: O,
@@ -478,7 +478,7 @@ struct Task {
     seed: u64,
 }
 
-impl<O: FnMut(&Event) + Send> Session<'_, O> {
+impl<O: FnMut(&Event) + Send> Search<'_, O> {
     fn left_s(&self) -> f64 {
         self.tuning.stored.budget_s - self.before_s - self.began.elapsed().as_secs_f64()
     }
@@ -574,7 +574,7 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
             let size = |config: &Config| Ok(Gpt::new(config)?.layout.len() as f64 * config.tokens_per_step());
             let sizes = settings.iter().map(|set| Ok(size(&sweep::apply(config, sweeps, set)?)? / size(config)?));
             let mean = sizes.sum::<Result<f64>>()? / settings.len() as f64;
-            let speed = Speed { step_s: speed.step_s * mean, rest_s: speed.rest_s * mean };
+            let speed = TrialSpeed { step_s: speed.step_s * mean, rest_s: speed.rest_s * mean };
             let rungs = plan::plan(settings.len(), stored.trials.is_none(), config.max_iters, self.left_s(), speed)
                 .map_err(|need| too_short(stored.budget_s, stored.budget_s - self.left_s() + need))?;
             self.tuning.stored.rungs = rungs;
@@ -597,7 +597,7 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
     }
 
     fn range_test(&mut self, be: &Cpu, of: u64) -> Result<Option<RangeTest>> {
-        let Session { tuning, stop, observe, .. } = self;
+        let Search { tuning, stop, observe, .. } = self;
         let model = Gpt::new(&tuning.config)?;
         let mut progress = |step, learning_rate, loss| {
             observe(&Event::RangeStep { step, of, learning_rate, loss });
@@ -670,7 +670,7 @@ impl<O: FnMut(&Event) + Send> Session<'_, O> {
         };
         job.skip_report = true;
         let (began, before_s, budget_s) = (self.began, self.before_s, self.tuning.stored.budget_s);
-        let Session { tuning, stop, observe, .. } = self;
+        let Search { tuning, stop, observe, .. } = self;
         let halt = AtomicBool::new(false);
         let ended = train::run(job, Cpu::new()?, &Options::default().threads(tuning.threads).stop(&halt), |training| {
             let left_s = budget_s - before_s - began.elapsed().as_secs_f64();

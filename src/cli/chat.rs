@@ -1,7 +1,7 @@
 //! `kinglet chat`
 
 use super::terminal;
-use super::{eval::Checkpoint, sample::Draw};
+use super::{eval::CheckpointArg, sample::Draw};
 use kinglet::{
     backend::Cpu,
     data,
@@ -32,8 +32,8 @@ pub(super) struct Args {
     #[command(flatten)]
     draw: Draw,
     /// Which checkpoint
-    #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
-    checkpoint: Checkpoint,
+    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    checkpoint: CheckpointArg,
 }
 
 impl Args {

@@ -13,7 +13,7 @@ use kinglet::{
     data::{self, Survey, TokenizerChoice, prepared},
     report::{
         baselines::Baselines,
-        stats::{Count, LINE_CHARS, Longest, Part, Source, Stats, WINDOW_CHARS},
+        stats::{Count, LINE_CHARS, Longest, PartStats, Stats, TextAndIds, WINDOW_CHARS},
     },
     text::{source::Corpus, tokenizer::Tokenizer},
 };
@@ -92,7 +92,7 @@ impl StatsArgs {
             documents.collect::<Vec<_>>().join("\n")
         };
         let (train, val) = (text(&train_ids), text(&val_ids));
-        let source = |text, ids| Source { text, ids };
+        let source = |text, ids| TextAndIds { text, ids };
         let stats = Stats::measure(source(&train, &train_ids), source(&val, &val_ids));
         let baselines = Baselines::measure(&train_ids, &val_ids, tokenizer.vocab_size())?;
         let report = Report {
@@ -148,7 +148,7 @@ impl Report<'_> {
 
     fn text(&self) -> String {
         let Stats { train, val, overlap, .. } = self.stats;
-        let part = |name: &str, of: fn(&Part) -> usize| row![name, of(train), of(val)];
+        let part = |name: &str, of: fn(&PartStats) -> usize| row![name, of(train), of(val)];
         let sizes = columns(&[
             row!["", "train", "val"],
             part("bytes", |part| part.bytes),

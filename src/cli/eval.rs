@@ -21,16 +21,16 @@ pub(super) struct Args {
     data: Vec<String>,
     /// Which part of the text [default: val of the run's own text, all of another]
     #[arg(long, value_enum)]
-    split: Option<Split>,
+    split: Option<SplitArg>,
     /// Which checkpoint
-    #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
-    checkpoint: Checkpoint,
+    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    checkpoint: CheckpointArg,
     #[command(flatten)]
     threads: Threads,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Split {
+enum SplitArg {
     Train,
     Val,
     All,
@@ -38,18 +38,18 @@ enum Split {
 
 /// A checkpoint of a run.
 #[derive(Clone, Copy, clap::ValueEnum)]
-pub(super) enum Checkpoint {
+pub(super) enum CheckpointArg {
     /// The one with the lowest estimated validation loss
     Best,
     /// The newest
     Last,
 }
 
-impl From<Checkpoint> for Which {
-    fn from(checkpoint: Checkpoint) -> Which {
+impl From<CheckpointArg> for Which {
+    fn from(checkpoint: CheckpointArg) -> Which {
         match checkpoint {
-            Checkpoint::Best => Which::Best,
-            Checkpoint::Last => Which::Last,
+            CheckpointArg::Best => Which::Best,
+            CheckpointArg::Last => Which::Last,
         }
     }
 }
@@ -60,13 +60,13 @@ impl Args {
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
         let (data, default) = match &self.data[..] {
-            [] => (None, Split::Val),
-            data => (Some(data), Split::All),
+            [] => (None, SplitArg::Val),
+            data => (Some(data), SplitArg::All),
         };
         let (part, name) = match self.split.unwrap_or(default) {
-            Split::Train => (Part::Train, "train"),
-            Split::Val => (Part::Val, "val"),
-            Split::All => (Part::All, "all"),
+            SplitArg::Train => (Part::Train, "train"),
+            SplitArg::Val => (Part::Val, "val"),
+            SplitArg::All => (Part::All, "all"),
         };
         let bar = terminal::progress_bar(0, "{wide_bar:.cyan/dim} {percent}% {eta} left");
         let progress = |done: usize, of: usize| {

@@ -2,7 +2,7 @@
 
 use super::{
     choice::Threads,
-    eval::Checkpoint,
+    eval::CheckpointArg,
     report::{Finished, Reporter, finish, stop_on_signal},
     terminal::Ended,
 };
@@ -64,8 +64,8 @@ pub(super) struct Choice {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Which checkpoint to begin with
-    #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
-    checkpoint: Checkpoint,
+    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    checkpoint: CheckpointArg,
 }
 
 impl Args {

@@ -1,6 +1,6 @@
 //! `kinglet merge`
 
-use super::eval::Checkpoint;
+use super::eval::CheckpointArg;
 use super::terminal;
 use kinglet::train::finetune::merged;
 use serde_json::json;
@@ -15,8 +15,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Which checkpoint
-    #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
-    checkpoint: Checkpoint,
+    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    checkpoint: CheckpointArg,
 }
 
 impl Args {

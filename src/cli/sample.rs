@@ -1,6 +1,6 @@
 //! `kinglet sample`
 
-use super::eval::Checkpoint;
+use super::eval::CheckpointArg;
 use super::terminal;
 use anyhow::Context;
 use kinglet::{backend::Cpu, inference::Model, sample::Sampling};
@@ -31,8 +31,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Which checkpoint
-    #[arg(long, value_enum, default_value_t = Checkpoint::Best)]
-    checkpoint: Checkpoint,
+    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    checkpoint: CheckpointArg,
     /// Use the adapters of another run's folder on this run's weights, or "none" of its own
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,

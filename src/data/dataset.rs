@@ -2,7 +2,7 @@
 
 use super::{
     encode::{Encoded, encode},
-    split::{Ids, Rows, Split, within},
+    split::{Content, Ids, Split, within},
     survey::Survey,
 };
 use crate::{
@@ -64,15 +64,15 @@ impl Dataset {
     pub fn check(&self, config: &Config) -> Result<()> {
         for (name, part) in [("training", &self.train), ("validation", &self.val)] {
             let n = part.tokens();
-            match part.rows {
-                Rows::Text(_) if n <= config.block_size => {
+            match part.content {
+                Content::Text(_) if n <= config.block_size => {
                     return Err(Error::Data(format!(
                         "the {name} part of the text has {n} tokens, fewer than one sequence of block_size + 1 = {}: \
                          use a longer text or a smaller block_size",
                         config.block_size + 1
                     )));
                 }
-                Rows::Conversations { .. } if part.windows() == 0 => {
+                Content::Conversations { .. } if part.windows() == 0 => {
                     return Err(Error::Data(format!(
                         "the {name} part has no conversation of at most block_size + 1 = {} tokens: use more or shorter \
                          ones, or a model with a larger block_size",
@@ -87,14 +87,14 @@ impl Dataset {
 
     /// All of it as one part, to be measured on; of a text in memory, what was not cut off by a `train_split` of 0.
     pub fn whole(self) -> Split {
-        match (self.train.rows, self.val) {
+        match (self.train.content, self.val) {
             (
-                Rows::Text(Ids::Files(mut files)),
-                Split { rows: Rows::Text(Ids::Files(more)), measured, bytes, chars, .. },
+                Content::Text(Ids::Files(mut files)),
+                Split { content: Content::Text(Ids::Files(more)), measured, bytes, chars, .. },
             ) => {
                 files.extend(more);
                 Split {
-                    rows: Rows::Text(Ids::Files(files)),
+                    content: Content::Text(Ids::Files(files)),
                     measured: measured + self.train.measured,
                     bytes: bytes + self.train.bytes,
                     chars: chars + self.train.chars,
@@ -179,11 +179,18 @@ impl Collected {
     fn split(self, conversations: bool, tokenizer: &Tokenizer, config: &Config) -> Split {
         let Collected { ids, learned, ends, bytes, chars, .. } = self;
         let (measured, rows) = if conversations {
-            (learned.iter().filter(|&&learned| learned).count(), Rows::Conversations { ids, learned, ends })
+            (learned.iter().filter(|&&learned| learned).count(), Content::Conversations { ids, learned, ends })
         } else {
-            (ids.len(), Rows::Text(Ids::Memory(ids)))
+            (ids.len(), Content::Text(Ids::Memory(ids)))
         };
-        Split { rows, block_size: config.block_size, measured, bytes, chars, within: within(tokenizer, config) }
+        Split {
+            content: rows,
+            block_size: config.block_size,
+            measured,
+            bytes,
+            chars,
+            within: within(tokenizer, config),
+        }
     }
 }
 

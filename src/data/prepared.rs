@@ -41,7 +41,7 @@ use std::{
 const ABOUT: &str = "prepared.json";
 const TOKENIZER: &str = "tokenizer.json";
 /// Ids in a file: 200 MB of 16 bits.
-const SHARD: u64 = 100_000_000;
+const IDS_PER_FILE: u64 = 100_000_000;
 
 /// Tokens that are decoded to learn how much text those of a foreign file are.
 const SAMPLE: usize = 1 << 20;
@@ -208,10 +208,10 @@ struct PartWriter {
     /// SHA-256 of the tokenizer's file.
     tokenizer: [u8; 32],
     about: PartAbout,
-    current: Option<Shard>,
+    current: Option<OpenFile>,
 }
 
-struct Shard {
+struct OpenFile {
     file: BufWriter<File>,
     sum: Sha256,
     tokens: u64,
@@ -224,8 +224,8 @@ impl PartWriter {
         self.about.chars += encoded.chars;
         let mut ids = &encoded.ids[..];
         while !ids.is_empty() {
-            let shard = match &mut self.current {
-                Some(shard) => shard,
+            let open = match &mut self.current {
+                Some(open) => open,
                 None => {
                     let name = format!("{}-{:05}.bin", self.name, self.about.files.len());
                     self.about.files.push(name);
@@ -235,10 +235,10 @@ impl PartWriter {
                         Ok(BufWriter::with_capacity(1 << 20, file))
                     });
                     let file = file.map_err(Error::io("write", &path))?;
-                    self.current.insert(Shard { file, sum: Sha256::new(), tokens: 0 })
+                    self.current.insert(OpenFile { file, sum: Sha256::new(), tokens: 0 })
                 }
             };
-            let (now, later) = ids.split_at(ids.len().min((SHARD - shard.tokens) as usize));
+            let (now, later) = ids.split_at(ids.len().min((IDS_PER_FILE - open.tokens) as usize));
             // The file's byte order, which is this machine's as a rule: then nothing but the width changes.
             let (wide, narrow): (Vec<u32>, Vec<u16>);
             let bytes: &[u8] = if self.wide {
@@ -248,12 +248,12 @@ impl PartWriter {
                 narrow = now.iter().map(|&id| (id as u16).to_le()).collect();
                 bytemuck::cast_slice(&narrow)
             };
-            shard.sum.update(bytes);
-            shard.tokens += now.len() as u64;
-            let (written, full) = (shard.file.write_all(bytes), shard.tokens == SHARD);
+            open.sum.update(bytes);
+            open.tokens += now.len() as u64;
+            let (written, full) = (open.file.write_all(bytes), open.tokens == IDS_PER_FILE);
             written.map_err(Error::io("write", &self.path()))?;
             if full {
-                self.finish_shard()?;
+                self.finish_file()?;
             }
             ids = later;
         }
@@ -266,8 +266,8 @@ impl PartWriter {
     }
 
     /// Writes the header, now that its content is known.
-    fn finish_shard(&mut self) -> Result<()> {
-        let Some(Shard { mut file, sum, tokens }) = self.current.take() else { return Ok(()) };
+    fn finish_file(&mut self) -> Result<()> {
+        let Some(OpenFile { mut file, sum, tokens }) = self.current.take() else { return Ok(()) };
         let width: u32 = if self.wide { 4 } else { 2 };
         let words = [VERSION.to_le_bytes(), width.to_le_bytes()].concat();
         let header = [&MAGIC[..], &words, &tokens.to_le_bytes(), &self.tokenizer, &sum.finalize()].concat();
@@ -320,7 +320,7 @@ pub fn prepare(
         return Ok(None);
     }
     encoded?;
-    parts.iter_mut().try_for_each(PartWriter::finish_shard)?;
+    parts.iter_mut().try_for_each(PartWriter::finish_file)?;
     let [train, val] = parts.map(|part| part.about);
     for (name, part) in [("training", &train), ("validation", &val)] {
         if part.tokens < 2 {

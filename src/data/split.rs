@@ -47,7 +47,7 @@ impl Ids {
 /// A part of a corpus.
 #[derive(Clone, Debug)]
 pub struct Split {
-    pub(super) rows: Rows,
+    pub(super) content: Content,
     pub(super) block_size: usize,
     /// Tokens that losses are of, and the text that they are.
     pub(super) measured: usize,
@@ -57,7 +57,7 @@ pub struct Split {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Rows {
+pub(super) enum Content {
     /// One long text; documents may follow one another in it.
     Text(Ids),
     /// Conversations, some of whose tokens are learned; row `i` ends before `ends[i]`.
@@ -68,7 +68,7 @@ impl Split {
     /// A text of token ids from memory.
     pub fn new(ids: Vec<u32>, block_size: usize) -> Split {
         let (measured, bytes) = (ids.len(), ids.len() as u64);
-        Split { rows: Rows::Text(Ids::Memory(ids)), block_size, measured, bytes, chars: bytes, within: None }
+        Split { content: Content::Text(Ids::Memory(ids)), block_size, measured, bytes, chars: bytes, within: None }
     }
 
     /// A text in files of token ids.
@@ -80,25 +80,32 @@ impl Split {
         config: &Config,
     ) -> Split {
         let (within, measured) = (within(tokenizer, config), files.iter().map(TokenFile::len).sum());
-        Split { rows: Rows::Text(Ids::Files(files)), block_size: config.block_size, measured, bytes, chars, within }
+        Split {
+            content: Content::Text(Ids::Files(files)),
+            block_size: config.block_size,
+            measured,
+            bytes,
+            chars,
+            within,
+        }
     }
 
     /// Tokens in it.
     pub fn tokens(&self) -> usize {
-        match &self.rows {
-            Rows::Text(ids) => ids.len(),
-            Rows::Conversations { ids, .. } => ids.len(),
+        match &self.content {
+            Content::Text(ids) => ids.len(),
+            Content::Conversations { ids, .. } => ids.len(),
         }
     }
 
     /// Tokens of it that are in memory, not in files.
     pub fn tokens_in_memory(&self) -> usize {
-        if matches!(self.rows, Rows::Text(Ids::Files(_))) { 0 } else { self.tokens() }
+        if matches!(self.content, Content::Text(Ids::Files(_))) { 0 } else { self.tokens() }
     }
 
     /// Whether it is conversations.
     pub fn is_conversations(&self) -> bool {
-        matches!(self.rows, Rows::Conversations { .. })
+        matches!(self.content, Content::Conversations { .. })
     }
 
     /// Tokens for each byte and for each character of text (of conversations, of their answers): what a loss per token is
@@ -114,9 +121,9 @@ impl Split {
     /// If a file cannot be read.
     pub fn ids(&self, range: Range<usize>) -> Result<Vec<u32>> {
         let mut out = Vec::new();
-        match &self.rows {
-            Rows::Text(ids) => ids.read(range, &mut out)?,
-            Rows::Conversations { ids, .. } => out.extend(&ids[range]),
+        match &self.content {
+            Content::Text(ids) => ids.read(range, &mut out)?,
+            Content::Conversations { ids, .. } => out.extend(&ids[range]),
         }
         Ok(out)
     }
@@ -146,10 +153,10 @@ impl Split {
 
     /// The same where text is cut `shift` tokens earlier, so that its first sequence is shorter.
     pub(super) fn windows_after(&self, shift: usize) -> usize {
-        match &self.rows {
-            Rows::Text(ids) if ids.len() > 1 => (shift + ids.len() - 1).div_ceil(self.block_size),
-            Rows::Text(_) => 0,
-            Rows::Conversations { ends, .. } => ends.len(),
+        match &self.content {
+            Content::Text(ids) if ids.len() > 1 => (shift + ids.len() - 1).div_ceil(self.block_size),
+            Content::Text(_) => 0,
+            Content::Conversations { ends, .. } => ends.len(),
         }
     }
 
@@ -162,12 +169,12 @@ impl Split {
     }
 
     pub(super) fn window_after(&self, shift: usize, index: usize, batch: &mut Batch) -> Result<()> {
-        match &self.rows {
-            Rows::Text(ids) => {
+        match &self.content {
+            Content::Text(ids) => {
                 let end = (index + 1) * self.block_size - shift;
                 self.push_text(ids, end.saturating_sub(self.block_size)..ids.len().min(end + 1), batch)
             }
-            Rows::Conversations { ids, learned, ends } => {
+            Content::Conversations { ids, learned, ends } => {
                 let row = index.checked_sub(1).map_or(0, |before| ends[before])..ends[index];
                 let targets = batch.add(&ids[row.clone()]);
                 for (target, _) in targets.iter_mut().zip(&learned[row][1..]).filter(|(_, learned)| !**learned) {
@@ -211,12 +218,12 @@ impl Split {
     /// If a file cannot be read.
     pub fn sample(&self, seed: u64, purpose: Purpose, step: u64, index: usize, batch: &mut Batch) -> Result<()> {
         let mut rng = Rng::new(seed, purpose, step, index as u64);
-        match &self.rows {
-            Rows::Text(ids) => {
+        match &self.content {
+            Content::Text(ids) => {
                 let offset = rng.below((ids.len() - self.block_size) as u64) as usize;
                 self.push_text(ids, offset..offset + self.block_size + 1, batch)
             }
-            Rows::Conversations { ends, .. } => self.window(rng.below(ends.len() as u64) as usize, batch),
+            Content::Conversations { ends, .. } => self.window(rng.below(ends.len() as u64) as usize, batch),
         }
     }
 
@@ -228,9 +235,9 @@ impl Split {
     /// If a file cannot be read.
     pub(super) fn in_epochs(&self, seed: u64, step: u64, of: usize, index: usize, batch: &mut Batch) -> Result<()> {
         // How many ways there are to cut, and how many sequences come of all together.
-        let (ways, together) = match &self.rows {
-            Rows::Text(ids) => (self.block_size, ids.len() + self.block_size - 2),
-            Rows::Conversations { ends, .. } => (1, ends.len()),
+        let (ways, together) = match &self.content {
+            Content::Text(ids) => (self.block_size, ids.len() + self.block_size - 2),
+            Content::Conversations { ends, .. } => (1, ends.len()),
         };
         let at = step * of as u64 + index as u64;
         let (ways, together) = (ways as u64, together as u64);

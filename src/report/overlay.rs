@@ -129,7 +129,7 @@ impl Overlay {
                 Record::Done(at) => done = Some(at),
                 _ => {}
             })?;
-            Ok(Told { path: run.path().to_owned(), whole, config: &run.config, estimates, done })
+            Ok(RunRecords { path: run.path().to_owned(), whole, config: &run.config, estimates, done })
         });
         overlay(told.collect::<Result<_>>()?, target)
     }
@@ -197,7 +197,7 @@ impl Trace {
 }
 
 /// A run as it is read.
-struct Told<'a> {
+struct RunRecords<'a> {
     /// As it was named.
     path: PathBuf,
     /// From the root.
@@ -207,7 +207,7 @@ struct Told<'a> {
     done: Option<DoneRecord>,
 }
 
-fn overlay(mut told: Vec<Told>, target: Option<f64>) -> Result<Overlay> {
+fn overlay(mut told: Vec<RunRecords>, target: Option<f64>) -> Result<Overlay> {
     let mut notes = Vec::new();
     let mut wholes: Vec<PathBuf> = Vec::new();
     told.retain(|run| {
@@ -281,8 +281,8 @@ fn overlay(mut told: Vec<Told>, target: Option<f64>) -> Result<Overlay> {
 }
 
 /// What a run's events say.
-fn trace(told: &Told, name: String, notes: &mut Vec<String>) -> Result<Trace> {
-    let Told { path, config, .. } = told;
+fn trace(told: &RunRecords, name: String, notes: &mut Vec<String>) -> Result<Trace> {
+    let RunRecords { path, config, .. } = told;
     let done = told.done.unwrap_or_default();
     let ms_per_step = done.ms_per_step;
     let without_seconds = told.estimates.iter().any(|at| at.train_s.is_none());
@@ -355,13 +355,13 @@ mod tests {
         config
     }
 
-    fn told<'a>(path: &str, config: &'a Config, val_losses: &[f64]) -> Told<'a> {
+    fn told<'a>(path: &str, config: &'a Config, val_losses: &[f64]) -> RunRecords<'a> {
         let estimate = |(i, loss): (usize, &f64)| {
             json!({"event": "estimate", "step": 10 * i, "train_loss": loss - 0.1, "val_loss": loss,
                 "bits_per_byte": loss * 0.5, "train_s": i})
         };
         let events = val_losses.iter().enumerate().map(estimate).collect();
-        Told { path: path.into(), whole: Path::new("/").join(path), config, events }
+        RunRecords { path: path.into(), whole: Path::new("/").join(path), config, events }
     }
 
     fn order(overlay: &Overlay) -> Vec<&str> {

@@ -23,7 +23,7 @@ const SHOWN_CHARS: usize = 60;
 
 /// A part of a text, and its tokens.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
+pub struct TextAndIds<'a> {
     /// The text.
     pub text: &'a str,
     /// The same as token ids.
@@ -34,9 +34,9 @@ pub struct Source<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
     /// Its training part.
-    pub train: Part,
+    pub train: PartStats,
     /// Its validation part.
-    pub val: Part,
+    pub val: PartStats,
     /// Different characters in both parts.
     pub distinct_chars: usize,
     /// Different tokens in both parts.
@@ -57,7 +57,7 @@ pub struct Stats {
 
 /// The size of a part.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Part {
+pub struct PartStats {
     /// Bytes of UTF-8.
     pub bytes: usize,
     /// Characters: Unicode scalar values.
@@ -111,12 +111,12 @@ pub struct Overlap {
 
 impl Stats {
     /// Looks at a text in two parts.
-    pub fn measure(train: Source, val: Source) -> Stats {
+    pub fn measure(train: TextAndIds, val: TextAndIds) -> Stats {
         let (train_chars, val_chars) = (counts(train.text.chars()), counts(val.text.chars()));
         let (train_tokens, val_tokens) = (counts(train.ids.iter().copied()), counts(val.ids.iter().copied()));
         let distinct_chars_only_in_val = val_chars.keys().filter(|c| !train_chars.contains_key(c)).count();
-        let train_part = Part::measure(train, train_chars.len(), train_tokens.len());
-        let val_part = Part::measure(val, val_chars.len(), val_tokens.len());
+        let train_part = PartStats::measure(train, train_chars.len(), train_tokens.len());
+        let val_part = PartStats::measure(val, val_chars.len(), val_tokens.len());
         let (chars, tokens) = (by_frequency(train_chars, val_chars), by_frequency(train_tokens, val_tokens));
         Stats {
             overlap: Overlap::measure(train.text, val.text),
@@ -133,10 +133,10 @@ impl Stats {
     }
 }
 
-impl Part {
-    fn measure(part: Source, distinct_chars: usize, distinct_tokens: usize) -> Part {
-        let Source { text, ids } = part;
-        Part {
+impl PartStats {
+    fn measure(part: TextAndIds, distinct_chars: usize, distinct_tokens: usize) -> PartStats {
+        let TextAndIds { text, ids } = part;
+        PartStats {
             bytes: text.len(),
             chars: text.chars().count(),
             lines: text.lines().count(),
@@ -216,7 +216,7 @@ fn windows(text: &str) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::builtin::Corpus;
+    use crate::text::builtin::Builtin;
     use std::collections::HashSet;
 
     fn ids(text: &str) -> Vec<u32> {
@@ -225,7 +225,7 @@ mod tests {
 
     fn stats(train: &str, val: &str) -> Stats {
         let (a, b) = (ids(train), ids(val));
-        Stats::measure(Source { text: train, ids: &a }, Source { text: val, ids: &b })
+        Stats::measure(TextAndIds { text: train, ids: &a }, TextAndIds { text: val, ids: &b })
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn tokens_are_counted_apart_from_characters() {
-        let stats = Stats::measure(Source { text: "abab", ids: &[7, 7] }, Source { text: "b", ids: &[3] });
+        let stats = Stats::measure(TextAndIds { text: "abab", ids: &[7, 7] }, TextAndIds { text: "b", ids: &[3] });
         assert_eq!(stats.frequent_tokens, [Count { what: 7, count: 2 }, Count { what: 3, count: 1 }]);
         assert_eq!(stats.rare_tokens, [Count { what: 3, count: 1 }, Count { what: 7, count: 2 }]);
         assert_eq!((stats.train.tokens, stats.distinct_tokens, stats.distinct_chars), (2, 2, 2));

@@ -276,7 +276,7 @@ impl RunDir {
     ///
     /// # Errors
     /// If something cannot be written or removed.
-    pub fn tidy(&self, state: &State) -> Result<()> {
+    pub fn prune(&self, state: &State) -> Result<()> {
         let best = state.best.map(|(_, step)| step);
         self.write("last", folder_name(state.step).as_bytes())?;
         if let Some(best) = best {
@@ -508,7 +508,7 @@ mod tests {
     fn save(run: &RunDir, layout: &Layout, step: u64) {
         let checkpoint = checkpoint(layout, step);
         run.save(layout, &checkpoint).unwrap();
-        run.tidy(&checkpoint.state).unwrap();
+        run.prune(&checkpoint.state).unwrap();
     }
 
     fn folder(run: &RunDir, step: u64) -> PathBuf {
@@ -556,7 +556,7 @@ mod tests {
                     let next = checkpoint(&layout, 10);
                     let (saved, hit) = with_fault(fault, || {
                         let saved = run.save(&layout, &next).is_ok();
-                        (saved, saved && run.tidy(&next.state).is_ok())
+                        (saved, saved && run.prune(&next.state).is_ok())
                     });
                     reached |= hit;
                     assert!(saved.1 || hit);

@@ -1,6 +1,6 @@
 //! The built-in corpora: texts drawn from small probabilistic grammars, the same on every machine, so that the first
-//! run needs neither network nor file, and nor does fine-tuning it. [`Corpus::Play`] (`corpus/play.grammar`) is a million
-//! characters of an invented play, [`Corpus::Logbook`] (`corpus/logbook.grammar`) 300,000 of a lighthouse keeper's log;
+//! run needs neither network nor file, and nor does fine-tuning it. [`Builtin::Play`] (`corpus/play.grammar`) is a million
+//! characters of an invented play, [`Builtin::Logbook`] (`corpus/logbook.grammar`) 300,000 of a lighthouse keeper's log;
 //! [`dates`] are instructions with answers.
 //!
 //! A grammar is unambiguous: each text has one derivation, so the probability of the text is the product of the
@@ -13,7 +13,7 @@ use std::{collections::HashMap, ops::Range};
 
 /// A corpus that comes with the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Corpus {
+pub enum Builtin {
     /// A million characters of an invented play; what is trained on if no data is named.
     Play,
     /// 300,000 characters of an invented logbook: words and sentences like the play's, with digits, in another layout;
@@ -21,21 +21,21 @@ pub enum Corpus {
     Logbook,
 }
 
-impl Corpus {
+impl Builtin {
     /// All of them.
-    pub const ALL: [Corpus; 2] = [Corpus::Play, Corpus::Logbook];
+    pub const ALL: [Builtin; 2] = [Builtin::Play, Builtin::Logbook];
 
     /// What it is called on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Corpus::Play => "builtin",
-            Corpus::Logbook => "logbook",
+            Builtin::Play => "builtin",
+            Builtin::Logbook => "logbook",
         }
     }
 
     /// The corpus of that name, if there is one.
-    pub fn named(name: &str) -> Option<Corpus> {
-        Corpus::ALL.into_iter().find(|corpus| corpus.name() == name)
+    pub fn named(name: &str) -> Option<Builtin> {
+        Builtin::ALL.into_iter().find(|corpus| corpus.name() == name)
     }
 
     /// The text; all of it ASCII.
@@ -59,16 +59,16 @@ impl Corpus {
 
     fn grammar(self) -> Grammar {
         Grammar::parse(match self {
-            Corpus::Play => include_str!("builtin/play.grammar"),
-            Corpus::Logbook => include_str!("builtin/logbook.grammar"),
+            Builtin::Play => include_str!("builtin/play.grammar"),
+            Builtin::Logbook => include_str!("builtin/logbook.grammar"),
         })
     }
 
     /// Derivations are added until the text has this many characters.
     fn chars(self) -> usize {
         match self {
-            Corpus::Play => 1_000_000,
-            Corpus::Logbook => 300_000,
+            Builtin::Play => 1_000_000,
+            Builtin::Logbook => 300_000,
         }
     }
 
@@ -175,8 +175,8 @@ mod tests {
     #[test]
     fn the_texts_are_the_same_on_every_machine() {
         for (corpus, hash) in [
-            (Corpus::Play, "e8a1965cfbbe8e20e3b1345cf550617672c98754411d25aaadc15c44afff4581"),
-            (Corpus::Logbook, "318d9849d525c5104d7bee7feae3c4aa2e41e42693f1e2652983b7b338d6fe2b"),
+            (Builtin::Play, "e8a1965cfbbe8e20e3b1345cf550617672c98754411d25aaadc15c44afff4581"),
+            (Builtin::Logbook, "318d9849d525c5104d7bee7feae3c4aa2e41e42693f1e2652983b7b338d6fe2b"),
         ] {
             let text = corpus.text();
             let of_text: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_play_has_as_many_characters_as_tiny_shakespeare_and_the_logbook_has_others() {
-        let [play, logbook] = Corpus::ALL.map(|corpus| CharTokenizer::train(&corpus.text()));
+        let [play, logbook] = Builtin::ALL.map(|corpus| CharTokenizer::train(&corpus.text()));
         assert_eq!(play.vocab_size(), 65);
         let others: String = logbook.chars().filter(|&c| !play.chars().any(|known| known == c)).collect();
         assert_eq!(others, "+/0123456789=[]");
@@ -199,16 +199,16 @@ mod tests {
             let words = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
             words.map(str::to_owned).collect::<Vec<_>>()
         };
-        let play: HashSet<String> = words(&Corpus::Play.text()).into_iter().collect();
-        let logbook = words(&Corpus::Logbook.text());
+        let play: HashSet<String> = words(&Builtin::Play.text()).into_iter().collect();
+        let logbook = words(&Builtin::Logbook.text());
         let shared = logbook.iter().filter(|&word| play.contains(word)).count() as f64 / logbook.len() as f64;
         assert!(shared > 0.4, "{shared}");
     }
 
     #[test]
     fn names_lead_to_corpora() {
-        assert!(Corpus::ALL.iter().all(|&corpus| Corpus::named(corpus.name()) == Some(corpus)));
-        assert_eq!(Corpus::named("play"), None);
+        assert!(Builtin::ALL.iter().all(|&corpus| Builtin::named(corpus.name()) == Some(corpus)));
+        assert_eq!(Builtin::named("play"), None);
     }
 
     /// For each rule and position: where derivations end, how many there are, and the sum of their probabilities.
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn every_piece_has_one_derivation_whose_probability_is_the_sum_of_the_choices() {
-        for corpus in Corpus::ALL {
+        for corpus in Builtin::ALL {
             let g = corpus.grammar();
             for i in 0..60 {
                 let (mut text, mut cost) = (String::new(), 0.0);
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn floors_of_parts_add_up() {
-        for corpus in Corpus::ALL {
+        for corpus in Builtin::ALL {
             let (n, cut) = (corpus.text().len(), corpus.chars() / 10 * 7);
             let (all, first, second) = (corpus.floor(0..n), corpus.floor(0..cut), corpus.floor(cut..n));
             let sum = first * cut as f64 + second * (n - cut) as f64;

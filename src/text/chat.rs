@@ -17,7 +17,7 @@ pub const DEFAULT_TEMPLATE: &str = "{% for message in messages %}{{ message.cont
 
 /// A part of a conversation's text, and whether the assistant says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct Segment {
     /// The text.
     pub text: String,
     /// Whether its tokens count in the loss.
@@ -49,11 +49,11 @@ impl Template {
     ///
     /// # Errors
     /// As there.
-    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<Part>> {
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<Segment>> {
         let mut parts = self.parts(messages)?;
         let text = self.render(messages, true)?;
         let before: usize = parts.iter().map(|part| part.text.len()).sum();
-        parts.push(Part { text: text.get(before..).unwrap_or_default().to_owned(), learned: false });
+        parts.push(Segment { text: text.get(before..).unwrap_or_default().to_owned(), learned: false });
         Ok(parts)
     }
 
@@ -61,12 +61,12 @@ impl Template {
     ///
     /// # Errors
     /// If the template fails, or what it makes of some messages does not begin with what it made of fewer.
-    pub fn parts(&self, messages: &[Message]) -> Result<Vec<Part>> {
+    pub fn parts(&self, messages: &[Message]) -> Result<Vec<Segment>> {
         let (mut parts, mut done) = (Vec::new(), 0);
         let mut push = |text: &str, learned| {
             done += text.len();
             if !text.is_empty() {
-                parts.push(Part { text: text.to_owned(), learned });
+                parts.push(Segment { text: text.to_owned(), learned });
             }
             done
         };
@@ -93,7 +93,7 @@ impl Template {
 ///
 /// # Errors
 /// If the tokenizer does not know a character.
-pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<bool>)> {
+pub fn encode(parts: &[Segment], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<bool>)> {
     let (mut ids, mut learned) = (Vec::new(), Vec::new());
     for part in parts {
         ids.extend(tokenizer.encode(&part.text)?);

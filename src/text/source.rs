@@ -3,7 +3,7 @@
 //! than a piece is in memory.
 
 use super::{
-    builtin::{self, dates},
+    builtin::{Builtin, dates},
     chat::Message,
     compression, csv, download,
     tokenizer::Cuts,
@@ -75,7 +75,7 @@ struct Source {
 #[derive(Clone, Debug)]
 enum Origin {
     /// One of the corpora that come with kinglet.
-    Own(builtin::Corpus, Arc<str>),
+    Own(Builtin, Arc<str>),
     Memory(Arc<[u8]>),
     File(PathBuf),
 }
@@ -172,7 +172,7 @@ impl Corpus {
             self.add_folder(path)?;
         } else if path.is_file() {
             self.add_file(path);
-        } else if let Some(own) = builtin::Corpus::named(name) {
+        } else if let Some(own) = Builtin::named(name) {
             self.push(name, Origin::Own(own, own.text().into()), Format::Text);
         } else if name == dates::NAME {
             self.push(name, Origin::Memory(dates::json_lines().into_bytes().into()), Format::JsonLines);
@@ -186,7 +186,7 @@ impl Corpus {
         } else if path.exists() {
             self.add_stream(name, File::open(path).map_err(Error::io("open", path))?)?;
         } else {
-            let names: Vec<_> = builtin::Corpus::ALL.iter().map(|corpus| format!("{:?}", corpus.name())).collect();
+            let names: Vec<_> = Builtin::ALL.iter().map(|corpus| format!("{:?}", corpus.name())).collect();
             return Err(Error::Data(format!(
                 "there is no file {name}, nor a corpus of that name; name text files, a folder, \"-\", {}, {:?} or {TINY_SHAKESPEARE:?}",
                 names.join(", "),
@@ -278,7 +278,7 @@ impl Corpus {
     }
 
     /// The one corpus of kinglet's that this is, if it is one: its entropy floor is known.
-    pub fn own(&self) -> Option<builtin::Corpus> {
+    pub fn own(&self) -> Option<Builtin> {
         match &self.sources[..] {
             [Source { from: Origin::Own(own, _), .. }] => Some(*own),
             _ => None,
@@ -449,7 +449,7 @@ fn locate(name: &str, here: Option<&Path>) -> Option<String> {
     if path.exists() {
         return std::path::absolute(path).ok().filter(|_| !is_run(path)).map(|path| path.display().to_string());
     }
-    let pattern = name.contains(['*', '?', '[']) && path.is_relative() && builtin::Corpus::named(name).is_none();
+    let pattern = name.contains(['*', '?', '[']) && path.is_relative() && Builtin::named(name).is_none();
     pattern.then(|| Path::new(&glob::Pattern::escape(here)).join(path).display().to_string())
 }
 

@@ -141,7 +141,7 @@ pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let state = State { best: state.best.filter(|(_, best)| *best == state.step), ..state };
     let checkpoint = Checkpoint { state: state.clone(), weights, m: zeros.clone(), v: zeros };
     merged.save(&layout, &state, |buffer, span, out| checkpoint.read(buffer, span, out))?;
-    merged.tidy(&state)?;
+    merged.prune(&state)?;
     merged.warnings = run.warnings;
     Ok(merged)
 }

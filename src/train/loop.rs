@@ -298,7 +298,7 @@ impl<'a, B: Backward> Run<'a, B> {
             self.job.run.save(&self.model.layout, &self.state, read)?;
             self.saved = Some(self.state.step);
         }
-        if let Err(error) = self.job.run.tidy(&self.state) {
+        if let Err(error) = self.job.run.prune(&self.state) {
             self.warn(error.one_line());
         }
         Ok(())

@@ -25,14 +25,14 @@ pub struct Rung {
 
 /// What trainings take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Speed {
+pub(super) struct TrialSpeed {
     /// Seconds of an update.
     pub(super) step_s: f64,
     /// Seconds of a training but for its updates, when it has so many of them.
     pub(super) rest_s: f64,
 }
 
-impl Speed {
+impl TrialSpeed {
     /// Seconds that everything takes, the trainings with other seeds included.
     fn total_s(self, rungs: &[Rung]) -> f64 {
         let one = |steps: u64| steps as f64 * self.step_s + self.rest_s;
@@ -60,7 +60,13 @@ fn rungs(trials: usize, steps: u64) -> Vec<Rung> {
 ///
 /// # Errors
 /// The seconds that the least takes.
-pub(super) fn plan(trials: usize, fewer: bool, max_iters: u64, seconds: f64, speed: Speed) -> Result<Vec<Rung>, f64> {
+pub(super) fn plan(
+    trials: usize,
+    fewer: bool,
+    max_iters: u64,
+    seconds: f64,
+    speed: TrialSpeed,
+) -> Result<Vec<Rung>, f64> {
     let (mut trials, least) = (trials, if fewer { ETA } else { trials });
     loop {
         let fits = |steps: u64| speed.total_s(&rungs(trials, steps)) <= PLANNED * seconds;
@@ -86,7 +92,7 @@ pub(super) fn plan(trials: usize, fewer: bool, max_iters: u64, seconds: f64, spe
 mod tests {
     use super::*;
 
-    const SPEED: Speed = Speed { step_s: 0.01, rest_s: 0.5 };
+    const SPEED: TrialSpeed = TrialSpeed { step_s: 0.01, rest_s: 0.5 };
 
     fn pairs(rungs: &[Rung]) -> Vec<(usize, u64)> {
         rungs.iter().map(|rung| (rung.trials, rung.steps)).collect()

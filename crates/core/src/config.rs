@@ -155,7 +155,7 @@ fields! {
         "Parts a batch is divided into; fixed at the start of a run, so that the bits do not depend on the threads.";
 "optimizer":
     optimizer: OptimizerKind = OptimizerKind::Adamw, "\"adamw\" or \"muon\"" if |_| true,
-        "Who updates the matrices inside the blocks; all else is AdamW's.";
+        "Optimizer for the weight matrices in the blocks; the rest uses AdamW.";
     learning_rate: f64 = 1e-3, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
         "AdamW's learning rate; the highest one where a schedule is set.";
     muon_lr: f64 = 0.02, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
@@ -443,7 +443,7 @@ impl Bias {
     /// No biases.
     pub const NONE: Bias = Bias { qkv: false, proj: false, mlp: false, head: false, norm: false };
 
-    fn parts(&mut self) -> [Part<'_>; 5] {
+    fn parts(&mut self) -> [NamedFlag<'_>; 5] {
         [
             ("qkv", &mut self.qkv),
             ("proj", &mut self.proj),
@@ -455,10 +455,10 @@ impl Bias {
 }
 
 /// A kind of layer by its name in the configuration, and whether it is chosen.
-type Part<'a> = (&'static str, &'a mut bool);
+type NamedFlag<'a> = (&'static str, &'a mut bool);
 
 /// Chooses the named ones.
-fn choose(parts: &mut [Part], names: &[String]) -> Result<(), String> {
+fn choose(parts: &mut [NamedFlag], names: &[String]) -> Result<(), String> {
     for name in names {
         let (_, on) = parts.iter_mut().find(|(part, _)| part == name).ok_or_else(|| format!("no layer {name}"))?;
         **on = true;
@@ -467,7 +467,7 @@ fn choose(parts: &mut [Part], names: &[String]) -> Result<(), String> {
 }
 
 /// The names of the chosen ones.
-fn chosen(parts: &[Part]) -> Vec<String> {
+fn chosen(parts: &[NamedFlag]) -> Vec<String> {
     parts.iter().filter(|(_, on)| **on).map(|(name, _)| (*name).to_owned()).collect()
 }
 
@@ -516,7 +516,7 @@ impl LoraTargets {
     /// All matrices of the blocks.
     pub const BLOCKS: LoraTargets = LoraTargets { qkv: true, proj: true, mlp: true, head: false };
 
-    fn parts(&mut self) -> [Part<'_>; 4] {
+    fn parts(&mut self) -> [NamedFlag<'_>; 4] {
         [("qkv", &mut self.qkv), ("proj", &mut self.proj), ("mlp", &mut self.mlp), ("head", &mut self.head)]
     }
 }
