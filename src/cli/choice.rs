@@ -13,9 +13,8 @@ pub(super) struct Choice {
     /// nothing is named]; as text, .jsonl, .json or .csv, also .gz or .zst; or token ids, of kinglet data prepare,
     /// nanoGPT or llm.c
     data: Vec<String>,
-    /// A configuration that comes with kinglet: big-0.2m, big-2.7m, shakespeare-char, shakespeare-cpu, gpt2
-    /// [default: big-0.2m]
-    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    /// A configuration that comes with kinglet [default: big-0.2m]
+    #[arg(long, value_name = "NAME", conflicts_with = "config", help = preset_help())]
     preset: Option<String>,
     /// A configuration of your own; kinglet info PRESET shows how one looks
     #[arg(long, value_name = "FILE.toml")]
@@ -78,4 +77,10 @@ impl Choice {
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
     if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
+}
+
+/// What `--preset` takes: the list is the program's own.
+fn preset_help() -> String {
+    let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+    format!("A configuration that comes with kinglet: {} [default: {}]", names.join(", "), names[0])
 }

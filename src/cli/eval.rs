@@ -108,7 +108,7 @@ impl Args {
             ("entropy floor", what)
         }));
         lines.extend(baseline.map(|Baseline { name, nats_per_token }| {
-            ("best baseline", format!("{nats_per_token:.4} nats, a {name} that only counts"))
+            ("n-gram baseline", format!("{nats_per_token:.4} nats ({name})"))
         }));
         lines.extend(answers.map(|Answers { exact, of }| {
             ("exact match", format!("{:.2} %: {exact} of {of} answers", 100.0 * exact as f64 / of as f64))

@@ -193,7 +193,7 @@ fn done(event: &Event) -> String {
         return String::new();
     };
     let floor = optional(*entropy_floor, |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
-    let baseline = optional(baseline.as_ref(), |b| format!("; a {} that only counts: {:.4}", b.name, b.nats_per_token));
+    let baseline = optional(baseline.as_ref(), |b| format!("; {} baseline: {:.4}", b.name, b.nats_per_token));
     let change = optional(change.as_ref(), |change| {
         let old = change.old_val_loss_before.zip(change.old_val_loss);
         let old = optional(old, |(before, now)| format!("; on the old data {before:.4}, now {now:.4}"));

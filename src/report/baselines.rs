@@ -22,7 +22,7 @@ pub const TRAIN_TOKENS: usize = 10_000_000;
 /// Losses are measured on at most the first so many tokens of the validation part.
 pub const VAL_TOKENS: usize = 2_000_000;
 
-/// The best model that only counts, on the validation part of some data; none of conversations.
+/// The best n-gram model of the training part, on the validation part; none for conversations.
 ///
 /// # Errors
 /// If files cannot be read, or ids are not below `vocab_size`.

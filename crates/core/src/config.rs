@@ -216,13 +216,13 @@ fields! {
     tokenizer_sha256: String = String::new(), "the SHA-256 of tokenizer.json in hexadecimal" if |_| true,
         "Written at the start of a run.";
     tokenizer: TokenizerKind = TokenizerKind::Char, "\"char\", \"byte\", \"bpe:SIZE\" of 257 to 1000000, or a file tokenizer.json" if |_| true,
-        "How text becomes tokens: its characters, its bytes, words learned from it, or the words of a file.";
+        "How text becomes tokens: its characters, its bytes, byte pair encoding learned from it, or the tokenizer of a file.";
     data_field: String = "text".to_owned(), "the name of a field or column" if |v: &String| !v.is_empty(),
         "Where the text is in JSON lines and CSV.";
     invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
         "What is done about bytes that are not UTF-8: an error, or U+FFFD in their place.";
     replacement: bool = true, "true or false" if |_| true,
-        "Whether sequences are drawn at random offsets, as published, or every token once per epoch, each epoch cut at other places.";
+        "true: sequences at random offsets, with replacement, as published; false: each epoch visits every token once, with a different window offset.";
     within_documents: bool = false, "true or false" if |_| true,
         "Whether a sequence ends where a document does, instead of running on into the next one.";
     packing: bool = false, "true or false" if |_| true,

@@ -386,7 +386,7 @@ impl Layout {
         self.len() == 0
     }
 
-    /// Initial weights: tensor number `k` is drawn from stream `k`, so adding a tensor changes no other.
+    /// Initial weights: tensor number `k` is drawn from stream `k`. A tensor that a setting adds moves the streams of those behind it.
     pub fn init(&self, seed: u64) -> Vec<f32> {
         let mut weights = vec![0.0; self.len()];
         let mut rest = &mut weights[..];
