@@ -116,11 +116,11 @@ impl RunDir {
     /// If there is no run in it, or nothing intact.
     pub fn open(path: &Path) -> Result<RunDir> {
         if !path.exists() {
-            return Err(Error::run(path, "there is no such folder; a run is made by kinglet train --out"));
+            return Err(Error::not_found(path, "there is no such folder; a run is made by kinglet train --out"));
         }
         let folders = checkpoints(path).unwrap_or_default();
         if !path.join(CONFIG).exists() && folders.is_empty() {
-            return Err(Error::run(path, "not the folder of a run: it has no config.toml"));
+            return Err(Error::not_found(path, "not the folder of a run: it has no config.toml"));
         }
         let damage = match (sealed_config(path), folders) {
             (Ok(text), folders) => {
@@ -436,7 +436,7 @@ fn newest<T>(
         listed = again;
     }
     Err(first_error.unwrap_or_else(|| {
-        Error::run(run, "this run has no checkpoint yet; kinglet train --resume --out goes on with it")
+        Error::not_found(run, "this run has no checkpoint yet; kinglet train --resume --out goes on with it")
     }))
 }
 
@@ -472,7 +472,7 @@ fn read_tokenizer(run: &Path, config: &Config) -> Result<Tokenizer> {
     let path = run.join(TOKENIZER);
     let text = disk::read_text(&path, TEXT_LIMIT)?;
     if sha256(text.as_bytes()) != config.tokenizer_sha256 {
-        return Err(Error::run(&path, "damaged: its SHA-256 is not the one in config.toml"));
+        return Err(Error::damaged(&path, "damaged: its SHA-256 is not the one in config.toml"));
     }
     Tokenizer::from_json(&text).map_err(|error| Error::run(&path, error.to_string()))
 }

@@ -339,7 +339,7 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// As [`read_at_most`], for text.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(read_at_most(path, limit)?)
-        .map_err(|error| Error::run(path, format!("not UTF-8 text: see byte {}", error.utf8_error().valid_up_to())))
+        .map_err(|error| Error::damaged(path, format!("not UTF-8 text: see byte {}", error.utf8_error().valid_up_to())))
 }
 
 /// A file that grows line by line. What could not be written is kept and goes before the next line.
