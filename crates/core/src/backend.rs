@@ -1,12 +1,12 @@
-//! The narrow waist between the model and whoever computes: layer-level operations on flat buffers.
+//! The narrow waist between the model and the hardware: layer-level operations on flat buffers.
 //!
-//! It has two parts. [`Forward`] is all that inference needs; [`Backward`] adds gradients and updates. A backend that only
-//! writes text or measures losses implements the first alone.
+//! It has two parts. [`Forward`] is all that inference needs; [`Backward`] adds gradients and updates. A backend that
+//! only generates text or measures losses implements just the first.
 //!
-//! [`Reference`] defines, in f64 and plain loops, what each operation means; every other implementation must agree with it
-//! (`tests/it/conformance.rs`). Shapes use these letters: `b` sequences of `t` positions, `n = b * t` rows, `c` channels,
-//! `nh` heads of `hs` channels, `v` tokens in the vocabulary. Buffers may be longer than the operation needs; it uses their
-//! beginning.
+//! [`Reference`] defines, in f64 and plain loops, what each operation means; every other implementation must agree with
+//! it (the test `conformance` checks this). Shapes use these letters: `b` sequences of `t` positions, `n = b * t` rows,
+//! `c` channels, `nh` heads of `hs` channels, `v` tokens in the vocabulary. Buffers may be longer than an operation
+//! needs; it uses only their beginning.
 
 mod cpu;
 mod reference;

@@ -1,12 +1,12 @@
-//! Sequences of token ids: what a model is trained on and measured with.
+//! Sequences of token ids: what a model is trained and evaluated on.
 
 pub use kinglet_kernels::loss::IGNORE;
 
-/// Sequences to learn from or to be measured on: tokens, and what should follow each.
+/// Sequences to train or evaluate on: tokens, and the target that should follow each.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     ids: Vec<u32>,
-    /// As many, of which [`IGNORE`] does not count.
+    /// One for each token; [`IGNORE`] marks those that do not count.
     targets: Vec<u32>,
     /// Where each sequence ends.
     ends: Vec<usize>,
@@ -20,8 +20,8 @@ impl Batch {
         self.ends.clear();
     }
 
-    /// Adds a sequence: each of `tokens` but the first is the target of the one before. Returns its targets, so that some can
-    /// be made [`IGNORE`].
+    /// Adds a sequence: each of `tokens` except the first is the target of the one before it. Returns its targets, so
+    /// that the caller can set some to [`IGNORE`].
     pub fn add(&mut self, tokens: &[u32]) -> &mut [u32] {
         let added: Result<_, std::convert::Infallible> = self.add_read(|ids| {
             ids.extend_from_slice(tokens);
@@ -30,10 +30,10 @@ impl Batch {
         added.unwrap_or_else(|never| match never {})
     }
 
-    /// The same with the tokens that `read` appends to the vector that it is given.
+    /// Like [`Batch::add`], with the tokens that `read` appends to the vector it is given.
     ///
     /// # Errors
-    /// What `read` says; the batch is as before then.
+    /// The error that `read` returns; the batch is then unchanged.
     pub fn add_read<E>(&mut self, read: impl FnOnce(&mut Vec<u32>) -> Result<(), E>) -> Result<&mut [u32], E> {
         let first = self.ids.len();
         read(&mut self.ids).inspect_err(|_| self.ids.truncate(first))?;
@@ -45,12 +45,12 @@ impl Batch {
         Ok(&mut self.targets[first..])
     }
 
-    /// Sequences in it.
+    /// Number of sequences.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether it has none.
+    /// Whether there are no sequences.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -61,7 +61,7 @@ impl Batch {
         (&self.ids[row.clone()], &self.targets[row])
     }
 
-    /// Targets that count.
+    /// Number of targets that count.
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|&&target| target != IGNORE).count()
     }

@@ -1,13 +1,13 @@
-//! Everything that defines a run: one flat, typed struct. Keys carry nanoGPT's and PyTorch's names.
+//! Everything that defines a run: one flat, typed struct. Keys use nanoGPT's and PyTorch's names.
 //!
-//! A configuration is built by layers, each overriding the one before: defaults, a preset or a TOML file,
-//! `key=value` settings. A key that does not exist and a value that is not allowed are errors wherever they stand.
+//! A configuration is built in layers, each overriding the one before: defaults, a preset or a TOML file, `key=value`
+//! settings. A key that does not exist and a value that is not allowed are errors wherever they appear.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt::Write as _};
 
-/// The version of the configuration format; files of a newer one are refused.
+/// The version of the configuration format; files of a newer version are refused.
 pub const FORMAT_VERSION: u64 = 1;
 
 /// The configurations compiled into the program: name and TOML text.
@@ -69,7 +69,8 @@ macro_rules! fields {
             /// The value of a key as TOML.
             pub fn value(&self, key: &str) -> toml::Value {
                 match key {
-                    // What TOML cannot hold, such as an integer above 2^63, is a text that no check lets pass.
+                    // A value that TOML cannot hold, such as an integer above 2^63, becomes a string, which no check
+                    // accepts.
                     $($(stringify!($key) => toml::Value::try_from(&self.$key)
                         .unwrap_or_else(|_| toml::Value::String(format!("{:?}", self.$key))),)+)+
                     _ => unreachable!("only keys from FIELDS are asked for"),
@@ -242,22 +243,23 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)^2` (So et al. 2021).
     ReluSquared,
-    /// The exact GELU, as PyTorch's `GELU()` and nanoGPT.
+    /// The exact GELU, as in PyTorch's `GELU()` and nanoGPT.
     Gelu,
     /// GPT-2's tanh approximation.
     GeluTanh,
-    /// `silu(gate) up` (Shazeer 2020), both from a first layer that is twice as wide, gate first.
+    /// `silu(gate) up` (Shazeer 2020); gate and up are the halves of a first layer that is twice as wide, gate first.
     Swiglu,
 }
 
 impl Activation {
-    /// Whether the backward pass needs the input: ReLU's derivative, and that of its square, can be read off the output.
+    /// Whether the backward pass needs the input. The derivatives of ReLU and of its square can be computed from the
+    /// output.
     pub fn keeps_input(self) -> bool {
         !matches!(self, Activation::Relu | Activation::ReluSquared)
     }
 }
 
-/// What brings each row to one size.
+/// How each row is normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -278,38 +280,39 @@ pub enum AttentionScale {
     NEmbd,
 }
 
-/// How the model knows where a token stands.
+/// How the model knows a token's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Position {
     /// An embedding of the position is added to the token's.
     Learned,
-    /// Queries and keys are rotated by their position (Su et al. 2021), halves of a head against each other, as
-    /// GPT-NeoX and Llama do.
+    /// Queries and keys are rotated by their position (Su et al. 2021). Each pair has one channel from either half of a
+    /// head, as in GPT-NeoX and Llama.
     Rotary,
 }
 
-/// What the factors of the products of linear layers and Muon are rounded to; weights, sums and all else are f32.
+/// What the factors of matrix products (linear layers and Muon) are rounded to; weights, sums and everything else are
+/// f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Precision {
     /// Not rounded.
     F32,
-    /// bf16, eight bits, on processors that have instructions for it; elsewhere f32.
+    /// bf16, eight significant bits, on processors that have instructions for it; elsewhere f32.
     Bf16,
 }
 
-/// What to do about a step that the guard against divergence refuses.
+/// What to do about a step that the guard against divergence rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDivergence {
-    /// End the run; its last checkpoint stays.
+    /// End the run; its last checkpoint is kept.
     Stop,
     /// Leave the weights as they are and go on with the next batch.
     Skip,
-    /// Return to the last checkpoint that an estimate wrote, with a lower learning rate.
+    /// Return to the last checkpoint that was written with a loss estimate, and lower the learning rate.
     Rollback,
 }
 
@@ -318,34 +321,34 @@ pub enum OnDivergence {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Init {
-    /// Linear weights and biases uniform in ±1/sqrt(fan_in), embeddings normal with deviation 1.
+    /// Linear weights and biases uniform in ±1/sqrt(fan_in), embeddings normal with standard deviation 1.
     Pytorch,
-    /// Everything normal with deviation 0.02, residual projections 0.02/sqrt(2 n_layer), biases zero.
+    /// Everything normal with standard deviation 0.02, residual projections 0.02/sqrt(2 n_layer), biases zero.
     Gpt2,
 }
 
-/// Who updates the matrices inside the blocks.
+/// Which optimizer updates the matrices inside the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OptimizerKind {
     /// AdamW (Loshchilov, Hutter 2019).
     Adamw,
-    /// Muon (Jordan et al. 2024): momentum, made orthogonal.
+    /// Muon (Jordan et al. 2024): momentum, orthogonalised.
     Muon,
 }
 
-/// Settings of the optimizer for some of the parameters, in the place of the configuration's own.
+/// Optimizer settings for some of the parameters, which override the configuration's own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ParamGroup {
     /// Names of tensors, in which `*` matches anything.
     pub params: Vec<String>,
-    /// Keys of the optimizer's section, and their values.
+    /// Keys of the optimizer section, and their values.
     #[serde(flatten)]
     pub settings: BTreeMap<String, toml::Value>,
 }
 
-/// The course of the learning rate after the warm-up.
+/// The learning rate schedule after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -356,7 +359,7 @@ pub enum LrSchedule {
     Cosine,
     /// A straight line down to `min_lr`.
     Linear,
-    /// No change until the cooldown, a straight line down to `min_lr` ("warm-up, stable, decay", Hu et al. 2024).
+    /// Constant until the cooldown, then a straight line down to `min_lr` ("warm-up, stable, decay", Hu et al. 2024).
     Wsd,
 }
 
@@ -378,7 +381,7 @@ pub enum TokenizerKind {
     Char,
     /// One for each byte.
     Byte,
-    /// Byte pair encoding with so many words, learned from the text.
+    /// Byte pair encoding with this many tokens, learned from the text.
     Bpe(usize),
     /// A Hugging Face `tokenizer.json`.
     File(String),
@@ -391,7 +394,7 @@ impl TryFrom<String> for TokenizerKind {
         match text.strip_prefix("bpe:") {
             _ if text == "char" => Ok(TokenizerKind::Char),
             _ if text == "byte" => Ok(TokenizerKind::Byte),
-            // The bytes and the end of a text are always there.
+            // The 256 bytes and the end-of-text token are always in the vocabulary.
             Some(size) => match size.parse() {
                 Ok(size) if (257..=1_000_000).contains(&size) => Ok(TokenizerKind::Bpe(size)),
                 _ => Err(format!("not a size: {size}")),
@@ -413,13 +416,13 @@ impl From<TokenizerKind> for String {
     }
 }
 
-/// What is done about bytes that are not UTF-8.
+/// How bytes that are not UTF-8 are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InvalidUtf8 {
     /// The text is refused.
     Error,
-    /// U+FFFD stands in their place.
+    /// They are replaced by U+FFFD.
     Replace,
 }
 
@@ -454,10 +457,10 @@ impl Bias {
     }
 }
 
-/// A kind of layer by its name in the configuration, and whether it is chosen.
+/// The name of a kind of layer in the configuration, and whether it is chosen.
 type NamedFlag<'a> = (&'static str, &'a mut bool);
 
-/// Chooses the named ones.
+/// Sets the flags of the named parts.
 fn choose(parts: &mut [NamedFlag], names: &[String]) -> Result<(), String> {
     for name in names {
         let (_, on) = parts.iter_mut().find(|(part, _)| part == name).ok_or_else(|| format!("no layer {name}"))?;
@@ -466,12 +469,12 @@ fn choose(parts: &mut [NamedFlag], names: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// The names of the chosen ones.
+/// The names of the parts whose flags are set.
 fn chosen(parts: &[NamedFlag]) -> Vec<String> {
     parts.iter().filter(|(_, on)| **on).map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// How [`Bias`] is written.
+/// How [`Bias`] is written in a configuration.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 enum BiasSpec {
@@ -550,7 +553,7 @@ impl Config {
         Config::from_toml(text)
     }
 
-    /// Parses TOML. Keys may be grouped under headings; a key is unique all the same.
+    /// Parses TOML. Keys may be grouped under headings, but a key must still be unique in the whole file.
     ///
     /// # Errors
     /// On a syntax error, an unknown or repeated key, a value that is not allowed, or a newer format version.
@@ -586,7 +589,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Applies a `key=value` setting; the value is written as in TOML, quotes around words may be left out.
+    /// Applies a `key=value` setting; the value is written as in TOML, but the quotes around a string may be left out.
     ///
     /// Values that only make sense together (`n_embd` and `n_head`) are checked by [`Config::check`].
     ///
@@ -605,20 +608,20 @@ impl Config {
     /// The configuration with some `key=value` settings, as [`Config::set`] reads them.
     ///
     /// # Errors
-    /// If one is not allowed, or they do not go together.
+    /// If a setting is not allowed, or some are not allowed together.
     pub fn with(mut self, settings: &[&str]) -> Result<Config> {
         settings.iter().try_for_each(|setting| self.set(setting))?;
         self.check()?;
         Ok(self)
     }
 
-    /// Checks every value, and what concerns more than one key.
+    /// Checks every value, and the constraints between keys.
     ///
     /// # Errors
-    /// Names the key to change.
+    /// If a value is not allowed; the error names the key to change.
     pub fn check(&self) -> Result<()> {
         for field in FIELDS {
-            // Fields are public: not all came through `set`.
+            // Fields are public, so their values need not have come through `set`.
             self.clone().assign(field.key, &self.value(field.key))?;
         }
         let fail =
@@ -650,7 +653,7 @@ impl Config {
         Ok(())
     }
 
-    /// What holds for the parameters of a group.
+    /// The configuration for the parameters of a group.
     fn of_group(&self, group: &ParamGroup) -> Result<Config> {
         let mut config = Config { param_groups: Vec::new(), ..self.clone() };
         for (key, value) in &group.settings {
@@ -663,7 +666,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What holds for the parameters of each of `param_groups`, and last for all others.
+    /// The configuration for each of `param_groups`, followed by the one for all other parameters.
     ///
     /// # Errors
     /// If a group has a setting that is not allowed.
@@ -672,12 +675,13 @@ impl Config {
         self.param_groups.iter().map(|group| self.of_group(group)).chain([Ok(others)]).collect()
     }
 
-    /// The configuration as a file: headings, a comment for each key.
+    /// The configuration as a file, with headings and a comment for each key.
     pub fn to_toml(&self) -> String {
         let mut text = format!("format_version = {FORMAT_VERSION}\n");
         let mut section = "";
         for field in FIELDS {
-            // Earlier versions call it `new_words`: what has none stays readable by them.
+            // Earlier versions call this key `new_words`. Without new tokens it is left out, so that they can read the
+            // file.
             if field.key == "new_tokens" && self.new_tokens == 0 {
                 continue;
             }
@@ -690,12 +694,12 @@ impl Config {
         text
     }
 
-    /// Sequences of an update.
+    /// Sequences per update.
     pub fn sequences_per_step(&self) -> usize {
         self.gradient_accumulation_steps * self.batch_size
     }
 
-    /// Tokens that an update learns from; in f64, because limits of the fields multiply to more than 64 bits.
+    /// Tokens per update; in f64, because the total over a run (times `max_iters`) may need more than 64 bits.
     pub fn tokens_per_step(&self) -> f64 {
         self.gradient_accumulation_steps as f64 * self.batch_size as f64 * self.block_size as f64
     }
@@ -705,10 +709,10 @@ impl Config {
         self.n_embd / self.n_head
     }
 
-    /// Hidden channels of the MLP, those of the gate not counted.
+    /// Hidden channels of the MLP, not counting those of the gate.
     pub fn mlp_size(&self) -> usize {
         match (self.n_inner, self.activation) {
-            // Two thirds of 4 n_embd: three matrices in the place of two.
+            // Two thirds of 4 n_embd, because there are three matrices instead of two.
             (0, Activation::Swiglu) => 8 * ((2 * self.n_embd + 3) / 6).max(1),
             (0, _) => 4 * self.n_embd,
             (n_inner, _) => n_inner,
@@ -743,7 +747,7 @@ impl Config {
     }
 }
 
-/// Keys by their names of today: those that files of earlier versions have are still read.
+/// The current name of a key: the names that earlier versions wrote are still read.
 fn renamed(key: &str) -> &str {
     if key == "new_words" { "new_tokens" } else { key }
 }
@@ -761,9 +765,9 @@ fn checked<T: DeserializeOwned>(
     })
 }
 
-/// The error about a key that does not exist: it names the most similar one.
+/// The error about a key that does not exist; it suggests the most similar one.
 pub fn unknown_key(key: &str) -> Error {
-    // Half of the pairs of letters in common are enough for a slip.
+    // A key that shares half of its letter pairs is similar enough to be a typo.
     let likeness = |field: &Field| strsim::sorensen_dice(key, field.key);
     let nearest = FIELDS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     let hint = match nearest.filter(|field| likeness(field) >= 0.5) {

@@ -1,4 +1,4 @@
-//! What can go wrong, said so that the reader knows what to do.
+//! Errors, worded so that the reader knows what to do.
 
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub enum Error {
         key: String,
         /// The value as written.
         value: String,
-        /// What would be allowed.
+        /// What is allowed.
         allowed: String,
     },
     /// Something about the configuration as a whole: an unknown key, a syntax error, a version.
@@ -37,7 +37,7 @@ pub enum Error {
         /// Which they are and what to do.
         what: String,
     },
-    /// A file or folder that is not there.
+    /// A file or folder that does not exist.
     #[error("{path}: {what}")]
     NotFound {
         /// The file or folder.
@@ -45,7 +45,7 @@ pub enum Error {
         /// What it should be and what to do.
         what: String,
     },
-    /// A file that is not what was written there.
+    /// A file whose contents are not what was written.
     #[error("{path}: {what}")]
     Damaged {
         /// The file.
@@ -53,12 +53,12 @@ pub enum Error {
         /// How that was noticed.
         what: String,
     },
-    /// A run's folder that another process writes to.
+    /// A run's folder that another process is writing to.
     #[error("{path}: {what}")]
     Locked {
         /// The folder.
         path: PathBuf,
-        /// Who has it.
+        /// Which process has it.
         what: String,
     },
     /// Anything else about a file or folder.
@@ -69,20 +69,20 @@ pub enum Error {
         /// What is wrong with it and what to do.
         what: String,
     },
-    /// The operating system refused something; why is the error's source.
+    /// The operating system refused an operation; the error's source says why.
     #[error("cannot {action} {path}")]
     Io {
         /// What was tried.
         action: &'static str,
-        /// On which file or folder.
+        /// Which file or folder it was tried on.
         path: PathBuf,
-        /// What the system answered.
+        /// The system's answer.
         source: std::io::Error,
     },
-    /// The system does not start as many threads as were asked for.
+    /// The system refused to start as many threads as requested.
     #[error("{0}")]
     Threads(String),
-    /// Training went wrong, and the configuration does not say how to go on, or that was tried often enough.
+    /// Training diverged, and the configuration says to stop, or its remedy was tried too often.
     #[error(
         "training diverged: {0}. The last checkpoint stays. Lower learning_rate, set grad_clip = 1 or a warm-up, or let \
          on_divergence = \"skip\" or \"rollback\" go on"
@@ -91,22 +91,22 @@ pub enum Error {
 }
 
 impl Error {
-    /// For `map_err`: wraps an I/O error with what was tried on which path.
+    /// For `map_err`: wraps an I/O error with the action that failed and its path.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         move |source| Error::Io { action, path: path.to_owned(), source }
     }
 
-    /// A problem with a file or folder for which there is no other kind.
+    /// A problem with a file or folder that has no more specific variant.
     pub fn run(path: &Path, what: impl Into<String>) -> Error {
         Error::Run { path: path.to_owned(), what: what.into() }
     }
 
-    /// A file or folder is not there.
+    /// A file or folder does not exist.
     pub fn not_found(path: &Path, what: impl Into<String>) -> Error {
         Error::NotFound { path: path.to_owned(), what: what.into() }
     }
 
-    /// A file is not what was written there.
+    /// A file's contents are not what was written.
     pub fn damaged(path: &Path, what: impl Into<String>) -> Error {
         Error::Damaged { path: path.to_owned(), what: what.into() }
     }
@@ -126,9 +126,9 @@ impl Error {
 pub enum Cause {
     /// The loss is infinite or NaN.
     Loss,
-    /// The loss is a number, its gradient is not.
+    /// The loss is finite, but its gradient is not.
     Gradient,
-    /// The loss is far above those before.
+    /// The loss is far above recent losses.
     Spike,
 }
 
@@ -141,11 +141,11 @@ pub struct Divergence {
     pub cause: Cause,
     /// The batch's loss (`null` in JSON if it is not a number).
     pub loss: f64,
-    /// Its distance from the mean in standard deviations, where they are known.
+    /// How many standard deviations it is above the mean, if they are known.
     pub zscore: Option<f64>,
     /// The gradient's norm (`null` in JSON if it is not a number).
     pub grad_norm: f64,
-    /// The first tensor whose gradient is not finite, or the one with the longest gradient.
+    /// The first tensor whose gradient is not finite, or the one whose gradient has the largest norm.
     pub tensor: String,
     /// The learning rate of the step.
     pub lr: f64,

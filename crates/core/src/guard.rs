@@ -7,48 +7,48 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Steps of which the guard must have seen the losses before it calls one a spike.
+/// Number of losses that the guard must have seen before it calls one a spike.
 const WARM_UP: u64 = 50;
 
-/// Share of the newest loss in the mean: the last hundred or so count.
+/// Weight of the newest loss in the exponential mean, which covers about the last hundred losses.
 const NEWEST: f64 = 0.02;
 
-/// Skipped updates without a good one between them, or returns to a checkpoint in a run, after which it gives up.
+/// The guard gives up after this many skipped updates in a row, or this many rollbacks in a run.
 pub const MOST_ATTEMPTS: u64 = 10;
 
-/// What the guard has seen: part of a run's state, so that a resumed run decides as an uninterrupted one.
+/// What the guard has seen. It is part of a run's state, so that a resumed run decides like an uninterrupted one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
     /// Exponential mean of the training loss.
     pub mean: f64,
     /// Exponential variance.
     pub variance: f64,
-    /// Losses in them.
+    /// Number of losses in mean and variance.
     pub seen: u64,
     /// Updates skipped since the last good one.
     pub skipped: u64,
-    /// Returns to a checkpoint in the whole run; each multiplies the learning rate by `rollback_lr`.
+    /// Rollbacks to a checkpoint in the whole run; each multiplies the learning rate by `rollback_lr`.
     pub rollbacks: u64,
 }
 
 impl Guard {
-    /// The learning rate's factor after the returns so far.
+    /// The factor on the learning rate after the rollbacks so far.
     pub fn lr_scale(&self, config: &Config) -> f64 {
         config.rollback_lr.powi(self.rollbacks.min(1000) as i32)
     }
 
-    /// Standard deviations that `loss` is above the mean, once enough losses were seen.
+    /// How many standard deviations `loss` is above the mean, once enough losses have been seen.
     fn zscore(&self, loss: f64) -> Option<f64> {
-        // Losses that are all the same (a tiny text, learned) have no deviation to measure with.
+        // The floor is for losses that are all the same (a tiny text, memorised): their deviation is 0.
         let deviation = self.variance.sqrt().max(1e-6 * self.mean.abs()).max(1e-12);
         (self.seen >= WARM_UP).then(|| (loss - self.mean) / deviation)
     }
 
-    /// Judges a step before its update: its gradient has the norm `grad_norm`, and is asked for only to say what is wrong. A
-    /// good step becomes part of the mean.
+    /// Judges a step before its update. `grad_norm` is the norm of its gradient; `gradient` is called only to report
+    /// what is wrong. The loss of a good step becomes part of the mean.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the step.
     pub fn judge(
         &mut self,
         config: &Config,
@@ -68,7 +68,7 @@ impl Guard {
         } else {
             self.skipped = 0;
             self.seen += 1;
-            // A plain mean until there are enough for the exponential one.
+            // A plain mean until there are enough losses for the exponential one.
             let share = NEWEST.max(1.0 / self.seen as f64);
             let distance = loss - self.mean;
             self.mean += share * distance;
@@ -80,7 +80,7 @@ impl Guard {
         Err(Divergence { at_step, cause, loss, zscore: zscore.filter(|z| z.is_finite()), grad_norm, tensor, lr })
     }
 
-    /// What to do about a divergence: what the configuration says, until that was tried often enough.
+    /// What to do about a divergence: what the configuration says, until that has been tried too often.
     pub fn action(&self, config: &Config) -> OnDivergence {
         let tried = match config.on_divergence {
             OnDivergence::Stop => MOST_ATTEMPTS,
@@ -97,7 +97,7 @@ fn culprit<'a>(layout: &'a Layout, gradient: &[f32]) -> &'a str {
         let norm: f64 = gradient[tensor.trains.range()].iter().map(|&g| f64::from(g).powi(2)).sum();
         (tensor, if norm.is_finite() { norm } else { f64::INFINITY })
     });
-    // The first of equals: of several that are not finite, the one nearest to the input.
+    // Ties go to the first: of several tensors that are not finite, the one nearest to the input.
     let longest = norms.reduce(|longest, other| if other.1 > longest.1 { other } else { longest });
     longest.map_or("", |(tensor, _)| &tensor.name)
 }

@@ -1,8 +1,9 @@
 //! The mathematics of kinglet: small GPT language models on a CPU, forward and backward.
 //!
-//! This crate reads no file, looks at no clock, knows no text and prints nothing. It takes token ids and gives logits, losses,
-//! gradients and updated parameters, so another program, a browser or the backend of a device can have it without the rest.
-//! Files, tokenizers, training runs and the `kinglet` program are in the crate `kinglet`.
+//! This crate reads no files, knows nothing about text and prints nothing; it uses the clock only to profile and to let
+//! idle threads sleep. It takes token ids and returns logits, losses, gradients and updated parameters, so another
+//! program, a browser or a device backend can use it without the rest. Files, tokenizers, training runs and the
+//! `kinglet` program are in the crate `kinglet`.
 //!
 //! Each module imports only those above it in this table.
 //!
@@ -11,7 +12,7 @@
 //! | [`error`] | what can go wrong |
 //! | [`config`] | everything that defines a run |
 //! | [`rng`] | every random number, a function of (seed, purpose, step, sequence) |
-//! | [`threads`] | the thread pool of a training |
+//! | [`threads`] | the thread pool of a training run |
 //! | [`batch`] | sequences of token ids |
 //! | [`params`] | names, shapes and places of the parameters; [`params::edit`] merges adapters and adds tokens |
 //! | [`backend`] | the operations a model is made of: defined by `Reference`, computed by `Cpu`, measured by `Timed` |
@@ -19,7 +20,7 @@
 //! | [`sample`] | how the next token is drawn |
 //! | [`shards`] | a batch divided over threads |
 //! | [`optim`] | AdamW and Muon |
-//! | [`guard`] | what stops a step that went wrong |
+//! | [`guard`] | stops a step that went wrong |
 #![forbid(unsafe_code)]
 
 pub mod backend;

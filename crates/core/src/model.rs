@@ -7,9 +7,9 @@
 //! logits = lm_head(ln_f(x))        through a soft cap, if there is one
 //! ```
 //!
-//! Every line of the backward pass stands under the forward line it derives. Shapes: `b` sequences of `t` positions,
-//! `n = b * t` rows, `c` channels, `nh` heads, `v` tokens in the vocabulary. Who computes is behind [`Forward`] and [`Backward`]; how the batch is divided
-//! is [`crate::shards`]'s business.
+//! Each line of the backward pass is below the forward line that it differentiates. Shapes: `b` sequences of `t`
+//! positions, `n = b * t` rows, `c` channels, `nh` heads, `v` tokens in the vocabulary. The computation is behind
+//! [`Forward`] and [`Backward`]; dividing the batch is the job of [`crate::shards`].
 
 use crate::{
     backend::{
@@ -21,7 +21,7 @@ use crate::{
     rng::{Dropout, DropoutKey},
 };
 
-/// A model's architecture and where its parameters stand; the numbers themselves live in a backend's buffers.
+/// A model's architecture and the layout of its parameters; the numbers themselves are in a backend's buffers.
 #[derive(Clone, Debug)]
 pub struct Gpt {
     /// Names, shapes and places of the parameters.
@@ -33,7 +33,7 @@ pub struct Gpt {
     /// Tokens in the vocabulary.
     pub vocab_size: usize,
     heads: Heads,
-    /// Of rotary positions.
+    /// The base of rotary positions, or none where positions are learned.
     rope_theta: Option<f64>,
     activation: Activation,
     n_inner: usize,
@@ -43,18 +43,18 @@ pub struct Gpt {
     z_loss: f64,
 }
 
-/// What one block leaves behind in the forward pass, for up to `n` rows.
+/// What the forward pass saves of one block, for up to `n` rows.
 struct BlockActs<B: Forward> {
     ln_1: B::Buf,    // (n, c)
     stats_1: B::Buf, // (n, 2)
     qkv: B::Buf,     // (n, c + 2 kv)
-    pre_qk: B::Buf,  // (n, c + kv), queries and keys before their norm, or nothing where they have none
+    pre_qk: B::Buf,  // (n, c + kv), queries and keys before their norm, or empty without that norm
     lse: B::Buf,     // (b, nh, t)
     att: B::Buf,     // (n, c)
     x_mid: B::Buf,   // (n, c), between attention and MLP
     ln_2: B::Buf,    // (n, c)
     stats_2: B::Buf, // (n, 2)
-    fc: B::Buf,      // (n, 4c), with SwiGLU twice n_inner, or nothing where the derivative needs only the output
+    fc: B::Buf,      // (n, 4c), with SwiGLU twice n_inner, or empty if the derivative needs only the output
     act: B::Buf,     // (n, 4c), or n_inner wide
 }
 
@@ -66,13 +66,13 @@ struct Head<B: Forward> {
     losses: B::Buf,  // (n)
 }
 
-/// The activations of a forward pass: all of them if a backward pass is to follow, else those of one block, which
-/// stay in the cache while block after block reuses them.
+/// The activations of a forward pass. If a backward pass follows, all of them; otherwise those of one block, which
+/// every block reuses, so that they stay in the cache.
 pub struct Acts<B: Forward> {
-    x: Vec<B::Buf>, // of (n, c): the residual stream before each block and after the last, or two that take turns
+    x: Vec<B::Buf>, // each (n, c): the residual stream before each block and after the last, or two that alternate
     blocks: Vec<BlockActs<B>>, // n_layer, or one
     head: Head<B>,
-    rotations: B::Buf, // (block_size, hs), or nothing where positions are learned
+    rotations: B::Buf, // (block_size, hs), or empty if positions are learned
 }
 
 impl<B: Forward> Acts<B> {
@@ -89,15 +89,16 @@ pub struct ActGrads<B: Forward> {
     datt: B::Buf, // (n, c)
     dqkv: B::Buf, // (n, c + 2 kv)
     dfc: B::Buf,  // (n, 4c), or as wide as fc
-    dact: B::Buf, // (n, n_inner) with SwiGLU; else dfc is all that is wanted
+    dact: B::Buf, // (n, n_inner) with SwiGLU; otherwise empty, since only dfc is needed
 }
 
 /// Keys and values of the positions generated so far, and the activations of the newest.
 ///
-/// With rotary positions the last `block_size` of them, each rotated by its own position, which counts on: the product of
-/// a query and a key depends on their distance only, so nothing has to be computed again when the window slides. What is
-/// kept of a position has, through the layers below, seen tokens that have left the window since: the model is not
-/// quite the one that would see the window alone (but with one layer), as wherever a cache slides.
+/// With rotary positions it holds the last `block_size` of them. Each is rotated by its own position, which keeps
+/// counting: the product of a query and a key depends only on their distance, so nothing has to be recomputed when the
+/// window slides. Through the layers below, what is cached for a position has seen tokens that have since left the
+/// window. So, unless it has only one layer, the model is not quite the one that sees the window alone, as with any
+/// sliding cache.
 pub struct Cache<B: Forward> {
     kv: Vec<KvCache<B::Buf>>, // one for each layer
     x: [B::Buf; 2],           // (block_size, c)
@@ -116,7 +117,7 @@ struct Last<B: Forward> {
     block: BlockActs<B>,
 }
 
-/// A place of the network where dropout acts.
+/// A place in the network where dropout is applied.
 enum Site {
     Embedding,
     Attention(usize),
@@ -124,7 +125,7 @@ enum Site {
     MlpBranch(usize),
 }
 
-/// What all layers of a pass share: who computes, on which parameters and rows.
+/// What all layers of a pass share: the backend, the parameters and rows, the rotations.
 struct Context<'a, B: Forward> {
     be: &'a B,
     pass: Pass<'a, B::Buf>,
@@ -138,7 +139,7 @@ impl Gpt {
     /// If `vocab_size` is still 0 or the configuration does not pass [`Config::check`].
     pub fn new(config: &Config) -> Result<Gpt> {
         let layout = Layout::new(config)?;
-        // Queries times keys are divided by the root of this.
+        // Scores are divided by the square root of this.
         let scaled_by = match config.attention_scale {
             AttentionScale::HeadSize => config.head_size(),
             AttentionScale::NEmbd => config.n_embd,
@@ -164,7 +165,7 @@ impl Gpt {
         })
     }
 
-    /// Forward: `ids (b, t)` to logits, which stay in `a`.
+    /// Forward: from `ids (b, t)` to logits, which stay in `a`.
     ///
     /// # Panics
     /// If `ids` does not have `b * t` elements below `vocab_size`, or they do not fit `a`.
@@ -185,8 +186,8 @@ impl Gpt {
         self.unembed(&cx, &a.x[w.h.len() % streams], &mut a.head);
     }
 
-    /// The first part of block `l`, where positions meet: `att = attention(ln_1(x))`. With a cache, only the new
-    /// positions are computed, and attend to the cached ones too.
+    /// The first part of block `l`, where positions interact: `att = attention(ln_1(x))`. With a cache, only the new
+    /// positions are computed; they also attend to the cached ones.
     fn attend<B: Forward>(
         &self,
         cx: &Context<B>,
@@ -211,7 +212,7 @@ impl Gpt {
         }
     }
 
-    /// The rest of block `l`, each position for itself: from `x` and `att` to `out`.
+    /// The rest of block `l`, where each position is on its own: from `x` and `att` to `out`.
     fn branches<B: Forward>(&self, cx: &Context<B>, l: usize, x: &B::Buf, out: &mut B::Buf, a: &mut BlockActs<B>) {
         let (&Context { be, pass, .. }, w) = (cx, &self.layout.h[l]);
         // x_mid = x + dropout(c_proj(att))
@@ -240,23 +241,23 @@ impl Gpt {
         }
     }
 
-    /// The loss of each row in nats, given `targets (n)`, into [`Acts::losses`]; where the target is
-    /// [`crate::backend::IGNORE`] it is 0. The logits are used up.
+    /// The loss of each row in nats, given `targets (n)`, into [`Acts::losses`]; it is 0 where the target is
+    /// [`crate::backend::IGNORE`]. The logits may be overwritten.
     pub fn losses<B: Forward>(&self, be: &B, a: &mut Acts<B>, targets: &[u32]) {
         be.cross_entropy(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size);
     }
 
-    /// [`Gpt::losses`], and the logits in `a` become the gradient of `scale` times the sum of the losses, as
-    /// [`Gpt::backward`] expects: by the logits before the soft cap, and with what `z_loss` adds to the objective, though not
-    /// to the losses.
+    /// [`Gpt::losses`]; also replaces the logits in `a` by the gradient of `scale` times the sum of the losses, as
+    /// [`Gpt::backward`] expects. It is the gradient with respect to the logits before the soft cap. It includes the
+    /// `z_loss` term of the objective, which the losses do not.
     pub fn losses_grad<B: Backward>(&self, be: &B, a: &mut Acts<B>, targets: &[u32], scale: f64) {
         let objective = Objective { scale, z_loss: self.z_loss, softcap: self.logit_softcap };
         be.cross_entropy_grad(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size, objective);
     }
 
-    /// Backward: the gradient of every parameter that trains goes to `grads`, in the place of what is there or with `add` to
-    /// be added to it, given what [`Gpt::forward`] and [`Gpt::losses_grad`] left in `a`. The other arguments are those of
-    /// `forward`.
+    /// Backward: computes the gradient of every trainable parameter from what [`Gpt::forward`] and [`Gpt::losses_grad`]
+    /// left in `a`. With `grads.add` it is added to what is in `grads`, otherwise it overwrites that. The other
+    /// arguments are those of `forward`.
     pub fn backward<B: Backward>(
         &self,
         be: &B,
@@ -302,7 +303,8 @@ impl Gpt {
         be.embed_bwd(grads, &mut d.dx, pass, w.embedding, ids, self.drop(key, Site::Embedding));
     }
 
-    /// The gradient of a branch that was added to the residual stream: `dx`, that of the sum, but for dropout.
+    /// The gradient of a branch that was added to the residual stream: the gradient `dx` of the sum, through dropout if
+    /// there is any.
     fn branch_bwd<'a, B: Backward>(
         &self,
         be: &B,
@@ -316,7 +318,7 @@ impl Gpt {
         dc
     }
 
-    /// Whether a cache may go on past `block_size` positions: learned ones end there.
+    /// Whether a cache can continue past `block_size` positions; learned positions end there.
     pub fn slides(&self) -> bool {
         self.rope_theta.is_some()
     }
@@ -324,8 +326,8 @@ impl Gpt {
     /// Forward of new positions only: appends `ids` to `cache` and returns the logits (v) after the last of them.
     ///
     /// # Panics
-    /// If `ids` is empty, longer than `block_size`, or would exceed `block_size` positions where the model has no more
-    /// (see [`Gpt::slides`]).
+    /// If `ids` is empty or longer than `block_size`, or if the cache would exceed `block_size` positions although the
+    /// model's positions end there (see [`Gpt::slides`]).
     pub fn extend<B: Forward>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
         let (w, c) = (&self.layout, self.n_embd);
         let rows = Rows { b: 1, t: ids.len(), pos: cache.len };
@@ -345,7 +347,7 @@ impl Gpt {
             }
         }
         cache.len += rows.t;
-        // What the last block makes of the other positions is not asked for.
+        // The output of the last block is needed for the newest position only.
         let newest = Span { start: (rows.t - 1) * c, len: c };
         be.copy(&mut last.x, 0, x, newest);
         be.copy(&mut last.block.att, 0, &cache.block.att, newest);
@@ -355,8 +357,8 @@ impl Gpt {
         be.download(&cache.head.logits, 0, logits);
     }
 
-    /// Room for the activations of `b` sequences of up to `block_size` positions, for training or only to look at
-    /// the logits.
+    /// Room for the activations of `b` sequences of up to `block_size` positions, for training or only to compute
+    /// logits.
     pub fn acts<B: Forward>(&self, be: &B, b: usize, training: bool) -> Acts<B> {
         let n = b * self.block_size;
         let blocks = if training { self.layout.h.len() } else { 1 };
@@ -397,16 +399,16 @@ impl Gpt {
         }
     }
 
-    /// Floating-point operations of a training step for each token, as they are usually counted: 6 for each weight of a
-    /// matrix product, 4 if it does not train, and attention's products without their causal half taken off.
+    /// Floating-point operations per token of a training step, as usually counted: 6 for each weight of a matrix
+    /// product, 4 if it is frozen, and attention's products in full, as if they were not causal.
     pub fn flops_per_token(&self) -> f64 {
         let passes = self.layout.linears().into_iter().map(|w| w.multiply_adds());
         let products: usize = passes.map(|(forward, backward)| forward + backward).sum();
         (2 * products + 12 * self.layout.h.len() * self.block_size * self.n_embd) as f64
     }
 
-    /// Floats in the activations ([`Gpt::acts`]) for `b` sequences, and in their gradients ([`Gpt::act_grads`], and
-    /// what adapters take besides).
+    /// Number of floats in the activations ([`Gpt::acts`]) for `b` sequences, and in their gradients
+    /// ([`Gpt::act_grads`], plus the adapters' scratch memory).
     pub fn activation_floats(&self, b: usize) -> (usize, usize) {
         let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
         let (n, qkv) = (b * self.block_size, self.heads.width());
@@ -414,19 +416,19 @@ impl Gpt {
         let block = 4 * c + qkv + self.pre_qk() + self.fc_kept() + act + nh + 4;
         let rotations = if self.slides() { self.block_size * self.heads.hs() } else { 0 };
         let dact = if self.activation == Activation::Swiglu { act } else { 0 };
-        // Between the two matrices of an adapter, and the gradient of that.
+        // An adapter's activations between its two matrices, and their gradient.
         let adapter = self.layout.linears().iter().filter_map(|w| w.lora).map(|lora| 2 * lora.r).max().unwrap_or(0);
         let forward = n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1) + rotations;
         (forward, n * (3 * c + qkv + fc + dact + adapter))
     }
 
-    /// Channels of queries and keys that are kept as they were before their norm.
+    /// Channels of queries and keys that are saved before their norm.
     fn pre_qk(&self) -> usize {
         let normed = self.layout.h[0].qk.is_some_and(|qk| qk.norm.is_some());
         if normed { self.n_embd + self.heads.kv() } else { 0 }
     }
 
-    /// The rotations of a block's positions, where they are rotations.
+    /// The rotations of the positions `0..block_size`, or empty if positions are learned.
     fn rotations<B: Forward>(&self, be: &B) -> B::Buf {
         let Some(theta) = self.rope_theta else { return be.zeros(0) };
         let hs = self.heads.hs();
@@ -452,7 +454,7 @@ impl Gpt {
         }
     }
 
-    /// Channels that are kept between the first layer of an MLP and its activation.
+    /// Channels that are saved between the first layer of an MLP and its activation.
     fn fc_kept(&self) -> usize {
         if self.activation.keeps_input() { self.layout.h[0].c_fc.o } else { 0 }
     }
@@ -483,7 +485,7 @@ impl<B: Forward> Acts<B> {
         &self.head.logits
     }
 
-    /// The losses (n) of the last forward pass, once they were asked for.
+    /// The losses (n) of the last forward pass, once [`Gpt::losses`] or [`Gpt::losses_grad`] has computed them.
     pub fn losses(&self) -> &B::Buf {
         &self.head.losses
     }

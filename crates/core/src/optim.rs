@@ -19,14 +19,14 @@ pub struct Optimizer<B: Backward> {
 /// Parameters that are updated with the same settings.
 struct Group {
     config: Config,
-    /// What AdamW updates, and whether that decays.
+    /// The pieces that AdamW updates, and whether weight decay applies to each.
     spans: Vec<(Span, bool)>,
-    /// What Muon updates.
+    /// The matrices that Muon updates.
     matrices: Vec<Matrix>,
 }
 
 impl<B: Backward> Optimizer<B> {
-    /// With moments of zero.
+    /// An optimizer with all moments zero.
     ///
     /// # Errors
     /// If a group of parameters has a setting that is not allowed.
@@ -39,7 +39,7 @@ impl<B: Backward> Optimizer<B> {
         Ok(Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), groups: groups.collect() })
     }
 
-    /// Update number `step` (from 0): clips `g`, whose norm is `grad_norm`, to `grad_clip` where that is set, then updates
+    /// Update number `step` (from 0): clips `g`, whose norm is `grad_norm`, to `grad_clip` if that is set, then updates
     /// each group with `lr_scale` times its learning rate.
     pub fn step(&mut self, be: &B, p: &mut B::Buf, g: &B::Buf, grad_norm: f64, lr_scale: f64, step: u64) {
         for Group { config, spans, matrices } in &self.groups {

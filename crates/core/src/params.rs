@@ -1,9 +1,9 @@
-//! Where each parameter stands: one table of names and shapes over one flat buffer.
+//! The layout of the parameters: one table of names and shapes over one flat buffer.
 //!
-//! Parameters, gradients and both moments of the optimizer are four buffers of this one layout, so the optimizer, the
-//! reduction over shards, clipping and the checkpoint are each one loop. Those loops go over the parameters that train:
-//! of the others, gradients and moments are memory that is never touched. Adapters stand behind everything else, so
-//! that the model they belong to is the beginning of the buffer.
+//! Parameters, gradients and both moments of the optimizer are four buffers with this layout, so the optimizer, the
+//! reduction over shards, clipping and the checkpoint are each one loop. These loops visit only the trainable
+//! parameters: the gradients and moments of the others are zero pages that are never written, so they use no physical
+//! memory. Adapters come after everything else, so that the model they belong to is the beginning of the buffer.
 
 pub mod edit;
 
@@ -32,17 +32,17 @@ impl Span {
     }
 }
 
-/// A parameter's place, and whether it trains.
+/// A parameter's place in the buffers, and whether it is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Param {
-    /// Where it stands in the flat buffers.
+    /// Its place in the flat buffers.
     pub span: Span,
-    /// Whether its gradient is wanted.
+    /// Whether its gradient is computed.
     pub trainable: bool,
 }
 
 impl Param {
-    /// Where its gradient goes: nowhere if it does not train.
+    /// Where its gradient goes: an empty range if it is not trained.
     pub fn gradient(self) -> Range<usize> {
         if self.trainable { self.range() } else { 0..0 }
     }
@@ -63,16 +63,16 @@ pub struct Tensor {
     pub name: String,
     /// PyTorch's shape; a linear layer's weight is (out, in).
     pub shape: Vec<usize>,
-    /// Where it stands in the flat buffers.
+    /// Its place in the flat buffers.
     pub span: Span,
-    /// Whether it trains.
+    /// Whether it is trained.
     pub trainable: bool,
-    /// The part of it that does, if any does: all of it, or the rows of new words.
+    /// The part of it that is trained, if any: all of it, or the rows of new tokens.
     pub trains: Span,
-    /// Whose settings it is updated with: those of this one of the configuration's `param_groups`, or behind the last
-    /// its own.
+    /// Which settings it is updated with: an index into the configuration's `param_groups` or, one past the last, the
+    /// configuration's own settings.
     pub group: usize,
-    /// Whether Muon updates it, which has no second moment.
+    /// Whether Muon updates it; Muon has no second moment.
     pub muon: bool,
     distribution: Distribution,
 }
@@ -84,10 +84,10 @@ enum Distribution {
     Normal(f64),
 }
 
-/// A matrix that Muon makes orthogonal.
+/// A matrix that Muon updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrix {
-    /// Where it stands in the flat buffers.
+    /// Its place in the flat buffers.
     pub span: Span,
     /// Rows.
     pub rows: usize,
@@ -101,7 +101,7 @@ impl Matrix {
         muon_multiply_adds(self.rows, self.cols, steps)
     }
 
-    /// Floats that its update needs meanwhile.
+    /// Floats of scratch memory that its update needs.
     pub fn scratch(&self) -> usize {
         muon_scratch(self.rows, self.cols)
     }
@@ -112,13 +112,13 @@ impl Matrix {
 pub struct Embedding {
     /// Tokens (v, c).
     pub wte: Param,
-    /// Positions (block_size, c), where they are learned.
+    /// Positions (block_size, c), if they are learned.
     pub wpe: Option<Param>,
     /// Channels.
     pub c: usize,
 }
 
-/// `y (n, o) = x (n, i) W^T + b`, W being (o, i), and the adapter's share where there is one.
+/// `y (n, o) = x (n, i) W^T + b` with W (o, i), plus the adapter's output if there is one.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
     /// Weight (o, i).
@@ -134,7 +134,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Multiply-adds for each row in the forward pass, and in the backward pass, without what that computes again.
+    /// Multiply-adds per row in the forward pass and in the backward pass, not counting what the backward pass
+    /// recomputes.
     pub fn multiply_adds(&self) -> (usize, usize) {
         let adapter = self.lora.map_or(0, |lora| lora.r * (self.i + self.o));
         let gradient = if self.w.trainable { self.w.len } else { 0 };
@@ -151,11 +152,11 @@ pub struct Lora {
     pub b: Param,
     /// Rank.
     pub r: usize,
-    /// What its share is multiplied with.
+    /// The factor on its output.
     pub scale: f64,
     /// Dropout on its input.
     pub rate: f32,
-    /// Where in the network that is, see [`Dropout`].
+    /// The site of that dropout in the network, see [`Dropout`].
     pub site: u64,
 }
 
@@ -166,7 +167,7 @@ impl Lora {
     }
 }
 
-/// Dropout's sites from here on are the adapters', those below the model's own.
+/// Dropout sites from here on belong to the adapters, those below to the model itself.
 const LORA_SITES: u64 = 1 << 32;
 
 /// LayerNorm's or RMSNorm's weight and bias, each (c).
@@ -176,7 +177,7 @@ pub struct Norm {
     pub w: Param,
     /// Bias (c).
     pub b: Option<Param>,
-    /// Which of them.
+    /// Which norm.
     pub kind: NormKind,
 }
 
@@ -194,7 +195,7 @@ pub struct Qk {
 pub struct Block {
     /// Norm before attention.
     pub ln_1: Norm,
-    /// To query, key and value: (c + 2 kv, c).
+    /// Projection to query, key and value: (c + 2 kv, c).
     pub c_attn: Linear,
     /// What is done to queries and keys, if anything.
     pub qk: Option<Qk>,
@@ -208,7 +209,7 @@ pub struct Block {
     pub mlp_proj: Linear,
 }
 
-/// Every parameter of a model and where it stands.
+/// Every parameter of a model and its place.
 #[derive(Clone, Debug)]
 pub struct Layout {
     /// All parameters, in the order of the flat buffer.
@@ -219,11 +220,11 @@ pub struct Layout {
     pub h: Vec<Block>,
     /// The last norm.
     pub ln_f: Norm,
-    /// To the logits: (v, c); its weight is `wte` where weights are tied.
+    /// Projection to the logits: (v, c); its weight is `wte` if weights are tied.
     pub lm_head: Linear,
-    /// The pieces of the buffer that train, in order.
+    /// The trainable pieces of the buffer, in order.
     pub trainable: Vec<Span>,
-    /// Number of parameters that are not of adapters.
+    /// Number of parameters that do not belong to adapters.
     pub base_len: usize,
 }
 
@@ -241,8 +242,8 @@ impl Layout {
         let (c, v, bias) = (config.n_embd, config.vocab_size, config.bias);
         let optimizers = config.groups()?.iter().map(|group| group.optimizer).collect();
         let mut b = Builder { config, optimizers, tensors: Vec::new() };
-        // GPT-2 scales the projections into the residual stream by 1/sqrt(2 n_layer), so that its variance
-        // at the end does not grow with depth.
+        // GPT-2 scales the projections into the residual stream by 1/sqrt(2 n_layer), so that its variance at the end
+        // does not grow with depth.
         let residual = 1.0 / (2.0 * config.n_layer as f64).sqrt();
         let inner = config.mlp_size();
         let c_fc = if config.activation == Activation::Swiglu { 2 * inner } else { inner };
@@ -293,7 +294,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Checks what `config`, of which this is the layout, says about tensors by name.
+    /// Checks the settings of `config` that name tensors; this must be the layout of `config`.
     ///
     /// # Errors
     /// If a pattern matches no tensor, or nothing is left to train.
@@ -338,18 +339,18 @@ impl Layout {
         self.base_len < self.len()
     }
 
-    /// Number of parameters that train.
+    /// Number of trainable parameters.
     pub fn trainable_len(&self) -> usize {
         self.trainable.iter().map(|span| span.len).sum()
     }
 
-    /// The tensors that train.
+    /// The trainable tensors.
     pub fn trained(&self) -> Vec<&Tensor> {
         self.tensors.iter().filter(|tensor| tensor.trainable).collect()
     }
 
-    /// The tensors whose weights a checkpoint holds: all of them, or where there are adapters those and what trains
-    /// besides.
+    /// The tensors whose weights a checkpoint holds: all of them or, with adapters, only the adapters and the other
+    /// trainable tensors.
     pub fn stored(&self) -> Vec<&Tensor> {
         let stored = |tensor: &&Tensor| !self.has_adapters() || tensor.trainable || tensor.span.start >= self.base_len;
         self.tensors.iter().filter(stored).collect()
@@ -361,9 +362,10 @@ impl Layout {
         self.h.iter().flat_map(of_block).chain([self.lm_head]).collect()
     }
 
-    /// Tensors that train and that the backward pass adds gradients to, all of each: what is added to rows that do not train
-    /// is not to grow. The weights of linear layers are not among them, since it can overwrite their gradients (where the
-    /// embedding is `lm_head`'s weight too, it comes to that first).
+    /// The trainable tensors whose gradients the backward pass accumulates, so that these must be cleared first. That
+    /// includes rows that are not trained, where the sums would otherwise keep growing. The weights of linear layers
+    /// are not among them, since the backward pass can overwrite their gradients (if the embedding is also the weight
+    /// of `lm_head`, it reaches `lm_head` first).
     pub fn added_to(&self) -> impl Iterator<Item = &Tensor> {
         let overwritten: Vec<usize> = self.linears().iter().map(|linear| linear.w.start).collect();
         self.tensors.iter().filter(move |tensor| tensor.trainable && !overwritten.contains(&tensor.span.start))
@@ -386,7 +388,8 @@ impl Layout {
         self.len() == 0
     }
 
-    /// Initial weights: tensor number `k` is drawn from stream `k`. A tensor that a setting adds moves the streams of those behind it.
+    /// Initial weights: tensor number `k` is drawn from stream `k`. So a setting that adds a tensor changes the streams
+    /// of the tensors after it.
     pub fn init(&self, seed: u64) -> Vec<f32> {
         let mut weights = vec![0.0; self.len()];
         let mut rest = &mut weights[..];
@@ -403,14 +406,14 @@ impl Layout {
         weights
     }
 
-    /// What AdamW updates of parameter group number `group`, cut into pieces that do or do not decay.
+    /// The pieces of parameter group number `group` that AdamW updates, and whether weight decay applies to each.
     pub fn decay_spans(&self, group: usize, decay: Decay) -> Vec<(Span, bool)> {
         let of_group = self.trained().into_iter().filter(|tensor| tensor.group == group && !tensor.muon);
         joined(of_group.map(|tensor| (tensor.trains, decay == Decay::All || tensor.shape.len() >= 2)))
     }
 
-    /// What Muon updates of parameter group number `group`, in order. Query, key and value stand in one tensor, gate and
-    /// values of SwiGLU in another, but each is a matrix.
+    /// The matrices of parameter group number `group` that Muon updates, in order. Query, key and value share one
+    /// tensor, and so do SwiGLU's gate and up projections, but each of them is its own matrix.
     pub fn matrices(&self, group: usize) -> Vec<Matrix> {
         let qkv = self.qkv_rows().map(|rows| rows.len());
         let of_block = |h: &Block| {
@@ -435,7 +438,7 @@ impl Layout {
     }
 }
 
-/// Pieces of one kind that follow each other become one.
+/// Merges adjacent pieces of the same kind.
 fn joined<K: PartialEq>(pieces: impl Iterator<Item = (Span, K)>) -> Vec<(Span, K)> {
     let mut spans: Vec<(Span, K)> = Vec::new();
     for (piece, kind) in pieces {
@@ -453,13 +456,13 @@ fn of_tokens(name: &str) -> bool {
 }
 
 impl ParamGroup {
-    /// Whether one of its patterns fits a tensor's name.
+    /// Whether one of its patterns matches a tensor's name.
     fn names(&self, tensor: &str) -> bool {
         self.params.iter().any(|pattern| matches(pattern, tensor))
     }
 }
 
-/// Whether a name fits a pattern, in which `*` stands for anything.
+/// Whether a name matches a pattern, in which `*` matches anything.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
@@ -474,7 +477,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 struct Builder<'a> {
     config: &'a Config,
-    /// Of each group of parameters.
+    /// The optimizer of each group of parameters.
     optimizers: Vec<OptimizerKind>,
     tensors: Vec<Tensor>,
 }
@@ -484,7 +487,7 @@ impl Builder<'_> {
         self.tensors.last().map_or(0, |last| last.span.range().end)
     }
 
-    /// A tensor of the model itself.
+    /// Adds a tensor of the model itself.
     fn add(&mut self, name: String, shape: &[usize], distribution: Distribution) -> Param {
         let saved = self.config.modules_to_save.iter().any(|pattern| matches(pattern, &name));
         let all = self.config.lora_rank == 0 || saved;
@@ -496,7 +499,7 @@ impl Builder<'_> {
             tensor.muon = self.optimizers[tensor.group] == OptimizerKind::Muon;
         }
         if !all {
-            // Adapters cannot tell one new word from another.
+            // Adapters cannot tell one new token from another, so the rows of new tokens are trained.
             let len = new_tokens * (param.len / shape[0]);
             tensor.trains = Span { start: param.range().end - len, len };
         }
@@ -513,7 +516,7 @@ impl Builder<'_> {
         Param { span, trainable }
     }
 
-    /// Gives a layer its adapter, if that is wanted.
+    /// Gives a layer its adapter, if it is to have one.
     fn adapt(&mut self, name: &str, linear: &mut Linear, wanted: bool) {
         let (Linear { i, o, .. }, r) = (*linear, self.config.lora_rank);
         linear.lora = wanted.then(|| Lora {

@@ -21,15 +21,16 @@ pub enum Purpose {
     Dropout,
     /// Sampled tokens; `sequence` is the sample's index.
     Sample,
-    /// The built-in corpora; `step` is which, `sequence` the piece's index.
+    /// The built-in corpora; `step` is the corpus, `sequence` the piece's index.
     Corpus,
     /// Which dates the built-in instructions are about, and how they are written.
     Dates,
-    /// The order of an epoch's windows, `step` being the epoch, and with the last `step` that of the places where epochs cut.
+    /// The order of an epoch's windows; `step` is the epoch, or `u64::MAX` for the order of the offsets at which epochs
+    /// cut the text.
     Epoch,
-    /// Whether a sequence is of the old data; `sequence` is its index in the step.
+    /// Whether a sequence comes from the old data; `sequence` is its index in the step.
     Replay,
-    /// The settings that a tuning tries.
+    /// The settings that a tuning run tries.
     Tune,
 }
 
@@ -73,8 +74,9 @@ fn key(seed: u64, purpose: Purpose, step: u64, sequence: u64) -> u64 {
     [purpose as u64, step, sequence].iter().fold(rng::mix(seed), |key, &part| rng::word(key, part))
 }
 
-/// Where `index` goes in a random order of `0..n` that belongs to one epoch of a run: a Feistel network over as many bits as
-/// `n` has, walked along until it is back inside (Black and Rogaway 2002), so that no order is ever stored.
+/// The place of `index` in the random permutation of `0..n` that belongs to one epoch of a run. It is a Feistel network
+/// over just enough bits for `n`, applied again until the result is below `n` (cycle walking, Black and Rogaway 2002),
+/// so that no permutation is ever stored.
 pub fn permute(seed: u64, epoch: u64, index: u64, n: u64) -> u64 {
     let half = (64 - n.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
     let mask = (1u64 << half) - 1;
@@ -97,7 +99,7 @@ pub fn permute(seed: u64, epoch: u64, index: u64, n: u64) -> u64 {
 pub struct Dropout {
     /// Probability that an element is dropped.
     pub rate: f32,
-    /// Where in the network: each site of each layer has masks of its own.
+    /// Where in the network: each site of each layer has its own masks.
     pub site: u64,
     /// Which step of which run, and which part of its batch.
     pub key: DropoutKey,

@@ -1,4 +1,4 @@
-//! Writing text: the model's distribution over the next token, narrowed by the usual knobs, and drawn from.
+//! Generating text: the model's distribution over the next token, narrowed by the usual knobs, then sampled.
 
 use crate::{
     backend::Forward,
@@ -33,10 +33,10 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Checks that each setting means something.
+    /// Checks that each setting is in its range.
     ///
     /// # Errors
-    /// Names the one that does not.
+    /// If a setting is not; the error names it.
     pub fn check(&self) -> Result<()> {
         let settings = [
             ("temperature", self.temperature, self.temperature >= 0.0, "at least 0"),
@@ -52,7 +52,8 @@ impl Sampling {
         Ok(())
     }
 
-    /// Draws a token from `logits (v)`, which are used up; `context` is what the repetition penalty looks at.
+    /// Draws a token from `logits (v)`, which are overwritten; the repetition penalty applies to the tokens of
+    /// `context`.
     pub fn choose(&self, logits: &mut [f32], context: &[u32], rng: &mut Rng) -> u32 {
         if self.repetition_penalty != 1.0 {
             let mut seen: Vec<_> = context.to_vec();
@@ -109,23 +110,23 @@ pub struct Drawn {
     pub logprob: f64,
 }
 
-/// One stream of tokens: the prompt, then what a model makes of it. It holds all that belongs to the stream alone, so that
-/// any number of them can share a model.
+/// One stream of tokens: the prompt, then what a model generates. It holds all state that belongs to the stream, so
+/// that any number of streams can share a model.
 pub struct Stream<B: Forward> {
     cache: Cache<B>,
     tokens: Vec<u32>,
     logits: Vec<f32>,
-    /// The logits, as choosing changes them.
+    /// A copy of the logits, which [`Sampling::choose`] modifies.
     scores: Vec<f32>,
     sampling: Sampling,
     rng: Rng,
 }
 
 impl<B: Forward> Stream<B> {
-    /// A stream of `model` that starts from `prompt`; streams of one seed differ by their `index`.
+    /// A stream of `model` that starts from `prompt`; streams with the same seed differ by their `index`.
     ///
     /// # Errors
-    /// If the prompt is empty, has an id that the model does not have, or [`Sampling::check`] says no.
+    /// If the prompt is empty or has an id that the model does not have, or if [`Sampling::check`] fails.
     pub fn new(be: &B, model: &Gpt, prompt: &[u32], sampling: Sampling, index: u64) -> Result<Stream<B>> {
         sampling.check()?;
         if prompt.is_empty() {
@@ -144,19 +145,19 @@ impl<B: Forward> Stream<B> {
         &self.tokens
     }
 
-    /// Draws the next token, from the same model each time. Within the first block each costs one position. After that it does
-    /// so with rotary positions, too, where the window slides; learned positions shift with it, so the last `block_size`
-    /// tokens are computed again.
+    /// Draws the next token; every call must pass the same model. Within the first `block_size` tokens, each costs one
+    /// position. After that, it still does with rotary positions, where the window slides. Learned positions shift with
+    /// the window, so the last `block_size` tokens are computed again for each token.
     ///
     /// # Errors
-    /// If a logit is not a number, as after a training that diverged.
+    /// If a logit is not a number, as after training that diverged.
     pub fn draw(&mut self, be: &B, model: &Gpt, weights: &B::Buf) -> Result<Drawn> {
         let block_size = model.block_size;
         let context = &self.tokens[self.tokens.len().saturating_sub(block_size)..];
         if self.tokens.len() > block_size && !model.slides() {
             self.cache.clear();
         }
-        // Each call adds one token to what the first computes.
+        // After the first call, only the newest token is missing from the cache.
         let new = if self.cache.is_empty() { context } else { &context[context.len() - 1..] };
         model.extend(be, weights, &mut self.cache, new, &mut self.logits);
         if self.logits.iter().any(|z| z.is_nan()) {
@@ -182,7 +183,7 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// Stops at the first of `stops` that comes; an empty one never does.
+    /// Stops at the first of `stops` that appears; empty ones are ignored.
     pub fn new(stops: impl IntoIterator<Item = String>) -> Stopper {
         Stopper { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
     }
@@ -200,7 +201,7 @@ impl Stopper {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// What was held back, when no more comes.
+    /// The text that was held back; call this when no more pieces follow.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }

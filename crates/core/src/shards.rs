@@ -1,9 +1,9 @@
-//! Dividing the batch: each shard computes its share of the sequences on one thread (only products large enough to be
-//! divided themselves take more), with activations and a gradient buffer of its own; the only meeting point of a step
-//! is the sum of the gradients, in shard order.
+//! Data parallelism: each shard computes its share of the batch on one thread (only products large enough to be split
+//! themselves use more), with its own activations and gradient buffer. The shards synchronise once per step, for the
+//! sum of the gradients, in shard order.
 //!
-//! The number of shards is fixed for a run, threads only take shards to work on, and every random number is keyed by
-//! the sequence's index in the batch: so the bits of the result do not depend on the number of threads.
+//! The number of shards is fixed for a run, threads merely pick up shards, and every random number is keyed by the
+//! sequence's index in the batch. So the bits of the result do not depend on the number of threads.
 
 use crate::{
     backend::{Backward, Forward, Gradients, Pass, Rows},
@@ -18,19 +18,19 @@ use crate::{
 use rayon::prelude::*;
 use std::ops::ControlFlow;
 
-/// A model's workers.
+/// The workers that compute with a model.
 pub struct Shards<B: Forward> {
     shards: Vec<Shard<B>>,
     batch_size: usize,
 }
 
-/// Rows that a shard measures at once: fewer would read the weights too often, more would leave the L2 cache.
+/// Rows that a shard evaluates at once: fewer would read the weights too often, more would not fit in the L2 cache.
 pub const EVAL_ROWS: usize = 256;
 
 struct Shard<B: Forward> {
     /// Which sequences of each batch are its own.
     share: std::ops::Range<usize>,
-    /// For measuring, `eval_b` sequences at once.
+    /// Activations for evaluation, of `eval_b` sequences at once.
     eval: Acts<B>,
     eval_b: usize,
     training: Option<Training<B>>,
@@ -41,12 +41,12 @@ struct Shard<B: Forward> {
     loss: f64,
 }
 
-/// What was measured of a sequence.
+/// The result of evaluating a sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Measured {
     /// Sum of the losses of the targets that count.
     pub loss: f64,
-    /// How many those are.
+    /// Number of targets that count.
     pub targets: usize,
 }
 
@@ -55,32 +55,32 @@ struct Training<B: Forward> {
     acts: Acts<B>,
     scratch: ActGrads<B>,
     grads: B::Buf,
-    /// The losses of all batches of a step, to be read when everything else is queued.
+    /// The losses of all batches of a step, which are read once everything else is queued.
     losses: B::Buf,
-    /// How many fit.
+    /// Number of losses that fit.
     room: usize,
 }
 
-/// Parameters that train from which one shard is the default: a gradient for each core would take more memory than it
-/// is worth, and the products are large enough to be divided themselves.
+/// Number of trainable parameters above which one shard is the default: a gradient for each core would take more memory
+/// than it is worth, and the products are large enough to be split themselves.
 pub const LARGE: usize = 1 << 25;
 
-/// How many shards a run of `config` has, of whose parameters `trainable` train: what it says, or one for each core,
-/// but not more than sequences.
+/// Number of shards in a run of `config` with `trainable` trainable parameters: what the configuration says or, by
+/// default, one for each core (a single one above [`LARGE`]), but not more than sequences in a batch.
 pub fn count(config: &Config, trainable: usize) -> usize {
     let default = if trainable > LARGE { 1 } else { cores() };
     if config.shards == 0 { default } else { config.shards }.min(config.batch_size)
 }
 
-/// Lays the parameters out for measuring losses and sampling while training goes on. For a large model a second copy of
-/// the weights would take more memory than it is worth, so there it is done as for training: not at all in f32, and in
-/// bf16 in the memory that training uses.
+/// Packs the parameters for evaluation and sampling during training. For a large model a second copy of the weights
+/// would take more memory than it is worth. So they are packed as for training: not at all in f32, and in bf16 into the
+/// memory that training uses.
 pub fn pack_to_read<B: Forward>(be: &B, model: &Gpt, p: &mut B::Buf) {
     be.pack_weights(p, &model.layout.linears(), model.layout.len() > LARGE);
 }
 
 impl<B: Forward> Shards<B> {
-    /// Workers for batches of `batch_size` sequences in `shards` parts (at most one for each sequence).
+    /// Workers for batches of `batch_size` sequences, split into `shards` parts (at most one for each sequence).
     pub fn new(be: &B, model: &Gpt, batch_size: usize, shards: usize, training: bool) -> Shards<B> {
         let count = shards.clamp(1, batch_size);
         let shards = (0..count).map(|s| {
@@ -107,12 +107,12 @@ impl<B: Forward> Shards<B> {
         Shards { shards: shards.collect(), batch_size }
     }
 
-    /// How many parts a batch has.
+    /// Number of parts that a batch is split into.
     pub fn count(&self) -> usize {
         self.shards.len()
     }
 
-    /// What [`Shards::gradient`] computed last.
+    /// The gradient that [`Shards::gradient`] computed last.
     ///
     /// # Panics
     /// If the workers were not made for training.
@@ -120,11 +120,11 @@ impl<B: Forward> Shards<B> {
         &self.shards[0].training.as_ref().expect("made for training").grads
     }
 
-    /// What is measured of each of `count` sequences, dropout off: number `i` is what `load(i, batch)` appends. `progress`
-    /// hears how many of how many are done, and if it breaks there is no result.
+    /// Evaluates `count` sequences without dropout: `load(i, batch)` appends sequence number `i`. `progress` is called
+    /// with the number of sequences done and their total; if it breaks, there is no result.
     ///
     /// # Errors
-    /// What `load` says.
+    /// The error that `load` returns.
     pub fn losses(
         &mut self,
         be: &B,
@@ -136,7 +136,7 @@ impl<B: Forward> Shards<B> {
     ) -> Result<Option<Vec<Measured>>> {
         let mut sums = vec![Measured::default(); count];
         let mut batch = Batch::default();
-        // The threads meet only to read on and to report progress.
+        // The threads synchronise only to read more sequences and to report progress.
         let piece = 16 * self.batch_size;
         for (k, sums) in sums.chunks_mut(piece).enumerate() {
             batch.clear();
@@ -161,11 +161,11 @@ impl<B: Forward> Shards<B> {
 }
 
 impl<B: Backward> Shards<B> {
-    /// The mean loss over the targets that count in one or more batches, and its gradient's norm; the gradient is then in
-    /// [`Shards::last_gradient`]. Both are read once, after all that computes them was called.
+    /// The mean loss over the targets that count in one or more batches, and its gradient's norm; the gradient is then
+    /// in [`Shards::last_gradient`]. Both are read once, after all computations have been queued.
     ///
     /// # Panics
-    /// If the workers were not made for training, or the sequences are not whole batches.
+    /// If the workers were not made for training, or the sequences are not a whole number of batches.
     pub fn gradient(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, seed: u64, step: u64) -> (f64, f64) {
         let batch_size = self.batch_size;
         assert!(!batch.is_empty() && batch.len().is_multiple_of(batch_size));
@@ -207,7 +207,7 @@ impl<B: Backward> Shards<B> {
 }
 
 impl<B: Forward> Training<B> {
-    /// Makes room for the losses of so many rows, keeping those that are there.
+    /// Makes room for the losses of this many rows, keeping those that are there.
     fn make_room(&mut self, be: &B, rows: usize) {
         if rows > self.room {
             let mut larger = be.zeros(rows.max(2 * self.room));
@@ -222,7 +222,7 @@ impl<B: Forward> Shard<B> {
         self.training.as_mut().expect("made for training")
     }
 
-    /// Measures the sequences of a batch from `first` on, as many at once as fit.
+    /// Evaluates the sequences of a batch from `first` on, as many at once as fit.
     fn losses(&mut self, be: &B, model: &Gpt, p: &B::Buf, first: usize, sums: &mut [Measured], batch: &Batch) {
         let mut at = first;
         for sums in sums.chunks_mut(self.eval_b) {
@@ -240,8 +240,8 @@ impl<B: Forward> Shard<B> {
         }
     }
 
-    /// Takes sequences as inputs and targets; shorter ones are filled up behind, where nothing counts and nothing that
-    /// counts looks.
+    /// Loads sequences as inputs and targets. Shorter ones are padded at the end, where no target counts and where no
+    /// earlier position looks.
     fn load<'a>(&mut self, sequences: impl Iterator<Item = (&'a [u32], &'a [u32])> + Clone) -> Rows {
         self.ids.clear();
         self.targets.clear();

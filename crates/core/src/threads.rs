@@ -1,4 +1,4 @@
-//! Threads: the pool that a training runs in, and work that is divided over the pool that the caller is in.
+//! Threads: the pool that a training run uses, and loops over the pool that the caller is in.
 
 use crate::error::{Error, Result};
 use rayon::iter::{
@@ -13,19 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Cores of this machine: how many threads there are unless told otherwise.
+/// Cores of this machine: the default number of threads.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How many threads the caller's work is divided over: those of the pool that it is in, or itself alone.
+/// Number of threads that the caller's work can use: those of the pool that it is in, or 1 outside of a pool.
 pub fn current() -> usize {
-    // Asked outside of a pool, rayon would start one of its own.
+    // Outside of a pool, this question would make rayon start its global pool.
     if rayon::current_thread_index().is_some() { rayon::current_num_threads() } else { 1 }
 }
 
-/// Calls `work` on each item: on the threads of the pool that the caller is in, or, outside of one, in order on the caller's
-/// own thread. So whoever embeds a model decides about threads, and no thread is started unasked.
+/// Calls `work` on each item: on the threads of the pool that the caller is in or, outside of a pool, in order on the
+/// calling thread. So a program that embeds a model decides about threads, and none is started that it did not ask for.
 pub(crate) fn for_each<I: IndexedParallelIterator>(items: I, work: impl Fn(I::Item) + Send + Sync) {
     struct InOrder<F>(F);
     impl<T, F: Fn(T)> ProducerCallback<T> for InOrder<F> {
@@ -42,16 +42,16 @@ pub(crate) fn for_each<I: IndexedParallelIterator>(items: I, work: impl Fn(I::It
     }
 }
 
-/// Threads for generating text with models whose products are worth dividing. They sleep while there is nothing to do; clones are
-/// the same pool.
+/// A thread pool for generating text with models whose products are worth splitting. Its threads sleep while there is
+/// nothing to do; clones share the pool.
 #[derive(Clone, Debug)]
 pub struct Pool(Arc<rayon::ThreadPool>);
 
 impl Pool {
-    /// A pool of so many threads (0: one for each core).
+    /// A pool of this many threads (0: one for each core).
     ///
     /// # Errors
-    /// If the system does not start them.
+    /// If the system refuses to start them.
     pub fn new(threads: usize) -> Result<Pool> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kinglet-{i}")).build();
         let refused = |error: rayon::ThreadPoolBuildError| {
@@ -63,28 +63,28 @@ impl Pool {
         pool.map(|pool| Pool(Arc::new(pool))).map_err(refused)
     }
 
-    /// Runs `work` in the pool: what can be divided below it is divided over the pool's threads.
+    /// Runs `work` in the pool: parallel code inside `work` runs on the pool's threads.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.0.install(work)
     }
 }
 
-/// Threads that look for work all the time. A guess: nothing with more cores was measured.
+/// Most threads that poll for work instead of sleeping. A guess: nothing with more cores was measured.
 const AWAKE: usize = 8;
 
-/// How long they look without finding any before they do so only now and then: no computation makes them wait as long,
-/// but a disk, or a reader of what is written.
+/// How long a thread polls without finding work before it polls only now and then. No computation keeps it waiting that
+/// long, but a disk may, or a slow reader of the output.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 /// Runs `work` in a pool of `threads` threads (0: one for each core): parallel code inside `work` runs on this pool.
 ///
-/// All of a run is inside, not step by step, and its threads (eight of them, if there are more) look for work all the
-/// time instead of sleeping, because waking one takes as long as a small product.
+/// A whole run goes inside, rather than each step. Its threads (at most eight of them) poll for work instead of
+/// sleeping, because waking a thread takes as long as a small product.
 ///
 /// # Errors
-/// If the system does not start the threads.
+/// If the system refuses to start the threads.
 pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R> {
-    /// Ends the search for work, also if the work panics.
+    /// Ends the polling, even if the work panics.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {
         fn drop(&mut self) {
@@ -99,7 +99,8 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) ->
         for _ in 1..wanted {
             scope.spawn(move |_| {
                 awake.fetch_add(1, Ordering::Release);
-                // Each on a thread of its own: one that looked for work now would take up the next of these.
+                // First wait until each of these tasks has its own thread: one that already polled for work would run
+                // the next of them itself.
                 while awake.load(Ordering::Acquire) < wanted {
                     std::thread::yield_now();
                 }
@@ -115,7 +116,8 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) ->
                 }
             });
         }
-        // Not before each of them has its thread: this one would take it up while it waits for something else.
+        // Wait until each of these tasks has its thread: otherwise this thread might run one while it waits for
+        // something else.
         while awake.load(Ordering::Acquire) < wanted {
             std::thread::yield_now();
         }

@@ -1,4 +1,4 @@
-//! The MLP's non-linearity, element by element, or of pairs of elements where it has a gate.
+//! The MLP's non-linearity: element by element, or on pairs of elements if it has a gate.
 
 use crate::{isa::Isa, math};
 
@@ -11,7 +11,7 @@ pub enum Activation {
     ReluSquared,
     /// `x * Phi(x)` with the normal distribution's `Phi` (Hendrycks, Gimpel 2016); PyTorch's `GELU()`.
     Gelu,
-    /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`; GPT-2's approximation of the same.
+    /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`; GPT-2's approximation of GELU.
     GeluTanh,
 }
 
@@ -63,14 +63,14 @@ pub fn relu_squared_in_place(isa: Isa, x: &mut [f32]) {
     );
 }
 
-/// max(x, 0), but a NaN comes through. (Choosing would become a masked store, which is slow.)
+/// max(x, 0), but a NaN stays NaN. (A conditional would compile to a masked store, which is slow.)
 #[inline(always)]
 fn relu(x: f32) -> f32 {
     0.5 * (x + x.abs())
 }
 
-/// `dx *= act'(x)` (n elements): on entry `dx` holds the gradient of the output, on return that of the input. For
-/// ReLU, `x` may as well be the output; for its square it must be.
+/// `dx *= act'(x)` (n elements): on entry `dx` holds the gradient of the output, on return that of the input. For ReLU,
+/// `x` may also be the output; for its square it must be.
 pub fn backward(isa: Isa, act: Activation, dx: &mut [f32], x: &[f32]) {
     assert_eq!(dx.len(), x.len());
     #[inline(always)]
@@ -114,8 +114,8 @@ pub fn backward(isa: Isa, act: Activation, dx: &mut [f32], x: &[f32]) {
     }
 }
 
-/// SwiGLU (Shazeer 2020): `y (n, h) = silu(gate) * up`, where each row of `z (n, 2h)` is a row of `gate` and one of `up`,
-/// and `silu(x) = x sigmoid(x)`.
+/// SwiGLU (Shazeer 2020): `y (n, h) = silu(gate) * up` with `silu(x) = x sigmoid(x)`; each row of `z (n, 2h)` is a row
+/// of `gate` followed by a row of `up`.
 pub fn swiglu(isa: Isa, y: &mut [f32], z: &[f32], h: usize) {
     assert_eq!(2 * y.len(), z.len());
     isa.run(

@@ -1,13 +1,13 @@
-//! Causal attention of one head of one sequence: `out = dropout(softmax(scale * Q K^T)) V`, position `i` seeing
+//! Causal attention of one head of one sequence: `out = dropout(softmax(scale * Q K^T)) V`, where position `i` sees
 //! positions `0..=i`.
 //!
-//! The `t x t` matrix of weights never exists: queries are taken in blocks, and the backward pass recomputes each
-//! block's weights from the stored log-sum-exp of its rows (Dao et al. 2022). A block's scores are kept transposed, keys
-//! by queries, so that one vector holds one key's scores for many queries: the softmax is then element by element, and
-//! no row is too short for it.
+//! The `t x t` matrix of weights never exists: queries are processed in blocks, and the backward pass recomputes each
+//! block's weights from the stored log-sum-exp of its rows (Dao et al. 2022). A block's scores are stored transposed,
+//! keys by queries, so that one vector holds one key's scores for many queries: the softmax then works element by
+//! element, and no row is too short for a vector.
 //!
-//! Groups of heads may share keys and values (Ainslie et al. 2023): those of head `h` are then of head `h nkv / nh`, and
-//! their gradients the sums over the group.
+//! Groups of heads may share keys and values (Ainslie et al. 2023): head `h` then uses those of key-value head
+//! `h nkv / nh`, whose gradients are the sums over the group.
 
 use crate::{
     dropout::Mask,
@@ -30,7 +30,7 @@ pub struct Heads {
     pub nh: usize,
     /// Heads of keys and values, a divisor of `nh`: each serves `nh / nkv` neighbours (Ainslie et al. 2023).
     pub nkv: usize,
-    /// What the scores are multiplied with before the softmax.
+    /// The factor on the scores before the softmax.
     pub scale: f64,
 }
 
@@ -40,7 +40,7 @@ impl Heads {
         self.c / self.nh
     }
 
-    /// Channels of the keys, and of the values.
+    /// Channels of the keys; the values have as many.
     pub fn kv(self) -> usize {
         self.nkv * self.hs()
     }
@@ -50,7 +50,7 @@ impl Heads {
         self.c + 2 * self.kv()
     }
 
-    /// Where in `kv` channels the keys, or the values, of head `h` begin.
+    /// Where the keys, or the values, of head `h` begin within `kv` channels.
     fn shared(self, h: usize) -> usize {
         h / (self.nh / self.nkv) * self.hs()
     }
@@ -60,8 +60,8 @@ impl Heads {
     }
 }
 
-/// Where key `j` of head `h` begins in the dropout mask's numbering, which continues over the queries; padded to whole
-/// 64-bit words of random bits.
+/// Index, in the dropout mask, of key `j` of head `h` and the first query; the other queries follow. Rows are padded to
+/// whole 64-bit words of random bits.
 pub fn mask_row(t: usize, h: usize, j: usize) -> usize {
     (h * t + j) * t.next_multiple_of(4)
 }
@@ -69,7 +69,7 @@ pub fn mask_row(t: usize, h: usize, j: usize) -> usize {
 /// One key's scores for a block of queries.
 type Row = [f32; BLOCK];
 
-/// The queries' numbers.
+/// The index of each query in its block.
 const QUERY: Row = {
     let mut numbers = [0.0; BLOCK];
     let mut i = 0;
@@ -84,8 +84,8 @@ thread_local! {
     static SCORES: RefCell<[Floats; 2]> = RefCell::default();
 }
 
-/// A block's scores (keys, queries) to be computed. Of `rows` queries, the last sees all keys and query `i` keys
-/// `0..=keys - rows + i`: what lies below that diagonal is not wanted.
+/// A block's scores (keys, queries), to be computed. Query `i` of `rows` sees keys `0..=keys - rows + i`, so the last
+/// one sees all keys. Elements below that diagonal are not needed.
 fn scores_of(p: &mut [Row], rows: usize) -> MatMut<'_> {
     let keys = p.len();
     MatMut::strided(p.as_flattened_mut(), keys, rows, BLOCK).not_below(keys - rows)
@@ -119,10 +119,10 @@ pub fn forward(isa: Isa, out: &mut [f32], lse: &mut [f32], qkv: &[f32], heads: H
     }
 }
 
-/// Forward of the positions `pos..` only, those before it being cached; for generation, without dropout.
+/// Forward for the positions from `pos` on only, with the earlier ones cached; for generation, without dropout.
 ///
-/// `out (n, c)`; `qkv (n, c + 2 kv)`, whose K and V are first written to `k_cache` and `v_cache (block, kv)`: rings, in
-/// which position `i` stands in row `i % block`, so that each position sees the last `block` up to itself.
+/// `out (n, c)`; `qkv (n, c + 2 kv)`, whose K and V are first written to `k_cache` and `v_cache (block, kv)`. These are
+/// ring buffers with position `i` in row `i % block`, so each position sees the last `block` positions up to itself.
 pub fn cached(
     isa: Isa,
     out: &mut [f32],
@@ -135,7 +135,7 @@ pub fn cached(
     let (c, kv, width) = (heads.c, heads.kv(), heads.width());
     let (n, block) = (out.len() / c, k_cache.len() / kv);
     assert!(qkv.len() == n * width && k_cache.len() == v_cache.len());
-    // Where the ring turns, each position takes the place of one that those before it see.
+    // Once the ring wraps around, a new position overwrites one that the positions before it still see.
     let at_once = if pos + n <= block { n.max(1) } else { 1 };
     let pieces = out.chunks_mut(at_once * c).zip(qkv.chunks(at_once * width));
     for ((out, qkv), pos) in pieces.zip((pos..).step_by(at_once)) {
@@ -144,7 +144,7 @@ pub fn cached(
             k_cache[at..][..kv].copy_from_slice(&row[c..c + kv]);
             v_cache[at..][..kv].copy_from_slice(&row[c + kv..]);
         }
-        // In a full ring all keys are seen, in whatever order they stand.
+        // In a full ring every key is seen, so their order does not matter.
         let keys = Keys { pos: pos.min(block - 1), k: k_cache, v: v_cache, stride: kv };
         attend(isa, out, None, qkv, keys, heads, None);
     }
@@ -199,7 +199,7 @@ fn attend(
     });
 }
 
-/// What the backward pass needs of the forward pass: its input and its results, as in [`forward`].
+/// What the backward pass needs from the forward pass: its input and its results, as in [`forward`].
 #[derive(Clone, Copy, Debug)]
 pub struct Saved<'a> {
     /// Queries, keys and values (t, c + 2 kv).
@@ -225,7 +225,7 @@ pub fn backward(isa: Isa, dqkv: &mut [f32], dout: &[f32], saved: Saved, heads: H
         for h in 0..nh {
             let (k_at, v_at) = (c + heads.shared(h), c + heads.kv() + heads.shared(h));
             let first_of_group = h.is_multiple_of(nh / heads.nkv);
-            // From the last queries, which see every key, so that the first sum overwrites.
+            // Begins with the last queries, which see every key, so that the first product can overwrite.
             for q0 in (0..t).step_by(BLOCK).rev() {
                 let rows = BLOCK.min(t - q0);
                 let keys = q0 + rows;
@@ -281,15 +281,17 @@ fn multiply(p: &mut Row, by: &Row) {
     }
 }
 
-/// How many queries of a block, the first ones, do not see key `j`, if the first query sees keys `0..=first`. (Their
-/// scores are chosen lane by lane, not filled: reading a vector that was just written in pieces would wait for them.)
+/// How many of a block's queries, the first ones, do not see key `j`, if the first query sees keys `0..=first`. (Their
+/// scores are selected lane by lane instead of being filled in memory: loading a vector that was just written in pieces
+/// would stall.)
 #[inline(always)]
 fn blind(j: usize, first: usize) -> f32 {
     j.saturating_sub(first) as f32
 }
 
-/// Softmax over the keys, in place, of `scale` times the scores `p (keys, BLOCK)`, query `i` seeing keys
-/// `0..=first + i`; returns each query's log-sum-exp. `mask` comes with key 0's first index and the step to the next's.
+/// Softmax over the keys, in place, of `scale` times the scores `p (keys, BLOCK)`, where query `i` sees keys
+/// `0..=first + i`; returns each query's log-sum-exp. `mask` comes with the index of key 0 and the step from one key to
+/// the next.
 #[inline(always)]
 fn softmax(p: &mut [Row], scale: f32, first: usize, mask: Option<(&Mask, usize, usize)>) -> Row {
     let mut top = [f32::NEG_INFINITY; BLOCK];
@@ -297,7 +299,8 @@ fn softmax(p: &mut [Row], scale: f32, first: usize, mask: Option<(&Mask, usize, 
         let blind = blind(j, first);
         for i in 0..BLOCK {
             p[i] = if QUERY[i] < blind { f32::NEG_INFINITY } else { p[i] };
-            // Passes a NaN over: what reads it next does not. (Spelt out, it becomes a masked store, which is slow.)
+            // This may skip a NaN, but the exponential below keeps it. (Written out, it compiles to a masked store,
+            // which is slow.)
             top[i] = top[i].max(p[i]);
         }
     }

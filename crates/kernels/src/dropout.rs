@@ -23,7 +23,7 @@ impl Mask {
         Mask { key, threshold: dropped as u16, scale: (65536.0 / (65536.0 - dropped)) as f32 }
     }
 
-    /// What element `index` is multiplied with: 0 or `1 / (1 - rate)`.
+    /// The factor on element `index`: 0 or `1 / (1 - rate)`.
     #[inline(always)]
     pub fn factor(&self, index: usize) -> f32 {
         let bits = rng::word(self.key, index as u64 / 4) >> (16 * (index % 4));
@@ -45,7 +45,7 @@ impl Mask {
     }
 }
 
-/// `y = x * mask` (n elements), the first having index `start`, a multiple of 4.
+/// `y = x * mask` (n elements); the first element has index `start`, a multiple of 4.
 pub fn dropout(isa: Isa, y: &mut [f32], x: &[f32], mask: &Mask, start: usize) {
     assert_eq!(y.len(), x.len());
     isa.run(
@@ -59,7 +59,7 @@ pub fn dropout(isa: Isa, y: &mut [f32], x: &[f32], mask: &Mask, start: usize) {
     );
 }
 
-/// `y *= mask` (n elements), the first having index `start`, a multiple of 4.
+/// `y *= mask` (n elements); the first element has index `start`, a multiple of 4.
 pub fn dropout_in_place(isa: Isa, y: &mut [f32], mask: &Mask, start: usize) {
     isa.run(
         #[inline(always)]
@@ -72,5 +72,5 @@ pub fn dropout_in_place(isa: Isa, y: &mut [f32], mask: &Mask, start: usize) {
     );
 }
 
-/// Factors made at once.
+/// Number of factors computed at once.
 const PIECE: usize = 64;

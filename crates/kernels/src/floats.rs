@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 /// Bytes in a cache line.
 const LINE: usize = 64;
 
-/// Numbers that begin at a cache line: of vectors as long as a line, those that straddle two are read at half the speed.
+/// Numbers that begin at a cache line: a vector as long as a line loads at half the speed if it straddles two lines.
 #[derive(Debug, Default)]
 pub struct Floats {
     memory: Vec<f32>,
@@ -14,14 +14,14 @@ pub struct Floats {
 }
 
 impl Floats {
-    /// Zeros, in memory that is not touched before they are.
+    /// Zeros, in memory that is not touched until they are used.
     pub fn zeros(len: usize) -> Floats {
         let memory = vec![0.0; len + LINE / size_of::<f32>()];
         Floats { from: memory.as_ptr().align_offset(LINE), memory, len }
     }
 
-    /// Makes these at least `len` numbers, for scratch memory: what they were is lost then. Like a vector they grow by half at
-    /// least.
+    /// Grows scratch memory to at least `len` numbers; growing loses its contents. Like a vector, it grows by at least
+    /// half.
     pub fn grow(&mut self, len: usize) {
         if self.len < len {
             *self = Floats::zeros(len.max(self.len + self.len / 2));

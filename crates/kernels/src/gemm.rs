@@ -1,8 +1,9 @@
-//! Single-threaded matrix multiplication `C (m, n) = A (m, k) B (k, n)`, A and B by rows or by columns, from zero, from C or
-//! from a bias, and with something done to rows of C while they are still in the cache.
+//! Single-threaded matrix multiplication `C (m, n) = A (m, k) B (k, n)`, with A and B by rows or by columns, starting
+//! from zero, from C or from a bias, and with an optional epilogue on rows of C while they are still in the cache.
 //!
-//! The structure is Goto's (Goto, van de Geijn 2008) with the inner loops exchanged: our A and C are activations that
-//! come from the L3 cache, and this way each is read or written once, a strip of rows at a time, while B stays near.
+//! The structure is Goto's (Goto, van de Geijn 2008) with the inner loops swapped: our A and C are activations that
+//! come from the L3 cache, and this way each is read or written once, a strip of rows at a time, while B stays in a
+//! nearer cache.
 //!
 //! ```text
 //! LOOP 5  over k in blocks of KC
@@ -13,8 +14,8 @@
 //! kernel            C[MR x NR] += A[MR x KC] B[KC x NR], all of C in registers
 //! ```
 //!
-//! Each element of C is the sum over k in ascending order, so the result does not depend on how rows or columns
-//! are divided among calls. Products of bf16 go the same ways, but for those in tiles, whose module says how.
+//! Each element of C is the sum over k in ascending order, so the result does not depend on how rows or columns are
+//! divided among calls. Products of bf16 use the same loops, except those in tiles, which are described in `amx`.
 //!
 //! Each file imports only files above it:
 //!
@@ -53,7 +54,8 @@ use mat::{ALL, Zeros};
 use pack::{PackAll, WIDE};
 use std::cell::Cell;
 
-/// Copies of more rows of a transposed A would leave a small L2 cache before they are multiplied, and take memory.
+/// Rows of a transposed A that are copied at once, at most: copies of more would be evicted from a small L2 cache
+/// before they are multiplied, and would take memory.
 const TALL: usize = 2 * WIDE;
 
 /// `C = A B`, `C += A B` or `C = A B + bias`; `c (m, n)`, `a (m, k)`, `b (k, n)`.
@@ -64,11 +66,11 @@ pub fn gemm(isa: Isa, c: MatMut, init: Init, a: Mat, b: Mat) {
     gemm_with(isa, Precision::F32, c, init, a, Rhs::Mat(b), None);
 }
 
-/// [`gemm`] on factors of some precision, with `epilogue` on each strip of C as soon as it is complete.
+/// [`gemm`] in a given precision, with `epilogue` applied to each strip of C as soon as it is complete.
 ///
 /// # Panics
-/// If the shapes do not fit, B was packed for another instruction set or precision, or a factor of a product in bf16 has
-/// known zeros.
+/// If the shapes do not fit, B was packed for another instruction set or precision, or a factor of a product in bf16
+/// has known zeros.
 pub fn gemm_with(isa: Isa, precision: Precision, c: MatMut, init: Init, a: Mat, b: Rhs, epilogue: Option<Epilogue>) {
     let (b_rows, b_cols) = b.shape();
     let shapes_fit = c.rows == a.rows && c.cols == b_cols && a.cols == b_rows;
@@ -109,7 +111,7 @@ pub fn gemm_with(isa: Isa, precision: Precision, c: MatMut, init: Init, a: Mat, 
     });
 }
 
-/// What is left of a product where k is 0.
+/// The product if k is 0: only `init` and the epilogue.
 fn without_product(mut c: MatMut, init: Init, epilogue: Option<Epilogue>) {
     let (rows, cols) = (c.rows, c.cols);
     let mut all = c.strip(0..rows, 0..cols);
@@ -126,7 +128,7 @@ fn without_product(mut c: MatMut, init: Init, epilogue: Option<Epilogue>) {
 }
 
 impl Panels {
-    /// Takes the numbers of `b`, in the place of those before.
+    /// Packs `b`, replacing what was packed before.
     ///
     /// # Panics
     /// If these panels are for another instruction set.
@@ -145,7 +147,7 @@ impl Panels {
     }
 }
 
-/// Scratch memory of a thread: it grows to its largest product and stays.
+/// Scratch memory of a thread: it grows to fit the thread's largest product and is kept.
 #[derive(Default)]
 struct Scratch {
     packed: Packed,
@@ -154,7 +156,8 @@ struct Scratch {
     pairs: [Floats; 2],
 }
 
-/// Runs `work` with the scratch memory of this thread. It is taken out meanwhile: a product in an epilogue has its own.
+/// Runs `work` with the scratch memory of this thread. The memory is taken out for that time, so a product in an
+/// epilogue uses its own.
 fn with_scratch(work: impl FnOnce(&mut Scratch)) {
     thread_local! {
         static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };

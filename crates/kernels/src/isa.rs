@@ -52,7 +52,7 @@ impl Isa {
         }
     }
 
-    /// AVX-512's vectors, if this is it.
+    /// The AVX-512 token, if this is AVX-512.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn avx512(self) -> Option<pulp::x86::V4> {
         match self.0 {
@@ -62,8 +62,8 @@ impl Isa {
     }
 
     /// Compiles `kernel` for this instruction set and runs it. Only what is inlined into the closure is compiled that
-    /// way, so write it `#[inline(always)] || ...`. (The bound makes the compiler give the closure itself the
-    /// inlined body; through [`pulp::WithSimd`] alone it would be called by way of a function that is not inlined.)
+    /// way, so write it `#[inline(always)] || ...`. (The bound makes the compiler give the closure itself the inlined
+    /// body; through [`pulp::WithSimd`] alone it would be called through a function that is not inlined.)
     #[inline(always)]
     pub(crate) fn run<R>(self, kernel: impl FnOnce() -> R) -> R {
         match self.0 {
@@ -104,27 +104,27 @@ impl Isa {
     }
 }
 
-/// What is compiled for each type of vectors, and run with one of them.
+/// Code that is compiled for each vector type, and run with one of them.
 pub(crate) trait Kernel {
     /// What it returns.
     type Output;
 
-    /// Runs it; `#[inline(always)]`, like all that it calls.
+    /// Runs it. Must be `#[inline(always)]`, like everything that it calls.
     fn run<S: Vectors>(self, simd: S) -> Self::Output;
 }
 
-/// The vectors of an instruction set that [`Isa`] knows, and no other type of [`pulp`]'s: a value is the proof that the
-/// processor has them.
+/// The vector type of an instruction set that [`Isa`] knows, and no other type of [`pulp`]: holding a value is the
+/// proof that the processor supports it.
 pub(crate) trait Vectors: Simd {
-    /// Rows of a tile: this many rows of [`Vectors::TILE_VECTORS`] vectors fit the registers, beside one more row and a single
-    /// vector.
+    /// Rows of a tile: this many rows of [`Vectors::TILE_VECTORS`] vectors fit in the registers, together with one more
+    /// row and a single vector.
     const TILE_ROWS: usize;
     /// Vectors in a row of a tile.
     const TILE_VECTORS: usize;
     /// Whether the processor has AVX.
     const AVX: bool;
 
-    /// Runs `kernel` with the size of a tile as constants.
+    /// Runs `kernel` with the tile's size as constants.
     fn with_tile<K: TileKernel>(self, kernel: K) -> K::Output;
 
     /// Compiles `kernel` for these vectors and runs it, as [`Isa::run`] does.
@@ -139,11 +139,12 @@ pub(crate) trait TileKernel {
     /// What it returns.
     type Output;
 
-    /// Runs it with [`Vectors::TILE_ROWS`] and [`Vectors::TILE_VECTORS`]; `#[inline(always)]`, like all that it calls.
+    /// Runs it with [`Vectors::TILE_ROWS`] and [`Vectors::TILE_VECTORS`]. Must be `#[inline(always)]`, like everything
+    /// that it calls.
     fn run<S: Vectors, const ROWS: usize, const VECTORS: usize>(self, simd: S) -> Self::Output;
 }
 
-/// Implements [`Vectors`] for a type, with the rows and vectors of a tile, and whether there is AVX.
+/// Implements [`Vectors`] for a type, given the rows and vectors of a tile and whether there is AVX.
 macro_rules! vectors {
     ($type:ty, $rows:literal x $vectors:literal, $avx:literal) => {
         impl Vectors for $type {
@@ -159,7 +160,7 @@ macro_rules! vectors {
     };
 }
 
-// The compiler makes vectors of the eight columns.
+// The compiler vectorises the eight columns.
 vectors!(pulp::Scalar, 3 x 8, false);
 // 12 + 2 + 1 of 16 registers.
 #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,8 @@
 //! The CPU kernels behind kinglet: slices in, slices out, one thread, no allocation once warm.
 //!
 //! Every kernel is written once and compiled for each instruction set in [`Isa`]; the caller passes the set
-//! it detected. What a kernel computes is defined, slowly and in f64, by `Reference` in the `kinglet` crate,
-//! and each is tested against it there.
+//! it detected. What a kernel computes is defined, slowly and in f64, by `Reference` in the `kinglet-core` crate, and
+//! each kernel is tested against it.
 //!
 //! Dimensions have one letter everywhere: `n` rows (positions, `b * t` of them), `c` channels (`n_embd`),
 //! `nh` heads of `hs` channels, `t` positions in a sequence, `v` tokens in the vocabulary.
@@ -17,7 +17,7 @@
 //! | [`loss`] | softmax and cross-entropy in one pass, the soft cap of logits |
 //! | [`dropout`] | `x * keep / (1 - rate)`, the mask a function of a key |
 //! | [`optimizer`] | AdamW, Muon |
-//! | [`peak`] | what a core can do at most |
+//! | [`peak`] | the peak throughput of a core |
 //! | [`rng`] | the counter-based generator behind every random number |
 
 #[cfg(not(target_pointer_width = "64"))]

@@ -1,18 +1,19 @@
-//! Softmax and cross-entropy in one pass over the logits: `loss_i = log(sum_j e^{z_ij}) - z_i,target`; and what may hold
-//! the logits small.
+//! Softmax and cross-entropy in one pass over the logits: `loss_i = log(sum_j e^{z_ij}) - z_i,target`; and the soft
+//! cap, which keeps the logits small.
 
 use crate::{isa::Isa, math};
 
-/// The target of a row that is not to be predicted: its loss is 0, and so is its gradient.
+/// The target of a row that is not to be predicted: its loss and its gradient are 0.
 pub const IGNORE: u32 = u32::MAX;
 
-/// What the gradient is of: `scale` times the sum over rows of the loss and of `z_loss * lse^2` (PaLM, Chowdhery et al.
-/// 2022), where `lse = log(sum_j e^{z_j})`; and by what: the logits or, with `softcap`, what [`softcap`] made them from.
+/// What is differentiated: `scale` times the sum over rows of the loss and of `z_loss * lse^2` (PaLM, Chowdhery et al.
+/// 2022), where `lse = log(sum_j e^{z_j})`. The gradient is with respect to the logits or, with `softcap`, to the input
+/// of [`softcap`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Objective {
-    /// What all is multiplied with.
+    /// The factor on the whole objective.
     pub scale: f64,
-    /// How much the logits' log-sum-exp is held to 0.
+    /// The weight of the penalty `lse^2`, which keeps the logits' log-sum-exp near 0.
     pub z_loss: f64,
     /// The cap that the logits went through; 0 if none.
     pub softcap: f64,
@@ -25,10 +26,10 @@ impl Objective {
     }
 }
 
-/// Each row's loss in nats, and, with `grad`, the gradient of that objective in place of the logits.
+/// Each row's loss in nats; with `grad`, also replaces the logits by the gradient of that objective.
 ///
 /// `losses (n)`, `logits (n, v)`, `targets (n)`, each below `v` or [`IGNORE`]. The gradient is
-/// `scale * (softmax(z) * (1 + 2 * z_loss * lse) - onehot(target))`, through a cap times `1 - (z / cap)^2`.
+/// `scale * (softmax(z) * (1 + 2 * z_loss * lse) - onehot(target))`, times `1 - (z / cap)^2` with a soft cap.
 pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: &[u32], grad: Option<Objective>) {
     let n = losses.len();
     assert_eq!(targets.len(), n);

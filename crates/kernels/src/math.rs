@@ -1,4 +1,4 @@
-//! What the row kernels share: lane-wise reductions, an exponential the compiler can vectorise, sums.
+//! Shared by the row kernels: lane-wise reductions, an exponential that the compiler can vectorise, sums.
 
 use crate::isa::Isa;
 
@@ -51,7 +51,7 @@ pub(crate) fn sum_lanes(mut partial: [f32; LANES]) -> f32 {
     partial[0]
 }
 
-/// The largest element; minus infinity for an empty row. A NaN may be passed over: what reads it next is not.
+/// The largest element; minus infinity for an empty row. It may skip a NaN; whatever reads the row next does not.
 #[inline(always)]
 pub(crate) fn max(row: &[f32]) -> f32 {
     let mut best = [f32::NEG_INFINITY; LANES];
@@ -94,7 +94,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
-/// `tanh x` to about 5e-7 relative: near 0, where [`tanh`] takes the difference of two numbers near 1, by its series.
+/// `tanh x` to about 5e-7 relative. Near 0, where [`tanh`] subtracts two numbers near 1, it uses the series.
 #[inline(always)]
 pub(crate) fn exact_tanh(x: f32) -> f32 {
     let s = x * x;
@@ -138,7 +138,7 @@ pub fn sum_rows(isa: Isa, sums: &mut [f32], x: &[f32]) {
     );
 }
 
-/// The nearest number of bf16's eight bits, the even one of two.
+/// The nearest bf16 number (eight significant bits), ties to even.
 #[inline(always)]
 pub(crate) fn round_to_bf16(x: f32) -> f32 {
     let bits = x.to_bits();

@@ -1,14 +1,14 @@
-//! LayerNorm (Ba, Kiros, Hinton 2016): `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(var + eps)`, over each row of
-//! `c` channels; and RMSNorm (Zhang, Sennrich 2019), which is the same with 0 in the place of the mean.
+//! LayerNorm (Ba, Kiros, Hinton 2016): `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(var + eps)`, over each row
+//! of `c` channels; and RMSNorm (Zhang, Sennrich 2019), which is the same with 0 in place of the mean.
 
 use crate::{isa::Isa, math::lane_sum};
 
 /// Which norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// With the row's mean taken off.
+    /// The row's mean is subtracted.
     Layer,
-    /// Without: the variance is the mean of the squares.
+    /// It is not: the variance is the mean of the squares.
     Rms,
 }
 
@@ -25,7 +25,7 @@ pub struct Norm<'a> {
     pub eps: f32,
 }
 
-/// What the backward pass adds to: gradients of a norm's input and, where they are wanted, of its parameters.
+/// What the backward pass adds to: the gradients of a norm's input and, if they are wanted, of its parameters.
 #[derive(Debug)]
 pub struct Grads<'a> {
     /// Of the input (n, c).
@@ -67,8 +67,8 @@ pub fn forward(isa: Isa, norm: Norm, y: &mut [f32], stats: &mut [f32], x: &[f32]
 /// Backward, from `dy (n, c)`; `x` and `stats` as in [`forward`].
 ///
 /// With `xhat = (x - mean) * rstd` and `g = dy * w`:
-/// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`. `mean(g)` is what goes through the
-/// mean, so RMSNorm has 0 in its place.
+/// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`. The term `mean(g)` is the
+/// gradient through the mean, so it is 0 for RMSNorm.
 pub fn backward(isa: Isa, norm: Norm, grads: Grads, dy: &[f32], x: &[f32], stats: &[f32]) {
     let Norm { kind, w, .. } = norm;
     let Grads { dx, mut dw, mut db } = grads;

@@ -24,7 +24,7 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Which step this is, from 1, for the bias correction.
     pub step: u64,
-    /// What the gradient is multiplied with first (clipping).
+    /// The factor applied to the gradient first (clipping).
     pub grad_scale: f64,
 }
 
@@ -57,24 +57,24 @@ pub fn adamw(isa: Isa, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h
 pub struct Muon {
     /// Learning rate of this step.
     pub lr: f64,
-    /// Decay of the gradient's mean.
+    /// Decay of the gradient's running mean.
     pub momentum: f64,
     /// Steps of the Newton-Schulz iteration.
     pub ns_steps: usize,
     /// Decoupled weight decay, per unit of learning rate.
     pub weight_decay: f64,
-    /// What the gradient is multiplied with first (clipping).
+    /// The factor applied to the gradient first (clipping).
     pub grad_scale: f64,
 }
 
-/// The coefficients of the iteration `X <- a X + b (X X^T) X + c (X X^T)^2 X`: singular values above a few thousandths
-/// come near 1 in five steps, if not to it.
+/// The coefficients of the iteration `X <- a X + b (X X^T) X + c (X X^T)^2 X`: five steps bring singular values above a
+/// few thousandths close to 1, although they do not converge to it.
 pub const NEWTON_SCHULZ: [f64; 3] = [3.4445, -4.7750, 2.0315];
 
-/// A gradient's norm is taken as at least this.
+/// Lower bound of the norm that a gradient is divided by.
 pub const MUON_EPS: f64 = 1e-7;
 
-/// What the learning rate of a matrix is multiplied with: an orthogonal one with more rows than columns has smaller rows.
+/// The factor on the learning rate of a matrix: an orthogonal matrix with more rows than columns has shorter rows.
 pub fn muon_factor(rows: usize, cols: usize) -> f64 {
     (rows as f64 / cols as f64).max(1.0).sqrt()
 }
@@ -85,8 +85,8 @@ thread_local! {
 
 /// One step of a matrix `p` of this shape, `(rows, columns)`: with `g` the scaled gradient,
 /// `m += (1 - momentum)(g - m)`, `x = g + momentum (m - g)` (Nesterov's), `p -= lr wd p`,
-/// `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`, where the iteration above, whose products are of this precision, makes
-/// `x / |x|` nearly orthogonal.
+/// `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`. Here `orthogonal(x)` is `x / |x|` made nearly orthogonal by the
+/// iteration above, with products in this precision.
 pub fn muon(isa: Isa, precision: Precision, p: &mut [f32], g: &[f32], m: &mut [f32], shape: (usize, usize), h: &Muon) {
     let (rows, cols) = shape;
     let n = rows * cols;
@@ -94,7 +94,7 @@ pub fn muon(isa: Isa, precision: Precision, p: &mut [f32], g: &[f32], m: &mut [f
     SCRATCH.with_borrow_mut(|scratch| {
         let len = muon_scratch(rows, cols);
         scratch.grow(len);
-        // What was used before may be longer.
+        // It may be longer, from an earlier call.
         let (x, rest) = scratch[..len].split_at_mut(n);
         let (momentum, new, grad_scale) = (h.momentum as f32, (1.0 - h.momentum) as f32, h.grad_scale as f32);
         isa.run(
@@ -128,11 +128,11 @@ pub fn muon(isa: Isa, precision: Precision, p: &mut [f32], g: &[f32], m: &mut [f
 
 /// The iteration on matrices of one shape.
 ///
-/// Every step multiplies by `P = a + b G + c G^2`, `G = X X^T` (r, r) (or from the right, `G = X^T X`, where there are more
-/// rows than columns), r being the smaller of rows and columns. Where X is much longer than r, it is left alone meanwhile:
-/// all these matrices are polynomials of the first G, so they commute, and `Q <- P Q`, `G <- P G P` do without X until it is
-/// multiplied by the last Q. That is for a few steps in f32 only: what rounding makes of a singular value of 0 grows twelvefold
-/// in each.
+/// Every step multiplies by `P = a + b G + c G^2` with `G = X X^T` (r, r), where r is the smaller of rows and columns
+/// (with more rows than columns, from the right and with `G = X^T X`). If X is much longer than r, the steps leave it
+/// out: all these matrices are polynomials of the first G, so they commute, and `Q <- P Q`, `G <- P G P` do not need X
+/// until it is multiplied by the last Q. This is only for a few steps in f32, because the rounding error of a singular
+/// value of 0 grows twelvefold in each.
 struct NewtonSchulz {
     isa: Isa,
     precision: Precision,
@@ -141,7 +141,7 @@ struct NewtonSchulz {
 }
 
 impl NewtonSchulz {
-    /// What becomes of `x (rows, cols)` in `steps` steps; `scratch` has as many numbers and 5 r^2.
+    /// `x (rows, cols)` after `steps` steps; `scratch` has as many numbers plus 5 r^2.
     fn orthogonal<'a>(&self, mut x: &'a mut [f32], scratch: &'a mut [f32], steps: usize) -> &'a [f32] {
         let r = self.rows.min(self.cols);
         let (mut spare, squares) = scratch.split_at_mut(x.len());
@@ -182,7 +182,8 @@ impl NewtonSchulz {
         let wide = if self.rows <= self.cols { x } else { x.t() };
         self.symmetric(g, wide, wide.t());
         if self.precision != Precision::F32 {
-            // What G^2 will be computed of: b G + c G^2 must be of one G, or the error is twice as large.
+            // G^2 will be computed from the rounded G. Both terms of b G + c G^2 must use the same G, or the error is
+            // twice as large.
             self.isa.run(
                 #[inline(always)]
                 || g.iter_mut().for_each(|g| *g = math::round_to_bf16(*g)),
@@ -209,10 +210,11 @@ impl NewtonSchulz {
         self.gemm(MatMut::new(to, self.rows, self.cols), first, second);
     }
 
-    /// `c (r, r) = A B`, known to be symmetric: not all of what is below the diagonal is computed.
+    /// `c (r, r) = A B`, which is known to be symmetric: part of what is below the diagonal is mirrored, not computed.
     fn symmetric(&self, c: &mut [f32], a: Mat, b: Mat) {
         let r = a.shape().0;
-        // In f32 products may go by 64 columns: here smaller ones are divided.
+        // In f32 a product skips whole panels of up to 64 columns: a matrix no wider than that is split here, so that
+        // there is something to skip.
         let part = if self.precision == Precision::F32 && r <= 64 { r.div_ceil(2) } else { r };
         for i in (0..r).step_by(part) {
             let rows = part.min(r - i);
@@ -231,12 +233,12 @@ fn square(x: &[f32], r: usize) -> Mat<'_> {
     Mat::new(x, r, r)
 }
 
-/// Floats of scratch space that [`muon`] takes on its thread.
+/// Floats of scratch memory that [`muon`] uses on its thread.
 pub fn muon_scratch(rows: usize, cols: usize) -> usize {
     2 * rows * cols + 5 * rows.min(cols).pow(2)
 }
 
-/// Multiply-adds of the iteration as it is written above, whatever a shortcut or symmetry saves of them.
+/// Multiply-adds of the iteration as it is written above, regardless of what shortcuts and symmetry save.
 pub fn muon_multiply_adds(rows: usize, cols: usize, steps: usize) -> usize {
     let r = rows.min(cols);
     steps * (2 * r * rows * cols + r.pow(3))
@@ -248,7 +250,8 @@ pub fn sum_squares(isa: Isa, x: &[f32]) -> f64 {
     isa.run(
         #[inline(always)]
         || {
-            // Two blocks side by side: one sum waits for itself, and memory is read faster in two places.
+            // Two blocks side by side: a single sum would wait for its own latency, and memory is read faster in two
+            // places.
             let (pairs, rest) = x.as_chunks::<{ 2 * BLOCK }>();
             let mut sum = 0.0;
             for pair in pairs {

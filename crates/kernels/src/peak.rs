@@ -1,10 +1,10 @@
-//! What one core can do at most: the yardstick of every other number.
+//! The peak throughput of one core: the yardstick for every other number.
 
 use crate::isa::{Isa, Kernel, Vectors};
 use std::time::Instant;
 
 /// GFLOP/s of fused multiply-adds that never leave the registers, on the calling thread, measured for about `seconds`.
-/// (Portable code is measured as what the compiler makes of it.)
+/// (For portable code, this measures what the compiler makes of it.)
 pub fn fma_gflops(isa: Isa, seconds: f64) -> f64 {
     let (start, mut flops) = (Instant::now(), 0.0);
     while start.elapsed().as_secs_f64() < seconds {

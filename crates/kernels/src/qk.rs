@@ -1,28 +1,29 @@
-//! What is done to queries and keys, head by head, before attention compares them.
+//! The transformation of queries and keys, head by head, before attention compares them.
 //!
-//! RMSNorm of a head's channels (Zhang, Sennrich 2019; on queries and keys, Henry et al. 2020):
-//! `y = x * rstd * w`, `rstd = 1 / sqrt(mean(x^2) + eps)`. Then the position, as a rotation (Su et al. 2021) of each pair
-//! of channels `i` and `i + hs / 2` by the angle `pos * theta^(-2 i / hs)`: the product of a query and a key then
-//! depends on the distance of their positions only.
+//! RMSNorm of a head's channels (Zhang, Sennrich 2019; on queries and keys, Henry et al. 2020): `y = x * rstd * w`,
+//! `rstd = 1 / sqrt(mean(x^2) + eps)`. Then the position, as a rotation (Su et al. 2021) of each pair of channels `i`
+//! and `i + hs / 2` by the angle `pos * theta^(-2 i / hs)`: the product of a query and a key then depends only on the
+//! distance between their positions.
 
 use crate::{attention::Heads, isa::Isa, math::lane_sum};
 
-/// What is done.
+/// The transformation's parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Qk<'a> {
     /// The heads.
     pub heads: Heads,
     /// Positions in a sequence.
     pub t: usize,
-    /// The norm's weights, of queries and of keys (hs), if there is a norm.
+    /// The norm's weights for queries and for keys (hs), if there is a norm.
     pub w: Option<[&'a [f32]; 2]>,
     /// What the norm adds to the mean of the squares.
     pub eps: f32,
-    /// Cosines and sines (t, hs), if positions are rotations.
+    /// Cosines and sines (t, hs), if positions are rotary.
     pub rotations: Option<&'a [f32]>,
 }
 
-/// Forward, in place, on the queries and keys of `qkv (n, c + 2 kv)`. With a norm, `pre (n, c + kv)` receives what was there.
+/// Forward, in place, on the queries and keys of `qkv (n, c + 2 kv)`. With a norm, `pre (n, c + kv)` receives the
+/// values before it.
 pub fn forward(isa: Isa, qk: Qk, qkv: &mut [f32], pre: &mut [f32]) {
     let Qk { heads, t, w, eps, rotations } = qk;
     let (hs, width) = (heads.hs(), heads.c + heads.kv());
@@ -47,10 +48,10 @@ pub fn forward(isa: Isa, qk: Qk, qkv: &mut [f32], pre: &mut [f32]) {
     );
 }
 
-/// Backward, in place, from the gradients that [`forward`]'s results have in `dqkv (n, c + 2 kv)`; where they are wanted,
-/// `dw (hs) +=`, for queries and keys; `pre` as in [`forward`].
+/// Backward, in place: on entry `dqkv (n, c + 2 kv)` holds the gradients of [`forward`]'s results. The gradients of the
+/// weights are added to `dw (hs)`, for queries and keys, if they are wanted; `pre` is as in [`forward`].
 ///
-/// Rotations are turned back. With `xhat = x * rstd` and `g = dy * w`:
+/// The rotations are undone first. With `xhat = x * rstd` and `g = dy * w`:
 /// `dx = rstd * (g - xhat * mean(g * xhat))`, `dw += dy * xhat`.
 pub fn backward(isa: Isa, qk: Qk, dqkv: &mut [f32], mut dw: [Option<&mut [f32]>; 2], pre: &[f32]) {
     let Qk { heads, t, w, eps, rotations } = qk;
@@ -86,7 +87,7 @@ fn rstd(x: &[f32], eps: f32) -> f32 {
     1.0 / (lane_sum([x], |[x]| x * x) / x.len() as f32 + eps).sqrt()
 }
 
-/// Rotates the pairs of a head; with `direction` -1, back.
+/// Rotates the pairs of a head; `direction` -1 rotates back.
 #[inline(always)]
 fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
     let (a, b) = x.split_at_mut(cos.len());

@@ -9,7 +9,7 @@ pub fn word(key: u64, index: u64) -> u64 {
     mix(key.wrapping_add(index.wrapping_add(1).wrapping_mul(GAMMA)))
 }
 
-/// SplitMix64's finaliser: a bijection of 64-bit words under which neighbours have nothing in common.
+/// SplitMix64's finaliser: a bijection of 64-bit words that maps neighbours to unrelated values.
 #[inline(always)]
 pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,8 +1,8 @@
-//! The processor: each operation on the calling thread with the kernels of one instruction set.
+//! The CPU backend: each operation runs on the calling thread, with the kernels of one instruction set.
 //!
-//! Parallelism over the batch is the caller's ([`crate::shards`]). Here, on rayon's current pool, spread large products
-//! (by rows or columns, whichever are more), attention (by sequences) and what works on whole buffers (reduction, AdamW), in
-//! pieces on which no sum depends.
+//! Parallelism over the batch is the caller's job ([`crate::shards`]). The operations here use rayon's current pool
+//! only for large products (split by rows or columns, whichever are more), attention (split by sequence) and loops over
+//! whole buffers (reduction, AdamW). No sum depends on how the work is split.
 
 use super::waist::{
     Activated, Attended, Backward, Forward, Gradients, KvCache, NORM_EPS, Normed, Pass, QkInput, Rows, mask_row,
@@ -30,24 +30,24 @@ use std::{
     ops::{Deref, DerefMut, Range},
 };
 
-/// Elements of a parameter buffer that one task works on.
+/// Number of elements of a parameter buffer that one task works on.
 const PIECE: usize = 16 * 1024;
 
-/// Pieces that one thread takes at least of what is soon done: a quarter of a million elements.
+/// Smallest number of chunks per task for cheap element-wise loops: a quarter of a million elements.
 const PIECES: usize = 16;
 
-/// Multiply-adds from which a product is divided among threads, each taking a part: milliseconds of work. Smaller
-/// models keep all threads busy with a shard each.
+/// Number of multiply-adds above which a product is split across threads: milliseconds of work. In smaller models, one
+/// shard for each thread keeps all threads busy.
 const SPREAD: usize = 1 << 27;
 
-/// The same for a product of a single sequence with packed weights: dividing it costs little but the call, and the other
-/// threads have no sequence of their own.
+/// The same for a product of a single sequence with packed weights: splitting it costs little more than the call, and
+/// the other threads have no sequence of their own.
 const SPREAD_ALONE: usize = 1 << 20;
 
-/// Rows that take as long to multiply as weights take to read.
+/// Number of rows at which multiplying takes as long as reading the weights.
 const FEW_ROWS: usize = 8;
 
-/// Rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
+/// Number of rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
 const DROPPED: usize = 128;
 
 /// The CPU backend.
@@ -57,13 +57,13 @@ pub struct Cpu {
     precision: kernels::Precision,
 }
 
-/// A vector of numbers; where they are parameters, with what [`Forward::pack_weights`] made of them. Any change of a number
-/// makes that void.
+/// A vector of numbers. If they are parameters, it also holds the weights that [`Forward::pack_weights`] packed, which
+/// any mutable access to the numbers invalidates.
 #[derive(Debug)]
 pub struct Buf {
     numbers: Floats,
     panels: Vec<WeightPanels>,
-    /// Whether `panels` are of these numbers, and if so, whether for the backward pass too.
+    /// `None` if `panels` are out of date; otherwise, whether they are packed for the backward pass too.
     prepared: Option<bool>,
 }
 
@@ -74,7 +74,7 @@ struct WeightPanels {
     start: usize,
     /// `W^T`, which the forward pass multiplies by.
     forward: kernels::Panels,
-    /// `W`, which the backward pass does.
+    /// `W`, which the backward pass multiplies by.
     backward: kernels::Panels,
 }
 
@@ -106,7 +106,7 @@ impl Buf {
         Buf { numbers: Floats::zeros(len), panels: Vec::new(), prepared: None }
     }
 
-    /// W of a layer, or its transpose for the forward pass: packed if it is.
+    /// W of a layer, or its transpose for the forward pass; the packed copy if it is up to date.
     fn weight(&self, w: Linear, backward: bool) -> Rhs<'_> {
         if self.prepared.is_some_and(|both| both || !backward) {
             let at = self.panels.iter().position(|panels| panels.start == w.w.start).expect("every layer is prepared");
@@ -118,7 +118,7 @@ impl Buf {
 }
 
 impl Cpu {
-    /// With the fastest instruction set of this processor, or the one named by the environment variable
+    /// A backend with the fastest instruction set of this processor, or the one named by the environment variable
     /// `KINGLET_ISA` (for tests and measurements).
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl Cpu {
         })
     }
 
-    /// With a given instruction set.
+    /// A backend with a given instruction set.
     pub fn with_isa(isa: Isa) -> Cpu {
         Cpu { isa, precision: kernels::Precision::F32 }
     }
@@ -167,8 +167,9 @@ impl From<NormKind> for kernels::norm::Kind {
 }
 
 impl Cpu {
-    /// `C = A B` from `init`, and `epilogue` on each strip of rows. From `spread` multiply-adds on threads divide the longer
-    /// side of C, and read all of one factor and a part of the other; every element is the same sum either way.
+    /// `C = A B`, starting from `init`, with `epilogue` applied to each strip of rows. From `spread` multiply-adds on,
+    /// the longer side of C is split across threads; each reads all of one factor and a part of the other. Every
+    /// element is the same sum either way.
     fn product(&self, c: &mut [f32], init: Init, a: Mat, b: Rhs, spread: usize, epilogue: Option<Epilogue>) {
         let ((m, k), (_, n)) = (a.shape(), b.shape());
         let c = MatMut::new(&mut c[..m * n], m, n);
@@ -190,12 +191,12 @@ impl Cpu {
         });
     }
 
-    /// [`Forward::linear`], with something done to strips of `y`.
+    /// [`Forward::linear`], with `epilogue` applied to strips of `y`.
     fn linear_then(&self, y: &mut [f32], x: &[f32], pass: Pass<Buf>, w: Linear, epilogue: Option<Epilogue>) {
         let (p, n) = (pass.p, pass.rows.n());
         let mut init = w.b.map_or(Init::Zero, |b| Init::Bias(&p[b.range()]));
         if let Some(lora) = w.lora {
-            // y = h B^T + b, and the product with W is added to that.
+            // y = h B^T + b here; the product with W is added to it below.
             with_scratch(n * lora.r, |h| {
                 self.adapter_rows(x, pass, w, lora, |block, x| self.adapter_in(h, block, x, p, w, lora));
                 let b = Mat::new(&p[lora.b.range()], w.o, lora.r);
@@ -207,7 +208,7 @@ impl Cpu {
         self.product(y, init, Mat::new(x, n, w.i), weight, spread(pass.rows, weight), epilogue);
     }
 
-    /// Calls `each` with ranges of rows and what an adapter's dropout leaves of these in `x (n, i)`.
+    /// Calls `each` with ranges of rows, and with these rows of `x (n, i)` after the adapter's dropout.
     fn adapter_rows(&self, x: &[f32], pass: Pass<Buf>, w: Linear, lora: Lora, mut each: impl FnMut(Range<usize>, Mat)) {
         let (rows, n) = (pass.rows, pass.rows.n());
         let Some(drop) = lora.drop(pass.dropout) else { return each(0..n, Mat::new(x, n, w.i)) };
@@ -223,7 +224,7 @@ impl Cpu {
         });
     }
 
-    /// `h (n, r) = scale x A^T` in a block of rows, those of `x`.
+    /// `h (n, r) = scale x A^T` for the rows in `block`; `x` holds only these rows.
     fn adapter_in(&self, h: &mut [f32], block: Range<usize>, x: Mat, p: &Buf, w: Linear, lora: Lora) {
         let h = &mut h[block.start * lora.r..block.end * lora.r];
         let a = Mat::new(&p[lora.a.range()], lora.r, w.i);
@@ -231,7 +232,8 @@ impl Cpu {
         scale(h, lora.scale);
     }
 
-    /// The adapter's part of [`Backward::linear_bwd`]: its gradients, and `dx (n, i) =` what goes back through it.
+    /// The adapter's part of [`Backward::linear_bwd`]: its gradients, and `dx (n, i) =` the gradient that flows back
+    /// through it.
     fn adapter_bwd(&self, dx: &mut [f32], g: &mut [f32], dy: &[f32], x: &[f32], pass: Pass<Buf>, w: Linear) {
         let Some(lora) = w.lora else { return };
         let (p, n, r) = (pass.p, pass.rows.n(), lora.r);
@@ -250,7 +252,7 @@ impl Cpu {
                 }
             });
             if let Some(db) = db {
-                // As a product with few rows, which reads dy in place: dB^T = h^T dy.
+                // Computed as dB^T = h^T dy: a product with few rows reads dy in place.
                 with_scratch(r * w.o, |db_t| {
                     self.product(db_t, Init::Zero, Mat::new(h, n, r).t(), Rhs::Mat(dy), SPREAD, None);
                     for (o, db) in db.chunks_exact_mut(r).enumerate() {
@@ -265,7 +267,7 @@ impl Cpu {
         });
     }
 
-    /// [`Backward::linear_bwd`], with something done to strips of `dx`.
+    /// [`Backward::linear_bwd`], with `epilogue` applied to strips of `dx`.
     fn linear_bwd_then(
         &self,
         dx: &mut [f32],
@@ -292,7 +294,7 @@ impl Cpu {
         }
     }
 
-    /// [`Forward::cross_entropy`], or with an objective [`Backward::cross_entropy_grad`].
+    /// [`Forward::cross_entropy`] or, given an objective, [`Backward::cross_entropy_grad`].
     fn cross_entropy_of(&self, losses: &mut Buf, logits: &mut Buf, targets: &[u32], v: usize, grad: Option<Objective>) {
         let rows = (PIECE * PIECES).div_ceil(v);
         let outputs = losses[..targets.len()].par_chunks_mut(rows).zip(logits.par_chunks_mut(rows * v));
@@ -302,7 +304,7 @@ impl Cpu {
         });
     }
 
-    /// Dropout of rows of `c` channels, in place.
+    /// Applies dropout to rows of `c` channels, in place.
     fn dropout_rows(&self, x: &mut [f32], c: usize, rows: Rows, drop: Dropout) {
         for (row, x) in x.chunks_exact_mut(c).enumerate() {
             let (s, i) = (row / rows.t, row % rows.t);
@@ -310,7 +312,7 @@ impl Cpu {
         }
     }
 
-    /// Dropout of a strip of a matrix of `c` columns.
+    /// Applies dropout to a strip of a matrix with `c` columns, in place.
     fn drop_strip(&self, strip: &mut Strip, c: usize, rows: Rows, drop: Dropout) {
         let first = strip.cols().start;
         for (row, x) in strip.iter_mut() {
@@ -320,14 +322,14 @@ impl Cpu {
     }
 }
 
-/// The gradients of two parameters, those of them that train.
+/// The gradients of two parameters; `None` for one that is missing or not trained.
 fn gradients(g: &mut [f32], w: Param, b: Option<Param>) -> (Option<&mut [f32]>, Option<&mut [f32]>) {
     let [dw, db] = g.get_disjoint_mut([w.gradient(), b.map_or(0..0, Param::gradient)]).expect("two parameters");
     let wanted = |d: &&mut [f32]| !d.is_empty();
     (Some(dw).filter(wanted), Some(db).filter(wanted))
 }
 
-/// Multiply-adds from which a product with weights is divided.
+/// Number of multiply-adds above which a product with weights is split across threads.
 fn spread(rows: Rows, weight: Rhs) -> usize {
     if rows.b == 1 && matches!(weight, Rhs::Panels { .. }) { SPREAD_ALONE } else { SPREAD }
 }
@@ -337,12 +339,13 @@ fn scale(x: &mut [f32], factor: f64) {
     x.iter_mut().for_each(|x| *x *= factor as f32);
 }
 
-/// Runs `work` with `len` numbers of scratch memory, which the thread keeps for the next.
+/// Runs `work` with scratch memory for `len` numbers, which the thread keeps for the next call.
 fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
         static SCRATCH: RefCell<Vec<Floats>> = RefCell::default();
     }
-    // Taken out: a thread that waits in `work` for others may take up some that needs scratch memory too.
+    // The memory is taken off the list while in use: a thread that waits for others inside `work` may run another task
+    // that needs scratch memory too.
     let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     scratch.grow(len);
     let result = work(&mut scratch[..len]);
@@ -367,7 +370,7 @@ impl Forward for Cpu {
     }
 
     fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {
-        // By all threads: what is written for the first time, the system has to find memory for.
+        // In parallel, because the first write to a page makes the system allocate memory for it.
         let pieces = dst[start..start + src.len()].par_chunks_mut(PIECE).zip(src.par_chunks(PIECE));
         for_each(pieces.with_min_len(PIECES), |(dst, src)| dst.copy_from_slice(src));
     }
@@ -385,7 +388,7 @@ impl Forward for Cpu {
     }
 
     fn pack_weights(&self, p: &mut Buf, linears: &[Linear], backward: bool) {
-        // Packing costs what it saves in training, where every product of f32 is one of many rows.
+        // In f32 training every product has many rows, so packing costs as much as it saves.
         if backward && self.precision == kernels::Precision::F32 {
             return;
         }
@@ -664,7 +667,7 @@ impl Backward for Cpu {
                 *sum = kernels::optimizer::sum_squares(self.isa, total);
             });
         }
-        // Collected first, so that the sum has one order however many threads there are.
+        // The partial sums are collected first, so that they are added in the same order for any number of threads.
         squares.iter().sum()
     }
 
@@ -686,7 +689,7 @@ impl Backward for Cpu {
             (p, m, at) = (rest_p, rest_m, w.span.range().end);
             work.push((mine_p, &g[w.span.range()], mine_m, w));
         }
-        // The dearest first: what is left to wait for at the end is small.
+        // The most expensive matrices first, so that there is little left to wait for at the end.
         work.sort_by_key(|(.., w)| std::cmp::Reverse(w.multiply_adds(h.ns_steps)));
         let each = |(p, g, m, w): (&mut [f32], &[f32], &mut [f32], &Matrix)| {
             kernels::optimizer::muon(self.isa, self.precision, p, g, m, (w.rows, w.cols), h);

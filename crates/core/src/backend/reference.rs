@@ -1,4 +1,4 @@
-//! The definition of every operation: f64, plain loops, no cleverness. Kept for ever, never optimised.
+//! The definition of every operation: f64, plain loops, no cleverness. Kept forever, never optimised.
 
 use super::waist::{
     Activated, Attended, Backward, Forward, Gradients, KvCache, NORM_EPS, Normed, Pass, QkInput, Rows, mask_row,
@@ -19,7 +19,7 @@ use kinglet_kernels::{
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference;
 
-/// What dropout multiplies element `index` of sequence `s` with.
+/// The factor that dropout multiplies element `index` of sequence `s` by.
 fn factor(drop: Option<Dropout>, s: usize, index: usize) -> f64 {
     drop.map_or(1.0, |drop| f64::from(drop.mask(s).factor(index)))
 }
@@ -30,7 +30,7 @@ fn elements(rows: Rows, c: usize) -> impl Iterator<Item = (usize, usize, usize, 
     (0..rows.b).flat_map(move |s| (0..rows.t).flat_map(move |i| (0..c).map(move |j| at(s, i, j))))
 }
 
-/// Of an adapter, the input after dropout `(n, i)`, and `h (n, r)`, that times A^T.
+/// An adapter's input after dropout `(n, i)`, and `h (n, r)`, that input times A^T.
 fn adapter(x: &[f64], pass: Pass<Vec<f64>>, w: Linear, lora: Lora) -> (Vec<f64>, Vec<f64>) {
     let Pass { p, rows, dropout } = pass;
     let keep = |s, i, j| factor(lora.drop(dropout), s, mask_row(w.i, i) + j);
@@ -54,10 +54,10 @@ fn activate(act: Activation, x: f64) -> f64 {
     }
 }
 
-/// By the input, or of what does not keep it by the output.
+/// The derivative as a function of the input or, for activations that do not keep their input, of the output.
 fn derivative(act: Activation, x: f64) -> f64 {
     match act {
-        // max(x, 0) is positive where x is.
+        // The output max(x, 0) is positive exactly where x is.
         Activation::Relu => f64::from(x > 0.0),
         Activation::ReluSquared => 2.0 * x.sqrt(),
         Activation::Gelu => {
@@ -81,9 +81,9 @@ fn attention_row<'a>(q: &[f64], key: impl Fn(usize) -> &'a [f64], seen: usize, s
     (scores.iter().map(|s| (s - top).exp() / sum).collect(), top + sum.ln())
 }
 
-/// The Newton-Schulz iteration on `x (rows, cols)` over its norm.
+/// The Newton-Schulz iteration on `x (rows, cols)` divided by its norm.
 fn orthogonal(mut x: Vec<f64>, rows: usize, cols: usize, steps: usize) -> Vec<f64> {
-    // (n, m) from (n, k) and the rows of the transpose of (k, m).
+    // (n, m) from (n, k) and the transpose, in rows, of (k, m).
     let product = |a: &[f64], b_t: &[f64], k: usize| -> Vec<f64> {
         a.chunks_exact(k).flat_map(|a| b_t.chunks_exact(k).map(|b| dot(a, b))).collect()
     };
@@ -93,7 +93,7 @@ fn orthogonal(mut x: Vec<f64>, rows: usize, cols: usize, steps: usize) -> Vec<f6
     x.iter_mut().for_each(|x| *x /= norm);
     let [a, b, c] = NEWTON_SCHULZ;
     for _ in 0..steps {
-        // X = a X + (b A + c A A) X with A = X X^T, or from the other side where that is smaller.
+        // X = a X + (b A + c A A) X with A = X X^T, or the same from the right with A = X^T X where that is smaller.
         let x_t = transpose(&x, cols);
         let gram = if rows <= cols { product(&x, &x, cols) } else { product(&x_t, &x_t, rows) };
         let r = rows.min(cols);
@@ -105,7 +105,7 @@ fn orthogonal(mut x: Vec<f64>, rows: usize, cols: usize, steps: usize) -> Vec<f6
     x
 }
 
-/// Rotates the pairs of a head by the angles of `table (hs)`; with `direction` -1, back.
+/// Rotates the pairs of a head by the angles of `table (hs)`; `direction` -1 rotates back.
 fn rotate(x: &mut [f64], table: &[f64], direction: f64) {
     let half = x.len() / 2;
     for i in 0..half {
@@ -299,7 +299,7 @@ impl Forward for Reference {
             v[row * kv..][..kv].copy_from_slice(&new[kv..]);
             let seen = block.min(pos + i + 1);
             for h in 0..nh {
-                // Of the position that is `j`th in the window.
+                // Where the `j`th position of the window begins in the cache.
                 let at = |j: usize| (pos + i + 1 - seen + j) % block * kv + h / (nh / nkv) * hs;
                 let (weights, _) = attention_row(&q[h * hs..][..hs], |j| &k[at(j)..][..hs], seen, scale);
                 for d in 0..hs {
@@ -408,7 +408,7 @@ impl Backward for Reference {
         let Some(lora) = w.lora else { return };
         let (dropped, h) = adapter(x, pass, w, lora);
         for (s, i, k, at) in elements(rows, lora.r) {
-            // Of element k of a row of h.
+            // The gradient of element k of a row of h.
             let (row, mut dh) = (s * rows.t + i, 0.0);
             for o in 0..w.o {
                 let d = lora.scale * dy[row * w.o + o];

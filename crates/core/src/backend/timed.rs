@@ -1,4 +1,4 @@
-//! Any backend with a stopwatch at each operation: how a step's time divides.
+//! Wraps any backend and times each operation, to show where a step's time goes.
 
 use super::waist::{Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows};
 use crate::{
@@ -14,14 +14,14 @@ use kinglet_kernels::{
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Mutex, time::Instant};
 
-/// A backend that notes what each operation costs.
+/// A backend that records what each operation costs.
 #[derive(Debug)]
 pub struct Timed<B> {
     be: B,
     costs: Mutex<BTreeMap<Op, Cost>>,
 }
 
-/// An operation, and the shape of a linear layer.
+/// An operation and, for a linear layer, its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Op {
     /// The method of [`Forward`] or [`Backward`].
@@ -30,35 +30,35 @@ pub struct Op {
     pub shape: Option<(usize, usize)>,
 }
 
-/// What the calls of an operation took, all threads together.
+/// The total cost of an operation's calls, summed over all threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
     /// Calls.
     pub calls: u64,
     /// Seconds.
     pub seconds: f64,
-    /// Floating-point operations of the matrix products: 2 for each multiply-add, and attention without its causal
-    /// half taken off, as is usual.
+    /// Floating-point operations of the matrix products: 2 for each multiply-add. As usual, attention is counted in
+    /// full, as if it were not causal.
     pub flops: f64,
-    /// Bytes that must be read and written at least, where there is no product.
+    /// The least number of bytes that must be read and written, for operations without a matrix product.
     pub bytes: f64,
 }
 
-/// Bytes of a number.
+/// Bytes per number.
 const F32: f64 = 4.0;
 
 impl<B: Forward> Timed<B> {
-    /// With all costs zero.
+    /// Wraps `be`, with all costs zero.
     pub fn new(be: B) -> Timed<B> {
         Timed { be, costs: Mutex::default() }
     }
 
-    /// The costs so far, which start again from zero.
+    /// Returns the costs so far and resets them to zero.
     pub fn take(&self) -> BTreeMap<Op, Cost> {
         std::mem::take(&mut self.costs.lock().expect("no operation panicked"))
     }
 
-    /// Runs `work`, an operation of so many operations or so many numbers read and written.
+    /// Runs `work`, an operation of this size, and adds its cost to the totals.
     fn time<R>(&self, name: &'static str, size: Size, work: impl FnOnce(&B) -> R) -> R {
         let start = Instant::now();
         let result = work(&self.be);
@@ -81,11 +81,11 @@ impl<B: Forward> Timed<B> {
     }
 }
 
-/// How much an operation has to do.
+/// How much work an operation does.
 enum Size {
     /// A linear layer, and its multiply-adds.
     Linear(Linear, usize),
-    /// Attention, in products as large as that of queries and keys.
+    /// Attention; `products` is the number of matrix products as large as that of queries and keys.
     Attention { queries: usize, keys: usize, c: usize, products: usize },
     /// Other products, and their multiply-adds.
     Products(usize),

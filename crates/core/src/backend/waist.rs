@@ -1,4 +1,4 @@
-//! The operations, and what their arguments are.
+//! The operations and their arguments.
 
 use crate::{
     config::{Activation, Precision},
@@ -14,14 +14,14 @@ use kinglet_kernels::{
 /// Epsilon of the norms, PyTorch's default for LayerNorm.
 pub const NORM_EPS: f64 = 1e-5;
 
-/// Rows of one pass through the model: `b` sequences of `t` positions, the first of which is position `pos`.
+/// Rows of one pass through the model: `b` sequences of `t` positions, which start at position `pos`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows {
     /// Sequences.
     pub b: usize,
     /// Positions in each sequence.
     pub t: usize,
-    /// Position of the first one: 0 but in generation.
+    /// Position of the first one; nonzero only in generation.
     pub pos: usize,
 }
 
@@ -39,11 +39,11 @@ pub struct Pass<'a, Buf> {
     pub p: &'a Buf,
     /// Sequences and positions.
     pub rows: Rows,
-    /// Which random numbers dropout takes, or none where dropout is off.
+    /// The key of dropout's random numbers, or none where dropout is off.
     pub dropout: Option<DropoutKey>,
 }
 
-// Derived, they would ask the same of `Buf`.
+// Derived implementations would require `Buf` to be `Copy` and `Clone` too.
 impl<Buf> Copy for Pass<'_, Buf> {}
 impl<Buf> Clone for Pass<'_, Buf> {
     fn clone(&self) -> Self {
@@ -56,11 +56,12 @@ impl<Buf> Clone for Pass<'_, Buf> {
 pub struct Gradients<'a, Buf> {
     /// The gradients, with the layout of the parameters.
     pub g: &'a mut Buf,
-    /// Whether those of the weights of linear layers are added to what is there or take its place; all others are added.
+    /// Whether gradients of linear layers' weights are added to what is there, rather than overwriting it; all others
+    /// are always added.
     pub add: bool,
 }
 
-/// The input of a norm, and what the norm left behind.
+/// The input of a norm, and the statistics that its forward pass saved.
 #[derive(Debug)]
 pub struct Normed<'a, Buf> {
     /// The input `(n, c)`.
@@ -74,22 +75,22 @@ pub struct Normed<'a, Buf> {
 pub struct Activated<'a, Buf> {
     /// The output `(n, i)`.
     pub y: &'a Buf,
-    /// The input `(n, i)`, where [`Activation::keeps_input`].
+    /// The input `(n, i)`, if [`Activation::keeps_input`].
     pub pre: &'a Buf,
-    /// Which one.
+    /// Which activation.
     pub act: Activation,
 }
 
-/// What [`Forward::qk`] left behind.
+/// What [`Forward::qk`] saved.
 #[derive(Debug)]
 pub struct QkInput<'a, Buf> {
-    /// Queries and keys before their norm `(n, c + kv)`, where they have one.
+    /// Queries and keys before their norm `(n, c + kv)`, if they have one.
     pub pre: &'a Buf,
-    /// The rotations `(t, hs)`, where there are some.
+    /// The rotations `(t, hs)`, if positions are rotary.
     pub table: &'a Buf,
 }
 
-/// What [`Forward::attention`] saw and left behind.
+/// The input and the results of [`Forward::attention`].
 #[derive(Debug)]
 pub struct Attended<'a, Buf> {
     /// Queries, keys and values `(n, c + 2 kv)`.
@@ -100,18 +101,19 @@ pub struct Attended<'a, Buf> {
     pub lse: &'a Buf,
 }
 
-/// Keys and values of earlier positions, as a ring: those of position `i` are in row `i % block`.
+/// Keys and values of earlier positions, as a ring buffer: those of position `i` are in row `i % block`.
 #[derive(Debug)]
 pub struct KvCache<Buf> {
     /// Keys `(block, kv)`.
     pub k: Buf,
     /// Values `(block, kv)`.
     pub v: Buf,
-    /// Positions that fit.
+    /// Number of positions that fit.
     pub block: usize,
 }
 
-/// Where row `i` of `c` channels begins in the dropout mask's numbering of a sequence: whole words of random bits.
+/// Index, in a sequence's dropout mask, of row `i` of `c` channels. Rows are padded to whole 64-bit words of random
+/// bits.
 pub(super) fn mask_row(c: usize, i: usize) -> usize {
     i * c.next_multiple_of(4)
 }
@@ -123,17 +125,18 @@ pub(super) fn rotation(pos: usize, i: usize, hs: usize, theta: f64) -> (f64, f64
     (cos, sin)
 }
 
-/// Numbers, and who computes with them: what inference needs. Parameters `p` are one flat buffer.
+/// Buffers of numbers and the operations on them that inference needs. The parameters `p` are one flat buffer.
 ///
-/// A linear layer with an adapter computes `x W^T + b + scale dropout(x) A^T B^T` wherever it says `x W^T + b` here,
-/// with dropout where the pass has it.
+/// A linear layer with an adapter computes `x W^T + b + scale dropout(x) A^T B^T` wherever `x W^T + b` is written here,
+/// with dropout if the pass has it.
 ///
-/// A device may work on operations later than they are called; only [`Forward::download`] and [`Backward::reduce`] wait.
+/// A device may run operations asynchronously; only [`Forward::download`] and [`Backward::reduce`] wait for the
+/// results.
 pub trait Forward: Send + Sync {
     /// A buffer of numbers.
     type Buf: Send + Sync;
 
-    /// The same backend with products of linear layers in this precision, or in the nearest that it has: see
+    /// The same backend with products of linear layers in this precision, or in the nearest one that it supports: see
     /// [`Forward::precision`].
     fn with_precision(self, _: Precision) -> Self
     where
@@ -141,7 +144,7 @@ pub trait Forward: Send + Sync {
     {
         self
     }
-    /// What products of linear layers are computed in.
+    /// The precision in which products of linear layers are computed.
     fn precision(&self) -> Precision {
         Precision::F32
     }
@@ -150,25 +153,26 @@ pub trait Forward: Send + Sync {
     fn zeros(&self, len: usize) -> Self::Buf;
     /// `dst[start..start + src.len()] = src`.
     fn upload(&self, dst: &mut Self::Buf, start: usize, src: &[f32]);
-    /// `dst = src[start..start + dst.len()]`, and waits for it.
+    /// `dst = src[start..start + dst.len()]`; waits for the result.
     fn download(&self, src: &Self::Buf, start: usize, dst: &mut [f32]);
     /// `x[span] = 0`.
     fn clear(&self, x: &mut Self::Buf, span: Span);
     /// `dst[start..start + span.len] = src[span]`.
     fn copy(&self, dst: &mut Self::Buf, start: usize, src: &Self::Buf, span: Span);
 
-    /// Called when parameters have their values for a while: a chance to lay out the weights of `linears` for the passes
-    /// that follow, which compute the same with it and without. `backward` tells whether gradients are among them.
+    /// Called when the parameters will stay unchanged for a while, so that the backend can pack the weights of
+    /// `linears` for the following passes. The results are the same with and without it. `backward` tells whether
+    /// backward passes will follow.
     fn pack_weights(&self, _p: &mut Self::Buf, _linears: &[Linear], _backward: bool) {}
 
     /// `x (n, c) = dropout(wte[id] + wpe[pos + i])`; `wte (v, c)`, `wpe (block_size, c)` or none, `ids (n)`.
     fn embed(&self, x: &mut Self::Buf, pass: Pass<Self::Buf>, w: Embedding, ids: &[u32], drop: Option<Dropout>);
-    /// `y (n, c) = (x - mean) * rstd * w + b`; `stats (n, 2)` receives mean and rstd of each row. For RMSNorm the mean is
-    /// 0, wherever it occurs.
+    /// `y (n, c) = (x - mean) * rstd * w + b`; `stats (n, 2)` receives mean and rstd of each row. For RMSNorm the mean
+    /// is 0, wherever it occurs.
     fn norm(&self, y: &mut Self::Buf, stats: &mut Self::Buf, x: &Self::Buf, pass: Pass<Self::Buf>, w: Norm);
     /// `y (n, o) = x (n, i) W^T + b`.
     fn linear(&self, y: &mut Self::Buf, x: &Self::Buf, pass: Pass<Self::Buf>, w: Linear);
-    /// `y (n, o) = act(z)` with `z = x W^T + b`; `pre (n, o)` receives z, where [`Activation::keeps_input`].
+    /// `y (n, o) = act(z)` with `z = x W^T + b`; `pre (n, o)` receives z, if [`Activation::keeps_input`].
     fn linear_act(
         &self,
         y: &mut Self::Buf,
@@ -178,7 +182,8 @@ pub trait Forward: Send + Sync {
         w: Linear,
         act: Activation,
     );
-    /// `y (n, h) = silu(gate) up` with `silu(x) = x / (1 + e^-x)`, where a row of `z (n, 2h)` is one of gate and one of up.
+    /// `y (n, h) = silu(gate) up` with `silu(x) = x / (1 + e^-x)`; each row of `z (n, 2h)` is a row of gate followed by
+    /// a row of up.
     fn swiglu(&self, y: &mut Self::Buf, z: &Self::Buf, h: usize, n: usize);
     /// `out (n, o) = residual + dropout(x W^T + b)`.
     fn linear_residual(
@@ -191,12 +196,12 @@ pub trait Forward: Send + Sync {
         drop: Option<Dropout>,
     );
 
-    /// `table (t, hs)`: for each of the positions `pos..pos + t` the cosines (hs / 2) of its rotations, then the sines:
-    /// those of the angles `position * theta^(-2 i / hs)`.
+    /// `table (t, hs)`: for each position in `pos..pos + t`, the cosines (hs / 2) and then the sines of its rotation
+    /// angles `position * theta^(-2 i / hs)`.
     fn rotations(&self, table: &mut Self::Buf, hs: usize, theta: f64, pos: usize, t: usize);
-    /// Queries and keys in `qkv (n, c + 2 kv)` as attention compares them, in place: RMSNorm of each head's channels, where
-    /// `w` has weights (`pre (n, c + kv)` then receives what was there), and the rotation of channels `i` and
-    /// `i + hs / 2` by the position's row of `table (t, hs)`, where `w` says so.
+    /// Prepares queries and keys in `qkv (n, c + 2 kv)` for attention, in place. If `w` has norm weights, the channels
+    /// of each head get an RMSNorm (`pre (n, c + kv)` receives the values before it). If `w.rotary`, channels `i` and
+    /// `i + hs / 2` are then rotated by the position's row of `table (t, hs)`.
     fn qk(
         &self,
         qkv: &mut Self::Buf,
@@ -217,8 +222,8 @@ pub trait Forward: Send + Sync {
         rows: Rows,
         drop: Option<Dropout>,
     );
-    /// Attention of the new positions `pos..pos + t` of one sequence (`b = 1`), each over the last `cache.block` up to
-    /// itself: `out (t, c)`, `qkv (t, c + 2 kv)`, whose K and V are stored in the cache.
+    /// Attention of the new positions `pos..pos + t` of one sequence (`b = 1`), each over the last `cache.block`
+    /// positions up to and including itself: `out (t, c)`, `qkv (t, c + 2 kv)`, whose K and V are stored in the cache.
     fn attention_cached(
         &self,
         out: &mut Self::Buf,
@@ -230,18 +235,18 @@ pub trait Forward: Send + Sync {
 
     /// `z = cap tanh(z / cap)` for the first `len` elements of `z`.
     fn softcap(&self, z: &mut Self::Buf, cap: f64, len: usize);
-    /// `losses (n) = logsumexp(z) - z[target]` for rows z of `logits (n, v)`, whose content is used up; 0 where the target
-    /// is [`super::IGNORE`].
+    /// `losses (n) = logsumexp(z) - z[target]` for rows z of `logits (n, v)`, which may be overwritten; 0 where the
+    /// target is [`super::IGNORE`].
     fn cross_entropy(&self, losses: &mut Self::Buf, logits: &mut Self::Buf, targets: &[u32], v: usize);
 }
 
-/// The gradients of [`Forward`]'s operations, and what updates parameters with them.
+/// The gradients of [`Forward`]'s operations, and the operations that update parameters with them.
 ///
-/// Gradients of parameters that train are added to those that are there, unless said otherwise; gradients of other
-/// parameters are left out. Gradients of activations overwrite their buffer, unless said otherwise. The backward pass of a
+/// Gradients of trainable parameters are added to what is there, unless stated otherwise; gradients of other parameters
+/// are not computed. Gradients of activations overwrite their buffer, unless stated otherwise. The backward pass of a
 /// linear layer with an adapter goes through both.
 pub trait Backward: Forward {
-    /// `g[wte][id] += dx`, `g[wpe][i] += dx`, after dropout's backward; `dx (n, c)` is used up.
+    /// `g[wte][id] += dx`, `g[wpe][i] += dx`, after dropout's backward pass; `dx (n, c)` may be overwritten.
     fn embed_bwd(
         &self,
         grads: &mut Gradients<Self::Buf>,
@@ -251,7 +256,7 @@ pub trait Backward: Forward {
         ids: &[u32],
         drop: Option<Dropout>,
     );
-    /// `dx (n, c) +=` the norm's backward of `dy`; `g[w] += ...`, `g[b] += ...`.
+    /// `dx (n, c) +=` the norm's backward pass of `dy`; `g[w] += ...`, `g[b] += ...`.
     fn norm_bwd(
         &self,
         dx: &mut Self::Buf,
@@ -261,7 +266,7 @@ pub trait Backward: Forward {
         pass: Pass<Self::Buf>,
         w: Norm,
     );
-    /// `dx (n, i) = dy W`, `g[W] += dy^T x` or without `add` `g[W] = dy^T x`, `g[b] +=` column sums of `dy (n, o)`.
+    /// `dx (n, i) = dy W`, `g[W] += dy^T x` (without `add`, `g[W] = dy^T x`), `g[b] +=` column sums of `dy (n, o)`.
     fn linear_bwd(
         &self,
         dx: &mut Self::Buf,
@@ -271,8 +276,8 @@ pub trait Backward: Forward {
         pass: Pass<Self::Buf>,
         w: Linear,
     );
-    /// [`Backward::linear_bwd`] of a layer whose input is an activation, `x = act(pre)`, and through it:
-    /// `dpre (n, i) = (dy W) act'(pre)`.
+    /// [`Backward::linear_bwd`] of a layer whose input is an activation, `x = act(pre)`, followed by the backward pass
+    /// of that activation: `dpre (n, i) = (dy W) act'(pre)`.
     fn linear_bwd_act(
         &self,
         dpre: &mut Self::Buf,
@@ -282,9 +287,9 @@ pub trait Backward: Forward {
         pass: Pass<Self::Buf>,
         w: Linear,
     );
-    /// `dz (n, 2h)` from `dy (n, h)` and what [`Forward::swiglu`] saw.
+    /// `dz (n, 2h)` from `dy (n, h)` and the input `z` of [`Forward::swiglu`].
     fn swiglu_bwd(&self, dz: &mut Self::Buf, dy: &Self::Buf, z: &Self::Buf, h: usize, n: usize);
-    /// `dx (n, c) =` dropout's backward of `dy`.
+    /// `dx (n, c) =` dropout's backward pass of `dy`.
     fn dropout_bwd(&self, dx: &mut Self::Buf, dy: &Self::Buf, c: usize, rows: Rows, drop: Dropout);
     /// The backward pass of [`Forward::qk`], in place in `dqkv (n, c + 2 kv)`; `g[w.norm] += ...`.
     fn qk_bwd(
@@ -296,7 +301,7 @@ pub trait Backward: Forward {
         w: Qk,
         heads: Heads,
     );
-    /// `dqkv (n, c + 2 kv)` from `dout (n, c)` and what [`Forward::attention`] saw and left.
+    /// `dqkv (n, c + 2 kv)` from `dout (n, c)` and the input and results of [`Forward::attention`].
     fn attention_bwd(
         &self,
         dqkv: &mut Self::Buf,
@@ -306,9 +311,9 @@ pub trait Backward: Forward {
         rows: Rows,
         drop: Option<Dropout>,
     );
-    /// [`Forward::cross_entropy`], and the logits become the gradient of the objective with
-    /// `lse = logsumexp(z)`: `scale (softmax(z) (1 + 2 z_loss lse) - onehot(target))`, through [`Forward::softcap`] if there
-    /// is one times `1 - (z / softcap)^2`. It is 0 where the target is [`super::IGNORE`].
+    /// [`Forward::cross_entropy`]; also replaces the logits by the gradient of the objective. With `lse = logsumexp(z)`
+    /// it is `scale (softmax(z) (1 + 2 z_loss lse) - onehot(target))`, times `1 - (z / softcap)^2` if the logits went
+    /// through [`Forward::softcap`]. It is 0 where the target is [`super::IGNORE`].
     fn cross_entropy_grad(
         &self,
         losses: &mut Self::Buf,
@@ -318,12 +323,13 @@ pub trait Backward: Forward {
         objective: Objective,
     );
 
-    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element of `spans`; waits, and returns
-    /// the sum of the squares of the result.
+    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element of `spans`; waits for the
+    /// result and returns the sum of its squares.
     fn reduce(&self, parts: &mut [&mut Self::Buf], spans: &[Span]) -> f64;
     /// One AdamW step on the elements of `span`.
     fn adamw(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, span: Span, h: &AdamW);
-    /// One Muon step on each of `matrices`, which stand in the order of the buffer: with `x` Nesterov's momentum of its
-    /// gradient, `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`; `m` holds the gradient's mean.
+    /// One Muon step on each of `matrices`, which must be in the order of the buffer:
+    /// `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`, where `x` is the gradient with Nesterov momentum; `m` holds
+    /// the gradient's running mean.
     fn muon(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, matrices: &[Matrix], h: &Muon);
 }

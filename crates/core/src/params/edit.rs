@@ -1,10 +1,10 @@
-//! Parameters of one model made into those of another: adapters merged in, tokens added to the vocabulary.
+//! Turns the parameters of one model into those of another: adapters merged in, tokens added to the vocabulary.
 
 use super::{Layout, of_tokens};
 use crate::{config::Config, error::Result};
 
-/// The model that `config` and `p` are, without its adapters: its configuration and weights, `W + scale B A` in the
-/// place of each W that has one. A tied `lm_head` with an adapter gets a weight of its own.
+/// Merges the adapters into the model given by `config` and `p`. Returns its new configuration and its weights, with
+/// `W + scale B A` in place of each W that has an adapter. A tied `lm_head` with an adapter gets a weight of its own.
 ///
 /// # Errors
 /// If the configuration describes no model.
@@ -26,7 +26,7 @@ pub fn merge(config: &Config, p: &[f32]) -> Result<(Config, Vec<f32>)> {
     config.param_groups.retain(|group| layout.tensors.iter().any(|tensor| group.names(&tensor.name)));
     let mut merged = vec![0.0; layout.len()];
     for tensor in &layout.tensors {
-        // What has no tensor of that name is the weight of an `lm_head` that was tied.
+        // Only the weight of an `lm_head` that was tied has no tensor of the same name.
         let from = adapted.tensors.iter().find(|from| from.name == tensor.name);
         let from = from.map_or(adapted.lm_head.w.span, |from| from.span);
         merged[tensor.span.range()].copy_from_slice(&p[from.range()]);
@@ -45,9 +45,9 @@ pub fn merge(config: &Config, p: &[f32]) -> Result<(Config, Vec<f32>)> {
     Ok((config, merged))
 }
 
-/// The model that `config` and `p` are with a vocabulary of `vocab_size` tokens, of which the first `known` meant something
-/// so far: the rows of embedding and head for the others are the mean of those (Hewitt 2021), so that no new token is
-/// likelier than an average one. All else keeps its bits.
+/// Extends the model given by `config` and `p` to a vocabulary of `vocab_size` tokens, of which only the first `known`
+/// have a meaning so far. The rows of embedding and head for the other tokens become the mean of the known rows (Hewitt
+/// 2021), so that no new token is likelier than an average one. Everything else stays the same, bit for bit.
 ///
 /// # Errors
 /// If the configuration describes no model.

@@ -1,8 +1,8 @@
-//! Products of bf16 factors in Intel's tiles (AMX): the products of 16 x 16 pairs with 16 x 16 in one instruction.
+//! Products of bf16 factors in Intel's tiles (AMX): one instruction multiplies 16 x 16 pairs by 16 x 16 pairs.
 //!
-//! A factor is rounded and laid out first, in tiles that follow each other along k, in pairs of neighbours along k. Of A a
-//! tile is 16 rows of 16 pairs; of B it is 16 pairs by 16 columns, which is the transpose. All of k is summed without a stop,
-//! for 32 rows and 32 columns at once, in four tiles:
+//! A factor is first rounded and laid out in tiles that follow each other along k, as pairs of neighbours along k. A
+//! tile of A is 16 rows of 16 pairs; a tile of B is 16 pairs by 16 columns, the transpose of that. The sum over all of
+//! k is accumulated without interruption, for 32 rows and 32 columns at once, in four tiles:
 //!
 //! ```text
 //!                  6: B, 16 pairs x 16 columns    7: the next 16 columns
@@ -10,7 +10,7 @@
 //! 5: the next 16   2                              3
 //! ```
 //!
-//! Factors are padded to whole tiles, so that every element of C is the same sum wherever its row stands.
+//! Factors are padded to whole tiles, so that every element of C is the same sum wherever its row is.
 
 use super::{
     loops::Gemm,
@@ -23,14 +23,14 @@ use std::arch::{asm, x86_64::*};
 
 /// Rows and columns of C that four tiles hold.
 const BLOCK: usize = 32;
-/// Rows of a tile, floats or pairs in one of its rows.
+/// Rows of a tile, and floats or pairs in each of its rows.
 const TILE: usize = 16;
-/// Columns of B that meet a strip of A, one block of rows after the other, while they are near.
+/// Columns of B that are multiplied by a strip of A, one block of rows after another, while they are in a near cache.
 const PANEL: usize = 64;
 /// Rows in a strip of A.
 const STRIP: usize = 4 * BLOCK;
 
-/// The product; A and B as they are, or B packed by [`pack`].
+/// Computes the product; B may have been packed by [`pack`].
 pub(super) fn run(proof: Bf16, gemm: Gemm) {
     assert!(proof.tiles);
     let Gemm { mut c, init, a, b, epilogue, packed } = gemm;
@@ -47,9 +47,9 @@ pub(super) fn run(proof: Bf16, gemm: Gemm) {
     packed.a.grow(STRIP * pairs);
     for i0 in (0..rows).step_by(STRIP) {
         let strip = i0..rows.min(i0 + STRIP);
-        // SAFETY: the proof.
+        // SAFETY: `proof` shows that the processor has the instructions.
         unsafe { lay_out(&mut packed.a, a.rows(strip.clone()), false) };
-        // Until the epilogue, which may multiply in tiles itself.
+        // Only until the epilogue, which may multiply in tiles itself.
         let tiles = Configured::new();
         for j0 in (0..cols).step_by(PANEL) {
             for i in strip.clone().step_by(BLOCK) {
@@ -73,9 +73,9 @@ pub(super) fn run(proof: Bf16, gemm: Gemm) {
     }
 }
 
-/// The block of C that begins at row `i` and column `j`; a bias for its columns.
+/// Computes the block of C that begins at row `i` and column `j`; a bias has just its columns.
 fn block(tiles: &Configured, c: &mut MatMut, i: usize, j: usize, init: Init, factors: Factors) {
-    /// Begins at a cache line.
+    /// Aligned to a cache line.
     #[repr(align(64))]
     struct Aligned<T>(T);
     static ZEROS: Aligned<[f32; BLOCK]> = Aligned([0.0; BLOCK]);
@@ -88,7 +88,7 @@ fn block(tiles: &Configured, c: &mut MatMut, i: usize, j: usize, init: Init, fac
             Init::C => (c.data.cast_const(), stride),
             Init::Bias(bias) => (bias[..BLOCK].as_ptr(), 0),
         };
-        // SAFETY: C has these 32 rows and columns; 32 floats of every row to begin with.
+        // SAFETY: C has these 32 rows and columns, and `from` has 32 floats for each row.
         unsafe { multiply(tiles, factors, from, (c.data, stride), true) };
         return;
     }
@@ -108,20 +108,21 @@ fn block(tiles: &Configured, c: &mut MatMut, i: usize, j: usize, init: Init, fac
     }
 }
 
-/// Pairs along `k` numbers, and as many zeros as make whole tiles.
+/// Number of pairs along `k` numbers, padded to whole tiles.
 fn padded_pairs(k: usize) -> usize {
     k.div_ceil(2).next_multiple_of(TILE)
 }
 
-/// `b` laid out. What stands in columns that are not B's only reaches such columns of C.
+/// Lays out `b`. Values in columns beyond those of B are arbitrary: they only affect the same columns of C.
 pub(super) fn pack(_: Bf16, to: &mut Floats, b: Mat) {
     to.grow(padded_pairs(b.rows) * b.cols.next_multiple_of(BLOCK));
-    // SAFETY: the proof.
+    // SAFETY: the caller's proof that the processor has the instructions.
     unsafe { lay_out(to, b.t(), true) }
 }
 
-/// The rows of `m (rows, k)` by 16 in tiles of pairs along k, `to[row / 16][pair / 16][row % 16][pair % 16]`, or where
-/// `turned` the transpose of each: `to[row / 16][pair / 16][pair % 16][row % 16]`.
+/// Lays out the rows of `m (rows, k)`, 16 at a time, in tiles of pairs along k:
+/// `to[row / 16][pair / 16][row % 16][pair % 16]`; if `turned`, with each tile transposed:
+/// `to[row / 16][pair / 16][pair % 16][row % 16]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn lay_out(to: &mut [f32], m: Mat, turned: bool) {
     assert_eq!(m.zeros, Zeros::Nowhere);
@@ -139,7 +140,7 @@ fn lay_out(to: &mut [f32], m: Mat, turned: bool) {
         };
         store(&mut tiles[i * steps + p], if by_rows == turned { turn(lines) } else { lines });
     };
-    // Along what is contiguous in memory.
+    // In the order of memory.
     if by_rows {
         (0..blocks).for_each(|i| (0..steps).for_each(|p| tile(i, p)));
     } else {
@@ -147,7 +148,7 @@ fn lay_out(to: &mut [f32], m: Mat, turned: bool) {
     }
 }
 
-/// Sixteen rows from `i` on of sixteen pairs from `p` on of a matrix that is kept by rows.
+/// Sixteen rows from `i` on, each with sixteen pairs from `p` on, of a matrix that is stored by rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
 fn rows<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
@@ -159,7 +160,7 @@ fn rows<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
     rows
 }
 
-/// Sixteen pairs from `p` on of sixteen rows from `i` on of a matrix that is kept by columns.
+/// Sixteen pairs from `p` on, each for sixteen rows from `i` on, of a matrix that is stored by columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
 fn columns<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
@@ -174,8 +175,8 @@ fn columns<const WHOLE: bool>(m: Mat, i: usize, p: usize) -> [__m512i; TILE] {
     columns
 }
 
-/// Sixteen numbers of row `i` from column `j` on of a matrix that is kept by rows; zeros where it ends, unless they are known
-/// to be `WHOLE`.
+/// Sixteen numbers of row `i` from column `j` on of a matrix that is stored by rows, with zeros beyond its end. `WHOLE`
+/// says that none are beyond it.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn load<const WHOLE: bool>(m: Mat, i: usize, j: usize) -> __m512 {
@@ -187,10 +188,10 @@ fn load<const WHOLE: bool>(m: Mat, i: usize, j: usize) -> __m512 {
         return unsafe { _mm512_loadu_ps(from) };
     }
     if len == 0 {
-        return _mm512_setzero_ps(); // a load of nothing is slow where there is no memory
+        return _mm512_setzero_ps(); // a load with an empty mask is slow at an unmapped address
     }
     let mask = if len >= TILE { u16::MAX } else { (1 << len) - 1 };
-    // SAFETY: the mask admits only what lies in the matrix.
+    // SAFETY: the mask restricts the load to the matrix.
     unsafe { _mm512_maskz_loadu_ps(mask, from) }
 }
 
@@ -210,11 +211,11 @@ fn bits(pairs: __m512bh) -> __m512i {
     unsafe { std::mem::transmute(pairs) }
 }
 
-/// The transpose of a square of pairs: first in fours of neighbouring rows, then fours of such fours.
+/// Transposes a square of pairs: first within groups of four neighbouring rows, then across the four groups.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn turn(r: [__m512i; TILE]) -> [__m512i; TILE] {
-    // In quarter l of `fours[4 g + c]`: column 4 l + c of rows 4 g to 4 g + 3.
+    // Quarter l of `fours[4 g + c]` holds column 4 l + c of rows 4 g to 4 g + 3.
     let mut fours = r;
     for g in (0..TILE).step_by(4) {
         let (low, high) = (_mm512_unpacklo_epi32(r[g], r[g + 1]), _mm512_unpackhi_epi32(r[g], r[g + 1]));
@@ -239,7 +240,7 @@ fn turn(r: [__m512i; TILE]) -> [__m512i; TILE] {
     columns
 }
 
-/// Tiles that this thread may use, all of them 16 rows of 64 bytes, until it is dropped.
+/// While this exists, its thread may use the tiles, each of 16 rows of 64 bytes.
 struct Configured;
 
 impl Configured {
@@ -274,7 +275,7 @@ impl Configured {
 
 impl Drop for Configured {
     fn drop(&mut self) {
-        // SAFETY: as above. Released, they need not be saved when threads are switched.
+        // SAFETY: as above. Once released, the tiles need not be saved at a context switch.
         unsafe {
             asm!("tilerelease", options(nostack, nomem, preserves_flags),
                  out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -283,10 +284,10 @@ impl Drop for Configured {
     }
 }
 
-/// Factors that are laid out.
+/// Factors that have been laid out.
 #[derive(Clone, Copy)]
 struct Factors<'a> {
-    /// Along k, a multiple of [`TILE`].
+    /// Number of pairs along k, a multiple of [`TILE`].
     pairs: usize,
     /// From the first row on.
     a: &'a [f32],
@@ -294,8 +295,8 @@ struct Factors<'a> {
     b: &'a [f32],
 }
 
-/// `c = from + A B`, 32 rows (or the first 16 of them, if not `both` tiles of them) and 32 columns. With `from` and `c` come
-/// their strides, in floats.
+/// `c = from + A B`, for 32 columns and 32 rows, or only the first 16 rows (one tile) if not `both`. `from` and `c`
+/// come with their strides, in floats.
 ///
 /// # Safety
 /// `from` must be readable and `c` writable in all of these rows and columns.
@@ -379,7 +380,7 @@ unsafe fn multiply(
             "jnz 2b",
             "tilestored [{c} + {c_stride}], tmm0",
             "tilestored [{c} + {c_stride} + 64], tmm1",
-            // Named by the other kind only.
+            // Used by the other variant only, but every operand must be named.
             "/* {second_a} {second_from} {second_c} */",
         );
     }

@@ -1,8 +1,8 @@
-//! Products of factors rounded to bf16, summed in f32, in vectors: twice the multiply-adds in an instruction.
+//! Products of factors rounded to bf16, summed in f32, in vectors: twice the multiply-adds per instruction.
 //!
-//! `vdpbf16ps` takes pairs of neighbours along k, two bf16 numbers in the 32 bits of a lane. So a factor is rounded and
-//! put in pairs first. What results is a matrix of "floats" with half as many k, and the loops of f32 products work on it as
-//! they are: only what a lane means differs.
+//! `vdpbf16ps` takes pairs of neighbours along k, two bf16 numbers in the 32 bits of a lane. So a factor is first
+//! rounded and packed in pairs. The result is a matrix of "floats" with half as many k, and the loops of f32 products
+//! work on it unchanged: only the meaning of a lane differs.
 
 use super::{
     kernel::MulAdd,
@@ -15,13 +15,14 @@ use crate::{floats::Floats, isa::Vectors};
 use pulp::x86::V4;
 use std::arch::x86_64::*;
 
-/// Lanes are pairs of bf16 numbers, those of the sum f32.
+/// The lanes of the factors are pairs of bf16 numbers, those of the sum are f32.
 struct Pairs;
 
 impl MulAdd<V4> for Pairs {
     #[inline(always)]
     fn mul_add(_: V4, a: pulp::f32x16, b: pulp::f32x16, acc: pulp::f32x16) -> pulp::f32x16 {
-        // SAFETY: all are 64 bytes of plain numbers; only `run` uses this type, and it has the proof.
+        // SAFETY: all of these types are 64 bytes of plain numbers. Only `run` uses this type, and it has the proof
+        // that the processor has the instruction.
         unsafe {
             let pairs = |x| std::mem::transmute::<pulp::f32x16, __m512bh>(x);
             let acc = std::mem::transmute::<pulp::f32x16, __m512>(acc);
@@ -40,7 +41,7 @@ impl MulAdd<V4> for Pairs {
     }
 }
 
-/// The product of factors in pairs.
+/// Multiplies factors that are packed in pairs.
 pub(super) fn run(Bf16 { simd, .. }: Bf16, gemm: Gemm) {
     Pairs::compiled(
         simd,
@@ -49,7 +50,7 @@ pub(super) fn run(Bf16 { simd, .. }: Bf16, gemm: Gemm) {
     );
 }
 
-/// `m`, rounded, two neighbours of a row in a lane: half as many columns, an odd one beside a zero.
+/// `m`, rounded, with two neighbours of a row in each lane: half as many columns; an odd last one is paired with zeros.
 pub(super) fn pairs_by_row<'a>(proof: Bf16, to: &'a mut Floats, m: Mat) -> Mat<'a> {
     assert_eq!(m.zeros, Zeros::Nowhere);
     let (rows, cols) = m.shape();
@@ -61,16 +62,16 @@ pub(super) fn pairs_by_row<'a>(proof: Bf16, to: &'a mut Floats, m: Mat) -> Mat<'
     if m.col_stride == 1 {
         for (to, i) in to.chunks_exact_mut(half).zip(0..rows) {
             let from = &m.data[i * m.row_stride..][..cols];
-            // SAFETY: the proof; lengths fit.
+            // SAFETY: `proof` shows that the processor has the instructions; the lengths fit.
             unsafe { within(proof, to, from) }
         }
         Mat::new(&to[..rows * half], rows, half)
     } else {
-        // A column is contiguous: pairs are of two columns.
+        // Columns are contiguous: each pair is made of two columns.
         assert_eq!(m.row_stride, 1);
         let column = |j: usize| if j < cols { &m.data[j * m.col_stride..][..rows] } else { &[] };
         for (to, j) in to.chunks_exact_mut(rows).zip((0..cols).step_by(2)) {
-            // SAFETY: the proof; lengths fit.
+            // SAFETY: as above.
             unsafe { between(proof, to, column(j), column(j + 1)) }
         }
         Mat::new(&to[..rows * half], half, rows).t()
@@ -80,7 +81,7 @@ pub(super) fn pairs_by_row<'a>(proof: Bf16, to: &'a mut Floats, m: Mat) -> Mat<'
 /// Lanes in a vector.
 const LANES: usize = 16;
 
-/// Pairs of neighbours.
+/// Packs pairs of neighbours of `from`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn within(_: Bf16, to: &mut [f32], from: &[f32]) {
     assert_eq!(to.len(), from.len().div_ceil(2));
@@ -106,14 +107,14 @@ fn within(_: Bf16, to: &mut [f32], from: &[f32]) {
     }
 }
 
-/// Pairs of one number of `even` and one of `odd`, which may be empty and is zero then.
+/// Packs pairs of one number of `even` and one of `odd`; if `odd` is empty, it counts as zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn between(_: Bf16, to: &mut [f32], even: &[f32], odd: &[f32]) {
     assert!(to.len() == even.len() && (odd.is_empty() || odd.len() == to.len()));
     for (v, to) in to.chunks_mut(LANES).enumerate() {
         let mask = u16::MAX >> (LANES - to.len());
         let odd_mask = if odd.is_empty() { 0 } else { mask };
-        // SAFETY: the masks admit only what lies in the slices.
+        // SAFETY: the masks restrict the loads and the store to the slices.
         unsafe {
             let turns = _mm512_loadu_epi16(TURNS.as_ptr().cast());
             let low = _mm512_maskz_loadu_ps(mask, even.as_ptr().add(v * LANES));

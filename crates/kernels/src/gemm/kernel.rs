@@ -1,10 +1,10 @@
-//! The innermost loops: a panel of B times a strip of A, one tile of C after the other, each in registers.
+//! The innermost loops: a panel of B times a strip of A, one tile of C after another, each in registers.
 
 use super::mat::{Init, Zeros};
 use pulp::Simd;
 use std::ops::Range;
 
-/// What a kernel does with an element of A, in all lanes, and a vector of B.
+/// How a kernel multiplies an element of A, broadcast to all lanes, by a vector of B.
 pub(super) trait MulAdd<S: Simd> {
     /// `acc + a b`.
     fn mul_add(simd: S, a: S::f32s, b: S::f32s, acc: S::f32s) -> S::f32s;
@@ -13,7 +13,7 @@ pub(super) trait MulAdd<S: Simd> {
     fn compiled<R>(simd: S, kernel: impl FnOnce() -> R) -> R;
 }
 
-/// Lanes are numbers.
+/// Each lane is one number.
 pub(super) struct Numbers;
 
 impl<S: Simd> MulAdd<S> for Numbers {
@@ -28,8 +28,8 @@ impl<S: Simd> MulAdd<S> for Numbers {
     }
 }
 
-/// Where a part of a factor lies: row i of A, or panel i of B, begins at `ptr + i * stride`, and from one k to the next it is
-/// `step` further. Of A that is a number; of B, a row of the panel.
+/// Where a part of a factor is: row i of A, or panel i of B, begins at `ptr + i * stride`, and each next k is `step`
+/// further. For A, a k is one number; for B, it is a row of the panel.
 #[derive(Clone, Copy)]
 pub(super) struct Located {
     pub(super) ptr: *const f32,
@@ -45,7 +45,7 @@ impl Located {
     }
 }
 
-/// Vectors of B that are read for `cols` columns, `NV` at most.
+/// Vectors of B that are read for `cols` columns, at most `NV`.
 #[inline(always)]
 pub(super) fn vectors_read<S: Simd, const NV: usize>(cols: usize) -> usize {
     match cols.div_ceil(S::F32_LANES) {
@@ -66,25 +66,26 @@ pub(super) struct PanelProduct<'a> {
     pub(super) k: Range<usize>,
     /// The panel.
     pub(super) b: Located,
-    /// Its columns.
+    /// Number of its columns.
     pub(super) cols: usize,
-    /// The first of these elements of C.
+    /// The first of the elements of C to compute.
     pub(super) c: *mut f32,
-    /// From one row of C to the next.
+    /// Distance from one row of C to the next.
     pub(super) c_stride: usize,
-    /// What they are before; a bias for these columns.
+    /// Their initial value; a bias has just these columns.
     pub(super) init: Init<'a>,
 }
 
 impl PanelProduct<'_> {
-    /// `C = init + A B`, in tiles of `MR` rows and `NV` vectors, or as few vectors as there are.
+    /// `C = init + A B`, in tiles of `MR` rows and `NV` vectors, or fewer vectors if the columns need no more.
     ///
     /// # Safety
-    /// The elements of A must be readable, and [`vectors_read`] vectors of each row of B. `a.step` or `a.stride` must be 1. The
-    /// elements of C must be readable and writable, and by nobody else meanwhile.
+    /// The elements of A must be readable, and [`vectors_read`] vectors of each row of B. `a.step` or `a.stride` must
+    /// be 1. The elements of C must be readable and writable, and nobody else may access them during the call.
     #[inline(always)]
     pub(super) unsafe fn multiply<S: Simd, M: MulAdd<S>, const MR: usize, const NV: usize>(&self, simd: S) {
-        // A pointer keeps the compiler from inlining all of them into the loops around, which would have too few registers.
+        // The function pointer keeps the compiler from inlining all of them into the surrounding loops, which would
+        // then have too few registers.
         let tiles = match (vectors_read::<S, NV>(self.cols), self.a.step == 1) {
             (1, true) => Self::compiled::<S, M, MR, 1, true>,
             (1, false) => Self::compiled::<S, M, MR, 1, false>,
@@ -97,10 +98,10 @@ impl PanelProduct<'_> {
         unsafe { tiles(self, simd) }
     }
 
-    /// [`PanelProduct::tiles`], compiled for the vectors.
+    /// [`PanelProduct::tiles`], compiled for the vector instructions.
     ///
     /// # Safety
-    /// The same.
+    /// As for [`PanelProduct::tiles`].
     unsafe fn compiled<S: Simd, M: MulAdd<S>, const MR: usize, const NV: usize, const BY_ROWS: bool>(&self, simd: S) {
         M::compiled(
             simd,
@@ -110,7 +111,8 @@ impl PanelProduct<'_> {
         );
     }
 
-    /// LOOP 1. `BY_ROWS` says that `a.step` is 1; else `a.stride` is. That makes half of the addresses constants.
+    /// LOOP 1. `BY_ROWS` says that `a.step` is 1; otherwise `a.stride` is. That makes half of the address offsets
+    /// constants.
     ///
     /// # Safety
     /// As for [`PanelProduct::multiply`], where `NV` vectors of B are read.
@@ -118,15 +120,15 @@ impl PanelProduct<'_> {
     unsafe fn tiles<S: Simd, M: MulAdd<S>, const MR: usize, const NV: usize, const BY_ROWS: bool>(&self, simd: S) {
         let lanes = S::F32_LANES;
         let whole = self.cols == NV * lanes;
-        // What all rows are added to. Adding -0.0 changes nothing, not even the sign of a zero; +0.0, where columns are
-        // missing, makes a sum that underflowed to -0.0 a +0.0.
+        // What is added to every row. Adding -0.0 changes nothing, not even the sign of a zero. Adding +0.0, as where
+        // columns are missing, turns a sum that underflowed to -0.0 into +0.0.
         let mut row = [simd.splat_f32s(if whole { -0.0 } else { 0.0 }); NV];
         if let Init::Bias(bias) = self.init {
             for (row, bias) in row.iter_mut().zip(bias.chunks(lanes)) {
                 *row = simd.partial_load_f32s(bias);
             }
         }
-        // A tile whose last columns are missing in C is computed here, all of it, and copied.
+        // A tile that extends beyond the last column of C is computed here, all of it, and then copied.
         let mut edge = [[simd.splat_f32s(0.0); NV]; MR];
         for i in (0..self.rows.len()).step_by(MR) {
             let rows = MR.min(self.rows.len() - i);
@@ -143,7 +145,7 @@ impl PanelProduct<'_> {
                 c_stride: self.c_stride,
             };
             let c = tile.c;
-            // SAFETY: these elements of C are the caller's.
+            // SAFETY: the caller vouches for these elements of C.
             let row_of_c = |i: usize| unsafe { std::slice::from_raw_parts_mut(c.add(i * self.c_stride), self.cols) };
             if !whole {
                 if self.init == Init::C {
@@ -158,7 +160,7 @@ impl PanelProduct<'_> {
             if self.init == Init::C {
                 (tile.init, tile.init_stride) = (tile.c.cast_const(), tile.c_stride);
             }
-            // SAFETY: the caller's promise; the edge has as many rows and vectors.
+            // SAFETY: the caller's promise; `edge` has as many rows and vectors as a tile.
             unsafe { tile.multiply_rows::<S, M, MR, NV, BY_ROWS>(simd, rows) };
             if !whole {
                 for (i, edge) in edge.iter().enumerate().take(rows) {
@@ -177,7 +179,7 @@ struct Tile {
     k: usize,
     a: Located,
     b: Located,
-    /// What the product is added to; it may be C itself.
+    /// What the product is added to; may be C itself.
     init: *const f32,
     init_stride: usize,
     c: *mut f32,
@@ -195,7 +197,7 @@ impl Tile {
         simd: S,
         rows: usize,
     ) {
-        // SAFETY: the caller's promise, passed on; the parts of an incomplete tile are parts of its rows.
+        // SAFETY: the caller's promise, passed on; the parts of an incomplete tile cover only its rows.
         unsafe {
             if rows == MR {
                 return self.multiply::<S, M, MR, NV, BY_ROWS>(simd);
@@ -219,16 +221,17 @@ impl Tile {
     /// `C = init + A B` for `ROWS` rows and `NV` vectors of C.
     ///
     /// # Safety
-    /// `a` must be readable at `i * stride + p * step` for `i < ROWS`, `p < k`; `b` at `p * step + j` for `j < NV * lanes`;
-    /// `init` at `i * init_stride + j`; `c` writable at `i * c_stride + j`, and by nobody else meanwhile.
+    /// `a` must be readable at `i * stride + p * step` for `i < ROWS`, `p < k`; `b` at `p * step + j` for
+    /// `j < NV * lanes`; `init` at `i * init_stride + j`; `c` must be writable at `i * c_stride + j`, and nobody else
+    /// may access it during the call.
     #[inline(always)]
     unsafe fn multiply<S: Simd, M: MulAdd<S>, const ROWS: usize, const NV: usize, const BY_ROWS: bool>(&self, simd: S) {
-        // Steps of k in one turn of the loop: it saves arithmetic on addresses.
+        // Steps of k in one iteration of the loop; unrolling saves address arithmetic.
         const UNROLL: usize = 4;
         let mut acc = [[simd.splat_f32s(0.0); NV]; ROWS];
         let (mut a, mut b) = (self.a, self.b);
         *if BY_ROWS { &mut a.step } else { &mut a.stride } = 1;
-        // SAFETY: `k` steps within what the caller vouches for.
+        // SAFETY: these are `k` steps, which the caller vouches for.
         unsafe {
             for _ in 0..self.k / UNROLL {
                 for _ in 0..UNROLL {
@@ -252,7 +255,7 @@ impl Tile {
     }
 }
 
-/// `acc += a b` for one column of A and one row of B, and on to the next.
+/// `acc += a b` for one column of A and one row of B; then moves both to the next k.
 ///
 /// # Safety
 /// `a` must be readable at `i * stride` for `i < ROWS`, `b` at its first `NV * lanes` floats.
@@ -263,7 +266,7 @@ unsafe fn rank_one<S: Simd, M: MulAdd<S>, const ROWS: usize, const NV: usize>(
     a: &mut Located,
     b: &mut Located,
 ) {
-    // SAFETY: what the caller vouches for.
+    // SAFETY: the caller vouches for these addresses.
     unsafe {
         let mut b_row = [simd.splat_f32s(0.0); NV];
         for (j, row) in b_row.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! The outer loops: which blocks of the factors are multiplied when, and where they lie then.
+//! The outer loops: the order in which blocks of the factors are multiplied, and where each block is in memory.
 
 use super::{
     kernel::{Located, MulAdd, Numbers, PanelProduct, vectors_read},
@@ -11,16 +11,16 @@ use crate::{
 };
 use std::ops::Range;
 
-/// Products of fewer rows read B in place where they can: packing it would cost more than it saves. So do those of which B is
-/// kept as a panel would be.
+/// Products of at most this many rows read B in place if they can: packing it would cost more than it saves. So do
+/// products whose B already has the layout of a panel.
 const FEW_ROWS: usize = 48;
-/// A transposed A is read in place, a few numbers of each of its rows, where these are at most so many floats apart. Else they
-/// are copied first: too many of them would share a place in the cache.
+/// A transposed A is read in place, a few numbers from each of its rows in memory, if these are at most this many
+/// floats apart. Otherwise it is copied first, because too many of them would compete for the same place in the cache.
 pub(super) const NEAR: usize = 256;
 /// Tiles in a strip (LOOP 3).
 const STRIP: usize = 8;
 
-/// A product to be computed, none of whose sides is 0.
+/// A product to compute; none of its dimensions is 0.
 pub(super) struct Gemm<'a> {
     pub(super) c: MatMut<'a>,
     pub(super) init: Init<'a>,
@@ -81,7 +81,7 @@ impl Gemm<'_> {
                     // LOOP 2
                     for (panel, j) in n.clone().step_by(nr).enumerate() {
                         let cols = nr.min(n.end - j);
-                        // Tiles below these rows are not wanted.
+                        // Number of rows of this strip that reach the diagonal; the tiles below them are not needed.
                         let wanted = (j + cols + diagonal).saturating_sub(i0).next_multiple_of(MR);
                         let product = PanelProduct {
                             a: a_block.strip(i0),
@@ -97,8 +97,9 @@ impl Gemm<'_> {
                                 init => init,
                             },
                         };
-                        // SAFETY: the blocks hold what is read of A and B, and one of A's strides is 1. C has these rows and
-                        // columns and is borrowed mutably: nothing aliases.
+                        // SAFETY: the blocks contain everything that is read of A and B, and one of A's strides is 1
+                        // (`locate_a` and `locate_b` check this). C has these rows and columns and is borrowed mutably,
+                        // so nothing aliases it.
                         unsafe { product.multiply::<S, M, MR, NV>(simd) };
                     }
                     if let Some(epilogue) = epilogue
@@ -112,15 +113,15 @@ impl Gemm<'_> {
     }
 }
 
-/// All rows of A in some of its columns.
+/// All rows of A, for some of its columns.
 struct BlockOfA {
     first: Located,
-    /// From one group of [`WIDE`] rows to the next.
+    /// Distance from one group of [`WIDE`] rows to the next.
     group: usize,
 }
 
 impl BlockOfA {
-    /// The rows from `i0` on, to the end of a group.
+    /// The rows from `i0` on, up to the end of their group.
     #[inline(always)]
     fn strip(&self, i0: usize) -> Located {
         let first = self.first.at(i0 % WIDE, 0);
@@ -128,7 +129,7 @@ impl BlockOfA {
     }
 }
 
-/// Columns `k` of A, which are copied where they lie far apart.
+/// Columns `k` of A; they are copied if they are far apart.
 #[inline(always)]
 fn locate_a(packed: &mut Floats, a: Mat, k: Range<usize>) -> BlockOfA {
     assert!(a.row_stride == 1 || a.col_stride == 1, "one of A's strides is 1");
@@ -144,15 +145,15 @@ fn locate_a(packed: &mut Floats, a: Mat, k: Range<usize>) -> BlockOfA {
     BlockOfA { first: Located { ptr: packed.as_ptr(), stride: 1, step: WIDE }, group: WIDE * len }
 }
 
-/// Floats that are read of a row of B in `cols` columns: whole vectors.
+/// Floats that are read from a row of B for `cols` columns: whole vectors.
 #[inline(always)]
 fn floats_read<S: Vectors, const NV: usize>(cols: usize) -> usize {
     let nr = panel_width::<S>();
     cols / nr * nr + vectors_read::<S, NV>(cols % nr) * S::F32_LANES
 }
 
-/// Whether B can and should be read as it is by a product of so many rows. What is read beyond its last column must lie in the
-/// slice too.
+/// Whether B can and should be read in place by a product of `rows` rows. What is read beyond its last column must also
+/// lie in the slice.
 #[inline(always)]
 fn fits_as_is<S: Vectors, const NV: usize>(b: Mat, rows: usize) -> bool {
     let reach = (b.rows - 1) * b.row_stride + floats_read::<S, NV>(b.cols);
@@ -160,7 +161,7 @@ fn fits_as_is<S: Vectors, const NV: usize>(b: Mat, rows: usize) -> bool {
     b.col_stride == 1 && should && reach <= b.data.len()
 }
 
-/// The panels of rows `k` and columns `n` of B, which are packed unless they are or B is read in place.
+/// The panels of rows `k` and columns `n` of B, packed here unless they already are or B is read in place.
 #[inline(always)]
 fn locate_b<S: Vectors, const NV: usize>(
     simd: S,

@@ -13,7 +13,7 @@ pub struct Mat<'a> {
     pub(super) zeros: Zeros,
 }
 
-/// Which elements of a matrix are known to be zero; products skip what they can of them.
+/// Which elements of a matrix are known to be zero; products skip as many of them as they can.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Zeros {
     Nowhere,
@@ -28,7 +28,7 @@ pub(super) enum Zeros {
 }
 
 impl Zeros {
-    /// The smallest part of these columns outside which these rows are zero. It may be empty, and begin behind them then.
+    /// The smallest part of `columns` outside which `rows` are zero. If it is empty, it may begin at their end.
     #[inline(always)]
     pub(super) fn others(self, rows: Range<usize>, columns: Range<usize>) -> Range<usize> {
         match self {
@@ -53,8 +53,8 @@ impl<'a> Mat<'a> {
         Mat { data, rows, cols, row_stride, col_stride: 1, zeros: Zeros::Nowhere }
     }
 
-    /// Says that elements with `row > column + diagonal` are zero: as the first factor of a product, it saves multiplying
-    /// them. They must be zero all the same.
+    /// Declares that elements with `row > column + diagonal` are zero: a product with this as its first factor can skip
+    /// them. They must really be zero.
     pub fn zero_below(self, diagonal: usize) -> Self {
         Mat { zeros: Zeros::Below { diagonal }, ..self }
     }
@@ -72,7 +72,7 @@ impl<'a> Mat<'a> {
         Mat { data: &self.data[skip..], rows: rows.len(), ..self }
     }
 
-    /// The transpose: the same numbers, read the other way.
+    /// The transpose: the same numbers with the strides swapped.
     pub fn t(self) -> Self {
         let zeros = match self.zeros {
             Zeros::Nowhere => Zeros::Nowhere,
@@ -84,8 +84,8 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// A matrix to write, in row-major order: element `(i, j)` is `data[i * row_stride + j]`. What lies between its rows may be
-/// somebody else's.
+/// A matrix to write, in row-major order: element `(i, j)` is `data[i * row_stride + j]`. The memory between its rows
+/// may belong to others.
 #[derive(Debug)]
 pub struct MatMut<'a> {
     pub(super) data: *mut f32,
@@ -94,15 +94,15 @@ pub struct MatMut<'a> {
     pub(super) row_stride: usize,
     /// Row and column of its first element in the matrix that it is a block of.
     first: [usize; 2],
-    /// Elements with `row > column + diagonal` are not wanted.
+    /// Elements with `row > column + diagonal` are not needed.
     pub(super) diagonal: usize,
     elements: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: its elements are borrowed mutably, and nobody else reaches them.
+// SAFETY: its elements are borrowed mutably, so nobody else accesses them.
 unsafe impl Send for MatMut<'_> {}
 
-/// [`MatMut::diagonal`] of a matrix of which all elements are wanted.
+/// [`MatMut::diagonal`] of a matrix of which all elements are needed.
 pub(super) const ALL: usize = usize::MAX / 2;
 
 impl<'a> MatMut<'a> {
@@ -119,15 +119,15 @@ impl<'a> MatMut<'a> {
         MatMut { data, rows, cols, row_stride, first: [0, 0], diagonal: ALL, elements: PhantomData }
     }
 
-    /// Says that elements with `row > column + diagonal` are not wanted: some of them are left as they are.
+    /// Declares that elements with `row > column + diagonal` are not needed: some of them are left unchanged.
     pub fn not_below(self, diagonal: usize) -> Self {
         MatMut { diagonal, ..self }
     }
 
-    /// Divides it into blocks of so many rows and columns, smaller ones at the ends; each comes with its rows and columns.
+    /// Splits it into blocks of `rows` x `cols`, smaller at the ends; each comes with its ranges of rows and columns.
     ///
     /// # Panics
-    /// If the blocks would be empty, or not all elements are wanted.
+    /// If the blocks would be empty, or not all elements are needed.
     pub fn blocks(self, rows: usize, cols: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>, MatMut<'a>)> {
         assert_eq!(self.diagonal, ALL);
         (0..self.rows).step_by(rows).flat_map(move |i| {
@@ -174,8 +174,8 @@ pub enum Init<'a> {
     Bias(&'a [f32]),
 }
 
-/// Rows of C that are complete and still in the cache, for what follows the product. Rows and columns are counted in the
-/// whole of C, where this is a block of it.
+/// Rows of C that are complete and still in the cache, for the epilogue. Rows and columns are counted in the whole of
+/// C, even if the product computes a block of it.
 #[derive(Debug)]
 pub struct Strip<'a> {
     pub(super) data: *mut f32,

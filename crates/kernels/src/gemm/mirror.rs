@@ -1,4 +1,4 @@
-//! The other half of a symmetric matrix.
+//! Fills in the other half of a symmetric matrix.
 
 use super::pack::{SQUARE, transpose};
 use crate::isa::{Isa, Kernel, Vectors};
@@ -25,11 +25,12 @@ impl Kernel for Mirror<'_> {
             if rows == SQUARE {
                 for j0 in (0..i0).step_by(SQUARE) {
                     let c = c.as_mut_ptr();
-                    // SAFETY: both squares lie in C, and the diagonal between them.
+                    // SAFETY: both squares lie in C, and they are on opposite sides of the diagonal, so they do not
+                    // overlap.
                     unsafe { transpose(simd, c.add(i0 * r + j0), r, c.add(j0 * r + i0), r) }
                 }
             }
-            // Beside the diagonal, and all of the last rows where they are fewer than eight.
+            // The squares on the diagonal, and all of the last rows if there are fewer than eight.
             for i in i0..i0 + rows {
                 for j in if rows == SQUARE { i0 } else { 0 }..i {
                     c[i * r + j] = c[j * r + i];

@@ -18,15 +18,15 @@ pub(super) const WIDE: usize = 240;
 /// The second factor of a product.
 #[derive(Clone, Copy, Debug)]
 pub enum Rhs<'a> {
-    /// As it is.
+    /// Not packed.
     Mat(Mat<'a>),
-    /// Packed before: so many of its columns.
+    /// Some of the columns of a packed matrix.
     Panels {
-        /// All of it.
+        /// The whole matrix.
         panels: &'a Panels,
         /// The first of these columns, a multiple of [`Panels::STEP`].
         first: usize,
-        /// How many.
+        /// Number of columns.
         cols: usize,
     },
 }
@@ -40,7 +40,7 @@ impl Rhs<'_> {
         }
     }
 
-    /// These columns only; of what is packed, from a multiple of [`Panels::STEP`] on.
+    /// These columns only; for a packed matrix, they must begin at a multiple of [`Panels::STEP`].
     pub fn columns(self, columns: Range<usize>) -> Self {
         match self {
             Rhs::Mat(b) => Rhs::Mat(b.t().rows(columns).t()),
@@ -52,7 +52,7 @@ impl Rhs<'_> {
         }
     }
 
-    /// Panics unless what is packed is for this instruction set and precision.
+    /// Panics if B is packed for another instruction set or precision.
     pub(super) fn check(self, isa: Isa, precision: Precision) {
         let Rhs::Panels { panels: b, first, cols } = self else { return };
         assert!(first.is_multiple_of(Panels::STEP) && first + cols <= b.cols, "gemm: columns of panels");
@@ -68,25 +68,25 @@ pub struct Panels {
     pub(super) precision: Precision,
     rows: usize,
     pub(super) cols: usize,
-    /// Blocks of [`KC`] rows, in them blocks of [`NC`] columns, in them panels, as LOOPs 5, 4 and 2 take them. For products in
-    /// tiles, as their module says.
+    /// Blocks of [`KC`] rows, divided into blocks of [`NC`] columns, divided into panels, in the order of LOOPs 5, 4
+    /// and 2. Products in tiles use another layout, which is described in `amx`.
     pub(super) data: Floats,
 }
 
 impl Panels {
-    /// Columns by which packed matrices may be divided: a multiple of every tile's width.
+    /// Packed matrices may be split at multiples of this many columns, which is a multiple of every tile's width.
     pub const STEP: usize = 64;
 
-    /// Of no matrix yet.
+    /// Panels without a matrix yet.
     ///
     /// # Panics
-    /// If products with this instruction set have not this precision.
+    /// If this precision is not available with this instruction set.
     pub fn new(isa: Isa, precision: Precision) -> Panels {
         assert!(Precision::available(isa).contains(&precision));
         Panels { isa: isa.name(), precision, rows: 0, cols: 0, data: Floats::default() }
     }
 
-    /// What is packed, to be multiplied by.
+    /// The packed matrix, to be multiplied by.
     pub fn rhs(&self) -> Rhs<'_> {
         Rhs::Panels { panels: self, first: 0, cols: self.cols }
     }
@@ -131,20 +131,21 @@ pub(super) const fn panel_width<S: Vectors>() -> usize {
     S::TILE_VECTORS * S::F32_LANES
 }
 
-/// Where the block of rows `k` and columns from `n0` on, a multiple of `nr`, begins in [`Panels`] of `cols` columns.
+/// Where the block of rows `k` and columns from `n0` on begins in [`Panels`] of `cols` columns; `n0` is a multiple of
+/// `nr`.
 #[inline(always)]
 pub(super) fn block_start(cols: usize, nr: usize, k: Range<usize>, n0: usize) -> usize {
     k.start * cols.next_multiple_of(nr) + k.len() * n0
 }
 
-/// Rows `k` and columns `n` of B as panels: `packed[panel][p][j]`. Beyond the last column stands anything: it only reaches
-/// elements of C that are not stored.
+/// Packs rows `k` and columns `n` of B as panels: `packed[panel][p][j]`. Values beyond the last column are arbitrary:
+/// they only affect elements of C that are not stored.
 #[inline(always)]
 pub(super) fn pack_b<S: Vectors>(simd: S, packed: &mut [f32], b: Mat, k: Range<usize>, n: Range<usize>) {
     let nr = panel_width::<S>();
     let (kc, nc) = (k.len(), n.len());
     if b.col_stride == 1 {
-        // Row by row, as they stand in memory.
+        // Row by row, as they are in memory.
         for p in 0..kc {
             let row = &b.data[(k.start + p) * b.row_stride + n.start..][..nc];
             for (out, row) in packed.chunks_exact_mut(kc * nr).zip(row.chunks(nr)) {
@@ -163,7 +164,7 @@ pub(super) fn pack_b<S: Vectors>(simd: S, packed: &mut [f32], b: Mat, k: Range<u
     }
 }
 
-/// A panel: numbers from the `k0`-th on of some columns, `out[p][j] = columns[j][k0 + p]`.
+/// Packs a panel: numbers of some columns from the `k0`-th on, `out[p][j] = columns[j][k0 + p]`.
 #[inline(always)]
 fn pack_columns<S: Vectors>(simd: S, out: &mut [f32], columns: Mat, k0: usize) {
     let nr = panel_width::<S>();
@@ -178,7 +179,7 @@ fn pack_columns<S: Vectors>(simd: S, out: &mut [f32], columns: Mat, k0: usize) {
             for j in (pair..whole_j.min(pair + 2 * SQUARE)).step_by(SQUARE) {
                 let from = data.as_ptr().wrapping_add(p + j * stride);
                 for column in 2 * SQUARE..3 * SQUARE {
-                    // The next columns begin far away: the processor does not guess them.
+                    // The next columns begin far away, where the processor does not prefetch by itself.
                     prefetch(from.wrapping_add(column * stride));
                 }
                 // SAFETY: eight whole columns from `j` on, and eight rows from `p` on, lie in both slices.
@@ -193,7 +194,7 @@ fn pack_columns<S: Vectors>(simd: S, out: &mut [f32], columns: Mat, k0: usize) {
     }
 }
 
-/// Columns `k` of A, which is transposed, in strips of [`WIDE`] rows: `packed[strip][p][i]`.
+/// Packs columns `k` of A, which is transposed, in strips of [`WIDE`] rows: `packed[strip][p][i]`.
 #[inline(always)]
 pub(super) fn pack_a(packed: &mut Floats, a: Mat, k: Range<usize>) {
     assert_eq!(a.row_stride, 1, "one of A's strides is 1");
@@ -207,7 +208,7 @@ pub(super) fn pack_a(packed: &mut Floats, a: Mat, k: Range<usize>) {
     }
 }
 
-/// `to = from`, without a call for the short rows of a panel.
+/// `to = from`, without a function call for the short rows of a panel.
 #[inline(always)]
 fn copy(to: &mut [f32], from: &[f32]) {
     let (to, to_rest) = to.as_chunks_mut::<SQUARE>();
@@ -220,7 +221,7 @@ fn copy(to: &mut [f32], from: &[f32]) {
     }
 }
 
-/// Asks for the cache line at `address`, which need not be valid.
+/// Prefetches the cache line at `address`, which need not be valid.
 #[inline(always)]
 fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
@@ -245,10 +246,10 @@ pub(super) unsafe fn transpose<S: Vectors>(_: S, to: *mut f32, to_stride: usize,
     #[cfg(target_arch = "x86_64")]
     if S::AVX {
         use std::arch::x86_64::*;
-        // SAFETY: the caller vouches for the addresses, and that it has an `S` is the proof that the processor has AVX.
+        // SAFETY: the caller vouches for the addresses, and an `S` with `AVX` is the proof that the processor has it.
         unsafe {
-            // Four columns at a time, rows j and j + 4 in the two halves of a vector: loads put them there, which shuffles
-            // would have to do at the end otherwise.
+            // Four columns at a time, with rows j and j + 4 in the two halves of a vector: placing them there by loads
+            // saves shuffles at the end.
             for p in [0, 4] {
                 let halves = |j: usize| {
                     let low = _mm_loadu_ps(from.add(j * from_stride + p));
@@ -277,7 +278,8 @@ pub(super) unsafe fn transpose<S: Vectors>(_: S, to: *mut f32, to_stride: usize,
     }
 }
 
-/// The order of the halves of lanes that makes pairs of one bf16 number of each of two rows of sixteen, which follow each other.
+/// The permutation of 16-bit numbers that pairs each bf16 number of a row of sixteen with its counterpart in the next
+/// row, when the two rows follow each other.
 #[cfg(target_arch = "x86_64")]
 pub(super) const TURNS: [u16; 32] = {
     let mut turns = [0; 32];

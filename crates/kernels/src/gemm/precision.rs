@@ -1,20 +1,20 @@
-//! What the factors of a product are rounded to, and what of it this processor can multiply.
+//! What the factors of a product are rounded to, and which of these precisions this processor can multiply.
 
 use crate::isa::Isa;
 
-/// What the factors of a product are rounded to; sums are f32 always.
+/// What the factors of a product are rounded to; sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// Not rounded.
     F32,
-    /// Eight bits of precision, for processors that multiply them.
+    /// bf16, eight significant bits, on processors that can multiply it.
     #[cfg(target_arch = "x86_64")]
     Bf16(Bf16),
 }
 
 impl Precision {
-    /// Every precision of this processor's products with this instruction set: f32, and then each way of multiplying bf16,
-    /// the fastest last.
+    /// Every precision that this processor can multiply with this instruction set: f32, and then each way of
+    /// multiplying bf16, the fastest last.
     pub fn available(isa: Isa) -> Vec<Precision> {
         let mut found = vec![Precision::F32];
         #[cfg(target_arch = "x86_64")]
@@ -52,7 +52,7 @@ impl Precision {
 #[derive(Clone, Copy, Debug)]
 pub struct Bf16 {
     pub(super) simd: pulp::x86::V4,
-    /// Whether it has tiles too, and products use them.
+    /// Whether it also has tiles and products use them.
     pub(super) tiles: bool,
 }
 
@@ -66,8 +66,8 @@ impl PartialEq for Bf16 {
 #[cfg(target_arch = "x86_64")]
 impl Eq for Bf16 {}
 
-/// Whether this processor has tiles of bf16 numbers and the system lets this process use them: their 8 KiB make a switch
-/// between threads dearer, so Linux wants to be asked.
+/// Whether this processor has tiles of bf16 numbers and the system lets this process use them: their 8 KiB make context
+/// switches more expensive, so Linux requires processes to ask.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn has_tiles() -> bool {
     use std::sync::LazyLock;
@@ -76,13 +76,13 @@ fn has_tiles() -> bool {
         const XFEATURE_XTILEDATA: libc::c_long = 18;
         let has = std::fs::read_to_string("/proc/cpuinfo")
             .is_ok_and(|text| text.split_whitespace().any(|flag| flag == "amx_bf16"));
-        // SAFETY: the request changes nothing but what this process may do.
+        // SAFETY: the request changes nothing except what this process may do.
         has && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
     });
     *GRANTED
 }
 
-/// Only Linux is asked.
+/// Tiles are used on Linux only.
 #[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
 fn has_tiles() -> bool {
     false
