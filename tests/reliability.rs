@@ -1,10 +1,12 @@
 //! What is promised in docs/RELIABILITY.md about signals, crashes, storage and damage, with real processes.
 #![cfg(unix)]
 
-#[path = "common/cli.rs"]
-mod cli;
+mod common;
 
-use cli::{Cli, SMALL};
+use common::{
+    cli::{Cli, SMALL},
+    needs,
+};
 use kinglet::{
     params::Layout,
     run::{Checkpoint, RunDir},
@@ -31,7 +33,7 @@ fn many_checkpoints(steps: &str) -> Vec<String> {
 /// The newest intact checkpoint, as a process that starts now finds it.
 fn newest(run: &Path) -> Checkpoint {
     let mut run = RunDir::open(run).unwrap();
-    let layout = Layout::new(&run.config);
+    let layout = Layout::new(&run.config).unwrap();
     let checkpoint = run.load(&layout, None, |_| true).unwrap();
     assert!(run.warnings.is_empty(), "{:?}", run.warnings);
     checkpoint
@@ -348,7 +350,7 @@ fn a_full_disk() {
     fs::create_dir(&disk).unwrap();
     let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(&disk).output();
     if !mount.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: making a small disk takes the right to mount one");
+        needs::skip("making a small disk takes the right to mount one");
         return;
     }
     /// Unmounts, also if the test fails.

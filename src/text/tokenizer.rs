@@ -424,7 +424,10 @@ mod tests {
             assert!(error.contains(message), "{error}");
         }
         let huge = bpe().to_json().replacen("\"id\": 0", "\"id\": 4294967295", 1);
-        let _ = Tokenizer::from_json(&huge);
+        assert_ne!(huge, bpe().to_json());
+        // An id that no vocabulary of this size has.
+        let error = Tokenizer::from_json(&huge).unwrap_err().to_string();
+        assert!(error.contains("4294967295"), "{error}");
     }
 
     #[test]
@@ -439,8 +442,8 @@ mod tests {
         // Bytes that never become a character are given out all the same.
         let byte = Tokenizer::byte();
         let mut stream = StreamDecoder::default();
-        let text: String = [0xff; 9].iter().map(|&id| stream.push(&tokenizer, id)).collect();
-        assert_eq!(text + &stream.finish(&tokenizer), "\u{fffd}".repeat(9));
+        let text: String = [0xff; 9].iter().map(|&id| stream.push(&byte, id)).collect();
+        assert_eq!(text + &stream.finish(&byte), "\u{fffd}".repeat(9));
     }
 
     #[test]

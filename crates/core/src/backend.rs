@@ -4,7 +4,7 @@
 //! writes text or measures losses implements the first alone.
 //!
 //! [`Reference`] defines, in f64 and plain loops, what each operation means; every other implementation must agree with it
-//! (`tests/it/conformance.rs`). Shapes use these letters: `b` sequences of `t` positions, `n = b * t` rows, `c` channels,
+//! (`crates/core/tests/it/conformance.rs`). Shapes use these letters: `b` sequences of `t` positions, `n = b * t` rows, `c` channels,
 //! `nh` heads of `hs` channels, `v` tokens in the vocabulary. Buffers may be longer than the operation needs; it uses their
 //! beginning.
 

@@ -1,9 +1,9 @@
 //! The program as a user meets it: commands end to end, and one clear message for each mistake.
 
-#[path = "common/cli.rs"]
-mod cli;
-
-use cli::{Cli, SMALL};
+use crate::common::{
+    cli::{Cli, SMALL},
+    needs,
+};
 use serde_json::Value;
 use std::{
     fs,
@@ -189,13 +189,10 @@ fn tiny_shakespeare_needs_a_file_or_a_network() {
 
 #[test]
 fn quick_reproduction_runs_without_a_report() {
-    let Some(folder) = std::env::var_os("KINGLET_DATA_DIR") else {
-        eprintln!("skipped: KINGLET_DATA_DIR is not set, so there is no Tiny Shakespeare");
-        return;
-    };
+    let Some(folder) = needs::data_folder() else { return };
     let cli = Cli::new();
     let mut command = cli.command(&["reproduce", "--quick", "--preset", "big-0.2m"]);
-    let output = command.env("KINGLET_DATA_DIR", fs::canonicalize(folder).unwrap()).output().unwrap();
+    let output = command.env("KINGLET_DATA_DIR", folder).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("| big-0.2m | 209729 | 209729 |"), "{table}");
@@ -415,7 +412,7 @@ fn narrow_terminals_none_at_all_and_the_c_locale() {
         let mut command = Command::new("script");
         command.args(["-qec", &inside, "/dev/null"]).current_dir(cli.temp.path()).stdin(Stdio::null());
         let Ok(output) = command.output() else {
-            eprintln!("skipped: there is no program script to make a terminal with");
+            needs::skip("there is no program script to make a terminal with");
             return;
         };
         let text = String::from_utf8(output.stdout).unwrap();
