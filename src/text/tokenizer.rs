@@ -425,9 +425,18 @@ mod tests {
         }
         let huge = bpe().to_json().replacen("\"id\": 0", "\"id\": 4294967295", 1);
         assert_ne!(huge, bpe().to_json());
-        // An id that no vocabulary of this size has.
+        // The ids that count are the vocabulary's: what a special token says of its own is nothing to make room for.
+        let read = Tokenizer::from_json(&huge).unwrap();
+        assert_eq!((read.vocab_size(), read.end_of_text()), (300, Some(0)));
+        let text = "the coin<|endoftext|>é";
+        let ids = read.encode(text).unwrap();
+        assert_eq!((&ids, read.decode(&ids).as_str()), (&bpe().encode(text).unwrap(), text));
+        // An id of the vocabulary that no model has room for.
+        let end = format!("\"{END_OF_TEXT}\": 0");
+        let huge = bpe().to_json().replacen(&end, &format!("\"{END_OF_TEXT}\": 4294967295"), 1);
+        assert_ne!(huge, bpe().to_json());
         let error = Tokenizer::from_json(&huge).unwrap_err().to_string();
-        assert!(error.contains("4294967295"), "{error}");
+        assert!(error.contains("its largest id makes 4294967296 words"), "{error}");
     }
 
     #[test]

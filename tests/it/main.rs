@@ -8,6 +8,7 @@ mod data;
 mod finetune;
 mod lora;
 mod mistakes;
+mod model;
 mod parsers;
 mod training;
 mod tune;

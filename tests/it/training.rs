@@ -7,9 +7,9 @@ use crate::common::{
 };
 use kinglet::{
     Model,
-    backend::{Buf, Cpu, Forward, Op, Pass, Reference, Rows, Timed},
+    backend::{Backward, Buf, Cpu, Forward, Op, Pass, Reference, Rows, Timed},
     batch::Batch,
-    config::{Config, OnDivergence},
+    config::{Config, OnDivergence, Precision},
     data::{Dataset, Survey},
     error::{Cause, Divergence, Error},
     inference::Part,
@@ -101,6 +101,107 @@ fn one_trajectory_of_muon_with_groups_of_parameters() {
 #[test]
 fn one_trajectory_with_rotary_positions_shared_keys_and_their_norm() {
     one_trajectory(config(&["position=rotary", "n_kv_head=2", "qk_norm=true", "dropout=0.1"]));
+}
+
+/// Whether this processor multiplies bf16, which the tests of it then do; elsewhere it would be f32 by another name.
+fn has_bf16() -> bool {
+    let be = Cpu::new().unwrap().with_precision(Precision::Bf16);
+    eprintln!("tested in {:?}: {} is what this processor has", be.precision(), be.isa().name());
+    be.precision() == Precision::Bf16
+}
+
+#[test]
+fn one_trajectory_in_bf16() {
+    if !has_bf16() {
+        return eprintln!("skipped: this processor has no bf16");
+    }
+    one_trajectory(config(&["precision=bf16", "dropout=0.1"]));
+    one_trajectory(config(&["precision=bf16", "optimizer=muon", "activation=swiglu", "norm=rmsnorm"]));
+}
+
+#[test]
+fn a_hundred_steps_in_bf16_are_those_in_f32_to_its_precision() {
+    if !has_bf16() {
+        return eprintln!("skipped: this processor has no bf16");
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let losses = |precision: &str| {
+        let config = config(&["max_iters=100", "eval_interval=25", &format!("precision={precision}")]);
+        let job = Job::start(config, temp.path().join(precision)).unwrap();
+        let mut losses = Vec::new();
+        train::run(job, Cpu::new().unwrap(), &Options::default(), |event| match event {
+            Event::Start { precision: asked, .. } => assert_eq!(format!("{asked:?}").to_lowercase(), precision),
+            Event::Step { step, loss, .. } => losses.push(("step", *step, *loss)),
+            Event::Estimate { step, val_loss, .. } => losses.push(("estimate", *step, *val_loss)),
+            Event::Done { step, val_loss_exact, .. } => losses.push(("exact", *step, *val_loss_exact)),
+            _ => {}
+        })
+        .unwrap();
+        losses
+    };
+    let (rounded, whole) = (losses("bf16"), losses("f32"));
+    assert_eq!((rounded.len(), whole.len()), (100 + 5 + 1, 100 + 5 + 1));
+    let apart = rounded.iter().zip(&whole).map(|(a, b)| {
+        assert_eq!((a.0, a.1), (b.0, b.1));
+        (a.2 - b.2).abs()
+    });
+    let most = apart.fold(0.0, f64::max);
+    eprintln!("losses differ by {most:.5} at most");
+    assert!(most < 0.02 && rounded != whole, "{most}");
+}
+
+/// The whole way on the reference: trained, stopped, gone on with, measured and sampled from, as on the processor.
+#[test]
+fn the_reference_trains_as_the_processor_does() {
+    /// What was told, and how it ended.
+    fn told<B: Backward>(job: Job, be: B, stop_at: Option<u64>) -> (Vec<(&'static str, u64, f64)>, Event) {
+        let (stop, mut told) = (AtomicBool::new(false), Vec::new());
+        let last = train::run(job, be, &Options::default().threads(2).stop(&stop), |event| match event {
+            Event::Step { step, loss, grad_norm, .. } => {
+                told.extend([("step", *step, *loss), ("gradient", *step, *grad_norm)]);
+                stop.store(Some(*step) == stop_at, Ordering::Relaxed);
+            }
+            Event::Estimate { step, train_loss, val_loss, .. } => {
+                told.extend([("train", *step, *train_loss), ("val", *step, *val_loss)]);
+            }
+            Event::Done { step, val_loss_exact, .. } => told.push(("exact", *step, *val_loss_exact)),
+            _ => {}
+        });
+        (told, last.unwrap())
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let text = temp.path().join("text.txt");
+    std::fs::write(&text, "in winter the kinglet weighs no more than a coin. ".repeat(40)).unwrap();
+    let tiny = ["n_layer=1", "n_embd=16", "n_head=2", "block_size=8", "batch_size=4", "shards=2", "dropout=0.1"];
+    let short = ["max_iters=14", "eval_interval=5", "eval_iters=2", "learning_rate=1e-2", "grad_clip=1"];
+    let mut config = Config::default().with(&tiny).unwrap().with(&short).unwrap();
+    config.data = vec![text.display().to_string()];
+    let out = temp.path().join("reference");
+    let (mut slow, stopped) = told(Job::start(config.clone(), &out).unwrap(), Reference, Some(7));
+    assert!(matches!(stopped, Event::Interrupted { step: 7, .. }), "{stopped:?}");
+    let (rest, done) = told(Job::resume(&out, &[]).unwrap(), Reference, None);
+    slow.extend(rest);
+    let Event::Done { val_loss_exact, .. } = done else { panic!("{done:?}") };
+    let (fast, _) = told(Job::start(config, temp.path().join("processor")).unwrap(), Cpu::new().unwrap(), None);
+    assert_eq!(slow.len(), 2 * 14 + 2 * 4 + 1, "{slow:?}");
+    assert_eq!(slow.len(), fast.len());
+    for (slow, fast) in slow.iter().zip(&fast) {
+        assert_eq!((slow.0, slow.1), (fast.0, fast.1));
+        assert!((slow.2 - fast.2).abs() < 1e-4, "{slow:?} {fast:?}");
+    }
+    let [first, .., last] = &slow[..] else { panic!() };
+    assert!(last.2 < first.2 - 0.5, "it learns: {first:?} {last:?}");
+
+    let model = Model::<Reference>::load(Reference, &out, Which::Last).unwrap();
+    assert_eq!(model.state().step, 14);
+    let exact = model.eval(model.dataset(None, Part::Val).unwrap(), Part::Val, 2, |_, _| ()).unwrap().exact;
+    // The weights were rounded when they were saved.
+    assert!((exact.loss - val_loss_exact).abs() < 1e-6, "{} {val_loss_exact}", exact.loss);
+    let processor = Model::load(Cpu::new().unwrap(), &out, Which::Last).unwrap();
+    let mut texts = [model.generate("the ").max_tokens(30).temperature(0.0).text().unwrap(), String::new()];
+    texts[1] = processor.generate("the ").max_tokens(30).temperature(0.0).text().unwrap();
+    assert_eq!(texts[0], texts[1]);
+    assert_eq!(texts[0].len(), 30);
 }
 
 /// What the guard did, after which update.

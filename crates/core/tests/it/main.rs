@@ -3,6 +3,8 @@
 mod close;
 mod conformance;
 mod gradcheck;
+mod sampling;
+mod unchecked;
 
 use kinglet_core::{
     backend::{Gradients, Pass, Rows},
