@@ -320,7 +320,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let lines: String = (0..40).map(|i| format!("{{\"text\": \"document {i}\"}}\n")).collect();
         std::fs::write(temp.path().join("d.jsonl"), lines).unwrap();
-        let mut config = Config { block_size: 30, ..Config::default() };
+        let mut config = Config::default().with(&["block_size=30"]).unwrap();
         config.data = vec![temp.path().join("d.jsonl").display().to_string()];
         let corpus = Corpus::open(&config).unwrap();
         let survey = Survey::of(&corpus, &config).unwrap();
@@ -349,7 +349,7 @@ mod tests {
             (10..50).map(|i| format!("{{\"prompt\": \"{i}+1\", \"response\": \"{}\"}}\n", i + 1)).collect();
         let long = format!("{{\"prompt\": \"{}\", \"response\": \"x\"}}\n", "y".repeat(99));
         std::fs::write(temp.path().join("c.jsonl"), lines + &long).unwrap();
-        let mut config = Config { block_size: 17, ..Config::default() };
+        let mut config = Config::default().with(&["block_size=17"]).unwrap();
         config.data = vec![temp.path().join("c.jsonl").display().to_string()];
         let corpus = Corpus::open(&config).unwrap();
         let survey = Survey::of(&corpus, &config).unwrap();

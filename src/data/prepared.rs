@@ -358,8 +358,8 @@ mod tests {
     use kinglet_core::batch::Batch;
 
     fn config(temp: &Path, settings: &[&str]) -> Config {
-        let mut config = Config { data: vec![temp.join("text.txt").display().to_string()], ..Config::default() };
-        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let mut config = Config::default().with(settings).unwrap();
+        config.data = vec![temp.join("text.txt").display().to_string()];
         config
     }
 

@@ -347,21 +347,24 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn config(settings: &[&str]) -> Config {
-        let mut config = Config { vocab_size: 65, tokenizer_sha256: "same".into(), ..Config::default() };
+        let mut config = Config::default().with(&["vocab_size=65", "tokenizer_sha256=same"]).unwrap();
         settings.iter().for_each(|setting| config.set(setting).unwrap());
         config
     }
 
     fn told<'a>(path: &str, config: &'a Config, val_losses: &[f64]) -> RunRecords<'a> {
-        let estimate = |(i, loss): (usize, &f64)| {
-            json!({"event": "estimate", "step": 10 * i, "train_loss": loss - 0.1, "val_loss": loss,
-                "bits_per_byte": loss * 0.5, "train_s": i})
+        let estimate = |(i, &loss): (usize, &f64)| EstimateRecord {
+            step: 10 * i as u64,
+            train_loss: loss - 0.1,
+            val_loss: loss,
+            old_val_loss: None,
+            bits_per_byte: Some(loss * 0.5),
+            train_s: Some(i as f64),
         };
-        let events = val_losses.iter().enumerate().map(estimate).collect();
-        RunRecords { path: path.into(), whole: Path::new("/").join(path), config, events }
+        let estimates = val_losses.iter().enumerate().map(estimate).collect();
+        RunRecords { path: path.into(), whole: Path::new("/").join(path), config, estimates, done: None }
     }
 
     fn order(overlay: &Overlay) -> Vec<&str> {
@@ -404,18 +407,18 @@ mod tests {
 
     #[test]
     fn other_tokens_are_compared_in_bits_per_byte_if_those_are_known() {
-        let (char, byte) = (config(&[]), Config { tokenizer_sha256: "other".into(), ..config(&[]) });
+        let (char, byte) = (config(&[]), config(&["tokenizer_sha256=other"]));
         let mut runs = vec![told("a", &char, &[4.0]), told("b", &byte, &[3.0])];
         let both = overlay(vec![told("a", &char, &[4.0]), told("b", &byte, &[3.0])], Some(1.75)).unwrap();
         assert_eq!((both.unit, order(&both)), (Unit::BitsPerByte, vec!["b", "a"]));
         assert_eq!((both.loss(&both.runs[0], 3.0), both.runs[0].at_target.is_some()), (1.5, true));
         assert!(both.runs[1].at_target.is_none());
         assert!(both.chart(By::Step, false, false).y_desc.contains("bits per byte"));
-        runs[1].events[0].as_object_mut().unwrap().remove("bits_per_byte");
+        runs[1].estimates[0].bits_per_byte = None;
         let unknown = overlay(runs, None).unwrap();
         assert_eq!(unknown.unit, Unit::NatsPerToken);
         assert!(unknown.notes[0].contains("DO NOT COMPARE, and there are no bits per byte of b"), "{unknown:?}");
-        let text = Config { data_sha256: "text".into(), ..config(&[]) };
+        let text = config(&["data_sha256=text"]);
         let texts = overlay(vec![told("a", &char, &[4.0]), told("b", &text, &[3.0])], None).unwrap();
         assert!(texts.notes[0].contains("not all of these runs are measured on the same text"));
     }
@@ -425,9 +428,14 @@ mod tests {
         let config = config(&[]);
         let old = |done: bool| {
             let mut run = told("old", &config, &[4.0, 3.0]);
-            run.events.iter_mut().for_each(|event| drop(event.as_object_mut().unwrap().remove("train_s")));
-            let event = json!({"event": "done", "ms_per_step": 500.0, "entropy_floor": 0.5, "val_loss_exact": 3.0});
-            run.events.extend(done.then_some(event));
+            run.estimates.iter_mut().for_each(|at| at.train_s = None);
+            let record = DoneRecord {
+                ms_per_step: Some(500.0),
+                entropy_floor: Some(0.5),
+                val_loss_exact: Some(3.0),
+                ..DoneRecord::default()
+            };
+            run.done = done.then_some(record);
             overlay(vec![run], None).unwrap()
         };
         let done = old(true);

@@ -264,7 +264,7 @@ mod tests {
     /// Against a plain search for every window.
     #[test]
     fn windows_are_found_where_they_are() {
-        let text = Corpus::Play.text();
+        let text = Builtin::Play.text();
         let (train, val) = (&text[..60_000], text[60_000..66_000].to_owned() + &text[1000..1200] + "é" + &text[7..70]);
         let chars: Vec<char> = val.chars().collect();
         let all: Vec<String> = chars.windows(WINDOW_CHARS).map(|window| window.iter().collect()).collect();

@@ -488,7 +488,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         (config.vocab_size, config.n_layer, config.n_embd, config.eval_interval) = (3, 1, 8, 1);
-        let layout = Layout::new(&config);
+        let layout = Layout::new(&config).unwrap();
         let (run, _) =
             RunDir::create(&temp.path().join("a/run"), config, CharTokenizer::train("abc").into(), None).unwrap();
         let checkpoint = checkpoint(&layout, 7);
@@ -505,9 +505,13 @@ mod tests {
         Checkpoint { state, weights, m, v }
     }
 
+    fn saved(run: &RunDir, layout: &Layout, checkpoint: &Checkpoint) -> Result<()> {
+        run.save(layout, &checkpoint.state, |buffer, span, out| checkpoint.read(buffer, span, out))
+    }
+
     fn save(run: &RunDir, layout: &Layout, step: u64) {
         let checkpoint = checkpoint(layout, step);
-        run.save(layout, &checkpoint).unwrap();
+        saved(run, layout, &checkpoint).unwrap();
         run.prune(&checkpoint.state).unwrap();
     }
 
@@ -555,7 +559,7 @@ mod tests {
                     (7..=9).for_each(|step| save(&run, &layout, step));
                     let next = checkpoint(&layout, 10);
                     let (saved, hit) = with_fault(fault, || {
-                        let saved = run.save(&layout, &next).is_ok();
+                        let saved = saved(&run, &layout, &next).is_ok();
                         (saved, saved && run.prune(&next.state).is_ok())
                     });
                     reached |= hit;
@@ -625,7 +629,7 @@ mod tests {
     fn nothing_intact_is_an_error_with_its_reason() {
         let (_temp, mut run, layout, _) = run();
         save(&run, &layout, 7);
-        let other = Layout::new(&Config { n_embd: 12, ..run.config.clone() });
+        let other = Layout::new(&run.config.clone().with(&["n_embd=12"]).unwrap()).unwrap();
         let error = run.load(&other, None, |_| true).unwrap_err().to_string();
         assert!(error.contains("the configuration says F32 [3, 12]"), "{error}");
         fs::write(folder(&run, 7).join("model.safetensors"), [255; 64]).unwrap();
@@ -667,7 +671,7 @@ mod tests {
     #[test]
     fn folders_in_use_are_refused() {
         let (temp, run, _, _) = run();
-        let config = Config { vocab_size: 1, ..Config::default() };
+        let config = Config::default().with(&["vocab_size=1"]).unwrap();
         let create = |path: &Path| RunDir::create(path, config.clone(), CharTokenizer::train("a").into(), None);
         assert!(create(run.path()).unwrap_err().to_string().contains("--resume"));
         let full = temp.path().join("full");
@@ -692,7 +696,7 @@ mod tests {
     #[test]
     fn metrics_continue_before_what_will_be_repeated_and_leave_out_what_is_damaged() {
         let (_temp, mut run, _, mut checkpoint) = run();
-        let mut file = run.continue_metrics(&checkpoint.state).unwrap();
+        let mut file = run.continue_metrics(&checkpoint.state, |_| ()).unwrap();
         for (event, step, rollbacks) in [("step", 1, 0), ("diverged", 1, 1), ("step", 2, 0), ("done", 1, 0)] {
             file.append(&serde_json::json!({"event": event, "loss": 0.1, "step": step, "rollbacks": rollbacks}))
                 .unwrap();
@@ -707,7 +711,7 @@ mod tests {
         assert!(run.warnings.is_empty());
         let mut steps = |rollbacks, step| {
             (checkpoint.state.guard.rollbacks, checkpoint.state.step) = (rollbacks, step);
-            run.continue_metrics(&checkpoint.state).unwrap();
+            run.continue_metrics(&checkpoint.state, |_| ()).unwrap();
             run.metrics().unwrap().iter().map(|e| e["step"].as_u64().unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(steps(1, 2), [1, 1, 2]);

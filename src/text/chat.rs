@@ -106,6 +106,7 @@ pub fn encode(parts: &[Segment], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec
 mod tests {
     use super::*;
     use crate::text::tokenizer::END_OF_TEXT;
+    use serde_json::Value;
 
     fn chat() -> Vec<Message> {
         ["system", "user", "assistant", "user", "assistant"]

@@ -312,7 +312,19 @@ mod tests {
             assert!(error.contains(message), "{error}");
         }
         let huge = bpe().to_json().replacen("\"id\": 0", "\"id\": 4294967295", 1);
-        let _ = Tokenizer::from_json(&huge);
+        assert_ne!(huge, bpe().to_json());
+        // The ids that count are the vocabulary's: what a special token says of its own is nothing to make room for.
+        let read = Tokenizer::from_json(&huge).unwrap();
+        assert_eq!((read.vocab_size(), read.end_of_text()), (300, Some(0)));
+        let text = "the coin<|endoftext|>é";
+        let ids = read.encode(text).unwrap();
+        assert_eq!((&ids, read.decode(&ids).as_str()), (&bpe().encode(text).unwrap(), text));
+        // An id of the vocabulary that no model has room for.
+        let end = format!("\"{END_OF_TEXT}\": 0");
+        let huge = bpe().to_json().replacen(&end, &format!("\"{END_OF_TEXT}\": 4294967295"), 1);
+        assert_ne!(huge, bpe().to_json());
+        let error = Tokenizer::from_json(&huge).unwrap_err().to_string();
+        assert!(error.contains("its largest id makes 4294967296 words"), "{error}");
     }
 
     #[test]
@@ -327,8 +339,8 @@ mod tests {
         // Bytes that never become a character are given out all the same.
         let byte = Tokenizer::byte();
         let mut stream = StreamDecoder::default();
-        let text: String = [0xff; 9].iter().map(|&id| stream.push(&tokenizer, id)).collect();
-        assert_eq!(text + &stream.finish(&tokenizer), "\u{fffd}".repeat(9));
+        let text: String = [0xff; 9].iter().map(|&id| stream.push(&byte, id)).collect();
+        assert_eq!(text + &stream.finish(&byte), "\u{fffd}".repeat(9));
     }
 
     #[test]

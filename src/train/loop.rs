@@ -401,21 +401,22 @@ fn restore<B: Backward>(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::job::prepare, *};
-    use kinglet_core::{config::Config, params::Layout};
+    use super::{super::job::resolve, *};
+    use kinglet_core::{backend::Cpu, config::Config, params::Layout};
 
     /// Adapters on weights that the job is given: the same bits with and without an interruption.
     #[test]
     fn adapters_train_on_given_weights_and_go_on_from_a_checkpoint() {
         let temp = tempfile::tempdir().unwrap();
-        let mut config = Config { data: vec!["builtin".into()], n_embd: 16, n_layer: 2, ..Config::default() };
+        let model = ["data=[\"builtin\"]", "n_embd=16", "n_layer=2"];
         let settings =
             ["max_iters=8", "eval_interval=4", "eval_iters=1", "shards=2", "lora_rank=4", "lora_dropout=0.1"];
-        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        let config = Config::default().with(&model).unwrap().with(&settings).unwrap();
         let error = Job::start(config.clone(), temp.path()).unwrap_err().to_string();
         assert!(error.contains("lora_rank = 4: must be 0 in a new run"), "{error}");
-        let (config, tokenizer, data) = prepare(config).unwrap();
-        let layout = Layout::new(&config);
+        let (config, tokenizer, data) = resolve(config).unwrap();
+        let data = Arc::new(data);
+        let layout = Layout::new(&config).unwrap();
         let base = layout.init(99)[..layout.base_len].to_vec();
         let train = |name: &str, stop_at: Option<u64>| {
             let path = temp.path().join(name);
@@ -425,16 +426,16 @@ mod tests {
                 Ok::<_, Error>((run, lock))
             });
             let (mut run, lock) = created.unwrap();
-            let from = run.load(&layout, Some(&base), |_| true).ok();
+            let from = run.newest(&layout, |_| true).ok();
             run.warnings.clear();
-            let job = Job::new(run.clone(), lock, data.clone(), None, Some(base.clone()), from);
+            let job = Job { base: Some(base.clone()), from, ..Job::new(run.clone(), lock, data.clone()) };
             let stop = AtomicBool::new(false);
             let observe = |event: &Event| {
                 if let Event::Step { step, .. } = event {
                     stop.store(Some(*step) == stop_at, Ordering::Relaxed);
                 }
             };
-            super::run(&job, &Cpu::new().unwrap(), 2, &stop, observe).unwrap();
+            super::run(job, Cpu::new().unwrap(), &Options::default().threads(2).stop(&stop), observe).unwrap();
             run.load(&layout, Some(&base), |_| true).unwrap()
         };
         let whole = train("whole", None);

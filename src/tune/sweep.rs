@@ -346,11 +346,11 @@ mod tests {
 
     #[test]
     fn other_learning_rates_keep_their_proportion_unless_they_vary_too() {
-        let base = Config { learning_rate: 1e-3, min_lr: 1e-4, ..Config::default() };
+        let base = Config::default().with(&["learning_rate=1e-3", "min_lr=1e-4"]).unwrap();
         let scaled = |base: &Config| apply(base, &[sweep("learning_rate")], &[toml::Value::Float(1e-2)]).unwrap();
         assert!((scaled(&base).min_lr - 1e-3).abs() < 1e-12);
         assert_eq!(scaled(&base).muon_lr, 0.02, "it is not in use");
-        let muon = Config { optimizer: OptimizerKind::Muon, ..base.clone() };
+        let muon = base.clone().with(&["optimizer=muon"]).unwrap();
         assert!((scaled(&muon).muon_lr - 0.2).abs() < 1e-12);
         let both = [sweep("learning_rate=1e-4..1e-2"), sweep("min_lr=0..1e-4")];
         let set = apply(&base, &both, &[toml::Value::Float(1e-2), toml::Value::Float(5e-5)]).unwrap();

@@ -4,7 +4,7 @@ use kinglet::{
     backend::Cpu,
     params::Layout,
     run::{Checkpoint, RunDir},
-    train::{self, Event, Job},
+    train::{self, Event, Job, Options},
 };
 use std::{
     path::Path,
@@ -12,22 +12,23 @@ use std::{
 };
 
 /// Runs a job to its end, or until `stop_at` updates are done; the checkpoint it leaves.
-pub(crate) fn train(job: &Job, threads: usize, stop_at: Option<u64>) -> Checkpoint {
-    let stop = AtomicBool::new(false);
-    let last = train::run(job, &Cpu::new().unwrap(), threads, &stop, |event| {
+pub(crate) fn train(job: Job, threads: usize, stop_at: Option<u64>) -> Checkpoint {
+    let (stop, path) = (AtomicBool::new(false), job.run.path().to_owned());
+    let options = Options::default().threads(threads).stop(&stop);
+    let last = train::run(job, Cpu::new().unwrap(), &options, |event| {
         if let Event::Step { step, .. } = event {
             stop.store(Some(*step) == stop_at, Ordering::Relaxed);
         }
     });
     assert_eq!(matches!(last.unwrap(), Event::Interrupted { .. }), stop_at.is_some());
-    newest(job.run.path())
+    newest(&path)
 }
 
 /// The newest checkpoint of a run.
 pub(crate) fn newest(run: &Path) -> Checkpoint {
     let mut run = RunDir::open(run).unwrap();
     let base = run.adapted_weights().unwrap();
-    run.load(&Layout::new(&run.config), base.as_deref(), |_| true).unwrap()
+    run.load(&Layout::new(&run.config).unwrap(), base.as_deref(), |_| true).unwrap()
 }
 
 #[track_caller]

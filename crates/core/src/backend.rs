@@ -4,7 +4,7 @@
 //! only generates text or measures losses implements just the first.
 //!
 //! [`Reference`] defines, in f64 and plain loops, what each operation means; every other implementation must agree with
-//! it (the test `conformance` checks this). Shapes use these letters: `b` sequences of `t` positions, `n = b * t` rows,
+//! it (`tests/it/conformance.rs` checks this). Shapes use these letters: `b` sequences of `t` positions, `n = b * t` rows,
 //! `c` channels, `nh` heads of `hs` channels, `v` tokens in the vocabulary. Buffers may be longer than an operation
 //! needs; it uses only their beginning.
 

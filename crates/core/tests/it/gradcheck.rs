@@ -1,16 +1,20 @@
 //! Every backward pass of the reference against central differences in f64: operation by operation, then the whole
 //! model in every variant the configuration offers, dropout included (its masks are a function of a key).
 
-use kinglet::{
-    backend::{Backend, Heads, IGNORE, Objective, Reference, Rows},
+use crate::{add_to, param, pass, plain, rows};
+use kinglet_core::{
+    backend::{
+        Activated, Attended, Backward, Forward, Gradients, Heads, IGNORE, Normed, Objective, Pass, QkInput, Reference,
+        Rows,
+    },
     config::{Activation, Config, NormKind},
     model::{Acts, Gpt},
-    params::{Embedding, Linear, Lora, Norm, Param, Qk, Span},
-    rng::{Dropout, Noise, Purpose, Rng},
+    params::{Embedding, Linear, Lora, Norm, Qk},
+    rng::{Dropout, DropoutKey, Purpose, Rng},
 };
 
 const BE: Reference = Reference;
-const NOISE: Noise = Noise { seed: 1, step: 2, first_sequence: 3 };
+const KEY: DropoutKey = DropoutKey { seed: 1, step: 2, first_sequence: 3 };
 
 fn random(stream: u64, len: usize) -> Vec<f64> {
     let mut rng = Rng::new(21, Purpose::Init, 0, stream);
@@ -45,21 +49,8 @@ fn check(
     }
 }
 
-fn param(start: usize, len: usize) -> Param {
-    Param { span: Span { start, len }, trainable: true }
-}
-
-fn rows(n: usize) -> Rows {
-    Rows { b: 1, t: n, pos: 0 }
-}
-
-/// A layer without adapter.
-fn plain(w: Param, b: Option<Param>, i: usize, o: usize) -> Linear {
-    Linear { w, b, i, o, lora: None }
-}
-
 fn drop_of(rate: f32) -> Option<Dropout> {
-    (rate > 0.0).then_some(Dropout { rate, site: 4, noise: NOISE })
+    (rate > 0.0).then_some(Dropout { rate, site: 4, key: KEY })
 }
 
 #[test]
@@ -69,10 +60,10 @@ fn embed() {
     let (p, weight) = (random(0, 28), random(1, 24));
     for rate in [0.0, 0.4] {
         let mut g = vec![0.0; 28];
-        BE.embed_bwd(&mut g, &mut weight.clone(), w, &ids, rows, drop_of(rate));
+        BE.embed_bwd(&mut add_to(&mut g), &mut weight.clone(), pass(&p, rows), w, &ids, drop_of(rate));
         check("embed", &p, &g, 0..28, |p| {
             let mut x = vec![0.0; 24];
-            BE.embed(&mut x, &p.to_vec(), w, &ids, rows, drop_of(rate));
+            BE.embed(&mut x, pass(&p.to_vec(), rows), w, &ids, drop_of(rate));
             dot(&x, &weight)
         });
     }
@@ -87,11 +78,18 @@ fn norm() {
         let (x, p, weight) = (random(0, n * c), random(1, 2 * c), random(2, n * c));
         let run = |x: &[f64], p: &[f64]| {
             let (mut y, mut stats) = (vec![0.0; n * c], vec![0.0; 2 * n]);
-            BE.norm(&mut y, &mut stats, &x.to_vec(), &p.to_vec(), w, n);
+            BE.norm(&mut y, &mut stats, &x.to_vec(), pass(&p.to_vec(), rows(n)), w);
             (dot(&y, &weight), stats)
         };
         let (mut dx, mut g) = (vec![0.0; n * c], vec![0.0; 2 * c]);
-        BE.norm_bwd(&mut dx, &mut g, &weight, &x, &run(&x, &p).1, &p, w, n);
+        BE.norm_bwd(
+            &mut dx,
+            &mut add_to(&mut g),
+            &weight,
+            Normed { x: &x, stats: &run(&x, &p).1 },
+            pass(&p, rows(n)),
+            w,
+        );
         check(&format!("{kind:?} dx"), &x, &dx, 0..n * c, |x| run(x, &p).0);
         check(&format!("{kind:?} dw db"), &p, &g, 0..2 * c, |p| run(&x, p).0);
     }
@@ -105,11 +103,11 @@ fn linear() {
         let (x, p, weight) = (random(0, n * i), random(1, i * o + o), random(2, n * o));
         let run = |x: &[f64], p: &[f64]| {
             let mut y = vec![0.0; n * o];
-            BE.linear(&mut y, &x.to_vec(), &p.to_vec(), w, rows(n), None);
+            BE.linear(&mut y, &x.to_vec(), pass(&p.to_vec(), rows(n)), w);
             dot(&y, &weight)
         };
         let (mut dx, mut g) = (vec![9.0; n * i], vec![0.0; i * o + o]);
-        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, rows(n), None, true);
+        BE.linear_bwd(&mut dx, &mut add_to(&mut g), &weight, &x, pass(&p, rows(n)), w);
         check("linear dx", &x, &dx, 0..n * i, |x| run(x, &p));
         check("linear dw db", &p, &g, 0..i * o + o, |p| run(&x, p));
     }
@@ -125,11 +123,11 @@ fn adapter() {
         let (x, p, weight) = (random(0, 6 * i), random(1, len), random(2, 6 * o));
         let run = |x: &[f64], p: &[f64]| {
             let mut y = vec![0.0; 6 * o];
-            BE.linear(&mut y, &x.to_vec(), &p.to_vec(), w, rows, Some(NOISE));
+            BE.linear(&mut y, &x.to_vec(), Pass { p: &p.to_vec(), rows, dropout: Some(KEY) }, w);
             dot(&y, &weight)
         };
         let (mut dx, mut g) = (vec![9.0; 6 * i], vec![0.0; len]);
-        BE.linear_bwd(&mut dx, &mut g, &weight, &x, &p, w, rows, Some(NOISE), true);
+        BE.linear_bwd(&mut dx, &mut add_to(&mut g), &weight, &x, Pass { p: &p, rows, dropout: Some(KEY) }, w);
         check("adapter dx", &x, &dx, 0..x.len(), |x| run(x, &p));
         check("adapter dw db dA dB", &p, &g, 0..len, |p| run(&x, p));
     }
@@ -145,14 +143,21 @@ fn linear_act() {
         let (x, p, weight) = (random(0, n * i), random(1, 2 * i * o + o), random(2, n * i));
         let run = |x: &[f64], p: &[f64]| {
             let (mut y, mut pre, mut z) = (vec![0.0; n * o], vec![0.0; n * o], vec![0.0; n * i]);
-            BE.linear_act(&mut y, &mut pre, &x.to_vec(), &p.to_vec(), up, act, rows(n), None);
-            BE.linear(&mut z, &y, &p.to_vec(), down, rows(n), None);
+            BE.linear_act(&mut y, &mut pre, &x.to_vec(), pass(&p.to_vec(), rows(n)), up, act);
+            BE.linear(&mut z, &y, pass(&p.to_vec(), rows(n)), down);
             (dot(&z, &weight), y, pre)
         };
         let (_, y, pre) = run(&x, &p);
         let (mut dpre, mut dx, mut g) = (vec![9.0; n * o], vec![9.0; n * i], vec![0.0; p.len()]);
-        BE.linear_bwd_act(&mut dpre, &mut g, &weight, &y, &pre, &p, down, act, rows(n), None, true);
-        BE.linear_bwd(&mut dx, &mut g, &dpre, &x, &p, up, rows(n), None, true);
+        BE.linear_bwd_act(
+            &mut dpre,
+            &mut add_to(&mut g),
+            &weight,
+            Activated { y: &y, pre: &pre, act },
+            pass(&p, rows(n)),
+            down,
+        );
+        BE.linear_bwd(&mut dx, &mut add_to(&mut g), &dpre, &x, pass(&p, rows(n)), up);
         check(&format!("{act:?} dx"), &x, &dx, 0..x.len(), |x| run(x, &p).0);
         check(&format!("{act:?} dw db"), &p, &g, 0..p.len(), |p| run(&x, p).0);
     }
@@ -183,7 +188,7 @@ fn attention() {
         };
         let (out, lse) = run(&qkv);
         let mut dqkv = vec![9.0; 144];
-        BE.attention_bwd(&mut dqkv, &weight, &out, &lse, &qkv, heads, rows, drop_of(rate));
+        BE.attention_bwd(&mut dqkv, &weight, Attended { qkv: &qkv, out: &out, lse: &lse }, heads, rows, drop_of(rate));
         check("attention", &qkv, &dqkv, 0..144, |qkv| dot(&run(qkv).0, &weight));
     }
 }
@@ -201,7 +206,7 @@ fn attention_of_groups_of_heads() {
         };
         let (out, lse) = run(&qkv);
         let mut dqkv = vec![9.0; 8 * width];
-        BE.attention_bwd(&mut dqkv, &weight, &out, &lse, &qkv, heads, rows, drop_of(0.3));
+        BE.attention_bwd(&mut dqkv, &weight, Attended { qkv: &qkv, out: &out, lse: &lse }, heads, rows, drop_of(0.3));
         check("attention of groups", &qkv, &dqkv, 0..8 * width, |qkv| dot(&run(qkv).0, &weight));
     }
 }
@@ -216,11 +221,18 @@ fn queries_and_keys() {
     for w in [Qk { norm, rotary: false }, Qk { norm: None, rotary: true }, Qk { norm, rotary: true }] {
         let run = |qkv: &[f64], p: &[f64]| {
             let (mut y, mut pre) = (qkv.to_vec(), vec![0.0; rows.n() * 12]);
-            BE.qk(&mut y, &mut pre, &table, &p.to_vec(), w, heads, rows);
+            BE.qk(&mut y, &mut pre, &table, pass(&p.to_vec(), rows), w, heads);
             (dot(&y, &weight), pre)
         };
         let (mut dqkv, mut g) = (weight.clone(), vec![0.0; 2 * hs]);
-        BE.qk_bwd(&mut dqkv, &mut g, &run(&qkv, &p).1, &table, &p, w, heads, rows);
+        BE.qk_bwd(
+            &mut dqkv,
+            &mut add_to(&mut g),
+            QkInput { pre: &run(&qkv, &p).1, table: &table },
+            pass(&p, rows),
+            w,
+            heads,
+        );
         check("qk dqkv", &qkv, &dqkv, 0..len, |qkv| run(qkv, &p).0);
         if w.norm.is_some() {
             check("qk g", &p, &g, 0..2 * hs, |p| run(&qkv, p).0);
@@ -234,12 +246,12 @@ fn linear_residual() {
     let (x, p, residual, weight) = (random(0, 18), random(1, 16), random(2, 24), random(3, 24));
     let run = |x: &[f64]| {
         let mut out = vec![0.0; 24];
-        BE.linear_residual(&mut out, &residual, &x.to_vec(), &p, w, rows, drop_of(0.4), None);
+        BE.linear_residual(&mut out, &residual, &x.to_vec(), pass(&p, rows), w, drop_of(0.4));
         dot(&out, &weight)
     };
     let (mut dbranch, mut dx) = (vec![9.0; 24], vec![9.0; 18]);
     BE.dropout_bwd(&mut dbranch, &weight, 4, rows, drop_of(0.4).unwrap());
-    BE.linear_bwd(&mut dx, &mut vec![0.0; 16], &dbranch, &x, &p, w, rows, None, true);
+    BE.linear_bwd(&mut dx, &mut add_to(&mut vec![0.0; 16]), &dbranch, &x, pass(&p, rows), w);
     check("linear_residual", &x, &dx, 0..18, run);
 }
 
@@ -247,11 +259,11 @@ fn linear_residual() {
 fn cross_entropy() {
     let (logits, targets) = (random(0, 20), [4, 0, IGNORE, 2]);
     let mut grad = logits.clone();
-    BE.cross_entropy(&mut vec![0.0; 4], &mut grad, &targets, 5, Some(Objective::of_losses(0.5)));
+    BE.cross_entropy_grad(&mut vec![0.0; 4], &mut grad, &targets, 5, Objective::of_losses(0.5));
     assert!(grad[10..15].iter().all(|&d| d == 0.0));
     check("cross-entropy", &logits, &grad, 0..20, |logits| {
         let mut losses = vec![0.0; 4];
-        BE.cross_entropy(&mut losses, &mut logits.to_vec(), &targets, 5, None);
+        BE.cross_entropy(&mut losses, &mut logits.to_vec(), &targets, 5);
         0.5 * losses.iter().sum::<f64>()
     });
 }
@@ -269,7 +281,7 @@ fn cross_entropy_with_soft_cap_and_z_loss() {
             z
         };
         let mut grad = capped(&logits);
-        BE.cross_entropy(&mut vec![0.0; 4], &mut grad, &targets, 5, Some(Objective { scale: 0.5, z_loss, softcap }));
+        BE.cross_entropy_grad(&mut vec![0.0; 4], &mut grad, &targets, 5, Objective { scale: 0.5, z_loss, softcap });
         check(&format!("cap {softcap} z-loss {z_loss}"), &logits, &grad, 0..20, |logits| {
             0.5 * objective(&capped(logits), &targets, 5, z_loss).iter().sum::<f64>()
         });
@@ -279,7 +291,7 @@ fn cross_entropy_with_soft_cap_and_z_loss() {
 /// What each row of logits adds to the objective.
 fn objective(logits: &[f64], targets: &[u32], v: usize, z_loss: f64) -> Vec<f64> {
     let mut losses = vec![0.0; targets.len()];
-    BE.cross_entropy(&mut losses, &mut logits.to_vec(), targets, v, None);
+    BE.cross_entropy(&mut losses, &mut logits.to_vec(), targets, v);
     let counted = losses.iter_mut().zip(targets).enumerate().filter(|(_, (_, target))| **target != IGNORE);
     for (r, (loss, &target)) in counted {
         let lse = *loss + logits[r * v + target as usize];
@@ -293,26 +305,26 @@ fn whole_model(settings: &[&str]) {
     let mut config = Config::default();
     let small = ["vocab_size=7", "block_size=5", "n_layer=2", "n_head=2", "n_embd=6"];
     small.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
-    let model = Gpt::new(&config);
+    let model = Gpt::new(&config).unwrap();
     let p: Vec<f64> = random(3, model.layout.len()).iter().map(|x| 0.4 * x).collect();
     let rows = Rows { b: 2, t: 5, pos: 0 };
     let mut rng = Rng::new(5, Purpose::Batch, 0, 0);
     let mut tokens = || (0..10).map(|_| rng.below(7) as u32).collect::<Vec<_>>();
     let (ids, targets) = (tokens(), tokens());
     let mut acts = model.acts(&BE, 2, true);
-    let loss = |p: &[f64], acts: &mut Acts<Reference>, grad| {
-        model.forward(&BE, &p.to_vec(), acts, &ids, rows, Some(NOISE));
-        // f32 losses are too coarse for differences: take the logits and do the rest in f64.
+    let loss = |p: &[f64], acts: &mut Acts<Reference>| {
+        model.forward(&BE, Pass { p: &p.to_vec(), rows, dropout: Some(KEY) }, acts, &ids);
         let losses = objective(acts.logits(), &targets, 7, config.z_loss);
-        model.losses(&BE, acts, &targets, grad, &mut [0.0; 10]);
         losses.iter().sum::<f64>() / 10.0
     };
-    loss(&p, &mut acts, Some(0.1));
+    loss(&p, &mut acts);
+    model.losses_grad(&BE, &mut acts, &targets, 0.1);
     let (mut g, mut scratch) = (vec![0.0; p.len()], model.act_grads(&BE, 2));
     let trained = model.layout.tensors.iter().filter(|tensor| tensor.trainable);
     trained.for_each(|tensor| g[tensor.span.range()].fill(f64::NAN)); // overwritten
     let mut backward = |g: &mut _, add| {
-        model.backward(&BE, &p, g, &acts, &mut scratch, &ids, rows, Some(NOISE), add);
+        let pass = Pass { p: &p, rows, dropout: Some(KEY) };
+        model.backward(&BE, pass, &mut Gradients { g, add }, &acts, &mut scratch, &ids);
     };
     backward(&mut g, false);
     let mut twice = g.clone();
@@ -326,7 +338,7 @@ fn whole_model(settings: &[&str]) {
             continue;
         }
         let some: Vec<usize> = range.clone().step_by((tensor.span.len / 7).max(1)).collect();
-        check(&format!("{settings:?} {}", tensor.name), &p, &g, some, |p| loss(p, &mut acts, None));
+        check(&format!("{settings:?} {}", tensor.name), &p, &g, some, |p| loss(p, &mut acts));
     }
 }
 

@@ -1,9 +1,6 @@
 //! Every row of the tables in docs/MISTAKES.md.
 
-#[path = "common/cli.rs"]
-mod cli;
-
-use cli::Cli;
+use crate::common::cli::Cli;
 use kinglet::config::{Config, FIELDS};
 use std::fs;
 

@@ -1,12 +1,14 @@
 //! Bytes from outside, random and mutated: nothing panics, and what is read is read back the same. The fuzz targets in
 //! `fuzz/` look longer for what these check in every test run.
 
-#[path = "common/parsers.rs"]
-mod parsers;
-
-use kinglet::{config::Config, run::State, text::tokenizer::CharTokenizer};
+use crate::common::parsers;
+use kinglet::{
+    config::Config,
+    run::{State, read_tensors},
+    text::tokenizer::CharTokenizer,
+};
 use proptest::prelude::*;
-use std::{fs, path::Path};
+use std::{fs, io::Cursor, path::Path};
 
 type Parse = fn(&[u8]);
 
@@ -25,7 +27,7 @@ fn good() -> Vec<(Parse, Vec<u8>)> {
         (parsers::corpus, b"id,text\n1,\"a, b\"\n2,c\n".to_vec()),
         (parsers::ids, [b"KINGLET\0", &[1, 0, 0, 0, 2, 0, 0, 0, 2][..], &[0; 111], &[5, 0, 6, 0]].concat()),
         (parsers::template, kinglet::text::chat::DEFAULT_TEMPLATE.as_bytes().to_vec()),
-        (parsers::metrics, include_bytes!("../fuzz/corpus/metrics/run").to_vec()),
+        (parsers::metrics, include_bytes!("../../fuzz/corpus/metrics/run").to_vec()),
     ]
 }
 
@@ -54,8 +56,9 @@ fn the_good_files_are_good() {
     let (lines, damaged) = kinglet::run::parse_metrics(&good().last().unwrap().1);
     assert!(lines.len() > 3 && damaged == 0);
     let layout = parsers::layout();
-    let read = kinglet::run::read_tensors(&weights(), &layout, &layout.stored(), "", &[]).unwrap();
-    assert_eq!(read, (0..layout.len()).map(|i| i as f32).collect::<Vec<_>>());
+    let mut numbers = Vec::new();
+    read_tensors(&mut Cursor::new(weights()), &layout.stored(), "", |_, x| numbers.extend_from_slice(x)).unwrap();
+    assert_eq!(numbers, (0..layout.len()).map(|i| i as f32).collect::<Vec<_>>());
 }
 
 #[test]
@@ -89,11 +92,11 @@ fn a_header_that_claims_huge_sizes_takes_no_memory() {
         "{\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[1,1],\"data_offsets\":[18446744073709551615,3]}}",
     ] {
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
-        kinglet::run::read_tensors(&bytes, &layout, &layout.stored(), "", &[]).unwrap_err();
+        read_tensors(&mut Cursor::new(bytes), &layout.stored(), "", |_, _| ()).unwrap_err();
     }
     // The length of the header itself.
     let bytes = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
-    kinglet::run::read_tensors(&bytes, &layout, &layout.stored(), "", &[]).unwrap_err();
+    read_tensors(&mut Cursor::new(bytes), &layout.stored(), "", |_, _| ()).unwrap_err();
 }
 
 proptest! {

@@ -1,13 +1,13 @@
 //! Fine-tuning: what it begins with, what it leaves alone, and that it keeps all that training promises.
 
-#[path = "common/cli.rs"]
-mod cli;
-#[path = "common/runs.rs"]
-mod runs;
-
-use cli::{Cli, SMALL};
+use crate::common::{
+    cli::{Cli, SMALL},
+    runs::{newest, same_bits, train},
+};
 use kinglet::{
-    inference::{Part, Session},
+    Model,
+    backend::Cpu,
+    inference::Part,
     params::Layout,
     run::{RunDir, Which},
     train::{
@@ -15,7 +15,6 @@ use kinglet::{
         finetune::{self, merged},
     },
 };
-use runs::{newest, same_bits, train};
 use serde_json::Value;
 use std::{fs, path::PathBuf};
 
@@ -48,19 +47,19 @@ fn one_trajectory_with_new_words_replay_and_adapters() {
         ("frozen", &["freeze=[\"*.h.*\"]", "replacement=false"]),
     ] {
         let name = |part: &str| format!("{kind}-{part}");
-        let whole = train(&base.start(&name("whole"), "logbook", settings), 1, None);
+        let whole = train(base.start(&name("whole"), "logbook", settings), 1, None);
         assert_eq!(whole.state.step, 6);
         for threads in [2, 3] {
             let job = base.start(&name(&format!("threads{threads}")), "logbook", settings);
-            same_bits(&train(&job, threads, None), &whole);
+            same_bits(&train(job, threads, None), &whole);
         }
         // Interrupted before there is any checkpoint, and again on the way; the old run is gone by then.
         drop(base.start(&name("stopped"), "logbook", settings));
         let out = base.cli.path(&name("stopped"));
         let moved = base.cli.path("moved");
         fs::rename(&base.run, &moved).unwrap();
-        train(&Job::resume(&out, &[]).unwrap(), 2, Some(4));
-        same_bits(&train(&Job::resume(&out, &[]).unwrap(), 1, None), &whole);
+        train(Job::resume(&out, &[]).unwrap(), 2, Some(4));
+        same_bits(&train(Job::resume(&out, &[]).unwrap(), 1, None), &whole);
         fs::rename(&moved, &base.run).unwrap();
     }
 }
@@ -70,15 +69,15 @@ fn new_words_are_added_and_the_rest_keeps_its_bits() {
     let base = Base::new();
     let before = newest(&base.run);
     let old = RunDir::open(&base.run).unwrap();
-    let old_layout = Layout::new(&old.config);
+    let old_layout = Layout::new(&old.config).unwrap();
     let job = base.start("lora", "logbook", &["lora_rank=2"]);
     let run = job.run.clone();
-    let layout = Layout::new(&run.config);
+    let layout = Layout::new(&run.config).unwrap();
     assert_eq!((old.config.vocab_size, run.config.vocab_size, run.config.new_tokens), (65, 80, 15));
     assert_eq!(run.tokenizer.chars().unwrap().chars().count(), 80);
     let text = "The tide turned.";
     assert_eq!(run.tokenizer.encode(text).unwrap(), old.tokenizer.encode(text).unwrap());
-    let after = train(&job, 2, None);
+    let after = train(job, 2, None);
     for from in &old_layout.tensors {
         let to = layout.tensors.iter().find(|tensor| tensor.name == from.name).unwrap();
         let (a, b) = (&before.weights[from.span.range()], &after.weights[to.span.range()]);
@@ -86,7 +85,7 @@ fn new_words_are_added_and_the_rest_keeps_its_bits() {
         assert_eq!(b.len() > a.len(), from.name.contains("wte") || from.name.starts_with("lm_head"));
     }
     let head = layout.tensors.iter().find(|tensor| tensor.name == "lm_head.weight").unwrap();
-    let start = job.base.as_ref().unwrap();
+    let start = run.base().unwrap().unwrap().weights;
     let new_rows = head.trains.range();
     assert_eq!(new_rows.len(), 15 * 16);
     assert!(start[new_rows.clone()] != after.weights[new_rows], "new rows are learned");
@@ -101,7 +100,7 @@ fn groups_keep_their_settings_but_not_their_course() {
     let settings = ["max_iters=10", "warmup_iters=1"].map(str::to_owned);
     let config = finetune::prepare(&cli.path("run"), Which::Last, &["logbook".to_owned()], &settings).unwrap().config;
     assert_eq!(config.param_groups[0].settings.keys().collect::<Vec<_>>(), ["learning_rate"]);
-    let [head, rest] = config.groups().try_into().unwrap();
+    let [head, rest] = config.groups().unwrap().try_into().unwrap();
     // Both rise over one update and fall in a line to 0.
     assert_eq!([head.lr(1), head.lr(10)], [2e-3, 0.0]);
     assert_eq!([rest.lr(1), rest.lr(10)], [config.learning_rate, 0.0]);
@@ -114,30 +113,35 @@ fn adapters_are_small_and_can_be_merged_left_out_and_swapped() {
     fs::write(base.cli.path("text.txt"), "And all the sea was grey. ".repeat(300)).unwrap();
     let text = base.cli.path("text.txt").display().to_string();
     let settings = ["lora_rank=2", "max_iters=60", "eval_interval=60", "learning_rate=1e-2"];
-    train(&base.start("one", &text, &settings), 2, None);
-    train(&base.start("two", &text, &[&settings[..], &["seed=7"]].concat()), 2, None);
+    train(base.start("one", &text, &settings), 2, None);
+    train(base.start("two", &text, &[&settings[..], &["seed=7"]].concat()), 2, None);
     let size = |path: &str| fs::metadata(base.cli.path(path)).unwrap().len();
     let adapter = size("one/checkpoints/step-000060/adapter.safetensors");
     assert!(adapter * 3 < size("one/base/model.safetensors"), "{adapter}");
 
     let (one, two) = (base.cli.path("one"), base.cli.path("two"));
-    let loss = |session: &Session| session.eval(None, Part::Val, 1, |_, _| ()).unwrap().exact.loss;
-    let apart = loss(&Session::load(&one, Which::Last).unwrap());
+    let loss = |model: &Model| {
+        let data = model.dataset(None, Part::Val).unwrap();
+        model.eval(data, Part::Val, 1, |_, _| ()).unwrap().exact.loss
+    };
+    let be = || Cpu::new().unwrap();
+    let load = |run| Model::load(be(), run, Which::Last).unwrap();
+    let apart = loss(&load(&one));
     merged(&one, Which::Last, &base.cli.path("merged")).unwrap();
     let mut plain = RunDir::open(&base.cli.path("merged")).unwrap();
     assert_eq!((plain.config.lora_rank, plain.state().unwrap().step), (0, 60));
-    let together = loss(&Session::load(&base.cli.path("merged"), Which::Best).unwrap());
+    let together = loss(&Model::open(base.cli.path("merged")).unwrap());
     assert!((apart - together).abs() < 1e-5, "{apart} {together}");
 
-    let without = loss(&Session::without_adapters(&one, Which::Last).unwrap());
+    let without = loss(&Model::load_without_adapters(be(), &one, Which::Last).unwrap());
     assert!(apart < without - 0.5, "{apart} {without}");
     // The other run's adapters on this one's weights are the other run, which stands on the same ones.
-    let swapped = Session::with_adapters_of(&one, &two, Which::Last).unwrap();
-    assert!(swapped.warnings.is_empty() && loss(&swapped) == loss(&Session::load(&two, Which::Last).unwrap()));
+    let swapped = Model::load_with_adapters_of(be(), &one, &two, Which::Last).unwrap();
+    assert!(swapped.warnings().is_empty() && loss(&swapped) == loss(&load(&two)));
     // On weights that were trained on, it is said that they fit less well.
-    let on_merged = Session::with_adapters_of(&base.cli.path("merged"), &two, Which::Last).unwrap();
-    assert!(on_merged.warnings[0].contains("trained on other weights"), "{:?}", on_merged.warnings);
-    let error = Session::with_adapters_of(&one, &base.run, Which::Last).err().unwrap().to_string();
+    let on_merged = Model::load_with_adapters_of(be(), &base.cli.path("merged"), &two, Which::Last).unwrap();
+    assert!(on_merged.warnings()[0].contains("trained on other weights"), "{:?}", on_merged.warnings());
+    let error = Model::load_with_adapters_of(be(), &one, &base.run, Which::Last).err().unwrap().to_string();
     assert!(error.contains("has no adapters"), "{error}");
 }
 
@@ -146,8 +150,7 @@ fn damage_to_what_it_began_with_is_noticed_and_lived_with_where_that_can_be() {
     let base = Base::new();
     for (name, settings) in [("full", &[][..]), ("lora", &["lora_rank=2"])] {
         let job = base.start(name, "logbook", settings);
-        train(&job, 2, Some(4));
-        drop(job);
+        train(job, 2, Some(4));
         let file = base.cli.path(name).join("base/model.safetensors");
         let mut bytes = fs::read(&file).unwrap();
         let middle = bytes.len() / 2;
@@ -157,7 +160,7 @@ fn damage_to_what_it_began_with_is_noticed_and_lived_with_where_that_can_be() {
         if name == "full" {
             let job = resumed.unwrap();
             assert!(job.run.warnings[0].contains("the loss on the old data is not measured"), "{:?}", job.run.warnings);
-            assert_eq!(train(&job, 1, None).state.step, 6);
+            assert_eq!(train(job, 1, None).state.step, 6);
         } else {
             let error = resumed.err().unwrap().to_string();
             assert!(error.contains("base/model.safetensors: damaged"), "{error}");

@@ -1,14 +1,11 @@
 //! Tuning: it finds what is better, it stops and goes on to the same result, its budget holds, and what cannot be is refused.
 
-#[path = "common/cli.rs"]
-mod cli;
-
-use cli::{Cli, SMALL};
+use crate::common::cli::{Cli, SMALL};
 use kinglet::{
     backend::Cpu,
     config::Config,
     run::RunDir,
-    train::{self, Job},
+    train::{self, Job, Options},
     tune::{Changes, Event, Found, Request, Sweep, Tuning},
 };
 use serde_json::Value;
@@ -21,11 +18,10 @@ use std::{
 
 /// A model of a moment, with a learning rate that is far too low.
 fn config(settings: &[&str]) -> Config {
-    let mut config = Config { data: vec!["builtin".into()], ..Config::default() };
+    let data = ["data=[\"builtin\"]"];
     let tiny = ["n_layer=1", "n_embd=16", "n_head=2", "block_size=16", "batch_size=8", "shards=2", "train_split=0.99"];
     let short = ["max_iters=60", "learning_rate=1e-5", "eval_iters=1"];
-    tiny.iter().chain(&short).chain(settings).for_each(|setting| config.set(setting).unwrap());
-    config
+    Config::default().with(&[&data[..], &tiny, &short, settings].concat()).unwrap()
 }
 
 fn request(settings: &[&str], sweeps: &[&str], trials: Option<usize>) -> Request {
@@ -71,7 +67,7 @@ fn a_learning_rate_that_is_too_low_is_replaced_and_the_result_is_what_training_g
     let config = kinglet::run::read_config(&out.join("best.toml")).unwrap();
     assert!(config.learning_rate > 1e-4 && config.max_iters == 60 && config.vocab_size == 0);
     let job = Job::start(config, &temp.path().join("run")).unwrap();
-    let last = train::run(&job, &Cpu::new().unwrap(), 1, &AtomicBool::new(false), |_| ()).unwrap();
+    let last = train::run(job, Cpu::new().unwrap(), &Options::default().threads(1), |_| ()).unwrap();
     let train::Event::Done { val_loss_exact, .. } = last else { panic!("{last:?}") };
     assert_eq!(val_loss_exact, found.best.loss);
 

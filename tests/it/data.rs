@@ -1,9 +1,6 @@
 //! `kinglet data` as a user meets it.
 
-#[path = "common/cli.rs"]
-mod cli;
-
-use cli::{Cli, SMALL};
+use crate::common::cli::{Cli, SMALL};
 use serde_json::Value;
 use std::fs;
 

@@ -1,26 +1,31 @@
 //! Every fast operation against the f64 reference: each instruction set this processor has, at odd, tiny and empty
 //! sizes. An instruction set that should be here and is not fails the test rather than passing silently.
 
-mod common;
-
-use common::assert_close;
-use kinglet::{
-    backend::{AdamW, Backend, Buf, Cpu, Heads, IGNORE, Muon, Objective, Reference, Rows},
+use crate::{
+    add_to,
+    close::{assert_close, widen},
+    param, pass, plain, rows,
+};
+use kinglet_core::{
+    backend::{
+        Activated, AdamW, Attended, Backward, Buf, Cpu, Forward, Gradients, Heads, IGNORE, Isa, KvCache, Muon, Normed,
+        Objective, Pass, QkInput, Reference, Rows,
+    },
     config::{Activation, NormKind, Precision},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
-    rng::{Dropout, Noise, Purpose, Rng},
+    rng::{Dropout, DropoutKey, Purpose, Rng},
+    threads::Pool,
 };
-use kinglet_kernels::Isa;
 use std::cell::RefCell;
 
 /// A backend, the same random inputs for every one, and a way to look at its buffers.
-struct Tester<B: Backend> {
+struct Tester<B: Backward> {
     be: B,
     host: fn(&B::Buf) -> Vec<f64>,
     rng: RefCell<Rng>,
 }
 
-impl<B: Backend> Tester<B> {
+impl<B: Backward> Tester<B> {
     fn new(be: B, host: fn(&B::Buf) -> Vec<f64>) -> Self {
         Tester { be, host, rng: RefCell::new(Rng::new(11, Purpose::Init, 0, 0)) }
     }
@@ -54,38 +59,39 @@ macro_rules! conforms {
     ($op:ident($($arg:expr),*), $rtol:expr) => {
         let want = $op(&Tester::new(Reference, |buf| buf.clone()), $($arg),*);
         for isa in Isa::available() {
-            let got = $op(&Tester::new(Cpu::with_isa(isa), |buf| common::widen(buf)), $($arg),*);
-            for ((name, got), (_, want)) in got.iter().zip(&want) {
-                let sizes = format!("{:?}", ($($arg,)*));
-                assert_close(&format!("{} {name} on {} {sizes}", stringify!($op), isa.name()), got, want, $rtol);
-            }
+            let got = $op(&Tester::new(Cpu::with_isa(isa), |buf| widen(buf)), $($arg),*);
+            let sizes = format!("{:?}", ($($arg,)*));
+            all_close(&format!("{} on {} {sizes}", stringify!($op), isa.name()), &got, &want, $rtol);
         }
     };
 }
 
+/// Compares outputs that must be as many, and of the same names.
+#[track_caller]
+fn all_close(what: &str, got: &Outputs, want: &Outputs, rtol: f64) {
+    let names = |outputs: &Outputs| outputs.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+    assert_eq!(names(got), names(want), "{what}");
+    for ((name, got), (_, want)) in got.iter().zip(want) {
+        assert_close(&format!("{what}: {name}"), got, want, rtol);
+    }
+}
+
+#[test]
+#[should_panic(expected = "left: [\"y\"]")]
+fn a_missing_output_is_noticed() {
+    all_close("it", &vec![("y", vec![1.0])], &vec![("y", vec![1.0]), ("g", vec![2.0])], 1.0);
+}
+
 fn drop_of(rate: f32) -> Option<Dropout> {
-    (rate > 0.0).then_some(Dropout { rate, site: 3, noise: Noise { seed: 5, step: 7, first_sequence: 2 } })
+    (rate > 0.0).then_some(Dropout { rate, site: 3, key: DropoutKey { seed: 5, step: 7, first_sequence: 2 } })
 }
 
 fn span(start: usize, len: usize) -> Span {
     Span { start, len }
 }
 
-fn param(start: usize, len: usize) -> Param {
-    Param { span: span(start, len), trainable: true }
-}
-
 fn frozen(param: Param) -> Param {
     Param { trainable: false, ..param }
-}
-
-fn rows(n: usize) -> Rows {
-    Rows { b: 1, t: n, pos: 0 }
-}
-
-/// A layer without adapter.
-fn plain(w: Param, b: Option<Param>, i: usize, o: usize) -> Linear {
-    Linear { w, b, i, o, lora: None }
 }
 
 #[test]
@@ -105,19 +111,28 @@ fn the_instruction_sets_of_this_processor_are_tested() {
     eprintln!("tested: {}", names.join(", "));
 }
 
-fn embed<B: Backend>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
+/// This processor's backend in each precision that it has, and says so: asked for another, it takes f32.
+fn precisions() -> Vec<Cpu> {
+    let mut backends =
+        [Precision::F32, Precision::Bf16].map(|asked| Cpu::new().unwrap().with_precision(asked)).to_vec();
+    backends.dedup_by_key(|be| be.precision());
+    eprintln!("tested in: {:?}", backends.iter().map(Forward::precision).collect::<Vec<_>>());
+    backends
+}
+
+fn embed<B: Backward>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
     let (v, rows) = (5, Rows { b, t: len, pos: 0 });
     let (wte, wpe) = (param(3, v * c), param(3 + v * c, (len + 2) * c));
     let (w, p) = (Embedding { wte, wpe: Some(wpe), c }, t.random(wpe.range().end));
     let ids = t.ids(rows.n(), v);
     let mut x = t.garbage(rows.n() * c);
-    t.be.embed(&mut x, &p, w, &ids, rows, drop_of(rate));
+    t.be.embed(&mut x, pass(&p, rows), w, &ids, drop_of(rate));
     let (mut g, mut dx) = (t.random(wpe.range().end), t.random(rows.n() * c));
-    t.be.embed_bwd(&mut g, &mut dx, w, &ids, rows, drop_of(rate));
+    t.be.embed_bwd(&mut add_to(&mut g), &mut dx, pass(&p, rows), w, &ids, drop_of(rate));
     let mut outputs = vec![("x", (t.host)(&x)), ("g", (t.host)(&g))];
     for w in [Embedding { wte: frozen(wte), ..w }, Embedding { wpe: Some(frozen(wpe)), ..w }] {
         let (mut g, mut dx) = (t.random(wpe.range().end), t.random(rows.n() * c));
-        t.be.embed_bwd(&mut g, &mut dx, w, &ids, rows, drop_of(rate));
+        t.be.embed_bwd(&mut add_to(&mut g), &mut dx, pass(&p, rows), w, &ids, drop_of(rate));
         outputs.push(("g of one", (t.host)(&g)));
     }
     outputs
@@ -132,18 +147,18 @@ fn embed_conforms() {
     }
 }
 
-fn norm<B: Backend>(t: &Tester<B>, kind: NormKind, n: usize, c: usize, bias: bool) -> Outputs {
+fn norm<B: Backward>(t: &Tester<B>, kind: NormKind, n: usize, c: usize, bias: bool) -> Outputs {
     let w = Norm { w: param(2, c), b: bias.then(|| param(2 + c, c)), kind };
     let (p, x) = (t.random(2 + 2 * c), t.random(n * c));
     let (mut y, mut stats) = (t.garbage(n * c), t.garbage(2 * n));
-    t.be.norm(&mut y, &mut stats, &x, &p, w, n);
+    t.be.norm(&mut y, &mut stats, &x, pass(&p, rows(n)), w);
     let (mut dx, mut g, dy) = (t.random(n * c), t.random(2 + 2 * c), t.random(n * c));
-    t.be.norm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
+    t.be.norm_bwd(&mut dx, &mut add_to(&mut g), &dy, Normed { x: &x, stats: &stats }, pass(&p, rows(n)), w);
     let mut outputs =
         vec![("y", (t.host)(&y)), ("stats", (t.host)(&stats)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))];
     for w in [Norm { w: frozen(w.w), ..w }, Norm { b: w.b.map(frozen), ..w }] {
         let (mut dx, mut g) = (t.random(n * c), t.random(2 + 2 * c));
-        t.be.norm_bwd(&mut dx, &mut g, &dy, &x, &stats, &p, w, n);
+        t.be.norm_bwd(&mut dx, &mut add_to(&mut g), &dy, Normed { x: &x, stats: &stats }, pass(&p, rows(n)), w);
         outputs.extend([("dx of one", (t.host)(&dx)), ("g of one", (t.host)(&g))]);
     }
     outputs
@@ -160,15 +175,15 @@ fn norm_conforms() {
     }
 }
 
-fn linear<B: Backend>(t: &Tester<B>, n: usize, i: usize, o: usize, bias: bool, add: bool) -> Outputs {
+fn linear<B: Backward>(t: &Tester<B>, n: usize, i: usize, o: usize, bias: bool, add: bool) -> Outputs {
     // The bias stands before the weight once, after it once.
     let b = bias.then(|| param(if n.is_multiple_of(2) { 0 } else { o + o * i }, o));
     let w = plain(param(o, o * i), b, i, o);
     let (p, x) = (t.random(2 * o + o * i), t.random(n * i));
     let mut y = t.garbage(n * o);
-    t.be.linear(&mut y, &x, &p, w, rows(n), None);
+    t.be.linear(&mut y, &x, pass(&p, rows(n)), w);
     let (mut dx, mut g, dy) = (t.garbage(n * i), t.random(2 * o + o * i), t.random(n * o));
-    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows(n), None, add);
+    t.be.linear_bwd(&mut dx, &mut Gradients { g: &mut g, add }, &dy, &x, pass(&p, rows(n)), w);
     vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
 }
 
@@ -184,14 +199,21 @@ fn linear_conforms() {
 }
 
 /// `n` rows from `i` to `o` channels and an activation, then a layer back to `i`.
-fn linear_act<B: Backend>(t: &Tester<B>, act: Activation, n: usize, i: usize, o: usize) -> Outputs {
+fn linear_act<B: Backward>(t: &Tester<B>, act: Activation, n: usize, i: usize, o: usize) -> Outputs {
     let up = plain(param(0, o * i), Some(param(2 * o * i, o)), i, o);
     let down = plain(param(o * i, o * i), None, o, i);
     let (p, x) = (t.random(2 * o * i + o), t.random(n * i));
     let (mut y, mut pre) = (t.garbage(n * o), t.garbage(if act.keeps_input() { n * o } else { 0 }));
-    t.be.linear_act(&mut y, &mut pre, &x, &p, up, act, rows(n), None);
+    t.be.linear_act(&mut y, &mut pre, &x, pass(&p, rows(n)), up, act);
     let (mut dpre, mut g, dy) = (t.garbage(n * o), t.random(2 * o * i + o), t.random(n * i));
-    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &y, &pre, &p, down, act, rows(n), None, false);
+    t.be.linear_bwd_act(
+        &mut dpre,
+        &mut Gradients { g: &mut g, add: false },
+        &dy,
+        Activated { y: &y, pre: &pre, act },
+        pass(&p, rows(n)),
+        down,
+    );
     vec![("y", (t.host)(&y)), ("pre", (t.host)(&pre)), ("dpre", (t.host)(&dpre)), ("g", (t.host)(&g))]
 }
 
@@ -204,7 +226,7 @@ fn linear_act_conforms() {
     }
 }
 
-fn swiglu<B: Backend>(t: &Tester<B>, h: usize, n: usize) -> Outputs {
+fn swiglu<B: Backward>(t: &Tester<B>, h: usize, n: usize) -> Outputs {
     let (z, dy) = (t.random(2 * n * h + 1), t.random(n * h + 1));
     let (mut y, mut dz) = (t.garbage(n * h), t.garbage(2 * n * h));
     t.be.swiglu(&mut y, &z, h, n);
@@ -231,12 +253,12 @@ fn swiglu_survives_large_numbers_and_passes_nan_on() {
     }
 }
 
-fn linear_residual<B: Backend>(t: &Tester<B>, b: usize, len: usize, i: usize, o: usize, rate: f32) -> Outputs {
+fn linear_residual<B: Backward>(t: &Tester<B>, b: usize, len: usize, i: usize, o: usize, rate: f32) -> Outputs {
     let rows = Rows { b, t: len, pos: 0 };
     let w = plain(param(0, o * i), Some(param(o * i, o)), i, o);
     let (p, x, residual) = (t.random(o * i + o), t.random(rows.n() * i), t.random(rows.n() * o));
     let mut out = t.garbage(rows.n() * o);
-    t.be.linear_residual(&mut out, &residual, &x, &p, w, rows, drop_of(rate), None);
+    t.be.linear_residual(&mut out, &residual, &x, pass(&p, rows), w, drop_of(rate));
     let mut dx = t.garbage(rows.n() * o);
     if let Some(drop) = drop_of(rate) {
         t.be.dropout_bwd(&mut dx, &residual, o, rows, drop);
@@ -254,7 +276,7 @@ fn linear_residual_conforms() {
 }
 
 /// Everything a layer with an adapter does, forward and backward, whatever of it trains.
-fn adapter<B: Backend>(
+fn adapter<B: Backward>(
     t: &Tester<B>,
     rows: Rows,
     i: usize,
@@ -265,7 +287,7 @@ fn adapter<B: Backend>(
     trains: [bool; 4],
 ) -> Outputs {
     let n = rows.n();
-    let noise = Some(Noise { seed: 5, step: 7, first_sequence: 2 });
+    let dropout = Some(DropoutKey { seed: 5, step: 7, first_sequence: 2 });
     let trained = |start, len, which: usize| Param { span: span(start, len), trainable: trains[which] };
     let (b, a, low) = (o * i, o * i + o, o * i + o + r * i);
     let lora = Lora { a: trained(a, r * i, 2), b: trained(low, o * r, 3), r, scale: 0.7, rate, site: 9 };
@@ -274,14 +296,21 @@ fn adapter<B: Backend>(
     let (p, x, dy, residual) = (t.random(len), t.random(n * i), t.random(n * o), t.random(n * o));
     let (mut y, mut activated, mut pre, mut out) =
         (t.garbage(n * o), t.garbage(n * o), t.garbage(n * o), t.garbage(n * o));
-    t.be.linear(&mut y, &x, &p, w, rows, noise);
-    t.be.linear_act(&mut activated, &mut pre, &x, &p, w, act, rows, noise);
-    t.be.linear_residual(&mut out, &residual, &x, &p, w, rows, drop_of(rate), noise);
+    t.be.linear(&mut y, &x, Pass { p: &p, rows, dropout }, w);
+    t.be.linear_act(&mut activated, &mut pre, &x, Pass { p: &p, rows, dropout }, w, act);
+    t.be.linear_residual(&mut out, &residual, &x, Pass { p: &p, rows, dropout }, w, drop_of(rate));
     let (mut dx, mut dpre, mut g) = (t.garbage(n * i), t.garbage(n * i), t.random(len));
-    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows, noise, true);
-    t.be.linear_bwd_act(&mut dpre, &mut g, &dy, &x, &x, &p, w, act, rows, noise, true);
+    t.be.linear_bwd(&mut dx, &mut add_to(&mut g), &dy, &x, Pass { p: &p, rows, dropout }, w);
+    t.be.linear_bwd_act(
+        &mut dpre,
+        &mut add_to(&mut g),
+        &dy,
+        Activated { y: &x, pre: &x, act },
+        Pass { p: &p, rows, dropout },
+        w,
+    );
     let mut unadapted = t.garbage(n * o);
-    t.be.linear(&mut unadapted, &x, &p, Linear { lora: None, ..w }, rows, noise);
+    t.be.linear(&mut unadapted, &x, Pass { p: &p, rows, dropout }, Linear { lora: None, ..w });
     assert!(n == 0 || (t.host)(&unadapted) != (t.host)(&y));
     [("y", &y), ("act", &activated), ("pre", &pre), ("out", &out), ("dx", &dx), ("dpre", &dpre), ("g", &g)]
         .map(|(name, buf)| (name, (t.host)(buf)))
@@ -316,21 +345,19 @@ fn bf16_and_prepared_weights_conform() {
         let w = plain(param(3, o * i), Some(param(3 + o * i, o)), i, o);
         let reference = Tester::new(Reference, |buf| buf.clone());
         let want = linear_of_bf16(&reference, w, n, None);
-        for precision in [Precision::F32, Precision::Bf16] {
-            let t = Tester::new(Cpu::new().unwrap().with_precision(precision), |buf| common::widen(buf));
+        for be in precisions() {
+            let (precision, t) = (be.precision(), Tester::new(be, |buf| widen(buf)));
             let plain = linear_of_bf16(&t, w, n, None);
             for backward in [true, false] {
                 assert!(linear_of_bf16(&t, w, n, Some(backward)) == plain, "{precision:?} {n} {i} {o}");
             }
-            for ((name, got), (_, want)) in plain.iter().zip(&want) {
-                assert_close(&format!("{name} in {precision:?} {n} {i} {o}"), got, want, 2e-5);
-            }
+            all_close(&format!("{precision:?} {n} {i} {o}"), &plain, &want, 2e-5);
         }
     }
 }
 
 /// A linear layer and its backward pass on numbers of bf16.
-fn linear_of_bf16<B: Backend>(t: &Tester<B>, w: Linear, n: usize, prepare: Option<bool>) -> Outputs {
+fn linear_of_bf16<B: Backward>(t: &Tester<B>, w: Linear, n: usize, prepare: Option<bool>) -> Outputs {
     let rng = RefCell::new(Rng::new(12, Purpose::Init, 0, 0));
     let numbers = |len: usize| {
         let values: Vec<f32> = (0..len).map(|_| (rng.borrow_mut().below(511) as f32 - 255.0) / 128.0).collect();
@@ -340,31 +367,30 @@ fn linear_of_bf16<B: Backend>(t: &Tester<B>, w: Linear, n: usize, prepare: Optio
     };
     let (mut p, x, dy) = (numbers(3 + w.o * w.i + w.o), numbers(n * w.i), numbers(n * w.o));
     if let Some(backward) = prepare {
-        t.be.prepare(&mut p, &[w], backward);
+        t.be.pack_weights(&mut p, &[w], backward);
     }
     let (mut y, mut dx, mut g) = (t.garbage(n * w.o), t.garbage(n * w.i), t.be.zeros(3 + w.o * w.i + w.o));
-    t.be.linear(&mut y, &x, &p, w, rows(n), None);
-    t.be.linear_bwd(&mut dx, &mut g, &dy, &x, &p, w, rows(n), None, true);
+    t.be.linear(&mut y, &x, pass(&p, rows(n)), w);
+    t.be.linear_bwd(&mut dx, &mut add_to(&mut g), &dy, &x, pass(&p, rows(n)), w);
     vec![("y", (t.host)(&y)), ("dx", (t.host)(&dx)), ("g", (t.host)(&g))]
 }
 
 /// A change of the parameters makes what was prepared from them void.
 #[test]
 fn prepared_weights_follow_the_parameters() {
-    for precision in [Precision::F32, Precision::Bf16] {
-        let be = Cpu::new().unwrap().with_precision(precision);
+    for be in precisions() {
         let w = plain(param(0, 6), None, 3, 2);
         let mut p = vec![1.0; 6].into();
         let x = vec![1.0, 2.0, 4.0].into();
         let mut y = be.zeros(2);
-        be.prepare(&mut p, &[w], false);
-        be.linear(&mut y, &x, &p, w, rows(1), None);
+        be.pack_weights(&mut p, &[w], false);
+        be.linear(&mut y, &x, pass(&p, rows(1)), w);
         assert_eq!(y[..], [7.0, 7.0]);
         be.upload(&mut p, 0, &[2.0, 2.0, 2.0, 1.0, 1.0, 0.0]);
-        be.linear(&mut y, &x, &p, w, rows(1), None);
+        be.linear(&mut y, &x, pass(&p, rows(1)), w);
         assert_eq!(y[..], [14.0, 3.0]);
-        be.prepare(&mut p, &[w], true);
-        be.linear(&mut y, &x, &p, w, rows(1), None);
+        be.pack_weights(&mut p, &[w], true);
+        be.linear(&mut y, &x, pass(&p, rows(1)), w);
         assert_eq!(y[..], [14.0, 3.0]);
     }
 }
@@ -372,30 +398,37 @@ fn prepared_weights_follow_the_parameters() {
 /// Products above a certain size spread over threads, which must not change a bit.
 #[test]
 fn large_products_are_the_same_on_any_number_of_threads() {
-    for (precision, o) in [(Precision::F32, 1040), (Precision::Bf16, 1040), (Precision::F32, 1900)] {
-        large_product(Cpu::new().unwrap().with_precision(precision), o);
+    for be in precisions() {
+        large_product(be, 1040);
     }
+    large_product(Cpu::new().unwrap(), 1900);
 }
 
 fn large_product(be: Cpu, o: usize) {
     let (n, i) = (130, 1000);
-    let t = Tester::new(be, |buf| common::widen(buf));
+    let t = Tester::new(be, |buf| widen(buf));
     let (r, a) = (200, o * i + o);
     let lora = Lora { a: param(a, r * i), b: param(a + r * i, r * o), r, scale: 0.5, rate: 0.1, site: 4 };
     let w = Linear { w: param(0, o * i), b: Some(param(o * i, o)), i, o, lora: Some(lora) };
-    let noise = Some(Noise { seed: 5, step: 7, first_sequence: 2 });
+    let dropout = Some(DropoutKey { seed: 5, step: 7, first_sequence: 2 });
     let rows = Rows { b: 10, t: 13, pos: 0 };
     let (p, x, dy) = (t.random(a + r * (i + o)), t.random(n * i), t.random(n * o));
     let all = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        Pool::new(threads).unwrap().run(|| {
             let (mut y, mut out, mut dx, mut g) =
                 (be.zeros(n * o), be.zeros(n * o), be.zeros(n * i), be.zeros(p.len()));
-            be.linear(&mut y, &x, &p, w, rows, noise);
+            be.linear(&mut y, &x, Pass { p: &p, rows, dropout }, w);
             let drop = drop_of(0.2);
-            be.linear_residual(&mut out, &dy, &x, &p, w, rows, drop, noise);
+            be.linear_residual(&mut out, &dy, &x, Pass { p: &p, rows, dropout }, w, drop);
             for add in [false, true] {
-                be.linear_bwd_act(&mut dx, &mut g, &dy, &x, &x, &p, w, Activation::Gelu, rows, noise, add);
+                be.linear_bwd_act(
+                    &mut dx,
+                    &mut Gradients { g: &mut g, add },
+                    &dy,
+                    Activated { y: &x, pre: &x, act: Activation::Gelu },
+                    Pass { p: &p, rows, dropout },
+                    w,
+                );
             }
             [y, out, dx, g].map(|buf| buf.to_vec()).concat()
         })
@@ -412,9 +445,8 @@ fn large_product(be: Cpu, o: usize) {
 #[test]
 fn products_of_few_rows_are_the_same_on_any_number_of_threads_and_prepared() {
     let (i, o) = (300, 450);
-    for precision in [Precision::F32, Precision::Bf16] {
-        let be = Cpu::new().unwrap().with_precision(precision);
-        let t = Tester::new(be, |buf| common::widen(buf));
+    for be in precisions() {
+        let t = Tester::new(be, |buf| widen(buf));
         let (r, a) = (4, o * i + o);
         let lora = Lora { a: param(a, r * i), b: param(a + r * i, r * o), r, scale: 0.5, rate: 0.0, site: 4 };
         let with_bias = Linear { w: param(0, o * i), b: Some(param(o * i, o)), i, o, lora: None };
@@ -423,19 +455,18 @@ fn products_of_few_rows_are_the_same_on_any_number_of_threads_and_prepared() {
             let (mut p, x, before) = (t.random(a + r * (i + o)), t.random(n * i), t.random(n * o));
             let rows = rows(n);
             let all = |p: &Buf, threads| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| {
+                Pool::new(threads).unwrap().run(|| {
                     let outputs = [with_bias, with_adapter].map(|w| {
                         let (mut y, mut out) = (be.zeros(n * o), be.zeros(n * o));
-                        be.linear(&mut y, &x, p, w, rows, None);
-                        be.linear_residual(&mut out, &before, &x, p, w, rows, None, None);
+                        be.linear(&mut y, &x, pass(p, rows), w);
+                        be.linear_residual(&mut out, &before, &x, pass(p, rows), w, None);
                         [y.to_vec(), out.to_vec()].concat()
                     });
                     outputs.concat()
                 })
             };
             let one = all(&p, 1);
-            be.prepare(&mut p, &[with_bias], false);
+            be.pack_weights(&mut p, &[with_bias], false);
             for threads in [1, 2, 3, 8] {
                 assert!(all(&p, threads) == one, "{n} rows, {threads} threads");
             }
@@ -444,7 +475,7 @@ fn products_of_few_rows_are_the_same_on_any_number_of_threads_and_prepared() {
 }
 
 /// `nh` heads in groups of `group`.
-fn attention<B: Backend>(
+fn attention<B: Backward>(
     t: &Tester<B>,
     b: usize,
     len: usize,
@@ -459,7 +490,7 @@ fn attention<B: Backend>(
     let (mut out, mut lse) = (t.garbage(rows.n() * c), t.garbage(b * nh * len));
     t.be.attention(&mut out, &mut lse, &qkv, heads, rows, drop_of(rate));
     let (mut dqkv, dout) = (t.garbage(rows.n() * heads.width()), t.random(rows.n() * c));
-    t.be.attention_bwd(&mut dqkv, &dout, &out, &lse, &qkv, heads, rows, drop_of(rate));
+    t.be.attention_bwd(&mut dqkv, &dout, Attended { qkv: &qkv, out: &out, lse: &lse }, heads, rows, drop_of(rate));
     vec![("out", (t.host)(&out)), ("lse", (t.host)(&lse)), ("dqkv", (t.host)(&dqkv))]
 }
 
@@ -486,7 +517,7 @@ fn attention_of_groups_of_heads_conforms() {
     }
 }
 
-fn attention_cached<B: Backend>(
+fn attention_cached<B: Backward>(
     t: &Tester<B>,
     block: usize,
     pos: usize,
@@ -497,11 +528,12 @@ fn attention_cached<B: Backend>(
 ) -> Outputs {
     let c = nh * hs;
     let heads = Heads { c, nh, nkv: nh / group, scale: 0.4 };
-    let (mut k, mut v) = (t.random((block + 1) * heads.kv()), t.random((block + 1) * heads.kv()));
+    let (k, v) = (t.random((block + 1) * heads.kv()), t.random((block + 1) * heads.kv()));
+    let mut cache = KvCache { k, v, block };
     let qkv = t.random(len * heads.width());
     let mut out = t.garbage(len * c);
-    t.be.attention_cached(&mut out, &mut k, &mut v, &qkv, block, heads, Rows { b: 1, t: len, pos });
-    vec![("out", (t.host)(&out)), ("k", (t.host)(&k)), ("v", (t.host)(&v))]
+    t.be.attention_cached(&mut out, &mut cache, &qkv, heads, Rows { b: 1, t: len, pos });
+    vec![("out", (t.host)(&out)), ("k", (t.host)(&cache.k)), ("v", (t.host)(&cache.v))]
 }
 
 #[test]
@@ -525,7 +557,7 @@ fn attention_cached_conforms_where_the_cache_turns_and_heads_share() {
     }
 }
 
-fn rotations<B: Backend>(t: &Tester<B>, hs: usize, theta: f64, pos: usize, len: usize) -> Outputs {
+fn rotations<B: Backward>(t: &Tester<B>, hs: usize, theta: f64, pos: usize, len: usize) -> Outputs {
     let mut table = t.garbage(len * hs + 1);
     t.be.rotations(&mut table, hs, theta, pos, len);
     vec![("table", (t.host)(&table))]
@@ -541,7 +573,7 @@ fn rotations_conform_however_far_the_position() {
 }
 
 /// `nh` heads in groups of `group`.
-fn qk<B: Backend>(t: &Tester<B>, b: usize, len: usize, nh: usize, group: usize, hs: usize, w: Qk) -> Outputs {
+fn qk<B: Backward>(t: &Tester<B>, b: usize, len: usize, nh: usize, group: usize, hs: usize, w: Qk) -> Outputs {
     let (heads, rows) = (Heads { c: nh * hs, nh, nkv: nh / group, scale: 1.0 }, Rows { b, t: len, pos: 0 });
     let (of_qkv, of_qk) = (rows.n() * heads.width(), rows.n() * (heads.c + heads.kv()));
     let (p, mut qkv, mut table) = (t.random(3 + 2 * hs), t.random(of_qkv), t.garbage(len * hs));
@@ -549,12 +581,12 @@ fn qk<B: Backend>(t: &Tester<B>, b: usize, len: usize, nh: usize, group: usize, 
         t.be.rotations(&mut table, hs, 1000.0, 3, len);
     }
     let mut pre = t.garbage(if w.norm.is_some() { of_qk } else { 0 });
-    t.be.qk(&mut qkv, &mut pre, &table, &p, w, heads, rows);
+    t.be.qk(&mut qkv, &mut pre, &table, pass(&p, rows), w, heads);
     let mut outputs = vec![("qkv", (t.host)(&qkv)), ("pre", (t.host)(&pre))];
     let of_one = [w.norm.map(|(q, k)| (frozen(q), k)), w.norm.map(|(q, k)| (q, frozen(k)))];
     for w in [w.norm, of_one[0], of_one[1]].map(|norm| Qk { norm, ..w }) {
         let (mut dqkv, mut g) = (t.random(of_qkv), t.random(3 + 2 * hs));
-        t.be.qk_bwd(&mut dqkv, &mut g, &pre, &table, &p, w, heads, rows);
+        t.be.qk_bwd(&mut dqkv, &mut add_to(&mut g), QkInput { pre: &pre, table: &table }, pass(&p, rows), w, heads);
         outputs.extend([("dqkv", (t.host)(&dqkv)), ("g", (t.host)(&g))]);
     }
     outputs
@@ -572,11 +604,14 @@ fn qk_conforms() {
     }
 }
 
-fn cross_entropy<B: Backend>(t: &Tester<B>, n: usize, v: usize, grad: Option<Objective>) -> Outputs {
+fn cross_entropy<B: Backward>(t: &Tester<B>, n: usize, v: usize, grad: Option<Objective>) -> Outputs {
     let (mut logits, mut losses) = (t.random(n * v), t.garbage(n));
     let mut targets = t.ids(n, v);
     targets.iter_mut().skip(1).step_by(3).for_each(|target| *target = IGNORE);
-    t.be.cross_entropy(&mut losses, &mut logits, &targets, v, grad);
+    match grad {
+        None => t.be.cross_entropy(&mut losses, &mut logits, &targets, v),
+        Some(objective) => t.be.cross_entropy_grad(&mut losses, &mut logits, &targets, v, objective),
+    }
     vec![("losses", (t.host)(&losses)), ("logits", (t.host)(&logits))]
 }
 
@@ -599,13 +634,13 @@ fn cross_entropy_survives_large_logits_and_passes_nan_on() {
         let be = Cpu::with_isa(isa);
         let mut losses = be.zeros(3);
         let mut logits = vec![1000.0, -1000.0, 0.0, 0.0, f32::NAN, 0.0].into();
-        be.cross_entropy(&mut losses, &mut logits, &[0, 0, 1], 2, None);
+        be.cross_entropy(&mut losses, &mut logits, &[0, 0, 1], 2);
         assert_eq!(losses[0], 0.0);
         assert!((losses[1] - std::f32::consts::LN_2).abs() < 1e-6 && losses[2].is_nan(), "{losses:?}");
     }
 }
 
-fn softcap<B: Backend>(t: &Tester<B>, len: usize, cap: f64) -> Outputs {
+fn softcap<B: Backward>(t: &Tester<B>, len: usize, cap: f64) -> Outputs {
     let mut z = t.random(len + 2);
     t.be.softcap(&mut z, cap, len);
     vec![("z", (t.host)(&z))]
@@ -620,7 +655,7 @@ fn softcap_conforms() {
     }
 }
 
-fn optimizer<B: Backend>(t: &Tester<B>, len: usize, steps: u64) -> Outputs {
+fn optimizer<B: Backward>(t: &Tester<B>, len: usize, steps: u64) -> Outputs {
     let mut p = t.random(len + 2);
     let (mut m, mut v) = (t.be.zeros(len + 2), t.be.zeros(len + 2));
     for step in 1..=steps {
@@ -631,7 +666,7 @@ fn optimizer<B: Backend>(t: &Tester<B>, len: usize, steps: u64) -> Outputs {
     vec![("p", (t.host)(&p)), ("m", (t.host)(&m)), ("v", (t.host)(&v))]
 }
 
-fn reduce<B: Backend>(t: &Tester<B>, len: usize, parts: usize) -> Outputs {
+fn reduce<B: Backward>(t: &Tester<B>, len: usize, parts: usize) -> Outputs {
     let mut parts: Vec<_> = (0..parts).map(|_| t.random(len)).collect();
     // With a gap that stays as it is.
     let gap = (len / 5)..(len / 3);
@@ -652,7 +687,7 @@ fn the_optimizer_conforms() {
 }
 
 /// Three steps on two matrices with a gap between them; `flat` gradients have only two singular values that are not noise.
-fn muon<B: Backend>(t: &Tester<B>, rows: usize, cols: usize, ns_steps: usize, flat: bool) -> Outputs {
+fn muon<B: Backward>(t: &Tester<B>, rows: usize, cols: usize, ns_steps: usize, flat: bool) -> Outputs {
     let n = rows * cols;
     let matrices = [2, n + 5].map(|start| Matrix { span: span(start, n), rows, cols });
     let (mut p, mut m, mut g) = (t.random(2 * n + 7), t.random(2 * n + 7), t.random(2 * n + 7));

@@ -1,0 +1,35 @@
+//! The mathematics: each operation against the reference, and the reference against differences.
+
+mod close;
+mod conformance;
+mod gradcheck;
+mod sampling;
+mod unchecked;
+
+use kinglet_core::{
+    backend::{Gradients, Pass, Rows},
+    params::{Linear, Param, Span},
+};
+
+fn param(start: usize, len: usize) -> Param {
+    Param { span: Span { start, len }, trainable: true }
+}
+
+fn rows(n: usize) -> Rows {
+    Rows { b: 1, t: n, pos: 0 }
+}
+
+/// A layer without adapter.
+fn plain(w: Param, b: Option<Param>, i: usize, o: usize) -> Linear {
+    Linear { w, b, i, o, lora: None }
+}
+
+/// A pass without dropout.
+fn pass<Buf>(p: &Buf, rows: Rows) -> Pass<'_, Buf> {
+    Pass { p, rows, dropout: None }
+}
+
+/// Gradients that are added to what is there.
+fn add_to<Buf>(g: &mut Buf) -> Gradients<'_, Buf> {
+    Gradients { g, add: true }
+}

@@ -1,0 +1,144 @@
+//! Drawing the next token: which tokens can come, how often, and what is refused.
+
+use kinglet_core::{
+    backend::{Cpu, Forward, Isa, Reference},
+    config::Config,
+    model::Gpt,
+    rng::{Purpose, Rng},
+    sample::{Sampling, Stream},
+};
+
+fn sampling(change: impl FnOnce(&mut Sampling)) -> Sampling {
+    let mut sampling = Sampling::default();
+    change(&mut sampling);
+    sampling
+}
+
+/// How often each of tokens with these probabilities is drawn.
+fn frequencies(probabilities: &[f64], sampling: &Sampling) -> Vec<f64> {
+    const DRAWS: usize = 40_000;
+    let mut rng = Rng::new(3, Purpose::Sample, 0, 0);
+    let mut counts = vec![0; probabilities.len()];
+    for _ in 0..DRAWS {
+        let mut logits: Vec<f32> = probabilities.iter().map(|p| p.ln() as f32).collect();
+        counts[sampling.choose(&mut logits, &[], &mut rng) as usize] += 1;
+    }
+    counts.into_iter().map(|count| count as f64 / DRAWS as f64).collect()
+}
+
+#[track_caller]
+fn near(got: &[f64], want: &[f64]) {
+    let total: f64 = want.iter().sum();
+    for (i, got) in got.iter().enumerate() {
+        let want = want.get(i).map_or(0.0, |weight| weight / total);
+        assert!((got - want).abs() < 0.012 && (want > 0.0 || *got == 0.0), "token {i}: {got}, want {want}");
+    }
+}
+
+/// First the `k` most probable, then the temperature, then those near enough to the most probable one, then of what that
+/// left those that together reach `top_p`.
+#[test]
+fn knobs_together_work_in_their_order() {
+    // Few probable ones and a long tail.
+    let tail = [&[0.3, 0.2, 0.1][..], &[0.02; 20]].concat();
+    // The tail is gone before 0.8 of the rest is looked for: that is 0.48 of 0.6. Of all it would be three tokens.
+    near(
+        &frequencies(
+            &tail,
+            &sampling(|s| {
+                s.min_p = 0.3;
+                s.top_p = 0.8;
+            }),
+        ),
+        &[0.3, 0.2],
+    );
+    // Without it the tail is a part of what 0.8 is looked for in.
+    let mut some = tail[..13].to_vec();
+    near(&frequencies(&tail, &sampling(|s| s.top_p = 0.799)), &some);
+    // The same after top_k, which leaves 0.6 too.
+    near(
+        &frequencies(
+            &tail,
+            &sampling(|s| {
+                s.top_k = 3;
+                s.top_p = 0.8;
+            }),
+        ),
+        &[0.3, 0.2],
+    );
+    // A temperature of 2 takes the root of each: 0.6 of 1.8 is two tokens, where 0.6 of 1 was one.
+    let steep = [0.64, 0.16, 0.16, 0.04];
+    near(&frequencies(&steep, &sampling(|s| s.top_p = 0.6)), &[1.0]);
+    let warm = |change: fn(&mut Sampling)| {
+        sampling(|s| {
+            s.temperature = 2.0;
+            change(s);
+        })
+    };
+    near(&frequencies(&steep, &warm(|s| s.top_p = 0.6)), &[0.8, 0.4]);
+    // A quarter of the most probable is four of them at that temperature, where a third was one without.
+    near(&frequencies(&steep, &sampling(|s| s.min_p = 0.3)), &[1.0]);
+    near(&frequencies(&steep, &warm(|s| s.min_p = 0.25)), &[0.8, 0.4, 0.4, 0.2]);
+    // All of them: the root of 0.3, 0.2 and 0.1 and four of the tail; near enough are all; 0.6 of their sum.
+    some.truncate(7);
+    let mut roots: Vec<f64> = some.iter().map(|p: &f64| p.sqrt()).collect();
+    let all = warm(|s| {
+        s.top_k = 7;
+        s.min_p = 0.25;
+        s.top_p = 0.7;
+    });
+    let mut left = 0.7 * roots.iter().sum::<f64>();
+    let kept = roots.iter().position(|root| {
+        left -= root;
+        left <= 0.0
+    });
+    roots.truncate(kept.unwrap() + 1);
+    assert_eq!(roots.len(), 4, "one of the tail");
+    near(&frequencies(&tail, &all), &roots);
+}
+
+/// A model whose every parameter is not a number draws nothing: an error each time, whatever the settings.
+fn refuses_nan<B: Forward>(be: &B) {
+    let config =
+        Config::default().with(&["vocab_size=7", "block_size=4", "n_layer=1", "n_head=2", "n_embd=8"]).unwrap();
+    let model = Gpt::new(&config).unwrap();
+    let mut weights = be.zeros(model.layout.len());
+    be.upload(&mut weights, 0, &vec![f32::NAN; model.layout.len()]);
+    for settings in [
+        Sampling::default(),
+        sampling(|s| s.temperature = 0.0),
+        sampling(|s| s.top_k = 2),
+        sampling(|s| s.top_p = 0.5),
+        sampling(|s| s.min_p = 0.5),
+        sampling(|s| s.repetition_penalty = 2.0),
+    ] {
+        let mut stream = Stream::new(be, &model, &[1, 2], settings, 0).unwrap();
+        for _ in 0..3 {
+            let error = stream.draw(be, &model, &weights).unwrap_err().to_string();
+            assert!(error.contains("the model's logits are not numbers"), "{error}");
+        }
+        assert_eq!(stream.tokens(), [1, 2], "nothing was drawn");
+    }
+}
+
+#[test]
+fn logits_that_are_not_numbers_are_an_error() {
+    refuses_nan(&Reference);
+    Isa::available().into_iter().for_each(|isa| refuses_nan(&Cpu::with_isa(isa)));
+}
+
+#[test]
+fn a_stream_without_a_beginning_or_of_unknown_tokens_is_refused() {
+    let config = Config::default().with(&["vocab_size=7", "n_layer=1", "n_embd=8"]).unwrap();
+    let model = Gpt::new(&config).unwrap();
+    let error =
+        |prompt: &[u32], settings| Stream::new(&Reference, &model, prompt, settings, 0).err().unwrap().to_string();
+    assert!(error(&[], Sampling::default()).contains("a prompt needs a token"));
+    assert!(error(&[1, 7], Sampling::default()).contains("none with id 7"));
+    for bad in [f64::NAN, f64::INFINITY, -1.0] {
+        assert!(error(&[1], sampling(|s| s.temperature = bad)).starts_with("temperature = "));
+        assert!(error(&[1], sampling(|s| s.top_p = bad)).starts_with("top_p = "));
+        assert!(error(&[1], sampling(|s| s.min_p = bad)).starts_with("min_p = "));
+        assert!(error(&[1], sampling(|s| s.repetition_penalty = bad)).starts_with("repetition_penalty = "));
+    }
+}

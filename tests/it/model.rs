@@ -1,0 +1,298 @@
+//! A model that other programs hold: shared by threads, the same text however it is computed, and how a text ends.
+
+use kinglet::{
+    Model,
+    backend::{Cpu, Forward, Pass, Reference, Rows},
+    config::Config,
+    inference::{Finish, Generation, Piece},
+    params::Layout,
+    rng::{Purpose, Rng},
+    run::{RunDir, Which},
+    text::tokenizer::{CharTokenizer, Tokenizer},
+    threads::Pool,
+    train::{self, Job, Options},
+};
+use std::sync::Barrier;
+
+const ALPHABET: &str = "abcdefghij .";
+
+/// Weights that make some tokens much more probable than others.
+fn weights(layout: &Layout) -> Vec<f32> {
+    let mut rng = Rng::new(5, Purpose::Init, 0, 0);
+    (0..layout.len()).map(|_| 0.3 * rng.normal() as f32).collect()
+}
+
+/// A model of some letters that was never trained.
+fn untrained(settings: &[&str]) -> Model {
+    let small = ["vocab_size=12", "block_size=16", "n_layer=2", "n_head=2", "n_embd=16"];
+    let config = Config::default().with(&[&small[..], settings].concat()).unwrap();
+    let weights = weights(&Layout::new(&config).unwrap());
+    Model::from_weights(Cpu::new().unwrap(), config, CharTokenizer::train(ALPHABET).into(), &weights).unwrap()
+}
+
+/// A model that draws each byte by this logit alone, and all others never; 256 ends a text.
+fn of_logits(logits: &[(u32, f32)]) -> Model {
+    let config = Config::default()
+        .with(&["vocab_size=257", "block_size=8", "n_layer=1", "n_embd=8", "bias=[\"head\"]"])
+        .unwrap();
+    let layout = Layout::new(&config).unwrap();
+    let mut weights = vec![0.0; layout.len()];
+    let bias = layout.lm_head.b.unwrap().range();
+    weights[bias.clone()].fill(-1e4);
+    logits.iter().for_each(|&(id, logit)| weights[bias.start + id as usize] = logit);
+    Model::from_weights(Cpu::new().unwrap(), config, Tokenizer::byte(), &weights).unwrap()
+}
+
+fn pieces<B: Forward>(text: Generation<B>) -> Vec<Piece> {
+    text.map(Result::unwrap).collect()
+}
+
+#[test]
+fn it_can_be_cloned_sent_and_shared() {
+    fn shared<T: Clone + Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<Model>();
+    shared::<Model<Reference>>();
+    sent::<Generation>();
+    sent::<Generation<Reference>>();
+}
+
+/// Threads of this process.
+#[cfg(target_os = "linux")]
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// In a process of its own, where no other test starts threads.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_thousand_texts_at_once_start_no_thread_and_are_what_each_is_alone() {
+    const ALONE: &str = "KINGLET_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "model::a_thousand_texts_at_once_start_no_thread_and_are_what_each_is_alone";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output =
+            command.args(["--exact", name, "--test-threads=1", "--nocapture"]).env(ALONE, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("1 passed"), "{text}");
+        return;
+    }
+    const TEXTS: usize = 1000;
+    let before = threads();
+    let model = untrained(&["position=rotary"]);
+    let text = |model: &Model, i: usize| {
+        let mut text = model.generate("a cab").max_tokens(24).seed(7).index(i as u64);
+        (text.text().unwrap(), text.finish())
+    };
+    let alone: Vec<_> = (0..TEXTS).map(|i| text(&model, i)).collect();
+    assert_eq!(threads(), before, "one alone computes on the thread that asks");
+    assert!((1..TEXTS).all(|i| alone[i].0 != alone[0].0), "texts of one seed differ");
+    // All of them are there before the first begins, and until the last is done.
+    let (begin, end) = (&*Box::leak(Box::new(Barrier::new(TEXTS + 1))), &*Box::leak(Box::new(Barrier::new(TEXTS + 1))));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let started: Vec<_> = (0..TEXTS)
+        .map(|i| {
+            let (model, sender) = (model.clone(), sender.clone());
+            std::thread::spawn(move || {
+                begin.wait();
+                let text = text(&model, i);
+                sender.send(()).unwrap();
+                end.wait();
+                text
+            })
+        })
+        .collect();
+    begin.wait();
+    let mut most = threads();
+    for done in 0..TEXTS {
+        receiver.recv().unwrap();
+        if done % 50 == 0 {
+            most = most.max(threads());
+        }
+    }
+    most = most.max(threads());
+    assert_eq!(most, before + TEXTS);
+    end.wait();
+    for (started, alone) in started.into_iter().zip(alone) {
+        assert_eq!(started.join().unwrap(), alone);
+    }
+    // The system takes a moment to forget a thread that ended.
+    let gone = |_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        threads() == before
+    };
+    assert!((0..500).any(gone), "{} threads, {before} before", threads());
+}
+
+#[test]
+fn a_pool_changes_no_bit() {
+    // Products large enough to be divided.
+    let model = untrained(&["n_embd=512", "n_layer=1", "block_size=64"]);
+    let begin = || model.generate("a bad cab. ").max_tokens(70).seed(2);
+    let alone = pieces(begin());
+    assert_eq!(alone.len(), 70);
+    for threads in [1, 2, 3] {
+        assert_eq!(pieces(begin().on(&Pool::new(threads).unwrap())), alone, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_model_from_parts_is_the_one_from_its_folder() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let small = ["data=[\"builtin\"]", "train_split=0.99", "n_layer=1", "n_embd=16", "max_iters=2", "eval_iters=1"];
+    let job = Job::start(Config::default().with(&small).unwrap(), &out).unwrap();
+    train::run(job, Cpu::new().unwrap(), &Options::default().threads(1), |_| ()).unwrap();
+    let opened = Model::open(&out).unwrap();
+    let RunDir { config, tokenizer, .. } = RunDir::open(&out).unwrap();
+    let checkpoint = out.join(format!("checkpoints/step-{:06}", opened.state().step));
+    let bytes = std::fs::read(checkpoint.join("model.safetensors")).unwrap();
+    let made = Model::from_parts(config.clone(), tokenizer.clone(), &bytes).unwrap();
+    assert_eq!(
+        (made.config(), made.tokenizer(), made.params()),
+        (opened.config(), opened.tokenizer(), opened.params())
+    );
+    let write = |model: &Model| pieces(model.generate("The king").max_tokens(60).seed(3));
+    assert_eq!(write(&made), write(&opened));
+    // And for another backend, from the same folder.
+    let reference = Model::load(Reference, &out, Which::Best).unwrap();
+    let greedy = |ids: Vec<Piece>| ids.into_iter().flat_map(|piece| piece.ids).collect::<Vec<_>>();
+    let reference = greedy(pieces(reference.generate("The king").max_tokens(20).temperature(0.0)));
+    assert_eq!(reference, greedy(pieces(made.generate("The king").max_tokens(20).temperature(0.0))));
+
+    let error = |config: &Config, tokenizer: &Tokenizer, bytes: &[u8]| {
+        Model::from_parts(config.clone(), tokenizer.clone(), bytes).unwrap_err().to_string()
+    };
+    assert!(error(&config, &tokenizer, &bytes[..bytes.len() - 1]).contains("damaged"));
+    assert!(error(&config, &tokenizer, b"").contains("damaged"));
+    let wider = config.clone().with(&["n_embd=32"]).unwrap();
+    assert!(error(&wider, &tokenizer, &bytes).contains("the configuration says F32"));
+    assert!(error(&config, &Tokenizer::byte(), &bytes).contains("the tokenizer has 257 tokens"));
+    assert!(error(&config.with(&["lora_rank=2"]).unwrap(), &tokenizer, &bytes).contains("kinglet merge"));
+}
+
+#[test]
+fn an_empty_prompt_is_the_start_of_a_text() {
+    for model in [untrained(&[]), of_logits(&[(97, 0.0), (98, 0.0)])] {
+        let start = model.tokenizer().start_of_text();
+        let empty = pieces(model.generate("").max_tokens(20));
+        assert_eq!(empty, pieces(model.generate_after(&[start]).max_tokens(20)));
+        assert_eq!(empty.iter().map(|piece| piece.ids.len()).sum::<usize>(), 20);
+    }
+    let mut nothing = untrained(&[]).generate_after(&[]);
+    assert!(nothing.next().unwrap().unwrap_err().to_string().contains("a prompt needs a token"));
+    assert!(nothing.next().is_none() && nothing.finish().is_none(), "an error ends it");
+}
+
+/// Ids and log-probabilities, each token's window computed anew by the reference.
+fn check_logprobs(settings: &[&str], tokens: usize) {
+    let model = untrained(settings);
+    let gpt = kinglet::model::Gpt::new(model.config()).unwrap();
+    let weights = weights(&gpt.layout).into_iter().map(f64::from).collect();
+    let mut acts = gpt.acts(&Reference, 1, false);
+    let mut ids = model.tokenizer().encode("a cab ").unwrap();
+    // None of the knobs changes what is told.
+    let sampled = model.generate("a cab ").max_tokens(tokens).temperature(0.7).seed(4);
+    let mut told = 0;
+    for piece in pieces(sampled) {
+        let mut want = 0.0;
+        for &id in &piece.ids {
+            let window = &ids[ids.len().saturating_sub(gpt.block_size)..];
+            let pass = Pass { p: &weights, rows: Rows { b: 1, t: window.len(), pos: 0 }, dropout: None };
+            gpt.forward(&Reference, pass, &mut acts, window);
+            let logits = &acts.logits()[(window.len() - 1) * gpt.vocab_size..][..gpt.vocab_size];
+            let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = logits.iter().map(|z| (z - top).exp()).sum();
+            want += logits[id as usize] - top - sum.ln();
+            ids.push(id);
+            told += 1;
+        }
+        assert!((piece.logprob - want).abs() < 1e-5, "{settings:?}, token {told}: {}, want {want}", piece.logprob);
+    }
+    assert_eq!(told, tokens);
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_model() {
+    // Within the block and, where the window is computed anew, beyond it.
+    check_logprobs(&[], 50);
+    check_logprobs(&["activation=swiglu", "norm=rmsnorm", "logit_softcap=3"], 30);
+    check_logprobs(&["position=rotary", "n_kv_head=1", "qk_norm=true"], 10);
+    // One layer slides exactly.
+    check_logprobs(&["position=rotary", "n_layer=1"], 50);
+}
+
+#[test]
+fn a_text_ends_at_the_first_of_several_stop_strings() {
+    let model = of_logits(&[(97, 0.0), (98, 0.0), (99, -1.0)]);
+    let begin = |i| model.generate("x").max_tokens(60).index(i);
+    let mut ends = [0; 3];
+    for i in 0..40 {
+        let mut whole = begin(i);
+        let text = whole.text().unwrap();
+        assert_eq!((text.len(), whole.finish()), (60, Some(Finish::Length)));
+        let stops = ["abba", "caa", "bbbb"];
+        // The one that is complete first, and of those that end together the one that begins first.
+        let first = stops.iter().filter_map(|stop| text.find(stop).map(|at| (at + stop.len(), at))).min();
+        let mut stopped = stops.iter().fold(begin(i), |text, &stop| text.stop(stop)).stop("");
+        let pieces: Vec<Piece> = stopped.by_ref().map(Result::unwrap).collect();
+        let got: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
+        let drawn: usize = pieces.iter().map(|piece| piece.ids.len()).sum();
+        match first {
+            Some((end, at)) => {
+                assert_eq!((got.as_str(), stopped.finish()), (&text[..at], Some(Finish::Stop)));
+                assert_eq!(drawn, end, "nothing is drawn after the stop string");
+                ends[stops.iter().position(|stop| text[at..end] == **stop).unwrap()] += 1;
+            }
+            None => assert_eq!((got.as_str(), stopped.finish()), (text.as_str(), Some(Finish::Length))),
+        }
+        assert!(stopped.next().is_none(), "it stays at its end");
+    }
+    assert!(ends.iter().all(|&n| n > 0), "{ends:?}");
+}
+
+#[test]
+fn a_text_ends_where_the_model_says_so_if_that_is_wanted() {
+    let model = of_logits(&[(97, 0.0), (98, 0.0), (256, -2.0)]);
+    let (mut ended, mut long) = (0, 0);
+    for i in 0..40 {
+        let mut text = model.generate("x").max_tokens(12).index(i).until_end_of_text();
+        assert_eq!(text.finish(), None, "it has not begun");
+        let pieces: Vec<Piece> = text.by_ref().map(Result::unwrap).collect();
+        let ids: Vec<u32> = pieces.iter().flat_map(|piece| piece.ids.clone()).collect();
+        let written: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
+        let letters = ids.iter().take_while(|&&id| id != 256).count();
+        assert_eq!(written.len(), letters);
+        match text.finish() {
+            Some(Finish::EndOfText) => {
+                assert_eq!(ids.len(), letters + 1, "the end is drawn, and no text");
+                ended += 1;
+            }
+            Some(Finish::Length) => {
+                assert_eq!((ids.len(), letters), (12, 12));
+                long += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(ended > 5 && long > 5, "{ended} {long}");
+    // Not asked for, it is a token like others.
+    let mut on = model.generate("x").max_tokens(200);
+    assert_eq!(pieces_of(&mut on).len(), 200);
+    assert_eq!(on.finish(), Some(Finish::Length));
+    let mut none = model.generate("x").max_tokens(0);
+    assert_eq!((none.text().unwrap().as_str(), none.finish()), ("", Some(Finish::Length)));
+}
+
+fn pieces_of(text: &mut Generation) -> Vec<u32> {
+    text.flat_map(|piece| piece.unwrap().ids).collect()
+}
+
+#[test]
+fn weights_that_are_not_numbers_write_nothing() {
+    let model = of_logits(&[(97, f32::NAN)]);
+    let mut text = model.generate("x");
+    assert!(text.next().unwrap().unwrap_err().to_string().contains("the model's logits are not numbers"));
+    assert!(text.next().is_none() && text.finish().is_none());
+}
