@@ -5,6 +5,7 @@ mod common;
 
 mod cli;
 mod data;
+mod earlier;
 mod finetune;
 mod lora;
 mod mistakes;
