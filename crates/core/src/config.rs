@@ -114,7 +114,7 @@ fields! {
     attention_scale: AttentionScale = AttentionScale::HeadSize, "\"head_size\" or \"n_embd\"" if |_| true,
         "Attention scores are divided by the square root of this.";
     position: Position = Position::Learned, "\"learned\" or \"rotary\"" if |_| true,
-        "How the model knows where a token stands: an embedding added to it, or rotations of queries and keys.";
+        "Position encoding: an embedding added to each token, or rotations of queries and keys (RoPE).";
     rope_theta: f64 = 10000.0, "1 to 1000000000000" if |v| (1.0..=1e12).contains(v),
         "Rotary positions: channel pair i of hs/2 turns by rope_theta^(-2i/hs) for each position.";
     n_kv_head: usize = 0, "0 (n_head) to 256" if |&v| v <= 256,
@@ -135,25 +135,25 @@ fields! {
     eval_iters: u64 = 200, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
         "Random batches of each split in an estimate.";
     precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
-        "What the factors of the products of linear layers and Muon are rounded to, where the processor can; all else is f32.";
+        "Inputs of the matrix products of linear layers and Muon are rounded to this, where the processor can; all else is f32.";
     z_loss: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
-        "This times the squared log-sum-exp of the logits is trained on besides the loss; losses shown are without it.";
+        "Weight of the squared log-sum-exp of the logits, which is added to the training loss but not to the losses shown.";
     log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
         "Updates between two lines of training loss in metrics.jsonl.";
     seed: u64 = 1337, "0 to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
         "Seed of every random number.";
     keep_last: usize = 2, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
-        "Checkpoints of the last estimates that stay, besides the best one and the newest.";
+        "How many of the last estimates' checkpoints are kept, besides the best and the newest.";
     patience: u64 = 0, "0 (off) to 1000000000" if |&v| v <= 1_000_000_000,
-        "Estimates in a row without a lower validation loss after which the run ends; 0 never ends it early.";
+        "Early stopping: the run ends after this many estimates in a row without a lower validation loss; 0 turns it off.";
     on_divergence: OnDivergence = OnDivergence::Stop, "\"stop\", \"skip\" or \"rollback\"" if |_| true,
         "When loss or gradient are not finite, or the loss jumps: stop, skip the update, or return to a checkpoint.";
     spike_zscore: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
         "A loss this many standard deviations above the last hundred or so is a jump; 0 looks only for what is not finite.";
     rollback_lr: f64 = 0.5, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
-        "What each return to a checkpoint multiplies the learning rate with.";
+        "Factor on the learning rate at each return to a checkpoint.";
     shards: usize = 0, "0 (one for each core) to 1024" if |&v| v <= 1024,
-        "Parts a batch is divided into; fixed at the start of a run, so that the bits do not depend on the threads.";
+        "Parts that a batch is divided into; fixed at the start of a run, so the bits do not depend on the number of threads.";
 "optimizer":
     optimizer: OptimizerKind = OptimizerKind::Adamw, "\"adamw\" or \"muon\"" if |_| true,
         "Optimizer for the weight matrices in the blocks; the rest uses AdamW.";
@@ -174,7 +174,7 @@ fields! {
     min_lr: f64 = 0.0, "0 to 10" if |v| (0.0..=10.0).contains(v),
         "The learning rate at the end of the schedule.";
     cooldown: f64 = 0.2, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
-        "wsd: the part of the updates after the warm-up, the last one, in which the learning rate falls.";
+        "wsd: the last part of the updates after the warm-up, as a fraction, in which the learning rate falls.";
     beta1: f64 = 0.9, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
         "AdamW: decay of the first moment.";
     beta2: f64 = 0.999, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
@@ -188,27 +188,27 @@ fields! {
     grad_clip: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
         "The gradient is scaled down to this norm where it is longer; 0 leaves it.";
     param_groups: Vec<ParamGroup> = Vec::new(), "a list of tables: params, a list of tensor names, and optimizer keys" if |_| true,
-        "Parameters with settings of their own: of the first group that names them; * matches anything.";
+        "Optimizer settings for some parameters; the first group whose patterns match a tensor holds; * matches anything.";
 "finetuning":
     lora_rank: usize = 0, "0 (off) to 4096" if |&v| v <= 4096,
-        "Rank of the adapters (LoRA) that train in the place of the weights; 0 trains the weights themselves.";
+        "Rank of the adapters (LoRA) that are trained instead of the weights; 0 trains the weights themselves.";
     lora_alpha: f64 = 16.0, "above 0, at most 1000000" if |&v| v > 0.0 && v <= 1e6,
         "Adapters are scaled by lora_alpha / lora_rank.";
     lora_dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
-        "Dropout on what goes into the adapters.";
+        "Dropout on the adapters' input.";
     lora_targets: LoraTargets = LoraTargets::BLOCKS,
         "a list of at least one of \"qkv\", \"proj\", \"mlp\", \"head\"" if |_| true,
         "Which layers have an adapter: attention's qkv and output projection, mlp, head.";
     freeze: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
         "Parameters that do not train.";
     base: String = String::new(), "the folder of a run" if |_| true,
-        "The run that fine-tuning began with; written at its start.";
+        "The run that the fine-tuning started from; written at its start.";
     new_tokens: usize = 0, "0 to 1000000" if |&v| v <= 1_000_000,
-        "Words that the text has and that run had not; with adapters, only their rows of embedding and head train.";
+        "Tokens that the new text added to the base run's vocabulary; with adapters, only their rows of embedding and head train.";
     replay: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
-        "Share of the sequences that come from the data of that run, against forgetting.";
+        "Share of the sequences that are drawn from the base run's data, against forgetting.";
     modules_to_save: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
-        "Parameters that train besides the adapters, and are saved with them.";
+        "Parameters that are trained and saved together with the adapters.";
 "data":
     data: Vec<String> = Vec::new(), "a list of files, folders and names" if |_| true,
         "Where the text comes from: files, folders, patterns, \"-\" for standard input, or a known name such as \"builtin\".";
@@ -221,7 +221,7 @@ fields! {
     data_field: String = "text".to_owned(), "the name of a field or column" if |v: &String| !v.is_empty(),
         "Where the text is in JSON lines and CSV.";
     invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
-        "What is done about bytes that are not UTF-8: an error, or U+FFFD in their place.";
+        "What to do about bytes that are not UTF-8: refuse them, or read U+FFFD in their place.";
     replacement: bool = true, "true or false" if |_| true,
         "true: sequences at random offsets, with replacement, as published; false: each epoch visits every token once, with a different window offset.";
     within_documents: bool = false, "true or false" if |_| true,
@@ -231,7 +231,7 @@ fields! {
     chat_template: String = String::new(), "a Jinja template of messages" if |_| true,
         "How conversations become text; empty writes each message on a line, and ends the text after an answer.";
     train_split: f64 = 0.9, "above 0 and below 1" if |&v| v > 0.0 && v < 1.0,
-        "The part of the text, from its beginning, that is trained on; the rest is for validation.";
+        "The fraction of the text, from its beginning, that is trained on; the rest is for validation.";
 }
 
 /// The MLP's non-linearity.

@@ -130,7 +130,7 @@ impl<B: Forward> Stream<B> {
     pub fn new(be: &B, model: &Gpt, prompt: &[u32], sampling: Sampling, index: u64) -> Result<Stream<B>> {
         sampling.check()?;
         if prompt.is_empty() {
-            return Err(Error::Text("a prompt needs a token at least".to_owned()));
+            return Err(Error::Text("a prompt needs at least one token".to_owned()));
         }
         if let Some(id) = prompt.iter().find(|&&id| id as usize >= model.vocab_size) {
             return Err(Error::Text(format!("the model has {} tokens, and none with id {id}", model.vocab_size)));

@@ -57,7 +57,7 @@ impl Pool {
         let refused = |error: rayon::ThreadPoolBuildError| {
             let threads = if threads == 0 { cores() } else { threads };
             Error::Threads(format!(
-                "the system does not start {threads} threads: {error}; ask for fewer with --threads"
+                "cannot start {threads} threads: {error}; ask for fewer with --threads"
             ))
         };
         pool.map(|pool| Pool(Arc::new(pool))).map_err(refused)
