@@ -181,7 +181,7 @@ fn an_empty_prompt_is_the_start_of_a_text() {
         assert_eq!(empty.iter().map(|piece| piece.ids.len()).sum::<usize>(), 20);
     }
     let mut nothing = untrained(&[]).generate_after(&[]);
-    assert!(nothing.next().unwrap().unwrap_err().to_string().contains("a prompt needs a token"));
+    assert!(nothing.next().unwrap().unwrap_err().to_string().contains("a prompt needs at least one token"));
     assert!(nothing.next().is_none() && nothing.finish().is_none(), "an error ends it");
 }
 

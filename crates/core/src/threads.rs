@@ -56,9 +56,7 @@ impl Pool {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kinglet-{i}")).build();
         let refused = |error: rayon::ThreadPoolBuildError| {
             let threads = if threads == 0 { cores() } else { threads };
-            Error::Threads(format!(
-                "cannot start {threads} threads: {error}; ask for fewer with --threads"
-            ))
+            Error::Threads(format!("cannot start {threads} threads: {error}; ask for fewer with --threads"))
         };
         pool.map(|pool| Pool(Arc::new(pool))).map_err(refused)
     }
