@@ -1,5 +1,5 @@
-//! The command line: one file for each command, and what they share.
-// A closed standard error makes these panic: `tell` does not.
+//! The command line: one file per command, and the code they share.
+// These macros panic if standard error is closed; `tell` does not.
 #![deny(clippy::print_stderr)]
 
 mod bench;
@@ -85,7 +85,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Interrupted) => ExitCode::from(130),
         Ok(Ended::Different) => ExitCode::FAILURE,
-        // Whoever read our output has seen enough.
+        // The reader of our output closed the pipe, for example `head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             tell(&format!("error: {error:#}"));

@@ -1,4 +1,4 @@
-//! Token ids to batches: a corpus surveyed, encoded, and divided into a part to learn from and a part to be tested on.
+//! From corpus to batches: a corpus is surveyed, encoded, and divided into a training split and a validation split.
 
 mod dataset;
 mod encode;

@@ -1,4 +1,4 @@
-//! A trained model at work: it writes text, and its loss is measured.
+//! Using a trained model: generating text and measuring its loss.
 
 mod generate;
 mod loaded;

@@ -27,30 +27,31 @@
 //! # }
 //! ```
 //!
-//! A text in memory needs no file ([`train::Job::start_on_text`]), a model no folder ([`Model::from_parts`]). `examples/` has a
-//! program for each, and one with a training loop of its own.
+//! Training can use a text in memory instead of a file ([`train::Job::start_on_text`]), and a model can be built
+//! without a run directory ([`Model::from_parts`]). `examples/` has a program for each, and one that writes its own
+//! training loop.
 //!
-//! # The house
-//! A module imports only those above it in this table; `tests/layering.rs` holds that. The first row is the crate
-//! `kinglet-core`, which knows no file, no clock and no text, and can be had alone.
+//! # Module layout
+//! A module imports only modules above it in this table; `tests/layering.rs` enforces this. The first row is the crate
+//! `kinglet-core`, which does no file I/O, reads no clock, handles no text, and can be used on its own.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`error`], [`config`], [`rng`], [`threads`], [`batch`], [`params`], [`backend`], [`model`], [`sample`], [`shards`], [`optim`], [`guard`] | the mathematics: see [`kinglet_core`] |
-//! | [`system`] | files that are whole or absent, and what the machine has |
-//! | [`text`] | where text comes in, and tokenizers |
-//! | [`data`] | token ids, and the batches that are drawn from them |
-//! | [`run`] | the run directory: the only hand-over between commands |
-//! | [`report`] | plots, comparisons, and what a loss is compared with |
-//! | [`train`] | one run: what it starts from, and the loop |
-//! | [`tune`] | many runs: which settings are best |
-//! | [`inference`] | a trained model at work |
+//! | [`system`] | atomic file writes, and what hardware the machine has |
+//! | [`text`] | text sources and tokenizers |
+//! | [`data`] | token ids, and the batches drawn from them |
+//! | [`run`] | the run directory: the only thing passed between commands |
+//! | [`report`] | plots, run comparisons, and baseline losses |
+//! | [`train`] | one run: its starting point and the training loop |
+//! | [`tune`] | many runs: hyperparameter search |
+//! | [`inference`] | generating text with a trained model, and evaluating it |
 //!
 //! # Exactness
-//! A run's result is a function of its configuration, its text and its seed: the same bits for any number of threads,
-//! stopped and resumed or not. Between instruction sets (and platforms) sums are formed in another order, so there
-//! the bits differ, within rounding; with `precision = "bf16"` also between processors that multiply it in tiles, in vectors,
-//! or not at all, which compute f32 instead.
+//! A run's result is a function of its configuration, its text and its seed. It is bit-identical for any number of
+//! threads, and whether or not the run was stopped and resumed. Instruction sets (and platforms) differ in summation
+//! order, so results differ between them, within rounding. With `precision = "bf16"` they also differ between
+//! processors that multiply bf16 in tiles, in vectors, or not at all; the last fall back to f32.
 #![forbid(unsafe_code)]
 
 pub mod data;

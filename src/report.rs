@@ -1,4 +1,4 @@
-//! What people look at: plots, comparisons, and what a loss is compared with.
+//! Output for people: plots, run comparisons, and baseline losses.
 
 pub mod baselines;
 pub mod compare;

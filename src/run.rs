@@ -1,4 +1,4 @@
-//! The run directory: the only hand-over between commands.
+//! The run directory: the only thing passed between commands.
 
 mod checkpoint;
 mod dir;

@@ -1,4 +1,4 @@
-//! What the operating system gives: files that are whole or absent, and what the machine has.
+//! What the operating system provides: atomic file writes, and information about the machine.
 
 pub(crate) mod disk;
 pub mod machine;

@@ -1,4 +1,4 @@
-//! Text in, token ids out: where text comes from, and the tokenizers.
+//! Text in, token ids out: text sources and tokenizers.
 
 pub mod builtin;
 pub mod chat;

@@ -1,4 +1,4 @@
-//! One run: what it starts from, the loop, and what is measured of it.
+//! One run: its starting point, the training loop, and evaluation.
 
 mod base;
 pub mod eval;

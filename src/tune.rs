@@ -1,18 +1,19 @@
-//! Finding settings: a learning-rate range test, then successive halving over the keys of a sweep, within a budget of time.
+//! Hyperparameter search: a learning-rate range test, then successive halving over the swept keys, within a time
+//! budget.
 //!
-//! Every training of a tuning is a whole run of its own, with a folder of its own, and the schedule of its own length: what is
-//! compared has decayed alike. All of a rung share seed, text and validation windows; the last of them, and the configuration
-//! they are to be better than, are trained again with other seeds, and it is those losses that are told. What is tried is a
-//! function of configuration, sweep and seed, and of the rungs in `tune.json`; what came out of it stands in the runs'
-//! folders. So a tuning that was stopped goes on where it was.
+//! Every trial is a complete run with its own folder, and its schedule is scaled to its own length, so that the
+//! compared models have decayed alike. All trials of a rung share seed, text and validation windows. The winner and the
+//! original configuration are trained again with other seeds, and those losses are reported as well. Which settings are
+//! tried depends only on the configuration, the sweeps, the seed, and the rungs in `tune.json`; the results are in the
+//! runs' folders. So an interrupted search resumes where it stopped.
 //!
 //! ```text
-//! tune.json        what is tried: configuration, sweeps, range test, rungs; with a checksum
-//! trials/NNN-rungK, trials/NNN-seedS    a run each, without checkpoints but for the best one's
-//! best.toml        the configuration that was found
-//! trials.md        all that was tried, best first
-//! tune.svg         loss against each key, and the range test
-//! lock             which process tunes, or did
+//! tune.json        the search plan: configuration, sweeps, range test, rungs; with a checksum
+//! trials/NNN-rungK, trials/NNN-seedS    one run each; only the best one keeps its checkpoints
+//! best.toml        the best configuration found
+//! trials.md        all settings tried, best first
+//! tune.svg         the range test, and loss against each swept key
+//! lock             the process that is tuning, or was
 //! ```
 
 mod outcome;
@@ -60,44 +61,44 @@ const FILE: &str = "tune.json";
 const TRIALS: &str = "trials";
 const FORMAT_VERSION: u64 = 1;
 
-/// Settings that are tried unless told otherwise: of one key, and of several.
+/// Default number of settings to try: for one key, and for several.
 const SETTINGS: (usize, usize) = (9, 27);
 
-/// Batches of an estimate in a trial, at most: what counts is the exact loss at its end.
+/// Maximum batches per estimate in a trial; trials are ranked by the exact loss at the end.
 const EVAL_ITERS: u64 = 10;
 
-/// Estimates in a trial, at most, but for the first; each writes the checkpoint that a killed one goes on from.
+/// Maximum estimates in a trial, not counting the first. Each writes a checkpoint from which a killed trial can resume.
 const ESTIMATES: u64 = 5;
 
-/// The part of the budget that the range test may take.
+/// Fraction of the budget that the range test may take.
 const RANGE_PART: f64 = 0.1;
 
-/// What is to be tuned.
+/// A request for a search.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The configuration to begin with, and to be better than.
+    /// The starting configuration, and the one to beat.
     pub config: Config,
-    /// What varies; empty is the learning rate, in the range that a test finds.
+    /// The keys to vary; if empty, the learning rate, in the range that the range test finds.
     pub sweeps: Vec<Sweep>,
-    /// How many settings are tried, the configured ones among them; by default 9 for one key and 27 for more, or what the
-    /// budget allows.
+    /// How many settings to try, including the configured ones; by default 9 for one key and 27 for more, or as many as
+    /// the budget allows.
     pub trials: Option<usize>,
-    /// Seconds in all, those of earlier sessions included.
+    /// Total seconds, including earlier sessions.
     pub budget_s: f64,
 }
 
-/// What a session that goes on with a tuning may say; what is not said stays.
+/// What a resumed search may change; `None` or empty keeps the old value.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    /// The sweeps, which must be those it began with.
+    /// The sweeps; they must be the original ones.
     pub sweeps: Vec<Sweep>,
-    /// The number of trials, which must be the one it began with.
+    /// The number of trials; it must be the original one.
     pub trials: Option<usize>,
-    /// Another budget in seconds, those of earlier sessions included.
+    /// A new budget in seconds, including earlier sessions.
     pub budget_s: Option<f64>,
 }
 
-/// A tuning that is ready to start or to go on; its folder is locked while it lives.
+/// A hyperparameter search, ready to start or resume; its folder is locked while this value lives.
 #[derive(Debug)]
 pub struct Tuning {
     out: PathBuf,
@@ -105,10 +106,10 @@ pub struct Tuning {
     config: Config,
     sweeps: Vec<Sweep>,
     tokenizer: Tokenizer,
-    /// Lent to each trial in turn.
+    /// Shared with each trial in turn.
     data: Arc<Dataset>,
     threads: usize,
-    /// What was measured at the start.
+    /// The speed measured at the start.
     speed: Option<TrialSpeed>,
     _lock: Lock,
 }
@@ -117,113 +118,113 @@ pub struct Tuning {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct TuneFile {
     format_version: u64,
-    /// The configuration, with nothing left to be decided, as TOML.
+    /// The fully resolved configuration, as TOML.
     config: String,
     sweeps: Vec<String>,
     trials: Option<usize>,
     budget_s: f64,
-    /// Seconds that were spent, as far as it was written down.
+    /// Seconds spent, as of the last save.
     spent_s: f64,
     range: Option<RangeTest>,
-    /// Empty until they are known.
+    /// Empty until planned.
     rungs: Vec<Rung>,
 }
 
-/// What happens in a tuning, in order.
+/// Events of a search, in order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// The range test made a step.
+    /// The range test completed a step.
     RangeStep {
         /// Steps done.
         step: u64,
-        /// Steps in all.
+        /// Total steps.
         of: u64,
-        /// The learning rate of the step.
+        /// The learning rate at this step.
         learning_rate: f64,
         /// The training loss, smoothed.
         loss: f64,
     },
     /// The range test is done.
     RangeTest(RangeTest),
-    /// What is ahead is known, or was known before.
+    /// The trials have been planned, now or in an earlier session.
     Planned {
-        /// What varies, the range of the learning rate filled in.
+        /// The sweeps, with the learning-rate range filled in.
         sweeps: Vec<String>,
-        /// The rounds.
+        /// The rungs.
         rungs: Vec<Rung>,
-        /// Updates of the configuration that is tuned.
+        /// `max_iters` of the configuration being tuned.
         max_iters: u64,
-        /// Seconds of the budget that are left.
+        /// Seconds left in the budget.
         left_s: f64,
     },
-    /// A trial begins or goes on.
+    /// A trial starts or resumes.
     Trial {
-        /// The number of the settings.
+        /// Index of the settings.
         trial: usize,
-        /// The rung, from 1.
+        /// The rung, counted from 1.
         rung: usize,
-        /// Rungs in all.
+        /// Total rungs.
         rungs: usize,
-        /// Which of the rung's trials, from 1; of those with other seeds at the end.
+        /// Number of the trial within its rung, or within the final trials with other seeds, counted from 1.
         number: usize,
-        /// Trials of the rung.
+        /// Trials in that group.
         of: usize,
-        /// Whether it is one of those with other seeds.
+        /// Whether it is one of the final trials with other seeds.
         check: bool,
-        /// Updates it is trained for.
+        /// Updates to train for.
         steps: u64,
         /// Its seed.
         seed: u64,
-        /// The values of the keys that vary.
+        /// The values of the swept keys.
         settings: BTreeMap<String, toml::Value>,
     },
-    /// Something happened in a trial.
+    /// A trial reported a training event.
     Training {
-        /// What.
+        /// The training event.
         training: train::Event,
-        /// Seconds of the budget that are left.
+        /// Seconds left in the budget.
         left_s: f64,
     },
-    /// A trial is done, now or in an earlier session.
+    /// A trial finished, now or in an earlier session.
     Outcome(Outcome),
-    /// It was asked to stop; what there is is saved.
+    /// The search was asked to stop; its progress is saved.
     Interrupted {
         /// The folder.
         out: String,
     },
-    /// The end, of the tuning or of its budget.
+    /// The search finished, or its budget ran out.
     Done(Found),
 }
 
-/// What a tuning found.
+/// The result of a search.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Found {
-    /// The best training: the lowest loss of the last rung that anything reached.
+    /// The best trial: the lowest loss in the last rung that any trial completed.
     pub best: Outcome,
-    /// The configured settings, in the last rung they reached.
+    /// The outcome of the configured settings in the last rung they reached.
     pub base: Option<Outcome>,
-    /// The best training of each of the settings, best first.
+    /// The last trial of each of the settings, best first.
     pub ranked: Vec<Outcome>,
-    /// With other seeds: the seed, the loss of the best settings, and of the configured ones.
+    /// Trials with other seeds: the seed, the loss of the best settings, the loss of the configured ones.
     pub checks: Vec<(u64, f64, f64)>,
-    /// Whether everything was done that was planned.
+    /// Whether all planned trials were completed.
     pub complete: bool,
-    /// Updates of the configuration that was tuned.
+    /// `max_iters` of the configuration that was tuned.
     pub max_iters: u64,
-    /// Seconds spent, in all sessions.
+    /// Seconds spent, over all sessions.
     pub spent_s: f64,
     /// The folder.
     pub out: String,
 }
 
 impl Tuning {
-    /// Prepares a tuning in a new (or empty) folder: reads the text, measures how fast training is, about a second, and writes
-    /// what is asked for. `threads` is how many work at once (0: one for each core); losses do not depend on it.
+    /// Prepares a search in a new (or empty) folder: reads the text, measures training speed for about a second, and
+    /// writes `tune.json`. `threads` is the number of threads (0: one per core); losses do not depend on it.
     ///
     /// # Errors
-    /// If the configuration, the text or the folder will not do, settings do not go together, or the budget is too short.
-    /// Nothing is written then.
+    /// If the configuration, the text or the folder is unusable, settings conflict, or the budget is too short. Nothing
+    /// is written then.
     pub fn start(request: Request, out: &Path, threads: usize) -> Result<Tuning> {
         let Request { config, mut sweeps, trials, budget_s } = request;
         if sweeps.is_empty() {
@@ -236,10 +237,10 @@ impl Tuning {
         }
         train::refuse_finetuning(&config)?;
         for group in &config.param_groups {
-            let of_course = |key: &&String| {
+            let sets_schedule = |key: &&String| {
                 key.contains("lr") || *key == "learning_rate" || key.ends_with("_iters") || *key == "cooldown"
             };
-            if let Some(key) = group.settings.keys().find(of_course) {
+            if let Some(key) = group.settings.keys().find(sets_schedule) {
                 return Err(Error::BadConfig(format!(
                     "param_groups: {:?}: {key} would stay as it is while a tuning scales learning rates and their course: \
                      leave it out, and set it when the rest is known",
@@ -266,7 +267,7 @@ impl Tuning {
         let range_s = if tested { range::STEPS.0 as f64 * speed.step_s } else { 0.0 };
         let left_s = budget_s - began.elapsed().as_secs_f64() - range_s;
         let known: Vec<Sweep> = sweeps.iter().filter(|sweep| sweep.values != Values::Tested).cloned().collect();
-        // What cannot be tried is to be known before anything is.
+        // Report settings that cannot be tried before training anything.
         let mut most = wanted(&stored, &sweeps);
         if known.len() == sweeps.len() {
             most = draw(&config, &data, &known, most)?.len();
@@ -277,7 +278,7 @@ impl Tuning {
             .map_err(|need| too_short(budget_s, budget_s - left_s + need))?;
         fs::create_dir_all(out).map_err(Error::io("create", out))?;
         let lock = Lock::take(out)?;
-        // Another process may have been faster.
+        // Check again under the lock: another process may have got there first.
         refuse_full(out)?;
         let (out, speed) = (out.to_owned(), Some(speed));
         let mut tuning =
@@ -286,11 +287,11 @@ impl Tuning {
         Ok(tuning)
     }
 
-    /// Prepares to go on with a tuning.
+    /// Prepares to resume a search.
     ///
     /// # Errors
-    /// If there is none in the folder, another process works there, its text is not there or not the same, or what is asked
-    /// for is not what it is about.
+    /// If the folder holds no search, another process is using it, its text is missing or has changed, or `changes`
+    /// asks for other sweeps or another number of trials.
     pub fn resume(out: &Path, changes: &Changes, threads: usize) -> Result<Tuning> {
         let path = out.join(FILE);
         if !path.exists() {
@@ -334,27 +335,27 @@ impl Tuning {
         Ok(tuning)
     }
 
-    /// Seconds that may be spent, and that were in earlier sessions.
+    /// The budget in seconds, and the seconds spent in earlier sessions.
     pub fn budget_s(&self) -> (f64, f64) {
         (self.stored.budget_s, self.stored.spent_s)
     }
 
-    /// The configuration that is tuned, with nothing left to be decided.
+    /// The configuration being tuned, fully resolved.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Tries settings until all are tried, the budget is spent, or `stop` is set. Every event goes to `observe`; returns the
-    /// last, which is [`Event::Done`] or [`Event::Interrupted`].
+    /// Runs trials until all are done, the budget is spent, or `stop` is set. Passes every event to `observe` and
+    /// returns the last, [`Event::Done`] or [`Event::Interrupted`].
     ///
     /// # Errors
-    /// If something cannot be read or written, the budget ends before one training does, or all of them diverge.
+    /// If something cannot be read or written, the budget ends before any trial does, or all trials diverge.
     pub fn run(self, stop: &AtomicBool, observe: impl FnMut(&Event) + Send) -> Result<Event> {
         let session = Search { began: Instant::now(), before_s: self.stored.spent_s, tuning: self, stop, observe };
         session.run()
     }
 
-    /// Writes `tune.json`, so many seconds after what was spent before.
+    /// Writes `tune.json`, after adding `more_s` to the seconds spent.
     fn write(&mut self, more_s: f64) -> Result<()> {
         self.stored.spent_s += more_s;
         let json = serde_json::to_string(&self.stored).expect("plain values");
@@ -371,7 +372,7 @@ impl Tuning {
         &self.data
     }
 
-    /// A whole run of so many updates: the schedule shrinks with it.
+    /// The configuration of a complete run of `steps` updates, with the schedule scaled down to it.
     fn trial_config(&self, settings: &[toml::Value], steps: u64, seed: u64) -> Result<Config> {
         let mut config = sweep::apply(&self.config, &self.sweeps, settings)?;
         train::resolve_rest(&mut config, self.data())?;
@@ -386,7 +387,7 @@ impl Tuning {
     }
 }
 
-/// How `tune.json` begins, and what stands between its checksum and what that is of.
+/// The start of `tune.json`, and the text between its checksum and the checksummed content.
 const SEAL: &str = "{\"sha256\":\"";
 const TUNE: &str = "\",\"tune\":";
 
@@ -402,7 +403,7 @@ fn read(path: &Path) -> Result<TuneFile> {
     serde_json::from_str(json).map_err(|error| Error::run(path, format!("damaged: {error}")))
 }
 
-/// Refuses a folder with anything in it but what a start that was cut short leaves.
+/// Returns an error if the folder contains anything except the leftovers of an interrupted start.
 fn refuse_full(out: &Path) -> Result<()> {
     if out.join(FILE).exists() {
         return Err(Error::run(
@@ -421,23 +422,23 @@ fn too_short(budget_s: f64, need_s: f64) -> Error {
     ))
 }
 
-/// How many settings there are to be.
+/// How many settings to try.
 fn wanted(stored: &TuneFile, sweeps: &[Sweep]) -> usize {
     stored.trials.unwrap_or(if sweeps.len() == 1 { SETTINGS.0 } else { SETTINGS.1 })
 }
 
-/// Settings that a run can be started with.
+/// Draws settings that a run can be started with.
 fn draw(config: &Config, data: &Dataset, sweeps: &[Sweep], n: usize) -> Result<Vec<Vec<toml::Value>>> {
     sweep::draw(config, sweeps, n, |config| train::resolve_rest(&mut config.clone(), data))
 }
 
-/// Measures how fast training is, for a hundredth of the budget or a second.
+/// Measures training speed, for 1% of the budget but at most about a second.
 fn measure<B: Backward>(be: &B, config: &Config, data: &Dataset, budget_s: f64) -> Result<TrialSpeed> {
-    /// Batches that are measured, and steps at least.
+    /// Evaluation batches to measure, and minimum training steps.
     const BATCHES: u32 = 4;
     let model = Gpt::new(config)?;
     let mut trial = Trial::new(be, config, &model, &data.train)?;
-    // The first ones touch new memory.
+    // Warm up: the first step and batch touch memory for the first time.
     trial.step(be)?;
     trial.eval(be, 1)?;
     let (clock, mut steps) = (Instant::now(), 0);
@@ -452,22 +453,23 @@ fn measure<B: Backward>(be: &B, config: &Config, data: &Dataset, budget_s: f64) 
     let estimates = (1 + ESTIMATES).min(1 + config.max_iters.div_ceil(config.eval_interval)) as f64;
     let batches = estimates * 2.0 * config.eval_iters.min(EVAL_ITERS) as f64
         + data.val.windows() as f64 / config.batch_size as f64;
-    // A checkpoint: three numbers for each parameter, its file system and its plot. A guess; the budget holds without it.
+    // Per checkpoint: three numbers per parameter, file system overhead and the plot. A guess; the budget is enforced
+    // regardless.
     let checkpoint_s = 0.05 + 12.0 * model.layout.len() as f64 / 2e8;
     Ok(TrialSpeed { step_s, rest_s: batches * batch_s + estimates * checkpoint_s })
 }
 
-/// Work on a tuning.
+/// One session of a search.
 struct Search<'a, O: FnMut(&Event) + Send> {
     tuning: Tuning,
     stop: &'a AtomicBool,
     observe: O,
     began: Instant,
-    /// Seconds spent when it began.
+    /// Seconds spent before this session.
     before_s: f64,
 }
 
-/// A training to be done.
+/// A trial to be trained.
 struct Task {
     trial: usize,
     rung: usize,
@@ -487,7 +489,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Writes down what is known, the time among it.
+    /// Saves `tune.json`, including the time spent.
     fn save(&mut self) -> Result<()> {
         let more_s = self.before_s + self.began.elapsed().as_secs_f64() - self.tuning.stored.spent_s;
         self.tuning.write(more_s)
@@ -548,7 +550,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         self.finish(best, outcomes, checks, complete)
     }
 
-    /// Decides what is tried, unless that was decided before: the settings. None if it was asked to stop.
+    /// Plans the rungs, unless an earlier session did, and returns the settings to try. `None` if it was asked to stop.
     fn plan(&mut self) -> Result<Option<Vec<Vec<toml::Value>>>> {
         let threads = self.tuning.threads;
         let be = Cpu::new()?.with_precision(self.tuning.config.precision);
@@ -608,7 +610,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         })?
     }
 
-    /// Puts the limits that the range test found in their place, to two digits.
+    /// Fills the range found by the range test into the sweeps, rounded to two digits.
     fn fill_in_range(&mut self) {
         let Some(RangeTest { bracket, .. }) = &self.tuning.stored.range else { return };
         let short = |rate: f64| format!("{rate:.1e}").parse().expect("a number");
@@ -617,8 +619,8 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         }
     }
 
-    /// The outcome of a training: as it stands in its folder, or after what was left to do of it. None if it was stopped, by
-    /// somebody or by the end of the budget.
+    /// The outcome of a trial, read from its folder; trains it first if it is not finished. `None` if it was stopped by
+    /// the user or by the end of the budget.
     fn train(&mut self, task: &Task, settings: &[toml::Value]) -> Result<Option<Outcome>> {
         let name = match task.check {
             false => format!("{:03}-rung{}", task.trial, task.rung),
@@ -649,7 +651,8 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
             found = read(&path)?;
         }
         if let Some(outcome) = &found {
-            // Each rung begins anew, so nothing goes on from these; what was trained to the end may be the best.
+            // Each rung trains from scratch, so these checkpoints are never resumed from. Keep those of the last rung:
+            // one may be the best.
             if task.check || task.rung < self.tuning.stored.rungs.len() {
                 remove_checkpoints(&path)?;
             }
@@ -658,7 +661,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         Ok(found)
     }
 
-    /// Trains in a folder, from its beginning or from where it stopped, to the end or until it is stopped.
+    /// Starts or resumes the run in `path`, and trains it until it finishes or is stopped.
     fn train_in(&mut self, path: &Path, task: &Task, settings: &[toml::Value]) -> Result<()> {
         let has_config = path.join(crate::run::CONFIG).exists();
         let mut job = if has_config {
@@ -678,13 +681,14 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
             halt.store(stop.load(Ordering::Relaxed) || left_s <= 0.0, Ordering::Relaxed);
         });
         match ended {
-            // A result like any other, which stands in its folder.
+            // Divergence is a result like any other, recorded in the trial's folder.
             Ok(_) | Err(Error::Diverged(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Trains the best settings and the configured ones with other seeds, as far as the budget allows: the seed and both losses.
+    /// Trains the best and the configured settings with other seeds, as far as the budget allows; returns each seed and
+    /// both losses.
     fn check(&mut self, best: &Outcome, settings: &[Vec<toml::Value>]) -> Result<Vec<(u64, f64, f64)>> {
         let pair: &[usize] = if best.trial == 0 { &[0] } else { &[best.trial, 0] };
         let mut checks = Vec::new();
@@ -711,7 +715,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         Ok(checks)
     }
 
-    /// Writes what was found.
+    /// Writes the results.
     fn finish(
         mut self,
         best: Outcome,
@@ -736,7 +740,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         let Tuning { config, sweeps, tokenizer, stored, .. } = &self.tuning;
         let values: Vec<_> = sweeps.iter().map(|sweep| found.best.settings[sweep.key].clone()).collect();
         let mut tuned = sweep::apply(config, sweeps, &values)?;
-        // For this text or another one.
+        // Make it usable for any text, not just this one.
         if tuned.vocab_size == tokenizer.vocab_size() {
             tuned.vocab_size = 0;
         }
@@ -753,14 +757,14 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
     }
 }
 
-/// The trials that have a loss, best first.
+/// The trials with a finite loss, best first.
 fn ranking(outcomes: &[Outcome]) -> Vec<usize> {
     let mut finite: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.loss.is_finite()).collect();
     finite.sort_by(|a, b| a.loss.total_cmp(&b.loss).then(a.trial.cmp(&b.trial)));
     finite.into_iter().map(|outcome| outcome.trial).collect()
 }
 
-/// The lowest loss of the last rung in which there is one.
+/// The outcome with the lowest loss in the last rung that has a finite one.
 fn best_of(outcomes: &[Vec<Outcome>]) -> Option<&Outcome> {
     outcomes.iter().rev().find_map(|rung| {
         let best = *ranking(rung).first()?;
@@ -768,7 +772,7 @@ fn best_of(outcomes: &[Vec<Outcome>]) -> Option<&Outcome> {
     })
 }
 
-/// The last training of each of the settings: those that came further first, then by loss, what diverged last.
+/// The last trial of each of the settings: by rung reached, highest first, then by loss; diverged ones come last.
 fn ranked(outcomes: &[Vec<Outcome>]) -> Vec<Outcome> {
     let mut last: BTreeMap<usize, &Outcome> = BTreeMap::new();
     outcomes.iter().flatten().for_each(|outcome| _ = last.insert(outcome.trial, outcome));
@@ -778,14 +782,14 @@ fn ranked(outcomes: &[Vec<Outcome>]) -> Vec<Outcome> {
     all
 }
 
-/// What stands in the folder of a training that has come to its end.
+/// The outcome stored in the folder of a finished trial.
 fn outcome(path: &Path, task: &Task, settings: &BTreeMap<String, toml::Value>) -> Result<Option<Outcome>> {
     if !path.join(crate::run::CONFIG).exists() {
         return Ok(None);
     }
     let mut end = None;
     RunDir::open(path)?.records(|record| match record {
-        // Neither one that diverged nor one that ended in what is no number has a loss.
+        // Runs that diverged or ended with a non-finite loss have no loss.
         Record::Done(done) => end = Some(done),
         Record::Diverged { action } if action == "stop" => end = Some(DoneRecord::default()),
         _ => {}
@@ -803,7 +807,7 @@ fn outcome(path: &Path, task: &Task, settings: &BTreeMap<String, toml::Value>) -
     }))
 }
 
-/// Removes the checkpoints of a run, and what points at them.
+/// Removes the checkpoints of a run, and the files that name them.
 fn remove_checkpoints(run: &Path) -> Result<()> {
     disk::remove_folder(&run.join("checkpoints"))?;
     for name in ["last", "best"] {
@@ -817,7 +821,7 @@ fn remove_checkpoints(run: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Settings as they are written: `key = value, ...`.
+/// Settings formatted as `key = value, ...`.
 pub fn written(settings: &BTreeMap<String, toml::Value>) -> String {
     let number = |value: &toml::Value| match value {
         toml::Value::Float(x) if *x != 0.0 && x.abs() < 1e-3 => format!("{x:e}"),
@@ -827,7 +831,7 @@ pub fn written(settings: &BTreeMap<String, toml::Value>) -> String {
 }
 
 impl Found {
-    /// What was found, in words; the same for the same trainings, however long they took.
+    /// The result in words; it does not depend on how long the trials took.
     pub fn text(&self) -> String {
         let Found { best, base, ranked, checks, complete, max_iters, .. } = self;
         let mut text = format!(
@@ -867,7 +871,7 @@ impl Found {
         text
     }
 
-    /// What was tried, best first, as Markdown.
+    /// The settings tried, best first, as a Markdown table.
     pub fn table(&self) -> String {
         let mut text =
             String::from("| rank | settings | rung | steps | validation loss | seconds |\n|---|---|---|---|---|---|\n");

@@ -52,13 +52,13 @@ pub(super) struct Args {
     quick: bool,
 }
 
-/// TokenizerChoice of Tiny Shakespeare, for presets whose vocabulary is the text's.
+/// Vocabulary size of Tiny Shakespeare, for presets whose vocabulary comes from the text.
 const VOCAB: usize = 65;
 
-/// Streams of tokens in the measurement of many.
+/// Number of streams in the measurement of many.
 const STREAMS: usize = 8;
 
-/// What is measured; times are medians.
+/// The measurements; times are medians.
 #[derive(Serialize)]
 struct Report {
     preset: String,
@@ -70,14 +70,14 @@ struct Report {
     /// Floating-point operations of a training step.
     gflop_per_step: f64,
     ms_per_step: f64,
-    /// Where a step's time goes; all threads together, divided by their number.
+    /// Where a step's time goes, averaged over the threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     parts: Option<Parts>,
     tokens_per_s: f64,
-    /// `batch_size` sequences of `block_size`.
+    /// Time for `batch_size` sequences of `block_size` tokens.
     ms_per_eval_batch: f64,
     gflops: f64,
-    /// Of all threads at once, before and after the step was measured.
+    /// Of all threads at once; mean of a measurement before and one after the step was measured.
     peak_gflops: f64,
     fraction_of_peak: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,33 +93,33 @@ struct Parts {
     forward_ms: f64,
     backward_ms: f64,
     optimizer_ms: f64,
-    /// Drawing the batch, waiting for the other threads, and the stopwatch.
+    /// Drawing the batch, waiting for other threads, and timing overhead.
     rest_ms: f64,
-    /// Share of the operations' time that is not in a linear layer.
+    /// Fraction of the operations' time spent outside linear layers.
     outside_gemm: f64,
 }
 
 /// Tokens per second.
 #[derive(Serialize)]
 struct Sample {
-    /// One stream, until the first block is full: each token costs one position.
+    /// One stream, until the context is full: each token computes one position.
     first_block: f64,
-    /// One stream, context full: each token costs the whole context.
+    /// One stream, context full: each token recomputes the whole context.
     context_full: f64,
     /// Eight streams on all threads, context full.
     many_streams: f64,
 }
 
-/// A training process of its own.
+/// Measurements of a separate training process.
 #[derive(Serialize)]
 struct Process {
-    /// From the start of the program to the first event of a training run on the built-in corpus, ready to compute.
+    /// From program start to the first event of a training run on the built-in corpus, when it is ready to compute.
     start_ms: f64,
-    /// Of a whole short run with its checkpoints, where the system tells.
+    /// Of a complete short run with its checkpoints, if the OS reports it.
     peak_memory_mib: Option<f64>,
 }
 
-/// One operation of a step, on average.
+/// Average cost of one operation in a step.
 #[derive(Serialize)]
 struct Row {
     op: String,
@@ -187,7 +187,7 @@ impl Args {
                 steps += 1;
             }
             let ms = 1e3 * start.elapsed().as_secs_f64() / f64::from(steps);
-            // Shards work side by side; a single one divides its products over all threads.
+            // Shards run in parallel; a single shard parallelizes its matrix products over all threads.
             let side_by_side = threads.min(shards) as f64;
             let (parts, rows) = breakdown(&timed.take(), ms, f64::from(steps), side_by_side);
             (Some(parts), self.profile.then_some(rows))
@@ -224,7 +224,7 @@ impl Args {
             let tokens = work();
             tokens as f64 / median(self.seconds, || _ = work())
         };
-        // The first token after a block only fills the cache.
+        // The first token after a full context only fills the cache.
         let full = |index| {
             let mut stream = stream(model.block_size + 1, index as u64)?;
             write(&mut stream, 1);
@@ -240,7 +240,7 @@ impl Args {
         })
     }
 
-    /// Runs this program as a user would.
+    /// Measures this program in a process of its own, as a user would run it.
     fn process(&self, config: &Config) -> anyhow::Result<Process> {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let train = |out: &str, data: Option<&str>, settings: &[&str]| -> anyhow::Result<Command> {
@@ -284,7 +284,7 @@ fn peak_gflops(threads: usize, be: Cpu) -> f64 {
     (0..threads).into_par_iter().with_max_len(1).map(|_| peak::fma_gflops(be.isa(), 0.2)).sum()
 }
 
-/// Seconds that `work` takes: the median of as many times as fit, three at least, after one to warm up.
+/// Median seconds of `work`, over as many repetitions as fit into `budget` but at least three, after a warm-up.
 fn median(budget: f64, mut work: impl FnMut()) -> f64 {
     work();
     let (start, mut times) = (Instant::now(), Vec::new());
@@ -301,8 +301,8 @@ fn middle(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// A step of `ms` milliseconds by its operations, given the costs of `steps` steps with `threads` shards
-/// side by side.
+/// Breaks a step of `ms` milliseconds down by operation, given the costs of `steps` steps with `threads` shards in
+/// parallel.
 fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (Parts, Vec<Row>) {
     let sum = |which: &dyn Fn(&str) -> bool| {
         let seconds: f64 = costs.iter().filter(|(op, _)| which(op.name)).map(|(_, cost)| cost.seconds).sum();
@@ -310,7 +310,7 @@ fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (
     };
     let optimizer = |name: &str| matches!(name, "pack_weights" | "reduce" | "adamw" | "muon");
     let backward = |name: &str| name.contains("_bwd") || name == "clear";
-    // What the whole pool does at once is measured once, by the thread that waits for it.
+    // Work that the whole pool shares is timed only once, by the thread that waits for it.
     let optimizer_ms = threads * sum(&optimizer);
     let backward_ms = sum(&backward);
     let forward_ms = sum(&|name| !backward(name) && !optimizer(name));

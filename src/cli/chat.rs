@@ -39,7 +39,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
-        // A model that cannot end an answer says so before anybody asks.
+        // Fail before the first message if the model cannot end an answer.
         data::template_of(model.config(), model.tokenizer())?;
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
@@ -72,7 +72,7 @@ impl Args {
                     }
                     messages.push(Message::new(ASSISTANT, &answer));
                 }
-                // A slip of the keyboard does not end a conversation: it goes on without the line.
+                // A typing mistake must not end the conversation: continue without that line.
                 Err(error)
                     if matches!(error.downcast_ref(), Some(Error::Text(_) | Error::UnknownCharacters { .. })) =>
                 {
@@ -91,8 +91,8 @@ impl Args {
         }
         Ok(())
     }
-    /// Answers the last of the messages, after forgetting the oldest but `keep` if there are too many; prints the answer
-    /// while it is written, unless it is to be JSON.
+    /// Answers the last message. If the messages are too long, it first drops the oldest ones after the first `keep`.
+    /// Prints the answer while it is generated, unless the output is JSON.
     fn answer(
         &self,
         model: &Model,

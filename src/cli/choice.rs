@@ -1,4 +1,4 @@
-//! The arguments that commands share: what to train on what, and with how many threads.
+//! Arguments shared by commands: model configuration, data, and number of threads.
 
 use kinglet::{
     config::{Config, PRESETS},
@@ -42,14 +42,14 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// The number; 0 is one for each core.
+    /// The number of threads; 0 means one per core.
     pub(super) fn count(&self) -> usize {
         self.threads.into()
     }
 }
 
 impl Choice {
-    /// The configuration that was asked for, and its name.
+    /// The requested configuration, and its name.
     pub(super) fn config(&self) -> anyhow::Result<(Config, std::ffi::OsString)> {
         let (mut config, name) = match &self.config {
             Some(path) => (read_config(path)?, path.file_stem().unwrap_or_default().to_owned()),
@@ -59,10 +59,10 @@ impl Choice {
             }
         };
         self.set.iter().try_for_each(|setting| config.set(setting))?;
-        let words = self.tokenizer.as_ref().map(|kind| format!("tokenizer={kind:?}"));
+        let tokenizer = self.tokenizer.as_ref().map(|kind| format!("tokenizer={kind:?}"));
         let seed = self.seed.map(|seed| format!("seed={seed}"));
         let field = self.field.as_ref().map(|field| format!("data_field={field:?}"));
-        words.iter().chain(&seed).chain(&field).try_for_each(|setting| config.set(setting))?;
+        tokenizer.iter().chain(&seed).chain(&field).try_for_each(|setting| config.set(setting))?;
         if !self.data.is_empty() {
             config.data.clone_from(&self.data);
         }
@@ -79,7 +79,7 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
 }
 
-/// What `--preset` takes: the list is the program's own.
+/// Help for `--preset`, generated from the list of presets.
 fn preset_help() -> String {
     let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
     format!("A configuration that comes with kinglet: {} [default: {}]", names.join(", "), names[0])

@@ -93,7 +93,7 @@ impl Args {
         Ok(Ended::Done)
     }
 
-    /// Whether two runs are the same to the bit.
+    /// Checks whether two runs are bit-identical.
     fn bits(&self, json: bool) -> anyhow::Result<Ended> {
         let [a, b] = &self.run[..] else {
             return Err(Error::BadConfig(format!("--bits takes two runs, not {}", self.run.len())).into());
@@ -112,7 +112,7 @@ impl Args {
     }
 }
 
-/// What the runs reached, the best first. What does not fit on a line goes below, with the names again.
+/// The results of the runs, best first. Columns that do not fit on a line go below, with the names repeated.
 fn table(overlay: &Overlay, width: usize) -> String {
     let runs = &overlay.runs;
     let goal = overlay.target.map_or(String::new(), |target| format!(" to {target:.4}"));
@@ -150,7 +150,7 @@ fn table(overlay: &Overlay, width: usize) -> String {
             used += 2 + size(cells);
             used <= width
         });
-        // One at least, however narrow it is.
+        // At least one column, however narrow the terminal.
         let (now, later) = rest.split_at(fitting.count().max(1));
         for row in 0..=runs.len() {
             let name = if row == 0 { "   run" } else { &names[row - 1] };
@@ -166,7 +166,7 @@ fn table(overlay: &Overlay, width: usize) -> String {
     text
 }
 
-/// The configuration keys in which the runs differ: each value with the letters of the runs that have it.
+/// The configuration keys in which the runs differ: each value with the marks of the runs that have it.
 fn differences(overlay: &Overlay) -> String {
     let mut text = String::new();
     for (key, values) in &overlay.config {

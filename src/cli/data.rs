@@ -80,13 +80,13 @@ impl Args {
 impl StatsArgs {
     fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, _) = self.choice.config()?;
-        // Nothing is trained, so a part need not have a whole sequence.
+        // Nothing is trained, so a split need not hold a whole sequence.
         let with_block = |size: &str| config.clone().with(&[size]);
         let (tokenizer, data) = data::read(&with_block("block_size=65536")?, TokenizerChoice::FromConfig)?;
         data.check(&with_block("block_size=1")?)?;
         terminal::warn(&data.notes);
         let (train_ids, val_ids) = (data.train.last_ids(usize::MAX)?, data.val.last_ids(usize::MAX)?);
-        // The end of a text is none of its characters.
+        // The end-of-text token is not part of the text's characters.
         let text = |ids: &[u32]| {
             let documents = ids.split(|&id| Some(id) == tokenizer.end_of_text()).map(|ids| tokenizer.decode(ids));
             documents.collect::<Vec<_>>().join("\n")
@@ -106,13 +106,13 @@ impl StatsArgs {
     }
 }
 
-/// What is to be shown.
+/// The results to show.
 struct Report<'a> {
     stats: &'a Stats,
     baselines: &'a Baselines,
     /// Nats per token.
     floor: Option<f64>,
-    /// Bits per character for each nat per token.
+    /// Conversion factor from nats per token to bits per character.
     bits_per_nat_and_token: f64,
     token: &'a dyn Fn(u32) -> String,
 }
@@ -179,7 +179,7 @@ impl Report<'_> {
             ("frequent characters", chars(&self.stats.frequent_chars)),
             ("rare characters", chars(&self.stats.rare_chars)),
         ];
-        // Where tokens are characters they have been listed.
+        // If tokens are characters, they are listed already.
         if train.tokens != train.chars {
             lines.push(("frequent tokens", tokens(&self.stats.frequent_tokens)));
             lines.push(("rare tokens", tokens(&self.stats.rare_tokens)));
@@ -271,7 +271,7 @@ impl Prepare {
     }
 }
 
-/// What a line of standard input asks for.
+/// A request on a line of standard input.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
 enum Line {

@@ -70,7 +70,7 @@ pub(super) struct Choice {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
-        // Of the folder itself, also where it is called ".".
+        // Resolve the folder, so that it has a name even if given as ".".
         let run = self.choice.run.canonicalize().unwrap_or_else(|_| self.choice.run.clone());
         let name = format!("{}-finetuned", run.file_name().unwrap_or_default().display());
         let beside = if self.choice.run.file_name().is_some() { &self.choice.run } else { &run };

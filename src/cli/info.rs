@@ -9,7 +9,7 @@ use kinglet::{config::Config, model::Gpt, run::RunDir, train::Memory};
 use serde_json::{Map, json};
 use std::path::Path;
 
-/// Characters of Tiny Shakespeare, which the published counts are for.
+/// Vocabulary size of Tiny Shakespeare, for which the published counts hold.
 const PUBLISHED_VOCAB: usize = 65;
 
 /// Show a preset's or a run's configuration, parameters, memory and losses
@@ -40,13 +40,13 @@ impl Args {
         let params = model.layout.len();
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let weights_mib = mib(4 * params as u64);
-        // What the published "MB" count: the weights and PyTorch's causal masks, one for each head.
+        // The published "MB" include the weights and PyTorch's causal masks, one per head.
         let masks = 4 * config.n_layer * config.n_head * config.block_size.pow(2);
         let published_mib = mib((4 * params + masks) as u64);
         let memory = Memory::of(&config)?;
         let published = PUBLISHED.iter().find(|published| published.preset == self.what);
 
-        // Parameters by part: the tensors of one kind in all blocks together.
+        // Parameters by part, adding up the same tensor over all blocks.
         let mut parts: Vec<(String, usize)> = Vec::new();
         for tensor in &model.layout.tensors {
             let name = tensor.name.trim_start_matches("transformer.");
@@ -57,7 +57,7 @@ impl Args {
             }
         }
 
-        // A run without a checkpoint has a configuration all the same.
+        // A run without a checkpoint still has a configuration to show.
         let state = run.as_mut().and_then(|run| run.state().ok());
         terminal::warn(&run.map_or(Vec::new(), |run| run.warnings));
         if json {

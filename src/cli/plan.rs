@@ -38,7 +38,7 @@ impl Args {
     }
 }
 
-/// Measures and prints what a run would take.
+/// Measures and prints the time and memory a run would take.
 pub(super) fn show(
     name: &str,
     config: &Config,

@@ -1,12 +1,12 @@
-//! The published figures.
+//! The published results.
 
-/// What was published about a preset, to stand beside what we measure.
+/// Published results of a preset, to compare with ours.
 pub(super) struct Published {
     pub(super) preset: &'static str,
     pub(super) params: usize,
     pub(super) train_loss: f64,
     pub(super) val_loss: f64,
-    /// "MB" that are MiB and count PyTorch's causal masks.
+    /// In "MB", which are really MiB and include PyTorch's causal masks.
     pub(super) size: f64,
 }
 

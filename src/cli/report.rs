@@ -1,4 +1,4 @@
-//! A run told in the terminal: events as lines and a progress bar, or as JSON.
+//! Reports a run's events on the terminal, as lines and a progress bar, or as JSON.
 
 use super::terminal;
 use super::terminal::Ended;
@@ -16,7 +16,7 @@ use std::{
 };
 
 const BAR: &str = "{wide_bar:.cyan/dim} step {human_pos}/{human_len} {msg} {eta} left";
-/// What is shown of a run when it is done.
+/// What to show when a run is done.
 pub(super) struct Finished {
     out: PathBuf,
     command: &'static str,
@@ -29,9 +29,9 @@ impl Finished {
     }
 }
 
-/// Shows what a run that is done has written.
+/// Shows the sample of a finished run.
 pub(super) fn finish(Finished { out, command }: &Finished, json: bool) -> anyhow::Result<Ended> {
-    // It is not there if it could not be written, of which there was a warning.
+    // The sample is missing if it could not be written; a warning was shown then.
     let sample = std::fs::read_to_string(out.join("sample.txt")).ok().filter(|_| !json);
     if let Some(sample) = sample {
         terminal::print(&format!("\n{sample}\n\nmore of it: kinglet {command} {}\n", out.display()))?;
@@ -70,7 +70,7 @@ impl Reporter {
         if let Event::Start { precision, .. } = event {
             terminal::note_precision(self.precision, *precision);
         }
-        // A reader of our output who went away must not end the training.
+        // A closed output pipe must not end the training.
         let _ = if self.json { self.event_json(event) } else { self.event_text(event) };
     }
 
@@ -129,19 +129,19 @@ impl Reporter {
                 self.bar.finish_and_clear();
                 terminal::print(&done(event))?;
             }
-            // Nobody asked about what is new.
+            // Ignore events added in the future.
             _ => {}
         }
         Ok(())
     }
 }
 
-/// The text about a value, where there is one.
+/// The text for a value, or an empty string if there is none.
 pub(super) fn optional<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
     value.map_or_else(String::new, text)
 }
 
-/// The lines about a run that begins.
+/// The lines printed when a run starts.
 fn begun(event: &Event) -> String {
     let Event::Start {
         step,
@@ -171,7 +171,7 @@ fn begun(event: &Event) -> String {
     )
 }
 
-/// The lines about a run that is done.
+/// The lines printed when a run is done.
 fn done(event: &Event) -> String {
     let Event::Done {
         step,
@@ -234,7 +234,7 @@ pub(super) fn time(plan: &Plan) -> String {
     })
 }
 
-/// A duration in its largest unit, rounded. `humantime` shows every unit down to the nanosecond, which nobody reads.
+/// A duration in its largest unit, rounded. `humantime` would show every unit down to the nanosecond.
 pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 1.0 => format!("{:.0} ms", 1e3 * s),

@@ -26,7 +26,7 @@ use std::{
     time::SystemTime,
 };
 
-/// The heading of what `scripts/peers.py` keeps at the end of the report.
+/// The heading of the section that `scripts/peers.py` maintains at the end of the report.
 const PEERS: &str = "## Speed beside PyTorch";
 
 /// Train the published models and print the losses beside the published ones
@@ -55,7 +55,7 @@ pub(super) struct Args {
 struct Runs {
     published: &'static Published,
     done: Vec<Value>,
-    /// The folder of each.
+    /// The folder of each run.
     folders: Vec<PathBuf>,
 }
 
@@ -103,7 +103,8 @@ impl Args {
         self.out.join(format!("{name}-seed{seed}{quick}"))
     }
 
-    /// One run on Tiny Shakespeare, or what is left of it; none if it was interrupted.
+    /// Trains on Tiny Shakespeare, resuming an unfinished run; returns the `done` event, or `None` if it was
+    /// interrupted.
     fn one(&self, mut config: Config, out: &Path, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Value>> {
         config.data = vec![TINY_SHAKESPEARE.to_owned()];
         if self.quick {
@@ -111,7 +112,7 @@ impl Args {
         }
         let job = if out.exists() {
             let run = RunDir::open(out)?;
-            // What a run decides for itself, it has; all else must be what is asked for now.
+            // Copy the values a run resolves for itself; all others must match the requested configuration.
             let Config { data, data_sha256, tokenizer_sha256, vocab_size, shards, .. } = run.config.clone();
             (config.data, config.data_sha256, config.tokenizer_sha256) = (data, data_sha256, tokenizer_sha256);
             (config.vocab_size, config.shards) = (vocab_size, shards);
@@ -174,7 +175,7 @@ impl Args {
             }
             write!(text, "\nWritten by the model of seed 1:\n\n```text\n{}\n```\n", sample.trim())?;
         }
-        // What follows is scripts/peers.py's.
+        // The rest of the report is maintained by scripts/peers.py.
         let before = fs::read_to_string(report).unwrap_or_default();
         if let Some(at) = before.find(PEERS) {
             write!(text, "\n{}", &before[at..])?;
@@ -183,7 +184,7 @@ impl Args {
     }
 }
 
-/// The date, and what the times of a report were measured on.
+/// The date, and the machine that a report's times were measured on.
 fn today_and_machine() -> anyhow::Result<String> {
     let (cpu, cores) = processor().unwrap_or_else(|| ("unknown processor".to_owned(), cores()));
     let (date, isa) = (humantime::format_rfc3339(SystemTime::now()).to_string(), Cpu::new()?.isa());
@@ -226,7 +227,7 @@ impl Runs {
     }
 }
 
-/// Ours beside the published figures, as Markdown.
+/// Our results beside the published ones, as Markdown.
 fn table(all: &[Runs]) -> String {
     let mut text = String::from(
         "| model | parameters | published | train loss | published | val loss | published | wall s |\n\

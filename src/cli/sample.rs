@@ -66,7 +66,7 @@ impl Draw {
         let mut sampling = Sampling::default();
         sampling.temperature = self.temperature;
         (sampling.top_k, sampling.top_p, sampling.min_p) = (self.top_k, self.top_p, self.min_p);
-        // Dividing by zero makes every seen token certain, which nobody means.
+        // Dividing by zero would make every seen token certain, which is never intended.
         sampling.repetition_penalty = self.repetition_penalty.max(1e-3);
         sampling.seed = self.seed;
         sampling

@@ -1,16 +1,16 @@
 //! Text in columns.
 
-/// Spaces between columns, at least.
+/// Minimum number of spaces between columns.
 const GAP: usize = 3;
 
-/// A line for each name and its value; the values begin below each other.
+/// One line per name and value, with the values left-aligned.
 pub(super) fn pairs(lines: &[(&str, String)]) -> String {
     let width = GAP + lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     lines.iter().map(|(name, value)| format!("{name:<width$}{value}\n")).collect()
 }
 
-/// A line for each row. The first column is of names, numbers end below each other, and what a row has more than the first
-/// one is a note behind it.
+/// One line per row. The first column is left-aligned, the others are right-aligned. Cells beyond the first row's
+/// columns are appended as notes.
 pub(super) fn columns(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0);

@@ -49,10 +49,10 @@ pub(super) struct Args {
     threads: Threads,
 }
 
-/// Seconds unless told otherwise.
+/// Default budget in seconds.
 const BUDGET_S: f64 = 600.0;
 
-/// Seconds from numbers with units, such as `1h 30m`; a number alone is seconds.
+/// Parses a duration such as `1h 30m` to seconds; a plain number means seconds.
 fn budget(text: &str) -> Result<f64, String> {
     let time = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
     let time = time.or_else(|| humantime::parse_duration(text).ok());
@@ -90,7 +90,7 @@ impl Args {
     }
 }
 
-/// Shows what happens: as lines and a progress bar, or as JSON.
+/// Reports a search's events, as lines and a progress bar, or as JSON.
 struct Reporter {
     json: bool,
     bar: ProgressBar,
@@ -98,7 +98,7 @@ struct Reporter {
 
 impl Reporter {
     fn event(&mut self, event: &Event) {
-        // A reader of our output who went away must not end the tuning.
+        // A closed output pipe must not end the search.
         let _ = if self.json { Reporter::event_json(event) } else { self.event_text(event) };
     }
 
@@ -109,7 +109,7 @@ impl Reporter {
                 terminal::tell(&format!("warning: at step {step}: {warning}"));
                 Ok(())
             }
-            // Those stand in the trials' own metrics.
+            // These are recorded in each trial's own metrics.
             Event::Training { .. } => Ok(()),
             event => terminal::print_json(event),
         }

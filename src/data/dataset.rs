@@ -1,4 +1,4 @@
-//! What batches are made of: a corpus as token ids, in a part to learn from and a part to be tested on.
+//! A corpus as token ids, divided into a training split and a validation split, from which batches are drawn.
 
 use super::{
     encode::{Encoded, encode},
@@ -14,31 +14,32 @@ use kinglet_core::{
     error::{Error, Result},
 };
 
-/// A corpus as token ids, in two parts.
+/// A corpus as token ids, in two splits.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    /// What the model learns from.
+    /// The training split.
     pub train: Split,
-    /// What it is tested on.
+    /// The validation split.
     pub val: Split,
-    /// Nats per character that no model can stay below on the validation part, where that is known.
+    /// The entropy floor of the validation split in nats per character, if known.
     pub floor: Option<f64>,
-    /// What identifies the corpus, in hexadecimal.
+    /// A hash that identifies the corpus, in hexadecimal.
     pub sha256: String,
-    /// What a user should know about how it was read.
+    /// Notes for the user on how it was read.
     pub notes: Vec<String>,
-    /// Of token ids that kinglet prepared: with which tokenizer and train_split.
+    /// For token ids prepared by kinglet: the tokenizer and train_split they were made with.
     pub made: Option<(TokenizerKind, f64)>,
 }
 
-/// Memory that a token takes while a corpus is encoded: its id, in a vector that grows by doubling.
+/// Peak memory per token while a corpus is encoded: its id, in a vector that grows by doubling.
 const BYTES_PER_TOKEN: u64 = 12;
 
 impl Dataset {
-    /// Encodes a corpus and divides it; the training part is the first `int(train_split * n)` characters, or conversations.
+    /// Encodes and divides a corpus; the training split is the first `int(train_split * n)` characters or
+    /// conversations.
     ///
     /// # Errors
-    /// If the corpus cannot be read, or has characters the tokenizer does not know.
+    /// If the corpus cannot be read, or contains characters unknown to the tokenizer.
     pub fn new(corpus: &Corpus, survey: &Survey, tokenizer: &Tokenizer, config: &Config) -> Result<Dataset> {
         let cut = survey.cut(config);
         let [train, val] = encode_in_memory(corpus, survey, tokenizer, config, cut)?;
@@ -57,10 +58,10 @@ impl Dataset {
         })
     }
 
-    /// Checks that there is something to train on and something to test on.
+    /// Checks that both splits are usable.
     ///
     /// # Errors
-    /// If a part is too short for one sequence.
+    /// If a split is too short for one sequence.
     pub fn check(&self, config: &Config) -> Result<()> {
         for (name, part) in [("training", &self.train), ("validation", &self.val)] {
             let n = part.tokens();
@@ -85,7 +86,8 @@ impl Dataset {
         Ok(())
     }
 
-    /// All of it as one part, to be measured on; of a text in memory, what was not cut off by a `train_split` of 0.
+    /// The whole corpus as one split, for evaluation. Text in memory must have been read with `train_split` = 0,
+    /// because only its validation split is returned.
     pub fn whole(self) -> Split {
         match (self.train.content, self.val) {
             (
@@ -105,7 +107,7 @@ impl Dataset {
         }
     }
 
-    /// Refuses what is too large for this machine before any of it is read.
+    /// Rejects a corpus that is too large for this machine, before reading any of it.
     ///
     /// # Errors
     /// If the ids would not fit into memory.
@@ -121,7 +123,7 @@ impl Dataset {
     }
 }
 
-/// What is to be said about conversations that are not there.
+/// Notes about conversations that were left out.
 fn left_out(parts: &[&Collected], survey: &Survey, config: &Config) -> Vec<String> {
     let too_long: usize = parts.iter().map(|part| part.too_long.0).sum();
     let longest = parts.iter().map(|part| part.too_long.1).max();
@@ -138,23 +140,23 @@ fn left_out(parts: &[&Collected], survey: &Survey, config: &Config) -> Vec<Strin
     long.into_iter().chain(empty).collect()
 }
 
-/// A part while it is collected.
+/// A split while it is being collected.
 #[derive(Default)]
 struct Collected {
     ids: Vec<u32>,
-    /// Of conversations: what is learned, and where each row ends.
+    /// For conversations: which tokens are trained on, and where each row ends.
     learned: Vec<bool>,
     ends: Vec<usize>,
     bytes: u64,
     chars: u64,
     /// Conversations too long for the model, and the length of the longest.
     too_long: (usize, usize),
-    /// Conversations without a token to be learned.
+    /// Conversations without any token to train on.
     empty: usize,
 }
 
 impl Collected {
-    /// Adds a conversation as a row; with `packing` behind the last one, if it fits there.
+    /// Adds a conversation as a new row or, with `packing`, appends it to the last row if it fits there.
     fn add_row(&mut self, encoded: &Encoded, config: &Config) {
         let most = config.block_size + 1;
         if encoded.ids.len() > most {
@@ -203,7 +205,7 @@ fn encode_in_memory(
 ) -> Result<[Collected; 2]> {
     let mut parts = [Collected::default(), Collected::default()];
     if tokenizer.chars().is_some() && survey.conversations == 0 {
-        // Known beforehand, but for the ends of documents: no room for growing is needed.
+        // The number of tokens is known beforehand, up to the ends of documents, so reserve exactly.
         parts[0].ids.reserve((cut + survey.documents) as usize);
         parts[1].ids.reserve((survey.chars - cut + survey.documents) as usize);
     }

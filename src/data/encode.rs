@@ -1,4 +1,4 @@
-//! A corpus as token ids, piece by piece: what a dataset in memory and one in files are both made of.
+//! Encodes a corpus into token ids piece by piece, for datasets in memory and in files.
 
 use super::survey::{Survey, template_of};
 use crate::text::{
@@ -12,23 +12,23 @@ use kinglet_core::{
 };
 use rayon::prelude::*;
 
-/// What a piece became.
+/// An encoded piece.
 pub(super) struct Encoded {
-    /// The ids, an end of a text after a document's last piece.
+    /// The ids, with the end-of-text token after a document's last piece.
     pub(super) ids: Vec<u32>,
-    /// For conversations: which of them are learned.
+    /// For conversations: which ids are trained on.
     pub(super) learned: Vec<bool>,
-    /// Bytes of the text, or of what is learned of it.
+    /// Bytes of the text or, for conversations, of the part trained on.
     pub(super) bytes: u64,
-    /// Characters of that.
+    /// Characters of the same.
     pub(super) chars: u64,
 }
 
-/// Bytes of text that are encoded at once for each thread: two pieces.
+/// Bytes of text per thread to encode at once: two pieces.
 const AT_ONCE: usize = 1 << 19;
 
-/// Encodes a corpus, in order, on all threads: `sink` hears of each piece and whether it lies behind `cut`, in the
-/// survey's units. The text that the cut falls into is divided.
+/// Encodes a corpus on all threads. `sink` receives each piece in order, and whether it lies behind `cut`, in the
+/// survey's units. A piece of text that straddles the cut is divided there.
 pub(super) fn encode(
     corpus: &Corpus,
     survey: &Survey,
@@ -50,7 +50,7 @@ pub(super) fn encode(
                 let changed = || Error::Data(format!("{} changed while it was read", corpus.names()));
                 let parts = template.as_ref().ok_or_else(changed)?.parts(messages)?;
                 let (ids, learned) = chat::encode(&parts, tokenizer)?;
-                // What the loss is of.
+                // Only the text that counts in the loss.
                 let said = parts.iter().filter(|part| part.learned);
                 let text: String = said.map(|part| part.text.replace(END_OF_TEXT, "")).collect();
                 (ids, learned, text.into())
@@ -61,7 +61,7 @@ pub(super) fn encode(
     let mut flush = |waiting: &mut Vec<(bool, Piece)>| -> Result<()> {
         let encode = |(behind, piece): (bool, Piece)| Ok((behind, one(&piece)?));
         let encoded: Vec<Result<_>> = waiting.par_drain(..).map(encode).collect();
-        // In order, so that the first error is the same however many threads there are.
+        // In order, so that the first error does not depend on the number of threads.
         encoded.into_iter().try_for_each(|piece| piece.and_then(|(behind, encoded)| sink(behind, encoded)))
     };
     let (mut waiting, mut size, mut at) = (Vec::new(), 0, 0u64);

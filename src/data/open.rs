@@ -1,4 +1,4 @@
-//! The data that a configuration names, and the tokenizer that its ids are of.
+//! Reads the data that a configuration names, and the tokenizer for its ids.
 
 use super::{dataset::Dataset, prepared, survey::Survey};
 use crate::text::{source::Corpus, tokenizer::Tokenizer};
@@ -8,21 +8,21 @@ use kinglet_core::{
 };
 use std::path::Path;
 
-/// Whose ids data is to have.
+/// Which tokenizer to encode data with.
 #[derive(Clone, Copy, Debug)]
 pub enum TokenizerChoice<'a> {
-    /// Those of the tokenizer that the configuration asks for.
+    /// The tokenizer that the configuration asks for.
     FromConfig,
-    /// Those of a tokenizer that there is; the text must be the one the configuration was decided for, if it was.
+    /// An existing tokenizer; the text must be the one the configuration was resolved for, if it was.
     Fixed(&'a Tokenizer),
-    /// The same, with the characters that the data has more added to it.
+    /// An existing tokenizer, extended with characters that only the data has.
     Extend(&'a Tokenizer),
 }
 
-/// The data that a configuration names, and the tokenizer that its ids are of.
+/// Reads the data that a configuration names, and the tokenizer for its ids.
 ///
 /// # Errors
-/// If it cannot be read, or is not what it must be.
+/// If the data cannot be read or does not match the configuration or the tokenizer.
 pub fn read(config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Dataset)> {
     let known = match choice {
         TokenizerChoice::FromConfig => None,
@@ -34,7 +34,7 @@ pub fn read(config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Data
                 let allowed = format!("{made}, with which these token ids were made");
                 Err(Error::Config { key: key.into(), value, allowed })
             };
-            // What was not asked for is the default.
+            // A default value counts as not asked for.
             let default = Config::default();
             if config.tokenizer != default.tokenizer && config.tokenizer != *kind {
                 return other("tokenizer", config.tokenizer.clone().into(), kind.clone().into());
@@ -52,7 +52,7 @@ pub fn read(config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Data
     read_corpus(&Corpus::open(config)?, config, choice)
 }
 
-/// The same for a corpus that is open, whatever the configuration names.
+/// The same for an open corpus, ignoring the data that the configuration names.
 ///
 /// # Errors
 /// As [`read`].
@@ -61,7 +61,7 @@ pub fn read_corpus(corpus: &Corpus, config: &Config, choice: TokenizerChoice) ->
     let survey = Survey::of(corpus, config)?;
     Dataset::check_size(corpus, survey.bytes)?;
     if let TokenizerChoice::Fixed(_) = choice {
-        // Before it is encoded: that it has other characters is no more than a sign of it.
+        // Check before encoding: an unknown-character error would only be a symptom of a changed text.
         same_text(config, &survey.sha256)?;
     }
     let tokenizer = match choice {
@@ -73,7 +73,7 @@ pub fn read_corpus(corpus: &Corpus, config: &Config, choice: TokenizerChoice) ->
     Ok((tokenizer, data))
 }
 
-/// Refuses another text than the one a configuration was decided for, if it was.
+/// Returns an error if the text is not the one the configuration was resolved for, if it was.
 pub(crate) fn same_text(config: &Config, sha256: &str) -> Result<()> {
     if config.data_sha256.is_empty() || config.data_sha256 == sha256 {
         return Ok(());
@@ -85,10 +85,10 @@ pub(crate) fn same_text(config: &Config, sha256: &str) -> Result<()> {
     )))
 }
 
-/// The tokenizer that a configuration asks for, of this corpus.
+/// The tokenizer that a configuration asks for, trained on this corpus where it is trained at all.
 ///
 /// # Errors
-/// If it cannot be read or learned.
+/// If it cannot be read or trained.
 pub fn tokenizer(config: &Config, corpus: &Corpus, survey: &Survey) -> Result<Tokenizer> {
     match &config.tokenizer {
         TokenizerKind::Char => Ok(survey.char_tokenizer()),

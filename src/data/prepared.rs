@@ -1,17 +1,17 @@
-//! Corpora larger than memory: token ids in files, written once and read where a batch needs them.
+//! Corpora larger than memory: token ids in files, written once and read on demand for each batch.
 //!
 //! ```text
-//! prepared.json    tokens, bytes and characters of each part
-//! tokenizer.json   what made the ids
+//! prepared.json    tokens, bytes and characters of each split
+//! tokenizer.json   the tokenizer that produced the ids
 //! train-00000.bin, val-00000.bin ...    the ids, 16 bits each where the vocabulary allows, else 32, little-endian,
-//!                  after a header of 128 bytes: magic, version, bytes of an id, ids, SHA-256 of tokenizer.json and of
-//!                  what follows
+//!                  after a header of 128 bytes: magic, version, bytes per id, number of ids, SHA-256 of tokenizer.json
+//!                  and of the ids
 //! SHA256SUMS       sha256sum -c verifies the folder
 //! ```
 //!
-//! nanoGPT's `train.bin` and `val.bin` and llm.c's `.bin` files are read as they are. Files are read by position, not
-//! mapped: the system's cache serves both alike, and a file that shrinks meanwhile is an error, not the end of the
-//! process.
+//! nanoGPT's `train.bin` and `val.bin` and llm.c's `.bin` files are read as they are. Files are read at offsets rather
+//! than memory-mapped: the OS page cache serves both equally well, and a file that shrinks meanwhile causes an error
+//! instead of killing the process.
 
 use super::{
     dataset::Dataset,
@@ -40,10 +40,10 @@ use std::{
 
 const ABOUT: &str = "prepared.json";
 const TOKENIZER: &str = "tokenizer.json";
-/// Ids in a file: 200 MB of 16 bits.
+/// Ids per file: 200 MB at 16 bits each.
 const IDS_PER_FILE: u64 = 100_000_000;
 
-/// Tokens that are decoded to learn how much text those of a foreign file are.
+/// Tokens to decode from a foreign file to estimate how much text its ids represent.
 const SAMPLE: usize = 1 << 20;
 
 /// A corpus in files.
@@ -54,7 +54,7 @@ pub(super) struct Files {
     pub(super) val: Split,
     pub(super) sha256: String,
     pub(super) notes: Vec<String>,
-    /// With which tokenizer and train_split they were made, if they are kinglet's.
+    /// The tokenizer and train_split they were made with, if kinglet made them.
     pub(super) made: Option<(TokenizerKind, f64)>,
 }
 
@@ -65,10 +65,10 @@ impl From<Files> for Dataset {
     }
 }
 
-/// What a part is.
+/// Description of a split.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PartAbout {
-    /// Token ids, an end of a text for each document included.
+    /// Token ids, including one end-of-text token per document.
     pub tokens: u64,
     /// Bytes of text.
     pub bytes: u64,
@@ -78,37 +78,37 @@ pub struct PartAbout {
     pub files: Vec<String>,
 }
 
-/// What a prepared corpus is.
+/// Description of a prepared corpus.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
     /// Version of the format.
     pub format_version: u32,
-    /// What identifies the corpus, in hexadecimal.
+    /// A hash that identifies the corpus, in hexadecimal.
     pub sha256: String,
-    /// The configuration's tokenizer and train_split, with which it was made.
+    /// The tokenizer setting it was made with.
     pub tokenizer: TokenizerKind,
-    /// See the configuration.
+    /// The train_split setting it was made with.
     pub train_split: f64,
     /// Documents.
     pub documents: u64,
-    /// TokenizerChoice in the vocabulary.
+    /// Tokens in the vocabulary.
     pub vocab_size: usize,
-    /// What is trained on.
+    /// The training split.
     pub train: PartAbout,
-    /// What is tested on.
+    /// The validation split.
     pub val: PartAbout,
-    /// What a user should know about the writing of it.
+    /// Notes for the user on how it was written.
     #[serde(skip)]
     pub notes: Vec<String>,
 }
 
-/// Opens the files of ids that `config.data` names: a folder that [`prepare`] wrote, one with `train.bin` and `val.bin`,
-/// or `.bin` files, of which those with `val` in their name are for validation. None if it names text. Their ids must be of
-/// the tokenizer that is `known`, if one is.
+/// Opens the files of ids that `config.data` names: a folder written by [`prepare`], a folder with `train.bin` and
+/// `val.bin`, or `.bin` files, where those with `val` in their name are for validation. `None` if it names text. If a
+/// tokenizer is `known`, the ids must be compatible with it.
 ///
 /// # Errors
-/// If a file is damaged, or not of the tokenizer.
+/// If a file is damaged, or its ids do not belong to the tokenizer.
 pub(super) fn open(config: &Config, known: Option<&Tokenizer>) -> Result<Option<Files>> {
     let paths: Vec<PathBuf> = config.data.iter().map(PathBuf::from).collect();
     let [path] = &paths[..] else { return open_foreign(&paths, config, known) };
@@ -137,7 +137,7 @@ fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
     }
     let tokenizer = Tokenizer::from_json(&text(TOKENIZER)?).map_err(|error| files.error(TOKENIZER, &error))?;
     let part = |part: &PartAbout| -> Result<Split> {
-        // Only names: the files are in the folder.
+        // Use only the file name, so that a path cannot point outside the folder.
         let name = |name: &String| Path::new(name).file_name().map(|name| folder.join(name)).unwrap_or_default();
         let opened: Vec<_> =
             part.files.par_iter().map(|file| TokenFile::open(&name(file), &tokenizer)).collect::<Result<_>>()?;
@@ -200,7 +200,7 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
     Ok(Some(Files { tokenizer, train, val, sha256, notes, made: None }))
 }
 
-/// One part, being written.
+/// A split being written.
 struct PartWriter {
     folder: PathBuf,
     name: &'static str,
@@ -239,7 +239,7 @@ impl PartWriter {
                 }
             };
             let (now, later) = ids.split_at(ids.len().min((IDS_PER_FILE - open.tokens) as usize));
-            // The file's byte order, which is this machine's as a rule: then nothing but the width changes.
+            // Convert to the file's byte order. On little-endian machines only the width changes.
             let (wide, narrow): (Vec<u32>, Vec<u16>);
             let bytes: &[u8] = if self.wide {
                 wide = now.iter().map(|id| id.to_le()).collect();
@@ -260,12 +260,12 @@ impl PartWriter {
         Ok(())
     }
 
-    /// The file that is written now.
+    /// The path of the file being written.
     fn path(&self) -> PathBuf {
         self.folder.join(self.about.files.last().expect("one is written"))
     }
 
-    /// Writes the header, now that its content is known.
+    /// Finishes the file by writing the header, whose content is known only now.
     fn finish_file(&mut self) -> Result<()> {
         let Some(OpenFile { mut file, sum, tokens }) = self.current.take() else { return Ok(()) };
         let width: u32 = if self.wide { 4 } else { 2 };
@@ -277,11 +277,11 @@ impl PartWriter {
     }
 }
 
-/// Writes the tokens of a corpus to a new folder `out`, whole or not at all; `progress` hears how many bytes of text are
-/// done, and if it breaks there is no folder.
+/// Writes the tokens of a corpus to a new folder `out`, atomically. `progress` receives the bytes of text done; if it
+/// breaks, no folder is written and the result is `None`.
 ///
 /// # Errors
-/// If the corpus will not do, or the folder is not empty or cannot be written.
+/// If the corpus is unusable, or the folder is not empty or cannot be written.
 pub fn prepare(
     corpus: &Corpus,
     survey: &Survey,

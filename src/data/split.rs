@@ -1,4 +1,4 @@
-//! A part of a corpus as token ids, and the sequences that are drawn from it.
+//! A split of a corpus as token ids, and the sequences drawn from it.
 
 use super::token_file::TokenFile;
 use crate::text::tokenizer::Tokenizer;
@@ -25,7 +25,7 @@ impl Ids {
         }
     }
 
-    /// Appends those in `range` to `out`.
+    /// Appends the ids in `range` to `out`.
     fn read(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
         match self {
             Ids::Memory(ids) => out.extend_from_slice(&ids[range]),
@@ -44,12 +44,12 @@ impl Ids {
     }
 }
 
-/// A part of a corpus.
+/// A training or validation split of a corpus.
 #[derive(Clone, Debug)]
 pub struct Split {
     pub(super) content: Content,
     pub(super) block_size: usize,
-    /// Tokens that losses are of, and the text that they are.
+    /// Tokens that count in the loss; `bytes` and `chars` give the size of their text.
     pub(super) measured: usize,
     pub(super) bytes: u64,
     pub(super) chars: u64,
@@ -58,14 +58,14 @@ pub struct Split {
 
 #[derive(Clone, Debug)]
 pub(super) enum Content {
-    /// One long text; documents may follow one another in it.
+    /// One long text; it may consist of several documents.
     Text(Ids),
-    /// Conversations, some of whose tokens are learned; row `i` ends before `ends[i]`.
+    /// Conversations, with the tokens marked that are trained on; row `i` ends before `ends[i]`.
     Conversations { ids: Vec<u32>, learned: Vec<bool>, ends: Vec<usize> },
 }
 
 impl Split {
-    /// A text of token ids from memory.
+    /// A text of token ids in memory.
     pub fn new(ids: Vec<u32>, block_size: usize) -> Split {
         let (measured, bytes) = (ids.len(), ids.len() as u64);
         Split { content: Content::Text(Ids::Memory(ids)), block_size, measured, bytes, chars: bytes, within: None }
@@ -103,19 +103,19 @@ impl Split {
         if matches!(self.content, Content::Text(Ids::Files(_))) { 0 } else { self.tokens() }
     }
 
-    /// Whether it is conversations.
+    /// Whether it consists of conversations.
     pub fn is_conversations(&self) -> bool {
         matches!(self.content, Content::Conversations { .. })
     }
 
-    /// Tokens for each byte and for each character of text (of conversations, of their answers): what a loss per token is
-    /// multiplied with to be one per byte or character.
+    /// Tokens per byte and tokens per character of text (for conversations, of the answers). Multiply a loss per token
+    /// by these to get the loss per byte or per character.
     pub fn tokens_per_byte_and_char(&self) -> (f64, f64) {
         let tokens = self.measured as f64;
         (tokens / self.bytes.max(1) as f64, tokens / self.chars.max(1) as f64)
     }
 
-    /// Ids in a range, in memory.
+    /// The ids in a range.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -128,7 +128,7 @@ impl Split {
         Ok(out)
     }
 
-    /// Up to `most` of the first ids, in memory.
+    /// The first ids, at most `most`.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -136,7 +136,7 @@ impl Split {
         self.ids(0..self.tokens().min(most))
     }
 
-    /// Up to `most` of the last ids, in memory.
+    /// The last ids, at most `most`.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -145,13 +145,13 @@ impl Split {
         self.ids(n - most.min(n)..n)
     }
 
-    /// How many sequences [`Split::window`] cuts the part into: together they predict every token once, the first of the
-    /// text excepted; conversations are a sequence each.
+    /// How many sequences [`Split::window`] cuts the split into. Together they predict every token of a text once,
+    /// except the first; each row of conversations is one sequence.
     pub fn windows(&self) -> usize {
         self.windows_after(0)
     }
 
-    /// The same where text is cut `shift` tokens earlier, so that its first sequence is shorter.
+    /// The same with the text cut `shift` tokens earlier, so that its first sequence is shorter.
     pub(super) fn windows_after(&self, shift: usize) -> usize {
         match &self.content {
             Content::Text(ids) if ids.len() > 1 => (shift + ids.len() - 1).div_ceil(self.block_size),
@@ -160,7 +160,7 @@ impl Split {
         }
     }
 
-    /// Appends sequence number `index` of those to a batch.
+    /// Appends sequence number `index` of those [`Split::windows`] to a batch.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -185,7 +185,7 @@ impl Split {
         }
     }
 
-    /// Makes `batch` the sequences of one update, of which `old` gives `config.replay`.
+    /// Fills `batch` with the sequences of one update; a fraction `config.replay` of them comes from `old`.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -212,7 +212,7 @@ impl Split {
         }
     }
 
-    /// Appends random sequence number `index` of one step and purpose to a batch: every offset equally likely.
+    /// Appends a random sequence, number `index` of this step and purpose, to a batch; every offset is equally likely.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -227,14 +227,14 @@ impl Split {
         }
     }
 
-    /// Appends sequence number `index` of a step to a batch, of which each epoch has every token of text and every
-    /// conversation once, in an order of its own; a step has `of` sequences. Each epoch cuts text at other places, so that
-    /// `block_size` epochs have every sequence that there is.
+    /// Appends sequence number `index` of a step with `of` sequences to a batch. Each epoch visits every token of text
+    /// or every conversation once, in its own random order. Each epoch cuts text at different positions, so that
+    /// `block_size` epochs cover every possible sequence.
     ///
     /// # Errors
     /// If a file cannot be read.
     pub(super) fn in_epochs(&self, seed: u64, step: u64, of: usize, index: usize, batch: &mut Batch) -> Result<()> {
-        // How many ways there are to cut, and how many sequences come of all together.
+        // The number of ways to cut the text, and the total number of sequences over all of them.
         let (ways, together) = match &self.content {
             Content::Text(ids) => (self.block_size, ids.len() + self.block_size - 2),
             Content::Conversations { ends, .. } => (1, ends.len()),
@@ -262,7 +262,7 @@ impl Split {
     }
 }
 
-/// The token at which a sequence ends, if it must not run on into the next document.
+/// The token that ends a sequence, if sequences must not continue into the next document.
 pub(super) fn within(tokenizer: &Tokenizer, config: &Config) -> Option<u32> {
     tokenizer.end_of_text().filter(|_| config.within_documents)
 }

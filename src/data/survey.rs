@@ -1,4 +1,4 @@
-//! A first reading of a corpus: its size, its characters, its hash, and the tokenizer that can be learned from it.
+//! A first pass over a corpus: its size, its characters, its hash, and the tokenizer that can be trained on it.
 
 use crate::{
     system::disk::hex,
@@ -14,24 +14,24 @@ use kinglet_core::{
 };
 use sha2::{Digest, Sha256};
 
-/// What a first reading of a corpus tells.
+/// What a first pass over a corpus finds.
 #[derive(Clone, Debug)]
 pub struct Survey {
     /// Bytes of text.
     pub bytes: u64,
     /// Characters.
     pub chars: u64,
-    /// Documents, conversations among them.
+    /// Documents, including conversations.
     pub documents: u64,
     /// Conversations.
     pub conversations: u64,
-    /// SHA-256 in hexadecimal; of a single text, that of its UTF-8.
+    /// SHA-256 in hexadecimal; for a single text, that of its UTF-8 bytes.
     pub sha256: String,
     alphabet: Alphabet,
 }
 
 impl Survey {
-    /// Reads a corpus from beginning to end.
+    /// Reads a corpus from start to end.
     ///
     /// # Errors
     /// If it cannot be read, is not text, or mixes text and conversations.
@@ -48,7 +48,8 @@ impl Survey {
         let mut inside = false;
         corpus.pieces(Cuts::Anywhere, |piece| {
             if documents > 0 && !inside {
-                // A byte that no text has, so that the same words in other documents are another corpus.
+                // Separate documents with a byte that UTF-8 never contains, so that the same text split into different
+                // documents has another hash.
                 hasher.update([0xff]);
             }
             match piece {
@@ -81,29 +82,29 @@ impl Survey {
         self.alphabet.chars()
     }
 
-    /// What a corpus is divided by: its characters or, of conversations, these.
+    /// The number of units a corpus is divided by: characters, or conversations if it has them.
     fn units(&self) -> u64 {
         if self.conversations > 0 { self.conversations } else { self.chars }
     }
 
-    /// The unit with which validation begins: `int(train_split * n)`.
+    /// The index of the first unit of the validation split: `int(train_split * n)`.
     pub(crate) fn cut(&self, config: &Config) -> u64 {
         (config.train_split * self.units() as f64) as u64
     }
 
-    /// Whether there is anything that an end of a text separates or ends.
+    /// Whether an end-of-text token is needed, to separate documents or to end conversations.
     pub fn needs_end_of_text(&self) -> bool {
         self.documents > 1 || self.conversations > 0
     }
 
-    /// Learns a byte pair encoding from the corpus.
+    /// Trains a byte pair encoding on the corpus.
     ///
     /// # Errors
-    /// If it cannot be read a second time, or the library refuses.
+    /// If it cannot be read a second time, or the library reports an error.
     pub fn learn_bpe(&self, corpus: &Corpus, vocab_size: usize) -> Result<Tokenizer> {
         let (sender, pieces) = std::sync::mpsc::sync_channel(2);
         std::thread::scope(|scope| {
-            // Read while it is counted, so that no more than a few pieces are in memory.
+            // Read in a second thread while the trainer counts, so that only a few pieces are in memory.
             let reader = scope.spawn(move || {
                 corpus.pieces(Cuts::Anywhere, |piece| {
                     let text = match piece {
@@ -120,14 +121,14 @@ impl Survey {
         })
     }
 
-    /// The character tokenizer of the corpus; of a single text, the published one.
+    /// The character tokenizer of the corpus; for a single text, the published one.
     pub fn char_tokenizer(&self) -> Tokenizer {
         let chars = Tokenizer::from(CharTokenizer::from(self.alphabet.clone()));
         chars.extended([], self.needs_end_of_text())
     }
 }
 
-/// The template of conversations.
+/// The conversation template, or the default one.
 fn template(config: &Config) -> &str {
     if config.chat_template.is_empty() { DEFAULT_TEMPLATE } else { &config.chat_template }
 }
@@ -135,7 +136,7 @@ fn template(config: &Config) -> &str {
 /// The conversation template of a model.
 ///
 /// # Errors
-/// If the configuration's is none, or the tokenizer has no token to end a conversation.
+/// If the configured template is invalid, or the tokenizer has no end-of-text token.
 pub fn template_of(config: &Config, tokenizer: &Tokenizer) -> Result<Template> {
     let end = tokenizer.end_of_text_name().ok_or_else(|| {
         Error::Data(format!("conversations need a token that ends them, and this tokenizer has no {END_OF_TEXT}"))

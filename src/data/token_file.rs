@@ -1,4 +1,4 @@
-//! Token ids in a file, read where a batch needs them: kinglet's own files, nanoGPT's and llm.c's.
+//! Token ids in a file, read on demand for each batch: kinglet's own files, nanoGPT's and llm.c's.
 
 use crate::{
     system::disk::{hex, sha256},
@@ -20,7 +20,7 @@ pub(super) const VERSION: u32 = 1;
 
 pub(super) const HEADER: u64 = 128;
 
-/// The first of the 256 words of 32 bits in llm.c's headers, and whether ids have 32 bits then.
+/// llm.c's magic number, the first of 256 32-bit words in the header, and whether ids then have 32 bits.
 const LLM_C: [(u32, bool); 2] = [(20_240_520, false), (20_240_801, true)];
 
 const LLM_C_HEADER: u64 = 1024;
@@ -30,15 +30,15 @@ const LLM_C_HEADER: u64 = 1024;
 pub(super) struct TokenFile {
     file: Arc<File>,
     path: Arc<Path>,
-    /// Where the ids begin, in bytes.
+    /// Offset of the ids, in bytes.
     start: u64,
-    /// Whether an id has 32 bits, not 16.
+    /// Whether ids have 32 bits instead of 16.
     wide: bool,
     len: usize,
 }
 
 impl TokenFile {
-    /// Ids in it.
+    /// Number of ids.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -56,7 +56,7 @@ impl TokenFile {
         Ok(())
     }
 
-    /// Appends the ids that these bytes are to `out`.
+    /// Decodes these bytes and appends the ids to `out`.
     fn decode(&self, bytes: &[u8], out: &mut Vec<u32>) {
         if self.wide {
             out.extend(bytes.as_chunks().0.iter().map(|&id| u32::from_le_bytes(id)));
@@ -71,7 +71,7 @@ impl TokenFile {
         TokenFile { start, len: range.len(), ..self.clone() }
     }
 
-    /// Reads all ids once: their checksum, after checking that each is below `vocab_size`.
+    /// Reads all ids, checks that each is below `vocab_size`, and returns their checksum.
     pub(super) fn verify(&self, vocab_size: usize) -> Result<String> {
         let (mut hasher, mut bytes, mut ids, mut before) = (Sha256::new(), vec![0; 1 << 20], Vec::new(), 0);
         let mut left = self.len * self.width();
@@ -95,7 +95,7 @@ impl TokenFile {
         Ok(hex(&hasher.finalize()))
     }
 
-    /// Opens a file of any of the kinds that are known; kinglet's own must be of this tokenizer.
+    /// Opens a file of any known kind; kinglet's own files must have been made with this tokenizer.
     pub(super) fn open(path: &Path, tokenizer: &Tokenizer) -> Result<TokenFile> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let bytes = file.metadata().map_err(Error::io("open", path))?.len();
@@ -116,14 +116,14 @@ impl TokenFile {
     }
 }
 
-/// What the beginning of a file of ids says.
+/// The header of a file of ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Where the ids begin, in bytes.
+    /// Offset of the ids, in bytes.
     pub start: u64,
-    /// Whether an id has 32 bits, not 16.
+    /// Whether ids have 32 bits instead of 16.
     pub wide: bool,
-    /// Ids.
+    /// Number of ids.
     pub tokens: u64,
     /// SHA-256 of the tokenizer's file, in kinglet's own files.
     pub tokenizer: Option<String>,
@@ -132,10 +132,10 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the `first` 128 bytes (fewer, if there are no more) of a file of `len` bytes.
+    /// Parses the `first` 128 bytes (fewer if the file is shorter) of a file of `len` bytes.
     ///
     /// # Errors
-    /// If they claim what is not there, or nothing is.
+    /// If the header does not match the file's length, or the file has no ids.
     pub fn parse(first: &[u8], len: u64) -> Result<Header> {
         let word =
             |at: usize| first.get(at..at + 4).map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
@@ -150,7 +150,7 @@ impl Header {
         } else if let Some((_, wide)) = llm_c {
             (LLM_C_HEADER, *wide, word(8).map(u64::from))
         } else {
-            // nanoGPT's has nothing but ids of 16 bits.
+            // nanoGPT's files are plain 16-bit ids without a header.
             (0, false, None)
         };
         let (width, rest) = (if wide { 4 } else { 2 }, len.saturating_sub(start));

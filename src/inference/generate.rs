@@ -1,4 +1,4 @@
-//! Text that a model writes, as an iterator.
+//! Text generation, as an iterator.
 
 use super::loaded::Loaded;
 use crate::text::tokenizer::StreamDecoder;
@@ -10,35 +10,35 @@ use kinglet_core::{
 };
 use std::sync::Arc;
 
-/// Tokens of a text, unless told otherwise.
+/// Default maximum number of tokens.
 const MAX_TOKENS: usize = 500;
 
-/// Some text, and the tokens that made it certain.
+/// A piece of generated text, and the tokens that completed it.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Piece {
-    /// The text: whole characters, and nothing that may become a stop string.
+    /// The text: complete characters, and nothing that could be the start of a stop string.
     pub text: String,
-    /// The tokens that were drawn since the last piece.
+    /// The tokens drawn since the last piece.
     pub ids: Vec<u32>,
     /// The sum of their log-probabilities in nats under the model, before temperature and the like.
     pub logprob: f64,
 }
 
-/// Why a text ended.
+/// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finish {
-    /// It has as many tokens as were asked for.
+    /// The maximum number of tokens was reached.
     Length,
-    /// A stop string came, which is not part of the text.
+    /// A stop string was generated; it is not part of the text.
     Stop,
-    /// The model ended it with its token for that.
+    /// The model generated its end-of-text token.
     EndOfText,
 }
 
-/// A text that a model writes: first set up, then iterated over. It holds its model and all its own state, so it can be
-/// moved to any thread, and computes on the thread that asks for a piece.
+/// A text being generated: first configured, then iterated over. It owns its state and shares ownership of the model,
+/// so it can be moved to any thread. It computes on the thread that requests a piece.
 ///
 /// ```no_run
 /// # fn main() -> kinglet::error::Result<()> {
@@ -64,7 +64,7 @@ pub struct Generation<B: Forward = Cpu> {
     finish: Option<Finish>,
 }
 
-/// A text that was begun.
+/// The state of a text once generation has started.
 struct Writing<B: Forward> {
     stream: Stream<B>,
     decoder: StreamDecoder,
@@ -88,68 +88,68 @@ impl<B: Forward> Generation<B> {
         }
     }
 
-    /// Ends after so many tokens.
+    /// Ends after `max_tokens` tokens.
     pub fn max_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
         self
     }
 
-    /// How tokens are drawn, seed included.
+    /// How tokens are sampled, including the seed.
     pub fn sampling(mut self, sampling: Sampling) -> Self {
         self.sampling = sampling;
         self
     }
 
-    /// Below 1 more predictable, above 1 more varied; 0 takes the most probable token always.
+    /// Below 1 the text is more predictable, above 1 more varied; 0 always takes the most probable token.
     pub fn temperature(mut self, temperature: f64) -> Self {
         self.sampling.temperature = temperature;
         self
     }
 
-    /// The same seed writes the same text.
+    /// The same seed generates the same text.
     pub fn seed(mut self, seed: u64) -> Self {
         self.sampling.seed = seed;
         self
     }
 
-    /// Texts of one seed differ by their index.
+    /// Texts generated with the same seed differ by index.
     pub fn index(mut self, index: u64) -> Self {
         self.index = index;
         self
     }
 
-    /// Ends before this text, or another that was given so; an empty one ends nothing.
+    /// Adds a stop string: generation ends before the first one that occurs. An empty string has no effect.
     pub fn stop(mut self, stop: impl Into<String>) -> Self {
         self.stops.push(stop.into());
         self
     }
 
-    /// Ends where the model says that the text ends, if it has a token for that.
+    /// Ends at the model's end-of-text token, if it has one.
     pub fn until_end_of_text(mut self) -> Self {
         self.end = self.model.tokenizer.end_of_text();
         self
     }
 
-    /// Computes in a pool instead of on the calling thread: worth its while for models whose products are large.
+    /// Computes in a thread pool instead of on the calling thread; worthwhile for models with large matrix products.
     pub fn on(mut self, pool: &Pool) -> Self {
         self.pool = Some(pool.clone());
         self
     }
 
-    /// Why the text ended; none while it goes on, and after an error.
+    /// Why the text ended; `None` while it is unfinished, and after an error.
     pub fn finish(&self) -> Option<Finish> {
         self.finish
     }
 
-    /// All that is still to come.
+    /// Generates the rest of the text.
     ///
     /// # Errors
-    /// If the prompt cannot be encoded, or the model's logits are not numbers.
+    /// If the prompt cannot be encoded, or the model's logits are NaN.
     pub fn text(&mut self) -> Result<String> {
         self.map(|piece| Ok(piece?.text)).collect()
     }
 
-    /// The next piece that has any text; none at the end.
+    /// The next piece with any text; `None` at the end.
     fn advance(&mut self) -> Result<Option<Piece>> {
         let Loaded { be, gpt, weights, tokenizer, .. } = &*self.model;
         if let Some(prompt) = self.prompt.take() {
@@ -181,7 +181,7 @@ impl<B: Forward> Generation<B> {
         };
         self.finish = Some(finish);
         if finish != Finish::Stop {
-            // What was held back is certain now.
+            // No more tokens follow, so release the text that was held back.
             let (text, stopped) = stopper.push(&decoder.finish(tokenizer));
             piece.text += &text;
             if stopped {

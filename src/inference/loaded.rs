@@ -1,9 +1,9 @@
-//! What all clones of a model, and all texts that it writes, share.
+//! The state shared by all clones of a model and all its generations.
 
 use crate::{run::State, text::tokenizer::Tokenizer};
 use kinglet_core::{backend::Forward, config::Config, model::Gpt};
 
-/// A model in memory.
+/// A model loaded into memory.
 pub(super) struct Loaded<B: Forward> {
     pub(super) config: Config,
     pub(super) tokenizer: Tokenizer,
@@ -11,6 +11,6 @@ pub(super) struct Loaded<B: Forward> {
     pub(super) warnings: Vec<String>,
     pub(super) be: B,
     pub(super) gpt: Gpt,
-    /// The parameters, laid out for products.
+    /// The parameters, packed for matrix multiplication.
     pub(super) weights: B::Buf,
 }

@@ -1,4 +1,4 @@
-//! A model with its tokenizer, ready to write and to be measured.
+//! A model with its tokenizer, ready to generate text and to be evaluated.
 
 use super::{generate::Generation, loaded::Loaded};
 use crate::{
@@ -22,7 +22,7 @@ use kinglet_core::{
 use serde::Serialize;
 use std::{io::Cursor, ops::ControlFlow, path::Path, sync::Arc};
 
-/// A trained model. Clones share its weights, and any number of threads can write with it at once.
+/// A trained model. Clones share its weights, and any number of threads can generate text with it at once.
 pub struct Model<B: Forward = Cpu> {
     inner: Arc<Loaded<B>>,
 }
@@ -39,29 +39,30 @@ impl<B: Forward> std::fmt::Debug for Model<B> {
     }
 }
 
-/// What part of a text to measure the loss on.
+/// Which part of a text to measure the loss on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The beginning, which is trained on.
+    /// The training split: the beginning.
     Train,
-    /// The rest.
+    /// The validation split: the rest.
     Val,
     /// All of it.
     All,
 }
 
-/// What was measured of a model.
+/// The results of evaluating a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Evaluation {
     /// The loss.
     #[serde(flatten)]
     pub exact: Exact,
-    /// Nats per character that no model can stay below, on the validation part of a built-in corpus.
+    /// The entropy floor in nats per character, a lower bound for any model; known for the validation split of a
+    /// built-in corpus.
     pub floor: Option<f64>,
-    /// Of conversations: how many answers are right.
+    /// For conversations: how many answers are exactly right.
     pub answers: Option<Answers>,
-    /// What a user should know about how the data was read.
+    /// Notes for the user on how the data was read.
     pub notes: Vec<String>,
 }
 
@@ -69,16 +70,16 @@ impl Model {
     /// The best checkpoint of the run in a folder, on this machine's processor.
     ///
     /// # Errors
-    /// If the folder has no run, or the run no intact checkpoint.
+    /// If the folder has no run, or the run has no intact checkpoint.
     pub fn open(run: impl AsRef<Path>) -> Result<Model> {
         Model::load(Cpu::new()?, run.as_ref(), Which::Best)
     }
 
-    /// A model from what a run's folder is made of, without the folder: its configuration ([`Config::from_toml`]), its
-    /// tokenizer ([`Tokenizer::from_json`]) and the bytes of its `model.safetensors`.
+    /// Builds a model from the contents of a run's folder: its configuration ([`Config::from_toml`]), its tokenizer
+    /// ([`Tokenizer::from_json`]) and the bytes of its `model.safetensors`.
     ///
     /// # Errors
-    /// If they are not of one model, or damaged.
+    /// If they do not belong together, or are damaged.
     pub fn from_parts(config: Config, tokenizer: Tokenizer, tensors: &[u8]) -> Result<Model> {
         if config.lora_rank > 0 {
             let what = "lora_rank is set: these are adapters, which kinglet merge puts into the weights";
@@ -97,7 +98,7 @@ impl<B: Forward> Model<B> {
     /// A checkpoint of the run in a folder, for a backend.
     ///
     /// # Errors
-    /// If the folder has no run, or the run no intact checkpoint.
+    /// If the folder has no run, or the run has no intact checkpoint.
     pub fn load(be: B, run: &Path, which: Which) -> Result<Model<B>> {
         let mut run = RunDir::open(run)?;
         let layout = Layout::new(&run.config)?;
@@ -106,10 +107,10 @@ impl<B: Forward> Model<B> {
         Model::new(be, run, state, &weights)
     }
 
-    /// A fine-tuned run with adapters as it was before it was trained.
+    /// A fine-tuned run with its adapters left out: the base weights.
     ///
     /// # Errors
-    /// If it has none.
+    /// If it has no adapters.
     pub fn load_without_adapters(be: B, run: &Path, which: Which) -> Result<Model<B>> {
         let mut run = RunDir::open(run)?;
         let base = run.base()?.filter(|_| run.config.lora_rank > 0);
@@ -119,10 +120,10 @@ impl<B: Forward> Model<B> {
         Model::new(be, run, state, &base.weights)
     }
 
-    /// The weights of a run, without its adapters if it has any, with the adapters of another one.
+    /// The weights of a run, without its own adapters, combined with the adapters of another run.
     ///
     /// # Errors
-    /// If `adapter` is no run with adapters, or of another model.
+    /// If `adapter` is not a run with adapters, or they belong to another model.
     pub fn load_with_adapters_of(be: B, run: &Path, adapter: &Path, which: Which) -> Result<Model<B>> {
         let mut run = RunDir::open(run)?;
         let mut other = RunDir::open(adapter)?;
@@ -160,10 +161,11 @@ impl<B: Forward> Model<B> {
         Model::new(be, other, state, &adapted)
     }
 
-    /// A model of these weights, which have the layout of `config`, for a backend.
+    /// Builds a model from weights in the layout of `config`, for a backend.
     ///
     /// # Errors
-    /// If the configuration describes no model, the weights are not as many as it has, or the tokenizer has more tokens.
+    /// If the configuration is invalid, the number of weights does not match it, or the tokenizer has more tokens than
+    /// it allows.
     pub fn from_weights(be: B, config: Config, tokenizer: Tokenizer, weights: &[f32]) -> Result<Model<B>> {
         Model::assemble(be, config, tokenizer, (State::default(), Vec::new()), weights)
     }
@@ -196,22 +198,22 @@ impl<B: Forward> Model<B> {
         Ok(Model { inner: Arc::new(Loaded { config, tokenizer, state, warnings, be, gpt, weights }) })
     }
 
-    /// What defined its training.
+    /// The configuration it was trained with.
     pub fn config(&self) -> &Config {
         &self.inner.config
     }
 
-    /// Text to tokens and back.
+    /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.inner.tokenizer
     }
 
-    /// Which checkpoint it is, and how far its training was.
+    /// The state of its checkpoint: which step it is from, and so on.
     pub fn state(&self) -> &State {
         &self.inner.state
     }
 
-    /// What of the run was found damaged, and what was taken instead.
+    /// Damage found in the run, and what was used instead.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
     }
@@ -221,13 +223,13 @@ impl<B: Forward> Model<B> {
         self.inner.gpt.layout.len()
     }
 
-    /// What linear layers compute in on this machine.
+    /// The precision that linear layers compute in on this machine.
     pub fn precision(&self) -> Precision {
         self.inner.be.precision()
     }
 
-    /// Text after `prompt`, piece by piece; an empty prompt is [`Tokenizer::start_of_text`]. What of the prompt cannot be
-    /// encoded is the first piece's error.
+    /// Continues `prompt`, piece by piece; an empty prompt becomes [`Tokenizer::start_of_text`]. If the prompt cannot
+    /// be encoded, the first piece is the error.
     pub fn generate(&self, prompt: &str) -> Generation<B> {
         let encoded = self.tokenizer().encode(prompt).map(|mut ids| {
             if ids.is_empty() {
@@ -238,15 +240,16 @@ impl<B: Forward> Model<B> {
         Generation::new(self.inner.clone(), encoded)
     }
 
-    /// Text after these token ids.
+    /// Continues these token ids.
     pub fn generate_after(&self, ids: &[u32]) -> Generation<B> {
         Generation::new(self.inner.clone(), Ok(ids.to_vec()))
     }
 
-    /// The answer to a conversation, until the model ends it.
+    /// Generates the answer in a conversation, until the model ends it.
     ///
     /// # Errors
-    /// If the template fails, a message has unknown characters or is too long, or the model has no token that ends an answer.
+    /// If the template fails, a message has unknown characters or is too long, or the tokenizer has no end-of-text
+    /// token.
     pub fn answer(&self, messages: &[Message]) -> Result<Generation<B>> {
         let template = data::template_of(self.config(), self.tokenizer())?;
         let (prompt, _) = chat::encode(&template.prompt(messages)?, self.tokenizer())?;
@@ -260,8 +263,8 @@ impl<B: Forward> Model<B> {
         Ok(Generation::new(self.inner.clone(), Ok(prompt)).until_end_of_text())
     }
 
-    /// Removes the oldest messages after the first `keep` until what is left, and some room for an answer, fits into the
-    /// model's context; the last one stays. Returns how many.
+    /// Removes the oldest messages after the first `keep` until the rest, with room for an answer, fits into the
+    /// model's context. The last message always stays. Returns the number of messages removed.
     ///
     /// # Errors
     /// If the template fails, or a message has unknown characters.
@@ -273,7 +276,7 @@ impl<B: Forward> Model<B> {
             if tokens <= self.config().block_size / 2 {
                 break;
             }
-            // A message goes with its answer.
+            // Remove a message together with its answer.
             let answers = messages[keep + 1..].iter().take_while(|message| message.role == ASSISTANT).count();
             let gone = (1 + answers).min(messages.len() - keep - 1);
             messages.drain(keep..keep + gone);
@@ -282,29 +285,30 @@ impl<B: Forward> Model<B> {
         Ok(removed)
     }
 
-    /// A text as this model's tokens, to measure a `part` of it: what is named as for training, or what the run was trained on.
+    /// Encodes a text with this model's tokenizer, to evaluate a `part` of it: the data in `names`, given as for
+    /// training, or the data that the run was trained on.
     ///
     /// # Errors
     /// If the text cannot be read or has unknown characters.
     pub fn dataset(&self, names: Option<&[String]>, part: Part) -> Result<Dataset> {
         let mut config = self.config().clone();
-        // Whatever is there now is measured.
+        // Measure the data as it is now, even if it has changed since training.
         config.data_sha256.clear();
         if let Some(names) = names {
             config.data = names.to_vec();
         }
         if part == Part::All {
-            // All that is read at once is behind the cut.
+            // Put all of the text into the validation split.
             config.train_split = 0.0;
         }
         Ok(data::read(&config, TokenizerChoice::Fixed(self.tokenizer()))?.1)
     }
 
-    /// Measures the model on a part of what [`Model::dataset`] read. `threads` = 0 takes one for each core; `progress` hears how
-    /// many of how many sequences are done.
+    /// Evaluates the model on a part of a dataset read by [`Model::dataset`]. `threads` = 0 uses one thread per core.
+    /// `progress` receives the number of sequences done and the total.
     ///
     /// # Errors
-    /// If the text cannot be read or is too short, or the system does not start the threads.
+    /// If the text cannot be read or is too short, or the threads cannot be started.
     pub fn eval(
         &self,
         data: Dataset,

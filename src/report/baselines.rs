@@ -1,28 +1,29 @@
-//! What a model must beat to have learned anything: the loss on the validation part of models that need no training.
+//! Baseline losses that a model must beat to have learned anything: simple models, measured on the validation split.
 //!
 //! Uniform over the vocabulary, unigram, bigram and 5-gram, the last three as interpolated modified Kneser-Ney models
 //! (Chen and Goodman 1998, "An empirical study of smoothing techniques for language modeling", section 3.6). With h a
-//! context, h' the same without its oldest token, and c the count of an n-gram (for shorter n-grams than the longest:
-//! of the different tokens that stand before it),
+//! context, h' the same without its oldest token, and c the count of an n-gram (for n-grams shorter than the longest,
+//! the number of distinct tokens that precede it),
 //!
 //! ```text
 //! P(w | h) = (max(c(h w) - D(c(h w)), 0) + sum_v min(D(c(h v)), c(h v)) P(w | h')) / sum_v c(h v)
 //! D(1) = 1 - 2 Y n2 / n1,  D(2) = 2 - 3 Y n3 / n2,  D(3+) = 3 - 4 Y n4 / n3,  Y = n1 / (n1 + 2 n2)
 //! ```
 //!
-//! where n_i n-grams have count i; below the unigram stands the uniform distribution, so nothing has probability zero.
-//! N-grams are integers, sorted: no hash tables, about 50 bytes a token.
+//! where n_i is the number of n-grams with count i. The unigram is interpolated with the uniform distribution, so
+//! nothing has probability zero. N-grams are packed into sorted integers: no hash tables, about 50 bytes per token.
 
 use crate::data::Dataset;
 use kinglet_core::error::{Error, Result};
 use serde::Serialize;
 
-/// N-grams learn from at most the last so many tokens of the training part, which bounds memory (about 0.5 GB).
+/// Maximum tokens to train n-grams on, the last of the training split; this bounds memory (about 0.5 GB).
 pub const TRAIN_TOKENS: usize = 10_000_000;
-/// Losses are measured on at most the first so many tokens of the validation part.
+/// Maximum tokens to measure losses on, the first of the validation split.
 pub const VAL_TOKENS: usize = 2_000_000;
 
-/// The best n-gram model of the training part, on the validation part; none for conversations.
+/// Trains the baselines on the training split and returns the best one on the validation split; `None` for
+/// conversations.
 ///
 /// # Errors
 /// If files cannot be read, or ids are not below `vocab_size`.
@@ -34,14 +35,14 @@ pub fn best(data: &Dataset, vocab_size: usize) -> Result<Option<Baseline>> {
     Ok(Some(*Baselines::measure(&train, &val, vocab_size)?.best()))
 }
 
-/// The losses of simple models on one validation part.
+/// The losses of simple models on one validation split.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Baselines {
-    /// Tokens that n-grams learned from: the last of the training part, at most [`TRAIN_TOKENS`].
+    /// Tokens that n-grams were trained on: the last of the training split, at most [`TRAIN_TOKENS`].
     pub train_tokens: usize,
-    /// Tokens that losses are the mean of: the first of the validation part, at most [`VAL_TOKENS`].
+    /// Tokens that losses are averaged over: the first of the validation split, at most [`VAL_TOKENS`].
     pub val_tokens: usize,
-    /// From the simplest to the best informed.
+    /// Ordered from the simplest to the one with the longest context.
     pub models: Vec<Baseline>,
 }
 
@@ -50,13 +51,13 @@ pub struct Baselines {
 pub struct Baseline {
     /// `uniform`, `unigram`, `bigram`, `5-gram`.
     pub name: &'static str,
-    /// Mean loss in nats per token of the validation part.
+    /// Mean loss on the validation split, in nats per token.
     pub nats_per_token: f64,
 }
 
 impl Baselines {
-    /// Measures uniform, unigram, bigram and 5-gram. Contexts run on from `train` into `val`, of which nothing is
-    /// learned.
+    /// Measures uniform, unigram, bigram and 5-gram. Contexts continue from `train` into `val`; nothing is learned from
+    /// `val`.
     ///
     /// # Errors
     /// If `val` is empty, or an id is not below `vocab_size`.
@@ -84,7 +85,7 @@ impl Baselines {
     }
 }
 
-/// The longest n-grams. A token takes at most 25 bits, an n-gram 128.
+/// Length of the longest n-grams. A token takes at most 25 bits, so an n-gram fits into 128.
 const MAX_ORDER: usize = 5;
 
 /// An interpolated modified Kneser-Ney model.
@@ -97,7 +98,7 @@ pub struct KneserNey {
     levels: Vec<Level>,
 }
 
-/// The n-grams of one length, those of one context together.
+/// The n-grams of one length, grouped by context.
 #[derive(Clone, Debug, Default)]
 struct Level {
     /// Sorted by `tokens`.
@@ -110,22 +111,22 @@ struct Level {
 
 #[derive(Clone, Copy, Debug)]
 struct Context {
-    /// Packed.
+    /// The context's tokens, packed.
     tokens: u128,
     /// Where its n-grams begin in [`Level::grams`]; they end where the next context's begin.
     start: u32,
     /// The sum of their counts.
     total: u32,
-    /// The sum of their discounts: what shorter contexts share out.
+    /// The sum of their discounts: the mass given to the shorter context's distribution.
     discounted: f64,
 }
 
 impl KneserNey {
-    /// Counts the n-grams of `tokens`, of 1 to `order` (at most 5) tokens each. With fewer than `order` tokens it is
+    /// Counts the n-grams of 1 to `order` (at most 5) tokens in `tokens`. With fewer than `order` tokens, the model is
     /// the uniform distribution.
     ///
     /// # Panics
-    /// If an id is not below `vocab_size`, that is above 2^25, or `order` is not 1 to 5.
+    /// If an id is not below `vocab_size`, `vocab_size` is above 2^25, or `order` is not 1 to 5.
     pub fn train(tokens: &[u32], order: usize, vocab_size: usize) -> KneserNey {
         assert!((1..=MAX_ORDER).contains(&order) && vocab_size <= 1 << 25, "{order} {vocab_size}");
         assert!(tokens.iter().all(|&token| (token as usize) < vocab_size), "a token beyond the vocabulary");
@@ -136,7 +137,7 @@ impl KneserNey {
         for length in (1..=order).rev() {
             grams.sort_unstable();
             levels.push(Level::new(&grams, bits));
-            // An n-gram of the next level counts once for each different token before it.
+            // At the next level, an n-gram counts once for each distinct token before it.
             grams.dedup();
             let shorter = (1u128 << (bits * (length as u32 - 1))) - 1;
             grams.iter_mut().for_each(|gram| *gram &= shorter);
@@ -150,7 +151,7 @@ impl KneserNey {
         let mut p = 1.0 / self.vocab_size as f64;
         for (length, level) in self.levels.iter().enumerate().take(context.len() + 1) {
             let tokens = pack(&context[context.len() - length..], self.bits);
-            // Where a context was never seen, longer ones were not either.
+            // If a context was never seen, longer ones were not either.
             let Ok(i) = level.contexts.binary_search_by_key(&tokens, |context| context.tokens) else { break };
             let Context { start, total, discounted, .. } = level.contexts[i];
             let end = level.contexts.get(i + 1).map_or(level.grams.len(), |next| next.start as usize);
@@ -179,7 +180,7 @@ fn pack(tokens: &[u32], bits: u32) -> u128 {
 }
 
 impl Level {
-    /// From the sorted n-grams of one length, each as often as it counts.
+    /// Builds a level from the sorted n-grams of one length, each repeated as often as it counts.
     fn new(sorted: &[u128], bits: u32) -> Level {
         let mut level = Level::default();
         let mut counts = [0.0; 4];
@@ -205,7 +206,7 @@ impl Level {
         level
     }
 
-    /// What a count gives away.
+    /// The discount of a count.
     fn discount(&self, count: u32) -> f64 {
         match count {
             0 => 0.0,
@@ -214,9 +215,10 @@ impl Level {
     }
 }
 
-/// Discounts from how many n-grams have the counts 1, 2, 3 and 4.
+/// Discounts, from the numbers of n-grams with counts 1, 2, 3 and 4.
 ///
-/// Where there are none, or not as they are in natural text, the formula means nothing; then they are 0.5, 1 and 1.5.
+/// If some count is missing, or the counts are unlike natural text, the formula is meaningless and the discounts are
+/// 0.5, 1 and 1.5.
 fn discounts(n: [f64; 4]) -> [f64; 3] {
     let y = n[0] / (n[0] + 2.0 * n[1]);
     let estimated = [1, 2, 3].map(|i: usize| i as f64 - (i + 1) as f64 * y * n[i] / n[i - 1]);

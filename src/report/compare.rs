@@ -5,13 +5,13 @@ use kinglet_core::{config::FIELDS, error::Result, params::Layout};
 use serde::Serialize;
 use serde_json::Value;
 
-/// Keys of events that depend on the time of day and the machine, not on the run.
+/// Event keys that depend on timing or the machine rather than on the run.
 const OF_THE_CLOCK: [&str; 6] = ["tokens_per_s", "ms_per_step", "train_s", "wall_s", "peak_memory_mib", "out"];
 
-/// A comparison of two runs; what differs is in the order in which it can be a cause.
+/// A comparison of two runs; differences are listed in causal order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Configuration keys with both values.
+    /// Configuration keys that differ, with both values.
     pub config: Vec<(String, String, String)>,
     /// Whether the texts differ.
     pub data: bool,
@@ -19,32 +19,32 @@ pub struct Comparison {
     pub tokenizer: bool,
     /// The first event in the metrics that differs.
     pub event: Option<EventDifference>,
-    /// Steps of which both runs have a checkpoint.
+    /// Steps for which both runs have a checkpoint.
     pub checkpoints: Vec<u64>,
-    /// The first of those that differs.
+    /// The first difference in those checkpoints.
     pub tensor: Option<TensorDifference>,
-    /// The last steps of the two, if those differ.
+    /// The last checkpoint's step in each run, if they differ.
     pub last_step: Option<(u64, u64)>,
-    /// What could not be compared because it is damaged.
+    /// Damage found while reading, which limits the comparison.
     pub warnings: Vec<String>,
 }
 
-/// An event that the metrics of two runs have of one step, with different numbers.
+/// An event that both runs' metrics have for one step, with different values.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EventDifference {
     /// The kind of event.
     pub event: String,
     /// Its step.
     pub step: u64,
-    /// What differs.
+    /// The key that differs.
     pub key: String,
-    /// In the first run.
+    /// The value in the first run.
     pub a: Value,
-    /// In the second.
+    /// The value in the second run.
     pub b: Value,
 }
 
-/// A tensor that differs in the checkpoints of one step.
+/// A tensor that differs between two checkpoints of the same step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TensorDifference {
     /// The step.
@@ -53,16 +53,16 @@ pub struct TensorDifference {
     pub of: &'static str,
     /// The first tensor that differs.
     pub tensor: String,
-    /// Its elements that have different bits, and all.
+    /// The number of its elements with different bits, and of all its elements.
     pub elements: (usize, usize),
-    /// The largest distance between two elements.
+    /// The largest absolute difference between two elements.
     pub max_abs_difference: f32,
-    /// Tensors that differ, of all.
+    /// The number of tensors that differ, and of all tensors.
     pub tensors: (usize, usize),
 }
 
 impl Comparison {
-    /// Whether nothing differs that is a result of the runs.
+    /// Whether configuration, data and results are the same.
     pub fn is_same(&self) -> bool {
         let Comparison { config, data, tokenizer, event, tensor, last_step, .. } = self;
         config.is_empty() && !data && !tokenizer && event.is_none() && tensor.is_none() && last_step.is_none()
@@ -99,7 +99,7 @@ pub fn compare(a: &mut RunDir, b: &mut RunDir) -> Result<Comparison> {
     if comparable {
         for step in steps_a.iter().copied().filter(|step| steps_b.contains(step)) {
             let both = (a.load(&layout, base_a, |at| at == step), b.load(&layout, base_b, |at| at == step));
-            // What is damaged is in the warnings.
+            // Damaged checkpoints are already in the warnings.
             let (Ok(at_a), Ok(at_b)) = both else { continue };
             found.checkpoints.push(step);
             found.tensor = first_tensor(&layout, &at_a, &at_b);
@@ -114,14 +114,14 @@ pub fn compare(a: &mut RunDir, b: &mut RunDir) -> Result<Comparison> {
     Ok(found)
 }
 
-/// The first event of the same kind and step that says something else.
+/// The first event that differs from the other run's event of the same kind and step.
 fn first_event(a: &[Value], b: &[Value]) -> Option<EventDifference> {
     let key =
         |event: &Value| (event["step"].as_u64(), event["event"].as_str().map(str::to_owned), event["at_step"].as_u64());
     let others: std::collections::HashMap<_, _> = b.iter().map(|event| (key(event), event)).collect();
     for event in a {
         let Some((other, fields)) = others.get(&key(event)).zip(event.as_object()) else { continue };
-        // What only one of them says, another version wrote.
+        // A key that only one of them has comes from another version; ignore it.
         let differs = |name: &&String| {
             !OF_THE_CLOCK.contains(&name.as_str()) && other.get(*name).is_some_and(|value| *value != fields[*name])
         };

@@ -1,4 +1,4 @@
-//! The loss curves of several runs, laid over each other: by step, by tokens, by seconds.
+//! The loss curves of several runs in one chart, by step, by tokens or by seconds.
 
 use crate::{
     report::plot::{Chart, Series},
@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the horizontal axis is.
+/// The quantity on the horizontal axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
@@ -24,22 +24,22 @@ pub enum By {
     Step,
     /// Tokens trained on.
     Tokens,
-    /// Seconds of training steps; estimates and checkpoints apart.
+    /// Seconds spent on training steps, excluding estimates and checkpoints.
     Seconds,
 }
 
-/// What losses are compared in.
+/// The unit in which losses are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
-    /// Nats per token, where the tokens are the same.
+    /// Nats per token, if all runs use the same tokenizer.
     NatsPerToken,
-    /// Bits per byte of UTF-8, where they are not.
+    /// Bits per byte of UTF-8, if they do not.
     BitsPerByte,
 }
 
 impl Unit {
-    /// A loss of a run, which is in nats per token, in this unit.
+    /// Converts a run's loss from nats per token to this unit.
     fn of(self, run: &Trace, nats: f64) -> f64 {
         match self {
             Unit::NatsPerToken => nats,
@@ -51,52 +51,52 @@ impl Unit {
 /// Several runs side by side, the one with the lowest last validation loss first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Overlay {
-    /// What [`Overlay::loss`], the target and the floor are in.
+    /// The unit of [`Overlay::loss`], the target and the floor.
     pub unit: Unit,
-    /// The loss whose reaching is timed: the last one of the run that was named first, if no other was asked for.
+    /// The loss for which the time to reach it is reported: by default the last loss of the first-named run.
     pub target: Option<f64>,
-    /// What no model can stay below, where it is known and the same for all.
+    /// The entropy floor, if known and the same for all runs.
     pub entropy_floor: Option<f64>,
-    /// The configuration keys in which the runs differ, with the value of each run.
+    /// The configuration keys in which the runs differ, with each run's value.
     pub config: Vec<(String, Vec<Value>)>,
-    /// What a reader of the curves should know.
+    /// Notes for interpreting the curves.
     pub notes: Vec<String>,
     /// The runs.
     pub runs: Vec<Trace>,
 }
 
-/// What one run has told about itself. Losses are in nats per token; what it has not told is none.
+/// What one run has recorded. Losses are in nats per token; values not recorded are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Trace {
-    /// The shortest end of its path that no other run's has.
+    /// The shortest suffix of its path that is unique among the runs.
     pub name: String,
     /// Its folder.
     pub path: PathBuf,
     /// Parameters.
     pub params: usize,
-    /// Updates that it is to make in all.
+    /// Total updates configured.
     pub max_iters: u64,
     /// Its estimates.
     pub estimates: Vec<Estimate>,
     /// The lowest estimate of the validation loss.
     pub best_val_loss: Option<f64>,
-    /// And its step.
+    /// The step of that estimate.
     pub best_step: Option<u64>,
-    /// Over the whole validation split.
+    /// Exact loss over the whole validation split.
     pub val_loss_exact: Option<f64>,
     /// Standard error of that.
     pub val_loss_stderr: Option<f64>,
-    /// What no model can stay below.
+    /// The entropy floor.
     pub entropy_floor: Option<f64>,
-    /// Bits per byte for each nat per token.
+    /// Conversion factor from nats per token to bits per byte.
     pub bits_per_byte_per_nat: Option<f64>,
-    /// The first estimate that is not above the target.
+    /// The first estimate at or below the target.
     pub at_target: Option<Estimate>,
-    /// Mean over the training steps.
+    /// Mean time per training step.
     pub ms_per_step: Option<f64>,
-    /// Seconds in all.
+    /// Total seconds.
     pub wall_s: Option<f64>,
-    /// The most memory that training took at once.
+    /// Peak memory of training.
     pub peak_memory_mib: Option<f64>,
 }
 
@@ -109,14 +109,14 @@ pub struct Estimate {
     pub tokens: f64,
     /// Seconds spent on training steps.
     pub train_s: Option<f64>,
-    /// Of the training split.
+    /// Loss on the training split.
     pub train_loss: f64,
-    /// Of the validation split.
+    /// Loss on the validation split.
     pub val_loss: f64,
 }
 
 impl Overlay {
-    /// Lays runs over each other; a run that is named twice is there once. `target` is in the unit of comparison.
+    /// Combines runs; a run that is named twice is included once. `target` is in the unit of comparison.
     ///
     /// # Errors
     /// If metrics cannot be read, or no run has an estimate yet.
@@ -139,7 +139,7 @@ impl Overlay {
         self.unit.of(run, nats)
     }
 
-    /// The validation curves, and with `train` those of the training split, thin.
+    /// Charts the validation curves and, with `train`, those of the training split as thin lines.
     pub fn chart(&self, by: By, train: bool, log_x: bool) -> Chart {
         let x = |at: &Estimate| match by {
             By::Step => at.step as f64,
@@ -196,11 +196,11 @@ impl Trace {
     }
 }
 
-/// A run as it is read.
+/// The records read from a run.
 struct RunRecords<'a> {
-    /// As it was named.
+    /// The path as given by the user.
     path: PathBuf,
-    /// From the root.
+    /// The canonical path.
     whole: PathBuf,
     config: &'a Config,
     estimates: Vec<EstimateRecord>,
@@ -254,13 +254,13 @@ fn overlay(mut told: Vec<RunRecords>, target: Option<f64>) -> Result<Overlay> {
     }
     let last = |run: &Trace| run.last().map_or(f64::NAN, |at| unit.of(run, at.val_loss));
     let target = target.or_else(|| Some(last(&runs[0].0)).filter(|loss| loss.is_finite()));
-    // Of one text and one kind of token there is one floor, also for a run that has not told it yet.
+    // With the same text and the same tokens the floor is the same, even for a run that has not recorded it yet.
     let floor = runs.iter().find_map(|(run, _)| run.entropy_floor).filter(|_| !texts && !tokens);
     for (run, _) in &mut runs {
         let reached = |at: &&Estimate| target.is_some_and(|target| unit.of(run, at.val_loss) <= target);
         run.at_target = run.estimates.iter().find(reached).copied();
     }
-    // What is no number is worse than any; a run without estimates is last of all.
+    // NaN sorts after any number, and runs without estimates come last.
     runs.sort_by(|(a, _), (b, _)| {
         let (at_a, at_b) = (last(a), last(b));
         let none = |run: &Trace| run.estimates.is_empty();
@@ -280,7 +280,7 @@ fn overlay(mut told: Vec<RunRecords>, target: Option<f64>) -> Result<Overlay> {
     Ok(Overlay { unit, target, entropy_floor: floor, config, notes, runs })
 }
 
-/// What a run's events say.
+/// Builds the trace of a run from its records.
 fn trace(told: &RunRecords, name: String, notes: &mut Vec<String>) -> Result<Trace> {
     let RunRecords { path, config, .. } = told;
     let done = told.done.unwrap_or_default();
@@ -330,7 +330,7 @@ fn trace(told: &RunRecords, name: String, notes: &mut Vec<String>) -> Result<Tra
     })
 }
 
-/// The shortest end of each path that no other path has.
+/// The shortest unique suffix of each path.
 fn names(paths: &[PathBuf]) -> Vec<String> {
     let end = |path: &Path, n: usize| -> PathBuf {
         let parts: Vec<_> = path.components().collect();

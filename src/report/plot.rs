@@ -1,4 +1,4 @@
-//! Curves and dots over a pair of axes: as an SVG that can be read on light and on dark pages, and as letters on a terminal.
+//! Line and scatter charts: as an SVG that is readable on light and dark pages, and as characters on a terminal.
 
 mod chart;
 mod curves;

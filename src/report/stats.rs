@@ -1,8 +1,8 @@
-//! What a text is: how long, of which characters and tokens, and how much of its validation part also stands in its
-//! training part. What is repeated there can be learned by heart, and a loss on it says little.
+//! Statistics of a text: its length, its characters and tokens, and how much of its validation split also occurs in its
+//! training split. Repeated text can be memorized, so the loss on it says little.
 //!
-//! One pass for each figure. Windows are compared by a 64-bit rolling hash, `sum_i c_i B^(w - 1 - i) mod 2^64`; only
-//! those of the validation part are kept.
+//! Each figure takes one pass. Windows are compared by a 64-bit rolling hash, `sum_i c_i B^(w - 1 - i) mod 2^64`; only
+//! those of the validation split are kept in memory.
 
 use serde::Serialize;
 use std::{
@@ -10,67 +10,67 @@ use std::{
     hash::Hash,
 };
 
-/// How many of the most frequent and of the rarest are listed.
+/// How many of the most frequent and of the rarest items are listed.
 pub const LISTED: usize = 10;
-/// Lines shorter than this are not looked for in the training part.
+/// Lines shorter than this are not looked up in the training split.
 pub const LINE_CHARS: usize = 20;
-/// Length of the windows that are looked for in the training part.
+/// Length of the windows that are looked up in the training split.
 pub const WINDOW_CHARS: usize = 50;
-/// The factor B of the rolling hash, odd: the golden ratio's bits.
+/// The factor B of the rolling hash, odd, from the bits of the golden ratio.
 const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 /// How many characters of the longest line and word are shown.
 const SHOWN_CHARS: usize = 60;
 
-/// A part of a text, and its tokens.
+/// One split of a text, and its tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TextAndIds<'a> {
     /// The text.
     pub text: &'a str,
-    /// The same as token ids.
+    /// The same text as token ids.
     pub ids: &'a [u32],
 }
 
-/// What a text is.
+/// Statistics of a text.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
-    /// Its training part.
+    /// The training split.
     pub train: PartStats,
-    /// Its validation part.
+    /// The validation split.
     pub val: PartStats,
-    /// Different characters in both parts.
+    /// Distinct characters in both splits together.
     pub distinct_chars: usize,
-    /// Different tokens in both parts.
+    /// Distinct tokens in both splits together.
     pub distinct_tokens: usize,
-    /// Different characters that only the validation part has: no model can have learned them.
+    /// Distinct characters that only the validation split has, which no model can have learned.
     pub distinct_chars_only_in_val: usize,
-    /// The most frequent characters of both parts.
+    /// The most frequent characters of both splits together.
     pub frequent_chars: Vec<Count<char>>,
-    /// The rarest, rarest first.
+    /// The rarest characters, rarest first.
     pub rare_chars: Vec<Count<char>>,
-    /// The most frequent tokens of both parts, by id.
+    /// The most frequent tokens of both splits together, by id.
     pub frequent_tokens: Vec<Count<u32>>,
-    /// The rarest that occur, rarest first.
+    /// The rarest tokens that occur, rarest first.
     pub rare_tokens: Vec<Count<u32>>,
-    /// What of the validation part is in the training part.
+    /// How much of the validation split is in the training split.
     pub overlap: Overlap,
 }
 
-/// The size of a part.
+/// Sizes of one split.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PartStats {
     /// Bytes of UTF-8.
     pub bytes: usize,
     /// Characters: Unicode scalar values.
     pub chars: usize,
-    /// Lines, a last one without an end among them.
+    /// Lines, including a last one without a line end.
     pub lines: usize,
-    /// TokenizerChoice: what stands between white space.
+    /// Words: runs of characters between white space.
     pub words: usize,
     /// Tokens.
     pub tokens: usize,
-    /// Different characters.
+    /// Distinct characters.
     pub distinct_chars: usize,
-    /// Different tokens.
+    /// Distinct tokens.
     pub distinct_tokens: usize,
     /// The first of the longest lines.
     pub longest_line: Longest,
@@ -78,7 +78,7 @@ pub struct PartStats {
     pub longest_word: Longest,
 }
 
-/// A longest line or word.
+/// The longest line or word.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Longest {
     /// Its length.
@@ -90,27 +90,27 @@ pub struct Longest {
 /// How often something occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Count<T> {
-    /// What.
+    /// The item.
     pub what: T,
-    /// How often.
+    /// How often it occurs.
     pub count: usize,
 }
 
-/// How much of the validation part stands, letter for letter, in the training part.
+/// How much of the validation split occurs verbatim in the training split.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Overlap {
-    /// Lines of the validation part of at least [`LINE_CHARS`] characters.
+    /// Lines of the validation split with at least [`LINE_CHARS`] characters.
     pub val_lines: usize,
-    /// The share of them that are lines of the training part; none if there are no such lines.
+    /// The fraction of them that are also lines of the training split; `None` if there are no such lines.
     pub val_lines_in_train_fraction: Option<f64>,
-    /// Windows of [`WINDOW_CHARS`] characters of the validation part, one at each character.
+    /// Windows of [`WINDOW_CHARS`] characters of the validation split, one starting at each character.
     pub val_windows: usize,
-    /// The share of them found anywhere in the training part; none if there are no such windows.
+    /// The fraction of them found anywhere in the training split; `None` if there are no such windows.
     pub val_windows_in_train_fraction: Option<f64>,
 }
 
 impl Stats {
-    /// Looks at a text in two parts.
+    /// Measures a text in two splits.
     pub fn measure(train: TextAndIds, val: TextAndIds) -> Stats {
         let (train_chars, val_chars) = (counts(train.text.chars()), counts(val.text.chars()));
         let (train_tokens, val_tokens) = (counts(train.ids.iter().copied()), counts(val.ids.iter().copied()));
@@ -169,7 +169,7 @@ fn counts<T: Ord>(all: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
     counts
 }
 
-/// The sum of two counts, the most frequent first; of equally frequent ones the smaller.
+/// Adds two sets of counts and sorts them, the most frequent first; equally frequent items in ascending order.
 fn by_frequency<T: Ord + Copy>(mut a: BTreeMap<T, usize>, b: BTreeMap<T, usize>) -> Vec<Count<T>> {
     b.into_iter().for_each(|(what, count)| *a.entry(what).or_default() += count);
     let mut counts: Vec<_> = a.into_iter().map(|(what, count)| Count { what, count }).collect();
@@ -191,7 +191,7 @@ impl Overlap {
     }
 }
 
-/// The share of `val` that is in `train`. Memory is for `val` alone, which is the smaller part as a rule.
+/// The fraction of `val` that is in `train`. Only `val`, usually the smaller split, is kept in memory.
 fn fraction<T: Hash + Eq>(train: impl Iterator<Item = T>, val: Vec<T>) -> Option<f64> {
     let of = val.len();
     let mut missing: HashMap<T, usize> = HashMap::with_capacity(of);
@@ -200,11 +200,11 @@ fn fraction<T: Hash + Eq>(train: impl Iterator<Item = T>, val: Vec<T>) -> Option
     (of > 0).then(|| found as f64 / of as f64)
 }
 
-/// The hash of each window of a text, one at each character that begins one.
+/// The hash of each full window of a text, one starting at each character.
 fn windows(text: &str) -> impl Iterator<Item = u64> {
     let outgoing_weight = FACTOR.wrapping_pow(WINDOW_CHARS as u32);
     let mut hash = 0u64;
-    // What leaves the window: nothing until it is full.
+    // The character that leaves the window; 0 until the window is full.
     let outgoing = std::iter::repeat_n(0, WINDOW_CHARS).chain(text.chars().map(u64::from));
     let hashes = text.chars().zip(outgoing).map(move |(c, out)| {
         hash = hash.wrapping_mul(FACTOR).wrapping_add(u64::from(c)).wrapping_sub(out.wrapping_mul(outgoing_weight));

@@ -1,11 +1,11 @@
-//! A checkpoint: one folder with everything needed to go on, and with what a model is without the rest of its run.
+//! A checkpoint: one folder with everything needed to resume training, or to use the model without the rest of its run.
 //!
 //! ```text
 //! model.safetensors        weights, under nanoGPT's names
-//! adapter.safetensors      instead of that, where there are adapters: what trains, without the weights it belongs to
-//! optimizer.safetensors    moments of what trains: exp_avg.NAME and, but for what Muon updates, exp_avg_sq.NAME
-//! state.json               how far the run is
-//! config.toml, tokenizer.json    copies of the run's, for the day those are damaged
+//! adapter.safetensors      replaces model.safetensors for adapters: the trained tensors, without the base weights
+//! optimizer.safetensors    moments of the trained tensors: exp_avg.NAME and, unless Muon updates it, exp_avg_sq.NAME
+//! state.json               the run's progress
+//! config.toml, tokenizer.json    copies of the run's files, in case those get damaged
 //! SHA256SUMS               written last; sha256sum -c verifies the folder
 //! ```
 
@@ -39,30 +39,30 @@ const STATE: &str = "state.json";
 pub(crate) const CONFIG: &str = "config.toml";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
-/// No text file of a run is larger.
+/// Size limit for a run's text files, in bytes.
 pub(crate) const TEXT_LIMIT: u64 = 1 << 28;
 
-/// What a checkpoint knows besides weights and moments.
+/// The part of a checkpoint that is not weights or moments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Version of the configuration format that wrote it.
+    /// Version of the configuration format it was written with.
     pub format_version: u64,
     /// Updates done.
     pub step: u64,
     /// Validation loss of the best estimate so far, and the step it was made at.
     pub best: Option<(f64, u64)>,
-    /// Estimates since that.
+    /// Estimates since then.
     pub since_best: u64,
-    /// What the guard against divergence has seen.
+    /// State of the divergence guard.
     pub guard: Guard,
-    /// Seconds the run has taken so far, all sessions together.
+    /// Seconds the run has taken so far, over all sessions.
     pub wall_s: f64,
     /// Seconds of that spent on training steps.
     pub train_s: f64,
 }
 
 impl Default for State {
-    /// A run that begins.
+    /// The state of a new run.
     fn default() -> State {
         State {
             format_version: FORMAT_VERSION,
@@ -80,7 +80,7 @@ impl State {
     /// Reads a `state.json`.
     ///
     /// # Errors
-    /// If it is not one, or from a newer kinglet.
+    /// If it is not valid, or was written by a newer kinglet.
     pub fn from_json(json: &[u8]) -> Result<State> {
         let state: State =
             serde_json::from_slice(json).map_err(|error| Error::Data(format!("not the state of a run: {error}")))?;
@@ -91,7 +91,7 @@ impl State {
     }
 }
 
-/// Three buffers of one layout that a training consists of.
+/// The three buffers of training, all with the same layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buffer {
     /// The parameters.
@@ -102,10 +102,10 @@ pub enum Buffer {
     SecondMoments,
 }
 
-/// Everything needed to go on, in memory: each of the buffers has the layout's length.
+/// Everything needed to resume training, in memory; each buffer has the layout's length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// Step and best loss.
+    /// Progress: step, best loss and so on.
     pub state: State,
     /// Weights.
     pub weights: Vec<f32>,
@@ -116,7 +116,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Numbers of a buffer, as [`super::RunDir::save`] asks for them.
+    /// Copies part of a buffer to `out`, as [`super::RunDir::save`] needs.
     pub fn read(&self, buffer: Buffer, span: Span, out: &mut [f32]) {
         let from = match buffer {
             Buffer::Weights => &self.weights,
@@ -127,13 +127,13 @@ impl Checkpoint {
     }
 }
 
-/// What gives the numbers of a piece of a buffer, wherever that is: `read(buffer, span, out)`.
+/// Reads part of a buffer, wherever it is stored: `read(buffer, span, out)`.
 pub(super) type Source<'a> = &'a dyn Fn(Buffer, Span, &mut [f32]);
 
-/// What takes them.
+/// Receives part of a buffer.
 pub(super) type Sink<'a> = &'a mut dyn FnMut(Buffer, Span, &[f32]);
 
-/// Writes a checkpoint's folder, whole or not at all. No more than one tensor is in memory.
+/// Writes a checkpoint's folder atomically. At most one tensor is copied in memory at a time.
 pub(super) fn write(
     folder: &Path,
     layout: &Layout,
@@ -152,7 +152,7 @@ pub(super) fn write(
     files.finish()
 }
 
-/// Writes the folder with what a fine-tuning begins with, whole or not at all.
+/// Writes the folder with the starting point of a fine-tuning run, atomically.
 pub(crate) fn write_base(folder: &Path, config: &Config, weights: &[f32]) -> Result<()> {
     let layout = Layout::new(config)?;
     let mut files = FolderWriter::new(folder)?;
@@ -170,19 +170,19 @@ pub(crate) fn read_base(folder: &Path) -> Result<(Config, Vec<f32>)> {
     Ok((config, weights))
 }
 
-/// Some tensors of a buffer in a file, and what stands before their names there.
+/// Tensors of one buffer in a file, and the prefix of their names there.
 struct Group<'a> {
     prefix: &'static str,
     buffer: Buffer,
     tensors: Vec<&'a Tensor>,
 }
 
-/// The weights that a checkpoint has.
+/// The weights that a checkpoint stores.
 fn stored(layout: &Layout) -> Group<'_> {
     Group { prefix: "", buffer: Buffer::Weights, tensors: layout.stored() }
 }
 
-/// Both moments, where there are some.
+/// Both moments; Muon has no second one.
 fn moments(layout: &Layout) -> [Group<'_>; 2] {
     let (first, mut second) = (layout.trained(), layout.trained());
     second.retain(|tensor| !tensor.muon);
@@ -192,12 +192,12 @@ fn moments(layout: &Layout) -> [Group<'_>; 2] {
     ]
 }
 
-/// The file of the tensors that [`Layout::stored`] lists.
+/// The file that holds the tensors listed by [`Layout::stored`].
 fn weights_file(layout: &Layout) -> &'static str {
     if layout.has_adapters() { ADAPTER } else { MODEL }
 }
 
-/// A checkpoint's folder, each file of which is verified when it is read.
+/// A checkpoint's folder; each file is verified when it is read.
 #[derive(Debug)]
 pub(crate) struct Stored {
     files: FolderReader,
@@ -225,12 +225,12 @@ impl Stored {
         self.parsed(TOKENIZER, |bytes| Tokenizer::from_json(&String::from_utf8_lossy(bytes)))
     }
 
-    /// Gives the tensors of some groups in a file to `take`, once the file is verified.
+    /// Verifies a file, then passes the tensors of the given groups to `take`.
     fn tensors(&self, name: &str, groups: &[Group], take: Sink) -> Result<()> {
         let mut file = self.files.open(name)?;
         let read = |group: &Group| {
             read_tensors(&mut file, &group.tensors, group.prefix, |tensor, x| {
-                // Moments of what does not train are zeros, and stay memory that was never touched.
+                // Moments of frozen parameters are zero; skipping them leaves that zeroed memory untouched by the OS.
                 let span = if group.buffer == Buffer::Weights { tensor.span } else { tensor.trains };
                 take(group.buffer, span, &x[span.start - tensor.span.start..][..span.len]);
             })
@@ -238,26 +238,26 @@ impl Stored {
         groups.iter().try_for_each(read).map_err(|error| self.files.error(name, &error))
     }
 
-    /// Gives all that the folder has of a training to `take`, tensor by tensor; the state. Where there are adapters, the
-    /// weights they belong to are not among it.
+    /// Passes all stored weights and moments to `take`, tensor by tensor, and returns the state. For a run with
+    /// adapters this does not include the base weights.
     ///
     /// # Errors
-    /// If something is missing, damaged, or of another model; `take` may have heard of some of it.
+    /// If something is missing, damaged, or of another model; `take` may have been called by then.
     pub(crate) fn restore(&self, layout: &Layout, take: Sink) -> Result<State> {
         self.tensors(OPTIMIZER, &moments(layout), take)?;
         self.tensors(weights_file(layout), &[stored(layout)], take)?;
         self.state()
     }
 
-    /// Checks that [`Stored::restore`] will find all that it needs; the state.
+    /// Checks that [`Stored::restore`] will find everything it needs; returns the state.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Stored::restore`].
     pub(crate) fn check(&self, layout: &Layout) -> Result<State> {
         self.restore(layout, &mut |_, _, _| ())
     }
 
-    /// The weights; `base` are those that adapters belong to, [`Layout::base_len`] of them.
+    /// The weights; `base` holds the [`Layout::base_len`] weights that adapters belong to.
     pub(crate) fn weights(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
         let name = weights_file(layout);
         let mut weights = self.on_base(layout, base)?;
@@ -265,7 +265,7 @@ impl Stored {
         Ok(weights)
     }
 
-    /// Zeros, memory that was never touched, of a layout that begins with `base` where there are adapters.
+    /// A zeroed buffer for the layout (untouched pages), starting with `base` if there are adapters.
     fn on_base(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
         if layout.has_adapters() && base.is_none() {
             let what = "it holds adapters (lora_rank), and the weights they belong to are not there";
@@ -277,7 +277,7 @@ impl Stored {
         Ok(weights)
     }
 
-    /// Everything in memory, with a `base` as [`Stored::weights`].
+    /// Loads everything into memory; `base` as in [`Stored::weights`].
     pub(crate) fn checkpoint(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Checkpoint> {
         let mut weights = self.on_base(layout, base)?;
         let (mut m, mut v) = (vec![0.0; layout.len()], vec![0.0; layout.len()]);
@@ -293,7 +293,7 @@ impl Stored {
     }
 }
 
-/// One tensor of a flat buffer, read when the file comes to it.
+/// One tensor of a flat buffer, read only when it is written to the file.
 struct TensorData<'a> {
     tensor: &'a Tensor,
     buffer: Buffer,
@@ -312,7 +312,7 @@ impl View for TensorData<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         let mut numbers = vec![0.0; self.tensor.span.len];
         (self.read)(self.buffer, self.tensor.span, &mut numbers);
-        // The file's byte order.
+        // The file is little-endian.
         numbers.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits().to_le()));
         Cow::Owned(bytemuck::cast_slice(&numbers).to_vec())
     }
@@ -331,7 +331,7 @@ fn write_tensors<'a>(path: &Path, groups: &'a [Group<'a>], read: Source) -> io::
         };
         tensors.iter().map(named)
     });
-    // The library makes a file that nobody else may read; it shall have the permissions of any other.
+    // The library creates a file that only its owner can read; restore the default permissions.
     let permissions = fs::File::create(path)?.metadata()?.permissions();
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     serialize_to_file(data, Some(about), path).map_err(|error| match error {
@@ -341,14 +341,14 @@ fn write_tensors<'a>(path: &Path, groups: &'a [Group<'a>], read: Source) -> io::
     fs::set_permissions(path, permissions)
 }
 
-/// Bytes of a safetensors header that are more than it can have.
+/// Largest accepted safetensors header, in bytes.
 const LONGEST_HEADER: u64 = 1 << 26;
 
-/// Reads `tensors` of a layout from a safetensors file, in which their names have `prefix` before them, and gives the numbers
-/// of each to `take`, one tensor after the other.
+/// Reads `tensors` of a layout from a safetensors file, where their names are prefixed with `prefix`, and passes the
+/// values of each to `take`, one tensor at a time.
 ///
 /// # Errors
-/// If it is no such file, or a tensor is missing or of another type or shape; nothing is read then.
+/// If it is not a safetensors file, or a tensor is missing or has another type or shape; `take` is not called then.
 pub fn read_tensors(
     from: &mut (impl Read + Seek),
     tensors: &[&Tensor],
@@ -368,7 +368,7 @@ pub fn read_tensors(
     read(from, &mut header)?;
     let header: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(&error))?;
     let data = 8 + size;
-    // All are looked up before memory is taken for their numbers.
+    // Look up all tensors before allocating memory for their values.
     let mut found = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         let name = format!("{prefix}{}", tensor.name);

@@ -1,4 +1,5 @@
-//! `metrics.jsonl`: one event a line, each with its checksum. A long run has millions of lines: they are read one by one.
+//! `metrics.jsonl`: one event per line, each with a checksum. A long run has millions of lines, so they are read one by
+//! one.
 
 use crate::system::disk::{Appender, sha256};
 use kinglet_core::error::{Error, Result};
@@ -8,7 +9,7 @@ use std::{
     path::PathBuf,
 };
 
-/// A run's `metrics.jsonl`, open for more.
+/// A run's `metrics.jsonl`, open for appending.
 #[derive(Debug)]
 pub struct Metrics {
     pub(super) file: Appender,
@@ -19,7 +20,7 @@ impl Metrics {
     /// Appends an event as one line of JSON with a checksum as its last key.
     ///
     /// # Errors
-    /// If the file cannot be written; the event is tried again with the next.
+    /// If the file cannot be written; the event is retried with the next one.
     pub fn append(&mut self, event: &impl Serialize) -> Result<()> {
         let json = serde_json::to_string(event).expect("plain values");
         let line = format!("{}{CHECK}{}\"}}", &json[..json.len() - 1], check(&json));
@@ -30,13 +31,13 @@ impl Metrics {
 /// One line of `metrics.jsonl`, verified.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricLine {
-    /// As it stands there.
+    /// The line as in the file.
     pub text: String,
-    /// Which event.
+    /// The kind of event, its step and its rollback count.
     pub(super) about: About,
 }
 
-/// What every event says, as far as it does.
+/// The fields common to all events, where present.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct About {
     pub(super) event: String,
@@ -52,38 +53,38 @@ impl MetricLine {
         Some(MetricLine { text: text.to_owned(), about })
     }
 
-    /// The event as `T`, without the checksum; none if it is no such event.
+    /// The event as `T`, without the checksum; `None` if it is not such an event.
     pub fn event<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_str(&split(&self.text)?.0).ok()
     }
 }
 
-/// The JSON of a line, and its checksum.
+/// Splits a line into its JSON and its checksum.
 fn split(text: &str) -> Option<(String, &str)> {
     let (json, sum) = text.strip_suffix("\"}")?.rsplit_once(CHECK)?;
     Some((format!("{json}}}"), sum))
 }
 
-/// The events of which programs read more than that they happened. What an older kinglet did not write is none.
+/// Events whose fields other code reads. Fields that an older kinglet did not write are `None`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Record {
     /// The loss was estimated.
     Estimate(EstimateRecord),
-    /// The run came to its end.
+    /// The run finished.
     Done(DoneRecord),
     /// The guard stopped an update.
     Diverged {
         /// What was done about it.
         action: String,
     },
-    /// Something else.
+    /// Any other event.
     #[serde(other)]
     Other,
 }
 
-/// An estimate of both losses, as `train::Event::Estimate` has them.
+/// An estimate of both losses: fields of `train::Event::Estimate`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[non_exhaustive]
 pub struct EstimateRecord {
@@ -95,7 +96,7 @@ pub struct EstimateRecord {
     /// In nats per token.
     #[serde(deserialize_with = "number")]
     pub val_loss: f64,
-    /// In nats per token, of a fine-tuning's old data.
+    /// In nats per token, on the old data of a fine-tuning run.
     pub old_val_loss: Option<f64>,
     /// `val_loss` in bits per byte.
     pub bits_per_byte: Option<f64>,
@@ -103,7 +104,7 @@ pub struct EstimateRecord {
     pub train_s: Option<f64>,
 }
 
-/// The end of a run, as `train::Event::Done` has it.
+/// The end of a run: fields of `train::Event::Done`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -122,25 +123,25 @@ pub struct DoneRecord {
     pub val_loss_stderr: Option<f64>,
     /// In bits per byte.
     pub bits_per_byte: Option<f64>,
-    /// Of the built-in corpora.
+    /// Known for the built-in corpora.
     pub entropy_floor: Option<f64>,
     /// Mean over the run.
     pub ms_per_step: Option<f64>,
-    /// Seconds in all.
+    /// Total seconds.
     pub wall_s: Option<f64>,
-    /// The most memory at once.
+    /// Peak memory.
     pub peak_memory_mib: Option<f64>,
 }
 
-/// A number that JSON has no way to write is null there.
+/// JSON cannot represent NaN and infinities; they are written as null.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
-/// Begins the end of a line of metrics: the key of its checksum.
+/// The checksum key, near the end of each line.
 const CHECK: &str = ",\"check\":\"";
 
-/// No event is longer.
+/// Maximum length of a line, in bytes.
 const LONGEST: u64 = 1 << 20;
 
 /// Checksum of a line of metrics.
@@ -148,11 +149,11 @@ fn check(json: &str) -> String {
     sha256(json.as_bytes())[..8].to_owned()
 }
 
-/// Gives the intact lines of a `metrics.jsonl` to `each`, and returns how many are damaged; a last line cut short by a crash
-/// is not counted.
+/// Calls `each` with the intact lines of a `metrics.jsonl` and returns the number of damaged ones; a last line cut
+/// short by a crash is not counted.
 ///
 /// # Errors
-/// If it cannot be read, or what `each` says.
+/// If it cannot be read, or any error from `each`.
 pub fn read_metrics(mut from: impl BufRead, mut each: impl FnMut(MetricLine) -> io::Result<()>) -> io::Result<u64> {
     let (mut line, mut damaged, mut too_long) = (Vec::new(), 0, false);
     loop {
@@ -162,7 +163,7 @@ pub fn read_metrics(mut from: impl BufRead, mut each: impl FnMut(MetricLine) -> 
             if (line.len() as u64) < LONGEST - 1 {
                 return Ok(damaged);
             }
-            // The rest of it comes with the next.
+            // The rest of the line follows with the next read.
             too_long = true;
             continue;
         }
@@ -174,7 +175,7 @@ pub fn read_metrics(mut from: impl BufRead, mut each: impl FnMut(MetricLine) -> 
     }
 }
 
-/// The same of bytes in memory: the intact lines, and how many are damaged.
+/// The same for bytes in memory: the intact lines, and the number of damaged ones.
 pub fn parse_metrics(bytes: &[u8]) -> (Vec<MetricLine>, u64) {
     let mut lines = Vec::new();
     let damaged = read_metrics(bytes, |line| {

@@ -1,8 +1,9 @@
-//! Files that are whole or absent, whatever interrupts the writer, and read only after their checksum was verified.
+//! Files that are whole or absent, whatever interrupts the writer. Files in checksummed folders are verified before
+//! they are read.
 //!
-//! A file is written aside, flushed to the disk and renamed. A folder of files is written aside, each flushed, its
-//! `SHA256SUMS` last; then the folder is renamed. Whoever loses power, memory or a race in between leaves a name that
-//! ends in `.tmp`, which no reader looks at.
+//! A file is written to a temporary name, flushed to disk and renamed. A folder is written under a temporary name, each
+//! file flushed, `SHA256SUMS` last; then the folder is renamed. A power loss, an out-of-memory kill or a lost race in
+//! between leaves only a name that ends in `.tmp`, which readers ignore.
 
 use kinglet_core::error::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -12,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file that lists the checksums of the others in a folder, as `sha256sum` writes it; `sha256sum -c` verifies it.
+/// Lists the checksums of the other files in a folder, in the format of `sha256sum`; `sha256sum -c` verifies it.
 pub(crate) const SUMS: &str = "SHA256SUMS";
 
 /// SHA-256 in hexadecimal.
@@ -37,7 +38,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Every change of the disk asks here first, so that tests can let it fail, or let the program "die", at each one.
+/// Called before every disk write, so that tests can make each one fail or simulate a crash there.
 #[cfg(not(test))]
 fn allowed() -> io::Result<()> {
     Ok(())
@@ -50,18 +51,18 @@ pub(crate) use faults::{Fault, allowed, with_fault};
 mod faults {
     use std::{cell::Cell, io};
 
-    /// What happens to a thread's changes of the disk.
+    /// How a thread's disk writes fail.
     #[derive(Clone, Copy)]
     pub(crate) enum Fault {
-        /// Number `n` fails, as on a disk that is full for a moment.
+        /// Write number `n` fails, as on a disk that is briefly full.
         At(usize),
-        /// Number `n` and all that follow fail, clean-up included: what a killed process leaves.
+        /// Write number `n` and all later ones fail, clean-up included, as if the process had been killed.
         From(usize),
     }
 
     thread_local!(static FAULT: Cell<(Option<Fault>, usize)> = const { Cell::new((None, 0)) });
 
-    /// Runs `work` with a fault; tells whether it was reached.
+    /// Runs `work` with an injected fault; also returns whether the fault was reached.
     pub(crate) fn with_fault<R>(fault: Fault, work: impl FnOnce() -> R) -> (R, bool) {
         FAULT.set((Some(fault), 0));
         let result = work();
@@ -82,23 +83,23 @@ mod faults {
     }
 }
 
-/// Makes a rename in a folder durable, where the system has such a thing.
+/// Makes a rename in a folder durable, on systems that support it.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// `path` with `.tmp` after it.
+/// `path` with `.tmp` appended.
 fn aside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     path.with_file_name(name)
 }
 
-/// Puts what was written aside in its place.
+/// Renames the temporary file or folder to its final path.
 fn place(aside: &Path, path: &Path) -> io::Result<()> {
     allowed()?;
     fs::rename(aside, path)?;
-    // The parent of a bare name is an empty path, which no system opens.
+    // The parent of a bare name is an empty path, which cannot be opened.
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     sync_folder(folder.unwrap_or(Path::new(".")))
 }
@@ -114,12 +115,12 @@ fn write_flushed(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<(
 /// Writes a file whole or not at all.
 ///
 /// # Errors
-/// Whatever the file system refuses; what was at `path` is still there then.
+/// Any file system error; the previous content of `path` is kept then.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole_by(path, |file| file.write_all(bytes))
 }
 
-/// The same with what `write` writes.
+/// The same, with the content produced by `write`.
 pub(crate) fn write_whole_by(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let aside = aside(path);
     write_flushed(&aside, write)
@@ -127,21 +128,22 @@ pub(crate) fn write_whole_by(path: &Path, write: impl FnOnce(&mut dyn Write) -> 
         .inspect_err(|_| _ = allowed().and_then(|()| fs::remove_file(&aside)))
 }
 
-/// A folder of files, being written aside.
+/// A folder of files, being written under a temporary name.
 pub(crate) struct FolderWriter {
     path: PathBuf,
     aside: PathBuf,
     sums: String,
-    /// Whether a folder that is there may be replaced.
+    /// Whether an existing folder may be replaced.
     replaces: bool,
-    /// Says to other processes that `aside` is being written.
+    /// Tells other processes that `aside` is being written.
     lock: Option<Lock>,
-    /// What was removed that earlier writers left.
+    /// Leftovers of earlier writers that were removed.
     pub(crate) notes: Vec<String>,
 }
 
 impl FolderWriter {
-    /// Begins the folder `path`, one of our own: what is there is replaced, what an interrupted writer left is removed.
+    /// Begins writing `path`, a folder of our own: existing content is replaced, leftovers of an interrupted writer are
+    /// removed.
     pub(crate) fn new(path: &Path) -> Result<FolderWriter> {
         let aside = aside(path);
         remove_folder(&aside)?;
@@ -150,8 +152,8 @@ impl FolderWriter {
         Ok(FolderWriter { path, aside, sums, replaces: true, lock: None, notes: Vec::new() })
     }
 
-    /// Begins a folder where a user wants it: nothing that is there is touched, but for an empty folder, and what writers
-    /// of the same folder left that were killed.
+    /// Begins writing a folder at a path chosen by the user. Nothing existing is touched, except an empty folder at
+    /// that path and leftovers of killed writers of the same folder.
     pub(crate) fn beside(path: &Path) -> Result<FolderWriter> {
         let path = std::path::absolute(path).map_err(Error::io("create", path))?;
         let name = path.file_name().unwrap_or_default().display();
@@ -168,16 +170,16 @@ impl FolderWriter {
         Ok(FolderWriter { path, aside, sums: String::new(), replaces: false, lock, notes })
     }
 
-    /// Where files are written until the folder is finished.
+    /// The temporary folder that files are written to until the folder is finished.
     pub(crate) fn aside(&self) -> &Path {
         &self.aside
     }
 
-    /// Adds a file that `write` writes at the path it is given.
+    /// Adds a file, which `write` writes to the path it is given.
     pub(crate) fn add(&mut self, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
         let path = self.aside.join(name);
         let sum = allowed().and_then(|()| write(&path)).and_then(|()| {
-            // Windows flushes only what may be written to.
+            // Windows can flush only files opened for writing.
             let mut file = File::options().read(true).write(true).open(&path)?;
             file.sync_all()?;
             sha256_of(&mut file)
@@ -186,16 +188,16 @@ impl FolderWriter {
         Ok(())
     }
 
-    /// Adds the checksums and puts the folder in its place; an older one of the same name is replaced.
+    /// Writes the checksums and renames the folder to its final path, replacing an older one of the same name.
     pub(crate) fn finish(mut self) -> Result<()> {
         if self.replaces {
             remove_folder(&self.path)?;
         } else if self.path.exists() {
-            // Fails if somebody has put something there meanwhile.
+            // Fails if another process has put something there meanwhile.
             fs::remove_dir(&self.path).map_err(Error::io("replace", &self.path))?;
         }
         if let Some(lock) = self.lock.take() {
-            // The file first: one that nobody locks says that the writer is dead.
+            // Remove the file before unlocking: an unlocked lock file means that the writer is dead.
             let path = self.aside.join(Lock::FILE);
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             drop(lock);
@@ -209,15 +211,15 @@ impl FolderWriter {
 
 impl Drop for FolderWriter {
     fn drop(&mut self) {
-        // Windows removes no folder with an open file.
+        // Windows cannot remove a folder that contains an open file.
         self.lock = None;
-        // Nothing is there if it was finished; what cannot be removed now is, before the next one is written.
+        // After `finish` nothing is left. If removing fails, the next writer removes the leftovers.
         let _ = allowed().and_then(|()| fs::remove_dir_all(&self.aside));
     }
 }
 
-/// The folders in `parent` whose names begin so and end in `.tmp`, and whose writers are dead: the lock in them is free.
-/// One without a lock is about to be finished.
+/// The folders in `parent` named `begins`, a process id and `.tmp`, whose writer is dead, that is, whose lock is free.
+/// A folder without a lock file is about to be finished.
 fn abandoned(parent: &Path, begins: &str) -> Vec<PathBuf> {
     let named = |entry: &fs::DirEntry| {
         let name = entry.file_name();
@@ -232,7 +234,7 @@ fn abandoned(parent: &Path, begins: &str) -> Vec<PathBuf> {
     entries.filter(named).map(|entry| entry.path()).filter(free).collect()
 }
 
-/// Refuses a folder with anything in it that is not `harmless`; one that is not there has nothing.
+/// Returns an error if the folder contains anything that is not `harmless`. A missing folder counts as empty.
 pub(crate) fn refuse_full(path: &Path, harmless: impl Fn(&fs::DirEntry) -> bool) -> Result<()> {
     let entries = match path.read_dir() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -246,7 +248,7 @@ pub(crate) fn refuse_full(path: &Path, harmless: impl Fn(&fs::DirEntry) -> bool)
     Ok(())
 }
 
-/// The text that a checksum in the same file is of, where it is found there and fits; `advice` goes into the error.
+/// The text, if its checksum from the same file was found and matches; `advice` is appended to the error.
 pub(crate) fn unseal<'a>(path: &Path, text_and_sum: Option<(&'a str, &str)>, advice: &str) -> Result<&'a str> {
     match text_and_sum {
         Some((text, sum)) if sha256(text.as_bytes()) == sum => Ok(text),
@@ -254,7 +256,7 @@ pub(crate) fn unseal<'a>(path: &Path, text_and_sum: Option<(&'a str, &str)>, adv
     }
 }
 
-/// Removes a folder if it is there, in two steps, so that half of one never has its name.
+/// Removes a folder if it exists. It is renamed first, so that a half-removed folder never has the original name.
 pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     let remove = || {
         allowed()?;
@@ -272,7 +274,7 @@ pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     }
 }
 
-/// A folder with checksums, being read.
+/// A folder with checksums, opened for reading.
 #[derive(Debug)]
 pub(crate) struct FolderReader {
     path: PathBuf,
@@ -299,7 +301,7 @@ impl FolderReader {
         Ok(bytes)
     }
 
-    /// Verifies a file, and opens it to be read piece by piece.
+    /// Verifies a file and opens it for streaming.
     pub(crate) fn open(&self, name: &str) -> Result<File> {
         let path = self.path.join(name);
         let mut file = File::open(&path).map_err(Error::io("open", &path))?;
@@ -318,7 +320,7 @@ impl FolderReader {
     }
 }
 
-/// Reads a file unless it is larger than anything it should be: then no memory is taken for it.
+/// Reads a file unless it is larger than `limit`; an oversized file is rejected before memory is allocated for it.
 pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let read = || {
         let mut bytes = Vec::new();
@@ -332,7 +334,7 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
         _ => {}
     }
     let bytes = read().map_err(Error::io("read", path))?;
-    // What has no size beforehand, such as a pipe.
+    // Checked again for files whose size is not known beforehand, such as pipes.
     if bytes.len() as u64 > limit { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
@@ -342,19 +344,19 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
         .map_err(|error| Error::damaged(path, format!("not UTF-8 text: see byte {}", error.utf8_error().valid_up_to())))
 }
 
-/// A file that grows line by line. What could not be written is kept and goes before the next line.
+/// A file that grows line by line. Lines that could not be written are kept and written before the next one.
 #[derive(Debug)]
 pub(crate) struct Appender {
     file: File,
-    /// Length of the file as far as it is known to be good.
+    /// Length of the part of the file known to be good.
     len: u64,
     pending: String,
 }
 
 impl Appender {
-    /// Opens a file whose content is good.
+    /// Opens a file whose content is known to be good.
     pub(crate) fn new(path: &Path) -> io::Result<Appender> {
-        // Not to append: a file opened for that cannot be truncated on Windows.
+        // Not in append mode: Windows cannot truncate a file opened that way.
         let file = File::options().write(true).open(path)?;
         let len = file.metadata()?.len();
         Ok(Appender { file, len, pending: String::new() })
@@ -363,12 +365,12 @@ impl Appender {
     /// Appends a line.
     ///
     /// # Errors
-    /// If the file system refuses; the line is tried again with the next.
+    /// Any file system error; the line is retried with the next one.
     pub(crate) fn append(&mut self, line: &str) -> io::Result<()> {
         self.pending.push_str(line);
         self.pending.push('\n');
         allowed()?;
-        // Half of an earlier attempt may be there.
+        // An earlier attempt may have left a partial line.
         if self.file.seek(io::SeekFrom::End(0))? != self.len {
             self.file.set_len(self.len)?;
             self.file.seek(io::SeekFrom::End(0))?;
@@ -380,21 +382,22 @@ impl Appender {
     }
 }
 
-/// The right to write in a folder; ends with the value, and with the process, however that ends.
+/// An exclusive lock on writing in a folder. It is released when the value is dropped or the process ends, however it
+/// ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// The file that is locked. It stays, and says which process has or had the lock; the system knows whether it still
-    /// does, so one left by a process that died is in nobody's way.
+    /// The lock file. It is never removed from a run, and names the process that holds or held the lock. The OS tracks
+    /// whether the lock is held, so a file left by a dead process blocks nobody.
     pub(crate) const FILE: &str = "lock";
 
     /// Takes the lock of a folder.
     ///
     /// # Errors
-    /// If another process has it.
+    /// If another process holds it.
     pub(crate) fn take(folder: &Path) -> Result<Lock> {
         let path = folder.join(Lock::FILE);
         let io = |error| Error::io("lock", &path)(error);
@@ -409,12 +412,12 @@ impl Lock {
                 let what = format!("another kinglet{owner} is training this run; wait for it, or end it");
                 return Err(Error::Locked { path: folder.to_owned(), what });
             }
-            // A file system without locks: better an unguarded run than none.
+            // The file system does not support locks. An unguarded run is better than none.
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
         let named = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        // A full disk does not make the lock less of one.
+        // The lock is valid even if the disk is too full to record the process id.
         let _ = named;
         Ok(Lock { _file: file })
     }

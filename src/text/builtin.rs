@@ -1,10 +1,10 @@
-//! The built-in corpora: texts drawn from small probabilistic grammars, the same on every machine, so that the first
-//! run needs neither network nor file, and nor does fine-tuning it. [`Builtin::Play`] (`corpus/play.grammar`) is a million
-//! characters of an invented play, [`Builtin::Logbook`] (`corpus/logbook.grammar`) 300,000 of a lighthouse keeper's log;
-//! [`dates`] are instructions with answers.
+//! The built-in corpora: texts generated from small probabilistic grammars, identical on every machine, so that neither
+//! a first run nor fine-tuning it needs a network or a file. [`Builtin::Play`] (`corpus/play.grammar`) is a million
+//! characters of an invented play, [`Builtin::Logbook`] (`corpus/logbook.grammar`) 300,000 of a lighthouse keeper's
+//! log; [`dates`] has instructions with answers.
 //!
-//! A grammar is unambiguous: each text has one derivation, so the probability of the text is the product of the
-//! choices that made it, and its negative logarithm per character is the loss of a perfect model: the entropy floor.
+//! The grammars are unambiguous: each text has one derivation, so its probability is the product of the probabilities
+//! of its choices. The negative logarithm of that, per character, is the loss of a perfect model: the entropy floor.
 
 pub mod dates;
 
@@ -14,10 +14,10 @@ use std::{collections::HashMap, ops::Range};
 /// A corpus that comes with the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Builtin {
-    /// A million characters of an invented play; what is trained on if no data is named.
+    /// A million characters of an invented play; the default training data.
     Play,
-    /// 300,000 characters of an invented logbook: words and sentences like the play's, with digits, in another layout;
-    /// to fine-tune a model of the play on.
+    /// 300,000 characters of an invented logbook, for fine-tuning a model of the play: similar words and sentences,
+    /// plus digits, in another layout.
     Logbook,
 }
 
@@ -25,7 +25,7 @@ impl Builtin {
     /// All of them.
     pub const ALL: [Builtin; 2] = [Builtin::Play, Builtin::Logbook];
 
-    /// What it is called on the command line.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Builtin::Play => "builtin",
@@ -33,20 +33,20 @@ impl Builtin {
         }
     }
 
-    /// The corpus of that name, if there is one.
+    /// The corpus with this name, if there is one.
     pub fn named(name: &str) -> Option<Builtin> {
         Builtin::ALL.into_iter().find(|corpus| corpus.name() == name)
     }
 
-    /// The text; all of it ASCII.
+    /// The text, all ASCII.
     pub fn text(self) -> String {
         let mut text = String::with_capacity(self.chars() + 16 * 1024);
         self.write(&mut text, |_, _| ());
         text
     }
 
-    /// The entropy floor of a part of the text, in nats per character: what a model that knew the grammar, and saw all
-    /// of the text before, would lose. Choices whose first character lies before the part count as known.
+    /// The entropy floor of a part of the text, in nats per character: the loss of a model that knows the grammar and
+    /// has seen all preceding text. Choices whose first character lies before the part count as known.
     pub fn floor(self, part: Range<usize>) -> f64 {
         let mut nats = 0.0;
         self.write(&mut String::with_capacity(self.chars() + 16 * 1024), |at, cost| {
@@ -64,7 +64,7 @@ impl Builtin {
         })
     }
 
-    /// Derivations are added until the text has this many characters.
+    /// Derivations are added until the text has at least this many characters.
     fn chars(self) -> usize {
         match self {
             Builtin::Play => 1_000_000,
@@ -77,7 +77,8 @@ impl Builtin {
         Rng::new(0, Purpose::Corpus, self as u64, derivation)
     }
 
-    /// Appends whole derivations until the text is long enough; `choice(position, cost in nats)` hears of each choice.
+    /// Appends complete derivations until the text is long enough; calls `choice(position, cost in nats)` for each
+    /// choice.
     fn write(self, text: &mut String, mut choice: impl FnMut(usize, f64)) {
         let grammar = self.grammar();
         for derivation in 0.. {
@@ -89,7 +90,7 @@ impl Builtin {
     }
 }
 
-/// A context-free grammar with weights; rule 0 is where a derivation starts.
+/// A weighted context-free grammar; derivations start at rule 0.
 struct Grammar {
     rules: Vec<Vec<Alternative>>,
 }
@@ -105,10 +106,10 @@ enum Symbol {
 }
 
 impl Grammar {
-    /// Reads the notation that the head of `play.grammar` explains.
+    /// Parses the notation explained at the top of `play.grammar`.
     ///
     /// # Panics
-    /// On a mistake: the text is part of the program, and every test reads it.
+    /// On a syntax error: the grammars are part of the program and parsed in tests.
     fn parse(source: &str) -> Grammar {
         let lines = || source.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
         let headers = lines().filter(|line| !line.starts_with(' '));
@@ -131,7 +132,7 @@ impl Grammar {
             } else {
                 let (weight, items) = body.split_once(' ').expect("a weight and symbols");
                 let weight = weight.parse().expect("a weight");
-                // Outside and inside of quotes alternate.
+                // Splitting at quotes alternates between outside and inside of them.
                 let symbols = items.split('"').enumerate().flat_map(|(i, piece)| -> Vec<Symbol> {
                     if i % 2 == 1 {
                         vec![Symbol::Text(piece.replace("\\n", "\n"))]

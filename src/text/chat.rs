@@ -1,5 +1,5 @@
-//! Conversations as text to learn from: a template makes text of the messages, and the loss counts what the assistant
-//! says, not what it is told.
+//! Conversations as training text: a template renders the messages as text, and only what the assistant says counts in
+//! the loss.
 
 #[cfg_attr(not(feature = "chat"), path = "chat/no_jinja.rs")]
 mod jinja;
@@ -11,7 +11,7 @@ use crate::text::tokenizer::Tokenizer;
 use jinja::Jinja;
 use kinglet_core::error::{Error, Result};
 
-/// Each message on a line of its own; what the assistant says ends the text.
+/// Puts each message on its own line; an assistant message ends with the end-of-text token.
 pub const DEFAULT_TEMPLATE: &str = "{% for message in messages %}{{ message.content }}\
      {% if message.role == 'assistant' %}{{ end_of_text }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}";
 
@@ -24,19 +24,19 @@ pub struct Segment {
     pub learned: bool,
 }
 
-/// A Jinja template as Hugging Face's `chat_template`, read as there: a block on a line of its own leaves no trace of the
-/// line, strings have Python's methods, and `raise_exception` refuses. The variables are `messages`,
-/// `add_generation_prompt`, `end_of_text` and its other name `eos_token`.
+/// A Jinja template in the style of Hugging Face's `chat_template`, with the same conventions: a block on a line of its
+/// own leaves no blank line, strings have Python's methods, and `raise_exception` fails with an error. The variables
+/// are `messages`, `add_generation_prompt`, `end_of_text` and its alias `eos_token`.
 pub struct Template {
     jinja: Jinja,
     end_of_text: String,
 }
 
 impl Template {
-    /// Compiles a template, for a tokenizer whose end of a text is written like this.
+    /// Compiles a template, for a tokenizer whose end-of-text token is written as `end_of_text`.
     ///
     /// # Errors
-    /// If it is no template.
+    /// If it is not a valid template.
     pub fn new(source: &str, end_of_text: String) -> Result<Template> {
         Ok(Template { jinja: Jinja::new(source)?, end_of_text })
     }
@@ -45,10 +45,10 @@ impl Template {
         self.jinja.render(messages, add_generation_prompt, &self.end_of_text)
     }
 
-    /// What a model is given to answer these messages, in parts as [`Template::parts`] gives them.
+    /// The prompt for the model to answer these messages, in parts as returned by [`Template::parts`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Template::parts`].
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<Segment>> {
         let mut parts = self.parts(messages)?;
         let text = self.render(messages, true)?;
@@ -57,10 +57,11 @@ impl Template {
         Ok(parts)
     }
 
-    /// The text of a conversation, divided where the assistant begins and ends.
+    /// The text of a conversation, divided where the assistant starts and stops speaking.
     ///
     /// # Errors
-    /// If the template fails, or what it makes of some messages does not begin with what it made of fewer.
+    /// If the template fails, or the rendering of some messages does not start with the rendering of the messages
+    /// before.
     pub fn parts(&self, messages: &[Message]) -> Result<Vec<Segment>> {
         let (mut parts, mut done) = (Vec::new(), 0);
         let mut push = |text: &str, learned| {
@@ -88,11 +89,11 @@ impl Template {
     }
 }
 
-/// The tokens of a conversation, and for each whether it is learned. Parts are encoded one by one, because a model that
-/// answers has only seen what comes before.
+/// The tokens of a conversation, and for each whether it counts in the loss. Parts are encoded separately, because at
+/// inference the prompt is encoded before the answer exists.
 ///
 /// # Errors
-/// If the tokenizer does not know a character.
+/// If a character is unknown to the tokenizer.
 pub fn encode(parts: &[Segment], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<bool>)> {
     let (mut ids, mut learned) = (Vec::new(), Vec::new());
     for part in parts {

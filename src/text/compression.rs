@@ -1,4 +1,4 @@
-//! Compressed text, decompressed as it is read.
+//! Streaming decompression of text.
 
 use ruzstd::decoding::{
     BlockDecodingStrategy, FrameDecoder,
@@ -6,22 +6,22 @@ use ruzstd::decoding::{
 };
 use std::io::{self, BufRead, BufReader, Read};
 
-/// The largest window that a frame of zstd may ask memory for, as of the program `zstd`: 128 MiB.
+/// Largest window accepted in a zstd frame: 128 MiB, the limit of the `zstd` program.
 const WINDOW: u64 = 1 << 27;
 
-/// What a file of gzip, of one member or more, decompresses to.
+/// Decompresses a gzip file with one or more members.
 pub(super) fn gzip<'a>(raw: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
     Ok(Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(raw))))
 }
 
-/// What a file of zstd, of one frame or more, decompresses to.
+/// Decompresses a zstd file with one or more frames.
 pub(super) fn zstd<'a>(raw: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(WINDOW);
     Ok(Box::new(BufReader::new(Frames { raw, decoder, inside: false })))
 }
 
-/// Frames of zstd, one behind the other. Memory holds a window of the text and a block.
+/// A sequence of zstd frames. Only a window of the text and one block are in memory.
 struct Frames<R> {
     raw: R,
     decoder: FrameDecoder,
@@ -56,7 +56,7 @@ impl<R: BufRead> Read for Frames<R> {
 }
 
 impl<R: BufRead> Frames<R> {
-    /// Begins the next frame; tells whether there is one. Skippable frames hold no text.
+    /// Starts the next frame; returns whether there is one. Skippable frames hold no text and are skipped.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.raw.fill_buf()?.is_empty() {
             match self.decoder.init(&mut self.raw) {

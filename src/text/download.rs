@@ -1,4 +1,4 @@
-//! Tiny Shakespeare, the one corpus that comes from elsewhere.
+//! Tiny Shakespeare, the only corpus that is downloaded.
 
 use crate::system::disk::{self, sha256};
 use kinglet_core::error::{Error, Result};
@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Tiny Shakespeare: its well-known public address and what must come from there.
+/// Tiny Shakespeare: its public URL, and the hash and length of the expected file.
 const TINY_SHAKESPEARE_URL: &str =
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt";
 
@@ -31,14 +31,14 @@ pub(super) fn tiny_shakespeare() -> Result<Vec<u8>> {
     }
     let bytes = download(TINY_SHAKESPEARE_URL, TINY_SHAKESPEARE_BYTES, TINY_SHAKESPEARE_SHA256)?;
     if let Some(path) = cached {
-        // Without a cache the text is still there; the next run downloads again.
+        // Caching may fail: the text is still available, and the next run downloads it again.
         let _ = fs::create_dir_all(path.with_file_name("")).and_then(|()| disk::write_whole(&path, &bytes));
     }
     Ok(bytes)
 }
 
-/// Fetches a file of known length and hash, with the program that the system has for it: the hash says whether it is the
-/// right one, and a TLS library of our own would be a tenth of the program for one file.
+/// Downloads a file of known length and hash with a program installed on the system. The hash verifies the file, and a
+/// built-in TLS library for one file would be a tenth of the binary.
 fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
     let fail = |what: String| {
         Error::Data(format!(
@@ -54,11 +54,11 @@ fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
     }
 }
 
-/// curl, or else wget, and how each is asked to write an address to standard output within a minute.
+/// curl, or else wget, and the arguments with which each writes a URL's content to standard output within a minute.
 const FETCHERS: [(&str, &[&str]); 2] =
     [("curl", &["-fsSL", "--max-time", "60", "--"]), ("wget", &["-q", "-O", "-", "--timeout=60", "--tries=1", "--"])];
 
-/// What is at `url`: at most one byte more than the `bytes` there should be. Else why not.
+/// Downloads `url`, reading at most one byte more than the expected `bytes`; the error says why it failed.
 fn fetch(url: &str, bytes: u64) -> std::result::Result<Vec<u8>, String> {
     for (program, arguments) in FETCHERS {
         let mut command = Command::new(program);
@@ -71,7 +71,7 @@ fn fetch(url: &str, bytes: u64) -> std::result::Result<Vec<u8>, String> {
         let mut body = Vec::new();
         let stdout = child.stdout.take().expect("it is piped");
         let read = stdout.take(bytes + 1).read_to_end(&mut body);
-        // Whoever sends more than that, sends something else: the program need not go on.
+        // A longer response is not the expected file, so stop the download.
         if body.len() as u64 > bytes {
             let _ = child.kill();
         }

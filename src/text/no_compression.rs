@@ -1,13 +1,13 @@
-//! Stands in for the decompression of text where the feature `compression` is off.
+//! Stub for decompression when the feature `compression` is off.
 
 use std::io::{self, BufRead};
 
-/// Refuses: gzip is not built in.
+/// Always an error: gzip is not built in.
 pub(super) fn gzip<'a>(_: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
     absent()
 }
 
-/// Refuses: zstd is not built in.
+/// Always an error: zstd is not built in.
 pub(super) fn zstd<'a>(_: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
     absent()
 }

@@ -1,6 +1,6 @@
-//! Where text comes from: files, folders, patterns, standard input and the corpora that come with kinglet; plain text,
-//! JSON lines or CSV, as they are or compressed. Everything arrives as pieces of documents, in order, so that no more
-//! than a piece is in memory.
+//! Text sources: files, folders, glob patterns, standard input and the corpora that come with kinglet; as plain text,
+//! JSON, JSON lines or CSV, optionally compressed. Documents are streamed as pieces, in order, so that files need not
+//! fit into memory.
 
 use super::{
     builtin::{Builtin, dates},
@@ -22,22 +22,23 @@ use std::{
     sync::Arc,
 };
 
-/// The name of the corpus built into the program, which is used when no other data is named.
+/// The name of the built-in corpus that is used when no data is named.
 pub const BUILTIN: &str = "builtin";
 /// The name of the corpus that the published models were trained on.
 pub const TINY_SHAKESPEARE: &str = "tinyshakespeare";
 
-/// What stands in a configuration for a text that was given in memory.
+/// The data name in a configuration for a text given in memory.
 pub const MEMORY: &str = "(memory)";
 
-/// Bytes of a piece of text, from which on a place to cut is looked for: Hugging Face's encoder takes 150 times the memory.
+/// Bytes of text from which on to look for a place to cut. Pieces are small because Hugging Face's encoder needs 150
+/// times their memory.
 const PIECE: usize = 1 << 18;
 
-/// Bytes of a line of JSON, a record of CSV or a JSON array that are more than they can be, and of text without any place
-/// to cut that is cut all the same.
+/// Maximum bytes of a JSON line, a CSV record or a JSON array. Text without a suitable place to cut is cut anyway at
+/// this length.
 const LONGEST: usize = 1 << 28;
 
-/// A part of a corpus.
+/// A piece of a corpus.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Piece {
     /// Text of a document.
@@ -47,25 +48,25 @@ pub enum Piece {
         /// Whether the document ends here.
         end: bool,
     },
-    /// A conversation: a document in which somebody is answered.
+    /// A conversation: a document with answers by the assistant.
     Messages(Vec<Message>),
 }
 
-/// Documents, and where they stand.
+/// A corpus: the sources of its documents, and how to read them.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     sources: Vec<Source>,
     field: String,
     invalid_utf8: InvalidUtf8,
-    /// [`LONGEST`], or what a test has memory for.
+    /// [`LONGEST`], or less in tests.
     longest: usize,
-    /// What a user should know about the choice of files.
+    /// Notes for the user on which files were chosen.
     pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
 struct Source {
-    /// As it is named in errors.
+    /// Its name in errors.
     name: String,
     from: Origin,
     format: Format,
@@ -95,10 +96,10 @@ enum Compression {
     Zstd,
 }
 
-/// U+FEFF, with which some programs begin a file.
+/// U+FEFF, the byte order mark that some programs put at the start of a file.
 const BOM: &[u8] = "\u{feff}".as_bytes();
 
-/// What a name says about a file.
+/// The format and compression of a file, judging by its name.
 fn format_of(path: &Path) -> (Format, Compression) {
     let extension = |path: &Path| path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
     let (compression, inner) = match extension(path).as_str() {
@@ -117,15 +118,16 @@ fn format_of(path: &Path) -> (Format, Compression) {
 }
 
 impl Corpus {
-    /// The corpus that `config.data` names, read as the configuration says. Nothing but standard input is read yet.
+    /// Opens the corpus that `config.data` names, to be read as configured. Only standard input and other streams are
+    /// read now.
     ///
     /// # Errors
-    /// If something named is not there.
+    /// If a named source does not exist.
     pub fn open(config: &Config) -> Result<Corpus> {
         Corpus::named(&config.data, config)
     }
 
-    /// The corpus of these names, read as the configuration says; none is the built-in one.
+    /// Opens the corpus with these names, to be read as configured; no names means the built-in corpus.
     ///
     /// # Errors
     /// As [`Corpus::open`].
@@ -144,12 +146,12 @@ impl Corpus {
         Ok(corpus)
     }
 
-    /// A text from memory, one document.
+    /// A text in memory, as one document.
     pub fn from_text(text: &str) -> Corpus {
         Corpus::from_bytes("the text", text.as_bytes())
     }
 
-    /// What a file of this name with these bytes is.
+    /// A corpus with the content of a file of this name and these bytes.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Corpus {
         let Config { data_field, invalid_utf8, .. } = Config::default();
         let mut corpus =
@@ -200,7 +202,7 @@ impl Corpus {
         self.sources.push(Source { name: name.to_owned(), from, format, compression: Compression::None });
     }
 
-    /// What can be read only once.
+    /// Adds a source that can be read only once, by reading it into memory.
     fn add_stream(&mut self, name: &str, mut from: impl Read) -> Result<()> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes).map_err(Error::io("read", Path::new(name)))?;
@@ -217,8 +219,8 @@ impl Corpus {
         self.sources.last_mut().expect("it was added").compression = compression;
     }
 
-    /// Every file below a folder that is text, in the order of their names. Hidden ones are not looked at, nor what kinglet
-    /// made of text: a run in the folder that it is trained on would change its own data.
+    /// Adds every text file below a folder, ordered by name. Hidden files are skipped. So are runs and prepared data: a
+    /// run inside its own data folder would otherwise change its own data.
     fn add_folder(&mut self, folder: &Path) -> Result<()> {
         let visible = |entry: &walkdir::DirEntry| {
             entry.depth() == 0 || !entry.file_name().to_str().is_some_and(|name| name.starts_with('.'))
@@ -277,7 +279,7 @@ impl Corpus {
         Ok(())
     }
 
-    /// The one corpus of kinglet's that this is, if it is one: its entropy floor is known.
+    /// The built-in corpus, if this is exactly one: its entropy floor is known.
     pub fn own(&self) -> Option<Builtin> {
         match &self.sources[..] {
             [Source { from: Origin::Own(own, _), .. }] => Some(*own),
@@ -285,7 +287,7 @@ impl Corpus {
         }
     }
 
-    /// Bytes of the files, as far as that is known before they are read.
+    /// Total bytes of the sources, as far as known before reading them.
     pub fn known_bytes(&self) -> u64 {
         let size = |source: &Source| match &source.from {
             Origin::File(path) => fs::metadata(path).map_or(0, |metadata| metadata.len()),
@@ -300,10 +302,10 @@ impl Corpus {
         self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Gives every piece to `each`, in order. Long documents of text come in pieces, cut where they may be.
+    /// Calls `each` with every piece, in order. Long text documents are split into pieces where `cuts` allows.
     ///
     /// # Errors
-    /// If a source cannot be read, is empty, or is not what its name says; and whatever `each` says.
+    /// If a source cannot be read, is empty, or is not in the format its name implies; and any error from `each`.
     pub fn pieces(&self, cuts: Cuts, mut each: impl FnMut(Piece) -> Result<()>) -> Result<()> {
         for source in &self.sources {
             let mut some = false;
@@ -329,7 +331,7 @@ impl Corpus {
         let mut text = self.utf8(&source.name);
         let (mut bytes, mut searched) = (Vec::new(), 0);
         loop {
-            // Twice as much where there was no place to cut, so that the time grows with the text and not faster.
+            // Double the amount if there was no place to cut, so that the total time is linear in the text.
             let wanted = if cuts == Cuts::Whole { usize::MAX } else { PIECE.max(2 * bytes.len()) - bytes.len() };
             let read = reader.by_ref().take(wanted as u64).read_to_end(&mut bytes).map_err(source.io())?;
             if read < wanted {
@@ -340,7 +342,7 @@ impl Corpus {
             let from = if cuts == Cuts::Anywhere { bytes.len().saturating_sub(NEAR) } else { searched };
             let cut = line_to_cut(&bytes, from).or_else(|| anywhere.then(|| place_to_cut(&bytes)));
             let rest = cut.map_or_else(|| bytes.len(), |cut| bytes.len() - cut);
-            // What a line end at the end of it is followed by is still to come.
+            // Search the end again: a line end is a place to cut only if the text after it, not yet read, is suitable.
             searched = rest.saturating_sub(MOST_OF_CHAR + 1);
             let Some(cut) = cut else { continue };
             let rest = bytes.split_off(cut);
@@ -401,7 +403,7 @@ impl Corpus {
         Ok(())
     }
 
-    /// One object: a conversation, a prompt with its response, or a document in `field`.
+    /// Reads one object: a conversation, a prompt with its response, or a document in `field`.
     fn record(&self, value: &Value, at: &str) -> Result<Piece> {
         let bad = |what: String| Error::Data(format!("{at}: {what}"));
         let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;
@@ -430,15 +432,15 @@ impl Corpus {
     }
 }
 
-/// The file that a folder of prepared data has.
+/// The file that marks a folder of prepared data.
 const PREPARED: &str = "prepared.json";
 
-/// Whether a folder is a run's: it has the name of a corpus, perhaps, and is none.
+/// Whether a folder is a run directory. Such a folder may have the name of a corpus but is not data.
 fn is_run(folder: &Path) -> bool {
     folder.join("checkpoints").is_dir() && folder.join("tokenizer.json").exists()
 }
 
-/// Names of data as they are found from any folder: files, folders and patterns by their absolute paths.
+/// Makes data names independent of the current folder: files, folders and patterns become absolute paths.
 pub fn located(names: &[String]) -> Vec<String> {
     let here = std::env::current_dir().ok();
     names.iter().map(|name| locate(name, here.as_deref()).unwrap_or_else(|| name.clone())).collect()
@@ -471,7 +473,7 @@ impl Source {
         })
     }
 
-    /// Whether the first bytes are text.
+    /// Whether the file starts with text.
     fn begins_as_text(&self) -> Result<bool> {
         let mut bytes = Vec::new();
         if self.open()?.take(4096).read_to_end(&mut bytes).is_err() {
@@ -479,7 +481,7 @@ impl Source {
         }
         let text = match std::str::from_utf8(&bytes) {
             Ok(_) => true,
-            // The last character may be cut.
+            // The last character may be incomplete.
             Err(error) => error.error_len().is_none(),
         };
         Ok(text && !bytes.is_empty() && !bytes.contains(&0))

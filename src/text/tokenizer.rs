@@ -1,14 +1,14 @@
-//! Text to token ids and back.
+//! Converts text to token ids and back.
 //!
 //! | kind | tokens |
 //! |---|---|
 //! | `char` | one for each distinct character of the text, as published |
-//! | `byte` | the 256 bytes of UTF-8, and `<|endoftext|>`: there is no text it does not know |
+//! | `byte` | the 256 bytes of UTF-8, and `<|endoftext|>`: it can encode any text |
 //! | `bpe:SIZE` | byte pair encoding (Sennrich et al. 2016) over GPT-2's words and bytes, learned from the text |
 //! | a file | any Hugging Face `tokenizer.json` |
 //!
-//! Whatever the kind, what a run stores is a Hugging Face `tokenizer.json` with which Python's `tokenizers` encodes and
-//! decodes the same.
+//! Whatever the kind, a run stores a Hugging Face `tokenizer.json`, with which Python's `tokenizers` encodes and
+//! decodes identically.
 
 mod chars;
 mod cuts;
@@ -28,14 +28,14 @@ use kinglet_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// A `tokenizer.json` is no larger.
+/// Maximum size of a `tokenizer.json`, in bytes.
 const FILE_LIMIT: u64 = 1 << 28;
 
-/// Text to token ids and back.
+/// Converts text to token ids and back.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     kind: Kind,
-    /// What it is as a file.
+    /// The content of its `tokenizer.json`.
     json: String,
 }
 
@@ -59,7 +59,7 @@ impl From<CharTokenizer> for Tokenizer {
 }
 
 impl Tokenizer {
-    /// One token for each byte, id = byte, and the end of a text, 256.
+    /// One token per byte, with id = byte, and the end-of-text token, 256.
     pub fn byte() -> Tokenizer {
         let mut vocab: Vec<_> = (0..=255).map(|byte| (byte_char(byte).to_string(), json!(byte))).collect();
         vocab.push((END_OF_TEXT.to_owned(), json!(256)));
@@ -73,16 +73,16 @@ impl Tokenizer {
         Tokenizer { kind: Kind::Byte, json }
     }
 
-    /// Learns byte pair encoding from pieces of text: `vocab_size` tokens, the end of a text among them, or fewer if
-    /// the text is too small for as many.
+    /// Trains a byte pair encoding on pieces of text: `vocab_size` tokens including the end-of-text token, or fewer if
+    /// the text is too small.
     ///
     /// # Errors
-    /// If the library refuses.
+    /// If the library reports an error.
     pub fn train_bpe(pieces: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Tokenizer> {
         Tokenizer::from_json(&HuggingFace::train(pieces, vocab_size)?)
     }
 
-    /// Reads a `tokenizer.json` of a run's, or of anybody's.
+    /// Reads a `tokenizer.json`, of a run or from elsewhere.
     ///
     /// # Errors
     /// If the file cannot be read or [`Tokenizer::from_json`] refuses it.
@@ -94,7 +94,7 @@ impl Tokenizer {
     /// Reads the content of a `tokenizer.json`.
     ///
     /// # Errors
-    /// If it is not one; the message says what is wrong with it.
+    /// If it is not valid; the message says what is wrong.
     pub fn from_json(text: &str) -> Result<Tokenizer> {
         let byte = Tokenizer::byte();
         if text == byte.json {
@@ -113,12 +113,12 @@ impl Tokenizer {
         Ok(Tokenizer { kind: Kind::HuggingFace(inner), json: text.to_owned() })
     }
 
-    /// The content of the `tokenizer.json`.
+    /// The content of its `tokenizer.json`, to be saved.
     pub fn to_json(&self) -> &str {
         &self.json
     }
 
-    /// What the tokens of this tokenizer are, in the plural.
+    /// What this tokenizer's tokens are called, in the plural.
     pub fn unit(&self) -> &'static str {
         match self.kind {
             Kind::Char(_) => "characters",
@@ -135,7 +135,7 @@ impl Tokenizer {
         }
     }
 
-    /// Words in the vocabulary: one more than the largest id.
+    /// The size of the vocabulary: one more than the largest id.
     pub fn vocab_size(&self) -> usize {
         match &self.kind {
             Kind::Char(chars) => chars.vocab_size(),
@@ -144,20 +144,19 @@ impl Tokenizer {
         }
     }
 
-    /// The token that stands between documents, if there is one.
+    /// The end-of-text token, which separates documents, if there is one.
     pub fn end_of_text(&self) -> Option<u32> {
         match &self.kind {
             Kind::Char(chars) => chars.end_of_text(),
             Kind::Byte => Some(256),
-            // GPT-2's name, Llama's and BERT's.
+            // Names used by GPT-2, Llama and BERT.
             Kind::HuggingFace(inner) => {
                 [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.id(name))
             }
         }
     }
 
-    /// What text begins after if there is no prompt: the end of the one before or, where there is no such token, token 0,
-    /// as published.
+    /// The token to start from if there is no prompt: the end-of-text token or, without one, token 0, as published.
     pub fn start_of_text(&self) -> u32 {
         self.end_of_text().unwrap_or(0)
     }
@@ -171,7 +170,7 @@ impl Tokenizer {
         }
     }
 
-    /// Where a text may be cut so that its parts have the tokens of the whole.
+    /// Where a text may be cut so that encoding its parts gives the same tokens as encoding the whole.
     pub fn cuts(&self) -> Cuts {
         match &self.kind {
             Kind::Char(_) | Kind::Byte => Cuts::Anywhere,
@@ -179,11 +178,11 @@ impl Tokenizer {
         }
     }
 
-    /// Text to ids.
+    /// Encodes text as ids.
     ///
     /// # Errors
-    /// If there are characters that are not in the vocabulary; a character tokenizer names them, each with one that is
-    /// and resembles it.
+    /// If there are characters that are not in the vocabulary. A character tokenizer names them, each with a similar
+    /// known one if there is one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match &self.kind {
             Kind::Char(chars) => chars.encode(text),
@@ -192,7 +191,7 @@ impl Tokenizer {
         }
     }
 
-    /// Ids to text; what is no text (half a character, an id that no token has) becomes U+FFFD.
+    /// Decodes ids to text. Anything that is not text (part of a character, an unknown id) becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         match &self.kind {
             Kind::Char(chars) => chars.decode(ids),
@@ -211,7 +210,7 @@ impl Tokenizer {
         }
     }
 
-    /// Whether every id of `other` means the same to this one: it is the same, or one to which characters were added.
+    /// Whether every id of `other` means the same here: the tokenizers are equal, or this one has characters added.
     pub fn extends(&self, other: &Tokenizer) -> bool {
         match (&self.kind, &other.kind) {
             (Kind::Char(new), Kind::Char(old)) => new.extends(old),
@@ -219,8 +218,8 @@ impl Tokenizer {
         }
     }
 
-    /// The same tokenizer with the characters of `text` that it lacks added at the end of its vocabulary, and the end of
-    /// a text if that is `wanted`. Only a character tokenizer can lack any.
+    /// The same tokenizer with the missing characters of `text` appended to its vocabulary, and the end-of-text token
+    /// if it is missing and `wanted`. Only character tokenizers are extended.
     pub fn extended(&self, text: impl IntoIterator<Item = char>, wanted: bool) -> Tokenizer {
         match &self.kind {
             Kind::Char(chars) => chars.extended(text, wanted).into(),
@@ -232,21 +231,22 @@ impl Tokenizer {
 /// The largest vocabulary that a model can have.
 const MAX_VOCAB: usize = 1_000_000;
 
-/// Turns ids that arrive one by one into text, holding back characters of which a part is still to come.
+/// Decodes ids that arrive one by one, holding back incomplete characters.
 #[derive(Clone, Debug, Default)]
 pub struct StreamDecoder {
-    /// The last tokens that were given out, and those held back: some decoders look at a token's neighbour.
+    /// The last tokens whose text was returned, followed by those held back. Some decoders depend on neighbouring
+    /// tokens.
     ids: Vec<u32>,
     given: usize,
 }
 
 impl StreamDecoder {
-    /// Adds a token of `tokenizer`, the same each time; the text that is certain now.
+    /// Adds a token and returns the text that is now complete. `tokenizer` must be the same each time.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
         let before = tokenizer.decode(&self.ids[..self.given]);
         self.ids.push(id);
         let all = tokenizer.decode(&self.ids);
-        // No character has more than four bytes: what is still broken then stays so.
+        // A character has at most four bytes: text still broken after four tokens stays broken.
         if all.ends_with('\u{fffd}') && self.ids.len() - self.given < 4 {
             return String::new();
         }
@@ -256,7 +256,7 @@ impl StreamDecoder {
         new
     }
 
-    /// What was held back, when no more comes.
+    /// The text held back, when no more tokens follow.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> String {
         let before = tokenizer.decode(&self.ids[..self.given]);
         self.given = self.ids.len();

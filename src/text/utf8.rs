@@ -1,4 +1,4 @@
-//! Bytes as text: where they may be cut, and what is done about those that are no UTF-8.
+//! Bytes as text: where they may be cut, and how invalid UTF-8 is handled.
 
 use crate::text::tokenizer::END_OF_TEXT;
 use kinglet_core::{
@@ -6,17 +6,17 @@ use kinglet_core::{
     error::{Error, Result},
 };
 
-/// Bytes at the end of a piece in which a good place to cut is looked for where any place would do.
+/// How far back from the end of a piece to look for a good place to cut, when any place is allowed, in bytes.
 pub(super) const NEAR: usize = 1 << 12;
-/// A text without the mark that it may begin with.
+/// Strips a byte order mark at the start of a text.
 pub(super) fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Bytes of the longest character.
+/// Length of the longest UTF-8 character, in bytes.
 pub(super) const MOST_OF_CHAR: usize = 4;
 
-/// The last place from `from` on for [`Cuts::AtLines`].
+/// The last place to cut for [`Cuts::AtLines`], at or after `from`.
 pub(super) fn line_to_cut(bytes: &[u8], from: usize) -> Option<usize> {
     let visible = |c: Option<char>| c.is_some_and(|c| !c.is_whitespace() && !c.is_control());
     let mut end = bytes.len();
@@ -24,7 +24,7 @@ pub(super) fn line_to_cut(bytes: &[u8], from: usize) -> Option<usize> {
         let at = from + found;
         let before = bytes[..at].strip_suffix(b"\r");
         if visible(last_char(before.unwrap_or(&bytes[..at]))) && visible(first_char(&bytes[at + 1..])) {
-            // Of two blanks GPT-2's pattern leaves the last to what follows.
+            // GPT-2's pattern leaves the last of two white-space characters to the following word.
             return Some(if before.is_some() { at } else { at + 1 });
         }
         end = at;
@@ -32,13 +32,13 @@ pub(super) fn line_to_cut(bytes: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-/// A place for [`Cuts::Anywhere`] near the end, before a space if there is one: most words stay whole.
+/// A place to cut for [`Cuts::Anywhere`], near the end; before a space if possible, so that most words stay whole.
 pub(super) fn place_to_cut(bytes: &[u8]) -> usize {
     let near = bytes.len().saturating_sub(NEAR);
     if let Some(space) = bytes[near..].iter().rposition(|&byte| byte == b' ') {
         return near + space;
     }
-    // The last character may not be whole. Bytes that are no text at all may be cut anywhere.
+    // The last character may be incomplete. Bytes that are not UTF-8 at all may be cut anywhere.
     let last = bytes.iter().rev().take(MOST_OF_CHAR).position(|byte| byte & 0xC0 != 0x80);
     let place = last.map_or(bytes.len(), |back| bytes.len() - 1 - back);
     let end = END_OF_TEXT.as_bytes();
@@ -46,20 +46,20 @@ pub(super) fn place_to_cut(bytes: &[u8]) -> usize {
     place - begun.unwrap_or(0)
 }
 
-/// The character that begins here, if the bytes are one.
+/// The first character, if the bytes start with a valid one.
 fn first_char(bytes: &[u8]) -> Option<char> {
     let first = &bytes[..bytes.len().min(MOST_OF_CHAR)];
     first.utf8_chunks().next()?.valid().chars().next()
 }
 
-/// The character that ends here, if the bytes are one.
+/// The last character, if the bytes end with a valid one.
 fn last_char(bytes: &[u8]) -> Option<char> {
     let start = bytes.iter().rev().take(MOST_OF_CHAR).position(|byte| byte & 0xC0 != 0x80)?;
     let mut chars = std::str::from_utf8(&bytes[bytes.len() - 1 - start..]).ok()?.chars();
     chars.next()
 }
 
-/// Turns the bytes of a text, piece by piece, into characters.
+/// Decodes the bytes of a text piece by piece.
 pub(super) struct Utf8<'a> {
     pub(super) source: &'a str,
     pub(super) policy: InvalidUtf8,

@@ -1,4 +1,4 @@
-//! What a fine-tuning needs of the run that it began with.
+//! What fine-tuning needs from the run it started from.
 
 use crate::{
     data::{self, Dataset, TokenizerChoice},
@@ -10,7 +10,7 @@ use kinglet_core::{
     error::{Error, Result},
 };
 
-/// What the base learned from, to see what is forgotten and to learn it again.
+/// The data the base run was trained on, to measure forgetting and for replay.
 pub(super) fn old_data(
     base: &Config,
     tokenizer: &Tokenizer,
@@ -35,7 +35,8 @@ pub(super) fn old_data(
     }
 }
 
-/// What a fine-tuning that goes on needs of its base: the weights, if it cannot do without, and the old data.
+/// What a resumed fine-tuning run needs from its base: the weights, and the old data. A missing base is an error only
+/// if `needs_weights` is set or old data is replayed.
 pub(super) fn resume(
     run: &mut RunDir,
     needs_weights: bool,

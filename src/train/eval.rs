@@ -1,4 +1,4 @@
-//! Measuring the loss: the published estimate over random batches, and the exact mean over a whole split.
+//! Measuring the loss: the estimate over random batches, as published, and the exact mean over a whole split.
 
 use crate::data::Split;
 use kinglet_core::{
@@ -18,9 +18,9 @@ use std::{f64::consts::LN_2, ops::ControlFlow};
 pub struct Exact {
     /// Mean loss in nats per token.
     pub loss: f64,
-    /// Its standard error, the sequences of `block_size` tokens taken as independent.
+    /// Its standard error, treating the sequences of `block_size` tokens as independent.
     pub stderr: f64,
-    /// The same in bits per character of text, whatever the tokens are.
+    /// The same in bits per character of text, independent of the tokenizer.
     pub bits_per_char: f64,
     /// The same in bits per byte of UTF-8.
     pub bits_per_byte: f64,
@@ -30,22 +30,22 @@ pub struct Exact {
     pub tokens: u64,
 }
 
-/// What a loss is measured with: a model, its weights, and who computes.
+/// Everything needed to measure a loss: a model, its weights, a backend and workers.
 pub struct Evaluator<'a, B: Forward> {
     /// The backend.
     pub be: &'a B,
     /// The architecture.
     pub model: &'a Gpt,
-    /// Its workers.
+    /// The workers that compute in parallel.
     pub shards: &'a mut Shards<B>,
     /// The parameters.
     pub p: &'a B::Buf,
 }
 
 impl<B: Forward> Evaluator<'_, B> {
-    /// The published estimate: the mean over `eval_iters` random batches, dropout off.
+    /// The estimate, as published: the mean over `eval_iters` random batches, without dropout.
     ///
-    /// `progress` hears how many of how many sequences are done; if it breaks there is no result.
+    /// `progress` receives the number of sequences done and the total; if it breaks, the result is `None`.
     ///
     /// # Errors
     /// If the text cannot be read.
@@ -63,11 +63,11 @@ impl<B: Forward> Evaluator<'_, B> {
         Ok(measured.map(|measured| mean(&measured).0))
     }
 
-    /// The exact loss: every token but the first is predicted once, in consecutive sequences of `block_size`, so the
-    /// lengths of the contexts are distributed as in the estimate. `progress` as there.
+    /// The exact loss: every token except the first is predicted once, in consecutive sequences of `block_size`, so
+    /// context lengths are distributed as in the estimate. `progress` as in [`Evaluator::estimate`].
     ///
     /// # Errors
-    /// If the text cannot be read, or has nothing to predict.
+    /// If the text cannot be read, or is too short to predict anything.
     pub fn exact(
         &mut self,
         split: &Split,
@@ -81,7 +81,8 @@ impl<B: Forward> Evaluator<'_, B> {
         let measured = self.shards.losses(self.be, self.model, self.p, windows, load, progress)?;
         let Some(measured) = measured else { return Ok(None) };
         let (loss, tokens) = mean(&measured);
-        // The error of a ratio of sums: each window contributes its loss less what the mean would give it.
+        // The standard error of a ratio of sums: each window contributes its deviation from the mean loss times its
+        // target count.
         let squares: f64 = measured.iter().map(|m| (m.loss - loss * m.targets as f64).powi(2)).sum();
         let stderr = (squares * windows as f64 / (windows as f64 - 1.0).max(1.0)).sqrt() / tokens as f64;
         let (per_byte, per_char) = split.tokens_per_byte_and_char();
@@ -96,17 +97,17 @@ impl<B: Forward> Evaluator<'_, B> {
     }
 }
 
-/// Answers given as they should be.
+/// How many answers are exactly right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Answers {
-    /// Those that a model which always says the most probable token gives to the letter.
+    /// Answers that greedy decoding reproduces exactly.
     pub exact: u64,
-    /// All.
+    /// All answers.
     pub of: u64,
 }
 
-/// Counts the answers in conversations that a model gives exactly, saying the most probable token always. As long as it
-/// does, what it has said is what stands there: so it is enough to look at the prediction of each token of an answer.
+/// Counts the answers in conversations that a model reproduces exactly with greedy decoding. Up to the first wrong
+/// token, the generated text equals the reference, so it suffices to check the prediction of each token of an answer.
 ///
 /// # Errors
 /// If the text cannot be read.
@@ -123,7 +124,7 @@ pub fn answers<B: Forward>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Re
         be.download(acts.logits(), 0, &mut logits[..rows.t * model.vocab_size]);
         let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("there are tokens") as u32;
         let tokens: Vec<_> = targets.iter().zip(logits.chunks_exact(model.vocab_size)).collect();
-        // An answer is a run of tokens that count.
+        // An answer is a consecutive run of tokens that count in the loss.
         for answer in tokens.chunk_by(|a, b| (*a.0 == IGNORE) == (*b.0 == IGNORE)).filter(|run| *run[0].0 != IGNORE) {
             found.of += 1;
             found.exact += u64::from(answer.iter().all(|(target, z)| best(z) == **target));
@@ -132,7 +133,7 @@ pub fn answers<B: Forward>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Re
     Ok(found)
 }
 
-/// The mean loss, and over how many tokens.
+/// The mean loss, and the number of tokens.
 fn mean(measured: &[Measured]) -> (f64, u64) {
     let tokens: usize = measured.iter().map(|m| m.targets).sum();
     (measured.iter().map(|m| m.loss).sum::<f64>() / tokens as f64, tokens as u64)

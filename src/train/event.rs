@@ -1,4 +1,4 @@
-//! What happens in a run, told as it happens.
+//! Events reported during a run.
 
 use super::plan::Plan;
 use crate::report::baselines::Baseline;
@@ -8,32 +8,32 @@ use kinglet_core::{
 };
 use serde::Serialize;
 
-/// What happens in a run, in order. Losses are means in nats per token.
+/// Events of a run, in order. Losses are means in nats per token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// The run begins or goes on.
+    /// The run starts or resumes.
     Start {
-        /// Updates done before.
+        /// Updates done in earlier sessions.
         step: u64,
-        /// Updates in all.
+        /// Total updates.
         max_iters: u64,
-        /// What the products of linear layers and Muon are in on this machine.
+        /// The precision of linear layers' and Muon's matrix products on this machine.
         precision: Precision,
         /// Parameters.
         params: usize,
-        /// Those of them that train.
+        /// Parameters that are trained.
         trainable_params: usize,
-        /// TokenizerChoice in the vocabulary.
+        /// Tokens in the vocabulary.
         vocab_size: usize,
         /// Tokens of the training split.
         train_tokens: usize,
         /// Tokens of the validation split.
         val_tokens: usize,
-        /// What no model can stay below on the validation split, where known.
+        /// The entropy floor of the validation split, if known.
         entropy_floor: Option<f64>,
-        /// What is ahead, but for the time.
+        /// What the run will take, except for the time.
         plan: Plan,
         /// The run's folder.
         out: String,
@@ -46,12 +46,12 @@ pub enum Event {
         loss: f64,
         /// Learning rate of the update.
         lr: f64,
-        /// The gradient's norm, before it is clipped.
+        /// The gradient's norm before clipping.
         grad_norm: f64,
-        /// Tokens trained on per second, over the steps since the run began or went on.
+        /// Training tokens per second, over the steps of this session.
         tokens_per_s: f64,
     },
-    /// The loss was estimated and a checkpoint written.
+    /// The loss was estimated and a checkpoint was written.
     Estimate {
         /// Updates done.
         step: u64,
@@ -59,37 +59,37 @@ pub enum Event {
         train_loss: f64,
         /// The same for the validation split.
         val_loss: f64,
-        /// The same for the validation split of the data that a fine-tuning may forget.
+        /// The same for the validation split of the old data that fine-tuning may forget.
         #[serde(skip_serializing_if = "Option::is_none")]
         old_val_loss: Option<f64>,
-        /// `val_loss` in bits per byte of UTF-8, which compares where tokens differ.
+        /// `val_loss` in bits per byte of UTF-8, which is comparable across tokenizers.
         bits_per_byte: f64,
-        /// Seconds spent on training steps so far, all sessions together.
+        /// Seconds spent on training steps so far, over all sessions.
         train_s: f64,
     },
-    /// The run knows how long it will take.
+    /// The run has measured how long it will take.
     Planned {
         /// Updates done.
         step: u64,
-        /// What is ahead.
+        /// The plan, with times.
         plan: Plan,
     },
-    /// Something went wrong that training can go on without.
+    /// Something went wrong, but training can continue.
     Warning {
         /// Updates done.
         step: u64,
-        /// What, where, and what is done about it.
+        /// What went wrong, where, and what is done about it.
         warning: String,
     },
-    /// An update was refused by the guard against divergence.
+    /// The divergence guard rejected an update.
     Diverged {
-        /// Updates done, after what was done about it.
+        /// Updates done, after the action was taken.
         step: u64,
-        /// What was done.
+        /// The action taken.
         action: OnDivergence,
-        /// Returns to a checkpoint so far.
+        /// Rollbacks to a checkpoint so far.
         rollbacks: u64,
-        /// What happened.
+        /// What the guard detected.
         #[serde(flatten)]
         divergence: Divergence,
     },
@@ -99,16 +99,16 @@ pub enum Event {
         step: u64,
         /// The lowest estimate.
         best_val_loss: f64,
-        /// And its step.
+        /// Its step.
         best_step: u64,
     },
-    /// The loss is being measured, which can take a while.
+    /// Progress of measuring the loss, which can take a while.
     Measuring {
         /// Updates done.
         step: u64,
         /// Sequences done.
         done: usize,
-        /// Sequences in all.
+        /// Total sequences.
         of: usize,
     },
     /// The run was asked to stop; a checkpoint was written.
@@ -124,11 +124,11 @@ pub enum Event {
         step: u64,
         /// Parameters.
         params: usize,
-        /// The last estimates.
+        /// The last estimate.
         train_loss: f64,
-        /// The last estimates.
+        /// The last estimate.
         val_loss: f64,
-        /// Over every position of the validation split.
+        /// Exact loss over every position of the validation split.
         val_loss_exact: f64,
         /// Standard error of that.
         val_loss_stderr: f64,
@@ -138,35 +138,35 @@ pub enum Event {
         bits_per_byte: f64,
         /// The lowest estimate of the validation loss.
         best_val_loss: f64,
-        /// And its step.
+        /// Its step.
         best_step: u64,
-        /// Of a fine-tuning: what it changed.
+        /// Fine-tuning only: what it changed.
         #[serde(flatten, skip_serializing_if = "Option::is_none")]
         change: Option<Change>,
-        /// What no model can stay below, where known.
+        /// The entropy floor, if known.
         entropy_floor: Option<f64>,
-        /// The best n-gram model of the training text, on the validation split: what is to be beaten.
+        /// The loss of the best n-gram model of the training text on the validation split: the loss to beat.
         baseline: Option<Baseline>,
-        /// Mean over the whole run, evaluations apart.
+        /// Mean over the whole run, excluding evaluations.
         ms_per_step: f64,
-        /// Tokens trained on per second.
+        /// Training tokens per second.
         tokens_per_s: f64,
-        /// Seconds from the start, evaluations and checkpoints included.
+        /// Total seconds, including evaluations and checkpoints.
         wall_s: f64,
-        /// The most memory that training took at once, where the system tells.
+        /// Peak memory of training, if the OS reports it.
         peak_memory_mib: Option<f64>,
         /// The run's folder.
         out: String,
     },
 }
 
-/// What a fine-tuning changed, by its estimates.
+/// What fine-tuning changed, by its estimates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Change {
     /// Validation loss before the first update.
     pub val_loss_before: f64,
-    /// Validation loss of the old data then.
+    /// Validation loss on the old data before the first update.
     pub old_val_loss_before: Option<f64>,
-    /// And at the end.
+    /// Validation loss on the old data at the end.
     pub old_val_loss: Option<f64>,
 }

@@ -1,7 +1,7 @@
-//! Fine-tuning: a run that begins with the weights of another one, on other data.
+//! Fine-tuning: a run on other data that starts from the weights of another run.
 //!
-//! What was trained before goes into the new run's folder, so that it needs the old one no more. All that training
-//! promises holds: it is the same loop.
+//! The base model is copied into the new run's folder, so the old folder is no longer needed. All guarantees of
+//! training hold, because it is the same loop.
 
 use super::{
     base::old_data,
@@ -22,30 +22,30 @@ use kinglet_core::{
 };
 use std::path::Path;
 
-/// Updates of a fine-tuning unless told otherwise.
+/// Default number of updates.
 pub const MAX_ITERS: u64 = 1000;
 
-/// A fine-tuning that is ready to start.
+/// A fine-tuning run that is ready to start.
 #[derive(Debug)]
 pub struct Finetune {
-    /// What defines it, with nothing left to be decided.
+    /// The fully resolved configuration.
     pub config: Config,
-    /// The old run's tokenizer, with what the new text has more.
+    /// The old run's tokenizer, plus any characters that only the new text has.
     pub tokenizer: Tokenizer,
-    /// What is learned now.
+    /// The data to train on.
     pub data: Dataset,
-    /// What was learned before, if it is still there.
+    /// The data of the old run, if it is still available.
     pub old: Option<Dataset>,
-    /// The old run's configuration and weights, adapters merged in, with rows for the words that were added.
+    /// The old run's configuration and weights, with adapters merged in and rows for the added tokens.
     pub base: Base,
 }
 
-/// Prepares to go on from a checkpoint of the run in `from` on `data`, with `settings` (`key=value`) for the new run.
-/// Settings not made are those of the old run, but for the schedule: [`MAX_ITERS`] updates, over which the learning rate
-/// falls to zero.
+/// Prepares to fine-tune a checkpoint of the run in `from` on `data`, with `settings` (`key=value`) for the new run.
+/// Other settings are inherited from the old run, except the schedule: [`MAX_ITERS`] updates, over which the learning
+/// rate decays to zero.
 ///
 /// # Errors
-/// If there is no such run, the data will not do, or a setting is not allowed.
+/// If there is no such run, the data is unusable, or a setting is not allowed.
 pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) -> Result<Finetune> {
     let mut run = RunDir::open(from)?;
     let (_, old_config, weights) = load_merged(&mut run, which)?;
@@ -73,7 +73,7 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
     Ok(Finetune { config, tokenizer, data, old, base })
 }
 
-/// The new run's configuration, as far as it can be known before the text is read.
+/// The new run's configuration, as far as it is known before the text is read.
 fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) -> Result<Config> {
     let defaults = Config::default();
     let mut config = old.clone();
@@ -84,10 +84,10 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
     (config.lora_alpha, config.lora_dropout) = (defaults.lora_alpha, defaults.lora_dropout);
     config.lora_targets = defaults.lora_targets;
     (config.data_field, config.invalid_utf8) = (defaults.data_field, defaults.invalid_utf8);
-    // Their courses were those of that training.
-    const COURSE: [&str; 5] = ["lr_schedule", "warmup_iters", "lr_decay_iters", "min_lr", "cooldown"];
+    // The groups' schedules belonged to the old run.
+    const SCHEDULE: [&str; 5] = ["lr_schedule", "warmup_iters", "lr_decay_iters", "min_lr", "cooldown"];
     let groups = config.param_groups.iter_mut();
-    groups.for_each(|group| group.settings.retain(|key, _| !COURSE.contains(&key.as_str())));
+    groups.for_each(|group| group.settings.retain(|key, _| !SCHEDULE.contains(&key.as_str())));
     settings.iter().try_for_each(|setting| config.set(setting))?;
     config.check()?;
     config.base = std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string();
@@ -110,7 +110,7 @@ impl Finetune {
     /// Starts the run in a new folder.
     ///
     /// # Errors
-    /// If the folder will not do. Nothing is written then.
+    /// If the folder is unusable. Nothing is written then.
     pub fn start(self, out: &Path) -> Result<Job> {
         let Finetune { config, tokenizer, data, old, base } = self;
         let (run, lock) = RunDir::create(out, config, tokenizer, Some(&base))?;
@@ -118,7 +118,7 @@ impl Finetune {
     }
 }
 
-/// A checkpoint of a run, adapters merged into the weights.
+/// Loads a checkpoint of a run, with its adapters merged into the weights.
 fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32>)> {
     let base = run.adapted_weights()?;
     let (state, weights) = run.load_weights(&Layout::new(&run.config)?, base.as_deref(), which)?;
@@ -126,10 +126,11 @@ fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32
     Ok((state, config, weights))
 }
 
-/// Writes a run with the weights of a checkpoint of the one in `from`, adapters merged into them, to a new folder.
+/// Loads a checkpoint of the run in `from`, merges its adapters into the weights, and writes the result to a new folder
+/// as a run.
 ///
 /// # Errors
-/// If there is no such run, or the folder will not do.
+/// If there is no such run, or the folder is unusable.
 pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let mut run = RunDir::open(from)?;
     let (state, mut config, weights) = load_merged(&mut run, which)?;
@@ -137,7 +138,7 @@ pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     config.base.clear();
     let (mut merged, _lock) = RunDir::create(out, config, run.tokenizer.clone(), None)?;
     let zeros = vec![0.0; layout.len()];
-    // What is estimated of another checkpoint is not of this one.
+    // A best loss estimated at another checkpoint does not apply to this one.
     let state = State { best: state.best.filter(|(_, best)| *best == state.step), ..state };
     let checkpoint = Checkpoint { state: state.clone(), weights, m: zeros.clone(), v: zeros };
     merged.save(&layout, &state, |buffer, span, out| checkpoint.read(buffer, span, out))?;

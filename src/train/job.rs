@@ -1,4 +1,4 @@
-//! A run that is ready to start or to go on.
+//! A run that is ready to start or resume.
 
 use super::{base, memory::Memory};
 use crate::{
@@ -17,38 +17,38 @@ use kinglet_core::{
 };
 use std::{path::Path, sync::Arc};
 
-/// A run that is ready to start or to go on.
+/// A run that is ready to start or resume.
 #[derive(Debug)]
 pub struct Job {
-    /// The run: its configuration, with nothing left to be decided, and its tokenizer.
+    /// The run: its fully resolved configuration and its tokenizer.
     pub run: RunDir,
-    /// The tokens.
+    /// The tokens to train and validate on.
     pub data: Arc<Dataset>,
-    /// Of a fine-tuning: the data of the run it began with, if that is still there.
+    /// Fine-tuning only: the data of the run it started from, if still available.
     pub old: Option<Dataset>,
-    /// Whether only the losses are wanted at the end, as of one run among many: skips the sample and the n-gram baseline.
+    /// Skip the sample and the n-gram baseline at the end, for example in one run of a search.
     pub skip_report: bool,
-    /// Where it goes on.
+    /// The checkpoint to resume from.
     pub(super) from: Option<(State, Stored)>,
-    /// The weights that a new run begins with in the place of random ones, and that the adapters of any run belong to:
-    /// [`Layout::base_len`] of them. Training takes them.
+    /// The [`Layout::base_len`] weights that a new run starts from instead of random ones, and that adapters belong to.
+    /// Training consumes them.
     pub(super) base: Option<Vec<f32>>,
     pub(super) _lock: Lock,
 }
 
 impl Job {
-    /// Prepares a new run: reads the text that `config.data` names, builds the tokenizer, decides what the
+    /// Prepares a new run: reads the text that `config.data` names, builds the tokenizer, resolves what the
     /// configuration leaves open (vocabulary, shards), and creates the folder `out`, locked while the job lives.
     ///
     /// # Errors
-    /// If the configuration, the text or the folder will not do. Nothing is written then.
+    /// If the configuration, the text or the folder is unusable. Nothing is written then.
     pub fn start(config: Config, out: impl AsRef<Path>) -> Result<Job> {
         refuse_finetuning(&config)?;
         let (config, tokenizer, data) = resolve(config)?;
         Job::create(out.as_ref(), config, tokenizer, data)
     }
 
-    /// The same on a text in memory, one document; `config.data` is left out of account.
+    /// The same, on a text in memory as a single document; `config.data` is ignored.
     ///
     /// # Errors
     /// As [`Job::start`].
@@ -65,22 +65,22 @@ impl Job {
         Ok(Job::new(run, lock, data.into()))
     }
 
-    /// A new run in its folder.
+    /// A job for a new run whose folder exists.
     pub(crate) fn new(run: RunDir, lock: Lock, data: Arc<Dataset>) -> Job {
         Job { run, data, old: None, base: None, from: None, skip_report: false, _lock: lock }
     }
 
-    /// Prepares to go on with a run, with `settings` (`key=value`) changed. What defines the model, the data and the
+    /// Prepares to resume a run, with `settings` (`key=value`) changed. Settings that define the model, the data or the
     /// random numbers cannot change.
     ///
     /// # Errors
-    /// If there is no run, another process trains it, its text is not there or not the same, nothing of it is intact, or
-    /// a setting is not allowed.
+    /// If there is no run, another process is training it, its text is missing or has changed, no checkpoint is intact,
+    /// or a setting is not allowed.
     pub fn resume(out: impl AsRef<Path>, settings: &[String]) -> Result<Job> {
         Job::resume_with(out.as_ref(), settings, data::read)
     }
 
-    /// The same for a run that [`Job::start_on_text`] began, on that text.
+    /// The same for a run started with [`Job::start_on_text`], on the same text.
     ///
     /// # Errors
     /// As [`Job::resume`].
@@ -116,13 +116,13 @@ impl Job {
         Ok(Job { old, base, from, ..Job::new(run, lock, data.into()) })
     }
 
-    /// Updates done before.
+    /// Updates done in earlier sessions.
     pub fn step(&self) -> u64 {
         self.from.as_ref().map_or(0, |(state, _)| state.step)
     }
 }
 
-/// The configuration of a run with some settings changed, if they may be.
+/// The configuration of a run with some settings changed, if those may change.
 fn changed(before: &Config, settings: &[String]) -> Result<Config> {
     let mut config = before.clone();
     settings.iter().try_for_each(|setting| config.set(setting))?;
@@ -141,9 +141,9 @@ fn changed(before: &Config, settings: &[String]) -> Result<Config> {
     Ok(config)
 }
 
-/// Refuses to go on with a run of which nothing is left.
+/// Returns an error if the run has nothing left to train.
 fn refuse_done(run: &RunDir, state: &State) -> Result<()> {
-    // A run killed while it measured its last loss has all its steps, but is not done.
+    // A run killed while measuring its final loss has completed all steps but is not done.
     let mut done = false;
     run.records(|record| done |= matches!(record, Record::Done(_)))?;
     let (step, of) = (state.step, run.config.max_iters);
@@ -161,7 +161,7 @@ fn refuse_done(run: &RunDir, state: &State) -> Result<()> {
     Err(Error::run(run.path(), what))
 }
 
-/// Refuses what only a run that begins with another one can have.
+/// Returns an error for settings that only fine-tuning runs can have.
 pub(crate) fn refuse_finetuning(config: &Config) -> Result<()> {
     let default = Config::default();
     for key in ["lora_rank", "base", "new_tokens", "replay"] {
@@ -176,11 +176,10 @@ pub(crate) fn refuse_finetuning(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Everything about a new run but its folder: the configuration with nothing left to be decided, the tokenizer and the
-/// tokens.
+/// Everything about a new run except its folder: the fully resolved configuration, the tokenizer and the tokens.
 ///
 /// # Errors
-/// If the configuration or the text will not do, or the machine has not the memory.
+/// If the configuration or the text is unusable, or the machine has too little memory.
 pub fn resolve(config: Config) -> Result<(Config, Tokenizer, Dataset)> {
     resolve_with(config, data::read)
 }
@@ -190,7 +189,7 @@ fn resolve_with(
     read: impl FnOnce(&Config, TokenizerChoice) -> Result<(Tokenizer, Dataset)>,
 ) -> Result<(Config, Tokenizer, Dataset)> {
     config.check()?;
-    // Before the text is read, as far as it can be known.
+    // A first memory check before the text is read, with the smallest possible vocabulary.
     let mut smallest = config.clone();
     smallest.vocab_size = config.vocab_size.max(1);
     Memory::of(&smallest)?.check()?;
@@ -210,7 +209,7 @@ fn resolve_with(
     Ok((config, tokenizer, data))
 }
 
-/// Decides what a configuration, whose vocabulary is known, leaves open once its data was read.
+/// Resolves the rest of a configuration whose vocabulary is known, once its data has been read.
 pub(crate) fn resolve_rest(config: &mut Config, data: &Dataset) -> Result<()> {
     if let Some((kind, train_split)) = data.made.clone() {
         (config.tokenizer, config.train_split) = (kind, train_split);
@@ -218,13 +217,13 @@ pub(crate) fn resolve_rest(config: &mut Config, data: &Dataset) -> Result<()> {
     let layout = Layout::new(config)?;
     layout.check(config)?;
     config.shards = shards::count(config, layout.trainable_len());
-    // Errors so far have the names that were given.
+    // Only now, so that earlier errors show the names as given.
     config.data = source::located(&config.data);
     config.data_sha256.clone_from(&data.sha256);
     Memory::of(config)?.check()
 }
 
-/// Whether nothing is left to train.
+/// Whether there is nothing left to train.
 pub(super) fn is_over(config: &Config, state: &State) -> bool {
     state.step >= config.max_iters || config.patience > 0 && state.since_best >= config.patience
 }

@@ -1,4 +1,4 @@
-//! The loop: estimate, save, stop or step, until nothing is left to train.
+//! The training loop: estimate, save, stop or step, until there is nothing left to train.
 
 mod finish;
 
@@ -36,13 +36,13 @@ use std::{
     time::Instant,
 };
 
-/// How a run is to be computed; no bit of its result depends on it.
+/// How to compute a run; the result does not depend on it, bit for bit.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Options<'a> {
-    /// How many threads work at once; 0 takes one for each core.
+    /// Number of threads; 0 uses one per core.
     pub threads: usize,
-    /// Where this gets set, the run saves and ends.
+    /// Once this is set, the run saves a checkpoint and ends.
     pub stop: &'a AtomicBool,
 }
 
@@ -54,25 +54,25 @@ impl Default for Options<'_> {
 }
 
 impl<'a> Options<'a> {
-    /// With so many threads.
+    /// Sets the number of threads.
     pub fn threads(self, threads: usize) -> Self {
         Options { threads, ..self }
     }
 
-    /// Until `stop` is set, if that comes first.
+    /// Sets the flag that stops the run early.
     pub fn stop(self, stop: &'a AtomicBool) -> Self {
         Options { stop, ..self }
     }
 }
 
-/// Trains until `max_iters`, or until `options.stop` is set; then a checkpoint is written and the last event is
-/// [`Event::Interrupted`]. Every event goes to `observe`; returns the last.
+/// Trains until `max_iters`, or until `options.stop` is set; in the latter case a checkpoint is written and the last
+/// event is [`Event::Interrupted`]. Passes every event to `observe` and returns the last.
 ///
-/// What cannot be written on the way is an [`Event::Warning`], and tried again with the next estimate.
+/// A write that fails during training causes an [`Event::Warning`] and is retried at the next estimate.
 ///
 /// # Errors
-/// If the training diverges and the configuration does not say how to go on, if what is there at the end cannot be
-/// written, or the system does not start the threads. The last checkpoint stays.
+/// If training diverges and the configuration says to stop, the final state cannot be written, or the threads cannot be
+/// started. The last checkpoint is kept.
 pub fn run<B: Backward>(job: Job, be: B, options: &Options, mut observe: impl FnMut(&Event) + Send) -> Result<Event> {
     with_threads(options.threads, || train(job, be, options.stop, &mut observe))?
 }
@@ -95,7 +95,7 @@ fn train<B: Backward>(job: Job, be: B, stop: &AtomicBool, observe: &mut (dyn FnM
     }
 }
 
-/// Everything that changes while a run goes on.
+/// The state of a run in progress.
 struct Run<'a, B: Backward> {
     job: Job,
     be: B,
@@ -104,7 +104,7 @@ struct Run<'a, B: Backward> {
     optimizer: Optimizer<B>,
     p: B::Buf,
     state: State,
-    /// The step whose checkpoint is on the disk.
+    /// The step of the newest checkpoint on disk.
     saved: Option<u64>,
     metrics: Metrics,
     curves: Curves,
@@ -112,13 +112,13 @@ struct Run<'a, B: Backward> {
     batch: Batch,
     stop: &'a AtomicBool,
     observe: &'a mut (dyn FnMut(&Event) + Send),
-    /// When this session began, and the run's time and step then.
+    /// When this session began, and the run's elapsed seconds and step at that time.
     began: (Instant, f64, u64),
-    /// What this session measured of itself.
+    /// Timings measured in this session.
     speed: Speed,
-    /// Whether the plan was told.
+    /// Whether the plan has been reported.
     planned: bool,
-    /// Whether the last line of metrics could not be written.
+    /// Whether the last write to the metrics failed.
     unwritten: bool,
 }
 
@@ -131,7 +131,7 @@ impl<'a, B: Backward> Run<'a, B> {
         let shards = Shards::new(&be, &model, config.batch_size, config.shards, true);
         let mut optimizer = Optimizer::new(&be, &model.layout, config)?;
         let mut p = be.zeros(model.layout.len());
-        // Neither the initial weights nor the checkpoint stays in memory.
+        // Take both out of the job: neither the initial weights nor the checkpoint stays in memory after the upload.
         let (from, base) = (job.from.take(), job.base.take().unwrap_or_default());
         let state = match &from {
             None => {
@@ -201,14 +201,14 @@ impl<'a, B: Backward> Run<'a, B> {
         (self.observe)(&Event::Warning { step: self.state.step, warning });
     }
 
-    /// Passes on what reading the run's folder found.
+    /// Reports warnings from reading the run's folder.
     fn tell_warnings(&mut self) {
         for warning in std::mem::take(&mut self.job.run.warnings) {
             self.warn(warning);
         }
     }
 
-    /// Tells an event and writes it to the metrics.
+    /// Reports an event and writes it to the metrics.
     fn record(&mut self, event: Event) {
         let appended = self.metrics.append(&event);
         if let Err(error) = &appended
@@ -220,7 +220,7 @@ impl<'a, B: Backward> Run<'a, B> {
         (self.observe)(&event);
     }
 
-    /// Measures what `measure` does, telling how far it is; none if the run was asked to stop.
+    /// Runs `measure` and reports its progress; `None` if the run was asked to stop.
     fn measure<T>(
         &mut self,
         measure: impl FnOnce(Evaluator<B>, &Job, &mut dyn FnMut(usize, usize) -> ControlFlow<()>) -> Result<Option<T>>,
@@ -245,7 +245,7 @@ impl<'a, B: Backward> Run<'a, B> {
             let train = loss(&data.train, Purpose::EstimateTrain)?;
             let val = loss(&data.val, Purpose::EstimateVal)?;
             let old = old.as_ref().map(|old| loss(&old.val, Purpose::EstimateVal)).transpose()?;
-            // None inside: it was asked to stop.
+            // An inner `None` means that the run was asked to stop.
             let old = old.map_or(Some(None), |loss| loss.map(Some));
             Ok(train.zip(val).zip(old))
         });
@@ -267,7 +267,7 @@ impl<'a, B: Backward> Run<'a, B> {
             if is_over(&self.job.run.config, &self.state) {
                 return Err(error);
             }
-            // What could not be saved cannot be the best.
+            // A checkpoint that was not saved cannot be the best.
             (self.state.best, self.state.since_best) = before;
             let last =
                 self.saved.map_or("there is none yet".to_owned(), |step| format!("the last one is of step {step}"));
@@ -284,7 +284,7 @@ impl<'a, B: Backward> Run<'a, B> {
         Ok(())
     }
 
-    /// Writes a checkpoint, unless it is there.
+    /// Writes a checkpoint, unless this step's is already on disk.
     fn save(&mut self) -> Result<()> {
         let (began, wall_before, _) = self.began;
         self.state.wall_s = wall_before + began.elapsed().as_secs_f64();
@@ -346,7 +346,7 @@ impl<'a, B: Backward> Run<'a, B> {
         Ok(())
     }
 
-    /// Does what the configuration says about an update that the guard refused.
+    /// Handles an update that the guard rejected, as configured.
     fn diverged(&mut self, divergence: Divergence) -> Result<()> {
         let config = &self.job.run.config;
         let action = self.state.guard.action(config);
@@ -357,12 +357,13 @@ impl<'a, B: Backward> Run<'a, B> {
                 self.state.step += 1;
             }
             OnDivergence::Rollback => {
-                // Not one that an interruption left: where a run returns to must not depend on those.
+                // Skip checkpoints written by interruptions: the rollback target must not depend on when a run was
+                // interrupted.
                 let interval = config.eval_interval;
                 let estimated = |step: u64| step.is_multiple_of(interval);
                 let (_, stored) = self.job.run.newest(&self.model.layout, estimated)?;
                 self.tell_warnings();
-                // Adapters stand on the base that is there.
+                // The base weights of adapters never change, so they need no restoring.
                 let state = restore(&self.be, &self.model, &stored, &mut self.p, &mut self.optimizer)?;
                 let rollbacks = self.state.guard.rollbacks + 1;
                 self.state = State {
@@ -384,7 +385,7 @@ impl<'a, B: Backward> Run<'a, B> {
     }
 }
 
-/// Takes up the weights and moments of a checkpoint; its state.
+/// Loads the weights and moments of a checkpoint; returns its state.
 fn restore<B: Backward>(
     be: &B,
     model: &Gpt,

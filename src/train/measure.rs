@@ -1,4 +1,4 @@
-//! What a run will take, measured on a model of its shape for some seconds.
+//! Estimates a run's time by measuring a model of the same shape for a few seconds.
 
 use super::{
     plan::{Plan, Speed},
@@ -14,11 +14,11 @@ use kinglet_core::{backend::Backward, config::Config, error::Result, model::Gpt,
 use std::{path::Path, time::Instant};
 
 impl Plan {
-    /// Measures what a run of `config` takes, for about `seconds`, on the current threads. `data` is what it learns and, of a
-    /// fine-tuning, what it may forget.
+    /// Measures for about `seconds`, on the current threads, how long a run of `config` would take. The data is what it
+    /// trains on and, for fine-tuning, the old data it may forget.
     ///
     /// # Errors
-    /// If the text cannot be read, or the checkpoint that is written on trial in `folder` not be written.
+    /// If the text cannot be read, or the trial checkpoint cannot be written in `folder`.
     pub fn measure<B: Backward>(
         config: &Config,
         tokenizer: &Tokenizer,
@@ -31,7 +31,7 @@ impl Plan {
         let mut plan = Plan::new(config, &model, data, old)?;
         let mut speed = Speed::default();
         let mut trial = Trial::new(be, config, &model, &data.train)?;
-        // The first step touches the memory for the first time.
+        // Warm up: the first step touches memory for the first time.
         trial.step(be)?;
         let clock = Instant::now();
         while speed.step.n < 3.0 || clock.elapsed().as_secs_f64() < 0.7 * seconds {
@@ -39,7 +39,7 @@ impl Plan {
             trial.step(be)?;
             speed.step.add(clock, 1.0);
         }
-        // An estimate can take minutes; it is so many equal batches.
+        // A whole estimate can take minutes. It consists of equal batches, so measure a few.
         let batches = config.eval_iters.min(16) as u32;
         let clock = Instant::now();
         while speed.estimate.n == 0.0 || clock.elapsed().as_secs_f64() < 0.3 * seconds {

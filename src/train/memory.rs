@@ -1,4 +1,4 @@
-//! What a training takes in memory, before it takes it.
+//! Memory needed for training, computed before allocating it.
 
 use crate::system::machine;
 use kinglet_core::threads::cores;
@@ -11,27 +11,27 @@ use kinglet_core::{
 };
 use serde::Serialize;
 
-/// Bytes that training takes.
+/// Bytes needed for training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Memory {
     /// The weights.
     pub weights: u64,
-    /// The optimizer's moments of what trains, and Muon's scratch space.
+    /// The optimizer's moments of the trained parameters, and Muon's scratch space.
     pub optimizer: u64,
-    /// A gradient of what trains for each shard.
+    /// One gradient of the trained parameters per shard.
     pub gradients: u64,
-    /// Activations and their gradients, and what an estimate keeps of each sequence.
+    /// Activations and their gradients, and the per-sequence results of an estimate.
     pub activations: u64,
-    /// Weights laid out for products.
+    /// Weights packed for matrix multiplication.
     pub panels: u64,
 }
 
 impl Memory {
-    /// What a run of `config` takes, whose vocabulary must be known; shards default to one for each core.
+    /// The memory for a run of `config`, whose vocabulary size must be known; shards default to one per core.
     ///
     /// # Errors
-    /// If `config` is not that of a model.
+    /// If `config` does not describe a valid model.
     pub fn of(config: &Config) -> Result<Memory> {
         let model = Gpt::new(config)?;
         let (params, trainable) = (4 * model.layout.len() as u64, 4 * model.layout.trainable_len() as u64);
@@ -39,7 +39,7 @@ impl Memory {
         let share = config.batch_size.div_ceil(shards);
         let (forward, backward) = model.activation_floats(share);
         let (eval, _) = model.activation_floats(share.min(shards::EVAL_ROWS.div_ceil(config.block_size)));
-        // What is large beyond memory is only to be recognised as that.
+        // Saturate: sizes far beyond memory only need to be recognised as too large.
         let of_shards = |floats: usize| (4 * shards as u64).saturating_mul(floats as u64);
         let sequences = 8 * config.eval_iters * config.batch_size as u64;
         let prepared = config.precision == Precision::Bf16 || model.layout.len() <= shards::LARGE;
@@ -58,19 +58,19 @@ impl Memory {
         })
     }
 
-    /// What the program takes besides, with a text of so many tokens.
+    /// Additional bytes for the process, with a text of `tokens` tokens in memory.
     pub fn of_process(tokens: usize) -> u64 {
-        // Code, allocator and thread stacks, and what reading the text leaves, measured; then the ids.
+        // Code, allocator, thread stacks and leftovers of reading the text, as measured; then the ids.
         (12 << 20) + 5 * tokens as u64
     }
 
-    /// All of it.
+    /// Total bytes.
     pub fn total(&self) -> u64 {
         let Memory { weights, optimizer, gradients, activations, panels } = *self;
         [weights, optimizer, gradients, activations, panels].into_iter().fold(0, u64::saturating_add)
     }
 
-    /// Refuses what this machine's memory cannot hold.
+    /// Checks that it fits into this machine's memory.
     ///
     /// # Errors
     /// If it does not fit.

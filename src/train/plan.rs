@@ -1,4 +1,4 @@
-//! What a run is going to be, before it is: its size, its tokens, and how long it takes by what was measured.
+//! A forecast of a run: its size, its tokens, and its duration from measurements.
 
 use super::memory::Memory;
 use crate::data::Dataset;
@@ -9,29 +9,29 @@ use std::time::Instant;
 /// Tokens in the `sample.txt` of a finished run.
 pub(super) const SAMPLE_TOKENS: usize = 500;
 
-/// How often a text can be repeated before it stops being as good as new text (Muennighoff et al. 2023).
+/// How often a text can be repeated and still be about as good as new text (Muennighoff et al. 2023).
 const GOOD_EPOCHS: f64 = 4.0;
 
-/// Tokens of text for each parameter from which a model does not learn its text by heart (Hoffmann et al. 2022).
+/// Tokens of text per parameter that are enough for a model not to memorize the text (Hoffmann et al. 2022).
 const ENOUGH_TOKENS: f64 = 20.0;
 
-/// A run by its numbers.
+/// A run in numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
-    /// Updates in all.
+    /// Total updates.
     pub steps: u64,
-    /// Tokens trained on in all.
+    /// Total tokens trained on.
     pub tokens: f64,
-    /// How often that is the training split.
+    /// Number of passes over the training split.
     pub epochs: f64,
-    /// Tokens of the training split for each parameter.
+    /// Tokens of the training split per parameter.
     pub tokens_per_param: f64,
-    /// The most memory it takes at once.
+    /// Peak memory.
     pub memory_mib: f64,
-    /// What speaks against it.
+    /// A warning about the plan, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// What it takes, once that was measured.
+    /// The times, once measured.
     #[serde(flatten)]
     pub time: Option<Time>,
 }
@@ -39,21 +39,21 @@ pub struct Plan {
 /// How long a run takes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Time {
-    /// One update.
+    /// Time per update.
     pub ms_per_step: f64,
     /// An estimate of both losses.
     pub ms_per_estimate: f64,
-    /// Writing a checkpoint and the plot.
+    /// Time to write a checkpoint and the plot.
     pub ms_per_checkpoint: f64,
-    /// Seconds from its start, or from where it goes on, to its end.
+    /// Seconds from the start, or from where it resumes, to the end.
     pub wall_s: f64,
 }
 
 impl Plan {
-    /// Everything but the time; `old` is what a fine-tuning may forget.
+    /// Everything except the time; `old` is the old data that fine-tuning may forget.
     ///
     /// # Errors
-    /// If `config` is not that of a model.
+    /// If `config` does not describe a valid model.
     pub fn new(config: &Config, model: &Gpt, data: &Dataset, old: Option<&Dataset>) -> Result<Plan> {
         let (params, text) = (model.layout.len() as f64, data.train.tokens() as f64);
         let tokens = config.tokens_per_step() * config.max_iters as f64;
@@ -71,14 +71,14 @@ impl Plan {
         Ok(Plan { steps: config.max_iters, tokens, epochs, tokens_per_param, memory_mib, advice, time: None })
     }
 
-    /// Adds the time, for a run that begins or goes on at step `first`.
+    /// Adds the times, for a run that starts or resumes at step `first`.
     pub fn set_speed(&mut self, speed: &Speed, config: &Config, data: &Dataset, first: u64) {
         let per_sequence = speed.estimate.mean_s() / (2.0 * config.eval_iters as f64 * config.batch_size as f64);
         let steps = (config.max_iters - first) as f64;
         let estimates = (config.max_iters / config.eval_interval - first / config.eval_interval) as f64
             + if first.is_multiple_of(config.eval_interval) { 1.0 } else { 0.0 }
             + if config.max_iters.is_multiple_of(config.eval_interval) { 0.0 } else { 1.0 };
-        // The sample at the end: each of its tokens costs about a sequence.
+        // The exact loss and the sample; each token of the sample costs about as much as a sequence.
         let at_the_end = per_sequence * (data.val.windows() + SAMPLE_TOKENS) as f64;
         let each = speed.estimate.mean_s() + speed.checkpoint.mean_s();
         self.time = Some(Time {
@@ -98,19 +98,19 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// Adds what began at `clock`; it is `part` of what the mean is of.
+    /// Adds the time elapsed since `clock`, in which `part` of one unit was done.
     pub fn add(&mut self, clock: Instant, part: f64) {
         self.seconds += clock.elapsed().as_secs_f64();
         self.n += part;
     }
 
-    /// Seconds; 0 if nothing was measured.
+    /// Mean seconds; 0 if nothing was measured.
     pub fn mean_s(self) -> f64 {
         if self.n > 0.0 { self.seconds / self.n } else { 0.0 }
     }
 }
 
-/// What a run measured of itself.
+/// Timings measured in a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Speed {
     /// An update.
@@ -119,12 +119,12 @@ pub struct Speed {
     pub estimate: Mean,
     /// A checkpoint and the plot.
     pub checkpoint: Mean,
-    /// What a run is compared with at its end.
+    /// The n-gram baseline at the end.
     pub baseline: Mean,
 }
 
 impl Speed {
-    /// Whether there is enough to tell how long a run takes.
+    /// Whether there are enough measurements to forecast the duration.
     pub fn is_known(&self) -> bool {
         self.step.n >= 3.0 && self.step.seconds >= 1.0 && self.estimate.n > 0.0
     }

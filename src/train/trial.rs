@@ -1,4 +1,4 @@
-//! A model in training, for measuring how long that takes.
+//! A model in training without a run directory, for timing and for the learning-rate range test.
 
 use crate::data::Split;
 use kinglet_core::{
@@ -13,11 +13,11 @@ use kinglet_core::{
 };
 use std::ops::ControlFlow;
 
-/// What a run has in memory, without a run.
+/// The in-memory state of a run, without a run directory.
 pub struct Trial<'a, B: Backward> {
-    /// Those who compute.
+    /// The workers that compute in parallel.
     pub shards: Shards<B>,
-    /// Who updates the parameters.
+    /// The optimizer.
     pub optimizer: Optimizer<B>,
     /// The parameters.
     pub p: B::Buf,
@@ -32,7 +32,7 @@ impl<'a, B: Backward> Trial<'a, B> {
     /// A model with initial weights, to be trained on `split`.
     ///
     /// # Errors
-    /// If `config` is not that of a model.
+    /// If `config` does not describe a valid model.
     pub fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Result<Self> {
         let count = shards::count(config, model.layout.trainable_len());
         let mut p = be.zeros(model.layout.len());
@@ -58,7 +58,7 @@ impl<'a, B: Backward> Trial<'a, B> {
         Ok(())
     }
 
-    /// One update with every learning rate multiplied by `lr_scale`; the batch's loss before it.
+    /// One update with every learning rate multiplied by `lr_scale`; returns the batch's loss before the update.
     ///
     /// # Errors
     /// If the text cannot be read.
@@ -72,7 +72,7 @@ impl<'a, B: Backward> Trial<'a, B> {
         Ok(loss)
     }
 
-    /// So many batches of an estimate.
+    /// Evaluates `batches` batches of an estimate.
     ///
     /// # Errors
     /// If the text cannot be read.

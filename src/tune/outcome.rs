@@ -1,22 +1,22 @@
-//! What came out of one training of a tuning.
+//! The outcome of one trial.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// How one training ended.
+/// How one trial ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
-    /// The number of the settings, 0 for the configured ones.
+    /// Index of the settings, 0 for the configured ones.
     pub trial: usize,
-    /// The rung, from 1.
+    /// The rung, counted from 1.
     pub rung: usize,
-    /// Updates asked for.
+    /// Updates requested.
     pub steps: u64,
     /// Its seed.
     pub seed: u64,
-    /// The values of the keys that vary.
+    /// The values of the swept keys.
     pub settings: BTreeMap<String, toml::Value>,
-    /// The exact validation loss at its end in nats per token; infinite (`null` in JSON) if it diverged.
+    /// The exact final validation loss in nats per token; infinite (`null` in JSON) if it diverged.
     pub loss: f64,
     /// Its standard error.
     pub stderr: f64,

@@ -1,39 +1,39 @@
-//! Successive halving (Jamieson and Talwalkar 2016) by its numbers: how many settings are trained for how long.
+//! The schedule of successive halving (Jamieson and Talwalkar 2016): how many settings are trained, and for how long.
 
 use serde::{Deserialize, Serialize};
 
-/// Of so many settings, one goes on.
+/// One in `ETA` settings advances to the next rung.
 const ETA: usize = 3;
 
-/// Fewer updates than these tell nothing of a longer training.
+/// Fewer updates than this say nothing about a longer run.
 const FEWEST_STEPS: u64 = 20;
 
-/// Trainings with other seeds, at the end, of each of the two configurations that are compared.
+/// Final trials with other seeds, for each of the two configurations compared.
 pub(super) const CHECKS: u64 = 2;
 
-/// The part of the time that is planned for: what was measured is not what happens.
+/// Fraction of the available time to plan for, because actual speed differs from the measured one.
 const PLANNED: f64 = 0.9;
 
-/// One round of a tuning.
+/// One round of successive halving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rung {
-    /// Settings that are trained.
+    /// Settings to train.
     pub trials: usize,
-    /// Updates that each is trained for, as a whole run: its schedule ends there.
+    /// Updates to train each for, as a complete run whose schedule ends there.
     pub steps: u64,
 }
 
-/// What trainings take.
+/// How long trials take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TrialSpeed {
-    /// Seconds of an update.
+    /// Seconds per update.
     pub(super) step_s: f64,
-    /// Seconds of a training but for its updates, when it has so many of them.
+    /// Seconds per trial besides its updates: estimates, checkpoints and the exact loss.
     pub(super) rest_s: f64,
 }
 
 impl TrialSpeed {
-    /// Seconds that everything takes, the trainings with other seeds included.
+    /// Total seconds for all rungs, including the trials with other seeds.
     fn total_s(self, rungs: &[Rung]) -> f64 {
         let one = |steps: u64| steps as f64 * self.step_s + self.rest_s;
         let last = rungs.last().map_or(0.0, |rung| one(rung.steps));
@@ -41,7 +41,8 @@ impl TrialSpeed {
     }
 }
 
-/// The rungs for so many trials: a third go on to three times the steps, until two to five reach `steps`.
+/// The rungs for `trials` settings: a third of each rung advances to three times the steps, until two to five reach
+/// `steps`.
 fn rungs(trials: usize, steps: u64) -> Vec<Rung> {
     let mut counts = vec![trials];
     while let Some(&last) = counts.last()
@@ -55,11 +56,11 @@ fn rungs(trials: usize, steps: u64) -> Vec<Rung> {
     (0..rounds).zip(counts).map(|(rung, trials)| Rung { trials, steps: horizon(rung) }).collect()
 }
 
-/// The rungs that fit into `seconds`: of `trials` settings, or a third or a ninth of them if they may be `fewer`; to the whole
-/// `max_iters` updates, or as far as there is time.
+/// The rungs that fit into `seconds`. If `fewer` is set, they may try a third or a ninth of the `trials` settings. The
+/// last rung trains for `max_iters` updates, or for as many as time allows.
 ///
 /// # Errors
-/// The seconds that the least takes.
+/// The seconds that the smallest plan takes.
 pub(super) fn plan(
     trials: usize,
     fewer: bool,
@@ -71,7 +72,7 @@ pub(super) fn plan(
     loop {
         let fits = |steps: u64| speed.total_s(&rungs(trials, steps)) <= PLANNED * seconds;
         let enough = |steps: u64| steps == max_iters || rungs(trials, steps)[0].steps >= FEWEST_STEPS;
-        // The largest that fits, between one that does (or none) and one that does not.
+        // Binary search for the most updates that fit: `low` fits (or is 0), `high` does not.
         let (mut low, mut high) = (0, max_iters + 1);
         while high - low > 1 {
             let middle = low.midpoint(high);

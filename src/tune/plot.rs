@@ -1,4 +1,4 @@
-//! The drawing of a tuning: the range test, and the loss against each key that varied.
+//! The plot of a search: the range test, and the loss against each swept key.
 
 use super::{
     outcome::Outcome,
@@ -8,10 +8,10 @@ use super::{
 use crate::report::plot::{Chart, Series};
 use toml::Value;
 
-/// Rungs by the number of their colour, the last one the strongest.
+/// Colour numbers of the last rungs; the last rung has the strongest colour.
 const RUNGS: [usize; 3] = [0, 2, 1];
 
-/// Draws one panel below the other.
+/// Draws the panels one below the other.
 pub(super) fn svg(sweeps: &[Sweep], outcomes: &[Vec<Outcome>], range: Option<&RangeTest>, best: &Outcome) -> String {
     let panels = sweeps.iter().map(|sweep| sweep_chart(sweep, outcomes, best));
     Chart::panels(&range.map(range_chart).into_iter().chain(panels).collect::<Vec<_>>())
@@ -38,7 +38,7 @@ fn sweep_chart(sweep: &Sweep, outcomes: &[Vec<Outcome>], best: &Outcome) -> Char
         let value = &outcome.settings[sweep.key];
         let x = match list {
             [] => value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64)).unwrap_or(f64::NAN),
-            // The configured value need not be one of the list: it stands before it.
+            // The configured value need not be in the list; if not, it is placed before it.
             list => list.iter().position(|listed| listed == value).map_or(-1.0, |at| at as f64),
         };
         (x, outcome.loss)
@@ -46,7 +46,7 @@ fn sweep_chart(sweep: &Sweep, outcomes: &[Vec<Outcome>], best: &Outcome) -> Char
     let log_x = matches!(sweep.values, Values::Between { log: true, .. });
     let shown = |point: &(f64, f64)| point.1.is_finite() && if log_x { point.0 > 0.0 } else { point.0.is_finite() };
     let points = |rung: &[Outcome]| rung.iter().map(place).filter(shown).collect::<Vec<_>>();
-    // One that went far astray must not press the others into a line.
+    // Outliers must not squash the other points into a line.
     let mut losses: Vec<f64> = outcomes.iter().flat_map(|rung| points(rung)).map(|point| point.1).collect();
     losses.sort_by(f64::total_cmp);
     let low = losses.first().copied().unwrap_or(0.0);

@@ -1,5 +1,5 @@
-//! The learning-rate range test (Smith 2015): one short training whose learning rate rises from step to step. Where the
-//! loss falls is where training works, where it rises again is too much; a sweep looks in between.
+//! The learning-rate range test (Smith 2015): one short run whose learning rate rises at each step. Rates at which the
+//! loss falls are useful, rates at which it rises again are too high. The sweep covers the range in between.
 
 use crate::{data::Split, train::trial::Trial};
 use kinglet_core::{
@@ -11,16 +11,16 @@ use kinglet_core::{
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
-/// Where the test begins and ends.
+/// First and last learning rate of the test.
 const RATES: (f64, f64) = (1e-5, 1.0);
 
-/// How much of the smoothed loss is the newest batch's, with the fewest steps; half as much with twice as many.
+/// Weight of the newest batch in the smoothed loss for the shortest test; half as much for twice as many steps.
 const NEWEST: f64 = 0.1;
 
-/// Steps of the shortest test from which something can be seen, and of the longest that is worth its time.
+/// Steps of the shortest test that shows anything, and of the longest one worth its time.
 pub(super) const STEPS: (u64, u64) = (60, 240);
 
-/// What a range test found.
+/// The result of a range test.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RangeTest {
     /// (learning rate, smoothed training loss) of each step.
@@ -29,14 +29,14 @@ pub struct RangeTest {
     pub steepest: f64,
     /// The learning rate beyond which the loss rose.
     pub lowest: f64,
-    /// The range to look in, from its lower limit to its upper one.
+    /// The lower and upper limit of the range to sweep.
     pub bracket: (f64, f64),
 }
 
 impl RangeTest {
-    /// Trains for `steps` updates. All learning rates that `config` has rise by one factor, so that `learning_rate` goes from
-    /// 1e-5 to 1, without its schedule. None if `progress`, which hears the step, the learning rate and the smoothed loss,
-    /// breaks.
+    /// Trains for `steps` updates without the configured schedule. All learning rates in `config` are scaled by a
+    /// common factor, so that `learning_rate` rises from 1e-5 to 1. `progress` receives the step, the learning rate and
+    /// the smoothed loss; the result is `None` if it breaks.
     ///
     /// # Errors
     /// If the text cannot be read.
@@ -60,7 +60,7 @@ impl RangeTest {
             let first = *first.get_or_insert(loss);
             sum = (1.0 - newest) * sum + newest * loss;
             weight = (1.0 - newest) * weight + newest;
-            // Worse than at the beginning, for good.
+            // The smoothed loss is clearly worse than at the start and will not recover.
             if !loss.is_finite() || sum / weight > 1.2 * first {
                 break;
             }
@@ -72,23 +72,24 @@ impl RangeTest {
         Ok(Some(RangeTest::of(points, config.learning_rate)))
     }
 
-    /// Reads the range off the curve; around the `configured` learning rate if it shows nothing.
+    /// Reads the range off the curve; uses a range around the `configured` learning rate if the curve shows nothing.
     fn of(points: Vec<(f64, f64)>, configured: f64) -> RangeTest {
         let at = |i: usize| points[i].0;
         let first = points.first().map_or(f64::NAN, |point| point.1);
         let lowest = (0..points.len()).min_by(|&a, &b| points[a].1.total_cmp(&points[b].1));
-        // Less than a hundredth is what batches differ by.
+        // A fall of less than 1% is within the noise between batches.
         let Some(lowest) = lowest.filter(|&i| points[i].1 < 0.99 * first) else {
             let bracket = (configured / 10.0, (configured * 10.0).min(10.0));
             return RangeTest { points, steepest: configured, lowest: configured, bracket };
         };
-        // Over a tenth of the curve: single steps are noise.
+        // Measure the fall over a tenth of the curve, because single steps are noisy.
         let span = (points.len() / 10).max(1);
         let fall = |i: usize| points[i].1 - points[(i + span).min(lowest)].1;
         let steepest = (0..lowest).max_by(|&a, &b| fall(a).total_cmp(&fall(b)));
         let steepest = steepest.map_or(lowest, |i| (i + span / 2).min(lowest));
         let (steepest, lowest) = (at(steepest), at(lowest));
-        // A long training wants less than a short one shows; where a rising rate does its best is too much for one that stays.
+        // Long runs need lower rates than a short test shows, and the rate at the lowest loss of a rising schedule is
+        // too high for a constant one.
         RangeTest { points, steepest, lowest, bracket: (steepest / 10.0, lowest / 2.0) }
     }
 }

@@ -1,4 +1,4 @@
-//! What a tuning varies: keys of the configuration, the values they may take, and the settings drawn from those.
+//! The search space: configuration keys, the values they may take, and the settings drawn from them.
 
 use kinglet_core::{
     config::{Config, FIELDS, Field, OptimizerKind, unknown_key},
@@ -9,13 +9,14 @@ use std::{fmt, str::FromStr};
 
 /// A key to vary, and its values.
 ///
-/// Written `key=low..high`, with `:log` or `:linear` behind it if need be, or `key=[a, b, c]`; `learning_rate` alone leaves
-/// its range to the range test. Without a scale, a range that begins above 0 and spans a factor of ten is logarithmic.
+/// Written `key=low..high`, optionally followed by `:log` or `:linear`, or `key=[a, b, c]`. A bare `learning_rate`
+/// leaves its range to the range test. Without an explicit scale, a range that starts above 0 and spans at least a
+/// factor of ten is logarithmic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sweep {
     /// The configuration key.
     pub key: &'static str,
-    /// What it may be.
+    /// The values it may take.
     pub values: Values,
 }
 
@@ -26,23 +27,23 @@ pub enum Values {
     Tested,
     /// Between two numbers, both included.
     Between {
-        /// The lowest.
+        /// The lower limit.
         low: f64,
-        /// The highest.
+        /// The upper limit.
         high: f64,
-        /// Whether equal ratios, not equal differences, are equally likely.
+        /// Whether values are distributed uniformly on a logarithmic scale.
         log: bool,
-        /// Whether only whole numbers count.
+        /// Whether values are integers.
         whole: bool,
     },
     /// One of a list.
     OneOf(Vec<toml::Value>),
 }
 
-/// Whether it makes sense to compare runs that differ in a key.
+/// Whether runs that differ in this key can be compared.
 fn can_vary(field: &Field) -> bool {
     match field.section {
-        // Another context, or vocabulary, would be another thing to measure.
+        // With another context length or vocabulary, the losses would measure different things.
         "model" => !matches!(field.key, "vocab_size" | "block_size"),
         "training" => matches!(field.key, "batch_size" | "gradient_accumulation_steps" | "precision"),
         "optimizer" => true,
@@ -81,14 +82,14 @@ impl FromStr for Sweep {
     }
 }
 
-/// The key that the range test is about.
+/// The key that the range test determines.
 pub(super) const LEARNING_RATE: &str = "learning_rate";
 
 fn one_of(key: &str, text: &str) -> Result<Values> {
     let parsed = format!("x = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("x"));
     let list: Vec<toml::Value> = match parsed {
         Some(toml::Value::Array(list)) => list,
-        // Quotes around words may be left out.
+        // Quotes around strings may be omitted.
         _ => {
             let inside = text.trim_start_matches('[').trim_end_matches(']').split(',').map(str::trim);
             inside.filter(|word| !word.is_empty()).map(|word| toml::Value::String(word.to_owned())).collect()
@@ -98,7 +99,7 @@ fn one_of(key: &str, text: &str) -> Result<Values> {
     for value in list {
         let mut config = Config::default();
         config.set(&format!("{key}={value}"))?;
-        // As the field has it: 1 is 1.0 where numbers need not be whole.
+        // Normalize to the field's type: 1 becomes 1.0 for a float key.
         let value = config.value(key);
         if !values.contains(&value) {
             values.push(value);
@@ -127,7 +128,7 @@ fn between(key: &str, text: &str) -> Result<Values> {
     };
     let mut limits = [0.0; 2];
     for (limit, text) in limits.iter_mut().zip([low.trim(), high.trim()]) {
-        // A limit has to be a value of the key; that it is said to be not allowed is better than that it is no number.
+        // A limit must be a valid value of the key. Check that first: its error message is better than "not a number".
         Config::default().set(&format!("{key}={text}"))?;
         match text.parse() {
             Ok(number) => *limit = number,
@@ -149,7 +150,7 @@ fn between(key: &str, text: &str) -> Result<Values> {
 }
 
 impl fmt::Display for Sweep {
-    /// As it is parsed.
+    /// The form that `FromStr` parses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Sweep { key, values } = self;
         match values {
@@ -166,13 +167,13 @@ impl fmt::Display for Sweep {
 }
 
 impl Sweep {
-    /// The value at `u`, from 0 to below 1: numbers that need not be whole to three digits.
+    /// The value at position `u` in [0, 1). Floats are rounded to three significant digits.
     pub fn at(&self, u: f64) -> toml::Value {
         match &self.values {
             Values::Tested => unreachable!("the range test has replaced it"),
             Values::OneOf(list) => list[((u * list.len() as f64) as usize).min(list.len() - 1)].clone(),
             &Values::Between { low, high, log, whole } => {
-                // Each whole number is as likely as any other: the range goes half of one beyond the limits.
+                // Extend the range by one half on both sides, so that every integer is equally likely.
                 let half = if whole { 0.5 } else { 0.0 };
                 let (from, to) = (low - half, high + half);
                 let value = if log && from > 0.0 {
@@ -190,11 +191,11 @@ impl Sweep {
     }
 }
 
-/// The configuration with `settings`, one for each of `sweeps`. Learning rates that are not varied themselves keep their
-/// proportion to one that is.
+/// The configuration with `settings` applied, one value per sweep. If `learning_rate` is swept, the other learning
+/// rates keep their ratio to it, unless they are swept themselves.
 ///
 /// # Errors
-/// If the settings do not go together.
+/// If the settings conflict.
 pub(super) fn apply(base: &Config, sweeps: &[Sweep], settings: &[toml::Value]) -> Result<Config> {
     let mut config = base.clone();
     for (Sweep { key, .. }, value) in sweeps.iter().zip(settings) {
@@ -207,7 +208,7 @@ pub(super) fn apply(base: &Config, sweeps: &[Sweep], settings: &[toml::Value]) -
     Ok(config)
 }
 
-/// Brings the other learning rates (`min_lr`, and whatever an optimizer has besides) into the proportion they had.
+/// Scales the other learning rates (`min_lr`, and any others of the optimizer) to keep their original ratios.
 fn scale_rates(config: &mut Config, base: &Config, varied: &[Sweep]) -> Result<()> {
     let factor = config.learning_rate / base.learning_rate;
     let in_use = |field: &&Field| field.key != "muon_lr" || config.optimizer == OptimizerKind::Muon;
@@ -221,18 +222,19 @@ fn scale_rates(config: &mut Config, base: &Config, varied: &[Sweep]) -> Result<(
     Ok(())
 }
 
-/// At most `n` different settings, one value for each of `sweeps`, that `fits`: first those of `base`, then evenly spread over
-/// the ranges, however many keys there are, by additive recurrence (Roberts 2018) from a random beginning.
+/// At most `n` different settings that satisfy `fits`, each with one value per sweep. The first are those of `base`;
+/// the others are spread evenly over the ranges, for any number of keys, by additive recurrence (Roberts 2018) from a
+/// random starting point.
 ///
 /// # Errors
-/// Why the last one did not fit, if none but the first do.
+/// Why the last candidate did not fit, if only the first does.
 pub(super) fn draw(
     base: &Config,
     sweeps: &[Sweep],
     n: usize,
     fits: impl Fn(&Config) -> Result<()>,
 ) -> Result<Vec<Vec<toml::Value>>> {
-    // The positive root of x^(d + 1) = x + 1, by the iteration that converges to it.
+    // The positive root of x^(d + 1) = x + 1, by fixed-point iteration.
     let root = (0..64).fold(1.5, |x, _| libm::pow(1.0 + x, 1.0 / (sweeps.len() + 1) as f64));
     let mut rng = Rng::new(base.seed, Purpose::Tune, 0, 0);
     let begins: Vec<f64> = sweeps.iter().map(|_| rng.uniform()).collect();

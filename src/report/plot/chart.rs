@@ -1,76 +1,76 @@
-//! Curves and dots over a pair of axes, and how they look as letters on a terminal.
+//! Line and scatter charts, and their rendering as characters on a terminal.
 
 use std::ops::Range;
 
-/// The colours of curves on a terminal, as ANSI codes; those of SVGs have the same order.
+/// ANSI colour codes of curves on a terminal, in the same order as the SVG colours.
 pub(super) const COLORS: [u8; 9] = [94, 33, 35, 32, 31, 36, 93, 95, 90];
 
-/// The colour of what is no result, such as a limit: the last.
+/// The last colour, for anything that is not a result, such as a limit.
 pub(super) const GRAY: usize = COLORS.len() - 1;
 
-/// Lines of a plot on a terminal.
+/// Height of a plot on a terminal, in lines.
 const ROWS: usize = 20;
-/// Columns on a terminal that the vertical axis takes.
+/// Width of the vertical axis on a terminal, in columns.
 const Y_AXIS: usize = 9;
 
-/// Curves and dots over one pair of axes.
+/// Curves and dots in one coordinate system.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chart {
-    /// What stands above it.
+    /// The title above it.
     pub title: String,
-    /// What the horizontal axis is.
+    /// The label of the horizontal axis.
     pub x_desc: String,
-    /// What the vertical axis is.
+    /// The label of the vertical axis.
     pub y_desc: String,
-    /// Whether the horizontal axis is logarithmic; what has no logarithm is left out.
+    /// Whether the horizontal axis is logarithmic; points without a logarithm are left out.
     pub log_x: bool,
-    /// What stands at places of the horizontal axis; without any, numbers do.
+    /// Labels at positions on the horizontal axis; if empty, the axis has numbers.
     pub x_names: Vec<(f64, String)>,
-    /// The curves, in the legend's order; the first is drawn on top.
+    /// The curves, in the order of the legend; the first is drawn on top.
     pub series: Vec<Series>,
 }
 
 /// How points are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
-    /// Joined, in order.
+    /// Joined by lines, in order.
     #[default]
     Line,
-    /// Each for itself.
+    /// As separate dots.
     Dots,
-    /// Rings in the colour of letters, around what else is there.
+    /// Rings in the text colour, to highlight other points.
     Rings,
-    /// Lines from the bottom to the top.
+    /// Vertical lines across the whole height.
     Verticals,
 }
 
-/// A curve, or dots.
+/// A curve or a set of dots.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
-    /// What the legend says; without, it is not in the legend.
+    /// Its text in the legend; if empty, it is not in the legend.
     pub label: String,
-    /// The points, in the order in which they are joined; those that are not finite are left out.
+    /// The points, in the order in which they are joined; non-finite ones are left out.
     pub points: Vec<(f64, f64)>,
     /// How they are drawn.
     pub shape: Shape,
-    /// Its letter on a terminal.
+    /// Its character on a terminal.
     pub mark: char,
-    /// Whether it is drawn in dashes.
+    /// Whether it is dashed.
     pub dashed: bool,
-    /// Whether it stands back.
+    /// Whether it is drawn thin, as secondary.
     pub thin: bool,
     pub(super) color: usize,
 }
 
 impl Series {
-    /// The curve number `i` of a chart: eight have different colours, the next eight have dashes too.
+    /// Curve number `i` of a chart: the first eight have different colours, the next eight are also dashed.
     pub fn new(i: usize, label: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
         let color = i % GRAY;
         let dashed = i / GRAY % 2 == 1;
         Series { label: label.into(), points, mark: mark(i), dashed, color, ..Series::default() }
     }
 
-    /// Dots in the colour number `i`.
+    /// Dots in colour number `i`.
     pub fn dots(i: usize, label: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
         Series { shape: Shape::Dots, ..Series::new(i, label, points) }
     }
@@ -80,30 +80,30 @@ impl Series {
         Series { label: label.into(), points, shape: Shape::Rings, mark: 'o', ..Series::default() }
     }
 
-    /// Vertical lines in the colour number `i`, at places of the horizontal axis.
+    /// Vertical lines in colour number `i`, at positions on the horizontal axis.
     pub fn verticals(i: usize, label: impl Into<String>, places: &[f64]) -> Series {
         let points = places.iter().map(|&x| (x, 0.0)).collect();
         Series { shape: Shape::Verticals, mark: '|', ..Series::new(i, label, points) }
     }
 
-    /// The same curve as one that stands behind those of the runs: thin, and with a small letter.
+    /// The same curve as a secondary one: thin, and with a lowercase mark.
     pub fn behind(self) -> Series {
         Series { thin: true, mark: self.mark.to_ascii_lowercase(), ..self }
     }
 
-    /// A limit: a dashed line in grey at the height `y`, between two places.
+    /// A limit: a dashed grey line at height `y`, between two positions.
     pub fn limit(label: impl Into<String>, y: f64, x: Range<f64>) -> Series {
         let points = vec![(x.start, y), (x.end, y)];
         Series { label: label.into(), points, mark: '-', dashed: true, color: GRAY, ..Series::default() }
     }
 }
 
-/// The mark of the curve number `i`: A to Z, 0 to 9, and then the same for all.
+/// The mark of curve number `i`: A to Z, 0 to 9, then `*` for all others.
 pub fn mark(i: usize) -> char {
     ('A'..='Z').chain('0'..='9').nth(i).unwrap_or('*')
 }
 
-/// What a chart comes to on its axes, the horizontal one in logarithms where it is logarithmic.
+/// A chart's points and axis ranges; horizontal values are logarithms if that axis is logarithmic.
 pub(super) struct Placed {
     pub(super) points: Vec<Vec<(f64, f64)>>,
     pub(super) x: Range<f64>,
@@ -118,7 +118,7 @@ impl Chart {
             self.series.iter().map(|series| series.points.iter().map(place).filter(finite).collect()).collect();
         let names = self.x_names.iter().map(|name| (name.0, f64::NAN));
         let all = || points.iter().flatten().copied();
-        // A vertical line is as high as the others.
+        // Vertical lines do not affect the vertical range.
         let with_height = self.series.iter().zip(&points).filter(|(series, _)| series.shape != Shape::Verticals);
         let limits = |values: &mut dyn Iterator<Item = f64>, least: f64| {
             let (low, high) =
@@ -129,7 +129,7 @@ impl Chart {
         let x = limits(&mut all().chain(names).map(|point| point.0), if self.log_x { 0.01 } else { 1.0 });
         let y = limits(&mut with_height.flat_map(|(_, points)| points).map(|point| point.1), 0.01);
         let margin = 0.05 * (y.end - y.start);
-        // A curve reaches the edges, dots keep away from them.
+        // Curves reach the edges; dots keep a margin.
         let curves = self.series.iter().all(|series| series.shape == Shape::Line);
         let side = match (curves, self.x_names.is_empty()) {
             (true, true) => 0.0,
@@ -139,14 +139,14 @@ impl Chart {
         Placed { x: x.start - side..x.end + side, y: y.start - margin..y.end + margin, points }
     }
 
-    /// What stands at a place of the horizontal axis.
+    /// The label at a position on the horizontal axis.
     pub(super) fn x_label(&self, place: f64) -> String {
         let name = self.x_names.iter().find(|name| (name.0 - place).abs() < 1e-6);
         let value = || number(if self.log_x { 10f64.powf(place) } else { place });
         name.map_or_else(value, |name| name.1.clone())
     }
 
-    /// About `most` places of the horizontal axis to write numbers at.
+    /// About `most` positions on the horizontal axis for tick labels.
     pub(super) fn x_ticks(&self, x: &Range<f64>, most: usize) -> Vec<f64> {
         if !self.x_names.is_empty() {
             return self.x_names.iter().map(|name| name.0).collect();
@@ -154,8 +154,8 @@ impl Chart {
         if self.log_x { log_ticks(x, most) } else { ticks(x, most) }
     }
 
-    /// The chart as lines of at most `width` characters (40 at least), in colour or not. Where curves cross, they take
-    /// turns.
+    /// Renders the chart as lines of at most `width` characters (at least 40), optionally in colour. Where curves
+    /// overlap, their marks alternate.
     pub fn text(&self, width: usize, color: bool) -> String {
         let Placed { points, x, y } = self.placed();
         let width = width.max(40);
@@ -166,7 +166,7 @@ impl Chart {
         for (i, points) in points.iter().enumerate() {
             let shape = self.series[i].shape;
             for (k, &to) in points.iter().enumerate() {
-                // What is joined to nothing is a line to itself.
+                // A point that is not joined to another is a line from itself to itself.
                 let (from, to) = match shape {
                     Shape::Line => (points[k.saturating_sub(1)], to),
                     Shape::Dots | Shape::Rings => (to, to),
@@ -229,7 +229,7 @@ impl Chart {
     }
 }
 
-/// Round numbers in a range, `most` at most.
+/// Round numbers in a range, about `most` of them.
 pub(super) fn ticks(range: &Range<f64>, most: usize) -> Vec<f64> {
     let least = (range.end - range.start) / most.max(1) as f64;
     let power = 10f64.powf(least.log10().floor());
@@ -251,11 +251,11 @@ pub(super) fn log_ticks(range: &Range<f64>, most: usize) -> Vec<f64> {
     if found.len() > 1 {
         return found;
     }
-    // Less than a decade.
+    // The range is less than a decade: use linear ticks.
     ticks(&(10f64.powf(range.start)..10f64.powf(range.end)), most).into_iter().map(f64::log10).collect()
 }
 
-/// A number as short as it can be said to four digits.
+/// Formats a number as short as possible, to about four digits.
 pub fn number(x: f64) -> String {
     let short = |x: f64, digits: usize| {
         let text = format!("{x:.digits$}");

@@ -1,15 +1,15 @@
-//! The losses of one run over its steps.
+//! The loss curves of one run.
 
 use super::chart::{Chart, Series};
 
-/// Training and validation estimates over the steps.
+/// Training and validation estimates by step.
 #[derive(Clone, Debug, Default)]
 pub struct Curves {
     /// (step, training loss, validation loss) of each estimate.
     pub points: Vec<(u64, f64, f64)>,
-    /// (step, loss) of the validation part of the data that a fine-tuning may forget.
+    /// (step, loss) on the validation split of the old data that fine-tuning may forget.
     pub old: Vec<(u64, f64)>,
-    /// Nats per character that no model can stay below, where known.
+    /// The entropy floor in nats per character, if known.
     pub floor: Option<f64>,
 }
 

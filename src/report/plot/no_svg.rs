@@ -1,4 +1,4 @@
-//! Stands in for the drawing of SVGs where the feature `plot` is off.
+//! Stub for SVG drawing when the feature `plot` is off.
 
 use super::chart::Chart;
 
@@ -8,7 +8,7 @@ impl Chart {
         svg(std::slice::from_ref(self))
     }
 
-    /// Charts as one SVG, one below the other.
+    /// Several charts in one SVG, one below the other.
     pub fn panels(charts: &[Chart]) -> String {
         svg(charts)
     }

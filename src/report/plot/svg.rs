@@ -1,4 +1,4 @@
-//! Charts as SVGs, drawn by plotters.
+//! Charts as SVGs, drawn with plotters.
 
 use super::chart::{Chart, Placed, Series, Shape, number, ticks};
 use plotters::{
@@ -11,16 +11,17 @@ use plotters::{
 };
 use std::ops::Range;
 
-/// Pixels of an SVG without its legend.
+/// Size of an SVG in pixels, without its legend.
 const SIZE: (u32, u32) = (640, 480);
-/// The height where one chart stands below the other.
+/// Height of each chart if there are several, one below the other.
 const PANEL: u32 = 360;
-/// Places of the horizontal axis at each of which a curve keeps its lowest and its highest point: more than it has pixels.
+/// Number of bins on the horizontal axis, in each of which a curve keeps its lowest and highest point; more than its
+/// pixels.
 const PLACES: f64 = 1000.0;
-/// Curves of so few points show each of them.
+/// Curves with at most this many points show each point as a dot.
 const DOTS: usize = 16;
 
-/// Colours that tell curves apart, on light and on dark pages.
+/// Colours of curves, on light and on dark pages.
 const COLORS: [(RGBColor, RGBColor); 9] = [
     (RGBColor(0x1f, 0x77, 0xb4), RGBColor(0x6c, 0xb6, 0xff)),
     (RGBColor(0xd6, 0x5f, 0x0e), RGBColor(0xf6, 0x9d, 0x50)),
@@ -33,7 +34,7 @@ const COLORS: [(RGBColor, RGBColor); 9] = [
     (RGBColor(0x6e, 0x77, 0x81), RGBColor(0x8b, 0x94, 0x9e)),
 ];
 
-/// Of letters and axes.
+/// Colour of text and axes, on light and on dark pages.
 const INK: (RGBColor, RGBColor) = (RGBColor(0x24, 0x29, 0x2e), RGBColor(0xe6, 0xed, 0xf3));
 const GRID: (RGBColor, RGBColor) = (RGBColor(0xd0, 0xd7, 0xde), RGBColor(0x3d, 0x44, 0x4d));
 
@@ -43,13 +44,13 @@ impl Chart {
         svg(std::slice::from_ref(self))
     }
 
-    /// Charts as one SVG, one below the other.
+    /// Several charts in one SVG, one below the other.
     pub fn panels(charts: &[Chart]) -> String {
         svg(charts)
     }
 }
 
-/// Charts as one SVG, one below the other.
+/// Several charts in one SVG, one below the other.
 fn svg(charts: &[Chart]) -> String {
     let mut svg = String::new();
     draw(&mut svg, charts).expect("drawing into a string does not fail");
@@ -57,7 +58,7 @@ fn svg(charts: &[Chart]) -> String {
     svg
 }
 
-/// Adds the rules that replace a drawing's colours on dark pages.
+/// Adds CSS rules that replace the drawing's colours on dark pages.
 fn for_dark_pages(svg: &mut String) {
     let hex = |color: RGBColor| format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2);
     let pairs = COLORS.into_iter().chain([INK, GRID]);
@@ -70,7 +71,7 @@ fn for_dark_pages(svg: &mut String) {
     svg.insert_str(after_head, &style);
 }
 
-/// An axis with numbers where they are round.
+/// An axis with ticks at round numbers.
 struct Axis {
     range: Range<f64>,
     ticks: Vec<f64>,
@@ -95,7 +96,7 @@ impl Ranged for Axis {
 }
 
 impl Chart {
-    /// The curves that the legend names.
+    /// The series listed in the legend.
     fn legend(&self) -> impl Iterator<Item = &Series> {
         self.series.iter().filter(|series| !series.label.is_empty())
     }
@@ -182,14 +183,14 @@ fn draw(svg: &mut String, charts: &[Chart]) -> Drawn {
     Ok(())
 }
 
-/// The points of a curve that can be seen: of those at one place the lowest and the highest, and the last of all.
+/// The visible points of a curve: in each bin the lowest and the highest, and the last point overall.
 fn thinned(points: &[(f64, f64)], x: &Range<f64>) -> Vec<(f64, f64)> {
     let place = |point: &(f64, f64)| ((point.0 - x.start) / (x.end - x.start) * PLACES) as i64;
     let mut kept = Vec::new();
     for here in points.chunk_by(|a, b| place(a) == place(b)) {
         let by_height = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
         let (low, high) = (here.iter().min_by(by_height), here.iter().max_by(by_height));
-        // In the order of the curve.
+        // Keep the order of the curve.
         let is = |point: &(f64, f64), of: Option<&_>| of.is_some_and(|of| std::ptr::eq(of, point));
         kept.extend(here.iter().filter(|&point| here.len() < 3 || is(point, low) || is(point, high)));
     }

@@ -1,11 +1,11 @@
-//! Stands in for what the system tells where the feature `machine` is off: nothing is known.
+//! Stub for hardware detection when the feature `machine` is off: nothing is known.
 
-/// Bytes of memory that this process can have at most: unknown.
+/// Maximum bytes of memory available to this process: unknown.
 pub fn memory() -> Option<u64> {
     None
 }
 
-/// The name of the processor, and how many cores there are: unknown.
+/// Processor name and number of cores: unknown.
 pub fn processor() -> Option<(String, usize)> {
     None
 }

@@ -1,8 +1,9 @@
-//! What the system tells about the machine, by sysinfo.
+//! Hardware information, from sysinfo.
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-/// Bytes of memory that this process can have at most, where the system tells: the machine's, or those of its container.
+/// Maximum bytes of memory available to this process, if the OS reports it: the machine's memory or the container's
+/// limit.
 pub fn memory() -> Option<u64> {
     let only_ram = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(only_ram);
@@ -10,7 +11,7 @@ pub fn memory() -> Option<u64> {
     Some(system.total_memory().min(container)).filter(|&bytes| bytes > 0)
 }
 
-/// The name of the processor, and how many cores there are, where the system tells.
+/// Processor name and number of cores, if the OS reports them.
 pub fn processor() -> Option<(String, usize)> {
     let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
     let cpus = system.cpus();

@@ -1,13 +1,13 @@
-//! A small instruction task: dates as people write them, and as ISO 8601 does. "March 7, 1984" -> "1984-03-07".
+//! A small instruction task: convert dates as people write them to ISO 8601. "March 7, 1984" -> "1984-03-07".
 //!
-//! 20,000 different dates of the 20th and 21st century, in an order drawn once; each stands once, in one of six forms,
-//! so that the dates held out for validation are dates never seen. A prompt, a newline, the response and an end token
-//! are 32 tokens at most, as many as the smallest preset reads.
+//! 20,000 different dates of the 20th and 21st century, in a fixed random order. Each occurs once, in one of six forms,
+//! so the dates held out for validation never occur in training. A prompt, a newline, the response and an end token are
+//! at most 32 tokens, the context length of the smallest preset.
 
 use kinglet_core::rng::{Purpose, Rng};
 use serde::Serialize;
 
-/// How many there are.
+/// Number of pairs.
 const PAIRS: usize = 20_000;
 const YEARS: std::ops::RangeInclusive<u32> = 1901..=2100;
 const MONTHS: [&str; 12] = [
@@ -25,19 +25,19 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// What they are called on the command line.
+/// Their name on the command line.
 pub const NAME: &str = "dates";
 
 /// An instruction and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pair {
-    /// A date as people write it; at most 20 characters, all ASCII.
+    /// A date as people write it; at most 20 ASCII characters.
     pub prompt: String,
     /// The same date as YYYY-MM-DD.
     pub response: String,
 }
 
-/// All pairs, in the order drawn: prompts are distinct, and so are responses.
+/// All pairs, in the order drawn. Prompts are distinct, and so are responses.
 pub fn pairs() -> Vec<Pair> {
     let mut dates: Vec<(u32, u32, u32)> = Vec::new();
     for year in YEARS {
@@ -45,7 +45,7 @@ pub fn pairs() -> Vec<Pair> {
             dates.extend((1..=days(year, month)).map(|day| (year, month, day)));
         }
     }
-    // The first so many of a random permutation (Fisher and Yates).
+    // The first `PAIRS` entries of a random permutation (Fisher-Yates shuffle).
     let mut rng = Rng::new(0, Purpose::Dates, 0, 0);
     for i in 0..PAIRS {
         let j = i + rng.below((dates.len() - i) as u64) as usize;
@@ -77,7 +77,7 @@ fn prompt(year: u32, month: u32, day: u32, form: u64) -> String {
     }
 }
 
-/// What follows the day's number: 1st, 2nd, 3rd, 4th, 11th.
+/// The suffix of the day's number: 1st, 2nd, 3rd, 4th, 11th.
 fn ordinal(day: u32) -> &'static str {
     match (day / 10, day % 10) {
         (1, _) => "th",

@@ -1,4 +1,4 @@
-//! Jinja templates by minijinja, with what Hugging Face's have beyond the language.
+//! Jinja templates, using minijinja plus Hugging Face's extensions to the language.
 
 use super::message::Message;
 use kinglet_core::error::{Error, Result};
@@ -21,15 +21,15 @@ impl Jinja {
         environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        // Text for a model is not HTML.
+        // Prompts are not HTML, so do not escape.
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        // A template is a program: one that does not end is stopped.
+        // A template is a program: limit its steps, so that one that does not terminate is stopped.
         environment.set_fuel(Some(1_000_000));
         environment.add_template_owned(NAME, source.to_owned()).map_err(|error| bad(&error))?;
         Ok(Jinja { environment })
     }
 
-    /// The text of messages.
+    /// Renders messages as text.
     pub(super) fn render(
         &self,
         messages: &[Message],

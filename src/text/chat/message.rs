@@ -1,22 +1,22 @@
-//! Something said in a conversation.
+//! Messages of a conversation.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Who speaks to be learned from.
+/// The role whose messages are trained on.
 pub const ASSISTANT: &str = "assistant";
 
-/// Something said.
+/// A message in a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// `system`, `user` or `assistant`, as is usual.
+    /// Usually `system`, `user` or `assistant`.
     pub role: String,
-    /// What is said.
+    /// The text of the message.
     pub content: String,
 }
 
 impl Message {
-    /// Somebody saying something.
+    /// Creates a message.
     pub fn new(role: &str, content: &str) -> Message {
         Message { role: role.to_owned(), content: content.to_owned() }
     }
@@ -32,7 +32,7 @@ impl Message {
                 Err(error) => Err(format!("\"messages\" must be a list of {{\"role\", \"content\"}}: {error}")),
             });
         }
-        // One that is a string before one that is none.
+        // Prefer a key whose value is a string.
         let find = |keys: &[&'static str]| {
             let string = |key: &&str| object.get(*key).is_some_and(Value::is_string);
             keys.iter().copied().find(string).or_else(|| keys.iter().copied().find(|key| object.contains_key(*key)))

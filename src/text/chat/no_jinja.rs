@@ -1,13 +1,13 @@
-//! Stands in for the templates where the feature `chat` is off.
+//! Stub for templates when the feature `chat` is off.
 
 use super::message::Message;
 use kinglet_core::error::{Error, Result};
 
-/// A compiled template; there is none.
+/// A compiled template; it cannot be constructed.
 pub(super) enum Jinja {}
 
 impl Jinja {
-    /// Refuses: templates are not built in.
+    /// Always an error: templates are not built in.
     pub(super) fn new(_: &str) -> Result<Jinja> {
         Err(Error::BadConfig("conversations: this kinglet was built without the feature `chat`".into()))
     }

@@ -1,5 +1,5 @@
-//! The character tokenizer: one token for each distinct character, in code point order, as published; characters and the
-//! end of a text that are added later follow.
+//! The character tokenizer: one token for each distinct character, in code point order, as published. Characters and
+//! the end-of-text token added later come after those.
 
 use super::{
     json::{END_OF_TEXT, file, join_at_end_of_text},
@@ -15,18 +15,18 @@ use std::{
 /// One token for each distinct character of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CharTokenizer {
-    /// What each id stands for: a character, or the end of a text.
-    words: Vec<Option<char>>,
+    /// What each id stands for: a character, or `None` for the end-of-text token.
+    tokens: Vec<Option<char>>,
     ids: HashMap<char, u32>,
-    /// Those of ASCII once more: most text is.
+    /// The ids of ASCII characters in a table, because most text is ASCII.
     ascii: Box<[u32; 128]>,
     end_of_text: Option<u32>,
 }
 
-/// The id of a character that is not in the vocabulary; none is as large.
+/// Marks a character that is not in the vocabulary; no real id is this large.
 const UNKNOWN: u32 = u32::MAX;
 
-/// How the file says that every character is a word.
+/// The regex in the file that makes every character a token.
 const EVERY_CHARACTER: &str = "[\\s\\S]";
 
 impl CharTokenizer {
@@ -37,44 +37,44 @@ impl CharTokenizer {
         chars.into()
     }
 
-    fn new(words: Vec<Option<char>>) -> CharTokenizer {
-        let ids: HashMap<char, u32> = words.iter().zip(0..).filter_map(|(word, id)| Some(((*word)?, id))).collect();
+    fn new(tokens: Vec<Option<char>>) -> CharTokenizer {
+        let ids: HashMap<char, u32> = tokens.iter().zip(0..).filter_map(|(token, id)| Some(((*token)?, id))).collect();
         let ascii = Box::new(std::array::from_fn(|c| *ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN)));
-        let end_of_text = words.iter().position(Option::is_none).map(|id| id as u32);
-        CharTokenizer { words, ids, ascii, end_of_text }
+        let end_of_text = tokens.iter().position(Option::is_none).map(|id| id as u32);
+        CharTokenizer { tokens, ids, ascii, end_of_text }
     }
 
     /// See [`super::Tokenizer::extended`].
     pub(super) fn extended(&self, text: impl IntoIterator<Item = char>, end_of_text: bool) -> CharTokenizer {
         let new: BTreeSet<char> = text.into_iter().filter(|c| !self.ids.contains_key(c)).collect();
         let end = (end_of_text && self.end_of_text().is_none()).then_some(None);
-        CharTokenizer::new(self.words.iter().copied().chain(new.into_iter().map(Some)).chain(end).collect())
+        CharTokenizer::new(self.tokens.iter().copied().chain(new.into_iter().map(Some)).chain(end).collect())
     }
 
     /// See [`super::Tokenizer::extends`].
     pub(super) fn extends(&self, other: &CharTokenizer) -> bool {
-        self.words.starts_with(&other.words)
+        self.tokens.starts_with(&other.tokens)
     }
 
-    /// TokenizerChoice in the vocabulary.
+    /// Tokens in the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        self.words.len()
+        self.tokens.len()
     }
 
     /// The characters of the vocabulary, in the order of the ids.
     pub fn chars(&self) -> impl Iterator<Item = char> {
-        self.words.iter().filter_map(|word| *word)
+        self.tokens.iter().filter_map(|token| *token)
     }
 
-    /// The id of the end of a text, if the vocabulary has it.
+    /// The id of the end-of-text token, if the vocabulary has it.
     pub fn end_of_text(&self) -> Option<u32> {
         self.end_of_text
     }
 
-    /// Text to ids.
+    /// Encodes text as ids.
     ///
     /// # Errors
-    /// Names the characters that are not in the vocabulary, each with one that is and resembles it.
+    /// Names the characters that are not in the vocabulary, each with a similar known one if there is one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let id = |c: char| match self.ascii.get(c as usize) {
             Some(id) => *id,
@@ -92,17 +92,17 @@ impl CharTokenizer {
         if !ids.contains(&UNKNOWN) {
             return Ok(ids);
         }
-        // The letters of an end of a text that is one token need not be known.
+        // The characters of a written-out end-of-text token need not be known.
         let rest = if self.end_of_text.is_some() { text.replace(END_OF_TEXT, "") } else { text.to_owned() };
         let mut seen = HashSet::new();
         Err(self.unknown(rest.chars().filter(|c| !self.ids.contains_key(c) && seen.insert(*c)).collect()))
     }
 
-    /// Ids to text; ids beyond the vocabulary (a model may have more words than its tokenizer) become U+FFFD.
+    /// Decodes ids to text; ids beyond the vocabulary (a model may have more tokens than its tokenizer) become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut text = String::with_capacity(ids.len());
         for &id in ids {
-            match self.words.get(id as usize) {
+            match self.tokens.get(id as usize) {
                 Some(Some(c)) => text.push(*c),
                 Some(None) => text.push_str(END_OF_TEXT),
                 None => text.push(char::REPLACEMENT_CHARACTER),
@@ -131,7 +131,7 @@ impl CharTokenizer {
         Error::UnknownCharacters { characters, what }
     }
 
-    /// A known replacement: the other case, or the plain spelling.
+    /// A similar known spelling: the other case, or plain ASCII.
     fn resembling(&self, c: char) -> Option<String> {
         let cases = [c.to_lowercase().to_string(), c.to_uppercase().to_string()];
         let knows = |text: &String| *text != c.to_string() && text.chars().all(|c| self.ids.contains_key(&c));
@@ -140,8 +140,8 @@ impl CharTokenizer {
 
     /// The tokenizer as a Hugging Face `tokenizer.json`.
     pub fn to_json(&self) -> String {
-        let word = |word: &Option<char>| word.map_or(END_OF_TEXT.to_owned(), |c| c.to_string());
-        let vocab: Map<_, _> = self.words.iter().enumerate().map(|(id, w)| (word(w), json!(id))).collect();
+        let written = |token: &Option<char>| token.map_or(END_OF_TEXT.to_owned(), |c| c.to_string());
+        let vocab: Map<_, _> = self.tokens.iter().enumerate().map(|(id, token)| (written(token), json!(id))).collect();
         let special: Vec<_> = self.end_of_text().map(|id| (id, END_OF_TEXT)).into_iter().collect();
         let split =
             json!({"type": "Split", "pattern": {"Regex": EVERY_CHARACTER}, "behavior": "Isolated", "invert": false});
@@ -153,7 +153,7 @@ impl CharTokenizer {
         )
     }
 
-    /// Whether a `tokenizer.json` is of this kind.
+    /// Whether a `tokenizer.json` is a character tokenizer.
     pub(super) fn is(file: &Value) -> bool {
         file.pointer("/pre_tokenizer/pattern/Regex").is_some_and(|regex| regex == EVERY_CHARACTER)
             && file.pointer("/model/type").is_some_and(|model| model == "WordLevel")
@@ -164,10 +164,10 @@ impl CharTokenizer {
         let bad = |what: String| Error::Data(format!("not a character tokenizer: {what}"));
         let vocab = file.pointer("/model/vocab").and_then(Value::as_object);
         let vocab = vocab.ok_or_else(|| bad("it has no vocabulary".into()))?;
-        let mut words = Vec::with_capacity(vocab.len());
+        let mut tokens = Vec::with_capacity(vocab.len());
         for (i, (token, id)) in vocab.iter().enumerate() {
             let mut chars = token.chars();
-            let word = match (chars.next(), chars.next()) {
+            let parsed = match (chars.next(), chars.next()) {
                 (Some(c), None) => Some(c),
                 _ if token == END_OF_TEXT => None,
                 _ => return Err(bad(format!("token {i} is not one character"))),
@@ -175,16 +175,16 @@ impl CharTokenizer {
             if id.as_u64() != Some(i as u64) {
                 return Err(bad(format!("token {i} is out of order")));
             }
-            words.push(word);
+            tokens.push(parsed);
         }
-        if words.is_empty() { Err(bad("its vocabulary is empty".into())) } else { Ok(CharTokenizer::new(words)) }
+        if tokens.is_empty() { Err(bad("its vocabulary is empty".into())) } else { Ok(CharTokenizer::new(tokens)) }
     }
 }
 
-/// The distinct characters of a text that is seen piece by piece.
+/// The distinct characters of a text, collected piece by piece.
 #[derive(Clone, Debug)]
 pub struct Alphabet {
-    /// A table for the code points that most texts are made of; the set is for the others.
+    /// A table for common code points; the set holds the others.
     common: Box<[bool; 0x3000]>,
     rare: BTreeSet<char>,
 }

@@ -1,13 +1,13 @@
-//! Where a tokenizer lets a text be cut.
+//! Where a tokenizer allows text to be cut.
 
 /// Where the text of a document may be cut into pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cuts {
     /// Nowhere.
     Whole,
-    /// At a line end between two characters that are neither blank nor control characters; at `\r\n` before its last
-    /// character, where GPT-2's words end.
+    /// At a line end between two characters that are neither white space nor control characters. At `\r\n` the cut is
+    /// before the `\n`, where GPT-2's words end.
     AtLines,
-    /// Between any two characters that are not both of `<|endoftext|>`.
+    /// Between any two characters, except inside `<|endoftext|>`.
     Anywhere,
 }

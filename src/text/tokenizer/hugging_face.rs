@@ -1,4 +1,4 @@
-//! Tokenizers by Hugging Face's library: byte pair encoding that is learned here, and every `tokenizer.json` that is not
+//! Tokenizers that use Hugging Face's library: byte pair encodings trained here, and any `tokenizer.json` that is not
 //! kinglet's own.
 
 mod gpt2_words;
@@ -19,18 +19,18 @@ use tokenizers::{
     pre_tokenizers::byte_level::ByteLevel,
 };
 
-/// A tokenizer of the library.
+/// A tokenizer from the library.
 #[derive(Clone, Debug)]
 pub(super) struct HuggingFace {
     inner: Box<tokenizers::Tokenizer>,
-    /// How it encodes if it is byte pair encoding over GPT-2's words.
+    /// A faster encoder, used if it is byte pair encoding over GPT-2's words.
     words: Option<Arc<Words>>,
     /// One more than its largest id.
     size: usize,
 }
 
 impl HuggingFace {
-    /// Learns byte pair encoding; the `tokenizer.json` of it. See [`super::Tokenizer::train_bpe`].
+    /// Trains a byte pair encoding and returns its `tokenizer.json`. See [`super::Tokenizer::train_bpe`].
     pub(super) fn train(pieces: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<String> {
         let byte_level = || ByteLevel::new(false, true, true);
         let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
@@ -39,7 +39,7 @@ impl HuggingFace {
             .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level())));
         let trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)
-            // The library's bars end with empty lines on standard output, where a program may wait for JSON.
+            // The library's progress bars leave empty lines on standard output, where a program may expect JSON.
             .show_progress(io::stdout().is_terminal())
             .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
@@ -53,7 +53,7 @@ impl HuggingFace {
     pub(super) fn from_json(text: &str) -> Result<HuggingFace> {
         let bad = |error: tokenizers::Error| Error::Data(format!("not a tokenizer: {error}"));
         let mut inner = Box::new(tokenizers::Tokenizer::from_bytes(text).map_err(bad)?);
-        // A text is encoded whole and as it is, whatever length the file's model wants.
+        // Encode the whole text without padding, whatever length the file asks for.
         inner.with_padding(None).with_truncation(None).map_err(bad)?;
         let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let words = Words::of(&inner).map(Arc::new);
@@ -77,8 +77,8 @@ impl HuggingFace {
 
     /// See [`super::Tokenizer::cuts`].
     pub(super) fn cuts(&self) -> Cuts {
-        // A blank that each part begins with, or that a special token takes from another line, is one that the whole has
-        // not.
+        // Cutting at lines is wrong if each part gets a space prefix, or a special token takes in white space across a
+        // line end: the whole text would then be encoded differently.
         let plain = |level: &ByteLevel| level.use_regex && !level.add_prefix_space;
         let reaches = |token: &AddedToken| token.lstrip || token.rstrip || token.content.contains('\n');
         let lines = self.inner.get_normalizer().is_none()
@@ -87,7 +87,7 @@ impl HuggingFace {
         if lines { Cuts::AtLines } else { Cuts::Whole }
     }
 
-    /// Text to ids.
+    /// Encodes text as ids.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         if let Some(words) = &self.words {
             return words.encode(text, &self.inner);
@@ -96,9 +96,9 @@ impl HuggingFace {
         Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
     }
 
-    /// Ids to text; an id that no token has becomes U+FFFD.
+    /// Decodes ids to text; an unknown id becomes U+FFFD.
     pub(super) fn decode(&self, ids: &[u32]) -> String {
-        // The library would leave an unknown id out.
+        // The library would skip unknown ids.
         let known = |id: &u32| self.inner.id_to_token(*id).is_some();
         let pieces = ids.chunk_by(|a, b| known(a) == known(b)).map(|ids| {
             if known(&ids[0]) {

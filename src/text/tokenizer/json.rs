@@ -1,12 +1,12 @@
-//! What the files of our own tokenizers are made of, as Hugging Face's library reads them.
+//! Building blocks of our own tokenizers' files, in the format of Hugging Face's library.
 
 use serde_json::{Value, json};
 
-/// The token between documents, as GPT-2 calls it.
+/// The end-of-text token, as GPT-2 writes it.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// The ids of `text` with the id of the end of a text wherever that is written out, as Hugging Face's tokenizers read
-/// special tokens.
+/// The ids of `text`, with the id `end` wherever the end-of-text token is written out, as Hugging Face's tokenizers
+/// treat special tokens.
 pub(super) fn join_at_end_of_text(text: &str, end: u32, encode: impl Fn(&str, &mut Vec<u32>)) -> Vec<u32> {
     let mut ids = Vec::with_capacity(text.len());
     for (i, part) in text.split(END_OF_TEXT).enumerate() {
@@ -18,7 +18,8 @@ pub(super) fn join_at_end_of_text(text: &str, end: u32, encode: impl Fn(&str, &m
     ids
 }
 
-/// The character that stands for a byte in GPT-2's vocabulary: itself where it is visible, else one from U+0100 on.
+/// The character that represents a byte in GPT-2's vocabulary: the byte itself if it is printable, else a character
+/// from U+0100 on.
 pub(super) fn byte_char(byte: u8) -> char {
     let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     if visible(byte) {

@@ -1,9 +1,9 @@
-//! Stands in for Hugging Face's library where the feature `hf-tokenizers` is off.
+//! Stub for Hugging Face's library when the feature `hf-tokenizers` is off.
 
 use super::cuts::Cuts;
 use kinglet_core::error::{Error, Result};
 
-/// A tokenizer of the library; there is none.
+/// A tokenizer from the library; it cannot be constructed.
 #[derive(Clone, Debug)]
 pub(super) enum HuggingFace {}
 
@@ -14,12 +14,12 @@ fn absent<T>() -> Result<T> {
 }
 
 impl HuggingFace {
-    /// Refuses: the library is not built in.
+    /// Always an error: the library is not built in.
     pub(super) fn train(_: impl Iterator<Item = String> + Send, _: usize) -> Result<String> {
         absent()
     }
 
-    /// Refuses: the library is not built in.
+    /// Always an error: the library is not built in.
     pub(super) fn from_json(_: &str) -> Result<HuggingFace> {
         absent()
     }

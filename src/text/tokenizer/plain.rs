@@ -1,4 +1,4 @@
-//! The plain spelling of characters that word processors and other languages put in place of ASCII.
+//! ASCII spellings of typographic and accented characters.
 
 /// Punctuation, spaces and ligatures.
 const SIGNS: [(&str, &str); 13] = [
@@ -49,13 +49,14 @@ const LETTERS: [(&str, &str); 25] = [
     ("I", "İ"),
 ];
 
-/// The plain spelling of a character, if there is one.
+/// The ASCII spelling of a character, if there is one.
 pub(super) fn plain(c: char) -> Option<String> {
     let find = |c: char| {
         let row = SIGNS.iter().chain(&LETTERS).find(|(_, characters)| characters.contains(c));
         row.map(|(plain, _)| *plain)
     };
-    // The table has small letters only; the small letter of a capital is one character, but for the Turkish I.
+    // The table lists lowercase letters only. A capital's lowercase form is one character, except for the Turkish İ,
+    // which is listed itself.
     let capital = || find(c.to_lowercase().next()?).map(str::to_uppercase);
     find(c).map(str::to_owned).or_else(capital)
 }

@@ -1,4 +1,4 @@
-//! The end of a run: interrupted, or done, with its exact loss and what it has to show.
+//! The end of a run: interrupted, or finished with an exact loss and a report.
 
 use super::Run;
 use crate::{
@@ -18,11 +18,11 @@ use kinglet_core::{
     sample::{Sampling, Stream},
 };
 
-/// Answers in the `sample.txt` of conversations.
+/// Number of answers in `sample.txt` for conversations.
 const SAMPLE_ANSWERS: usize = 5;
 
 impl<B: Backward> Run<'_, B> {
-    /// What the model writes: a text or, of conversations, answers to the first ones it has not learned from.
+    /// A sample of the model's output: text or, for conversations, answers to the first ones in the validation split.
     fn sample(&self) -> Result<String> {
         let Job { run: RunDir { tokenizer, .. }, data, .. } = &self.job;
         let write = |prompt: &[u32], tokens: usize, end: Option<u32>| -> Result<String> {
@@ -52,8 +52,8 @@ impl<B: Backward> Run<'_, B> {
         Ok(text)
     }
 
-    /// Writes the sample, and measures the n-gram baseline that stands beside the loss. The training is done: whatever fails
-    /// here is a warning.
+    /// Writes the sample and measures the n-gram baseline to compare the loss with. Training is done, so any failure
+    /// here is only a warning.
     fn report(&mut self) -> Option<Baseline> {
         let sampled = self.sample().and_then(|sample| self.job.run.write("sample.txt", sample.as_bytes()));
         if let Err(error) = sampled {
@@ -73,7 +73,7 @@ impl<B: Backward> Run<'_, B> {
         Ok(event)
     }
 
-    /// The exact loss, a sample, and the last event.
+    /// Measures the exact loss, writes a sample, and reports the last event.
     pub(super) fn finish(mut self) -> Result<Event> {
         let step = self.state.step;
         let (best_val_loss, best_step) = self.state.best.expect("the last step was estimated");
@@ -82,7 +82,7 @@ impl<B: Backward> Run<'_, B> {
         }
         let exact = self.measure(|mut evaluator, job, progress| evaluator.exact(&job.data.val, progress));
         let Some(exact) = exact? else { return self.interrupted() };
-        // Before the baseline, which is no part of training.
+        // Read before the baseline, which is not part of training.
         let peak_memory_mib = machine::peak_memory_mib();
         let baseline = if self.job.skip_report { None } else { self.report() };
         let (_, train_loss, val_loss) = *self.curves.points.last().expect("the last step was estimated");

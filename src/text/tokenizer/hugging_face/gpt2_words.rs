@@ -1,13 +1,13 @@
-//! GPT-2's words, each of which byte pair encoding turns into tokens by itself.
+//! GPT-2's words, each of which byte pair encoding encodes independently.
 //!
-//! A walk over the text finds what the pattern
+//! One pass over the text finds what the pattern
 //!
 //! ```text
 //! 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //! ```
 //!
-//! matches, and the tokens of a word that was seen before are remembered. Hugging Face's library asks a general matcher for
-//! each word and copies it several times.
+//! matches, and caches the tokens of words seen before. Hugging Face's library runs a general regex engine for each
+//! word and copies the word several times.
 
 use crate::text::tokenizer::json::byte_char;
 use kinglet_core::error::{Error, Result};
@@ -17,23 +17,23 @@ use std::{
 };
 use tokenizers::{Model, ModelWrapper, PreTokenizerWrapper, utils::SysRegex};
 
-/// Words whose tokens are remembered by each thread; then it begins anew, so that rare ones do not fill it for ever.
+/// Words cached per thread. A full cache is cleared, so that rare words do not occupy it forever.
 const REMEMBERED: usize = 1 << 16;
 
-/// Bytes of a word that is worth remembering.
+/// Longest word worth caching, in bytes.
 const LONGEST: usize = 64;
 
-/// Encodes as a certain tokenizer of Hugging Face's does, but faster.
+/// Encodes exactly like a given Hugging Face tokenizer, but faster.
 #[derive(Debug)]
 pub(super) struct Words {
-    /// The token that is cut out before words are looked for.
+    /// The special token, at which the text is split before looking for words.
     special: Option<(String, u32)>,
     byte_chars: [char; 256],
-    /// One for each thread that ever encoded at the same time as others.
+    /// A pool of caches, one for each thread that encodes concurrently.
     memories: Mutex<Vec<Memory>>,
 }
 
-/// Where the tokens of words are in `ids`.
+/// A cache: for each word, the range of its tokens in `ids`.
 #[derive(Debug, Default)]
 struct Memory {
     words: HashMap<Box<str>, (usize, usize)>,
@@ -41,7 +41,8 @@ struct Memory {
 }
 
 impl Words {
-    /// None if this tokenizer does anything else than byte pair encoding of GPT-2's words, and one special token.
+    /// `None` if this tokenizer does anything except byte pair encoding of GPT-2's words with at most one special
+    /// token.
     pub(super) fn of(tokenizer: &tokenizers::Tokenizer) -> Option<Words> {
         let mut added = tokenizer.get_added_tokens_decoder().into_iter();
         let special = added.next();
@@ -63,7 +64,7 @@ impl Words {
         })
     }
 
-    /// Text to ids; `tokenizer` is the one these words are of.
+    /// Encodes text as ids; `tokenizer` must be the one passed to [`Words::of`].
     pub(super) fn encode(&self, text: &str, tokenizer: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
         let memories = || self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         let mut memory = memories().pop().unwrap_or_default();
@@ -112,7 +113,7 @@ impl Words {
     }
 }
 
-/// The words of a text, which together are the text.
+/// The words of a text; concatenated, they give the text.
 fn words(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let (word, rest) = text.split_at(first_word(text));
@@ -121,7 +122,7 @@ fn words(mut text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Bytes of the first word.
+/// Length of the first word, in bytes.
 fn first_word(text: &str) -> usize {
     if text.starts_with('\'')
         && let Some(found) = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"].iter().find(|end| text.starts_with(**end))
@@ -132,7 +133,7 @@ fn first_word(text: &str) -> usize {
     let Some((mut class, len)) = chars.next() else { return 0 };
     let (mut last, mut end) = (0, len);
     let mut next = chars.next();
-    // A space belongs to the word behind it.
+    // A space belongs to the word after it.
     if let Some((second, len)) = next
         && text.starts_with(' ')
         && second != Class::Blank
@@ -144,11 +145,11 @@ fn first_word(text: &str) -> usize {
         (last, end) = (end, end + len);
         next = chars.next();
     }
-    // The last of several blanks is left to the word behind them.
+    // The last of several white-space characters is left to the following word.
     if class == Class::Blank && next.is_some() && last > 0 { last } else { end }
 }
 
-/// What the pattern tells apart.
+/// The character classes that the pattern distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Letter,
@@ -157,7 +158,7 @@ enum Class {
     Other,
 }
 
-/// Code points of a page of the table of classes.
+/// Code points per page of the class table.
 const PAGE: usize = 1 << 8;
 const PAGES: usize = (char::MAX as usize + 1) / PAGE;
 
@@ -169,7 +170,7 @@ impl Class {
         TABLE[page].get_or_init(look_up)[at]
     }
 
-    /// By Hugging Face's matcher, so that it is the same version of Unicode.
+    /// Uses the library's own regex engine, so that the Unicode version is the same.
     fn look_up(c: u32) -> Class {
         static PATTERNS: LazyLock<[(SysRegex, Class); 3]> = LazyLock::new(|| {
             [("\\p{L}", Class::Letter), ("\\p{N}", Class::Number), ("\\s", Class::Blank)]
