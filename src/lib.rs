@@ -33,7 +33,7 @@
 //!
 //! # Module layout
 //! A module imports only modules above it in this table; `tests/layering.rs` enforces this. The first row is the crate
-//! `kinglet-core`, which does no file I/O, reads no clock, handles no text, and can be used on its own.
+//! `kinglet-core`, which does no file I/O, handles no text, and can be used on its own.
 //!
 //! | module | what |
 //! |---|---|

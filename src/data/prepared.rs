@@ -194,8 +194,10 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
         Ok(Split::of_files(files, scaled(text.len()), scaled(text.chars().count()), &tokenizer, config))
     };
     let (train, val) = (part(train)?, part(val)?);
-    let notes =
-        vec![format!("token ids of {} words; losses per byte and character are estimates", tokenizer.vocab_size())];
+    let notes = vec![format!(
+        "token ids of a vocabulary of {}; losses per byte and character are estimates",
+        tokenizer.vocab_size()
+    )];
     let sha256 = hex(&hasher.finalize());
     Ok(Some(Files { tokenizer, train, val, sha256, notes, made: None }))
 }

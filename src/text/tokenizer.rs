@@ -108,7 +108,7 @@ impl Tokenizer {
         let inner = HuggingFace::from_json(text)?;
         let size = inner.vocab_size();
         if size == 0 || size > MAX_VOCAB {
-            return Err(bad(format!("its largest id makes {size} words; allowed are 1 to {MAX_VOCAB}")));
+            return Err(bad(format!("its largest id makes {size} tokens; allowed are 1 to {MAX_VOCAB}")));
         }
         Ok(Tokenizer { kind: Kind::HuggingFace(inner), json: text.to_owned() })
     }
@@ -324,7 +324,7 @@ mod tests {
         let huge = bpe().to_json().replacen(&end, &format!("\"{END_OF_TEXT}\": 4294967295"), 1);
         assert_ne!(huge, bpe().to_json());
         let error = Tokenizer::from_json(&huge).unwrap_err().to_string();
-        assert!(error.contains("its largest id makes 4294967296 words"), "{error}");
+        assert!(error.contains("its largest id makes 4294967296 tokens"), "{error}");
     }
 
     #[test]
