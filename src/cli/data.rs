@@ -263,7 +263,7 @@ impl Prepare {
         }
         let out = self.out.display();
         terminal::print(&format!(
-            "{} documents, {} words\n{} + {} tokens from {} bytes in {read_s:.1} + {encode_s:.1} s ({mb_per_s:.1} MB/s)\n\
+            "{} documents, vocabulary of {}\n{} + {} tokens from {} bytes in {read_s:.1} + {encode_s:.1} s ({mb_per_s:.1} MB/s)\n\
              train on them with: kinglet train {out}\n",
             about.documents, about.vocab_size, about.train.tokens, about.val.tokens, survey.bytes
         ))?;

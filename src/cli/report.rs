@@ -164,7 +164,7 @@ fn begun(event: &Event) -> String {
     let floor = optional(*entropy_floor, |nats| format!("; entropy floor {nats:.4} nats"));
     let from = optional((*step > 0).then_some(step), |step| format!(", from step {step}"));
     format!(
-        "{:.6} M parameters{trainable}, {vocab_size} words, {train_tokens} + {val_tokens} tokens{floor}\n\
+        "{:.6} M parameters{trainable}, vocabulary of {vocab_size}, {train_tokens} + {val_tokens} tokens{floor}\n\
          {}run in {out}{from}\n",
         millions(*params),
         size(plan)

@@ -95,9 +95,11 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
         let fixed = field.section == "model" && !field.key.contains("dropout") || field.key == "tokenizer";
         if fixed && config.value(field.key) != old.value(field.key) {
             let allowed = match field.key {
-                "tokenizer" => "as in the run it begins with: the model's embeddings belong to the words of that one; \
+                "tokenizer" => {
+                    "as in the run it begins with: the model's embeddings belong to the tokens of that one; \
                                 characters that are new are added to it by themselves"
-                    .to_owned(),
+                        .to_owned()
+                }
                 key => format!("{}, as in the run it begins with", old.value(key)),
             };
             return Err(Error::Config { key: field.key.into(), value: config.value(field.key).to_string(), allowed });
