@@ -464,7 +464,7 @@ fn the_plan_is_what_happens() {
                 + estimated.len() as f64 * (ms("ms_per_estimate") + ms("ms_per_checkpoint"))
                 + ms("ms_per_estimate") / (2 * iters * 16) as f64 * (windows + 500.0);
             let baseline = number(&plan, "wall_s") - parts;
-            assert!((0.0..10.0).contains(&baseline), "{baseline} s of {plan}");
+            assert!((-1e-6..60.0).contains(&baseline), "{baseline} s of {plan}");
             let memory = number(&plan, "memory_mib") / number(done, "peak_memory_mib");
             assert!((0.8..1.2).contains(&memory), "{preset}: planned memory by what happened: {memory}");
             times.push(number(&plan, "wall_s") / number(done, "wall_s"));

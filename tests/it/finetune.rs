@@ -156,7 +156,7 @@ fn damage_to_what_it_began_with_is_noticed_and_lived_with_where_that_can_be() {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&file, bytes).unwrap();
-        let resumed = Job::resume(&base.cli.path(name), &[]);
+        let resumed = Job::resume(base.cli.path(name), &[]);
         if name == "full" {
             let job = resumed.unwrap();
             assert!(job.run.warnings[0].contains("the loss on the old data is not measured"), "{:?}", job.run.warnings);

@@ -41,7 +41,7 @@ fn config(settings: &[&str]) -> Config {
 /// Trains `config` on 1, 2, 3 and 8 threads and with two interruptions: all must end with the same bits.
 fn one_trajectory(config: Config) {
     let temp = tempfile::tempdir().unwrap();
-    let start = |name: &str| Job::start(config.clone(), &temp.path().join(name)).unwrap();
+    let start = |name: &str| Job::start(config.clone(), temp.path().join(name)).unwrap();
     let whole = train(start("whole"), 1, None);
     assert_eq!(whole.state.step, config.max_iters);
     for threads in [2, 3, 8] {
@@ -233,7 +233,7 @@ fn a_learning_rate_that_no_model_survives_is_stopped_or_returned_from() {
         // Weights that grow a hundredfold each step, until they overflow.
         let mut config = config(&["max_iters=30", "eval_interval=10", "learning_rate=10", "weight_decay=10"]);
         settings.iter().for_each(|setting| config.set(setting).unwrap());
-        Job::start(config, &temp.path().join(name)).unwrap()
+        Job::start(config, temp.path().join(name)).unwrap()
     };
     let (ended, acts) = guarded(start("stop", &[]), None);
     let [(step, OnDivergence::Stop, divergence)] = &acts[..] else { panic!("{acts:?}") };
@@ -272,7 +272,7 @@ fn a_bad_stretch_of_text_is_skipped_and_the_trajectory_stays_one() {
     config.data = vec![text.display().to_string()];
     config.set("on_divergence=skip").unwrap();
     config.set("spike_zscore=8").unwrap();
-    let start = |name: &str| Job::start(config.clone(), &temp.path().join(name)).unwrap();
+    let start = |name: &str| Job::start(config.clone(), temp.path().join(name)).unwrap();
     let (ended, acts) = guarded(start("whole"), None);
     ended.unwrap();
     assert!(!acts.is_empty() && acts.iter().all(|act| act.1 == OnDivergence::Skip), "{acts:?}");
@@ -346,7 +346,7 @@ fn a_run_ends_when_the_validation_loss_rises() {
 #[test]
 fn an_estimate_is_left_when_the_run_is_asked_to_stop() {
     let temp = tempfile::tempdir().unwrap();
-    let job = Job::start(config(&["eval_iters=1000000"]), &temp.path().join("run")).unwrap();
+    let job = Job::start(config(&["eval_iters=1000000"]), temp.path().join("run")).unwrap();
     let stop = AtomicBool::new(false);
     let last = train::run(job, Cpu::new().unwrap(), &Options::default().threads(1).stop(&stop), |event| {
         stop.store(matches!(event, Event::Measuring { .. }), Ordering::Relaxed);
@@ -358,7 +358,7 @@ fn an_estimate_is_left_when_the_run_is_asked_to_stop() {
 fn a_run_killed_before_its_first_checkpoint_starts_over() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("run");
-    let whole = train(Job::start(config(&[]), &temp.path().join("whole")).unwrap(), 2, None);
+    let whole = train(Job::start(config(&[]), temp.path().join("whole")).unwrap(), 2, None);
     drop(Job::start(config(&[]), &out).unwrap());
     let error = Model::open(&out).unwrap_err().to_string();
     assert!(error.contains("no checkpoint yet"), "{error}");
@@ -574,7 +574,7 @@ fn training_approaches_the_entropy_floor_and_stays_above_it() {
     config.data = vec!["builtin".into()];
     let settings = ["max_iters=1200", "eval_interval=600", "eval_iters=20", "learning_rate=4e-3"];
     settings.iter().for_each(|setting| config.set(setting).unwrap());
-    let job = Job::start(config, &temp.path().join("run")).unwrap();
+    let job = Job::start(config, temp.path().join("run")).unwrap();
     let floor = job.data.floor.unwrap();
     let mut losses = Vec::new();
     train::run(job, Cpu::new().unwrap(), &Options::default(), |event| match event {
@@ -669,7 +669,7 @@ fn published_presets_learn_tiny_shakespeare() {
         let mut config = Config::preset(preset).unwrap();
         config.data = vec!["tinyshakespeare".into()];
         settings.iter().for_each(|setting| config.set(setting).unwrap());
-        let job = Job::start(config, &temp.path().join(preset)).unwrap();
+        let job = Job::start(config, temp.path().join(preset)).unwrap();
         assert_eq!(Gpt::new(&job.run.config).unwrap().layout.len(), params);
         let mut estimates = Vec::new();
         train::run(job, Cpu::new().unwrap(), &Options::default(), |event| {

@@ -66,7 +66,7 @@ fn a_learning_rate_that_is_too_low_is_replaced_and_the_result_is_what_training_g
     }
     let config = kinglet::run::read_config(&out.join("best.toml")).unwrap();
     assert!(config.learning_rate > 1e-4 && config.max_iters == 60 && config.vocab_size == 0);
-    let job = Job::start(config, &temp.path().join("run")).unwrap();
+    let job = Job::start(config, temp.path().join("run")).unwrap();
     let last = train::run(job, Cpu::new().unwrap(), &Options::default().threads(1), |_| ()).unwrap();
     let train::Event::Done { val_loss_exact, .. } = last else { panic!("{last:?}") };
     assert_eq!(val_loss_exact, found.best.loss);

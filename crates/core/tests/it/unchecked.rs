@@ -9,11 +9,14 @@ use kinglet_core::{
     },
 };
 
+/// Makes a configuration one of no model.
+type Change = fn(&mut Config);
+
 #[test]
 fn what_describes_no_model_is_refused() {
     let good = Config::default().with(&["vocab_size=7", "n_layer=1", "n_embd=8"]).unwrap();
     assert!(Gpt::new(&good).is_ok());
-    let changes: [(&str, fn(&mut Config)); 22] = [
+    let changes: [(&str, Change); 22] = [
         ("vocab_size", |c| c.vocab_size = 0),
         ("vocab_size", |c| c.vocab_size = usize::MAX),
         ("block_size", |c| c.block_size = 0),
