@@ -2,7 +2,7 @@
 
 use super::mat::{Init, Zeros};
 use pulp::Simd;
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 /// How a kernel multiplies an element of A, broadcast to all lanes, by a vector of B.
 pub(super) trait MulAdd<S: Simd> {
@@ -129,7 +129,8 @@ impl PanelProduct<'_> {
             }
         }
         // A tile that extends beyond the last column of C is computed here, all of it, and then copied.
-        let mut edge = [[simd.splat_f32s(0.0); NV]; MR];
+        let mut edge = MaybeUninit::uninit();
+        let mut edge = if whole { None } else { Some(edge.write([[simd.splat_f32s(0.0); NV]; MR])) };
         for i in (0..self.rows.len()).step_by(MR) {
             let rows = MR.min(self.rows.len() - i);
             let first = self.rows.start + i;
@@ -147,7 +148,7 @@ impl PanelProduct<'_> {
             let c = tile.c;
             // SAFETY: the caller vouches for these elements of C.
             let row_of_c = |i: usize| unsafe { std::slice::from_raw_parts_mut(c.add(i * self.c_stride), self.cols) };
-            if !whole {
+            if let Some(edge) = &mut edge {
                 if self.init == Init::C {
                     for (i, edge) in edge.iter_mut().enumerate().take(rows) {
                         for (edge, c) in edge.iter_mut().zip(row_of_c(i).chunks(lanes)) {
@@ -162,7 +163,7 @@ impl PanelProduct<'_> {
             }
             // SAFETY: the caller's promise; `edge` has as many rows and vectors as a tile.
             unsafe { tile.multiply_rows::<S, M, MR, NV, BY_ROWS>(simd, rows) };
-            if !whole {
+            if let Some(edge) = &edge {
                 for (i, edge) in edge.iter().enumerate().take(rows) {
                     for (c, &edge) in row_of_c(i).chunks_mut(lanes).zip(edge) {
                         simd.partial_store_f32s(c, edge);
@@ -226,30 +227,36 @@ impl Tile {
     /// may access it during the call.
     #[inline(always)]
     unsafe fn multiply<S: Simd, M: MulAdd<S>, const ROWS: usize, const NV: usize, const BY_ROWS: bool>(&self, simd: S) {
-        // Steps of k in one iteration of the loop; unrolling saves address arithmetic.
-        const UNROLL: usize = 4;
+        // Steps of k in one iteration of the loop; unrolling saves address arithmetic. With more steps of a large tile, the
+        // compiler would start the next before it has a register for it.
+        let unroll = if ROWS * NV > 16 { 2 } else { 4 };
         let mut acc = [[simd.splat_f32s(0.0); NV]; ROWS];
         let (mut a, mut b) = (self.a, self.b);
         *if BY_ROWS { &mut a.step } else { &mut a.stride } = 1;
         // SAFETY: these are `k` steps, which the caller vouches for.
         unsafe {
-            for _ in 0..self.k / UNROLL {
-                for _ in 0..UNROLL {
+            for _ in 0..self.k / unroll {
+                for _ in 0..unroll {
                     rank_one::<S, M, ROWS, NV>(simd, &mut acc, &mut a, &mut b);
                 }
             }
-            for _ in 0..self.k % UNROLL {
+            for _ in 0..self.k % unroll {
                 rank_one::<S, M, ROWS, NV>(simd, &mut acc, &mut a, &mut b);
+            }
+        }
+        // All are read before the first is written: in memory that may be the same, the compiler keeps that order, and of
+        // single numbers it makes vectors only if they follow each other.
+        for (i, acc) in acc.iter_mut().enumerate() {
+            for (v, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: the caller vouches for these vectors.
+                let init = unsafe { self.init.add(i * self.init_stride).cast::<S::f32s>().add(v).read_unaligned() };
+                *acc = simd.add_f32s(init, *acc);
             }
         }
         for (i, acc) in acc.iter().enumerate() {
             for (v, &acc) in acc.iter().enumerate() {
                 // SAFETY: the caller vouches for these vectors.
-                unsafe {
-                    let init = self.init.add(i * self.init_stride).cast::<S::f32s>().add(v);
-                    let c = self.c.add(i * self.c_stride).cast::<S::f32s>().add(v);
-                    c.write_unaligned(simd.add_f32s(init.read_unaligned(), acc));
-                }
+                unsafe { self.c.add(i * self.c_stride).cast::<S::f32s>().add(v).write_unaligned(acc) };
             }
         }
     }
