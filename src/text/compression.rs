@@ -21,7 +21,15 @@ pub(super) fn zstd<'a>(raw: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + '
     Ok(Box::new(BufReader::new(Frames { raw, decoder, inside: false })))
 }
 
+<<<<<<< ours
 /// A sequence of zstd frames. Only a window of the text and one block are in memory.
+=======
+fn damaged(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("damaged zstd data: {what}"))
+}
+
+/// Frames of zstd, one behind the other. Memory holds a window of the text and a block.
+>>>>>>> theirs
 struct Frames<R> {
     raw: R,
     decoder: FrameDecoder,
@@ -40,7 +48,7 @@ impl<R: BufRead> Read for Frames<R> {
             }
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
                 let one = BlockDecodingStrategy::UptoBlocks(1);
-                self.decoder.decode_blocks(&mut self.raw, one).map_err(io::Error::other)?;
+                self.decoder.decode_blocks(&mut self.raw, one).map_err(|error| damaged(&error.to_string()))?;
             }
             let read = self.decoder.read(to)?;
             if read > 0 {
@@ -49,7 +57,7 @@ impl<R: BufRead> Read for Frames<R> {
             self.inside = false;
             let stored = self.decoder.get_checksum_from_data();
             if stored.is_some() && stored != self.decoder.get_calculated_checksum() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum of a zstd frame does not fit"));
+                return Err(damaged("the checksum of a frame does not fit"));
             }
         }
     }
@@ -67,7 +75,7 @@ impl<R: BufRead> Frames<R> {
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
                     io::copy(&mut self.raw.by_ref().take(length.into()), &mut io::sink())?;
                 }
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => return Err(damaged(&error.to_string())),
             }
         }
         Ok(false)

@@ -164,9 +164,10 @@ const PAGES: usize = (char::MAX as usize + 1) / PAGE;
 
 impl Class {
     fn of(c: char) -> Class {
-        static TABLE: [OnceLock<[Class; PAGE]>; PAGES] = [const { OnceLock::new() }; PAGES];
+        // Boxed, or a megabyte of nothing would be in the program.
+        static TABLE: [OnceLock<Box<[Class; PAGE]>>; PAGES] = [const { OnceLock::new() }; PAGES];
         let (page, at) = (c as usize / PAGE, c as usize % PAGE);
-        let look_up = || std::array::from_fn(|at| Class::look_up((page * PAGE + at) as u32));
+        let look_up = || Box::new(std::array::from_fn(|at| Class::look_up((page * PAGE + at) as u32)));
         TABLE[page].get_or_init(look_up)[at]
     }
 
