@@ -21,15 +21,11 @@ pub(super) fn zstd<'a>(raw: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + '
     Ok(Box::new(BufReader::new(Frames { raw, decoder, inside: false })))
 }
 
-<<<<<<< ours
-/// A sequence of zstd frames. Only a window of the text and one block are in memory.
-=======
 fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("damaged zstd data: {what}"))
 }
 
-/// Frames of zstd, one behind the other. Memory holds a window of the text and a block.
->>>>>>> theirs
+/// A sequence of zstd frames. Only a window of the text and one block are in memory.
 struct Frames<R> {
     raw: R,
     decoder: FrameDecoder,
