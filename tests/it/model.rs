@@ -293,6 +293,6 @@ fn pieces_of(text: &mut Generation) -> Vec<u32> {
 fn weights_that_are_not_numbers_write_nothing() {
     let model = of_logits(&[(97, f32::NAN)]);
     let mut text = model.generate("x");
-    assert!(text.next().unwrap().unwrap_err().to_string().contains("the model's logits are not numbers"));
+    assert!(text.next().unwrap().unwrap_err().to_string().contains("the model's logits are not finite"));
     assert!(text.next().is_none() && text.finish().is_none());
 }

@@ -11,6 +11,7 @@ use crate::{
     config::{Activation, Config, Decay, Init, NormKind, OptimizerKind, ParamGroup, Position},
     error::{Error, Result},
     rng::{Dropout, DropoutKey, Purpose, Rng},
+    threads::for_each,
 };
 use kinglet_kernels::optimizer::{muon_multiply_adds, muon_scratch};
 use rayon::prelude::*;
@@ -395,7 +396,7 @@ impl Layout {
         let mut rest = &mut weights[..];
         let of_tensor = |tensor: &Tensor| rest.split_off_mut(..tensor.span.len).expect("tensors follow each other");
         let parts: Vec<&mut [f32]> = self.tensors.iter().map(of_tensor).collect();
-        parts.into_par_iter().zip(&self.tensors).enumerate().for_each(|(k, (part, tensor))| {
+        for_each(parts.into_par_iter().zip(&self.tensors).enumerate(), |(k, (part, tensor))| {
             let mut rng = Rng::new(seed, Purpose::Init, 0, k as u64);
             part.fill_with(|| match tensor.distribution {
                 Distribution::Constant(value) => value,

@@ -150,7 +150,7 @@ impl<B: Forward> Stream<B> {
     /// the window, so the last `block_size` tokens are computed again for each token.
     ///
     /// # Errors
-    /// If a logit is not a number, as after training that diverged.
+    /// If a logit is not finite, as after training that diverged.
     pub fn draw(&mut self, be: &B, model: &Gpt, weights: &B::Buf) -> Result<Drawn> {
         let block_size = model.block_size;
         let context = &self.tokens[self.tokens.len().saturating_sub(block_size)..];
@@ -160,11 +160,12 @@ impl<B: Forward> Stream<B> {
         // After the first call, only the newest token is missing from the cache.
         let new = if self.cache.is_empty() { context } else { &context[context.len() - 1..] };
         model.extend(be, weights, &mut self.cache, new, &mut self.logits);
-        if self.logits.iter().any(|z| z.is_nan()) {
-            let what = "the model's logits are not numbers: its training diverged, or its weights are damaged";
+        let top = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if self.logits.iter().any(|z| z.is_nan()) || !top.is_finite() {
+            let what = "the model's logits are not finite: its training diverged, or its weights are damaged";
             return Err(Error::Data(what.to_owned()));
         }
-        let top = f64::from(self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let top = f64::from(top);
         let sum: f64 = self.logits.iter().map(|&z| libm::exp(f64::from(z) - top)).sum();
         let normalizer = top + libm::log(sum);
         self.scores.copy_from_slice(&self.logits);

@@ -98,13 +98,13 @@ fn knobs_together_work_in_their_order() {
     near(&frequencies(&tail, &all), &roots);
 }
 
-/// A model whose every parameter is not a number draws nothing: an error each time, whatever the settings.
-fn refuses_nan<B: Forward>(be: &B) {
+/// A model whose every parameter is `broken` draws nothing: an error each time, whatever the settings.
+fn refuses<B: Forward>(be: &B, broken: f32) {
     let config =
         Config::default().with(&["vocab_size=7", "block_size=4", "n_layer=1", "n_head=2", "n_embd=8"]).unwrap();
     let model = Gpt::new(&config).unwrap();
     let mut weights = be.zeros(model.layout.len());
-    be.upload(&mut weights, 0, &vec![f32::NAN; model.layout.len()]);
+    be.upload(&mut weights, 0, &vec![broken; model.layout.len()]);
     for settings in [
         Sampling::default(),
         sampling(|s| s.temperature = 0.0),
@@ -116,16 +116,18 @@ fn refuses_nan<B: Forward>(be: &B) {
         let mut stream = Stream::new(be, &model, &[1, 2], settings, 0).unwrap();
         for _ in 0..3 {
             let error = stream.draw(be, &model, &weights).unwrap_err().to_string();
-            assert!(error.contains("the model's logits are not numbers"), "{error}");
+            assert!(error.contains("the model's logits are not finite"), "{error}");
         }
         assert_eq!(stream.tokens(), [1, 2], "nothing was drawn");
     }
 }
 
 #[test]
-fn logits_that_are_not_numbers_are_an_error() {
-    refuses_nan(&Reference);
-    Isa::available().into_iter().for_each(|isa| refuses_nan(&Cpu::with_isa(isa)));
+fn logits_that_are_not_finite_are_an_error() {
+    for broken in [f32::NAN, f32::INFINITY] {
+        refuses(&Reference, broken);
+        Isa::available().into_iter().for_each(|isa| refuses(&Cpu::with_isa(isa), broken));
+    }
 }
 
 #[test]
