@@ -357,6 +357,15 @@ impl Gpt {
         be.download(&cache.head.logits, 0, logits);
     }
 
+    /// The log-probability in nats of token `id` at the position after the last one of `cache`, whose logits
+    /// [`Gpt::extend`] computed.
+    pub fn logprob<B: Forward>(&self, be: &B, cache: &mut Cache<B>, id: u32) -> f64 {
+        let (Head { losses, logits, .. }, mut loss) = (&mut cache.head, [0.0]);
+        be.cross_entropy(losses, logits, &[id], self.vocab_size);
+        be.download(losses, 0, &mut loss);
+        -f64::from(loss[0])
+    }
+
     /// Room for the activations of `b` sequences of up to `block_size` positions, for training or only to compute
     /// logits.
     pub fn acts<B: Forward>(&self, be: &B, b: usize, training: bool) -> Acts<B> {

@@ -116,8 +116,6 @@ pub struct Stream<B: Forward> {
     cache: Cache<B>,
     tokens: Vec<u32>,
     logits: Vec<f32>,
-    /// A copy of the logits, which [`Sampling::choose`] modifies.
-    scores: Vec<f32>,
     sampling: Sampling,
     rng: Rng,
 }
@@ -136,8 +134,8 @@ impl<B: Forward> Stream<B> {
             return Err(Error::Text(format!("the model has {} tokens, and none with id {id}", model.vocab_size)));
         }
         let rng = Rng::new(sampling.seed, Purpose::Sample, 0, index);
-        let (logits, scores) = (vec![0.0; model.vocab_size], vec![0.0; model.vocab_size]);
-        Ok(Stream { cache: model.cache(be), tokens: prompt.to_vec(), logits, scores, sampling, rng })
+        let logits = vec![0.0; model.vocab_size];
+        Ok(Stream { cache: model.cache(be), tokens: prompt.to_vec(), logits, sampling, rng })
     }
 
     /// The prompt and all that was drawn.
@@ -165,12 +163,8 @@ impl<B: Forward> Stream<B> {
             let what = "the model's logits are not finite: its training diverged, or its weights are damaged";
             return Err(Error::Data(what.to_owned()));
         }
-        let top = f64::from(top);
-        let sum: f64 = self.logits.iter().map(|&z| libm::exp(f64::from(z) - top)).sum();
-        let normalizer = top + libm::log(sum);
-        self.scores.copy_from_slice(&self.logits);
-        let id = self.sampling.choose(&mut self.scores, context, &mut self.rng);
-        let logprob = f64::from(self.logits[id as usize]) - normalizer;
+        let id = self.sampling.choose(&mut self.logits, context, &mut self.rng);
+        let logprob = model.logprob(be, &mut self.cache, id);
         self.tokens.push(id);
         Ok(Drawn { id, logprob })
     }
