@@ -3,6 +3,7 @@
 use super::{
     choice::Threads,
     eval::CheckpointArg,
+    plan::{self, Planned},
     report::{Finished, Reporter, finish, stop_on_signal},
     terminal::Ended,
 };
@@ -79,7 +80,8 @@ impl Args {
         if self.plan {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
             let name = out.file_name().unwrap_or_default().to_string_lossy();
-            super::plan::show(&name, config, tokenizer, data, old.as_ref(), self.threads.count(), 3.0, json)?;
+            let run = Planned { name: &name, config, tokenizer, data, old: old.as_ref() };
+            plan::show(&run, self.threads.count(), 3.0, json)?;
             return Ok(Ended::Done);
         }
         let job = prepared.start(&out)?;

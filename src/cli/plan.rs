@@ -33,22 +33,25 @@ impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let (config, name) = self.choice.config()?;
         let (config, tokenizer, data) = resolve(config)?;
-        let threads = self.threads.count();
-        show(&name.to_string_lossy(), &config, &tokenizer, &data, None, threads, self.seconds, json)
+        let name = name.to_string_lossy();
+        let run = Planned { name: &name, config: &config, tokenizer: &tokenizer, data: &data, old: None };
+        show(&run, self.threads.count(), self.seconds, json)
     }
 }
 
-/// Measures and prints the time and memory a run would take.
-pub(super) fn show(
-    name: &str,
-    config: &Config,
-    tokenizer: &Tokenizer,
-    data: &Dataset,
-    old: Option<&Dataset>,
-    threads: usize,
-    seconds: f64,
-    json: bool,
-) -> anyhow::Result<()> {
+/// A run that is planned.
+pub(super) struct Planned<'a> {
+    pub(super) name: &'a str,
+    pub(super) config: &'a Config,
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) data: &'a Dataset,
+    /// What a fine-tuning may forget.
+    pub(super) old: Option<&'a Dataset>,
+}
+
+/// Measures and prints the time and memory that a run would take.
+pub(super) fn show(run: &Planned, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
+    let &Planned { name, config, tokenizer, data, old } = run;
     let be = Cpu::new()?.with_precision(config.precision);
     terminal::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;

@@ -272,8 +272,7 @@ impl Cpu {
         &self,
         dx: &mut [f32],
         Gradients { g, add }: &mut Gradients<Buf>,
-        dy: &[f32],
-        x: &[f32],
+        (dy, x): (&[f32], &[f32]),
         pass: Pass<Buf>,
         w: Linear,
         epilogue: Option<Epilogue>,
@@ -574,7 +573,7 @@ impl Backward for Cpu {
     }
 
     fn linear_bwd(&self, dx: &mut Buf, grads: &mut Gradients<Buf>, dy: &Buf, x: &Buf, pass: Pass<Buf>, w: Linear) {
-        self.linear_bwd_then(dx, grads, dy, x, pass, w, None);
+        self.linear_bwd_then(dx, grads, (dy, x), pass, w, None);
     }
 
     fn linear_bwd_act(
@@ -594,7 +593,7 @@ impl Backward for Cpu {
                 activation::backward(self.isa, act.into(), d, &of[row * w.i + first..][..d.len()]);
             }
         };
-        self.linear_bwd_then(dpre, grads, dy, y, pass, w, Some(&through));
+        self.linear_bwd_then(dpre, grads, (dy, y), pass, w, Some(&through));
     }
 
     fn swiglu_bwd(&self, dz: &mut Buf, dy: &Buf, z: &Buf, h: usize, n: usize) {

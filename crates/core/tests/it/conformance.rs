@@ -279,9 +279,7 @@ fn linear_residual_conforms() {
 fn adapter<B: Backward>(
     t: &Tester<B>,
     rows: Rows,
-    i: usize,
-    o: usize,
-    r: usize,
+    (i, o, r): (usize, usize, usize),
     rate: f32,
     act: Activation,
     trains: [bool; 4],
@@ -331,7 +329,7 @@ fn adapters_conform() {
                 (Activation::GeluTanh, [true; 4]),
                 (Activation::Relu, [false; 4]),
             ] {
-                conforms!(adapter(Rows { b, t, pos: 0 }, i, o, r, rate, act, trains), 2e-5);
+                conforms!(adapter(Rows { b, t, pos: 0 }, (i, o, r), rate, act, trains), 2e-5);
             }
         }
     }
