@@ -16,9 +16,9 @@ fn stats_of_the_built_in_corpus() {
     assert_eq!(row("characters"), [stats["train"]["chars"].to_string(), stats["val"]["chars"].to_string()]);
     let models = stats["baselines"]["models"].as_array().unwrap();
     let names: Vec<_> = models.iter().map(|model| model["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["uniform", "unigram", "bigram", "5-gram", "zstd -22"]);
+    assert_eq!(names, ["uniform", "unigram", "bigram", "5-gram"]);
     let losses: Vec<f64> = models.iter().map(|model| model["nats_per_token"].as_f64().unwrap()).collect();
-    assert!(losses[..4].is_sorted_by(|a, b| a > b), "{losses:?}");
+    assert!(losses.is_sorted_by(|a, b| a > b), "{losses:?}");
     assert!(losses.iter().all(|&loss| loss > stats["entropy_floor"].as_f64().unwrap()), "{losses:?}");
     for model in models {
         let bits = model["nats_per_token"].as_f64().unwrap() / std::f64::consts::LN_2;
@@ -40,7 +40,8 @@ fn stats_of_a_small_file_with_another_split() {
     assert_eq!(stats["overlap"]["val_windows_in_train_fraction"], Value::Null);
     assert_eq!((&stats["data"][0], &stats["entropy_floor"]), (&"a.txt".into(), &Value::Null));
     let text = cli.ok(&["data", "stats", "a.txt", "--set", "train_split=0.8"]);
-    assert!(text.contains("none of 0 validation lines"), "{text}");
+    let none = |line: &str| line.contains("validation lines") && line.ends_with("none of 0");
+    assert!(text.lines().any(none), "{text}");
     assert!(text.contains("\"Ein schöner Satz.\""), "{text}");
 }
 

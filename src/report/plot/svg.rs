@@ -285,7 +285,7 @@ mod tests {
         };
         let svg = Chart::panels(&[chart.clone(), chart.clone()]);
         let count = |what: &str| drawing(&svg).matches(what).count();
-        assert_eq!((count("<circle"), count(">relu<"), count(">edge<")), (2 * 5, 2, 2));
+        assert_eq!((count("<circle"), count("\nrelu\n"), count("\nedge\n")), (2 * 5, 2, 2));
         assert_eq!(count("stroke=\"#D65F0E\""), 4, "the lines and their legends");
         let text = chart.text(60, false);
         assert!(text.matches('A').count() == 3 && text.contains("relu") && text.contains("o  the best"), "{text}");
