@@ -608,12 +608,7 @@ fn check_model(model: &Model) {
     let stop: String = text.chars().skip(50).take(3).collect();
     let stopped = write("The ", &stop, 0).unwrap();
     assert!(text.starts_with(&stopped) && !stopped.contains(&stop) && stopped.len() <= 50);
-    assert!(
-        write("Ünseen", "", 0)
-            .unwrap_err()
-            .to_string()
-            .contains("'Ü' (U+00DC), try \"U\"")
-    );
+    assert!(write("Ünseen", "", 0).unwrap_err().to_string().contains("'Ü' (U+00DC), try \"U\""));
 }
 
 #[test]
