@@ -169,7 +169,8 @@ impl KneserNey {
         let text = [history, val].concat();
         let nats = (history.len()..text.len()).map(|i| {
             let context = &text[i.saturating_sub(before)..i];
-            -self.probability(context, text[i]).ln()
+            // Not `-ln`: what is certain costs 0, not -0, which would be shown with its sign.
+            0.0 - self.probability(context, text[i]).ln()
         });
         nats.sum::<f64>() / val.len() as f64
     }
@@ -296,6 +297,13 @@ mod tests {
         assert!(loss(5) < 0.01 && loss(2) < 0.8, "{} {}", loss(5), loss(2));
         // 2001 tokens end with 0; what comes then is 1 as often as 2 unless what came before is known.
         assert!(loss(2) > 0.6, "{}", loss(2));
+    }
+
+    #[test]
+    fn what_is_certain_costs_zero() {
+        for model in &Baselines::measure(&[0; 100], &[0; 10], 1).unwrap().models {
+            assert_eq!(model.nats_per_token.to_bits(), 0, "{}", model.name);
+        }
     }
 
     #[test]
