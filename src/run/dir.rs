@@ -232,6 +232,8 @@ impl RunDir {
     pub fn continue_metrics(&mut self, state: &State, mut kept: impl FnMut(Record)) -> Result<Metrics> {
         let path = self.path.join(METRICS);
         let mut damaged = Ok(0);
+        // The state names the step of the best estimate; if its line is not there, lines are missing.
+        let mut missing = state.best.map(|(_, step)| step);
         let written = disk::write_whole_by(&path, |file| {
             damaged = self.metric_lines(|line| {
                 let MetricLine { text, about } = &line;
@@ -239,7 +241,9 @@ impl RunDir {
                     && about.step.is_none_or(|at| at <= state.step)
                     && about.rollbacks.is_none_or(|n| n <= state.guard.rollbacks);
                 if happened {
-                    kept(line.event().unwrap_or(Record::Other));
+                    let record = line.event().unwrap_or(Record::Other);
+                    missing = missing.filter(|step| !matches!(&record, Record::Estimate(at) if at.step == *step));
+                    kept(record);
                     writeln!(file, "{text}")?;
                 }
                 Ok(())
@@ -250,6 +254,10 @@ impl RunDir {
         match damaged? {
             0 => {}
             n => self.warnings.push(format!("{}: {n} damaged lines left out", path.display())),
+        }
+        if let Some(step) = missing {
+            let what = format!("lines are missing, among them the estimate of step {step}; the curves have a gap");
+            self.warnings.push(format!("{}: {what}", path.display()));
         }
         Ok(Metrics { file: Appender::new(&path).map_err(Error::io("open", &path))?, path })
     }

@@ -54,7 +54,8 @@ fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
     }
 }
 
-/// curl, or else wget, and the arguments with which each writes a URL's content to standard output within a minute.
+/// curl, or else wget, and the arguments with which each writes a URL's content to standard output. curl gives up after a
+/// minute, wget after a minute without data.
 const FETCHERS: [(&str, &[&str]); 2] =
     [("curl", &["-fsSL", "--max-time", "60", "--"]), ("wget", &["-q", "-O", "-", "--timeout=60", "--tries=1", "--"])];
 

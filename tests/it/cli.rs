@@ -436,8 +436,13 @@ fn the_plan_is_what_happens() {
         let settings =
             [format!("max_iters={steps}"), format!("eval_interval={interval}"), format!("eval_iters={iters}")];
         let args: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting.as_str()]).collect();
-        let mut times = Vec::new();
-        for round in 0..3 {
+        let mut times: Vec<f64> = Vec::new();
+        // Other tests run at the same time: three rounds, and more, up to eight, until one was undisturbed.
+        let near = |times: &[f64]| times.iter().any(|time| (0.8..1.2).contains(time));
+        for round in 0..8 {
+            if round >= 3 && near(&times) {
+                break;
+            }
             let plan = cli.ok(&[&["plan", "--json", "--seconds", "1", "--preset", preset][..], &args].concat());
             let plan: Value = serde_json::from_str(&plan).unwrap();
             let out = format!("{preset}-{round}");
@@ -471,7 +476,9 @@ fn the_plan_is_what_happens() {
         }
         times.sort_by(f64::total_cmp);
         eprintln!("{preset}: planned time by what happened: {times:.3?}");
-        assert!((1.0 / 3.0..3.0).contains(&times[1]), "{preset}: planned time by what happened: {times:?}");
+        assert!(near(&times), "{preset}: planned time by what happened: {times:?}");
+        let median = times[times.len() / 2];
+        assert!((1.0 / 3.0..3.0).contains(&median), "{preset}: planned time by what happened: {times:?}");
     }
 }
 
