@@ -704,6 +704,7 @@ mod tests {
     #[test]
     fn metrics_continue_before_what_will_be_repeated_and_leave_out_what_is_damaged() {
         let (_temp, mut run, _, mut checkpoint) = run();
+        checkpoint.state.best = None;
         let mut file = run.continue_metrics(&checkpoint.state, |_| ()).unwrap();
         for (event, step, rollbacks) in [("step", 1, 0), ("diverged", 1, 1), ("step", 2, 0), ("done", 1, 0)] {
             file.append(&serde_json::json!({"event": event, "loss": 0.1, "step": step, "rollbacks": rollbacks}))
@@ -725,5 +726,18 @@ mod tests {
         assert_eq!(steps(1, 2), [1, 1, 2]);
         assert_eq!(steps(1, 1), [1, 1]);
         assert_eq!(steps(0, 1), [1]);
+    }
+
+    #[test]
+    fn metrics_without_the_best_estimate_are_warned_of() {
+        let (_temp, mut run, _, mut checkpoint) = run();
+        checkpoint.state.step = 7;
+        let mut file = run.continue_metrics(&checkpoint.state, |_| ()).unwrap();
+        let [warning] = &run.warnings[..] else { panic!("{:?}", run.warnings) };
+        assert!(warning.contains("metrics.jsonl: lines are missing, among them the estimate of step 7"), "{warning}");
+        run.warnings.clear();
+        file.append(&serde_json::json!({"event": "estimate", "step": 7, "train_loss": 1.4, "val_loss": 1.5})).unwrap();
+        run.continue_metrics(&checkpoint.state, |_| ()).unwrap();
+        assert!(run.warnings.is_empty(), "{:?}", run.warnings);
     }
 }
