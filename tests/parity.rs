@@ -159,7 +159,7 @@ fn check<B: Backward>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, h
     be.upload(&mut p, 0, &initial_weights(&model));
     let mut optimizer = Optimizer::new(be, &model.layout, &config).unwrap();
     let (mut acts, mut scratch) = (model.acts(be, BATCH, true), model.act_grads(be, BATCH));
-    let rows = Rows { b: BATCH, t: config.block_size, pos: 0 };
+    let rows = Rows::new(BATCH, config.block_size);
     let mut losses = Vec::new();
     for step in 0..STEPS {
         let tokens: Vec<u32> =

@@ -119,7 +119,7 @@ pub fn answers<B: Forward>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Re
         batch.clear();
         split.window(i, &mut batch)?;
         let (ids, targets) = batch.sequence(0);
-        let rows = Rows { b: 1, t: ids.len(), pos: 0 };
+        let rows = Rows::new(1, ids.len());
         model.forward(be, Pass { p, rows, dropout: None }, &mut acts, ids);
         be.download(acts.logits(), 0, &mut logits[..rows.t * model.vocab_size]);
         let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("there are tokens") as u32;

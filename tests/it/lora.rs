@@ -63,7 +63,7 @@ fn logits<B: Forward>(be: &B, config: &Config, p: &[f32], host: impl Fn(&B::Buf)
     let mut buf = be.zeros(p.len());
     be.upload(&mut buf, 0, p);
     let mut acts = model.acts(be, 3, false);
-    let pass = Pass { p: &buf, rows: Rows { b: 3, t: 8, pos: 0 }, dropout: None };
+    let pass = Pass { p: &buf, rows: Rows::new(3, 8), dropout: None };
     model.forward(be, pass, &mut acts, &ids()[..24]);
     host(acts.logits())
 }

@@ -199,7 +199,7 @@ fn check_logprobs(settings: &[&str], tokens: usize) {
         let mut want = 0.0;
         for &id in &piece.ids {
             let window = &ids[ids.len().saturating_sub(gpt.block_size)..];
-            let pass = Pass { p: &weights, rows: Rows { b: 1, t: window.len(), pos: 0 }, dropout: None };
+            let pass = Pass { p: &weights, rows: Rows::new(1, window.len()), dropout: None };
             gpt.forward(&Reference, pass, &mut acts, window);
             let logits = &acts.logits()[(window.len() - 1) * gpt.vocab_size..][..gpt.vocab_size];
             let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -2,7 +2,8 @@
 
 pub use kinglet_kernels::loss::IGNORE;
 
-/// Sequences to train or evaluate on: tokens, and the target that should follow each.
+/// Sequences to train or evaluate on: tokens, and the target that should follow each. A sequence is one document or
+/// several, which do not see each other.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     ids: Vec<u32>,
@@ -10,6 +11,8 @@ pub struct Batch {
     targets: Vec<u32>,
     /// Where each sequence ends.
     ends: Vec<usize>,
+    /// The position of each token within its document; empty while every sequence is one document.
+    positions: Vec<u32>,
 }
 
 impl Batch {
@@ -18,6 +21,7 @@ impl Batch {
         self.ids.clear();
         self.targets.clear();
         self.ends.clear();
+        self.positions.clear();
     }
 
     /// Adds a sequence: each of `tokens` except the first is the target of the one before it. Returns its targets, so
@@ -41,8 +45,28 @@ impl Batch {
             self.targets.extend(&self.ids[first + 1..]);
             self.ids.pop();
             self.ends.push(self.ids.len());
+            if !self.positions.is_empty() {
+                self.positions.extend(0..(self.ids.len() - first) as u32);
+            }
         }
         Ok(&mut self.targets[first..])
+    }
+
+    /// Adds a document to the last sequence, like a sequence of its own: it does not see what is before it, and its
+    /// positions count from 0. Returns its targets.
+    pub fn add_document(&mut self, tokens: &[u32]) -> &mut [u32] {
+        let before = self.ends.pop().unwrap_or(0);
+        if self.positions.is_empty() {
+            let starts = self.ends.iter().copied().chain([before]).scan(0, |start, end| {
+                Some(0..(end - std::mem::replace(start, end)) as u32)
+            });
+            self.positions = starts.flatten().collect();
+        }
+        self.targets.extend(tokens.iter().skip(1));
+        self.ids.extend(tokens.split_last().map_or(&[][..], |(_, inputs)| inputs));
+        self.positions.extend(0..(self.ids.len() - before) as u32);
+        self.ends.push(self.ids.len());
+        &mut self.targets[before..]
     }
 
     /// Number of sequences.
@@ -55,14 +79,51 @@ impl Batch {
         self.ends.is_empty()
     }
 
+    /// Number of tokens that the model reads.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn row(&self, index: usize) -> std::ops::Range<usize> {
+        index.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[index]
+    }
+
     /// Ids and targets of a sequence.
     pub fn sequence(&self, index: usize) -> (&[u32], &[u32]) {
-        let row = index.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[index];
+        let row = self.row(index);
         (&self.ids[row.clone()], &self.targets[row])
+    }
+
+    /// The position of each token of a sequence within its document; empty if no sequence of the batch has several.
+    pub fn positions(&self, index: usize) -> &[u32] {
+        self.positions.get(self.row(index)).unwrap_or_default()
     }
 
     /// Number of targets that count.
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|&&target| target != IGNORE).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_of_a_sequence_count_from_zero() {
+        let mut batch = Batch::default();
+        batch.add(&[1, 2, 3]);
+        assert!(batch.positions(0).is_empty());
+        batch.add(&[4, 5]);
+        batch.add_document(&[6, 7, 8]).fill(IGNORE);
+        assert_eq!(batch.sequence(0), (&[1, 2][..], &[2, 3][..]));
+        assert_eq!(batch.sequence(1), (&[4, 6, 7][..], &[5, IGNORE, IGNORE][..]));
+        batch.add(&[9, 9, 9]);
+        let positions: Vec<_> = (0..3).map(|i| batch.positions(i)).collect();
+        assert_eq!(positions, [&[0, 1][..], &[0, 0, 1], &[0, 1]]);
+        assert_eq!((batch.len(), batch.tokens(), batch.counted()), (3, 7, 5));
+        batch.clear();
+        batch.add_document(&[1, 2]);
+        assert_eq!((batch.len(), batch.sequence(0)), (1, (&[1][..], &[2][..])));
     }
 }

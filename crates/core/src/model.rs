@@ -330,7 +330,7 @@ impl Gpt {
     /// model's positions end there (see [`Gpt::slides`]).
     pub fn extend<B: Forward>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
         let (w, c) = (&self.layout, self.n_embd);
-        let rows = Rows { b: 1, t: ids.len(), pos: cache.len };
+        let rows = Rows { pos: cache.len, ..Rows::new(1, ids.len()) };
         let first = if self.slides() { 0 } else { rows.pos };
         assert!(!ids.is_empty() && first + rows.t <= self.block_size);
         if let Some(theta) = self.rope_theta {
@@ -351,7 +351,7 @@ impl Gpt {
         let newest = Span { start: (rows.t - 1) * c, len: c };
         be.copy(&mut last.x, 0, x, newest);
         be.copy(&mut last.block.att, 0, &cache.block.att, newest);
-        let one = Context { pass: Pass { rows: Rows { b: 1, t: 1, pos: 0 }, ..cx.pass }, ..cx };
+        let one = Context { pass: Pass { rows: Rows::new(1, 1), ..cx.pass }, ..cx };
         self.branches(&one, w.h.len() - 1, &last.x, &mut last.out, &mut last.block);
         self.unembed(&one, &last.out, &mut cache.head);
         be.download(&cache.head.logits, 0, logits);
@@ -536,7 +536,7 @@ mod tests {
 
     /// A pass over one sequence of six positions.
     fn whole(p: &Vec<f64>) -> Pass<'_, Vec<f64>> {
-        Pass { p, rows: Rows { b: 1, t: 6, pos: 0 }, dropout: None }
+        Pass { p, rows: Rows::new(1, 6), dropout: None }
     }
 
     const VARIANTS: [&[&str]; 9] = [

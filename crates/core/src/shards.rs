@@ -16,7 +16,7 @@ use crate::{
     threads::{cores, for_each},
 };
 use rayon::prelude::*;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// The workers that compute with a model.
 pub struct Shards<B: Forward> {
@@ -29,13 +29,15 @@ pub const EVAL_ROWS: usize = 256;
 
 struct Shard<B: Forward> {
     /// Which sequences of each batch are its own.
-    share: std::ops::Range<usize>,
+    share: Range<usize>,
     /// Activations for evaluation, of `eval_b` sequences at once.
     eval: Acts<B>,
     eval_b: usize,
     training: Option<Training<B>>,
     ids: Vec<u32>,
     targets: Vec<u32>,
+    /// The position of each row within its document; empty where each sequence is one document.
+    positions: Vec<u32>,
     losses: Vec<f32>,
     /// Sum of the losses of this shard's sequences in the current step.
     loss: f64,
@@ -99,6 +101,7 @@ impl<B: Forward> Shards<B> {
                 }),
                 ids: Vec::with_capacity(n),
                 targets: Vec::with_capacity(n),
+                positions: Vec::new(),
                 losses: vec![0.0; n],
                 loss: 0.0,
                 share,
@@ -176,8 +179,9 @@ impl<B: Backward> Shards<B> {
             let mut at = 0;
             for k in 0..batch.len() / batch_size {
                 let first = k * batch_size + shard.share.start;
-                let rows = shard.load((first..first + shard.share.len()).map(|i| batch.sequence(i)));
-                let Shard { training, ids, targets, .. } = shard;
+                let (b, t) = shard.load(batch, first..first + shard.share.len());
+                let Shard { training, ids, targets, positions, .. } = shard;
+                let rows = Rows { positions, ..Rows::new(b, t) };
                 let training = training.as_mut().expect("made for training");
                 training.make_room(be, at + rows.n());
                 let Training { acts, scratch, grads, losses, .. } = training;
@@ -226,13 +230,14 @@ impl<B: Forward> Shard<B> {
     fn losses(&mut self, be: &B, model: &Gpt, p: &B::Buf, first: usize, sums: &mut [Measured], batch: &Batch) {
         let mut at = first;
         for sums in sums.chunks_mut(self.eval_b) {
-            let rows = self.load((at..at + sums.len()).map(|i| batch.sequence(i)));
+            let (b, t) = self.load(batch, at..at + sums.len());
+            let rows = Rows { positions: &self.positions, ..Rows::new(b, t) };
             at += sums.len();
             model.forward(be, Pass { p, rows, dropout: None }, &mut self.eval, &self.ids);
             model.losses(be, &mut self.eval, &self.targets);
             let losses = &mut self.losses[..rows.n()];
             be.download(self.eval.losses(), 0, losses);
-            let rows = losses.chunks_exact(rows.t).zip(self.targets.chunks_exact(rows.t));
+            let rows = losses.chunks_exact(t).zip(self.targets.chunks_exact(t));
             for (sum, (losses, targets)) in sums.iter_mut().zip(rows) {
                 sum.loss = losses.iter().map(|&loss| f64::from(loss)).sum();
                 sum.targets = targets.iter().filter(|&&target| target != IGNORE).count();
@@ -240,19 +245,27 @@ impl<B: Forward> Shard<B> {
         }
     }
 
-    /// Loads sequences as inputs and targets. Shorter ones are padded at the end, where no target counts and where no
-    /// earlier position looks.
-    fn load<'a>(&mut self, sequences: impl Iterator<Item = (&'a [u32], &'a [u32])> + Clone) -> Rows {
+    /// Loads some sequences of a batch as inputs and targets; returns their number and length. Shorter ones are padded
+    /// at the end, where no target counts and where no earlier position looks.
+    fn load(&mut self, batch: &Batch, sequences: Range<usize>) -> (usize, usize) {
         self.ids.clear();
         self.targets.clear();
-        let mut rows = Rows { b: 0, t: sequences.clone().map(|(ids, _)| ids.len()).max().unwrap_or(0), pos: 0 };
-        for (ids, targets) in sequences {
-            rows.b += 1;
+        self.positions.clear();
+        let (b, t) = (sequences.len(), sequences.clone().map(|i| batch.sequence(i).0.len()).max().unwrap_or(0));
+        for (end, i) in (1..).map(|row| row * t).zip(sequences) {
+            let (ids, targets) = batch.sequence(i);
             self.ids.extend_from_slice(ids);
-            self.ids.resize(rows.n(), 0);
+            self.ids.resize(end, 0);
             self.targets.extend_from_slice(targets);
-            self.targets.resize(rows.n(), IGNORE);
+            self.targets.resize(end, IGNORE);
+            let positions = batch.positions(i);
+            if !positions.is_empty() {
+                self.positions.extend_from_slice(positions);
+                // The padding goes on with the last document.
+                let next = positions.last().map_or(0, |last| last + 1);
+                self.positions.extend((next..).take(end - self.positions.len()));
+            }
         }
-        rows
+        (b, t)
     }
 }

@@ -23,6 +23,12 @@ impl Mask {
         Mask { key, threshold: dropped as u16, scale: (65536.0 / (65536.0 - dropped)) as f32 }
     }
 
+    /// The mask of attention within the document that begins at position `start` of the sequence.
+    pub fn of_document(self, start: usize) -> Mask {
+        // No element has an index this large.
+        if start == 0 { self } else { Mask { key: rng::word(self.key, u64::MAX - start as u64), ..self } }
+    }
+
     /// The factor on element `index`: 0 or `1 / (1 - rate)`.
     #[inline(always)]
     pub fn factor(&self, index: usize) -> f32 {

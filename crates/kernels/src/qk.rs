@@ -14,6 +14,8 @@ pub struct Qk<'a> {
     pub heads: Heads,
     /// Positions in a sequence.
     pub t: usize,
+    /// The position of each row, or empty where it is the row's place in its sequence.
+    pub positions: &'a [u32],
     /// The norm's weights for queries and for keys (hs), if there is a norm.
     pub w: Option<[&'a [f32]; 2]>,
     /// What the norm adds to the mean of the squares.
@@ -22,10 +24,17 @@ pub struct Qk<'a> {
     pub rotations: Option<&'a [f32]>,
 }
 
+impl Qk<'_> {
+    #[inline(always)]
+    fn position(&self, row: usize) -> usize {
+        if self.positions.is_empty() { row % self.t } else { self.positions[row] as usize }
+    }
+}
+
 /// Forward, in place, on the queries and keys of `qkv (n, c + 2 kv)`. With a norm, `pre (n, c + kv)` receives the
 /// values before it.
 pub fn forward(isa: Isa, qk: Qk, qkv: &mut [f32], pre: &mut [f32]) {
-    let Qk { heads, t, w, eps, rotations } = qk;
+    let Qk { heads, w, eps, rotations, .. } = qk;
     let (hs, width) = (heads.hs(), heads.c + heads.kv());
     isa.run(
         #[inline(always)]
@@ -40,7 +49,7 @@ pub fn forward(isa: Isa, qk: Qk, qkv: &mut [f32], pre: &mut [f32]) {
                     }
                 }
                 if let Some(rotations) = rotations {
-                    let (cos, sin) = rotations[row % t * hs..][..hs].split_at(hs / 2);
+                    let (cos, sin) = rotations[qk.position(row) * hs..][..hs].split_at(hs / 2);
                     x.chunks_exact_mut(hs).for_each(|x| rotate(x, cos, sin, 1.0));
                 }
             }
@@ -54,7 +63,7 @@ pub fn forward(isa: Isa, qk: Qk, qkv: &mut [f32], pre: &mut [f32]) {
 /// The rotations are undone first. With `xhat = x * rstd` and `g = dy * w`:
 /// `dx = rstd * (g - xhat * mean(g * xhat))`, `dw += dy * xhat`.
 pub fn backward(isa: Isa, qk: Qk, dqkv: &mut [f32], mut dw: [Option<&mut [f32]>; 2], pre: &[f32]) {
-    let Qk { heads, t, w, eps, rotations } = qk;
+    let Qk { heads, w, eps, rotations, .. } = qk;
     let (hs, width) = (heads.hs(), heads.c + heads.kv());
     isa.run(
         #[inline(always)]
@@ -62,7 +71,7 @@ pub fn backward(isa: Isa, qk: Qk, dqkv: &mut [f32], mut dw: [Option<&mut [f32]>;
             for (row, d) in dqkv.chunks_exact_mut(heads.width()).enumerate() {
                 let d = &mut d[..width];
                 if let Some(rotations) = rotations {
-                    let (cos, sin) = rotations[row % t * hs..][..hs].split_at(hs / 2);
+                    let (cos, sin) = rotations[qk.position(row) * hs..][..hs].split_at(hs / 2);
                     d.chunks_exact_mut(hs).for_each(|d| rotate(d, cos, sin, -1.0));
                 }
                 let Some(w) = w else { continue };

@@ -333,6 +333,11 @@ fn spread(rows: Rows, weight: Rhs) -> usize {
     if rows.b == 1 && matches!(weight, Rhs::Panels { .. }) { SPREAD_ALONE } else { SPREAD }
 }
 
+/// The transformation of queries and keys for these rows.
+fn qk_of<'a>(rows: Rows<'a>, heads: Heads, w: Option<[&'a [f32]; 2]>, rotations: Option<&'a [f32]>) -> qk::Qk<'a> {
+    qk::Qk { heads, t: rows.t, positions: rows.positions, w, eps: NORM_EPS as f32, rotations }
+}
+
 /// `x *= factor`.
 fn scale(x: &mut [f32], factor: f64) {
     x.iter_mut().for_each(|x| *x *= factor as f32);
@@ -422,7 +427,7 @@ impl Forward for Cpu {
         for (row, (x, &id)) in x.chunks_exact_mut(c).zip(ids).enumerate() {
             x.copy_from_slice(&wte[id as usize * c..][..c]);
             if let Some(wpe) = wpe {
-                kernels::add(self.isa, x, &wpe[(rows.pos + row % rows.t) * c..][..c]);
+                kernels::add(self.isa, x, &wpe[rows.position(row) * c..][..c]);
             }
         }
         if let Some(drop) = drop {
@@ -497,7 +502,7 @@ impl Forward for Cpu {
         let Pass { p, rows, .. } = pass;
         let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
         let rotations = w.rotary.then_some(&table[..]);
-        let qk = qk::Qk { heads, t: rows.t, w: weights, eps: NORM_EPS as f32, rotations };
+        let qk = qk_of(rows, heads, weights, rotations);
         qk::forward(self.isa, qk, &mut qkv[..rows.n() * heads.width()], pre);
     }
 
@@ -507,15 +512,18 @@ impl Forward for Cpu {
         lse: &mut Buf,
         qkv: &Buf,
         heads: Heads,
-        Rows { b, t, .. }: Rows,
+        rows: Rows,
         drop: Option<Dropout>,
     ) {
-        let (Heads { c, nh, .. }, width) = (heads, heads.width());
+        let (Rows { b, t, .. }, Heads { c, nh, .. }, width) = (rows, heads, heads.width());
         let outputs = out[..b * t * c].par_chunks_exact_mut(t * c).zip(lse.par_chunks_exact_mut(nh * t));
         let sequences = outputs.zip(qkv.par_chunks_exact(t * width)).enumerate();
         for_each(sequences.with_min_len(SPREAD.div_ceil(t * t * c)), |(s, ((out, lse), qkv))| {
-            let mask = drop.map(|drop| drop.mask(s));
-            attention::forward(self.isa, out, lse, qkv, heads, mask.as_ref());
+            for Range { start, end } in rows.documents(s) {
+                let mask = drop.map(|drop| drop.mask(s).of_document(start));
+                let (out, lse) = (&mut out[start * c..end * c], &mut lse[nh * start..nh * end]);
+                attention::forward(self.isa, out, lse, &qkv[start * width..end * width], heads, mask.as_ref());
+            }
         });
     }
 
@@ -558,7 +566,7 @@ impl Backward for Cpu {
                 kernels::add(self.isa, &mut dwte[id as usize * c..][..c], dx);
             }
             if let Some(dwpe) = &mut dwpe {
-                kernels::add(self.isa, &mut dwpe[(rows.pos + row % rows.t) * c..][..c], dx);
+                kernels::add(self.isa, &mut dwpe[rows.position(row) * c..][..c], dx);
             }
         }
     }
@@ -623,7 +631,7 @@ impl Backward for Cpu {
         let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
         let (dq, dk) = w.norm.map_or((None, None), |(q, k)| gradients(grads.g, q, Some(k)));
         let rotations = w.rotary.then_some(&table[..]);
-        let qk = qk::Qk { heads, t: rows.t, w: weights, eps: NORM_EPS as f32, rotations };
+        let qk = qk_of(rows, heads, weights, rotations);
         qk::backward(self.isa, qk, &mut dqkv[..rows.n() * heads.width()], [dq, dk], pre);
     }
 
@@ -633,17 +641,22 @@ impl Backward for Cpu {
         dout: &Buf,
         of: Attended<Buf>,
         heads: Heads,
-        Rows { b, t, .. }: Rows,
+        rows: Rows,
         drop: Option<Dropout>,
     ) {
         let Attended { qkv, out, lse } = of;
-        let (Heads { c, nh, .. }, width) = (heads, heads.width());
+        let (Rows { b, t, .. }, Heads { c, nh, .. }, width) = (rows, heads, heads.width());
         let saved = out.par_chunks_exact(t * c).zip(lse.par_chunks_exact(nh * t)).zip(qkv.par_chunks_exact(t * width));
         let grads = dqkv[..b * t * width].par_chunks_exact_mut(t * width).zip(dout.par_chunks_exact(t * c));
         let sequences = grads.zip(saved).enumerate();
         for_each(sequences.with_min_len(SPREAD.div_ceil(t * t * c)), |(s, ((dqkv, dout), ((out, lse), qkv)))| {
-            let mask = drop.map(|drop| drop.mask(s));
-            attention::backward(self.isa, dqkv, dout, attention::Saved { qkv, out, lse }, heads, mask.as_ref());
+            for Range { start, end } in rows.documents(s) {
+                let mask = drop.map(|drop| drop.mask(s).of_document(start));
+                let (of_c, of_width) = (start * c..end * c, start * width..end * width);
+                let (out, lse) = (&out[of_c.clone()], &lse[nh * start..nh * end]);
+                let saved = attention::Saved { qkv: &qkv[of_width.clone()], out, lse };
+                attention::backward(self.isa, &mut dqkv[of_width], &dout[of_c], saved, heads, mask.as_ref());
+            }
         });
     }
 

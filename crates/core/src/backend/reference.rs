@@ -14,6 +14,7 @@ use kinglet_kernels::{
     loss::{IGNORE, Objective},
     optimizer::{AdamW, MUON_EPS, Muon, NEWTON_SCHULZ, muon_factor},
 };
+use std::ops::Range;
 
 /// The slow, exact backend; buffers are vectors of f64.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,8 +25,20 @@ fn factor(drop: Option<Dropout>, s: usize, index: usize) -> f64 {
     drop.map_or(1.0, |drop| f64::from(drop.mask(s).factor(index)))
 }
 
+/// The document of sequence `s` that position `i` belongs to.
+fn document(rows: Rows, s: usize, i: usize) -> Range<usize> {
+    rows.documents(s).find(|document| document.contains(&i)).expect("documents cover a sequence")
+}
+
+/// The factor that dropout multiplies the weight of key `j` for query `i` of head `h` by, both positions in sequence `s`.
+fn attention_factor(drop: Option<Dropout>, rows: Rows, s: usize, h: usize, (i, j): (usize, usize)) -> f64 {
+    let Range { start, end } = document(rows, s, i);
+    let index = attention::mask_row(end - start, h, j - start) + (i - start);
+    drop.map_or(1.0, |drop| f64::from(drop.mask(s).of_document(start).factor(index)))
+}
+
 /// `(s, i, j)` of every element of `rows` rows of `c` channels, and its index in the buffer.
-fn elements(rows: Rows, c: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+fn elements(rows: Rows<'_>, c: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> + use<'_> {
     let at = move |s, i, j| (s, i, j, (s * rows.t + i) * c + j);
     (0..rows.b).flat_map(move |s| (0..rows.t).flat_map(move |i| (0..c).map(move |j| at(s, i, j))))
 }
@@ -151,7 +164,7 @@ impl Forward for Reference {
         let Pass { p, rows, .. } = pass;
         for (s, i, j, at) in elements(rows, w.c) {
             let token = p[w.wte.start + ids[s * rows.t + i] as usize * w.c + j];
-            let position = w.wpe.map_or(0.0, |wpe| p[wpe.start + (rows.pos + i) * w.c + j]);
+            let position = w.wpe.map_or(0.0, |wpe| p[wpe.start + rows.position(s * rows.t + i) * w.c + j]);
             x[at] = (token + position) * factor(drop, s, mask_row(w.c, i) + j);
         }
     }
@@ -249,7 +262,7 @@ impl Forward for Reference {
                 (0..hs).for_each(|i| x[i] *= rstd * p[weight.start + i]);
             }
             if w.rotary {
-                rotate(x, &table[r % rows.t * hs..][..hs], 1.0);
+                rotate(x, &table[(rows.position(r) - rows.pos) * hs..][..hs], 1.0);
             }
         }
     }
@@ -260,9 +273,10 @@ impl Forward for Reference {
         lse: &mut Vec<f64>,
         qkv: &Vec<f64>,
         heads: Heads,
-        Rows { b, t, .. }: Rows,
+        rows: Rows,
         drop: Option<Dropout>,
     ) {
+        let Rows { b, t, .. } = rows;
         let Heads { c, nh, nkv, scale } = heads;
         let hs = heads.hs();
         for (s, h, i) in (0..b).flat_map(|s| (0..nh).flat_map(move |h| (0..t).map(move |i| (s, h, i)))) {
@@ -270,12 +284,13 @@ impl Forward for Reference {
             let starts = [h * hs, c + shared, c + heads.kv() + shared];
             let part = |which: usize, i: usize| &qkv[(s * t + i) * heads.width() + starts[which]..][..hs];
             let q = part(0, i);
-            let (weights, row_lse) = attention_row(q, |j| part(1, j), i + 1, scale);
-            lse[(s * nh + h) * t + i] = row_lse;
+            let Range { start, end } = document(rows, s, i);
+            let (weights, row_lse) = attention_row(q, |j| part(1, start + j), i + 1 - start, scale);
+            lse[(s * t + start) * nh + h * (end - start) + i - start] = row_lse;
             for k in 0..hs {
                 let weighted =
-                    |j: usize| weights[j] * factor(drop, s, attention::mask_row(t, h, j) + i) * part(2, j)[k];
-                out[(s * t + i) * c + h * hs + k] = (0..=i).map(weighted).sum();
+                    |j: usize| weights[j - start] * attention_factor(drop, rows, s, h, (i, j)) * part(2, j)[k];
+                out[(s * t + i) * c + h * hs + k] = (start..=i).map(weighted).sum();
             }
         }
     }
@@ -338,7 +353,7 @@ impl Backward for Reference {
                 g[w.wte.start + ids[s * rows.t + i] as usize * w.c + j] += d;
             }
             if let Some(wpe) = w.wpe.filter(|wpe| wpe.trainable) {
-                g[wpe.start + (rows.pos + i) * w.c + j] += d;
+                g[wpe.start + rows.position(s * rows.t + i) * w.c + j] += d;
             }
         }
     }
@@ -473,7 +488,7 @@ impl Backward for Reference {
         for (r, h) in (0..rows.n()).flat_map(|r| (0..heads.nh + heads.nkv).map(move |h| (r, h))) {
             let d = &mut dqkv[r * heads.width() + h * hs..][..hs];
             if w.rotary {
-                rotate(d, &table[r % rows.t * hs..][..hs], -1.0);
+                rotate(d, &table[(rows.position(r) - rows.pos) * hs..][..hs], -1.0);
             }
             let Some((q, k)) = w.norm else { continue };
             let weight = if h < heads.nh { q } else { k };
@@ -509,17 +524,19 @@ impl Backward for Reference {
             let at = |which: usize, i: usize| (s * t + i) * heads.width() + starts[which];
             let part = |which: usize, i: usize| &qkv[at(which, i)..][..hs];
             let q = part(0, i);
-            let (weights, _) = attention_row(q, |j| part(1, j), i + 1, scale);
+            let start = document(rows, s, i).start;
+            let (weights, _) = attention_row(q, |j| part(1, start + j), i + 1 - start, scale);
             let dout = &dout[(s * t + i) * c + h * hs..][..hs];
-            let keep = |j: usize| factor(drop, s, attention::mask_row(t, h, j) + i);
-            let dweights: Vec<f64> = (0..=i).map(|j| keep(j) * dot(dout, part(2, j))).collect();
+            let keep = |j: usize| attention_factor(drop, rows, s, h, (i, j));
+            let dweights: Vec<f64> = (start..=i).map(|j| keep(j) * dot(dout, part(2, j))).collect();
             let mean = dot(&weights, &dweights);
-            for j in 0..=i {
-                let dscore = scale * weights[j] * (dweights[j] - mean);
+            for j in start..=i {
+                let (weight, dweight) = (weights[j - start], dweights[j - start]);
+                let dscore = scale * weight * (dweight - mean);
                 for k in 0..hs {
                     dqkv[at(0, i) + k] += dscore * part(1, j)[k];
                     dqkv[at(1, j) + k] += dscore * q[k];
-                    dqkv[at(2, j) + k] += weights[j] * keep(j) * dout[k];
+                    dqkv[at(2, j) + k] += weight * keep(j) * dout[k];
                 }
             }
         }

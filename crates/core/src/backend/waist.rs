@@ -10,25 +10,51 @@ use kinglet_kernels::{
     loss::Objective,
     optimizer::{AdamW, Muon},
 };
+use std::ops::Range;
 
 /// Epsilon of the norms, PyTorch's default for LayerNorm.
 pub const NORM_EPS: f64 = 1e-5;
 
 /// Rows of one pass through the model: `b` sequences of `t` positions, which start at position `pos`.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows {
+pub struct Rows<'a> {
     /// Sequences.
     pub b: usize,
     /// Positions in each sequence.
     pub t: usize,
     /// Position of the first one; nonzero only in generation.
     pub pos: usize,
+    /// For sequences that hold several documents: the position of each row within its document `(n)`, so that a
+    /// document begins at each 0. Documents do not attend to each other. Empty if every sequence is one document.
+    pub positions: &'a [u32],
 }
 
-impl Rows {
+impl<'a> Rows<'a> {
+    /// `b` sequences of `t` positions, each one document from its start.
+    pub fn new(b: usize, t: usize) -> Rows<'a> {
+        Rows { b, t, pos: 0, positions: &[] }
+    }
+
     /// `b * t`.
     pub fn n(&self) -> usize {
         self.b * self.t
+    }
+
+    /// The position of a row within its document.
+    pub fn position(&self, row: usize) -> usize {
+        if self.positions.is_empty() { self.pos + row % self.t } else { self.positions[row] as usize }
+    }
+
+    /// The documents of sequence `s`, in order, as ranges of its `t` positions.
+    pub fn documents(self, s: usize) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let positions = if self.positions.is_empty() { &[] } else { &self.positions[s * self.t..][..self.t] };
+        let (mut start, t) = (0, self.t);
+        std::iter::from_fn(move || {
+            let first = start;
+            let next = positions.iter().skip(first + 1).position(|&position| position == 0);
+            start = next.map_or(t, |after| first + 1 + after);
+            (first < t).then_some(first..start)
+        })
     }
 }
 
@@ -38,7 +64,7 @@ pub struct Pass<'a, Buf> {
     /// The parameters.
     pub p: &'a Buf,
     /// Sequences and positions.
-    pub rows: Rows,
+    pub rows: Rows<'a>,
     /// The key of dropout's random numbers, or none where dropout is off.
     pub dropout: Option<DropoutKey>,
 }
@@ -165,7 +191,7 @@ pub trait Forward: Send + Sync {
     /// backward passes will follow.
     fn pack_weights(&self, _p: &mut Self::Buf, _linears: &[Linear], _backward: bool) {}
 
-    /// `x (n, c) = dropout(wte[id] + wpe[pos + i])`; `wte (v, c)`, `wpe (block_size, c)` or none, `ids (n)`.
+    /// `x (n, c) = dropout(wte[id] + wpe[position])`; `wte (v, c)`, `wpe (block_size, c)` or none, `ids (n)`.
     fn embed(&self, x: &mut Self::Buf, pass: Pass<Self::Buf>, w: Embedding, ids: &[u32], drop: Option<Dropout>);
     /// `y (n, c) = (x - mean) * rstd * w + b`; `stats (n, 2)` receives mean and rstd of each row. For RMSNorm the mean
     /// is 0, wherever it occurs.
@@ -201,7 +227,7 @@ pub trait Forward: Send + Sync {
     fn rotations(&self, table: &mut Self::Buf, hs: usize, theta: f64, pos: usize, t: usize);
     /// Prepares queries and keys in `qkv (n, c + 2 kv)` for attention, in place. If `w` has norm weights, the channels
     /// of each head get an RMSNorm (`pre (n, c + kv)` receives the values before it). If `w.rotary`, channels `i` and
-    /// `i + hs / 2` are then rotated by the position's row of `table (t, hs)`.
+    /// `i + hs / 2` are then rotated by the row of `table (t, hs)` for their position; the first row is for `pos`.
     fn qk(
         &self,
         qkv: &mut Self::Buf,
@@ -211,8 +237,9 @@ pub trait Forward: Send + Sync {
         w: Qk,
         heads: Heads,
     );
-    /// `out (n, c) = dropout(softmax(scale Q K^T)) V`, causal, per sequence and head; `qkv (n, c + 2 kv)`;
-    /// `lse (b, nh, t)` receives the log-sum-exp of each row of scores.
+    /// `out (n, c) = dropout(softmax(scale Q K^T)) V`, causal, per document and head; `qkv (n, c + 2 kv)`;
+    /// `lse (b, nh, t)` receives the log-sum-exp of each row of scores: in each sequence one document after another, each
+    /// `(nh, length)`.
     fn attention(
         &self,
         out: &mut Self::Buf,
@@ -246,7 +273,7 @@ pub trait Forward: Send + Sync {
 /// are not computed. Gradients of activations overwrite their buffer, unless stated otherwise. The backward pass of a
 /// linear layer with an adapter goes through both.
 pub trait Backward: Forward {
-    /// `g[wte][id] += dx`, `g[wpe][i] += dx`, after dropout's backward pass; `dx (n, c)` may be overwritten.
+    /// `g[wte][id] += dx`, `g[wpe][position] += dx`, after dropout's backward pass; `dx (n, c)` may be overwritten.
     fn embed_bwd(
         &self,
         grads: &mut Gradients<Self::Buf>,

@@ -120,8 +120,14 @@ fn precisions() -> Vec<Cpu> {
     backends
 }
 
-fn embed<B: Backward>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) -> Outputs {
-    let (v, rows) = (5, Rows { b, t: len, pos: 0 });
+/// Rows whose sequences hold documents of `length` tokens, the last one shorter; 0 is one document each.
+fn positions(b: usize, len: usize, length: usize) -> Vec<u32> {
+    if length == 0 { Vec::new() } else { (0..b * len).map(|row| (row % len % length) as u32).collect() }
+}
+
+fn embed<B: Backward>(t: &Tester<B>, b: usize, len: usize, c: usize, (length, rate): (usize, f32)) -> Outputs {
+    let positions = positions(b, len, length);
+    let (v, rows) = (5, Rows { positions: &positions, ..Rows::new(b, len) });
     let (wte, wpe) = (param(3, v * c), param(3 + v * c, (len + 2) * c));
     let (w, p) = (Embedding { wte, wpe: Some(wpe), c }, t.random(wpe.range().end));
     let ids = t.ids(rows.n(), v);
@@ -141,8 +147,8 @@ fn embed<B: Backward>(t: &Tester<B>, b: usize, len: usize, c: usize, rate: f32) 
 #[test]
 fn embed_conforms() {
     for (b, t, c) in [(0, 4, 8), (1, 1, 1), (2, 3, 5), (3, 7, 16), (2, 5, 67)] {
-        for rate in [0.0, 0.3] {
-            conforms!(embed(b, t, c, rate), 1e-6);
+        for documents in [(0, 0.0), (0, 0.3), (2, 0.3)] {
+            conforms!(embed(b, t, c, documents), 1e-6);
         }
     }
 }
@@ -254,7 +260,7 @@ fn swiglu_survives_large_numbers_and_passes_nan_on() {
 }
 
 fn linear_residual<B: Backward>(t: &Tester<B>, b: usize, len: usize, i: usize, o: usize, rate: f32) -> Outputs {
-    let rows = Rows { b, t: len, pos: 0 };
+    let rows = Rows::new(b, len);
     let w = plain(param(0, o * i), Some(param(o * i, o)), i, o);
     let (p, x, residual) = (t.random(o * i + o), t.random(rows.n() * i), t.random(rows.n() * o));
     let mut out = t.garbage(rows.n() * o);
@@ -329,7 +335,7 @@ fn adapters_conform() {
                 (Activation::GeluTanh, [true; 4]),
                 (Activation::Relu, [false; 4]),
             ] {
-                conforms!(adapter(Rows { b, t, pos: 0 }, (i, o, r), rate, act, trains), 2e-5);
+                conforms!(adapter(Rows::new(b, t), (i, o, r), rate, act, trains), 2e-5);
             }
         }
     }
@@ -409,7 +415,7 @@ fn large_product(be: Cpu, o: usize) {
     let lora = Lora { a: param(a, r * i), b: param(a + r * i, r * o), r, scale: 0.5, rate: 0.1, site: 4 };
     let w = Linear { w: param(0, o * i), b: Some(param(o * i, o)), i, o, lora: Some(lora) };
     let dropout = Some(DropoutKey { seed: 5, step: 7, first_sequence: 2 });
-    let rows = Rows { b: 10, t: 13, pos: 0 };
+    let rows = Rows::new(10, 13);
     let (p, x, dy) = (t.random(a + r * (i + o)), t.random(n * i), t.random(n * o));
     let all = |threads| {
         Pool::new(threads).unwrap().run(|| {
@@ -480,9 +486,10 @@ fn attention<B: Backward>(
     nh: usize,
     group: usize,
     hs: usize,
-    rate: f32,
+    (length, rate): (usize, f32),
 ) -> Outputs {
-    let (c, rows) = (nh * hs, Rows { b, t: len, pos: 0 });
+    let positions = positions(b, len, length);
+    let (c, rows) = (nh * hs, Rows { positions: &positions, ..Rows::new(b, len) });
     let heads = Heads { c, nh, nkv: nh / group, scale: 0.4 };
     let qkv = t.random(rows.n() * heads.width());
     let (mut out, mut lse) = (t.garbage(rows.n() * c), t.garbage(b * nh * len));
@@ -498,8 +505,8 @@ fn attention_conforms() {
     for (b, t, nh, hs) in
         [(0, 3, 1, 4), (1, 1, 1, 1), (2, 2, 3, 5), (1, 31, 2, 8), (2, 32, 4, 16), (1, 33, 1, 7), (1, 70, 2, 12)]
     {
-        for rate in [0.0, 0.2] {
-            conforms!(attention(b, t, nh, 1, hs, rate), 2e-5);
+        for documents in [(0, 0.0), (0, 0.2), (1, 0.0), (2, 0.2), (33, 0.2)] {
+            conforms!(attention(b, t, nh, 1, hs, documents), 2e-5);
         }
     }
 }
@@ -509,8 +516,8 @@ fn attention_of_groups_of_heads_conforms() {
     for (b, t, nh, group, hs) in
         [(0, 3, 2, 2, 4), (1, 1, 2, 2, 1), (2, 3, 6, 3, 5), (2, 33, 4, 2, 8), (1, 70, 4, 4, 12)]
     {
-        for rate in [0.0, 0.2] {
-            conforms!(attention(b, t, nh, group, hs, rate), 2e-5);
+        for documents in [(0, 0.0), (0, 0.2), (2, 0.2), (34, 0.2)] {
+            conforms!(attention(b, t, nh, group, hs, documents), 2e-5);
         }
     }
 }
@@ -530,7 +537,7 @@ fn attention_cached<B: Backward>(
     let mut cache = KvCache { k, v, block };
     let qkv = t.random(len * heads.width());
     let mut out = t.garbage(len * c);
-    t.be.attention_cached(&mut out, &mut cache, &qkv, heads, Rows { b: 1, t: len, pos });
+    t.be.attention_cached(&mut out, &mut cache, &qkv, heads, Rows { pos, ..Rows::new(1, len) });
     vec![("out", (t.host)(&out)), ("k", (t.host)(&cache.k)), ("v", (t.host)(&cache.v))]
 }
 
@@ -571,8 +578,17 @@ fn rotations_conform_however_far_the_position() {
 }
 
 /// `nh` heads in groups of `group`.
-fn qk<B: Backward>(t: &Tester<B>, b: usize, len: usize, nh: usize, group: usize, hs: usize, w: Qk) -> Outputs {
-    let (heads, rows) = (Heads { c: nh * hs, nh, nkv: nh / group, scale: 1.0 }, Rows { b, t: len, pos: 0 });
+fn qk<B: Backward>(
+    t: &Tester<B>,
+    (b, len, length): (usize, usize, usize),
+    nh: usize,
+    group: usize,
+    hs: usize,
+    w: Qk,
+) -> Outputs {
+    let positions = positions(b, len, length);
+    let rows = Rows { positions: &positions, ..Rows::new(b, len) };
+    let heads = Heads { c: nh * hs, nh, nkv: nh / group, scale: 1.0 };
     let (of_qkv, of_qk) = (rows.n() * heads.width(), rows.n() * (heads.c + heads.kv()));
     let (p, mut qkv, mut table) = (t.random(3 + 2 * hs), t.random(of_qkv), t.garbage(len * hs));
     if w.rotary {
@@ -597,7 +613,8 @@ fn qk_conforms() {
     {
         let norm = Some((param(3, hs), param(3 + hs, hs)));
         for w in [Qk { norm, rotary: true }, Qk { norm, rotary: false }, Qk { norm: None, rotary: true }] {
-            conforms!(qk(b, t, nh, group, hs, w), 1e-5);
+            conforms!(qk((b, t, 0), nh, group, hs, w), 1e-5);
+            conforms!(qk((b, t, 2), nh, group, hs, w), 1e-5);
         }
     }
 }

@@ -55,7 +55,7 @@ fn drop_of(rate: f32) -> Option<Dropout> {
 
 #[test]
 fn embed() {
-    let (rows, c, ids) = (Rows { b: 2, t: 3, pos: 0 }, 4, [1, 0, 1, 2, 2, 1]);
+    let (rows, c, ids) = (Rows::new(2, 3), 4, [1, 0, 1, 2, 2, 1]);
     let w = Embedding { wte: param(0, 12), wpe: Some(param(12, 16)), c };
     let (p, weight) = (random(0, 28), random(1, 24));
     for rate in [0.0, 0.4] {
@@ -115,7 +115,7 @@ fn linear() {
 
 #[test]
 fn adapter() {
-    let (rows, i, o, r) = (Rows { b: 2, t: 3, pos: 0 }, 5, 4, 2);
+    let (rows, i, o, r) = (Rows::new(2, 3), 5, 4, 2);
     for rate in [0.0, 0.4] {
         let lora = Lora { a: param(24, r * i), b: param(24 + r * i, r * o), r, scale: 1.5, rate, site: 4 };
         let w = Linear { lora: Some(lora), ..plain(param(0, i * o), Some(param(i * o, o)), i, o) };
@@ -178,7 +178,7 @@ fn swiglu() {
 
 #[test]
 fn attention() {
-    let (heads, rows) = (Heads { c: 6, nh: 2, nkv: 2, scale: 0.7 }, Rows { b: 2, t: 4, pos: 0 });
+    let (heads, rows) = (Heads { c: 6, nh: 2, nkv: 2, scale: 0.7 }, Rows::new(2, 4));
     let (qkv, weight) = (random(0, 8 * 18), random(1, 8 * 6));
     for rate in [0.0, 0.3] {
         let run = |qkv: &[f64]| {
@@ -197,7 +197,7 @@ fn attention() {
 fn attention_of_groups_of_heads() {
     for (nh, nkv) in [(4, 2), (3, 1)] {
         let heads = Heads { c: 3 * nh, nh, nkv, scale: 0.7 };
-        let (rows, c, width) = (Rows { b: 2, t: 4, pos: 0 }, heads.c, heads.width());
+        let (rows, c, width) = (Rows::new(2, 4), heads.c, heads.width());
         let (qkv, weight) = (random(0, 8 * width), random(1, 8 * c));
         let run = |qkv: &[f64]| {
             let (mut out, mut lse) = (vec![0.0; 8 * c], vec![0.0; 8 * nh]);
@@ -213,7 +213,7 @@ fn attention_of_groups_of_heads() {
 
 #[test]
 fn queries_and_keys() {
-    let (heads, rows, hs) = (Heads { c: 8, nh: 2, nkv: 1, scale: 1.0 }, Rows { b: 2, t: 3, pos: 0 }, 4);
+    let (heads, rows, hs) = (Heads { c: 8, nh: 2, nkv: 1, scale: 1.0 }, Rows::new(2, 3), 4);
     let (len, norm) = (rows.n() * heads.width(), Some((param(0, hs), param(hs, hs))));
     let (qkv, p, weight) = (random(0, len), random(1, 2 * hs), random(2, len));
     let mut table = vec![0.0; rows.t * hs];
@@ -242,7 +242,7 @@ fn queries_and_keys() {
 
 #[test]
 fn linear_residual() {
-    let (rows, w) = (Rows { b: 2, t: 3, pos: 0 }, plain(param(0, 12), Some(param(12, 4)), 3, 4));
+    let (rows, w) = (Rows::new(2, 3), plain(param(0, 12), Some(param(12, 4)), 3, 4));
     let (x, p, residual, weight) = (random(0, 18), random(1, 16), random(2, 24), random(3, 24));
     let run = |x: &[f64]| {
         let mut out = vec![0.0; 24];
@@ -302,12 +302,16 @@ fn objective(logits: &[f64], targets: &[u32], v: usize, z_loss: f64) -> Vec<f64>
 
 /// The gradient of the whole model by a few elements of every parameter.
 fn whole_model(settings: &[&str]) {
+    whole_model_of(settings, Rows::new(2, 5));
+}
+
+/// The same for these two sequences of five positions.
+fn whole_model_of(settings: &[&str], rows: Rows) {
     let mut config = Config::default();
     let small = ["vocab_size=7", "block_size=5", "n_layer=2", "n_head=2", "n_embd=6"];
     small.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
     let model = Gpt::new(&config).unwrap();
     let p: Vec<f64> = random(3, model.layout.len()).iter().map(|x| 0.4 * x).collect();
-    let rows = Rows { b: 2, t: 5, pos: 0 };
     let mut rng = Rng::new(5, Purpose::Batch, 0, 0);
     let mut tokens = || (0..10).map(|_| rng.below(7) as u32).collect::<Vec<_>>();
     let (ids, targets) = (tokens(), tokens());
@@ -374,6 +378,13 @@ fn the_whole_model_with_every_kind_of_attention() {
     whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "dropout=0.2", "embd_dropout=0.3"]);
     whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "lora_rank=3", "lora_dropout=0.3"]);
     whole_model(&["qk_norm=true", "freeze=[\"*.q_norm.*\",\"*.c_attn.*\"]"]);
+}
+
+#[test]
+fn the_whole_model_with_several_documents_in_a_sequence() {
+    let rows = Rows { positions: &[0, 1, 0, 1, 2, 0, 0, 1, 2, 3], ..Rows::new(2, 5) };
+    whole_model_of(&["dropout=0.2", "embd_dropout=0.3"], rows);
+    whole_model_of(&["position=rotary", "n_embd=16", "n_head=4", "n_kv_head=2", "qk_norm=true", "dropout=0.2"], rows);
 }
 
 #[test]

@@ -15,8 +15,8 @@ fn param(start: usize, len: usize) -> Param {
     Param { span: Span { start, len }, trainable: true }
 }
 
-fn rows(n: usize) -> Rows {
-    Rows { b: 1, t: n, pos: 0 }
+fn rows(n: usize) -> Rows<'static> {
+    Rows::new(1, n)
 }
 
 /// A layer without adapter.
@@ -25,7 +25,7 @@ fn plain(w: Param, b: Option<Param>, i: usize, o: usize) -> Linear {
 }
 
 /// A pass without dropout.
-fn pass<Buf>(p: &Buf, rows: Rows) -> Pass<'_, Buf> {
+fn pass<'a, Buf>(p: &'a Buf, rows: Rows<'a>) -> Pass<'a, Buf> {
     Pass { p, rows, dropout: None }
 }
 
