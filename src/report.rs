@@ -5,3 +5,9 @@ pub mod compare;
 pub mod overlay;
 pub mod plot;
 pub mod stats;
+
+/// A loss in nats with its standard error, where that is known.
+pub fn with_error(loss: f64, stderr: Option<f64>) -> String {
+    let error = stderr.map_or_else(String::new, |stderr| format!(" ± {stderr:.4}"));
+    format!("{loss:.4}{error}")
+}

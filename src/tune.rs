@@ -801,7 +801,7 @@ fn outcome(path: &Path, task: &Task, settings: &BTreeMap<String, toml::Value>) -
         seed: task.seed,
         settings: settings.clone(),
         loss: end.val_loss_exact.unwrap_or(f64::INFINITY),
-        stderr: end.val_loss_stderr.unwrap_or(0.0),
+        stderr: end.val_loss_stderr,
         wall_s: end.wall_s.unwrap_or(0.0),
         out: path.display().to_string(),
     }))
@@ -835,11 +835,10 @@ impl Found {
     pub fn text(&self) -> String {
         let Found { best, base, ranked, checks, complete, max_iters, .. } = self;
         let mut text = format!(
-            "The best of {} settings: {}, with validation loss {:.4} ± {:.4} nats per token after {} steps.\n",
+            "The best of {} settings: {}, with validation loss {} nats per token after {} steps.\n",
             ranked.len(),
             written(&best.settings),
-            best.loss,
-            best.stderr,
+            crate::report::with_error(best.loss, best.stderr),
             best.steps,
         );
         if best.trial == 0 {
@@ -879,7 +878,7 @@ impl Found {
             let Outcome { trial, rung, steps, settings, loss, stderr, wall_s, .. } = outcome;
             let configured = if *trial == 0 { " (as configured)" } else { "" };
             let (loss, wall_s) = match loss.is_finite() {
-                true => (format!("{loss:.4} ± {stderr:.4}"), format!("{wall_s:.1}")),
+                true => (crate::report::with_error(*loss, *stderr), format!("{wall_s:.1}")),
                 false => ("diverged".to_owned(), String::new()),
             };
             let _ = writeln!(
@@ -905,7 +904,7 @@ mod tests {
             seed: 1,
             settings: BTreeMap::new(),
             loss,
-            stderr: 0.1,
+            stderr: Some(0.1),
             wall_s: 1.0,
             out: String::new(),
         };

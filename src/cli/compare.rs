@@ -132,7 +132,8 @@ fn table(overlay: &Overlay, width: usize) -> String {
     column("val", &|i| Some(loss(i, runs[i].last()?.val_loss)));
     column("best val", &|i| Some(format!("{} at {}", loss(i, runs[i].best_val_loss?), runs[i].best_step?)));
     column("exact val", &|i| {
-        Some(format!("{} ± {}", loss(i, runs[i].val_loss_exact?), loss(i, runs[i].val_loss_stderr?)))
+        let error = runs[i].val_loss_stderr.map_or_else(String::new, |stderr| format!(" ± {}", loss(i, stderr)));
+        Some(loss(i, runs[i].val_loss_exact?) + &error)
     });
     column(&format!("tokens{goal}"), &|i| Some(number(runs[i].at_target?.tokens)));
     column(&format!("s{goal}"), &|i| Some(format!("{:.2}", runs[i].at_target?.train_s?)));

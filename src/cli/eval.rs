@@ -5,7 +5,10 @@ use super::{choice::Threads, table::pairs};
 use kinglet::{
     backend::Cpu,
     inference::{Evaluation, Model, Part},
-    report::baselines::{self, Baseline},
+    report::{
+        baselines::{self, Baseline},
+        with_error,
+    },
     run::Which,
     train::eval::Answers,
 };
@@ -97,7 +100,7 @@ impl Args {
             }));
         }
         let mut lines = vec![
-            ("loss", format!("{:.4} ± {:.4} nats each", exact.loss, exact.stderr)),
+            ("loss", format!("{} nats each", with_error(exact.loss, exact.stderr))),
             ("bits per char", format!("{:.4}", exact.bits_per_char)),
             ("bits per byte", format!("{:.4}", exact.bits_per_byte)),
             ("perplexity", format!("{:.3}", exact.perplexity)),

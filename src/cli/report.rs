@@ -5,6 +5,7 @@ use super::terminal::Ended;
 use indicatif::ProgressBar;
 use kinglet::{
     config::{Config, OnDivergence, Precision},
+    report::with_error,
     train::{Event, Job, plan::Plan},
 };
 use std::{
@@ -150,6 +151,7 @@ fn begun(event: &Event) -> String {
         vocab_size,
         train_tokens,
         val_tokens,
+        train_conversations,
         entropy_floor,
         plan,
         out,
@@ -162,9 +164,13 @@ fn begun(event: &Event) -> String {
     let fewer = (trainable_params < params).then_some(*trainable_params);
     let trainable = optional(fewer, |n| format!(" of which {:.6} M train", millions(n)));
     let floor = optional(*entropy_floor, |nats| format!("; entropy floor {nats:.4} nats"));
+    let conversations = optional(*train_conversations, |(n, rows)| match n == rows {
+        true => format!(" in {n} conversations to train on"),
+        false => format!(" in {n} conversations to train on, packed into {rows} rows"),
+    });
     let from = optional((*step > 0).then_some(step), |step| format!(", from step {step}"));
     format!(
-        "{:.6} M parameters{trainable}, vocabulary of {vocab_size}, {train_tokens} + {val_tokens} tokens{floor}\n\
+        "{:.6} M parameters{trainable}, vocabulary of {vocab_size}, {train_tokens} + {val_tokens} tokens{conversations}{floor}\n\
          {}run in {out}{from}\n",
         millions(*params),
         size(plan)
@@ -193,6 +199,7 @@ fn done(event: &Event) -> String {
         return String::new();
     };
     let floor = optional(*entropy_floor, |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
+    let exact = with_error(*val_loss_exact, *val_loss_stderr);
     let baseline = optional(baseline.as_ref(), |b| format!("; {} baseline: {:.4}", b.name, b.nats_per_token));
     let change = optional(change.as_ref(), |change| {
         let old = change.old_val_loss_before.zip(change.old_val_loss);
@@ -200,7 +207,7 @@ fn done(event: &Event) -> String {
         format!("before: {:.4}, now {val_loss:.4}{old}\n", change.val_loss_before)
     });
     format!(
-        "\nvalidation loss, exact: {val_loss_exact:.4} ± {val_loss_stderr:.4} nats, \
+        "\nvalidation loss, exact: {exact} nats, \
          {bits_per_char:.3} bits per character{floor}{baseline}\n\
          best estimate: {best_val_loss:.4} at step {best_step}\n{change}\
          {step} steps in {wall_s:.1} s ({ms_per_step:.2} ms a step, {tokens_per_s:.0} tok/s; \

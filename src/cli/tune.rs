@@ -164,7 +164,8 @@ impl Reporter {
                 }
             }
             Event::Outcome(Outcome { rung, seed, steps, settings, loss, stderr, .. }) => {
-                let loss = if loss.is_finite() { format!("{loss:.4} ± {stderr:.4}") } else { "diverged".to_owned() };
+                let loss =
+                    if loss.is_finite() { kinglet::report::with_error(*loss, *stderr) } else { "diverged".to_owned() };
                 say(format!("rung {rung}, seed {seed}, {steps} steps: {}: {loss}\n", written(settings)))?;
             }
             Event::Interrupted { out } => {

@@ -2,7 +2,7 @@
 
 use super::{
     encode::{Encoded, encode},
-    split::{Content, Ids, Split, within},
+    split::{Content, Conversations, Ids, Split},
     survey::Survey,
 };
 use crate::{
@@ -49,8 +49,8 @@ impl Dataset {
         notes.extend(left_out(&[&train, &val], survey, config));
         let conversations = survey.conversations > 0;
         Ok(Dataset {
-            train: train.split(conversations, tokenizer, config),
-            val: val.split(conversations, tokenizer, config),
+            train: train.split(conversations, tokenizer, config)?,
+            val: val.split(conversations, tokenizer, config)?,
             floor,
             sha256: survey.sha256.clone(),
             notes,
@@ -73,7 +73,7 @@ impl Dataset {
                         config.block_size + 1
                     )));
                 }
-                Content::Conversations { .. } if part.windows() == 0 => {
+                Content::Conversations(_) if part.windows() == 0 => {
                     return Err(Error::Data(format!(
                         "the {name} part has no conversation of at most block_size + 1 = {} tokens: use more or shorter \
                          ones, or a model with a larger block_size",
@@ -88,22 +88,19 @@ impl Dataset {
 
     /// The whole corpus as one split, for evaluation. Text in memory must have been read with `train_split` = 0,
     /// because only its validation split is returned.
-    pub fn whole(self) -> Split {
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn whole(self, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
         match (self.train.content, self.val) {
             (
                 Content::Text(Ids::Files(mut files)),
-                Split { content: Content::Text(Ids::Files(more)), measured, bytes, chars, .. },
+                Split { content: Content::Text(Ids::Files(more)), bytes, chars, .. },
             ) => {
                 files.extend(more);
-                Split {
-                    content: Content::Text(Ids::Files(files)),
-                    measured: measured + self.train.measured,
-                    bytes: bytes + self.train.bytes,
-                    chars: chars + self.train.chars,
-                    ..self.train
-                }
+                Split::of_files(files, bytes + self.train.bytes, chars + self.train.chars, tokenizer, config)
             }
-            (_, val) => val,
+            (_, val) => Ok(val),
         }
     }
 
@@ -143,10 +140,9 @@ fn left_out(parts: &[&Collected], survey: &Survey, config: &Config) -> Vec<Strin
 /// A split while it is being collected.
 #[derive(Default)]
 struct Collected {
+    /// Of text.
     ids: Vec<u32>,
-    /// For conversations: which tokens are trained on, and where each row ends.
-    learned: Vec<bool>,
-    ends: Vec<usize>,
+    conversations: Conversations,
     bytes: u64,
     chars: u64,
     /// Conversations too long for the model, and the length of the longest.
@@ -156,10 +152,9 @@ struct Collected {
 }
 
 impl Collected {
-    /// Adds a conversation as a new row or, with `packing`, appends it to the last row if it fits there.
-    fn add_row(&mut self, encoded: &Encoded, config: &Config) {
-        let most = config.block_size + 1;
-        if encoded.ids.len() > most {
+    /// Adds a conversation as a new row or, if they are packed, to the last row if it fits there.
+    fn add_conversation(&mut self, encoded: &Encoded, block_size: usize, packed: bool) {
+        if encoded.ids.len() > block_size + 1 {
             self.too_long = (self.too_long.0 + 1, self.too_long.1.max(encoded.ids.len()));
             return;
         }
@@ -167,32 +162,28 @@ impl Collected {
             self.empty += 1;
             return;
         }
-        let last_row = self.ends.len().checked_sub(2).map_or(0, |before| self.ends[before]);
-        if config.packing && self.ids.len() - last_row + encoded.ids.len() <= most {
-            self.ends.pop();
+        let all = &mut self.conversations;
+        let last = all.rows.len().checked_sub(1);
+        if packed && last.is_some_and(|last| all.inputs(last) + encoded.ids.len() - 1 <= block_size) {
+            all.rows.pop();
         }
-        self.ids.extend(&encoded.ids);
-        self.learned.extend(&encoded.learned);
-        self.ends.push(self.ids.len());
+        all.ids.extend(&encoded.ids);
+        all.learned.extend(&encoded.learned);
+        all.ends.push(all.ids.len());
+        all.rows.push(all.ends.len());
         self.bytes += encoded.bytes;
         self.chars += encoded.chars;
     }
 
-    fn split(self, conversations: bool, tokenizer: &Tokenizer, config: &Config) -> Split {
-        let Collected { ids, learned, ends, bytes, chars, .. } = self;
-        let (measured, rows) = if conversations {
-            (learned.iter().filter(|&&learned| learned).count(), Content::Conversations { ids, learned, ends })
+    fn split(self, conversations: bool, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
+        let Collected { ids, conversations: all, bytes, chars, .. } = self;
+        let (measured, content) = if conversations {
+            (all.targets(), Content::Conversations(all))
         } else {
             (ids.len(), Content::Text(Ids::Memory(ids)))
         };
-        Split {
-            content: rows,
-            block_size: config.block_size,
-            measured,
-            bytes,
-            chars,
-            within: within(tokenizer, config),
-        }
+        Split { content, block_size: config.block_size, measured, bytes, chars, apart: None }
+            .kept_apart(tokenizer, config)
     }
 }
 
@@ -212,7 +203,8 @@ fn encode_in_memory(
     encode(corpus, survey, tokenizer, config, cut, |behind, encoded| {
         let part = &mut parts[usize::from(behind)];
         if survey.conversations > 0 {
-            part.add_row(&encoded, config);
+            // Packing is for speed in training. The validation part is measured one by one.
+            part.add_conversation(&encoded, config.block_size, config.packing && !behind);
         } else {
             part.ids.extend(encoded.ids);
             part.bytes += encoded.bytes;
@@ -286,7 +278,7 @@ mod tests {
             let together: usize = cut.iter().sum();
             let mut batch = Batch::default();
             for i in 0..2 * together {
-                text.in_epochs(5, i as u64 / 4, 4, i % 4, &mut batch).unwrap();
+                text.in_epochs(5, i as u64, &mut batch).unwrap();
             }
             let mut all: Vec<_> = (0..2 * together).map(|i| batch.sequence(i)).collect();
             assert!(all[..together] != all[together..], "another order");
@@ -330,18 +322,37 @@ mod tests {
         let tokenizer = survey.char_tokenizer();
         let end = tokenizer.end_of_text().unwrap();
         let across = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train;
-        let batch = windows(&across);
-        assert!((0..batch.len()).flat_map(|i| batch.sequence(i).1).filter(|&&id| id == end).count() > 30);
+        let whole = windows(&across);
+        assert!(whole.positions(0).is_empty());
         config.within_documents = true;
-        let within = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train;
-        let batch = windows(&within);
-        for i in 0..batch.len() {
-            let (_, targets) = batch.sequence(i);
-            if let Some(at) = targets.iter().position(|&id| id == end) {
-                assert!(targets[at + 1..].iter().all(|&id| id == IGNORE));
+        for block_size in [5, 11, 13, 30] {
+            config.block_size = block_size;
+            let within = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train;
+            let batch = windows(&within);
+            // Every token but the first is predicted once, and nothing is left out.
+            let targets =
+                |batch: &Batch| (0..batch.len()).flat_map(|i| batch.sequence(i).1.to_vec()).collect::<Vec<_>>();
+            assert_eq!(targets(&batch), targets(&whole));
+            let (mut begun, mut random) = (0, Batch::default());
+            for i in 0..batch.len() {
+                let (ids, positions) = (batch.sequence(i).0, batch.positions(i));
+                assert!(ids.len() <= block_size && positions[0] == 0);
+                begun += usize::from(i == 0 || ids[0] == end);
+                for (at, (id, position)) in ids.iter().zip(positions).enumerate() {
+                    assert_eq!(
+                        *position == 0,
+                        at == 0 || *id == end,
+                        "a document begins with the end of the one before"
+                    );
+                }
             }
+            // A document of this text and the end before it are 12 tokens: only smaller windows begin inside of one.
+            assert!(begun == batch.len() || block_size < 12, "{block_size}: {begun} of {}", batch.len());
+            // Training takes any window, and all of it.
+            (0..50).for_each(|i| within.sample(1, Purpose::Batch, 0, i, &mut random).unwrap());
+            assert_eq!((random.counted(), random.tokens()), (50 * block_size, 50 * block_size));
+            assert!((0..50).any(|i| random.sequence(i).0[0] != end));
         }
-        assert!(batch.counted() < windows(&across).counted());
     }
 
     #[test]
@@ -372,10 +383,45 @@ mod tests {
         let learned: Vec<u32> = targets.iter().copied().filter(|&id| id != IGNORE).collect();
         assert_eq!(tokenizer.decode(&learned), "11<|endoftext|>");
         assert_eq!(targets[..4], [IGNORE; 4]);
-        // Two of eight tokens fit into eighteen.
+        // Two of eight tokens, of which seven are read, fit into seventeen.
         config.packing = true;
-        let packed = windows(&Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap().train);
+        let data = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap();
+        let packed = windows(&data.train);
         assert_eq!((packed.len(), packed.counted()), (18, batch.counted()));
-        assert_eq!(tokenizer.decode(packed.sequence(0).0), "10+1\n11<|endoftext|>11+1\n12".replace("\\n", "\n"));
+        assert_eq!(tokenizer.decode(packed.sequence(0).0), "10+1\n1111+1\n12");
+        assert_eq!(packed.positions(0), [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6]);
+        // What is measured is never packed, and what counts is rows: 18 of them are one epoch.
+        assert_eq!((data.val.windows(), windows(&data.val).positions(0)), (4, &[][..]));
+        assert_eq!((data.train.epochs(36.0), data.train.tokens_per_sequence()), (2.0, 14.0));
+        assert_eq!(data.train.conversations(), Some((36, 18)));
+    }
+
+    #[test]
+    fn every_window_of_an_epoch_is_taken_once_whatever_is_replayed() {
+        let settings = ["block_size=8", "replacement=false", "batch_size=4", "gradient_accumulation_steps=3"];
+        let (data, _) = dataset(&"abcdefghij".repeat(80), &settings).unwrap();
+        let (old, _) = dataset(&"k".repeat(800), &settings).unwrap();
+        let mut config = Config::default().with(&settings).unwrap();
+        let drawn = |config: &Config, steps: u64| {
+            let (mut batch, mut new, mut old_ones) = (Batch::default(), Vec::new(), 0);
+            for step in 0..steps {
+                data.train.load_step(config, step, Some(&old.train), &mut batch).unwrap();
+                for i in 0..batch.len() {
+                    // Both alphabets have the id 0; eight tokens in a row have others only in the new text.
+                    let (ids, targets) = batch.sequence(i);
+                    if ids.iter().chain(targets).all(|&id| id == 0) && ids.len() == 8 {
+                        old_ones += 1;
+                    } else {
+                        new.push((ids.to_vec(), targets.to_vec()));
+                    }
+                }
+            }
+            (new, old_ones)
+        };
+        let (all, none) = drawn(&config, 30);
+        config.replay = 0.3;
+        let (some, replayed) = drawn(&config, 30);
+        assert_eq!((none, replayed, some.len()), (0, 108, 252));
+        assert!(some == all[..252], "the same windows in the same order");
     }
 }

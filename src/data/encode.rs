@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 /// An encoded piece.
 pub(super) struct Encoded {
-    /// The ids, with the end-of-text token after a document's last piece.
+    /// The ids, with the end-of-text token after a document's last piece if there are several documents.
     pub(super) ids: Vec<u32>,
     /// For conversations: which ids are trained on.
     pub(super) learned: Vec<bool>,
@@ -38,7 +38,8 @@ pub(super) fn encode(
     mut sink: impl FnMut(bool, Encoded) -> Result<()>,
 ) -> Result<()> {
     let template = (survey.conversations > 0).then(|| template_of(config, tokenizer)).transpose()?;
-    let end_of_text = tokenizer.end_of_text();
+    // Behind a single text the end would occur once, at the very end of the validation part: nothing could learn it.
+    let end_of_text = tokenizer.end_of_text().filter(|_| survey.documents > 1);
     let one = |piece: &Piece| -> Result<Encoded> {
         let (ids, learned, text) = match piece {
             Piece::Text { text, end } => {

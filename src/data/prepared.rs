@@ -141,7 +141,7 @@ fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
         let name = |name: &String| Path::new(name).file_name().map(|name| folder.join(name)).unwrap_or_default();
         let opened: Vec<_> =
             part.files.par_iter().map(|file| TokenFile::open(&name(file), &tokenizer)).collect::<Result<_>>()?;
-        Ok(Split::of_files(opened, part.bytes, part.chars, &tokenizer, config))
+        Split::of_files(opened, part.bytes, part.chars, &tokenizer, config)
     };
     let (train, val) = (part(&about.train)?, part(&about.val)?);
     let made = Some((about.tokenizer, about.train_split));
@@ -188,10 +188,10 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
         for file in &files {
             hasher.update(file.verify(tokenizer.vocab_size())?);
         }
-        let sample = Split::of_files(files.clone(), 0, 0, &tokenizer, config).last_ids(SAMPLE)?;
+        let sample = Split::of_files(files.clone(), 0, 0, &tokenizer, config)?.last_ids(SAMPLE)?;
         let text = tokenizer.decode(&sample);
         let scaled = |n: usize| (n as f64 / sample.len().max(1) as f64 * tokens as f64) as u64;
-        Ok(Split::of_files(files, scaled(text.len()), scaled(text.chars().count()), &tokenizer, config))
+        Split::of_files(files, scaled(text.len()), scaled(text.chars().count()), &tokenizer, config)
     };
     let (train, val) = (part(train)?, part(val)?);
     let notes = vec![format!(

@@ -53,22 +53,78 @@ pub struct Split {
     pub(super) measured: usize,
     pub(super) bytes: u64,
     pub(super) chars: u64,
-    pub(super) within: Option<u32>,
+    pub(super) apart: Option<Apart>,
+}
+
+/// How the documents of a text are kept apart (`within_documents`).
+#[derive(Clone, Debug)]
+pub(super) struct Apart {
+    /// The token that ends a document. As an input it belongs to the next one, which begins with it.
+    end: u32,
+    /// Where each of the windows begins that measure the text exactly; they begin at documents where these fit.
+    windows: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Content {
     /// One long text; it may consist of several documents.
     Text(Ids),
-    /// Conversations, with the tokens marked that are trained on; row `i` ends before `ends[i]`.
-    Conversations { ids: Vec<u32>, learned: Vec<bool>, ends: Vec<usize> },
+    /// Conversations, which share rows if they are packed.
+    Conversations(Conversations),
+}
+
+/// Conversations as token ids.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Conversations {
+    pub(super) ids: Vec<u32>,
+    /// Which tokens are trained on.
+    pub(super) learned: Vec<bool>,
+    /// Where each conversation ends in `ids`.
+    pub(super) ends: Vec<usize>,
+    /// Where each row ends in `ends`.
+    pub(super) rows: Vec<usize>,
+}
+
+impl Conversations {
+    /// The tokens of conversation `i`.
+    fn range(&self, i: usize) -> Range<usize> {
+        i.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[i]
+    }
+
+    /// The conversations in a row.
+    pub(super) fn row(&self, row: usize) -> Range<usize> {
+        row.checked_sub(1).map_or(0, |before| self.rows[before])..self.rows[row]
+    }
+
+    /// Tokens that the model reads in a row: all of each conversation except its last, which is only a target.
+    pub(super) fn inputs(&self, row: usize) -> usize {
+        self.row(row).map(|i| self.range(i).len() - 1).sum()
+    }
+
+    /// Tokens that are predicted and count in the loss.
+    pub(super) fn targets(&self) -> usize {
+        let of_one = |i: usize| self.learned[self.range(i)].iter().skip(1).filter(|&&learned| learned).count();
+        (0..self.ends.len()).map(of_one).sum()
+    }
+
+    /// Appends a row to a batch. Its conversations do not see each other.
+    fn load(&self, row: usize, batch: &mut Batch) {
+        for (k, i) in self.row(row).enumerate() {
+            let range = self.range(i);
+            let tokens = &self.ids[range.clone()];
+            let targets = if k == 0 { batch.add(tokens) } else { batch.add_document(tokens) };
+            for (target, _) in targets.iter_mut().zip(&self.learned[range][1..]).filter(|(_, learned)| !**learned) {
+                *target = IGNORE;
+            }
+        }
+    }
 }
 
 impl Split {
     /// A text of token ids in memory.
     pub fn new(ids: Vec<u32>, block_size: usize) -> Split {
         let (measured, bytes) = (ids.len(), ids.len() as u64);
-        Split { content: Content::Text(Ids::Memory(ids)), block_size, measured, bytes, chars: bytes, within: None }
+        Split { content: Content::Text(Ids::Memory(ids)), block_size, measured, bytes, chars: bytes, apart: None }
     }
 
     /// A text in files of token ids.
@@ -78,23 +134,28 @@ impl Split {
         chars: u64,
         tokenizer: &Tokenizer,
         config: &Config,
-    ) -> Split {
-        let (within, measured) = (within(tokenizer, config), files.iter().map(TokenFile::len).sum());
-        Split {
-            content: Content::Text(Ids::Files(files)),
-            block_size: config.block_size,
-            measured,
-            bytes,
-            chars,
-            within,
+    ) -> Result<Split> {
+        let measured = files.iter().map(TokenFile::len).sum();
+        let content = Content::Text(Ids::Files(files));
+        let split = Split { content, block_size: config.block_size, measured, bytes, chars, apart: None };
+        split.kept_apart(tokenizer, config)
+    }
+
+    /// The same split with its documents kept apart, if the configuration says so.
+    pub(super) fn kept_apart(mut self, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
+        self.apart = None;
+        if let (Content::Text(ids), Some(end), true) = (&self.content, tokenizer.end_of_text(), config.within_documents)
+        {
+            self.apart = Some(Apart { end, windows: windows_at_documents(ids, end, self.block_size)? });
         }
+        Ok(self)
     }
 
     /// Tokens in it.
     pub fn tokens(&self) -> usize {
         match &self.content {
             Content::Text(ids) => ids.len(),
-            Content::Conversations { ids, .. } => ids.len(),
+            Content::Conversations(conversations) => conversations.ids.len(),
         }
     }
 
@@ -105,7 +166,33 @@ impl Split {
 
     /// Whether it consists of conversations.
     pub fn is_conversations(&self) -> bool {
-        matches!(self.content, Content::Conversations { .. })
+        matches!(self.content, Content::Conversations(_))
+    }
+
+    /// The number of conversations, and of the rows that they share; `None` of text.
+    pub fn conversations(&self) -> Option<(usize, usize)> {
+        match &self.content {
+            Content::Text(_) => None,
+            Content::Conversations(Conversations { ends, rows, .. }) => Some((ends.len(), rows.len())),
+        }
+    }
+
+    /// Mean number of tokens that the model reads in a sequence drawn from it.
+    pub fn tokens_per_sequence(&self) -> f64 {
+        match &self.content {
+            Content::Text(_) => self.block_size as f64,
+            Content::Conversations(Conversations { ids, ends, rows, .. }) => {
+                (ids.len() - ends.len()) as f64 / rows.len().max(1) as f64
+            }
+        }
+    }
+
+    /// How often `sequences` sequences drawn from it go through all of it.
+    pub fn epochs(&self, sequences: f64) -> f64 {
+        match &self.content {
+            Content::Text(ids) => sequences * self.block_size as f64 / ids.len() as f64,
+            Content::Conversations(conversations) => sequences / conversations.rows.len() as f64,
+        }
     }
 
     /// Tokens per byte and tokens per character of text (for conversations, of the answers). Multiply a loss per token
@@ -123,7 +210,7 @@ impl Split {
         let mut out = Vec::new();
         match &self.content {
             Content::Text(ids) => ids.read(range, &mut out)?,
-            Content::Conversations { ids, .. } => out.extend(&ids[range]),
+            Content::Conversations(Conversations { ids, .. }) => out.extend(&ids[range]),
         }
         Ok(out)
     }
@@ -148,15 +235,15 @@ impl Split {
     /// How many sequences [`Split::window`] cuts the split into. Together they predict every token of a text once,
     /// except the first; each row of conversations is one sequence.
     pub fn windows(&self) -> usize {
-        self.windows_after(0)
+        self.apart.as_ref().map_or_else(|| self.windows_after(0), |apart| apart.windows.len())
     }
 
-    /// The same with the text cut `shift` tokens earlier, so that its first sequence is shorter.
+    /// How many sequences an epoch has that cuts the text `shift` tokens earlier, so that its first one is shorter.
     pub(super) fn windows_after(&self, shift: usize) -> usize {
         match &self.content {
             Content::Text(ids) if ids.len() > 1 => (shift + ids.len() - 1).div_ceil(self.block_size),
             Content::Text(_) => 0,
-            Content::Conversations { ends, .. } => ends.len(),
+            Content::Conversations(conversations) => conversations.rows.len(),
         }
     }
 
@@ -165,7 +252,13 @@ impl Split {
     /// # Errors
     /// If a file cannot be read.
     pub fn window(&self, index: usize, batch: &mut Batch) -> Result<()> {
-        self.window_after(0, index, batch)
+        match (&self.content, &self.apart) {
+            (Content::Text(ids), Some(Apart { windows, .. })) => {
+                let end = windows.get(index + 1).copied().unwrap_or(ids.len() - 1);
+                self.push_text(ids, windows[index]..end + 1, batch)
+            }
+            _ => self.window_after(0, index, batch),
+        }
     }
 
     pub(super) fn window_after(&self, shift: usize, index: usize, batch: &mut Batch) -> Result<()> {
@@ -174,42 +267,39 @@ impl Split {
                 let end = (index + 1) * self.block_size - shift;
                 self.push_text(ids, end.saturating_sub(self.block_size)..ids.len().min(end + 1), batch)
             }
-            Content::Conversations { ids, learned, ends } => {
-                let row = index.checked_sub(1).map_or(0, |before| ends[before])..ends[index];
-                let targets = batch.add(&ids[row.clone()]);
-                for (target, _) in targets.iter_mut().zip(&learned[row][1..]).filter(|(_, learned)| !**learned) {
-                    *target = IGNORE;
-                }
+            Content::Conversations(conversations) => {
+                conversations.load(index, batch);
                 Ok(())
             }
         }
     }
 
-    /// Fills `batch` with the sequences of one update; a fraction `config.replay` of them comes from `old`.
+    /// Fills `batch` with the sequences of one update; a fraction `config.replay` of all sequences so far comes from
+    /// `old`, the first ones of each update.
     ///
     /// # Errors
     /// If a file cannot be read.
     pub fn load_step(&self, config: &Config, step: u64, old: Option<&Split>, batch: &mut Batch) -> Result<()> {
         batch.clear();
-        for i in 0..config.sequences_per_step() {
-            let mut rng = Rng::new(config.seed, Purpose::Replay, step, i as u64);
+        let of = config.sequences_per_step();
+        // How many sequences of the old data there were before an update. A share that is counted, not drawn, tells the
+        // place in the epoch without a look back.
+        let before = |step: u64| {
+            let share = if old.is_some() { config.replay } else { 0.0 };
+            (step as f64 * of as f64 * share) as u64
+        };
+        let (first, mut at) = (before(step + 1) - before(step), step * of as u64 - before(step));
+        for i in 0..of {
             match old {
-                Some(old) if rng.uniform() < config.replay => {
-                    old.sample(config.seed, Purpose::Batch, step, i, batch)?
+                Some(old) if (i as u64) < first => old.sample(config.seed, Purpose::Batch, step, i, batch)?,
+                _ if config.replacement => self.sample(config.seed, Purpose::Batch, step, i, batch)?,
+                _ => {
+                    self.in_epochs(config.seed, at, batch)?;
+                    at += 1;
                 }
-                _ => self.draw(config, step, i, batch)?,
             }
         }
         Ok(())
-    }
-
-    /// Appends sequence number `index` of one update to a batch.
-    fn draw(&self, config: &Config, step: u64, index: usize, batch: &mut Batch) -> Result<()> {
-        if config.replacement {
-            self.sample(config.seed, Purpose::Batch, step, index, batch)
-        } else {
-            self.in_epochs(config.seed, step, config.sequences_per_step(), index, batch)
-        }
     }
 
     /// Appends a random sequence, number `index` of this step and purpose, to a batch; every offset is equally likely.
@@ -223,23 +313,24 @@ impl Split {
                 let offset = rng.below((ids.len() - self.block_size) as u64) as usize;
                 self.push_text(ids, offset..offset + self.block_size + 1, batch)
             }
-            Content::Conversations { ends, .. } => self.window(rng.below(ends.len() as u64) as usize, batch),
+            Content::Conversations(Conversations { rows, .. }) => {
+                self.window(rng.below(rows.len() as u64) as usize, batch)
+            }
         }
     }
 
-    /// Appends sequence number `index` of a step with `of` sequences to a batch. Each epoch visits every token of text
-    /// or every conversation once, in its own random order. Each epoch cuts text at different positions, so that
-    /// `block_size` epochs cover every possible sequence.
+    /// Appends sequence number `at` of a run to a batch. Each epoch visits every token of text or every conversation
+    /// once, in its own random order. Each epoch cuts text at different positions, so that `block_size` epochs cover
+    /// every possible sequence.
     ///
     /// # Errors
     /// If a file cannot be read.
-    pub(super) fn in_epochs(&self, seed: u64, step: u64, of: usize, index: usize, batch: &mut Batch) -> Result<()> {
+    pub(super) fn in_epochs(&self, seed: u64, at: u64, batch: &mut Batch) -> Result<()> {
         // The number of ways to cut the text, and the total number of sequences over all of them.
         let (ways, together) = match &self.content {
             Content::Text(ids) => (self.block_size, ids.len() + self.block_size - 2),
-            Content::Conversations { ends, .. } => (1, ends.len()),
+            Content::Conversations(conversations) => (1, conversations.rows.len()),
         };
-        let at = step * of as u64 + index as u64;
         let (ways, together) = (ways as u64, together as u64);
         let (mut epoch, mut left) = (at / together * ways, at % together);
         loop {
@@ -253,16 +344,48 @@ impl Split {
     }
 
     fn push_text(&self, ids: &Ids, range: Range<usize>, batch: &mut Batch) -> Result<()> {
-        let targets = batch.add_read(|tokens| ids.read(range, tokens))?;
-        if let Some(end) = self.within {
-            let after = targets.iter().position(|&target| target == end).map_or(targets.len(), |at| at + 1);
-            targets[after..].fill(IGNORE);
+        let Some(Apart { end, .. }) = self.apart else {
+            return batch.add_read(|tokens| ids.read(range, tokens)).map(|_| ());
+        };
+        let mut tokens = Vec::with_capacity(range.len());
+        ids.read(range, &mut tokens)?;
+        let (mut first, last) = (0, tokens.len() - 1);
+        while first < last {
+            let next = (first + 1..last).find(|&at| tokens[at] == end).unwrap_or(last);
+            let document = &tokens[first..=next];
+            if first == 0 {
+                batch.add(document)
+            } else {
+                batch.add_document(document)
+            };
+            first = next;
         }
         Ok(())
     }
 }
 
-/// The token that ends a sequence, if sequences must not continue into the next document.
-pub(super) fn within(tokenizer: &Tokenizer, config: &Config) -> Option<u32> {
-    tokenizer.end_of_text().filter(|_| config.within_documents)
+/// Where each window begins that measures a text whose documents are kept apart: several whole documents, or a part of
+/// one that is longer than `block_size`. Every token is predicted once, except the first of the text.
+fn windows_at_documents(ids: &Ids, end: u32, block_size: usize) -> Result<Vec<usize>> {
+    let (mut windows, mut document, inputs) = (Vec::new(), 0, ids.len().saturating_sub(1));
+    let mut place = |from: usize, to: usize| {
+        let fits = windows.last().is_some_and(|window| to - window <= block_size);
+        if !fits {
+            windows.extend((from..to).step_by(block_size));
+        }
+    };
+    let mut piece = Vec::new();
+    for first in (0..inputs).step_by(READ) {
+        piece.clear();
+        ids.read(first..inputs.min(first + READ), &mut piece)?;
+        for at in piece.iter().zip(first..).filter(|&(&id, at)| id == end && at > 0).map(|(_, at)| at) {
+            place(document, at);
+            document = at;
+        }
+    }
+    place(document, inputs);
+    Ok(windows)
 }
+
+/// Ids to read at once when looking for the ends of documents.
+const READ: usize = 1 << 16;

@@ -318,7 +318,7 @@ impl<B: Forward> Model<B> {
     ) -> Result<Evaluation> {
         let notes = data.notes.clone();
         let (split, floor) = match part {
-            Part::All => (data.whole(), None),
+            Part::All => (data.whole(self.tokenizer(), self.config())?, None),
             Part::Train => (data.train, None),
             Part::Val => (data.val, data.floor),
         };

@@ -288,7 +288,7 @@ fn trace(told: &RunRecords, name: String, notes: &mut Vec<String>) -> Result<Tra
     let without_seconds = told.estimates.iter().any(|at| at.train_s.is_none());
     let estimate = |at: &EstimateRecord| Estimate {
         step: at.step,
-        tokens: at.step as f64 * config.tokens_per_step(),
+        tokens: at.tokens.unwrap_or(at.step as f64 * config.tokens_per_step()),
         train_s: at.train_s.or_else(|| Some(at.step as f64 * ms_per_step? / 1e3)),
         train_loss: at.train_loss,
         val_loss: at.val_loss,
@@ -361,6 +361,7 @@ mod tests {
             val_loss: loss,
             old_val_loss: None,
             bits_per_byte: Some(loss * 0.5),
+            tokens: None,
             train_s: Some(i as f64),
         };
         let estimates = val_losses.iter().enumerate().map(estimate).collect();

@@ -100,6 +100,8 @@ pub struct EstimateRecord {
     pub old_val_loss: Option<f64>,
     /// `val_loss` in bits per byte.
     pub bits_per_byte: Option<f64>,
+    /// Tokens trained on so far.
+    pub tokens: Option<f64>,
     /// Seconds of training steps so far.
     pub train_s: Option<f64>,
 }

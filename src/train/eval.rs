@@ -18,8 +18,8 @@ use std::{f64::consts::LN_2, ops::ControlFlow};
 pub struct Exact {
     /// Mean loss in nats per token.
     pub loss: f64,
-    /// Its standard error, treating the sequences of `block_size` tokens as independent.
-    pub stderr: f64,
+    /// Its standard error, treating the sequences as independent; `None` if there is only one.
+    pub stderr: Option<f64>,
     /// The same in bits per character of text, independent of the tokenizer.
     pub bits_per_char: f64,
     /// The same in bits per byte of UTF-8.
@@ -64,7 +64,8 @@ impl<B: Forward> Evaluator<'_, B> {
     }
 
     /// The exact loss: every token except the first is predicted once, in consecutive sequences of `block_size`, so
-    /// context lengths are distributed as in the estimate. `progress` as in [`Evaluator::estimate`].
+    /// context lengths are distributed as in the estimate. Where documents are kept apart, sequences begin at documents;
+    /// of conversations, each answer is predicted once. `progress` as in [`Evaluator::estimate`].
     ///
     /// # Errors
     /// If the text cannot be read, or is too short to predict anything.
@@ -84,7 +85,8 @@ impl<B: Forward> Evaluator<'_, B> {
         // The standard error of a ratio of sums: each window contributes its deviation from the mean loss times its
         // target count.
         let squares: f64 = measured.iter().map(|m| (m.loss - loss * m.targets as f64).powi(2)).sum();
-        let stderr = (squares * windows as f64 / (windows as f64 - 1.0).max(1.0)).sqrt() / tokens as f64;
+        let several = (windows > 1).then(|| windows as f64 / (windows - 1) as f64);
+        let stderr = several.map(|correction| (squares * correction).sqrt() / tokens as f64);
         let (per_byte, per_char) = split.tokens_per_byte_and_char();
         Ok(Some(Exact {
             loss,
@@ -108,6 +110,7 @@ pub struct Answers {
 
 /// Counts the answers in conversations that a model reproduces exactly with greedy decoding. Up to the first wrong
 /// token, the generated text equals the reference, so it suffices to check the prediction of each token of an answer.
+/// Each row of `split` must be one conversation.
 ///
 /// # Errors
 /// If the text cannot be read.

@@ -31,6 +31,9 @@ pub enum Event {
         train_tokens: usize,
         /// Tokens of the validation split.
         val_tokens: usize,
+        /// Conversations of the training split, and the rows that they share; of text, none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        train_conversations: Option<(usize, usize)>,
         /// The entropy floor of the validation split, if known.
         entropy_floor: Option<f64>,
         /// What the run will take, except for the time.
@@ -48,7 +51,7 @@ pub enum Event {
         lr: f64,
         /// The gradient's norm before clipping.
         grad_norm: f64,
-        /// Training tokens per second, over the steps of this session.
+        /// Training tokens per second, over the steps of this session; padding does not count.
         tokens_per_s: f64,
     },
     /// The loss was estimated and a checkpoint was written.
@@ -64,6 +67,8 @@ pub enum Event {
         old_val_loss: Option<f64>,
         /// `val_loss` in bits per byte of UTF-8, which is comparable across tokenizers.
         bits_per_byte: f64,
+        /// Tokens trained on so far.
+        tokens: f64,
         /// Seconds spent on training steps so far, over all sessions.
         train_s: f64,
     },
@@ -130,8 +135,8 @@ pub enum Event {
         val_loss: f64,
         /// Exact loss over every position of the validation split.
         val_loss_exact: f64,
-        /// Standard error of that.
-        val_loss_stderr: f64,
+        /// Standard error of that; `None` if the validation split is a single sequence.
+        val_loss_stderr: Option<f64>,
         /// `val_loss_exact` in bits per character.
         bits_per_char: f64,
         /// `val_loss_exact` in bits per byte of UTF-8.

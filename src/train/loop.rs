@@ -6,7 +6,7 @@ use super::{
     eval::Evaluator,
     event::Event,
     job::{Job, is_over},
-    plan::{Plan, Speed},
+    plan::{Plan, Speed, tokens_per_step},
 };
 use crate::{
     data::Dataset,
@@ -164,6 +164,7 @@ impl<'a, B: Backward> Run<'a, B> {
             vocab_size: config.vocab_size,
             train_tokens: job.data.train.tokens(),
             val_tokens: job.data.val.tokens(),
+            train_conversations: job.data.train.conversations(),
             entropy_floor: job.data.floor,
             plan: Plan::new(config, &model, &job.data, job.old.as_ref())?,
             out: job.run.path().display().to_string(),
@@ -235,6 +236,12 @@ impl<'a, B: Backward> Run<'a, B> {
         measure(Evaluator { be, model, shards, p }, job, &mut progress)
     }
 
+    /// Mean number of tokens trained on in an update.
+    fn tokens_per_step(&self) -> f64 {
+        let Job { run: RunDir { config, .. }, data, old, .. } = &self.job;
+        tokens_per_step(config, data, old.as_ref())
+    }
+
     /// Estimates both losses and writes a checkpoint.
     fn estimate(&mut self) -> Result<()> {
         let step = self.state.step;
@@ -260,8 +267,8 @@ impl<'a, B: Backward> Run<'a, B> {
             self.state.since_best += 1;
         }
         let bits_per_byte = val_loss / LN_2 * self.job.data.val.tokens_per_byte_and_char().0;
-        let train_s = self.state.train_s;
-        self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, train_s });
+        let (tokens, train_s) = (step as f64 * self.tokens_per_step(), self.state.train_s);
+        self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, tokens, train_s });
         let clock = Instant::now();
         if let Err(error) = self.save() {
             if is_over(&self.job.run.config, &self.state) {
@@ -328,10 +335,11 @@ impl<'a, B: Backward> Run<'a, B> {
         state.train_s += clock.elapsed().as_secs_f64();
         self.speed.step.add(clock, 1.0);
         let step = state.step;
-        let tokens_per_s = config.tokens_per_step() / self.speed.step.mean_s();
         let lr = lr_scale * config.lr(step - 1);
+        let log_interval = config.log_interval;
+        let tokens_per_s = self.tokens_per_step() / self.speed.step.mean_s();
         let event = Event::Step { step, loss, lr, grad_norm, tokens_per_s };
-        if step.is_multiple_of(config.log_interval) {
+        if step.is_multiple_of(log_interval) {
             self.record(event);
         } else {
             (self.observe)(&event);

@@ -56,8 +56,10 @@ impl Plan {
     /// If `config` does not describe a valid model.
     pub fn new(config: &Config, model: &Gpt, data: &Dataset, old: Option<&Dataset>) -> Result<Plan> {
         let (params, text) = (model.layout.len() as f64, data.train.tokens() as f64);
-        let tokens = config.tokens_per_step() * config.max_iters as f64;
-        let (epochs, tokens_per_param) = (tokens / text, text / params);
+        let tokens = tokens_per_step(config, data, old) * config.max_iters as f64;
+        let new = 1.0 - if old.is_some() { config.replay } else { 0.0 };
+        let epochs = data.train.epochs(new * config.sequences_per_step() as f64 * config.max_iters as f64);
+        let tokens_per_param = text / params;
         let small = epochs > GOOD_EPOCHS && tokens_per_param < ENOUGH_TOKENS;
         let advice = small.then(|| {
             format!(
@@ -88,6 +90,13 @@ impl Plan {
             wall_s: steps * speed.step.mean_s() + estimates * each + at_the_end + speed.baseline.mean_s(),
         });
     }
+}
+
+/// Mean number of tokens trained on in an update. Padding does not count.
+pub(super) fn tokens_per_step(config: &Config, data: &Dataset, old: Option<&Dataset>) -> f64 {
+    let new = data.train.tokens_per_sequence();
+    let mean = old.map_or(new, |old| new + config.replay * (old.train.tokens_per_sequence() - new));
+    config.sequences_per_step() as f64 * mean
 }
 
 /// A mean of measured times.

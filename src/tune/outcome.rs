@@ -18,8 +18,8 @@ pub struct Outcome {
     pub settings: BTreeMap<String, toml::Value>,
     /// The exact final validation loss in nats per token; infinite (`null` in JSON) if it diverged.
     pub loss: f64,
-    /// Its standard error.
-    pub stderr: f64,
+    /// Its standard error; `None` where it is not known.
+    pub stderr: Option<f64>,
     /// Seconds it took.
     pub wall_s: f64,
     /// Its folder.

@@ -90,7 +90,7 @@ mod tests {
             seed: 1,
             settings: [("learning_rate".to_owned(), rate.into()), ("activation".to_owned(), activation.into())].into(),
             loss,
-            stderr: 0.01,
+            stderr: Some(0.01),
             wall_s: 1.0,
             out: String::new(),
         };

@@ -8,6 +8,7 @@ mod data;
 mod earlier;
 mod finetune;
 mod lora;
+mod measure;
 mod mistakes;
 mod model;
 mod parsers;

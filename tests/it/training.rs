@@ -465,7 +465,7 @@ fn generation_with_a_cache_computes_what_the_forward_pass_does() {
 
 /// A pass over one sequence.
 fn pass<Buf>(p: &Buf, t: usize) -> Pass<'_, Buf> {
-    Pass { p, rows: Rows { b: 1, t, pos: 0 }, dropout: None }
+    Pass { p, rows: Rows::new(1, t), dropout: None }
 }
 
 /// A model with rotary positions, shared keys and their norm, and its weights.

@@ -57,9 +57,12 @@ impl Batch {
     pub fn add_document(&mut self, tokens: &[u32]) -> &mut [u32] {
         let before = self.ends.pop().unwrap_or(0);
         if self.positions.is_empty() {
-            let starts = self.ends.iter().copied().chain([before]).scan(0, |start, end| {
-                Some(0..(end - std::mem::replace(start, end)) as u32)
-            });
+            let starts = self
+                .ends
+                .iter()
+                .copied()
+                .chain([before])
+                .scan(0, |start, end| Some(0..(end - std::mem::replace(start, end)) as u32));
             self.positions = starts.flatten().collect();
         }
         self.targets.extend(tokens.iter().skip(1));

@@ -108,7 +108,7 @@ impl<B: Backward> Run<'_, B> {
             entropy_floor: self.job.data.floor,
             baseline,
             ms_per_step: 1e3 * self.state.train_s / step as f64,
-            tokens_per_s: self.job.run.config.tokens_per_step() * step as f64 / self.state.train_s,
+            tokens_per_s: self.tokens_per_step() * step as f64 / self.state.train_s,
             wall_s: wall_before + began.elapsed().as_secs_f64(),
             peak_memory_mib,
             out: self.job.run.path().display().to_string(),

@@ -506,15 +506,7 @@ impl Forward for Cpu {
         qk::forward(self.isa, qk, &mut qkv[..rows.n() * heads.width()], pre);
     }
 
-    fn attention(
-        &self,
-        out: &mut Buf,
-        lse: &mut Buf,
-        qkv: &Buf,
-        heads: Heads,
-        rows: Rows,
-        drop: Option<Dropout>,
-    ) {
+    fn attention(&self, out: &mut Buf, lse: &mut Buf, qkv: &Buf, heads: Heads, rows: Rows, drop: Option<Dropout>) {
         let (Rows { b, t, .. }, Heads { c, nh, .. }, width) = (rows, heads, heads.width());
         let outputs = out[..b * t * c].par_chunks_exact_mut(t * c).zip(lse.par_chunks_exact_mut(nh * t));
         let sequences = outputs.zip(qkv.par_chunks_exact(t * width)).enumerate();
