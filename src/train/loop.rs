@@ -190,6 +190,7 @@ impl<'a, B: Backward> Run<'a, B> {
         };
         let data: Arc<Dataset> = run.job.data.clone();
         data.notes.iter().for_each(|note| run.warn(note.clone()));
+        run.job.run.config.doubts().into_iter().for_each(|doubt| run.warn(doubt));
         run.tell_warnings();
         Ok(run)
     }

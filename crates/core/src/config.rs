@@ -212,6 +212,8 @@ fields! {
 "data":
     data: Vec<String> = Vec::new(), "a list of files, folders and names" if |_| true,
         "Where the text comes from: files, folders, patterns, \"-\" for standard input, or a known name such as \"builtin\".";
+    data_kind: String = String::new(), "\"\", \"text\" or \"conversations\"" if |v: &String| ["", "text", "conversations"].contains(&&**v),
+        "Written at the start of a run: what it is trained on.";
     data_sha256: String = String::new(), "the SHA-256 of the text in hexadecimal" if |_| true,
         "Written at the start of a run; resuming on another text is refused.";
     tokenizer_sha256: String = String::new(), "the SHA-256 of tokenizer.json in hexadecimal" if |_| true,
@@ -225,11 +227,13 @@ fields! {
     replacement: bool = true, "true or false" if |_| true,
         "true: sequences at random offsets, with replacement, as published; false: each epoch visits every token once, with a different window offset.";
     within_documents: bool = false, "true or false" if |_| true,
-        "Whether a sequence ends where a document does, instead of running on into the next one.";
+        "Whether documents that share a sequence are kept apart: no attention from one to another, and positions from 0 in each.";
     packing: bool = false, "true or false" if |_| true,
-        "Whether several conversations share a sequence, or each has one of its own.";
+        "Whether several conversations share a sequence in training, kept apart: fewer sequences, the same losses.";
     chat_template: String = String::new(), "a Jinja template of messages" if |_| true,
         "How conversations become text; empty writes each message on a line, and ends the text after an answer.";
+    template_time: u64 = 0, "0 (when the run starts) to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
+        "Seconds since 1970 that a chat_template takes for the present, in strftime_now; 0 is written anew at the start of a run.";
     train_split: f64 = 0.9, "above 0 and below 1" if |&v| v > 0.0 && v < 1.0,
         "The fraction of the text, from its beginning, that is trained on; the rest is for validation.";
 }
@@ -601,8 +605,12 @@ impl Config {
         };
         let (key, text) = (renamed(key.trim()), text.trim());
         let parsed = format!("x = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
-        let value = parsed.and_then(|mut table| table.remove("x"));
-        self.assign(key, &value.unwrap_or_else(|| toml::Value::String(text.to_owned())))
+        let as_text = toml::Value::String(text.to_owned());
+        let Some(value) = parsed.and_then(|mut table| table.remove("x")) else { return self.assign(key, &as_text) };
+        // Text that looks like a number or a list is text where text is wanted: a column may be called 2024.
+        let assigned = self.assign(key, &value);
+        assigned
+            .or_else(|error| if value.is_str() { Err(error) } else { self.assign(key, &as_text).map_err(|_| error) })
     }
 
     /// The configuration with some `key=value` settings, as [`Config::set`] reads them.
@@ -642,6 +650,13 @@ impl Config {
                 format!("\"learned\" where the size of a head, {heads}, is odd: rotations are of pairs of channels");
             return fail("position", "\"rotary\"".into(), allowed);
         }
+        if self.lr_schedule != LrSchedule::Constant && (1..=self.warmup_iters).contains(&self.lr_decay_iters) {
+            let allowed = format!(
+                "0 or above warmup_iters = {}: the learning rate cannot have fallen before it has risen",
+                self.warmup_iters
+            );
+            return fail("lr_decay_iters", self.lr_decay_iters.to_string(), allowed);
+        }
         if self.lr_schedule != LrSchedule::Constant && self.min_lr > self.learning_rate {
             return fail("min_lr", self.min_lr.to_string(), format!("at most learning_rate = {}", self.learning_rate));
         }
@@ -651,6 +666,41 @@ impl Config {
                 .map_err(|error| Error::BadConfig(format!("param_groups: {:?}: {error}", group.params)))?;
         }
         Ok(())
+    }
+
+    /// What is allowed but can hardly be meant, one sentence each: schedules that do not reach what they aim at, and
+    /// settings without an effect.
+    pub fn doubts(&self) -> Vec<String> {
+        let (default, mut doubts) = (Config::default(), Vec::new());
+        let last = self.max_iters - 1;
+        if self.warmup_iters >= self.max_iters {
+            doubts.push(format!(
+                "warmup_iters = {} is not below max_iters = {}: the learning rate never reaches {}, it ends at {:.3e}",
+                self.warmup_iters,
+                self.max_iters,
+                self.learning_rate,
+                self.lr(last)
+            ));
+        } else if self.lr_schedule == LrSchedule::Constant {
+            let idle = [("min_lr", self.min_lr != default.min_lr), ("lr_decay_iters", self.lr_decay_iters > 0)];
+            let idle = idle.into_iter().filter(|(_, set)| *set);
+            doubts.extend(idle.map(|(key, _)| format!("{key} has no effect where lr_schedule = \"constant\"")));
+        } else if self.lr_decay_iters > self.max_iters {
+            doubts.push(format!(
+                "lr_decay_iters = {} is above max_iters = {}: the learning rate never reaches min_lr = {}, it ends at {:.3e}",
+                self.lr_decay_iters,
+                self.max_iters,
+                self.min_lr,
+                self.lr(last)
+            ));
+        } else if self.lr(last) == 0.0 {
+            let n = self.max_iters - self.lr_decay_iters;
+            doubts.push(format!("the learning rate is 0 in the last {n} updates: lr_decay_iters is below max_iters"));
+        }
+        if self.cooldown != default.cooldown && self.lr_schedule != LrSchedule::Wsd {
+            doubts.push("cooldown has no effect unless lr_schedule = \"wsd\"".to_owned());
+        }
+        doubts
     }
 
     /// The configuration for the parameters of a group.
@@ -774,7 +824,7 @@ pub fn unknown_key(key: &str) -> Error {
         Some(field) => format!("did you mean {}?", field.key),
         None => format!("the keys are {}", FIELDS.iter().map(|f| f.key).collect::<Vec<_>>().join(", ")),
     };
-    Error::BadConfig(format!("there is no configuration key {key:?}; {hint}"))
+    Error::BadConfig(format!("there is no configuration key \"{key}\"; {hint}"))
 }
 
 #[cfg(test)]
@@ -884,6 +934,45 @@ mod tests {
         for (step, want) in [(0, 0.02), (80, 0.02), (90, 0.015), (100, 0.01)] {
             assert!((config.muon_lr(step) - want).abs() < 1e-12, "{step}: {}", config.muon_lr(step));
         }
+    }
+
+    #[test]
+    fn text_is_taken_as_text() {
+        let mut config = Config::default();
+        for text in ["ข้อความ", "2024", "1.5", "true", "[a]", "a = b", "\"quoted\" twice"] {
+            config.set(&format!("data_field={text}")).unwrap();
+            assert_eq!(config.data_field, text);
+        }
+        config.set("data_field=\"in quotes\"").unwrap();
+        assert_eq!(config.data_field, "in quotes");
+        let error = config.set("tokenizer=1").unwrap_err().to_string();
+        assert!(error.starts_with("tokenizer = 1: must be"), "{error}");
+    }
+
+    #[test]
+    fn schedules_that_can_hardly_be_meant_are_doubted() {
+        let doubts = |settings: &[&str]| Config::default().with(settings).unwrap().doubts();
+        let (cosine, short) = ("lr_schedule=cosine", "max_iters=200");
+        for settings in [&[][..], &[cosine, "min_lr=1e-4"], &[cosine, short, "lr_decay_iters=200", "warmup_iters=199"]]
+        {
+            assert_eq!(doubts(settings), [""; 0], "{settings:?}");
+        }
+        for (settings, message) in [
+            (&[short, "warmup_iters=5000"][..], "never reaches 0.001, it ends at 3.999e-5"),
+            (&[short, "warmup_iters=200", cosine], "warmup_iters = 200 is not below max_iters = 200"),
+            (&["min_lr=1e-4"], "min_lr has no effect where lr_schedule = \"constant\""),
+            (&[cosine, short, "lr_decay_iters=2000"], "lr_decay_iters = 2000 is above max_iters = 200"),
+            (&[cosine, short, "lr_decay_iters=150"], "the learning rate is 0 in the last 50 updates"),
+            (&["cooldown=0.5"], "cooldown has no effect"),
+        ] {
+            let found = doubts(settings);
+            assert!(found.len() == 1 && found[0].contains(message), "{settings:?}: {found:?}");
+        }
+        for (name, _) in PRESETS {
+            assert_eq!(Config::preset(name).unwrap().doubts(), [""; 0], "{name}");
+        }
+        let error = Config::default().with(&[cosine, "lr_decay_iters=50", "warmup_iters=50"]).unwrap_err().to_string();
+        assert!(error.starts_with("lr_decay_iters = 50: must be 0 or above warmup_iters = 50"), "{error}");
     }
 
     #[test]
