@@ -5,6 +5,7 @@ mod decoder;
 mod exact;
 mod gpt2_words;
 mod learn;
+mod line;
 mod long_words;
 mod pairs;
 mod progress;

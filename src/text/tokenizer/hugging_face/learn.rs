@@ -8,6 +8,7 @@
 
 use super::{
     gpt2_words::words,
+    line::{Line, Neighbours},
     pairs::{PairMap, key, pair},
 };
 use crate::text::tokenizer::json::{END_OF_TEXT, byte_char};
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 use std::{
     cmp::Ordering,
     collections::{BinaryHeap, HashMap, HashSet, hash_map::Entry},
+    mem::take,
 };
 
 /// Bytes of different words that are learned from: learning takes some 25 times their memory.
@@ -97,16 +99,10 @@ impl Learned {
     }
 }
 
-/// No token, and no place.
-const NONE: u32 = u32::MAX;
-
-/// The words of a text as tokens, linked with their neighbours in the word. A place is the index of a byte.
+/// The words of a text.
 struct Text {
-    /// The token that begins at a place, or [`NONE`].
-    tokens: Vec<u32>,
-    before: Vec<u32>,
-    behind: Vec<u32>,
-    /// Which word a place is in.
+    line: Line,
+    /// For each place of the line, which word is there.
     word: Vec<u32>,
     /// How often each word occurs.
     counts: Vec<u64>,
@@ -116,6 +112,36 @@ struct Text {
     places: PairMap<Vec<(u32, Vec<u32>)>>,
     queue: BinaryHeap<Candidate>,
     queued: u32,
+    /// The neighbours of a pair that is being merged.
+    left: Side,
+    right: Side,
+}
+
+/// The tokens on one side of a pair: how often each is there, and where its pair with the new token begins.
+#[derive(Default)]
+struct Side {
+    seen: Vec<(i64, Vec<u32>)>,
+    /// The tokens that were seen.
+    ids: Vec<u32>,
+}
+
+impl Side {
+    fn make_room(&mut self, id: u32) {
+        self.seen.resize_with(self.seen.len().max(id as usize + 1), Default::default);
+    }
+
+    fn see(&mut self, id: u32, count: i64, place: u32) {
+        let (total, places) = &mut self.seen[id as usize];
+        if places.is_empty() {
+            self.ids.push(id);
+        }
+        *total += count;
+        places.push(place);
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = (u32, (i64, Vec<u32>))> {
+        self.ids.drain(..).map(|id| (id, take(&mut self.seen[id as usize])))
+    }
 }
 
 /// A pair that may be merged, ordered by its count and then by its tokens.
@@ -148,34 +174,35 @@ impl Text {
         }
         let len = words.keys().map(|word| word.len()).sum();
         let mut text = Text {
-            tokens: Vec::with_capacity(len),
-            before: Vec::with_capacity(len),
-            behind: Vec::with_capacity(len),
-            word: Vec::with_capacity(len),
+            line: Line::new(len, words.len()),
+            word: Vec::with_capacity(len + words.len() + 1),
             counts: Vec::with_capacity(words.len()),
             pairs: PairMap::default(),
             places: PairMap::default(),
             queue: BinaryHeap::new(),
             queued: 0,
+            left: Side::default(),
+            right: Side::default(),
         };
-        let mut places: PairMap<Vec<u32>> = PairMap::default();
+        ids.iter().for_each(|&id| text.line.set_len(id, 1));
+        // At first all tokens are bytes, so that a table holds all pairs.
+        let mut pairs = vec![(0i64, Vec::new()); 1 << 16];
         for (word, count) in words {
-            let first = text.tokens.len();
-            for (i, &byte) in word.as_bytes().iter().enumerate() {
-                let (at, last) = ((first + i) as u32, i + 1 == word.len());
-                text.tokens.push(ids[usize::from(byte)]);
-                text.before.push(if i == 0 { NONE } else { at - 1 });
-                text.behind.push(if last { NONE } else { at + 1 });
-                text.word.push(text.counts.len() as u32);
-            }
-            for (i, pair) in text.tokens[first..].windows(2).enumerate() {
-                let pair = key((pair[0], pair[1]));
-                *text.pairs.entry(pair).or_default() += count as i64;
-                places.entry(pair).or_default().push((first + i) as u32);
-            }
+            let bytes = word.as_bytes();
+            let first = text.line.add(bytes.iter().map(|&byte| ids[usize::from(byte)]));
+            text.word.resize(first as usize + bytes.len(), text.counts.len() as u32);
             text.counts.push(count);
+            for (at, pair) in (first..).zip(bytes.windows(2)) {
+                let (total, places) = &mut pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])];
+                *total += count as i64;
+                places.push(at);
+            }
         }
-        places.into_iter().for_each(|(pair, places)| text.wait(pair, places));
+        for (at, (count, places)) in pairs.into_iter().enumerate().filter(|(_, (count, _))| *count > 0) {
+            let pair = key((ids[at >> 8], ids[at & 0xff]));
+            text.pairs.insert(pair, count);
+            text.wait(pair, places);
+        }
         text
     }
 
@@ -224,35 +251,22 @@ impl Text {
 
     /// Merges a pair wherever it still is at these places.
     fn merge(&mut self, (a, b): (u32, u32), new: u32, places: &[u32]) {
-        // For each neighbour: how often, and where the new pair with it begins.
-        let mut left: PairMap<(i64, Vec<u32>)> = PairMap::default();
-        let mut right: PairMap<(i64, Vec<u32>)> = PairMap::default();
+        self.line.set_len(new, self.line.len(a) + self.line.len(b));
+        self.left.make_room(new);
+        self.right.make_room(new);
         for &place in places {
-            let at = place as usize;
-            let second = self.behind[at];
-            if self.tokens[at] != a || second == NONE || self.tokens[second as usize] != b {
-                continue;
+            let Some(Neighbours { before, behind }) = self.line.merge(place, (a, b), new) else { continue };
+            let count = self.counts[self.word[place as usize] as usize] as i64;
+            if let Some((token, begin)) = before {
+                self.left.see(token, count, begin);
             }
-            let count = self.counts[self.word[at] as usize] as i64;
-            let seen = |side: &mut PairMap<(i64, Vec<u32>)>, neighbour: u32, begin: u32| {
-                let (total, places) = side.entry(u64::from(self.tokens[neighbour as usize])).or_default();
-                *total += count;
-                places.push(begin);
-            };
-            let (before, behind) = (self.before[at], self.behind[second as usize]);
-            if before != NONE {
-                seen(&mut left, before, before);
+            if let Some(token) = behind {
+                self.right.see(token, count, place);
             }
-            if behind != NONE {
-                seen(&mut right, behind, place);
-                self.before[behind as usize] = place;
-            }
-            (self.tokens[at], self.tokens[second as usize]) = (new, NONE);
-            self.behind[at] = behind;
         }
         let mut made: PairMap<Vec<u32>> = PairMap::default();
-        let left = left.into_iter().map(|(id, seen)| ((id as u32, a), (id as u32, new), seen));
-        let right = right.into_iter().map(|(id, seen)| ((b, id as u32), (new, id as u32), seen));
+        let left = self.left.take().map(|(id, seen)| ((id, a), (id, new), seen));
+        let right = self.right.take().map(|(id, seen)| ((b, id), (new, id), seen));
         for (gone, pair, (count, places)) in left.chain(right) {
             *self.pairs.entry(key(gone)).or_default() -= count;
             *self.pairs.entry(key(pair)).or_default() += count;

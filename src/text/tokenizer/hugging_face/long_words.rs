@@ -3,7 +3,10 @@
 //! The library keeps all pairs of a word in one heap, which takes seconds and a gigabyte for a word of ten megabytes, as
 //! text without blanks is. Here the places of a pair wait in a list of their own until their merge comes.
 
-use super::pairs::{PairMap, key};
+use super::{
+    line::{Line, Neighbours},
+    pairs::{PairMap, key},
+};
 use crate::text::tokenizer::json::byte_char;
 use serde_json::Value;
 use std::{cmp::Reverse, collections::BinaryHeap};
@@ -14,27 +17,88 @@ use tokenizers::models::bpe::BPE;
 pub(super) struct Merges {
     /// The token of each byte.
     bytes: [u32; 256],
-    /// For each pair its rank and what it becomes.
-    pairs: PairMap<(u32, u32)>,
+    /// The rank of each pair.
+    ranks: PairMap<u32>,
+    /// The pair of each rank, and what it becomes.
+    rules: Vec<((u32, u32), u32)>,
+    /// How many bytes each token has that is a byte or comes about by a merge.
+    lens: Vec<(u32, u32)>,
 }
 
-/// No token, and no place.
-const NONE: u32 = u32::MAX;
-
-/// The places of a pair: some in order, the last one first, and some that came later.
+/// Places of a pair, of which the first ones are done.
 #[derive(Clone, Default)]
 struct Places {
-    sorted: Vec<u32>,
-    new: Vec<u32>,
+    all: Vec<u32>,
+    done: usize,
+    sorted: bool,
 }
 
 impl Places {
+    fn is_done(&self) -> bool {
+        self.done == self.all.len()
+    }
+
+    fn push(&mut self, place: u32) {
+        self.all.push(place);
+        self.sorted = false;
+    }
+
     fn first(&mut self) -> Option<u32> {
-        if !self.new.is_empty() {
-            self.sorted.append(&mut self.new);
-            self.sorted.sort_unstable_by_key(|&place| Reverse(place));
+        if !self.sorted {
+            // They come in a few runs that are in order, which this sort merges.
+            self.all.drain(..self.done);
+            self.all.sort();
+            (self.done, self.sorted) = (0, true);
         }
-        self.sorted.pop()
+        let place = self.all.get(self.done).copied();
+        self.done += usize::from(place.is_some());
+        if place.is_none() {
+            *self = Places::default();
+        }
+        place
+    }
+}
+
+/// The places of the pairs of each rank, and the ranks that have some.
+struct Waiting {
+    places: Vec<Places>,
+    queue: BinaryHeap<Reverse<u32>>,
+}
+
+impl Waiting {
+    fn add(&mut self, rank: Option<u32>, place: u32) {
+        let Some(rank) = rank else { return };
+        let places = &mut self.places[rank as usize];
+        if places.is_done() {
+            self.queue.push(Reverse(rank));
+        }
+        places.push(place);
+    }
+}
+
+/// The ranks of pairs with one token in common, looked up once for each other token.
+#[derive(Default)]
+struct Ranks {
+    /// For each token the number of the look-up that found its rank.
+    found: Vec<(u32, Option<u32>)>,
+    number: u32,
+}
+
+impl Ranks {
+    /// Forgets what was looked up, as another token is in common now.
+    fn clear(&mut self) {
+        self.number += 1;
+    }
+
+    fn of(&mut self, id: u32, look_up: impl Fn() -> Option<u32>) -> Option<u32> {
+        let at = id as usize;
+        if at >= self.found.len() {
+            self.found.resize(at + 1, (0, None));
+        }
+        if self.found[at].0 != self.number {
+            self.found[at] = (self.number, look_up());
+        }
+        self.found[at].1
     }
 }
 
@@ -53,64 +117,58 @@ impl Merges {
         for byte in 0..=255u8 {
             bytes[usize::from(byte)] = id(&byte_char(byte).to_string())?;
         }
-        let mut pairs = PairMap::default();
-        for (merge, rank) in model["merges"].as_array()?.iter().zip(0..) {
+        let mut lens: Vec<_> = bytes.iter().map(|&id| (id, 1)).collect();
+        let mut rules = Vec::new();
+        for merge in model["merges"].as_array()? {
             let (a, b) = (merge.get(0)?.as_str()?, merge.get(1)?.as_str()?);
-            pairs.insert(key((id(a)?, id(b)?)), (rank, id(&[a, b].concat())?));
+            let new = [a, b].concat();
+            for token in [a, b, &new] {
+                lens.push((id(token)?, token.chars().count() as u32));
+            }
+            rules.push(((id(a)?, id(b)?), id(&new)?));
         }
-        Some(Merges { bytes, pairs })
+        let ranks = rules.iter().zip(0..).map(|((pair, _), rank)| (key(*pair), rank)).collect();
+        Some(Merges { bytes, ranks, rules, lens })
     }
 
     /// Appends the tokens of a word.
     pub(super) fn encode(&self, word: &[u8], ids: &mut Vec<u32>) {
-        let mut tokens: Vec<u32> = word.iter().map(|&byte| self.bytes[usize::from(byte)]).collect();
-        let len = tokens.len() as u32;
-        let mut before: Vec<u32> = (0..len).map(|at| at.wrapping_sub(1)).collect();
-        let mut behind: Vec<u32> = (1..len).chain([NONE]).collect();
-        let mut waiting = vec![Places::default(); self.pairs.len()];
-        let mut ranks = BinaryHeap::new();
-        let wait = |waiting: &mut [Places], ranks: &mut BinaryHeap<_>, pair: (u32, u32), place: u32| {
-            let &(rank, _) = self.pairs.get(&key(pair))?;
-            let places = &mut waiting[rank as usize];
-            if places.sorted.is_empty() && places.new.is_empty() {
-                ranks.push(Reverse(rank));
-            }
-            places.new.push(place);
-            Some(rank)
-        };
-        for (at, pair) in (0..).zip(tokens.windows(2)) {
-            wait(&mut waiting, &mut ranks, (pair[0], pair[1]), at);
+        let mut line = Line::new(word.len(), 1);
+        self.lens.iter().for_each(|&(id, len)| line.set_len(id, len));
+        let first = line.add(word.iter().map(|&byte| self.bytes[usize::from(byte)]));
+        let rank = |pair: (u32, u32)| self.ranks.get(&key(pair)).copied();
+        let mut waiting = Waiting { places: vec![Places::default(); self.rules.len()], queue: BinaryHeap::new() };
+        let mut bytes: Vec<Ranks> = (0..256).map(|_| Ranks { number: 1, ..Ranks::default() }).collect();
+        for (place, pair) in (first..).zip(word.windows(2)) {
+            let [a, b] = [pair[0], pair[1]].map(|byte| self.bytes[usize::from(byte)]);
+            waiting.add(bytes[usize::from(pair[0])].of(b, || rank((a, b))), place);
         }
-        while let Some(Reverse(rank)) = ranks.pop() {
-            while let Some(place) = waiting[rank as usize].first() {
-                let at = place as usize;
-                let second = behind[at];
-                if tokens[at] == NONE || second == NONE {
-                    continue;
-                }
-                let found = self.pairs.get(&key((tokens[at], tokens[second as usize])));
-                let Some(&(_, new)) = found.filter(|(found, _)| *found == rank) else { continue };
-                let last = behind[second as usize];
-                (tokens[at], tokens[second as usize]) = (new, NONE);
-                behind[at] = last;
+        let (mut left, mut right) = (Ranks::default(), Ranks::default());
+        while let Some(Reverse(now)) = waiting.queue.pop() {
+            let (pair, new) = self.rules[now as usize];
+            left.clear();
+            right.clear();
+            while let Some(place) = waiting.places[now as usize].first() {
+                let Some(Neighbours { before, behind }) = line.merge(place, pair, new) else { continue };
                 let mut earlier = false;
-                if before[at] != NONE {
-                    let pair = (tokens[before[at] as usize], new);
-                    earlier |= wait(&mut waiting, &mut ranks, pair, before[at]).is_some_and(|other| other < rank);
+                if let Some((token, place)) = before {
+                    let made = left.of(token, || rank((token, new)));
+                    earlier |= made.is_some_and(|made| made < now);
+                    waiting.add(made, place);
                 }
-                if last != NONE {
-                    before[last as usize] = place;
-                    let pair = (new, tokens[last as usize]);
-                    earlier |= wait(&mut waiting, &mut ranks, pair, place).is_some_and(|other| other < rank);
+                if let Some(token) = behind {
+                    let made = right.of(token, || rank((new, token)));
+                    earlier |= made.is_some_and(|made| made < now);
+                    waiting.add(made, place);
                 }
                 if earlier {
                     // A pair that comes before this one came about: the rest waits.
-                    ranks.push(Reverse(rank));
+                    waiting.queue.push(Reverse(now));
                     break;
                 }
             }
         }
-        ids.extend(tokens.into_iter().filter(|&id| id != NONE));
+        ids.extend(line.tokens());
     }
 }
 
