@@ -61,6 +61,8 @@ impl Args {
             if line.is_empty() {
                 continue;
             }
+            // An error comes below, with the answer.
+            terminal::note(model.prompt_note(&line).unwrap_or_default());
             let before = messages.clone();
             messages.push(Message::new("user", &line));
             match self.answer(&model, &mut messages, system.len(), turn, json) {

@@ -230,7 +230,8 @@ impl Prepare {
         let corpus = Corpus::open(&config)?;
         terminal::warn(&corpus.notes);
         let survey = Survey::of(&corpus, &config)?;
-        let tokenizer = data::tokenizer(&config, &corpus, &survey)?;
+        let (tokenizer, notes) = data::tokenizer(&config, &corpus, &survey)?;
+        terminal::warn(&notes);
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
         let bar = terminal::progress_bar(
             survey.bytes,

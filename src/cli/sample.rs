@@ -98,6 +98,7 @@ impl Args {
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
         let sampling = self.draw.sampling();
+        terminal::note(model.prompt_note(&prompt)?);
         for index in 0..self.num {
             let mut text = prompt.clone();
             if !json {

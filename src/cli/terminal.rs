@@ -50,6 +50,13 @@ pub(super) fn warn(warnings: &[String]) {
     }
 }
 
+/// Prints a note, if there is one.
+pub(super) fn note(note: Option<String>) {
+    if let Some(note) = note {
+        tell(&format!("note: {note}"));
+    }
+}
+
 /// Prints a note if this processor computes in another precision than requested.
 pub(super) fn note_precision(asked: Precision, computed: Precision) {
     if asked != computed {

@@ -42,10 +42,11 @@ impl Dataset {
     /// If the corpus cannot be read, or contains characters unknown to the tokenizer.
     pub fn new(corpus: &Corpus, survey: &Survey, tokenizer: &Tokenizer, config: &Config) -> Result<Dataset> {
         let cut = survey.cut(config);
-        let [train, val] = encode_in_memory(corpus, survey, tokenizer, config, cut)?;
+        let ([train, val], lost) = encode_in_memory(corpus, survey, tokenizer, config, cut)?;
         let characters = tokenizer.chars().is_some();
         let floor = corpus.own().filter(|_| characters).map(|own| own.floor(cut as usize..survey.chars as usize));
         let mut notes = corpus.notes.clone();
+        notes.extend(lost);
         notes.extend(left_out(&[&train, &val], survey, config));
         let conversations = survey.conversations > 0;
         Ok(Dataset {
@@ -193,14 +194,14 @@ fn encode_in_memory(
     tokenizer: &Tokenizer,
     config: &Config,
     cut: u64,
-) -> Result<[Collected; 2]> {
+) -> Result<([Collected; 2], Vec<String>)> {
     let mut parts = [Collected::default(), Collected::default()];
     if tokenizer.chars().is_some() && survey.conversations == 0 {
         // The number of tokens is known beforehand, up to the ends of documents, so reserve exactly.
         parts[0].ids.reserve((cut + survey.documents) as usize);
         parts[1].ids.reserve((survey.chars - cut + survey.documents) as usize);
     }
-    encode(corpus, survey, tokenizer, config, cut, |behind, encoded| {
+    let notes = encode(corpus, survey, tokenizer, config, cut, |behind, encoded| {
         let part = &mut parts[usize::from(behind)];
         if survey.conversations > 0 {
             // Packing is for speed in training. The validation part is measured one by one.
@@ -212,7 +213,7 @@ fn encode_in_memory(
         }
         Ok(())
     })?;
-    Ok(parts)
+    Ok((parts, notes))
 }
 
 #[cfg(test)]

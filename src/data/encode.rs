@@ -4,7 +4,7 @@ use super::survey::{Survey, template_of};
 use crate::text::{
     chat,
     source::{Corpus, Piece},
-    tokenizer::{END_OF_TEXT, Tokenizer},
+    tokenizer::{END_OF_TEXT, Loss, Tokenizer},
 };
 use kinglet_core::{
     config::Config,
@@ -22,13 +22,15 @@ pub(super) struct Encoded {
     pub(super) bytes: u64,
     /// Characters of the same.
     pub(super) chars: u64,
+    /// What the tokenizer did not keep.
+    loss: Loss,
 }
 
 /// Bytes of text per thread to encode at once: two pieces.
 const AT_ONCE: usize = 1 << 19;
 
 /// Encodes a corpus on all threads. `sink` receives each piece in order, and whether it lies behind `cut`, in the
-/// survey's units. A piece of text that straddles the cut is divided there.
+/// survey's units. A piece of text that straddles the cut is divided there. Returns notes for the user.
 pub(super) fn encode(
     corpus: &Corpus,
     survey: &Survey,
@@ -36,14 +38,16 @@ pub(super) fn encode(
     config: &Config,
     cut: u64,
     mut sink: impl FnMut(bool, Encoded) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let template = (survey.conversations > 0).then(|| template_of(config, tokenizer)).transpose()?;
     // Behind a single text the end would occur once, at the very end of the validation part: nothing could learn it.
     let end_of_text = tokenizer.end_of_text().filter(|_| survey.documents > 1);
     let one = |piece: &Piece| -> Result<Encoded> {
+        let mut loss = Loss::default();
         let (ids, learned, text) = match piece {
             Piece::Text { text, end } => {
                 let mut ids = tokenizer.encode(text)?;
+                loss.add(tokenizer.loss(text, &ids));
                 ids.extend(end_of_text.filter(|_| *end));
                 (ids, Vec::new(), std::borrow::Cow::from(text))
             }
@@ -51,19 +55,27 @@ pub(super) fn encode(
                 let changed = || Error::Data(format!("{} changed while it was read", corpus.names()));
                 let parts = template.as_ref().ok_or_else(changed)?.parts(messages)?;
                 let (ids, learned) = chat::encode(&parts, tokenizer)?;
+                for part in parts.iter().filter(|_| !tokenizer.keeps_everything()) {
+                    loss.add(tokenizer.loss(&part.text, &tokenizer.encode(&part.text)?));
+                }
                 // Only the text that counts in the loss.
                 let said = parts.iter().filter(|part| part.learned);
                 let text: String = said.map(|part| part.text.replace(END_OF_TEXT, "")).collect();
                 (ids, learned, text.into())
             }
         };
-        Ok(Encoded { ids, learned, bytes: text.len() as u64, chars: text.chars().count() as u64 })
+        Ok(Encoded { ids, learned, bytes: text.len() as u64, chars: text.chars().count() as u64, loss })
     };
+    let mut lost = Loss::default();
     let mut flush = |waiting: &mut Vec<(bool, Piece)>| -> Result<()> {
         let encode = |(behind, piece): (bool, Piece)| Ok((behind, one(&piece)?));
         let encoded: Vec<Result<_>> = waiting.par_drain(..).map(encode).collect();
         // In order, so that the first error does not depend on the number of threads.
-        encoded.into_iter().try_for_each(|piece| piece.and_then(|(behind, encoded)| sink(behind, encoded)))
+        encoded.into_iter().try_for_each(|piece| {
+            let (behind, mut encoded) = piece?;
+            lost.add(std::mem::take(&mut encoded.loss));
+            sink(behind, encoded)
+        })
     };
     let (mut waiting, mut size, mut at) = (Vec::new(), 0, 0u64);
     corpus.pieces(tokenizer.cuts(), |piece| {
@@ -93,5 +105,22 @@ pub(super) fn encode(
         }
         Ok(())
     })?;
-    flush(&mut waiting)
+    flush(&mut waiting)?;
+    note(&lost, corpus).map(|note| note.into_iter().collect())
+}
+
+/// A note on what the tokenizer did not keep of a corpus, if anything; an error if it is too much to learn from.
+fn note(lost: &Loss, corpus: &Corpus) -> Result<Option<String>> {
+    let Some(summary) = lost.summary() else { return Ok(None) };
+    if lost.is_large() {
+        return Err(Error::Data(format!(
+            "the tokenizer is not one for {}: {summary}; use one that was made for such text, or --tokenizer bpe:SIZE, \
+             byte or char",
+            corpus.names()
+        )));
+    }
+    Ok(Some(format!(
+        "the tokenizer does not keep all of the text: {summary}; bits per byte and per character are of the text as it \
+         was read, so they are not comparable with those of a tokenizer that keeps it"
+    )))
 }

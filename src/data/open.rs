@@ -64,12 +64,17 @@ pub fn read_corpus(corpus: &Corpus, config: &Config, choice: TokenizerChoice) ->
         // Check before encoding: an unknown-character error would only be a symptom of a changed text.
         same_text(config, &survey.sha256)?;
     }
-    let tokenizer = match choice {
+    let (tokenizer, notes) = match choice {
         TokenizerChoice::FromConfig => tokenizer(config, corpus, &survey)?,
-        TokenizerChoice::Fixed(known) => known.clone(),
-        TokenizerChoice::Extend(known) => known.extended(survey.alphabet(), survey.needs_end_of_text()),
+        TokenizerChoice::Fixed(known) => (known.clone(), Vec::new()),
+        TokenizerChoice::Extend(known) => {
+            let extended = known.extended(survey.alphabet(), survey.needs_end_of_text());
+            let unlearned = known.chars().and_then(|_| survey.only_in_validation(config, Some(known)));
+            (extended, unlearned.into_iter().collect())
+        }
     };
-    let data = Dataset::new(corpus, &survey, &tokenizer, config)?;
+    let mut data = Dataset::new(corpus, &survey, &tokenizer, config)?;
+    data.notes.extend(notes);
     Ok((tokenizer, data))
 }
 
@@ -85,15 +90,18 @@ pub(crate) fn same_text(config: &Config, sha256: &str) -> Result<()> {
     )))
 }
 
-/// The tokenizer that a configuration asks for, trained on this corpus where it is trained at all.
+/// The tokenizer that a configuration asks for, trained on this corpus where it is trained at all, and notes on it for
+/// the user.
 ///
 /// # Errors
 /// If it cannot be read or trained.
-pub fn tokenizer(config: &Config, corpus: &Corpus, survey: &Survey) -> Result<Tokenizer> {
+pub fn tokenizer(config: &Config, corpus: &Corpus, survey: &Survey) -> Result<(Tokenizer, Vec<String>)> {
     match &config.tokenizer {
-        TokenizerKind::Char => Ok(survey.char_tokenizer()),
-        TokenizerKind::Byte => Ok(Tokenizer::byte()),
-        TokenizerKind::File(path) => Tokenizer::from_file(Path::new(path)),
-        TokenizerKind::Bpe(size) => survey.learn_bpe(corpus, *size),
+        TokenizerKind::Char => {
+            Ok((survey.char_tokenizer(), survey.only_in_validation(config, None).into_iter().collect()))
+        }
+        TokenizerKind::Byte => Ok((Tokenizer::byte(), Vec::new())),
+        TokenizerKind::File(path) => Ok((Tokenizer::from_file(Path::new(path))?, Vec::new())),
+        TokenizerKind::Bpe(size) => survey.learn_bpe(corpus, *size, config),
     }
 }

@@ -17,7 +17,7 @@ use super::{
     dataset::Dataset,
     encode::{Encoded, encode},
     split::Split,
-    survey::Survey,
+    survey::{Survey, found},
     token_file::{HEADER, MAGIC, TokenFile, VERSION},
 };
 use crate::{
@@ -68,7 +68,7 @@ impl From<Files> for Dataset {
 /// Description of a split.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PartAbout {
-    /// Token ids, including one end-of-text token per document.
+    /// Token ids, including one end-of-text token per document if there are several.
     pub tokens: u64,
     /// Bytes of text.
     pub bytes: u64,
@@ -321,7 +321,8 @@ pub fn prepare(
     if stopped {
         return Ok(None);
     }
-    encoded?;
+    let mut notes = encoded?;
+    notes.append(&mut folder.notes);
     parts.iter_mut().try_for_each(PartWriter::finish_file)?;
     let [train, val] = parts.map(|part| part.about);
     for (name, part) in [("training", &train), ("validation", &val)] {
@@ -338,13 +339,13 @@ pub fn prepare(
     let about = About {
         format_version: VERSION,
         sha256: survey.sha256.clone(),
-        tokenizer: config.tokenizer.clone(),
+        tokenizer: found(config, tokenizer),
         train_split: config.train_split,
         documents: survey.documents,
         vocab_size: tokenizer.vocab_size(),
         train,
         val,
-        notes: std::mem::take(&mut folder.notes),
+        notes,
     };
     let json = serde_json::to_string_pretty(&about).expect("plain values");
     folder.add(TOKENIZER, |path| std::fs::write(path, tokenizer.to_json()))?;

@@ -5,14 +5,15 @@ use crate::{
     text::{
         chat::{DEFAULT_TEMPLATE, Template},
         source::{Corpus, Piece},
-        tokenizer::{Alphabet, CharTokenizer, Cuts, END_OF_TEXT, Tokenizer},
+        tokenizer::{Alphabet, BpeLearner, CharTokenizer, Cuts, END_OF_TEXT, Tokenizer},
     },
 };
 use kinglet_core::{
-    config::Config,
+    config::{Config, TokenizerKind},
     error::{Error, Result},
 };
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 
 /// What a first pass over a corpus finds.
 #[derive(Clone, Debug)]
@@ -40,11 +41,6 @@ impl Survey {
         let mut hasher = Sha256::new();
         let (mut bytes, mut chars, mut documents, mut conversations) = (0, 0, 0, 0);
         let mut alphabet = Alphabet::default();
-        let mut see = |text: &str| {
-            bytes += text.len() as u64;
-            chars += text.chars().count() as u64;
-            alphabet.add(text);
-        };
         let mut inside = false;
         corpus.pieces(Cuts::Anywhere, |piece| {
             if documents > 0 && !inside {
@@ -55,14 +51,18 @@ impl Survey {
             match piece {
                 Piece::Text { text, end } => {
                     hasher.update(&text);
-                    see(&text);
+                    bytes += text.len() as u64;
+                    chars += alphabet.add(&text, chars);
                     documents += u64::from(!inside);
                     inside = !end;
                 }
                 Piece::Messages(messages) => {
                     hasher.update(serde_json::to_vec(&messages).expect("plain values"));
                     for part in template.parts(&messages)? {
-                        part.text.split(END_OF_TEXT).for_each(&mut see);
+                        for text in part.text.split(END_OF_TEXT) {
+                            bytes += text.len() as u64;
+                            chars += alphabet.add_at(text, conversations);
+                        }
                     }
                     documents += 1;
                     conversations += 1;
@@ -97,28 +97,66 @@ impl Survey {
         self.documents > 1 || self.conversations > 0
     }
 
-    /// Trains a byte pair encoding on the corpus.
+    /// Trains a byte pair encoding on the training part of the corpus, and notes on it for the user.
     ///
     /// # Errors
-    /// If it cannot be read a second time, or the library reports an error.
-    pub fn learn_bpe(&self, corpus: &Corpus, vocab_size: usize) -> Result<Tokenizer> {
-        let (sender, pieces) = std::sync::mpsc::sync_channel(2);
-        std::thread::scope(|scope| {
-            // Read in a second thread while the trainer counts, so that only a few pieces are in memory.
-            let reader = scope.spawn(move || {
-                corpus.pieces(Cuts::Anywhere, |piece| {
-                    let text = match piece {
-                        Piece::Text { text, .. } => text,
-                        Piece::Messages(messages) => messages.into_iter().map(|m| m.content + "\n").collect(),
-                    };
-                    sender.send(text).map_err(|_| Error::Data("the vocabulary was not learned".into()))
-                })
-            });
-            let learned = Tokenizer::train_bpe(pieces.into_iter(), vocab_size);
-            let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            let learned = learned?;
-            read.map(|()| learned)
-        })
+    /// If the corpus cannot be read a second time, or kinglet was built without byte pair encoding.
+    pub fn learn_bpe(&self, corpus: &Corpus, vocab_size: usize, config: &Config) -> Result<(Tokenizer, Vec<String>)> {
+        let mut learner = BpeLearner::new()?;
+        let (mut waiting, mut size, mut left) = (Vec::new(), 0, self.cut(config));
+        corpus.pieces(Cuts::Anywhere, |piece| {
+            if left == 0 {
+                return Ok(());
+            }
+            let text = match piece {
+                Piece::Text { text, .. } => first_chars(text, &mut left),
+                Piece::Messages(messages) => {
+                    left -= 1;
+                    messages.into_iter().map(|m| m.content + "\n").collect()
+                }
+            };
+            size += text.len();
+            waiting.push(text);
+            if size >= AT_ONCE * rayon::current_num_threads() {
+                learner.add(&waiting);
+                (size, waiting) = (0, Vec::new());
+            }
+            Ok(())
+        })?;
+        learner.add(&waiting);
+        let left_out = learner.left_out();
+        let learned = learner.learn(vocab_size)?;
+        let mut notes = Vec::new();
+        if left_out > 0 {
+            notes.push(format!(
+                "the text has too many different words for memory: the vocabulary was learned without {left_out} words, \
+                 which came last for the first time"
+            ));
+        }
+        if learned.vocab_size() < vocab_size {
+            notes.push(format!(
+                "the text has only {} tokens to learn, not {vocab_size}: no others occur",
+                learned.vocab_size()
+            ));
+        }
+        Ok((learned, notes))
+    }
+
+    /// A note on characters that occur only in the validation part of the corpus, if there are any that `known` does not
+    /// have.
+    pub(crate) fn only_in_validation(&self, config: &Config, known: Option<&Tokenizer>) -> Option<String> {
+        let old: HashSet<char> = known.and_then(Tokenizer::chars).into_iter().flat_map(CharTokenizer::chars).collect();
+        let new: Vec<char> = self.alphabet.chars_from(self.cut(config)).filter(|c| !old.contains(c)).collect();
+        let shown: Vec<_> = new.iter().take(SHOWN).map(|c| format!("{c:?}")).collect();
+        let (n, shown) = (new.len(), shown.join(", "));
+        let more = if n > SHOWN { ", …" } else { "" };
+        match n {
+            0 => None,
+            1 => Some(format!("1 character occurs only in the validation part, so the model cannot learn it: {shown}")),
+            _ => Some(format!(
+                "{n} characters occur only in the validation part, so the model cannot learn them: {shown}{more}"
+            )),
+        }
     }
 
     /// The character tokenizer of the corpus; for a single text, the published one.
@@ -126,6 +164,32 @@ impl Survey {
         let chars = Tokenizer::from(CharTokenizer::from(self.alphabet.clone()));
         chars.extended([], self.needs_end_of_text())
     }
+}
+
+/// Bytes of text per thread whose words are counted at once.
+const AT_ONCE: usize = 1 << 20;
+
+/// Characters that a note shows.
+const SHOWN: usize = 8;
+
+/// The tokenizer of a configuration as it was found: a byte pair encoding with the tokens that there are, which may be
+/// fewer than were asked for.
+pub(crate) fn found(config: &Config, tokenizer: &Tokenizer) -> TokenizerKind {
+    match &config.tokenizer {
+        TokenizerKind::Bpe(size) => TokenizerKind::Bpe(tokenizer.vocab_size().min(*size)),
+        other => other.clone(),
+    }
+}
+
+/// The beginning of a text: at most `left` characters, which is how many are left afterwards.
+fn first_chars(mut text: String, left: &mut u64) -> String {
+    let chars = text.chars().count() as u64;
+    if chars > *left {
+        let end = text.char_indices().nth(*left as usize).map_or(text.len(), |(at, _)| at);
+        text.truncate(end);
+    }
+    *left = left.saturating_sub(chars);
+    text
 }
 
 /// The conversation template, or the default one.

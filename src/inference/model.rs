@@ -231,13 +231,21 @@ impl<B: Forward> Model<B> {
     /// Continues `prompt`, piece by piece; an empty prompt becomes [`Tokenizer::start_of_text`]. If the prompt cannot
     /// be encoded, the first piece is the error.
     pub fn generate(&self, prompt: &str) -> Generation<B> {
-        let encoded = self.tokenizer().encode(prompt).map(|mut ids| {
+        let encoded = self.tokenizer().encode_prompt(prompt).map(|(mut ids, _)| {
             if ids.is_empty() {
                 ids.push(self.tokenizer().start_of_text());
             }
             ids
         });
         Generation::new(self.inner.clone(), encoded)
+    }
+
+    /// What the tokenizer does not keep of a prompt, as a note for the user, if anything.
+    ///
+    /// # Errors
+    /// If the prompt cannot be encoded, or nothing of it is left but unknown tokens.
+    pub fn prompt_note(&self, prompt: &str) -> Result<Option<String>> {
+        Ok(self.tokenizer().encode_prompt(prompt)?.1)
     }
 
     /// Continues these token ids.
@@ -248,10 +256,13 @@ impl<B: Forward> Model<B> {
     /// Generates the answer in a conversation, until the model ends it.
     ///
     /// # Errors
-    /// If the template fails, a message has unknown characters or is too long, or the tokenizer has no end-of-text
+    /// If the template fails, a message has unknown characters, nothing but unknown tokens or is too long, or the tokenizer has no end-of-text
     /// token.
     pub fn answer(&self, messages: &[Message]) -> Result<Generation<B>> {
         let template = data::template_of(self.config(), self.tokenizer())?;
+        for message in messages.iter().filter(|message| !message.content.is_empty()) {
+            self.tokenizer().encode_prompt(&message.content)?;
+        }
         let (prompt, _) = chat::encode(&template.prompt(messages)?, self.tokenizer())?;
         let block_size = self.config().block_size;
         if prompt.len() >= block_size {

@@ -15,16 +15,20 @@ mod cuts;
 #[cfg_attr(not(feature = "hf-tokenizers"), path = "tokenizer/no_hugging_face.rs")]
 mod hugging_face;
 mod json;
+mod loss;
+mod lossy;
 mod plain;
 
 pub use chars::{Alphabet, CharTokenizer};
 pub use cuts::Cuts;
 pub use json::END_OF_TEXT;
+pub use loss::Loss;
 
 use crate::system::disk;
 use hugging_face::HuggingFace;
 use json::{byte_char, file, join_at_end_of_text};
 use kinglet_core::error::{Error, Result};
+use lossy::Lossy;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -77,9 +81,11 @@ impl Tokenizer {
     /// the text is too small.
     ///
     /// # Errors
-    /// If the library reports an error.
-    pub fn train_bpe(pieces: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Tokenizer> {
-        Tokenizer::from_json(&HuggingFace::train(pieces, vocab_size)?)
+    /// If kinglet was built without the feature `hf-tokenizers`.
+    pub fn train_bpe(pieces: impl Iterator<Item = String>, vocab_size: usize) -> Result<Tokenizer> {
+        let mut learner = BpeLearner::new()?;
+        pieces.for_each(|piece| learner.add(&[piece]));
+        learner.learn(vocab_size)
     }
 
     /// Reads a `tokenizer.json`, of a run or from elsewhere.
@@ -191,23 +197,47 @@ impl Tokenizer {
         }
     }
 
+    /// Whether any text that is encoded is the text that its ids are decoded to.
+    pub fn keeps_everything(&self) -> bool {
+        match &self.kind {
+            Kind::Char(_) | Kind::Byte => true,
+            Kind::HuggingFace(inner) => inner.keeps_everything(),
+        }
+    }
+
+    /// What is lost of a text that was encoded as `ids`.
+    pub fn loss(&self, text: &str, ids: &[u32]) -> Loss {
+        let unknown = match &self.kind {
+            _ if self.keeps_everything() => return Loss::default(),
+            Kind::HuggingFace(inner) => inner.unknown(),
+            Kind::Char(_) | Kind::Byte => None,
+        };
+        let known: Vec<u32> = ids.iter().copied().filter(|&id| Some(id) != unknown).collect();
+        Loss::of(text, &self.decode(&known), (ids.len() - known.len()) as u64)
+    }
+
+    /// Encodes what a model is to continue, and says what of it is lost, if anything.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], and if nothing of the text is left but unknown tokens.
+    pub fn encode_prompt(&self, text: &str) -> Result<(Vec<u32>, Option<String>)> {
+        let ids = self.encode(text)?;
+        let loss = self.loss(text, &ids);
+        let Some(summary) = loss.summary() else { return Ok((ids, None)) };
+        if loss.is_everything(ids.len()) {
+            return Err(Error::Text(format!("the tokenizer of this model knows nothing of this text: {summary}")));
+        }
+        Ok((ids, Some(format!("the tokenizer does not keep all of this text: {summary}"))))
+    }
+
     /// Decodes ids to text. Anything that is not text (part of a character, an unknown id) becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        match &self.kind {
-            Kind::Char(chars) => chars.decode(ids),
-            Kind::Byte => {
-                let mut bytes = Vec::with_capacity(ids.len());
-                for &id in ids {
-                    match u8::try_from(id) {
-                        Ok(byte) => bytes.push(byte),
-                        Err(_) if id == 256 => bytes.extend(END_OF_TEXT.bytes()),
-                        Err(_) => bytes.extend("\u{fffd}".bytes()),
-                    }
-                }
-                String::from_utf8_lossy(&bytes).into_owned()
-            }
-            Kind::HuggingFace(inner) => inner.decode(ids),
+        if let Kind::Char(chars) = &self.kind {
+            return chars.decode(ids);
         }
+        let (mut stream, mut text) = (StreamDecoder::default(), String::with_capacity(ids.len()));
+        ids.iter().for_each(|&id| stream.add(self, id, &mut text));
+        text + &stream.finish(self)
     }
 
     /// Whether every id of `other` means the same here: the tokenizers are equal, or this one has characters added.
@@ -231,36 +261,74 @@ impl Tokenizer {
 /// The largest vocabulary that a model can have.
 const MAX_VOCAB: usize = 1_000_000;
 
-/// Decodes ids that arrive one by one, holding back incomplete characters.
+/// Learns a byte pair encoding from a text that is too large for memory.
+pub struct BpeLearner(hugging_face::Learner);
+
+impl BpeLearner {
+    /// A learner that has not seen any text.
+    ///
+    /// # Errors
+    /// If kinglet was built without the feature `hf-tokenizers`.
+    pub fn new() -> Result<BpeLearner> {
+        Ok(BpeLearner(hugging_face::Learner::new()?))
+    }
+
+    /// Counts the words of some texts, on all threads of the current pool. A word ends with its text.
+    pub fn add(&mut self, texts: &[String]) {
+        self.0.add(texts);
+    }
+
+    /// How many words were not counted, because a text with too many different ones would not fit into memory.
+    pub fn left_out(&self) -> u64 {
+        self.0.left_out()
+    }
+
+    /// A tokenizer of `vocab_size` tokens including the end-of-text token, or fewer if the text is too small.
+    ///
+    /// # Errors
+    /// If the library refuses what was learned.
+    pub fn learn(self, vocab_size: usize) -> Result<Tokenizer> {
+        Tokenizer::from_json(&self.0.learn(vocab_size)?)
+    }
+}
+
+/// Decodes ids that arrive one by one. All that it returns together is what [`Tokenizer::decode`] makes of the ids; held
+/// back is only what the next ids can change, such as the bytes of an unfinished character.
 #[derive(Clone, Debug, Default)]
 pub struct StreamDecoder {
-    /// The last tokens whose text was returned, followed by those held back. Some decoders depend on neighbouring
-    /// tokens.
-    ids: Vec<u32>,
-    given: usize,
+    bytes: Lossy,
+    hugging_face: hugging_face::Stream,
 }
 
 impl StreamDecoder {
     /// Adds a token and returns the text that is now complete. `tokenizer` must be the same each time.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        let before = tokenizer.decode(&self.ids[..self.given]);
-        self.ids.push(id);
-        let all = tokenizer.decode(&self.ids);
-        // A character has at most four bytes: text still broken after four tokens stays broken.
-        if all.ends_with('\u{fffd}') && self.ids.len() - self.given < 4 {
-            return String::new();
+        let mut text = String::new();
+        self.add(tokenizer, id, &mut text);
+        text
+    }
+
+    fn add(&mut self, tokenizer: &Tokenizer, id: u32, text: &mut String) {
+        match &tokenizer.kind {
+            Kind::Char(chars) => text.push_str(&chars.decode(&[id])),
+            Kind::Byte => match u8::try_from(id) {
+                Ok(byte) => self.bytes.push(&[byte], text),
+                Err(_) if id == 256 => self.bytes.push(END_OF_TEXT.as_bytes(), text),
+                Err(_) => self.bytes.push("\u{fffd}".as_bytes(), text),
+            },
+            Kind::HuggingFace(inner) => inner.push(&mut self.hugging_face, id, text),
         }
-        let new = all.get(before.len()..).unwrap_or_default().to_owned();
-        self.ids.drain(..self.given);
-        self.given = self.ids.len();
-        new
     }
 
     /// The text held back, when no more tokens follow.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> String {
-        let before = tokenizer.decode(&self.ids[..self.given]);
-        self.given = self.ids.len();
-        tokenizer.decode(&self.ids).get(before.len()..).unwrap_or_default().to_owned()
+        let mut text = String::new();
+        match &tokenizer.kind {
+            Kind::Char(_) => {}
+            Kind::Byte => self.bytes.finish(&mut text),
+            Kind::HuggingFace(_) => self.hugging_face.finish(&mut text),
+        }
+        text
     }
 }
 

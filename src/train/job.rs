@@ -195,6 +195,7 @@ fn resolve_with(
     Memory::of(&smallest)?.check()?;
     let (tokenizer, data) = read(&config, TokenizerChoice::FromConfig)?;
     data.check(&config)?;
+    config.tokenizer = data::found(&config, &tokenizer);
     let tokens = tokenizer.vocab_size();
     if config.vocab_size == 0 {
         config.vocab_size = tokens;

@@ -8,7 +8,7 @@ use super::{
 use kinglet_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Write as _,
 };
 
@@ -33,7 +33,7 @@ impl CharTokenizer {
     /// The tokenizer whose vocabulary is the characters of `text`.
     pub fn train(text: &str) -> CharTokenizer {
         let mut chars = Alphabet::default();
-        chars.add(text);
+        chars.add(text, 0);
         chars.into()
     }
 
@@ -181,35 +181,56 @@ impl CharTokenizer {
     }
 }
 
-/// The distinct characters of a text, collected piece by piece.
+/// The distinct characters of a text, collected piece by piece, and where each occurs first.
 #[derive(Clone, Debug)]
 pub struct Alphabet {
-    /// A table for common code points; the set holds the others.
-    common: Box<[bool; 0x3000]>,
-    rare: BTreeSet<char>,
+    /// A table for common code points; the map holds the others.
+    common: Box<[u64; 0x3000]>,
+    rare: BTreeMap<char, u64>,
 }
+
+/// The first place of a character that has not occurred.
+const NOWHERE: u64 = u64::MAX;
 
 impl Default for Alphabet {
     fn default() -> Alphabet {
-        Alphabet { common: Box::new([false; 0x3000]), rare: BTreeSet::new() }
+        Alphabet { common: Box::new([NOWHERE; 0x3000]), rare: BTreeMap::new() }
     }
 }
 
 impl Alphabet {
-    /// Adds the characters of a piece.
-    pub fn add(&mut self, text: &str) {
+    /// Adds the characters of a piece whose first character is the one of index `first`, and returns how many they are.
+    pub fn add(&mut self, text: &str, first: u64) -> u64 {
+        let mut place = first;
         for c in text.chars() {
-            match self.common.get_mut(c as usize) {
-                Some(seen) => *seen = true,
-                None => _ = self.rare.insert(c),
-            }
+            self.see(c, place);
+            place += 1;
+        }
+        place - first
+    }
+
+    /// Adds the characters of a piece that count as occurring all at one place, and returns how many they are.
+    pub fn add_at(&mut self, text: &str, place: u64) -> u64 {
+        text.chars().map(|c| self.see(c, place)).count() as u64
+    }
+
+    fn see(&mut self, c: char, place: u64) {
+        match self.common.get_mut(c as usize) {
+            Some(first) => *first = place.min(*first),
+            None => _ = self.rare.entry(c).or_insert(place),
         }
     }
 
     /// The characters in code point order.
     pub fn chars(&self) -> impl Iterator<Item = char> {
-        let common = (0..0x3000u32).filter(|&c| self.common[c as usize]).filter_map(char::from_u32);
-        common.chain(self.rare.iter().copied())
+        self.chars_from(0)
+    }
+
+    /// The characters that occur only at `place` and behind it, in code point order.
+    pub fn chars_from(&self, place: u64) -> impl Iterator<Item = char> {
+        let first = |c: u32| self.common[c as usize];
+        let common = (0..0x3000u32).filter(move |&c| (place..NOWHERE).contains(&first(c))).filter_map(char::from_u32);
+        common.chain(self.rare.iter().filter(move |(_, first)| **first >= place).map(|(&c, _)| c))
     }
 }
 
@@ -241,6 +262,18 @@ mod tests {
             "not in the vocabulary of this model: 'é' (U+00E9), try \"e\"; 'B' (U+0042), try \"b\"; \
              '“' (U+201C), try \"\\\"\"; 'Z' (U+005A); it knows: \"abe"
         );
+    }
+
+    #[test]
+    fn an_alphabet_knows_where_its_characters_begin() {
+        let mut alphabet = Alphabet::default();
+        assert_eq!((alphabet.add("ab語a", 0), alphabet.add("b🐦c語", 4), alphabet.add_at("d🐦e", 9)), (4, 4, 3));
+        let from = |place| alphabet.chars_from(place).collect::<String>();
+        assert_eq!(
+            (from(0), from(2), from(5), from(6), from(9)),
+            ("abcde語🐦".into(), "cde語🐦".into(), "cde🐦".into(), "cde".into(), "de".into())
+        );
+        assert_eq!(alphabet.chars().collect::<String>(), from(0));
     }
 
     #[test]

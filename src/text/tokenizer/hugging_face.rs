@@ -1,21 +1,25 @@
 //! Tokenizers that use Hugging Face's library: byte pair encodings trained here, and any `tokenizer.json` that is not
 //! kinglet's own.
 
+mod decoder;
+mod exact;
 mod gpt2_words;
+mod learn;
+mod line;
+mod long_words;
+mod pairs;
+mod progress;
 
 use super::{cuts::Cuts, json::END_OF_TEXT};
+use decoder::Step;
 use gpt2_words::Words;
 use kinglet_core::error::{Error, Result};
-use std::{
-    io::{self, IsTerminal},
-    sync::Arc,
-};
+use learn::{Learned, WordCounts};
+use progress::Progress;
+use std::sync::Arc;
 use tokenizers::{
     AddedToken, DecoderWrapper, PreTokenizerWrapper,
-    models::{
-        TrainerWrapper,
-        bpe::{BPE, BpeTrainer},
-    },
+    models::bpe::{BPE, Vocab},
     pre_tokenizers::byte_level::ByteLevel,
 };
 
@@ -25,30 +29,17 @@ pub(super) struct HuggingFace {
     inner: Box<tokenizers::Tokenizer>,
     /// A faster encoder, used if it is byte pair encoding over GPT-2's words.
     words: Option<Arc<Words>>,
+    /// Its decoder, at the beginning of a text.
+    steps: Arc<[Step]>,
+    /// See [`super::Tokenizer::keeps_everything`].
+    exact: bool,
+    /// The token that stands for what is unknown.
+    unknown: Option<u32>,
     /// One more than its largest id.
     size: usize,
 }
 
 impl HuggingFace {
-    /// Trains a byte pair encoding and returns its `tokenizer.json`. See [`super::Tokenizer::train_bpe`].
-    pub(super) fn train(pieces: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<String> {
-        let byte_level = || ByteLevel::new(false, true, true);
-        let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
-        tokenizer
-            .with_pre_tokenizer(Some(PreTokenizerWrapper::ByteLevel(byte_level())))
-            .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level())));
-        let trainer = BpeTrainer::builder()
-            .vocab_size(vocab_size)
-            // The library's progress bars leave empty lines on standard output, where a program may expect JSON.
-            .show_progress(io::stdout().is_terminal())
-            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
-            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-            .build();
-        let refused = |error| Error::Data(format!("cannot learn a vocabulary: {error}"));
-        tokenizer.train(&mut TrainerWrapper::BpeTrainer(trainer), pieces).map_err(refused)?;
-        tokenizer.to_string(true).map_err(refused)
-    }
-
     /// Reads the content of a `tokenizer.json`.
     pub(super) fn from_json(text: &str) -> Result<HuggingFace> {
         let bad = |error: tokenizers::Error| Error::Data(format!("not a tokenizer: {error}"));
@@ -57,7 +48,10 @@ impl HuggingFace {
         inner.with_padding(None).with_truncation(None).map_err(bad)?;
         let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let words = Words::of(&inner).map(Arc::new);
-        Ok(HuggingFace { inner, words, size })
+        let steps = decoder::steps(inner.get_decoder()).into();
+        let unknown = exact::unknown(&inner, text);
+        let exact = exact::keeps_everything(&inner);
+        Ok(HuggingFace { inner, words, steps, exact, unknown, size })
     }
 
     /// One more than the largest id.
@@ -96,17 +90,83 @@ impl HuggingFace {
         Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
     }
 
-    /// Decodes ids to text; an unknown id becomes U+FFFD.
-    pub(super) fn decode(&self, ids: &[u32]) -> String {
-        // The library would skip unknown ids.
-        let known = |id: &u32| self.inner.id_to_token(*id).is_some();
-        let pieces = ids.chunk_by(|a, b| known(a) == known(b)).map(|ids| {
-            if known(&ids[0]) {
-                self.inner.decode(ids, false).unwrap_or_default()
-            } else {
-                "\u{fffd}".repeat(ids.len())
+    /// See [`super::Tokenizer::keeps_everything`].
+    pub(super) fn keeps_everything(&self) -> bool {
+        self.exact
+    }
+
+    /// The token that stands for what is unknown.
+    pub(super) fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// Appends the text that a token completes; an unknown id becomes U+FFFD, and what follows it is decoded as a text
+    /// of its own. The library would skip it.
+    pub(super) fn push(&self, stream: &mut Stream, id: u32, text: &mut String) {
+        match self.inner.id_to_token(id) {
+            Some(token) => decoder::push(stream.0.get_or_insert_with(|| self.steps.to_vec()), &token, true, text),
+            None => {
+                stream.finish(text);
+                text.push(char::REPLACEMENT_CHARACTER);
             }
-        });
-        pieces.collect()
+        }
+    }
+}
+
+/// Learns a byte pair encoding. See [`super::BpeLearner`].
+pub(super) struct Learner {
+    counts: WordCounts,
+    read: usize,
+    progress: Progress,
+}
+
+impl Learner {
+    /// A learner that has not seen any text.
+    pub(super) fn new() -> Result<Learner> {
+        Ok(Learner { counts: WordCounts::default(), read: 0, progress: Progress::new() })
+    }
+
+    /// Counts the words of some texts.
+    pub(super) fn add(&mut self, texts: &[String]) {
+        self.counts.add(texts);
+        self.read += texts.iter().map(String::len).sum::<usize>();
+        self.progress.show(|| format!("learning a vocabulary: {} MB of text read", self.read / 1_000_000));
+    }
+
+    /// How many words were not counted, as there are too many different ones.
+    pub(super) fn left_out(&self) -> u64 {
+        self.counts.left_out
+    }
+
+    /// The `tokenizer.json` of what was learned.
+    pub(super) fn learn(self, size: usize) -> Result<String> {
+        let Learner { counts, mut progress, .. } = self;
+        let show = |tokens| progress.show(|| format!("learning a vocabulary: {tokens} of {size} tokens"));
+        let Learned { tokens, merges } = counts.learn(size, show);
+        let written = |id: u32| tokens[id as usize].clone();
+        let merges = merges.into_iter().map(|(a, b)| (written(a), written(b))).collect();
+        let byte_level = || ByteLevel::new(false, true, true);
+        let refused = |error| Error::Data(format!("cannot learn a vocabulary: {error}"));
+        let vocab: Vocab = tokens.iter().cloned().zip(0..).collect();
+        let bpe = BPE::builder().vocab_and_merges(vocab, merges).build();
+        let mut tokenizer = tokenizers::Tokenizer::new(bpe.map_err(refused)?);
+        tokenizer
+            .with_pre_tokenizer(Some(PreTokenizerWrapper::ByteLevel(byte_level())))
+            .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level())));
+        tokenizer.add_special_tokens([AddedToken::from(END_OF_TEXT, true)]).map_err(refused)?;
+        tokenizer.to_string(true).map_err(refused)
+    }
+}
+
+/// What a decoder holds back, if it has begun.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stream(Option<Vec<Step>>);
+
+impl Stream {
+    /// Appends what was held back, when no more tokens follow.
+    pub(super) fn finish(&mut self, text: &mut String) {
+        if let Some(mut steps) = self.0.take() {
+            decoder::finish(&mut steps, text);
+        }
     }
 }

@@ -15,11 +15,6 @@ fn absent<T>() -> Result<T> {
 
 impl HuggingFace {
     /// Always an error: the library is not built in.
-    pub(super) fn train(_: impl Iterator<Item = String> + Send, _: usize) -> Result<String> {
-        absent()
-    }
-
-    /// Always an error: the library is not built in.
     pub(super) fn from_json(_: &str) -> Result<HuggingFace> {
         absent()
     }
@@ -50,7 +45,51 @@ impl HuggingFace {
     }
 
     /// Never called.
-    pub(super) fn decode(&self, _: &[u32]) -> String {
+    pub(super) fn keeps_everything(&self) -> bool {
         match *self {}
     }
+
+    /// Never called.
+    pub(super) fn unknown(&self) -> Option<u32> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn push(&self, _: &mut Stream, _: u32, _: &mut String) {
+        match *self {}
+    }
+}
+
+/// Would learn a byte pair encoding; it cannot be constructed.
+pub(super) enum Learner {}
+
+impl Learner {
+    /// Always an error: the library is not built in.
+    pub(super) fn new() -> Result<Learner> {
+        absent()
+    }
+
+    /// Never called.
+    pub(super) fn add(&mut self, _: &[String]) {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn left_out(&self) -> u64 {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn learn(self, _: usize) -> Result<String> {
+        match self {}
+    }
+}
+
+/// What its decoder would hold back.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stream;
+
+impl Stream {
+    /// Holds back nothing.
+    pub(super) fn finish(&mut self, _: &mut String) {}
 }

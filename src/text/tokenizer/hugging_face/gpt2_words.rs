@@ -9,6 +9,7 @@
 //! matches, and caches the tokens of words seen before. Hugging Face's library runs a general regex engine for each
 //! word and copies the word several times.
 
+use super::long_words::Merges;
 use crate::text::tokenizer::json::byte_char;
 use kinglet_core::error::{Error, Result};
 use std::{
@@ -23,12 +24,17 @@ const REMEMBERED: usize = 1 << 16;
 /// Longest word worth caching, in bytes.
 const LONGEST: usize = 64;
 
+/// From how many bytes on a word is encoded here and not by the library.
+const LONG: usize = 1 << 13;
+
 /// Encodes exactly like a given Hugging Face tokenizer, but faster.
 #[derive(Debug)]
 pub(super) struct Words {
     /// The special token, at which the text is split before looking for words.
     special: Option<(String, u32)>,
     byte_chars: [char; 256],
+    /// For long words, made when one comes; `None` if they are not what the model does.
+    merges: OnceLock<Option<Merges>>,
     /// A pool of caches, one for each thread that encodes concurrently.
     memories: Mutex<Vec<Memory>>,
 }
@@ -60,6 +66,7 @@ impl Words {
         Some(Words {
             special: special.map(|(id, token)| (token.content, id)),
             byte_chars: std::array::from_fn(|byte| byte_char(byte as u8)),
+            merges: OnceLock::new(),
             memories: Mutex::default(),
         })
     }
@@ -95,6 +102,13 @@ impl Words {
             ids.extend(&memory.ids[start..end]);
             return Ok(());
         }
+        if word.len() >= LONG
+            && let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+            && let Some(merges) = self.merges.get_or_init(|| Merges::of(bpe))
+        {
+            merges.encode(word.as_bytes(), ids);
+            return Ok(());
+        }
         let written: String = word.bytes().map(|byte| self.byte_chars[usize::from(byte)]).collect();
         let tokens = tokenizer.get_model().tokenize(&written);
         let tokens = tokens.map_err(|error| Error::Text(format!("cannot encode: {error}")))?;
@@ -114,7 +128,7 @@ impl Words {
 }
 
 /// The words of a text; concatenated, they give the text.
-fn words(mut text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let (word, rest) = text.split_at(first_word(text));
         text = rest;
