@@ -50,6 +50,16 @@ impl HuggingFace {
     }
 
     /// Never called.
+    pub(super) fn encode_text(&self, _: &str) -> Result<Vec<u32>> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn special_tokens(&self) -> Vec<(String, u32)> {
+        match *self {}
+    }
+
+    /// Never called.
     pub(super) fn decode(&self, _: &[u32]) -> String {
         match *self {}
     }
