@@ -2,9 +2,9 @@
 
 use super::survey::{Survey, template_of};
 use crate::text::{
-    chat,
+    chat::{self, Doubts},
     source::{Corpus, Piece},
-    tokenizer::{END_OF_TEXT, Tokenizer},
+    tokenizer::Tokenizer,
 };
 use kinglet_core::{
     config::Config,
@@ -22,6 +22,8 @@ pub(super) struct Encoded {
     pub(super) bytes: u64,
     /// Characters of the same.
     pub(super) chars: u64,
+    /// For conversations: what is doubtful about their answers.
+    pub(super) doubts: Doubts,
 }
 
 /// Bytes of text per thread to encode at once: two pieces.
@@ -40,6 +42,7 @@ pub(super) fn encode(
     let template = (survey.conversations > 0).then(|| template_of(config, tokenizer)).transpose()?;
     let end_of_text = tokenizer.end_of_text();
     let one = |piece: &Piece| -> Result<Encoded> {
+        let mut doubts = Doubts::default();
         let (ids, learned, text) = match piece {
             Piece::Text { text, end } => {
                 let mut ids = tokenizer.encode(text)?;
@@ -48,15 +51,17 @@ pub(super) fn encode(
             }
             Piece::Messages(messages) => {
                 let changed = || Error::Data(format!("{} changed while it was read", corpus.names()));
-                let parts = template.as_ref().ok_or_else(changed)?.parts(messages)?;
+                let template = template.as_ref().ok_or_else(changed)?;
+                let parts = template.parts(messages)?;
+                doubts = template.doubts(&parts);
                 let (ids, learned) = chat::encode(&parts, tokenizer)?;
-                // Only the text that counts in the loss.
+                // Only the text that counts in the loss, without the template's special tokens.
                 let said = parts.iter().filter(|part| part.learned);
-                let text: String = said.map(|part| part.text.replace(END_OF_TEXT, "")).collect();
+                let text: String = said.flat_map(|part| template.texts(part)).collect();
                 (ids, learned, text.into())
             }
         };
-        Ok(Encoded { ids, learned, bytes: text.len() as u64, chars: text.chars().count() as u64 })
+        Ok(Encoded { ids, learned, bytes: text.len() as u64, chars: text.chars().count() as u64, doubts })
     };
     let mut flush = |waiting: &mut Vec<(bool, Piece)>| -> Result<()> {
         let encode = |(behind, piece): (bool, Piece)| Ok((behind, one(&piece)?));

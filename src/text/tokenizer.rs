@@ -362,7 +362,10 @@ mod tests {
         };
         let tokenizer = words("</s>");
         assert_eq!(tokenizer.special_tokens(), [("</s>".to_owned(), 3)]);
-        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|id| tokenizer.is_token(id)), [true, true, false, true, true, true, false]);
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5, 6].map(|id| tokenizer.is_token(id)),
+            [true, true, false, true, true, true, false]
+        );
         assert_eq!(tokenizer.encode("a </s> a").unwrap(), [1, 3, 1]);
         assert_eq!(tokenizer.encode_text("a </s> a").unwrap(), [1, 4, 5, 1]);
         let error = words("#").encode_text("a # a").unwrap_err().to_string();
