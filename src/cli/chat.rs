@@ -1,12 +1,15 @@
 //! `kinglet chat`
 
 use super::terminal;
-use super::{eval::CheckpointArg, sample::Draw};
+use super::{
+    eval::CheckpointArg,
+    sample::{Draw, is_chat, note},
+};
 use kinglet::{
     backend::Cpu,
     data,
     error::Error,
-    inference::Model,
+    inference::{Finish, Model},
     text::chat::{ASSISTANT, Message},
 };
 use serde_json::json;
@@ -29,6 +32,9 @@ pub(super) struct Args {
     /// The longest answer, in tokens
     #[arg(long, value_name = "N", default_value_t = 500)]
     tokens: usize,
+    /// End an answer where this text would come; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     #[command(flatten)]
     draw: Draw,
     /// Which checkpoint
@@ -43,6 +49,7 @@ impl Args {
         data::template_of(model.config(), model.tokenizer())?;
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
+        note(is_chat(model.config()), true, &self.run).iter().for_each(|note| terminal::tell(note));
         let system: Vec<_> = self.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let ask = io::stdin().is_terminal() && !json;
@@ -66,12 +73,14 @@ impl Args {
             let before = messages.clone();
             messages.push(Message::new("user", &line));
             match self.answer(&model, &mut messages, system.len(), turn, json) {
-                Ok(answer) => {
+                Ok((answer, finish)) => {
                     if json {
-                        terminal::print_json(&json!({"prompt": line, "response": answer}))?;
+                        let finish = finish.map(name);
+                        terminal::print_json(&json!({"prompt": line, "response": answer, "finish": finish}))?;
                     } else {
                         terminal::print("\n")?;
                     }
+                    self.tell_if_cut(finish, model.config().block_size);
                     messages.push(Message::new(ASSISTANT, &answer));
                 }
                 // A typing mistake must not end the conversation: continue without that line.
@@ -93,8 +102,9 @@ impl Args {
         }
         Ok(())
     }
-    /// Answers the last message. If the messages are too long, it first drops the oldest ones after the first `keep`.
-    /// Prints the answer while it is generated, unless the output is JSON.
+
+    /// Answers the last message; says why the answer ended. If the messages are too long, it first drops the oldest ones
+    /// after the first `keep`. Prints the answer while it is generated, unless the output is JSON.
     fn answer(
         &self,
         model: &Model,
@@ -102,20 +112,49 @@ impl Args {
         keep: usize,
         turn: u64,
         json: bool,
-    ) -> anyhow::Result<String> {
+    ) -> anyhow::Result<(String, Option<Finish>)> {
         let dropped = model.fit(messages, keep)?;
-        if dropped > 0 {
-            let block_size = model.config().block_size;
+        if let Some(first) = dropped.first() {
+            let (block_size, n) = (model.config().block_size, dropped.len());
+            let begins: String = first.content.chars().take(40).collect();
+            let (are, first) = if n == 1 { (" is", "it") } else { ("s are", "the first") };
             terminal::tell(&format!(
-                "note: the model sees {block_size} tokens; {dropped} earlier messages are forgotten"
+                "note: the model sees {block_size} tokens; {n} earlier message{are} forgotten: {first} begins {begins:?}"
             ));
         }
         let generation = model.answer(messages)?.max_tokens(self.tokens).sampling(self.draw.sampling()).index(turn);
+        let mut generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
         let mut answer = String::new();
-        terminal::write(generation, |piece| {
+        terminal::write(&mut generation, |piece| {
             answer.push_str(piece);
             if json { Ok(()) } else { terminal::print(piece) }
         })?;
-        Ok(answer)
+        Ok((answer, generation.finish()))
+    }
+
+    /// Says so if the answer did not come to its end.
+    fn tell_if_cut(&self, finish: Option<Finish>, block_size: usize) {
+        match finish {
+            Some(Finish::Context) => terminal::tell(&format!(
+                "note: the answer is cut: the context of {block_size} tokens is full; an empty line begins a new conversation"
+            )),
+            Some(Finish::Length) => {
+                terminal::tell(&format!(
+                    "note: the answer is cut after {} tokens; --tokens sets how many",
+                    self.tokens
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How JSON says why an answer ended.
+fn name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Length => "length",
+        Finish::Stop => "stop",
+        Finish::Context => "context",
+        _ => "end",
     }
 }

@@ -3,9 +3,9 @@
 use super::eval::CheckpointArg;
 use super::terminal;
 use anyhow::Context;
-use kinglet::{backend::Cpu, inference::Model, sample::Sampling};
+use kinglet::{backend::Cpu, config::Config, inference::Model, sample::Sampling};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Write text with a trained model
 #[derive(clap::Args)]
@@ -38,19 +38,20 @@ pub(super) struct Args {
     adapter: Option<PathBuf>,
 }
 
-/// How the next token is drawn.
+/// How the next token is drawn: first the repetition penalty, then temperature, top-k, top-p and min-p, in this order; each
+/// sees what the one before left.
 #[derive(clap::Args)]
 pub(super) struct Draw {
-    /// Below 1 more predictable, above 1 more varied; 0 takes the most probable token always
+    /// Below 1 more predictable, above 1 more varied: logits are divided by it; 0 takes the most probable token always
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
     temperature: f64,
-    /// Choose among the K most probable tokens only; 0 is all
+    /// Then choose among the K most probable tokens only, and those equal to the last of them; 0 is all
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Choose among the most probable tokens that together have this probability
+    /// Then among the most probable of these that together have this share of their probability
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = number::<0, 1>)]
     top_p: f64,
-    /// Choose among tokens at least this fraction as probable as the most probable one
+    /// Then among those at least this fraction as probable as the most probable one
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number::<0, 1>)]
     min_p: f64,
     /// Above 1, tokens in the context become less probable
@@ -70,6 +71,27 @@ impl Draw {
         sampling.repetition_penalty = self.repetition_penalty.max(1e-3);
         sampling.seed = self.seed;
         sampling
+    }
+}
+
+/// Whether a run learned from conversations, where that is known.
+pub(super) fn is_chat(_: &Config) -> Option<bool> {
+    None
+}
+
+/// What to say where a run is asked for something else than it learned.
+pub(super) fn note(is_chat: Option<bool>, asked_to_chat: bool, run: &Path) -> Option<String> {
+    let run = run.display();
+    match (is_chat, asked_to_chat) {
+        (Some(true), false) => Some(format!(
+            "note: this model was trained on conversations; kinglet chat {run} talks to it; this text goes on from the \
+             prompt as it is"
+        )),
+        (Some(false), true) => Some(format!(
+            "note: this model was trained on text, not on conversations: it never learned to answer; kinglet sample {run} \
+             goes on with a text"
+        )),
+        _ => None,
     }
 }
 
@@ -97,6 +119,7 @@ impl Args {
         };
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
+        note(is_chat(model.config()), false, &self.run).iter().for_each(|note| terminal::tell(note));
         let sampling = self.draw.sampling();
         terminal::note(model.prompt_note(&prompt)?);
         for index in 0..self.num {
@@ -106,8 +129,8 @@ impl Args {
                 terminal::print(&(rule + &text))?;
             }
             let generation = model.generate(&prompt).max_tokens(self.tokens).sampling(sampling.clone()).index(index);
-            let generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
-            terminal::write(generation, |piece| {
+            let mut generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
+            terminal::write(&mut generation, |piece| {
                 if json {
                     text.push_str(piece);
                     return Ok(());
@@ -121,5 +144,20 @@ impl Args {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_says_what_it_learned_where_it_is_asked_for_something_else() {
+        let note = |is_chat, asked| note(is_chat, asked, Path::new("runs/a")).unwrap_or_default();
+        assert!(note(Some(true), false).contains("kinglet chat runs/a talks to it"));
+        assert!(note(Some(false), true).contains("kinglet sample runs/a goes on with a text"));
+        for (is_chat, asked) in [(Some(true), true), (Some(false), false), (None, true), (None, false)] {
+            assert_eq!(note(is_chat, asked), "");
+        }
     }
 }

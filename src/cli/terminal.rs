@@ -21,7 +21,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 
 /// Passes text to `write` as a model generates it. Large matrix products are computed on all cores.
 pub(super) fn write(
-    generation: Generation,
+    generation: &mut Generation,
     mut write: impl FnMut(&str) -> io::Result<()> + Send,
 ) -> anyhow::Result<()> {
     let pieces = || -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     system::machine,
-    text::{source::Corpus, tokenizer::Tokenizer},
+    text::{chat::Doubts, source::Corpus, tokenizer::Tokenizer},
 };
 use kinglet_core::{
     config::{Config, TokenizerKind},
@@ -135,7 +135,9 @@ fn left_out(parts: &[&Collected], survey: &Survey, config: &Config) -> Vec<Strin
         )
     });
     let empty = (empty > 0).then(|| format!("{empty} of {of} conversations have no answer and are left out"));
-    long.into_iter().chain(empty).collect()
+    let mut doubts = Doubts::default();
+    parts.iter().for_each(|part| doubts.add(part.doubts.clone()));
+    long.into_iter().chain(empty).chain(doubts.notes()).collect()
 }
 
 /// A split while it is being collected.
@@ -150,6 +152,8 @@ struct Collected {
     too_long: (usize, usize),
     /// Conversations without any token to train on.
     empty: usize,
+    /// What is doubtful about the answers of the others.
+    doubts: Doubts,
 }
 
 impl Collected {
@@ -174,6 +178,7 @@ impl Collected {
         all.rows.push(all.ends.len());
         self.bytes += encoded.bytes;
         self.chars += encoded.chars;
+        self.doubts.add(encoded.doubts.clone());
     }
 
     fn split(self, conversations: bool, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {

@@ -2,9 +2,9 @@
 
 use super::survey::{Survey, template_of};
 use crate::text::{
-    chat,
+    chat::{self, Doubts},
     source::{Corpus, Piece},
-    tokenizer::{END_OF_TEXT, Loss, Tokenizer},
+    tokenizer::{Loss, Tokenizer},
 };
 use kinglet_core::{
     config::Config,
@@ -24,6 +24,8 @@ pub(super) struct Encoded {
     pub(super) chars: u64,
     /// What the tokenizer did not keep.
     loss: Loss,
+    /// For conversations: what is doubtful about their answers.
+    pub(super) doubts: Doubts,
 }
 
 /// Bytes of text per thread to encode at once: two pieces.
@@ -44,6 +46,7 @@ pub(super) fn encode(
     let end_of_text = tokenizer.end_of_text().filter(|_| survey.documents > 1);
     let one = |piece: &Piece| -> Result<Encoded> {
         let mut loss = Loss::default();
+        let mut doubts = Doubts::default();
         let (ids, learned, text) = match piece {
             Piece::Text { text, end } => {
                 let mut ids = tokenizer.encode(text)?;
@@ -53,18 +56,21 @@ pub(super) fn encode(
             }
             Piece::Messages(messages) => {
                 let changed = || Error::Data(format!("{} changed while it was read", corpus.names()));
-                let parts = template.as_ref().ok_or_else(changed)?.parts(messages)?;
+                let template = template.as_ref().ok_or_else(changed)?;
+                let parts = template.parts(messages)?;
+                doubts = template.doubts(&parts);
                 let (ids, learned) = chat::encode(&parts, tokenizer)?;
-                for part in parts.iter().filter(|_| !tokenizer.keeps_everything()) {
-                    loss.add(tokenizer.loss(&part.text, &tokenizer.encode(&part.text)?));
+                // Special tokens that the template writes are neither lost nor measured.
+                for text in parts.iter().filter(|_| !tokenizer.keeps_everything()).flat_map(|part| template.texts(part))
+                {
+                    loss.add(tokenizer.loss(text, &tokenizer.encode_text(text)?));
                 }
-                // Only the text that counts in the loss.
                 let said = parts.iter().filter(|part| part.learned);
-                let text: String = said.map(|part| part.text.replace(END_OF_TEXT, "")).collect();
+                let text: String = said.flat_map(|part| template.texts(part)).collect();
                 (ids, learned, text.into())
             }
         };
-        Ok(Encoded { ids, learned, bytes: text.len() as u64, chars: text.chars().count() as u64, loss })
+        Ok(Encoded { ids, learned, bytes: text.len() as u64, chars: text.chars().count() as u64, loss, doubts })
     };
     let mut lost = Loss::default();
     let mut flush = |waiting: &mut Vec<(bool, Piece)>| -> Result<()> {

@@ -59,7 +59,7 @@ impl Survey {
                 Piece::Messages(messages) => {
                     hasher.update(serde_json::to_vec(&messages).expect("plain values"));
                     for part in template.parts(&messages)? {
-                        for text in part.text.split(END_OF_TEXT) {
+                        for text in template.texts(&part) {
                             bytes += text.len() as u64;
                             chars += alphabet.add_at(text, conversations);
                         }
@@ -200,10 +200,7 @@ fn template(config: &Config) -> &str {
 /// The conversation template of a model.
 ///
 /// # Errors
-/// If the configured template is invalid, or the tokenizer has no end-of-text token.
+/// If the configured template is invalid, or it is the default one and the tokenizer has no end-of-text token.
 pub fn template_of(config: &Config, tokenizer: &Tokenizer) -> Result<Template> {
-    let end = tokenizer.end_of_text_name().ok_or_else(|| {
-        Error::Data(format!("conversations need a token that ends them, and this tokenizer has no {END_OF_TEXT}"))
-    })?;
-    Template::new(template(config), end)
+    Template::of_tokenizer(template(config), tokenizer)
 }

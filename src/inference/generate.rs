@@ -1,11 +1,11 @@
 //! Text generation, as an iterator.
 
 use super::loaded::Loaded;
-use crate::text::tokenizer::StreamDecoder;
+use crate::text::chat::{End, Ending, Reader};
 use kinglet_core::{
     backend::{Cpu, Forward},
     error::Result,
-    sample::{Sampling, Stopper, Stream},
+    sample::{Sampling, Stream},
     threads::Pool,
 };
 use std::sync::Arc;
@@ -33,8 +33,20 @@ pub enum Finish {
     Length,
     /// A stop string was generated; it is not part of the text.
     Stop,
-    /// The model generated its end-of-text token.
+    /// The model ended the text: by its end-of-text token or, in a conversation, by what the template puts behind an
+    /// answer. Neither is part of the text.
     EndOfText,
+    /// The model's context is full, and the text must not go on without its beginning: an answer in a conversation.
+    Context,
+}
+
+impl From<End> for Finish {
+    fn from(end: End) -> Finish {
+        match end {
+            End::Stop => Finish::Stop,
+            End::Ending => Finish::EndOfText,
+        }
+    }
 }
 
 /// A text being generated: first configured, then iterated over. It owns its state and shares ownership of the model,
@@ -58,7 +70,9 @@ pub struct Generation<B: Forward = Cpu> {
     sampling: Sampling,
     index: u64,
     stops: Vec<String>,
-    end: Option<u32>,
+    ending: Ending,
+    /// Whether it ends where the context is full.
+    within_context: bool,
     pool: Option<Pool>,
     writing: Option<Writing<B>>,
     finish: Option<Finish>,
@@ -67,8 +81,7 @@ pub struct Generation<B: Forward = Cpu> {
 /// The state of a text once generation has started.
 struct Writing<B: Forward> {
     stream: Stream<B>,
-    decoder: StreamDecoder,
-    stopper: Stopper,
+    reader: Reader,
     drawn: usize,
 }
 
@@ -81,7 +94,8 @@ impl<B: Forward> Generation<B> {
             sampling: Sampling::default(),
             index: 0,
             stops: Vec::new(),
-            end: None,
+            ending: Ending::default(),
+            within_context: false,
             pool: None,
             writing: None,
             finish: None,
@@ -126,7 +140,13 @@ impl<B: Forward> Generation<B> {
 
     /// Ends at the model's end-of-text token, if it has one.
     pub fn until_end_of_text(mut self) -> Self {
-        self.end = self.model.tokenizer.end_of_text();
+        self.ending = Ending::of_text(&self.model.tokenizer);
+        self
+    }
+
+    /// Ends as an answer does, and where the context is full.
+    pub(super) fn answering(mut self, ending: Ending) -> Self {
+        (self.ending, self.within_context) = (ending, true);
         self
     }
 
@@ -151,45 +171,36 @@ impl<B: Forward> Generation<B> {
 
     /// The next piece with any text; `None` at the end.
     fn advance(&mut self) -> Result<Option<Piece>> {
-        let Loaded { be, gpt, weights, tokenizer, .. } = &*self.model;
+        let Loaded { be, gpt, weights, tokenizer, barred, .. } = &*self.model;
         if let Some(prompt) = self.prompt.take() {
-            let stream = Stream::new(be, gpt, &prompt?, self.sampling.clone(), self.index)?;
-            let stopper = Stopper::new(self.stops.iter().cloned());
-            self.writing = Some(Writing { stream, decoder: StreamDecoder::default(), stopper, drawn: 0 });
+            let stream = Stream::new(be, gpt, &prompt?, self.sampling.clone(), self.index)?.barring(barred);
+            let reader = Reader::new(self.ending.clone(), &self.stops);
+            self.writing = Some(Writing { stream, reader, drawn: 0 });
         }
-        let Some(Writing { stream, decoder, stopper, drawn }) = &mut self.writing else { return Ok(None) };
+        let Some(Writing { stream, reader, drawn }) = &mut self.writing else { return Ok(None) };
         let mut piece = Piece::default();
         let finish = loop {
-            if *drawn == self.max_tokens {
-                break Finish::Length;
+            let full = self.within_context && stream.tokens().len() > gpt.block_size;
+            if *drawn == self.max_tokens || full {
+                // No more tokens follow, so release the text that was held back.
+                let (text, end) = reader.finish(tokenizer);
+                piece.text += &text;
+                break end.map_or(if full { Finish::Context } else { Finish::Length }, Finish::from);
             }
             let token = stream.draw(be, gpt, weights)?;
             *drawn += 1;
             piece.ids.push(token.id);
             piece.logprob += token.logprob;
-            if Some(token.id) == self.end {
-                break Finish::EndOfText;
-            }
-            let (text, stopped) = stopper.push(&decoder.push(tokenizer, token.id));
+            let (text, end) = reader.push(tokenizer, token.id);
             piece.text = text;
-            if stopped {
-                break Finish::Stop;
+            if let Some(end) = end {
+                break end.into();
             }
             if !piece.text.is_empty() {
                 return Ok(Some(piece));
             }
         };
         self.finish = Some(finish);
-        if finish != Finish::Stop {
-            // No more tokens follow, so release the text that was held back.
-            let (text, stopped) = stopper.push(&decoder.finish(tokenizer));
-            piece.text += &text;
-            if stopped {
-                self.finish = Some(Finish::Stop);
-            } else {
-                piece.text += &stopper.finish();
-            }
-        }
         self.writing = None;
         let something = !piece.text.is_empty() || !piece.ids.is_empty();
         Ok(something.then_some(piece))

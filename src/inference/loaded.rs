@@ -13,4 +13,6 @@ pub(super) struct Loaded<B: Forward> {
     pub(super) gpt: Gpt,
     /// The parameters, packed for matrix multiplication.
     pub(super) weights: B::Buf,
+    /// Ids that the model knows and no token has; they are never drawn.
+    pub(super) barred: Vec<u32>,
 }

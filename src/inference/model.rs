@@ -5,7 +5,7 @@ use crate::{
     data::{self, Dataset, TokenizerChoice},
     run::{RunDir, State, Which, read_tensors},
     text::{
-        chat::{self, ASSISTANT, Message},
+        chat::{self, Message},
         tokenizer::Tokenizer,
     },
     train::eval::{self, Answers, Evaluator, Exact},
@@ -195,7 +195,8 @@ impl<B: Forward> Model<B> {
         let mut weights = be.zeros(wants);
         be.upload(&mut weights, 0, host);
         be.pack_weights(&mut weights, &gpt.layout.linears(), false);
-        Ok(Model { inner: Arc::new(Loaded { config, tokenizer, state, warnings, be, gpt, weights }) })
+        let barred = (0..gpt.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
+        Ok(Model { inner: Arc::new(Loaded { config, tokenizer, state, warnings, be, gpt, weights, barred }) })
     }
 
     /// The configuration it was trained with.
@@ -253,11 +254,12 @@ impl<B: Forward> Model<B> {
         Generation::new(self.inner.clone(), Ok(ids.to_vec()))
     }
 
-    /// Generates the answer in a conversation, until the model ends it.
+    /// Generates the answer in a conversation, until the model ends it: by its end-of-text token, or by what the template
+    /// puts behind an answer. It also ends where the context is full.
     ///
     /// # Errors
-    /// If the template fails, a message has unknown characters, nothing but unknown tokens or is too long, or the tokenizer has no end-of-text
-    /// token.
+    /// If the template fails, a message has unknown characters or nothing but unknown tokens, the messages are too long, or
+    /// nothing could end an answer because the tokenizer has no end-of-text token.
     pub fn answer(&self, messages: &[Message]) -> Result<Generation<B>> {
         let template = data::template_of(self.config(), self.tokenizer())?;
         for message in messages.iter().filter(|message| !message.content.is_empty()) {
@@ -271,27 +273,27 @@ impl<B: Forward> Model<B> {
                 prompt.len()
             )));
         }
-        Ok(Generation::new(self.inner.clone(), Ok(prompt)).until_end_of_text())
+        let ending = template.ending(messages, self.tokenizer())?;
+        Ok(Generation::new(self.inner.clone(), Ok(prompt)).answering(ending))
     }
 
-    /// Removes the oldest messages after the first `keep` until the rest, with room for an answer, fits into the
-    /// model's context. The last message always stays. Returns the number of messages removed.
+    /// Removes the oldest exchanges after the first `keep` messages until the rest, with at least one token of an
+    /// answer, fits into the model's context. The last message always stays. Returns the messages removed.
     ///
     /// # Errors
     /// If the template fails, or a message has unknown characters.
-    pub fn fit(&self, messages: &mut Vec<Message>, keep: usize) -> Result<usize> {
+    pub fn fit(&self, messages: &mut Vec<Message>, keep: usize) -> Result<Vec<Message>> {
         let template = data::template_of(self.config(), self.tokenizer())?;
-        let mut removed = 0;
+        let mut removed = Vec::new();
         while messages.len() > keep + 1 {
             let tokens = chat::encode(&template.prompt(messages)?, self.tokenizer())?.0.len();
-            if tokens <= self.config().block_size / 2 {
+            if tokens < self.config().block_size {
                 break;
             }
-            // Remove a message together with its answer.
-            let answers = messages[keep + 1..].iter().take_while(|message| message.role == ASSISTANT).count();
-            let gone = (1 + answers).min(messages.len() - keep - 1);
-            messages.drain(keep..keep + gone);
-            removed += gone;
+            // An exchange is a message and all that follows it until the same role speaks again.
+            let role = messages[keep].role.clone();
+            let rest = messages[keep + 1..messages.len() - 1].iter().take_while(|message| message.role != role).count();
+            removed.extend(messages.drain(keep..=keep + rest));
         }
         Ok(removed)
     }
@@ -333,7 +335,7 @@ impl<B: Forward> Model<B> {
             Part::Train => (data.train, None),
             Part::Val => (data.val, data.floor),
         };
-        let Loaded { config, be, gpt: model, weights: p, .. } = &*self.inner;
+        let Loaded { config, tokenizer, be, gpt: model, weights: p, barred, .. } = &*self.inner;
         let go_on = |done, of| {
             progress(done, of);
             ControlFlow::Continue(())
@@ -341,7 +343,10 @@ impl<B: Forward> Model<B> {
         let measure = || {
             let mut shards = Shards::new(be, model, config.batch_size, current(), false);
             let exact = Evaluator { be, model, shards: &mut shards, p }.exact(&split, go_on)?;
-            let answers = || eval::answers(be, model, p, &split);
+            let answers = || {
+                let ending = data::template_of(config, tokenizer)?.usual_ending(tokenizer);
+                eval::answers(be, model, p, &split, &ending.tokens, barred)
+            };
             let answers = split.is_conversations().then(answers).transpose()?;
             Ok((exact.expect("nothing breaks it off"), answers))
         };

@@ -230,6 +230,35 @@ impl Tokenizer {
         Ok((ids, Some(format!("the tokenizer does not keep all of this text: {summary}"))))
     }
 
+    /// Encodes text in which no special token is meant: one that is written out is text like any other.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], and if the tokenizer has no other way to write such a text than the special token.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.kind {
+            Kind::Char(chars) => chars.encode_text(text),
+            Kind::Byte => Ok(text.bytes().map(u32::from).collect()),
+            Kind::HuggingFace(inner) => inner.encode_text(text),
+        }
+    }
+
+    /// The special tokens, as they are written and by their ids.
+    pub fn special_tokens(&self) -> Vec<(String, u32)> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.special_tokens(),
+            _ => self.end_of_text().map(|id| (END_OF_TEXT.to_owned(), id)).into_iter().collect(),
+        }
+    }
+
+    /// Whether an id is a token's. A model may know more ids than its tokenizer has tokens, and a vocabulary may have
+    /// holes.
+    pub fn is_token(&self, id: u32) -> bool {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.token(id).is_some(),
+            _ => (id as usize) < self.vocab_size(),
+        }
+    }
+
     /// Decodes ids to text. Anything that is not text (part of a character, an unknown id) becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         if let Kind::Char(chars) = &self.kind {
@@ -367,6 +396,48 @@ mod tests {
             assert_eq!(&read, tokenizer);
             assert_eq!(std::mem::discriminant(&read.kind), std::mem::discriminant(&tokenizer.kind));
         }
+    }
+
+    #[test]
+    fn special_tokens_that_are_meant_as_text_are_text() {
+        let chars = Tokenizer::from(CharTokenizer::train("<|endoftx>ab"));
+        let ended = chars.extended([], true);
+        assert_eq!((chars.special_tokens(), chars.is_token(12), ended.is_token(12)), (vec![], false, true));
+        for tokenizer in [&ended, &Tokenizer::byte(), &bpe()] {
+            let end = tokenizer.end_of_text().unwrap();
+            assert_eq!(tokenizer.special_tokens(), [(END_OF_TEXT.to_owned(), end)]);
+            let text = "ab<|endoftext|><|endoftext|>ba";
+            assert_eq!(tokenizer.encode(text).unwrap().iter().filter(|&&id| id == end).count(), 2);
+            let ids = tokenizer.encode_text(text).unwrap();
+            assert!(!ids.contains(&end) && tokenizer.decode(&ids) == text, "{ids:?}");
+            let size = tokenizer.vocab_size() as u32;
+            assert!((0..size).all(|id| tokenizer.is_token(id)) && !tokenizer.is_token(size));
+        }
+        assert_eq!(bpe().encode_text("the coin's é").unwrap(), bpe().encode("the coin's é").unwrap());
+    }
+
+    /// A tokenizer whose words are its vocabulary, special tokens among them, and an id that no token has.
+    #[test]
+    fn no_word_of_a_vocabulary_is_a_special_token_by_accident() {
+        let words = |special: &str| {
+            let added = json!([{"id": 3, "content": special, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true}]);
+            let file = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+                "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null,
+                "decoder": null, "model": {"type": "WordLevel", "unk_token": "[UNK]",
+                "vocab": {"[UNK]": 0, "a": 1, special: 3, "<": 4, "/s>": 5}}});
+            Tokenizer::from_json(&file.to_string()).unwrap()
+        };
+        let tokenizer = words("</s>");
+        assert_eq!(tokenizer.special_tokens(), [("</s>".to_owned(), 3)]);
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5, 6].map(|id| tokenizer.is_token(id)),
+            [true, true, false, true, true, true, false]
+        );
+        assert_eq!(tokenizer.encode("a </s> a").unwrap(), [1, 3, 1]);
+        assert_eq!(tokenizer.encode_text("a </s> a").unwrap(), [1, 4, 5, 1]);
+        let error = words("#").encode_text("a # a").unwrap_err().to_string();
+        assert!(error.contains("no way to write \"#\" as text"), "{error}");
     }
 
     #[test]

@@ -109,12 +109,20 @@ pub struct Answers {
 }
 
 /// Counts the answers in conversations that a model reproduces exactly with greedy decoding. Up to the first wrong
-/// token, the generated text equals the reference, so it suffices to check the prediction of each token of an answer.
-/// Each row of `split` must be one conversation.
+/// token, the generated text equals the reference, so it suffices to check the prediction of each token of an answer. What
+/// follows the last of the tokens `ends` in it is not looked at, because generating ends there; `barred` ids are never
+/// generated. Each row of `split` must be one conversation.
 ///
 /// # Errors
 /// If the text cannot be read.
-pub fn answers<B: Forward>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Result<Answers> {
+pub fn answers<B: Forward>(
+    be: &B,
+    model: &Gpt,
+    p: &B::Buf,
+    split: &Split,
+    ends: &[u32],
+    barred: &[u32],
+) -> Result<Answers> {
     let (mut acts, mut logits) = (model.acts(be, 1, false), vec![0.0; model.block_size * model.vocab_size]);
     let mut found = Answers { exact: 0, of: 0 };
     let mut batch = Batch::default();
@@ -125,10 +133,15 @@ pub fn answers<B: Forward>(be: &B, model: &Gpt, p: &B::Buf, split: &Split) -> Re
         let rows = Rows::new(1, ids.len());
         model.forward(be, Pass { p, rows, dropout: None }, &mut acts, ids);
         be.download(acts.logits(), 0, &mut logits[..rows.t * model.vocab_size]);
+        for z in logits[..rows.t * model.vocab_size].chunks_exact_mut(model.vocab_size) {
+            barred.iter().for_each(|&id| z[id as usize] = f32::NEG_INFINITY);
+        }
         let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("there are tokens") as u32;
         let tokens: Vec<_> = targets.iter().zip(logits.chunks_exact(model.vocab_size)).collect();
         // An answer is a consecutive run of tokens that count in the loss.
         for answer in tokens.chunk_by(|a, b| (*a.0 == IGNORE) == (*b.0 == IGNORE)).filter(|run| *run[0].0 != IGNORE) {
+            let over = answer.iter().rposition(|(target, _)| ends.contains(*target));
+            let answer = &answer[..over.map_or(answer.len(), |last| last + 1)];
             found.of += 1;
             found.exact += u64::from(answer.iter().all(|(target, z)| best(z) == **target));
         }

@@ -8,12 +8,25 @@ use crate::{
 };
 
 /// How the next token is chosen. The default draws from the model's distribution as it is.
+///
+/// What is set works in this order, as in other programs; each step sees what the one before left, and divides its
+/// probabilities by their sum, so that they are a distribution again. At least one token always stays.
+///
+/// | step | what stays |
+/// |---|---|
+/// | `repetition_penalty` r | each logit z of a token in the context becomes z / r if z > 0, else z r |
+/// | `temperature` t | p_i = exp(z_i / t) / Σ_j exp(z_j / t) |
+/// | `top_k` k | tokens with p_i at least the k-th largest; all that equal it |
+/// | `top_p` P | from the most probable on, tokens while those before them have together less than P |
+/// | `min_p` m | tokens with p_i ≥ m max_j p_j |
+///
+/// Of equally probable tokens, the smaller id comes first.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Sampling {
     /// Logits are divided by this; 0 always takes the most probable token.
     pub temperature: f64,
-    /// Only the `k` most probable tokens; 0 is all.
+    /// Only the `k` most probable tokens, and those equal to the last of them; 0 is all.
     pub top_k: usize,
     /// Only the most probable tokens that together reach this probability; 1 is all (Holtzman et al. 2020).
     pub top_p: f64,
@@ -53,37 +66,55 @@ impl Sampling {
     }
 
     /// Draws a token from `logits (v)`, which are overwritten; the repetition penalty applies to the tokens of
-    /// `context`.
+    /// `context`. A token whose logit is minus infinity is not drawn.
     pub fn choose(&self, logits: &mut [f32], context: &[u32], rng: &mut Rng) -> u32 {
-        if self.repetition_penalty != 1.0 {
-            let mut seen: Vec<_> = context.to_vec();
-            seen.sort_unstable();
-            seen.dedup();
-            for id in seen {
-                let z = &mut logits[id as usize];
-                let penalty = self.repetition_penalty as f32;
-                *z = if *z > 0.0 { *z / penalty } else { *z * penalty };
-            }
-        }
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let by_logit = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
+        self.penalise(logits, context);
         if self.temperature == 0.0 {
-            return order.into_iter().min_by(by_logit).unwrap_or(0);
+            return (0..logits.len() as u32).min_by(|a, b| by_logit(logits, *a, *b)).unwrap_or(0);
         }
-        let narrowed = self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0;
-        if narrowed {
-            order.sort_unstable_by(by_logit);
+        let (order, weights) = self.filter(logits);
+        let mut left = rng.uniform() * weights.iter().sum::<f64>();
+        let chosen = weights.iter().position(|w| {
+            left -= w;
+            left < 0.0
+        });
+        order[chosen.unwrap_or(weights.len() - 1)]
+    }
+
+    /// Makes the tokens of the context less probable.
+    fn penalise(&self, logits: &mut [f32], context: &[u32]) {
+        if self.repetition_penalty == 1.0 {
+            return;
         }
-        if self.top_k > 0 {
-            order.truncate(self.top_k);
+        let mut seen: Vec<_> = context.to_vec();
+        seen.sort_unstable();
+        seen.dedup();
+        for id in seen {
+            let z = &mut logits[id as usize];
+            let penalty = self.repetition_penalty as f32;
+            *z = if *z > 0.0 { *z / penalty } else { *z * penalty };
+        }
+    }
+
+    /// The tokens that the filters leave, and their weights; if there are filters, the most probable come first.
+    fn filter(&self, logits: &[f32]) -> (Vec<u32>, Vec<f64>) {
+        let mut order: Vec<u32> =
+            (0..logits.len() as u32).filter(|&id| logits[id as usize] != f32::NEG_INFINITY).collect();
+        if order.is_empty() {
+            order = (0..logits.len() as u32).collect();
+        }
+        if self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0 {
+            order.sort_unstable_by(|a, b| by_logit(logits, *a, *b));
+        }
+        if (1..order.len()).contains(&self.top_k) {
+            // All that are as probable as the last of them stay.
+            let last = logits[order[self.top_k - 1] as usize];
+            let ties = order[self.top_k..].iter().take_while(|&&id| logits[id as usize] == last).count();
+            order.truncate(self.top_k + ties);
         }
         let top = order.iter().map(|&id| logits[id as usize]).fold(f32::NEG_INFINITY, f32::max);
         let weight = |&id: &u32| libm::exp(f64::from(logits[id as usize] - top) / self.temperature);
         let mut weights: Vec<f64> = order.iter().map(weight).collect();
-        if self.min_p > 0.0 {
-            // The first is the most probable, with weight 1.
-            weights.truncate(weights.iter().take_while(|&&w| w >= self.min_p).count().max(1));
-        }
         if self.top_p < 1.0 {
             let mut left = self.top_p * weights.iter().sum::<f64>();
             let enough = weights.iter().position(|w| {
@@ -92,13 +123,18 @@ impl Sampling {
             });
             weights.truncate(enough.map_or(weights.len(), |last| last + 1));
         }
-        let mut left = rng.uniform() * weights.iter().sum::<f64>();
-        let chosen = weights.iter().position(|w| {
-            left -= w;
-            left < 0.0
-        });
-        order[chosen.unwrap_or(weights.len() - 1)]
+        if self.min_p > 0.0 {
+            // The first is the most probable, with weight 1.
+            weights.truncate(weights.iter().take_while(|&&w| w >= self.min_p).count().max(1));
+        }
+        order.truncate(weights.len());
+        (order, weights)
     }
+}
+
+/// The more probable token first; of equals the one with the smaller id.
+fn by_logit(logits: &[f32], a: u32, b: u32) -> std::cmp::Ordering {
+    logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b))
 }
 
 /// A token that was drawn.
@@ -118,6 +154,8 @@ pub struct Stream<B: Forward> {
     logits: Vec<f32>,
     sampling: Sampling,
     rng: Rng,
+    /// Ids that are never drawn.
+    barred: Vec<u32>,
 }
 
 impl<B: Forward> Stream<B> {
@@ -135,7 +173,13 @@ impl<B: Forward> Stream<B> {
         }
         let rng = Rng::new(sampling.seed, Purpose::Sample, 0, index);
         let logits = vec![0.0; model.vocab_size];
-        Ok(Stream { cache: model.cache(be), tokens: prompt.to_vec(), logits, sampling, rng })
+        Ok(Stream { cache: model.cache(be), tokens: prompt.to_vec(), logits, sampling, rng, barred: Vec::new() })
+    }
+
+    /// Never draws these ids, such as those that the model knows and its tokenizer does not.
+    pub fn barring(mut self, ids: &[u32]) -> Stream<B> {
+        self.barred = ids.iter().copied().filter(|&id| (id as usize) < self.logits.len()).collect();
+        self
     }
 
     /// The prompt and all that was drawn.
@@ -163,6 +207,7 @@ impl<B: Forward> Stream<B> {
             let what = "the model's logits are not finite: its training diverged, or its weights are damaged";
             return Err(Error::Data(what.to_owned()));
         }
+        self.barred.iter().for_each(|&id| self.logits[id as usize] = f32::NEG_INFINITY);
         let id = self.sampling.choose(&mut self.logits, context, &mut self.rng);
         let logprob = model.logprob(be, &mut self.cache, id);
         self.tokens.push(id);
@@ -180,20 +225,22 @@ pub struct Stopper {
 impl Stopper {
     /// Stops at the first of `stops` that appears; empty ones are ignored.
     pub fn new(stops: impl IntoIterator<Item = String>) -> Stopper {
-        Stopper { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
+        Stopper { stops: stops.into_iter().collect(), held: String::new() }
     }
 
-    /// Adds a piece. Returns the text that is now certain to come before any stop string, and whether one has come.
-    pub fn push(&mut self, piece: &str) -> (String, bool) {
+    /// Adds a piece. Returns the text that is now certain to come before any stop string, and the number of the one
+    /// that has come, if one has.
+    pub fn push(&mut self, piece: &str) -> (String, Option<usize>) {
         self.held.push_str(piece);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
+        let stops = self.stops.iter().enumerate().filter(|(_, stop)| !stop.is_empty());
+        if let Some((at, which)) = stops.filter_map(|(i, stop)| Some((self.held.find(stop)?, i))).min() {
             self.held.truncate(at);
-            return (std::mem::take(&mut self.held), true);
+            return (std::mem::take(&mut self.held), Some(which));
         }
         let begins_one = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]));
         let keep = self.held.char_indices().map(|(at, _)| at).find(begins_one).unwrap_or(self.held.len());
         let rest = self.held.split_off(keep);
-        (std::mem::replace(&mut self.held, rest), false)
+        (std::mem::replace(&mut self.held, rest), None)
     }
 
     /// The text that was held back; call this when no more pieces follow.
@@ -236,6 +283,62 @@ mod tests {
         close(frequencies(&Sampling { repetition_penalty: 2.0, ..plain }, &[0, 0]), [21, 13, 39, 20, 7]);
     }
 
+    /// Probabilities of tokens; temperature, top-k, top-p and min-p; what is left of the probabilities.
+    type Row = (&'static [f64], (f64, usize, f64, f64), &'static [f64]);
+    const STEEP: &[f64] = &[0.4, 0.1, 0.3, 0.15, 0.05];
+    const TIES: &[f64] = &[0.25, 0.125, 0.125, 0.25, 0.125, 0.125];
+
+    /// Written by scripts/sampling.py.
+    #[rustfmt::skip]
+    const TRANSFORMERS: &[Row] = &[
+        (STEEP, (1.0, 0, 0.8, 0.3), &[0.470588, 0.000000, 0.352941, 0.176471, 0.000000]),
+        (STEEP, (1.0, 3, 0.0, 0.0), &[1.000000, 0.000000, 0.000000, 0.000000, 0.000000]),
+        (STEEP, (1.0, 3, 0.75, 0.0), &[0.571429, 0.000000, 0.428571, 0.000000, 0.000000]),
+        (STEEP, (1.0, 2, 0.8, 0.0), &[0.571429, 0.000000, 0.428571, 0.000000, 0.000000]),
+        (STEEP, (1.0, 4, 0.9, 0.3), &[0.470588, 0.000000, 0.352941, 0.176471, 0.000000]),
+        (STEEP, (2.0, 0, 0.8, 0.6), &[0.403486, 0.000000, 0.349430, 0.247084, 0.000000]),
+        (STEEP, (2.0, 4, 0.7, 0.55), &[0.403486, 0.000000, 0.349430, 0.247084, 0.000000]),
+        (STEEP, (0.5, 0, 0.9, 0.1), &[0.587156, 0.000000, 0.330275, 0.082569, 0.000000]),
+        (STEEP, (0.5, 4, 0.98, 0.1), &[0.587156, 0.000000, 0.330275, 0.082569, 0.000000]),
+        (STEEP, (0.7, 3, 0.6, 0.9), &[1.000000, 0.000000, 0.000000, 0.000000, 0.000000]),
+        (STEEP, (1.5, 0, 1.0, 1.0), &[1.000000, 0.000000, 0.000000, 0.000000, 0.000000]),
+        (STEEP, (1.0, 1, 0.01, 1.0), &[1.000000, 0.000000, 0.000000, 0.000000, 0.000000]),
+        (STEEP, (3.0, 0, 0.95, 0.0), &[0.265983, 0.167558, 0.241661, 0.191807, 0.132991]),
+        (STEEP, (1.0, 100, 0.99, 0.2), &[0.421053, 0.105263, 0.315789, 0.157895, 0.000000]),
+        (TIES, (1.0, 1, 1.0, 0.0), &[0.500000, 0.000000, 0.000000, 0.500000, 0.000000, 0.000000]),
+        (TIES, (1.0, 3, 1.0, 0.0), &[0.250000, 0.125000, 0.125000, 0.250000, 0.125000, 0.125000]),
+        (TIES, (2.0, 2, 1.0, 0.5), &[0.500000, 0.000000, 0.000000, 0.500000, 0.000000, 0.000000]),
+        (TIES, (1.0, 3, 1.0, 0.4), &[0.250000, 0.125000, 0.125000, 0.250000, 0.125000, 0.125000]),
+        (TIES, (1.0, 0, 1.0, 0.6), &[0.500000, 0.000000, 0.000000, 0.500000, 0.000000, 0.000000]),
+    ];
+
+    #[test]
+    fn filters_are_those_of_transformers() {
+        for &(probabilities, (temperature, top_k, top_p, min_p), want) in TRANSFORMERS {
+            let logits: Vec<f32> = probabilities.iter().map(|p| p.ln() as f32).collect();
+            let sampling = Sampling { temperature, top_k, top_p, min_p, ..Sampling::default() };
+            let (order, weights) = sampling.filter(&logits);
+            let mut got = vec![0.0; logits.len()];
+            let sum: f64 = weights.iter().sum();
+            order.iter().zip(&weights).for_each(|(&id, w)| got[id as usize] = w / sum);
+            assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-6), "{sampling:?}: {got:?}, want {want:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_minus_infinity_is_never_drawn() {
+        for narrowed in [Sampling::default(), Sampling { top_k: 9, min_p: 1e-9, ..Sampling::default() }] {
+            for step in 0..2000 {
+                let mut logits = [f32::NEG_INFINITY, -80.0, 0.0, f32::NEG_INFINITY];
+                let id = narrowed.choose(&mut logits, &[0, 3], &mut Rng::new(1, Purpose::Sample, step, 0));
+                assert!([1, 2].contains(&id));
+            }
+        }
+        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+        let mut rng = Rng::new(1, Purpose::Sample, 0, 0);
+        assert_eq!(greedy.choose(&mut [f32::NEG_INFINITY, -1e30], &[], &mut rng), 1);
+    }
+
     #[test]
     fn stop_strings_are_found_across_pieces_and_nothing_is_lost() {
         let run = |stops: &str, pieces: &[&str]| {
@@ -243,7 +346,7 @@ mod tests {
             for piece in pieces {
                 let (text, stopped) = stopper.push(piece);
                 out.push_str(&text);
-                if stopped {
+                if stopped.is_some() {
                     return (out, true);
                 }
             }
@@ -258,5 +361,7 @@ mod tests {
         assert_eq!(run("bcd|c", &["ab", "c", "d"]), ("ab".into(), true), "the first that comes");
         assert_eq!(run("abcd|bc", &["ab", "c", "d"]), ("a".into(), true), "the first that is complete");
         assert_eq!(run("xyz|yq", &["x", "y", "y", "q"]), ("xy".into(), true));
+        let mut stopper = Stopper::new(["", "b", "a"].map(str::to_owned));
+        assert_eq!((stopper.push("c"), stopper.push("cab")), (("c".into(), None), ("c".into(), Some(2))), "which one");
     }
 }

@@ -76,11 +76,7 @@ impl CharTokenizer {
     /// # Errors
     /// Names the characters that are not in the vocabulary, each with a similar known one if there is one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let id = |c: char| match self.ascii.get(c as usize) {
-            Some(id) => *id,
-            None => *self.ids.get(&c).unwrap_or(&UNKNOWN),
-        };
-        let encode = |part: &str, ids: &mut Vec<u32>| ids.extend(part.chars().map(id));
+        let encode = |part: &str, ids: &mut Vec<u32>| ids.extend(part.chars().map(|c| self.id(c)));
         let ids = match self.end_of_text() {
             Some(end) => join_at_end_of_text(text, end, encode),
             None => {
@@ -96,6 +92,23 @@ impl CharTokenizer {
         let rest = if self.end_of_text.is_some() { text.replace(END_OF_TEXT, "") } else { text.to_owned() };
         let mut seen = HashSet::new();
         Err(self.unknown(rest.chars().filter(|c| !self.ids.contains_key(c) && seen.insert(*c)).collect()))
+    }
+
+    /// See [`super::Tokenizer::encode_text`].
+    pub(super) fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        let ids: Vec<u32> = text.chars().map(|c| self.id(c)).collect();
+        if !ids.contains(&UNKNOWN) {
+            return Ok(ids);
+        }
+        let mut seen = HashSet::new();
+        Err(self.unknown(text.chars().filter(|c| !self.ids.contains_key(c) && seen.insert(*c)).collect()))
+    }
+
+    fn id(&self, c: char) -> u32 {
+        match self.ascii.get(c as usize) {
+            Some(id) => *id,
+            None => *self.ids.get(&c).unwrap_or(&UNKNOWN),
+        }
     }
 
     /// Decodes ids to text; ids beyond the vocabulary (a model may have more tokens than its tokenizer) become U+FFFD.

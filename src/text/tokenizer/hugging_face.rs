@@ -16,7 +16,7 @@ use gpt2_words::Words;
 use kinglet_core::error::{Error, Result};
 use learn::{Learned, WordCounts};
 use progress::Progress;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokenizers::{
     AddedToken, DecoderWrapper, PreTokenizerWrapper,
     models::bpe::{BPE, Vocab},
@@ -35,6 +35,8 @@ pub(super) struct HuggingFace {
     exact: bool,
     /// The token that stands for what is unknown.
     unknown: Option<u32>,
+    /// The same, with special tokens encoded as text; made when first needed.
+    plain: Arc<OnceLock<tokenizers::Tokenizer>>,
     /// One more than its largest id.
     size: usize,
 }
@@ -51,7 +53,7 @@ impl HuggingFace {
         let steps = decoder::steps(inner.get_decoder()).into();
         let unknown = exact::unknown(&inner, text);
         let exact = exact::keeps_everything(&inner);
-        Ok(HuggingFace { inner, words, steps, exact, unknown, size })
+        Ok(HuggingFace { inner, words, steps, exact, unknown, plain: Arc::default(), size })
     }
 
     /// One more than the largest id.
@@ -88,6 +90,50 @@ impl HuggingFace {
         }
         let encoding = self.inner.encode_fast(text, false);
         Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
+    }
+
+    /// See [`super::Tokenizer::encode_text`].
+    pub(super) fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        let plain = self.plain.get_or_init(|| {
+            let mut plain = (*self.inner).clone();
+            plain.set_encode_special_tokens(true);
+            plain
+        });
+        let encode = |text: &str| {
+            let encoding = plain.encode_fast(text, false);
+            Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
+        };
+        let special = self.special_tokens();
+        let is_special = |id: &u32| special.iter().any(|(_, special)| special == id);
+        let ids: Vec<u32> = encode(text)?;
+        if !ids.iter().any(is_special) {
+            return Ok(ids);
+        }
+        // The vocabulary has the special token as a word, too: take it apart.
+        let begins = |at: &usize| special.iter().any(|(name, _)| text[*at..].starts_with(name.as_str()));
+        let (mut ids, mut from) = (Vec::new(), 0);
+        for at in text.char_indices().map(|(at, _)| at).filter(begins) {
+            let to = at + text[at..].chars().next().map_or(0, char::len_utf8);
+            ids.extend(encode(&text[from..to])?);
+            from = to;
+        }
+        ids.extend(encode(&text[from..])?);
+        match ids.iter().find(|id| is_special(id)) {
+            Some(&id) => {
+                let name = self.token(id).unwrap_or_default();
+                Err(Error::Text(format!("cannot encode: this tokenizer has no way to write {name:?} as text")))
+            }
+            None => Ok(ids),
+        }
+    }
+
+    /// The special tokens, as they are written and by their ids, in the order of the ids.
+    pub(super) fn special_tokens(&self) -> Vec<(String, u32)> {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        let mut special: Vec<_> =
+            added.filter(|(_, token)| token.special).map(|(id, token)| (token.content, id)).collect();
+        special.sort_by_key(|(_, id)| *id);
+        special
     }
 
     /// See [`super::Tokenizer::keeps_everything`].

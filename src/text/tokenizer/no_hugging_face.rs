@@ -50,7 +50,17 @@ impl HuggingFace {
     }
 
     /// Never called.
+    pub(super) fn encode_text(&self, _: &str) -> Result<Vec<u32>> {
+        match *self {}
+    }
+
+    /// Never called.
     pub(super) fn unknown(&self) -> Option<u32> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn special_tokens(&self) -> Vec<(String, u32)> {
         match *self {}
     }
 

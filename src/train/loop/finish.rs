@@ -2,9 +2,11 @@
 
 use super::Run;
 use crate::{
+    data,
     report::baselines::{self, Baseline},
     run::RunDir,
     system::machine,
+    text::chat::{Ending, Reader},
     train::{
         event::{Change, Event},
         job::Job,
@@ -24,29 +26,34 @@ const SAMPLE_ANSWERS: usize = 5;
 impl<B: Backward> Run<'_, B> {
     /// A sample of the model's output: text or, for conversations, answers to the first ones in the validation split.
     fn sample(&self) -> Result<String> {
-        let Job { run: RunDir { tokenizer, .. }, data, .. } = &self.job;
-        let write = |prompt: &[u32], tokens: usize, end: Option<u32>| -> Result<String> {
-            let mut stream = Stream::new(&self.be, &self.model, prompt, Sampling::default(), 0)?;
-            let mut ids = Vec::new();
+        let Job { run: RunDir { tokenizer, config, .. }, data: dataset, .. } = &self.job;
+        let barred: Vec<u32> = (0..self.model.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
+        let write = |prompt: &[u32], tokens: usize, ending: Ending| -> Result<String> {
+            let stream = Stream::new(&self.be, &self.model, prompt, Sampling::default(), 0)?;
+            let (mut stream, mut reader, mut text) = (stream.barring(&barred), Reader::new(ending, &[]), String::new());
             for _ in 0..tokens {
                 let drawn = stream.draw(&self.be, &self.model, &self.p)?;
-                if Some(drawn.id) == end {
-                    break;
+                let (more, end) = reader.push(tokenizer, drawn.id);
+                text += &more;
+                if end.is_some() {
+                    return Ok(text);
                 }
-                ids.push(drawn.id);
             }
-            Ok(tokenizer.decode(&ids))
+            Ok(text + &reader.finish(tokenizer).0)
         };
-        if !data.val.is_conversations() {
-            return write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, None);
+        if !dataset.val.is_conversations() {
+            return write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, Ending::default());
         }
+        let ending = data::template_of(config, tokenizer)?.usual_ending(tokenizer);
         let mut batch = Batch::default();
         let mut text = String::new();
-        for i in 0..data.val.windows().min(SAMPLE_ANSWERS) {
-            data.val.window(i, &mut batch)?;
+        for i in 0..dataset.val.windows().min(SAMPLE_ANSWERS) {
+            dataset.val.window(i, &mut batch)?;
             let (ids, targets) = batch.sequence(i);
             let said = targets.iter().position(|&target| target != IGNORE).map_or(ids.len(), |at| at + 1);
-            let answer = write(&ids[..said], SAMPLE_TOKENS / SAMPLE_ANSWERS, tokenizer.end_of_text())?;
+            // An answer ends where the context is full, as in a conversation.
+            let most = (config.block_size + 1).saturating_sub(said).min(SAMPLE_TOKENS / SAMPLE_ANSWERS);
+            let answer = write(&ids[..said], most, ending.clone())?;
             text += &format!("{}{answer}\n", tokenizer.decode(&ids[..said]));
         }
         Ok(text)

@@ -35,27 +35,25 @@ fn near(got: &[f64], want: &[f64]) {
     }
 }
 
-/// First the `k` most probable, then the temperature, then those near enough to the most probable one, then of what that
-/// left those that together reach `top_p`.
+/// First the temperature, then the `k` most probable, then of these those that together reach `top_p`, then those near
+/// enough to the most probable one.
 #[test]
 fn knobs_together_work_in_their_order() {
-    // Few probable ones and a long tail.
-    let tail = [&[0.3, 0.2, 0.1][..], &[0.02; 20]].concat();
-    // The tail is gone before 0.8 of the rest is looked for: that is 0.48 of 0.6. Of all it would be three tokens.
+    // Three tokens reach 0.8, and 0.15 is more than 0.3 of 0.4. In the other order two of the three would reach 0.8.
     near(
         &frequencies(
-            &tail,
+            &[0.4, 0.3, 0.15, 0.1, 0.05],
             &sampling(|s| {
                 s.min_p = 0.3;
                 s.top_p = 0.8;
             }),
         ),
-        &[0.3, 0.2],
+        &[0.4, 0.3, 0.15],
     );
-    // Without it the tail is a part of what 0.8 is looked for in.
-    let mut some = tail[..13].to_vec();
-    near(&frequencies(&tail, &sampling(|s| s.top_p = 0.799)), &some);
-    // The same after top_k, which leaves 0.6 too.
+    // Few probable ones and a long tail, which is a part of what 0.8 is looked for in.
+    let tail = [&[0.3, 0.2, 0.1][..], &[0.02; 20]].concat();
+    near(&frequencies(&tail, &sampling(|s| s.top_p = 0.799)), &tail[..13]);
+    // Not after top_k, which leaves 0.6: two tokens reach 0.48 of it.
     near(
         &frequencies(
             &tail,
@@ -80,22 +78,35 @@ fn knobs_together_work_in_their_order() {
     near(&frequencies(&steep, &sampling(|s| s.min_p = 0.3)), &[1.0]);
     near(&frequencies(&steep, &warm(|s| s.min_p = 0.3)), &[0.8, 0.4, 0.4]);
     near(&frequencies(&steep, &warm(|s| s.min_p = 0.24)), &[0.8, 0.4, 0.4, 0.2]);
-    // All of them: the root of 0.3, 0.2 and 0.1 and four of the tail; near enough are all; 0.6 of their sum.
-    some.truncate(7);
-    let mut roots: Vec<f64> = some.iter().map(|p: &f64| p.sqrt()).collect();
+    // All of them: the tail is equal, so with its first tokens all of it stays; 0.5 of the roots' sum of 4.14 is 2.07,
+    // which 0.55, 0.45, 0.32 and six of the tail reach; of these only three are near enough.
     let all = warm(|s| {
         s.top_k = 7;
-        s.min_p = 0.25;
-        s.top_p = 0.7;
+        s.top_p = 0.5;
+        s.min_p = 0.27;
     });
-    let mut left = 0.7 * roots.iter().sum::<f64>();
-    let kept = roots.iter().position(|root| {
-        left -= root;
-        left <= 0.0
-    });
-    roots.truncate(kept.unwrap() + 1);
-    assert_eq!(roots.len(), 4, "one of the tail");
-    near(&frequencies(&tail, &all), &roots);
+    near(&frequencies(&tail, &all), &[0.3f64, 0.2, 0.1].map(f64::sqrt));
+    near(&frequencies(&tail, &warm(|s| s.top_p = 0.5)), &tail[..9].iter().map(|p| p.sqrt()).collect::<Vec<_>>());
+}
+
+#[test]
+fn barred_ids_are_not_drawn() {
+    let config = Config::default().with(&["vocab_size=7", "n_layer=1", "n_head=2", "n_embd=8"]).unwrap();
+    let model = Gpt::new(&config).unwrap();
+    // Every token is as probable as every other.
+    let mut weights = Reference.zeros(model.layout.len());
+    Reference.upload(&mut weights, 0, &vec![0.0; model.layout.len()]);
+    let drawn = |barred: &[u32], settings: Sampling| {
+        let mut stream = Stream::new(&Reference, &model, &[1], settings, 0).unwrap().barring(barred);
+        let mut drawn: Vec<u32> = (0..60).map(|_| stream.draw(&Reference, &model, &weights).unwrap().id).collect();
+        drawn.sort_unstable();
+        drawn.dedup();
+        drawn
+    };
+    assert_eq!(drawn(&[], Sampling::default()), [0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(drawn(&[0, 5, 6, 7, 99], Sampling::default()), [1, 2, 3, 4]);
+    assert_eq!(drawn(&[0, 5, 6], sampling(|s| s.top_k = 3)), [1, 2, 3, 4]);
+    assert_eq!(drawn(&[0, 5, 6], sampling(|s| s.temperature = 0.0)), [1]);
 }
 
 /// A model whose every parameter is `broken` draws nothing: an error each time, whatever the settings.
