@@ -230,6 +230,7 @@ impl Prepare {
         let corpus = Corpus::open(&config)?;
         terminal::warn(&corpus.notes);
         let survey = Survey::of(&corpus, &config)?;
+        terminal::warn(&survey.notes);
         let tokenizer = data::tokenizer(&config, &corpus, &survey)?;
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
         let bar = terminal::progress_bar(
