@@ -55,7 +55,7 @@ impl<R: Read> Rows<R> {
     pub(super) fn next(&mut self) -> io::Result<Option<(u64, Row<'_>)>> {
         // The library has no limit on a row's length, so limit the reader: the library then sees the end of the file.
         self.reader.get_mut().set_limit(self.longest as u64);
-        let more = self.reader.read_byte_record(&mut self.record)?;
+        let more = self.reader.read_byte_record(&mut self.record).map_err(reason)?;
         let (left, starts) = (self.reader.get_ref().limit(), &mut self.reader.get_mut().get_mut().starts);
         let line = starts.pop_front();
         if left == 0 {
@@ -63,6 +63,14 @@ impl<R: Read> Rows<R> {
             return Err(refused(format!(", line {line}: this record is longer than {most} MiB")));
         }
         Ok(more.then(|| (line.expect("a row has a start"), Row(&self.record))))
+    }
+}
+
+/// The error of the reader below, as it was.
+fn reason(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
     }
 }
 

@@ -22,14 +22,8 @@ pub(super) fn refused(reason: String) -> io::Error {
 
 /// What to tell about an error of a source's reader.
 pub(super) fn unreadable(name: &str, error: io::Error) -> Error {
-    // The library for tables wraps errors of its reader.
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
-    while let Some(inner) = cause {
-        if let Some(Refused(reason)) = inner.downcast_ref() {
-            return Error::Data(format!("{name}{reason}"));
-        }
-        let nested = inner.downcast_ref::<io::Error>().and_then(|inner| Some(inner.get_ref()? as _));
-        cause = nested.or_else(|| inner.source());
+    match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+        Some(Refused(reason)) => Error::Data(format!("{name}{reason}")),
+        None => Error::io("read", Path::new(name))(error),
     }
-    Error::io("read", Path::new(name))(error)
 }
