@@ -7,6 +7,9 @@ mod compression;
 #[cfg_attr(not(feature = "csv"), path = "text/no_csv.rs")]
 mod csv;
 mod download;
+mod names;
+mod refused;
 pub mod source;
 pub mod tokenizer;
+mod utf16;
 mod utf8;

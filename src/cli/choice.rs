@@ -28,6 +28,9 @@ pub(super) struct Choice {
     /// The field or column with the text, in JSON lines and CSV [default: text]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
+    /// Leave out records that cannot be read, and count them; the same as --set skip_bad=true
+    #[arg(long)]
+    skip_bad: bool,
     /// Seed of every random number; the same as --set seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -63,6 +66,7 @@ impl Choice {
         let seed = self.seed.map(|seed| format!("seed={seed}"));
         let field = self.field.as_ref().map(|field| format!("data_field={field:?}"));
         tokenizer.iter().chain(&seed).chain(&field).try_for_each(|setting| config.set(setting))?;
+        config.skip_bad |= self.skip_bad;
         if !self.data.is_empty() {
             config.data.clone_from(&self.data);
         }

@@ -230,6 +230,7 @@ impl Prepare {
         let corpus = Corpus::open(&config)?;
         terminal::warn(&corpus.notes);
         let survey = Survey::of(&corpus, &config)?;
+        terminal::warn(&survey.notes);
         let (tokenizer, notes) = data::tokenizer(&config, &corpus, &survey)?;
         terminal::warn(&notes);
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());

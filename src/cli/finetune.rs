@@ -61,6 +61,9 @@ pub(super) struct Choice {
     /// The field or column with the text, in JSON lines and CSV [default: text]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
+    /// Leave out records that cannot be read, and count them; the same as --set skip_bad=true
+    #[arg(long)]
+    skip_bad: bool,
     /// Seed of every random number; the same as --set seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -107,6 +110,7 @@ impl Choice {
         set("freeze", (!self.freeze.is_empty()).then(|| format!("{:?}", self.freeze)));
         set("replay", self.replay.map(|share| share.to_string()));
         set("data_field", self.field.as_ref().map(|field| format!("{field:?}")));
+        set("skip_bad", self.skip_bad.then(|| "true".to_owned()));
         set("seed", self.seed.map(|seed| seed.to_string()));
         Ok(finetune::prepare(&self.run, self.checkpoint.into(), &self.data, &settings)?)
     }

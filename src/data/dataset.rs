@@ -45,8 +45,7 @@ impl Dataset {
         let ([train, val], lost) = encode_in_memory(corpus, survey, tokenizer, config, cut)?;
         let characters = tokenizer.chars().is_some();
         let floor = corpus.own().filter(|_| characters).map(|own| own.floor(cut as usize..survey.chars as usize));
-        let mut notes = corpus.notes.clone();
-        notes.extend(lost);
+        let mut notes = [&corpus.notes[..], &survey.notes, &lost].concat();
         notes.extend(left_out(&[&train, &val], survey, config));
         let conversations = survey.conversations > 0;
         Ok(Dataset {

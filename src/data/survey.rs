@@ -28,6 +28,8 @@ pub struct Survey {
     pub conversations: u64,
     /// SHA-256 in hexadecimal; for a single text, that of its UTF-8 bytes.
     pub sha256: String,
+    /// Notes for the user on what was read and what was left out.
+    pub notes: Vec<String>,
     alphabet: Alphabet,
 }
 
@@ -42,7 +44,7 @@ impl Survey {
         let (mut bytes, mut chars, mut documents, mut conversations) = (0, 0, 0, 0);
         let mut alphabet = Alphabet::default();
         let mut inside = false;
-        corpus.pieces(Cuts::Anywhere, |piece| {
+        let notes = corpus.pieces(Cuts::Anywhere, |piece| {
             if documents > 0 && !inside {
                 // Separate documents with a byte that UTF-8 never contains, so that the same text split into different
                 // documents has another hash.
@@ -74,7 +76,7 @@ impl Survey {
             }
             Ok(())
         })?;
-        Ok(Survey { bytes, chars, documents, conversations, sha256: hex(&hasher.finalize()), alphabet })
+        Ok(Survey { bytes, chars, documents, conversations, sha256: hex(&hasher.finalize()), notes, alphabet })
     }
 
     /// The distinct characters, in code point order.

@@ -579,19 +579,4 @@ mod tests {
         assert!(Template::of_tokenizer("{% generation %}", &bytes_and(&SPECIAL)).is_err());
         assert!(Template::of_tokenizer(DEFAULT_TEMPLATE, &bytes_and(&[])).is_err());
     }
-
-    #[test]
-    fn the_usual_records_are_conversations() {
-        let of = |json: &str| Message::of_record(serde_json::from_str::<Value>(json).unwrap().as_object().unwrap());
-        let pair = |a: &str, b: &str| Some(Ok(vec![Message::new("user", a), Message::new("assistant", b)]));
-        assert_eq!(of("{\"prompt\": \"a\", \"response\": \"b\"}"), pair("a", "b"));
-        assert_eq!(of("{\"prompt\": \"a\", \"completion\": \"b\"}"), pair("a", "b"));
-        assert_eq!(of("{\"instruction\": \"a\", \"input\": \"c\", \"output\": \"b\"}"), pair("a\nc", "b"));
-        assert_eq!(of("{\"prompt\": null, \"instruction\": \"a\", \"output\": \"b\"}"), pair("a", "b"));
-        assert_eq!(of("{\"text\": \"a\"}"), None);
-        let error = of("{\"prompt\": \"a\", \"response\": 3}").unwrap().unwrap_err();
-        assert_eq!(error, "\"prompt\" and \"response\" must both be strings");
-        assert!(of("{\"messages\": 3}").unwrap().unwrap_err().contains("must be a list"));
-        assert!(of("{\"messages\": []}").unwrap().unwrap_err().contains("nothing to learn"));
-    }
 }

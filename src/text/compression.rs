@@ -1,5 +1,6 @@
 //! Streaming decompression of text.
 
+use flate2::bufread::GzDecoder;
 use ruzstd::decoding::{
     BlockDecodingStrategy, FrameDecoder,
     errors::{FrameDecoderError, ReadFrameHeaderError},
@@ -9,9 +10,9 @@ use std::io::{self, BufRead, BufReader, Read};
 /// Largest window accepted in a zstd frame: 128 MiB, the limit of the `zstd` program.
 const WINDOW: u64 = 1 << 27;
 
-/// Decompresses a gzip file with one or more members.
+/// Decompresses a gzip file with one or more members; zeros behind them are padding, as for gzip(1).
 pub(super) fn gzip<'a>(raw: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
-    Ok(Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(raw))))
+    Ok(Box::new(BufReader::new(Members { decoder: Some(GzDecoder::new(raw)) })))
 }
 
 /// Decompresses a zstd file with one or more frames.
@@ -23,6 +24,47 @@ pub(super) fn zstd<'a>(raw: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + '
 
 fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("damaged zstd data: {what}"))
+}
+
+/// A sequence of gzip members, each checked by its length and checksum.
+struct Members<R> {
+    /// The current member; none behind the last.
+    decoder: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.decoder {
+            let read = decoder.read(to)?;
+            if read > 0 || to.is_empty() {
+                return Ok(read);
+            }
+            let mut raw = self.decoder.take().expect("it has just been read").into_inner();
+            let zeros = skip_zeros(&mut raw)?;
+            if raw.fill_buf()?.is_empty() {
+                break;
+            }
+            if zeros || !raw.fill_buf()?.starts_with(b"\x1f") {
+                let why = "there is something else behind the end of the gzip data";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            self.decoder = Some(GzDecoder::new(raw));
+        }
+        Ok(0)
+    }
+}
+
+/// Reads over zeros; returns whether there were any.
+fn skip_zeros(raw: &mut impl BufRead) -> io::Result<bool> {
+    let mut some = false;
+    loop {
+        let zeros = raw.fill_buf()?.iter().take_while(|&&byte| byte == 0).count();
+        if zeros == 0 {
+            return Ok(some);
+        }
+        some = true;
+        raw.consume(zeros);
+    }
 }
 
 /// A sequence of zstd frames. Only a window of the text and one block are in memory.
@@ -82,11 +124,44 @@ impl<R: BufRead> Frames<R> {
 mod tests {
     use super::*;
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    use std::io::Write;
 
     fn read(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
         zstd(bytes)?.read_to_end(&mut text)?;
         Ok(text)
+    }
+
+    fn gzipped(text: &[u8]) -> Vec<u8> {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(text).unwrap();
+        gzip.finish().unwrap()
+    }
+
+    #[test]
+    fn members_of_gzip_are_joined_padding_is_none_and_damage_is_noticed() {
+        let read = |bytes: &[u8]| -> io::Result<Vec<u8>> {
+            let mut text = Vec::new();
+            // Small reads, so that members end everywhere in a buffer.
+            gzip(BufReader::with_capacity(7, bytes))?.read_to_end(&mut text)?;
+            Ok(text)
+        };
+        let file = [gzipped(b"one "), gzipped(b""), gzipped(&b"two ".repeat(9999))].concat();
+        let text = [&b"one "[..], &b"two ".repeat(9999)].concat();
+        assert!(read(&file).unwrap() == text);
+        for zeros in [1, 7, 512, 10240] {
+            assert!(read(&[&file[..], &vec![0; zeros]].concat()).unwrap() == text);
+            let garbage = read(&[&file[..], &vec![0; zeros], b"x"].concat()).unwrap_err();
+            assert!(garbage.to_string().contains("behind the end"), "{garbage}");
+        }
+        assert!(read(&[&file[..], b"x"].concat()).is_err());
+        let end = file.len();
+        for cut in [1, 2, 5, 12, end / 2, end - 9, end - 8, end - 1] {
+            assert!(read(&file[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut damaged = file.clone();
+        damaged[end - 6] ^= 1;
+        assert!(read(&damaged).is_err());
     }
 
     #[test]

@@ -1,48 +1,206 @@
-//! CSV and TSV tables, read record by record.
+//! CSV and TSV tables, read row by row.
+//!
+//! The library reads what it can: a quote that is never closed takes all rows behind it, and text behind a closing quote
+//! is joined to the field. Here both are errors, found by [`Strict`] on the way to the library.
 
-use kinglet_core::error::{Error, Result};
-use std::io::Read;
+use super::refused::refused;
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Take},
+};
 
-/// A table, and the column to read.
-pub(super) struct Table<'a> {
-    /// Its name in errors.
-    pub(super) name: &'a str,
-    /// The name of the column.
-    pub(super) column: &'a str,
-    /// The separator between values.
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dialect {
+    /// The separator between fields.
     pub(super) separator: u8,
-    /// Records this long or longer are rejected, in bytes.
-    pub(super) longest: usize,
+    /// Whether fields may stand in quotes (RFC 4180).
+    pub(super) quotes: bool,
 }
 
-impl Table<'_> {
-    /// Calls `each` with the column's value in each record, and the line on which the record starts.
-    pub(super) fn values(&self, raw: impl Read, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        let Table { name, column, separator, longest } = *self;
-        let limit = longest as u64;
-        let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(raw.take(limit));
-        let bad = |error: csv::Error| Error::Data(format!("{name}: {error}"));
-        // The library strips a byte order mark at the start of the file.
-        let headers = reader.byte_headers().map_err(bad)?.clone();
-        let at = headers.iter().position(|header| header == column.as_bytes()).ok_or_else(|| {
-            let names: Vec<_> = headers.iter().map(|name| format!("{:?}", String::from_utf8_lossy(name))).collect();
-            Error::Data(format!("{name} has no column {column:?}; --field names another of {}", names.join(", ")))
-        })?;
-        let mut record = csv::ByteRecord::new();
-        loop {
-            let line = reader.position().line();
-            // The library has no limit on record length, so limit the reader: the library then sees the end of the
-            // file.
-            reader.get_mut().set_limit(limit);
-            let more = reader.read_byte_record(&mut record).map_err(bad);
-            if reader.get_ref().limit() == 0 {
-                let most = longest >> 20;
-                return Err(Error::Data(format!("{name}, line {line}: this record is longer than {most} MiB")));
+/// The rows of a table, the header among them.
+pub(super) struct Rows<R> {
+    reader: csv::Reader<Take<Strict<R>>>,
+    record: csv::ByteRecord,
+    longest: usize,
+}
+
+/// The fields of a row.
+pub(super) struct Row<'a>(&'a csv::ByteRecord);
+
+impl<'a> Row<'a> {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A field; empty if the row is too short.
+    pub(super) fn get(&self, at: usize) -> &'a [u8] {
+        self.0.get(at).unwrap_or_default()
+    }
+}
+
+impl<R: Read> Rows<R> {
+    /// Rows of `longest` bytes or more are errors.
+    pub(super) fn new(raw: R, dialect: Dialect, longest: usize) -> Rows<R> {
+        let reader = csv::ReaderBuilder::new()
+            .delimiter(dialect.separator)
+            .quoting(dialect.quotes)
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(Strict::new(raw, dialect).take(longest as u64));
+        Rows { reader, record: csv::ByteRecord::new(), longest }
+    }
+
+    /// The next row, and the line on which it starts; lines without anything in them are none. `None` at the end.
+    pub(super) fn next(&mut self) -> io::Result<Option<(u64, Row<'_>)>> {
+        // The library has no limit on a row's length, so limit the reader: the library then sees the end of the file.
+        self.reader.get_mut().set_limit(self.longest as u64);
+        let more = self.reader.read_byte_record(&mut self.record).map_err(reason)?;
+        let (left, starts) = (self.reader.get_ref().limit(), &mut self.reader.get_mut().get_mut().starts);
+        let line = starts.pop_front();
+        if left == 0 {
+            let (line, most) = (line.unwrap_or(1), self.longest >> 20);
+            return Err(refused(format!(", line {line}: this record is longer than {most} MiB")));
+        }
+        Ok(more.then(|| (line.expect("a row has a start"), Row(&self.record))))
+    }
+}
+
+/// The error of the reader below, as it was.
+fn reason(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
+}
+
+/// Passes bytes on, and looks at the quotes in them and where rows start.
+struct Strict<R> {
+    raw: R,
+    dialect: Dialect,
+    at: At,
+    line: u64,
+    /// The line of the last quote that was opened.
+    opened: u64,
+    /// The lines on which rows start that were passed on, but not yet read by the library.
+    starts: VecDeque<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// Before a row.
+    Row,
+    /// Before a field that is not a row's first.
+    Field,
+    /// In a field without quotes.
+    Plain,
+    /// Behind the quote that opens a field.
+    Quoted,
+    /// Behind a quote in a quoted field, which closes it or is the first of two.
+    Quote,
+}
+
+impl<R> Strict<R> {
+    fn new(raw: R, dialect: Dialect) -> Strict<R> {
+        Strict { raw, dialect, at: At::Row, line: 1, opened: 0, starts: VecDeque::new() }
+    }
+
+    fn see(&mut self, byte: u8) -> io::Result<()> {
+        let ends_row = matches!(byte, b'\r' | b'\n');
+        if self.at == At::Row && !ends_row {
+            self.starts.push_back(self.line);
+            self.at = At::Field;
+        }
+        self.at = match self.at {
+            At::Quoted if byte != b'"' => At::Quoted,
+            At::Quoted => At::Quote,
+            At::Quote if byte == b'"' => At::Quoted,
+            _ if ends_row => At::Row,
+            _ if byte == self.dialect.separator => At::Field,
+            At::Field if byte == b'"' && self.dialect.quotes => {
+                self.opened = self.line;
+                At::Quoted
             }
-            if !more? {
-                return Ok(());
+            At::Quote => {
+                let line = self.line;
+                return Err(refused(format!(
+                    ", line {line}: text follows a closing quote; a quote inside a field in quotes is written twice: \"\""
+                )));
             }
-            each(record.position().map_or(line, csv::Position::line), record.get(at).unwrap_or_default())?;
+            _ => At::Plain,
+        };
+        self.line += u64::from(byte == b'\n');
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Strict<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.raw.read(to)?;
+        to[..read].iter().try_for_each(|&byte| self.see(byte))?;
+        if read == 0 && !to.is_empty() && self.at == At::Quoted {
+            let line = self.opened;
+            return Err(refused(format!(
+                ", line {line}: a quote that opens a field here is never closed; a field with a quote in it stands in \
+                 quotes, and the quote is written twice: \"\""
+            )));
+        }
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CSV: Dialect = Dialect { separator: b',', quotes: true };
+    const TSV: Dialect = Dialect { separator: b'\t', quotes: false };
+
+    fn rows(text: &str, dialect: Dialect) -> Result<Vec<(u64, Vec<String>)>, String> {
+        // Two bytes at a time, so that a buffer ends everywhere.
+        struct Slowly<'a>(&'a [u8]);
+        impl Read for Slowly<'_> {
+            fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+                let n = to.len().min(2);
+                self.0.read(&mut to[..n])
+            }
+        }
+        let mut rows = Rows::new(Slowly(text.as_bytes()), dialect, 1 << 20);
+        let mut found = Vec::new();
+        while let Some((line, row)) = rows.next().map_err(|error| error.to_string())? {
+            let fields = (0..row.len()).map(|i| String::from_utf8(row.get(i).to_vec()).unwrap());
+            found.push((line, fields.collect()));
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn rows_have_their_fields_and_their_lines() {
+        for end in ["\n", "\r\n"] {
+            let text = format!("a,b{end}\"x, \"\"y\"\"{end}z\",{end}{end}5\" disk,\"\"{end},");
+            let want = [
+                (1, vec!["a".to_owned(), "b".to_owned()]),
+                (2, vec![format!("x, \"y\"{end}z"), String::new()]),
+                (5, vec!["5\" disk".to_owned(), String::new()]),
+                (6, vec![String::new(); 2]),
+            ];
+            assert_eq!(rows(&text, CSV).unwrap(), want);
+        }
+        let literal = rows("a\tb\n\"x\t\"y\"\"\n\"\tz\"\n", TSV).unwrap();
+        let fields: Vec<_> = literal.iter().map(|(line, row)| (*line, row.join("|"))).collect();
+        assert_eq!(fields, [(1, "a|b".into()), (2, "\"x|\"y\"\"".into()), (3, "\"|z\"".into())]);
+    }
+
+    #[test]
+    fn quotes_that_do_not_fit_are_errors_with_their_line() {
+        for (text, message) in [
+            ("a,b\n1,\"x\n2,y\n3,z\n", ", line 2: a quote that opens a field here is never closed"),
+            ("a,b\n1,\"", ", line 2: a quote that opens a field here is never closed"),
+            ("a,b\n1,\"x\n2,\"y\"\n", ", line 3: text follows a closing quote"),
+            ("a,b\n1,\"x \\\" y\"\n", ", line 2: text follows a closing quote"),
+        ] {
+            let error = rows(text, CSV).unwrap_err();
+            assert!(error.contains(message), "{error}");
         }
     }
 }

@@ -1,24 +1,43 @@
 //! Stub for CSV tables when the feature `csv` is off.
 
-use kinglet_core::error::{Error, Result};
-use std::io::Read;
+use super::refused::refused;
+use std::{
+    io::{self, Read},
+    marker::PhantomData,
+};
 
-/// A table, and the column to read.
-#[expect(dead_code, reason = "tables are not read")]
-pub(super) struct Table<'a> {
-    /// Its name in errors.
-    pub(super) name: &'a str,
-    /// The name of the column.
-    pub(super) column: &'a str,
-    /// The separator between values.
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dialect {
+    /// The separator between fields.
     pub(super) separator: u8,
-    /// Records this long or longer are rejected, in bytes.
-    pub(super) longest: usize,
+    /// Whether fields may stand in quotes.
+    pub(super) quotes: bool,
 }
 
-impl Table<'_> {
+/// The rows of a table: none.
+pub(super) struct Rows<R>(PhantomData<R>);
+
+/// The fields of a row.
+pub(super) struct Row<'a>(PhantomData<&'a [u8]>);
+
+impl<'a> Row<'a> {
+    pub(super) fn len(&self) -> usize {
+        0
+    }
+
+    pub(super) fn get(&self, _: usize) -> &'a [u8] {
+        &[]
+    }
+}
+
+impl<R: Read> Rows<R> {
+    pub(super) fn new(_: R, _: Dialect, _: usize) -> Rows<R> {
+        Rows(PhantomData)
+    }
+
     /// Always an error: tables are not built in.
-    pub(super) fn values(&self, _: impl Read, _: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        Err(Error::Data(format!("{}: this kinglet was built without the feature `csv`", self.name)))
+    pub(super) fn next(&mut self) -> io::Result<Option<(u64, Row<'_>)>> {
+        Err(refused(": this kinglet was built without the feature `csv`".to_owned()))
     }
 }

@@ -1,25 +1,40 @@
 //! Text sources: files, folders, glob patterns, standard input and the corpora that come with kinglet; as plain text,
-//! JSON, JSON lines or CSV, optionally compressed. Documents are streamed as pieces, in order, so that files need not
+//! JSON, JSON lines or tables, optionally compressed. Documents are streamed as pieces, in order, so that files need not
 //! fit into memory.
+
+mod folder;
+mod format;
+mod input;
+mod json;
+mod piece;
+mod plain;
+mod read;
+mod reading;
+mod record;
+mod records;
+mod table;
+
+pub use folder::located;
+pub use piece::Piece;
 
 use super::{
     builtin::{Builtin, dates},
-    chat::Message,
-    compression, csv, download,
+    download,
+    names::Count,
     tokenizer::Cuts,
-    utf8::{MOST_OF_CHAR, NEAR, Utf8, line_to_cut, place_to_cut, without_mark},
 };
+use folder::{Walked, is_run};
+use format::{Compression, Format};
+use input::{Origin, Rules, Source};
 use kinglet_core::{
-    config::{Config, InvalidUtf8},
+    config::Config,
     error::{Error, Result},
 };
-use serde_json::Value;
+use reading::Found;
 use std::{
-    ffi::OsStr,
     fs::{self, File},
-    io::{self, BufRead, BufReader, Read},
-    path::{Path, PathBuf},
-    sync::Arc,
+    io::{self, Read},
+    path::Path,
 };
 
 /// The name of the built-in corpus that is used when no data is named.
@@ -30,96 +45,22 @@ pub const TINY_SHAKESPEARE: &str = "tinyshakespeare";
 /// The data name in a configuration for a text given in memory.
 pub const MEMORY: &str = "(memory)";
 
-/// Bytes of text from which on to look for a place to cut. Pieces are small because Hugging Face's encoder needs 150
-/// times their memory.
-const PIECE: usize = 1 << 18;
-
-/// Maximum bytes of a JSON line, a CSV record or a JSON array. Text without a suitable place to cut is cut anyway at
+/// Maximum bytes of a JSON line, a table's row or a JSON array. Text without a suitable place to cut is cut anyway at
 /// this length.
 const LONGEST: usize = 1 << 28;
-
-/// A piece of a corpus.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
-    /// Text of a document.
-    Text {
-        /// The text.
-        text: String,
-        /// Whether the document ends here.
-        end: bool,
-    },
-    /// A conversation: a document with answers by the assistant.
-    Messages(Vec<Message>),
-}
 
 /// A corpus: the sources of its documents, and how to read them.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     sources: Vec<Source>,
-    field: String,
-    invalid_utf8: InvalidUtf8,
-    /// [`LONGEST`], or less in tests.
-    longest: usize,
+    rules: Rules,
     /// Notes for the user on which files were chosen.
     pub notes: Vec<String>,
 }
 
-#[derive(Clone, Debug)]
-struct Source {
-    /// Its name in errors.
-    name: String,
-    from: Origin,
-    format: Format,
-    compression: Compression,
-}
-
-#[derive(Clone, Debug)]
-enum Origin {
-    /// One of the corpora that come with kinglet.
-    Own(Builtin, Arc<str>),
-    Memory(Arc<[u8]>),
-    File(PathBuf),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Text,
-    JsonLines,
-    JsonArray,
-    Separated(u8),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Compression {
-    None,
-    Gzip,
-    Zstd,
-}
-
-/// U+FEFF, the byte order mark that some programs put at the start of a file.
-const BOM: &[u8] = "\u{feff}".as_bytes();
-
-/// The format and compression of a file, judging by its name.
-fn format_of(path: &Path) -> (Format, Compression) {
-    let extension = |path: &Path| path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
-    let (compression, inner) = match extension(path).as_str() {
-        "gz" => (Compression::Gzip, path.with_extension("")),
-        "zst" => (Compression::Zstd, path.with_extension("")),
-        _ => (Compression::None, path.to_owned()),
-    };
-    let format = match extension(&inner).as_str() {
-        "jsonl" | "ndjson" => Format::JsonLines,
-        "json" => Format::JsonArray,
-        "csv" => Format::Separated(b','),
-        "tsv" => Format::Separated(b'\t'),
-        _ => Format::Text,
-    };
-    (format, compression)
-}
-
 impl Corpus {
     /// Opens the corpus that `config.data` names, to be read as configured. Only standard input and other streams are
-    /// read now.
+    /// read now, and the beginnings of files whose names do not say what is in them.
     ///
     /// # Errors
     /// If a named source does not exist.
@@ -132,13 +73,7 @@ impl Corpus {
     /// # Errors
     /// As [`Corpus::open`].
     pub fn named(names: &[String], config: &Config) -> Result<Corpus> {
-        let mut corpus = Corpus {
-            sources: Vec::new(),
-            field: config.data_field.clone(),
-            invalid_utf8: config.invalid_utf8,
-            longest: LONGEST,
-            notes: Vec::new(),
-        };
+        let mut corpus = Corpus::empty(config);
         let builtin = [BUILTIN.to_owned()];
         for name in if names.is_empty() { &builtin } else { names } {
             corpus.add(name)?;
@@ -148,18 +83,34 @@ impl Corpus {
 
     /// A text in memory, as one document.
     pub fn from_text(text: &str) -> Corpus {
-        Corpus::from_bytes("the text", text.as_bytes())
+        let mut corpus = Corpus::empty(&Config::default());
+        corpus.push("the text", Origin::Memory(text.as_bytes().into()), Format::Text);
+        corpus
     }
 
     /// A corpus with the content of a file of this name and these bytes.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Corpus {
-        let Config { data_field, invalid_utf8, .. } = Config::default();
-        let mut corpus =
-            Corpus { sources: Vec::new(), field: data_field, invalid_utf8, longest: LONGEST, notes: Vec::new() };
-        let (format, compression) = format_of(Path::new(name));
-        corpus.push(name, Origin::Memory(bytes.into()), format);
-        corpus.sources.iter_mut().for_each(|source| source.compression = compression);
+        Corpus::from_bytes_as(name, bytes, &Config::default())
+    }
+
+    /// A corpus with the content of a file of this name and these bytes, to be read as configured.
+    pub fn from_bytes_as(name: &str, bytes: &[u8], config: &Config) -> Corpus {
+        let mut corpus = Corpus::empty(config);
+        let source = read::bytes(name, bytes.into(), &corpus.rules);
+        corpus.take(source, &mut Found::default());
         corpus
+    }
+
+    fn empty(config: &Config) -> Corpus {
+        let rules = Rules {
+            field: config.data_field.clone(),
+            // Whoever names a field means that one.
+            conversations: !config.base.is_empty() && config.data_field == Config::default().data_field,
+            invalid_utf8: config.invalid_utf8,
+            skip_bad: config.skip_bad,
+            longest: LONGEST,
+        };
+        Corpus { sources: Vec::new(), rules, notes: Vec::new() }
     }
 
     fn add(&mut self, name: &str) -> Result<()> {
@@ -173,7 +124,9 @@ impl Corpus {
         } else if path.is_dir() && !is_run(path) {
             self.add_folder(path)?;
         } else if path.is_file() {
-            self.add_file(path);
+            let mut found = Found::default();
+            self.take(read::file(path, &self.rules), &mut found);
+            self.notes.extend(found.notes());
         } else if let Some(own) = Builtin::named(name) {
             self.push(name, Origin::Own(own, own.text().into()), Format::Text);
         } else if name == dates::NAME {
@@ -199,84 +152,64 @@ impl Corpus {
     }
 
     fn push(&mut self, name: &str, from: Origin, format: Format) {
-        self.sources.push(Source { name: name.to_owned(), from, format, compression: Compression::None });
+        self.sources.push(Source { name: name.to_owned(), from, format, promised: Compression::None });
+    }
+
+    /// Adds a source, and what is to be said of its format.
+    fn take(&mut self, (source, note): (Source, Option<String>), found: &mut Found) {
+        if let Some(note) = note {
+            found.say(note, &source.name);
+        }
+        self.sources.push(source);
     }
 
     /// Adds a source that can be read only once, by reading it into memory.
     fn add_stream(&mut self, name: &str, mut from: impl Read) -> Result<()> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes).map_err(Error::io("read", Path::new(name)))?;
-        let text = bytes.strip_prefix(BOM).unwrap_or(&bytes);
-        let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
-        let format = if first == Some(&b'{') { Format::JsonLines } else { Format::Text };
-        self.push(name, Origin::Memory(bytes.into()), format);
+        let mut found = Found::default();
+        // What it is called, such as /dev/fd/63 or a pipe's name, says nothing about it.
+        let (source, note) = read::bytes("", bytes.into(), &self.rules);
+        self.take((Source { name: name.to_owned(), ..source }, note), &mut found);
+        self.notes.extend(found.notes());
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path) {
-        let (format, compression) = format_of(path);
-        self.push(&path.display().to_string(), Origin::File(path.to_owned()), format);
-        self.sources.last_mut().expect("it was added").compression = compression;
-    }
-
-    /// Adds every text file below a folder, ordered by name. Hidden files are skipped. So are runs and prepared data: a
-    /// run inside its own data folder would otherwise change its own data.
+    /// Adds every text file below a folder, ordered by name.
     fn add_folder(&mut self, folder: &Path) -> Result<()> {
-        let visible = |entry: &walkdir::DirEntry| {
-            entry.depth() == 0 || !entry.file_name().to_str().is_some_and(|name| name.starts_with('.'))
-        };
-        let (before, mut skipped, mut made) = (self.sources.len(), Vec::new(), Vec::new());
-        let walk = walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name();
-        let mut walk = walk.into_iter().filter_entry(visible);
-        while let Some(entry) = walk.next() {
-            let entry = entry.map_err(|error| {
-                let path = error.path().unwrap_or(folder).to_owned();
-                Error::io("read", &path)(error.into())
-            })?;
-            let path = entry.path();
-            if entry.depth() > 0 && path.is_dir() && (is_run(path) || path.join(PREPARED).exists()) {
-                made.push(path.display().to_string());
-                walk.skip_current_dir();
-            } else if entry.file_type().is_file() {
-                self.add_file(entry.path());
-                let source = self.sources.last().expect("it was added");
-                if !source.begins_as_text()? {
-                    skipped.push(source.name.clone());
-                    self.sources.pop();
-                }
-            }
+        let name = folder.display().to_string();
+        if self.add_suitable(&name, folder::walk(folder)) {
+            return Ok(());
         }
-        if let Some(first) = made.first() {
-            let (folder, n) = (folder.display(), made.len());
-            self.notes.push(format!("{folder}: left out {n} folders of runs or prepared data, such as {first}"));
-        }
-        if !skipped.is_empty() {
-            let (n, first) = (skipped.len(), &skipped[0]);
-            self.notes.push(format!("{}: left out {n} that are empty or not text, such as {first}", folder.display()));
-        }
-        if self.sources.len() == before {
-            return Err(Error::Data(format!("{}: there is no text file in this folder", folder.display())));
-        }
-        Ok(())
+        let why = self.notes.last().filter(|note| note.starts_with(&name)).map(|note| format!(" ({note})"));
+        Err(Error::Data(format!("{name}: there is no text file in this folder{}", why.unwrap_or_default())))
     }
 
     fn add_pattern(&mut self, pattern: &str) -> Result<()> {
-        let paths = glob::glob(pattern)
-            .map_err(|error| Error::Data(format!("{pattern}: not a pattern of file names: {error}")))?;
-        let before = self.sources.len();
-        for path in paths {
-            let path = path.map_err(|error| {
-                let path = error.path().to_owned();
-                Error::io("read", &path)(error.into())
-            })?;
-            if path.is_file() {
-                self.add_file(&path);
-            }
-        }
-        if self.sources.len() == before {
+        let walked = folder::matching(pattern)?;
+        if walked.files.is_empty() {
             return Err(Error::Data(format!("{pattern}: no file has a name like this")));
         }
+        let mut found = Found::default();
+        walked.files.iter().for_each(|path| self.take(read::file(path, &self.rules), &mut found));
+        self.notes.extend(walked.notes(pattern).chain(found.notes()));
         Ok(())
+    }
+
+    /// Adds those of the files in which there is something to read; returns whether there are any.
+    fn add_suitable(&mut self, name: &str, walked: Walked) -> bool {
+        let (before, mut skipped, mut found) = (self.sources.len(), Count::default(), Found::default());
+        for path in &walked.files {
+            let source = read::file(path, &self.rules);
+            match read::unsuitable(&source.0, &self.rules) {
+                None => self.take(source, &mut found),
+                Some(why) => skipped.add(|| why),
+            }
+        }
+        self.notes.extend(walked.notes(name).chain(found.notes()));
+        let skipped = skipped.note(|n, first| format!("{name}: left out {n} without text to read, such as: {first}"));
+        self.notes.extend(skipped);
+        self.sources.len() > before
     }
 
     /// The built-in corpus, if this is exactly one: its entropy floor is known.
@@ -302,196 +235,28 @@ impl Corpus {
         self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Calls `each` with every piece, in order. Long text documents are split into pieces where `cuts` allows.
+    /// Calls `each` with every piece, in order. Long text documents are split into pieces where `cuts` allows. Returns
+    /// notes for the user on what was read and what was left out, which are the same each time.
     ///
     /// # Errors
     /// If a source cannot be read, is empty, or is not in the format its name implies; and any error from `each`.
-    pub fn pieces(&self, cuts: Cuts, mut each: impl FnMut(Piece) -> Result<()>) -> Result<()> {
+    pub fn pieces(&self, cuts: Cuts, mut each: impl FnMut(Piece) -> Result<()>) -> Result<Vec<String>> {
+        let mut found = Found::default();
         for source in &self.sources {
-            let mut some = false;
-            let mut each = |piece| {
-                some |= !matches!(&piece, Piece::Text { text, .. } if text.is_empty());
-                each(piece)
-            };
-            match (&source.from, source.format) {
-                (_, Format::Text) => self.text_pieces(source, cuts, &mut each)?,
-                (_, Format::JsonLines) => self.json_lines(source, &mut each)?,
-                (_, Format::JsonArray) => self.json_array(source, &mut each)?,
-                (_, Format::Separated(separator)) => self.separated(source, separator, &mut each)?,
-            }
-            if !some {
-                return Err(Error::Data(format!("{} is empty", source.name)));
-            }
+            read::read(source, &self.rules, cuts, &mut found, &mut each)?;
         }
-        Ok(())
-    }
-
-    fn text_pieces(&self, source: &Source, cuts: Cuts, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
-        let mut reader = source.open()?;
-        let mut text = self.utf8(&source.name);
-        let (mut bytes, mut searched) = (Vec::new(), 0);
-        loop {
-            // Double the amount if there was no place to cut, so that the total time is linear in the text.
-            let wanted = if cuts == Cuts::Whole { usize::MAX } else { PIECE.max(2 * bytes.len()) - bytes.len() };
-            let read = reader.by_ref().take(wanted as u64).read_to_end(&mut bytes).map_err(source.io())?;
-            if read < wanted {
-                // The last piece, which may be empty: the document ends.
-                return each(Piece::Text { text: text.check(bytes)?, end: true });
-            }
-            let anywhere = cuts == Cuts::Anywhere || bytes.len() >= self.longest;
-            let from = if cuts == Cuts::Anywhere { bytes.len().saturating_sub(NEAR) } else { searched };
-            let cut = line_to_cut(&bytes, from).or_else(|| anywhere.then(|| place_to_cut(&bytes)));
-            let rest = cut.map_or_else(|| bytes.len(), |cut| bytes.len() - cut);
-            // Search the end again: a line end is a place to cut only if the text after it, not yet read, is suitable.
-            searched = rest.saturating_sub(MOST_OF_CHAR + 1);
-            let Some(cut) = cut else { continue };
-            let rest = bytes.split_off(cut);
-            let piece = text.check(std::mem::replace(&mut bytes, rest))?;
-            each(Piece::Text { text: piece, end: false })?;
-        }
-    }
-
-    fn utf8<'a>(&self, source: &'a str) -> Utf8<'a> {
-        Utf8 { source, policy: self.invalid_utf8, offset: 0, line: 1 }
-    }
-
-    fn too_long(&self, at: &str, what: &str) -> Error {
-        Error::Data(format!("{at}: this {what} is longer than {} MiB", self.longest >> 20))
-    }
-
-    fn json_lines(&self, source: &Source, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
-        let mut reader = source.open()?;
-        let mut text = self.utf8(&source.name);
-        for number in 1u64.. {
-            let (at, mut line) = (format!("{}, line {number}", source.name), Vec::new());
-            let limit = self.longest as u64 + 1;
-            let read = reader.by_ref().take(limit).read_until(b'\n', &mut line).map_err(source.io())?;
-            if read == 0 {
-                break;
-            }
-            if read > self.longest {
-                return Err(self.too_long(&at, "line"));
-            }
-            let line = text.check(line)?;
-            let line = if number == 1 { without_mark(&line) } else { &line };
-            if line.bytes().all(|byte| byte.is_ascii_whitespace()) {
-                continue;
-            }
-            let value = serde_json::from_str(line).map_err(|error| Error::Data(format!("{at}: not JSON: {error}")))?;
-            each(self.record(&value, &at)?)?;
-        }
-        Ok(())
-    }
-
-    fn json_array(&self, source: &Source, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
-        let mut bytes = Vec::new();
-        source.open()?.take(self.longest as u64 + 1).read_to_end(&mut bytes).map_err(source.io())?;
-        if bytes.len() > self.longest {
-            return Err(self.too_long(&source.name, "JSON array, which is read whole,"));
-        }
-        let text = self.utf8(&source.name).check(bytes)?;
-        let parsed: Vec<Value> = serde_json::from_str(without_mark(&text)).map_err(|error| {
-            Error::Data(format!(
-                "{}: not a JSON array of objects: {error}; one object a line is a .jsonl file, text about JSON a .txt file",
-                source.name
-            ))
-        })?;
-        drop(text);
-        for (i, value) in parsed.iter().enumerate() {
-            each(self.record(value, &format!("{}, element {i}", source.name))?)?;
-        }
-        Ok(())
-    }
-
-    /// Reads one object: a conversation, a prompt with its response, or a document in `field`.
-    fn record(&self, value: &Value, at: &str) -> Result<Piece> {
-        let bad = |what: String| Error::Data(format!("{at}: {what}"));
-        let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;
-        if let Some(text) = object.get(&self.field) {
-            let text = text.as_str().ok_or_else(|| bad(format!("{:?} is not a string", self.field)))?;
-            return Ok(Piece::Text { text: text.to_owned(), end: true });
-        }
-        if let Some(messages) = Message::of_record(object) {
-            return Ok(Piece::Messages(messages.map_err(bad)?));
-        }
-        let keys: Vec<_> = object.keys().map(|key| format!("{key:?}")).collect();
-        Err(bad(format!(
-            "there is no {:?} in it, nor \"messages\", nor \"prompt\" and \"response\"; --field names another of {}",
-            self.field,
-            keys.join(", ")
-        )))
-    }
-
-    fn separated(&self, source: &Source, separator: u8, each: &mut impl FnMut(Piece) -> Result<()>) -> Result<()> {
-        let table = csv::Table { name: &source.name, column: &self.field, separator, longest: self.longest };
-        let name = format!("{}, column {:?}", source.name, self.field);
-        table.values(source.open()?, |line, value| {
-            let text = Utf8 { line: line as usize, ..self.utf8(&name) }.check(value.to_vec())?;
-            each(Piece::Text { text, end: true })
-        })
-    }
-}
-
-/// The file that marks a folder of prepared data.
-const PREPARED: &str = "prepared.json";
-
-/// Whether a folder is a run directory. Such a folder may have the name of a corpus but is not data.
-fn is_run(folder: &Path) -> bool {
-    folder.join("checkpoints").is_dir() && folder.join("tokenizer.json").exists()
-}
-
-/// Makes data names independent of the current folder: files, folders and patterns become absolute paths.
-pub fn located(names: &[String]) -> Vec<String> {
-    let here = std::env::current_dir().ok();
-    names.iter().map(|name| locate(name, here.as_deref()).unwrap_or_else(|| name.clone())).collect()
-}
-
-fn locate(name: &str, here: Option<&Path>) -> Option<String> {
-    let (path, here) = (Path::new(name), here?.to_str()?);
-    if path.exists() {
-        return std::path::absolute(path).ok().filter(|_| !is_run(path)).map(|path| path.display().to_string());
-    }
-    let pattern = name.contains(['*', '?', '[']) && path.is_relative() && Builtin::named(name).is_none();
-    pattern.then(|| Path::new(&glob::Pattern::escape(here)).join(path).display().to_string())
-}
-
-impl Source {
-    fn io(&self) -> impl Fn(io::Error) -> Error {
-        move |error| Error::io("read", Path::new(&self.name))(error)
-    }
-
-    fn open(&self) -> Result<Box<dyn BufRead + '_>> {
-        let raw: Box<dyn BufRead + '_> = match &self.from {
-            Origin::Memory(bytes) => Box::new(&bytes[..]),
-            Origin::Own(_, text) => Box::new(text.as_bytes()),
-            Origin::File(path) => Box::new(BufReader::new(File::open(path).map_err(self.io())?)),
-        };
-        Ok(match self.compression {
-            Compression::None => raw,
-            Compression::Gzip => compression::gzip(raw).map_err(self.io())?,
-            Compression::Zstd => compression::zstd(raw).map_err(self.io())?,
-        })
-    }
-
-    /// Whether the file starts with text.
-    fn begins_as_text(&self) -> Result<bool> {
-        let mut bytes = Vec::new();
-        if self.open()?.take(4096).read_to_end(&mut bytes).is_err() {
-            return Ok(false);
-        }
-        let text = match std::str::from_utf8(&bytes) {
-            Ok(_) => true,
-            // The last character may be incomplete.
-            Err(error) => error.error_len().is_none(),
-        };
-        Ok(text && !bytes.is_empty() && !bytes.contains(&0))
+        Ok(found.notes())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::text::tokenizer::{CharTokenizer, Tokenizer};
+    use super::{folder::locate, plain::PIECE, *};
+    use crate::text::{
+        chat::Message,
+        tokenizer::{CharTokenizer, Tokenizer},
+        utf8::{line_to_cut, place_to_cut},
+    };
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
     use std::io::Write;
 
@@ -556,10 +321,10 @@ mod tests {
             ("c.txt", b"ab\0c", "zero byte at offset 2"),
             ("d.jsonl", b"{\"text\": \"x\"}\n{\"tex", "d.jsonl, line 2: not JSON"),
             ("e.jsonl", b"{\"body\": \"x\"}", "line 1: there is no \"text\" in it"),
-            ("f.jsonl", b"{\"text\": 3}", "\"text\" is not a string"),
-            ("g.jsonl", b"[1]", "not a JSON object"),
+            ("f.jsonl", b"{\"text\": 3}", "\"text\" is a number, not a string"),
+            ("g.jsonl", b"[1]", "g.jsonl, line 1: it is a list, not a JSON object"),
             ("h.csv", b"id,body\n1,x\n", "no column \"text\"; --field names another of \"id\", \"body\""),
-            ("i.csv", b"id,text\n1\n", "i.csv: CSV error"),
+            ("i.csv", b"id,text\n\n1\n", "i.csv, line 3: 1 field where the header has 2"),
             ("j.json", b"{}", "not a JSON array of objects"),
             ("k.gz", b"not gzip", "cannot read"),
             ("l.zst", b"not zstd at all", "cannot read"),
@@ -644,7 +409,8 @@ mod tests {
         }
         assert!(line_to_cut(b"a\nb\x80\n\x80c\r\n\r\nd\n\xe6", 0) == Some(2));
         // Not even text without a place to cut grows without end.
-        let long = Corpus { longest: 2 * PIECE, ..Corpus::from_text(&"я".repeat(4 * PIECE)) };
+        let mut long = Corpus::from_text(&"я".repeat(4 * PIECE));
+        long.rules.longest = 2 * PIECE;
         assert_eq!(cut(&long, Cuts::AtLines).len(), 8 / 2 + 1);
         assert!(cut(&long, Cuts::AtLines).iter().all(|part| part.len() <= 2 * PIECE));
     }
@@ -709,7 +475,8 @@ mod tests {
             ),
             ("c.csv", format!("text\na\n{long}\n"), "c.csv, line 3: this record is longer than 1 MiB"),
         ] {
-            let corpus = Corpus { longest: 1 << 20, ..Corpus::from_bytes(name, bytes.as_bytes()) };
+            let mut corpus = Corpus::from_bytes(name, bytes.as_bytes());
+            corpus.rules.longest = 1 << 20;
             let error = corpus.pieces(Cuts::Whole, |_| Ok(())).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
             Corpus::from_bytes(name, bytes.as_bytes()).pieces(Cuts::Whole, |_| Ok(())).unwrap();

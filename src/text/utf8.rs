@@ -8,10 +8,6 @@ use kinglet_core::{
 
 /// How far back from the end of a piece to look for a good place to cut, when any place is allowed, in bytes.
 pub(super) const NEAR: usize = 1 << 12;
-/// Strips a byte order mark at the start of a text.
-pub(super) fn without_mark(text: &str) -> &str {
-    text.strip_prefix('\u{feff}').unwrap_or(text)
-}
 
 /// Length of the longest UTF-8 character, in bytes.
 pub(super) const MOST_OF_CHAR: usize = 4;
@@ -61,35 +57,54 @@ fn last_char(bytes: &[u8]) -> Option<char> {
 
 /// Decodes the bytes of a text piece by piece.
 pub(super) struct Utf8<'a> {
-    pub(super) source: &'a str,
-    pub(super) policy: InvalidUtf8,
-    pub(super) offset: usize,
+    source: &'a str,
+    policy: InvalidUtf8,
+    /// Where the next bytes are in the source.
+    offset: usize,
     pub(super) line: usize,
+    /// How often U+FFFD was read for bytes that are not UTF-8.
+    pub(super) replaced: u64,
 }
 
-impl Utf8<'_> {
+impl<'a> Utf8<'a> {
+    /// A decoder of what begins at this offset of a source, on its first line.
+    pub(super) fn new(source: &'a str, policy: InvalidUtf8, offset: usize) -> Utf8<'a> {
+        Utf8 { source, policy, offset, line: 1, replaced: 0 }
+    }
+
+    /// The next bytes as text; they may have to be left out by the caller, who goes on all the same.
     pub(super) fn check(&mut self, bytes: Vec<u8>) -> Result<String> {
-        let (source, len) = (self.source, bytes.len());
+        let (offset, line) = (self.offset, self.line);
         let newlines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
+        // What was refused may be left out, and the next has its place all the same.
+        self.offset += bytes.len();
+        self.line += newlines(&bytes);
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
-            Err(error) if self.policy == InvalidUtf8::Replace => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            Err(error) if self.policy == InvalidUtf8::Replace => self.replace(error.as_bytes()),
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
-                let (byte, line) = (error.as_bytes()[at], self.line + newlines(&error.as_bytes()[..at]));
+                let (byte, line) = (error.as_bytes()[at], line + newlines(&error.as_bytes()[..at]));
                 return Err(Error::Data(format!(
-                    "{source} is not UTF-8 text: byte 0x{byte:02x} at offset {} (line {line}); convert it first, for \
+                    "{} is not UTF-8 text: byte 0x{byte:02x} at offset {} (line {line}); convert it first, for \
                      example with iconv -f latin1 -t utf-8, or set invalid_utf8 = \"replace\"",
-                    self.offset + at
+                    self.source,
+                    offset + at
                 )));
             }
         };
         if let Some(at) = text.find('\0') {
-            let at = self.offset + at;
-            return Err(Error::Data(format!("{source} is a binary file: it has a zero byte at offset {at}")));
+            let (at, line) = (offset + at, line + newlines(&text.as_bytes()[..at]));
+            let source = self.source;
+            return Err(Error::Data(format!(
+                "{source} is a binary file: it has a zero byte at offset {at} (line {line})"
+            )));
         }
-        self.offset += len;
-        self.line += newlines(text.as_bytes());
         Ok(text)
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> String {
+        self.replaced += bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count() as u64;
+        String::from_utf8_lossy(bytes).into_owned()
     }
 }

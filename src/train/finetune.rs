@@ -84,6 +84,7 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
     (config.lora_alpha, config.lora_dropout) = (defaults.lora_alpha, defaults.lora_dropout);
     config.lora_targets = defaults.lora_targets;
     (config.data_field, config.invalid_utf8) = (defaults.data_field, defaults.invalid_utf8);
+    config.skip_bad = defaults.skip_bad;
     // The groups' schedules belonged to the old run.
     const SCHEDULE: [&str; 5] = ["lr_schedule", "warmup_iters", "lr_decay_iters", "min_lr", "cooldown"];
     let groups = config.param_groups.iter_mut();

@@ -25,6 +25,16 @@ fn good() -> Vec<(Parse, Vec<u8>)> {
         (parsers::tensors, weights()),
         (parsers::corpus, b"{\"text\": \"a\"}\n{\"prompt\": \"b\", \"response\": \"c\"}\n".to_vec()),
         (parsers::corpus, b"id,text\n1,\"a, b\"\n2,c\n".to_vec()),
+        (parsers::corpus, b"prompt\tresponse\tsystem\na\t\"b\t\n".to_vec()),
+        (parsers::corpus, b"\xff\xfea\0\n\0\x3d\xd8\x26\xdc".to_vec()),
+        (parsers::corpus, b"[{\"text\": \"a\\ud83d\\udc26\", \"n\": [NaN, -1.5e3]},\n {\"text\": null}]".to_vec()),
+        (
+            parsers::corpus,
+            b"{\"system\": \"s\", \"conversations\": [{\"from\": \"human\", \"value\": [{\"type\": \"text\", \"text\": \"a\"}]}, \
+              {\"from\": \"gpt\", \"value\": \"b\", \"weight\": 0}]}"
+                .to_vec(),
+        ),
+        (parsers::corpus, b"{\"instruction\": \"a\", \"input\": 3, \"output\": true, \"history\": [[\"b\", \"c\"]]}".to_vec()),
         (parsers::ids, [b"KINGLET\0", &[1, 0, 0, 0, 2, 0, 0, 0, 2][..], &[0; 111], &[5, 0, 6, 0]].concat()),
         (parsers::template, kinglet::text::chat::DEFAULT_TEMPLATE.as_bytes().to_vec()),
         (parsers::metrics, include_bytes!("../../fuzz/corpus/metrics/run").to_vec()),
@@ -111,7 +121,7 @@ proptest! {
 
     #[test]
     fn damaged_files(
-        which in 0usize..10,
+        which in 0..good().len(),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..6),
     ) {
         let (parse, mut bytes) = good().swap_remove(which);

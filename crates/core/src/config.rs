@@ -224,6 +224,8 @@ fields! {
         "Where the text is in JSON lines and CSV.";
     invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
         "What to do about bytes that are not UTF-8: refuse them, or read U+FFFD in their place.";
+    skip_bad: bool = false, "true or false" if |_| true,
+        "Whether records that cannot be read (broken JSON, a missing field, a row of another length) are left out and counted, or refused.";
     replacement: bool = true, "true or false" if |_| true,
         "true: sequences at random offsets, with replacement, as published; false: each epoch visits every token once, with a different window offset.";
     within_documents: bool = false, "true or false" if |_| true,
