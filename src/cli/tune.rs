@@ -65,6 +65,10 @@ fn budget(text: &str) -> Result<f64, String> {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+        self.threads.run(|| self.tune(json))
+    }
+
+    fn tune(&self, json: bool) -> anyhow::Result<Ended> {
         let threads = self.threads.count();
         let sweeps = self.sweep.iter().map(|text| text.parse()).collect::<Result<Vec<Sweep>, _>>()?;
         let trials = self.trials.map(usize::from);
