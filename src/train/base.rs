@@ -23,8 +23,10 @@ pub(super) fn old_data(
     notes: &mut Vec<String>,
 ) -> Result<Option<Dataset>> {
     if !moved.is_empty() {
+        base.data = moved.to_vec();
+        let data = read(base, tokenizer).map_err(|error| advised(error, ""))?;
         base.data = source::located(moved);
-        return read(base, tokenizer).map(Some).map_err(|error| advised(error, ""));
+        return Ok(Some(data));
     }
     let found = match base.data.iter().any(|name| name == "-") {
         true => Err(Error::Data("it came from standard input".into())),

@@ -106,12 +106,13 @@ const RATES: [(&str, &str); 2] = [("learning_rate", "learning rate"), ("muon_lr"
 
 /// Lowers all learning rates.
 fn lower_rates(config: &mut Config) {
-    config.learning_rate /= RATE_DIVISOR;
-    config.muon_lr /= RATE_DIVISOR;
+    // Rounded to decimals, so that a tenth of 3e-3 is 3e-4.
+    let lower = |rate: f64| format!("{:.14e}", rate / RATE_DIVISOR).parse().expect("a number");
+    (config.learning_rate, config.muon_lr) = (lower(config.learning_rate), lower(config.muon_lr));
     for group in &mut config.param_groups {
         for (key, _) in RATES {
             if let Some((rate, value)) = group.settings.get_mut(key).and_then(|value| Some((number(value)?, value))) {
-                *value = toml::Value::Float(rate / RATE_DIVISOR);
+                *value = toml::Value::Float(lower(rate));
             }
         }
     }
