@@ -7,5 +7,6 @@ mod metrics;
 pub use crate::system::disk::Lock;
 pub use checkpoint::{Buffer, Checkpoint, State, read_tensors};
 pub(crate) use checkpoint::{CONFIG, Stored};
+pub(crate) use dir::NewRun;
 pub use dir::{Base, RunDir, Which, read_config};
-pub use metrics::{DoneRecord, EstimateRecord, MetricLine, Metrics, Record, parse_metrics, read_metrics};
+pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, parse_metrics};

@@ -12,7 +12,7 @@ pub mod plan;
 pub mod trial;
 
 pub use event::{Change, Event};
-pub use job::{Job, resolve};
+pub use job::{Changes, Job, resolve};
 pub(crate) use job::{refuse_finetuning, resolve_rest};
 pub use r#loop::{Options, run};
 pub use memory::Memory;

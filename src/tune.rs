@@ -25,8 +25,8 @@ mod sweep;
 use crate::{
     data::{self, Dataset, TokenizerChoice},
     run::{DoneRecord, Record, RunDir},
-    system::disk::{self, Lock, sha256},
-    text::tokenizer::Tokenizer,
+    system::disk::{self, Lock, NewFolders, sha256},
+    text::{source, tokenizer::Tokenizer},
     train::{self, Job, Options, trial::Trial},
 };
 use kinglet_core::{
@@ -96,6 +96,8 @@ pub struct Changes {
     pub trials: Option<usize>,
     /// A new budget in seconds, including earlier sessions.
     pub budget_s: Option<f64>,
+    /// Where the text is now; it must be the same text.
+    pub data: Vec<String>,
 }
 
 /// A hyperparameter search, ready to start or resume; its folder is locked while this value lives.
@@ -227,6 +229,8 @@ impl Tuning {
     /// is written then.
     pub fn start(request: Request, out: &Path, threads: usize) -> Result<Tuning> {
         let Request { config, mut sweeps, trials, budget_s } = request;
+        // An unknown KINGLET_ISA is refused before anything is read or written.
+        let be = Cpu::new()?;
         if sweeps.is_empty() {
             sweeps.push(Sweep { key: sweep::LEARNING_RATE, values: Values::Tested });
         }
@@ -249,7 +253,7 @@ impl Tuning {
             }
         }
         refuse_full(out)?;
-        let (config, tokenizer, data) = train::resolve(config)?;
+        let (config, tokenizer, data) = with_threads(threads, || train::resolve(config))??;
         let stored = TuneFile {
             format_version: FORMAT_VERSION,
             config: config.to_toml(),
@@ -260,7 +264,7 @@ impl Tuning {
             range: None,
             rungs: Vec::new(),
         };
-        let be = Cpu::new()?.with_precision(config.precision);
+        let be = be.with_precision(config.precision);
         let began = Instant::now();
         let speed = with_threads(threads, || measure(&be, &config, &data, budget_s))??;
         let tested = sweeps.iter().any(|sweep| sweep.values == Values::Tested);
@@ -276,14 +280,17 @@ impl Tuning {
         }
         plan::plan(most, trials.is_none(), config.max_iters, left_s, speed)
             .map_err(|need| too_short(budget_s, budget_s - left_s + need))?;
-        fs::create_dir_all(out).map_err(Error::io("create", out))?;
-        let lock = Lock::take(out)?;
+        let folders = NewFolders::create(out)?;
+        let lock = Lock::take(out).inspect_err(|_| folders.remove())?;
         // Check again under the lock: another process may have got there first.
         refuse_full(out)?;
         let (out, speed) = (out.to_owned(), Some(speed));
         let mut tuning =
             Tuning { out, stored, config, sweeps, tokenizer, data: data.into(), threads, speed, _lock: lock };
-        tuning.write(began.elapsed().as_secs_f64())?;
+        tuning.write(began.elapsed().as_secs_f64()).inspect_err(|_| {
+            let _ = fs::remove_file(tuning.out.join(Lock::FILE));
+            folders.remove();
+        })?;
         Ok(tuning)
     }
 
@@ -298,9 +305,10 @@ impl Tuning {
             let what = "not the folder of a tuning: it has no tune.json; one is made by kinglet tune --out";
             return Err(Error::run(out, what));
         }
+        Cpu::new()?;
         let lock = Lock::take(out)?;
         let mut stored = read(&path)?;
-        let config = Config::from_toml(&stored.config).map_err(|error| Error::run(&path, error.to_string()))?;
+        let mut config = Config::from_toml(&stored.config).map_err(|error| Error::run(&path, error.to_string()))?;
         let began_with = |what: &str, asked: &str, was: &str| {
             Error::BadConfig(format!("--{what} {asked}: this tuning began with {was}; start a new one to change it"))
         };
@@ -318,8 +326,15 @@ impl Tuning {
         }
         stored.budget_s = changes.budget_s.unwrap_or(stored.budget_s);
         let sweeps = stored.sweeps.iter().map(|text| text.parse()).collect::<Result<Vec<Sweep>>>()?;
-        let (tokenizer, data) = data::read(&config, TokenizerChoice::FromConfig)?;
+        if !changes.data.is_empty() {
+            config.data.clone_from(&changes.data);
+        }
+        let (tokenizer, data) = with_threads(threads, || data::read(&config, TokenizerChoice::FromConfig))??;
         data::same_text(&config, &data.sha256)?;
+        if !changes.data.is_empty() {
+            config.data = source::located(&changes.data);
+            stored.config = config.to_toml();
+        }
         let mut tuning = Tuning {
             out: out.to_owned(),
             stored,
@@ -665,7 +680,8 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
     fn train_in(&mut self, path: &Path, task: &Task, settings: &[toml::Value]) -> Result<()> {
         let has_config = path.join(crate::run::CONFIG).exists();
         let mut job = if has_config {
-            Job::resume(path, &[])?
+            // The text may have moved since the trial began.
+            Job::resume_with(path, &train::Changes { data: self.tuning.config.data.clone(), ..Default::default() })?
         } else {
             let config = self.tuning.trial_config(settings, task.steps, task.seed)?;
             let (run, lock) = RunDir::create(path, config, self.tuning.tokenizer.clone(), None)?;

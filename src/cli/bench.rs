@@ -134,6 +134,7 @@ struct Row {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        let be = Cpu::new()?;
         let mut config = Config::preset(&self.preset)?;
         self.set.iter().try_for_each(|setting| config.set(setting))?;
         if config.vocab_size == 0 {
@@ -142,7 +143,7 @@ impl Args {
         config.check()?;
         kinglet::train::Memory::of(&config)?.check()?;
         let threads = if self.threads.count() == 0 { cores() } else { self.threads.count() };
-        let be = Cpu::new()?.with_precision(config.precision);
+        let be = be.with_precision(config.precision);
         terminal::note_precision(config.precision, be.precision());
         let mut report = with_threads(threads, || self.measure(&config, threads, be))??;
         if !self.quick {

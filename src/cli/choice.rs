@@ -1,8 +1,10 @@
 //! Arguments shared by commands: model configuration, data, and number of threads.
 
 use kinglet::{
-    config::{Config, PRESETS},
+    config::{Config, FIELDS, PRESETS, TokenizerKind},
+    error::Error,
     run::read_config,
+    threads::whole,
 };
 use std::path::PathBuf;
 
@@ -12,7 +14,7 @@ pub(super) struct Choice {
     /// The text: files, folders, patterns, "-" for standard input, "tinyshakespeare" or another known name ["builtin" if
     /// nothing is named]; as text, .jsonl, .json or .csv, also .gz or .zst; or token ids, of kinglet data prepare,
     /// nanoGPT or llm.c
-    data: Vec<String>,
+    pub(super) data: Vec<String>,
     /// A configuration that comes with kinglet [default: big-0.2m]
     #[arg(long, value_name = "NAME", conflicts_with = "config", help = preset_help())]
     preset: Option<String>,
@@ -49,6 +51,12 @@ impl Threads {
     pub(super) fn count(&self) -> usize {
         self.threads.into()
     }
+
+    /// Runs a command in a pool of that many threads. Without it, what is not training or measuring, such as reading
+    /// text, would be divided among threads for all cores.
+    pub(super) fn run<R: Send>(&self, command: impl FnOnce() -> anyhow::Result<R> + Send) -> anyhow::Result<R> {
+        whole(self.count(), command)?
+    }
 }
 
 impl Choice {
@@ -62,11 +70,13 @@ impl Choice {
             }
         };
         self.set.iter().try_for_each(|setting| config.set(setting))?;
-        let tokenizer = self.tokenizer.as_ref().map(|kind| format!("tokenizer={kind:?}"));
-        let seed = self.seed.map(|seed| format!("seed={seed}"));
-        let field = self.field.as_ref().map(|field| format!("data_field={field:?}"));
-        tokenizer.iter().chain(&seed).chain(&field).try_for_each(|setting| config.set(setting))?;
-        config.skip_bad |= self.skip_bad;
+        let tokenizer = self.tokenizer.clone().map(tokenizer_kind).transpose()?;
+        assign(&mut config, |config| {
+            tokenizer.iter().for_each(|kind| config.tokenizer.clone_from(kind));
+            self.field.iter().for_each(|field| config.data_field.clone_from(field));
+            config.skip_bad |= self.skip_bad;
+            config.seed = self.seed.unwrap_or(config.seed);
+        })?;
         if !self.data.is_empty() {
             config.data.clone_from(&self.data);
         }
@@ -75,6 +85,27 @@ impl Choice {
         }
         Ok((config, name))
     }
+}
+
+/// Changes keys of a configuration, whose values are checked alone: what they mean together with others is checked when
+/// all are there.
+fn assign(config: &mut Config, change: impl Fn(&mut Config)) -> anyhow::Result<()> {
+    let mut alone = Config::default();
+    change(&mut alone);
+    alone.check()?;
+    change(config);
+    Ok(())
+}
+
+/// The tokenizer of this name.
+fn tokenizer_kind(name: String) -> Result<TokenizerKind, Error> {
+    let field = FIELDS.iter().find(|field| field.key == "tokenizer").expect("a key");
+    let refused = Error::Config {
+        key: field.key.into(),
+        value: toml::Value::from(name.as_str()).to_string(),
+        allowed: field.allowed.into(),
+    };
+    TokenizerKind::try_from(name).map_err(|_| refused)
 }
 
 /// A duration from a command line.

@@ -2,7 +2,7 @@
 
 use super::terminal;
 use super::{
-    choice::Choice,
+    choice::{Choice, Threads},
     report::stop_on_signal,
     table::{columns, pairs, row},
     terminal::Ended,
@@ -45,6 +45,8 @@ enum Command {
 struct StatsArgs {
     #[command(flatten)]
     choice: Choice,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 /// Write the token ids of a text to files, which training reads where it needs them: for text larger than memory
@@ -55,6 +57,8 @@ struct Prepare {
     /// The folder to write, which is then the DATA of train
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 /// Show the token ids of texts, and the text that they are decoded to
@@ -69,8 +73,8 @@ struct Encode {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         match &self.command {
-            Command::Stats(stats) => stats.run(json)?,
-            Command::Prepare(prepare) => return prepare.run(json),
+            Command::Stats(stats) => stats.threads.run(|| stats.run(json))?,
+            Command::Prepare(prepare) => return prepare.threads.run(|| prepare.run(json)),
             Command::Encode(encode) => encode.run(json)?,
         }
         Ok(Ended::Done)

@@ -59,6 +59,10 @@ impl From<CheckpointArg> for Which {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        self.threads.run(|| self.eval(json))
+    }
+
+    fn eval(&self, json: bool) -> anyhow::Result<()> {
         let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
@@ -78,7 +82,12 @@ impl Args {
         };
         let data = model.dataset(data, part)?;
         let vocab_size = model.config().vocab_size;
-        let baseline = if part == Part::Val { baselines::best(&data, vocab_size)? } else { None };
+        let baseline = if part == Part::Val { baselines::best(&data, vocab_size) } else { Ok(None) };
+        // It is only there to compare with.
+        let baseline = baseline.unwrap_or_else(|error| {
+            terminal::warn(&[baselines::missing(&error)]);
+            None
+        });
         let measured = model.eval(data, part, self.threads.count(), progress)?;
         bar.finish_and_clear();
         let Evaluation { exact, floor, answers, notes, .. } = measured;

@@ -11,7 +11,7 @@ use kinglet::{
     backend::Cpu,
     train::{
         self, Event, Options,
-        finetune::{self, Finetune},
+        finetune::{self, Finetune, Texts},
     },
 };
 use std::path::PathBuf;
@@ -55,6 +55,9 @@ pub(super) struct Choice {
     /// Share of the sequences that come from what the run learned before, against forgetting [default: 0]
     #[arg(long, value_name = "SHARE")]
     replay: Option<f64>,
+    /// Where the text of the run to begin with is now, if it has moved; it must be the same text; may be repeated
+    #[arg(long, value_name = "DATA")]
+    replay_data: Vec<String>,
     /// Override a configuration key; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -74,6 +77,12 @@ pub(super) struct Choice {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+        self.threads.run(|| self.finetune(json))
+    }
+
+    fn finetune(&self, json: bool) -> anyhow::Result<Ended> {
+        // An unknown KINGLET_ISA is refused before anything is written.
+        let be = Cpu::new()?;
         // Resolve the folder, so that it has a name even if given as ".".
         let run = self.choice.run.canonicalize().unwrap_or_else(|_| self.choice.run.clone());
         let name = format!("{}-finetuned", run.file_name().unwrap_or_default().display());
@@ -84,7 +93,7 @@ impl Args {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
             let name = out.file_name().unwrap_or_default().to_string_lossy();
             let run = Planned { name: &name, config, tokenizer, data, old: old.as_ref() };
-            plan::show(&run, self.threads.count(), 3.0, json)?;
+            plan::show(&run, be, self.threads.count(), 3.0, json)?;
             return Ok(Ended::Done);
         }
         let job = prepared.start(&out)?;
@@ -92,7 +101,7 @@ impl Args {
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
         let options = Options::default().threads(self.threads.count()).stop(&stop);
-        let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
+        let last = train::run(job, be, &options, |event| reporter.event(event))?;
         if let Event::Interrupted { .. } = last {
             return Ok(Ended::Interrupted);
         }
@@ -102,16 +111,20 @@ impl Args {
 
 impl Choice {
     pub(super) fn prepare(&self) -> anyhow::Result<Finetune> {
-        let mut settings = self.set.clone();
-        let mut set = |key: &str, value: Option<String>| settings.extend(value.map(|value| format!("{key}={value}")));
-        set("lora_rank", self.lora.map(|rank| rank.to_string()));
-        set("lora_alpha", self.lora_alpha.map(|alpha| alpha.to_string()));
-        set("lora_dropout", self.lora_dropout.map(|rate| rate.to_string()));
-        set("freeze", (!self.freeze.is_empty()).then(|| format!("{:?}", self.freeze)));
-        set("replay", self.replay.map(|share| share.to_string()));
-        set("data_field", self.field.as_ref().map(|field| format!("{field:?}")));
-        set("skip_bad", self.skip_bad.then(|| "true".to_owned()));
-        set("seed", self.seed.map(|seed| seed.to_string()));
-        Ok(finetune::prepare(&self.run, self.checkpoint.into(), &self.data, &settings)?)
+        let texts = Texts { data: &self.data, replay_data: &self.replay_data };
+        Ok(finetune::prepare_with(&self.run, self.checkpoint.into(), texts, |config| {
+            self.set.iter().try_for_each(|setting| config.set(setting))?;
+            config.lora_rank = self.lora.map_or(config.lora_rank, usize::from);
+            config.lora_alpha = self.lora_alpha.unwrap_or(config.lora_alpha);
+            config.lora_dropout = self.lora_dropout.unwrap_or(config.lora_dropout);
+            config.replay = self.replay.unwrap_or(config.replay);
+            config.skip_bad |= self.skip_bad;
+            config.seed = self.seed.unwrap_or(config.seed);
+            self.field.iter().for_each(|field| config.data_field.clone_from(field));
+            if !self.freeze.is_empty() {
+                config.freeze.clone_from(&self.freeze);
+            }
+            Ok(())
+        })?)
     }
 }

@@ -31,11 +31,16 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        self.threads.run(|| self.plan(json))
+    }
+
+    fn plan(&self, json: bool) -> anyhow::Result<()> {
+        let be = Cpu::new()?;
         let (config, name) = self.choice.config()?;
         let (config, tokenizer, data) = resolve(config)?;
         let name = name.to_string_lossy();
         let run = Planned { name: &name, config: &config, tokenizer: &tokenizer, data: &data, old: None };
-        show(&run, self.threads.count(), self.seconds, json)
+        show(&run, be, self.threads.count(), self.seconds, json)
     }
 }
 
@@ -50,9 +55,9 @@ pub(super) struct Planned<'a> {
 }
 
 /// Measures and prints the time and memory that a run would take.
-pub(super) fn show(run: &Planned, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
+pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
     let &Planned { name, config, tokenizer, data, old } = run;
-    let be = Cpu::new()?.with_precision(config.precision);
+    let be = be.with_precision(config.precision);
     terminal::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let measure = || Plan::measure(config, tokenizer, (data, old), &be, folder.path(), seconds);

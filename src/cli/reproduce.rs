@@ -61,6 +61,11 @@ struct Runs {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+        self.threads.run(|| self.reproduce(json))
+    }
+
+    fn reproduce(&self, json: bool) -> anyhow::Result<Ended> {
+        let be = Cpu::new()?;
         let stop = stop_on_signal()?;
         let mut all = Vec::new();
         for published in &PUBLISHED {
@@ -74,7 +79,7 @@ impl Args {
                 }
                 let mut config = Config::preset(published.preset)?;
                 config.seed = seed;
-                match self.one(config, &self.folder(published.preset, seed), json, &stop)? {
+                match self.one(be, config, &self.folder(published.preset, seed), json, &stop)? {
                     Some(event) => done.push(event),
                     None => return Ok(Ended::Interrupted),
                 }
@@ -105,7 +110,14 @@ impl Args {
 
     /// Trains on Tiny Shakespeare, resuming an unfinished run; returns the `done` event, or `None` if it was
     /// interrupted.
-    fn one(&self, mut config: Config, out: &Path, json: bool, stop: &AtomicBool) -> anyhow::Result<Option<Value>> {
+    fn one(
+        &self,
+        be: Cpu,
+        mut config: Config,
+        out: &Path,
+        json: bool,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Option<Value>> {
         config.data = vec![TINY_SHAKESPEARE.to_owned()];
         if self.quick {
             (config.max_iters, config.eval_iters) = (300, 20);
@@ -119,7 +131,10 @@ impl Args {
             if run.config != config {
                 bail!("{} is of another configuration: remove it, or name another --out", out.display());
             }
-            if let Some(done) = run.metrics()?.into_iter().find(|event| event["event"] == "done") {
+            let mut events = run.events::<Value>()?;
+            let is_done =
+                |event: &kinglet::error::Result<Value>| event.as_ref().map_or(true, |event| event["event"] == "done");
+            if let Some(done) = events.find(is_done).transpose()? {
                 return Ok(Some(done));
             }
             Job::resume(out, &[])?
@@ -128,7 +143,7 @@ impl Args {
         };
         let mut reporter = Reporter::new(json, &job.run.config);
         let options = Options::default().threads(self.threads.count()).stop(stop);
-        let last = train::run(job, Cpu::new()?, &options, |event| reporter.event(event))?;
+        let last = train::run(job, be, &options, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => None,
             done => Some(serde_json::to_value(done)?),

@@ -42,8 +42,8 @@ pub(super) struct Args {
     /// Settings to try, the configured ones among them [default: 9 of one key, 27 of more, or what the budget allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=1000))]
     trials: Option<u16>,
-    /// Go on with the tuning in --out, where it stopped
-    #[arg(long, conflicts_with_all = ["data", "preset", "config", "set", "seed", "tokenizer", "field"])]
+    /// Go on with the tuning in --out, where it stopped; DATA says where its text is now
+    #[arg(long, conflicts_with_all = ["preset", "config", "set", "seed", "tokenizer", "field"])]
     resume: bool,
     #[command(flatten)]
     threads: Threads,
@@ -65,13 +65,18 @@ fn budget(text: &str) -> Result<f64, String> {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+        self.threads.run(|| self.tune(json))
+    }
+
+    fn tune(&self, json: bool) -> anyhow::Result<Ended> {
         let threads = self.threads.count();
         let sweeps = self.sweep.iter().map(|text| text.parse()).collect::<Result<Vec<Sweep>, _>>()?;
         let trials = self.trials.map(usize::from);
         let out = |name: &str| self.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("{name}-tune")));
         let stop = stop_on_signal()?;
         let tuning = if self.resume {
-            let changes = Changes { sweeps, trials, budget_s: self.budget };
+            let data = self.choice.data.clone();
+            let changes = Changes { sweeps, trials, budget_s: self.budget, data };
             Tuning::resume(&out(kinglet::config::PRESETS[0].0), &changes, threads)?
         } else {
             let (config, name) = self.choice.config()?;

@@ -35,6 +35,11 @@ pub fn best(data: &Dataset, vocab_size: usize) -> Result<Option<Baseline>> {
     Ok(Some(*Baselines::measure(&train, &val, vocab_size)?.best()))
 }
 
+/// What is said where the baseline could not be measured: nothing else depends on it.
+pub fn missing(error: &Error) -> String {
+    format!("the n-gram baseline is not measured: {}", error.one_line())
+}
+
 /// The losses of simple models on one validation split.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Baselines {

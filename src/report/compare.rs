@@ -4,6 +4,7 @@ use crate::run::{Checkpoint, RunDir};
 use kinglet_core::{config::FIELDS, error::Result, params::Layout};
 use serde::Serialize;
 use serde_json::Value;
+use std::{cmp::Ordering, iter::Peekable};
 
 /// Event keys that depend on timing or the machine rather than on the run.
 const OF_THE_CLOCK: [&str; 6] = ["tokens_per_s", "ms_per_step", "train_s", "wall_s", "peak_memory_mib", "out"];
@@ -84,7 +85,7 @@ pub fn compare(a: &mut RunDir, b: &mut RunDir) -> Result<Comparison> {
         config,
         data: ca.data_sha256 != cb.data_sha256,
         tokenizer: a.tokenizer != b.tokenizer,
-        event: first_event(&a.metrics()?, &b.metrics()?),
+        event: first_event(a, b)?,
         ..Comparison::default()
     };
     let layout = Layout::new(&a.config)?;
@@ -114,28 +115,54 @@ pub fn compare(a: &mut RunDir, b: &mut RunDir) -> Result<Comparison> {
     Ok(found)
 }
 
-/// The first event that differs from the other run's event of the same kind and step.
-fn first_event(a: &[Value], b: &[Value]) -> Option<EventDifference> {
-    let key =
-        |event: &Value| (event["step"].as_u64(), event["event"].as_str().map(str::to_owned), event["at_step"].as_u64());
-    let others: std::collections::HashMap<_, _> = b.iter().map(|event| (key(event), event)).collect();
-    for event in a {
-        let Some((other, fields)) = others.get(&key(event)).zip(event.as_object()) else { continue };
-        // A key that only one of them has comes from another version; ignore it.
-        let differs = |name: &&String| {
-            !OF_THE_CLOCK.contains(&name.as_str()) && other.get(*name).is_some_and(|value| *value != fields[*name])
-        };
-        if let Some(name) = fields.keys().find(differs) {
-            return Some(EventDifference {
-                event: event["event"].as_str().unwrap_or_default().to_owned(),
-                step: event["step"].as_u64().unwrap_or_default(),
-                key: name.clone(),
-                a: fields[name].clone(),
-                b: other[name].clone(),
-            });
+/// The first event that differs from the other run's event of the same kind and step. Both runs' metrics are read line by
+/// line: they come in the order of their steps, so what has no counterpart at its step has none.
+fn first_event(a: &RunDir, b: &RunDir) -> Result<Option<EventDifference>> {
+    let (mut a, mut b) = (a.events()?.peekable(), b.events()?.peekable());
+    let (mut ours, mut theirs) = (next_step(&mut a)?, next_step(&mut b)?);
+    while let (Some((at, events)), Some((at_other, others))) = (&ours, &theirs) {
+        match at.cmp(at_other) {
+            Ordering::Less => ours = next_step(&mut a)?,
+            Ordering::Greater => theirs = next_step(&mut b)?,
+            Ordering::Equal => {
+                let found = events.iter().find_map(|event| others.iter().find_map(|other| difference(event, other)));
+                if found.is_some() {
+                    return Ok(found);
+                }
+                (ours, theirs) = (next_step(&mut a)?, next_step(&mut b)?);
+            }
         }
     }
-    None
+    Ok(None)
+}
+
+/// The next step in a run's metrics, and its events.
+fn next_step(events: &mut Peekable<impl Iterator<Item = Result<Value>>>) -> Result<Option<(u64, Vec<Value>)>> {
+    let step = |event: &Value| event["step"].as_u64().unwrap_or(0);
+    let Some(first) = events.next().transpose()? else { return Ok(None) };
+    let (at, mut found) = (step(&first), vec![first]);
+    while let Some(event) = events.next_if(|event| event.as_ref().map_or(true, |event| step(event) == at)) {
+        found.push(event?);
+    }
+    Ok(Some((at, found)))
+}
+
+/// The first key in which two events of one kind differ.
+fn difference(event: &Value, other: &Value) -> Option<EventDifference> {
+    let same_kind = |key: &str| event[key] == other[key];
+    let fields = event.as_object().filter(|_| same_kind("event") && same_kind("at_step"))?;
+    // A key that only one of them has comes from another version; ignore it.
+    let differs = |name: &&String| {
+        !OF_THE_CLOCK.contains(&name.as_str()) && other.get(*name).is_some_and(|value| *value != fields[*name])
+    };
+    let name = fields.keys().find(differs)?;
+    Some(EventDifference {
+        event: event["event"].as_str().unwrap_or_default().to_owned(),
+        step: event["step"].as_u64().unwrap_or_default(),
+        key: name.clone(),
+        a: fields[name].clone(),
+        b: other[name].clone(),
+    })
 }
 
 fn first_tensor(layout: &Layout, a: &Checkpoint, b: &Checkpoint) -> Option<TensorDifference> {

@@ -10,7 +10,7 @@
 //! ```
 
 use crate::{
-    system::disk::{FolderReader, FolderWriter},
+    system::disk::{FolderReader, FolderWriter, SUMS, replace_in_folder},
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
@@ -23,7 +23,7 @@ use safetensors::{
     Dtype, View,
     tensor::{Metadata, serialize_to_file},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -39,6 +39,9 @@ const STATE: &str = "state.json";
 pub(crate) const CONFIG: &str = "config.toml";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
+/// The files of a checkpoint or of a base, and the temporary ones on the way there.
+pub(crate) const FILES: [&str; 7] = [MODEL, ADAPTER, OPTIMIZER, STATE, CONFIG, TOKENIZER, SUMS];
+
 /// Size limit for a run's text files, in bytes.
 pub(crate) const TEXT_LIMIT: u64 = 1 << 28;
 
@@ -49,10 +52,17 @@ pub struct State {
     pub format_version: u64,
     /// Updates done.
     pub step: u64,
-    /// Validation loss of the best estimate so far, and the step it was made at.
+    /// Validation loss of the best estimate so far, and the step it was made at; none until a loss is finite.
+    #[serde(default, deserialize_with = "finite")]
     pub best: Option<(f64, u64)>,
     /// Estimates since then.
     pub since_best: u64,
+    /// The step of the last estimate that `best` and `since_best` take into account. Earlier versions did not write it.
+    #[serde(default)]
+    pub last_estimate: Option<u64>,
+    /// Updates made with the optimizer's moments. Earlier versions did not write it: theirs is `step`.
+    #[serde(default)]
+    pub updates: Option<u64>,
     /// State of the divergence guard.
     pub guard: Guard,
     /// Seconds the run has taken so far, over all sessions.
@@ -69,6 +79,8 @@ impl Default for State {
             step: 0,
             best: None,
             since_best: 0,
+            last_estimate: None,
+            updates: Some(0),
             guard: Guard::default(),
             wall_s: 0.0,
             train_s: 0.0,
@@ -89,6 +101,36 @@ impl State {
         }
         Ok(state)
     }
+
+    /// Whether the loss was estimated at its step. For states that do not say, the interval between estimates decides.
+    pub fn is_estimated(&self, eval_interval: u64) -> bool {
+        match (self.last_estimate, self.best) {
+            (Some(at), _) => at == self.step,
+            (None, Some((_, best))) => best == self.step || self.step.is_multiple_of(eval_interval),
+            (None, None) => false,
+        }
+    }
+
+    /// Takes an estimate of the validation loss at its step into account. One that is made again, because the metrics
+    /// lost its line, does not count twice.
+    pub(crate) fn take_estimate(&mut self, val_loss: f64, eval_interval: u64) {
+        let again = self.is_estimated(eval_interval);
+        if again && self.best.is_some() {
+            return;
+        }
+        self.last_estimate = Some(self.step);
+        if val_loss.is_finite() && self.best.is_none_or(|(best, _)| val_loss < best) {
+            (self.best, self.since_best) = (Some((val_loss, self.step)), 0);
+        } else if !again {
+            self.since_best += 1;
+        }
+    }
+}
+
+/// The best estimate. Earlier versions wrote one that was not finite, which JSON says as null; it is none.
+fn finite<'de, D: Deserializer<'de>>(from: D) -> Result<Option<(f64, u64)>, D::Error> {
+    let best: Option<(Option<f64>, u64)> = Option::deserialize(from)?;
+    Ok(best.and_then(|(loss, step)| Some((loss.filter(|loss| loss.is_finite())?, step))))
 }
 
 /// The three buffers of training, all with the same layout.
@@ -160,6 +202,11 @@ pub(crate) fn write_base(folder: &Path, config: &Config, weights: &[f32]) -> Res
     files.add(MODEL, |path| write_tensors(path, &[stored(&layout)], &read))?;
     files.add(CONFIG, |path| fs::write(path, config.to_toml()))?;
     files.finish()
+}
+
+/// Changes the configuration in the folder that [`write_base`] wrote.
+pub(crate) fn write_base_config(folder: &Path, config: &Config) -> Result<()> {
+    replace_in_folder(folder, CONFIG, config.to_toml().as_bytes())
 }
 
 /// Reads what [`write_base`] wrote.

@@ -17,10 +17,10 @@
 
 use super::{
     checkpoint::{self, Buffer, CONFIG, Checkpoint, State, Stored, TEXT_LIMIT, TOKENIZER},
-    metrics::{MetricLine, Metrics, Record, read_metrics},
+    metrics::{MetricLine, MetricLines, Metrics, Record},
 };
 use crate::{
-    system::disk::{self, Appender, Lock, sha256},
+    system::disk::{self, Appender, Lock, NewFolders, sha256},
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
@@ -28,9 +28,11 @@ use kinglet_core::{
     error::{Error, Result},
     params::{Layout, Span},
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{
-    fs, io,
+    fs,
+    io::{self, BufRead},
     path::{Path, PathBuf},
 };
 
@@ -45,6 +47,50 @@ pub struct Base {
 
 const BASE: &str = "base";
 const METRICS: &str = "metrics.jsonl";
+const LAST: &str = "last";
+const BEST: &str = "best";
+
+/// What a run writes beside its folders.
+const FILES: [&str; 7] = [TOKENIZER, CONFIG, METRICS, "loss.svg", "sample.txt", LAST, BEST];
+
+/// A run directory that was created and has no checkpoint yet: if it never gets one, what was written is removed.
+#[derive(Clone, Debug)]
+pub(crate) struct NewRun {
+    path: PathBuf,
+    folders: NewFolders,
+}
+
+impl NewRun {
+    /// Removes what a run writes before its first checkpoint, and the folders that were made for it. Whatever somebody
+    /// else put there stays. Nothing happens if there is a checkpoint, or another process has the run.
+    pub(crate) fn remove(&self) {
+        let Ok(lock) = disk::allowed().map_err(Error::io("remove", &self.path)).and_then(|()| Lock::take(&self.path))
+        else {
+            return;
+        };
+        if checkpoints(&self.path).is_ok_and(|found| found.is_empty()) {
+            self.remove_files();
+            drop(lock);
+            let _ = fs::remove_file(self.path.join(Lock::FILE));
+            self.folders.remove();
+        }
+    }
+
+    fn remove_files(&self) {
+        let aside = |name: &str| format!("{name}.tmp");
+        for name in FILES {
+            let _ = fs::remove_file(self.path.join(name));
+            let _ = fs::remove_file(self.path.join(aside(name)));
+        }
+        let base = self.path.join(BASE);
+        let first = self.path.join(CHECKPOINTS).join(aside(&folder_name(0)));
+        for folder in [&base, &self.path.join(aside(BASE)), &first] {
+            checkpoint::FILES.iter().for_each(|name| _ = fs::remove_file(folder.join(name)));
+            let _ = fs::remove_dir(folder);
+        }
+        let _ = fs::remove_dir(self.path.join(CHECKPOINTS));
+    }
+}
 const CHECKPOINTS: &str = "checkpoints";
 
 /// Which checkpoint of a run to use.
@@ -66,6 +112,8 @@ pub struct RunDir {
     /// Damage found while reading, and what was used instead.
     pub warnings: Vec<String>,
     path: PathBuf,
+    /// Set where this value created the folder.
+    new: Option<NewRun>,
 }
 
 impl RunDir {
@@ -82,19 +130,36 @@ impl RunDir {
     ) -> Result<(RunDir, Lock)> {
         // An existing folder with foreign content must not be touched.
         refuse_full(path)?;
-        fs::create_dir_all(path.join(CHECKPOINTS)).map_err(Error::io("create", path))?;
-        let lock = Lock::take(path)?;
+        let new = NewRun { path: path.to_owned(), folders: NewFolders::create(path)? };
+        let lock = Lock::take(path).inspect_err(|_| new.folders.remove())?;
         // Check again under the lock: another process may have got there first.
         refuse_full(path)?;
         config.tokenizer_sha256 = sha256(tokenizer.to_json().as_bytes());
-        let run = RunDir { config, tokenizer, warnings: Vec::new(), path: path.to_owned() };
-        run.write(TOKENIZER, run.tokenizer.to_json().as_bytes())?;
+        let run = RunDir { config, tokenizer, warnings: Vec::new(), path: path.to_owned(), new: Some(new.clone()) };
+        match run.write_first(base) {
+            Ok(()) => Ok((run, lock)),
+            Err(error) => {
+                drop(lock);
+                new.remove();
+                Err(error)
+            }
+        }
+    }
+
+    fn write_first(&self, base: Option<&Base>) -> Result<()> {
+        let checkpoints = self.path.join(CHECKPOINTS);
+        disk::create_folder(&checkpoints)?;
+        self.write(TOKENIZER, self.tokenizer.to_json().as_bytes())?;
         if let Some(Base { config, weights }) = base {
-            checkpoint::write_base(&path.join(BASE), config, weights)?;
+            checkpoint::write_base(&self.path.join(BASE), config, weights)?;
         }
         // Written last: a folder without a configuration is not a run.
-        run.write_config()?;
-        Ok((run, lock))
+        self.write_config()
+    }
+
+    /// How to remove what was written, if this value created the run.
+    pub(crate) fn new_run(&self) -> Option<NewRun> {
+        self.new.clone()
     }
 
     /// What the run started from, if it is a fine-tuning run.
@@ -107,6 +172,11 @@ impl RunDir {
         }
         let (config, weights) = checkpoint::read_base(&self.path.join(BASE))?;
         Ok(Some(Base { config, weights }))
+    }
+
+    /// Changes the configuration of what the run started from: where its text is now.
+    pub(crate) fn write_base_config(&self, config: &Config) -> Result<()> {
+        checkpoint::write_base_config(&self.path.join(BASE), config)
     }
 
     /// Opens the folder of a run, finished or not. A damaged configuration or tokenizer is replaced by the copy in the
@@ -126,7 +196,7 @@ impl RunDir {
             (Ok(text), folders) => {
                 let config = config_of_run(&path.join(CONFIG), &text)?;
                 match read_tokenizer(path, &config) {
-                    Ok(tokenizer) => return Ok(RunDir { config, tokenizer, warnings: vec![], path: path.to_owned() }),
+                    Ok(tokenizer) => return Ok(RunDir::opened(path, config, tokenizer, Vec::new())),
                     Err(error) if folders.is_empty() => return Err(error),
                     Err(error) => error,
                 }
@@ -142,7 +212,11 @@ impl RunDir {
         let mut warnings = Vec::new();
         let (config, tokenizer) = newest(path, &mut warnings, |_| true, copies)?;
         warnings.insert(0, format!("{damage}; using the copy in the newest intact checkpoint"));
-        Ok(RunDir { config, tokenizer, warnings, path: path.to_owned() })
+        Ok(RunDir::opened(path, config, tokenizer, warnings))
+    }
+
+    fn opened(path: &Path, config: Config, tokenizer: Tokenizer, warnings: Vec<String>) -> RunDir {
+        RunDir { config, tokenizer, warnings, path: path.to_owned(), new: None }
     }
 
     /// The base weights that the run's adapters belong to, if it has adapters.
@@ -193,65 +267,74 @@ impl RunDir {
     /// # Errors
     /// If the file exists and cannot be read.
     pub fn records(&self, mut each: impl FnMut(Record)) -> Result<()> {
-        self.metric_lines(|line| {
-            each(line.event().unwrap_or(Record::Other));
-            Ok(())
-        })?;
-        Ok(())
+        self.events::<Record>()?.try_for_each(|record| record.map(&mut each))
     }
 
-    /// All events in `metrics.jsonl`, loaded as JSON.
+    /// The events in `metrics.jsonl`, read one by one, however many there are; damaged lines and events that are no `T`
+    /// are skipped.
+    ///
+    /// # Errors
+    /// If the file exists and cannot be read.
+    pub fn events<T: DeserializeOwned>(&self) -> Result<impl Iterator<Item = Result<T>>> {
+        let path = self.path.join(METRICS);
+        let lines = self.metric_lines()?.into_iter().flatten();
+        let event = move |line: io::Result<MetricLine>| match line {
+            Ok(line) => line.event().map(Ok),
+            Err(error) => Some(Err(Error::io("read", &path)(error))),
+        };
+        Ok(lines.filter_map(event))
+    }
+
+    /// All events in `metrics.jsonl` in memory, as JSON. [`RunDir::events`] is for long runs.
     ///
     /// # Errors
     /// If the file exists and cannot be read.
     pub fn metrics(&self) -> Result<Vec<Value>> {
-        let mut events = Vec::new();
-        self.metric_lines(|line| {
-            events.extend(line.event::<Value>());
-            Ok(())
-        })?;
-        Ok(events)
+        self.events()?.collect()
     }
 
-    /// Calls `each` with every intact line; returns the number of damaged lines.
-    fn metric_lines(&self, each: impl FnMut(MetricLine) -> io::Result<()>) -> Result<u64> {
+    /// The lines of `metrics.jsonl`, if it exists.
+    fn metric_lines(&self) -> Result<Option<MetricLines<impl BufRead>>> {
         let path = self.path.join(METRICS);
         // Only a missing file counts as empty. A dangling symlink, for example, is an error.
         if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Ok(0);
+            return Ok(None);
         }
         let file = fs::File::open(&path).map_err(Error::io("read", &path))?;
-        read_metrics(io::BufReader::with_capacity(1 << 16, file), each).map_err(Error::io("read", &path))
+        Ok(Some(MetricLines::new(io::BufReader::with_capacity(1 << 16, file))))
     }
 
-    /// Opens `metrics.jsonl` to append events. Events after `state` are removed, because they will happen again; `kept`
-    /// receives the others.
+    /// Opens `metrics.jsonl` to append events. Events that `state` has not seen are removed, because they will happen
+    /// again; `kept` receives the others.
     ///
     /// # Errors
     /// If the file cannot be read or written.
     pub fn continue_metrics(&mut self, state: &State, mut kept: impl FnMut(Record)) -> Result<Metrics> {
         let path = self.path.join(METRICS);
-        let mut damaged = Ok(0);
+        let estimated = state.is_estimated(self.config.eval_interval);
         // The state names the step of the best estimate; if its line is not there, lines are missing.
         let mut missing = state.best.map(|(_, step)| step);
+        let mut lines = self.metric_lines()?;
         let written = disk::write_whole_by(&path, |file| {
-            damaged = self.metric_lines(|line| {
+            for line in lines.iter_mut().flatten() {
+                let line = line?;
                 let MetricLine { text, about } = &line;
-                let happened = about.event != "done"
-                    && about.step.is_none_or(|at| at <= state.step)
-                    && about.rollbacks.is_none_or(|n| n <= state.guard.rollbacks);
+                let happened = match (about.event.as_str(), about.step) {
+                    ("done", _) => false,
+                    ("estimate", Some(at)) if at == state.step => estimated,
+                    (_, at) => at.is_none_or(|at| at <= state.step),
+                } && about.rollbacks.is_none_or(|n| n <= state.guard.rollbacks);
                 if happened {
                     let record = line.event().unwrap_or(Record::Other);
                     missing = missing.filter(|step| !matches!(&record, Record::Estimate(at) if at.step == *step));
                     kept(record);
                     writeln!(file, "{text}")?;
                 }
-                Ok(())
-            });
+            }
             Ok(())
         });
         written.map_err(Error::io("write", &path))?;
-        match damaged? {
+        match lines.map_or(0, |lines| lines.damaged) {
             0 => {}
             n => self.warnings.push(format!("{}: {n} damaged lines left out", path.display())),
         }
@@ -286,19 +369,14 @@ impl RunDir {
     /// If something cannot be written or removed.
     pub fn prune(&self, state: &State) -> Result<()> {
         let best = state.best.map(|(_, step)| step);
-        self.write("last", folder_name(state.step).as_bytes())?;
+        self.write(LAST, folder_name(state.step).as_bytes())?;
         if let Some(best) = best {
-            self.write("best", folder_name(best).as_bytes())?;
+            self.write(BEST, folder_name(best).as_bytes())?;
         }
         let folders = checkpoints(&self.path)?;
-        let estimated = |step: u64| step <= state.step && step.is_multiple_of(self.config.eval_interval);
-        let newest: Vec<u64> = folders
-            .iter()
-            .rev()
-            .map(|(step, _)| *step)
-            .filter(|&step| estimated(step))
-            .take(self.config.keep_last)
-            .collect();
+        let estimated =
+            folders.iter().rev().filter(|(step, folder)| *step <= state.step && self.is_estimated(*step, folder));
+        let newest: Vec<u64> = estimated.map(|(step, _)| *step).take(self.config.keep_last).collect();
         for (step, folder) in folders {
             if step != state.step && Some(step) != best && !newest.contains(&step) {
                 disk::remove_folder(&folder)?;
@@ -313,6 +391,25 @@ impl RunDir {
             }
         }
         Ok(())
+    }
+
+    /// Whether a checkpoint was written at an estimate. Where its state cannot be read, the interval decides.
+    fn is_estimated(&self, step: u64, folder: &Path) -> bool {
+        let interval = self.config.eval_interval;
+        let state = Stored::open(folder).and_then(|stored| stored.state());
+        state.map_or(step.is_multiple_of(interval), |state| state.is_estimated(interval))
+    }
+
+    /// The newest intact checkpoint that was written at an estimate, which is the same one whenever the run was
+    /// interrupted, and whatever the interval between estimates is now: its state and its verified folder.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn newest_estimated(&mut self, layout: &Layout) -> Result<(State, Stored)> {
+        let folders = checkpoints(&self.path)?;
+        let estimated = folders.iter().filter(|(step, folder)| self.is_estimated(*step, folder));
+        let steps: Vec<u64> = estimated.map(|(step, _)| *step).collect();
+        self.newest(layout, |step| steps.contains(&step))
     }
 
     /// Reads from the requested checkpoint, or from the newest intact one if it is damaged.
@@ -506,7 +603,7 @@ mod tests {
     fn checkpoint(layout: &Layout, step: u64) -> Checkpoint {
         let guard = Guard { mean: 0.1, variance: 1.0 / 3.0, seen: 5, ..Guard::default() };
         let best = Some((1.5, 7));
-        let state = State { format_version: 1, step, best, since_best: 0, guard, wall_s: 0.1, train_s: 0.1 };
+        let state = State { step, best, guard, wall_s: 0.1, train_s: 0.1, ..State::default() };
         let weights = layout.init(step);
         let m = weights.iter().map(|x| x * 0.3).collect();
         let v = weights.iter().map(|x| x * x).collect();

@@ -26,6 +26,14 @@ impl Metrics {
         let line = format!("{}{CHECK}{}\"}}", &json[..json.len() - 1], check(&json));
         self.file.append(&line).map_err(Error::io("write", &self.path))
     }
+
+    /// Waits until all events are on the disk, as far as they could be written.
+    ///
+    /// # Errors
+    /// If the system cannot do it.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.file.flush().map_err(Error::io("write", &self.path))
+    }
 }
 
 /// One line of `metrics.jsonl`, verified.
@@ -151,38 +159,58 @@ fn check(json: &str) -> String {
     sha256(json.as_bytes())[..8].to_owned()
 }
 
-/// Calls `each` with the intact lines of a `metrics.jsonl` and returns the number of damaged ones; a last line cut
-/// short by a crash is not counted.
-///
-/// # Errors
-/// If it cannot be read, or any error from `each`.
-pub fn read_metrics(mut from: impl BufRead, mut each: impl FnMut(MetricLine) -> io::Result<()>) -> io::Result<u64> {
-    let (mut line, mut damaged, mut too_long) = (Vec::new(), 0, false);
-    loop {
-        line.clear();
-        from.by_ref().take(LONGEST).read_until(b'\n', &mut line)?;
-        if line.pop() != Some(b'\n') {
-            if (line.len() as u64) < LONGEST - 1 {
-                return Ok(damaged);
+/// The intact lines of a `metrics.jsonl`, read one by one; a last line cut short by a crash is none of them.
+#[derive(Debug)]
+pub struct MetricLines<R> {
+    from: R,
+    line: Vec<u8>,
+    /// Damaged lines passed over so far.
+    pub damaged: u64,
+}
+
+impl<R: BufRead> MetricLines<R> {
+    /// Reads from the start of a file.
+    pub fn new(from: R) -> MetricLines<R> {
+        MetricLines { from, line: Vec::new(), damaged: 0 }
+    }
+
+    /// The next line without its end, or `None` at the end of the file. Of a line that is too long there is nothing.
+    fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
+        let mut too_long = false;
+        loop {
+            self.line.clear();
+            self.from.by_ref().take(LONGEST).read_until(b'\n', &mut self.line)?;
+            if self.line.pop() == Some(b'\n') {
+                return Ok(Some(if too_long { &[] } else { &self.line }));
+            }
+            if (self.line.len() as u64) < LONGEST - 1 {
+                return Ok(None);
             }
             // The rest of the line follows with the next read.
             too_long = true;
-            continue;
         }
-        match MetricLine::parse(&line).filter(|_| !too_long) {
-            Some(line) => each(line)?,
-            None => damaged += 1,
-        }
-        too_long = false;
     }
 }
 
-/// The same for bytes in memory: the intact lines, and the number of damaged ones.
+impl<R: BufRead> Iterator for MetricLines<R> {
+    type Item = io::Result<MetricLine>;
+
+    fn next(&mut self) -> Option<io::Result<MetricLine>> {
+        loop {
+            match self.next_line().transpose()? {
+                Err(error) => return Some(Err(error)),
+                Ok(line) => match MetricLine::parse(line) {
+                    Some(line) => return Some(Ok(line)),
+                    None => self.damaged += 1,
+                },
+            }
+        }
+    }
+}
+
+/// The intact lines in bytes in memory, and the number of damaged ones.
 pub fn parse_metrics(bytes: &[u8]) -> (Vec<MetricLine>, u64) {
-    let mut lines = Vec::new();
-    let damaged = read_metrics(bytes, |line| {
-        lines.push(line);
-        Ok(())
-    });
-    (lines, damaged.expect("memory can be read"))
+    let mut from = MetricLines::new(bytes);
+    let lines = from.by_ref().collect::<io::Result<_>>().expect("memory can be read");
+    (lines, from.damaged)
 }

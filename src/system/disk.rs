@@ -40,7 +40,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Called before every disk write, so that tests can make each one fail or simulate a crash there.
 #[cfg(not(test))]
-fn allowed() -> io::Result<()> {
+pub(crate) fn allowed() -> io::Result<()> {
     Ok(())
 }
 
@@ -128,6 +128,35 @@ pub(crate) fn write_whole_by(path: &Path, write: impl FnOnce(&mut dyn Write) -> 
         .inspect_err(|_| _ = allowed().and_then(|()| fs::remove_file(&aside)))
 }
 
+/// Creates a folder if it is missing.
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    allowed().and_then(|()| fs::create_dir_all(path)).map_err(Error::io("create", path))
+}
+
+/// Creates a folder and those above it that are missing, and remembers which these were, so that a start that fails can
+/// remove them again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NewFolders(Vec<PathBuf>);
+
+impl NewFolders {
+    /// Creates what is missing of `path`.
+    ///
+    /// # Errors
+    /// If a folder cannot be created; none is left then.
+    pub(crate) fn create(path: &Path) -> Result<NewFolders> {
+        // The last of a relative path's ancestors is empty: the current folder.
+        let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let new = NewFolders(missing.map(Path::to_owned).collect());
+        create_folder(path).inspect_err(|_| new.remove())?;
+        Ok(new)
+    }
+
+    /// Removes them, innermost first, as long as they are empty.
+    pub(crate) fn remove(&self) {
+        let _ = self.0.iter().try_for_each(fs::remove_dir);
+    }
+}
+
 /// A folder of files, being written under a temporary name.
 pub(crate) struct FolderWriter {
     path: PathBuf,
@@ -137,6 +166,8 @@ pub(crate) struct FolderWriter {
     replaces: bool,
     /// Tells other processes that `aside` is being written.
     lock: Option<Lock>,
+    /// Folders that were created to hold it.
+    parents: NewFolders,
     /// Leftovers of earlier writers that were removed.
     pub(crate) notes: Vec<String>,
 }
@@ -148,26 +179,29 @@ impl FolderWriter {
         let aside = aside(path);
         remove_folder(&aside)?;
         allowed().and_then(|()| fs::create_dir_all(&aside)).map_err(Error::io("create", &aside))?;
-        let (path, sums) = (path.to_owned(), String::new());
-        Ok(FolderWriter { path, aside, sums, replaces: true, lock: None, notes: Vec::new() })
+        let (path, sums, parents) = (path.to_owned(), String::new(), NewFolders::default());
+        Ok(FolderWriter { path, aside, sums, replaces: true, lock: None, parents, notes: Vec::new() })
     }
 
     /// Begins writing a folder at a path chosen by the user. Nothing existing is touched, except an empty folder at
-    /// that path and leftovers of killed writers of the same folder.
+    /// that path and leftovers of killed writers in the same parent folder, whatever they were writing.
     pub(crate) fn beside(path: &Path) -> Result<FolderWriter> {
         let path = std::path::absolute(path).map_err(Error::io("create", path))?;
         let name = path.file_name().unwrap_or_default().display();
         let aside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
         let parent = path.parent().unwrap_or(&path);
-        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        let parents = NewFolders::create(parent)?;
         let mut notes = Vec::new();
-        for left in abandoned(parent, &format!(".{name}.")) {
+        for left in abandoned(parent) {
             remove_folder(&left)?;
             notes.push(format!("removed {}, which a kinglet that was ended left", left.display()));
         }
-        fs::create_dir(&aside).map_err(Error::io("create", &aside))?;
-        let lock = Some(Lock::take(&aside)?);
-        Ok(FolderWriter { path, aside, sums: String::new(), replaces: false, lock, notes })
+        let sums = String::new();
+        // From here on, whatever fails removes what was made.
+        let mut writer = FolderWriter { path, aside, sums, replaces: false, lock: None, parents, notes };
+        fs::create_dir(&writer.aside).map_err(Error::io("create", &writer.aside))?;
+        writer.lock = Some(Lock::take(&writer.aside)?);
+        Ok(writer)
     }
 
     /// The temporary folder that files are written to until the folder is finished.
@@ -196,16 +230,27 @@ impl FolderWriter {
             // Fails if another process has put something there meanwhile.
             fs::remove_dir(&self.path).map_err(Error::io("replace", &self.path))?;
         }
-        if let Some(lock) = self.lock.take() {
-            // Remove the file before unlocking: an unlocked lock file means that the writer is dead.
-            let path = self.aside.join(Lock::FILE);
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-            drop(lock);
-        }
         write_flushed(&self.aside.join(SUMS), |file| file.write_all(self.sums.as_bytes()))
             .and_then(|()| sync_folder(&self.aside))
-            .and_then(|()| place(&self.aside, &self.path))
-            .map_err(Error::io("write", &self.path))
+            .map_err(Error::io("write", &self.path))?;
+        // The lock shows the next writer what a killed one left, so it goes last. Windows cannot rename a folder with an
+        // open file in it.
+        if cfg!(windows) {
+            self.unlock(&self.aside.clone())?;
+        }
+        place(&self.aside, &self.path).map_err(Error::io("write", &self.path))?;
+        self.parents = NewFolders::default();
+        self.unlock(&self.path.clone())
+    }
+
+    /// Removes the lock file, which is in `folder`, and unlocks it. In this order: a lock file that is not locked means
+    /// that the writer is dead.
+    fn unlock(&mut self, folder: &Path) -> Result<()> {
+        let Some(lock) = self.lock.take() else { return Ok(()) };
+        let path = folder.join(Lock::FILE);
+        fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        drop(lock);
+        Ok(())
     }
 }
 
@@ -215,23 +260,32 @@ impl Drop for FolderWriter {
         self.lock = None;
         // After `finish` nothing is left. If removing fails, the next writer removes the leftovers.
         let _ = allowed().and_then(|()| fs::remove_dir_all(&self.aside));
+        self.parents.remove();
     }
 }
 
-/// The folders in `parent` named `begins`, a process id and `.tmp`, whose writer is dead, that is, whose lock is free.
-/// A folder without a lock file is about to be finished.
-fn abandoned(parent: &Path, begins: &str) -> Vec<PathBuf> {
-    let named = |entry: &fs::DirEntry| {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(begins)?.strip_suffix(".tmp"));
-        pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+/// The folders in `parent` named `.NAME.PID.tmp` whose writer is dead: the lock file in them names the same process, and
+/// is not locked.
+fn abandoned(parent: &Path) -> Vec<PathBuf> {
+    let pid = |folder: &Path| -> Option<u32> {
+        let name = folder.file_name()?.to_str()?;
+        let (_, pid) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
+        pid.parse().ok()
     };
-    let free = |folder: &PathBuf| {
-        let file = File::options().read(true).write(true).open(folder.join(Lock::FILE));
-        file.is_ok_and(|file| file.try_lock().is_ok())
+    let dead = |folder: &PathBuf| {
+        let Some(pid) = pid(folder) else { return false };
+        let Ok(mut file) = File::options().read(true).write(true).open(folder.join(Lock::FILE)) else { return false };
+        file.try_lock().is_ok() && owner(&mut file) == Some(pid)
     };
     let entries = parent.read_dir().into_iter().flatten().flatten();
-    entries.filter(named).map(|entry| entry.path()).filter(free).collect()
+    entries.map(|entry| entry.path()).filter(dead).collect()
+}
+
+/// The process that a lock file names.
+fn owner(lock: &mut File) -> Option<u32> {
+    let mut owner = String::new();
+    lock.take(64).read_to_string(&mut owner).ok()?;
+    owner.trim().parse().ok()
 }
 
 /// Returns an error if the folder contains anything that is not `harmless`. A missing folder counts as empty.
@@ -272,6 +326,19 @@ pub(crate) fn remove_folder(path: &Path) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Replaces a file in a folder with checksums. At any moment the folder can be read, with the old file or the new one:
+/// in between, both have their line in `SHA256SUMS`.
+pub(crate) fn replace_in_folder(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let FolderReader { sums, .. } = FolderReader::new(folder)?;
+    let line = format!("{}  {name}\n", sha256(bytes));
+    let others: String = sums.split_inclusive('\n').filter(|line| !line.ends_with(&format!("  {name}\n"))).collect();
+    for (file, bytes) in [(SUMS, (sums + &line).as_bytes()), (name, bytes), (SUMS, (others + &line).as_bytes())] {
+        let path = folder.join(file);
+        write_whole(&path, bytes).map_err(Error::io("write", &path))?;
+    }
+    Ok(())
 }
 
 /// A folder with checksums, opened for reading.
@@ -380,6 +447,15 @@ impl Appender {
         self.pending.clear();
         Ok(())
     }
+
+    /// Waits until what was appended is on the disk.
+    ///
+    /// # Errors
+    /// Any file system error.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        allowed()?;
+        self.file.sync_data()
+    }
 }
 
 /// An exclusive lock on writing in a folder. It is released when the value is dropped or the process ends, however it
@@ -405,10 +481,7 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                let _ = file.take(64).read_to_string(&mut owner);
-                let owner =
-                    owner.trim().parse::<u32>().map_or_else(|_| String::new(), |pid| format!(" (process {pid})"));
+                let owner = owner(&mut file).map_or_else(String::new, |pid| format!(" (process {pid})"));
                 let what = format!("another kinglet{owner} is training this run; wait for it, or end it");
                 return Err(Error::Locked { path: folder.to_owned(), what });
             }
@@ -447,16 +520,24 @@ mod tests {
     #[test]
     fn what_a_killed_writer_left_is_removed_by_the_next_and_a_living_one_is_not_disturbed() {
         let temp = tempfile::tempdir().unwrap();
-        let (path, left) = (temp.path().join("out"), temp.path().join(".out.1.tmp"));
-        let others = [".out.x.tmp", ".other.1.tmp", ".out.2.tmp"].map(|name| temp.path().join(name));
-        others.iter().chain([&left]).for_each(|folder| fs::create_dir(folder).unwrap());
-        fs::write(left.join(Lock::FILE), "1\n").unwrap();
-        fs::write(left.join("train-00000.bin"), "much").unwrap();
+        let path = temp.path().join("out");
+        // Of the same folder, and of others.
+        let left = [".out.1.tmp", ".other.2.tmp", ".a.b.3.tmp"].map(|name| temp.path().join(name));
+        let me = format!(".living.{}.tmp", std::process::id());
+        let others = [".out.x.tmp", ".other.1.tmp", &me, ".foreign.5.tmp"].map(|name| temp.path().join(name));
+        others.iter().chain(&left).for_each(|folder| fs::create_dir(folder).unwrap());
+        for (folder, pid) in left.iter().zip(1..) {
+            fs::write(folder.join(Lock::FILE), format!("{pid}\n")).unwrap();
+            fs::write(folder.join("train-00000.bin"), "much").unwrap();
+        }
+        // Somebody else's file of this name.
+        fs::write(others[3].join(Lock::FILE), "mine").unwrap();
         let _living = Lock::take(&others[2]).unwrap();
         let mut writer = FolderWriter::beside(&path).unwrap();
-        assert!(writer.notes.len() == 1 && writer.notes[0].contains(".out.1.tmp"), "{:?}", writer.notes);
-        assert!(!left.exists() && others.iter().all(|folder| folder.exists()));
-        assert!(abandoned(temp.path(), ".out.").is_empty(), "this one lives");
+        assert_eq!(writer.notes.len(), 3, "{:?}", writer.notes);
+        assert!(writer.notes.iter().any(|note| note.contains(".other.2.tmp")), "{:?}", writer.notes);
+        assert!(left.iter().all(|folder| !folder.exists()) && others.iter().all(|folder| folder.exists()));
+        assert!(abandoned(temp.path()).is_empty(), "this one lives");
         writer.add("file", |path| fs::write(path, "x")).unwrap();
         let aside = writer.aside().to_owned();
         writer.finish().unwrap();
@@ -464,6 +545,44 @@ mod tests {
         names.sort();
         assert_eq!(names, [SUMS, "file"]);
         assert!(!aside.exists());
+    }
+
+    #[test]
+    fn a_writer_that_gives_up_removes_the_folders_it_made() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir(temp.path().join("there")).unwrap();
+        for path in ["there/a/b/out", "new/a/out"] {
+            drop(FolderWriter::beside(&temp.path().join(path)).unwrap());
+        }
+        let left: Vec<_> = temp.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["there"]);
+        assert_eq!(temp.path().join("there").read_dir().unwrap().count(), 0);
+        // Below a file nothing can be made.
+        fs::write(temp.path().join("file"), "x").unwrap();
+        assert!(NewFolders::create(&temp.path().join("file/a/b")).is_err());
+    }
+
+    #[test]
+    fn a_file_in_a_folder_with_checksums_is_the_old_or_the_new_one_whatever_fails() {
+        for n in 0.. {
+            let temp = tempfile::tempdir().unwrap();
+            let path = temp.path().join("folder");
+            let mut writer = FolderWriter::new(&path).unwrap();
+            for name in ["a", "b"] {
+                writer.add(name, |path| fs::write(path, "old")).unwrap();
+            }
+            writer.finish().unwrap();
+            let (result, reached) = with_fault(Fault::From(n), || replace_in_folder(&path, "a", b"new"));
+            assert_eq!(result.is_err(), reached);
+            let reader = FolderReader::new(&path).unwrap();
+            let found = reader.read("a", 9).unwrap();
+            assert!(found == b"new" || reached && found == b"old");
+            assert_eq!(reader.read("b", 9).unwrap(), b"old");
+            if !reached {
+                assert_eq!(reader.sums.lines().count(), 2);
+                return assert!(n == 9, "{n} changes");
+            }
+        }
     }
 
     #[test]

@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     data::{self, Dataset, TokenizerChoice},
-    run::{Base, Checkpoint, RunDir, State, Which},
+    run::{Base, Checkpoint, NewRun, RunDir, State, Which},
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
-    config::{Config, FIELDS, LrSchedule},
+    config::{Config, FIELDS, LrSchedule, OptimizerKind},
     error::{Error, Result},
     params::{
         Layout,
@@ -40,21 +40,45 @@ pub struct Finetune {
     pub base: Base,
 }
 
-/// Prepares to fine-tune a checkpoint of the run in `from` on `data`, with `settings` (`key=value`) for the new run.
-/// Other settings are inherited from the old run, except the schedule: [`MAX_ITERS`] updates, over which the learning
-/// rate decays to zero.
+/// The texts of a fine-tuning, as names of data.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Texts<'a> {
+    /// What to train on.
+    pub data: &'a [String],
+    /// Where the text of the run it begins with is now; empty: where that run had it.
+    pub replay_data: &'a [String],
+}
+
+/// Prepares to fine-tune a checkpoint of the run in `from` on `data`, with `settings` (`key=value`) for the new run:
+/// [`prepare_with`] with nothing moved.
+///
+/// # Errors
+/// As [`prepare_with`].
+pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) -> Result<Finetune> {
+    let texts = Texts { data, replay_data: &[] };
+    prepare_with(from, which, texts, |config| settings.iter().try_for_each(|setting| config.set(setting)))
+}
+
+/// Prepares to fine-tune a checkpoint of the run in `from`. The configuration is inherited from the old run, except the
+/// schedule ([`MAX_ITERS`] updates, over which the learning rate decays to zero) and the learning rates, which are the
+/// old run's divided by [`RATE_DIVISOR`]; then `set` changes it.
 ///
 /// # Errors
 /// If there is no such run, the data is unusable, or a setting is not allowed.
-pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) -> Result<Finetune> {
+pub fn prepare_with(
+    from: &Path,
+    which: Which,
+    texts: Texts,
+    set: impl FnOnce(&mut Config) -> Result<()>,
+) -> Result<Finetune> {
     let mut run = RunDir::open(from)?;
     let (_, old_config, weights) = load_merged(&mut run, which)?;
-    let mut config = configure(&old_config, from, data, settings)?;
+    let (mut config, lower) = configure(&old_config, from, texts.data, set)?;
     let RunDir { tokenizer: old_tokenizer, warnings, .. } = run;
 
     let (tokenizer, mut data) = data::read(&config, TokenizerChoice::Extend(&old_tokenizer))?;
     data.check(&config)?;
-    data.notes.splice(0..0, warnings);
+    data.notes.splice(0..0, warnings.into_iter().chain(lower));
     let known = old_tokenizer.vocab_size();
     let added = tokenizer.vocab_size() - known;
     let vocab_size = old_config.vocab_size.max(tokenizer.vocab_size());
@@ -68,13 +92,61 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
         data.notes.push(format!("{added} tokens are new to the model; their rows begin as the mean of the others"));
     }
     resolve_rest(&mut config, &data)?;
-    let base = Base { config: base_config, weights };
-    let old = old_data(&base.config, &tokenizer, config.replay, &mut data.notes)?;
+    let mut base = Base { config: base_config, weights };
+    let old = old_data(&mut base.config, &tokenizer, config.replay, texts.replay_data, &mut data.notes)?;
     Ok(Finetune { config, tokenizer, data, old, base })
 }
 
-/// The new run's configuration, as far as it is known before the text is read.
-fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) -> Result<Config> {
+/// Learning rates of a fine-tuning are a tenth of the old run's, unless told otherwise: at the rate that a model was
+/// trained with, it soon forgets what it learned.
+pub const RATE_DIVISOR: f64 = 10.0;
+
+/// The keys of learning rates, and how they are called.
+const RATES: [(&str, &str); 2] = [("learning_rate", "learning rate"), ("muon_lr", "Muon's learning rate")];
+
+/// Lowers all learning rates.
+fn lower_rates(config: &mut Config) {
+    // Rounded to decimals, so that a tenth of 3e-3 is 3e-4.
+    let lower = |rate: f64| format!("{:.14e}", rate / RATE_DIVISOR).parse().expect("a number");
+    (config.learning_rate, config.muon_lr) = (lower(config.learning_rate), lower(config.muon_lr));
+    for group in &mut config.param_groups {
+        for (key, _) in RATES {
+            if let Some((rate, value)) = group.settings.get_mut(key).and_then(|value| Some((number(value)?, value))) {
+                *value = toml::Value::Float(lower(rate));
+            }
+        }
+    }
+}
+
+fn number(value: &toml::Value) -> Option<f64> {
+    value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
+}
+
+/// A note on the learning rates that were lowered and not set to something else.
+fn lowered(old: &Config, config: &Config) -> Option<String> {
+    let mut default = old.clone();
+    lower_rates(&mut default);
+    let of = |config: &Config, key| number(&config.value(key));
+    let used = RATES.iter().filter(|(key, _)| *key != "muon_lr" || config.optimizer == OptimizerKind::Muon);
+    let mut parts: Vec<String> = used
+        .filter(|(key, _)| of(config, key) == of(&default, key))
+        .filter_map(|(key, name)| {
+            Some(format!("{name} {:e}, a tenth of the old run's {:e}", of(config, key)?, of(old, key)?))
+        })
+        .collect();
+    if default.param_groups != old.param_groups && config.param_groups == default.param_groups {
+        parts.push("so are those of param_groups".to_owned());
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// The new run's configuration, as far as it is known before the text is read, and a note on its learning rates.
+fn configure(
+    old: &Config,
+    from: &Path,
+    data: &[String],
+    set: impl FnOnce(&mut Config) -> Result<()>,
+) -> Result<(Config, Option<String>)> {
     let defaults = Config::default();
     let mut config = old.clone();
     config.data = data.to_vec();
@@ -89,7 +161,10 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
     const SCHEDULE: [&str; 5] = ["lr_schedule", "warmup_iters", "lr_decay_iters", "min_lr", "cooldown"];
     let groups = config.param_groups.iter_mut();
     groups.for_each(|group| group.settings.retain(|key, _| !SCHEDULE.contains(&key.as_str())));
-    settings.iter().try_for_each(|setting| config.set(setting))?;
+    let inherited = config.clone();
+    lower_rates(&mut config);
+    set(&mut config)?;
+    let note = lowered(&inherited, &config);
     config.check()?;
     config.base = std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string();
     for field in FIELDS {
@@ -106,7 +181,7 @@ fn configure(old: &Config, from: &Path, data: &[String], settings: &[String]) ->
             return Err(Error::Config { key: field.key.into(), value: config.value(field.key).to_string(), allowed });
         }
     }
-    Ok(config)
+    Ok((config, note))
 }
 
 impl Finetune {
@@ -139,13 +214,20 @@ pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let (state, mut config, weights) = load_merged(&mut run, which)?;
     let layout = Layout::new(&config)?;
     config.base.clear();
-    let (mut merged, _lock) = RunDir::create(out, config, run.tokenizer.clone(), None)?;
+    if config.replay > 0.0 {
+        let what = "the merged run replays nothing when it goes on: it does not know the run that this one began with";
+        run.warnings.push(what.to_owned());
+        config.replay = 0.0;
+    }
+    let (mut merged, lock) = RunDir::create(out, config, run.tokenizer.clone(), None)?;
     let zeros = vec![0.0; layout.len()];
-    // A best loss estimated at another checkpoint does not apply to this one.
-    let state = State { best: state.best.filter(|(_, best)| *best == state.step), ..state };
+    // A run that begins here: its losses are estimated anew, and the adapters' moments are not those of its weights.
+    let state = State { best: None, since_best: 0, last_estimate: Some(state.step), updates: Some(0), ..state };
     let checkpoint = Checkpoint { state: state.clone(), weights, m: zeros.clone(), v: zeros };
-    merged.save(&layout, &state, |buffer, span, out| checkpoint.read(buffer, span, out))?;
-    merged.prune(&state)?;
+    let saved = merged.save(&layout, &state, |buffer, span, out| checkpoint.read(buffer, span, out));
+    let saved = saved.and_then(|()| merged.prune(&state));
+    drop(lock);
+    saved.inspect_err(|_| merged.new_run().iter().for_each(NewRun::remove))?;
     merged.warnings = run.warnings;
     Ok(merged)
 }

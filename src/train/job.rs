@@ -10,12 +10,23 @@ use crate::{
     },
 };
 use kinglet_core::{
-    config::{Config, FIELDS},
+    config::{Config, FIELDS, OptimizerKind},
     error::{Error, Result},
     params::Layout,
     shards,
 };
 use std::{path::Path, sync::Arc};
+
+/// What may change when a run is resumed. What is empty stays as it was.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Settings (`key=value`). Those that define the model, the data, the batches or the random numbers cannot change.
+    pub settings: Vec<String>,
+    /// Where the run's text is now, as names of data. It must be the same text; its SHA-256 shows that.
+    pub data: Vec<String>,
+    /// The same for the text of the run that a fine-tuning began with.
+    pub replay_data: Vec<String>,
+}
 
 /// A run that is ready to start or resume.
 #[derive(Debug)]
@@ -70,55 +81,88 @@ impl Job {
         Job { run, data, old: None, base: None, from: None, skip_report: false, _lock: lock }
     }
 
-    /// Prepares to resume a run, with `settings` (`key=value`) changed. Settings that define the model, the data or the
-    /// random numbers cannot change.
+    /// Prepares to resume a run, with `settings` (`key=value`) changed: [`Job::resume_with`] without anything moved.
+    ///
+    /// # Errors
+    /// As [`Job::resume_with`].
+    pub fn resume(out: impl AsRef<Path>, settings: &[String]) -> Result<Job> {
+        Job::resume_with(out, &Changes { settings: settings.to_vec(), ..Changes::default() })
+    }
+
+    /// Prepares to resume a run with some [`Changes`].
     ///
     /// # Errors
     /// If there is no run, another process is training it, its text is missing or has changed, no checkpoint is intact,
     /// or a setting is not allowed.
-    pub fn resume(out: impl AsRef<Path>, settings: &[String]) -> Result<Job> {
-        Job::resume_with(out.as_ref(), settings, data::read)
+    pub fn resume_with(out: impl AsRef<Path>, changes: &Changes) -> Result<Job> {
+        Job::resume_by(out.as_ref(), changes, |config, choice| {
+            let moved = !changes.data.is_empty();
+            data::read(config, choice).map_err(|error| if moved { error } else { or_moved(error) })
+        })
     }
 
     /// The same for a run started with [`Job::start_on_text`], on the same text.
     ///
     /// # Errors
-    /// As [`Job::resume`].
+    /// As [`Job::resume_with`].
     pub fn resume_on_text(text: &str, out: impl AsRef<Path>, settings: &[String]) -> Result<Job> {
-        Job::resume_with(out.as_ref(), settings, |config, choice| {
+        let changes = Changes { settings: settings.to_vec(), ..Changes::default() };
+        Job::resume_by(out.as_ref(), &changes, |config, choice| {
             data::read_corpus(&Corpus::from_text(text), config, choice)
         })
     }
 
-    fn resume_with(
+    fn resume_by(
         out: &Path,
-        settings: &[String],
+        changes: &Changes,
         read: impl FnOnce(&Config, TokenizerChoice) -> Result<(Tokenizer, Dataset)>,
     ) -> Result<Job> {
         let mut run = RunDir::open(out)?;
         let lock = run.lock()?;
         let before = run.config.clone();
-        run.config = changed(&before, settings)?;
+        run.config = changed(&before, &changes.settings)?;
+        if !changes.data.is_empty() {
+            run.config.data.clone_from(&changes.data);
+        }
         let (_, mut data) = read(&run.config, TokenizerChoice::Fixed(&run.tokenizer))?;
         data.check(&run.config)?;
+        if !changes.data.is_empty() {
+            // Only now, so that earlier errors show the names as given.
+            run.config.data = source::located(&changes.data);
+        }
         let layout = Layout::new(&run.config)?;
         layout.check(&run.config)?;
         let has_checkpoint = !run.steps()?.is_empty();
         let needs_base = layout.has_adapters() || !has_checkpoint;
-        let (base, old) = base::resume(&mut run, needs_base, &mut data.notes)?;
+        let base::Resumed { weights, old, moved } =
+            base::resume(&mut run, needs_base, &changes.replay_data, &mut data.notes)?;
         let from = has_checkpoint.then(|| run.newest(&layout, |_| true)).transpose()?;
         if let Some((state, _)) = &from {
             refuse_done(&run, state)?;
+            data.notes.extend(jump_of_rate(&before, &run.config, state)?);
+        }
+        if let Some(base) = &moved {
+            run.write_base_config(base)?;
         }
         if run.config != before || !run.warnings.is_empty() {
             run.write_config()?;
         }
-        Ok(Job { old, base, from, ..Job::new(run, lock, data.into()) })
+        Ok(Job { old, base: weights, from, ..Job::new(run, lock, data.into()) })
     }
 
     /// Updates done in earlier sessions.
     pub fn step(&self) -> u64 {
         self.from.as_ref().map_or(0, |(state, _)| state.step)
+    }
+}
+
+/// An error about the text of a run, with advice.
+fn or_moved(error: Error) -> Error {
+    match error {
+        Error::Data(what) => Error::Data(format!(
+            "{what}; if it is elsewhere now, --resume DATA says where (its SHA-256 must be the same)"
+        )),
+        error => error,
     }
 }
 
@@ -128,17 +172,45 @@ fn changed(before: &Config, settings: &[String]) -> Result<Config> {
     settings.iter().try_for_each(|setting| config.set(setting))?;
     config.check()?;
     for field in FIELDS {
+        let counts = matches!(field.key, "batch_size" | "gradient_accumulation_steps");
         let fixed = matches!(field.section, "model" | "finetuning" | "data")
-            || matches!(field.key, "seed" | "shards" | "batch_size" | "optimizer" | "param_groups");
-        if fixed && config.value(field.key) != before.value(field.key) {
+            || matches!(field.key, "seed" | "shards" | "optimizer" | "param_groups");
+        if (counts || fixed) && config.value(field.key) != before.value(field.key) {
+            let why = if counts { "; the place in an epoch and every count of tokens follow from it" } else { "" };
             return Err(Error::Config {
                 key: field.key.into(),
                 value: config.value(field.key).to_string(),
-                allowed: format!("{}, as the run began; start a new run to change it", before.value(field.key)),
+                allowed: format!("{}, as the run began{why}; start a new run to change it", before.value(field.key)),
             });
         }
     }
     Ok(config)
+}
+
+/// Changes of the learning rate below this share are not worth a warning.
+const SMALL_CHANGE: f64 = 0.01;
+
+/// A warning if changed settings make the learning rate of the next update another than it would have been, also because
+/// the end of the schedule has moved.
+fn jump_of_rate(before: &Config, now: &Config, state: &State) -> Result<Option<String>> {
+    let step = state.step;
+    let rates = |config: &Config| -> Result<Vec<(&str, f64)>> {
+        let scale = state.guard.lr_scale(config);
+        // Those of most parameters come last.
+        let groups = config.groups()?.into_iter().rev();
+        let rates = groups.flat_map(|group| {
+            let muon = (group.optimizer == OptimizerKind::Muon).then(|| ("Muon's learning rate", group.muon_lr(step)));
+            [Some(("the learning rate", group.lr(step))), muon].into_iter().flatten()
+        });
+        Ok(rates.map(|(name, rate)| (name, scale * rate)).collect())
+    };
+    let (old, new) = (rates(before)?, rates(now)?);
+    let jump = old.iter().zip(&new).find(|((_, old), (_, new))| (old - new).abs() > SMALL_CHANGE * old.max(*new));
+    Ok(jump.filter(|_| step > 0).map(|((name, old), (_, new))| {
+        format!(
+            "{name} jumps: the next update would have had {old:.2e} as the run was configured, and now has {new:.2e}"
+        )
+    }))
 }
 
 /// Returns an error if the run has nothing left to train.

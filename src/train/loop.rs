@@ -11,7 +11,7 @@ use super::{
 use crate::{
     data::Dataset,
     report::plot::{Curves, loss_svg},
-    run::{Buffer, Metrics, Record, RunDir, State, Stored},
+    run::{Buffer, Metrics, NewRun, Record, RunDir, State, Stored},
 };
 use kinglet_core::{
     backend::Backward,
@@ -71,18 +71,18 @@ impl<'a> Options<'a> {
 /// A write that fails during training causes an [`Event::Warning`] and is retried at the next estimate.
 ///
 /// # Errors
-/// If training diverges and the configuration says to stop, the final state cannot be written, or the threads cannot be
-/// started. The last checkpoint is kept.
+/// If training diverges and the configuration says to stop, the first or the final state cannot be written, or the
+/// threads cannot be started. The last checkpoint is kept; of a new run that has none yet, nothing is left.
 pub fn run<B: Backward>(job: Job, be: B, options: &Options, mut observe: impl FnMut(&Event) + Send) -> Result<Event> {
-    with_threads(options.threads, || train(job, be, options.stop, &mut observe))?
+    let new = job.run.new_run();
+    let ended = with_threads(options.threads, || train(job, be, options.stop, &mut observe)).flatten();
+    ended.inspect_err(|_| new.iter().for_each(NewRun::remove))
 }
 
 fn train<B: Backward>(job: Job, be: B, stop: &AtomicBool, observe: &mut (dyn FnMut(&Event) + Send)) -> Result<Event> {
     let mut run = Run::new(job, be, stop, observe)?;
     loop {
-        let (config, step) = (&run.job.run.config, run.state.step);
-        let estimated = run.curves.points.last().is_some_and(|point| point.0 == step);
-        if (step.is_multiple_of(config.eval_interval) || step == config.max_iters) && !estimated {
+        if run.estimate_is_due() {
             run.estimate()?;
         }
         if run.stopped() {
@@ -104,8 +104,8 @@ struct Run<'a, B: Backward> {
     optimizer: Optimizer<B>,
     p: B::Buf,
     state: State,
-    /// The step of the newest checkpoint on disk.
-    saved: Option<u64>,
+    /// The newest checkpoint on disk: its step, and the step of the last estimate that is part of it.
+    saved: Option<(u64, Option<u64>)>,
     metrics: Metrics,
     curves: Curves,
     /// The sequences of the current update.
@@ -146,6 +146,7 @@ impl<'a, B: Backward> Run<'a, B> {
                 restore(&be, &model, stored, &mut p, &mut optimizer)?
             }
         };
+        let saved = from.map(|_| (state.step, state.last_estimate));
         drop(base);
         let mut curves = Curves { floor: job.data.floor, ..Curves::default() };
         let metrics = job.run.continue_metrics(&state, |record| {
@@ -170,7 +171,7 @@ impl<'a, B: Backward> Run<'a, B> {
             out: job.run.path().display().to_string(),
         });
         let mut run = Run {
-            saved: from.map(|_| state.step),
+            saved,
             began: (clock, state.wall_s, state.step),
             batch: Batch::default(),
             speed: Speed::default(),
@@ -193,6 +194,14 @@ impl<'a, B: Backward> Run<'a, B> {
         run.job.run.config.doubts().into_iter().for_each(|doubt| run.warn(doubt));
         run.tell_warnings();
         Ok(run)
+    }
+
+    /// Whether this step is one to estimate the loss at, and the state or the metrics have no estimate of it.
+    fn estimate_is_due(&self) -> bool {
+        let (config, step) = (&self.job.run.config, self.state.step);
+        let recorded = self.curves.points.last().is_some_and(|point| point.0 == step);
+        (step.is_multiple_of(config.eval_interval) || step == config.max_iters)
+            && !(recorded && self.state.is_estimated(config.eval_interval))
     }
 
     fn stopped(&self) -> bool {
@@ -261,26 +270,24 @@ impl<'a, B: Backward> Run<'a, B> {
         self.speed.estimate.add(clock, 1.0);
         self.curves.points.push((step, train_loss, val_loss));
         self.curves.old.extend(old_val_loss.map(|loss| (step, loss)));
-        let before = (self.state.best, self.state.since_best);
-        if self.state.best.is_none_or(|(best, _)| val_loss < best) {
-            (self.state.best, self.state.since_best) = (Some((val_loss, step)), 0);
-        } else {
-            self.state.since_best += 1;
-        }
+        let before = (self.state.best, self.state.since_best, self.state.last_estimate);
+        self.state.take_estimate(val_loss, self.job.run.config.eval_interval);
         let bits_per_byte = val_loss / LN_2 * self.job.data.val.tokens_per_byte_and_char().0;
         let (tokens, train_s) = (step as f64 * self.tokens_per_step(), self.state.train_s);
         self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, tokens, train_s });
         let clock = Instant::now();
         if let Err(error) = self.save() {
-            if is_over(&self.job.run.config, &self.state) {
+            // Where nothing was trained yet, nothing is lost.
+            let Some((last, _)) = self.saved.filter(|_| !is_over(&self.job.run.config, &self.state)) else {
                 return Err(error);
+            };
+            if self.state.best.is_some_and(|(_, best)| best == step) {
+                // A checkpoint that was not saved cannot be the best.
+                (self.state.best, self.state.since_best, self.state.last_estimate) = before;
             }
-            // A checkpoint that was not saved cannot be the best.
-            (self.state.best, self.state.since_best) = before;
-            let last =
-                self.saved.map_or("there is none yet".to_owned(), |step| format!("the last one is of step {step}"));
             self.warn(format!(
-                "NO CHECKPOINT WAS WRITTEN: {}; {last}. Training goes on and tries again at the next estimate",
+                "NO CHECKPOINT WAS WRITTEN: {}; the last one is of step {last}. Training goes on and tries again at the \
+                 next estimate",
                 error.one_line()
             ));
         }
@@ -292,11 +299,15 @@ impl<'a, B: Backward> Run<'a, B> {
         Ok(())
     }
 
-    /// Writes a checkpoint, unless this step's is already on disk.
+    /// Writes a checkpoint, unless this state is already on disk; the metrics before it.
     fn save(&mut self) -> Result<()> {
         let (began, wall_before, _) = self.began;
         self.state.wall_s = wall_before + began.elapsed().as_secs_f64();
-        if self.saved != Some(self.state.step) {
+        let now = Some((self.state.step, self.state.last_estimate));
+        if self.saved != now {
+            if let Err(error) = self.metrics.flush() {
+                self.warn(error.one_line());
+            }
             let Run { be, optimizer, p, .. } = &*self;
             let read = |buffer, span: Span, out: &mut [f32]| match buffer {
                 Buffer::Weights => be.download(p, span.start, out),
@@ -304,7 +315,7 @@ impl<'a, B: Backward> Run<'a, B> {
                 Buffer::SecondMoments => be.download(&optimizer.v, span.start, out),
             };
             self.job.run.save(&self.model.layout, &self.state, read)?;
-            self.saved = Some(self.state.step);
+            self.saved = now;
         }
         if let Err(error) = self.job.run.prune(&self.state) {
             self.warn(error.one_line());
@@ -332,7 +343,7 @@ impl<'a, B: Backward> Run<'a, B> {
         }
         let lr_scale = state.guard.lr_scale(config);
         optimizer.step(be, p, g, grad_norm, lr_scale, step);
-        state.step += 1;
+        (state.step, state.updates) = (step + 1, Some(optimizer.updates));
         state.train_s += clock.elapsed().as_secs_f64();
         self.speed.step.add(clock, 1.0);
         let step = state.step;
@@ -366,11 +377,7 @@ impl<'a, B: Backward> Run<'a, B> {
                 self.state.step += 1;
             }
             OnDivergence::Rollback => {
-                // Skip checkpoints written by interruptions: the rollback target must not depend on when a run was
-                // interrupted.
-                let interval = config.eval_interval;
-                let estimated = |step: u64| step.is_multiple_of(interval);
-                let (_, stored) = self.job.run.newest(&self.model.layout, estimated)?;
+                let (_, stored) = self.job.run.newest_estimated(&self.model.layout)?;
                 self.tell_warnings();
                 // The base weights of adapters never change, so they need no restoring.
                 let state = restore(&self.be, &self.model, &stored, &mut self.p, &mut self.optimizer)?;
@@ -381,7 +388,7 @@ impl<'a, B: Backward> Run<'a, B> {
                     train_s: self.state.train_s,
                     ..state
                 };
-                self.saved = Some(self.state.step);
+                self.saved = Some((self.state.step, self.state.last_estimate));
                 self.metrics = self.job.run.continue_metrics(&self.state, |_| ())?;
                 self.curves.points.retain(|point| point.0 <= self.state.step);
                 self.curves.old.retain(|point| point.0 <= self.state.step);
@@ -402,11 +409,13 @@ fn restore<B: Backward>(
     p: &mut B::Buf,
     optimizer: &mut Optimizer<B>,
 ) -> Result<State> {
-    stored.restore(&model.layout, &mut |buffer, span, x| match buffer {
+    let state = stored.restore(&model.layout, &mut |buffer, span, x| match buffer {
         Buffer::Weights => be.upload(p, span.start, x),
         Buffer::FirstMoments => be.upload(&mut optimizer.m, span.start, x),
         Buffer::SecondMoments => be.upload(&mut optimizer.v, span.start, x),
-    })
+    })?;
+    optimizer.updates = state.updates.unwrap_or(state.step);
+    Ok(state)
 }
 
 #[cfg(test)]

@@ -56,8 +56,13 @@ impl Plan {
         })?;
         speed.checkpoint.add(clock, 1.0);
         let clock = Instant::now();
-        baselines::best(data, config.vocab_size)?;
-        speed.baseline.add(clock, 1.0);
+        match baselines::best(data, config.vocab_size) {
+            Ok(_) => speed.baseline.add(clock, 1.0),
+            Err(error) => {
+                let notes = plan.advice.into_iter().chain([baselines::missing(&error)]);
+                plan.advice = Some(notes.collect::<Vec<_>>().join("; "));
+            }
+        }
         plan.set_speed(&speed, config, data, 0);
         Ok(plan)
     }

@@ -489,3 +489,60 @@ fn nobody_need_listen_to_errors() {
     let status = Cli::new().command(&["train", "missing.txt"]).stderr(writer).status().unwrap();
     assert_eq!(status.code(), Some(1), "a panic has another status");
 }
+
+#[test]
+fn an_unknown_instruction_set_is_refused_before_anything_is_written() {
+    let cli = Cli::trained();
+    fs::write(cli.path("text.txt"), "Once upon a time there was a kinglet. ".repeat(100)).unwrap();
+    let names = || {
+        let mut names: Vec<_> = cli.temp.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = (names(), fs::read(cli.path("run/config.toml")).unwrap());
+    for args in [
+        &["train", "text.txt", "--out", "new/run"][..],
+        &["train", "--resume", "--out", "run", "--set", "max_iters=30"],
+        &["finetune", "run", "text.txt", "--out", "new/run"],
+        &["finetune", "run", "text.txt", "--plan"],
+        &["tune", "text.txt", "--out", "new/tune", "--budget", "60s"],
+        &["plan", "text.txt"],
+        &["bench", "--quick", "--seconds", "0"],
+        &["reproduce", "--quick", "--out", "new"],
+        &["eval", "run"],
+        &["sample", "run"],
+    ] {
+        let output = cli.command(args).env("KINGLET_ISA", "mmx").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && stderr.starts_with("error: ") && stderr.contains("mmx"),
+            "{args:?}: {stderr}"
+        );
+        assert_eq!((names(), fs::read(cli.path("run/config.toml")).unwrap()), before, "{args:?}");
+    }
+}
+
+#[test]
+fn names_in_any_script_are_taken_as_they_are() {
+    let cli = Cli::new();
+    let rows: String = (0..200).map(|i| format!("{i},\"ข้อความที่ {i}\"\n")).collect();
+    fs::write(cli.path("thai.csv"), format!("id,ข้อความ\n{rows}")).unwrap();
+    cli.ok(&[&["train", "thai.csv", "--field", "ข้อความ", "--out", "run"], SMALL].concat());
+    cli.fails(&["train", "thai.csv", "--field", "ข้อควาน"], 1, "thai.csv has no column");
+    cli.fails(&["train", "thai.csv", "--field", ""], 2, "data_field = \"\": must be the name of a field or column");
+    cli.fails(&["train", "thai.csv", "--tokenizer", "คำ"], 2, "tokenizer = \"คำ\": must be");
+    // A name that looks like a number or a quoted string is a name.
+    for name in ["5", "true", "\"x\""] {
+        let quoted = name.replace('"', "\"\"");
+        fs::write(cli.path("table.csv"), format!("id,\"{quoted}\"\n{rows}")).unwrap();
+        cli.ok(&[&["train", "table.csv", "--field", name, "--out", &format!("run {name}")], SMALL].concat());
+    }
+    let tune = ["finetune", "run", "thai.csv", "--field", "ข้อความ", "--freeze", "transformer.h.0.*", "--out", "tuned"];
+    cli.ok(&[&tune[..], &["--set", "max_iters=2", "--set", "eval_iters=1"]].concat());
+    let config = fs::read_to_string(cli.path("tuned/config.toml")).unwrap();
+    assert!(
+        config.contains("freeze = [\"transformer.h.0.*\"]") && config.contains("data_field = \"ข้อความ\""),
+        "{config}"
+    );
+    cli.fails(&["finetune", "run", "thai.csv", "--field", "ข้อความ", "--freeze", "ชื่อ"], 2, "none matches \"ชื่อ\"");
+}

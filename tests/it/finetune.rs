@@ -101,9 +101,54 @@ fn groups_keep_their_settings_but_not_their_course() {
     let config = finetune::prepare(&cli.path("run"), Which::Last, &["logbook".to_owned()], &settings).unwrap().config;
     assert_eq!(config.param_groups[0].settings.keys().collect::<Vec<_>>(), ["learning_rate"]);
     let [head, rest] = config.groups().unwrap().try_into().unwrap();
-    // Both rise over one update and fall in a line to 0.
-    assert_eq!([head.lr(1), head.lr(10)], [2e-3, 0.0]);
+    // Both rise over one update and fall in a line to 0, from a tenth of what they were.
+    assert_eq!([head.lr(1), head.lr(10)], [2e-4, 0.0]);
     assert_eq!([rest.lr(1), rest.lr(10)], [config.learning_rate, 0.0]);
+}
+
+#[test]
+fn learning_rates_are_a_tenth_of_the_old_ones_unless_they_are_set() {
+    let cli = Cli::new();
+    let old = [
+        "--set",
+        "optimizer=muon",
+        "--set",
+        "learning_rate=3e-3",
+        "--set",
+        "muon_lr=0.03",
+        "--set",
+        "param_groups=[{params=[\"lm_head.*\"],learning_rate=1}]",
+    ];
+    cli.ok(&[&["train", "--out", "run"], SMALL, &old].concat());
+    let prepared = |settings: &[&str]| {
+        let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        finetune::prepare(&cli.path("run"), Which::Last, &["logbook".to_owned()], &settings).unwrap()
+    };
+    let rates = |settings: &[&str]| {
+        let finetune::Finetune { config, data, .. } = prepared(settings);
+        let [head, rest] = config.groups().unwrap().try_into().unwrap();
+        let notes = data.notes.into_iter().filter(|note| note.contains("tenth") || note.contains("param_groups"));
+        ([rest.learning_rate, rest.muon_lr, head.learning_rate], notes.collect::<Vec<_>>())
+    };
+    let adamw = "learning rate 3e-4, a tenth of the old run's 3e-3";
+    let muon = "Muon's learning rate 3e-3, a tenth of the old run's 3e-2";
+    let groups = "so are those of param_groups";
+    assert_eq!(rates(&[]), ([3e-4, 3e-3, 0.1], vec![[adamw, muon, groups].join("; ")]));
+    assert_eq!(rates(&["learning_rate=2e-3"]), ([2e-3, 3e-3, 0.1], vec![[muon, groups].join("; ")]));
+    let own = "param_groups=[{params=[\"lm_head.*\"],learning_rate=0.5}]";
+    assert_eq!(rates(&["muon_lr=0.01", own]), ([3e-4, 0.01, 0.5], vec![adamw.to_owned()]));
+    assert_eq!(rates(&["muon_lr=0.01", "learning_rate=1e-3", own]), ([1e-3, 0.01, 0.5], Vec::<String>::new()));
+    // Without Muon nobody asks for its rate.
+    assert_eq!(rates(&["optimizer=adamw", own]), ([3e-4, 3e-3, 0.5], vec![adamw.to_owned()]));
+    // It is said at the start, and not again.
+    let told = |args: &[&str]| {
+        let output = cli.run(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stderr).unwrap().matches(adamw).count()
+    };
+    let short = ["--set", "max_iters=2", "--set", "eval_interval=1", "--set", "eval_iters=1"];
+    assert_eq!(told(&[&["finetune", "run", "logbook", "--out", "tuned"], &short[..]].concat()), 1);
+    assert_eq!(told(&["train", "--resume", "--out", "tuned", "--set", "max_iters=4"]), 0);
 }
 
 #[test]

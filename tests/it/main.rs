@@ -12,5 +12,6 @@ mod measure;
 mod mistakes;
 mod model;
 mod parsers;
+mod resume;
 mod training;
 mod tune;

@@ -13,6 +13,9 @@ pub struct Optimizer<B: Backward> {
     pub m: B::Buf,
     /// Second moment; Muon has none.
     pub v: B::Buf,
+    /// Updates made with these moments. AdamW corrects the moments' bias by it; it falls behind the run's step where
+    /// updates were skipped, or where the moments began anew.
+    pub updates: u64,
     groups: Vec<Group>,
 }
 
@@ -36,12 +39,13 @@ impl<B: Backward> Optimizer<B> {
             matrices: layout.matrices(i),
             config,
         });
-        Ok(Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), groups: groups.collect() })
+        Ok(Optimizer { m: be.zeros(layout.len()), v: be.zeros(layout.len()), updates: 0, groups: groups.collect() })
     }
 
-    /// Update number `step` (from 0): clips `g`, whose norm is `grad_norm`, to `grad_clip` if that is set, then updates
-    /// each group with `lr_scale` times its learning rate.
+    /// One update: clips `g`, whose norm is `grad_norm`, to `grad_clip` if that is set, then updates each group with
+    /// `lr_scale` times its learning rate at `step` (from 0) of the schedule.
     pub fn step(&mut self, be: &B, p: &mut B::Buf, g: &B::Buf, grad_norm: f64, lr_scale: f64, step: u64) {
+        self.updates += 1;
         for Group { config, spans, matrices } in &self.groups {
             // PyTorch's clip_grad_norm_ adds the 1e-6 too.
             let clip = config.grad_clip;
@@ -53,7 +57,7 @@ impl<B: Backward> Optimizer<B> {
                     beta2: config.beta2,
                     eps: config.eps,
                     weight_decay: if decays { config.weight_decay } else { 0.0 },
-                    step: step + 1,
+                    step: self.updates,
                     grad_scale,
                 };
                 be.adamw(p, g, &mut self.m, &mut self.v, span, &h);

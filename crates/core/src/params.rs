@@ -301,7 +301,7 @@ impl Layout {
     /// If a pattern matches no tensor, or nothing is left to train.
     pub fn check(&self, config: &Config) -> Result<()> {
         let refuse = |key: &str, patterns: &[String], allowed: String| {
-            Err(Error::Config { key: key.to_owned(), value: format!("{patterns:?}"), allowed })
+            Err(Error::Config { key: key.to_owned(), value: toml::Value::from(patterns.to_vec()).to_string(), allowed })
         };
         let base = self.tensors.partition_point(|tensor| tensor.span.start < self.base_len);
         for (key, patterns, tensors) in [
@@ -311,7 +311,7 @@ impl Layout {
             let idle = |pattern: &&String| !tensors.iter().any(|tensor| matches(pattern, &tensor.name));
             if let Some(pattern) = patterns.iter().find(idle) {
                 let like = &self.tensors[base - 1].name;
-                return refuse(key, patterns, format!("names of tensors, such as {like}; none matches {pattern:?}"));
+                return refuse(key, patterns, format!("names of tensors, such as {like}; none matches \"{pattern}\""));
             }
         }
         for (i, group) in config.param_groups.iter().enumerate() {

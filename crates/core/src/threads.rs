@@ -6,6 +6,7 @@ use rayon::iter::{
     plumbing::{Producer, ProducerCallback},
 };
 use std::{
+    cell::Cell,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -74,7 +75,26 @@ const AWAKE: usize = 8;
 /// long, but a disk may, or a slow reader of the output.
 const PATIENCE: Duration = Duration::from_millis(2);
 
+thread_local! {
+    /// Whether this thread does the one piece of work that its pool is for.
+    static WHOLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs the whole of a program's `work` in a pool of `threads` threads (0: one for each core): every loop inside that is
+/// divided among threads is divided among these, and [`with_threads`] of as many starts no others.
+///
+/// # Errors
+/// If the system refuses to start the threads.
+pub fn whole<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R> {
+    let pool = Pool::new(threads)?;
+    Ok(pool.run(|| {
+        WHOLE.set(true);
+        work()
+    }))
+}
+
 /// Runs `work` in a pool of `threads` threads (0: one for each core): parallel code inside `work` runs on this pool.
+/// Directly inside of [`whole`] it is that pool, if it has as many.
 ///
 /// A whole run goes inside, rather than each step. Its threads (at most eight of them) poll for work instead of
 /// sleeping, because waking a thread takes as long as a small product.
@@ -82,6 +102,18 @@ const PATIENCE: Duration = Duration::from_millis(2);
 /// # Errors
 /// If the system refuses to start the threads.
 pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R> {
+    if WHOLE.get() && [0, rayon::current_num_threads()].contains(&threads) {
+        // What is inside of this work is not the whole of anything.
+        WHOLE.set(false);
+        let result = awake_at_work(work);
+        WHOLE.set(true);
+        return Ok(result);
+    }
+    Ok(Pool::new(threads)?.run(|| awake_at_work(work)))
+}
+
+/// Runs `work` on the calling thread, while the others of its pool poll for work.
+fn awake_at_work<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     /// Ends the polling, even if the work panics.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {
@@ -90,8 +122,7 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) ->
         }
     }
     let (awake, done) = (&AtomicUsize::new(1), &AtomicBool::new(false));
-    let Pool(pool) = Pool::new(threads)?;
-    Ok(pool.scope(|scope| {
+    rayon::scope(|scope| {
         let _done = Done(done);
         let wanted = rayon::current_num_threads().min(AWAKE).min(cores());
         for _ in 1..wanted {
@@ -120,5 +151,30 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) ->
             std::thread::yield_now();
         }
         work()
-    }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_work_of_a_program_has_one_pool() {
+        let named = || std::thread::current().id();
+        for n in [1, 3] {
+            whole(n, || {
+                let me = named();
+                assert_eq!(current(), n);
+                for same in [0, n] {
+                    let inside = || (named(), current(), with_threads(n, || (named(), current())).unwrap());
+                    let (id, threads, (other, of_other)) = with_threads(same, inside).unwrap();
+                    assert_eq!((id, threads), (me, n), "the same pool");
+                    assert!(other != me && of_other == n, "inside of a loop of it, another");
+                }
+                assert_eq!(with_threads(n + 1, || (named() == me, current())).unwrap(), (false, n + 1));
+            })
+            .unwrap();
+        }
+        assert_eq!(with_threads(2, current).unwrap(), 2);
+    }
 }

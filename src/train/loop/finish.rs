@@ -68,7 +68,7 @@ impl<B: Backward> Run<'_, B> {
         }
         let baseline = baselines::best(&self.job.data, self.job.run.config.vocab_size);
         baseline.unwrap_or_else(|error| {
-            self.warn(error.one_line());
+            self.warn(baselines::missing(&error));
             None
         })
     }
@@ -83,7 +83,8 @@ impl<B: Backward> Run<'_, B> {
     /// Measures the exact loss, writes a sample, and reports the last event.
     pub(super) fn finish(mut self) -> Result<Event> {
         let step = self.state.step;
-        let (best_val_loss, best_step) = self.state.best.expect("the last step was estimated");
+        // No estimate need have been finite.
+        let (best_val_loss, best_step) = self.state.best.unwrap_or((f64::NAN, step));
         if step < self.job.run.config.max_iters {
             self.record(Event::EarlyStop { step, best_val_loss, best_step });
         }
