@@ -100,7 +100,8 @@ impl Template {
         })
     }
 
-    /// What ends the answer to these messages: the end-of-text token, and what the template puts behind an answer.
+    /// What ends the answer to these messages: the end-of-text token, and what the template puts behind an answer. And
+    /// what it puts before one.
     ///
     /// # Errors
     /// If the template fails.
@@ -112,6 +113,9 @@ impl Template {
         let mut tail = |messages: &[Message], more: bool| -> Result<()> {
             let mut other = None;
             let conversation = Conversation::new(&self.jinja, &mut other, &self.special, messages)?;
+            if !more {
+                ending.head = conversation.head(i)?;
+            }
             if let Some(tail) = conversation.tail(i, messages.len(), more)? {
                 ending.add(&tail.tail, &self.special);
             }
@@ -374,7 +378,8 @@ mod tests {
                 let mut tokens = vec![id("</s>"), id(token)];
                 tokens.dedup();
                 let before: Vec<String> = before.iter().map(|before: &&str| (*before).to_owned()).collect();
-                assert_eq!(ending, Ending { tokens, before, texts: vec![] }, "{name}");
+                let head = if ["llama-2", "mistral"].contains(&name) { " ".into() } else { String::new() };
+                assert_eq!(ending, Ending { tokens, before, texts: vec![], head }, "{name}");
                 assert_eq!(template.usual_ending(&tokenizer), ending, "{name}");
                 // What is learned ends with it too.
                 let parts = template.parts(&messages).unwrap();
@@ -403,8 +408,10 @@ mod tests {
 
     #[test]
     fn an_end_may_be_text_or_depend_on_what_follows() {
-        let eos = || vec![257];
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let ending = |tokens: &[u32], texts: &[&str], before: &[&str]| {
+            let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+            Ending { tokens: tokens.to_vec(), texts: owned(texts), before: owned(before), head: String::new() }
+        };
         let parts = |parts: [&str; 4]| {
             parts.iter().zip([false, true, false, true]).map(|(t, l)| ((*t).to_owned(), l)).collect()
         };
@@ -418,18 +425,18 @@ mod tests {
         // A text.
         let got = tails(&say("\n--\n"));
         let want: Vec<(String, bool)> = parts(["U: u\nA: ", "a\n--\n", "U: v\nA: ", "b\n--\n"]);
-        assert_eq!(got, (want, Ending { tokens: eos(), texts: texts(&["\n--\n"]), before: vec![] }, vec![]));
+        assert_eq!(got, (want, ending(&[257], &["\n--\n"], &[]), vec![]));
         // One thing behind the last answer, another behind the others, none of which is learned as the user's.
         let got = tails(&say("{% if loop.last %}{{ eos_token }}{% else %};{% endif %}"));
         let want = parts(["U: u\nA: ", "a;", "U: v\nA: ", "b</s>"]);
-        assert_eq!(got, (want, Ending { tokens: eos(), texts: texts(&[";"]), before: vec![] }, vec![]));
+        assert_eq!(got, (want, ending(&[257], &[";"], &[]), vec![]));
         let got = tails(&say("{% if not loop.last %};{{ '<|im_end|>' }}{% endif %}"));
         let want = parts(["U: u\nA: ", "a;<|im_end|>", "U: v\nA: ", "b"]);
-        assert_eq!((&got.0, &got.1), (&want, &Ending { tokens: vec![257, 259], texts: vec![], before: texts(&[";"]) }));
+        assert_eq!((&got.0, &got.1), (&want, &ending(&[257, 259], &[], &[";"])));
         assert!(got.2[0].starts_with("chat_template puts nothing behind 1 of 2 answers"), "{:?}", got.2);
         // Nothing.
         let got = tails(&say(""));
-        assert_eq!((got.0, got.1.tokens, got.1.texts), (parts(["U: u\nA: ", "a", "U: v\nA: ", "b"]), eos(), vec![]));
+        assert_eq!((got.0, got.1), (parts(["U: u\nA: ", "a", "U: v\nA: ", "b"]), ending(&[257], &[], &[])));
         assert!(got.2[0].starts_with("chat_template puts nothing behind 2 of 2 answers"), "{:?}", got.2);
         // Something that is not learned.
         let blocks = "{% for m in messages %}{{ m.role[0] }}{% generation %}{{ m.content }}{% endgeneration %}{{ eos_token }}{% endfor %}";

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod chat;
 mod cli;
 mod data;
 mod earlier;

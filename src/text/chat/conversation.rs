@@ -154,6 +154,15 @@ impl<'a> Conversation<'a> {
         Ok(behind.starts_with(&tail).then_some(Tail { tail, behind }))
     }
 
+    /// What stands between the prompt for answer `i` and the answer.
+    pub(super) fn head(&self, i: usize) -> Result<String> {
+        let mut asked = self.messages[..=i].to_vec();
+        probe_of(&mut asked[i], self.probes[0]);
+        let (prompt, text) = (self.render(i, true)?, self.rendered(&asked, false)?);
+        let said = text.strip_prefix(&prompt).and_then(|said| said.split_once(self.probes[0]));
+        Ok(said.map(|(head, _)| head.to_owned()).unwrap_or_default())
+    }
+
     /// Divides the text at its `generation` blocks.
     fn by_blocks(&self, goes_on: bool) -> Result<Vec<Segment>> {
         let answers = self.answers();

@@ -1,10 +1,11 @@
-//! What ends an answer, and the text of the tokens that come before it.
+//! What the template puts around an answer, and the text of the tokens between.
 
 use super::segment::{Segment, Special, Written};
 use crate::text::tokenizer::{StreamDecoder, Tokenizer};
 use kinglet_core::sample::Stopper;
 
-/// What ends an answer: tokens, or a text where the template puts no special token behind an answer.
+/// What ends an answer: tokens, or a text where the template puts no special token behind an answer. And what stands
+/// before it, if the model says that as well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ending {
     /// The tokens that end it.
@@ -13,6 +14,8 @@ pub struct Ending {
     pub texts: Vec<String>,
     /// Texts that the template puts between an answer and such a token; they are not part of the answer.
     pub before: Vec<String>,
+    /// The text that the template puts between the prompt and an answer; it is not part of the answer either.
+    pub head: String,
 }
 
 impl Ending {
@@ -57,6 +60,8 @@ pub enum End {
 pub struct Reader {
     ending: Ending,
     decoder: StreamDecoder,
+    /// The text so far, while it may be the head.
+    head: Option<String>,
     stopper: Stopper,
     /// How many of the stop strings are the caller's.
     stops: usize,
@@ -68,14 +73,16 @@ impl Reader {
     /// Reads until `ending`, or one of these stop strings.
     pub fn new(ending: Ending, stops: &[String]) -> Reader {
         let stopper = Stopper::new(stops.iter().chain(&ending.texts).cloned());
-        Reader { ending, decoder: StreamDecoder::default(), stopper, stops: stops.len(), held: String::new() }
+        let (decoder, head, stops, held) = (StreamDecoder::default(), Some(String::new()), stops.len(), String::new());
+        Reader { ending, decoder, head, stopper, stops, held }
     }
 
     /// Adds a token; returns the text that is now certain, and whether the text has ended.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> (String, Option<End>) {
         if !self.ending.tokens.contains(&id) {
             let text = self.decoder.push(tokenizer, id);
-            return self.add(&text);
+            let text = self.behind_head(text);
+            return self.stop(&text);
         }
         let (mut text, end) = self.finish(tokenizer);
         if end.is_none() {
@@ -89,14 +96,27 @@ impl Reader {
     /// The text that was held back, when no more tokens follow; a stop string may be in it.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> (String, Option<End>) {
         let rest = self.decoder.finish(tokenizer);
-        let (mut text, end) = self.add(&rest);
+        let rest = self.behind_head(rest) + &self.head.take().unwrap_or_default();
+        let (mut text, end) = self.stop(&rest);
         if end.is_none() {
             text = text + &std::mem::take(&mut self.held) + &self.stopper.finish();
         }
         (text, end)
     }
 
-    fn add(&mut self, text: &str) -> (String, Option<End>) {
+    /// The text without the head; nothing yet while it may still be the beginning of that.
+    fn behind_head(&mut self, text: String) -> String {
+        let Some(mut begun) = self.head.take() else { return text };
+        begun += &text;
+        let head = &self.ending.head;
+        if begun.len() < head.len() && head.starts_with(&begun) {
+            self.head = Some(begun);
+            return String::new();
+        }
+        begun.strip_prefix(head.as_str()).map(str::to_owned).unwrap_or(begun)
+    }
+
+    fn stop(&mut self, text: &str) -> (String, Option<End>) {
         let (text, stopped) = self.stopper.push(text);
         self.held += &text;
         if let Some(which) = stopped {
@@ -155,5 +175,16 @@ mod tests {
         assert_eq!(read(&blank, &[], "a  "), all("a  ", None));
         assert_eq!(read(&blank, &["b"], "a  b"), ("a  ".into(), Some(End::Stop), 4));
         assert_eq!(ending(&[""]).tokens, [256], "nothing behind an answer");
+        // What stands before an answer is taken off once.
+        let head = Ending { head: "> ".into(), ..token.clone() };
+        assert_eq!(read(&head, &[], "> > a#"), ("> a".into(), Some(End::Ending), 6));
+        assert_eq!(read(&head, &[">"], "> a>#"), ("a".into(), Some(End::Stop), 4));
+        assert_eq!(read(&head, &[], ">#"), (">".into(), Some(End::Ending), 2));
+        assert_eq!(read(&head, &[], ">"), all(">", None));
+        assert_eq!(read(&head, &[], ">a"), all(">a", None));
+        assert_eq!(
+            read(&Ending { before: vec![" ".into()], ..head }, &[], ">  #"),
+            (String::new(), Some(End::Ending), 4)
+        );
     }
 }

@@ -1,0 +1,221 @@
+//! Conversations from end to end: what a model learned to put behind an answer ends it, in `eval`, `chat`, the library and
+//! the sample alike, and all of the context is used.
+
+use crate::common::cli::Cli;
+use kinglet::{
+    Model,
+    backend::Cpu,
+    config::Config,
+    inference::Finish,
+    params::Layout,
+    text::{chat::Message, tokenizer::Tokenizer},
+};
+use serde_json::{Value, json};
+use std::{fs, io::Write, process::Stdio};
+
+const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+/// No special token, and nothing but an empty line behind an answer.
+const LINES: &str = "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\nA:{% else %} {{ m.content }}\n\n{% endif %}{% endfor %}";
+
+const COLOURS: [&str; 6] = ["red", "blue", "green", "black", "white", "grey"];
+
+/// A tokenizer of bytes, and the special tokens of ChatML besides.
+fn chatml_tokenizer() -> String {
+    let mut file: Value = serde_json::from_str(Tokenizer::byte().to_json()).unwrap();
+    for (name, id) in [("<|im_start|>", 257), ("<|im_end|>", 258)] {
+        let mut token = file["added_tokens"][0].clone();
+        (token["id"], token["content"]) = (json!(id), json!(name));
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+        file["model"]["vocab"][name] = json!(id);
+    }
+    file.to_string()
+}
+
+fn first_message(colour: &str) -> String {
+    format!("my colour is {colour}; keep it")
+}
+
+/// A run in the folder `run` that learned conversations whose last answer is in the first message.
+fn trained(template: &str, tokenizer: &str) -> Cli {
+    let cli = Cli::new();
+    fs::write(cli.path("chatml.json"), chatml_tokenizer()).unwrap();
+    let talk = |i: usize| {
+        let colour = COLOURS[i * 7 % COLOURS.len()];
+        let said = [
+            ("user", first_message(colour).as_str()),
+            ("assistant", "ok"),
+            ("user", "what is it?"),
+            ("assistant", colour),
+        ]
+        .map(|(role, content)| json!({"role": role, "content": content}));
+        json!({"messages": said}).to_string() + "\n"
+    };
+    fs::write(cli.path("talks.jsonl"), (0..240).map(talk).collect::<String>()).unwrap();
+    let template = format!("chat_template={template}");
+    let settings = [
+        "block_size=96",
+        "n_layer=2",
+        "n_embd=32",
+        "n_head=2",
+        "batch_size=8",
+        "max_iters=400",
+        "eval_interval=200",
+        "eval_iters=2",
+        "learning_rate=1e-2",
+        "vocab_size=264",
+        &template,
+    ];
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    let args = ["train", "talks.jsonl", "--out", "run", "--tokenizer", tokenizer];
+    cli.ok(&args.into_iter().chain(settings).collect::<Vec<_>>());
+    cli
+}
+
+/// Answers of `kinglet chat`, and what it says besides.
+fn ask(cli: &Cli, args: &[&str], lines: &str) -> (String, String) {
+    let mut child = cli
+        .command(&[&["chat", "run", "--temperature", "0"], args].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    (String::from_utf8(output.stdout).unwrap(), errors)
+}
+
+/// Every answer ends by itself, and `eval`, `chat` and the sample say the same.
+fn answers_end_by_themselves(template: &str, tokenizer: &str) {
+    let cli = trained(template, tokenizer);
+    let measured: Value = serde_json::from_str(&cli.ok(&["eval", "run", "--json"])).unwrap();
+    assert_eq!((&measured["answers"]["exact"], &measured["answers"]["of"]), (&json!(48), &json!(48)), "{measured}");
+    for colour in COLOURS {
+        let lines = format!("{}\nwhat is it?\n", first_message(colour));
+        let (answers, notes) = ask(&cli, &[], &lines);
+        assert_eq!((answers, notes.as_str()), (format!("ok\n{colour}\n"), ""));
+        let (answers, _) = ask(&cli, &["--json"], &lines);
+        assert!(answers.lines().all(|line| line.ends_with("\"finish\":\"end\"}")), "{answers}");
+    }
+    // A stop string ends an answer before that.
+    let (answers, _) = ask(&cli, &["--json", "--stop", "zz", "--stop", "k"], &first_message("red"));
+    let answer: Value = serde_json::from_str(&answers).unwrap();
+    assert_eq!((&answer["response"], &answer["finish"]), (&json!("o"), &json!("stop")));
+    let (answers, notes) = ask(&cli, &["--tokens", "1"], &first_message("red"));
+    assert!(["o\n", "\n"].contains(&answers.as_str()), "a letter, or the template's blank before it: {answers}");
+    assert!(notes.contains("the answer is cut after 1 tokens; --tokens sets how many"), "{notes}");
+    // The sample at the end of training: prompts, and answers without what is behind them.
+    let sample = fs::read_to_string(cli.path("run/sample.txt")).unwrap();
+    assert_eq!(sample.matches("keep it").count(), 5, "{sample}");
+    assert!(
+        sample.lines().filter(|line| line.ends_with("ok")).count() == 5 && !sample.contains("ok<|im_end|>"),
+        "{sample}"
+    );
+    // More than fits: the oldest exchange goes, and it is said which.
+    let lines = format!("{}\nwhat is it?\n{}\nwhat is it?\n", first_message("red"), first_message("blue"));
+    let (answers, notes) = ask(&cli, &[], &lines);
+    assert!(answers.starts_with("ok\nred\n"), "{answers}");
+    assert!(
+        notes.contains("earlier messages are forgotten: the first begins \"my colour is red; keep it\""),
+        "{notes}"
+    );
+    // The library says the same, and how it ended.
+    let model = Model::open(cli.path("run")).unwrap();
+    let messages = [Message::new("user", &first_message("green"))];
+    let mut answer = model.answer(&messages).unwrap().temperature(0.0);
+    assert_eq!((answer.text().unwrap().as_str(), answer.finish()), ("ok", Some(Finish::EndOfText)));
+}
+
+#[test]
+fn a_special_token_of_the_template_ends_an_answer() {
+    answers_end_by_themselves(CHATML, "chatml.json");
+}
+
+#[test]
+fn a_text_of_the_template_ends_an_answer() {
+    answers_end_by_themselves(LINES, "byte");
+}
+
+#[test]
+fn a_template_that_ends_no_answer_is_warned_about() {
+    let cli = Cli::new();
+    fs::write(cli.path("talks.jsonl"), "{\"prompt\": \"a\", \"response\": \"b\"}\n".repeat(40)).unwrap();
+    let args = ["train", "talks.jsonl", "--out", "run", "--set", "max_iters=1", "--set", "eval_iters=1", "--set"];
+    let output = cli.run(&[&args[..], &["chat_template={% for m in messages %}{{ m.content }} {% endfor %}"]].concat());
+    let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success() && !told.contains("chat_template puts nothing"), "a blank is something: {told}");
+    let template = "chat_template={% for m in messages %}{{ m.role[0] }}{{ m.content }}{% endfor %}";
+    let args =
+        ["train", "talks.jsonl", "--out", "other", "--set", "max_iters=1", "--set", "eval_iters=1", "--set", template];
+    let output = cli.run(&args);
+    let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(told.contains("chat_template puts nothing behind 40 of 40 answers that is learned"), "{told}");
+}
+
+/// A model that draws each byte by this logit alone, and all others never.
+fn of_logits(logits: &[(u32, f32)], settings: &[&str]) -> Model {
+    let small = ["vocab_size=264", "block_size=16", "n_layer=1", "n_head=2", "n_embd=8", "bias=[\"head\"]"];
+    let config = Config::default().with(&[&small[..], settings].concat()).unwrap();
+    let layout = Layout::new(&config).unwrap();
+    let mut weights = vec![0.0; layout.len()];
+    let bias = layout.lm_head.b.unwrap().range();
+    weights[bias.clone()].fill(-1e4);
+    logits.iter().for_each(|&(id, logit)| weights[bias.start + id as usize] = logit);
+    Model::from_weights(Cpu::new().unwrap(), config, Tokenizer::byte(), &weights).unwrap()
+}
+
+#[test]
+fn an_answer_ends_where_the_context_is_full() {
+    let model = of_logits(&[(97, 0.0)], &[]);
+    for length in 1..15 {
+        // The message and its line end; 16 tokens are seen, and one more drawn from what they are.
+        let mut answer = model.answer(&[Message::new("user", &"u".repeat(length))]).unwrap();
+        assert_eq!((answer.text().unwrap().len(), answer.finish()), (16 - length, Some(Finish::Context)));
+    }
+    assert!(model.answer(&[Message::new("user", &"u".repeat(15))]).is_err());
+    let mut short = model.answer(&[Message::new("user", "u")]).unwrap().max_tokens(3);
+    assert_eq!((short.text().unwrap().as_str(), short.finish()), ("aaa", Some(Finish::Length)));
+    // A text that is no answer goes on.
+    let mut text = model.generate("u").max_tokens(50);
+    assert_eq!((text.text().unwrap().len(), text.finish()), (50, Some(Finish::Length)));
+}
+
+#[test]
+fn only_what_does_not_fit_is_forgotten() {
+    let model = of_logits(&[(97, 0.0)], &[]);
+    let talk = |texts: &[&str]| -> Vec<Message> {
+        let role = |i: usize| if i.is_multiple_of(2) { "user" } else { "assistant" };
+        texts.iter().enumerate().map(|(i, text)| Message::new(role(i), text)).collect()
+    };
+    // Messages of n letters are n + 1 tokens.
+    let fit = |keep: Option<&str>, texts: &[&str]| {
+        let system: Vec<_> = keep.iter().map(|text| Message::new("system", text)).collect();
+        let mut messages = [system.clone(), talk(texts)].concat();
+        let gone = model.fit(&mut messages, system.len()).unwrap();
+        assert_eq!(
+            [system, gone.clone(), messages[usize::from(keep.is_some())..].to_vec()].concat().len(),
+            texts.len() + usize::from(keep.is_some())
+        );
+        gone.into_iter().map(|message| message.content).collect::<Vec<_>>()
+    };
+    assert!(fit(None, &["aaaa", "bbbb", "cccc"]).is_empty(), "15 tokens and one more");
+    assert_eq!(fit(None, &["aaaa", "bbbb", "ccccc"]), ["aaaa", "bbbb"]);
+    assert_eq!(fit(None, &["a", "b", "c", "d", "eeeeeeeee"]), ["a", "b"]);
+    assert_eq!(fit(Some("s"), &["a", "b", "c", "d", "eeeeeeeee"]), ["a", "b", "c", "d"]);
+    assert!(fit(Some("s"), &["eeeeeeeeeeeeeeeeeeeee"]).is_empty(), "the last one stays");
+}
+
+#[test]
+fn ids_that_no_token_has_are_not_drawn() {
+    // The tokenizer has 257 tokens; the model likes the rest best.
+    let model = of_logits(&[(97, 0.0), (98, -1.0), (257, 30.0), (260, 30.0), (263, 30.0)], &[]);
+    let letters = |text: String| text.chars().all(|c| "ab".contains(c));
+    for i in 0..20 {
+        assert!(letters(model.generate("x").max_tokens(40).index(i).text().unwrap()));
+        assert!(letters(model.answer(&[Message::new("user", "x")]).unwrap().index(i).text().unwrap()));
+    }
+    assert_eq!(model.generate("x").max_tokens(3).temperature(0.0).text().unwrap(), "aaa");
+}
