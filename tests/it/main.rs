@@ -7,6 +7,7 @@ mod cli;
 mod data;
 mod earlier;
 mod finetune;
+mod formats;
 mod lora;
 mod mistakes;
 mod model;
