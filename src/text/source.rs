@@ -97,7 +97,7 @@ impl Corpus {
     pub fn from_bytes_as(name: &str, bytes: &[u8], config: &Config) -> Corpus {
         let mut corpus = Corpus::empty(config);
         let source = read::bytes(name, bytes.into(), &corpus.rules);
-        corpus.take(source, &mut Found::default());
+        corpus.take_all([source]);
         corpus
     }
 
@@ -124,9 +124,7 @@ impl Corpus {
         } else if path.is_dir() && !is_run(path) {
             self.add_folder(path)?;
         } else if path.is_file() {
-            let mut found = Found::default();
-            self.take(read::file(path, &self.rules), &mut found);
-            self.notes.extend(found.notes());
+            self.take_all([read::file(path, &self.rules)]);
         } else if let Some(own) = Builtin::named(name) {
             self.push(name, Origin::Own(own, own.text().into()), Format::Text);
         } else if name == dates::NAME {
@@ -155,23 +153,23 @@ impl Corpus {
         self.sources.push(Source { name: name.to_owned(), from, format, promised: Compression::None });
     }
 
-    /// Adds a source, and what is to be said of its format.
-    fn take(&mut self, (source, note): (Source, Option<String>), found: &mut Found) {
-        if let Some(note) = note {
-            found.say(note, &source.name);
+    /// Adds sources, and what is to be said of their formats.
+    fn take_all(&mut self, sources: impl IntoIterator<Item = (Source, Option<String>)>) {
+        let mut found = Found::default();
+        for (source, note) in sources {
+            note.into_iter().for_each(|note| found.say(note, &source.name));
+            self.sources.push(source);
         }
-        self.sources.push(source);
+        self.notes.extend(found.notes());
     }
 
     /// Adds a source that can be read only once, by reading it into memory.
     fn add_stream(&mut self, name: &str, mut from: impl Read) -> Result<()> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes).map_err(Error::io("read", Path::new(name)))?;
-        let mut found = Found::default();
         // What it is called, such as /dev/fd/63 or a pipe's name, says nothing about it.
         let (source, note) = read::bytes("", bytes.into(), &self.rules);
-        self.take((Source { name: name.to_owned(), ..source }, note), &mut found);
-        self.notes.extend(found.notes());
+        self.take_all([(Source { name: name.to_owned(), ..source }, note)]);
         Ok(())
     }
 
@@ -190,26 +188,28 @@ impl Corpus {
         if walked.files.is_empty() {
             return Err(Error::Data(format!("{pattern}: no file has a name like this")));
         }
-        let mut found = Found::default();
-        walked.files.iter().for_each(|path| self.take(read::file(path, &self.rules), &mut found));
-        self.notes.extend(walked.notes(pattern).chain(found.notes()));
+        let sources: Vec<_> = walked.files.iter().map(|path| read::file(path, &self.rules)).collect();
+        self.notes.extend(walked.notes(pattern));
+        self.take_all(sources);
         Ok(())
     }
 
     /// Adds those of the files in which there is something to read; returns whether there are any.
     fn add_suitable(&mut self, name: &str, walked: Walked) -> bool {
-        let (before, mut skipped, mut found) = (self.sources.len(), Count::default(), Found::default());
+        let (mut sources, mut skipped) = (Vec::new(), Count::default());
         for path in &walked.files {
             let source = read::file(path, &self.rules);
             match read::unsuitable(&source.0, &self.rules) {
-                None => self.take(source, &mut found),
+                None => sources.push(source),
                 Some(why) => skipped.add(|| why),
             }
         }
-        self.notes.extend(walked.notes(name).chain(found.notes()));
+        let some = !sources.is_empty();
+        self.notes.extend(walked.notes(name));
+        self.take_all(sources);
         let skipped = skipped.note(|n, first| format!("{name}: left out {n} without text to read, such as: {first}"));
         self.notes.extend(skipped);
-        self.sources.len() > before
+        some
     }
 
     /// The built-in corpus, if this is exactly one: its entropy floor is known.

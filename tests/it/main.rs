@@ -8,6 +8,7 @@ mod cli;
 mod data;
 mod earlier;
 mod finetune;
+mod formats;
 mod lora;
 mod measure;
 mod mistakes;

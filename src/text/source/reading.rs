@@ -41,8 +41,7 @@ impl Found {
         );
         notes.extend(self.bytes.notes());
         let places = |n: u64, one: &str, several: &str, first: &str| {
-            let ending = if n == 1 { "" } else { "the first: " };
-            format!("left out {}: {ending}{first}", many(n, one, several))
+            format!("left out {}{}: {first}", many(n, one, several), if n == 1 { "" } else { ", the first" })
         };
         notes.extend(self.empty.note(|n, first| places(n, "empty text", "empty texts", first)));
         notes.extend(self.unanswered.note(|n, first| {

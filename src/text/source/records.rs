@@ -48,8 +48,8 @@ pub(super) fn lines(reading: &mut Reading, input: Input) -> Result<()> {
 
 fn line(reading: &mut Reading, number: u64, line: &str) -> Result<()> {
     // Joined files have byte order marks inside.
-    let line = line.trim_start_matches('\u{feff}');
-    if line.bytes().all(|byte| byte.is_ascii_whitespace()) {
+    let line = line.trim_start_matches('\u{feff}').trim_end();
+    if line.is_empty() {
         return Ok(());
     }
     let mut parser = parser(line, reading.rules);

@@ -143,8 +143,9 @@ fn rest<R: Read>(reading: &mut Reading, plan: &Plan, dialect: Dialect, mut rows:
     }
     let (name, width) = (reading.name, plan.names.len());
     let columns: Vec<_> = plan.columns.iter().map(|(_, column)| format!("{name}, column {}", quoted(column))).collect();
+    let mut opened = false;
     while let Some((line, row)) = rows.next().map_err(|error| unreadable(name, error))? {
-        if !dialect.quotes && written_as_csv(&row, width, plan) {
+        if !dialect.quotes && written_as_csv(&row, width, plan, &mut opened) {
             return Err(csv_quotes(name, line));
         }
         let made = if row.len() == width {
@@ -163,13 +164,16 @@ fn rest<R: Read>(reading: &mut Reading, plan: &Plan, dialect: Dialect, mut rows:
     Ok(())
 }
 
-fn written_as_csv(row: &Row, width: usize, plan: &Plan) -> bool {
-    let field = |i: usize| std::str::from_utf8(row.get(i)).unwrap_or_default();
+/// Whether a row of a tab-separated file shows that fields were quoted as in CSV. `opened` tells whether a field of the row
+/// before opens with a quote that it does not close.
+fn written_as_csv(row: &Row, width: usize, plan: &Plan, opened: &mut bool) -> bool {
+    let opens = |field: &[u8]| field.starts_with(b"\"") && (field.len() == 1 || !field.ends_with(b"\""));
+    let before = std::mem::replace(opened, (0..row.len()).any(|i| opens(row.get(i))));
     if row.len() != width {
-        // A separator or a line end inside quotes.
-        return (0..row.len()).any(|i| row.get(i).starts_with(b"\""));
+        // Tabs or line ends inside quotes.
+        return before || *opened;
     }
-    plan.columns.iter().any(|&(i, _)| is_csv_quoted(field(i)))
+    plan.columns.iter().any(|&(i, _)| std::str::from_utf8(row.get(i)).is_ok_and(is_csv_quoted))
 }
 
 /// The texts of the columns that are read.
