@@ -12,6 +12,7 @@ pub use dataset::Dataset;
 pub(crate) use open::same_text;
 pub use open::{TokenizerChoice, read, read_corpus, tokenizer};
 pub use split::Split;
+pub(crate) use split::parting;
 pub(crate) use survey::found;
 pub use survey::{Survey, template_of};
 pub use token_file::Header;

@@ -4,6 +4,7 @@ use super::terminal;
 use super::{choice::Threads, table::pairs};
 use kinglet::{
     backend::Cpu,
+    data::Dataset,
     inference::{Evaluation, Model, Part},
     report::{
         baselines::{self, Baseline},
@@ -22,7 +23,7 @@ pub(super) struct Args {
     run: PathBuf,
     /// Another text than the run was trained on: files, folders, "-", or a known name
     data: Vec<String>,
-    /// Which part of the text [default: val of the run's own text, all of another]
+    /// Which part of the text [default: val of the text that the run was trained on, all of another]
     #[arg(long, value_enum)]
     split: Option<SplitArg>,
     /// Which checkpoint
@@ -62,25 +63,41 @@ impl Args {
         self.threads.run(|| self.eval(json))
     }
 
+    /// The data, and the part of it to measure.
+    fn dataset(&self, model: &Model) -> anyhow::Result<(Dataset, Part)> {
+        let names = Some(&self.data[..]).filter(|names| !names.is_empty());
+        let part = match self.split {
+            Some(SplitArg::Train) => Part::Train,
+            Some(SplitArg::Val) => Part::Val,
+            Some(SplitArg::All) => Part::All,
+            None if names.is_some() => Part::All,
+            None => Part::Val,
+        };
+        let data = model.dataset(names, part)?;
+        if self.split.is_none() && names.is_some() && model.trained_on(&data) {
+            terminal::tell(
+                "note: this is the text that the run was trained on; its validation part is measured, --split all is all of it",
+            );
+            return Ok((model.dataset(names, Part::Val)?, Part::Val));
+        }
+        Ok((data, part))
+    }
+
     fn eval(&self, json: bool) -> anyhow::Result<()> {
         let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
-        let (data, default) = match &self.data[..] {
-            [] => (None, SplitArg::Val),
-            data => (Some(data), SplitArg::All),
-        };
-        let (part, name) = match self.split.unwrap_or(default) {
-            SplitArg::Train => (Part::Train, "train"),
-            SplitArg::Val => (Part::Val, "val"),
-            SplitArg::All => (Part::All, "all"),
+        let (data, part) = self.dataset(&model)?;
+        let name = match part {
+            Part::Train => "train",
+            Part::Val => "val",
+            Part::All => "all",
         };
         let bar = terminal::progress_bar(0, "{wide_bar:.cyan/dim} {percent}% {eta} left");
         let progress = |done: usize, of: usize| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
         };
-        let data = model.dataset(data, part)?;
         let vocab_size = model.config().vocab_size;
         let baseline = if part == Part::Val { baselines::best(&data, vocab_size) } else { Ok(None) };
         // It is only there to compare with.

@@ -75,8 +75,12 @@ impl Draw {
 }
 
 /// Whether a run learned from conversations, where that is known.
-pub(super) fn is_chat(_: &Config) -> Option<bool> {
-    None
+pub(super) fn is_chat(config: &Config) -> Option<bool> {
+    match &*config.data_kind {
+        "conversations" => Some(true),
+        "text" => Some(false),
+        _ => None,
+    }
 }
 
 /// What to say where a run is asked for something else than it learned.

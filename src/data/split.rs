@@ -144,8 +144,7 @@ impl Split {
     /// The same split with its documents kept apart, if the configuration says so.
     pub(super) fn kept_apart(mut self, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
         self.apart = None;
-        if let (Content::Text(ids), Some(end), true) = (&self.content, tokenizer.end_of_text(), config.within_documents)
-        {
+        if let (Content::Text(ids), Some(end)) = (&self.content, parting(tokenizer, config)) {
             self.apart = Some(Apart { end, windows: windows_at_documents(ids, end, self.block_size)? });
         }
         Ok(self)
@@ -362,6 +361,11 @@ impl Split {
         }
         Ok(())
     }
+}
+
+/// The token with which documents begin that are kept apart, if they are.
+pub(crate) fn parting(tokenizer: &Tokenizer, config: &Config) -> Option<u32> {
+    tokenizer.end_of_text().filter(|_| config.within_documents)
 }
 
 /// Where each window begins that measures a text whose documents are kept apart: several whole documents, or a part of

@@ -1,7 +1,10 @@
 //! Text generation, as an iterator.
 
 use super::loaded::Loaded;
-use crate::text::chat::{End, Ending, Reader};
+use crate::{
+    data::parting,
+    text::chat::{End, Ending, Reader},
+};
 use kinglet_core::{
     backend::{Cpu, Forward},
     error::Result,
@@ -171,9 +174,10 @@ impl<B: Forward> Generation<B> {
 
     /// The next piece with any text; `None` at the end.
     fn advance(&mut self) -> Result<Option<Piece>> {
-        let Loaded { be, gpt, weights, tokenizer, barred, .. } = &*self.model;
+        let Loaded { config, be, gpt, weights, tokenizer, barred, .. } = &*self.model;
         if let Some(prompt) = self.prompt.take() {
-            let stream = Stream::new(be, gpt, &prompt?, self.sampling.clone(), self.index)?.barring(barred);
+            let stream = Stream::new(be, gpt, &prompt?, self.sampling.clone(), self.index)?;
+            let stream = stream.barring(barred).parting_at(parting(tokenizer, config));
             let reader = Reader::new(self.ending.clone(), &self.stops);
             self.writing = Some(Writing { stream, reader, drawn: 0 });
         }

@@ -307,6 +307,8 @@ impl<B: Forward> Model<B> {
         let mut config = self.config().clone();
         // Measure the data as it is now, even if it has changed since training.
         config.data_sha256.clear();
+        // Packing is for speed in training.
+        config.packing = false;
         if let Some(names) = names {
             config.data = names.to_vec();
         }
@@ -314,7 +316,22 @@ impl<B: Forward> Model<B> {
             // Put all of the text into the validation split.
             config.train_split = 0.0;
         }
-        Ok(data::read(&config, TokenizerChoice::Fixed(self.tokenizer()))?.1)
+        let mut data = data::read(&config, TokenizerChoice::Fixed(self.tokenizer()))?.1;
+        let known = &self.config().data_sha256;
+        if names.is_none() && part != Part::All && !known.is_empty() && !self.trained_on(&data) {
+            data.notes.push(format!(
+                "{} is not the text that this run was trained on (SHA-256 {}, was {known}): what is divided off for \
+                 validation now may have been trained on",
+                config.data.join(", "),
+                data.sha256
+            ));
+        }
+        Ok(data)
+    }
+
+    /// Whether a dataset is of the text that the run was trained on, wherever it is now.
+    pub fn trained_on(&self, data: &Dataset) -> bool {
+        self.config().data_sha256 == data.sha256
     }
 
     /// Evaluates the model on a part of a dataset read by [`Model::dataset`]. `threads` = 0 uses one thread per core.

@@ -156,6 +156,10 @@ pub struct Stream<B: Forward> {
     rng: Rng,
     /// Ids that are never drawn.
     barred: Vec<u32>,
+    /// The token with which a new document begins, if the model keeps documents apart.
+    parting: Option<u32>,
+    /// Where the present document begins.
+    start: usize,
 }
 
 impl<B: Forward> Stream<B> {
@@ -173,7 +177,16 @@ impl<B: Forward> Stream<B> {
         }
         let rng = Rng::new(sampling.seed, Purpose::Sample, 0, index);
         let logits = vec![0.0; model.vocab_size];
-        Ok(Stream { cache: model.cache(be), tokens: prompt.to_vec(), logits, sampling, rng, barred: Vec::new() })
+        let (cache, tokens, barred) = (model.cache(be), prompt.to_vec(), Vec::new());
+        Ok(Stream { cache, tokens, logits, sampling, rng, barred, parting: None, start: 0 })
+    }
+
+    /// For a model that learned documents apart: with this token a new document begins, which sees nothing of what is
+    /// before it.
+    pub fn parting_at(mut self, token: Option<u32>) -> Stream<B> {
+        self.parting = token;
+        self.start = self.tokens.iter().rposition(|&id| Some(id) == token).unwrap_or(0);
+        self
     }
 
     /// Never draws these ids, such as those that the model knows and its tokenizer does not.
@@ -195,8 +208,8 @@ impl<B: Forward> Stream<B> {
     /// If a logit is not finite, as after training that diverged.
     pub fn draw(&mut self, be: &B, model: &Gpt, weights: &B::Buf) -> Result<Drawn> {
         let block_size = model.block_size;
-        let context = &self.tokens[self.tokens.len().saturating_sub(block_size)..];
-        if self.tokens.len() > block_size && !model.slides() {
+        let context = &self.tokens[self.start.max(self.tokens.len().saturating_sub(block_size))..];
+        if self.tokens.len() - self.start > block_size && !model.slides() {
             self.cache.clear();
         }
         // After the first call, only the newest token is missing from the cache.
@@ -211,6 +224,10 @@ impl<B: Forward> Stream<B> {
         let id = self.sampling.choose(&mut self.logits, context, &mut self.rng);
         let logprob = model.logprob(be, &mut self.cache, id);
         self.tokens.push(id);
+        if Some(id) == self.parting {
+            self.start = self.tokens.len() - 1;
+            self.cache.clear();
+        }
         Ok(Drawn { id, logprob })
     }
 }

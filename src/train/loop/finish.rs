@@ -30,7 +30,8 @@ impl<B: Backward> Run<'_, B> {
         let barred: Vec<u32> = (0..self.model.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
         let write = |prompt: &[u32], tokens: usize, ending: Ending| -> Result<String> {
             let stream = Stream::new(&self.be, &self.model, prompt, Sampling::default(), 0)?;
-            let (mut stream, mut reader, mut text) = (stream.barring(&barred), Reader::new(ending, &[]), String::new());
+            let mut stream = stream.barring(&barred).parting_at(data::parting(tokenizer, config));
+            let (mut reader, mut text) = (Reader::new(ending, &[]), String::new());
             for _ in 0..tokens {
                 let drawn = stream.draw(&self.be, &self.model, &self.p)?;
                 let (more, end) = reader.push(tokenizer, drawn.id);

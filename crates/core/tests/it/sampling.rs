@@ -109,6 +109,37 @@ fn barred_ids_are_not_drawn() {
     assert_eq!(drawn(&[0, 5, 6], sampling(|s| s.temperature = 0.0)), [1]);
 }
 
+#[test]
+fn a_document_begins_anew_for_a_model_that_keeps_them_apart() {
+    for position in ["learned", "rotary"] {
+        let position = format!("position={position}");
+        let settings = ["vocab_size=5", "block_size=6", "n_layer=2", "n_head=2", "n_embd=8", &position];
+        let model = Gpt::new(&Config::default().with(&settings).unwrap()).unwrap();
+        let mut weights = Reference.zeros(model.layout.len());
+        Reference.upload(&mut weights, 0, &model.layout.init(5).iter().map(|x| 2.0 * x).collect::<Vec<_>>());
+        let stream = |prompt: &[u32]| Stream::new(&Reference, &model, prompt, Sampling::default(), 0).unwrap();
+        let mut apart = stream(&[1, 0, 2]).parting_at(Some(0));
+        let (mut new, mut long) = (0, 0);
+        for _ in 0..1000 {
+            // What is drawn is as probable as it is for the document alone, or for the last block of it.
+            let tokens = apart.tokens().to_vec();
+            let start = tokens.iter().rposition(|&id| id == 0).unwrap();
+            let drawn = apart.draw(&Reference, &model, &weights).unwrap();
+            if model.slides() && tokens.len() - start > 6 {
+                continue;
+            }
+            let window = &tokens[start.max(tokens.len().saturating_sub(6))..];
+            let (mut cache, mut logits) = (model.cache(&Reference), vec![0.0; 5]);
+            model.extend(&Reference, &weights, &mut cache, window, &mut logits);
+            let want = model.logprob(&Reference, &mut cache, drawn.id);
+            assert!((drawn.logprob - want).abs() < 1e-6, "{position}: {} {want}", drawn.logprob);
+            new += usize::from(drawn.id == 0);
+            long += usize::from(tokens.len() - start > 6);
+        }
+        assert!(new > 5 && (long > 5 || model.slides()), "{new} {long}");
+    }
+}
+
 /// A model whose every parameter is `broken` draws nothing: an error each time, whatever the settings.
 fn refuses<B: Forward>(be: &B, broken: f32) {
     let config =
