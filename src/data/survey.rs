@@ -39,7 +39,7 @@ impl Survey {
     /// # Errors
     /// If it cannot be read, is not text, or mixes text and conversations.
     pub fn of(corpus: &Corpus, config: &Config) -> Result<Survey> {
-        let template = Template::new(template(config), END_OF_TEXT.to_owned())?;
+        let template = Template::new(template(config), END_OF_TEXT.to_owned())?.at(config.template_time)?;
         let mut hasher = Sha256::new();
         let (mut bytes, mut chars, mut documents, mut conversations) = (0, 0, 0, 0);
         let mut alphabet = Alphabet::default();
@@ -199,10 +199,10 @@ fn template(config: &Config) -> &str {
     if config.chat_template.is_empty() { DEFAULT_TEMPLATE } else { &config.chat_template }
 }
 
-/// The conversation template of a model.
+/// The conversation template of a model, at the time that its run began.
 ///
 /// # Errors
 /// If the configured template is invalid, or it is the default one and the tokenizer has no end-of-text token.
 pub fn template_of(config: &Config, tokenizer: &Tokenizer) -> Result<Template> {
-    Template::of_tokenizer(template(config), tokenizer)
+    Template::of_tokenizer(template(config), tokenizer)?.at(config.template_time)
 }

@@ -5,7 +5,7 @@ use crate::{
     data::{self, Dataset, TokenizerChoice},
     run::{RunDir, State, Which, read_tensors},
     text::{
-        chat::{self, Message},
+        chat::{self, Message, Template},
         tokenizer::Tokenizer,
     },
     train::eval::{self, Answers, Evaluator, Exact},
@@ -254,6 +254,11 @@ impl<B: Forward> Model<B> {
         Generation::new(self.inner.clone(), Ok(ids.to_vec()))
     }
 
+    /// The conversation template at the present time.
+    fn template(&self) -> Result<Template> {
+        data::template_of(self.config(), self.tokenizer())?.at(0)
+    }
+
     /// Generates the answer in a conversation, until the model ends it: by its end-of-text token, or by what the template
     /// puts behind an answer. It also ends where the context is full.
     ///
@@ -261,7 +266,7 @@ impl<B: Forward> Model<B> {
     /// If the template fails, a message has unknown characters or nothing but unknown tokens, the messages are too long, or
     /// nothing could end an answer because the tokenizer has no end-of-text token.
     pub fn answer(&self, messages: &[Message]) -> Result<Generation<B>> {
-        let template = data::template_of(self.config(), self.tokenizer())?;
+        let template = self.template()?;
         for message in messages.iter().filter(|message| !message.content.is_empty()) {
             self.tokenizer().encode_prompt(&message.content)?;
         }
@@ -283,7 +288,7 @@ impl<B: Forward> Model<B> {
     /// # Errors
     /// If the template fails, or a message has unknown characters.
     pub fn fit(&self, messages: &mut Vec<Message>, keep: usize) -> Result<Vec<Message>> {
-        let template = data::template_of(self.config(), self.tokenizer())?;
+        let template = self.template()?;
         let mut removed = Vec::new();
         while messages.len() > keep + 1 {
             let tokens = chat::encode(&template.prompt(messages)?, self.tokenizer())?.0.len();

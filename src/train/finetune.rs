@@ -5,7 +5,7 @@
 
 use super::{
     base::old_data,
-    job::{Job, resolve_rest},
+    job::{Job, fix_time, resolve_rest},
 };
 use crate::{
     data::{self, Dataset, TokenizerChoice},
@@ -76,6 +76,7 @@ pub fn prepare_with(
     let (mut config, lower) = configure(&old_config, from, texts.data, set)?;
     let RunDir { tokenizer: old_tokenizer, warnings, .. } = run;
 
+    fix_time(&mut config);
     let (tokenizer, mut data) = data::read(&config, TokenizerChoice::Extend(&old_tokenizer))?;
     data.check(&config)?;
     data.notes.splice(0..0, warnings.into_iter().chain(lower));
@@ -152,6 +153,7 @@ fn configure(
     config.data = data.to_vec();
     (config.max_iters, config.eval_interval, config.warmup_iters) = (MAX_ITERS, 100, 0);
     (config.lr_schedule, config.min_lr, config.lr_decay_iters) = (LrSchedule::Linear, 0.0, 0);
+    (config.cooldown, config.template_time) = (defaults.cooldown, 0);
     (config.shards, config.replay) = (0, 0.0);
     (config.lora_alpha, config.lora_dropout) = (defaults.lora_alpha, defaults.lora_dropout);
     config.lora_targets = defaults.lora_targets;

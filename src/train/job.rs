@@ -15,7 +15,11 @@ use kinglet_core::{
     params::Layout,
     shards,
 };
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// What may change when a run is resumed. What is empty stays as it was.
 #[derive(Clone, Debug, Default)]
@@ -265,6 +269,7 @@ fn resolve_with(
     let mut smallest = config.clone();
     smallest.vocab_size = config.vocab_size.max(1);
     Memory::of(&smallest)?.check()?;
+    fix_time(&mut config);
     let (tokenizer, data) = read(&config, TokenizerChoice::FromConfig)?;
     data.check(&config)?;
     config.tokenizer = data::found(&config, &tokenizer);
@@ -280,6 +285,13 @@ fn resolve_with(
     }
     resolve_rest(&mut config, &data)?;
     Ok((config, tokenizer, data))
+}
+
+/// Fixes what time it is for a template that asks: the text of a run must not change from day to day.
+pub(super) fn fix_time(config: &mut Config) {
+    if config.template_time == 0 && config.chat_template.contains("strftime_now") {
+        config.template_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    }
 }
 
 /// Resolves the rest of a configuration whose vocabulary is known, once its data has been read.

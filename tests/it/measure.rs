@@ -1,17 +1,19 @@
 //! What is measured does not depend on how sequences were packed, windowed or cut: each loss against a sum over tokens
 //! that knows nothing of batches.
 
+use crate::common::cli::{Cli, SMALL};
 use kinglet::{
     backend::{Cpu, Forward, IGNORE, Pass, Reference, Rows},
     config::Config,
     data::{self, Split, TokenizerChoice},
     model::Gpt,
     rng::{Purpose, Rng},
+    run::RunDir,
     shards::Shards,
     text::source::Corpus,
     train::eval::{Evaluator, Exact},
 };
-use std::ops::ControlFlow;
+use std::{fs, ops::ControlFlow};
 
 const END: u32 = 256;
 
@@ -160,4 +162,51 @@ fn packing_changes_no_loss_of_training() {
     let norm = alone.3.iter().map(|g| g * g).sum::<f32>().sqrt();
     let apart = packed.3.iter().zip(&alone.3).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
     assert!(apart < 1e-5 * norm, "{apart} of {norm}");
+}
+
+#[test]
+fn a_text_that_changed_says_so_and_one_that_moved_is_the_same() {
+    let cli = Cli::new();
+    let lines: Vec<String> = (0..200).map(|i| format!("line {i} of the text, {}\n", i * i % 97)).collect();
+    fs::write(cli.path("text.txt"), lines.concat()).unwrap();
+    cli.ok(&[&["train", "text.txt", "--out", "run"], SMALL].concat());
+    let eval = |args: &[&str]| {
+        let output = cli.command(&[&["eval", "run"], args].concat()).output().unwrap();
+        assert!(output.status.success());
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(output.stdout), text(output.stderr))
+    };
+    let (own, said) = eval(&[]);
+    assert!(own.contains("val split") && said.is_empty(), "{said}");
+    // Moved: it is known by its hash.
+    fs::rename(cli.path("text.txt"), cli.path("moved.txt")).unwrap();
+    let (moved, said) = eval(&["moved.txt"]);
+    assert!(moved == own && said.contains("this is the text that the run was trained on"), "{said}");
+    let (all, said) = eval(&["moved.txt", "--split", "all"]);
+    assert!(all.contains("all split") && said.is_empty(), "{said}");
+    // Its last tenth in front: what is validation now was trained on.
+    fs::write(cli.path("text.txt"), lines[180..].concat() + &lines[..180].concat()).unwrap();
+    let (_, said) = eval(&[]);
+    assert!(said.contains("is not the text that this run was trained on") && said.matches("SHA-256").count() == 1);
+    let (other, said) = eval(&["text.txt"]);
+    assert!(other.contains("all split") && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_present_of_a_template_is_when_the_run_began() {
+    let cli = Cli::new();
+    let line = |i: usize| format!("{{\"prompt\": \"{i}\", \"response\": \"{}\"}}\n", i + 1);
+    fs::write(cli.path("chat.jsonl"), (0..60).map(line).collect::<String>()).unwrap();
+    let template = "{% for m in messages %}{{ strftime_now('%s') if m.role == 'user' else '' }} {{ m.content }}\
+        {% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}";
+    let template = template.replace("%s", "%H:%M:%S");
+    let set = format!("chat_template={template}");
+    cli.ok(&[&["train", "chat.jsonl", "--out", "run", "--set", &set, "--set", "block_size=64"], SMALL].concat());
+    let config = RunDir::open(&cli.path("run")).unwrap().config;
+    assert!(config.template_time > 0 && config.data_kind == "conversations");
+    let exact = |()| cli.ok(&["eval", "run", "--json"]);
+    let first = exact(());
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(exact(()), first, "the same text a second later");
+    cli.ok(&["train", "--resume", "--out", "run", "--set", "max_iters=25"]);
 }
