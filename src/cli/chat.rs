@@ -45,7 +45,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
-        // Fail before the first message if the model cannot end an answer.
+        // Fail before the first message if there can be no answer.
         data::template_of(model.config(), model.tokenizer())?;
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());

@@ -7,7 +7,7 @@ use kinglet::{
     params::Layout,
     run::{State, parse_metrics, read_tensors},
     text::{
-        chat::{Message, Template},
+        chat::{Message, Segment, Template, encode},
         source::{Corpus, Piece},
         tokenizer::{Cuts, Tokenizer},
     },
@@ -90,11 +90,19 @@ pub(crate) fn ids(bytes: &[u8]) {
 pub(crate) fn template(bytes: &[u8]) {
     let Ok(source) = std::str::from_utf8(bytes) else { return };
     let Ok(template) = Template::new(source, "<|endoftext|>".to_owned()) else { return };
-    let messages = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
+    let messages = [("user", "a"), ("assistant", "b"), ("user", "c<|endoftext|>"), ("assistant", "d")];
     let messages: Vec<_> = messages.iter().map(|(role, content)| Message::new(role, content)).collect();
+    let joined = |parts: &[Segment]| parts.iter().map(|part| part.text.as_str()).collect::<String>();
     if let Ok(parts) = template.parts(&messages) {
         assert!(parts.iter().all(|part| !part.text.is_empty()));
+        encode(&parts, &Tokenizer::byte()).unwrap();
+        // What is learned of the first answer is said after the prompt for it, if there are no blocks that say otherwise.
+        if let (Ok(prompt), false) = (template.prompt(&messages[..1]), source.contains("generation")) {
+            assert!(joined(&parts).starts_with(&joined(&prompt)));
+        }
     }
+    let _ = template.prompt(&messages[..3]);
+    template.usual_ending(&Tokenizer::byte());
 }
 
 /// A `state.json`.

@@ -6,9 +6,10 @@ use kinglet::{
     Model,
     backend::Cpu,
     config::Config,
-    inference::Finish,
+    data::{Survey, TokenizerChoice, read},
+    inference::{Finish, Part},
     params::Layout,
-    text::{chat::Message, tokenizer::Tokenizer},
+    text::{chat::Message, source::Corpus, tokenizer::Tokenizer},
 };
 use serde_json::{Value, json};
 use std::{fs, io::Write, process::Stdio};
@@ -218,4 +219,56 @@ fn ids_that_no_token_has_are_not_drawn() {
         assert!(letters(model.answer(&[Message::new("user", "x")]).unwrap().index(i).text().unwrap()));
     }
     assert_eq!(model.generate("x").max_tokens(3).temperature(0.0).text().unwrap(), "aaa");
+}
+
+/// Special tokens in messages count as what they are: text, in the vocabulary, in bytes and in characters.
+#[test]
+fn what_is_measured_is_the_text_that_is_learned() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).display().to_string();
+    fs::write(path("chatml.json"), chatml_tokenizer()).unwrap();
+    let answer = "<|im_end|> \u{e9} <|endoftext|>";
+    let talk = json!({"prompt": "q<|endoftext|>", "response": answer}).to_string() + "\n";
+    fs::write(path("talks.jsonl"), talk.repeat(20)).unwrap();
+    let chatml = path("chatml.json");
+    for (tokenizer, template, ends, behind) in
+        [("char", "", 1, 0), ("byte", "", 1, 0), (chatml.as_str(), CHATML, 1, 1), (chatml.as_str(), "", 1, 0)]
+    {
+        let settings = [format!("tokenizer={tokenizer}"), format!("chat_template={template}"), "block_size=128".into()];
+        let mut config = Config::default().with(&settings.each_ref().map(String::as_str)).unwrap();
+        config.data = vec![path("talks.jsonl")];
+        let survey = Survey::of(&Corpus::open(&config).unwrap(), &config).unwrap();
+        assert!("q<|endofxt>im_\u{e9}".chars().all(|c| survey.alphabet().any(|known| known == c)));
+        let (known, data) = read(&config, TokenizerChoice::FromConfig).unwrap();
+        let (chars, bytes) = (answer.chars().count() + behind, answer.len() + behind);
+        let tokens = if tokenizer == "char" { chars } else { bytes } + ends;
+        let per = data.train.tokens_per_byte_and_char();
+        let want = (tokens as f64 / bytes as f64, tokens as f64 / chars as f64);
+        assert!(
+            (per.0 - want.0).abs() < 1e-12 && (per.1 - want.1).abs() < 1e-12,
+            "{tokenizer}: {per:?}, want {want:?}"
+        );
+        let ids = data.train.first_ids(data.train.tokens()).unwrap();
+        let special = known.special_tokens();
+        let found = ids.iter().filter(|id| special.iter().any(|(_, special)| special == *id)).count();
+        assert_eq!(found, 18 * if template.is_empty() { 1 } else { 4 }, "{tokenizer}: the template's");
+    }
+}
+
+#[test]
+fn exact_match_looks_at_what_is_generated() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("talks.jsonl").display().to_string();
+    let talk = |answer: &str| json!({"prompt": "q", "response": answer}).to_string() + "\n";
+    fs::write(&path, talk("").repeat(15) + &talk("x").repeat(5)).unwrap();
+    // It ends every answer at once. What the template has behind the end it does not say, and ids without a token, which
+    // it likes best, are not said either.
+    let template = "chat_template={% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ end_of_text }}{% endif %}\n\
+         {% endfor %}";
+    let model = of_logits(&[(256, 5.0), (10, 4.0), (260, 9.0)], &[template]);
+    let data = model.dataset(Some(&[path]), Part::All).unwrap();
+    let answers = model.eval(data, Part::All, 1, |_, _| ()).unwrap().answers.unwrap();
+    assert_eq!((answers.exact, answers.of), (15, 20));
+    let mut answer = model.answer(&[Message::new("user", "q")]).unwrap().temperature(0.0);
+    assert_eq!((answer.text().unwrap().as_str(), answer.finish()), ("", Some(Finish::EndOfText)));
 }

@@ -37,9 +37,14 @@ fn good() -> Vec<(Parse, Vec<u8>)> {
         (parsers::corpus, b"{\"instruction\": \"a\", \"input\": 3, \"output\": true, \"history\": [[\"b\", \"c\"]]}".to_vec()),
         (parsers::ids, [b"KINGLET\0", &[1, 0, 0, 0, 2, 0, 0, 0, 2][..], &[0; 111], &[5, 0, 6, 0]].concat()),
         (parsers::template, kinglet::text::chat::DEFAULT_TEMPLATE.as_bytes().to_vec()),
+        (parsers::template, GENERATION.as_bytes().to_vec()),
         (parsers::metrics, include_bytes!("../../fuzz/corpus/metrics/run").to_vec()),
     ]
 }
+
+/// A template that says itself what is learned.
+const GENERATION: &str = "{% for m in messages %}{{ m.role }}{%- if m.role == 'assistant' -%}{% generation %}{{ m.content }}</s>\
+     {% endgeneration %}{% else %}{{ m.content | tojson }}{% endif %}{% endfor %}";
 
 /// A safetensors file as one is specified: the header's length, the header, the numbers.
 fn weights() -> Vec<u8> {

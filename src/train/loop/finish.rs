@@ -45,7 +45,9 @@ impl<B: Backward> Run<'_, B> {
         if !dataset.val.is_conversations() {
             return write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, Ending::default());
         }
+        // Shown is all that the model writes after the prompt, up to the end.
         let ending = data::template_of(config, tokenizer)?.usual_ending(tokenizer);
+        let ending = Ending { head: String::new(), ..ending };
         let mut batch = Batch::default();
         let mut text = String::new();
         for i in 0..dataset.val.windows().min(SAMPLE_ANSWERS) {
