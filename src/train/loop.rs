@@ -413,6 +413,56 @@ fn restore<B: Backward>(
 mod tests {
     use super::{super::job::resolve, *};
     use kinglet_core::{backend::Cpu, config::Config, params::Layout};
+    use std::fs;
+
+    /// Before the first checkpoint there is nothing to keep, after it everything.
+    #[test]
+    fn a_new_run_without_a_checkpoint_is_removed_when_it_fails() {
+        let temp = tempfile::tempdir().unwrap();
+        let settings =
+            ["data=[\"builtin\"]", "n_embd=16", "n_layer=1", "max_iters=8", "eval_interval=4", "eval_iters=1"];
+        let config = Config::default().with(&settings).unwrap();
+        let out = temp.path().join("folder/run");
+        let start = || Job::start(config.clone(), &out).unwrap();
+        let run = |job: Job, observe: &mut (dyn FnMut(&Event) + Send)| {
+            super::run(job, Cpu::new().unwrap(), &Options::default().threads(1), observe)
+        };
+        // The folder of the checkpoints is lost before the first estimate.
+        let job = start();
+        let error = run(job, &mut |event| {
+            if let Event::Start { .. } = event {
+                fs::remove_dir(out.join("checkpoints")).unwrap();
+                fs::write(out.join("checkpoints"), "in the way").unwrap();
+            }
+        });
+        assert!(error.unwrap_err().to_string().starts_with("cannot "));
+        let left: Vec<_> = out.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["checkpoints"], "what somebody else put there");
+        fs::remove_dir_all(temp.path().join("folder")).unwrap();
+        // The metrics cannot be written.
+        let job = start();
+        fs::create_dir(out.join("metrics.jsonl")).unwrap();
+        run(job, &mut |_| ()).unwrap_err();
+        fs::remove_dir(out.join("metrics.jsonl")).unwrap();
+        fs::remove_dir(&out).expect("nothing else is there");
+        fs::remove_dir(temp.path().join("folder")).unwrap();
+        // One that was not begun here stays.
+        drop(start());
+        let job = Job::resume(&out, &[]).unwrap();
+        fs::create_dir(out.join("metrics.jsonl")).unwrap();
+        run(job, &mut |_| ()).unwrap_err();
+        assert!(out.join("config.toml").exists());
+        fs::remove_dir_all(&out).unwrap();
+        // Nor does one with a checkpoint go.
+        let error = run(start(), &mut |event| {
+            if let Event::Step { step: 1, .. } = event {
+                fs::rename(out.join("checkpoints"), out.join("moved")).unwrap();
+                fs::write(out.join("checkpoints"), "in the way").unwrap();
+            }
+        });
+        assert!(error.is_err() && out.join("moved/step-000000/model.safetensors").exists());
+        assert!(out.join("config.toml").exists());
+    }
 
     /// Adapters on weights that the job is given: the same bits with and without an interruption.
     #[test]
