@@ -319,7 +319,8 @@ impl RunDir {
     /// If the file cannot be read or written.
     pub fn continue_metrics(&mut self, state: &State, mut kept: impl FnMut(Record)) -> Result<Metrics> {
         let path = self.path.join(METRICS);
-        let estimated = state.is_estimated(self.config.eval_interval);
+        // A state of an earlier version does not say which estimate was its last; its metrics are believed.
+        let estimated = state.last_estimate.map_or(state.best.is_some(), |at| at == state.step);
         // The state names the step of the best estimate; if its line is not there, lines are missing.
         let mut missing = state.best.map(|(_, step)| step);
         let mut lines = self.metric_lines()?;

@@ -16,7 +16,7 @@ use crate::{
 use kinglet_core::{
     backend::Backward,
     batch::Batch,
-    config::OnDivergence,
+    config::{Config, OnDivergence},
     error::{Divergence, Error, Result},
     guard::Guard,
     model::Gpt,
@@ -143,18 +143,19 @@ impl<'a, B: Backward> Run<'a, B> {
                 if model.layout.has_adapters() {
                     be.upload(&mut p, 0, &base);
                 }
-                restore(&be, &model, stored, &mut p, &mut optimizer)?
+                restore(&be, &model, config, stored, &mut p, &mut optimizer)?
             }
         };
-        let saved = from.map(|_| (state.step, state.last_estimate));
         drop(base);
         let mut curves = Curves { floor: job.data.floor, ..Curves::default() };
-        let metrics = job.run.continue_metrics(&state, |record| {
+        let read = from.as_ref().map_or(&state, |(state, _)| state);
+        let metrics = job.run.continue_metrics(read, |record| {
             if let Record::Estimate(at) = record {
                 curves.points.push((at.step, at.train_loss, at.val_loss));
                 curves.old.extend(at.old_val_loss.map(|loss| (at.step, loss)));
             }
         })?;
+        let saved = from.map(|_| (state.step, state.last_estimate));
         let config = &job.run.config;
         observe(&Event::Start {
             step: state.step,
@@ -199,7 +200,7 @@ impl<'a, B: Backward> Run<'a, B> {
         let (config, step) = (&self.job.run.config, self.state.step);
         let recorded = self.curves.points.last().is_some_and(|point| point.0 == step);
         (step.is_multiple_of(config.eval_interval) || step == config.max_iters)
-            && !(recorded && self.state.is_estimated(config.eval_interval))
+            && !(recorded && self.state.last_estimate == Some(step))
     }
 
     fn stopped(&self) -> bool {
@@ -263,7 +264,7 @@ impl<'a, B: Backward> Run<'a, B> {
         self.curves.points.push((step, train_loss, val_loss));
         self.curves.old.extend(old_val_loss.map(|loss| (step, loss)));
         let before = (self.state.best, self.state.since_best, self.state.last_estimate);
-        self.state.take_estimate(val_loss, self.job.run.config.eval_interval);
+        self.state.take_estimate(val_loss);
         let bits_per_byte = val_loss / LN_2 * self.job.data.val.tokens_per_byte_and_char().0;
         let train_s = self.state.train_s;
         self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, train_s });
@@ -371,7 +372,8 @@ impl<'a, B: Backward> Run<'a, B> {
                 let (_, stored) = self.job.run.newest_estimated(&self.model.layout)?;
                 self.tell_warnings();
                 // The base weights of adapters never change, so they need no restoring.
-                let state = restore(&self.be, &self.model, &stored, &mut self.p, &mut self.optimizer)?;
+                let config = &self.job.run.config;
+                let state = restore(&self.be, &self.model, config, &stored, &mut self.p, &mut self.optimizer)?;
                 let rollbacks = self.state.guard.rollbacks + 1;
                 self.state = State {
                     guard: Guard { rollbacks, ..state.guard },
@@ -396,6 +398,7 @@ impl<'a, B: Backward> Run<'a, B> {
 fn restore<B: Backward>(
     be: &B,
     model: &Gpt,
+    config: &Config,
     stored: &Stored,
     p: &mut B::Buf,
     optimizer: &mut Optimizer<B>,
@@ -405,6 +408,7 @@ fn restore<B: Backward>(
         Buffer::FirstMoments => be.upload(&mut optimizer.m, span.start, x),
         Buffer::SecondMoments => be.upload(&mut optimizer.v, span.start, x),
     })?;
+    let state = state.completed(config.eval_interval);
     optimizer.updates = state.updates.unwrap_or(state.step);
     Ok(state)
 }
@@ -412,7 +416,7 @@ fn restore<B: Backward>(
 #[cfg(test)]
 mod tests {
     use super::{super::job::resolve, *};
-    use kinglet_core::{backend::Cpu, config::Config, params::Layout};
+    use kinglet_core::{backend::Cpu, params::Layout};
     use std::fs;
 
     /// Before the first checkpoint there is nothing to keep, after it everything.
