@@ -47,6 +47,11 @@
 //! | [`tune`] | many runs: hyperparameter search |
 //! | [`inference`] | generating text with a trained model, and evaluating it |
 //!
+//! # Threads
+//! Training and evaluation compute in a pool of the number of threads that they are given. Reading and encoding text is divided
+//! among the threads of the pool that the caller is in, or else of rayon's global one. [`threads::whole`] runs all of a
+//! program in one pool, so that no more threads work than it has; the `kinglet` program does this with `--threads`.
+//!
 //! # Exactness
 //! A run's result is a function of its configuration, its text and its seed. It is bit-identical for any number of
 //! threads, and whether or not the run was stopped and resumed. Instruction sets (and platforms) differ in summation

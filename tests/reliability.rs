@@ -579,4 +579,75 @@ fn metrics_of_a_very_long_run_do_not_come_into_memory() {
         .unwrap();
     // The step, its estimate, and the end.
     assert_eq!((kept, estimates), (lines + 3, STEPS / 100_000 + 2));
+    // Comparing reads them line by line too: in 600 MB of addresses, where the lines alone would take more.
+    let compare = format!("ulimit -v 600000; exec {} compare --bits run run", env!("CARGO_BIN_EXE_kinglet"));
+    let output = Command::new("sh").args(["-c", &compare]).current_dir(cli.temp.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn what_a_killed_preparation_left_is_removed_by_the_next_whatever_its_name() {
+    let cli = Cli::new();
+    fs::write(cli.path("large.txt"), "a coin is what the kinglet weighs\n".repeat(1_000_000)).unwrap();
+    fs::write(cli.path("small.txt"), "a coin is what the kinglet weighs\n".repeat(200)).unwrap();
+    let mut prepare = cli.command(&["data", "prepare", "large.txt", "--tokenizer", "byte", "--out", "folder/large"]);
+    let mut child = prepare.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let left = cli.path(&format!("folder/.large.{}.tmp", child.id()));
+    let is_writing = || left.join("lock").exists() && left.read_dir().is_ok_and(|entries| entries.count() > 1);
+    let start = Instant::now();
+    while !is_writing() && start.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success() && left.exists(), "it was killed while it wrote");
+    fs::create_dir(cli.path("folder/.mine.1.tmp")).unwrap();
+    let output = cli.run(&["data", "prepare", "small.txt", "--tokenizer", "byte", "--out", "folder/small"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.contains("which a kinglet that was ended left"), "{stderr}");
+    let mut names: Vec<_> =
+        cli.path("folder").read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, [".mine.1.tmp", "small"]);
+    assert!(!cli.path("folder/small/lock").exists());
+}
+
+/// The most threads that a command has at any moment.
+#[cfg(target_os = "linux")]
+fn most_threads(cli: &Cli, args: &[&str]) -> usize {
+    let mut child = cli.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let tasks = format!("/proc/{}/task", child.id());
+    let mut most = 0;
+    let status = loop {
+        most = most.max(fs::read_dir(&tasks).map_or(0, Iterator::count));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+    };
+    assert!(status.success(), "{args:?}");
+    most
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_number_of_threads_bounds_all_of_them() {
+    let cli = Cli::new();
+    fs::write(cli.path("text.txt"), "a coin is what the kinglet weighs\n".repeat(150_000)).unwrap();
+    let short = ["--set", "max_iters=2", "--set", "eval_iters=1", "--set", "eval_interval=1", "--set", "n_layer=1"];
+    let train = |threads| [&["train", "text.txt", "--out", threads, "--threads", threads], &short[..]].concat();
+    // One that waits for the command, one that waits for signals, and those that work.
+    for (threads, most) in [("1", 3), ("3", 5)] {
+        let found = most_threads(&cli, &train(threads));
+        assert!((most - 1..=most).contains(&found), "{found} threads with --threads {threads}");
+    }
+    for args in [
+        &["eval", "1", "--split", "val"][..],
+        &["data", "prepare", "text.txt", "--tokenizer", "byte", "--out", "ids"],
+        &["data", "stats", "text.txt"],
+        &["plan", "text.txt", "--seconds", "0.1", "--set", "n_layer=1"],
+        &["finetune", "1", "text.txt", "--out", "tuned", "--set", "max_iters=2", "--set", "eval_iters=1"],
+        &["train", "--resume", "--out", "1", "--set", "max_iters=3"],
+    ] {
+        let found = most_threads(&cli, &[args, &["--threads", "1"]].concat());
+        assert!(found <= 3, "{found} threads: {args:?}");
+    }
 }

@@ -102,19 +102,29 @@ impl State {
         Ok(state)
     }
 
-    /// Whether the loss was estimated at its step. For states that do not say, the interval between estimates decides.
+    /// Whether the loss was estimated at its step. For a checkpoint of an earlier version, which does not say, the interval
+    /// between estimates decides.
     pub fn is_estimated(&self, eval_interval: u64) -> bool {
-        match (self.last_estimate, self.best) {
-            (Some(at), _) => at == self.step,
-            (None, Some((_, best))) => best == self.step || self.step.is_multiple_of(eval_interval),
-            (None, None) => false,
-        }
+        self.estimated_last(eval_interval) == Some(self.step)
+    }
+
+    /// The step of the last estimate, as far as an earlier version's checkpoint tells.
+    fn estimated_last(&self, eval_interval: u64) -> Option<u64> {
+        let here = self.step.is_multiple_of(eval_interval);
+        let told = |(_, best)| if here { self.step } else { best };
+        self.last_estimate.or_else(|| self.best.map(told))
+    }
+
+    /// The state as this version writes it.
+    pub(crate) fn completed(self, eval_interval: u64) -> State {
+        let (last_estimate, updates) = (self.estimated_last(eval_interval), Some(self.updates.unwrap_or(self.step)));
+        State { last_estimate, updates, ..self }
     }
 
     /// Takes an estimate of the validation loss at its step into account. One that is made again, because the metrics
     /// lost its line, does not count twice.
-    pub(crate) fn take_estimate(&mut self, val_loss: f64, eval_interval: u64) {
-        let again = self.is_estimated(eval_interval);
+    pub(crate) fn take_estimate(&mut self, val_loss: f64) {
+        let again = self.last_estimate == Some(self.step);
         if again && self.best.is_some() {
             return;
         }

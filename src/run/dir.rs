@@ -34,6 +34,10 @@ use std::{
     fs,
     io::{self, BufRead},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// The starting point of a fine-tuning run.
@@ -58,17 +62,20 @@ const FILES: [&str; 7] = [TOKENIZER, CONFIG, METRICS, "loss.svg", "sample.txt", 
 pub(crate) struct NewRun {
     path: PathBuf,
     folders: NewFolders,
+    /// Whether a checkpoint was written.
+    saved: Arc<AtomicBool>,
 }
 
 impl NewRun {
     /// Removes what a run writes before its first checkpoint, and the folders that were made for it. Whatever somebody
     /// else put there stays. Nothing happens if there is a checkpoint, or another process has the run.
     pub(crate) fn remove(&self) {
-        let Ok(lock) = disk::allowed().map_err(Error::io("remove", &self.path)).and_then(|()| Lock::take(&self.path))
-        else {
+        let is_run = || checkpoints(&self.path).is_ok_and(|found| !found.is_empty());
+        if self.saved.load(Ordering::Relaxed) || disk::allowed().is_err() {
             return;
-        };
-        if checkpoints(&self.path).is_ok_and(|found| found.is_empty()) {
+        }
+        let Ok(lock) = Lock::take(&self.path) else { return };
+        if !is_run() {
             self.remove_files();
             drop(lock);
             let _ = fs::remove_file(self.path.join(Lock::FILE));
@@ -130,7 +137,8 @@ impl RunDir {
     ) -> Result<(RunDir, Lock)> {
         // An existing folder with foreign content must not be touched.
         refuse_full(path)?;
-        let new = NewRun { path: path.to_owned(), folders: NewFolders::create(path)? };
+        let folders = NewFolders::create(path)?;
+        let new = NewRun { path: path.to_owned(), folders, saved: Arc::default() };
         let lock = Lock::take(path).inspect_err(|_| new.folders.remove())?;
         // Check again under the lock: another process may have got there first.
         refuse_full(path)?;
@@ -311,7 +319,8 @@ impl RunDir {
     /// If the file cannot be read or written.
     pub fn continue_metrics(&mut self, state: &State, mut kept: impl FnMut(Record)) -> Result<Metrics> {
         let path = self.path.join(METRICS);
-        let estimated = state.is_estimated(self.config.eval_interval);
+        // A state of an earlier version does not say which estimate was its last; its metrics are believed.
+        let estimated = state.last_estimate.map_or(state.best.is_some(), |at| at == state.step);
         // The state names the step of the best estimate; if its line is not there, lines are missing.
         let mut missing = state.best.map(|(_, step)| step);
         let mut lines = self.metric_lines()?;
@@ -359,7 +368,9 @@ impl RunDir {
     /// If something cannot be written; existing checkpoints are kept.
     pub fn save(&self, layout: &Layout, state: &State, read: impl Fn(Buffer, Span, &mut [f32])) -> Result<()> {
         let folder = self.path.join(CHECKPOINTS).join(folder_name(state.step));
-        checkpoint::write(&folder, layout, state, &read, &self.config.to_toml(), self.tokenizer.to_json())
+        checkpoint::write(&folder, layout, state, &read, &self.config.to_toml(), self.tokenizer.to_json())?;
+        self.new.iter().for_each(|new| new.saved.store(true, Ordering::Relaxed));
+        Ok(())
     }
 
     /// Updates `last` and `best` for `state` and removes checkpoints that are no longer needed. It keeps the checkpoint
@@ -649,6 +660,80 @@ mod tests {
         assert!(run.path().join("checkpoints/notes.txt").exists());
         assert_eq!(fs::read_to_string(run.path().join("best")).unwrap(), "step-000007");
         assert!(run.warnings.is_empty(), "{:?}", run.warnings);
+    }
+
+    #[test]
+    fn an_estimate_is_known_by_its_state_whatever_the_interval_is_now() {
+        let (_temp, mut run, layout, _) = run();
+        (run.config.keep_last, run.config.eval_interval) = (2, 10);
+        let save = |run: &RunDir, step: u64, last_estimate: u64| {
+            let mut checkpoint = checkpoint(&layout, step);
+            checkpoint.state.last_estimate = Some(last_estimate);
+            saved(run, &layout, &checkpoint).unwrap();
+            run.prune(&checkpoint.state).unwrap();
+        };
+        // Step 7 has the best loss. Interruptions at 8, and at 20 before its estimate.
+        for (step, last_estimate) in [(7, 7), (8, 7), (10, 10), (13, 13), (20, 13)] {
+            save(&run, step, last_estimate);
+        }
+        assert_eq!(run.steps().unwrap(), [7, 10, 13, 20]);
+        assert_eq!(run.newest_estimated(&layout).unwrap().0.step, 13);
+        // The estimate of that step, and one of a shorter interval.
+        save(&run, 20, 20);
+        assert_eq!(run.newest_estimated(&layout).unwrap().0.step, 20);
+        run.config.eval_interval = 1;
+        save(&run, 21, 21);
+        assert_eq!(run.steps().unwrap(), [7, 20, 21]);
+        // One that is damaged is passed over.
+        fs::write(folder(&run, 21).join("state.json"), "{}").unwrap();
+        assert_eq!(run.newest_estimated(&layout).unwrap().0.step, 20);
+        assert!(run.warnings[0].contains("step 21"), "{:?}", run.warnings);
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_nothing_of_its_own_and_all_of_others() {
+        let config = Config::default().with(&["vocab_size=3", "n_layer=1", "n_embd=8"]).unwrap();
+        let base = Base { weights: Layout::new(&config).unwrap().init(1), config: config.clone() };
+        let create =
+            |path: &Path| RunDir::create(path, config.clone(), CharTokenizer::train("abc").into(), Some(&base));
+        let mut n = 0;
+        loop {
+            let temp = tempfile::tempdir().unwrap();
+            let empty = temp.path().join("empty");
+            fs::create_dir(&empty).unwrap();
+            let mut reached = false;
+            for path in [temp.path().join("a/b/run"), empty.clone()] {
+                let (created, hit) = with_fault(Fault::At(n), || create(&path).is_ok());
+                reached |= hit;
+                assert!(created || hit);
+                assert_eq!(path.exists(), created || path == empty, "fault {n}");
+                assert_eq!(temp.path().join("a").exists(), created || path == empty && temp.path().join("a").exists());
+                if !created && path.exists() {
+                    assert_eq!(path.read_dir().unwrap().count(), 0, "fault {n}");
+                }
+            }
+            if !reached {
+                break;
+            }
+            n += 1;
+        }
+        assert!(n > 15, "{n} faults");
+        // What came into the folder meanwhile is not ours; a run with a checkpoint stays.
+        let (_temp, run, layout, _) = self::run();
+        save(&run, &layout, 7);
+        run.new_run().unwrap().remove();
+        assert_eq!(run.steps().unwrap(), [7]);
+        let (_temp, run, ..) = self::run();
+        fs::create_dir(run.path().join("metrics.jsonl")).unwrap();
+        fs::write(run.path().join("checkpoints/notes.txt"), "mine").unwrap();
+        run.new_run().unwrap().remove();
+        let left = |path: &Path| {
+            let mut names: Vec<_> = path.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left(run.path()), ["checkpoints", "metrics.jsonl"]);
+        assert_eq!(left(&run.path().join("checkpoints")), ["notes.txt"]);
     }
 
     #[test]

@@ -136,7 +136,7 @@ fn lowered(old: &Config, config: &Config) -> Option<String> {
         })
         .collect();
     if default.param_groups != old.param_groups && config.param_groups == default.param_groups {
-        parts.push("so are those of param_groups".to_owned());
+        parts.push("learning rates in param_groups, a tenth of the old run's".to_owned());
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }

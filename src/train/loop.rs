@@ -16,7 +16,7 @@ use crate::{
 use kinglet_core::{
     backend::Backward,
     batch::Batch,
-    config::OnDivergence,
+    config::{Config, OnDivergence},
     error::{Divergence, Error, Result},
     guard::Guard,
     model::Gpt,
@@ -143,18 +143,19 @@ impl<'a, B: Backward> Run<'a, B> {
                 if model.layout.has_adapters() {
                     be.upload(&mut p, 0, &base);
                 }
-                restore(&be, &model, stored, &mut p, &mut optimizer)?
+                restore(&be, &model, config, stored, &mut p, &mut optimizer)?
             }
         };
-        let saved = from.map(|_| (state.step, state.last_estimate));
         drop(base);
         let mut curves = Curves { floor: job.data.floor, ..Curves::default() };
-        let metrics = job.run.continue_metrics(&state, |record| {
+        let read = from.as_ref().map_or(&state, |(state, _)| state);
+        let metrics = job.run.continue_metrics(read, |record| {
             if let Record::Estimate(at) = record {
                 curves.points.push((at.step, at.train_loss, at.val_loss));
                 curves.old.extend(at.old_val_loss.map(|loss| (at.step, loss)));
             }
         })?;
+        let saved = from.map(|_| (state.step, state.last_estimate));
         let config = &job.run.config;
         observe(&Event::Start {
             step: state.step,
@@ -201,7 +202,7 @@ impl<'a, B: Backward> Run<'a, B> {
         let (config, step) = (&self.job.run.config, self.state.step);
         let recorded = self.curves.points.last().is_some_and(|point| point.0 == step);
         (step.is_multiple_of(config.eval_interval) || step == config.max_iters)
-            && !(recorded && self.state.is_estimated(config.eval_interval))
+            && !(recorded && self.state.last_estimate == Some(step))
     }
 
     fn stopped(&self) -> bool {
@@ -271,7 +272,7 @@ impl<'a, B: Backward> Run<'a, B> {
         self.curves.points.push((step, train_loss, val_loss));
         self.curves.old.extend(old_val_loss.map(|loss| (step, loss)));
         let before = (self.state.best, self.state.since_best, self.state.last_estimate);
-        self.state.take_estimate(val_loss, self.job.run.config.eval_interval);
+        self.state.take_estimate(val_loss);
         let bits_per_byte = val_loss / LN_2 * self.job.data.val.tokens_per_byte_and_char().0;
         let (tokens, train_s) = (step as f64 * self.tokens_per_step(), self.state.train_s);
         self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, tokens, train_s });
@@ -380,7 +381,8 @@ impl<'a, B: Backward> Run<'a, B> {
                 let (_, stored) = self.job.run.newest_estimated(&self.model.layout)?;
                 self.tell_warnings();
                 // The base weights of adapters never change, so they need no restoring.
-                let state = restore(&self.be, &self.model, &stored, &mut self.p, &mut self.optimizer)?;
+                let config = &self.job.run.config;
+                let state = restore(&self.be, &self.model, config, &stored, &mut self.p, &mut self.optimizer)?;
                 let rollbacks = self.state.guard.rollbacks + 1;
                 self.state = State {
                     guard: Guard { rollbacks, ..state.guard },
@@ -405,6 +407,7 @@ impl<'a, B: Backward> Run<'a, B> {
 fn restore<B: Backward>(
     be: &B,
     model: &Gpt,
+    config: &Config,
     stored: &Stored,
     p: &mut B::Buf,
     optimizer: &mut Optimizer<B>,
@@ -414,6 +417,7 @@ fn restore<B: Backward>(
         Buffer::FirstMoments => be.upload(&mut optimizer.m, span.start, x),
         Buffer::SecondMoments => be.upload(&mut optimizer.v, span.start, x),
     })?;
+    let state = state.completed(config.eval_interval);
     optimizer.updates = state.updates.unwrap_or(state.step);
     Ok(state)
 }
@@ -421,7 +425,57 @@ fn restore<B: Backward>(
 #[cfg(test)]
 mod tests {
     use super::{super::job::resolve, *};
-    use kinglet_core::{backend::Cpu, config::Config, params::Layout};
+    use kinglet_core::{backend::Cpu, params::Layout};
+    use std::fs;
+
+    /// Before the first checkpoint there is nothing to keep, after it everything.
+    #[test]
+    fn a_new_run_without_a_checkpoint_is_removed_when_it_fails() {
+        let temp = tempfile::tempdir().unwrap();
+        let settings =
+            ["data=[\"builtin\"]", "n_embd=16", "n_layer=1", "max_iters=8", "eval_interval=4", "eval_iters=1"];
+        let config = Config::default().with(&settings).unwrap();
+        let out = temp.path().join("folder/run");
+        let start = || Job::start(config.clone(), &out).unwrap();
+        let run = |job: Job, observe: &mut (dyn FnMut(&Event) + Send)| {
+            super::run(job, Cpu::new().unwrap(), &Options::default().threads(1), observe)
+        };
+        // The folder of the checkpoints is lost before the first estimate.
+        let job = start();
+        let error = run(job, &mut |event| {
+            if let Event::Start { .. } = event {
+                fs::remove_dir(out.join("checkpoints")).unwrap();
+                fs::write(out.join("checkpoints"), "in the way").unwrap();
+            }
+        });
+        assert!(error.unwrap_err().to_string().starts_with("cannot "));
+        let left: Vec<_> = out.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["checkpoints"], "what somebody else put there");
+        fs::remove_dir_all(temp.path().join("folder")).unwrap();
+        // The metrics cannot be written.
+        let job = start();
+        fs::create_dir(out.join("metrics.jsonl")).unwrap();
+        run(job, &mut |_| ()).unwrap_err();
+        fs::remove_dir(out.join("metrics.jsonl")).unwrap();
+        fs::remove_dir(&out).expect("nothing else is there");
+        fs::remove_dir(temp.path().join("folder")).unwrap();
+        // One that was not begun here stays.
+        drop(start());
+        let job = Job::resume(&out, &[]).unwrap();
+        fs::create_dir(out.join("metrics.jsonl")).unwrap();
+        run(job, &mut |_| ()).unwrap_err();
+        assert!(out.join("config.toml").exists());
+        fs::remove_dir_all(&out).unwrap();
+        // Nor does one with a checkpoint go.
+        let error = run(start(), &mut |event| {
+            if let Event::Step { step: 1, .. } = event {
+                fs::rename(out.join("checkpoints"), out.join("moved")).unwrap();
+                fs::write(out.join("checkpoints"), "in the way").unwrap();
+            }
+        });
+        assert!(error.is_err() && out.join("moved/step-000000/model.safetensors").exists());
+        assert!(out.join("config.toml").exists());
+    }
 
     /// Adapters on weights that the job is given: the same bits with and without an interruption.
     #[test]

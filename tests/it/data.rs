@@ -1,6 +1,12 @@
 //! `kinglet data` as a user meets it.
 
 use crate::common::cli::{Cli, SMALL};
+use kinglet::{
+    backend::Cpu,
+    config::Config,
+    run::RunDir,
+    train::{self, Event, Job, Options, plan::Plan},
+};
 use serde_json::Value;
 use std::fs;
 
@@ -131,4 +137,30 @@ fn nothing_of_a_users_is_removed_and_no_other_division_is_gone_on_with() {
     cli.ok(&["data", "prepare", "text.txt", "--out", "keep", "--set", "train_split=0.5"]);
     let resume = ["train", "--resume", "--out", "runs/base", "--set", "max_iters=30"];
     cli.fails(&resume, 1, "is not the text this run was started with (SHA-256 of another train_split");
+}
+
+#[test]
+fn a_baseline_that_cannot_be_measured_spoils_neither_a_run_nor_a_plan() {
+    let cli = Cli::new();
+    fs::write(cli.path("text.txt"), "the kinglet weighs no more than a coin\n".repeat(50_000)).unwrap();
+    cli.ok(&["data", "prepare", "text.txt", "--tokenizer", "byte", "--out", "ids"]);
+    let settings = ["n_layer=1", "n_embd=16", "max_iters=2", "eval_interval=2", "eval_iters=1", "batch_size=2"];
+    let mut config = Config::default().with(&settings).unwrap();
+    config.data = vec![cli.path("ids").display().to_string()];
+    let job = Job::start(config, cli.path("run")).unwrap();
+    // The last id of the training part is lost meanwhile: n-grams would begin with it, and batches do not touch it.
+    let file = fs::File::options().write(true).open(cli.path("ids/train-00000.bin")).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 2).unwrap();
+    let (be, said) = (Cpu::new().unwrap(), "the n-gram baseline is not measured: ");
+    let RunDir { config, tokenizer, .. } = &job.run;
+    let plan = Plan::measure(config, tokenizer, (&job.data, None), &be, cli.temp.path(), 0.0).unwrap();
+    assert!(plan.advice.unwrap().contains(said) && plan.time.unwrap().wall_s > 0.0);
+    let mut warned = false;
+    let done = train::run(job, be, &Options::default().threads(1), |event| {
+        if let Event::Warning { warning, .. } = event {
+            warned |= warning.starts_with(said);
+        }
+    });
+    let Event::Done { baseline: None, val_loss_exact, .. } = done.unwrap() else { panic!("it is done") };
+    assert!(warned && val_loss_exact.is_finite());
 }

@@ -132,7 +132,7 @@ fn learning_rates_are_a_tenth_of_the_old_ones_unless_they_are_set() {
     };
     let adamw = "learning rate 3e-4, a tenth of the old run's 3e-3";
     let muon = "Muon's learning rate 3e-3, a tenth of the old run's 3e-2";
-    let groups = "so are those of param_groups";
+    let groups = "learning rates in param_groups, a tenth of the old run's";
     assert_eq!(rates(&[]), ([3e-4, 3e-3, 0.1], vec![[adamw, muon, groups].join("; ")]));
     assert_eq!(rates(&["learning_rate=2e-3"]), ([2e-3, 3e-3, 0.1], vec![[muon, groups].join("; ")]));
     let own = "param_groups=[{params=[\"lm_head.*\"],learning_rate=0.5}]";

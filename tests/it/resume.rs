@@ -45,8 +45,19 @@ fn run_until(job: Job, mut stop: impl FnMut(&Event) -> bool + Send) -> Vec<Event
 }
 
 fn warnings(events: &[Event]) -> Vec<&str> {
-    let warning = |event| if let &Event::Warning { ref warning, .. } = event { Some(warning.as_str()) } else { None };
-    events.iter().filter_map(warning).collect()
+    let mut found = Vec::new();
+    for event in events {
+        if let Event::Warning { warning, .. } = event {
+            found.push(warning.as_str());
+        }
+    }
+    found
+}
+
+/// SHA-256 in hexadecimal.
+fn hash(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -192,6 +203,23 @@ fn an_estimate_that_is_made_again_does_not_count_twice() {
         let kept = if lines.is_none() { &all[all.iter().position(|point| point.0 == at).unwrap()..] } else { &all };
         assert_eq!(estimates(&path(name)), kept, "{name}");
     }
+    // The checkpoints of an earlier version do not say as much, and its metrics are whole.
+    copy(&path("with"), &path("earlier"));
+    for folder in fs::read_dir(path("earlier/checkpoints")).unwrap().map(|entry| entry.unwrap().path()) {
+        let state = fs::read_to_string(folder.join("state.json")).unwrap();
+        let lines: Vec<_> =
+            state.lines().filter(|line| !line.contains("last_estimate") && !line.contains("updates")).collect();
+        assert_eq!(lines.len() + 2, state.lines().count());
+        let (earlier, sums) = (lines.join("\n"), folder.join("SHA256SUMS"));
+        let fitting = fs::read_to_string(&sums).unwrap().replace(&hash(&state), &hash(&earlier));
+        fs::write(folder.join("state.json"), earlier).unwrap();
+        fs::write(sums, fitting).unwrap();
+    }
+    assert_eq!(newest(&path("earlier")).state.last_estimate, None);
+    let ended = train(Job::resume(path("earlier"), &[]).unwrap(), 2, None);
+    assert_eq!((ended.state.since_best, ended.state.updates), (6, whole.state.updates));
+    same_bits(&ended, &whole);
+    assert_eq!(estimates(&path("earlier")), estimates(&path("whole")));
 }
 
 #[test]
@@ -317,11 +345,7 @@ fn a_text_that_moved_is_the_same_text() {
     let more = ["--set", "max_iters=30"];
     let resume = |data: &[&'static str]| [&["train", "--resume", "--out", "run"], data, &more].concat();
     cli.fails(&resume(&[]), 1, "if it is elsewhere now, --resume DATA says where");
-    let hash = |path: &str| {
-        use sha2::{Digest, Sha256};
-        let sum = Sha256::digest(fs::read(cli.path(path)).unwrap());
-        sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
+    let hash = |path: &str| hash(&fs::read_to_string(cli.path(path)).unwrap());
     let both = format!(
         "other.txt is not the text this run was started with (SHA-256 {}, was {})",
         hash("other.txt"),

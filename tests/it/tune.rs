@@ -218,6 +218,30 @@ fn what_cannot_be_tuned_or_gone_on_with_is_refused() {
 }
 
 #[test]
+fn a_tuning_goes_on_where_its_text_has_moved_to() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).display().to_string();
+    fs::write(path("text.txt"), "in winter the kinglet weighs no more than a coin. ".repeat(200)).unwrap();
+    fs::write(path("other.txt"), "in summer the kinglet weighs no more than a coin. ".repeat(200)).unwrap();
+    let out = temp.path().join("tune");
+    let mut request = request(&["train_split=0.9"], &["learning_rate=1e-3..1e-2"], Some(2));
+    request.config.data = vec![path("text.txt")];
+    // Stopped inside of a trial.
+    let step = |event: &Event| matches!(event, Event::Training { training: train::Event::Step { step: 9, .. }, .. });
+    assert!(tune(Tuning::start(request, &out, 2).unwrap(), step).is_none());
+    fs::rename(path("text.txt"), path("moved.txt")).unwrap();
+    let resumed = |data: &[&str]| {
+        let data = data.iter().map(|name| path(name)).collect();
+        Tuning::resume(&out, &Changes { data, ..Changes::default() }, 2)
+    };
+    assert!(resumed(&[]).unwrap_err().to_string().contains("there is no file"));
+    assert!(resumed(&["other.txt"]).unwrap_err().to_string().contains("is not the text this run was started with"));
+    let found = tune(resumed(&["moved.txt"]).unwrap(), |_| false).unwrap();
+    assert!(found.complete);
+    assert_eq!(resumed(&[]).unwrap().config().data, [path("moved.txt")], "it knows the new place");
+}
+
+#[test]
 fn the_command_tells_json_and_words_and_its_result_trains() {
     let cli = Cli::new();
     let args = [&["tune", "--sweep", "learning_rate=1e-3..1e-1", "--trials", "3", "--out", "t"], SMALL].concat();
