@@ -8,6 +8,7 @@ mod data;
 mod earlier;
 mod finetune;
 mod formats;
+mod input;
 mod lora;
 mod mistakes;
 mod model;
