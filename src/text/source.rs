@@ -49,6 +49,9 @@ pub const MEMORY: &str = "(memory)";
 /// this length.
 const LONGEST: usize = 1 << 28;
 
+/// Bytes of small files of a folder that are kept from when they are first looked at.
+const KEPT: usize = 1 << 26;
+
 /// A corpus: the sources of its documents, and how to read them.
 #[derive(Clone, Debug)]
 pub struct Corpus {
@@ -196,9 +199,9 @@ impl Corpus {
 
     /// Adds those of the files in which there is something to read; returns whether there are any.
     fn add_suitable(&mut self, name: &str, walked: Walked) -> bool {
-        let (mut sources, mut skipped) = (Vec::new(), Count::default());
+        let (mut sources, mut skipped, mut room) = (Vec::new(), Count::default(), KEPT);
         for path in &walked.files {
-            let source = read::file(path, &self.rules);
+            let source = read::found_file(path, &self.rules, &mut room);
             match read::unsuitable(&source.0, &self.rules) {
                 None => sources.push(source),
                 Some(why) => skipped.add(|| why),

@@ -55,6 +55,10 @@ fn last_char(bytes: &[u8]) -> Option<char> {
     chars.next()
 }
 
+fn newlines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
+}
+
 /// Decodes the bytes of a text piece by piece.
 pub(super) struct Utf8<'a> {
     source: &'a str,
@@ -72,13 +76,18 @@ impl<'a> Utf8<'a> {
         Utf8 { source, policy, offset, line: 1, replaced: 0 }
     }
 
-    /// The next bytes as text; they may have to be left out by the caller, who goes on all the same.
+    /// The next bytes as text. Where they are refused, the next ones have their place all the same.
     pub(super) fn check(&mut self, bytes: Vec<u8>) -> Result<String> {
+        let lines = newlines(&bytes);
+        let checked = self.check_on_line(bytes);
+        self.line += lines;
+        checked
+    }
+
+    /// The same where the caller counts lines.
+    pub(super) fn check_on_line(&mut self, bytes: Vec<u8>) -> Result<String> {
         let (offset, line) = (self.offset, self.line);
-        let newlines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
-        // What was refused may be left out, and the next has its place all the same.
         self.offset += bytes.len();
-        self.line += newlines(&bytes);
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) if self.policy == InvalidUtf8::Replace => self.replace(error.as_bytes()),

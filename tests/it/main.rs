@@ -9,6 +9,7 @@ mod data;
 mod earlier;
 mod finetune;
 mod formats;
+mod input;
 mod lora;
 mod measure;
 mod mistakes;

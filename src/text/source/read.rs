@@ -14,7 +14,7 @@ use kinglet_core::{
     config::InvalidUtf8,
     error::{Error, Result},
 };
-use std::{io::Read, path::Path, sync::Arc};
+use std::{fs::File, io::Read, path::Path, sync::Arc};
 
 /// Calls `each` with every piece of a source.
 pub(super) fn read(
@@ -42,6 +42,24 @@ const HEAD: u64 = 1 << 20;
 /// A file as a source.
 pub(super) fn file(path: &Path, rules: &Rules) -> (Source, Option<String>) {
     named(path.display().to_string(), Origin::File(path.to_owned()), rules)
+}
+
+/// A small file, in bytes.
+const SMALL: usize = 1 << 14;
+
+/// A file of a folder as a source. A small one is kept in memory as long as there is `room`: to open a hundred thousand
+/// files takes longer than to read them, and a corpus is read several times.
+pub(super) fn found_file(path: &Path, rules: &Rules, room: &mut usize) -> (Source, Option<String>) {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(SMALL as u64 + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(size) if size <= SMALL.min(*room) => {
+            *room -= size;
+            named(path.display().to_string(), Origin::Memory(bytes.into()), rules)
+        }
+        // What is wrong with it is found again.
+        _ => file(path, rules),
+    }
 }
 
 /// Bytes that came from elsewhere as a source.

@@ -34,7 +34,8 @@ pub(super) fn lines(reading: &mut Reading, input: Input) -> Result<()> {
         if read > rules.longest {
             return Err(too_long(&format!("{name}, line {number}"), "line", rules));
         }
-        match text.check(std::mem::take(&mut bytes)) {
+        text.line = number as usize;
+        match text.check_on_line(std::mem::take(&mut bytes)) {
             Ok(line) => {
                 self::line(reading, number, &line)?;
                 bytes = line.into_bytes();

@@ -182,7 +182,7 @@ fn cells(reading: &mut Reading, plan: &Plan, columns: &[String], line: u64, row:
     for ((i, _), name) in plan.columns.iter().zip(columns) {
         let mut text = Utf8::new(name, reading.rules.invalid_utf8, 0);
         text.line = line as usize;
-        cells.push(text.check(row.get(*i).to_vec())?);
+        cells.push(text.check_on_line(row.get(*i).to_vec())?);
         let replaced = text.replaced;
         reading.replaced(replaced);
     }
