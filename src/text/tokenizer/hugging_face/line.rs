@@ -20,11 +20,16 @@ pub(super) struct Neighbours {
 }
 
 impl Line {
-    /// A line without words, with room for so many bytes and words.
-    pub(super) fn new(bytes: usize, words: usize) -> Line {
+    /// A line without words, with room for so many bytes and words, and how many bytes each token has.
+    pub(super) fn new(bytes: usize, words: usize, lens: Vec<u32>) -> Line {
         let mut tokens = Vec::with_capacity(bytes + words + 1);
         tokens.push(NONE);
-        Line { tokens, lens: Vec::new() }
+        Line { tokens, lens }
+    }
+
+    /// Takes all words away.
+    pub(super) fn clear(&mut self) {
+        self.tokens.truncate(1);
     }
 
     /// Says how many bytes a token has.
