@@ -11,5 +11,6 @@ mod lora;
 mod mistakes;
 mod model;
 mod parsers;
+mod tokenizers;
 mod training;
 mod tune;

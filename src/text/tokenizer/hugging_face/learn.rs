@@ -8,7 +8,7 @@
 
 use super::{
     gpt2_words::words,
-    line::{Line, Neighbours},
+    line::{Id, Line, Neighbours},
     pairs::{PairMap, key, pair},
 };
 use crate::text::tokenizer::json::{END_OF_TEXT, byte_char};
@@ -63,9 +63,16 @@ impl WordCounts {
 
     /// Merges the most frequent pairs until there are `size` tokens, or no pairs. `progress` receives the number of
     /// tokens.
-    pub(super) fn learn(self, size: usize, mut progress: impl FnMut(usize)) -> Learned {
+    pub(super) fn learn(self, size: usize, progress: impl FnMut(usize)) -> Learned {
+        match u16::try_from(size) {
+            Ok(u16::MAX) | Err(_) => self.learn_as::<u32>(size, progress),
+            Ok(_) => self.learn_as::<u16>(size, progress),
+        }
+    }
+
+    fn learn_as<T: Id>(self, size: usize, mut progress: impl FnMut(usize)) -> Learned {
         let mut learned = Learned::bytes();
-        let mut text = Text::new(self.counts, &learned);
+        let mut text = Text::<T>::new(self.counts, &learned);
         let mut ids: HashMap<String, u32> = learned.tokens.iter().cloned().zip(0..).collect();
         while learned.tokens.len() < size
             && let Some((pair, places)) = text.most_frequent()
@@ -100,8 +107,8 @@ impl Learned {
 }
 
 /// The words of a text.
-struct Text {
-    line: Line,
+struct Text<T> {
+    line: Line<T>,
     words: Words,
     /// How often each pair occurs. Its own merge does not lower it, as in the library.
     pairs: PairMap<i64>,
@@ -194,8 +201,8 @@ impl PartialOrd for Candidate {
     }
 }
 
-impl Text {
-    fn new(words: HashMap<Box<str>, u64>, learned: &Learned) -> Text {
+impl<T: Id> Text<T> {
+    fn new(words: HashMap<Box<str>, u64>, learned: &Learned) -> Text<T> {
         let mut ids = [0; 256];
         for byte in 0..=255u8 {
             let written = byte_char(byte).to_string();

@@ -115,7 +115,7 @@ impl Ranks {
 /// What encoding a part works with.
 struct Work<'a> {
     merges: &'a Merges,
-    line: Line,
+    line: Line<u32>,
     waiting: Waiting,
     /// For each byte the ranks of its pairs with the bytes behind it.
     bytes: Vec<Ranks>,
@@ -208,15 +208,16 @@ impl Merges {
     fn encode_in_parts(&self, word: &[u8], part: usize, ids: &mut Vec<u32>) {
         let mut work = Work::new(self);
         let (mut from, mut len) = (0, part);
-        // The token that must come next, and how to go back to before the last part.
-        let mut expected: Option<(u32, (usize, usize))> = None;
+        // For each part: where it began, its length, how many tokens came before it, and which one must come next.
+        let mut parts: Vec<(usize, usize, usize, u32)> = Vec::new();
         loop {
             let tokens = work.encode(&word[from..word.len().min(from + len)]);
-            if let Some((token, (start, kept))) = expected
-                && tokens.first() != Some(&token)
+            if let Some(&(start, before, kept, next)) = parts.last()
+                && tokens.first() != Some(&next)
             {
                 ids.truncate(kept);
-                (from, len, expected) = (start, 2 * len, None);
+                (from, len) = (start, 2 * before);
+                parts.pop();
                 continue;
             }
             if from + len >= word.len() {
@@ -229,10 +230,10 @@ impl Merges {
                 n += 1;
             }
             if n == 0 {
-                (len, expected) = (2 * len, None);
+                len *= 2;
                 continue;
             }
-            expected = Some((tokens[n], (from, ids.len())));
+            parts.push((from, len, ids.len(), tokens[n]));
             ids.extend(&tokens[..n]);
             (from, len) = (border, part);
         }
