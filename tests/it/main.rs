@@ -16,5 +16,6 @@ mod mistakes;
 mod model;
 mod parsers;
 mod resume;
+mod tokenizers;
 mod training;
 mod tune;

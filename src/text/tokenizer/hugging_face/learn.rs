@@ -8,7 +8,7 @@
 
 use super::{
     gpt2_words::words,
-    line::{Line, Neighbours},
+    line::{Id, Line, Neighbours},
     pairs::{PairMap, key, pair},
 };
 use crate::text::tokenizer::json::{END_OF_TEXT, byte_char};
@@ -63,9 +63,16 @@ impl WordCounts {
 
     /// Merges the most frequent pairs until there are `size` tokens, or no pairs. `progress` receives the number of
     /// tokens.
-    pub(super) fn learn(self, size: usize, mut progress: impl FnMut(usize)) -> Learned {
+    pub(super) fn learn(self, size: usize, progress: impl FnMut(usize)) -> Learned {
+        match u16::try_from(size) {
+            Ok(u16::MAX) | Err(_) => self.learn_as::<u32>(size, progress),
+            Ok(_) => self.learn_as::<u16>(size, progress),
+        }
+    }
+
+    fn learn_as<T: Id>(self, size: usize, mut progress: impl FnMut(usize)) -> Learned {
         let mut learned = Learned::bytes();
-        let mut text = Text::new(self.counts, &learned);
+        let mut text = Text::<T>::new(self.counts, &learned);
         let mut ids: HashMap<String, u32> = learned.tokens.iter().cloned().zip(0..).collect();
         while learned.tokens.len() < size
             && let Some((pair, places)) = text.most_frequent()
@@ -100,12 +107,9 @@ impl Learned {
 }
 
 /// The words of a text.
-struct Text {
-    line: Line,
-    /// For each place of the line, which word is there.
-    word: Vec<u32>,
-    /// How often each word occurs.
-    counts: Vec<u64>,
+struct Text<T> {
+    line: Line<T>,
+    words: Words,
     /// How often each pair occurs. Its own merge does not lower it, as in the library.
     pairs: PairMap<i64>,
     /// Where pairs that wait to be merged begin, or began; there are several of a pair if it came about again.
@@ -115,6 +119,38 @@ struct Text {
     /// The neighbours of a pair that is being merged.
     left: Side,
     right: Side,
+}
+
+/// Which word is at a place, and how often it occurs.
+#[derive(Default)]
+struct Words {
+    /// Where each word begins, and how often it occurs.
+    words: Vec<(u32, u64)>,
+    /// For each block of places, the word that its first place is in.
+    blocks: Vec<u32>,
+}
+
+/// Places in a block. A table of all places would not fit into a processor's cache.
+const BLOCK: u32 = 16;
+
+impl Words {
+    fn add(&mut self, first: u32, len: usize, count: u64) {
+        let blocks = (first as usize + len).div_ceil(BLOCK as usize);
+        self.blocks.resize(blocks.max(self.blocks.len()), self.words.len() as u32);
+        self.words.push((first, count));
+    }
+
+    fn at(&self, place: u32) -> u32 {
+        let mut word = self.blocks[(place / BLOCK) as usize];
+        while self.words.get(word as usize + 1).is_some_and(|(first, _)| *first <= place) {
+            word += 1;
+        }
+        word
+    }
+
+    fn count(&self, place: u32) -> u64 {
+        self.words[self.at(place) as usize].1
+    }
 }
 
 /// The tokens on one side of a pair: how often each is there, and where its pair with the new token begins.
@@ -165,8 +201,8 @@ impl PartialOrd for Candidate {
     }
 }
 
-impl Text {
-    fn new(words: HashMap<Box<str>, u64>, learned: &Learned) -> Text {
+impl<T: Id> Text<T> {
+    fn new(words: HashMap<Box<str>, u64>, learned: &Learned) -> Text<T> {
         let mut ids = [0; 256];
         for byte in 0..=255u8 {
             let written = byte_char(byte).to_string();
@@ -174,9 +210,8 @@ impl Text {
         }
         let len = words.keys().map(|word| word.len()).sum();
         let mut text = Text {
-            line: Line::new(len, words.len()),
-            word: Vec::with_capacity(len + words.len() + 1),
-            counts: Vec::with_capacity(words.len()),
+            line: Line::new(len, words.len(), vec![1; learned.tokens.len()]),
+            words: Words::default(),
             pairs: PairMap::default(),
             places: PairMap::default(),
             queue: BinaryHeap::new(),
@@ -184,14 +219,12 @@ impl Text {
             left: Side::default(),
             right: Side::default(),
         };
-        ids.iter().for_each(|&id| text.line.set_len(id, 1));
         // At first all tokens are bytes, so that a table holds all pairs.
         let mut pairs = vec![(0i64, Vec::new()); 1 << 16];
         for (word, count) in words {
             let bytes = word.as_bytes();
             let first = text.line.add(bytes.iter().map(|&byte| ids[usize::from(byte)]));
-            text.word.resize(first as usize + bytes.len(), text.counts.len() as u32);
-            text.counts.push(count);
+            text.words.add(first, bytes.len(), count);
             for (at, pair) in (first..).zip(bytes.windows(2)) {
                 let (total, places) = &mut pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])];
                 *total += count as i64;
@@ -236,9 +269,9 @@ impl Text {
                 self.places.remove(&key(top.pair));
             } else {
                 // The library merges a pair wherever it is in a word.
-                let words: HashSet<u32> = places.iter().map(|&place| self.word[place as usize]).collect();
+                let words: HashSet<u32> = places.iter().map(|&place| self.words.at(place)).collect();
                 for (_, others) in waiting {
-                    let inside = |place: &mut u32| words.contains(&self.word[*place as usize]);
+                    let inside = |place: &mut u32| words.contains(&self.words.at(*place));
                     places.extend(others.extract_if(.., inside));
                 }
             }
@@ -256,7 +289,7 @@ impl Text {
         self.right.make_room(new);
         for &place in places {
             let Some(Neighbours { before, behind }) = self.line.merge(place, (a, b), new) else { continue };
-            let count = self.counts[self.word[place as usize] as usize] as i64;
+            let count = self.words.count(place) as i64;
             if let Some((token, begin)) = before {
                 self.left.see(token, count, begin);
             }

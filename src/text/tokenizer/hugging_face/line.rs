@@ -1,12 +1,41 @@
 //! Words as tokens that are merged in place.
 
-/// No token.
-const NONE: u32 = u32::MAX;
+/// A token's id in as many bits as the vocabulary needs, so that more of them fit into a processor's cache.
+pub(super) trait Id: Copy + PartialEq {
+    /// No token.
+    const NONE: Self;
+    fn of(id: u32) -> Self;
+    fn id(self) -> u32;
+}
+
+impl Id for u16 {
+    const NONE: u16 = u16::MAX;
+
+    fn of(id: u32) -> u16 {
+        id as u16
+    }
+
+    fn id(self) -> u32 {
+        u32::from(self)
+    }
+}
+
+impl Id for u32 {
+    const NONE: u32 = u32::MAX;
+
+    fn of(id: u32) -> u32 {
+        id
+    }
+
+    fn id(self) -> u32 {
+        self
+    }
+}
 
 /// Words one after the other, apart. A token of several bytes stands at the first and the last of its places, so that its
 /// neighbours are found from both sides; a place is that of a byte.
-pub(super) struct Line {
-    tokens: Vec<u32>,
+pub(super) struct Line<T> {
+    tokens: Vec<T>,
     /// For each token how many bytes it has.
     lens: Vec<u32>,
 }
@@ -19,12 +48,17 @@ pub(super) struct Neighbours {
     pub(super) behind: Option<u32>,
 }
 
-impl Line {
-    /// A line without words, with room for so many bytes and words.
-    pub(super) fn new(bytes: usize, words: usize) -> Line {
+impl<T: Id> Line<T> {
+    /// A line without words, with room for so many bytes and words, and how many bytes each token has.
+    pub(super) fn new(bytes: usize, words: usize, lens: Vec<u32>) -> Line<T> {
         let mut tokens = Vec::with_capacity(bytes + words + 1);
-        tokens.push(NONE);
-        Line { tokens, lens: Vec::new() }
+        tokens.push(T::NONE);
+        Line { tokens, lens }
+    }
+
+    /// Takes all words away.
+    pub(super) fn clear(&mut self) {
+        self.tokens.truncate(1);
     }
 
     /// Says how many bytes a token has.
@@ -41,8 +75,8 @@ impl Line {
     /// Adds a word, given the tokens of its bytes, and returns where it begins.
     pub(super) fn add(&mut self, word: impl Iterator<Item = u32>) -> u32 {
         let first = self.tokens.len();
-        self.tokens.extend(word);
-        self.tokens.push(NONE);
+        self.tokens.extend(word.map(T::of));
+        self.tokens.push(T::NONE);
         first as u32
     }
 
@@ -51,18 +85,18 @@ impl Line {
     pub(super) fn merge(&mut self, place: u32, (a, b): (u32, u32), new: u32) -> Option<Neighbours> {
         let at = place as usize;
         let second = at + self.lens[a as usize] as usize;
-        if self.tokens[at] != a || self.tokens[second] != b {
+        if self.tokens[at] != T::of(a) || self.tokens[second] != T::of(b) {
             return None;
         }
         let end = second + self.lens[b as usize] as usize;
-        self.tokens[second - 1] = NONE;
-        self.tokens[second] = NONE;
-        self.tokens[at] = new;
-        self.tokens[end - 1] = new;
+        self.tokens[second - 1] = T::NONE;
+        self.tokens[second] = T::NONE;
+        self.tokens[at] = T::of(new);
+        self.tokens[end - 1] = T::of(new);
         let (before, behind) = (self.tokens[at - 1], self.tokens[end]);
         Some(Neighbours {
-            before: (before != NONE).then(|| (before, place - self.lens[before as usize])),
-            behind: (behind != NONE).then_some(behind),
+            before: (before != T::NONE).then(|| (before.id(), place - self.len(before.id()))),
+            behind: (behind != T::NONE).then(|| behind.id()),
         })
     }
 
@@ -70,10 +104,10 @@ impl Line {
     pub(super) fn tokens(&self) -> impl Iterator<Item = u32> {
         let mut at = 1;
         std::iter::from_fn(move || {
-            while *self.tokens.get(at)? == NONE {
+            while *self.tokens.get(at)? == T::NONE {
                 at += 1;
             }
-            let token = self.tokens[at];
+            let token = self.tokens[at].id();
             at += self.lens[token as usize] as usize;
             Some(token)
         })

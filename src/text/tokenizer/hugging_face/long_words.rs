@@ -1,13 +1,21 @@
 //! Byte pair encoding of long words.
 //!
 //! The library keeps all pairs of a word in one heap, which takes seconds and a gigabyte for a word of ten megabytes, as
-//! text without blanks is. Here the places of a pair wait in a list of their own until their merge comes.
+//! text without blanks is. Here a long word is encoded part by part, and in a part the places of a pair wait in a list of
+//! their own until their merge comes.
+//!
+//! The parts give the tokens of the whole. If every two neighbours among some tokens are what their bytes together are
+//! encoded as, then so are all of the tokens: until a merge reaches over one of their borders, each token's bytes merge
+//! as they would without the others, and the first merge that did would also do so with the two neighbours alone. Each part
+//! begins in the one before it, at a border between two tokens, and must begin with the same token again; so all
+//! neighbours are neighbours in some part, and what is of a part is encoded like this.
 
 use super::{
     line::{Line, Neighbours},
     pairs::{PairMap, key},
 };
 use crate::text::tokenizer::json::byte_char;
+use rayon::prelude::*;
 use serde_json::Value;
 use std::{cmp::Reverse, collections::BinaryHeap};
 use tokenizers::models::bpe::BPE;
@@ -21,8 +29,8 @@ pub(super) struct Merges {
     ranks: PairMap<u32>,
     /// The pair of each rank, and what it becomes.
     rules: Vec<((u32, u32), u32)>,
-    /// How many bytes each token has that is a byte or comes about by a merge.
-    lens: Vec<(u32, u32)>,
+    /// How many bytes each token has, if it is a byte or comes about by a merge.
+    lens: Vec<u32>,
 }
 
 /// Places of a pair, of which the first ones are done.
@@ -53,7 +61,9 @@ impl Places {
         let place = self.all.get(self.done).copied();
         self.done += usize::from(place.is_some());
         if place.is_none() {
-            *self = Places::default();
+            // Its memory is used again.
+            self.all.clear();
+            self.done = 0;
         }
         place
     }
@@ -102,6 +112,24 @@ impl Ranks {
     }
 }
 
+/// What encoding a part works with.
+struct Work<'a> {
+    merges: &'a Merges,
+    line: Line<u32>,
+    waiting: Waiting,
+    /// For each byte the ranks of its pairs with the bytes behind it.
+    bytes: Vec<Ranks>,
+    left: Ranks,
+    right: Ranks,
+}
+
+/// Bytes of a word to encode at once: they and the places of their pairs fit into a processor's cache.
+const PART: usize = 1 << 15;
+
+/// The least share of a word that is worth a thread, and how far shares reach into the next one.
+const SHARE: usize = 1 << 18;
+const OVERLAP: usize = 1 << 12;
+
 impl Merges {
     /// The merges of a model; `None` if it does anything but merge bytes.
     pub(super) fn of(bpe: &BPE) -> Option<Merges> {
@@ -117,13 +145,16 @@ impl Merges {
         for byte in 0..=255u8 {
             bytes[usize::from(byte)] = id(&byte_char(byte).to_string())?;
         }
-        let mut lens: Vec<_> = bytes.iter().map(|&id| (id, 1)).collect();
+        let largest = bytes.iter().copied().max()?.max(model["vocab"].as_object()?.len() as u32);
+        let mut lens = vec![0; largest as usize + 1];
+        bytes.iter().for_each(|&id| lens[id as usize] = 1);
         let mut rules = Vec::new();
         for merge in model["merges"].as_array()? {
             let (a, b) = (merge.get(0)?.as_str()?, merge.get(1)?.as_str()?);
             let new = [a, b].concat();
             for token in [a, b, &new] {
-                lens.push((id(token)?, token.chars().count() as u32));
+                // Every byte is written as a character.
+                *lens.get_mut(id(token)? as usize)? = token.chars().count() as u32;
             }
             rules.push(((id(a)?, id(b)?), id(&new)?));
         }
@@ -133,19 +164,109 @@ impl Merges {
 
     /// Appends the tokens of a word.
     pub(super) fn encode(&self, word: &[u8], ids: &mut Vec<u32>) {
-        let mut line = Line::new(word.len(), 1);
-        self.lens.iter().for_each(|&(id, len)| line.set_len(id, len));
-        let first = line.add(word.iter().map(|&byte| self.bytes[usize::from(byte)]));
-        let rank = |pair: (u32, u32)| self.ranks.get(&key(pair)).copied();
-        let mut waiting = Waiting { places: vec![Places::default(); self.rules.len()], queue: BinaryHeap::new() };
-        let mut bytes: Vec<Ranks> = (0..256).map(|_| Ranks { number: 1, ..Ranks::default() }).collect();
-        for (place, pair) in (first..).zip(word.windows(2)) {
-            let [a, b] = [pair[0], pair[1]].map(|byte| self.bytes[usize::from(byte)]);
+        self.encode_in_shares(word, (word.len() / SHARE).min(rayon::current_num_threads()), OVERLAP, ids);
+    }
+
+    /// The same by several threads, each with a share of the word and a little more, in which it must come to agree with
+    /// the next one.
+    fn encode_in_shares(&self, word: &[u8], shares: usize, overlap: usize, ids: &mut Vec<u32>) {
+        let share = word.len().div_ceil(shares.max(1)).max(1);
+        let starts: Vec<usize> = (0..word.len()).step_by(share).collect();
+        let encode = |&start: &usize| {
+            let mut ids = Vec::new();
+            self.encode_in_parts(&word[start..word.len().min(start + share + overlap)], PART, &mut ids);
+            ids
+        };
+        let encoded: Vec<Vec<u32>> = starts.par_iter().map(encode).collect();
+        let cuts: Option<Vec<_>> = encoded.windows(2).map(|two| self.agree(&two[0], &two[1], share)).collect();
+        let Some(cuts) = cuts else { return self.encode_in_parts(word, PART, ids) };
+        for (i, tokens) in encoded.iter().enumerate() {
+            let from = if i == 0 { 0 } else { cuts[i - 1].1 };
+            let to = cuts.get(i).map_or(tokens.len(), |cut| cut.0);
+            ids.extend(&tokens[from..to]);
+        }
+    }
+
+    /// Where the tokens of a share and those of the next one, which begins `share` bytes behind it, have the same border
+    /// and the same token behind that.
+    fn agree(&self, before: &[u32], behind: &[u32], share: usize) -> Option<(usize, usize)> {
+        let (mut i, mut at, mut j, mut next_at) = (0, 0, 0, share);
+        loop {
+            let (a, b) = (*before.get(i)?, *behind.get(j)?);
+            if at == next_at && a == b {
+                return Some((i, j));
+            }
+            if at <= next_at {
+                (i, at) = (i + 1, at + self.lens[a as usize] as usize);
+            } else {
+                (j, next_at) = (j + 1, next_at + self.lens[b as usize] as usize);
+            }
+        }
+    }
+
+    /// The same in parts of this many bytes, or more where a part would not begin as the one before it goes on.
+    fn encode_in_parts(&self, word: &[u8], part: usize, ids: &mut Vec<u32>) {
+        let mut work = Work::new(self);
+        let (mut from, mut len) = (0, part);
+        // For each part: where it began, its length, how many tokens came before it, and which one must come next.
+        let mut parts: Vec<(usize, usize, usize, u32)> = Vec::new();
+        loop {
+            let tokens = work.encode(&word[from..word.len().min(from + len)]);
+            if let Some(&(start, before, kept, next)) = parts.last()
+                && tokens.first() != Some(&next)
+            {
+                ids.truncate(kept);
+                (from, len) = (start, 2 * before);
+                parts.pop();
+                continue;
+            }
+            if from + len >= word.len() {
+                return ids.extend(tokens);
+            }
+            // Near its end a part is not encoded as the whole is.
+            let (mut border, mut n) = (from, 0);
+            while n + 1 < tokens.len() && border - from < len / 2 {
+                border += work.line.len(tokens[n]) as usize;
+                n += 1;
+            }
+            if n == 0 {
+                len *= 2;
+                continue;
+            }
+            parts.push((from, len, ids.len(), tokens[n]));
+            ids.extend(&tokens[..n]);
+            (from, len) = (border, part);
+        }
+    }
+}
+
+impl<'a> Work<'a> {
+    fn new(merges: &'a Merges) -> Work<'a> {
+        let line = Line::new(0, 0, merges.lens.clone());
+        let places = vec![Places::default(); merges.rules.len()];
+        let bytes = (0..256).map(|_| Ranks { number: 1, ..Ranks::default() }).collect();
+        Work {
+            merges,
+            line,
+            waiting: Waiting { places, queue: BinaryHeap::new() },
+            bytes,
+            left: Ranks::default(),
+            right: Ranks::default(),
+        }
+    }
+
+    /// The tokens of a part.
+    fn encode(&mut self, part: &[u8]) -> Vec<u32> {
+        let Work { merges, line, waiting, bytes, left, right } = self;
+        line.clear();
+        let first = line.add(part.iter().map(|&byte| merges.bytes[usize::from(byte)]));
+        let rank = |pair: (u32, u32)| merges.ranks.get(&key(pair)).copied();
+        for (place, pair) in (first..).zip(part.windows(2)) {
+            let (a, b) = (merges.bytes[usize::from(pair[0])], merges.bytes[usize::from(pair[1])]);
             waiting.add(bytes[usize::from(pair[0])].of(b, || rank((a, b))), place);
         }
-        let (mut left, mut right) = (Ranks::default(), Ranks::default());
         while let Some(Reverse(now)) = waiting.queue.pop() {
-            let (pair, new) = self.rules[now as usize];
+            let (pair, new) = merges.rules[now as usize];
             left.clear();
             right.clear();
             while let Some(place) = waiting.places[now as usize].first() {
@@ -168,7 +289,7 @@ impl Merges {
                 }
             }
         }
-        ids.extend(line.tokens());
+        line.tokens().collect()
     }
 }
 
@@ -182,8 +303,17 @@ mod tests {
     fn both(json: &str, word: &str) -> (Vec<u32>, Vec<u32>) {
         let library = tokenizers::Tokenizer::from_bytes(json).unwrap();
         let ModelWrapper::BPE(bpe) = library.get_model() else { panic!() };
+        let merges = Merges::of(bpe).unwrap();
         let mut ids = Vec::new();
-        Merges::of(bpe).unwrap().encode(word.as_bytes(), &mut ids);
+        merges.encode(word.as_bytes(), &mut ids);
+        for part in [1, 2, 7, 20, 100] {
+            let mut others = Vec::new();
+            merges.encode_in_parts(word.as_bytes(), part, &mut others);
+            assert_eq!(others, ids, "in parts of {part}");
+            others.clear();
+            merges.encode_in_shares(word.as_bytes(), 3, part, &mut others);
+            assert_eq!(others, ids, "in shares that reach {part} into the next");
+        }
         (ids, library.encode_fast(word, false).unwrap().get_ids().to_vec())
     }
 
