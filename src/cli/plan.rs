@@ -52,6 +52,7 @@ pub(super) struct Planned<'a> {
 /// Measures and prints the time and memory that a run would take.
 pub(super) fn show(run: &Planned, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
     let &Planned { name, config, tokenizer, data, old } = run;
+    terminal::warn(&data.notes);
     let be = Cpu::new()?.with_precision(config.precision);
     terminal::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
