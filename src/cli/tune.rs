@@ -12,6 +12,7 @@ use kinglet::{
     tune::{Changes, Event, Found, Outcome, RangeTest, Request, Sweep, Tuning, written},
 };
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -83,7 +84,7 @@ impl Args {
             let request = Request { config, sweeps, trials, budget_s: self.budget.unwrap_or(BUDGET_S) };
             Tuning::start(request, &out(&name.to_string_lossy()), threads)?
         };
-        let mut reporter = Reporter { json, bar: terminal::progress_bar(1, BAR) };
+        let mut reporter = Reporter { json, bar: terminal::progress_bar(1, BAR), warned: HashSet::new() };
         if !json {
             let (budget_s, spent_s) = tuning.budget_s();
             let spent =
@@ -99,10 +100,18 @@ impl Args {
 struct Reporter {
     json: bool,
     bar: ProgressBar,
+    /// Warnings that were shown: what concerns the text is the same in every trial.
+    warned: HashSet<String>,
 }
 
 impl Reporter {
     fn event(&mut self, event: &Event) {
+        if let Event::Training { training: train::Event::Warning { step, warning }, .. } = event {
+            if self.warned.insert(warning.clone()) {
+                self.bar.suspend(|| terminal::tell(&format!("warning: at step {step}: {warning}")));
+            }
+            return;
+        }
         // A closed output pipe must not end the search.
         let _ = if self.json { Reporter::event_json(event) } else { self.event_text(event) };
     }
@@ -110,10 +119,6 @@ impl Reporter {
     fn event_json(event: &Event) -> anyhow::Result<()> {
         match event {
             Event::RangeStep { .. } => Ok(()),
-            Event::Training { training: train::Event::Warning { step, warning }, .. } => {
-                terminal::tell(&format!("warning: at step {step}: {warning}"));
-                Ok(())
-            }
             // These are recorded in each trial's own metrics.
             Event::Training { .. } => Ok(()),
             event => terminal::print_json(event),
@@ -161,9 +166,6 @@ impl Reporter {
                     }
                     train::Event::Measuring { done, of, .. } => {
                         bar.set_message(format!("measuring {}%; {left} left of the budget", 100 * done / of));
-                    }
-                    train::Event::Warning { step, warning } => {
-                        bar.suspend(|| terminal::tell(&format!("warning: at step {step}: {warning}")));
                     }
                     _ => {}
                 }

@@ -221,8 +221,13 @@ fn bad_records_are_left_out_where_that_is_asked_for_and_counted_once() {
         (&["data", "prepare", "--out", "ids"], "bad.jsonl", 4),
         (&["train", "--out", "b"], "bad.csv", 2),
         (&["finetune", "run", "--out", "c"], "bad.jsonl", 4),
+        (&["tune", "--out", "d", "--trials", "2", "--budget", "30s"], "bad.jsonl", 4),
     ] {
-        let settings = if ["train", "finetune"].contains(&command[0]) { &SMALL[..6] } else { &[] };
+        let settings = match command[0] {
+            "plan" | "data" => &[],
+            "finetune" => &SMALL[..6],
+            _ => SMALL,
+        };
         let args = [command, &[name, "--skip-bad"], settings].concat();
         let output = cli.run(&args);
         let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8_lossy(&output.stdout);

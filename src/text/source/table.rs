@@ -222,9 +222,7 @@ pub(super) fn recognise(rules: &Rules, head: &str) -> (Option<Format>, Option<St
         if header.len() > 1 && second == Some(header.len()) {
             return (Some(format), None);
         }
-        note.get_or_insert(format!(
-            "read as plain text, though its first line looks like the header of a table; name a .csv file to read it as one"
-        ));
+        note.get_or_insert("read as plain text, though its first line looks like the header of a table; name a .csv file to read it as one".to_owned());
     }
     (None, note)
 }
