@@ -69,7 +69,7 @@ impl Args {
                 continue;
             }
             // An error comes below, with the answer.
-            terminal::note(model.prompt_note(&line).unwrap_or_default());
+            terminal::note(&model.prompt_note(&line).unwrap_or_default());
             let before = messages.clone();
             messages.push(Message::new("user", &line));
             match self.answer(&model, &mut messages, system.len(), turn, json) {

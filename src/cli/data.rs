@@ -88,7 +88,7 @@ impl StatsArgs {
         let with_block = |size: &str| config.clone().with(&[size]);
         let (tokenizer, data) = data::read(&with_block("block_size=65536")?, TokenizerChoice::FromConfig)?;
         data.check(&with_block("block_size=1")?)?;
-        terminal::warn(&data.notes);
+        terminal::note(&data.notes);
         let (train_ids, val_ids) = (data.train.last_ids(usize::MAX)?, data.val.last_ids(usize::MAX)?);
         // The end-of-text token is not part of the text's characters.
         let text = |ids: &[u32]| {
@@ -232,11 +232,11 @@ impl Prepare {
         let (config, _) = self.choice.config()?;
         let clock = Instant::now();
         let corpus = Corpus::open(&config)?;
-        terminal::warn(&corpus.notes);
+        terminal::note(&corpus.notes);
         let survey = Survey::of(&corpus, &config)?;
-        terminal::warn(&survey.notes);
+        terminal::note(&survey.notes);
         let (tokenizer, notes) = data::tokenizer(&config, &corpus, &survey)?;
-        terminal::warn(&notes);
+        terminal::note(&notes);
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
         let bar = terminal::progress_bar(
             survey.bytes,
@@ -250,7 +250,7 @@ impl Prepare {
         let about = prepared::prepare(&corpus, &survey, &tokenizer, &config, &self.out, progress)?;
         bar.finish_and_clear();
         let Some(about) = about else { return Ok(Ended::Interrupted) };
-        terminal::warn(&about.notes);
+        terminal::note(&about.notes);
         let encode_s = clock.elapsed().as_secs_f64();
         let mb_per_s = survey.bytes as f64 / 1e6 / encode_s;
         if json {

@@ -108,7 +108,7 @@ impl Args {
         let measured = model.eval(data, part, self.threads.count(), progress)?;
         bar.finish_and_clear();
         let Evaluation { exact, floor, answers, notes, .. } = measured;
-        terminal::warn(&notes);
+        terminal::note(&notes);
         if json {
             return terminal::print_json(&json!({
                 "run": self.run.display().to_string(),

@@ -57,7 +57,7 @@ pub(super) struct Planned<'a> {
 /// Measures and prints the time and memory that a run would take.
 pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
     let &Planned { name, config, tokenizer, data, old } = run;
-    terminal::warn(&data.notes);
+    terminal::note(&data.notes);
     terminal::warn(&config.doubts());
     let be = be.with_precision(config.precision);
     terminal::note_precision(config.precision, be.precision());

@@ -80,8 +80,10 @@ impl Reporter {
             Event::Measuring { .. } => Ok(()),
             Event::Step { step, .. } if !step.is_multiple_of(self.log_interval) => Ok(()),
             event => {
-                if let Event::Warning { step, warning } = event {
-                    terminal::tell(&format!("warning: at step {step}: {warning}"));
+                match event {
+                    Event::Warning { step, warning } => terminal::tell(&format!("warning: at step {step}: {warning}")),
+                    Event::Note { note } => terminal::tell(&format!("note: {note}")),
+                    _ => {}
                 }
                 terminal::print_json(event)
             }
@@ -102,6 +104,7 @@ impl Reporter {
                 self.bar.set_position(*step);
             }
             Event::Planned { plan, .. } => say(time(plan))?,
+            Event::Note { note } => self.bar.suspend(|| terminal::tell(&format!("note: {note}"))),
             Event::Warning { step, warning } => warn(format!("at step {step}: {warning}")),
             Event::Diverged { action: OnDivergence::Stop, .. } => {}
             Event::Diverged { step, action, divergence, .. } => {

@@ -125,7 +125,7 @@ impl Args {
         terminal::note_precision(model.config().precision, model.precision());
         note(is_chat(model.config()), false, &self.run).iter().for_each(|note| terminal::tell(note));
         let sampling = self.draw.sampling();
-        terminal::note(model.prompt_note(&prompt)?);
+        terminal::note(&model.prompt_note(&prompt)?);
         for index in 0..self.num {
             let mut text = prompt.clone();
             if !json {

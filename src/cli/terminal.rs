@@ -50,9 +50,9 @@ pub(super) fn warn(warnings: &[String]) {
     }
 }
 
-/// Prints a note, if there is one.
-pub(super) fn note(note: Option<String>) {
-    if let Some(note) = note {
+/// Prints notes.
+pub(super) fn note<'a>(notes: impl IntoIterator<Item = &'a String>) {
+    for note in notes {
         tell(&format!("note: {note}"));
     }
 }

@@ -84,7 +84,7 @@ impl Args {
             let request = Request { config, sweeps, trials, budget_s: self.budget.unwrap_or(BUDGET_S) };
             Tuning::start(request, &out(&name.to_string_lossy()), threads)?
         };
-        let mut reporter = Reporter { json, bar: terminal::progress_bar(1, BAR), warned: HashSet::new() };
+        let mut reporter = Reporter { json, bar: terminal::progress_bar(1, BAR), told: HashSet::new() };
         if !json {
             let (budget_s, spent_s) = tuning.budget_s();
             let spent =
@@ -100,15 +100,22 @@ impl Args {
 struct Reporter {
     json: bool,
     bar: ProgressBar,
-    /// Warnings that were shown: what concerns the text is the same in every trial.
-    warned: HashSet<String>,
+    /// Notes and warnings that were shown: what concerns the text is the same in every trial.
+    told: HashSet<String>,
 }
 
 impl Reporter {
     fn event(&mut self, event: &Event) {
-        if let Event::Training { training: train::Event::Warning { step, warning }, .. } = event {
-            if self.warned.insert(warning.clone()) {
-                self.bar.suspend(|| terminal::tell(&format!("warning: at step {step}: {warning}")));
+        let said = match event {
+            Event::Training { training: train::Event::Warning { step, warning }, .. } => {
+                Some((warning, format!("warning: at step {step}: {warning}")))
+            }
+            Event::Training { training: train::Event::Note { note }, .. } => Some((note, format!("note: {note}"))),
+            _ => None,
+        };
+        if let Some((what, text)) = said {
+            if self.told.insert(what.clone()) {
+                self.bar.suspend(|| terminal::tell(&text));
             }
             return;
         }

@@ -79,6 +79,11 @@ pub enum Event {
         /// The plan, with times.
         plan: Plan,
     },
+    /// What the user should know about the data: what was read of it, left out or guessed.
+    Note {
+        /// The note.
+        note: String,
+    },
     /// Something went wrong, but training can continue.
     Warning {
         /// Updates done.

@@ -191,7 +191,7 @@ impl<'a, B: Backward> Run<'a, B> {
             observe,
         };
         let data: Arc<Dataset> = run.job.data.clone();
-        data.notes.iter().for_each(|note| run.warn(note.clone()));
+        data.notes.iter().for_each(|note| (run.observe)(&Event::Note { note: note.clone() }));
         run.job.run.config.doubts().into_iter().for_each(|doubt| run.warn(doubt));
         run.tell_warnings();
         Ok(run)
