@@ -95,6 +95,9 @@ fn every_command_says_what_is_wrong() {
     write("ids.bin", &[1, 0, 2, 0].repeat(500));
     write("odd.bin", b"sevenhh");
     write("bad.json", b"{}");
+    let model = "\"model\": {\"type\": \"WordLevel\", \"vocab\": {\"[UNK]\": 0}, \"unk_token\": \"[UNK]\"}";
+    let words = "\"added_tokens\": [], \"pre_tokenizer\": {\"type\": \"WhitespaceSplit\"}";
+    write("words.json", format!("{{\"version\": \"1.0\", {words}, {model}}}").as_bytes());
     write("new.toml", b"format_version = 99\nn_layer = 1");
     write("unknown.toml", b"n_layers = 1");
     write("twice.toml", b"n_layer = 1\n[model]\nn_layer = 2");

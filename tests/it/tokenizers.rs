@@ -91,10 +91,10 @@ fn a_tokenizer_of_another_language_is_refused() {
     let cli = Cli::new();
     fs::write(cli.path("greek.txt"), text(SCRIPTS[1].1, " ", 200)).unwrap();
     fs::write(cli.path("words.json"), word_level(ENGLISH, &Value::Null)).unwrap();
-    let message = "the tokenizer is not one for greek.txt: 8";
+    let message = "the tokenizer is not one for greek.txt: ";
     cli.fails(&[&["train", "greek.txt", "--tokenizer", "words.json"], SMALL].concat(), 1, message);
     let prepare = ["data", "prepare", "greek.txt", "--tokenizer", "words.json", "--out", "ids"];
-    cli.fails(&prepare, 1, "characters are unknown to it or dropped, 1800 tokens stand for something unknown");
+    cli.fails(&prepare, 1, ") are unknown to it or dropped, 1800 tokens stand for something unknown");
     assert!(!cli.path("ids").exists() && !cli.path("runs").exists());
 }
 
@@ -108,9 +108,9 @@ fn what_a_tokenizer_loses_is_said_for_the_text_and_for_prompts() {
     fs::write(cli.path("words.json"), word_level(ENGLISH, &lower)).unwrap();
     let prepared = cli.run(&["data", "prepare", "text.txt", "--tokenizer", "words.json", "--out", "ids", "--json"]);
     let stderr = String::from_utf8(prepared.stderr).unwrap();
-    let note = "warning: the tokenizer does not keep all of the text: 0.1 % of";
+    let note = "warning: the tokenizer does not keep all of the text: ";
     assert!(prepared.status.success() && stderr.contains(note), "{stderr}");
-    for part in ["1 tokens stand for something unknown", "characters are changed", "white space", "not comparable"] {
+    for part in ["one token stands for something unknown", " are changed", "white space", "not comparable"] {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
     let about: Value = serde_json::from_slice(&prepared.stdout).unwrap();
@@ -118,13 +118,14 @@ fn what_a_tokenizer_loses_is_said_for_the_text_and_for_prompts() {
     assert_eq!(bytes as usize, english.len(), "bytes are of the text as it was read");
     let train = cli.run(&[&["train", "text.txt", "--tokenizer", "words.json", "--out", "run"], SMALL].concat());
     let stderr = String::from_utf8(train.stderr).unwrap();
-    assert!(train.status.success() && stderr.contains("does not keep all of the text: 0.1 % of"), "{stderr}");
+    assert!(train.status.success() && stderr.contains("does not keep all of the text: "), "{stderr}");
     let sample = |prompt: &str| cli.run(&["sample", "run", "--prompt", prompt, "--tokens", "3"]);
     let known = sample("the kinglet");
     assert_eq!(String::from_utf8(known.stderr).unwrap(), "");
     let changed = String::from_utf8(sample("The zwölf kinglet").stderr).unwrap();
     assert!(changed.starts_with("note: the tokenizer does not keep all of this text: "), "{changed}");
-    assert!(changed.contains("1 tokens stand for something unknown; most often 'T', 'f', 'l', 'w', 'z'"), "{changed}");
+    assert!(changed.contains("one token stands for something unknown; "), "{changed}");
+    assert!(changed.contains("; most often 'T', 'f', 'l', 'w', 'z'; "), "{changed}");
     for prompt in ["zwölf elf", "  \n "] {
         cli.fails(&["sample", "run", "--prompt", prompt], 1, "the tokenizer of this model knows nothing of this text");
     }

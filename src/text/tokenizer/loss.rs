@@ -73,21 +73,22 @@ impl Loss {
     /// What is lost, with shares and examples; `None` if nothing is.
     pub fn summary(&self) -> Option<String> {
         let (text, decoded) = self.example.as_ref()?;
-        let share = |n: u64| format!("{:.1} %", 100.0 * n as f64 / self.chars.max(1) as f64);
         let of = self.chars;
+        let share = |n: u64| format!("{n} of {of} characters ({:.1} %)", 100.0 * n as f64 / of.max(1) as f64);
         let mut parts = Vec::new();
         if self.gone > 0 {
             let tokens = match self.unknown {
                 0 => String::new(),
+                1 => ", one token stands for something unknown".to_owned(),
                 n => format!(", {n} tokens stand for something unknown"),
             };
-            parts.push(format!("{} of {of} characters are unknown to it or dropped{tokens}", share(self.gone)));
+            parts.push(format!("{} are unknown to it or dropped{tokens}", share(self.gone)));
         }
         if self.changed > 0 {
-            parts.push(format!("{} of {of} characters are changed", share(self.changed)));
+            parts.push(format!("{} are changed", share(self.changed)));
         }
         if self.blanks > 0 {
-            parts.push(format!("{} of {of} characters are white space that is dropped or changed", share(self.blanks)));
+            parts.push(format!("{} are white space that is dropped or changed", share(self.blanks)));
         }
         let mut often: Vec<_> = self.missing.iter().map(|(&c, &n)| (std::cmp::Reverse(n), c)).collect();
         often.sort_unstable();
@@ -130,14 +131,14 @@ mod tests {
                 "ABc d",
                 "abc d",
                 (0, 2, 0),
-                Some("40.0 % of 5 characters are changed; most often 'A', 'B'; \"ABc d\" comes back as \"abc d\""),
+                Some("2 of 5 characters (40.0 %) are changed; most often 'A', 'B'; \"ABc d\" comes back as \"abc d\""),
             ),
             (
                 "αβ, a",
                 ", a",
                 (2, 0, 0),
                 Some(
-                    "40.0 % of 5 characters are unknown to it or dropped, 1 tokens stand for something unknown; most often 'α', 'β'; \"αβ, a\" comes back as \", a\"",
+                    "2 of 5 characters (40.0 %) are unknown to it or dropped, one token stands for something unknown; most often 'α', 'β'; \"αβ, a\" comes back as \", a\"",
                 ),
             ),
             (
@@ -145,7 +146,7 @@ mod tests {
                 "a b",
                 (0, 0, 1),
                 Some(
-                    "33.3 % of 3 characters are white space that is dropped or changed; \"a\\nb\" comes back as \"a b\"",
+                    "1 of 3 characters (33.3 %) are white space that is dropped or changed; \"a\\nb\" comes back as \"a b\"",
                 ),
             ),
             ("a,b", "a , b", (0, 0, 0), Some("\"a,b\" comes back as \"a , b\"")),
@@ -166,7 +167,7 @@ mod tests {
         assert!(loss.is_large());
         loss.add(Loss::of(&"a".repeat(27), &"a".repeat(27), 0));
         let summary = loss.summary().unwrap();
-        assert!(!loss.is_large() && summary.starts_with("10.0 % of 30 characters are unknown"), "{summary}");
+        assert!(!loss.is_large() && summary.starts_with("3 of 30 characters (10.0 %) are unknown"), "{summary}");
         loss.add(Loss::of("β", "", 1));
         let summary = loss.summary().unwrap();
         assert!(
