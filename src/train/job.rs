@@ -143,7 +143,7 @@ impl Job {
         let from = has_checkpoint.then(|| run.newest(&layout, |_| true)).transpose()?;
         if let Some((state, _)) = &from {
             refuse_done(&run, state)?;
-            data.notes.extend(jump_of_rate(&before, &run.config, state)?);
+            run.warnings.extend(jump_of_rate(&before, &run.config, state)?);
         }
         if let Some(base) = &moved {
             run.write_base_config(base)?;

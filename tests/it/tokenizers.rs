@@ -108,7 +108,7 @@ fn what_a_tokenizer_loses_is_said_for_the_text_and_for_prompts() {
     fs::write(cli.path("words.json"), word_level(ENGLISH, &lower)).unwrap();
     let prepared = cli.run(&["data", "prepare", "text.txt", "--tokenizer", "words.json", "--out", "ids", "--json"]);
     let stderr = String::from_utf8(prepared.stderr).unwrap();
-    let note = "warning: the tokenizer does not keep all of the text: ";
+    let note = "note: the tokenizer does not keep all of the text: ";
     assert!(prepared.status.success() && stderr.contains(note), "{stderr}");
     for part in ["one token stands for something unknown", " are changed", "white space", "not comparable"] {
         assert!(stderr.contains(part), "{part}: {stderr}");
