@@ -1,10 +1,9 @@
 //! Learns a byte pair encoding (Sennrich et al. 2016): the vocabulary is the one that Hugging Face's library learns from
 //! the same text.
 //!
-//! The words of the text are laid out one after the other, as tokens linked in both directions, and each pair of
-//! tokens knows its places. A merge looks at the places of its pair only, so the time is linear in the text, however long its
-//! words are. The library goes over all of a word for each merge in it: text without blanks, which is one word, takes it
-//! minutes for each megabyte.
+//! The words of the text stand one after the other, and each pair of tokens knows its places. A merge looks at the places
+//! of its pair only, so the time is linear in the text, however long its words are. The library goes over all of a word
+//! for each merge in it: text without blanks, which is one word, takes it minutes for each megabyte.
 
 use super::{
     gpt2_words::words,
@@ -19,7 +18,7 @@ use std::{
     mem::take,
 };
 
-/// Bytes of different words that are learned from: learning takes some 25 times their memory.
+/// Bytes of different words that are learned from: learning takes some 15 times their memory.
 const MOST: usize = 1 << 27;
 
 /// How often each word of a text occurs.
