@@ -84,6 +84,9 @@ mod tests {
 
     const TEXT: &str = "The café costs 12 coins,\n\n  doesn't it? 🐦<|endoftext|>語";
 
+    /// A change of a file, and what is said of the loss that it makes.
+    type Change = (fn(&mut Value), &'static str);
+
     /// Our own byte pair encoding, with something of it changed.
     fn changed(change: impl FnOnce(&mut Value)) -> Tokenizer {
         let bpe = Tokenizer::train_bpe([TEXT.repeat(3)].into_iter(), 270).unwrap();
@@ -113,7 +116,7 @@ mod tests {
             let ids = tokenizer.encode(TEXT).unwrap();
             assert_eq!(tokenizer.decode(&ids), TEXT);
         }
-        let lose: [(fn(&mut Value), &str); 7] = [
+        let lose: [Change; 7] = [
             (|file| file["pre_tokenizer"]["add_prefix_space"] = true.into(), "\" The café costs 12"),
             (
                 |file| file["normalizer"] = json!({"type": "Lowercase"}),
