@@ -1,14 +1,12 @@
 //! Conversations from end to end: what a model learned to put behind an answer ends it, in `eval`, `chat`, the library and
 //! the sample alike, and all of the context is used.
 
-use crate::common::cli::Cli;
+use crate::common::{cli::Cli, runs::of_logits};
 use kinglet::{
     Model,
-    backend::Cpu,
     config::Config,
     data::{Survey, TokenizerChoice, read},
     inference::{Finish, Part},
-    params::Layout,
     text::{chat::Message, source::Corpus, tokenizer::Tokenizer},
 };
 use serde_json::{Value, json};
@@ -154,18 +152,6 @@ fn a_template_that_ends_no_answer_is_warned_about() {
     let output = cli.run(&args);
     let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(told.contains("chat_template puts nothing behind 40 of 40 answers that is learned"), "{told}");
-}
-
-/// A model that draws each byte by this logit alone, and all others never.
-fn of_logits(logits: &[(u32, f32)], settings: &[&str]) -> Model {
-    let small = ["vocab_size=264", "block_size=16", "n_layer=1", "n_head=2", "n_embd=8", "bias=[\"head\"]"];
-    let config = Config::default().with(&[&small[..], settings].concat()).unwrap();
-    let layout = Layout::new(&config).unwrap();
-    let mut weights = vec![0.0; layout.len()];
-    let bias = layout.lm_head.b.unwrap().range();
-    weights[bias.clone()].fill(-1e4);
-    logits.iter().for_each(|&(id, logit)| weights[bias.start + id as usize] = logit);
-    Model::from_weights(Cpu::new().unwrap(), config, Tokenizer::byte(), &weights).unwrap()
 }
 
 #[test]

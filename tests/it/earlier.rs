@@ -2,21 +2,13 @@
 
 use crate::common::{
     cli::Cli,
-    runs::{newest, same_bits},
+    runs::{copy, newest, same_bits},
 };
 use kinglet::{Model, report::compare::compare, run::RunDir};
-use std::{fs, path::Path};
+use std::path::Path;
 
 fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/runs").join(name)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &to) } else { _ = fs::copy(entry.path(), to).unwrap() }
-    }
 }
 
 #[test]

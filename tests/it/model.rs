@@ -1,5 +1,6 @@
 //! A model that other programs hold: shared by threads, the same text however it is computed, and how a text ends.
 
+use crate::common::runs::of_logits;
 use kinglet::{
     Model,
     backend::{Cpu, Forward, Pass, Reference, Rows},
@@ -28,19 +29,6 @@ fn untrained(settings: &[&str]) -> Model {
     let config = Config::default().with(&[&small[..], settings].concat()).unwrap();
     let weights = weights(&Layout::new(&config).unwrap());
     Model::from_weights(Cpu::new().unwrap(), config, CharTokenizer::train(ALPHABET).into(), &weights).unwrap()
-}
-
-/// A model that draws each byte by this logit alone, and all others never; 256 ends a text.
-fn of_logits(logits: &[(u32, f32)]) -> Model {
-    let config = Config::default()
-        .with(&["vocab_size=257", "block_size=8", "n_layer=1", "n_embd=8", "bias=[\"head\"]"])
-        .unwrap();
-    let layout = Layout::new(&config).unwrap();
-    let mut weights = vec![0.0; layout.len()];
-    let bias = layout.lm_head.b.unwrap().range();
-    weights[bias.clone()].fill(-1e4);
-    logits.iter().for_each(|&(id, logit)| weights[bias.start + id as usize] = logit);
-    Model::from_weights(Cpu::new().unwrap(), config, Tokenizer::byte(), &weights).unwrap()
 }
 
 fn pieces<B: Forward>(text: Generation<B>) -> Vec<Piece> {
@@ -174,7 +162,7 @@ fn a_model_from_parts_is_the_one_from_its_folder() {
 
 #[test]
 fn an_empty_prompt_is_the_start_of_a_text() {
-    for model in [untrained(&[]), of_logits(&[(97, 0.0), (98, 0.0)])] {
+    for model in [untrained(&[]), of_logits(&[(97, 0.0), (98, 0.0)], &["vocab_size=257", "block_size=8"])] {
         let start = model.tokenizer().start_of_text();
         let empty = pieces(model.generate("").max_tokens(20));
         assert_eq!(empty, pieces(model.generate_after(&[start]).max_tokens(20)));
@@ -225,7 +213,7 @@ fn log_probabilities_are_those_of_the_model() {
 
 #[test]
 fn a_text_ends_at_the_first_of_several_stop_strings() {
-    let model = of_logits(&[(97, 0.0), (98, 0.0), (99, -1.0)]);
+    let model = of_logits(&[(97, 0.0), (98, 0.0), (99, -1.0)], &["vocab_size=257", "block_size=8"]);
     let begin = |i| model.generate("x").max_tokens(60).index(i);
     let mut ends = [0; 3];
     for i in 0..40 {
@@ -254,7 +242,7 @@ fn a_text_ends_at_the_first_of_several_stop_strings() {
 
 #[test]
 fn a_text_ends_where_the_model_says_so_if_that_is_wanted() {
-    let model = of_logits(&[(97, 0.0), (98, 0.0), (256, -2.0)]);
+    let model = of_logits(&[(97, 0.0), (98, 0.0), (256, -2.0)], &["vocab_size=257", "block_size=8"]);
     let (mut ended, mut long) = (0, 0);
     for i in 0..40 {
         let mut text = model.generate("x").max_tokens(12).index(i).until_end_of_text();
@@ -291,7 +279,7 @@ fn pieces_of(text: &mut Generation) -> Vec<u32> {
 
 #[test]
 fn weights_that_are_not_numbers_write_nothing() {
-    let model = of_logits(&[(97, f32::NAN)]);
+    let model = of_logits(&[(97, f32::NAN)], &["vocab_size=257", "block_size=8"]);
     let mut text = model.generate("x");
     assert!(text.next().unwrap().unwrap_err().to_string().contains("the model's logits are not finite"));
     assert!(text.next().is_none() && text.finish().is_none());

@@ -2,7 +2,7 @@
 
 use crate::common::{
     cli::{Cli, SMALL},
-    runs::{newest, same_bits, train},
+    runs::{copy, newest, same_bits, train},
 };
 use kinglet::{
     backend::{Buf, Cpu, Forward},
@@ -58,14 +58,6 @@ fn warnings(events: &[Event]) -> Vec<&str> {
 fn hash(text: &str) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &to) } else { _ = fs::copy(entry.path(), to).unwrap() }
-    }
 }
 
 #[test]

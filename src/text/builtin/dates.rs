@@ -10,7 +10,7 @@ use serde::Serialize;
 /// Number of pairs.
 const PAIRS: usize = 20_000;
 const YEARS: std::ops::RangeInclusive<u32> = 1901..=2100;
-const MONTHS: [&str; 12] = [
+pub(crate) const MONTHS: [&str; 12] = [
     "January",
     "February",
     "March",

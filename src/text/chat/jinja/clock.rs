@@ -1,22 +1,9 @@
 //! Dates and times as Python's `strftime` writes them in the C locale, in UTC.
 
+use crate::text::builtin::dates::MONTHS;
 use std::fmt::Write as _;
 
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
 
 /// A moment in UTC.
 struct Moment {
