@@ -1,4 +1,5 @@
-//! What the operating system provides: atomic file writes, and information about the machine.
+//! What the operating system provides: atomic file writes, information about the machine, and a line on its terminal.
 
 pub(crate) mod disk;
 pub mod machine;
+pub(crate) mod progress;

@@ -6,7 +6,7 @@ use super::{
     survey::Survey,
 };
 use crate::{
-    system::machine,
+    system::{machine, progress::Progress},
     text::{chat::Doubts, source::Corpus, tokenizer::Tokenizer},
 };
 use kinglet_core::{
@@ -205,7 +205,10 @@ fn encode_in_memory(
         parts[0].ids.reserve((cut + survey.documents) as usize);
         parts[1].ids.reserve((survey.chars - cut + survey.documents) as usize);
     }
+    let (mut progress, mut done) = (Progress::new(), 0);
     let notes = encode(corpus, survey, tokenizer, config, cut, |behind, encoded| {
+        done += encoded.bytes;
+        progress.show(|| format!("encoding: {} MB of text", done / 1_000_000));
         let part = &mut parts[usize::from(behind)];
         if survey.conversations > 0 {
             // Packing is for speed in training. The validation part is measured one by one.

@@ -1,7 +1,7 @@
 //! A first pass over a corpus: its size, its characters, its hash, and the tokenizer that can be trained on it.
 
 use crate::{
-    system::disk::hex,
+    system::{disk::hex, progress::Progress},
     text::{
         chat::{DEFAULT_TEMPLATE, Template},
         source::{Corpus, Piece},
@@ -43,8 +43,9 @@ impl Survey {
         let mut hasher = Sha256::new();
         let (mut bytes, mut chars, mut documents, mut conversations) = (0, 0, 0, 0);
         let mut alphabet = Alphabet::default();
-        let mut inside = false;
+        let (mut inside, mut progress) = (false, Progress::new());
         let notes = corpus.pieces(Cuts::Anywhere, |piece| {
+            progress.show(|| format!("reading: {} MB of text", bytes / 1_000_000));
             if documents > 0 && !inside {
                 // Separate documents with a byte that UTF-8 never contains, so that the same text split into different
                 // documents has another hash.

@@ -8,14 +8,13 @@ mod learn;
 mod line;
 mod long_words;
 mod pairs;
-mod progress;
 
 use super::{cuts::Cuts, json::END_OF_TEXT};
+use crate::system::progress::Progress;
 use decoder::Step;
 use gpt2_words::Words;
 use kinglet_core::error::{Error, Result};
 use learn::{Learned, WordCounts};
-use progress::Progress;
 use std::sync::{Arc, OnceLock};
 use tokenizers::{
     AddedToken, DecoderWrapper, PreTokenizerWrapper,

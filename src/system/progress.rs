@@ -9,18 +9,18 @@ use std::{
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// One line on standard error that is written anew, if that is a terminal; it is gone at the end.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     last: Option<Instant>,
     shown: bool,
 }
 
 impl Progress {
-    pub(super) fn new() -> Progress {
+    pub(crate) fn new() -> Progress {
         Progress { last: io::stderr().is_terminal().then(Instant::now), shown: false }
     }
 
     /// Shows a line, unless another was shown a moment ago.
-    pub(super) fn show(&mut self, line: impl FnOnce() -> String) {
+    pub(crate) fn show(&mut self, line: impl FnOnce() -> String) {
         if let Some(last) = &mut self.last
             && last.elapsed() >= INTERVAL
         {
