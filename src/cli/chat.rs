@@ -12,7 +12,7 @@ use kinglet::{
     inference::{Finish, Model},
     text::chat::{ASSISTANT, Message},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     io::{self, BufRead, IsTerminal},
     path::PathBuf,
@@ -56,12 +56,18 @@ impl Args {
         if ask {
             terminal::tell("a line is a message; an empty one begins a new conversation, Ctrl-D ends");
         }
-        let mut lines = io::stdin().lock().lines();
+        let mut lines = io::stdin().lock().split(b'\n');
         for turn in 0.. {
             if ask {
                 terminal::print("> ")?;
             }
             let Some(line) = lines.next().transpose()? else { break };
+            let Ok(line) = String::from_utf8(line) else {
+                Args::refuse(json!(null), "this line is not UTF-8 text", json)?;
+                continue;
+            };
+            let line = if turn == 0 { line.trim_start_matches('\u{feff}') } else { &line };
+            let line = line.strip_suffix('\r').unwrap_or(line);
             if line.is_empty() || self.single {
                 messages.clone_from(&system);
             }
@@ -69,9 +75,9 @@ impl Args {
                 continue;
             }
             // An error comes below, with the answer.
-            terminal::note(&model.prompt_note(&line).unwrap_or_default());
+            terminal::note(&model.prompt_note(line).unwrap_or_default());
             let before = messages.clone();
-            messages.push(Message::new("user", &line));
+            messages.push(Message::new("user", line));
             match self.answer(&model, &mut messages, system.len(), turn, json) {
                 Ok((answer, finish)) => {
                     if json {
@@ -83,16 +89,11 @@ impl Args {
                     self.tell_if_cut(finish, model.config().block_size);
                     messages.push(Message::new(ASSISTANT, &answer));
                 }
-                // A typing mistake must not end the conversation: continue without that line.
-                Err(error)
-                    if matches!(error.downcast_ref(), Some(Error::Text(_) | Error::UnknownCharacters { .. })) =>
-                {
+                // A typing mistake, or a message that the template refuses, must not end the conversation: continue
+                // without that line.
+                Err(error) if is_of_message(&error) => {
                     messages = before;
-                    if json {
-                        terminal::print_json(&json!({"prompt": line, "error": error.to_string()}))?;
-                    } else {
-                        terminal::tell(&format!("error: {error}"));
-                    }
+                    Args::refuse(json!(line), &error.to_string(), json)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -132,6 +133,15 @@ impl Args {
         Ok((answer, generation.finish()))
     }
 
+    /// Says why a message is not answered.
+    fn refuse(prompt: Value, error: &str, json: bool) -> anyhow::Result<()> {
+        if json {
+            return terminal::print_json(&json!({"prompt": prompt, "error": error}));
+        }
+        terminal::tell(&format!("error: {error}"));
+        Ok(())
+    }
+
     /// Says so if the answer did not come to its end.
     fn tell_if_cut(&self, finish: Option<Finish>, block_size: usize) {
         match finish {
@@ -147,6 +157,11 @@ impl Args {
             _ => {}
         }
     }
+}
+
+/// Whether an error is about a message, not about the model.
+fn is_of_message(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Text(_) | Error::UnknownCharacters { .. } | Error::BadConfig(_)))
 }
 
 /// How JSON says why an answer ended.

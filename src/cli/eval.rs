@@ -14,7 +14,7 @@ use kinglet::{
     train::eval::Answers,
 };
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure the exact loss of a run over every position of a text
 #[derive(clap::Args)]
@@ -75,10 +75,17 @@ impl Args {
         };
         let data = model.dataset(names, part)?;
         if self.split.is_none() && names.is_some() && model.trained_on(&data) {
+            // A stream cannot be read again.
+            if self.data.iter().all(|name| Path::new(name).is_file() || Path::new(name).is_dir()) {
+                terminal::tell(
+                    "note: this is the text that the run was trained on; its validation part is measured, --split all is \
+                     all of it",
+                );
+                return Ok((model.dataset(names, Part::Val)?, Part::Val));
+            }
             terminal::tell(
-                "note: this is the text that the run was trained on; its validation part is measured, --split all is all of it",
+                "note: this is the text that the run was trained on; --split val measures its validation part",
             );
-            return Ok((model.dataset(names, Part::Val)?, Part::Val));
         }
         Ok((data, part))
     }

@@ -3,7 +3,7 @@
 use super::terminal;
 use super::{
     choice::{Choice, Threads},
-    report::{size, time},
+    report::{conversations, size, time},
 };
 use anyhow::Context;
 use kinglet::{
@@ -73,10 +73,11 @@ pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: b
         return terminal::print_json(&report);
     }
     let text = format!(
-        "{name}: {:.6} M parameters, {} + {} tokens\n{}{}",
+        "{name}: {:.6} M parameters, {} + {} tokens{}\n{}{}",
         params as f64 / 1e6,
         data.train.tokens(),
         data.val.tokens(),
+        conversations(data.train.conversations()),
         size(&plan),
         time(&plan)
     );

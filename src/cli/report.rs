@@ -145,6 +145,14 @@ pub(super) fn optional<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> S
     value.map_or_else(String::new, text)
 }
 
+/// How many conversations there are to train on, and how they are packed.
+pub(super) fn conversations(of: Option<(usize, usize)>) -> String {
+    optional(of, |(n, rows)| match n == rows {
+        true => format!(" in {n} conversations to train on"),
+        false => format!(" in {n} conversations to train on, packed into {rows} rows"),
+    })
+}
+
 /// The lines printed when a run starts.
 fn begun(event: &Event) -> String {
     let Event::Start {
@@ -167,10 +175,7 @@ fn begun(event: &Event) -> String {
     let fewer = (trainable_params < params).then_some(*trainable_params);
     let trainable = optional(fewer, |n| format!(" of which {:.6} M train", millions(n)));
     let floor = optional(*entropy_floor, |nats| format!("; entropy floor {nats:.4} nats"));
-    let conversations = optional(*train_conversations, |(n, rows)| match n == rows {
-        true => format!(" in {n} conversations to train on"),
-        false => format!(" in {n} conversations to train on, packed into {rows} rows"),
-    });
+    let conversations = conversations(*train_conversations);
     let from = optional((*step > 0).then_some(step), |step| format!(", from step {step}"));
     format!(
         "{:.6} M parameters{trainable}, vocabulary of {vocab_size}, {train_tokens} + {val_tokens} tokens{conversations}{floor}\n\

@@ -75,9 +75,10 @@ impl Dataset {
                 }
                 Content::Conversations(_) if part.windows() == 0 => {
                     return Err(Error::Data(format!(
-                        "the {name} part has no conversation of at most block_size + 1 = {} tokens: use more or shorter \
-                         ones, or a model with a larger block_size",
-                        config.block_size + 1
+                        "the {name} part has no conversation of at most block_size + 1 = {} tokens with an answer to \
+                         learn: use more or shorter ones, or a model with a larger block_size{}",
+                        config.block_size + 1,
+                        self.notes.iter().map(|note| format!("; {note}")).collect::<String>()
                     )));
                 }
                 _ => {}
@@ -128,9 +129,10 @@ fn left_out(parts: &[&Collected], survey: &Survey, config: &Config) -> Vec<Strin
     let (of, most) = (survey.conversations, config.block_size + 1);
     let long = (too_long > 0).then(|| {
         format!(
-            "{too_long} of {of} conversations are longer than block_size + 1 = {most} tokens (the longest has {}) and left \
+            "{too_long} of {of} conversations are longer than block_size + 1 = {most} tokens (the longest has {}{}) and left \
              out; a model with a larger block_size could learn them",
-            longest.unwrap_or(0)
+            longest.unwrap_or(0),
+            if parts.iter().any(|part| part.at_least) { " or more" } else { "" }
         )
     });
     let empty = (empty > 0).then(|| format!("{empty} of {of} conversations have no answer and are left out"));
@@ -149,6 +151,8 @@ struct Collected {
     chars: u64,
     /// Conversations too long for the model, and the length of the longest.
     too_long: (usize, usize),
+    /// Whether that length is only known to be as much.
+    at_least: bool,
     /// Conversations without any token to train on.
     empty: usize,
     /// What is doubtful about the answers of the others.
@@ -158,8 +162,10 @@ struct Collected {
 impl Collected {
     /// Adds a conversation as a new row or, if they are packed, to the last row if it fits there.
     fn add_conversation(&mut self, encoded: &Encoded, block_size: usize, packed: bool) {
-        if encoded.ids.len() > block_size + 1 {
-            self.too_long = (self.too_long.0 + 1, self.too_long.1.max(encoded.ids.len()));
+        let tokens = encoded.ids.len().max(encoded.at_least);
+        if tokens > block_size + 1 {
+            self.too_long = (self.too_long.0 + 1, self.too_long.1.max(tokens));
+            self.at_least |= encoded.at_least > 0;
             return;
         }
         if !encoded.learned.iter().skip(1).any(|&learned| learned) {

@@ -2,7 +2,7 @@
 
 use super::survey::{Survey, template_of};
 use crate::text::{
-    chat::{self, Doubts},
+    chat::{self, Doubts, Message},
     source::{Corpus, Piece},
     tokenizer::{Loss, Tokenizer},
 };
@@ -26,6 +26,22 @@ pub(super) struct Encoded {
     loss: Loss,
     /// For conversations: what is doubtful about their answers.
     pub(super) doubts: Doubts,
+    /// For a conversation that is too long to be encoded: how many tokens it has at least, else 0.
+    pub(super) at_least: usize,
+}
+
+impl Encoded {
+    /// A conversation of at least this many tokens, which is not encoded.
+    fn longer(tokens: usize) -> Encoded {
+        let (ids, learned, loss, doubts) = Default::default();
+        Encoded { ids, learned, bytes: 0, chars: 0, loss, doubts, at_least: tokens }
+    }
+}
+
+/// How many messages say something, each of at least one token. Rendering takes time that grows with the square of the
+/// messages, so conversations of more than fit are left out before.
+pub(super) fn said(messages: &[Message]) -> usize {
+    messages.iter().filter(|message| !message.content.is_empty()).count()
 }
 
 /// Bytes of text per thread to encode at once: two pieces.
@@ -55,22 +71,24 @@ pub(super) fn encode(
                 (ids, Vec::new(), std::borrow::Cow::from(text))
             }
             Piece::Messages(messages) => {
+                if said(messages) > config.block_size + 1 {
+                    return Ok(Encoded::longer(said(messages)));
+                }
                 let changed = || Error::Data(format!("{} changed while it was read", corpus.names()));
                 let template = template.as_ref().ok_or_else(changed)?;
                 let parts = template.parts(messages)?;
                 doubts = template.doubts(&parts);
                 let (ids, learned) = chat::encode(&parts, tokenizer)?;
-                // Special tokens that the template writes are neither lost nor measured.
-                for text in parts.iter().filter(|_| !tokenizer.keeps_everything()).flat_map(|part| template.texts(part))
-                {
-                    loss.add(tokenizer.loss(text, &tokenizer.encode_text(text)?));
+                for part in parts.iter().filter(|_| !tokenizer.keeps_everything()) {
+                    loss.add(tokenizer.loss(&part.text, &chat::encode(std::slice::from_ref(part), tokenizer)?.0));
                 }
                 let said = parts.iter().filter(|part| part.learned);
                 let text: String = said.flat_map(|part| template.texts(part)).collect();
                 (ids, learned, text.into())
             }
         };
-        Ok(Encoded { ids, learned, bytes: text.len() as u64, chars: text.chars().count() as u64, loss, doubts })
+        let (bytes, chars) = (text.len() as u64, text.chars().count() as u64);
+        Ok(Encoded { ids, learned, bytes, chars, loss, doubts, at_least: 0 })
     };
     let mut lost = Loss::default();
     let mut flush = |waiting: &mut Vec<(bool, Piece)>| -> Result<()> {
@@ -112,7 +130,23 @@ pub(super) fn encode(
         Ok(())
     })?;
     flush(&mut waiting)?;
-    note(&lost, corpus).map(|note| note.into_iter().collect())
+    let mut notes: Vec<String> = note(&lost, corpus)?.into_iter().collect();
+    notes.extend(apart(survey, tokenizer, config).map(str::to_owned));
+    Ok(notes)
+}
+
+/// A note where documents cannot be told apart, or settings about that have no effect.
+fn apart(survey: &Survey, tokenizer: &Tokenizer, config: &Config) -> Option<&'static str> {
+    let (chats, several) = (survey.conversations > 0, survey.documents > 1);
+    if !chats && several && tokenizer.end_of_text().is_none() {
+        return Some("the tokenizer has no token that ends a text: documents follow each other with nothing between");
+    }
+    match (config.within_documents, config.packing) {
+        (true, _) if chats => Some("within_documents has no effect on conversations"),
+        (true, _) if !several => Some("within_documents has no effect: the text is a single document"),
+        (_, true) if !chats => Some("packing has no effect: it is for conversations"),
+        _ => None,
+    }
 }
 
 /// A note on what the tokenizer did not keep of a corpus, if anything; an error if it is too much to learn from.

@@ -1,5 +1,6 @@
 //! A first pass over a corpus: its size, its characters, its hash, and the tokenizer that can be trained on it.
 
+use super::encode::said;
 use crate::{
     system::{disk::hex, progress::Progress},
     text::{
@@ -61,7 +62,8 @@ impl Survey {
                 }
                 Piece::Messages(messages) => {
                     hasher.update(serde_json::to_vec(&messages).expect("plain values"));
-                    for part in template.parts(&messages)? {
+                    let fits = said(&messages) <= config.block_size + 1;
+                    for part in fits.then(|| template.parts(&messages)).transpose()?.unwrap_or_default() {
                         for text in template.texts(&part) {
                             bytes += text.len() as u64;
                             chars += alphabet.add_at(text, conversations);

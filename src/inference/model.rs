@@ -8,7 +8,7 @@ use crate::{
         chat::{self, Message, Template},
         tokenizer::Tokenizer,
     },
-    train::eval::{self, Answers, Evaluator, Exact},
+    train::eval::{self, Answering, Answers, Evaluator, Exact},
 };
 use kinglet_core::{
     backend::{Cpu, Forward},
@@ -316,6 +316,8 @@ impl<B: Forward> Model<B> {
         config.packing = false;
         if let Some(names) = names {
             config.data = names.to_vec();
+        } else if config.data.iter().any(|name| name == "-") {
+            return Err(Error::Data("this run was trained on standard input: name the text to measure".to_owned()));
         }
         if part == Part::All {
             // Put all of the text into the validation split.
@@ -367,7 +369,7 @@ impl<B: Forward> Model<B> {
             let exact = Evaluator { be, model, shards: &mut shards, p }.exact(&split, go_on)?;
             let answers = || {
                 let ending = data::template_of(config, tokenizer)?.usual_ending(tokenizer);
-                eval::answers(be, model, p, &split, &ending.tokens, barred)
+                eval::answers(be, model, p, &split, Answering { tokenizer, ending: &ending, barred })
             };
             let answers = split.is_conversations().then(answers).transpose()?;
             Ok((exact.expect("nothing breaks it off"), answers))

@@ -125,6 +125,9 @@ impl Template {
         messages.push(Message::new("user", ""));
         // Some templates allow no further message.
         let _ = tail(&messages, true);
+        if !tokenizer.keeps_everything() {
+            ending.as_decoded(tokenizer);
+        }
         Ok(ending)
     }
 

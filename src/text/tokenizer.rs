@@ -224,7 +224,7 @@ impl Tokenizer {
         let ids = self.encode(text)?;
         let loss = self.loss(text, &ids);
         let Some(summary) = loss.summary() else { return Ok((ids, None)) };
-        if loss.is_everything(ids.len()) {
+        if loss.is_everything(text, ids.len()) {
             return Err(Error::Text(format!("the tokenizer of this model knows nothing of this text: {summary}")));
         }
         Ok((ids, Some(format!("the tokenizer does not keep all of this text: {summary}"))))
@@ -464,6 +464,31 @@ mod tests {
         assert_ne!(huge, bpe().to_json());
         let error = Tokenizer::from_json(&huge).unwrap_err().to_string();
         assert!(error.contains("its largest id makes 4294967296 tokens"), "{error}");
+    }
+
+    #[test]
+    fn a_tokenizer_with_dropout_is_refused() {
+        let json = bpe().to_json().replacen("\"dropout\": null", "\"dropout\": 0.3", 1);
+        let error = Tokenizer::from_json(&json).unwrap_err().to_string();
+        assert!(error.contains("\"dropout\": 0.3") && error.contains("set it to null"), "{error}");
+        let none = bpe().to_json().replacen("\"dropout\": null", "\"dropout\": 0.0", 1);
+        assert!(Tokenizer::from_json(&none).is_ok());
+    }
+
+    #[test]
+    fn a_prompt_of_which_nothing_is_left_is_refused_whatever_stands_before_it() {
+        let json = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null,
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false},
+            "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false},
+            "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": false, "byte_fallback": false,
+                "vocab": {"<unk>": 0, "▁": 1, "a": 2, "b": 3}, "merges": []},
+        });
+        let tokenizer = Tokenizer::from_json(&json.to_string()).unwrap();
+        assert!(tokenizer.encode_prompt("a b").unwrap().1.is_none());
+        assert!(tokenizer.encode_prompt("a 🙀").unwrap().1.is_some());
+        let error = tokenizer.encode_prompt("🙀").unwrap_err().to_string();
+        assert!(error.contains("knows nothing of this text"), "{error}");
     }
 
     #[test]

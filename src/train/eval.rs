@@ -1,6 +1,12 @@
 //! Measuring the loss: the estimate over random batches, as published, and the exact mean over a whole split.
 
-use crate::data::Split;
+use crate::{
+    data::Split,
+    text::{
+        chat::{Ending, Reader},
+        tokenizer::Tokenizer,
+    },
+};
 use kinglet_core::{
     backend::{Forward, IGNORE, Pass, Rows},
     batch::Batch,
@@ -108,21 +114,38 @@ pub struct Answers {
     pub of: u64,
 }
 
+/// How answers are generated.
+#[derive(Clone, Copy, Debug)]
+pub struct Answering<'a> {
+    /// The tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// What ends an answer.
+    pub ending: &'a Ending,
+    /// Ids that are never generated.
+    pub barred: &'a [u32],
+}
+
+impl Answering<'_> {
+    /// The number of tokens of an answer up to and with what ends it; `None` if generating would not end there: because
+    /// nothing does, or because it ends before.
+    fn length(&self, tokens: &[u32]) -> Option<usize> {
+        let end = |tokens: &[u32]| {
+            let mut reader = Reader::new(self.ending.clone(), &[]);
+            tokens.iter().position(|&id| reader.push(self.tokenizer, id).1.is_some()).map(|last| last + 1)
+        };
+        let first = end(tokens)?;
+        end(&tokens[first..]).is_none().then_some(first)
+    }
+}
+
 /// Counts the answers in conversations that a model reproduces exactly with greedy decoding. Up to the first wrong
-/// token, the generated text equals the reference, so it suffices to check the prediction of each token of an answer. What
-/// follows the last of the tokens `ends` in it is not looked at, because generating ends there; `barred` ids are never
-/// generated. Each row of `split` must be one conversation.
+/// token, the generated text equals the reference, so it suffices to check the prediction of each token up to the end of
+/// an answer. An answer that generating would not end where it ends is not reproduced. Each row of `split` must be one
+/// conversation.
 ///
 /// # Errors
 /// If the text cannot be read.
-pub fn answers<B: Forward>(
-    be: &B,
-    model: &Gpt,
-    p: &B::Buf,
-    split: &Split,
-    ends: &[u32],
-    barred: &[u32],
-) -> Result<Answers> {
+pub fn answers<B: Forward>(be: &B, model: &Gpt, p: &B::Buf, split: &Split, how: Answering) -> Result<Answers> {
     let (mut acts, mut logits) = (model.acts(be, 1, false), vec![0.0; model.block_size * model.vocab_size]);
     let mut found = Answers { exact: 0, of: 0 };
     let mut batch = Batch::default();
@@ -134,16 +157,26 @@ pub fn answers<B: Forward>(
         model.forward(be, Pass { p, rows, dropout: None }, &mut acts, ids);
         be.download(acts.logits(), 0, &mut logits[..rows.t * model.vocab_size]);
         for z in logits[..rows.t * model.vocab_size].chunks_exact_mut(model.vocab_size) {
-            barred.iter().for_each(|&id| z[id as usize] = f32::NEG_INFINITY);
+            how.barred.iter().for_each(|&id| z[id as usize] = f32::NEG_INFINITY);
         }
-        let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("there are tokens") as u32;
+        // Of equal ones the first, as in generating.
+        let best = |z: &[f32]| (0..z.len()).rev().max_by(|&a, &b| z[a].total_cmp(&z[b])).map(|id| id as u32);
         let tokens: Vec<_> = targets.iter().zip(logits.chunks_exact(model.vocab_size)).collect();
         // An answer is a consecutive run of tokens that count in the loss.
         for answer in tokens.chunk_by(|a, b| (*a.0 == IGNORE) == (*b.0 == IGNORE)).filter(|run| *run[0].0 != IGNORE) {
-            let over = answer.iter().rposition(|(target, _)| ends.contains(*target));
-            let answer = &answer[..over.map_or(answer.len(), |last| last + 1)];
-            found.of += 1;
-            found.exact += u64::from(answer.iter().all(|(target, z)| best(z) == **target));
+            let ends = |(target, _): &(&u32, &[f32])| how.ending.tokens.contains(*target);
+            let mut rest = answer;
+            // Answers in a row are told apart by the tokens that end them.
+            while !rest.is_empty() {
+                let over = rest.iter().position(ends).map_or(rest.len(), |last| last + 1);
+                let last = !rest[over..].iter().any(ends);
+                let (one, others) = rest.split_at(if last { rest.len() } else { over });
+                let tokens: Vec<u32> = one.iter().map(|(target, _)| **target).collect();
+                let right = |length: usize| one[..length].iter().all(|(target, z)| best(z) == Some(**target));
+                found.of += 1;
+                found.exact += u64::from(how.length(&tokens).is_some_and(right));
+                rest = others;
+            }
         }
     }
     Ok(found)
@@ -153,4 +186,31 @@ pub fn answers<B: Forward>(
 fn mean(measured: &[Measured]) -> (f64, u64) {
     let tokens: usize = measured.iter().map(|m| m.targets).sum();
     (measured.iter().map(|m| m.loss).sum::<f64>() / tokens as f64, tokens as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_counts_as_far_as_generating_would_go() {
+        let tokenizer = Tokenizer::byte();
+        let of = |texts: &[&str]| Ending {
+            texts: texts.iter().map(|text| (*text).to_owned()).collect(),
+            ..Ending::of_text(&tokenizer)
+        };
+        // `#` is the end of a text.
+        for (texts, written, want) in [
+            (&["\n"][..], "ab\n", Some(3)),
+            (&["\n"], "a\nb\n", None),
+            (&["\n"], "ab", None),
+            (&[], "ab#\n", Some(3)),
+            (&[], "ab", None),
+            (&["--"], "a-b--", Some(5)),
+        ] {
+            let ids: Vec<u32> = written.bytes().map(|b| if b == b'#' { 256 } else { b.into() }).collect();
+            let how = Answering { tokenizer: &tokenizer, ending: &of(texts), barred: &[] };
+            assert_eq!(how.length(&ids), want, "{written:?}");
+        }
+    }
 }

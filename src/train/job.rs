@@ -227,7 +227,7 @@ fn refuse_done(run: &RunDir, state: &State) -> Result<()> {
         return Ok(());
     }
     let what = if step < of {
-        let patience = run.config.patience;
+        let patience = state.since_best;
         format!(
             "this run ended after {patience} estimates without a lower loss, at step {step} of {of}; --set patience=0 goes on"
         )

@@ -258,3 +258,40 @@ fn exact_match_looks_at_what_is_generated() {
     let mut answer = model.answer(&[Message::new("user", "q")]).unwrap().temperature(0.0);
     assert_eq!((answer.text().unwrap().as_str(), answer.finish()), ("", Some(Finish::EndOfText)));
 }
+
+#[test]
+fn a_message_that_cannot_be_answered_does_not_end_a_conversation() {
+    let cli = Cli::new();
+    fs::write(cli.path("talks.jsonl"), "{\"prompt\": \"a\", \"response\": \"b\"}\n".repeat(40)).unwrap();
+    let template = "chat_template={% for m in messages %}{{ raise_exception('no questions') if '?' in m.content else \
+        m.content }}{{ eos_token if m.role == 'assistant' }}{% endfor %}";
+    let args = ["train", "talks.jsonl", "--out", "run", "--tokenizer", "byte", "--set", "max_iters=1", "--set"];
+    cli.ok(&[&args[..], &["eval_iters=1", "--set", template]].concat());
+    let args = ["chat", "run", "--json", "--tokens", "3", "--single"];
+    let mut child = cli.command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"\xef\xbb\xbfa\r\nwhy?\n\xff\nb\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let said: Vec<Value> =
+        output.stdout.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect();
+    let prompts: Vec<_> = said.iter().map(|line| line["prompt"].as_str()).collect();
+    assert_eq!(prompts, [Some("a"), Some("why?"), None, Some("b")], "{said:?}");
+    assert!(said[1]["error"].as_str().unwrap().contains("no questions"));
+    assert_eq!(said[2]["error"], "this line is not UTF-8 text");
+    assert!(said[0]["error"].is_null() && said[3]["error"].is_null());
+}
+
+#[test]
+fn conversations_of_many_messages_take_no_longer_than_their_text() {
+    let line = |turns: usize| {
+        let turn = "{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}";
+        format!("{{\"messages\": [{}]}}\n", vec![turn; turns].join(", "))
+    };
+    let lines = line(1).repeat(40) + &line(20_000);
+    let corpus = Corpus::from_bytes("long.jsonl", lines.as_bytes());
+    let config = Config::default().with(&["block_size=32"]).unwrap();
+    let clock = std::time::Instant::now();
+    let (_, data) = kinglet::data::read_corpus(&corpus, &config, TokenizerChoice::FromConfig).unwrap();
+    assert!(data.notes.iter().any(|note| note.contains("(the longest has 40000 or more)")), "{:?}", data.notes);
+    assert!(clock.elapsed().as_secs() < 20, "rendering each beginning of it would take minutes");
+}

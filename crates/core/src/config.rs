@@ -673,6 +673,17 @@ impl Config {
     /// What is allowed but can hardly be meant, one sentence each: schedules that do not reach what they aim at, and
     /// settings without an effect.
     pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = self.own_doubts();
+        for group in &self.param_groups {
+            let found = self.of_group(group).map(|config| config.own_doubts()).unwrap_or_default();
+            let new: Vec<_> = found.into_iter().filter(|doubt| !doubts.contains(doubt)).collect();
+            doubts.extend(new.into_iter().map(|doubt| format!("param_groups: {:?}: {doubt}", group.params)));
+        }
+        doubts
+    }
+
+    /// The same for the parameters of no group.
+    fn own_doubts(&self) -> Vec<String> {
         let (default, mut doubts) = (Config::default(), Vec::new());
         let last = self.max_iters - 1;
         if self.warmup_iters >= self.max_iters {
@@ -701,6 +712,13 @@ impl Config {
         }
         if self.cooldown != default.cooldown && self.lr_schedule != LrSchedule::Wsd {
             doubts.push("cooldown has no effect unless lr_schedule = \"wsd\"".to_owned());
+        }
+        let after_warm_up = self.max_iters.saturating_sub(self.warmup_iters) as f64;
+        if self.lr_schedule == LrSchedule::Wsd && self.cooldown * after_warm_up < 1.0 && after_warm_up > 0.0 {
+            doubts.push(format!(
+                "cooldown = {}: the learning rate never falls, that is less than an update",
+                self.cooldown
+            ));
         }
         doubts
     }
@@ -966,6 +984,11 @@ mod tests {
             (&[cosine, short, "lr_decay_iters=2000"], "lr_decay_iters = 2000 is above max_iters = 200"),
             (&[cosine, short, "lr_decay_iters=150"], "the learning rate is 0 in the last 50 updates"),
             (&["cooldown=0.5"], "cooldown has no effect"),
+            (&["lr_schedule=wsd", "cooldown=1e-9"], "cooldown = 0.000000001: the learning rate never falls"),
+            (
+                &["param_groups=[{params=[\"*\"],warmup_iters=9999}]"],
+                "param_groups: [\"*\"]: warmup_iters = 9999 is not below",
+            ),
         ] {
             let found = doubts(settings);
             assert!(found.len() == 1 && found[0].contains(message), "{settings:?}: {found:?}");

@@ -24,6 +24,23 @@ impl Ending {
         Ending { tokens: tokenizer.end_of_text().into_iter().collect(), ..Ending::default() }
     }
 
+    /// Adds what becomes of these texts where a tokenizer does not give back what it is given: a blank before each text,
+    /// no white space beside some tokens.
+    pub(super) fn as_decoded(&mut self, tokenizer: &Tokenizer) {
+        let again = |text: &str| tokenizer.encode(text).ok().map(|ids| tokenizer.decode(&ids));
+        let texts: Vec<_> = self.texts.iter().filter_map(|tail| again(&format!("a{tail}"))).collect();
+        for text in texts {
+            let behind = text.split_once('a').map(|(_, behind)| behind);
+            // A blank alone would end an answer at its first word.
+            if let Some(behind) = behind.filter(|behind| !behind.trim().is_empty()) {
+                add(&mut self.texts, behind.to_owned());
+            }
+        }
+        if let Some((before, _)) = again("a").as_deref().and_then(|text| text.split_once('a')) {
+            self.head.insert_str(0, before);
+        }
+    }
+
     /// Adds what a template puts behind an answer.
     pub(super) fn add(&mut self, tail: &str, special: &Special) {
         let segment = Segment::of_marked(tail, None, true, None);

@@ -17,7 +17,7 @@ use kinglet_core::error::{Error, Result};
 use learn::{Learned, WordCounts};
 use std::sync::{Arc, OnceLock};
 use tokenizers::{
-    AddedToken, DecoderWrapper, PreTokenizerWrapper,
+    AddedToken, DecoderWrapper, ModelWrapper, PreTokenizerWrapper,
     models::bpe::{BPE, Vocab},
     pre_tokenizers::byte_level::ByteLevel,
 };
@@ -47,6 +47,12 @@ impl HuggingFace {
         let mut inner = Box::new(tokenizers::Tokenizer::from_bytes(text).map_err(bad)?);
         // Encode the whole text without padding, whatever length the file asks for.
         inner.with_padding(None).with_truncation(None).map_err(bad)?;
+        if let ModelWrapper::BPE(BPE { dropout: Some(rate @ 0.0001..), .. }) = inner.get_model() {
+            return Err(Error::Data(format!(
+                "not a tokenizer for this: its model has \"dropout\": {rate}, so the same text has other tokens each time; set \
+                 it to null"
+            )));
+        }
         let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let words = Words::of(&inner).map(Arc::new);
         let steps = decoder::steps(inner.get_decoder()).into();
@@ -103,7 +109,8 @@ impl HuggingFace {
             Ok(encoding.map_err(|error| Error::Text(format!("cannot encode: {error}")))?.get_ids().to_vec())
         };
         let special = self.special_tokens();
-        let is_special = |id: &u32| special.iter().any(|(_, special)| special == id);
+        // What the vocabulary does not know is counted elsewhere.
+        let is_special = |id: &u32| Some(*id) != self.unknown && special.iter().any(|(_, special)| special == id);
         let ids: Vec<u32> = encode(text)?;
         if !ids.iter().any(is_special) {
             return Ok(ids);

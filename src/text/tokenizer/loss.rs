@@ -100,9 +100,11 @@ impl Loss {
         Some(parts.join("; "))
     }
 
-    /// Whether none of the text's tokens, of which there are `tokens`, is a known one.
-    pub(super) fn is_everything(&self, tokens: usize) -> bool {
-        self.chars > 0 && self.unknown == tokens as u64
+    /// Whether nothing is left of a text that was encoded as `tokens` tokens: none of them is known, or all characters are
+    /// gone but blanks.
+    pub(super) fn is_everything(&self, text: &str, tokens: usize) -> bool {
+        let visible = text.chars().filter(|c| !c.is_whitespace()).count() as u64;
+        self.chars > 0 && (self.unknown == tokens as u64 || visible > 0 && self.gone >= visible)
     }
 
     /// Whether too many characters are unknown or dropped to learn anything from the rest.
