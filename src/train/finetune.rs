@@ -217,7 +217,8 @@ pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let layout = Layout::new(&config)?;
     config.base.clear();
     if config.replay > 0.0 {
-        let what = "the merged run replays nothing when it goes on: it does not know the run that this one began with";
+        let what = "the merged run replays nothing when it goes on: it does not know the run that this one began \
+                    with. Tokens and the place in an epoch are counted as if nothing had been replayed";
         run.warnings.push(what.to_owned());
         config.replay = 0.0;
     }
