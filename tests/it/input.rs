@@ -72,6 +72,40 @@ fn a_number_is_its_text_and_what_cannot_be_meant_is_refused() {
 }
 
 #[test]
+fn records_and_tables_are_known_by_all_their_usual_names() {
+    let cli = Cli::new();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n").unwrap();
+    for (name, bytes) in [
+        ("a.jl", &b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n"[..]),
+        ("a.jsonlines", b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n"),
+        ("a.tab", b"text\na\nb\n"),
+        ("a.psv", b"text|id\na|1\nb|2\n"),
+        ("a.jsonl.gzip", &gzip.finish().unwrap()),
+    ] {
+        fs::write(cli.path(name), bytes).unwrap();
+        let (found, notes) = read(&cli, &[name], &[]).unwrap();
+        assert_eq!(found, ["a", "b"], "{name}");
+        assert!(notes.iter().all(|note| note.contains("not read: \"id\"")), "{name}: {notes:?}");
+    }
+    // Another name means a text, which is said where that is not what it looks like.
+    let long = format!("{{\"text\": \"{}\"}}", "a ".repeat(1 << 15));
+    for (text, said) in [
+        ("{\"text\": \"a\"}\n{\"text\": \"b\"}\n", true),
+        (&long, true),
+        ("{braces} in a text\n", false),
+        ("{\n\"text\": 1}\n", false),
+        ("a text\n{\"text\": \"a\"}\n", false),
+    ] {
+        fs::write(cli.path("a.txt"), text).unwrap();
+        let (found, notes) = read(&cli, &["a.txt"], &[]).unwrap();
+        assert_eq!(found, [text]);
+        let is = notes.iter().any(|note| note.contains("a name that ends in .jsonl is read as records"));
+        assert_eq!(is, said, "{notes:?}");
+    }
+}
+
+#[test]
 fn fine_tuning_takes_the_conversation_beside_a_text_and_training_the_text() {
     let cli = Cli::new();
     let record = |i: usize| {

@@ -87,7 +87,7 @@ pub(super) fn read(reading: &mut Reading, source: &Source) -> Result<()> {
         });
         match planned {
             Ok(plan) => {
-                if source.format == Format::Csv(b',') && dialect.separator != b',' {
+                if matches!(source.format, Format::Csv(usual) if usual != dialect.separator) {
                     let separator = (dialect.separator as char).escape_default();
                     reading.found.say(format!("its columns are separated by \"{separator}\""), name);
                 }
