@@ -229,7 +229,8 @@ mod tests {
         }
         assert!(rows("a\nx\ry\n", TSV).unwrap_err().ends_with(", line 2: a carriage return inside a value"));
         // Where it ends every line, or stands in quotes, it is right.
-        for (text, fields) in [("a,b\r1,x\r", [["a", "b"], ["1", "x"]]), ("a,b\n1,\"x\ry\"\r\n", [["a", "b"], ["1", "x\ry"]])]
+        for (text, fields) in
+            [("a,b\r1,x\r", [["a", "b"], ["1", "x"]]), ("a,b\n1,\"x\ry\"\r\n", [["a", "b"], ["1", "x\ry"]])]
         {
             let found: Vec<_> = rows(text, CSV).unwrap().into_iter().map(|(_, row)| row).collect();
             assert_eq!(found, fields);

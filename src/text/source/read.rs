@@ -42,7 +42,8 @@ const HEAD: u64 = 1 << 20;
 /// Bytes from the start of a text by which to see whether it looks like records. There may be many texts.
 const SHORT_HEAD: u64 = 1 << 14;
 
-const AS_TEXT: &str = "read as text, though its first line is a JSON object; a name that ends in .jsonl is read as records";
+const AS_TEXT: &str =
+    "read as text, though its first line is a JSON object; a name that ends in .jsonl is read as records";
 
 /// A file as a source.
 pub(super) fn file(path: &Path, rules: &Rules) -> (Source, Option<String>) {
