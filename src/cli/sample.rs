@@ -2,8 +2,7 @@
 
 use super::eval::CheckpointArg;
 use super::terminal;
-use anyhow::Context;
-use kinglet::{backend::Cpu, config::Config, inference::Model, sample::Sampling};
+use kinglet::{backend::Cpu, config::Config, inference::Model, sample::Sampling, text::source};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -110,7 +109,9 @@ impl Args {
         let prompt = match (&self.prompt, &self.prompt_file) {
             (Some(prompt), _) => prompt.clone(),
             (None, Some(path)) => {
-                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+                let (prompt, notes) = source::text_of_file(path)?;
+                terminal::note(&notes);
+                prompt
             }
             (None, None) => String::new(),
         };

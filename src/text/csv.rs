@@ -1,7 +1,8 @@
 //! CSV and TSV tables, read row by row.
 //!
 //! The library reads what it can: a quote that is never closed takes all rows behind it, and text behind a closing quote
-//! is joined to the field. Here both are errors, found by [`Strict`] on the way to the library.
+//! is joined to the field; and a carriage return ends a row wherever it is. Here these are errors, found by [`Strict`] on
+//! the way to the library.
 
 use super::refused::refused;
 use std::{
@@ -84,6 +85,10 @@ struct Strict<R> {
     opened: u64,
     /// The lines on which rows start that were passed on, but not yet read by the library.
     starts: VecDeque<u64>,
+    /// Whether the byte before is a carriage return outside quotes.
+    after_return: bool,
+    /// Whether the first line ended with a carriage return alone, as on very old systems.
+    returns_end_lines: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,10 +107,27 @@ enum At {
 
 impl<R> Strict<R> {
     fn new(raw: R, dialect: Dialect) -> Strict<R> {
-        Strict { raw, dialect, at: At::Row, line: 1, opened: 0, starts: VecDeque::new() }
+        let starts = VecDeque::new();
+        Strict { raw, dialect, at: At::Row, line: 1, opened: 0, starts, after_return: false, returns_end_lines: None }
+    }
+
+    /// Refuses a carriage return that ends a row for the library alone: others end with something else.
+    fn see_line_end(&mut self, byte: u8) -> io::Result<()> {
+        let alone = std::mem::replace(&mut self.after_return, false) && byte != b'\n';
+        let quoted = self.at == At::Quoted;
+        if alone && !*self.returns_end_lines.get_or_insert(true) {
+            let (line, where_) = (self.line, if self.dialect.quotes { " that is not in quotes" } else { "" });
+            return Err(refused(format!(", line {line}: a carriage return inside a value{where_}")));
+        }
+        if byte == b'\n' && !quoted {
+            self.returns_end_lines.get_or_insert(false);
+        }
+        self.after_return = byte == b'\r' && !quoted;
+        Ok(())
     }
 
     fn see(&mut self, byte: u8) -> io::Result<()> {
+        self.see_line_end(byte)?;
         let ends_row = matches!(byte, b'\r' | b'\n');
         if self.at == At::Row && !ends_row {
             self.starts.push_back(self.line);
@@ -198,9 +220,20 @@ mod tests {
             ("a,b\n1,\"", ", line 2: a quote that opens a field here is never closed"),
             ("a,b\n1,\"x\n2,\"y\"\n", ", line 3: text follows a closing quote"),
             ("a,b\n1,\"x \\\" y\"\n", ", line 2: text follows a closing quote"),
+            ("a\nx\ny\rz\n", ", line 3: a carriage return inside a value that is not in quotes"),
+            ("a\r\nx\ry\r\n", ", line 2: a carriage return inside a value that is not in quotes"),
+            ("a,b\n1,x\r\r\n", ", line 2: a carriage return inside a value that is not in quotes"),
         ] {
             let error = rows(text, CSV).unwrap_err();
             assert!(error.contains(message), "{error}");
+        }
+        assert!(rows("a\nx\ry\n", TSV).unwrap_err().ends_with(", line 2: a carriage return inside a value"));
+        // Where it ends every line, or stands in quotes, it is right.
+        for (text, fields) in
+            [("a,b\r1,x\r", [["a", "b"], ["1", "x"]]), ("a,b\n1,\"x\ry\"\r\n", [["a", "b"], ["1", "x\ry"]])]
+        {
+            let found: Vec<_> = rows(text, CSV).unwrap().into_iter().map(|(_, row)| row).collect();
+            assert_eq!(found, fields);
         }
     }
 }

@@ -20,18 +20,21 @@ pub use piece::Piece;
 use super::{
     builtin::{Builtin, dates},
     download,
-    names::Count,
+    names::{Count, many},
+    refused::unreadable,
     tokenizer::Cuts,
+    utf8::Utf8,
 };
 use folder::{Walked, is_run};
 use format::{Compression, Format};
-use input::{Origin, Rules, Source};
+use input::{Bytes, Origin, Rules, Source};
 use kinglet_core::{
-    config::Config,
+    config::{Config, InvalidUtf8},
     error::{Error, Result},
 };
 use reading::Found;
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, Read},
     path::Path,
@@ -51,6 +54,24 @@ const LONGEST: usize = 1 << 28;
 
 /// Bytes of small files of a folder that are kept from when they are first looked at.
 const KEPT: usize = 1 << 26;
+
+/// The text in a file of any name, read as text for training is, but it may be empty; and notes for the user.
+///
+/// # Errors
+/// If the file cannot be read or is not text.
+pub fn text_of_file(path: &Path) -> Result<(String, Vec<String>)> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let (name, promised) = (path.display().to_string(), format::of_name(path).1);
+    let source = Source { name, from: Origin::Memory(bytes.into()), format: Format::Text, promised };
+    let input = source.open(InvalidUtf8::Error)?;
+    let (mut seen, mark) = (Bytes::default(), input.mark);
+    seen.see(&input, &source.name);
+    let mut bytes = Vec::new();
+    let mut reader = input.reader;
+    reader.read_to_end(&mut bytes).map_err(|error| unreadable(&source.name, error))?;
+    let text = Utf8::new(&source.name, InvalidUtf8::Error, mark).check(bytes)?;
+    Ok((text, seen.notes().collect()))
+}
 
 /// A corpus: the sources of its documents, and how to read them.
 #[derive(Clone, Debug)]
@@ -80,6 +101,9 @@ impl Corpus {
         let builtin = [BUILTIN.to_owned()];
         for name in if names.is_empty() { &builtin } else { names } {
             corpus.add(name)?;
+        }
+        if names.len() > 1 {
+            corpus.note_repeated();
         }
         Ok(corpus)
     }
@@ -114,6 +138,25 @@ impl Corpus {
             longest: LONGEST,
         };
         Corpus { sources: Vec::new(), rules, notes: Vec::new() }
+    }
+
+    /// Says which files several names mean: text that is there twice is as a rule in both parts of the data.
+    fn note_repeated(&mut self) {
+        let mut times = HashMap::new();
+        let mut repeated = Count::default();
+        for Source { name, .. } in &self.sources {
+            let file = fs::canonicalize(name).unwrap_or_else(|_| name.into());
+            let times = times.entry(file).or_insert(0);
+            *times += 1;
+            if *times == 2 {
+                repeated.add(|| name.clone());
+            }
+        }
+        self.notes.extend(repeated.note(|n, first| {
+            let what = many(n, "file is", "files are");
+            let such = if n == 1 { ":" } else { ", such as" };
+            format!("{what} there more than once{such} {first}; validation may then measure text that was learned")
+        }));
     }
 
     fn add(&mut self, name: &str) -> Result<()> {

@@ -5,7 +5,7 @@ use kinglet::{
     config::Config,
     data::{self, TokenizerChoice},
     text::{
-        source::{Corpus, Piece},
+        source::{self, Corpus, Piece},
         tokenizer::Cuts,
     },
 };
@@ -69,6 +69,162 @@ fn a_number_is_its_text_and_what_cannot_be_meant_is_refused() {
     .unwrap();
     let error = read(&cli, &["both.jsonl"], &[]).unwrap_err();
     assert!(error.contains("both.jsonl, line 1: there is \"prompt\" beside \"instruction\""), "{error}");
+}
+
+#[test]
+fn records_and_tables_are_known_by_all_their_usual_names() {
+    let cli = Cli::new();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n").unwrap();
+    for (name, bytes) in [
+        ("a.jl", &b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n"[..]),
+        ("a.jsonlines", b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n"),
+        ("a.tab", b"text\na\nb\n"),
+        ("a.psv", b"text|id\na|1\nb|2\n"),
+        ("a.jsonl.gzip", &gzip.finish().unwrap()),
+    ] {
+        fs::write(cli.path(name), bytes).unwrap();
+        let (found, notes) = read(&cli, &[name], &[]).unwrap();
+        assert_eq!(found, ["a", "b"], "{name}");
+        assert!(notes.iter().all(|note| note.contains("not read: \"id\"")), "{name}: {notes:?}");
+    }
+    // Another name means a text, which is said where that is not what it looks like.
+    let long = format!("{{\"text\": \"{}\"}}", "a ".repeat(1 << 15));
+    for (text, said) in [
+        ("{\"text\": \"a\"}\n{\"text\": \"b\"}\n", true),
+        (&long, true),
+        ("{braces} in a text\n", false),
+        ("{\n\"text\": 1}\n", false),
+        ("a text\n{\"text\": \"a\"}\n", false),
+    ] {
+        fs::write(cli.path("a.txt"), text).unwrap();
+        let (found, notes) = read(&cli, &["a.txt"], &[]).unwrap();
+        assert_eq!(found, [text]);
+        let is = notes.iter().any(|note| note.contains("a name that ends in .jsonl is read as records"));
+        assert_eq!(is, said, "{notes:?}");
+    }
+}
+
+#[test]
+fn a_carriage_return_splits_no_row_even_where_bad_records_are_left_out() {
+    let cli = Cli::new();
+    fs::write(cli.path("a.csv"), "text\nx\ny\rz\n").unwrap();
+    for settings in [&[][..], &["skip_bad=true"]] {
+        let error = read(&cli, &["a.csv"], settings).unwrap_err();
+        assert!(error.contains("a.csv, line 3: a carriage return inside a value that is not in quotes"), "{error}");
+    }
+    // Where no name says that it is a table, it is a text, which is said.
+    let error_or_note = |text: &str| {
+        fs::write(cli.path("nameless"), text).unwrap();
+        read(&cli, &["nameless"], &[]).map_or_else(|error| error, |(_, notes)| notes.join("\n"))
+    };
+    for text in ["id,text\n1,x\n2,y\rz\n", "id,text\n1,\"x\" y\n"] {
+        let said = error_or_note(text);
+        assert!(said.contains("its first line looks like the header of a table"), "{said}");
+    }
+    fs::write(cli.path("old.csv"), "text\rx\ry\r").unwrap();
+    assert_eq!(read(&cli, &["old.csv"], &[]).unwrap().0, ["x", "y"]);
+}
+
+#[test]
+fn a_table_with_one_column_and_quotes_over_lines_is_refused_as_others_are() {
+    let cli = Cli::new();
+    fs::write(cli.path("a.tsv"), "text\nx\n\"a\nb\"\n").unwrap();
+    let error = read(&cli, &["a.tsv"], &[]).unwrap_err();
+    assert!(error.contains("a.tsv, line 3: this was written with quotes around fields"), "{error}");
+    fs::write(cli.path("a.tsv"), "text\n\"a\nhe said \"b\"\n").unwrap();
+    assert_eq!(read(&cli, &["a.tsv"], &[]).unwrap().0, ["\"a", "he said \"b\""]);
+}
+
+#[test]
+fn roles_in_other_words_are_told_of_once() {
+    let cli = Cli::new();
+    let said =
+        |role: &str| json!({"messages": [{"role": role, "content": "a"}, {"role": "ASSISTANT ", "content": "b"}]});
+    let lines: String = ["Human", "critic", "critic"].iter().map(|role| format!("{}\n", said(role))).collect();
+    fs::write(cli.path("roles.jsonl"), lines).unwrap();
+    let (found, notes) = read(&cli, &["roles.jsonl"], &[]).unwrap();
+    assert_eq!(found, ["user: a; assistant: b", "critic: a; assistant: b", "critic: a; assistant: b"]);
+    assert!(notes.len() == 1 && notes[0].ends_with("go to the chat template as they are: \"critic\""), "{notes:?}");
+}
+
+#[test]
+fn a_row_with_a_text_alone_is_no_empty_conversation() {
+    let cli = Cli::new();
+    fs::write(cli.path("mixed.csv"), "text,prompt,response\n,a,b\nx,,\n,,\n").unwrap();
+    let error = read(&cli, &["mixed.csv"], &["base=run"]).unwrap_err();
+    assert!(error.contains("mixed.csv, line 3: there is a \"text\" but no prompt and no response"), "{error}");
+    let (found, notes) = read(&cli, &["mixed.csv"], &["base=run", "skip_bad=true"]).unwrap();
+    assert_eq!(found, ["user: a; assistant: b"]);
+    let all = notes.join("\n");
+    assert!(all.contains("left out 1 empty text: ") && all.contains("left out 1 bad record: "), "{all}");
+}
+
+#[test]
+fn a_zero_in_a_record_is_refused_however_it_is_written() {
+    let cli = Cli::new();
+    for record in [r#"{"text": "a\u0000b"}"#, r#"{"prompt": "a", "response": "b\u0000"}"#] {
+        fs::write(cli.path("zero.jsonl"), format!("{{\"text\": \"a\"}}\n{record}\n")).unwrap();
+        let error = read(&cli, &["zero.jsonl"], &[]).unwrap_err();
+        assert!(error.contains("zero.jsonl, line 2: there is a zero (\\u0000) in it"), "{error}");
+        assert_eq!(read(&cli, &["zero.jsonl"], &["skip_bad=true"]).unwrap().0, ["a"]);
+    }
+    // What is not read may be anything.
+    fs::write(cli.path("zero.jsonl"), r#"{"text": "a", "id": "\u0000"}"#).unwrap();
+    assert_eq!(read(&cli, &["zero.jsonl"], &[]).unwrap().0, ["a"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_several_names_mean_is_told_of_once() {
+    let cli = Cli::new();
+    fs::create_dir(cli.path("d")).unwrap();
+    for name in ["d/a.txt", "d/b.txt", "c.txt"] {
+        fs::write(cli.path(name), name).unwrap();
+    }
+    std::os::unix::fs::symlink("c.txt", cli.path("link.txt")).unwrap();
+    for (names, told) in [
+        (&["d", "c.txt"][..], None),
+        (&["d"], None),
+        (&["d", "d/"], Some("2 files are there more than once, such as ")),
+        (&["d", "d/a.txt", "c.txt"], Some("1 file is there more than once: ")),
+        (&["c.txt", "link.txt"], Some("1 file is there more than once: ")),
+        (&["d/*", "d/a*", "d/a.txt"], Some("1 file is there more than once: ")),
+    ] {
+        let (_, notes) = read(&cli, names, &[]).unwrap();
+        let told_of: Vec<_> = notes.iter().filter(|note| note.contains("more than once")).collect();
+        assert_eq!(told_of.len(), usize::from(told.is_some()), "{names:?}: {notes:?}");
+        assert!(told.is_none_or(|told| told_of[0].starts_with(told)), "{names:?}: {notes:?}");
+    }
+}
+
+#[test]
+fn a_prompt_in_a_file_is_read_as_a_text_is() {
+    let cli = Cli::new();
+    let text = "{\"text\": \"é\"}";
+    let utf16: Vec<u8> = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    for (name, bytes, want, notes) in [
+        ("bom.txt", format!("\u{feff}{text}").into_bytes(), text, 1),
+        ("utf16.txt", utf16, text, 1),
+        ("a.jsonl.gz", gzip.finish().unwrap(), text, 0),
+        ("a.csv", text.into(), text, 0),
+        ("empty.txt", Vec::new(), "", 0),
+    ] {
+        fs::write(cli.path(name), bytes).unwrap();
+        let (found, said) = source::text_of_file(&cli.path(name)).unwrap();
+        assert_eq!((&*found, said.len()), (want, notes), "{name}: {said:?}");
+    }
+    cli.ok(&[&["train", "--out", "run", "--set", "tokenizer=byte"], SMALL].concat());
+    let sampled = cli.run(&["sample", "run", "--prompt-file", "utf16.txt", "--tokens", "1"]);
+    assert!(String::from_utf8_lossy(&sampled.stdout).starts_with(text));
+    assert!(String::from_utf8_lossy(&sampled.stderr).contains("utf16.txt: read as UTF-16"));
+    fs::write(cli.path("zero.txt"), "ab\0").unwrap();
+    fs::write(cli.path("latin.txt"), b"ab\xe9 c").unwrap();
+    for (name, message) in [("zero.txt", "zero byte at offset 2 (line 1)"), ("latin.txt", "byte 0xe9 at offset 2")] {
+        cli.fails(&["sample", "run", "--prompt-file", name], 1, message);
+    }
 }
 
 #[test]

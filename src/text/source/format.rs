@@ -39,15 +39,16 @@ pub(super) enum Compression {
 pub(super) fn of_name(path: &Path) -> (Option<Format>, Compression) {
     let extension = |path: &Path| path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
     let (compression, inner) = match extension(path).as_deref() {
-        Some("gz") => (Compression::Gzip, path.with_extension("")),
-        Some("zst") => (Compression::Zstd, path.with_extension("")),
+        Some("gz" | "gzip") => (Compression::Gzip, path.with_extension("")),
+        Some("zst" | "zstd") => (Compression::Zstd, path.with_extension("")),
         _ => (Compression::None, path.to_owned()),
     };
     let format = extension(&inner).map(|extension| match extension.as_str() {
-        "jsonl" | "ndjson" => Format::JsonLines,
+        "jsonl" | "jsonlines" | "jl" | "ndjson" => Format::JsonLines,
         "json" => Format::JsonArray,
         "csv" => Format::Csv(b','),
-        "tsv" => Format::Tsv,
+        "psv" => Format::Csv(b'|'),
+        "tsv" | "tab" => Format::Tsv,
         _ => Format::Text,
     });
     (format, compression)
@@ -229,5 +230,8 @@ mod tests {
         assert_eq!(of("c.zst"), (None, Compression::Zstd));
         assert_eq!(of("c.txt"), (Some(Format::Text), Compression::None));
         assert_eq!(of("c.tsv"), (Some(Format::Tsv), Compression::None));
+        assert_eq!(of("c.tab.zstd"), (Some(Format::Tsv), Compression::Zstd));
+        assert_eq!(of("c.psv.gzip"), (Some(Format::Csv(b'|')), Compression::Gzip));
+        assert_eq!([of("c.jl"), of("c.jsonlines")], [(Some(Format::JsonLines), Compression::None); 2]);
     }
 }

@@ -24,4 +24,14 @@ impl Piece {
             Piece::Messages(messages) => messages.iter().all(|message| message.content.is_empty()),
         }
     }
+
+    /// Whether there is a zero in it, which no text has.
+    pub(super) fn has_zero(&self) -> bool {
+        match self {
+            Piece::Text { text, .. } => text.contains('\0'),
+            Piece::Messages(messages) => {
+                messages.iter().any(|message| message.content.contains('\0') || message.role.contains('\0'))
+            }
+        }
+    }
 }

@@ -39,6 +39,12 @@ pub(super) fn read(
 /// Bytes from the start of a source by which its format is known.
 const HEAD: u64 = 1 << 20;
 
+/// Bytes from the start of a text by which to see whether it looks like records. There may be many texts.
+const SHORT_HEAD: u64 = 1 << 14;
+
+const AS_TEXT: &str =
+    "read as text, though its first line is a JSON object; a name that ends in .jsonl is read as records";
+
 /// A file as a source.
 pub(super) fn file(path: &Path, rules: &Rules) -> (Source, Option<String>) {
     named(path.display().to_string(), Origin::File(path.to_owned()), rules)
@@ -76,9 +82,10 @@ fn named(name: String, from: Origin, rules: &Rules) -> (Source, Option<String>) 
     });
     let mut source = Source { name, from, format: of_name.unwrap_or(Format::Text), promised };
     let (format, note) = match of_name {
-        Some(Format::Text | Format::Csv(_) | Format::Tsv) => return (source, None),
-        Some(Format::JsonLines | Format::JsonArray) => (json(&head(&source, rules)), None),
-        None => recognise(&head(&source, rules), rules),
+        Some(Format::Text) => (None, looks_like_records(&head(&source, rules, SHORT_HEAD)).then(|| AS_TEXT.to_owned())),
+        Some(Format::Csv(_) | Format::Tsv) => return (source, None),
+        Some(Format::JsonLines | Format::JsonArray) => (json(&head(&source, rules, HEAD)), None),
+        None => recognise(&head(&source, rules, HEAD), rules),
     };
     let changed = format.filter(|format| *format != source.format);
     source.format = changed.unwrap_or(source.format);
@@ -86,11 +93,11 @@ fn named(name: String, from: Origin, rules: &Rules) -> (Source, Option<String>) 
 }
 
 /// The first bytes as text, as far as they are; nothing where they cannot be read, which reading will say.
-fn head(source: &Source, rules: &Rules) -> String {
+fn head(source: &Source, rules: &Rules, most: u64) -> String {
     let mut bytes = Vec::new();
     if let Ok(input) = source.open(rules.invalid_utf8) {
         // Also what precedes damage.
-        let _ = input.reader.take(HEAD).read_to_end(&mut bytes);
+        let _ = input.reader.take(most).read_to_end(&mut bytes);
     }
     bytes.utf8_chunks().next().map_or(String::new(), |chunk| chunk.valid().to_owned())
 }
@@ -112,6 +119,15 @@ fn json_of_objects(head: &str) -> Option<Format> {
         return None;
     }
     Some(if text.starts_with('[') { Format::JsonArray } else { Format::JsonLines })
+}
+
+/// Whether the first line is a JSON object, or begins like one if it is longer than the head.
+fn looks_like_records(head: &str) -> bool {
+    let text = head.trim_start();
+    match text.split_once('\n') {
+        Some((first, _)) => text.starts_with('{') && Parser::new(first, true).only().is_ok(),
+        None => json_of_objects(text) == Some(Format::JsonLines),
+    }
 }
 
 /// Whether a JSON file has an array or lines, whatever it is called; `None` if it has neither.

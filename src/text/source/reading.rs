@@ -14,8 +14,10 @@ pub(super) struct Found {
     bad: Count,
     empty: Count,
     unanswered: Count,
-    /// What holds for a whole source, such as which columns were read, and of how many sources.
+    /// What holds for a whole source, such as which columns were read, and of how many sources: so much of it as is told.
     said: Vec<(String, Count)>,
+    /// How often anything else was to be said.
+    unsaid: u64,
 }
 
 /// The most different things that are said of sources.
@@ -24,21 +26,20 @@ const SAID: usize = 8;
 impl Found {
     /// Remembers something about a source.
     pub(super) fn say(&mut self, what: String, source: &str) {
-        let known = self.said.iter().position(|(said, _)| *said == what);
-        let at = known.unwrap_or_else(|| {
-            self.said.push((what, Count::default()));
-            self.said.len() - 1
-        });
-        self.said[at].1.add(|| source.to_owned());
+        if let Some((_, of)) = self.said.iter_mut().find(|(said, _)| *said == what) {
+            of.add(|| source.to_owned());
+        } else if self.said.len() < SAID {
+            self.said.push((what, Count { times: 1, first: source.to_owned() }));
+        } else {
+            self.unsaid += 1;
+        }
     }
 
     /// The notes for the user.
     pub(super) fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<_> = self.said.iter().take(SAID).map(|(what, of)| said(of, what)).collect();
-        let more: u64 = self.said.iter().skip(SAID).map(|(_, of)| of.times).sum();
-        notes.extend(
-            (more > 0).then(|| format!("{} are read in yet other ways", many(more, "more file", "more files"))),
-        );
+        let mut notes: Vec<_> = self.said.iter().map(|(what, of)| said(of, what)).collect();
+        let unsaid = many(self.unsaid, "more file", "more files");
+        notes.extend((self.unsaid > 0).then(|| format!("{unsaid} are read in yet other ways")));
         notes.extend(self.bytes.notes());
         let places = |n: u64, one: &str, several: &str, first: &str| {
             format!("left out {}{}: {first}", many(n, one, several), if n == 1 { "" } else { ", the first" })
@@ -67,6 +68,8 @@ pub(super) struct Columns {
     pub(super) unread: Names,
     /// What the messages of conversations have that is not read.
     pub(super) of_messages: Names,
+    /// Roles that go to the template as they are.
+    pub(super) roles: Names,
 }
 
 impl Columns {
@@ -76,6 +79,11 @@ impl Columns {
         let left: Vec<_> = unread.into_iter().chain(of_messages).collect();
         let read = self.read.without(&Names::default())?;
         (!left.is_empty()).then(|| format!("reads {read}; not read: {}", left.join(" and ")))
+    }
+
+    fn roles_note(&self) -> Option<String> {
+        let roles = self.roles.without(&Names::default())?;
+        Some(format!("roles that are not usual go to the chat template as they are: {roles}"))
     }
 }
 
@@ -114,6 +122,8 @@ impl<'a> Reading<'a> {
         let at = |name: &str| format!("{name}, {}", place());
         match made {
             Err(what) => self.bad(Error::Data(format!("{}: {what}", at(self.name)))),
+            Ok(piece) if piece.has_zero() => self
+                .bad(Error::Data(format!("{}: there is a zero (\\u0000) in it, as in a binary file", at(self.name)))),
             Ok(piece) if piece.is_empty() => {
                 self.found.empty.add(|| at(self.name));
                 Ok(())
@@ -150,7 +160,7 @@ impl<'a> Reading<'a> {
     /// # Errors
     /// If there was no text.
     pub(super) fn end(self) -> Result<()> {
-        if let Some(note) = self.columns.note() {
+        for note in [self.columns.note(), self.columns.roles_note()].into_iter().flatten() {
             self.found.say(note, self.name);
         }
         match self.first_bad {
@@ -168,4 +178,21 @@ pub(super) fn nothing_to_read(field: &str, names: impl IntoIterator<Item = impl 
         "there is no \"{field}\" in it, nor \"messages\", nor \"prompt\" and \"response\"; --field names another of {}",
         listed(names.iter().map(AsRef::as_ref))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_sources_is_kept_as_far_as_it_is_told() {
+        let mut found = Found::default();
+        for i in 0..100 {
+            found.say(format!("way {}", i % 50), &format!("file {i}"));
+        }
+        assert_eq!(found.said.len(), SAID);
+        let notes = found.notes();
+        assert_eq!(notes[0], "file 0 and 1 more file: way 0");
+        assert_eq!(notes[SAID..], ["84 more files are read in yet other ways"]);
+    }
 }

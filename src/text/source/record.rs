@@ -38,6 +38,16 @@ const ROLES: [(&str, &str); 7] = [
     ("bot", ASSISTANT),
 ];
 
+/// Who speaks, by the usual names, which templates know.
+const USUAL: [&str; 8] = [SYSTEM, "developer", "user", ASSISTANT, "tool", "function", "observation", "ipython"];
+
+/// The usual name of a role, however it is spelled; `None` if it has none.
+fn usual(role: &str) -> Option<&'static str> {
+    let role = role.trim().to_lowercase();
+    let other = ROLES.iter().find(|(other, _)| *other == role).map(|(_, usual)| *usual);
+    other.or_else(|| USUAL.into_iter().find(|usual| *usual == role))
+}
+
 /// What is read of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -91,7 +101,7 @@ pub(super) fn piece(rules: &Rules, fields: &Fields, columns: &mut Columns) -> Re
             None => Err(format!("{} is null", quoted(&rules.field))),
         },
         Shape::List(key) => list(fields, key, columns).map(Piece::Messages),
-        Shape::Pair => pair(fields).map(Piece::Messages),
+        Shape::Pair => pair(fields, columns).map(Piece::Messages),
     }
 }
 
@@ -146,7 +156,7 @@ fn one_of<'f, 'a>(
 }
 
 /// A prompt and its answer, and what was said before.
-fn pair(fields: &Fields) -> Result<Vec<Message>, String> {
+fn pair(fields: &Fields, columns: &mut Columns) -> Result<Vec<Message>, String> {
     let prompt = one_of(fields, &PROMPTS)?;
     let input = get(fields, INPUT)?.map(|input| (INPUT, input));
     let (response, answer) = one_of(fields, &RESPONSES)?.ok_or("there is a prompt but no response")?;
@@ -158,7 +168,7 @@ fn pair(fields: &Fields) -> Result<Vec<Message>, String> {
             if input.is_some_and(|(_, input)| *input != Json::Text("".into())) {
                 return Err(format!("\"input\" is there beside a list of messages in \"{key}\""));
             }
-            messages.extend(of_list(list, &mut Columns::default())?);
+            messages.extend(of_list(list, columns)?);
         }
         (key, first) => {
             let mut text = words(&quoted(key), first)?;
@@ -173,7 +183,7 @@ fn pair(fields: &Fields) -> Result<Vec<Message>, String> {
         }
     }
     match answer {
-        Json::List(list) => messages.extend(of_list(list, &mut Columns::default())?),
+        Json::List(list) => messages.extend(of_list(list, columns)?),
         answer => messages.push(Message::new(ASSISTANT, &words(&quoted(response), answer)?)),
     }
     answered(messages)
@@ -239,11 +249,15 @@ fn of_list(list: &[Json], columns: &mut Columns) -> Result<Vec<Message>, String>
 fn message(item: &Json, columns: &mut Columns) -> Result<Message, String> {
     let Json::Object(fields) = item else { return Err(format!("it is {}, not an object", item.kind())) };
     let (role, role_name) = match one_of(fields, &["role", "from"])? {
+        Some((key, Json::Text(role))) if role.trim().is_empty() => return Err(format!("its \"{key}\" is empty")),
         Some((key, Json::Text(role))) => (&**role, key),
         Some((key, other)) => return Err(format!("\"{key}\" is {}, not a string", other.kind())),
         None => return Err("it has no \"role\" (or \"from\")".to_owned()),
     };
-    let role = ROLES.iter().find(|(other, _)| *other == role).map_or(role, |(_, role)| role);
+    let role = usual(role).unwrap_or_else(|| {
+        columns.roles.add(role);
+        role
+    });
     for call in ["tool_calls", "function_call"] {
         if get(fields, call)?.is_some_and(|calls| *calls != Json::List(Vec::new())) {
             return Err(format!("it has \"{call}\", which no text is made of"));
@@ -369,6 +383,11 @@ mod tests {
                 "u: a a: b",
             ),
             (r#"{"text": null, "prompt": "a", "response": "b", "score": NaN}"#, "u: a a: b"),
+            (
+                r#"{"messages": [{"role": "SYSTEM", "content": "s"}, {"from": "Human", "value": "a"}, {"role": "Assistant ", "content": "b"},
+                   {"role": " User", "content": "c"}, {"from": "GPT", "value": "d"}, {"role": "critic", "content": "e"}]}"#,
+                "s: s u: a a: b u: c a: d c: e",
+            ),
         ] {
             assert_eq!(said(json), want, "{json}");
         }
@@ -397,6 +416,7 @@ mod tests {
             (r#"{"messages": ["a"]}"#, "message 1: it is a string"),
             (r#"{"messages": [{"role": "user"}]}"#, "message 1: its \"content\" is null or missing"),
             (r#"{"messages": [{"content": "a"}]}"#, "message 1: it has no \"role\""),
+            (r#"{"messages": [{"role": " ", "content": "a"}]}"#, "message 1: its \"role\" is empty"),
             (r#"{"messages": [{"role": "assistant", "content": null}]}"#, "message 1: its \"content\" is null"),
             (
                 r#"{"messages": [{"role": "assistant", "content": null, "tool_calls": [{}]}]}"#,

@@ -40,6 +40,8 @@ struct Plan {
     shape: Shape,
     /// The columns that are read, and their names.
     columns: Vec<(usize, String)>,
+    /// The column with a text beside conversations, which is not read.
+    text: Option<usize>,
     names: Vec<String>,
 }
 
@@ -61,7 +63,8 @@ fn plan(rules: &Rules, names: &[String]) -> Result<Option<Plan>, String> {
         }
         columns.push((i, name.clone()));
     }
-    Ok(Some(Plan { shape, columns, names: names.to_vec() }))
+    let text = names.iter().position(|name| *name == rules.field).filter(|_| shape != Shape::Text);
+    Ok(Some(Plan { shape, columns, text, names: names.to_vec() }))
 }
 
 /// A list does not fit into a column.
@@ -87,7 +90,7 @@ pub(super) fn read(reading: &mut Reading, source: &Source) -> Result<()> {
         });
         match planned {
             Ok(plan) => {
-                if source.format == Format::Csv(b',') && dialect.separator != b',' {
+                if matches!(source.format, Format::Csv(usual) if usual != dialect.separator) {
                     let separator = (dialect.separator as char).escape_default();
                     reading.found.say(format!("its columns are separated by \"{separator}\""), name);
                 }
@@ -143,14 +146,20 @@ fn rest<R: Read>(reading: &mut Reading, plan: &Plan, dialect: Dialect, mut rows:
     }
     let (name, width) = (reading.name, plan.names.len());
     let columns: Vec<_> = plan.columns.iter().map(|(_, column)| format!("{name}, column {}", quoted(column))).collect();
-    let mut opened = false;
+    let (mut opened, mut lone) = (false, Lone::default());
     while let Some((line, row)) = rows.next().map_err(|error| unreadable(name, error))? {
         if !dialect.quotes && written_as_csv(&row, width, plan, &mut opened) {
             return Err(csv_quotes(name, line));
         }
+        if !dialect.quotes
+            && width == 1
+            && let Some(line) = lone.closes(line, row.get(0))
+        {
+            return Err(csv_quotes(name, line));
+        }
         let made = if row.len() == width {
             match cells(reading, plan, &columns, line, &row) {
-                Ok(cells) => document(reading.rules, plan, cells),
+                Ok(cells) => document(reading.rules, plan, cells, &row),
                 Err(error) => {
                     reading.bad(error)?;
                     continue;
@@ -176,6 +185,32 @@ fn written_as_csv(row: &Row, width: usize, plan: &Plan, opened: &mut bool) -> bo
     plan.columns.iter().any(|&(i, _)| std::str::from_utf8(row.get(i)).is_ok_and(is_csv_quoted))
 }
 
+/// The quotes in the only column of a tab-separated file, where a text of several lines has as many fields as one of one.
+#[derive(Default)]
+struct Lone {
+    /// The line of a field that opens with a quote which nothing has closed so far.
+    opened: Option<u64>,
+    /// Whether there was a quote as a text has it, and CSV does not: such a file has no quoting.
+    literal: bool,
+}
+
+impl Lone {
+    /// Where the quotes were opened that this field closes, as CSV writes a text of several lines.
+    fn closes(&mut self, line: u64, field: &[u8]) -> Option<u64> {
+        let quotes = field.iter().filter(|&&byte| byte == b'"').count();
+        let (begins, ends, odd) = (field.starts_with(b"\""), field.ends_with(b"\""), quotes % 2 == 1);
+        if self.literal || self.opened.is_some() && !odd {
+            return None;
+        }
+        if ends && (!begins || field.len() == 1) && self.opened.is_some() {
+            return self.opened;
+        }
+        self.opened = (begins && odd).then_some(line);
+        self.literal = self.opened.is_none() && quotes > 0 && !(begins && ends);
+        None
+    }
+}
+
 /// The texts of the columns that are read.
 fn cells(reading: &mut Reading, plan: &Plan, columns: &[String], line: u64, row: &Row) -> Result<Vec<String>> {
     let mut cells = Vec::new();
@@ -189,7 +224,11 @@ fn cells(reading: &mut Reading, plan: &Plan, columns: &[String], line: u64, row:
     Ok(cells)
 }
 
-fn document(rules: &Rules, plan: &Plan, mut cells: Vec<String>) -> Result<Piece, String> {
+fn document(rules: &Rules, plan: &Plan, mut cells: Vec<String>, row: &Row) -> Result<Piece, String> {
+    if cells.iter().all(String::is_empty) && plan.text.is_some_and(|text| !row.get(text).is_empty()) {
+        let field = quoted(&rules.field);
+        return Err(format!("there is a {field} but no prompt and no response, as other rows have them"));
+    }
     if plan.shape == Shape::Text || cells.iter().all(String::is_empty) {
         return Ok(Piece::Text { text: cells.swap_remove(0), end: true });
     }
@@ -211,8 +250,14 @@ pub(super) fn recognise(rules: &Rules, head: &str) -> (Option<Format>, Option<St
         (csv(b'|'), Format::Csv(b'|')),
     ] {
         let mut rows = Rows::new(head.as_bytes(), dialect, rules.longest);
-        let Ok(Some((_, header))) = rows.next() else { continue };
-        let header = names(&header);
+        let header = |rows: &mut Rows<_>| rows.next().map(|row| row.map_or(Vec::new(), |(_, row)| names(&row)));
+        let header = header(&mut rows).or_else(|_| {
+            // What is wrong further on is found before the header is read.
+            let first = head.lines().next().unwrap_or_default();
+            rows = Rows::new(first.as_bytes(), dialect, rules.longest);
+            header(&mut rows)
+        });
+        let Ok(header) = header else { continue };
         let inside: Vec<_> = header.iter().map(|name| unquoted(name).unwrap_or(name).to_owned()).collect();
         let tidy = header.iter().all(|name| name.trim() == name);
         if !tidy || !matches!(plan(rules, &inside), Ok(Some(_)) | Err(_)) {
@@ -230,6 +275,33 @@ pub(super) fn recognise(rules: &Rules, head: &str) -> (Option<Format>, Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_of_several_lines_in_quotes_is_told_from_quotes_in_texts() {
+        let closes = |fields: &[&str]| {
+            let mut lone = Lone::default();
+            fields.iter().zip(2..).find_map(|(field, line)| lone.closes(line, field.as_bytes()))
+        };
+        for (written, opened) in [
+            (&["\"a", "b\""][..], 2),
+            (&["x", "\"a", "b", "c \"\"d\"\"", "e\""], 3),
+            (&["\"a b\"", "\"a", "\""], 3),
+            (&["\"", "a\""], 2),
+            (&["\"\"\"a\"\"", "b\""], 2),
+        ] {
+            assert_eq!(closes(written), Some(opened), "{written:?}");
+        }
+        for literal in [
+            &["\"a", "b"][..],
+            &["\"a\"", "\"b\""],
+            &["5\" disk", "\"a", "b\""],
+            &["\"a\" he said", "\"b", "c\""],
+            &["\"a", "he said \"b\""],
+            &["\"a", "\"b", "c"],
+        ] {
+            assert_eq!(closes(literal), None, "{literal:?}");
+        }
+    }
 
     #[test]
     fn quotes_as_csv_has_them_are_told_from_quotes_in_a_text() {
