@@ -91,8 +91,8 @@ impl<B: Forward> Evaluator<'_, B> {
         // The standard error of a ratio of sums: each window contributes its deviation from the mean loss times its
         // target count.
         let squares: f64 = measured.iter().map(|m| (m.loss - loss * m.targets as f64).powi(2)).sum();
-        let several = (windows > 1).then(|| windows as f64 / (windows - 1) as f64);
-        let stderr = several.map(|correction| (squares * correction).sqrt() / tokens as f64);
+        let of = windows as f64;
+        let stderr = (windows > 1).then(|| (squares * of / (of - 1.0)).sqrt() / tokens as f64);
         let (per_byte, per_char) = split.tokens_per_byte_and_char();
         Ok(Some(Exact {
             loss,
