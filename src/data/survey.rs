@@ -129,13 +129,20 @@ impl Survey {
             Ok(())
         })?;
         learner.add(&waiting);
-        let left_out = learner.left_out();
+        let (left_out, cut) = (learner.left_out(), learner.cut());
         let learned = learner.learn(vocab_size)?;
         let mut notes = Vec::new();
         if left_out > 0 {
             notes.push(format!(
                 "the text has too many different words for memory: the vocabulary was learned without {left_out} words, \
                  which came last for the first time"
+            ));
+        }
+        if cut > 0 {
+            let cut = cut as f64 / 1e6;
+            notes.push(format!(
+                "the text has words of thousands of letters: the vocabulary was learned from the first 4 MB of these, not from \
+                 the other {cut:.1} MB"
             ));
         }
         if learned.vocab_size() < vocab_size {

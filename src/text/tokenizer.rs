@@ -312,6 +312,11 @@ impl BpeLearner {
         self.0.left_out()
     }
 
+    /// How many bytes of very long words, as in text without blanks, were not learned from.
+    pub fn cut(&self) -> u64 {
+        self.0.cut()
+    }
+
     /// A tokenizer of `vocab_size` tokens including the end-of-text token, or fewer if the text is too small.
     ///
     /// # Errors

@@ -190,6 +190,11 @@ impl Learner {
         self.counts.left_out
     }
 
+    /// How many bytes of very long words were not learned from.
+    pub(super) fn cut(&self) -> u64 {
+        self.counts.cut
+    }
+
     /// The `tokenizer.json` of what was learned.
     pub(super) fn learn(self, size: usize) -> Result<String> {
         let Learner { counts, mut progress, .. } = self;

@@ -18,6 +18,12 @@ use std::{
     mem::take,
 };
 
+/// Words of this many bytes and more are long. Of text without blanks, which is one word, a part is enough to learn from.
+const LONG: usize = 1 << 13;
+
+/// Bytes of long words that are learned from.
+const MOST_LONG: usize = 1 << 22;
+
 /// Bytes of different words that are learned from: learning takes some 15 times their memory.
 const MOST: usize = 1 << 27;
 
@@ -31,6 +37,9 @@ pub(super) struct WordCounts {
     most: Option<usize>,
     /// Occurrences of words that are not counted, as there are too many different ones.
     pub(super) left_out: u64,
+    /// Bytes of long words that are learned from, and those that are not.
+    long: usize,
+    pub(super) cut: u64,
 }
 
 impl WordCounts {
@@ -47,7 +56,29 @@ impl WordCounts {
             counts
         };
         let counted: Vec<_> = texts.par_iter().map(count).collect();
-        for (word, count) in counted.into_iter().flatten() {
+        for counts in counted {
+            let mut counts: Vec<_> = counts.into_iter().collect();
+            let (bytes, longest) =
+                counts.iter().fold((0, 0), |(sum, most), (word, _)| (sum + word.len(), most.max(word.len())));
+            // What is left out must not depend on the order of a map.
+            if longest >= LONG || self.bytes + bytes > self.most.unwrap_or(MOST) {
+                counts.sort_unstable();
+            }
+            counts.into_iter().for_each(|(word, count)| self.add_word(word, count));
+        }
+    }
+
+    fn add_word(&mut self, mut word: Box<str>, count: u64) {
+        if word.len() >= LONG {
+            let room = word.len().min(MOST_LONG - self.long);
+            let to = (0..=room).rev().find(|&at| word.is_char_boundary(at)).unwrap_or(0);
+            self.cut += (word.len() - to) as u64 * count;
+            self.long += to;
+            if to < word.len() {
+                word = word[..to].into();
+            }
+        }
+        if !word.is_empty() {
             let (bytes, len) = (self.bytes, word.len());
             match self.counts.entry(word) {
                 Entry::Occupied(mut found) => *found.get_mut() += count,
@@ -366,6 +397,20 @@ mod tests {
             let (ours, theirs) = (ours(std::slice::from_ref(&text), 700), theirs(&[text], 700));
             assert!(ours == theirs, "{letters:?}");
         }
+    }
+
+    #[test]
+    fn of_very_long_words_a_part_is_learned_from() {
+        let letter = |i: usize| ["a", "b", "\u{e9}"][i * i * 7 / 3 % 3];
+        let long: String = (0..1 << 20).map(letter).collect();
+        let mut counts = WordCounts::default();
+        for i in 0..8 {
+            counts.add(&[format!("{}{long}", char::from(b'p' + i)), "short words".to_owned()]);
+        }
+        let bytes: usize = counts.counts.keys().map(|word| word.len()).sum();
+        assert_eq!(counts.long + counts.cut as usize, 8 * (long.len() + 1));
+        assert!((MOST_LONG - 1..=MOST_LONG).contains(&counts.long), "{}", counts.long);
+        assert!(bytes <= MOST_LONG + 64 && counts.counts.len() > 4, "{bytes}");
     }
 
     #[test]
