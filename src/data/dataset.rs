@@ -135,7 +135,7 @@ fn left_out(parts: &[&Collected], survey: &Survey, config: &Config) -> Vec<Strin
             if parts.iter().any(|part| part.at_least) { " or more" } else { "" }
         )
     });
-    let empty = (empty > 0).then(|| format!("{empty} of {of} conversations have no answer and are left out"));
+    let empty = (empty > 0).then(|| format!("{empty} of {of} conversations have no answer to learn and are left out"));
     let mut doubts = Doubts::default();
     parts.iter().for_each(|part| doubts.add(part.doubts.clone()));
     long.into_iter().chain(empty).chain(doubts.notes()).collect()
