@@ -1,8 +1,8 @@
 //! Encodes a corpus into token ids piece by piece, for datasets in memory and in files.
 
-use super::survey::{Survey, template_of};
+use super::survey::{Survey, said, template_of};
 use crate::text::{
-    chat::{self, Doubts, Message},
+    chat::{self, Doubts},
     source::{Corpus, Piece},
     tokenizer::{Loss, Tokenizer},
 };
@@ -36,12 +36,6 @@ impl Encoded {
         let (ids, learned, loss, doubts) = Default::default();
         Encoded { ids, learned, bytes: 0, chars: 0, loss, doubts, at_least: tokens }
     }
-}
-
-/// How many messages say something, each of at least one token. Rendering takes time that grows with the square of the
-/// messages, so conversations of more than fit are left out before.
-pub(super) fn said(messages: &[Message]) -> usize {
-    messages.iter().filter(|message| !message.content.is_empty()).count()
 }
 
 /// Bytes of text per thread to encode at once: two pieces.

@@ -1,10 +1,9 @@
 //! A first pass over a corpus: its size, its characters, its hash, and the tokenizer that can be trained on it.
 
-use super::encode::said;
 use crate::{
     system::{disk::hex, progress::Progress},
     text::{
-        chat::{DEFAULT_TEMPLATE, Template},
+        chat::{DEFAULT_TEMPLATE, Message, Template},
         source::{Corpus, Piece},
         tokenizer::{Alphabet, BpeLearner, CharTokenizer, Cuts, END_OF_TEXT, Tokenizer},
     },
@@ -202,6 +201,12 @@ fn first_chars(mut text: String, left: &mut u64) -> String {
     }
     *left = left.saturating_sub(chars);
     text
+}
+
+/// How many messages say something, each of at least one token. Rendering takes time that grows with the square of the
+/// messages, so conversations of more than fit are left out before.
+pub(super) fn said(messages: &[Message]) -> usize {
+    messages.iter().filter(|message| !message.content.is_empty()).count()
 }
 
 /// The conversation template, or the default one.
