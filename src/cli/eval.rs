@@ -76,7 +76,8 @@ impl Args {
         let data = model.dataset(names, part)?;
         if self.split.is_none() && names.is_some() && model.trained_on(&data) {
             // A stream cannot be read again.
-            if self.data.iter().all(|name| Path::new(name).is_file() || Path::new(name).is_dir()) {
+            let pipe = |path: &Path| path.exists() && !path.is_file() && !path.is_dir();
+            if !self.data.iter().any(|name| name == "-" || pipe(Path::new(name))) {
                 terminal::tell(
                     "note: this is the text that the run was trained on; its validation part is measured, --split all is \
                      all of it",

@@ -706,7 +706,7 @@ impl Config {
                 self.min_lr,
                 self.lr(last)
             ));
-        } else if self.lr(last) == 0.0 {
+        } else if (1..self.max_iters).contains(&self.lr_decay_iters) && self.lr(last) == 0.0 {
             let n = self.max_iters - self.lr_decay_iters;
             doubts.push(format!("the learning rate is 0 in the last {n} updates: lr_decay_iters is below max_iters"));
         }

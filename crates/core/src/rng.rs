@@ -28,10 +28,8 @@ pub enum Purpose {
     /// The order of an epoch's windows; `step` is the epoch, or `u64::MAX` for the order of the offsets at which epochs
     /// cut the text.
     Epoch,
-    /// Whether a sequence comes from the old data; `sequence` is its index in the step.
-    Replay,
     /// The settings that a tuning run tries.
-    Tune,
+    Tune = 11,
 }
 
 /// A stream of random numbers.
