@@ -41,6 +41,9 @@ impl Encoded {
 /// Bytes of text per thread to encode at once: two pieces.
 const AT_ONCE: usize = 1 << 19;
 
+/// Bytes that a piece counts for besides its text, so that short documents do not pile up by the hundred thousand.
+const PIECE: usize = 256;
+
 /// Encodes a corpus on all threads. `sink` receives each piece in order, and whether it lies behind `cut`, in the
 /// survey's units. A piece of text that straddles the cut is divided there. Returns notes for the user.
 pub(super) fn encode(
@@ -102,7 +105,7 @@ pub(super) fn encode(
             Piece::Text { text, end } => {
                 let chars = text.chars().count() as u64;
                 at += chars;
-                size += text.len();
+                size += text.len() + PIECE;
                 let inside = if behind { None } else { text.char_indices().nth((cut + chars - at) as usize) };
                 if let Some((byte, _)) = inside {
                     waiting.push((false, Piece::Text { text: text[..byte].to_owned(), end: false }));
@@ -113,7 +116,7 @@ pub(super) fn encode(
             }
             Piece::Messages(messages) => {
                 at += 1;
-                size += messages.iter().map(|message| message.content.len()).sum::<usize>();
+                size += PIECE + messages.iter().map(|message| message.content.len()).sum::<usize>();
                 waiting.push((behind, Piece::Messages(messages)));
             }
         }
