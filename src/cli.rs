@@ -6,17 +6,23 @@ mod bench;
 mod chat;
 mod choice;
 mod compare;
+mod confirm;
 mod data;
 mod eval;
 mod finetune;
 mod info;
+mod list;
 mod merge;
 mod plan;
+mod prune;
 mod published;
 mod report;
 mod reproduce;
+mod rm;
+mod run_arg;
 mod sample;
 mod table;
+mod tag;
 mod terminal;
 mod train;
 mod tune;
@@ -55,6 +61,10 @@ enum Command {
     Finetune(finetune::Args),
     Chat(chat::Args),
     Merge(merge::Args),
+    List(list::Args),
+    Tag(tag::Args),
+    Rm(rm::Args),
+    Prune(prune::Args),
     Info(info::Args),
     Plan(plan::Args),
     Tune(tune::Args),
@@ -73,6 +83,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Finetune(command) => command.run(args.json),
         Command::Chat(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Merge(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::List(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Tag(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Rm(command) => command.run(args.json).map(|()| Ended::Done),
+        Command::Prune(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Plan(command) => command.run(args.json).map(|()| Ended::Done),
         Command::Tune(command) => command.run(args.json),

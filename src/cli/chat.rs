@@ -2,7 +2,7 @@
 
 use super::terminal;
 use super::{
-    eval::CheckpointArg,
+    run_arg::{self, CheckpointArg, RunArg},
     sample::{Draw, is_chat, note},
 };
 use kinglet::{
@@ -13,16 +13,13 @@ use kinglet::{
     text::chat::{ASSISTANT, Message},
 };
 use serde_json::{Value, json};
-use std::{
-    io::{self, BufRead, IsTerminal},
-    path::PathBuf,
-};
+use std::io::{self, BufRead, IsTerminal};
 
 /// Talk to a run that learned to answer: each line is a message
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The run's folder
-    run: PathBuf,
+    /// The run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP is one of its checkpoints
+    run: Option<RunArg>,
     /// What the model is told before the conversation, if it learned from conversations that begin like this
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -37,19 +34,20 @@ pub(super) struct Args {
     stop: Vec<String>,
     #[command(flatten)]
     draw: Draw,
-    /// Which checkpoint
-    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    #[command(flatten)]
     checkpoint: CheckpointArg,
 }
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
-        let model = Model::load(Cpu::new()?, &self.run, self.checkpoint.into())?;
+        let chosen = run_arg::chosen_or_newest(self.run.as_ref(), &self.checkpoint)?;
+        let model = Model::load(Cpu::new()?, &chosen.run, chosen.which)?;
         // Fail before the first message if there can be no answer.
         data::template_of(model.config(), model.tokenizer())?;
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
-        note(is_chat(model.config()), true, &self.run).iter().for_each(|note| terminal::tell(note));
+        terminal::note(&note(is_chat(model.config()), true, &chosen.run));
+        run_arg::tell_used(&chosen.run, &model);
         let system: Vec<_> = self.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let ask = io::stdin().is_terminal() && !json;
@@ -126,9 +124,9 @@ impl Args {
         let generation = model.answer(messages)?.max_tokens(self.tokens).sampling(self.draw.sampling()).index(turn);
         let mut generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
         let mut answer = String::new();
-        terminal::write(&mut generation, |piece| {
-            answer.push_str(piece);
-            if json { Ok(()) } else { terminal::print(piece) }
+        terminal::write(&mut generation, 0, |piece| {
+            answer.push_str(&piece.text);
+            if json { Ok(()) } else { terminal::print(&piece.text) }
         })?;
         Ok((answer, generation.finish()))
     }

@@ -42,7 +42,7 @@ pub(super) struct Choice {
 #[derive(clap::Args)]
 pub(super) struct Threads {
     /// Threads to work with; results do not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
     threads: u16,
 }
 
