@@ -2,6 +2,7 @@
 //! JSON, JSON lines or tables, optionally compressed. Documents are streamed as pieces, in order, so that files need not
 //! fit into memory.
 
+mod export;
 mod folder;
 mod format;
 mod input;
