@@ -2,6 +2,7 @@
 
 use super::terminal;
 use super::{
+    chats,
     choice::{Choice, Threads},
     report::stop_on_signal,
     table::{columns, pairs, row},
@@ -10,7 +11,7 @@ use super::{
 use anyhow::Context;
 use kinglet::{
     config::Config,
-    data::{self, Survey, TokenizerChoice, prepared},
+    data::{self, Chats, Survey, TokenizerChoice, prepared},
     report::{
         baselines::Baselines,
         stats::{Count, LINE_CHARS, Longest, PartStats, Stats, TextAndIds, WINDOW_CHARS},
@@ -105,6 +106,7 @@ impl StatsArgs {
             floor: data.floor,
             bits_per_nat_and_token: data.val.tokens_per_byte_and_char().1 / std::f64::consts::LN_2,
             token: &|id| tokenizer.decode(&[id]),
+            chats: data.chats.as_ref(),
         };
         if json { terminal::print_json(&report.json(&config)?) } else { Ok(terminal::print(&report.text())?) }
     }
@@ -119,6 +121,7 @@ struct Report<'a> {
     /// Conversion factor from nats per token to bits per character.
     bits_per_nat_and_token: f64,
     token: &'a dyn Fn(u32) -> String,
+    chats: Option<&'a Chats>,
 }
 
 impl Report<'_> {
@@ -147,6 +150,9 @@ impl Report<'_> {
             "models": models.collect::<Vec<_>>(),
         });
         report["entropy_floor"] = json!(self.floor);
+        if let Some(chats) = self.chats {
+            report["conversations"] = chats::json(chats)?;
+        }
         Ok(report)
     }
 
@@ -209,8 +215,9 @@ impl Report<'_> {
             let [nats, bits] = [nats, nats * self.bits_per_nat_and_token].map(|loss| format!("{loss:.4}"));
             losses.push(row![name, nats, bits, if name == best { "best" } else { "" }]);
         }
+        let about = self.chats.map(|chats| chats::text(chats) + "\n").unwrap_or_default();
         let mut text =
-            format!("{sizes}\n{}in the training part, word for word:\n{shared}\n{}", pairs(&lines), columns(&losses));
+            format!("{about}{sizes}\n{}in the training part, word for word:\n{shared}\n{}", pairs(&lines), columns(&losses));
         for (what, used, of) in [
             ("n-grams learned from the last", self.baselines.train_tokens, train.tokens),
             ("n-grams were measured on the first", self.baselines.val_tokens, val.tokens),
