@@ -31,7 +31,9 @@ pub(super) fn default_preset(data: &[String], set: &[String], field: Option<&str
     if !corpus.is_ok_and(|corpus| corpus.begins_with_a_conversation()) {
         return usual;
     }
-    terminal::note(&[format!("these are conversations: taking the preset {PRESET}, not {usual} (--preset names another)")]);
+    terminal::note(&[format!(
+        "these are conversations: taking the preset {PRESET}, not {usual} (--preset names another)"
+    )]);
     PRESET
 }
 
@@ -46,9 +48,12 @@ pub(super) fn text(chats: &Chats) -> String {
         row!["tokens of the median conversation", chats.median()],
         row!["tokens of the longest conversation", chats.longest()],
     ];
-    lines.extend(chats.by_block_size().into_iter().map(|(block_size, n)| {
-        row![format!("fit whole into block_size = {block_size}"), n, share(n, chats)]
-    }));
+    lines.extend(
+        chats
+            .by_block_size()
+            .into_iter()
+            .map(|(block_size, n)| row![format!("fit whole into block_size = {block_size}"), n, share(n, chats)]),
+    );
     let most = match chats.block_size() {
         Some(block_size) => format!("The smallest block_size that holds 99 % of them: {block_size}\n"),
         None => "No model may have a block_size that holds 99 % of them.\n".to_owned(),

@@ -22,7 +22,11 @@ pub(super) fn quoted(name: &str) -> String {
 /// A name as an argument in a command that is shown, to be pasted into a shell.
 pub fn for_shell(name: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "_-./:=+,@%".contains(c);
-    if !name.is_empty() && name.chars().all(plain) { name.to_owned() } else { format!("'{}'", name.replace('\'', "'\\''")) }
+    if !name.is_empty() && name.chars().all(plain) {
+        name.to_owned()
+    } else {
+        format!("'{}'", name.replace('\'', "'\\''"))
+    }
 }
 
 /// A list of names in quotes; a column without a name is shown as such.
