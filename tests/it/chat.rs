@@ -129,11 +129,15 @@ fn answers_end_by_themselves(template: &str, tokenizer: &str) {
         "{notes}"
     );
     // JSON has it too.
-    let (answers, _) = ask(&cli, &["--json", "--tokens", "1"], &lines);
-    let last: Value = serde_json::from_str(answers.lines().last().unwrap()).unwrap();
-    let said = last["notes"].to_string();
-    assert!(said.contains("earlier messages are forgotten") && said.contains("cut after 1 token;"), "{last}");
-    assert_eq!((&last["finish"], &last["tokens"]), (&json!("length"), &json!(1)));
+    let json_of = |args: &[&str], lines: &str| -> Value {
+        let (answers, _) = ask(&cli, &[&["--json"], args].concat(), lines);
+        serde_json::from_str(answers.lines().last().unwrap()).unwrap()
+    };
+    let last = json_of(&[], &lines);
+    assert!(last["notes"][0].as_str().unwrap().contains("earlier messages are forgotten"), "{last}");
+    let cut = json_of(&["--tokens", "1"], &first_message("red"));
+    assert_eq!((&cut["finish"], &cut["tokens"]), (&json!("length"), &json!(1)));
+    assert_eq!(cut["notes"], json!(["the answer is cut after 1 token; --tokens sets how many"]));
     // The library says the same, and how it ended.
     let model = Model::open(cli.path("run")).unwrap();
     let messages = [Message::new("user", &first_message("green"))];

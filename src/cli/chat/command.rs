@@ -3,7 +3,7 @@
 use kinglet::{error::Result, sample::Sampling};
 
 /// The commands, for `/help`.
-pub(super) const HELP: &str = "\
+pub(super) const HELP: &str = "Commands:
   /help            this list
   /reset           start a new conversation; an empty line does it too
   /retry           answer the last message again
