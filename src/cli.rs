@@ -4,6 +4,7 @@
 
 mod bench;
 mod chat;
+mod chats;
 mod choice;
 mod compare;
 mod confirm;

@@ -65,7 +65,8 @@ impl Choice {
         let (mut config, name) = match &self.config {
             Some(path) => (read_config(path)?, path.file_stem().unwrap_or_default().to_owned()),
             None => {
-                let name = self.preset.as_deref().unwrap_or(PRESETS[0].0);
+                let default = || super::chats::default_preset(&self.data, &self.set, self.field.as_deref());
+                let name = self.preset.as_deref().unwrap_or_else(default);
                 (Config::preset(name)?, name.into())
             }
         };
@@ -117,5 +118,9 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
 /// Help for `--preset`, generated from the list of presets.
 fn preset_help() -> String {
     let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-    format!("A configuration that comes with kinglet: {} [default: {}]", names.join(", "), names[0])
+    format!(
+        "A configuration that comes with kinglet: {} [default: {}, or chat for conversations]",
+        names.join(", "),
+        names[0]
+    )
 }

@@ -98,7 +98,7 @@ impl Draw {
 /// Whether a run learned from conversations, where that is known.
 pub(super) fn is_chat(config: &Config) -> Option<bool> {
     match &*config.data_kind {
-        "conversations" => Some(true),
+        "conversations" | "exchanges" => Some(true),
         "text" => Some(false),
         _ => None,
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     data::{self, Dataset, TokenizerChoice},
     run::{Base, Checkpoint, NewRun, RunDir, State, Which, first_free},
-    text::tokenizer::Tokenizer,
+    text::{for_shell, tokenizer::Tokenizer},
 };
 use kinglet_core::{
     config::{Config, FIELDS, LrSchedule, OptimizerKind},
@@ -78,7 +78,12 @@ pub fn prepare_with(
 
     fix_time(&mut config);
     let (tokenizer, mut data) = data::read(&config, TokenizerChoice::Extend(&old_tokenizer))?;
-    data.check(&config)?;
+    let advice = larger_base(&old_config, &config, from, &data);
+    data.check(&config).map_err(|error| match (error, &advice) {
+        (Error::Data(what), Some(advice)) => Error::Data(format!("{what}. {advice}")),
+        (error, _) => error,
+    })?;
+    data.notes.extend(advice);
     data.notes.splice(0..0, warnings.into_iter().chain(notes).chain(lower));
     let known = old_tokenizer.vocab_size();
     let added = tokenizer.vocab_size() - known;
@@ -108,6 +113,22 @@ fn grown(added: usize, are_characters: bool) -> String {
     };
     let it_starts = if added == 1 { "Its embedding starts" } else { "Their embeddings start" };
     format!("the vocabulary grew by {added} {unit}. {it_starts} at the mean of the old ones")
+}
+
+/// How to get a run to begin with that holds the conversations which do not fit into this one, if there are any.
+fn larger_base(old: &Config, config: &Config, from: &Path, data: &Dataset) -> Option<String> {
+    let block_size = data.larger_block_size(config)?;
+    let quoted = |names: &[String]| names.iter().map(|name| for_shell(name)).collect::<Vec<_>>().join(" ");
+    let larger = format!("{}-{block_size}", from.file_name().unwrap_or("base".as_ref()).display());
+    let larger = for_shell(&from.with_file_name(larger).display().to_string());
+    Some(format!(
+        "block_size cannot change in a fine-tuning, and {} has {}. A run with a larger one, fine-tuned: kinglet train {} \
+         --preset chat --set block_size={block_size} --out {larger} && kinglet finetune {larger} {}",
+        from.display(),
+        old.block_size,
+        quoted(&old.data),
+        quoted(&config.data)
+    ))
 }
 
 /// Learning rates of a fine-tuning are a tenth of the old run's, unless told otherwise: at the rate that a model was
@@ -190,6 +211,10 @@ fn configure(
                                 characters that are new are added to it by themselves"
                         .to_owned()
                 }
+                "block_size" => format!(
+                    "{}, as in the run it begins with: train that one with more, and fine-tune it then",
+                    old.block_size
+                ),
                 key => format!("{}, as in the run it begins with", old.value(key)),
             };
             return Err(Error::Config { key: field.key.into(), value: config.value(field.key).to_string(), allowed });

@@ -317,7 +317,7 @@ pub(crate) fn resolve_rest(config: &mut Config, data: &Dataset) -> Result<()> {
     // Only now, so that earlier errors show the names as given.
     config.data = source::located(&config.data);
     config.data_sha256.clone_from(&data.sha256);
-    config.data_kind = if data.train.is_conversations() { "conversations" } else { "text" }.to_owned();
+    config.data_kind = data.kind().to_owned();
     Memory::of(config)?.check()
 }
 
