@@ -10,4 +10,4 @@ pub use checkpoint::{Buffer, Checkpoint, State, read_tensors};
 pub(crate) use checkpoint::{CONFIG, Stored};
 pub use dir::{Base, RunDir, Which, read_config};
 pub(crate) use files::NewRun;
-pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, parse_metrics};
+pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, StepRecord, parse_metrics};

@@ -53,6 +53,9 @@ pub enum Event {
         grad_norm: f64,
         /// Training tokens per second, over the steps of this session; padding does not count.
         tokens_per_s: f64,
+        /// Seconds to the end of the run, once known. It is not in `metrics.jsonl`: it says nothing of the run itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        left_s: Option<f64>,
     },
     /// The loss was estimated and a checkpoint was written.
     Estimate {
@@ -116,10 +119,13 @@ pub enum Event {
     Measuring {
         /// Updates done.
         step: u64,
-        /// Sequences done.
+        /// Sequences done, of all splits.
         done: usize,
         /// Total sequences.
         of: usize,
+        /// Seconds to the end of the run, once known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        left_s: Option<f64>,
     },
     /// The run was asked to stop; a checkpoint was written.
     Interrupted {
@@ -161,6 +167,8 @@ pub enum Event {
         ms_per_step: f64,
         /// Training tokens per second.
         tokens_per_s: f64,
+        /// Seconds spent on training steps.
+        train_s: f64,
         /// Total seconds, including evaluations and checkpoints.
         wall_s: f64,
         /// Peak memory of training, if the OS reports it.

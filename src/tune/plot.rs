@@ -72,6 +72,7 @@ fn sweep_chart(sweep: &Sweep, outcomes: &[Vec<Outcome>], best: &Outcome) -> Char
         log_x,
         x_names: names.chain(list.iter().enumerate().map(|(i, value)| (i as f64, value.to_string()))).collect(),
         series,
+        ..Chart::default()
     }
 }
 
