@@ -128,7 +128,7 @@ impl Args {
         let mut answer = String::new();
         terminal::write(&mut generation, |piece| {
             answer.push_str(piece);
-            if json { Ok(()) } else { terminal::print(piece) }
+            if json { Ok(()) } else { terminal::print_exact(piece) }
         })?;
         Ok((answer, generation.finish()))
     }

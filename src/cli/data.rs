@@ -3,9 +3,10 @@
 use super::terminal;
 use super::{
     choice::{Choice, Threads},
-    report::stop_on_signal,
+    report::stop_saying,
     table::{columns, pairs, row},
-    terminal::Ended,
+    terminal::{Ended, count, quoted},
+    watch::Watch,
 };
 use anyhow::Context;
 use kinglet::{
@@ -238,17 +239,14 @@ impl Prepare {
         let (tokenizer, notes) = data::tokenizer(&config, &corpus, &survey)?;
         terminal::note(&notes);
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
-        let bar = terminal::progress_bar(
-            survey.bytes,
-            "{wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-        );
-        let stop = stop_on_signal()?;
+        let mut watch = Watch::new(true);
+        let stop = stop_saying("Stopping. Nothing is written.")?;
         let progress = |bytes| {
-            bar.set_position(bytes);
+            watch.even("encoding", bytes, survey.bytes, clock);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let about = prepared::prepare(&corpus, &survey, &tokenizer, &config, &self.out, progress)?;
-        bar.finish_and_clear();
+        watch.end();
         let Some(about) = about else { return Ok(Ended::Interrupted) };
         terminal::note(&about.notes);
         let encode_s = clock.elapsed().as_secs_f64();
@@ -267,12 +265,17 @@ impl Prepare {
             }))?;
             return Ok(Ended::Done);
         }
-        let out = self.out.display();
         terminal::print(&format!(
-            "{} documents, vocabulary of {}\n{} + {} tokens from {} bytes in {read_s:.1} + {encode_s:.1} s ({mb_per_s:.1} MB/s)\n\
-             train on them with: kinglet train {out}\n",
-            about.documents, about.vocab_size, about.train.tokens, about.val.tokens, survey.bytes
+            "{}, vocabulary of {}\n{} + {} tokens from {} bytes in {read_s:.1} + {encode_s:.1} s ({mb_per_s:.1} MB/s)\n\
+             written to {}\n",
+            count(about.documents as u64, "document"),
+            about.vocab_size,
+            about.train.tokens,
+            about.val.tokens,
+            survey.bytes,
+            self.out.display()
         ))?;
+        terminal::hints(&[("to train on it", format!("kinglet train {}", quoted(&self.out)))])?;
         Ok(Ended::Done)
     }
 }

@@ -1,7 +1,7 @@
 //! `kinglet eval`
 
 use super::terminal;
-use super::{choice::Threads, table::pairs};
+use super::{choice::Threads, table::pairs, watch::Watch};
 use kinglet::{
     backend::Cpu,
     data::Dataset,
@@ -14,7 +14,10 @@ use kinglet::{
     train::eval::Answers,
 };
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 /// Measure the exact loss of a run over every position of a text
 #[derive(clap::Args)]
@@ -101,11 +104,8 @@ impl Args {
             Part::Val => "val",
             Part::All => "all",
         };
-        let bar = terminal::progress_bar(0, "{wide_bar:.cyan/dim} {percent}% {eta} left");
-        let progress = |done: usize, of: usize| {
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
-        };
+        let (mut watch, began) = (Watch::new(true), Instant::now());
+        let progress = |done: usize, of: usize| watch.even("measuring the loss", done as u64, of as u64, began);
         let vocab_size = model.config().vocab_size;
         let baseline = if part == Part::Val { baselines::best(&data, vocab_size) } else { Ok(None) };
         // It is only there to compare with.
@@ -114,7 +114,7 @@ impl Args {
             None
         });
         let measured = model.eval(data, part, self.threads.count(), progress)?;
-        bar.finish_and_clear();
+        watch.end();
         let Evaluation { exact, floor, answers, notes, .. } = measured;
         terminal::note(&notes);
         if json {

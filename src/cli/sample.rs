@@ -131,7 +131,7 @@ impl Args {
             let mut text = prompt.clone();
             if !json {
                 let rule = if self.num > 1 { format!("----- {} of {}\n", index + 1, self.num) } else { String::new() };
-                terminal::print(&(rule + &text))?;
+                terminal::print_exact(&(rule + &text))?;
             }
             let generation = model.generate(&prompt).max_tokens(self.tokens).sampling(sampling.clone()).index(index);
             let mut generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
@@ -140,7 +140,7 @@ impl Args {
                     text.push_str(piece);
                     return Ok(());
                 }
-                terminal::print(piece)
+                terminal::print_exact(piece)
             })?;
             if json {
                 terminal::print_json(&json!({"index": index, "prompt": prompt, "text": text, "seed": sampling.seed}))?;

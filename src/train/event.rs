@@ -31,9 +31,12 @@ pub enum Event {
         train_tokens: usize,
         /// Tokens of the validation split.
         val_tokens: usize,
-        /// Conversations of the training split, and the rows that they share; of text, none.
+        /// Conversations of the training split; of text, none.
         #[serde(skip_serializing_if = "Option::is_none")]
-        train_conversations: Option<(usize, usize)>,
+        train_conversations: Option<usize>,
+        /// The rows that they share.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        train_rows: Option<usize>,
         /// The entropy floor of the validation split, if known.
         entropy_floor: Option<f64>,
         /// What the run will take, except for the time.

@@ -91,9 +91,9 @@ mod tests {
             seed: 1,
             settings: [("learning_rate".to_owned(), rate.into()), ("activation".to_owned(), activation.into())].into(),
             loss,
-            stderr: Some(0.01),
+            loss_stderr: Some(0.01),
             wall_s: 1.0,
-            out: String::new(),
+            run: String::new(),
         };
         let first = vec![
             outcome(0, 1, 1e-3, "gelu_tanh", 3.0),

@@ -160,7 +160,8 @@ impl Chart {
     /// The values that decide the range of the vertical axis.
     fn decisive(&self, points: &[Vec<(f64, f64)>], x: &Range<f64>) -> Vec<f64> {
         // Vertical lines have no height, and thin curves are noisy.
-        let counts = |series: &&Series| series.shape != Shape::Verticals && (!series.thin || self.series.iter().all(|s| s.thin));
+        let counts =
+            |series: &&Series| series.shape != Shape::Verticals && (!series.thin || self.series.iter().all(|s| s.thin));
         let counted = self.series.iter().zip(points).filter(|(series, _)| counts(series));
         let start = if self.log_x { x.start } else { x.start + START * (x.end - x.start) };
         let mut values = Vec::new();

@@ -159,7 +159,8 @@ impl Chart {
                         }
                     }
                     if !series.thin {
-                        let leaves = above(points, &y).into_iter().map(|x| TriangleMarker::new((x, y.end), 5, color.filled()));
+                        let leaves =
+                            above(points, &y).into_iter().map(|x| TriangleMarker::new((x, y.end), 5, color.filled()));
                         chart.draw_series(leaves)?;
                     }
                     if !series.dashed && points.len() <= DOTS {
@@ -358,7 +359,10 @@ mod tests {
         let paper = drawing(&svg).find("fill=\"#FFFFFF\"").expect("a background");
         assert!(paper < drawing(&svg).find("<polyline").unwrap(), "behind everything");
         let (kept, width) = (shortened(name), SIZE.0 + 50);
-        assert!(svg.contains(&kept) && kept.chars().count() < name.len() && kept.ends_with("has/room/for/run"), "{kept}");
+        assert!(
+            svg.contains(&kept) && kept.chars().count() < name.len() && kept.ends_with("has/room/for/run"),
+            "{kept}"
+        );
         assert!(svg.contains(&format!("<svg width=\"{}\"", width + text_width(&kept))), "{}", &svg[..80]);
     }
 
