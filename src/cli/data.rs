@@ -268,7 +268,7 @@ impl Prepare {
         terminal::print(&format!(
             "{}, vocabulary of {}\n{} + {} tokens from {} bytes in {read_s:.1} + {encode_s:.1} s ({mb_per_s:.1} MB/s)\n\
              written to {}\n",
-            count(about.documents as u64, "document"),
+            count(about.documents, "document"),
             about.vocab_size,
             about.train.tokens,
             about.val.tokens,

@@ -383,12 +383,14 @@ pub(super) fn size(plan: &Plan) -> String {
 /// The line about a run's time.
 pub(super) fn time(plan: &Plan) -> String {
     optional(plan.time, |time| {
+        // In a resumed run what earlier sessions took, until it has written one itself.
+        let checkpoint = (time.ms_per_checkpoint > 0.0).then_some(1e-3 * time.ms_per_checkpoint);
+        let checkpoint = optional(checkpoint, |seconds| format!(", {} per checkpoint", duration(seconds)));
         format!(
-            "about {} in all: {:.2} ms per step, {} per estimate, {} per checkpoint\n",
+            "about {} in all: {:.2} ms per step, {} per estimate{checkpoint}\n",
             duration(time.wall_s),
             time.ms_per_step,
-            duration(1e-3 * time.ms_per_estimate),
-            duration(1e-3 * time.ms_per_checkpoint)
+            duration(1e-3 * time.ms_per_estimate)
         )
     })
 }

@@ -36,8 +36,8 @@ pub(super) fn columns_in(rows: &[Vec<String>], gap: usize, width: usize) -> Stri
         let line = |row: &Vec<String>| {
             let mut text =
                 format!("{:<1$}", row.first().map_or("", String::as_str), sizes.first().copied().unwrap_or(0));
-            for i in from..to {
-                text += &format!("{:gap$}{:>2$}", "", row.get(i).map_or("", String::as_str), sizes[i]);
+            for (i, size) in sizes.iter().enumerate().take(to).skip(from) {
+                text += &format!("{:gap$}{:>size$}", "", row.get(i).map_or("", String::as_str));
             }
             let notes = row.iter().skip(if to >= columns { columns } else { usize::MAX });
             notes.for_each(|note| text += &format!("  {note}"));

@@ -247,6 +247,7 @@ impl<'a, B: Backward> Run<'a, B> {
     ) -> Result<Option<T>> {
         let due = self.estimate_is_due();
         let Run { job, be, model, shards, p, state, stop, observe, clock, .. } = self;
+        clock.calibrate(job, be, model, p);
         shards::pack_to_read(be, model, p);
         clock.lap();
         let step = state.step;

@@ -78,9 +78,9 @@ impl Plan {
     /// Adds the times; `wall_s` are the seconds of the whole session.
     pub fn set_time(&mut self, speed: &Speed, shape: &Shape, wall_s: f64) {
         self.time = Some(Time {
-            ms_per_step: 1e3 * speed.step.mean_s(),
-            ms_per_estimate: 1e3 * speed.sequence.mean_s() * shape.estimate,
-            ms_per_checkpoint: 1e3 * speed.checkpoint.mean_s(),
+            ms_per_step: 1e3 * speed.step.recent_s(),
+            ms_per_estimate: 1e3 * speed.sequence.recent_s() * shape.estimate,
+            ms_per_checkpoint: 1e3 * speed.checkpoint.recent_s(),
             end_s: speed.seconds(&shape.end()),
             wall_s,
         });
@@ -162,7 +162,7 @@ pub struct Mean {
 
 impl Mean {
     /// Seconds of measured work after which a measurement counts a third.
-    const MEMORY_S: f64 = 30.0;
+    const MEMORY_S: f64 = 15.0;
 
     /// Adds the time elapsed since `clock`, in which `part` of one unit was done.
     pub fn add(&mut self, clock: Instant, part: f64) {
@@ -176,9 +176,11 @@ impl Mean {
         (self.seconds, self.n) = (self.seconds + seconds, self.n + part);
     }
 
-    /// Counts as a measurement until others are made.
-    pub(super) fn guess(&mut self, mean_s: f64, part: f64) {
-        self.recent = (mean_s * part, part);
+    /// Counts as a measurement of so many seconds until others are made.
+    pub(super) fn guess(&mut self, mean_s: f64, seconds: f64) {
+        if mean_s > 0.0 {
+            self.recent = (seconds, seconds / mean_s);
+        }
     }
 
     /// Mean seconds; 0 if nothing was measured.
@@ -208,8 +210,10 @@ pub struct Speed {
 impl Speed {
     /// Whether there are enough measurements to say how long each update and estimate takes.
     pub fn is_known(&self) -> bool {
-        let few = self.step.n >= 3.0 && self.step.seconds >= 1.0;
-        (few || self.step.n >= 20.0) && self.sequence.recent.1 > 0.0
+        let step = self.step;
+        // Measured, or known from earlier sessions.
+        let measured = step.n >= 20.0 || (step.n >= 3.0 && step.seconds >= 1.0);
+        (measured || step.recent.1 > step.n) && self.sequence.recent.1 > 0.0
     }
 
     /// How long that work takes.

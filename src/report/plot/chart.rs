@@ -159,21 +159,17 @@ impl Chart {
 
     /// The values that decide the range of the vertical axis.
     fn decisive(&self, points: &[Vec<(f64, f64)>], x: &Range<f64>) -> Vec<f64> {
-        // Vertical lines have no height, and thin curves are noisy.
-        let counts =
-            |series: &&Series| series.shape != Shape::Verticals && (!series.thin || self.series.iter().all(|s| s.thin));
-        let counted = self.series.iter().zip(points).filter(|(series, _)| counts(series));
+        // Vertical lines have no height.
+        let counted = self.series.iter().zip(points).filter(|(series, _)| series.shape != Shape::Verticals);
         let start = if self.log_x { x.start } else { x.start + START * (x.end - x.start) };
         let mut values = Vec::new();
         for (series, points) in counted {
+            let all = || points.iter().map(|point| point.1).collect::<Vec<_>>();
             let after = points.iter().skip(1).filter(|point| point.0 >= start).map(|point| point.1);
-            let before = values.len();
-            if self.skip_start && series.shape == Shape::Line && points.len() > 2 {
-                values.extend(after);
-            }
-            if values.len() == before {
-                values.extend(points.iter().map(|point| point.1));
-            }
+            let skips = self.skip_start && series.shape == Shape::Line && points.len() > 2;
+            let counts = Some(after.collect::<Vec<_>>()).filter(|after| skips && !after.is_empty()).unwrap_or_else(all);
+            // Thin curves are noisy: their extremes may leave the frame.
+            values.extend(if series.thin { middle(counts) } else { counts });
         }
         values
     }
@@ -184,16 +180,16 @@ impl Chart {
         if thin { format!("{}; {like}: {}", self.y_desc, self.thin) } else { self.y_desc.clone() }
     }
 
-    /// What to say of points that are outside of the frame.
-    pub(super) fn outside(&self, placed: &Placed) -> Option<String> {
+    /// What to say of points that are above the frame, and of those below.
+    pub(super) fn outside(&self, placed: &Placed) -> [Option<String>; 2] {
         let heights = self.series.iter().zip(&placed.points).filter(|(series, _)| series.shape != Shape::Verticals);
         let heights: Vec<f64> = heights.flat_map(|(_, points)| points).map(|point| point.1).collect();
         let high = heights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let low = heights.iter().copied().fold(f64::INFINITY, f64::min);
-        let above = (high > placed.y.end).then(|| format!("above the frame: up to {}", short(high)));
-        let below = (low < placed.y.start).then(|| format!("below the frame: down to {}", short(low)));
-        let said: Vec<_> = above.into_iter().chain(below).collect();
-        (!said.is_empty()).then(|| said.join("; "))
+        [
+            (high > placed.y.end).then(|| format!("above: up to {}", short(high))),
+            (low < placed.y.start).then(|| format!("below: down to {}", short(low))),
+        ]
     }
 
     /// The label at a position on the horizontal axis.
@@ -288,9 +284,19 @@ impl Chart {
             text += line.iter().map(entry).collect::<Vec<_>>().join("  ").trim_end();
             text.push('\n');
         }
-        outside.iter().for_each(|said| text += &format!("{said}\n"));
+        let said: Vec<_> = outside.into_iter().flatten().collect();
+        if !said.is_empty() {
+            text += &format!("outside of the frame {}\n", said.join(", "));
+        }
         text
     }
+}
+
+/// The values without their highest and lowest hundredths.
+fn middle(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    let few = values.len() / 100;
+    values[few..values.len() - few].to_vec()
 }
 
 /// A value with three significant digits.
@@ -415,26 +421,30 @@ mod tests {
     #[test]
     fn the_axis_looks_at_what_comes_after_the_start() {
         let points = vec![(0.0, 4.2), (10.0, 3.0), (100.0, 2.5), (1000.0, 2.0)];
-        let behind = vec![(0.0, 5.0), (500.0, 1.0), (1000.0, 1.5)];
+        // One of two hundred is an extreme.
+        let mut behind: Vec<_> = (0..200).map(|i| (5.0 * f64::from(i), 2.2)).collect();
+        (behind[0].1, behind[100].1) = (5.0, 1.0);
         let mut chart = Chart {
             y_desc: "loss".into(),
             thin: "training".into(),
             series: vec![Series::new(0, "a", points), Series::new(0, "", behind).behind()],
             ..Chart::default()
         };
-        let range = |chart: &Chart| chart.placed().y;
-        assert_eq!(range(&chart), 1.89..4.31, "all of the curve, but not what is thin");
-        assert!(chart.outside(&chart.placed()).is_some_and(|said| said.starts_with("above the frame: up to 5; below")));
+        let round = |x: f64| (1e9 * x).round() / 1e9;
+        let range = |chart: &Chart| round(chart.placed().y.start)..round(chart.placed().y.end);
+        assert_eq!(range(&chart), 1.89..4.31, "all of the curve, but not the extremes of what is thin");
+        let outside = [Some("above: up to 5".to_owned()), Some("below: down to 1".to_owned())];
+        assert_eq!(chart.outside(&chart.placed()), outside);
         // The second point is within a fiftieth of the axis.
         chart.skip_start = true;
         assert_eq!(range(&chart), 1.975..2.525);
         let text = chart.text(60, false);
-        assert!(text.contains("above the frame: up to 5; below the frame: down to 1\n"), "{text}");
+        assert!(text.contains("\noutside of the frame above: up to 5, below: down to 1\n"), "{text}");
         assert!(text.starts_with("loss; small letters: training\n"), "{text}");
         chart.y_limits = (Some(1.0), None);
         assert_eq!(range(&chart), 1.0..2.525);
         chart.y_limits = (Some(1.0), Some(6.0));
-        assert_eq!(chart.outside(&chart.placed()), None);
+        assert_eq!(chart.outside(&chart.placed()), [None, None]);
         // Of two points, both count.
         chart.y_limits = (None, None);
         chart.series = vec![Series::new(0, "b", vec![(0.0, 4.0), (10.0, 2.0)])];

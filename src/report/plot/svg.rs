@@ -44,6 +44,9 @@ const PAPER: (RGBColor, RGBColor) = (RGBColor(0xff, 0xff, 0xff), RGBColor(0x0d, 
 /// How much of the colour thin curves have.
 const THIN: f64 = 0.55;
 
+/// The height of a line of the legend.
+const LINE: i32 = 22;
+
 /// The longest text in a legend, in characters.
 const LABEL: usize = 48;
 
@@ -110,9 +113,10 @@ impl Chart {
         self.series.iter().filter(|series| !series.label.is_empty())
     }
 
-    /// The texts of the legend, which has a place of its own beside the drawing.
-    fn legend_texts(&self) -> Vec<String> {
-        self.legend().map(|series| shortened(&series.label)).chain(self.outside(&self.placed())).collect()
+    /// The texts of the legend, which has a place of its own beside the drawing: of the series, then of what is above
+    /// and below the frame.
+    fn legend_texts(&self) -> (Vec<String>, [Option<String>; 2]) {
+        (self.legend().map(|series| shortened(&series.label)).collect(), self.outside(&self.placed()))
     }
 
     fn draw(&self, area: &Area) -> Drawn {
@@ -179,19 +183,26 @@ impl Chart {
     }
 
     fn draw_legend(&self, area: &Area) -> Drawn {
-        for (i, text) in self.legend_texts().into_iter().enumerate() {
-            let y = 52 + 22 * i as i32;
+        let (labels, [above, below]) = self.legend_texts();
+        let mut y = 52;
+        let write = |text: String, y: i32| area.draw(&Text::new(text, (36, y - 7), font(14)));
+        for (series, label) in self.legend().zip(labels) {
             let line = [(4, y), (28, y)];
-            match self.legend().nth(i) {
-                None => area.draw(&TriangleMarker::new((16, y), 5, INK.0.filled()))?,
-                Some(series) => match series.shape {
-                    Shape::Dots => area.draw(&Circle::new((16, y), 4, COLORS[series.color].0.filled()))?,
-                    Shape::Rings => area.draw(&Circle::new((16, y), 7, INK.0.stroke_width(2)))?,
-                    _ if series.dashed => area.draw(&DashedPathElement::new(line, 6, 3, stroke(series, 3)))?,
-                    _ => area.draw(&PathElement::new(line, stroke(series, 3)))?,
-                },
+            match series.shape {
+                Shape::Dots => area.draw(&Circle::new((16, y), 4, COLORS[series.color].0.filled()))?,
+                Shape::Rings => area.draw(&Circle::new((16, y), 7, INK.0.stroke_width(2)))?,
+                _ if series.dashed => area.draw(&DashedPathElement::new(line, 6, 3, stroke(series, 3)))?,
+                _ => area.draw(&PathElement::new(line, stroke(series, 3)))?,
             }
-            area.draw(&Text::new(text, (36, y - 7), font(14)))?;
+            write(label, y)?;
+            y += LINE;
+        }
+        for (text, size) in [(above, 5), (below, -5)] {
+            if let Some(text) = text {
+                area.draw(&TriangleMarker::new((16, y), size, INK.0.filled()))?;
+                write(text, y)?;
+                y += LINE;
+            }
         }
         Ok(())
     }
@@ -239,12 +250,16 @@ fn font(size: i32) -> TextStyle<'static> {
 }
 
 fn draw(svg: &mut String, charts: &[Chart]) -> Drawn {
-    let texts: Vec<_> = charts.iter().map(Chart::legend_texts).collect();
+    let all = |chart: &Chart| {
+        let (labels, outside) = chart.legend_texts();
+        labels.into_iter().chain(outside.into_iter().flatten()).collect::<Vec<_>>()
+    };
+    let texts: Vec<_> = charts.iter().map(all).collect();
     let legend_width = texts.iter().flatten().map(|text| 50 + text_width(text)).max().unwrap_or(0);
     let height = |(chart, texts): (&Chart, &Vec<String>)| {
         let several = if chart.low { PANEL.1 } else { PANEL.0 };
         let one = if charts.len() > 1 { several } else { SIZE.1 };
-        one.max(70 + 22 * texts.len() as u32)
+        one.max(70 + LINE as u32 * texts.len() as u32)
     };
     let heights: Vec<u32> = charts.iter().zip(&texts).map(height).collect();
     let size = (SIZE.0 + legend_width, heights.iter().sum());
@@ -299,7 +314,7 @@ mod tests {
             "entropy floor 0.5000",
             "step",
             "prefers-color-scheme",
-            "above the frame: up to 4.3",
+            "above: up to 4.3",
         ] {
             assert!(svg.contains(part), "{part}");
         }

@@ -11,8 +11,8 @@ use crate::{
 use kinglet_core::{backend::Backward, model::Gpt};
 use std::time::Instant;
 
-/// The part of an estimate that what earlier sessions measured counts as.
-const PAST: f64 = 0.1;
+/// The seconds of measuring that what earlier sessions took counts as.
+const PAST_S: f64 = 1.0;
 
 /// Every second of a session belongs to one of its parts.
 pub(super) struct Clock {
@@ -25,8 +25,6 @@ pub(super) struct Clock {
     last: Instant,
     /// Sequences measured in the estimate, or the exact loss, that is in progress.
     measured: usize,
-    /// What earlier sessions took: seconds per update, and per sequence of an estimate, with its share of a checkpoint.
-    past: Option<(f64, f64)>,
     /// Whether the costs of the end have been forecast.
     calibrated: bool,
     /// Whether only the end is left.
@@ -37,11 +35,15 @@ impl Clock {
     /// A clock of a session that begins with `state`, after so many estimates.
     pub(super) fn new(began: Instant, state: &State, job: &Job, estimates: usize) -> Clock {
         let shape = Shape::new(&job.run.config, &job.data, job.old.as_ref());
-        let measured = estimates as f64 * shape.estimate;
-        let past = (state.step > 0 && estimates > 0 && state.wall_s > state.train_s)
-            .then(|| (state.train_s / state.step as f64, (state.wall_s - state.train_s) / measured));
-        let (wall_before, last, speed) = (state.wall_s, Instant::now(), Speed::default());
-        Clock { began, wall_before, shape, speed, last, measured: 0, past, calibrated: false, ending: false }
+        let mut speed = Speed::default();
+        let rest_s = state.wall_s - state.train_s;
+        if state.step > 0 && estimates > 0 && rest_s > 0.0 {
+            // What earlier sessions took; an estimate with its share of a checkpoint.
+            speed.step.guess(state.train_s / state.step as f64, PAST_S);
+            speed.sequence.guess(rest_s / (estimates as f64 * shape.estimate), PAST_S);
+        }
+        let (wall_before, last) = (state.wall_s, Instant::now());
+        Clock { began, wall_before, shape, speed, last, measured: 0, calibrated: false, ending: false }
     }
 
     /// Seconds over all sessions.
@@ -93,15 +95,10 @@ impl Clock {
 
     /// Forecasts, once, what cannot be measured before it happens.
     pub(super) fn calibrate<B: Backward>(&mut self, job: &Job, be: &B, model: &Gpt, p: &mut B::Buf) {
-        if self.calibrated || self.speed.step.n < 3.0 {
+        if self.calibrated || !self.speed.is_known() {
             return;
         }
         self.calibrated = true;
-        if let Some((step_s, sequence_s)) = self.past {
-            // This machine may be another, or busier.
-            let slower = self.speed.step.mean_s() / step_s;
-            self.speed.sequence.guess(slower * sequence_s, PAST * self.shape.estimate);
-        }
         if !job.skip_report {
             // What fails here fails at the end again, and is told then.
             let sample_s = calibrate::sample_s(be, model, p).unwrap_or(0.0);
