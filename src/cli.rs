@@ -27,6 +27,7 @@ mod tag;
 mod terminal;
 mod train;
 mod tune;
+mod watch;
 
 use clap::{Parser, Subcommand};
 use kinglet::error::Error;
@@ -52,6 +53,12 @@ struct Args {
     /// Print events and results as JSON, one object a line; progress goes to standard error
     #[arg(long, global = true)]
     json: bool,
+    /// No progress, notes or hints; results, warnings and errors stay
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Show more, such as a line of training loss every log_interval updates
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
 }
 
 #[derive(Subcommand)]
@@ -77,6 +84,7 @@ enum Command {
 
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
+    terminal::set_loudness(args.quiet, args.verbose);
     let ended = match args.command {
         Command::Train(command) => command.run(args.json),
         Command::Eval(command) => command.run(args.json).map(|()| Ended::Done),

@@ -13,5 +13,3 @@ pub mod source;
 pub mod tokenizer;
 mod utf16;
 mod utf8;
-
-pub use names::for_shell;

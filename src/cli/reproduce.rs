@@ -141,7 +141,7 @@ impl Args {
         } else {
             Job::start(config, out)?
         };
-        let mut reporter = Reporter::new(json, &job.run.config);
+        let mut reporter = Reporter::new(json, &job.run.config).resumed_by(terminal::this_command());
         let options = Options::default().threads(self.threads.count()).stop(stop);
         let last = train::run(job, be, &options, |event| reporter.event(event))?;
         Ok(match last {

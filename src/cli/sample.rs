@@ -202,14 +202,14 @@ impl Args {
         for index in 0..self.num {
             if !json {
                 let rule = if self.num > 1 { format!("----- {} of {}\n", index + 1, self.num) } else { String::new() };
-                terminal::print(&(rule + &prompt))?;
+                terminal::print_exact(&(rule + &prompt))?;
             }
             let mut generation = self.generation(&model, &prompt, index);
             let (mut text, mut ids) = (String::new(), Vec::<u32>::new());
             terminal::write(&mut generation, self.threads.count(), |piece| {
                 text.push_str(&piece.text);
                 ids.extend(&piece.ids);
-                if json { Ok(()) } else { terminal::print(&piece.text) }
+                if json { Ok(()) } else { terminal::print_exact(&piece.text) }
             })?;
             ended |= text.contains(END_OF_TEXT);
             if json {

@@ -17,6 +17,7 @@ mod mistakes;
 mod model;
 mod parsers;
 mod resume;
+mod terminal;
 mod tokenizers;
 mod training;
 mod tune;
