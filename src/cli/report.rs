@@ -371,10 +371,10 @@ fn done(event: &Event, unit: &str) -> String {
 /// The line about a run's size.
 pub(super) fn size(plan: &Plan) -> String {
     format!(
-        "{}, {:.2} M tokens: {:.1} epochs; {:.2} training tokens per parameter; {:.0} MiB of memory\n",
+        "{}, {:.2} M tokens: {} epochs; {:.2} training tokens per parameter; {:.0} MiB of memory\n",
         count(plan.steps, "step"),
         plan.tokens / 1e6,
-        plan.epochs,
+        if plan.epochs < 0.1 { format!("{:.2}", plan.epochs) } else { format!("{:.1}", plan.epochs) },
         plan.tokens_per_param,
         plan.memory_mib
     )

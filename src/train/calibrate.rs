@@ -2,17 +2,19 @@
 
 use super::plan::SAMPLE_TOKENS;
 use crate::{
-    data::Dataset,
+    data::{Dataset, Split},
     report::baselines::{Baselines, TRAIN_TOKENS, VAL_TOKENS},
 };
 use kinglet_core::{
     backend::Backward,
+    config::Config,
     error::Result,
     model::Gpt,
+    rng::Purpose,
     sample::{Sampling, Stream},
-    shards,
+    shards::{self, Shards},
 };
-use std::time::Instant;
+use std::{ops::ControlFlow, time::Instant};
 
 /// How often each is tried. The quickest counts: what disturbed the others would be multiplied, too.
 const TRIES: usize = 4;
@@ -29,6 +31,22 @@ fn quickest(mut attempt: impl FnMut() -> Result<()>) -> Result<f64> {
         least = least.min(clock.elapsed().as_secs_f64());
     }
     Ok(least)
+}
+
+/// The seconds that a sequence of an estimate takes.
+pub(super) fn sequence_s<B: Backward>(
+    be: &B,
+    model: &Gpt,
+    p: &mut B::Buf,
+    shards: &mut Shards<B>,
+    split: &Split,
+    config: &Config,
+) -> Result<f64> {
+    shards::pack_to_read(be, model, p);
+    let sequences = 2 * config.batch_size;
+    let load = |i, batch: &mut _| split.sample(config.seed, Purpose::EstimateVal, 0, i, batch);
+    let all = || shards.losses(be, model, p, sequences, load, |_, _| ControlFlow::Continue(())).map(|_| ());
+    Ok(quickest(all)? / sequences as f64)
 }
 
 /// The seconds that the sample at the end of a run takes. It does not change the model.

@@ -247,7 +247,7 @@ impl<'a, B: Backward> Run<'a, B> {
     ) -> Result<Option<T>> {
         let due = self.estimate_is_due();
         let Run { job, be, model, shards, p, state, stop, observe, clock, .. } = self;
-        clock.calibrate(job, be, model, p);
+        clock.calibrate(job, be, model, p, shards);
         shards::pack_to_read(be, model, p);
         clock.lap();
         let step = state.step;
@@ -376,7 +376,9 @@ impl<'a, B: Backward> Run<'a, B> {
         }
         let left_s = self.left_s();
         (self.observe)(&event(left_s));
-        if let (false, Some(left_s)) = (self.planned, left_s) {
+        // What takes a moment needs no plan.
+        let planned = self.planned || !self.clock.is_worth_telling();
+        if let (false, Some(left_s)) = (planned, left_s) {
             self.planned = true;
             let Job { run: RunDir { config, .. }, data, old, .. } = &self.job;
             let mut plan = Plan::new(config, &self.model, data, old.as_ref())?;
@@ -389,8 +391,8 @@ impl<'a, B: Backward> Run<'a, B> {
     /// Seconds to the end, once it is known what everything costs.
     fn left_s(&mut self) -> Option<f64> {
         let due = self.estimate_is_due();
-        let Run { clock, job, be, model, p, state, .. } = self;
-        clock.calibrate(job, be, model, p);
+        let Run { clock, job, be, model, shards, p, state, .. } = self;
+        clock.calibrate(job, be, model, p, shards);
         clock.left_s(state.step, due)
     }
 

@@ -178,7 +178,7 @@ impl Mean {
 
     /// Counts as a measurement of so many seconds until others are made.
     pub(super) fn guess(&mut self, mean_s: f64, seconds: f64) {
-        if mean_s > 0.0 {
+        if mean_s > 0.0 && self.n == 0.0 {
             self.recent = (seconds, seconds / mean_s);
         }
     }
@@ -208,12 +208,16 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// Whether there are enough measurements to say how long each update and estimate takes.
-    pub fn is_known(&self) -> bool {
+    /// Whether enough updates are measured, or are known from earlier sessions, to say how long each takes.
+    pub fn steps_are_known(&self) -> bool {
         let step = self.step;
-        // Measured, or known from earlier sessions.
-        let measured = step.n >= 20.0 || (step.n >= 3.0 && step.seconds >= 1.0);
-        (measured || step.recent.1 > step.n) && self.sequence.recent.1 > 0.0
+        // Without a guess there is no more of the recent past than of the whole.
+        step.n >= 20.0 || (step.n >= 3.0 && step.seconds >= 1.0) || step.recent.1 > step.n
+    }
+
+    /// Whether it is known how long each update and each estimate takes.
+    pub fn is_known(&self) -> bool {
+        self.steps_are_known() && self.sequence.recent.1 > 0.0
     }
 
     /// How long that work takes.

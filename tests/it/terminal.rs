@@ -130,7 +130,7 @@ fn quiet_and_verbose_are_what_they_say() {
         [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
     };
     let [out, errors] = train("plain", &[]);
-    for part in ["step 10: train loss", "0.3 epochs", "to sample again:  kinglet sample plain\n"] {
+    for part in ["step 10: train loss", "0.01 epochs; ", "to sample again:  kinglet sample plain\n"] {
         assert!(out.contains(part), "{part}: {out}");
     }
     assert_eq!(errors, "", "a short run needs no line in a log");
@@ -208,7 +208,11 @@ fn a_log_has_a_line_now_and_then_and_an_interruption_says_how_to_go_on() {
     let began = Instant::now();
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    errors.read_line(&mut line).unwrap();
+    // There is a warning before: the text is small for so many steps.
+    while !line.starts_with("step ") {
+        line.clear();
+        assert!(errors.read_line(&mut line).unwrap() > 0, "it goes on");
+    }
     assert!(line.starts_with("step ") && line.contains(" of 1000000: loss ") && line.ends_with(" left\n"), "{line}");
     assert!((9.0..60.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
     let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -258,15 +262,20 @@ fn the_time_left_is_what_happens() {
         [0.1, 0.5, 0.9].map(|share| {
             // Before a resumed run has said anything nothing is shown.
             let then = shown.iter().rfind(|(then, _)| *then <= share * total);
-            then.map_or(f64::NAN, |(then, left)| left / (total - then))
+            // What is wrong by a moment is right.
+            then.map_or(
+                f64::NAN,
+                |(then, left)| if (left - (total - then)).abs() < 0.1 { 1.0 } else { left / (total - then) },
+            )
         })
     };
     let near = |ratios: &[f64; 3]| ratios.iter().all(|ratio| (0.75..1.33).contains(ratio));
     // Steps take most of the time, then estimates do.
-    for (name, settings) in
-        [("steps", ["max_iters=300", "eval_iters=5"]), ("estimates", ["max_iters=150", "eval_iters=40"])]
-    {
-        let common = ["data=[\"builtin\"]", "eval_interval=30", "n_layer=2"];
+    for (name, settings) in [
+        ("steps", ["max_iters=300", "eval_iters=5", "eval_interval=30"]),
+        ("estimates", ["max_iters=150", "eval_iters=15", "eval_interval=10"]),
+    ] {
+        let common = ["data=[\"builtin\"]", "n_layer=2"];
         let config = Config::preset("big-0.2m").unwrap().with(&[&settings[..], &common].concat()).unwrap();
         let mut found = [Vec::new(), Vec::new()];
         for round in 0..8 {

@@ -8,7 +8,7 @@ use crate::{
         plan::{Plan, Shape, Speed, Work},
     },
 };
-use kinglet_core::{backend::Backward, model::Gpt};
+use kinglet_core::{backend::Backward, model::Gpt, shards::Shards};
 use std::time::Instant;
 
 /// The seconds of measuring that what earlier sessions took counts as.
@@ -25,6 +25,8 @@ pub(super) struct Clock {
     last: Instant,
     /// Sequences measured in the estimate, or the exact loss, that is in progress.
     measured: usize,
+    /// Seconds of an estimate with its checkpoint in earlier sessions.
+    past: Option<f64>,
     /// Whether the costs of the end have been forecast.
     calibrated: bool,
     /// Whether only the end is left.
@@ -36,14 +38,13 @@ impl Clock {
     pub(super) fn new(began: Instant, state: &State, job: &Job, estimates: usize) -> Clock {
         let shape = Shape::new(&job.run.config, &job.data, job.old.as_ref());
         let mut speed = Speed::default();
-        let rest_s = state.wall_s - state.train_s;
-        if state.step > 0 && estimates > 0 && rest_s > 0.0 {
-            // What earlier sessions took; an estimate with its share of a checkpoint.
+        if state.step > 0 {
             speed.step.guess(state.train_s / state.step as f64, PAST_S);
-            speed.sequence.guess(rest_s / (estimates as f64 * shape.estimate), PAST_S);
         }
+        // In earlier sessions, an estimate with its checkpoint.
+        let past = (estimates > 0).then(|| (state.wall_s - state.train_s) / estimates as f64);
         let (wall_before, last) = (state.wall_s, Instant::now());
-        Clock { began, wall_before, shape, speed, last, measured: 0, calibrated: false, ending: false }
+        Clock { began, wall_before, shape, speed, last, measured: 0, past, calibrated: false, ending: false }
     }
 
     /// Seconds over all sessions.
@@ -54,6 +55,11 @@ impl Clock {
     /// Mean seconds of an update in this session.
     pub(super) fn step_s(&self) -> f64 {
         self.speed.step.mean_s()
+    }
+
+    /// Whether updates have been measured for a while, so that a plan can be told.
+    pub(super) fn is_worth_telling(&self) -> bool {
+        self.speed.step.n >= 3.0 && self.step_s() * self.speed.step.n >= 1.0
     }
 
     /// Begins a new part; the seconds since the last one.
@@ -94,11 +100,26 @@ impl Clock {
     }
 
     /// Forecasts, once, what cannot be measured before it happens.
-    pub(super) fn calibrate<B: Backward>(&mut self, job: &Job, be: &B, model: &Gpt, p: &mut B::Buf) {
-        if self.calibrated || !self.speed.is_known() {
+    pub(super) fn calibrate<B: Backward>(
+        &mut self,
+        job: &Job,
+        be: &B,
+        model: &Gpt,
+        p: &mut B::Buf,
+        shards: &mut Shards<B>,
+    ) {
+        if self.calibrated || !self.speed.steps_are_known() {
             return;
         }
         self.calibrated = true;
+        // A resumed run has no estimate yet, and may have none for long.
+        if self.speed.sequence.n == 0.0
+            && let Ok(seconds) = calibrate::sequence_s(be, model, p, shards, &job.data.val, &job.run.config)
+        {
+            self.speed.sequence.guess(seconds, PAST_S);
+            let rest_s = self.past.map_or(0.0, |past_s| past_s - seconds * self.shape.estimate);
+            self.speed.checkpoint.guess(rest_s, PAST_S);
+        }
         if !job.skip_report {
             // What fails here fails at the end again, and is told then.
             let sample_s = calibrate::sample_s(be, model, p).unwrap_or(0.0);
