@@ -176,7 +176,11 @@ fn many(n: u64, one: &str, several: &str, of: u64) -> String {
 fn larger(chats: Option<&Chats>, config: &Config) -> String {
     match chats.and_then(Chats::block_size) {
         Some(size) if size <= config.block_size => String::new(),
-        Some(size) if config.base.is_empty() => format!("; --set block_size={size} holds 99 % of them"),
+        Some(size) if config.base.is_empty() => {
+            let chat = Config::preset("chat").is_ok_and(|chat| config.block_size < chat.block_size);
+            let preset = if chat { "--preset chat is for conversations, and " } else { "" };
+            format!("; {preset}--set block_size={size} holds 99 % of them")
+        }
         Some(size) => format!("; a block_size of {size} would hold 99 % of them"),
         None => "; no model may have a block_size that holds 99 % of them".to_owned(),
     }
