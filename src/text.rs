@@ -15,3 +15,4 @@ mod utf16;
 mod utf8;
 
 pub use names::for_shell;
+pub(crate) use names::many;
