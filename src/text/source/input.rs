@@ -118,6 +118,7 @@ impl Source {
         };
         let (head, mut reader) = peek(raw)?;
         if let Some((kind, advice)) = format::foreign(&self.name, &head) {
+            let advice = format::with_name(advice, &self.name);
             return Err(refused(format!(" is not plain text but {kind}: {advice}")));
         }
         let (encoding, mark) = format::encoding(&head);

@@ -7,7 +7,7 @@ use super::{
     reading::Reading,
     record,
 };
-use crate::text::{refused::unreadable, utf8::Utf8};
+use crate::text::{names::for_shell, refused::unreadable, utf8::Utf8};
 use kinglet_core::{
     config::InvalidUtf8,
     error::{Error, Result},
@@ -83,7 +83,8 @@ pub(super) fn array(reading: &mut Reading, input: Input) -> Result<()> {
     read.map_err(|error| unreadable(name, error))?;
     if bytes.len() > rules.longest {
         let what = "JSON array, which is read whole, is longer than";
-        let lines = "write it as JSON lines, which have no limit: jq -c '.[]' FILE > FILE.jsonl";
+        let file = for_shell(name);
+        let lines = format!("write it as JSON lines, which have no limit: jq -c '.[]' {file} > lines.jsonl");
         return Err(Error::Data(format!("{name}: this {what} {} MiB: {lines}", rules.longest >> 20)));
     }
     let mut utf8 = Utf8::new(name, rules.invalid_utf8, input.mark);
