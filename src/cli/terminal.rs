@@ -1,7 +1,10 @@
 //! Output helpers for all commands, and how commands end.
 
 use kinglet::{config::Precision, inference::Generation, threads::with_threads};
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// How a command ended, if not with an error.
 pub(super) enum Ended {
@@ -10,6 +13,26 @@ pub(super) enum Ended {
     Interrupted,
     /// The compared runs differ.
     Different,
+}
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Takes `--quiet` and `--verbose` to heart.
+pub(super) fn set_loudness(quiet: bool, verbose: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+    VERBOSE.store(verbose, Ordering::Relaxed);
+}
+
+/// Whether neither progress, notes nor hints are shown.
+pub(super) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Whether more than usual is shown.
+#[allow(dead_code, reason = "reports of a training ask for it")]
+pub(super) fn is_verbose() -> bool {
+    VERBOSE.load(Ordering::Relaxed)
 }
 
 /// Prints to standard output and flushes it.
@@ -38,8 +61,11 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(print(&(serde_json::to_string(value)? + "\n"))?)
 }
 
-/// Prints a line to standard error, ignoring errors such as a closed pipe.
+/// Prints a line to standard error, ignoring errors such as a closed pipe. With `--quiet` there are no notes.
 pub(super) fn tell(text: &str) {
+    if is_quiet() && text.starts_with("note: ") {
+        return;
+    }
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
@@ -67,5 +93,6 @@ pub(super) fn note_precision(asked: Precision, computed: Precision) {
 /// A progress bar on standard error, hidden if that is not a terminal.
 pub(super) fn progress_bar(len: u64, template: &str) -> indicatif::ProgressBar {
     let style = indicatif::ProgressStyle::with_template(template).expect("a valid template");
-    indicatif::ProgressBar::new(len).with_style(style.progress_chars("━╸─"))
+    let bar = if is_quiet() { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new(len) };
+    bar.with_style(style.progress_chars("━╸─"))
 }
