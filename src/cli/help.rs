@@ -75,7 +75,8 @@ pub(super) fn ending(width: usize) -> String {
 
 /// The width of help on this terminal.
 pub(super) fn terminal_width() -> usize {
-    terminal_size::terminal_size_of(std::io::stdout()).map_or(WIDEST, |(width, _)| usize::from(width.0).clamp(20, WIDEST))
+    terminal_size::terminal_size_of(std::io::stdout())
+        .map_or(WIDEST, |(width, _)| usize::from(width.0).clamp(20, WIDEST))
 }
 
 /// The command that the words of a command line name, as far as they do.
@@ -101,7 +102,8 @@ pub(super) fn text(command: &Command, width: usize) -> String {
     text += "\n";
     let is_of_commands = |heading: &str| heading == COMMANDS || GROUPS.contains(&heading);
     for (heading, lines) in sections(command) {
-        let _ = write!(text, "\n{heading}:\n{}", rows(&lines, if is_of_commands(&heading) { 15 } else { COLUMN }, width));
+        let _ =
+            write!(text, "\n{heading}:\n{}", rows(&lines, if is_of_commands(&heading) { 15 } else { COLUMN }, width));
     }
     if is_root {
         let _ = write!(text, "\n{}", ending(width));
@@ -113,7 +115,9 @@ pub(super) fn text(command: &Command, width: usize) -> String {
 
 /// The help of all commands as one Markdown page.
 pub(super) fn markdown(root: &Command) -> String {
-    let mut text = String::from("# Commands\n\nWritten by `kinglet man --markdown`. Every command has this text under `--help`.\n");
+    let mut text = String::from(
+        "# Commands\n\nWritten by `kinglet man --markdown`. Every command has this text under `--help`.\n",
+    );
     let mut page = |command: &Command| {
         let title = command.get_bin_name().unwrap_or_else(|| command.get_name()).to_owned();
         let _ = write!(text, "\n## {title}\n\n```text\n{}```\n", self::text(command, WRITTEN));
@@ -189,11 +193,17 @@ fn description(arg: &Arg) -> String {
     let mut text = arg.get_help().map(ToString::to_string).unwrap_or_default();
     let takes_values = arg.get_action().takes_values();
     let values: Vec<_> = match takes_values && !arg.is_hide_possible_values_set() {
-        true => arg.get_possible_values().into_iter().filter(|v| !v.is_hide_set()).map(|v| v.get_name().to_owned()).collect(),
+        true => arg
+            .get_possible_values()
+            .into_iter()
+            .filter(|v| !v.is_hide_set())
+            .map(|v| v.get_name().to_owned())
+            .collect(),
         false => Vec::new(),
     };
     let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-    let aliases: Vec<_> = arg.get_visible_aliases().unwrap_or_default().into_iter().map(|name| format!("--{name}")).collect();
+    let aliases: Vec<_> =
+        arg.get_visible_aliases().unwrap_or_default().into_iter().map(|name| format!("--{name}")).collect();
     if !values.is_empty() {
         let _ = write!(text, " [values: {}]", values.join(", "));
     }

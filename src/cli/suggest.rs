@@ -78,7 +78,8 @@ fn context(error: &Error, kind: ContextKind) -> Vec<String> {
 
 /// A line with a command on it, to be pasted.
 fn pasted(words: &[String]) -> String {
-    let quoted = |word: &String| if word.starts_with('-') && !word.contains(' ') { word.clone() } else { shell::quoted(word) };
+    let quoted =
+        |word: &String| if word.starts_with('-') && !word.contains(' ') { word.clone() } else { shell::quoted(word) };
     format!("\n    kinglet {}", words.iter().map(quoted).collect::<Vec<_>>().join(" "))
 }
 
@@ -127,7 +128,9 @@ fn wrong_option(error: &Error, root: &Command, words: &[String]) -> Option<Strin
     let wrong = context(error, ContextKind::InvalidArg).pop().filter(|wrong| wrong.starts_with('-'))?;
     let command = named(root, words);
     let program = command.get_bin_name().unwrap_or("kinglet");
+    let has_no = |wrong: &str| format!("{program} has no option {wrong}; `{program} --help` lists those there are");
     Some(match corrected(root, command, words) {
+        Ok((all, _)) if all == words => has_no(&wrong),
         // The option is there, but stands where it is not understood.
         Ok((all, reasons)) if reasons.is_empty() => {
             format!("{wrong} comes after the name of the command; try:{}", pasted(&all))
@@ -135,7 +138,7 @@ fn wrong_option(error: &Error, root: &Command, words: &[String]) -> Option<Strin
         Ok((all, reasons)) => format!("{}; try:{}", reasons.join("; "), pasted(&all)),
         Err(unknown) => match key_like(&unknown) {
             Some(key) => format!("{key} is a configuration key: it belongs to a run, and {program} cannot set it"),
-            None => format!("{program} has no option {wrong}; `{program} --help` lists those there are"),
+            None => has_no(&format!("--{unknown}")),
         },
     })
 }
@@ -241,9 +244,13 @@ mod tests {
 
     #[test]
     fn a_value_is_no_option_but_may_be_negative() {
-        for (word, of_switch, want) in
-            [("1e-3", false, true), ("-1", false, true), ("--out", false, false), ("my.txt", true, false), ("false", true, true)]
-        {
+        for (word, of_switch, want) in [
+            ("1e-3", false, true),
+            ("-1", false, true),
+            ("--out", false, false),
+            ("my.txt", true, false),
+            ("false", true, true),
+        ] {
             assert_eq!(is_value(word, of_switch), want, "{word}");
         }
     }
