@@ -4,22 +4,29 @@
 
 mod bench;
 mod chat;
+mod chats;
 mod choice;
 mod compare;
 mod completions;
+mod confirm;
 mod data;
 mod eval;
 mod finetune;
 mod help;
 mod info;
+mod list;
 mod merge;
 mod plan;
+mod prune;
 mod published;
 mod report;
 mod reproduce;
+mod rm;
+mod run_arg;
 mod sample;
 mod suggest;
 mod table;
+mod tag;
 mod terminal;
 mod train;
 mod tune;
@@ -75,6 +82,14 @@ enum Command {
     Chat(chat::Args),
     #[command(display_order = help::USE)]
     Merge(merge::Args),
+    #[command(display_order = help::MANAGE, visible_alias = "ls")]
+    List(list::Args),
+    #[command(display_order = help::MANAGE)]
+    Tag(tag::Args),
+    #[command(display_order = help::MANAGE)]
+    Rm(rm::Args),
+    #[command(display_order = help::MANAGE)]
+    Prune(prune::Args),
     #[command(display_order = help::OTHER)]
     Bench(bench::Args),
     #[command(display_order = help::OTHER)]
@@ -119,6 +134,10 @@ impl Args {
             Command::Sample(command) => command.run(json).map(done),
             Command::Chat(command) => command.run(json).map(done),
             Command::Merge(command) => command.run(json).map(done),
+            Command::List(command) => command.run(json).map(done),
+            Command::Tag(command) => command.run(json).map(done),
+            Command::Rm(command) => command.run(json).map(done),
+            Command::Prune(command) => command.run(json).map(done),
             Command::Bench(command) => command.run(json).map(done),
             Command::Reproduce(command) => command.run(json),
             Command::Completions(command) => command.run(Args::command()).map(done),

@@ -350,6 +350,11 @@ impl Tuning {
         Ok(tuning)
     }
 
+    /// The tuning's folder.
+    pub fn path(&self) -> &Path {
+        &self.out
+    }
+
     /// The budget in seconds, and the seconds spent in earlier sessions.
     pub fn budget_s(&self) -> (f64, f64) {
         (self.stored.budget_s, self.stored.spent_s)

@@ -25,7 +25,8 @@ pub(super) struct Choice {
     /// Text: files, folders, patterns, "-" for standard input, or "tinyshakespeare" [default: a built-in text]. Formats:
     /// plain text, .jsonl, .json, .csv, .tsv, each also as .gz or .zst; token ids of `kinglet data prepare`, nanoGPT or llm.c
     pub(super) data: Vec<String>,
-    /// Start from this preset; `kinglet presets` lists them [default: big-0.2m]
+    /// Start from this preset; `kinglet presets` lists them [default: big-0.2m, or chat for
+    /// conversations]
     #[arg(help_heading = MODEL, long, value_name = "NAME", conflicts_with = "config", value_parser = PresetName, hide_possible_values = true)]
     preset: Option<String>,
     /// Start from a configuration file; `kinglet init` writes one
@@ -92,7 +93,8 @@ impl Choice {
         let (mut config, name) = match &self.config {
             Some(path) => (read_config(path)?, path.file_stem().unwrap_or_default().to_owned()),
             None => {
-                let name = self.preset.as_deref().unwrap_or(PRESETS[0].0);
+                let default = || super::chats::default_preset(&self.data, &self.set, self.field.as_deref());
+                let name = self.preset.as_deref().unwrap_or_else(default);
                 (Config::preset(name)?, name.into())
             }
         };

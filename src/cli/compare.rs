@@ -1,5 +1,6 @@
 //! `kinglet compare`
 
+use super::run_arg::RunArg;
 use super::terminal;
 use super::terminal::Ended;
 use anyhow::Context;
@@ -22,9 +23,9 @@ use std::{
 /// Lay the loss curves of runs over each other, and list what they reached and what differs in their configuration
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The runs' folders
+    /// The runs: their folders, or their names in runs/
     #[arg(required = true)]
-    run: Vec<PathBuf>,
+    run: Vec<RunArg>,
     /// What the horizontal axis is
     #[arg(long, value_enum, value_name = "AXIS", default_value = "step")]
     by: Axis,
@@ -62,7 +63,7 @@ impl Args {
         if self.bits {
             return self.bits(json);
         }
-        let runs = self.run.iter().map(|path| RunDir::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let runs = self.run.iter().map(|run| RunDir::open(&run.folder()?)).collect::<Result<Vec<_>, _>>()?;
         runs.iter().for_each(|run| terminal::warn(&run.warnings));
         let overlay = Overlay::new(&runs, self.target)?;
         let by = match self.by {
@@ -98,7 +99,7 @@ impl Args {
         let [a, b] = &self.run[..] else {
             return Err(Error::BadConfig(format!("--bits takes two runs, not {}", self.run.len())).into());
         };
-        let found = compare(&mut RunDir::open(a)?, &mut RunDir::open(b)?)?;
+        let found = compare(&mut RunDir::open(&a.folder()?)?, &mut RunDir::open(&b.folder()?)?)?;
         terminal::warn(&found.warnings);
         if json {
             let mut report = serde_json::to_value(&found)?;

@@ -29,7 +29,6 @@ pub(super) const LOOK: usize = 200;
 /// Of those that use a model.
 pub(super) const USE: usize = 300;
 /// Of those that change what is in `runs/`.
-#[allow(dead_code, reason = "commands that manage runs take it")]
 pub(super) const MANAGE: usize = 400;
 /// Of those that tell what there is to choose from.
 #[allow(dead_code, reason = "commands that list presets and keys take it")]

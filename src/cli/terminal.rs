@@ -1,6 +1,10 @@
 //! Output helpers for all commands, and how commands end.
 
-use kinglet::{config::Precision, inference::Generation, threads::with_threads};
+use kinglet::{
+    config::Precision,
+    inference::{Generation, Piece},
+    threads::with_threads,
+};
 use std::{
     io::{self, Write},
     sync::atomic::{AtomicBool, Ordering},
@@ -42,18 +46,20 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Passes text to `write` as a model generates it. Large matrix products are computed on all cores.
+/// Passes text to `write` as a model generates it. Large matrix products are computed on `threads` threads; 0 is one for
+/// each core.
 pub(super) fn write(
     generation: &mut Generation,
-    mut write: impl FnMut(&str) -> io::Result<()> + Send,
+    threads: usize,
+    mut write: impl FnMut(&Piece) -> io::Result<()> + Send,
 ) -> anyhow::Result<()> {
     let pieces = || -> anyhow::Result<()> {
         for piece in generation {
-            write(&piece?.text)?;
+            write(&piece?)?;
         }
         Ok(())
     };
-    with_threads(0, pieces)?
+    with_threads(threads, pieces)?
 }
 
 /// Prints a value as one line of JSON.

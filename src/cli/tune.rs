@@ -4,18 +4,16 @@ use super::terminal;
 use super::{
     choice::{Choice, Threads},
     report::{duration, optional, stop_on_signal},
+    run_arg::{self, Place, PlaceArg},
     terminal::Ended,
 };
 use indicatif::ProgressBar;
 use kinglet::{
+    run::{HOME, run_name},
     train,
     tune::{Changes, Event, Found, Outcome, RangeTest, Request, Sweep, Tuning, written},
 };
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 const BAR: &str = "{wide_bar:.cyan/dim} {prefix} step {human_pos}/{human_len} {msg}";
 
@@ -30,9 +28,8 @@ model, the optimizer and the batch.
 pub(super) struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// The folder of the tuning [default: runs/ and the name of the configuration, and -tune]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    place: PlaceArg,
     /// How long it may take, as 90s, 10m or 1h30m; what earlier sessions took counts [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = budget)]
     budget: Option<f64>,
@@ -73,16 +70,17 @@ impl Args {
         let threads = self.threads.count();
         let sweeps = self.sweep.iter().map(|text| text.parse()).collect::<Result<Vec<Sweep>, _>>()?;
         let trials = self.trials.map(usize::from);
-        let out = |name: &str| self.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("{name}-tune")));
         let stop = stop_on_signal()?;
         let tuning = if self.resume {
-            let data = self.choice.data.clone();
-            let changes = Changes { sweeps, trials, budget_s: self.budget, data };
-            Tuning::resume(&out(kinglet::config::PRESETS[0].0), &changes, threads)?
+            let (out, data) = run_arg::tuning_to_resume(&self.place, &self.choice.data)?;
+            let changes = Changes { sweeps, trials, budget_s: self.budget, data: data.to_vec() };
+            Tuning::resume(&out, &changes, threads)?
         } else {
             let (config, name) = self.choice.config()?;
             let request = Request { config, sweeps, trials, budget_s: self.budget.unwrap_or(BUDGET_S) };
-            Tuning::start(request, &out(&name.to_string_lossy()), threads)?
+            let default = Path::new(HOME).join(format!("{}-tune", run_name(&request.config, &name)));
+            let start = |place: Place| place.start(|out| Tuning::start(request.clone(), out, threads));
+            self.place.start(|| default, start, Tuning::path)?
         };
         let mut reporter = Reporter { json, bar: terminal::progress_bar(1, BAR), told: HashSet::new() };
         if !json {

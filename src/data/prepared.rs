@@ -61,7 +61,7 @@ pub(super) struct Files {
 impl From<Files> for Dataset {
     fn from(files: Files) -> Dataset {
         let Files { train, val, sha256, notes, made, .. } = files;
-        Dataset { train, val, floor: None, sha256, notes, made }
+        Dataset { train, val, floor: None, sha256, notes, made, chats: None }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A first pass over a corpus: its size, its characters, its hash, and the tokenizer that can be trained on it.
 
+use super::chats::Chats;
 use crate::{
     system::{disk::hex, progress::Progress},
     text::{
@@ -31,6 +32,8 @@ pub struct Survey {
     /// Notes for the user on what was read and what was left out.
     pub notes: Vec<String>,
     alphabet: Alphabet,
+    /// What the conversations are like, without their lengths.
+    pub(super) chats: Chats,
 }
 
 impl Survey {
@@ -42,7 +45,7 @@ impl Survey {
         let template = Template::new(template(config), END_OF_TEXT.to_owned())?.at(config.template_time)?;
         let mut hasher = Sha256::new();
         let (mut bytes, mut chars, mut documents, mut conversations) = (0, 0, 0, 0);
-        let mut alphabet = Alphabet::default();
+        let (mut alphabet, mut chats) = (Alphabet::default(), Chats::default());
         let (mut inside, mut progress) = (false, Progress::new());
         let notes = corpus.pieces(Cuts::Anywhere, |piece| {
             progress.show(|| format!("reading: {} MB of text", bytes / 1_000_000));
@@ -68,6 +71,7 @@ impl Survey {
                             chars += alphabet.add_at(text, conversations);
                         }
                     }
+                    chats.add(&messages);
                     documents += 1;
                     conversations += 1;
                 }
@@ -78,7 +82,8 @@ impl Survey {
             }
             Ok(())
         })?;
-        Ok(Survey { bytes, chars, documents, conversations, sha256: hex(&hasher.finalize()), notes, alphabet })
+        let sha256 = hex(&hasher.finalize());
+        Ok(Survey { bytes, chars, documents, conversations, sha256, notes, alphabet, chats })
     }
 
     /// The distinct characters, in code point order.

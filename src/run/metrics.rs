@@ -214,3 +214,9 @@ pub fn parse_metrics(bytes: &[u8]) -> (Vec<MetricLine>, u64) {
     let lines = from.by_ref().collect::<io::Result<_>>().expect("memory can be read");
     (lines, from.damaged)
 }
+
+/// The events of intact lines in the end of a file, last one first.
+pub(super) fn last_records(end: &[u8]) -> impl Iterator<Item = Record> {
+    let lines = end.rsplit(|&byte| byte == b'\n').filter_map(MetricLine::parse);
+    lines.map(|line| line.event().unwrap_or(Record::Other))
+}

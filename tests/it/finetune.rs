@@ -181,12 +181,14 @@ fn adapters_are_small_and_can_be_merged_left_out_and_swapped() {
     let without = loss(&Model::load_without_adapters(be(), &one, Which::Last).unwrap());
     assert!(apart < without - 0.5, "{apart} {without}");
     // The other run's adapters on this one's weights are the other run, which stands on the same ones.
-    let swapped = Model::load_with_adapters_of(be(), &one, &two, Which::Last).unwrap();
+    let swapped = Model::load_with_adapters_of(be(), (&one, Which::Last), (&two, Which::Last)).unwrap();
     assert!(swapped.warnings().is_empty() && loss(&swapped) == loss(&load(&two)));
     // On weights that were trained on, it is said that they fit less well.
-    let on_merged = Model::load_with_adapters_of(be(), &base.cli.path("merged"), &two, Which::Last).unwrap();
+    let on_merged =
+        Model::load_with_adapters_of(be(), (&base.cli.path("merged"), Which::Last), (&two, Which::Last)).unwrap();
     assert!(on_merged.warnings()[0].contains("trained on other weights"), "{:?}", on_merged.warnings());
-    let error = Model::load_with_adapters_of(be(), &one, &base.run, Which::Last).err().unwrap().to_string();
+    let error =
+        Model::load_with_adapters_of(be(), (&one, Which::Last), (&base.run, Which::Last)).err().unwrap().to_string();
     assert!(error.contains("has no adapters"), "{error}");
 }
 

@@ -4,6 +4,7 @@
 mod common;
 
 mod chat;
+mod chats;
 mod cli;
 mod data;
 mod earlier;

@@ -104,7 +104,8 @@ impl Source {
             Compression::None if self.promised == Compression::None || head.is_empty() => raw,
             Compression::None => {
                 let program = if self.promised == Compression::Gzip { "gzip" } else { "zstd" };
-                let kind = format::foreign(&head).map_or(String::new(), |(kind, _)| format!("; it is {kind}"));
+                let kind =
+                    format::foreign(&self.name, &head).map_or(String::new(), |(kind, _)| format!("; it is {kind}"));
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     format!("this is not compressed with {program}{kind}"),
@@ -114,7 +115,7 @@ impl Source {
             Compression::Zstd => compression::zstd(raw)?,
         };
         let (head, mut reader) = peek(raw)?;
-        if let Some((kind, advice)) = format::foreign(&head) {
+        if let Some((kind, advice)) = format::foreign(&self.name, &head) {
             return Err(refused(format!(" is not plain text but {kind}: {advice}")));
         }
         let (encoding, mark) = format::encoding(&head);

@@ -32,7 +32,8 @@ pub(super) fn lines(reading: &mut Reading, input: Input) -> Result<()> {
             break;
         }
         if read > rules.longest {
-            return Err(too_long(&format!("{name}, line {number}"), "line", rules));
+            let most = rules.longest >> 20;
+            return Err(Error::Data(format!("{name}, line {number}: this line is longer than {most} MiB")));
         }
         text.line = number as usize;
         match text.check_on_line(std::mem::take(&mut bytes)) {
@@ -81,7 +82,9 @@ pub(super) fn array(reading: &mut Reading, input: Input) -> Result<()> {
     let read = input.reader.take(rules.longest as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| unreadable(name, error))?;
     if bytes.len() > rules.longest {
-        return Err(too_long(name, "JSON array, which is read whole,", rules));
+        let what = "JSON array, which is read whole, is longer than";
+        let lines = "write it as JSON lines, which have no limit: jq -c '.[]' FILE > FILE.jsonl";
+        return Err(Error::Data(format!("{name}: this {what} {} MiB: {lines}", rules.longest >> 20)));
     }
     let mut utf8 = Utf8::new(name, rules.invalid_utf8, input.mark);
     let text = utf8.check(bytes)?;
@@ -116,8 +119,4 @@ pub(super) fn array(reading: &mut Reading, input: Input) -> Result<()> {
     parser.end().map_err(wrong)?;
     reading.replaced(parser.replaced);
     Ok(())
-}
-
-fn too_long(at: &str, what: &str, rules: &Rules) -> Error {
-    Error::Data(format!("{at}: this {what} is longer than {} MiB", rules.longest >> 20))
 }
