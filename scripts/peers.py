@@ -13,7 +13,7 @@ is the median over the rounds. PyTorch's variants are
     bf16      the same as eager under bf16 autocast
 
 kinglet is measured in f32 and, where the processor multiplies it, in bf16. With --write the table goes to
-docs/RESULTS.md, size by size as they are done.
+docs/RESULTS.md, or to the file that is named, such as the report of `kinglet reproduce`, size by size as they are done.
 """
 
 import argparse
@@ -224,7 +224,7 @@ def measure(size, rounds, seconds, python):
             note(name, "eval", ours["ms_per_eval_batch"])
             note(name, "peak", ours["fraction_of_peak"])
             if size in SAMPLED:
-                note(name, "sample", ours["sample"]["context_full"])
+                note(name, "sample", ours["sample"]["context_full_tokens_per_s"])
         for variant, process in workers.items():
             note(variant, "train", 1e3 * ask(process, "train", seconds))
             note(variant, "eval", 1e3 * ask(process, "eval", seconds / 2))
@@ -270,7 +270,10 @@ def main():
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--python", type=Path, help="a Python that has PyTorch, instead of making one")
     parser.add_argument("--json", type=Path, help="where every single figure goes")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/RESULTS.md")
+    results = ROOT / "docs" / "RESULTS.md"
+    parser.add_argument(
+        "--write", type=Path, nargs="?", const=results, metavar="FILE", help="put the table into docs/RESULTS.md, or FILE"
+    )
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -295,11 +298,10 @@ def main():
         if args.json:
             args.json.write_text(json.dumps(everything, indent=1))
         if args.write:
-            report = ROOT / "docs" / "RESULTS.md"
-            before, _, after = report.read_text().partition(HEADING)
+            before, _, after = args.write.read_text().partition(HEADING)
             # The sections that follow are not of this script.
             rest = after.partition("\n## ")[1:]
-            report.write_text(f"{before.rstrip()}\n\n{text}{''.join(rest)}")
+            args.write.write_text(f"{before.rstrip()}\n\n{text}{''.join(rest)}")
     print(text)
 
 

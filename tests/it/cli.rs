@@ -291,7 +291,7 @@ fn bench_measures() {
     let profile = full["profile"].as_array().unwrap();
     let ms = |report: &Value| report["ms"].as_f64().unwrap();
     assert!(profile.iter().map(ms).sum::<f64>() > 0.0 && profile.iter().any(|row| row["op"] == "linear_act 64 -> 256"));
-    for key in ["first_block", "context_full", "many_streams"] {
+    for key in ["first_block_tokens_per_s", "context_full_tokens_per_s", "many_streams_tokens_per_s"] {
         assert!(full["sample"][key].as_f64().unwrap() > 0.0, "{key}");
     }
     assert!(full["process"]["start_ms"].as_f64().unwrap() > 0.0);

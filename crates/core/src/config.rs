@@ -836,6 +836,23 @@ fn checked<T: DeserializeOwned>(
     })
 }
 
+/// The key that a name means which has `-` for `_`, or is what other tools call it.
+pub fn key_like(name: &str) -> Option<&'static str> {
+    const OTHERS: [(&str, &str); 8] = [
+        ("lr", "learning_rate"),
+        ("n_layers", "n_layer"),
+        ("n_heads", "n_head"),
+        ("max_steps", "max_iters"),
+        ("steps", "max_iters"),
+        ("iters", "max_iters"),
+        ("context_length", "block_size"),
+        ("dtype", "precision"),
+    ];
+    let name = name.replace('-', "_").to_lowercase();
+    let name = OTHERS.iter().find(|(other, _)| *other == name).map_or(name.as_str(), |(_, key)| key);
+    FIELDS.iter().map(|field| field.key).find(|key| *key == name)
+}
+
 /// The error about a key that does not exist; it suggests the most similar one.
 pub fn unknown_key(key: &str) -> Error {
     // A key that shares half of its letter pairs is similar enough to be a typo.
