@@ -80,7 +80,7 @@ pub(super) fn terminal_width() -> usize {
 }
 
 /// The command that the words of a command line name, as far as they do.
-pub(super) fn named<'a>(root: &'a Command, words: impl IntoIterator<Item = impl AsRef<str>>) -> &'a Command {
+pub(super) fn named(root: &Command, words: impl IntoIterator<Item = impl AsRef<str>>) -> &Command {
     let mut command = root;
     for word in words.into_iter().take_while(|word| word.as_ref() != "--") {
         if let Some(found) = command.find_subcommand(word.as_ref()).filter(|found| found.get_name() != "help") {

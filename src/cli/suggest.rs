@@ -127,7 +127,10 @@ fn command_for(word: &str) -> Option<Vec<String>> {
 }
 
 fn wrong_option(error: &Error, root: &Command, words: &[String]) -> Option<String> {
-    let wrong = context(error, ContextKind::InvalidArg).pop().filter(|wrong| wrong.starts_with('-'))?;
+    let wrong = context(error, ContextKind::InvalidArg).pop()?;
+    if !wrong.starts_with('-') || wrong.parse::<f64>().is_ok() {
+        return None;
+    }
     let command = named(root, words);
     let program = command.get_bin_name().unwrap_or("kinglet");
     let has_no = |wrong: &str| format!("{program} has no option {wrong}; `{program} --help` lists those there are");
