@@ -195,8 +195,53 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 mod tests {
     use clap::CommandFactory;
 
+    use super::{Args, definition, help, suggest};
+
     #[test]
     fn the_command_line_is_consistent() {
-        super::Args::command().debug_assert();
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_is_described_once_and_in_its_place() {
+        let root = definition();
+        let main = help::text(&root, 100);
+        assert!(!main.contains("\nCommands:"), "a command without a group: display_order says which");
+        let mut all: Vec<&clap::Command> = vec![&root];
+        while let Some(command) = all.pop() {
+            let name = command.get_bin_name().unwrap_or_default();
+            all.extend(command.get_subcommands().filter(|command| command.get_name() != "help"));
+            // `-h` would leave out the longer texts that clap knows too.
+            assert!(command.get_about().is_some() && command.get_long_about().is_none(), "{name}");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some() && arg.get_long_help().is_none(), "{name} {arg}");
+            }
+        }
+        for command in root.get_subcommands().filter(|command| command.get_name() != "help") {
+            assert!(main.contains(&format!("\n  {} ", command.get_name())), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn what_is_suggested_is_there() {
+        let root = definition();
+        let is_there = |words: &str| {
+            let mut command = &root;
+            words.split(' ').all(|word| match command.find_subcommand(word) {
+                Some(found) => {
+                    command = found;
+                    true
+                }
+                None => word.starts_with("--"),
+            })
+        };
+        for (theirs, ours) in suggest::COMMANDS {
+            assert!(ours.iter().any(|ours| is_there(ours)), "{theirs}");
+            assert!(root.get_subcommands().all(|command| command.get_name() != *theirs), "{theirs} is a command");
+        }
+        for (theirs, ours) in suggest::OPTIONS {
+            let of_some = root.get_subcommands().any(|command| suggest::long(command, ours).is_some());
+            assert!(of_some, "{theirs}: {ours}");
+        }
     }
 }

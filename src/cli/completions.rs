@@ -46,7 +46,7 @@ impl Man {
         if self.markdown {
             return Ok(terminal::print(&help::markdown(&definition))?);
         }
-        let definition = definition.after_help(help::ending(80));
+        let definition = definition.after_help(help::ending(72));
         if let Some(dir) = &self.dir {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
             let write = clap_mangen::generate_to(definition, dir);

@@ -37,9 +37,10 @@ pub(super) const DISCOVER: usize = 500;
 pub(super) const OTHER: usize = 600;
 
 /// The environment variables that the program reads; a test compares them with the source.
-const ENVIRONMENT: [(&str, &str); 3] = [
+const ENVIRONMENT: [(&str, &str); 4] = [
     ("KINGLET_DATA_DIR", "Folder with tinyshakespeare.txt, which is used instead of downloading it"),
     ("KINGLET_ISA", "Instruction set to compute with: avx512, avx2, neon or scalar [default: the best there is]"),
+    ("KINGLET_NO_HISTORY", "If set, `kinglet chat` neither reads nor writes a history of what was typed"),
     ("NO_COLOR", "No colours, if set to anything but an empty string"),
 ];
 
@@ -67,7 +68,7 @@ docs/ of the source.";
 
 /// What stands at the end of the main help.
 pub(super) fn ending(width: usize) -> String {
-    let (environment, exit_codes) = (rows(&ENVIRONMENT, 20, width), rows(&EXIT_CODES, 8, width));
+    let (environment, exit_codes) = (rows(&ENVIRONMENT, 22, width), rows(&EXIT_CODES, 8, width));
     let documentation = wrap(DOCUMENTATION, width, 0, 0);
     format!("{EXAMPLES}\nEnvironment variables:\n{environment}\nExit codes:\n{exit_codes}\n{documentation}\n")
 }
@@ -79,7 +80,7 @@ pub(super) fn terminal_width() -> usize {
 }
 
 /// The command that the words of a command line name, as far as they do.
-pub(super) fn named<'a>(root: &'a Command, words: impl IntoIterator<Item = impl AsRef<str>>) -> &'a Command {
+pub(super) fn named(root: &Command, words: impl IntoIterator<Item = impl AsRef<str>>) -> &Command {
     let mut command = root;
     for word in words.into_iter().take_while(|word| word.as_ref() != "--") {
         if let Some(found) = command.find_subcommand(word.as_ref()).filter(|found| found.get_name() != "help") {

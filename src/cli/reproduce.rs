@@ -270,3 +270,34 @@ fn table(all: &[Runs]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_report_and_its_pictures_are_beside_the_runs() {
+        let temp = tempfile::tempdir().unwrap();
+        let out = temp.path().join("out");
+        let args = Alone::parse_from(["reproduce", "--out", out.to_str().unwrap()]).args;
+        let published = &PUBLISHED[0];
+        let folder = args.folder(published.preset, 1);
+        let settings = ["data=[\"builtin\"]", "max_iters=2", "eval_iters=1", "n_layer=1", "n_embd=8"];
+        let job = Job::start(Config::default().with(&settings).unwrap(), &folder).unwrap();
+        let done = train::run(job, Cpu::new().unwrap(), &Options::default(), |_| ()).unwrap();
+        let runs = Runs { published, done: vec![serde_json::to_value(done).unwrap()], folders: vec![folder] };
+        assert_eq!(args.write_report(&[runs]).unwrap(), out.join(REPORT));
+        let report = fs::read_to_string(out.join(REPORT)).unwrap();
+        let picture = report.split("](").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
+        assert!(out.join(picture).is_file(), "{report}");
+        assert!(report.contains("| big-0.2m |") && report.contains("\n| 1 | "), "{report}");
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+}

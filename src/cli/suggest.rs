@@ -12,21 +12,20 @@ use kinglet::{
 use std::path::Path;
 
 /// What other tools call a command, and what does the same here.
-const COMMANDS: [(&str, &[&str]); 22] = [
+pub(super) const COMMANDS: &[(&str, &[&str])] = &[
     ("generate", &["sample"]),
     ("inference", &["sample"]),
     ("infer", &["sample"]),
     ("predict", &["sample"]),
     ("run", &["sample", "chat"]),
     ("talk", &["chat"]),
-    ("ls", &["list"]),
     ("runs", &["list"]),
     ("delete", &["rm"]),
     ("remove", &["rm"]),
     ("new", &["init", "train"]),
     ("create", &["init", "train"]),
-    ("config", &["init", "keys"]),
-    ("settings", &["keys"]),
+    ("config", &["init", "keys", "info"]),
+    ("settings", &["keys", "info"]),
     ("fine-tune", &["finetune"]),
     ("fine_tune", &["finetune"]),
     ("evaluate", &["eval"]),
@@ -35,10 +34,12 @@ const COMMANDS: [(&str, &[&str]); 22] = [
     ("continue", &["train --resume"]),
     ("show", &["info"]),
     ("prepare", &["data prepare"]),
+    ("stats", &["data stats"]),
+    ("tokenize", &["data encode"]),
 ];
 
 /// What other tools call an option. Names that differ in `-` and `_` alone need no line.
-const OPTIONS: [(&str, &str); 13] = [
+pub(super) const OPTIONS: &[(&str, &str)] = &[
     ("out-dir", "out"),
     ("output", "out"),
     ("output-dir", "out"),
@@ -51,7 +52,6 @@ const OPTIONS: [(&str, &str); 13] = [
     ("length", "tokens"),
     ("temp", "temperature"),
     ("repeat-penalty", "repetition-penalty"),
-    ("dataset", "data"),
 ];
 
 /// What is wrong with a command line, and the right one where that can be told. `words` has no program name.
@@ -88,22 +88,21 @@ fn wrong_command(error: &Error, root: &Command, words: &[String]) -> Option<Stri
     let at = words.iter().position(|word| *word == wrong)?;
     let parent = named(root, &words[..at]);
     let says = format!("{} has no command {wrong}", parent.get_bin_name().unwrap_or("kinglet"));
-    let mut meant: Vec<String> = match COMMANDS.iter().find(|(name, _)| *name == wrong.to_lowercase()) {
-        Some((_, meant)) => meant.iter().map(|&name| name.to_owned()).collect(),
-        None => context(error, ContextKind::SuggestedSubcommand),
+    let split = |name: &str| name.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let mut meant: Vec<Vec<String>> = match COMMANDS.iter().find(|(name, _)| *name == wrong.to_lowercase()) {
+        Some((_, meant)) => meant.iter().map(|name| split(name)).collect(),
+        None => context(error, ContextKind::SuggestedSubcommand).iter().map(|name| split(name)).collect(),
     };
-    if meant.is_empty() && at == 0 {
+    if at == 0 && (meant.is_empty() || Path::new(&wrong).exists()) {
         meant.extend(command_for(&wrong));
     }
-    let lines = meant.iter().filter(|meant| parent.find_subcommand(meant.split(' ').next().unwrap_or(meant)).is_some());
-    let lines: Vec<String> = lines
-        .map(|meant| {
-            let mut all = words.to_vec();
-            all.splice(at..=at, meant.split(' ').map(str::to_owned));
-            let command = named(root, &all);
-            pasted(&corrected(root, command, &all).map_or(all, |(all, _)| all))
-        })
-        .collect();
+    let lines = meant.iter().filter(|meant| parent.find_subcommand(&meant[0]).is_some()).map(|meant| {
+        let mut all = words.to_vec();
+        all.splice(at..=at, meant.iter().cloned());
+        let command = named(root, &all);
+        pasted(&corrected(root, command, &all).map_or(all, |(all, _)| all))
+    });
+    let lines: Vec<String> = lines.collect();
     if lines.is_empty() {
         let names = parent.get_subcommands().filter(|command| !command.is_hide_set()).map(Command::get_name);
         return Some(format!("{says}; there are: {}", names.collect::<Vec<_>>().join(", ")));
@@ -113,19 +112,25 @@ fn wrong_command(error: &Error, root: &Command, words: &[String]) -> Option<Stri
 }
 
 /// The command for a word that is no command but a run, a file or a preset, with that word.
-fn command_for(word: &str) -> Option<String> {
+fn command_for(word: &str) -> Option<Vec<String>> {
     let path = Path::new(word);
-    if path.join("config.toml").is_file() {
-        Some(format!("sample {word}"))
+    let words: &[&str] = if path.join("config.toml").is_file() {
+        &["sample", word]
     } else if path.exists() {
-        Some(format!("train {word}"))
+        &["train", word]
+    } else if PRESETS.iter().any(|(name, _)| *name == word) {
+        &["train", "--preset", word]
     } else {
-        PRESETS.iter().any(|(name, _)| *name == word).then(|| format!("train --preset {word}"))
-    }
+        return None;
+    };
+    Some(words.iter().map(|&word| word.to_owned()).collect())
 }
 
 fn wrong_option(error: &Error, root: &Command, words: &[String]) -> Option<String> {
-    let wrong = context(error, ContextKind::InvalidArg).pop().filter(|wrong| wrong.starts_with('-'))?;
+    let wrong = context(error, ContextKind::InvalidArg).pop()?;
+    if !wrong.starts_with('-') || wrong.parse::<f64>().is_ok() {
+        return None;
+    }
     let command = named(root, words);
     let program = command.get_bin_name().unwrap_or("kinglet");
     let has_no = |wrong: &str| format!("{program} has no option {wrong}; `{program} --help` lists those there are");
@@ -226,7 +231,7 @@ fn is_value(word: &str, of_switch: bool) -> bool {
 }
 
 /// The argument with this long name, or one that it also has.
-fn long<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
+pub(super) fn long<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     let is_alias = |arg: &Arg| arg.get_all_aliases().unwrap_or_default().contains(&name);
     command.get_arguments().find(|arg| arg.get_long() == Some(name) || is_alias(arg))
 }

@@ -22,7 +22,8 @@ use std::{collections::HashSet, path::Path, time::Duration};
 Without --sweep: the learning rate, in the range that the test finds. Keys that can be swept are those of the
 model, the optimizer and the batch.
     kinglet tune my.txt --budget 10m
-    kinglet tune my.txt --sweep learning_rate --sweep dropout=0..0.3 --sweep \"n_layer=[2, 4, 6]\" --budget 2h
+    kinglet tune my.txt --sweep learning_rate --sweep dropout=0..0.3
+    kinglet tune my.txt --sweep \"n_layer=[2, 4, 6]\" --budget 2h
     kinglet train --config runs/big-0.2m-tune/best.toml")]
 pub(super) struct Args {
     #[command(flatten)]

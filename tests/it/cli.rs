@@ -196,7 +196,11 @@ fn quick_reproduction_runs_without_a_report() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("| big-0.2m | 209729 | 209729 |"), "{table}");
-    assert!(!cli.path("docs").exists());
+    let names = |path: &str| -> Vec<_> {
+        fs::read_dir(cli.path(path)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!((names("."), names("runs")), (vec!["runs".to_owned()], vec!["reproduce".to_owned()]));
+    assert_eq!(names("runs/reproduce"), ["big-0.2m-seed1-quick"]);
 }
 
 /// Every command in the README's shell blocks, in order, with fewer steps so that it takes seconds.

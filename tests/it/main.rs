@@ -10,6 +10,7 @@ mod data;
 mod earlier;
 mod finetune;
 mod formats;
+mod help;
 mod input;
 mod lora;
 mod measure;
