@@ -272,17 +272,17 @@ fn a_model_learns_to_answer() {
 fn finetune_is_train_with_a_beginning() {
     let cli = Cli::trained();
     let text = cli.ok(&[&["finetune", "run", "logbook", "--lora", "2", "--replay", "0.5"], SMALL].concat());
-    for part in ["of which", "M train", "old val loss", "before: ", "on the old data", "kinglet sample run-finetuned"] {
+    for part in ["of which", "M train", "old val loss", "before: ", "on the old data", "kinglet sample run-logbook"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let plan: Value =
         serde_json::from_str(&cli.ok(&["finetune", "run", "logbook", "--plan", "--json", "--set", "max_iters=20"]))
             .unwrap();
     assert!(plan["wall_s"].as_f64().unwrap() > 0.0 && plan["steps"] == 20, "{plan}");
-    cli.ok(&["merge", "run-finetuned", "--out", "merged"]);
+    cli.ok(&["merge", "run-logbook", "--out", "merged"]);
     assert_ne!(cli.ok(&["sample", "merged"]), cli.ok(&["sample", "run"]));
-    let own = cli.ok(&["sample", "run-finetuned", "--adapter", "none", "--prompt", "The "]);
+    let own = cli.ok(&["sample", "run-logbook", "--adapter", "none", "--prompt", "The "]);
     assert!(own.starts_with("The "));
-    let events = cli.ok(&["compare", "--bits", "run-finetuned", "run-finetuned", "--json"]);
+    let events = cli.ok(&["compare", "--bits", "run-logbook", "run-logbook", "--json"]);
     assert!(events.contains("\"checkpoints\":["), "{events}");
 }

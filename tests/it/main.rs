@@ -16,6 +16,7 @@ mod mistakes;
 mod model;
 mod parsers;
 mod resume;
+mod runs;
 mod tokenizers;
 mod training;
 mod tune;
