@@ -2,9 +2,7 @@
 
 use super::{
     confirm::{ask, bytes},
-    run_arg,
-    table::{columns, row},
-    terminal,
+    run_arg, terminal,
 };
 use kinglet::{
     error::Error,
@@ -125,14 +123,18 @@ impl Found {
 
 /// What may go, and how much that frees.
 fn table(items: &[&Item], total: u64) -> String {
-    let what = |item: &Item| match item.what {
-        What::Checkpoint => "neither best nor last",
-        What::Leftover => "left by an interrupted kinglet",
-        What::Optimizer => "optimizer state",
-        _ => "not needed",
-    };
-    let mut rows: Vec<_> =
-        items.iter().map(|item| row![item.path.display(), bytes(item.size_bytes), what(item)]).collect();
-    rows.push(row!["total", bytes(total), ""]);
-    columns(&rows)
+    let line = |size: u64, what: &str| format!("{:>8}  {what}\n", bytes(size));
+    let mut text = String::new();
+    for (kind, head) in [
+        (What::Checkpoint, "Checkpoints that are neither the best nor the last:"),
+        (What::Leftover, "Left by a kinglet that was ended:"),
+        (What::Optimizer, "Optimizer state of complete runs:"),
+    ] {
+        let of_kind: Vec<_> = items.iter().filter(|item| item.what == kind).collect();
+        if !of_kind.is_empty() {
+            text += &format!("{head}\n");
+            text.extend(of_kind.iter().map(|item| line(item.size_bytes, &item.path.display().to_string())));
+        }
+    }
+    text + &line(total, "in all")
 }

@@ -3,15 +3,14 @@
 use super::{
     confirm::{ask, bytes},
     run_arg::{RunArg, count},
-    table::{columns, row},
     terminal,
 };
 use kinglet::{
     error::Error,
-    run::{Condition, Removal, Summary},
+    run::{Condition, Kind, Removal, Summary},
 };
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Remove runs and tunings. What others put into their folders stays
 #[derive(clap::Args)]
@@ -40,8 +39,9 @@ impl Args {
         }
         let freed: u64 = all.iter().map(|(removal, _)| removal.bytes).sum();
         if !self.yes {
-            let rows = all.iter().map(|(removal, about)| row![removal.path.display(), bytes(removal.bytes), about]);
-            terminal::tell(columns(&rows.collect::<Vec<_>>()).trim_end());
+            for (removal, about) in &all {
+                terminal::tell(&format!("{:>8}  {} ({about})", bytes(removal.bytes), removal.path.display()));
+            }
             let tunings = all.iter().filter(|(removal, _)| removal.tuning).count();
             let what = match (all.len() - tunings, tunings) {
                 (n, 0) => count(n),
@@ -74,7 +74,7 @@ impl Args {
             }
             let stays = match foreign.len() {
                 0 => String::new(),
-                _ => format!("; not of kinglet, so it stays: {}", foreign.join(", ")),
+                _ => format!("; what others put there stays: {}", foreign.join(", ")),
             };
             terminal::print(&format!("removed {} ({}){stays}\n", path.display(), bytes(bytes_freed)))?;
         }
@@ -83,10 +83,10 @@ impl Args {
 }
 
 /// What is said of a run before it is removed.
-fn about(path: &std::path::Path) -> String {
+fn about(path: &Path) -> String {
     let Summary { state, step, .. } = Summary::of(path);
-    match (kinglet::run::Kind::of(path), state) {
-        (Some(kinglet::run::Kind::Tuning), _) => "a tuning".to_owned(),
+    match (Kind::of(path), state) {
+        (Some(Kind::Tuning), _) => "a tuning".to_owned(),
         (_, Condition::Damaged | Condition::NotBegun) => state.to_string(),
         _ => format!("{state}, step {}", step.unwrap_or(0)),
     }

@@ -140,6 +140,10 @@ impl RunArg {
             let what = format!("a preset, not a run: kinglet train --preset {name} makes a run of it");
             return Error::not_found(path, what);
         }
+        let inside = Path::new(HOME).join(path);
+        if is_name(path) && inside.exists() {
+            return RunArg(inside.into()).unknown();
+        }
         let names = names_in(Path::new(HOME));
         let advice = match nearest(name, &names) {
             Some(other) => {
@@ -221,7 +225,7 @@ pub(super) fn chosen_or_newest(run: Option<&RunArg>, checkpoint: &CheckpointArg)
     let is_usable = |run: &PathBuf| RunDir::open(run).and_then(|run| run.steps()).is_ok_and(|steps| !steps.is_empty());
     let Some(run) = newest_first().into_iter().find(is_usable) else {
         let what = format!("there are no runs in {HOME}/ yet: kinglet train makes one, or name the folder of a run");
-        return Err(Error::not_found(Path::new(HOME), what));
+        return Err(Error::Data(what));
     };
     terminal::note([&format!("{} is the newest run", run.display())]);
     Ok(Chosen { run, which: checkpoint.checkpoint.unwrap_or(Which::Best) })
@@ -325,15 +329,12 @@ pub(super) fn to_resume<'a>(place: &PlaceArg, data: &'a [String]) -> Result<(Pat
         matches!(Summary::of(run).state, Condition::Stopped | Condition::Diverged | Condition::NotBegun)
     };
     let Some(run) = all.iter().find(can_go_on) else {
-        let what = match all.len() {
-            0 => "there are no runs here: kinglet train --resume RUN names one elsewhere".to_owned(),
-            n => format!(
-                "there is nothing to resume: {n} of {} complete or being trained; kinglet train --resume RUN --set max_iters=N \
-                 adds steps to one",
-                if n == 1 { "1 run is".to_owned() } else { format!("{n} runs are") }
-            ),
-        };
-        return Err(Error::not_found(Path::new(HOME), what));
+        let adds = "kinglet train --resume RUN --set max_iters=N adds steps to one";
+        return Err(Error::Data(match all.len() {
+            0 => format!("there are no runs in {HOME}/ to resume; kinglet train --resume RUN names one elsewhere"),
+            1 => format!("there is nothing to resume: the run in {HOME}/ is complete or being trained; {adds}"),
+            n => format!("there is nothing to resume: all {n} runs in {HOME}/ are complete or being trained; {adds}"),
+        }));
     };
     terminal::note([&format!("{} is the newest run that is not complete", run.display())]);
     Ok((run.clone(), data))
@@ -362,10 +363,9 @@ pub(super) fn tuning_to_resume<'a>(place: &PlaceArg, data: &'a [String]) -> Resu
     let Some(newest) =
         tunings.max_by_key(|path| path.join("tune.json").metadata().and_then(|about| about.modified()).ok())
     else {
-        return Err(Error::not_found(
-            Path::new(HOME),
-            "there are no tunings here: kinglet tune --resume --out DIR names one elsewhere",
-        ));
+        return Err(Error::Data(format!(
+            "there are no tunings in {HOME}/; kinglet tune --resume --out DIR names one elsewhere"
+        )));
     };
     terminal::note([&format!("{} is the newest tuning", newest.display())]);
     Ok((newest, data))

@@ -170,7 +170,7 @@ fn preparing_into_this_folder_answers_one_object() {
 fn a_run_without_a_checkpoint_says_so() {
     let cli = Cli::trained();
     fs::remove_dir_all(cli.path("run/checkpoints")).unwrap();
-    cli.fails(&["sample", "run"], 1, "this run has no checkpoint yet; kinglet train --resume --out goes on with it");
+    cli.fails(&["sample", "run"], 1, "this run has no checkpoint yet; kinglet train --resume RUN goes on with it");
     cli.ok(&["info", "run"]);
     cli.ok(&["train", "--resume", "--out", "run"]);
     cli.ok(&["sample", "run"]);

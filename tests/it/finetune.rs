@@ -278,7 +278,7 @@ fn finetune_is_train_with_a_beginning() {
         "old val loss",
         "before fine-tuning: ",
         "on the old data",
-        "kinglet sample run-finetuned",
+        "kinglet sample run-logbook",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -286,10 +286,10 @@ fn finetune_is_train_with_a_beginning() {
         serde_json::from_str(&cli.ok(&["finetune", "run", "logbook", "--plan", "--json", "--set", "max_iters=20"]))
             .unwrap();
     assert!(plan["wall_s"].as_f64().unwrap() > 0.0 && plan["steps"] == 20, "{plan}");
-    cli.ok(&["merge", "run-finetuned", "--out", "merged"]);
+    cli.ok(&["merge", "run-logbook", "--out", "merged"]);
     assert_ne!(cli.ok(&["sample", "merged"]), cli.ok(&["sample", "run"]));
-    let own = cli.ok(&["sample", "run-finetuned", "--adapter", "none", "--prompt", "The "]);
+    let own = cli.ok(&["sample", "run-logbook", "--adapter", "none", "--prompt", "The "]);
     assert!(own.starts_with("The "));
-    let events = cli.ok(&["compare", "--bits", "run-finetuned", "run-finetuned", "--json"]);
+    let events = cli.ok(&["compare", "--bits", "run-logbook", "run-logbook", "--json"]);
     assert!(events.contains("\"checkpoints\":["), "{events}");
 }
