@@ -84,7 +84,7 @@ pub(super) fn is_chat(config: &Config) -> Option<bool> {
 
 /// What to say where a run is asked for something else than it learned.
 pub(super) fn note(is_chat: Option<bool>, asked_to_chat: bool, run: &Path) -> Option<String> {
-    let run = run.display();
+    let run = terminal::quoted(run);
     match (is_chat, asked_to_chat) {
         (Some(true), false) => Some(format!(
             "note: this model was trained on conversations; kinglet chat {run} talks to it; this text goes on from the \
