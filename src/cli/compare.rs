@@ -12,7 +12,7 @@ use kinglet::{
         compare::{Comparison, compare},
         long,
         overlay::{By, Overlay, Trace},
-        plot::number,
+        plot::{Chart, Curves, loss_charts, number},
         with_error,
     },
     run::{HOME, RunDir},
@@ -48,7 +48,7 @@ pub(super) struct Args {
     /// Target loss: shows when each run first reached it [default: the last one of the first run]
     #[arg(long, value_name = "LOSS", value_parser = loss)]
     target: Option<f64>,
-    /// Write the curves to this file, as an SVG
+    /// Write the curves to this file, as an SVG; of a single run with its learning rate and gradient norm
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Write all recorded numbers to this file, one event a line, for spreadsheets and pandas; "-" is standard output
@@ -101,7 +101,17 @@ impl Args {
         chart.y_limits = (self.ymin, self.ymax);
         let mut written = Vec::new();
         if let Some(path) = &self.svg {
-            fs::write(path, chart.svg()).with_context(|| format!("cannot write {}", path.display()))?;
+            let svg = match &overlay.runs[..] {
+                // Of a single run there is more to draw.
+                [run] if matches!(self.by, Axis::Step) && !self.log => {
+                    let shown = runs.iter().find(|opened| opened.path() == run.run).expect("it was opened");
+                    let mut charts = loss_charts(&format!("{}: loss", run.name), &Curves::of(shown)?);
+                    charts[0].y_limits = (self.ymin, self.ymax);
+                    Chart::panels(&charts)
+                }
+                _ => chart.svg(),
+            };
+            fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
             written.push(path.display().to_string());
         }
         if let Some(path) = &self.csv {

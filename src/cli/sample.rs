@@ -104,19 +104,12 @@ pub(super) fn is_chat(config: &Config) -> Option<bool> {
     }
 }
 
-/// What to say where a run is asked for something else than it learned.
-pub(super) fn note(is_chat: Option<bool>, asked_to_chat: bool, run: &Path) -> Option<String> {
-    match (is_chat, asked_to_chat) {
-        (Some(true), false) => Some(format!(
-            "this model was trained on conversations; {} talks to it; this text goes on from the prompt as it is",
-            command("chat", run)
-        )),
-        (Some(false), true) => Some(format!(
-            "this model was trained on text, not on conversations: it never learned to answer; {} goes on with a text",
-            command("sample", run)
-        )),
-        _ => None,
-    }
+/// What to say where a run that learned to answer is asked to go on with a text.
+fn note(is_chat: Option<bool>, run: &Path) -> Option<String> {
+    (is_chat == Some(true)).then(|| {
+        let chat = command("chat", run);
+        format!("this model was trained on conversations, and the prompt is continued as it is; to talk to the model: {chat}")
+    })
 }
 
 fn number<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
@@ -195,7 +188,7 @@ impl Args {
     fn sample(&self, json: bool) -> anyhow::Result<()> {
         let prompt = self.prompt()?;
         let (model, run) = self.model()?;
-        terminal::note(&note(is_chat(model.config()), false, &run));
+        terminal::note(&note(is_chat(model.config()), &run));
         // A prompt that cannot be encoded is refused before anything is printed.
         terminal::note(&model.prompt_note(&prompt)?);
         let mut ended = false;
@@ -242,12 +235,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_says_what_it_learned_where_it_is_asked_for_something_else() {
-        let note = |is_chat, asked| note(is_chat, asked, Path::new("runs/a")).unwrap_or_default();
-        assert!(note(Some(true), false).contains("kinglet chat runs/a talks to it"));
-        assert!(note(Some(false), true).contains("kinglet sample runs/a goes on with a text"));
-        for (is_chat, asked) in [(Some(true), true), (Some(false), false), (None, true), (None, false)] {
-            assert_eq!(note(is_chat, asked), "");
-        }
+    fn a_run_that_learned_to_answer_says_so() {
+        let note = |is_chat| note(is_chat, Path::new("runs/a")).unwrap_or_default();
+        assert!(note(Some(true)).ends_with("to talk to the model: kinglet chat runs/a"));
+        assert_eq!([note(Some(false)), note(None)], ["", ""]);
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     data::Dataset,
     report::plot::{Curves, loss_svg},
-    run::{Buffer, Metrics, NewRun, Record, RunDir, State, Stored},
+    run::{Buffer, Metrics, NewRun, RunDir, State, Stored},
 };
 use clock::Clock;
 use kinglet_core::{
@@ -147,16 +147,11 @@ impl<'a, B: Backward> Run<'a, B> {
             }
         };
         drop(base);
-        let mut curves = Curves { floor: job.data.floor, ..Curves::default() };
+        let mut curves = Curves::default();
         let read = from.as_ref().map_or(&state, |(state, _)| state);
-        let metrics = job.run.continue_metrics(read, |record| match record {
-            Record::Estimate(at) => {
-                curves.points.push((at.step, at.train_loss, at.val_loss));
-                curves.old.extend(at.old_val_loss.map(|loss| (at.step, loss)));
-            }
-            Record::Step(at) => curves.steps.push(at.step, at.loss, at.lr, at.grad_norm),
-            _ => {}
-        })?;
+        let metrics = job.run.continue_metrics(read, |record| curves.add(&record))?;
+        // That of this text, whatever an earlier end of the run recorded.
+        curves.floor = job.data.floor;
         let saved = from.map(|_| (state.step, state.last_estimate));
         let config = &job.run.config;
         observe(&Event::Start {

@@ -416,7 +416,14 @@ fn compare_takes_what_there_is() {
     cli.fails(&["compare", "runs/a", "runs/typo"], 1, "runs/typo: there is no such folder");
     // One run is enough for a picture, with the axis as it is asked for.
     cli.ok(&["compare", "runs/a", "--svg", "a.svg", "--ymin", "0", "--ymax", "8"]);
-    assert!(!fs::read_to_string(cli.path("a.svg")).unwrap().contains("above: up to"));
+    let svg = fs::read_to_string(cli.path("a.svg")).unwrap();
+    assert!(!svg.contains("above: up to") && svg.contains("gradient norm"), "{svg}");
+    // What training drew is drawn again from what it recorded.
+    cli.ok(&["compare", "runs/a", "--svg", "a.svg"]);
+    assert_eq!(
+        fs::read_to_string(cli.path("a.svg")).unwrap(),
+        fs::read_to_string(cli.path("runs/a/loss.svg")).unwrap()
+    );
     cli.fails(&["compare", "runs/a", "--ymin", "2", "--ymax", "1"], 2, "--ymin 2 must be below --ymax 1");
 }
 

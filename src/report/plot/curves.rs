@@ -1,6 +1,8 @@
 //! The loss curves of one run.
 
 use super::chart::{Chart, Series};
+use crate::run::{Record, RunDir};
+use kinglet_core::error::Result;
 
 /// What is drawn of a run.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +18,29 @@ pub struct Curves {
 }
 
 impl Curves {
+    /// What a run has recorded.
+    ///
+    /// # Errors
+    /// If its metrics cannot be read.
+    pub fn of(run: &RunDir) -> Result<Curves> {
+        let mut curves = Curves::default();
+        run.records(|record| curves.add(&record))?;
+        Ok(curves)
+    }
+
+    /// Adds what is drawn of a record.
+    pub fn add(&mut self, record: &Record) {
+        match record {
+            Record::Estimate(at) => {
+                self.points.push((at.step, at.train_loss, at.val_loss));
+                self.old.extend(at.old_val_loss.map(|loss| (at.step, loss)));
+            }
+            Record::Step(at) => self.steps.push(at.step, at.loss, at.lr, at.grad_norm),
+            Record::Done(at) => self.floor = at.entropy_floor,
+            _ => {}
+        }
+    }
+
     /// Forgets what came after `step`.
     pub fn truncate(&mut self, step: u64) {
         self.points.retain(|point| point.0 <= step);
@@ -92,8 +117,13 @@ impl Trail {
     }
 }
 
-/// Draws the curves of one run: losses, and the learning rate and the gradient norm below them.
+/// Draws the curves of one run.
 pub fn loss_svg(title: &str, curves: &Curves) -> String {
+    Chart::panels(&loss_charts(title, curves))
+}
+
+/// The charts of one run: losses, then the learning rate and the gradient norm.
+pub fn loss_charts(title: &str, curves: &Curves) -> Vec<Chart> {
     let steps = curves.points.last().map_or(1, |point| point.0.max(1)) as f64;
     let line = |i: usize, label: &str, points: Vec<(f64, f64)>| {
         let last = points.iter().rfind(|point| point.1.is_finite());
@@ -139,10 +169,12 @@ pub fn loss_svg(title: &str, curves: &Curves) -> String {
         }
     };
     if curves.steps.groups.is_empty() {
-        return loss.svg();
+        return vec![loss];
     }
-    let (lr, grad_norm) = (panel(3, "learning rate", |at| at.lr), panel(6, "gradient norm", |at| at.grad_norm));
-    Chart::panels(&[loss, lr, grad_norm])
+    // A schedule is shown from its beginning.
+    let (mut lr, grad_norm) = (panel(3, "learning rate", |at| at.lr), panel(6, "gradient norm", |at| at.grad_norm));
+    lr.skip_start = false;
+    vec![loss, lr, grad_norm]
 }
 
 #[cfg(test)]
