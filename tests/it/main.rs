@@ -6,6 +6,7 @@ mod common;
 mod chat;
 mod cli;
 mod data;
+mod docs;
 mod earlier;
 mod finetune;
 mod formats;
