@@ -1,6 +1,6 @@
-//! A model inside another program, which has its files from anywhere: cargo run --release --example embed [RUN]
+//! A model inside another program, whose files may come from anywhere: cargo run --release --example embed [RUN]
 //!
-//! The program gives the threads: each text is written by the thread that asks for it, and all share one model.
+//! The program brings its own threads. Each thread writes its own text, and all threads share one model.
 
 use kinglet::{
     Model,
@@ -37,7 +37,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A line of text, how likely it is, and why it ended.
+/// Writes a line of text; returns it with its log-probability and the reason why it ended.
 fn write(model: &Model, seed: u64) -> Result<(String, f64, Option<Finish>)> {
     let mut generation = model.generate("The ").max_tokens(80).temperature(0.8).seed(seed).stop("\n").stop(".");
     let (mut text, mut logprob) = (String::new(), 0.0);

@@ -1,6 +1,6 @@
-//! A training loop of your own, from the parts that kinglet's is made of: cargo run --release --example own_loop
+//! A training loop of your own, made of the same parts as kinglet's: cargo run --release --example own_loop
 //!
-//! No folder, no file, no thread pool: a model, its gradients, an optimizer.
+//! It needs no folder, no file and no thread pool: only a model, its gradients and an optimizer.
 
 use kinglet::{
     backend::{Cpu, Forward},

@@ -1,4 +1,5 @@
-//! Train on a text in memory, watch the loss, and write with the model: cargo run --release --example train_from_memory
+//! Trains on a text in memory, shows the loss, and writes text with the model:
+//! cargo run --release --example train_from_memory
 
 use kinglet::{
     Model,

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures the worked examples of docs/FINETUNING.md: fine-tuning against training from scratch, adapters against all
+"""Measures the examples of docs/guides/finetuning.md: fine-tuning against training from scratch, adapters against all
 weights, forgetting with and without replay, and a task.
 
     cargo build --release
     python3 scripts/finetuning.py --out /tmp/finetuning          # about half an hour on two cores
 
-Runs that are there already are not made again. The tables go to standard output.
+Runs that exist are kept and not repeated. The tables are printed.
 """
 
 import argparse
@@ -21,8 +21,8 @@ SEEDS = (1, 2, 3)
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the runs")
-    parser.add_argument("--kinglet", type=pathlib.Path, default=ROOT / "target/release/kinglet")
-    parser.add_argument("--only", choices=["transfer", "adapters", "replay", "task"], help="one of the experiments")
+    parser.add_argument("--kinglet", type=pathlib.Path, default=ROOT / "target/release/kinglet", help="the program")
+    parser.add_argument("--only", choices=["transfer", "adapters", "replay", "task"], help="only this experiment")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for experiment in (transfer, adapters, replay, task):

@@ -4,8 +4,8 @@
     python3 scripts/peers.py                  # makes its own environment; 15 to 30 minutes
     python3 scripts/peers.py --rounds 3 --sizes big-0.2m --write
 
-Every variant is a process that waits its turn: a round measures kinglet and each variant once, and what is compared
-is the median over the rounds. PyTorch's variants are
+Every variant is a process that waits for its turn. A round measures kinglet and each variant once; medians over the rounds are
+compared. PyTorch's variants are
 
     lecture   the lecture's code: a module for each head, AdamW's default
     eager     fused attention (SDPA), one matrix for q, k, v, fused AdamW: the best eager code we know
@@ -13,7 +13,7 @@ is the median over the rounds. PyTorch's variants are
     bf16      the same as eager under bf16 autocast
 
 kinglet is measured in f32 and, where the processor multiplies it, in bf16. With --write the table goes to
-docs/RESULTS.md, or to the file that is named, such as the report of `kinglet reproduce`, size by size as they are done.
+docs/SPEED.md, size by size as they are done.
 """
 
 import argparse
@@ -265,15 +265,12 @@ def rows(size, figures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of measurements; medians are shown [5]")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of each measurement [2]")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="only these models")
     parser.add_argument("--python", type=Path, help="a Python that has PyTorch, instead of making one")
-    parser.add_argument("--json", type=Path, help="where every single figure goes")
-    results = ROOT / "docs" / "RESULTS.md"
-    parser.add_argument(
-        "--write", type=Path, nargs="?", const=results, metavar="FILE", help="put the table into docs/RESULTS.md, or FILE"
-    )
+    parser.add_argument("--json", type=Path, help="write every single figure to this file")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/SPEED.md")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -289,17 +286,19 @@ def main():
         table += rows(size, everything[size])
         about = (
             f"{datetime.date.today()}, {platform.machine()} with {info['isa']}, {info['threads']} threads, "
-            f"PyTorch {version}; medians of {args.rounds} rounds in turn. The factors are kinglet's in f32 against the best "
-            "PyTorch variant in f32 and against the lecture's code, and kinglet's in bf16 against the best PyTorch variant "
-            f"of any precision; the share is of this machine's FMA peak in f32, {info['peak_gflops']:.0f} GFLOP/s. "
+            f"PyTorch {version}; medians of {args.rounds} rounds in turn. `x best f32` and `x lecture` are kinglet in f32 "
+            "against the best PyTorch variant in f32 and against the lecture's code. `bf16 x best` is kinglet in bf16 against "
+            "the best PyTorch variant of any precision. `of peak` is the share of this machine's FMA peak in f32, "
+            f"{info['peak_gflops']:.0f} GFLOP/s. "
             "`python3 scripts/peers.py --write` measures again."
         )
         text = f"{HEADING}\n\n{about}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in table)
         if args.json:
             args.json.write_text(json.dumps(everything, indent=1))
         if args.write:
-            before, _, after = args.write.read_text().partition(HEADING)
-            # The sections that follow are not of this script.
+            report = ROOT / "docs" / "SPEED.md"
+            before, _, after = report.read_text().partition(HEADING)
+            # The sections that follow are not from this script.
             rest = after.partition("\n## ")[1:]
             args.write.write_text(f"{before.rstrip()}\n\n{text}{''.join(rest)}")
     print(text)

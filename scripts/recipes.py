@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Runs the experiments of scripts/recipes.toml on Tiny Shakespeare and writes the tables of docs/RECIPES.md.
 
-Needs Python 3.11 and a kinglet (`cargo build --release`), no packages. Runs that are there are kept and not repeated; those
-that were interrupted go on.
+Needs Python 3.11 and a kinglet (`cargo build --release`), no packages. Runs that exist are kept and not repeated; those that
+were interrupted go on.
 
     python3 scripts/recipes.py --seeds 3
     python3 scripts/recipes.py --only ingredients --out /tmp/recipes
-    python3 scripts/recipes.py --quick          # 300 steps each: shows that everything works, and writes no table
+    python3 scripts/recipes.py --quick          # 300 steps each: a check that everything works; writes no table
 """
 
 import argparse
@@ -25,7 +25,7 @@ ROOT = HERE.parent
 REPORT = ROOT / "docs" / "RECIPES.md"
 # Updates of the published models; each of them, and of every recipe, learns from 512 tokens.
 PUBLISHED_STEPS = 5000
-# What the larger published model ended with; every recipe is measured by it.
+# The final loss of the larger published model. The tables say when each recipe reached it.
 MARK = 1.7088
 HEAD = (
     "| recipe | parameters | train loss | val loss | val, exact | tokens to the published loss | ms a step | s trained | s to 1.7088 |\n"
@@ -85,7 +85,7 @@ def reached(runs, loss, key):
 
 
 def line(runs, published):
-    """The cells of a row but its name."""
+    """The cells of a row, except its name."""
     done = [next(event for event in run if event["event"] == "done") for run in runs]
     mean = lambda key: spread([event[key] for event in done])[0]
 
@@ -108,7 +108,7 @@ def line(runs, published):
 
 
 def around(text, name):
-    """What stands before and behind the table of that name."""
+    """The text before and after the table of that name."""
     match = re.search(f"<!-- table: {re.escape(name)} -->\n(.*?)<!-- end of table -->", text, re.DOTALL)
     if not match:
         sys.exit(f"{REPORT} has no place for the table {name}")

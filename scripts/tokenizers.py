@@ -5,14 +5,14 @@
     python3 scripts/tokenizers.py --bench     # 1 GB of text, in the system's temporary folder; 10 to 20 minutes
     python3 scripts/tokenizers.py --bench --mb 100 --sample-mb 10 --rounds 5
 
-Checked are tokenizer.json files that kinglet writes: `char` of one text, `char` of several documents (with
-`<|endoftext|>`), `byte` and `bpe:2000`. Python's `tokenizers` loads each; every random string must have the same ids
-and decode to the same text in both, and so must random ids, which are seldom text. tiktoken, with the ranks that the `bpe`
-file holds and GPT-2's pattern, must give the same ids too.
+It checks the tokenizer.json files that kinglet writes: `char` of one text, `char` of several documents (with `<|endoftext|>`),
+`byte` and `bpe:2000`. Python's `tokenizers` loads each of them. Every random string must have the same ids in both, and decode
+to the same text. Lists of random ids, which are seldom text, must decode to the same text, too. tiktoken, with the ranks of the
+`bpe` file and GPT-2's pattern, must give the same ids.
 
-The text that is measured is lines of the built-in corpora, and of Tiny Shakespeare where `$KINGLET_DATA_DIR` has it, in
-random order, with random numbers and words between the words, so that caches of words do not see it all. Everybody
-encodes the same pieces with both cores; kinglet also reads the text twice, writes the ids and their checksums.
+The speed is measured on lines of the built-in corpora, and of Tiny Shakespeare if `$KINGLET_DATA_DIR` has it. They are in random
+order, with random numbers and words between the words, so that caches of words do not know them all. All programs encode the
+same pieces with both cores. kinglet also reads the text twice, and writes the ids and their checksums.
 """
 
 import argparse
@@ -281,12 +281,12 @@ def train(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--strings", type=int, default=20_000, help="for each tokenizer")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--strings", type=int, default=20_000, help="random strings for each tokenizer [20000]")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random strings and texts [1]")
     parser.add_argument("--bench", action="store_true", help="measure instead of checking")
-    parser.add_argument("--mb", type=int, default=1000, help="of the text that is prepared once")
-    parser.add_argument("--sample-mb", type=int, default=50, help="of the text that is encoded in turn")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mb", type=int, default=1000, help="megabytes of text that are prepared once [1000]")
+    parser.add_argument("--sample-mb", type=int, default=50, help="megabytes of text that are encoded in turn [50]")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of that [3]")
     parser.add_argument("--python", type=Path, help="a Python that has both packages, instead of making one")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

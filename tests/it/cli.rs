@@ -8,7 +8,6 @@ use serde_json::Value;
 use std::{
     fs,
     io::Write,
-    path::Path,
     process::{Command, Stdio},
 };
 
@@ -201,82 +200,6 @@ fn quick_reproduction_runs_without_a_report() {
     };
     assert_eq!((names("."), names("runs")), (vec!["runs".to_owned()], vec!["reproduce".to_owned()]));
     assert_eq!(names("runs/reproduce"), ["big-0.2m-seed1-quick"]);
-}
-
-/// Every command in the README's shell blocks, in order, with fewer steps so that it takes seconds.
-#[test]
-fn the_commands_in_the_documentation_work() {
-    let mut tried = 0;
-    for page in ["README.md", "docs/FINETUNING.md"] {
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
-        tried += commands_work(&text);
-    }
-    assert!(tried >= 25, "only {tried} commands found");
-}
-
-#[test]
-fn the_documentation_is_complete() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = root.join("docs").read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let pages = docs.filter(|path| path.extension().is_some_and(|e| e == "md")).chain([root.join("README.md")]);
-    for page in pages {
-        let text = fs::read_to_string(&page).unwrap();
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = target.split('#').next().unwrap();
-            let there = file.is_empty() || file.contains("://") || page.with_file_name(file).exists();
-            assert!(there, "{}: {target}", page.display());
-        }
-        // What was to be filled in.
-        for word in ["TODO", "FIXME", "DATE", "FUZZ", "PLANTIME", "PLANMEM"] {
-            assert!(!text.split(|c: char| !c.is_ascii_uppercase()).any(|w| w == word), "{}: {word}", page.display());
-        }
-    }
-}
-
-/// Runs the commands of a page, in a folder of its own; how many.
-fn commands_work(page: &str) -> usize {
-    let cli = Cli::new();
-    fs::write(cli.path("my.txt"), "Once upon a time there was a kinglet. ".repeat(300)).unwrap();
-    fs::write(cli.path("other.txt"), "Twice upon a time there were 2 kinglets. ".repeat(300)).unwrap();
-    let mut tried = 0;
-    for block in page.split("```sh\n").skip(1) {
-        for line in block.split("```").next().unwrap().lines() {
-            let line = line.split(" #").next().unwrap().trim();
-            let line = line.replace("cargo run --release --", "kinglet").replace('\'', "\"");
-            let Some(args) = line.strip_prefix("kinglet ") else { continue };
-            // TokenizerChoice, with those in double quotes kept together.
-            let mut args: Vec<String> = args
-                .split('"')
-                .enumerate()
-                .flat_map(|(i, piece)| match i % 2 {
-                    1 => vec![piece.to_owned()],
-                    _ => piece.split_whitespace().map(str::to_owned).collect(),
-                })
-                .collect();
-            if line.contains("tinyshakespeare") || line.contains("reproduce") {
-                // They take Tiny Shakespeare, so they are only parsed here; other tests run them.
-                args.push("--help".into());
-            } else if args[0] == "train" || args[0] == "finetune" {
-                let steps = if args.contains(&"--resume".into()) { "max_iters=6" } else { "max_iters=4" };
-                args.extend(["--set", steps, "--set", "eval_iters=1", "--set", "eval_interval=2"].map(str::to_owned));
-            } else if args[0] == "tune" {
-                let budget = args.iter().position(|arg| arg == "--budget").expect("a page names its budget");
-                args[budget + 1] = "60s".into();
-                args.extend(["--set", "max_iters=20", "--trials", "3"].map(str::to_owned));
-            } else if args[0] == "bench" || args[0] == "plan" {
-                args.extend(["--seconds", "0"].map(str::to_owned));
-            }
-            let args: Vec<_> = args.iter().map(String::as_str).collect();
-            if args.contains(&"--bits") {
-                // Of two runs that differ.
-                assert_eq!(cli.run(&args).status.code(), Some(1));
-            } else {
-                cli.ok(&args);
-            }
-            tried += 1;
-        }
-    }
-    tried
 }
 
 #[test]
