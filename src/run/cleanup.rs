@@ -167,3 +167,108 @@ pub fn abandoned(folder: &Path) -> Vec<Item> {
 pub fn remove_abandoned(items: &[Item]) -> Result<()> {
     items.iter().try_for_each(Item::remove)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        run::{Checkpoint, Removal, State, Which},
+        system::disk::{Fault, with_fault},
+        text::tokenizer::CharTokenizer,
+    };
+    use kinglet_core::config::Config;
+
+    /// A run of nine steps that is done, with the checkpoints 6 to 9, of which 7 is the best, and what a writer left.
+    fn run() -> (tempfile::TempDir, RunDir, Layout) {
+        let temp = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        (config.vocab_size, config.n_layer, config.n_embd, config.max_iters) = (3, 1, 8, 9);
+        let layout = Layout::new(&config).unwrap();
+        let tokenizer = CharTokenizer::train("abc").into();
+        let (run, _) = RunDir::create(&temp.path().join("run"), config, tokenizer, None).unwrap();
+        for step in 6..=9 {
+            let (weights, moments) = (layout.init(step), vec![0.5; layout.len()]);
+            let state = State { step, best: Some((1.5, 7)), ..State::default() };
+            let checkpoint = Checkpoint { state, weights, m: moments.clone(), v: moments };
+            run.save(&layout, &checkpoint.state, |buffer, span, out| checkpoint.read(buffer, span, out)).unwrap();
+        }
+        std::fs::create_dir(run.path().join("checkpoints/step-000010.tmp")).unwrap();
+        (temp, run, layout)
+    }
+
+    #[test]
+    fn at_every_moment_of_a_pruning_the_run_is_what_it_was() {
+        for optimizer in [false, true] {
+            let mut n = 0;
+            loop {
+                let mut reached = false;
+                for fault in [Fault::At(n), Fault::From(n)] {
+                    let (_temp, run, layout) = run();
+                    let path = run.path();
+                    let cleanup = Cleanup::of(path, optimizer).unwrap();
+                    assert_eq!(cleanup.items.len(), if optimizer { 5 } else { 3 }, "{:?}", cleanup.items);
+                    let (removed, hit) = with_fault(fault, || cleanup.remove());
+                    assert_eq!(removed.is_err(), hit);
+                    reached |= hit;
+                    let loads = || {
+                        let mut run = RunDir::open(path).unwrap();
+                        let best = run.load_weights(&layout, None, Which::Best).unwrap().1;
+                        let last = run.load_weights(&layout, None, Which::Last).unwrap().1;
+                        assert!(run.warnings.is_empty(), "fault {n}: {:?}", run.warnings);
+                        (best, last) == (layout.init(7), layout.init(9))
+                    };
+                    assert!(loads(), "fault {n}");
+                    // The next one finds the rest.
+                    Cleanup::of(path, optimizer).unwrap().remove().unwrap();
+                    assert!(loads() && RunDir::open(path).unwrap().steps().unwrap() == [7, 9], "fault {n}");
+                    assert!(Cleanup::of(path, optimizer).unwrap().items.is_empty());
+                }
+                if !reached {
+                    break;
+                }
+                n += 1;
+            }
+            assert!(n >= if optimizer { 10 } else { 5 }, "{n} faults");
+        }
+    }
+
+    #[test]
+    fn a_removal_that_fails_leaves_a_run_or_nothing_of_that_name() {
+        for foreign in [false, true] {
+            let mut n = 0;
+            loop {
+                let mut reached = false;
+                for fault in [Fault::At(n), Fault::From(n)] {
+                    let (temp, run, _) = run();
+                    let path = run.path();
+                    if foreign {
+                        std::fs::write(path.join("notes.txt"), "mine").unwrap();
+                    }
+                    let removal = Removal::of(path).unwrap();
+                    assert_eq!(removal.foreign.len(), usize::from(foreign));
+                    let (removed, hit) = with_fault(fault, || removal.remove());
+                    reached |= hit;
+                    if removed.is_ok() {
+                        assert_eq!(path.exists(), foreign, "fault {n}");
+                    } else if path.join("config.toml").exists() {
+                        // What is left can be removed.
+                        Removal::of(path).unwrap().remove().unwrap();
+                    }
+                    remove_abandoned(&abandoned(temp.path())).unwrap();
+                    let left: Vec<_> =
+                        temp.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                    assert_eq!(left, if foreign { vec!["run"] } else { vec![] }, "fault {n}");
+                    let inside = |path: &Path| path.read_dir().map_or(0, |entries| entries.count());
+                    // At worst the last file and the lock's, in which the next run can start.
+                    assert!(inside(path) <= 2 + usize::from(foreign), "fault {n}");
+                    assert_eq!(path.join("notes.txt").exists(), foreign);
+                }
+                if !reached {
+                    break;
+                }
+                n += 1;
+            }
+            assert!(n > 1, "{n} faults");
+        }
+    }
+}

@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(name(&["-"], "x"), "stdin-x");
         assert_eq!(name(&["a folder/*.txt"], "x"), "x");
         assert_eq!(name(&["has space@2.txt"], "my conf"), "has-space-2-my-conf");
-        assert_eq!(name(&["../.."], ".."), "run");
+        assert_eq!(name(&["..."], ".."), "run");
         assert_eq!(name(&["мой текст.txt"], "x"), "мой-текст-x");
         assert_eq!(name(&[&"a".repeat(500)], "x").len(), NAME_CHARS + 2);
     }

@@ -70,7 +70,9 @@ impl Removal {
         removal.look(path, &|inside| if tuning { is_of_tuning(inside) } else { is_of_run(inside) })?;
         // What makes it a run goes last, so that an interrupted removal can be made again.
         let rank = |file: &PathBuf| match file.file_name().and_then(|name| name.to_str()) {
-            Some(Lock::FILE) => 3,
+            Some(Lock::FILE) => 4,
+            // A configuration alone would be no run any more.
+            Some("tokenizer.json") if file.parent() == Some(path) => 3,
             Some("config.toml" | TUNING) if file.parent() == Some(path) => 2,
             _ => u8::from(file.parent() == Some(path)),
         };
@@ -121,9 +123,12 @@ impl Removal {
         if cfg!(windows) {
             drop(locks);
         }
-        files.iter().try_for_each(|file| disk::remove_file(file))?;
+        let (outer, inner): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.parent() == Some(&path));
+        inner.iter().try_for_each(|file| disk::remove_file(file))?;
         // Folders are shared with what is not ours.
-        folders.iter().chain([&path]).for_each(|folder| _ = fs::remove_dir(folder));
+        folders.iter().for_each(|folder| _ = fs::remove_dir(folder));
+        outer.iter().try_for_each(|file| disk::remove_file(file))?;
+        let _ = fs::remove_dir(&path);
         Ok(())
     }
 }

@@ -206,19 +206,18 @@ fn configure(
     for field in FIELDS {
         let fixed = field.section == "model" && !field.key.contains("dropout") || field.key == "tokenizer";
         if fixed && config.value(field.key) != old.value(field.key) {
-            let allowed = match field.key {
-                "tokenizer" => {
-                    "as in the run it begins with: the model's embeddings belong to the tokens of that one; \
-                                characters that are new are added to it by themselves"
-                        .to_owned()
-                }
+            let (key, from) = (field.key, from.display());
+            return Err(Error::BadConfig(match key {
+                "tokenizer" => format!(
+                    "tokenizer cannot change: the embeddings of {from} belong to its tokens; characters that only the new \
+                     text has are added by themselves"
+                ),
                 "block_size" => format!(
-                    "{}, as in the run it begins with: train that one with more, and fine-tune it then",
+                    "block_size cannot change: {from} has {}; train a run with a larger block_size, and fine-tune that one",
                     old.block_size
                 ),
-                key => format!("{}, as in the run it begins with", old.value(key)),
-            };
-            return Err(Error::Config { key: field.key.into(), value: config.value(field.key).to_string(), allowed });
+                key => format!("{key} cannot change: {from} has {}", old.value(key)),
+            }));
         }
     }
     Ok((config, note))

@@ -20,9 +20,9 @@ fn train_eval_sample_info_end_to_end() {
         assert!(cli.path("run").join(file).is_file(), "{file}");
     }
     let step = fs::read_to_string(cli.path("run/last")).unwrap();
-    assert_eq!(step, "step-000020");
+    assert_eq!(step, "step-000020\n");
     for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
-        assert!(cli.path("run/checkpoints").join(&step).join(file).is_file(), "{file}");
+        assert!(cli.path("run/checkpoints").join(step.trim_end()).join(file).is_file(), "{file}");
     }
     assert!(cli.ok(&["eval", "run"]).contains("entropy floor"));
     let sample = cli.ok(&["sample", "run", "--prompt", "The ", "--tokens", "30"]);

@@ -63,7 +63,7 @@ fn checkpoints_read_back_and_the_last_ones_and_the_best_stay() {
     save(&run, &layout, 14);
     assert_eq!(run.steps().unwrap(), [7, 12, 14]);
     assert!(run.path().join("checkpoints/notes.txt").exists());
-    assert_eq!(fs::read_to_string(run.path().join("best")).unwrap(), "step-000007");
+    assert_eq!(fs::read_to_string(run.path().join("best")).unwrap(), "step-000007\n");
     assert!(run.warnings.is_empty(), "{:?}", run.warnings);
 }
 
