@@ -227,6 +227,72 @@ def conversations():
     case("nulls.jsonl", lines(null), conversations=[talk("a", "b")])
 
 
+def of_chats():
+    """Conversations as people have them: ShareGPT as lines, questions and answers, a ChatGPT export."""
+    said = lambda *turns: [{"from": who, "value": text} for who, text in turns]
+    share = [said(("human", "a"), ("gpt", "b")), said(("system", "s"), ("user", "a"), ("chatgpt", "b"), ("Human", "c"), ("AI", "d"))]
+    want = [talk("a", "b"), talk("a", "b", "c", "d", system="s")]
+    case("sharegpt.jsonl", lines([{"conversations": turns} for turns in share]), conversations=want)
+    case("sharegpt_utf16.jsonl", lines([{"conversations": turns} for turns in share]).encode("utf-16"), conversations=want)
+    odd = [{"conversations": said(("human", "a"), ("narrator", "b"), ("gpt", "c"))}, {"conversations": share[0]}]
+    case("speaker.jsonl", lines(odd), refused='line 1: message 2: "from" is "narrator", which is no known speaker')
+    notes = ["left out 1 bad record"]
+    case("speaker_skipped.jsonl", lines(odd), settings=["skip_bad=true"], conversations=[talk("a", "b")], notes=notes)
+    qa = [{"question": a, "answer": b} for a, b in PAIRS]
+    case("questions.jsonl", lines(qa), conversations=[talk(*pair) for pair in PAIRS])
+    case("questions.csv", table(PAIRS, header=("question", "answer")), conversations=[talk(*pair) for pair in PAIRS])
+    about = [{"question": "Who?", "context": "It was Ann.", "answer": "Ann"}, {"question": "Why?", "context": "", "answer": "-"}]
+    case("context.json", json.dumps(about), conversations=[talk("Who?\nIt was Ann.", "Ann"), talk("Why?", "-")])
+    dolly = [{"instruction": "a", "context": "c", "response": "b", "category": "open_qa"}]
+    case("dolly.jsonl", lines(dolly), conversations=[talk("a\nc", "b")], notes=['not read: "category"'])
+    case("conversations.json", json.dumps(export(), indent=1), conversations=EXPORTED, notes=[
+        "left out 1 conversation without an answer, 2 hidden or system messages, 2 messages to or from tools, "
+        "1 message of thoughts or of another kind, 1 empty message, 1 part of a message that is no text, "
+        "2 messages of branches that were not shown last",
+        "1 message is joined to the one before, of the same speaker",
+    ])
+    case("export.jsonl", lines(export()), conversations=EXPORTED)
+    cut = export()[:1]
+    del cut[0]["mapping"]["m2"]
+    case("export_cut.json", json.dumps(cut), refused='element 1): "mapping" has no message "m2"')
+    case("export_unanswered.json", json.dumps(export()[2:]), refused="1 conversation, and no answer in it to learn")
+
+
+EXPORTED = [
+    [["user", "Which bird is this?", True], ["assistant", "Let me look.\n\nA kinglet, \U0001f426.", True]],
+    [["user", "a", True], ["assistant", "b, again", True]],
+]
+
+
+def export():
+    """Three conversations as ChatGPT exports them."""
+    def node(id, parent, role=None, parts=None, kind="text", **more):
+        message = role and {"id": id, "author": {"role": role, "name": None, "metadata": {}}, "create_time": 1.5,
+                            "content": {"content_type": kind, "parts": parts}, "status": "finished_successfully",
+                            "weight": 1.0, "metadata": {}, "recipient": "all", **more}
+        return id, {"id": id, "message": message, "parent": parent, "children": []}
+    hidden = {"metadata": {"is_visually_hidden_from_conversation": True}}
+    picture = {"content_type": "image_asset_pointer", "asset_pointer": "file-service://x"}
+    first = dict([
+        node("root", None),
+        node("m1", "root", "system", [""], **hidden),
+        node("m2", "m1", "user", ["I am Ann."], kind="user_editable_context", **hidden),
+        node("m3", "m2", "user", [picture, "Which bird is this?"], kind="multimodal_text"),
+        node("m4", "m3", "assistant", [""]),
+        node("m5", "m4", "assistant", None, kind="thoughts"),
+        node("m6", "m5", "assistant", ["Let me look."]),
+        node("m7", "m6", "assistant", ["look()"], kind="code", recipient="python"),
+        node("m8", "m7", "tool", ["kinglet"], kind="execution_output"),
+        node("m9", "m8", "assistant", ["A kinglet, \U0001f426."]),
+    ])
+    second = dict([node("r", None), node("u1", "r", "user", ["a?"]), node("u2", "r", "user", ["a"]),
+                   node("a1", "u2", "assistant", ["b"]), node("a2", "u2", "assistant", ["b, again"])])
+    third = dict([node("r", None), node("u", "r", "user", ["Are you there?"])])
+    trees = [(first, "m9"), (second, "a2"), (third, "u")]
+    return [{"title": "A talk", "create_time": 1.0, "mapping": tree, "moderation_results": [], "current_node": at,
+             "conversation_id": f"c{i}"} for i, (tree, at) in enumerate(trees)]
+
+
 def texts():
     case("plain.txt", PLAIN, texts=[PLAIN])
     case("bom.txt", PLAIN.encode("utf-8-sig"), texts=[PLAIN], notes=["the byte order mark is left out"])
@@ -236,7 +302,7 @@ def texts():
     case("utf32.txt", PLAIN.encode("utf-32"), refused="text in UTF-32")
     case("latin1.txt", "café".encode("latin-1"), refused="byte 0xe9 at offset 3 (line 1)")
     case("latin1_replaced.txt", "café".encode("latin-1"), settings=["invalid_utf8=replace"], texts=["caf\ufffd"],
-         notes=["U+FFFD is read for 1 bytes"])
+         notes=["U+FFFD is read for 1 byte that is no text"])
     case("json_in.txt", lines([{"text": "a"}]), texts=[lines([{"text": "a"}])])
     case("no_final_newline.md", PLAIN.rstrip(), texts=[PLAIN.rstrip()])
 
@@ -304,12 +370,16 @@ def other_files():
     case("table.parquet", b"PAR1\x15\x04\x15\x10", refused="a Parquet file")
     case("base.db", b"SQLite format 3\0\x10\0\1\1", refused="an SQLite database")
     case("sheet.csv", archive.getvalue(), refused="a ZIP archive")
+    case("letter.docx", archive.getvalue(), refused="is not plain text but a document of formatted text: make text of it first: pandoc")
+    case("book.pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", refused="a PDF: make text of it first: pdftotext")
+    page = "<!DOCTYPE html>\n<p>a</p>\n"
+    case("page.html", page, texts=[page], notes=["read as it is, though it is an HTML page"])
 
 
 if __name__ == "__main__":
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
-    for write in [tables, of_pandas, of_json, conversations, texts, without_extensions, other_files]:
+    for write in [tables, of_pandas, of_json, conversations, of_chats, texts, without_extensions, other_files]:
         write()
     entries = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in index)
     shared = json.dumps(SHARED, ensure_ascii=False)

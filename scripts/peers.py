@@ -224,7 +224,7 @@ def measure(size, rounds, seconds, python):
             note(name, "eval", ours["ms_per_eval_batch"])
             note(name, "peak", ours["fraction_of_peak"])
             if size in SAMPLED:
-                note(name, "sample", ours["sample"]["context_full"])
+                note(name, "sample", ours["sample"]["context_full_tokens_per_s"])
         for variant, process in workers.items():
             note(variant, "train", 1e3 * ask(process, "train", seconds))
             note(variant, "eval", 1e3 * ask(process, "eval", seconds / 2))
@@ -300,7 +300,7 @@ def main():
             before, _, after = report.read_text().partition(HEADING)
             # The sections that follow are not from this script.
             rest = after.partition("\n## ")[1:]
-            report.write_text(f"{before.rstrip()}\n\n{text}{''.join(rest)}")
+            args.write.write_text(f"{before.rstrip()}\n\n{text}{''.join(rest)}")
     print(text)
 
 

@@ -4,95 +4,187 @@
 
 mod bench;
 mod chat;
+mod chats;
 mod choice;
 mod compare;
+mod completions;
+mod confirm;
 mod data;
 mod eval;
 mod finetune;
+mod help;
 mod info;
+mod list;
 mod merge;
 mod plan;
+mod prune;
 mod published;
 mod report;
 mod reproduce;
+mod rm;
+mod run_arg;
 mod sample;
+mod suggest;
 mod table;
+mod tag;
 mod terminal;
 mod train;
 mod tune;
+mod watch;
 
-use clap::{Parser, Subcommand};
-use kinglet::error::Error;
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use kinglet::{backend::Cpu, error::Error};
+use serde_json::json;
 use std::{io, process::ExitCode};
 use terminal::{Ended, tell};
 
-/// Train, evaluate, sample and fine-tune small GPT language models on a CPU.
+/// Train, evaluate, sample and fine-tune small GPT language models on a CPU
 #[derive(Parser)]
-#[command(
-    version,
-    max_term_width = 100,
-    after_help = "\
-Start with:  kinglet train            trains the 0.2M preset on the built-in corpus, in a minute or two
-             kinglet train my.txt --preset big-2.7m --out runs/mine
-             kinglet train --resume --out runs/mine
-             kinglet tune my.txt --budget 10m
-             kinglet sample runs/mine --prompt \"Once\"
-             kinglet finetune runs/mine other.txt"
-)]
+#[command(version, disable_help_flag = true)]
 struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Print events and results as JSON, one object a line; progress goes to standard error
+    /// Print results, events and errors as JSON, one object a line; progress goes to standard error
     #[arg(long, global = true)]
     json: bool,
+    /// No progress, notes or hints; results, warnings and errors stay
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Show more, such as a line of training loss every log_interval updates
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Print help
+    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 }
 
+/// The commands. `display_order` says in which group of the main help each is.
 #[derive(Subcommand)]
 enum Command {
+    #[command(display_order = help::TRAIN)]
     Train(train::Args),
-    Eval(eval::Args),
-    Sample(sample::Args),
+    #[command(display_order = help::TRAIN)]
     Finetune(finetune::Args),
-    Chat(chat::Args),
-    Merge(merge::Args),
-    Info(info::Args),
-    Plan(plan::Args),
+    #[command(display_order = help::TRAIN)]
     Tune(tune::Args),
-    Compare(compare::Args),
+    #[command(display_order = help::TRAIN)]
+    Plan(plan::Args),
+    #[command(display_order = help::TRAIN)]
     Data(data::Args),
+    #[command(display_order = help::LOOK)]
+    Info(info::Args),
+    #[command(display_order = help::LOOK)]
+    Eval(eval::Args),
+    #[command(display_order = help::LOOK)]
+    Compare(compare::Args),
+    #[command(display_order = help::USE)]
+    Sample(sample::Args),
+    #[command(display_order = help::USE)]
+    Chat(chat::Args),
+    #[command(display_order = help::USE)]
+    Merge(merge::Args),
+    #[command(display_order = help::MANAGE, visible_alias = "ls")]
+    List(list::Args),
+    #[command(display_order = help::MANAGE)]
+    Tag(tag::Args),
+    #[command(display_order = help::MANAGE)]
+    Rm(rm::Args),
+    #[command(display_order = help::MANAGE)]
+    Prune(prune::Args),
+    #[command(display_order = help::OTHER)]
     Bench(bench::Args),
+    #[command(display_order = help::OTHER)]
     Reproduce(reproduce::Args),
+    #[command(display_order = help::OTHER)]
+    Completions(completions::Completions),
+    #[command(display_order = help::OTHER)]
+    Man(completions::Man),
+}
+
+/// The program's definition, complete with the names of all commands.
+fn definition() -> clap::Command {
+    let mut definition = Args::command();
+    definition.build();
+    definition
 }
 
 pub(crate) fn main() -> ExitCode {
-    let args = Args::parse();
-    let ended = match args.command {
-        Command::Train(command) => command.run(args.json),
-        Command::Eval(command) => command.run(args.json).map(|()| Ended::Done),
-        Command::Sample(command) => command.run(args.json).map(|()| Ended::Done),
-        Command::Finetune(command) => command.run(args.json),
-        Command::Chat(command) => command.run(args.json).map(|()| Ended::Done),
-        Command::Merge(command) => command.run(args.json).map(|()| Ended::Done),
-        Command::Info(command) => command.run(args.json).map(|()| Ended::Done),
-        Command::Plan(command) => command.run(args.json).map(|()| Ended::Done),
-        Command::Tune(command) => command.run(args.json),
-        Command::Compare(command) => command.run(args.json),
-        Command::Data(command) => command.run(args.json),
-        Command::Bench(command) => command.run(args.json).map(|()| Ended::Done),
-        Command::Reproduce(command) => command.run(args.json),
-    };
-    match ended {
-        Ok(Ended::Done) => ExitCode::SUCCESS,
-        Ok(Ended::Interrupted) => ExitCode::from(130),
-        Ok(Ended::Different) => ExitCode::FAILURE,
-        // The reader of our output closed the pipe, for example `head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(&format!("error: {error:#}"));
-            let usage = matches!(error.downcast_ref(), Some(Error::Config { .. } | Error::BadConfig(_)));
-            ExitCode::from(if usage { 2 } else { 1 })
+    let words: Vec<_> = std::env::args_os().collect();
+    let args = Args::command().try_get_matches_from(&words).and_then(|matches| Args::from_arg_matches(&matches));
+    let words: Vec<_> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    match args {
+        Ok(args) => args.run(),
+        Err(error) => answer(&error, &words),
+    }
+}
+
+impl Args {
+    fn run(self) -> ExitCode {
+        terminal::set_loudness(self.quiet, self.verbose);
+        let json = self.json;
+        let done = |()| Ended::Done;
+        let ended = match self.command {
+            Command::Train(command) => command.run(json),
+            Command::Finetune(command) => command.run(json),
+            Command::Tune(command) => command.run(json),
+            Command::Plan(command) => command.run(json).map(done),
+            Command::Data(command) => command.run(json),
+            Command::Info(command) => command.run(json).map(done),
+            Command::Eval(command) => command.run(json).map(done),
+            Command::Compare(command) => command.run(json),
+            Command::Sample(command) => command.run(json).map(done),
+            Command::Chat(command) => command.run(json).map(done),
+            Command::Merge(command) => command.run(json).map(done),
+            Command::List(command) => command.run(json).map(done),
+            Command::Tag(command) => command.run(json).map(done),
+            Command::Rm(command) => command.run(json).map(done),
+            Command::Prune(command) => command.run(json).map(done),
+            Command::Bench(command) => command.run(json).map(done),
+            Command::Reproduce(command) => command.run(json),
+            Command::Completions(command) => command.run(Args::command()).map(done),
+            Command::Man(command) => command.run(definition()).map(done),
+        };
+        match ended {
+            Ok(Ended::Done) => ExitCode::SUCCESS,
+            Ok(Ended::Interrupted) => ExitCode::from(130),
+            Ok(Ended::Different) => ExitCode::FAILURE,
+            // The reader of our output closed the pipe, for example `head`.
+            Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+            Err(error) => {
+                let usage = matches!(error.downcast_ref(), Some(Error::Config { .. } | Error::BadConfig(_)));
+                fail(&format!("{error:#}"), if usage { 2 } else { 1 }, json)
+            }
         }
     }
+}
+
+/// Prints what a command line without a command to run asks for, or what is wrong with it.
+fn answer(error: &clap::Error, words: &[String]) -> ExitCode {
+    let options = words.iter().take_while(|word| *word != "--");
+    let has = |names: &[&str]| options.clone().any(|word| names.contains(&word.as_str()));
+    let text = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            help::text(help::named(&definition(), words), help::terminal_width())
+        }
+        ErrorKind::DisplayVersion if has(&["-v", "--verbose", "-Vv", "-vV"]) => {
+            let isa = Cpu::new().map_or_else(|error| error.to_string(), |be| be.isa().name().to_owned());
+            format!("kinglet {}\ninstruction set: {isa}\n", env!("CARGO_PKG_VERSION"))
+        }
+        ErrorKind::DisplayVersion => error.to_string(),
+        _ => return fail(&suggest::explain(error, &definition(), words), 2, has(&["--json"])),
+    };
+    // Nobody need read it.
+    let _ = terminal::print(&text);
+    ExitCode::SUCCESS
+}
+
+/// Prints an error, also as JSON if that is asked for.
+fn fail(message: &str, exit_status: u8, json: bool) -> ExitCode {
+    tell(&format!("error: {message}"));
+    if json {
+        let _ = terminal::print_json(&json!({"event": "error", "message": message, "exit_status": exit_status}));
+    }
+    ExitCode::from(exit_status)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -103,8 +195,53 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 mod tests {
     use clap::CommandFactory;
 
+    use super::{Args, definition, help, suggest};
+
     #[test]
     fn the_command_line_is_consistent() {
-        super::Args::command().debug_assert();
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_is_described_once_and_in_its_place() {
+        let root = definition();
+        let main = help::text(&root, 100);
+        assert!(!main.contains("\nCommands:"), "a command without a group: display_order says which");
+        let mut all: Vec<&clap::Command> = vec![&root];
+        while let Some(command) = all.pop() {
+            let name = command.get_bin_name().unwrap_or_default();
+            all.extend(command.get_subcommands().filter(|command| command.get_name() != "help"));
+            // `-h` would leave out the longer texts that clap knows too.
+            assert!(command.get_about().is_some() && command.get_long_about().is_none(), "{name}");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some() && arg.get_long_help().is_none(), "{name} {arg}");
+            }
+        }
+        for command in root.get_subcommands().filter(|command| command.get_name() != "help") {
+            assert!(main.contains(&format!("\n  {} ", command.get_name())), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn what_is_suggested_is_there() {
+        let root = definition();
+        let is_there = |words: &str| {
+            let mut command = &root;
+            words.split(' ').all(|word| match command.find_subcommand(word) {
+                Some(found) => {
+                    command = found;
+                    true
+                }
+                None => word.starts_with("--"),
+            })
+        };
+        for (theirs, ours) in suggest::COMMANDS {
+            assert!(ours.iter().any(|ours| is_there(ours)), "{theirs}");
+            assert!(root.get_subcommands().all(|command| command.get_name() != *theirs), "{theirs} is a command");
+        }
+        for (theirs, ours) in suggest::OPTIONS {
+            let of_some = root.get_subcommands().any(|command| suggest::long(command, ours).is_some());
+            assert!(of_some, "{theirs}: {ours}");
+        }
     }
 }

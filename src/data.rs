@@ -1,5 +1,6 @@
 //! From corpus to batches: a corpus is surveyed, encoded, and divided into a training split and a validation split.
 
+mod chats;
 mod dataset;
 mod encode;
 mod open;
@@ -8,6 +9,7 @@ mod split;
 mod survey;
 mod token_file;
 
+pub use chats::Chats;
 pub use dataset::Dataset;
 pub(crate) use open::same_text;
 pub use open::{TokenizerChoice, read, read_corpus, tokenizer};

@@ -1,5 +1,7 @@
-//! What the operating system provides: atomic file writes, information about the machine, and a line on its terminal.
+//! What the operating system provides: atomic file writes, information about the machine, progress
+//! on its terminal, and words for its shell.
 
 pub(crate) mod disk;
 pub mod machine;
-pub(crate) mod progress;
+pub mod progress;
+pub mod shell;

@@ -13,3 +13,5 @@ pub mod source;
 pub mod tokenizer;
 mod utf16;
 mod utf8;
+
+pub(crate) use names::many;

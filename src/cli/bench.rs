@@ -28,26 +28,24 @@ use std::{
     time::Instant,
 };
 
-/// Measure training, evaluation and sampling on this machine, and what share of its peak they reach
-///
-/// Weights and text are random: time does not depend on what they say.
+/// Measure how fast this machine trains, evaluates and samples
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The preset to measure
-    #[arg(long, default_value = "big-0.2m")]
+    /// The preset to measure, with random weights and a random text
+    #[arg(long, value_name = "NAME", default_value = "big-0.2m", value_parser = super::choice::PresetName, hide_possible_values = true)]
     preset: String,
-    /// Override a configuration key; may be repeated
+    /// Set a configuration key; `kinglet keys` lists them; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
     threads: Threads,
-    /// Seconds for each measurement
+    /// Seconds to spend on each measurement
     #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = super::choice::seconds)]
     seconds: f64,
-    /// Break a training step down by operation
+    /// Show the time of each operation in a training step
     #[arg(long)]
     profile: bool,
-    /// Only the training step and the evaluation batch: no sampling, no process of its own
+    /// Measure a training step and an evaluation batch only
     #[arg(long)]
     quick: bool,
 }
@@ -103,10 +101,13 @@ struct Parts {
 #[derive(Serialize)]
 struct Sample {
     /// One stream, until the context is full: each token computes one position.
+    #[serde(rename = "first_block_tokens_per_s")]
     first_block: f64,
     /// One stream, context full: each token recomputes the whole context.
+    #[serde(rename = "context_full_tokens_per_s")]
     context_full: f64,
     /// Eight streams on all threads, context full.
+    #[serde(rename = "many_streams_tokens_per_s")]
     many_streams: f64,
 }
 
@@ -345,26 +346,25 @@ impl Report {
         lines.extend(self.parts.as_ref().map(|parts| {
             let Parts { forward_ms, backward_ms, optimizer_ms, rest_ms, .. } = parts;
             let what = format!(
-                "forward {forward_ms:.3}, backward {backward_ms:.3}, sums and optimizer {optimizer_ms:.3}, batch and waiting \
-                 {rest_ms:.3}"
+                "forward {forward_ms:.3} ms, backward {backward_ms:.3} ms, optimizer {optimizer_ms:.3} ms, other {rest_ms:.3} ms"
             );
             ("", what)
         }));
         let (gflops, peak, share) = (self.gflops, self.peak_gflops, 100.0 * self.fraction_of_peak);
-        lines.push(("", format!("{gflops:.1} GFLOP/s of {peak:.1} at peak: {share:.1} %")));
+        lines.push(("", format!("{gflops:.1} GFLOP/s, {share:.1} % of this machine's peak of {peak:.1} GFLOP/s")));
         lines.push(("evaluation batch", format!("{:.3} ms", self.ms_per_eval_batch)));
-        let streams = format!("sampling, {STREAMS} streams, context full");
+        let streams = format!("sampling {STREAMS} texts at once, context full");
         if let Some(sample) = &self.sample {
-            lines.push(("sampling, first block", tokens_per_s(sample.first_block)));
+            lines.push(("sampling, context filling up", tokens_per_s(sample.first_block)));
             lines.push(("sampling, context full", tokens_per_s(sample.context_full)));
             lines.push((&streams, tokens_per_s(sample.many_streams)));
         }
         if let Some(process) = &self.process {
-            lines.push(("start of the program to step 0", format!("{:.0} ms", process.start_ms)));
-            lines.extend(process.peak_memory_mib.map(|mib| ("peak memory while training", format!("{mib:.0} MiB"))));
+            lines.push(("from program start to step 0", format!("{:.0} ms", process.start_ms)));
+            lines.extend(process.peak_memory_mib.map(|mib| ("peak memory of a training run", format!("{mib:.0} MiB"))));
         }
         let mut text = format!(
-            "{}: {:.6} M parameters, batches of {} x {} tokens; {} on {} in {}, {}\n\n{}",
+            "{}: {:.2} M parameters, {} sequences of {} tokens per step; {}, {}, {}, {}\n\n{}",
             self.preset,
             self.params as f64 / 1e6,
             config.gradient_accumulation_steps * config.batch_size,
@@ -384,7 +384,7 @@ impl Report {
                 row![row.op, calls, ms, share, number(row.gflops), number(row.gb_per_s)]
             }));
             let outside = self.parts.as_ref().map_or(0.0, |parts| parts.outside_gemm);
-            let outside = format!("outside linear layers: {:.1} % of the operations' time\n", 100.0 * outside);
+            let outside = format!("outside linear layers: {:.1} % of the time\n", 100.0 * outside);
             text += &format!("\n{}{outside}", columns(&rows));
         }
         text

@@ -1,49 +1,76 @@
 //! Arguments shared by commands: model configuration, data, and number of threads.
 
+use clap::{
+    Arg, Command,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+};
 use kinglet::{
-    config::{Config, FIELDS, PRESETS, TokenizerKind},
+    config::{Config, FIELDS, PRESETS, TokenizerKind, key_like},
     error::Error,
     run::read_config,
+    system::shell,
     threads::whole,
 };
-use std::path::PathBuf;
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+/// The heading of what says what is trained on what.
+const MODEL: &str = "Model and data";
 
 /// What to train on what.
 #[derive(clap::Args)]
 pub(super) struct Choice {
-    /// The text: files, folders, patterns, "-" for standard input, "tinyshakespeare" or another known name ["builtin" if
-    /// nothing is named]; as text, .jsonl, .json or .csv, also .gz or .zst; or token ids, of kinglet data prepare,
-    /// nanoGPT or llm.c
+    /// Text: files, folders, patterns, "-" for standard input, or "tinyshakespeare" [default: a built-in text]. Formats:
+    /// plain text, .jsonl, .json, .csv, .tsv, each also as .gz or .zst; token ids of `kinglet data prepare`, nanoGPT or llm.c
     pub(super) data: Vec<String>,
-    /// A configuration that comes with kinglet [default: big-0.2m]
-    #[arg(long, value_name = "NAME", conflicts_with = "config", help = preset_help())]
+    /// Start from this preset; `kinglet presets` lists them [default: big-0.2m, or chat for
+    /// conversations]
+    #[arg(help_heading = MODEL, long, value_name = "NAME", conflicts_with = "config", value_parser = PresetName, hide_possible_values = true)]
     preset: Option<String>,
-    /// A configuration of your own; kinglet info PRESET shows how one looks
-    #[arg(long, value_name = "FILE.toml")]
+    /// Start from a configuration file; `kinglet init` writes one
+    #[arg(help_heading = MODEL, long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// Override a configuration key; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// Set a configuration key; `kinglet keys` lists them; may be repeated
+    #[arg(help_heading = MODEL, long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
-    /// How text becomes tokens: char, byte, bpe:SIZE, or a tokenizer.json of Hugging Face's [default: char]
-    #[arg(long, value_name = "KIND")]
+    /// How text becomes tokens: char, byte, bpe:SIZE, or a tokenizer.json from Hugging Face [default: char]
+    #[arg(help_heading = MODEL, long, value_name = "KIND")]
     tokenizer: Option<String>,
     /// The field or column with the text, in JSON lines and CSV [default: text]
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = MODEL, long, value_name = "NAME")]
     field: Option<String>,
-    /// Leave out records that cannot be read, and count them; the same as --set skip_bad=true
-    #[arg(long)]
+    /// Leave out records that cannot be read, and count them
+    #[arg(help_heading = MODEL, long)]
     skip_bad: bool,
-    /// Seed of every random number; the same as --set seed=N
-    #[arg(long, value_name = "N")]
+    /// Seed of every random number [default: 1337]
+    #[arg(help_heading = MODEL, long, value_name = "N")]
     seed: Option<u64>,
 }
 
 /// How many threads work.
 #[derive(clap::Args)]
 pub(super) struct Threads {
-    /// Threads to work with; results do not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
+    /// Threads to use; results do not depend on it [default: one per core]
+    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
     threads: u16,
+}
+
+/// Takes any name, and tells shells those of the presets. Whoever looks the preset up says what is wrong with a name.
+#[derive(Clone)]
+pub(super) struct PresetName;
+
+impl TypedValueParser for PresetName {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(PRESETS.iter().map(|(name, _)| PossibleValue::new(name))))
+    }
 }
 
 impl Threads {
@@ -62,10 +89,12 @@ impl Threads {
 impl Choice {
     /// The requested configuration, and its name.
     pub(super) fn config(&self) -> anyhow::Result<(Config, std::ffi::OsString)> {
+        self.data.iter().try_for_each(|name| no_setting(name))?;
         let (mut config, name) = match &self.config {
             Some(path) => (read_config(path)?, path.file_stem().unwrap_or_default().to_owned()),
             None => {
-                let name = self.preset.as_deref().unwrap_or(PRESETS[0].0);
+                let default = || super::chats::default_preset(&self.data, &self.set, self.field.as_deref());
+                let name = self.preset.as_deref().unwrap_or_else(default);
                 (Config::preset(name)?, name.into())
             }
         };
@@ -114,8 +143,11 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
 }
 
-/// Help for `--preset`, generated from the list of presets.
-fn preset_help() -> String {
-    let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-    format!("A configuration that comes with kinglet: {} [default: {}]", names.join(", "), names[0])
+/// Refuses `KEY=VALUE` as the name of a text, where there is no file of that name.
+fn no_setting(name: &str) -> Result<(), Error> {
+    let Some((key, value)) = name.split_once('=').filter(|_| !Path::new(name).exists()) else { return Ok(()) };
+    key_like(key).map_or(Ok(()), |key| {
+        let setting = shell::quoted(&format!("{key}={value}"));
+        Err(Error::BadConfig(format!("there is no file {name}; a configuration key is set with --set {setting}")))
+    })
 }

@@ -2,15 +2,17 @@
 
 use super::terminal;
 use super::{
+    chats,
     choice::{Choice, Threads},
-    report::stop_on_signal,
+    report::stop_saying,
     table::{columns, pairs, row},
-    terminal::Ended,
+    terminal::{Ended, count, quoted},
+    watch::Watch,
 };
 use anyhow::Context;
 use kinglet::{
     config::Config,
-    data::{self, Survey, TokenizerChoice, prepared},
+    data::{self, Chats, Survey, TokenizerChoice, prepared},
     report::{
         baselines::Baselines,
         stats::{Count, LINE_CHARS, Longest, PartStats, Stats, TextAndIds, WINDOW_CHARS},
@@ -21,12 +23,12 @@ use serde_json::{Value, json};
 use std::{
     io::{self, BufRead},
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::Instant,
 };
 
-/// Look at text before training on it, or make token ids of it once for many runs
+/// Look at a text before training on it, write its token ids to files, or show the tokens of a tokenizer
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -38,9 +40,11 @@ enum Command {
     Stats(StatsArgs),
     Prepare(Prepare),
     Encode(Encode),
+    Decode(Decode),
 }
 
-/// Show what a text is made of, what its parts have in common, and the losses that models without training reach
+/// Show what a text is made of, how much of the validation part is in the training part, and the losses of n-grams; of
+/// conversations, also how many fit into which block_size
 #[derive(clap::Args)]
 struct StatsArgs {
     #[command(flatten)]
@@ -49,25 +53,35 @@ struct StatsArgs {
     threads: Threads,
 }
 
-/// Write the token ids of a text to files, which training reads where it needs them: for text larger than memory
+/// Write the token ids of a text to files, for text larger than memory: training then reads only what it needs
 #[derive(clap::Args)]
 struct Prepare {
     #[command(flatten)]
     choice: Choice,
     /// The folder to write, which is then the DATA of train
-    #[arg(long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
     threads: Threads,
 }
 
-/// Show the token ids of texts, and the text that they are decoded to
+/// Show the token ids of texts, each with its text
 #[derive(clap::Args)]
 struct Encode {
-    /// A run, a folder of data prepare's, a tokenizer.json, or "byte"
+    /// A run, a folder that data prepare wrote, a tokenizer.json, or "byte"
     tokenizer: PathBuf,
     /// The texts; without any, JSON lines from standard input: {"text": "..."} to encode, {"ids": [...]} to decode
     texts: Vec<String>,
+}
+
+/// Show the text of token ids
+#[derive(clap::Args)]
+struct Decode {
+    /// A run, a folder that data prepare wrote, a tokenizer.json, or "byte"
+    tokenizer: PathBuf,
+    /// Token ids, separated by blanks or commas; without any, those on each line of standard input
+    #[arg(value_delimiter = ',')]
+    ids: Vec<u32>,
 }
 
 impl Args {
@@ -76,6 +90,7 @@ impl Args {
             Command::Stats(stats) => stats.threads.run(|| stats.run(json))?,
             Command::Prepare(prepare) => return prepare.threads.run(|| prepare.run(json)),
             Command::Encode(encode) => encode.run(json)?,
+            Command::Decode(decode) => decode.run(json)?,
         }
         Ok(Ended::Done)
     }
@@ -105,6 +120,7 @@ impl StatsArgs {
             floor: data.floor,
             bits_per_nat_and_token: data.val.tokens_per_byte_and_char().1 / std::f64::consts::LN_2,
             token: &|id| tokenizer.decode(&[id]),
+            chats: data.chats.as_ref(),
         };
         if json { terminal::print_json(&report.json(&config)?) } else { Ok(terminal::print(&report.text())?) }
     }
@@ -119,6 +135,7 @@ struct Report<'a> {
     /// Conversion factor from nats per token to bits per character.
     bits_per_nat_and_token: f64,
     token: &'a dyn Fn(u32) -> String,
+    chats: Option<&'a Chats>,
 }
 
 impl Report<'_> {
@@ -147,6 +164,9 @@ impl Report<'_> {
             "models": models.collect::<Vec<_>>(),
         });
         report["entropy_floor"] = json!(self.floor);
+        if let Some(chats) = self.chats {
+            report["conversations"] = chats::json(chats)?;
+        }
         Ok(report)
     }
 
@@ -176,8 +196,9 @@ impl Report<'_> {
             (
                 "vocabulary",
                 format!(
-                    "{distinct_chars} characters, {distinct_chars_only_in_val} of them only in the validation part; \
-                     {distinct_tokens} tokens"
+                    "{}, {distinct_chars_only_in_val} of them only in the validation part; {}",
+                    count(*distinct_chars as u64, "character"),
+                    count(*distinct_tokens as u64, "token")
                 ),
             ),
             ("frequent characters", chars(&self.stats.frequent_chars)),
@@ -209,8 +230,12 @@ impl Report<'_> {
             let [nats, bits] = [nats, nats * self.bits_per_nat_and_token].map(|loss| format!("{loss:.4}"));
             losses.push(row![name, nats, bits, if name == best { "best" } else { "" }]);
         }
-        let mut text =
-            format!("{sizes}\n{}in the training part, word for word:\n{shared}\n{}", pairs(&lines), columns(&losses));
+        let about = self.chats.map(|chats| chats::text(chats) + "\n").unwrap_or_default();
+        let mut text = format!(
+            "{about}{sizes}\n{}in the training part, word for word:\n{shared}\n{}",
+            pairs(&lines),
+            columns(&losses)
+        );
         for (what, used, of) in [
             ("n-grams learned from the last", self.baselines.train_tokens, train.tokens),
             ("n-grams were measured on the first", self.baselines.val_tokens, val.tokens),
@@ -238,17 +263,14 @@ impl Prepare {
         let (tokenizer, notes) = data::tokenizer(&config, &corpus, &survey)?;
         terminal::note(&notes);
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
-        let bar = terminal::progress_bar(
-            survey.bytes,
-            "{wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-        );
-        let stop = stop_on_signal()?;
+        let mut watch = Watch::new(true);
+        let stop = stop_saying("Stopping. Nothing is written.")?;
         let progress = |bytes| {
-            bar.set_position(bytes);
+            watch.even("encoding", bytes, survey.bytes, clock);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let about = prepared::prepare(&corpus, &survey, &tokenizer, &config, &self.out, progress)?;
-        bar.finish_and_clear();
+        watch.end();
         let Some(about) = about else { return Ok(Ended::Interrupted) };
         terminal::note(&about.notes);
         let encode_s = clock.elapsed().as_secs_f64();
@@ -267,14 +289,27 @@ impl Prepare {
             }))?;
             return Ok(Ended::Done);
         }
-        let out = self.out.display();
         terminal::print(&format!(
-            "{} documents, vocabulary of {}\n{} + {} tokens from {} bytes in {read_s:.1} + {encode_s:.1} s ({mb_per_s:.1} MB/s)\n\
-             train on them with: kinglet train {out}\n",
-            about.documents, about.vocab_size, about.train.tokens, about.val.tokens, survey.bytes
+            "{}, vocabulary of {}\n{} for training and {} for validation, of {} ({mb_per_s:.1} MB/s): {read_s:.1} s reading, \
+             {encode_s:.1} s encoding\nwritten to {}\n",
+            count(about.documents, "document"),
+            count(about.vocab_size as u64, "token"),
+            count(about.train.tokens, "token"),
+            count(about.val.tokens, "token"),
+            count(survey.bytes, "byte"),
+            self.out.display()
         ))?;
+        terminal::hints(&[("to train on it", format!("kinglet train {}", quoted(&self.out)))])?;
         Ok(Ended::Done)
     }
+}
+
+fn open(tokenizer: &Path) -> anyhow::Result<Tokenizer> {
+    Ok(match tokenizer {
+        kind if kind.as_os_str() == "byte" => Tokenizer::byte(),
+        folder if folder.is_dir() => Tokenizer::from_file(&folder.join("tokenizer.json"))?,
+        file => Tokenizer::from_file(file)?,
+    })
 }
 
 /// A request on a line of standard input.
@@ -287,11 +322,7 @@ enum Line {
 
 impl Encode {
     fn run(&self, json: bool) -> anyhow::Result<()> {
-        let tokenizer = match &self.tokenizer {
-            kind if kind.as_os_str() == "byte" => Tokenizer::byte(),
-            folder if folder.is_dir() => Tokenizer::from_file(&folder.join("tokenizer.json"))?,
-            file => Tokenizer::from_file(file)?,
-        };
+        let tokenizer = open(&self.tokenizer)?;
         let show = |ids: &[u32]| {
             if json {
                 return terminal::print_json(&json!({"ids": ids, "text": tokenizer.decode(ids)}));
@@ -315,5 +346,62 @@ impl Encode {
             }
         }
         Ok(())
+    }
+}
+
+impl Decode {
+    fn run(&self, json: bool) -> anyhow::Result<()> {
+        let tokenizer = open(&self.tokenizer)?;
+        let show = |ids: &[u32]| -> anyhow::Result<()> {
+            if let Some(id) = ids.iter().find(|&&id| !tokenizer.is_token(id)) {
+                let (name, last) = (self.tokenizer.display(), tokenizer.vocab_size() - 1);
+                anyhow::bail!("{name} has no token {id}: ids are 0 to {last}");
+            }
+            let text = tokenizer.decode(ids);
+            if json {
+                return terminal::print_json(&json!({"ids": ids, "text": text}));
+            }
+            Ok(terminal::print(&(text + "\n"))?)
+        };
+        if !self.ids.is_empty() {
+            return show(&self.ids);
+        }
+        for (i, line) in io::stdin().lock().lines().enumerate() {
+            let at = || format!("standard input, line {}", i + 1);
+            let ids = ids_of(&line.with_context(at)?).with_context(at)?;
+            show(&ids).with_context(at)?;
+        }
+        Ok(())
+    }
+}
+
+/// Ids separated by blanks or commas, or as JSON: a list, or an object with a list of `ids`.
+fn ids_of(line: &str) -> anyhow::Result<Vec<u32>> {
+    #[derive(serde::Deserialize)]
+    struct Object {
+        ids: Vec<u32>,
+    }
+    match line.trim() {
+        object if object.starts_with('{') => Ok(serde_json::from_str::<Object>(object)?.ids),
+        list if list.starts_with('[') => Ok(serde_json::from_str(list)?),
+        plain => plain
+            .split(|c: char| c.is_whitespace() || c == ',')
+            .filter(|word| !word.is_empty())
+            .map(|word| word.parse().with_context(|| format!("{word:?} is no token id")))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        for line in ["1, 2 3", "1,2,3", "[1, 2, 3]", " {\"ids\": [1, 2, 3], \"text\": \"abc\"}"] {
+            assert_eq!(ids_of(line).unwrap(), [1, 2, 3], "{line}");
+        }
+        assert!(ids_of("1 two").unwrap_err().to_string().contains("\"two\" is no token id"));
+        assert!(ids_of("").unwrap().is_empty());
     }
 }

@@ -2,28 +2,31 @@
 
 use super::{
     choice::Threads,
-    eval::CheckpointArg,
     plan::{self, Planned},
     report::{Finished, Reporter, finish, stop_on_signal},
+    run_arg::{self, CheckpointArg, Chosen, Place, PlaceArg, RunArg},
     terminal::Ended,
 };
 use kinglet::{
     backend::Cpu,
+    run::{Kind, change_tags, data_name},
     train::{
         self, Event, Options,
         finetune::{self, Finetune, Texts},
     },
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Go on from a trained run on other text, or on prompts and responses
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) choice: Choice,
-    /// The new run's folder [default: the old one's name and -finetuned]; kinglet train --resume --out goes on with it
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    place: PlaceArg,
+    /// Tag the new run, for kinglet list --tag; may be repeated
+    #[arg(long, value_name = "TAG", value_parser = run_arg::tag)]
+    tag: Vec<String>,
     #[command(flatten)]
     threads: Threads,
     /// Only say what it would take, after a few seconds of measuring
@@ -34,8 +37,8 @@ pub(super) struct Args {
 /// What to fine-tune on what.
 #[derive(clap::Args)]
 pub(super) struct Choice {
-    /// The folder of the run to begin with
-    run: PathBuf,
+    /// The run to begin with: its folder, or its name in runs/; RUN@STEP is one of its checkpoints
+    run: RunArg,
     /// The text, as for train; or .jsonl with "prompt" and "response", or with "messages", of which the answers are learned
     #[arg(required = true)]
     data: Vec<String>,
@@ -70,8 +73,7 @@ pub(super) struct Choice {
     /// Seed of every random number; the same as --set seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Which checkpoint to begin with
-    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    #[command(flatten)]
     checkpoint: CheckpointArg,
 }
 
@@ -83,20 +85,23 @@ impl Args {
     fn finetune(&self, json: bool) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = Cpu::new()?;
-        // Resolve the folder, so that it has a name even if given as ".".
-        let run = self.choice.run.canonicalize().unwrap_or_else(|_| self.choice.run.clone());
-        let name = format!("{}-finetuned", run.file_name().unwrap_or_default().display());
-        let beside = if self.choice.run.file_name().is_some() { &self.choice.run } else { &run };
-        let out = self.out.clone().unwrap_or_else(|| beside.with_file_name(name));
-        let prepared = self.choice.prepare()?;
+        let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
+        let out = default_out(&chosen.run, &self.choice.data);
+        let prepared = self.choice.prepare(&chosen)?;
         if self.plan {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
+            let out = self.place.given().unwrap_or(out);
             let name = out.file_name().unwrap_or_default().to_string_lossy();
             let run = Planned { name: &name, config, tokenizer, data, old: old.as_ref() };
             plan::show(&run, be, self.threads.count(), 3.0, json)?;
             return Ok(Ended::Done);
         }
-        let job = prepared.start(&out)?;
+        let start = |place| match place {
+            Place::Given(out) => prepared.start(&out),
+            Place::Free(out) => prepared.start_free(&out),
+        };
+        let job = self.place.start(|| out, start, |job| job.run.path())?;
+        change_tags(job.run.path(), &self.tag, &[])?;
         let stop = stop_on_signal()?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
@@ -109,10 +114,23 @@ impl Args {
     }
 }
 
+/// The folder of a run that goes on from `run` with `data`: beside that one, or beside the tuning that it is in.
+fn default_out(run: &Path, data: &[String]) -> PathBuf {
+    // A run that is given as "." has a name too.
+    let run = if run.file_name().is_some() { run.to_owned() } else { run.canonicalize().unwrap_or_default() };
+    let data = data.first().map(|name| data_name(name)).filter(|name| !name.is_empty());
+    let name = format!("{}-{}", run.file_name().unwrap_or_default().display(), data.as_deref().unwrap_or("finetuned"));
+    let tuning = run.parent().and_then(Path::parent).filter(|above| Kind::of(above) == Some(Kind::Tuning));
+    match tuning.and_then(|tuning| Some((tuning, tuning.file_name()?))) {
+        Some((tuning, of)) => tuning.with_file_name(format!("{}-{name}", of.display())),
+        None => run.with_file_name(name),
+    }
+}
+
 impl Choice {
-    pub(super) fn prepare(&self) -> anyhow::Result<Finetune> {
+    pub(super) fn prepare(&self, Chosen { run, which }: &Chosen) -> anyhow::Result<Finetune> {
         let texts = Texts { data: &self.data, replay_data: &self.replay_data };
-        Ok(finetune::prepare_with(&self.run, self.checkpoint.into(), texts, |config| {
+        Ok(finetune::prepare_with(run, *which, texts, |config| {
             self.set.iter().try_for_each(|setting| config.set(setting))?;
             config.lora_rank = self.lora.map_or(config.lora_rank, usize::from);
             config.lora_alpha = self.lora_alpha.unwrap_or(config.lora_alpha);

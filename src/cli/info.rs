@@ -3,6 +3,7 @@
 use super::terminal;
 use super::{
     published::PUBLISHED,
+    run_arg,
     table::{columns, pairs, row},
 };
 use kinglet::{config::Config, model::Gpt, run::RunDir, train::Memory};
@@ -25,7 +26,10 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let path = Path::new(&self.what);
-        let mut run = if path.is_dir() { Some(RunDir::open(path)?) } else { None };
+        let is_preset = Config::preset(&self.what).is_ok();
+        let named = (path.is_dir() || !is_preset).then(|| run_arg::is_run(&self.what)).flatten();
+        let named = named.or_else(|| path.is_dir().then(|| path.to_owned()));
+        let mut run = named.map(|path| RunDir::open(&path)).transpose()?;
         let mut config = match &run {
             Some(run) => run.config.clone(),
             None => Config::preset(&self.what)?,

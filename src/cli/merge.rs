@@ -1,32 +1,47 @@
 //! `kinglet merge`
 
-use super::eval::CheckpointArg;
-use super::terminal;
-use kinglet::train::finetune::merged;
+use super::{
+    choice::Threads,
+    run_arg::{CheckpointArg, RunArg},
+    terminal,
+};
+use kinglet::{run::RunDir, train::finetune::merged};
 use serde_json::json;
 use std::path::PathBuf;
 
 /// Write a run with its adapters merged into the weights, to a new folder
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The folder of a run with adapters
-    run: PathBuf,
-    /// The folder to write
-    #[arg(long, value_name = "DIR")]
+    /// A run with adapters: its folder, or its name in runs/; RUN@STEP is one of its checkpoints
+    run: RunArg,
+    /// The folder to write, which must be new
+    #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Which checkpoint
-    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    #[command(flatten)]
     checkpoint: CheckpointArg,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
-        let run = merged(&self.run, self.checkpoint.into(), &self.out)?;
+        self.threads.run(|| self.merge(json))
+    }
+
+    fn merge(&self, json: bool) -> anyhow::Result<()> {
+        let chosen = self.run.chosen(&self.checkpoint)?;
+        let has_adapters = RunDir::open(&chosen.run)?.config.lora_rank > 0;
+        let mut run = merged(&chosen.run, chosen.which, &self.out)?;
         terminal::warn(&run.warnings);
-        let (from, out) = (self.run.display().to_string(), self.out.display().to_string());
+        terminal::note(&run.notes);
+        let step = run.state()?.step;
+        let (from, out) = (chosen.run.display().to_string(), self.out.display().to_string());
         if json {
-            return terminal::print_json(&json!({"run": from, "out": out}));
+            return terminal::print_json(&json!({"run": from, "out": out, "step": step, "had_adapters": has_adapters}));
         }
-        Ok(terminal::print(&format!("{from}, without adapters, is in {out}\n"))?)
+        Ok(terminal::print(&match has_adapters {
+            true => format!("The adapters of {from} (step {step}) are merged: {out}\n"),
+            false => format!("{from} has no adapters to merge; its weights of step {step} are copied: {out}\n"),
+        })?)
     }
 }

@@ -12,7 +12,7 @@ use kinglet::{
     backend::Cpu,
     config::Config,
     run::RunDir,
-    system::machine::processor,
+    system::{machine::processor, shell},
     text::source::TINY_SHAKESPEARE,
     threads::cores,
     train::{self, Event, Job, Options},
@@ -26,27 +26,24 @@ use std::{
     time::SystemTime,
 };
 
-/// The heading of the section that `scripts/peers.py` maintains at the end of the report.
-const PEERS: &str = "## Speed beside PyTorch";
+/// The name of the report in the folder of the runs.
+const REPORT: &str = "REPORT.md";
 
-/// Train the published models and print the losses beside the published ones
+/// Train the published models and compare their losses with the published ones
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Runs of each preset, with seeds 1, 2, …
+    /// Number of runs of each preset, with seeds 1, 2, ...
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: u64,
-    /// Only these presets; may be repeated [default: both]
+    /// Only this preset; may be repeated [default: both]
     #[arg(long, value_name = "NAME", value_parser = PUBLISHED.map(|published| published.preset))]
     preset: Vec<String>,
-    /// A short check: 300 steps; shows that everything works, reproduces nothing and writes no report
+    /// Check that everything works, with 300 steps; writes no report
     #[arg(long)]
     quick: bool,
-    /// The folder for the runs; complete ones are kept and not repeated, interrupted ones go on
-    #[arg(long, value_name = "DIR", default_value = "runs/reproduce")]
+    /// The folder for the runs, the report and its pictures; complete runs are kept, interrupted ones go on
+    #[arg(short, long, value_name = "DIR", default_value = "runs/reproduce")]
     out: PathBuf,
-    /// Where the report goes, the loss curves beside it
-    #[arg(long, value_name = "FILE", default_value = "docs/RESULTS.md")]
-    report: PathBuf,
     #[command(flatten)]
     threads: Threads,
 }
@@ -81,7 +78,17 @@ impl Args {
                 config.seed = seed;
                 match self.one(be, config, &self.folder(published.preset, seed), json, &stop)? {
                     Some(event) => done.push(event),
-                    None => return Ok(Ended::Interrupted),
+                    None => {
+                        if !json {
+                            let words = std::env::args().skip(1).map(|word| match word.starts_with('-') {
+                                true => word,
+                                false => shell::quoted(&word),
+                            });
+                            let again = words.collect::<Vec<_>>().join(" ");
+                            terminal::print(&format!("complete runs are kept; go on with: kinglet {again}\n"))?;
+                        }
+                        return Ok(Ended::Interrupted);
+                    }
                 }
             }
             let folders = (1..=self.seeds).map(|seed| self.folder(published.preset, seed)).collect();
@@ -89,15 +96,15 @@ impl Args {
         }
         if json {
             for runs in &all {
-                terminal::print_json(&runs.summary())?;
+                terminal::print_json(&runs.summary(&self.out))?;
             }
         } else {
             terminal::print(&format!("\n{}", table(&all)))?;
         }
         if !self.quick {
-            self.write_report(&all, &self.report)?;
+            let report = self.write_report(&all)?;
             if !json {
-                terminal::print(&format!("\nwritten to {}\n", self.report.display()))?;
+                terminal::print(&format!("\nwritten to {}\n", report.display()))?;
             }
         }
         Ok(Ended::Done)
@@ -129,7 +136,7 @@ impl Args {
             (config.data, config.data_sha256, config.tokenizer_sha256) = (data, data_sha256, tokenizer_sha256);
             (config.vocab_size, config.shards) = (vocab_size, shards);
             if run.config != config {
-                bail!("{} is of another configuration: remove it, or name another --out", out.display());
+                bail!("{} has a run of another configuration: remove it, or choose another --out", out.display());
             }
             let mut events = run.events::<Value>()?;
             let is_done =
@@ -141,7 +148,7 @@ impl Args {
         } else {
             Job::start(config, out)?
         };
-        let mut reporter = Reporter::new(json, &job.run.config);
+        let mut reporter = Reporter::new(json, &job.run.config).resumed_by(terminal::this_command());
         let options = Options::default().threads(self.threads.count()).stop(stop);
         let last = train::run(job, be, &options, |event| reporter.event(event))?;
         Ok(match last {
@@ -150,14 +157,12 @@ impl Args {
         })
     }
 
-    fn write_report(&self, all: &[Runs], report: &Path) -> anyhow::Result<()> {
-        let folder = report.parent().unwrap_or(Path::new("."));
-        let images = folder.join("img");
-        fs::create_dir_all(&images).with_context(|| format!("cannot create {}", images.display()))?;
+    /// Writes the report and its pictures into the folder of the runs.
+    fn write_report(&self, all: &[Runs]) -> anyhow::Result<PathBuf> {
         let mut text = format!(
             "# Results\n\nWritten by `kinglet reproduce --seeds {}` (kinglet {}) on {}.\n\
-             Tiny Shakespeare, 5000 steps; losses are the published estimate, the mean over 200 random batches,\n\
-             after the last step; ± is the standard deviation over seeds.\n\n{}",
+             Tiny Shakespeare, 5000 steps. Losses are estimated as in the published results: the mean over 200 random\n\
+             batches after the last step. ± is the standard deviation over seeds.\n\n{}",
             self.seeds,
             env!("CARGO_PKG_VERSION"),
             today_and_machine()?,
@@ -167,11 +172,11 @@ impl Args {
             let preset = runs.published.preset;
             let svg = format!("{preset}-loss.svg");
             let plot = fs::read(runs.folders[0].join("loss.svg")).context("cannot read the loss curve")?;
-            fs::write(images.join(&svg), plot).with_context(|| format!("cannot write {svg}"))?;
+            fs::write(self.out.join(&svg), plot).with_context(|| format!("cannot write {svg}"))?;
             let sample = fs::read_to_string(runs.folders[0].join("sample.txt")).context("cannot read the sample")?;
             write!(
                 text,
-                "\n## {preset}\n\n![Loss of {preset}](img/{svg})\n\n| seed | train | val | val, exact | ms a step | wall s | estimates every |\n|---|---|---|---|---|---|---|\n"
+                "\n## {preset}\n\n![Loss of {preset}]({svg})\n\n| seed | train loss | val loss | exact val loss | ms per step | total s | steps between estimates |\n|---|---|---|---|---|---|---|\n"
             )?;
             for (i, done) in runs.done.iter().enumerate() {
                 let number = |key: &str| done[key].as_f64().unwrap_or(f64::NAN);
@@ -188,14 +193,11 @@ impl Args {
                     RunDir::open(&runs.folders[i])?.config.eval_interval,
                 )?;
             }
-            write!(text, "\nWritten by the model of seed 1:\n\n```text\n{}\n```\n", sample.trim())?;
+            write!(text, "\nA sample of the model with seed 1:\n\n```text\n{}\n```\n", sample.trim())?;
         }
-        // The rest of the report is maintained by scripts/peers.py.
-        let before = fs::read_to_string(report).unwrap_or_default();
-        if let Some(at) = before.find(PEERS) {
-            write!(text, "\n{}", &before[at..])?;
-        }
-        fs::write(report, text).with_context(|| format!("cannot write {}", report.display()))
+        let report = self.out.join(REPORT);
+        fs::write(&report, text).with_context(|| format!("cannot write {}", report.display()))?;
+        Ok(report)
     }
 }
 
@@ -221,11 +223,12 @@ impl Runs {
         spread(self.done.iter().filter_map(|done| done[key].as_f64()))
     }
 
-    fn summary(&self) -> Value {
+    fn summary(&self, out: &Path) -> Value {
         let ((train, train_sd), (val, val_sd)) = (self.spread("train_loss"), self.spread("val_loss"));
         json!({
             "event": "reproduced",
             "preset": self.published.preset,
+            "out": out,
             "seeds": self.done.len(),
             "params": self.done[0]["params"],
             "train_loss": train,
@@ -245,7 +248,7 @@ impl Runs {
 /// Our results beside the published ones, as Markdown.
 fn table(all: &[Runs]) -> String {
     let mut text = String::from(
-        "| model | parameters | published | train loss | published | val loss | published | wall s |\n\
+        "| model | parameters | published | train loss | published | val loss | published | total s |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
     for runs in all {
@@ -266,4 +269,35 @@ fn table(all: &[Runs]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_report_and_its_pictures_are_beside_the_runs() {
+        let temp = tempfile::tempdir().unwrap();
+        let out = temp.path().join("out");
+        let args = Alone::parse_from(["reproduce", "--out", out.to_str().unwrap()]).args;
+        let published = &PUBLISHED[0];
+        let folder = args.folder(published.preset, 1);
+        let settings = ["data=[\"builtin\"]", "max_iters=2", "eval_iters=1", "n_layer=1", "n_embd=8"];
+        let job = Job::start(Config::default().with(&settings).unwrap(), &folder).unwrap();
+        let done = train::run(job, Cpu::new().unwrap(), &Options::default(), |_| ()).unwrap();
+        let runs = Runs { published, done: vec![serde_json::to_value(done).unwrap()], folders: vec![folder] };
+        assert_eq!(args.write_report(&[runs]).unwrap(), out.join(REPORT));
+        let report = fs::read_to_string(out.join(REPORT)).unwrap();
+        let picture = report.split("](").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
+        assert!(out.join(picture).is_file(), "{report}");
+        assert!(report.contains("| big-0.2m |") && report.contains("\n| 1 | "), "{report}");
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
 }

@@ -1,40 +1,62 @@
 //! `kinglet sample`
 
-use super::eval::CheckpointArg;
-use super::terminal;
-use kinglet::{backend::Cpu, config::Config, inference::Model, sample::Sampling, text::source};
+use super::{
+    choice::Threads,
+    run_arg::{self, CheckpointArg, RunArg, command},
+    terminal,
+};
+use anyhow::Context;
+use kinglet::{
+    backend::Cpu,
+    config::Config,
+    error::Error,
+    inference::{Finish, Generation, Model},
+    sample::Sampling,
+    text::{source, tokenizer::END_OF_TEXT},
+};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 /// Write text with a trained model
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub(super) struct Args {
-    /// The run's folder
-    run: PathBuf,
-    /// What the text begins with; without one it begins as a text does, or after token 0, as published
-    #[arg(long, value_name = "TEXT")]
+    /// The run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP is one of its checkpoints
+    run: Option<RunArg>,
+    /// The prompt, or "-" for standard input. Without one, the model starts from the end-of-text token (or token 0)
+    #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// A file with what the text begins with
+    /// Read the prompt from a file; "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// Tokens to write
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    /// Most tokens to write
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value_t = 500,
+        visible_alias = "max-tokens",
+        visible_alias = "max-new-tokens"
+    )]
     tokens: usize,
-    /// Texts to write
+    /// Number of samples
     #[arg(long, value_name = "N", default_value_t = 1)]
     num: u64,
     #[command(flatten)]
     draw: Draw,
-    /// End where this text would come; may be repeated
+    /// Stop before this text; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Which checkpoint
-    #[arg(long, value_enum, default_value_t = CheckpointArg::Best)]
+    #[command(flatten)]
     checkpoint: CheckpointArg,
-    /// Use the adapters of another run's folder on this run's weights, or "none" of its own
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    /// Use the adapters of another run on this run's weights; "none" uses the weights without adapters
+    #[arg(long, value_name = "RUN")]
+    adapter: Option<RunArg>,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 /// How the next token is drawn: first the repetition penalty, then temperature, top-k, top-p and min-p, in this order; each
@@ -76,26 +98,18 @@ impl Draw {
 /// Whether a run learned from conversations, where that is known.
 pub(super) fn is_chat(config: &Config) -> Option<bool> {
     match &*config.data_kind {
-        "conversations" => Some(true),
+        "conversations" | "exchanges" => Some(true),
         "text" => Some(false),
         _ => None,
     }
 }
 
-/// What to say where a run is asked for something else than it learned.
-pub(super) fn note(is_chat: Option<bool>, asked_to_chat: bool, run: &Path) -> Option<String> {
-    let run = run.display();
-    match (is_chat, asked_to_chat) {
-        (Some(true), false) => Some(format!(
-            "note: this model was trained on conversations; kinglet chat {run} talks to it; this text goes on from the \
-             prompt as it is"
-        )),
-        (Some(false), true) => Some(format!(
-            "note: this model was trained on text, not on conversations: it never learned to answer; kinglet sample {run} \
-             goes on with a text"
-        )),
-        _ => None,
-    }
+/// What to say where a run that learned to answer is asked to go on with a text.
+fn note(is_chat: Option<bool>, run: &Path) -> Option<String> {
+    (is_chat == Some(true)).then(|| {
+        let chat = command("chat", run);
+        format!("this model was trained on conversations, and the prompt is continued as it is; to talk to the model: {chat}")
+    })
 }
 
 fn number<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
@@ -104,49 +118,113 @@ fn number<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
     if range.contains(&number) { Ok(number) } else { Err(format!("must be {LOW} to {HIGH}")) }
 }
 
+/// How JSON says why a text ended.
+pub(super) fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Length => "length",
+        Finish::Stop => "stop",
+        Finish::Context => "context",
+        _ => "end",
+    }
+}
+
+/// The prompt on standard input. The end of its last line is not part of it, as the end of a shell's line is not.
+fn prompt_of_stdin() -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::Data(format!("standard input is not UTF-8 text: see byte {at}"))
+    })?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
-        let prompt = match (&self.prompt, &self.prompt_file) {
-            (Some(prompt), _) => prompt.clone(),
+        self.threads.run(|| self.sample(json))
+    }
+
+    fn prompt(&self) -> anyhow::Result<String> {
+        match (&self.prompt, &self.prompt_file) {
+            (Some(prompt), _) if prompt == "-" => prompt_of_stdin(),
+            (Some(prompt), _) => Ok(prompt.clone()),
+            (None, Some(path)) if path.as_os_str() == "-" => prompt_of_stdin(),
             (None, Some(path)) => {
                 let (prompt, notes) = source::text_of_file(path)?;
                 terminal::note(&notes);
-                prompt
+                Ok(prompt)
             }
-            (None, None) => String::new(),
-        };
-        let which = self.checkpoint.into();
-        let be = Cpu::new()?;
-        let model = match &self.adapter {
-            None => Model::load(be, &self.run, which)?,
-            Some(none) if none.as_os_str() == "none" => Model::load_without_adapters(be, &self.run, which)?,
-            Some(adapter) => Model::load_with_adapters_of(be, &self.run, adapter, which)?,
+            (None, None) => Ok(String::new()),
+        }
+    }
+
+    /// The model, and the run that it is of.
+    fn model(&self) -> anyhow::Result<(Model, PathBuf)> {
+        let chosen = run_arg::chosen_or_newest(self.run.as_ref(), &self.checkpoint)?;
+        let (be, run, which) = (Cpu::new()?, chosen.run, chosen.which);
+        let (model, used) = match &self.adapter {
+            None => (Model::load(be, &run, which)?, run.clone()),
+            Some(none) if none.is("none") => (Model::load_without_adapters(be, &run, which)?, run.clone()),
+            Some(adapter) => {
+                let adapter = adapter.chosen(&CheckpointArg::default())?;
+                let of = (&*adapter.run, adapter.which);
+                (Model::load_with_adapters_of(be, (&run, which), of)?, adapter.run)
+            }
         };
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
-        note(is_chat(model.config()), false, &self.run).iter().for_each(|note| terminal::tell(note));
-        let sampling = self.draw.sampling();
+        run_arg::tell_used(&used, &model);
+        Ok((model, run))
+    }
+
+    fn generation(&self, model: &Model, prompt: &str, index: u64) -> Generation {
+        let generation = model.generate(prompt).max_tokens(self.tokens).sampling(self.draw.sampling()).index(index);
+        let generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
+        // What follows the end of an answer is another conversation's.
+        if is_chat(model.config()) == Some(true) { generation.until_end_of_text() } else { generation }
+    }
+
+    fn sample(&self, json: bool) -> anyhow::Result<()> {
+        let prompt = self.prompt()?;
+        let (model, run) = self.model()?;
+        terminal::note(&note(is_chat(model.config()), &run));
+        // A prompt that cannot be encoded is refused before anything is printed.
         terminal::note(&model.prompt_note(&prompt)?);
+        let mut ended = false;
         for index in 0..self.num {
-            let mut text = prompt.clone();
             if !json {
                 let rule = if self.num > 1 { format!("----- {} of {}\n", index + 1, self.num) } else { String::new() };
-                terminal::print(&(rule + &text))?;
+                terminal::print_exact(&(rule + &prompt))?;
             }
-            let generation = model.generate(&prompt).max_tokens(self.tokens).sampling(sampling.clone()).index(index);
-            let mut generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
-            terminal::write(&mut generation, |piece| {
-                if json {
-                    text.push_str(piece);
-                    return Ok(());
-                }
-                terminal::print(piece)
+            let mut generation = self.generation(&model, &prompt, index);
+            let (mut text, mut ids) = (String::new(), Vec::<u32>::new());
+            terminal::write(&mut generation, self.threads.count(), |piece| {
+                text.push_str(&piece.text);
+                ids.extend(&piece.ids);
+                if json { Ok(()) } else { terminal::print_exact(&piece.text) }
             })?;
+            ended |= text.contains(END_OF_TEXT);
             if json {
-                terminal::print_json(&json!({"index": index, "prompt": prompt, "text": text, "seed": sampling.seed}))?;
+                terminal::print_json(&json!({
+                    "run": run.display().to_string(),
+                    "step": model.state().step,
+                    "index": index,
+                    "seed": self.draw.seed,
+                    "prompt": prompt,
+                    "text": text,
+                    "tokens": ids.len(),
+                    "ids": ids,
+                    "finish": generation.finish().map(finish_name),
+                }))?;
             } else {
                 terminal::print("\n")?;
             }
+        }
+        if ended {
+            terminal::note([&format!(
+                "{END_OF_TEXT} is where the model ended a text and began another; --stop '{END_OF_TEXT}' stops there"
+            )]);
         }
         Ok(())
     }
@@ -157,12 +235,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_says_what_it_learned_where_it_is_asked_for_something_else() {
-        let note = |is_chat, asked| note(is_chat, asked, Path::new("runs/a")).unwrap_or_default();
-        assert!(note(Some(true), false).contains("kinglet chat runs/a talks to it"));
-        assert!(note(Some(false), true).contains("kinglet sample runs/a goes on with a text"));
-        for (is_chat, asked) in [(Some(true), true), (Some(false), false), (None, true), (None, false)] {
-            assert_eq!(note(is_chat, asked), "");
-        }
+    fn a_run_that_learned_to_answer_says_so() {
+        let note = |is_chat| note(is_chat, Path::new("runs/a")).unwrap_or_default();
+        assert!(note(Some(true)).ends_with("to talk to the model: kinglet chat runs/a"));
+        assert_eq!([note(Some(false)), note(None)], ["", ""]);
     }
 }

@@ -2,28 +2,35 @@
 
 use super::{
     choice::{Choice, Threads},
+    plan::{self, Planned},
     report::{Finished, Reporter, finish, stop_on_signal},
+    run_arg::{self, Place, PlaceArg},
     terminal::Ended,
 };
 use kinglet::{
     backend::Cpu,
-    config::PRESETS,
-    train::{self, Changes, Event, Job, Options},
+    run::{HOME, change_tags, run_name},
+    train::{self, Changes, Event, Job, Options, resolve},
 };
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Train a model on text, from the start or from where a run stopped
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// The run's folder [default: runs/ and the name of the configuration]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Go on with the run in --out, from its last checkpoint; --set changes what need not stay, and DATA says where the
-    /// run's text is now
+    #[command(flatten)]
+    place: PlaceArg,
+    /// Tag the run, for kinglet list --tag; may be repeated
+    #[arg(long, value_name = "TAG", value_parser = run_arg::tag)]
+    tag: Vec<String>,
+    /// Continue a run from its last checkpoint: kinglet train --resume RUN, or without RUN the newest that is not complete.
+    /// --set changes settings such as max_iters; DATA says where the run's text is now
     #[arg(long, conflicts_with_all = ["preset", "config", "seed", "tokenizer", "field"])]
     resume: bool,
+    /// Only say what the training would take, after a few seconds of measuring, as kinglet plan does
+    #[arg(long, conflicts_with_all = ["resume", "tag"])]
+    plan: bool,
     /// With --resume: where the text of the run that a fine-tuning began with is now; may be repeated
     #[arg(long, value_name = "DATA", requires = "resume")]
     replay_data: Vec<String>,
@@ -39,7 +46,11 @@ impl Args {
     fn train(&self, json: bool) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = Cpu::new()?;
+        if self.plan {
+            return self.plan(be, json);
+        }
         let job = self.job()?;
+        change_tags(job.run.path(), &self.tag, &[])?;
         let stop = stop_on_signal()?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
@@ -52,13 +63,28 @@ impl Args {
     }
 
     fn job(&self) -> anyhow::Result<Job> {
-        let out = |name: std::ffi::OsString| self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
         if self.resume {
-            let Choice { set, data, .. } = &self.choice;
-            let changes = Changes { settings: set.clone(), data: data.clone(), replay_data: self.replay_data.clone() };
-            return Ok(Job::resume_with(out(PRESETS[0].0.into()), &changes)?);
+            let (run, data) = run_arg::to_resume(&self.place, &self.choice.data)?;
+            let settings = self.choice.set.clone();
+            let changes = Changes { settings, data: data.to_vec(), replay_data: self.replay_data.clone() };
+            return Ok(Job::resume_with(run, &changes)?);
         }
         let (config, name) = self.choice.config()?;
-        Ok(Job::start(config, out(name))?)
+        let default = run_name(&config, &name);
+        let start = |place| match place {
+            Place::Given(out) => Job::start(config, out),
+            Place::Free(out) => Job::start_free(config, out),
+        };
+        Ok(self.place.start(|| Path::new(HOME).join(default), start, |job| job.run.path())?)
+    }
+
+    /// Says what the training would take.
+    fn plan(&self, be: Cpu, json: bool) -> anyhow::Result<Ended> {
+        let (config, name) = self.choice.config()?;
+        let (config, tokenizer, data) = resolve(config)?;
+        let name = name.to_string_lossy();
+        let run = Planned { name: &name, config: &config, tokenizer: &tokenizer, data: &data, old: None };
+        plan::show(&run, be, self.threads.count(), 3.0, json)?;
+        Ok(Ended::Done)
     }
 }

@@ -1,13 +1,14 @@
 //! A corpus as token ids, divided into a training split and a validation split, from which batches are drawn.
 
 use super::{
+    chats::Chats,
     encode::{Encoded, encode},
     split::{Content, Conversations, Ids, Split},
     survey::Survey,
 };
 use crate::{
     system::{machine, progress::Progress},
-    text::{chat::Doubts, source::Corpus, tokenizer::Tokenizer},
+    text::{chat::Doubts, many, source::Corpus, tokenizer::Tokenizer},
 };
 use kinglet_core::{
     config::{Config, TokenizerKind},
@@ -29,6 +30,8 @@ pub struct Dataset {
     pub notes: Vec<String>,
     /// For token ids prepared by kinglet: the tokenizer and train_split they were made with.
     pub made: Option<(TokenizerKind, f64)>,
+    /// What the conversations are like, those included that are too long; of text, nothing.
+    pub chats: Option<Chats>,
 }
 
 /// Peak memory per token while a corpus is encoded: its id, in a vector that grows by doubling.
@@ -42,12 +45,14 @@ impl Dataset {
     /// If the corpus cannot be read, or contains characters unknown to the tokenizer.
     pub fn new(corpus: &Corpus, survey: &Survey, tokenizer: &Tokenizer, config: &Config) -> Result<Dataset> {
         let cut = survey.cut(config);
-        let ([train, val], lost) = encode_in_memory(corpus, survey, tokenizer, config, cut)?;
+        let ([mut train, mut val], lost) = encode_in_memory(corpus, survey, tokenizer, config, cut)?;
         let characters = tokenizer.chars().is_some();
         let floor = corpus.own().filter(|_| characters).map(|own| own.floor(cut as usize..survey.chars as usize));
         let mut notes = [&corpus.notes[..], &survey.notes, &lost].concat();
-        notes.extend(left_out(&[&train, &val], survey, config));
+        let lengths = [std::mem::take(&mut train.lengths), std::mem::take(&mut val.lengths)].concat();
         let conversations = survey.conversations > 0;
+        let chats = conversations.then(|| survey.chats.clone().with_lengths(lengths));
+        notes.extend(left_out(&[&train, &val], chats.as_ref(), survey, config));
         Ok(Dataset {
             train: train.split(conversations, tokenizer, config)?,
             val: val.split(conversations, tokenizer, config)?,
@@ -55,7 +60,23 @@ impl Dataset {
             sha256: survey.sha256.clone(),
             notes,
             made: None,
+            chats,
         })
+    }
+
+    /// What it is made of, as a configuration's `data_kind` says it: text, conversations, or conversations of one exchange
+    /// each.
+    pub fn kind(&self) -> &'static str {
+        match &self.chats {
+            Some(chats) if chats.several_answers == 0 => "exchanges",
+            Some(_) => "conversations",
+            None => "text",
+        }
+    }
+
+    /// A larger context that would hold 99 % of the conversations, if the configured one holds fewer.
+    pub fn larger_block_size(&self, config: &Config) -> Option<usize> {
+        self.chats.as_ref()?.block_size().filter(|&block_size| block_size > config.block_size)
     }
 
     /// Checks that both splits are usable.
@@ -68,8 +89,9 @@ impl Dataset {
             match part.content {
                 Content::Text(_) if n <= config.block_size => {
                     return Err(Error::Data(format!(
-                        "the {name} part of the text has {n} tokens, fewer than one sequence of block_size + 1 = {}: \
+                        "the {name} part of the text has {}, fewer than one sequence of block_size + 1 = {}: \
                          use a longer text or a smaller block_size",
+                        many(n as u64, "token", "tokens"),
                         config.block_size + 1
                     )));
                 }
@@ -122,23 +144,47 @@ impl Dataset {
 }
 
 /// Notes about conversations that were left out.
-fn left_out(parts: &[&Collected], survey: &Survey, config: &Config) -> Vec<String> {
+fn left_out(parts: &[&Collected], chats: Option<&Chats>, survey: &Survey, config: &Config) -> Vec<String> {
     let too_long: usize = parts.iter().map(|part| part.too_long.0).sum();
     let longest = parts.iter().map(|part| part.too_long.1).max();
     let empty: usize = parts.iter().map(|part| part.empty).sum();
     let (of, most) = (survey.conversations, config.block_size + 1);
     let long = (too_long > 0).then(|| {
+        let what = of_all(too_long as u64, "is", "are", of);
+        let longest = longest.unwrap_or(0);
+        let more = if parts.iter().any(|part| part.at_least) { " or more" } else { "" };
         format!(
-            "{too_long} of {of} conversations are longer than block_size + 1 = {most} tokens (the longest has {}{}) and left \
-             out; a model with a larger block_size could learn them",
-            longest.unwrap_or(0),
-            if parts.iter().any(|part| part.at_least) { " or more" } else { "" }
+            "{what} longer than block_size + 1 = {most} tokens (the longest has {longest}{more}) and left out{}",
+            larger(chats, config)
         )
     });
-    let empty = (empty > 0).then(|| format!("{empty} of {of} conversations have no answer to learn and are left out"));
+    let empty = (empty > 0).then(|| {
+        let what = of_all(empty as u64, "has", "have", of);
+        format!("{what} no answer to learn, and left out")
+    });
     let mut doubts = Doubts::default();
     parts.iter().for_each(|part| doubts.add(part.doubts.clone()));
     long.into_iter().chain(empty).chain(doubts.notes()).collect()
+}
+
+/// `n` of the conversations are or do something.
+fn of_all(n: u64, one: &str, several: &str, of: u64) -> String {
+    let conversations = if of == 1 { "conversation" } else { "conversations" };
+    format!("{n} of {of} {conversations} {}", if n == 1 { one } else { several })
+}
+
+/// Which context would hold more conversations, where that can be chosen.
+fn larger(chats: Option<&Chats>, config: &Config) -> String {
+    match chats.and_then(Chats::block_size) {
+        Some(size) if size <= config.block_size => String::new(),
+        Some(size) if config.base.is_empty() => {
+            let chat = Config::preset("chat").is_ok_and(|chat| config.block_size < chat.block_size);
+            let preset = if chat { "--preset chat is for conversations, and " } else { "" };
+            format!("; {preset}--set block_size={size} holds 99 % of them")
+        }
+        Some(size) => format!("; a block_size of {size} would hold 99 % of them"),
+        None => "; no model may have a block_size that holds 99 % of them".to_owned(),
+    }
 }
 
 /// A split while it is being collected.
@@ -149,6 +195,8 @@ struct Collected {
     conversations: Conversations,
     bytes: u64,
     chars: u64,
+    /// Tokens of each conversation.
+    lengths: Vec<usize>,
     /// Conversations too long for the model, and the length of the longest.
     too_long: (usize, usize),
     /// Whether that length is only known to be as much.
@@ -163,6 +211,7 @@ impl Collected {
     /// Adds a conversation as a new row or, if they are packed, to the last row if it fits there.
     fn add_conversation(&mut self, encoded: &Encoded, block_size: usize, packed: bool) {
         let tokens = encoded.ids.len().max(encoded.at_least);
+        self.lengths.push(tokens);
         if tokens > block_size + 1 {
             self.too_long = (self.too_long.0 + 1, self.too_long.1.max(tokens));
             self.at_least |= encoded.at_least > 0;
@@ -384,7 +433,7 @@ mod tests {
         let padded = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap();
         assert!(
             padded.notes[0]
-                .starts_with("1 of 41 conversations are longer than block_size + 1 = 18 tokens (the longest has 102)")
+                .starts_with("1 of 41 conversations is longer than block_size + 1 = 18 tokens (the longest has 102)")
         );
         assert_eq!((padded.train.windows(), padded.val.windows()), (36, 4));
         let batch = windows(&padded.train);

@@ -1,9 +1,11 @@
 //! A first pass over a corpus: its size, its characters, its hash, and the tokenizer that can be trained on it.
 
+use super::chats::Chats;
 use crate::{
     system::{disk::hex, progress::Progress},
     text::{
         chat::{DEFAULT_TEMPLATE, Message, Template},
+        many,
         source::{Corpus, Piece},
         tokenizer::{Alphabet, BpeLearner, CharTokenizer, Cuts, END_OF_TEXT, Tokenizer},
     },
@@ -31,6 +33,8 @@ pub struct Survey {
     /// Notes for the user on what was read and what was left out.
     pub notes: Vec<String>,
     alphabet: Alphabet,
+    /// What the conversations are like, without their lengths.
+    pub(super) chats: Chats,
 }
 
 impl Survey {
@@ -42,7 +46,7 @@ impl Survey {
         let template = Template::new(template(config), END_OF_TEXT.to_owned())?.at(config.template_time)?;
         let mut hasher = Sha256::new();
         let (mut bytes, mut chars, mut documents, mut conversations) = (0, 0, 0, 0);
-        let mut alphabet = Alphabet::default();
+        let (mut alphabet, mut chats) = (Alphabet::default(), Chats::default());
         let (mut inside, mut progress) = (false, Progress::new());
         let notes = corpus.pieces(Cuts::Anywhere, |piece| {
             progress.show(|| format!("reading: {} MB of text", bytes / 1_000_000));
@@ -68,6 +72,7 @@ impl Survey {
                             chars += alphabet.add_at(text, conversations);
                         }
                     }
+                    chats.add(&messages);
                     documents += 1;
                     conversations += 1;
                 }
@@ -78,7 +83,8 @@ impl Survey {
             }
             Ok(())
         })?;
-        Ok(Survey { bytes, chars, documents, conversations, sha256: hex(&hasher.finalize()), notes, alphabet })
+        let sha256 = hex(&hasher.finalize());
+        Ok(Survey { bytes, chars, documents, conversations, sha256, notes, alphabet, chats })
     }
 
     /// The distinct characters, in code point order.
@@ -133,8 +139,9 @@ impl Survey {
         let mut notes = Vec::new();
         if left_out > 0 {
             notes.push(format!(
-                "the text has too many different words for memory: the vocabulary was learned without {left_out} words, \
-                 which came last for the first time"
+                "the text has too many different words for memory: the vocabulary was learned without {} \
+                 that came when it was full",
+                many(left_out, "word", "words")
             ));
         }
         if cut > 0 {

@@ -9,6 +9,7 @@ pub(super) struct Loaded<B: Forward> {
     pub(super) tokenizer: Tokenizer,
     pub(super) state: State,
     pub(super) warnings: Vec<String>,
+    pub(super) notes: Vec<String>,
     pub(super) be: B,
     pub(super) gpt: Gpt,
     /// The parameters, packed for matrix multiplication.

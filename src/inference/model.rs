@@ -120,11 +120,15 @@ impl<B: Forward> Model<B> {
         Model::new(be, run, state, &base.weights)
     }
 
-    /// The weights of a run, without its own adapters, combined with the adapters of another run.
+    /// The weights of a run, without its own adapters, combined with the adapters of another run; a checkpoint of each.
     ///
     /// # Errors
     /// If `adapter` is not a run with adapters, or they belong to another model.
-    pub fn load_with_adapters_of(be: B, run: &Path, adapter: &Path, which: Which) -> Result<Model<B>> {
+    pub fn load_with_adapters_of(
+        be: B,
+        (run, which): (&Path, Which),
+        (adapter, adapter_which): (&Path, Which),
+    ) -> Result<Model<B>> {
         let mut run = RunDir::open(run)?;
         let mut other = RunDir::open(adapter)?;
         let trained_on = other.base()?.filter(|_| other.config.lora_rank > 0);
@@ -152,8 +156,9 @@ impl<B: Forward> Model<B> {
             let what = format!("its adapters are of another model than {}", run.path().display());
             return Err(Error::run(adapter, what));
         }
-        let (state, adapted) = other.load_weights(&Layout::new(&other.config)?, Some(&weights), which)?;
+        let (state, adapted) = other.load_weights(&Layout::new(&other.config)?, Some(&weights), adapter_which)?;
         other.warnings.extend(run.warnings);
+        other.notes.extend(run.notes);
         if weights != trained_on.weights {
             let what = "the adapters were trained on other weights than these";
             other.warnings.push(format!("{}: {what}", adapter.display()));
@@ -167,19 +172,19 @@ impl<B: Forward> Model<B> {
     /// If the configuration is invalid, the number of weights does not match it, or the tokenizer has more tokens than
     /// it allows.
     pub fn from_weights(be: B, config: Config, tokenizer: Tokenizer, weights: &[f32]) -> Result<Model<B>> {
-        Model::assemble(be, config, tokenizer, (State::default(), Vec::new()), weights)
+        Model::assemble(be, config, tokenizer, (State::default(), Vec::new(), Vec::new()), weights)
     }
 
     fn new(be: B, run: RunDir, state: State, weights: &[f32]) -> Result<Model<B>> {
-        let RunDir { config, tokenizer, warnings, .. } = run;
-        Model::assemble(be, config, tokenizer, (state, warnings), weights)
+        let RunDir { config, tokenizer, warnings, notes, .. } = run;
+        Model::assemble(be, config, tokenizer, (state, warnings, notes), weights)
     }
 
     fn assemble(
         be: B,
         config: Config,
         tokenizer: Tokenizer,
-        (state, warnings): (State, Vec<String>),
+        (state, warnings, notes): (State, Vec<String>, Vec<String>),
         host: &[f32],
     ) -> Result<Model<B>> {
         let be = be.with_precision(config.precision);
@@ -196,7 +201,7 @@ impl<B: Forward> Model<B> {
         be.upload(&mut weights, 0, host);
         be.pack_weights(&mut weights, &gpt.layout.linears(), false);
         let barred = (0..gpt.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
-        Ok(Model { inner: Arc::new(Loaded { config, tokenizer, state, warnings, be, gpt, weights, barred }) })
+        Ok(Model { inner: Arc::new(Loaded { config, tokenizer, state, warnings, notes, be, gpt, weights, barred }) })
     }
 
     /// The configuration it was trained with.
@@ -217,6 +222,11 @@ impl<B: Forward> Model<B> {
     /// Damage found in the run, and what was used instead.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
+    }
+
+    /// What was used instead of what was asked for, where nothing is damaged.
+    pub fn notes(&self) -> &[String] {
+        &self.inner.notes
     }
 
     /// How many parameters it has.

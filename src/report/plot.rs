@@ -6,4 +6,4 @@ mod curves;
 mod svg;
 
 pub use chart::{Chart, Series, Shape, mark, number};
-pub use curves::{Curves, loss_svg};
+pub use curves::{Curves, Trail, loss_charts, loss_svg};

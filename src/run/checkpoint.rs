@@ -34,7 +34,7 @@ use std::{
 
 const MODEL: &str = "model.safetensors";
 const ADAPTER: &str = "adapter.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 pub(crate) const CONFIG: &str = "config.toml";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
@@ -301,6 +301,11 @@ impl Stored {
     /// # Errors
     /// If something is missing, damaged, or of another model; `take` may have been called by then.
     pub(crate) fn restore(&self, layout: &Layout, take: Sink) -> Result<State> {
+        if !self.files.lists(OPTIMIZER) {
+            let what = "it has no optimizer state (kinglet prune --optimizer removes it), so training cannot go on from here; \
+                        kinglet finetune can begin with it";
+            return Err(self.files.error(OPTIMIZER, &Error::Data(what.to_owned())));
+        }
         self.tensors(OPTIMIZER, &moments(layout), take)?;
         self.tensors(weights_file(layout), &[stored(layout)], take)?;
         self.state()
@@ -312,6 +317,17 @@ impl Stored {
     /// As [`Stored::restore`].
     pub(crate) fn check(&self, layout: &Layout) -> Result<State> {
         self.restore(layout, &mut |_, _, _| ())
+    }
+
+    /// Checks that the checkpoint can be used without training it further; returns the state.
+    ///
+    /// # Errors
+    /// If something is missing, damaged, or of another model.
+    pub(super) fn check_weights(&self, layout: &Layout) -> Result<State> {
+        self.tensors(weights_file(layout), &[stored(layout)], &mut |_, _, _| ())?;
+        self.config()?;
+        self.tokenizer()?;
+        self.state()
     }
 
     /// The weights; `base` holds the [`Layout::base_len`] weights that adapters belong to.

@@ -17,7 +17,7 @@
 
 use super::{
     checkpoint::{self, Buffer, CONFIG, Checkpoint, State, Stored, TEXT_LIMIT, TOKENIZER},
-    files::{BASE, BEST, CHECKPOINTS, LAST, METRICS, NewRun, checkpoints, folder_name},
+    files::{BASE, BEST, CHECKPOINTS, LAST, METRICS, NewRun, checkpoint_of, checkpoints, folder_name},
     metrics::{MetricLine, MetricLines, Metrics, Record},
 };
 use crate::{
@@ -51,8 +51,10 @@ pub struct Base {
 pub enum Which {
     /// The newest.
     Last,
-    /// The one with the lowest estimated validation loss.
+    /// The one with the lowest estimated validation loss. While that is the untrained model of step 0, it is the newest.
     Best,
+    /// The one of exactly this step, and no other.
+    Step(u64),
 }
 
 /// A run directory.
@@ -64,6 +66,8 @@ pub struct RunDir {
     pub tokenizer: Tokenizer,
     /// Damage found while reading, and what was used instead.
     pub warnings: Vec<String>,
+    /// What was used instead of what was asked for, where nothing is damaged.
+    pub notes: Vec<String>,
     path: PathBuf,
     /// Set where this value created the folder.
     new: Option<NewRun>,
@@ -88,7 +92,8 @@ impl RunDir {
         // Check again under the lock: another process may have got there first.
         refuse_full(path)?;
         config.tokenizer_sha256 = sha256(tokenizer.to_json().as_bytes());
-        let run = RunDir { config, tokenizer, warnings: Vec::new(), path: path.to_owned(), new: Some(new.clone()) };
+        let mut run = RunDir::opened(path, config, tokenizer, Vec::new());
+        run.new = Some(new.clone());
         match run.write_first(base) {
             Ok(()) => Ok((run, lock)),
             Err(error) => {
@@ -142,6 +147,14 @@ impl RunDir {
             return Err(Error::not_found(path, "there is no such folder; a run is made by kinglet train --out"));
         }
         let folders = checkpoints(path).unwrap_or_default();
+        if let Some((run, step)) = checkpoint_of(path) {
+            let run = run.display();
+            return Err(Error::run(path, format!("this is a checkpoint: name its run, {run}, and the step {step}")));
+        }
+        if path.join("state.json").exists() && path.join(disk::SUMS).exists() {
+            let what = "this is a checkpoint without its run: in RUN/checkpoints/step-NNNNNN it can be used";
+            return Err(Error::run(path, what));
+        }
         if !path.join(CONFIG).exists() && folders.is_empty() {
             return Err(Error::not_found(path, "not the folder of a run: it has no config.toml"));
         }
@@ -169,7 +182,7 @@ impl RunDir {
     }
 
     fn opened(path: &Path, config: Config, tokenizer: Tokenizer, warnings: Vec<String>) -> RunDir {
-        RunDir { config, tokenizer, warnings, path: path.to_owned(), new: None }
+        RunDir { config, tokenizer, warnings, notes: Vec::new(), path: path.to_owned(), new: None }
     }
 
     /// The base weights that the run's adapters belong to, if it has adapters.
@@ -325,9 +338,9 @@ impl RunDir {
     /// If something cannot be written or removed.
     pub fn prune(&self, state: &State) -> Result<()> {
         let best = state.best.map(|(_, step)| step);
-        self.write(LAST, folder_name(state.step).as_bytes())?;
+        self.write(LAST, (folder_name(state.step) + "\n").as_bytes())?;
         if let Some(best) = best {
-            self.write(BEST, folder_name(best).as_bytes())?;
+            self.write(BEST, (folder_name(best) + "\n").as_bytes())?;
         }
         let folders = checkpoints(&self.path)?;
         let estimated =
@@ -368,22 +381,60 @@ impl RunDir {
         self.newest(layout, |step| steps.contains(&step))
     }
 
-    /// Reads from the requested checkpoint, or from the newest intact one if it is damaged.
+    /// Reads from the requested checkpoint; the best, if it is damaged, is replaced by the newest intact one.
     fn read<T>(&mut self, which: Which, read: impl Fn(&Stored) -> Result<T>) -> Result<T> {
         let read = |folder: &Path| Stored::open(folder).and_then(|stored| read(&stored));
-        if which == Which::Best {
-            let state = newest(&self.path, &mut self.warnings, |_| true, |folder| Stored::open(folder)?.state())?;
-            if let Some((_, best)) = state.best {
-                match read(&self.path.join(CHECKPOINTS).join(folder_name(best))) {
-                    Ok(it) => return Ok(it),
-                    Err(error) => self.warnings.push(format!(
-                        "the best checkpoint (step {best}) cannot be used: {}; using the newest intact one",
-                        error.one_line()
-                    )),
+        match which {
+            Which::Step(step) => return self.read_step(step, read),
+            Which::Best => {
+                if let Some(best) = self.best_step()? {
+                    match read(&self.path.join(CHECKPOINTS).join(folder_name(best))) {
+                        Ok(it) => return Ok(it),
+                        Err(error) => self.warnings.push(format!(
+                            "the best checkpoint (step {best}) cannot be used: {}; using the newest intact one",
+                            error.one_line()
+                        )),
+                    }
                 }
             }
+            Which::Last => {}
         }
         newest(&self.path, &mut self.warnings, |_| true, read)
+    }
+
+    /// The step of the best checkpoint; none if there is no estimate yet, or only the one before training is that low.
+    fn best_step(&mut self) -> Result<Option<u64>> {
+        let state = newest(&self.path, &mut self.warnings, |_| true, |folder| Stored::open(folder)?.state())?;
+        let Some((_, best)) = state.best else { return Ok(None) };
+        if best > 0 || state.step == 0 {
+            return Ok(Some(best));
+        }
+        let note = format!(
+            "the lowest validation loss is still that of step 0, before training: the last checkpoint is used (step {})",
+            state.step
+        );
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+        Ok(None)
+    }
+
+    /// Reads from the checkpoint of this step.
+    fn read_step<T>(&self, step: u64, read: impl Fn(&Path) -> Result<T>) -> Result<T> {
+        let found = checkpoints(&self.path)?;
+        let others: Vec<u64> = found.iter().map(|(other, _)| *other).filter(|other| *other != step).collect();
+        let there_are = match listed(&others) {
+            Some(others) => format!("there are checkpoints of {others}"),
+            None => "there is no other checkpoint".to_owned(),
+        };
+        match found.iter().find(|(other, _)| *other == step) {
+            Some((_, folder)) => read(folder).map_err(|error| {
+                let what = format!("the checkpoint of step {step} cannot be used: {}; {there_are}", error.one_line());
+                Error::damaged(&self.path, what)
+            }),
+            None if others.is_empty() => Err(no_checkpoint(&self.path)),
+            None => Err(Error::not_found(&self.path, format!("there is no checkpoint of step {step}; {there_are}"))),
+        }
     }
 
     /// The run's progress, from its newest intact checkpoint.
@@ -424,9 +475,9 @@ impl RunDir {
 }
 
 /// Returns an error if the folder contains anything except the leftovers of an interrupted start.
-fn refuse_full(path: &Path) -> Result<()> {
+pub(super) fn refuse_full(path: &Path) -> Result<()> {
     if path.join(CONFIG).exists() {
-        let what = "there is a run in this folder: continue it with --resume, or name another with --out";
+        let what = "there is a run in this folder: continue it with --resume, or name another with --name or --out";
         return Err(Error::run(path, what));
     }
     // A lock file without a configuration marks an interrupted start.
@@ -471,9 +522,21 @@ fn newest<T>(
         }
         listed = again;
     }
-    Err(first_error.unwrap_or_else(|| {
-        Error::not_found(run, "this run has no checkpoint yet; kinglet train --resume --out goes on with it")
-    }))
+    Err(first_error.unwrap_or_else(|| no_checkpoint(run)))
+}
+
+fn no_checkpoint(run: &Path) -> Error {
+    Error::not_found(run, "this run has no checkpoint yet; kinglet train --resume RUN goes on with it")
+}
+
+/// Steps in a sentence, `None` if there are none.
+fn listed(steps: &[u64]) -> Option<String> {
+    let (last, others) = steps.split_last()?;
+    if others.is_empty() {
+        return Some(format!("step {last}"));
+    }
+    let others: Vec<_> = others.iter().map(u64::to_string).collect();
+    Some(format!("steps {} and {last}", others.join(", ")))
 }
 
 /// Reads a configuration file; keys it does not set have their defaults.
@@ -489,14 +552,14 @@ pub fn read_config(path: &Path) -> Result<Config> {
 const SEAL: &str = "# SHA-256 of all above: ";
 
 /// The text of a run's `config.toml`, verified.
-fn sealed_config(run: &Path) -> Result<String> {
+pub(super) fn sealed_config(run: &Path) -> Result<String> {
     let path = run.join(CONFIG);
     let text = disk::read_text(&path, TEXT_LIMIT)?;
     let sealed = text.rsplit_once(SEAL).map(|(above, sum)| (above, sum.trim_end()));
     disk::unseal(&path, sealed, " (settings are changed with --resume --set)").map(str::to_owned)
 }
 
-fn config_of_run(path: &Path, text: &str) -> Result<Config> {
+pub(super) fn config_of_run(path: &Path, text: &str) -> Result<Config> {
     let config = Config::from_toml(text).map_err(|error| Error::run(path, error.to_string()))?;
     if config.vocab_size == 0 {
         return Err(Error::run(path, "vocab_size is 0: not the configuration of a run"));

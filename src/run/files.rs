@@ -16,9 +16,11 @@ pub(super) const BASE: &str = "base";
 pub(super) const METRICS: &str = "metrics.jsonl";
 pub(super) const LAST: &str = "last";
 pub(super) const BEST: &str = "best";
+pub(super) const TAGS: &str = "tags";
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// What a run writes beside its folders.
-const FILES: [&str; 7] = [TOKENIZER, CONFIG, METRICS, "loss.svg", "sample.txt", LAST, BEST];
+pub(super) const FILES: [&str; 8] = [TOKENIZER, CONFIG, METRICS, "loss.svg", "sample.txt", LAST, BEST, TAGS];
 
 /// A run directory that was created and has no checkpoint yet: if it never gets one, what was written is removed.
 #[derive(Clone, Debug)]
@@ -76,11 +78,28 @@ impl NewRun {
         let _ = fs::remove_dir(self.path.join(CHECKPOINTS));
     }
 }
-pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// The name of a checkpoint's folder.
 pub(super) fn folder_name(step: u64) -> String {
     format!("step-{step:06}")
+}
+
+/// The step that a checkpoint's folder of this name has.
+fn step_of(folder: &Path) -> Option<u64> {
+    let digits = folder.file_name()?.to_str()?.strip_prefix("step-")?;
+    if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
+}
+
+/// Where `folder` is the folder of a checkpoint in a run: that run, and the step.
+pub(super) fn checkpoint_of(folder: &Path) -> Option<(PathBuf, u64)> {
+    // As `cd` leads to it, it may be called ".".
+    let whole = if folder.file_name().is_some() { folder.to_owned() } else { folder.canonicalize().ok()? };
+    let (step, parent) = (step_of(&whole)?, whole.parent()?);
+    let parent =
+        if parent.file_name().is_some() { parent.to_owned() } else { whole.canonicalize().ok()?.parent()?.into() };
+    let is_one = parent.file_name()? == CHECKPOINTS && whole.is_dir();
+    let run = parent.parent().filter(|run| !run.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    is_one.then(|| (run.to_owned(), step))
 }
 
 /// The checkpoints of a run, oldest first; none if the run has no checkpoints folder.
@@ -94,11 +113,7 @@ pub(super) fn checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(Error::io("read", &folder))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let digits = name.strip_prefix("step-").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-        if let Some(step) = digits.and_then(|digits| digits.parse().ok()) {
-            found.push((step, path));
-        }
+        found.extend(step_of(&path).map(|step| (step, path)));
     }
     found.sort();
     Ok(found)

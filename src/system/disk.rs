@@ -11,6 +11,8 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 /// Lists the checksums of the other files in a folder, in the format of `sha256sum`; `sha256sum -c` verifies it.
@@ -266,7 +268,7 @@ impl Drop for FolderWriter {
 
 /// The folders in `parent` named `.NAME.PID.tmp` whose writer is dead: the lock file in them names the same process, and
 /// is not locked.
-fn abandoned(parent: &Path) -> Vec<PathBuf> {
+pub(crate) fn abandoned(parent: &Path) -> Vec<PathBuf> {
     let pid = |folder: &Path| -> Option<u32> {
         let name = folder.file_name()?.to_str()?;
         let (_, pid) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
@@ -341,6 +343,30 @@ pub(crate) fn replace_in_folder(folder: &Path, name: &str, bytes: &[u8]) -> Resu
     Ok(())
 }
 
+/// Removes a file from a folder with checksums. Its line goes first, so that no file is ever missing that has one.
+pub(crate) fn remove_from_folder(folder: &Path, name: &str) -> Result<()> {
+    let FolderReader { sums, .. } = FolderReader::new(folder)?;
+    let others: String = sums.split_inclusive('\n').filter(|line| !line.ends_with(&format!("  {name}\n"))).collect();
+    let (path, file) = (folder.join(SUMS), folder.join(name));
+    write_whole(&path, others.as_bytes()).map_err(Error::io("write", &path))?;
+    allowed().and_then(|()| fs::remove_file(&file)).map_err(Error::io("remove", &file))
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match allowed().and_then(|()| fs::remove_file(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The folder that a folder of the same parent, which is being removed, is renamed to. With our lock in it, it is known as a
+/// leftover if this process ends before all of it is gone.
+pub(crate) fn doomed(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().display();
+    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
 /// A folder with checksums, opened for reading.
 #[derive(Debug)]
 pub(crate) struct FolderReader {
@@ -376,6 +402,11 @@ impl FolderReader {
         self.verify(name, &sum)?;
         file.rewind().map_err(Error::io("read", &path))?;
         Ok(file)
+    }
+
+    /// Whether a file has a checksum.
+    pub(crate) fn lists(&self, name: &str) -> bool {
+        self.sums.lines().any(|line| line.ends_with(&format!("  {name}")))
     }
 
     fn verify(&self, name: &str, sum: &str) -> Result<()> {
@@ -478,7 +509,15 @@ impl Lock {
         let path = folder.join(Lock::FILE);
         let io = |error| Error::io("lock", &path)(error);
         let mut file = File::options().create(true).read(true).write(true).truncate(false).open(&path).map_err(io)?;
-        match file.try_lock() {
+        let mut tried = file.try_lock();
+        for _ in 0..GLANCES {
+            if !matches!(tried, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            thread::sleep(GLANCE);
+            tried = file.try_lock();
+        }
+        match tried {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let owner = owner(&mut file).map_or_else(String::new, |pid| format!(" (process {pid})"));
@@ -494,7 +533,18 @@ impl Lock {
         let _ = named;
         Ok(Lock { _file: file })
     }
+
+    /// Whether a process holds the lock of a folder. Where the system cannot tell, nobody does.
+    pub(crate) fn is_held(folder: &Path) -> bool {
+        let Ok(file) = File::open(folder.join(Lock::FILE)) else { return false };
+        // Released at once. Whoever takes the lock tries longer than that.
+        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    }
 }
+
+/// How often, and after which time, a lock is tried again: [`Lock::is_held`] holds it for a moment.
+const GLANCES: usize = 5;
+const GLANCE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -615,7 +665,9 @@ mod tests {
         let lock = Lock::take(temp.path()).unwrap();
         let error = Lock::take(temp.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("another kinglet (process {}) is training", std::process::id())), "{error}");
+        assert!(Lock::is_held(temp.path()));
         drop(lock);
+        assert!(!Lock::is_held(temp.path()) && !Lock::is_held(&temp.path().join("missing")));
         Lock::take(temp.path()).unwrap();
     }
 }

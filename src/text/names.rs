@@ -56,7 +56,7 @@ impl Count {
 }
 
 /// `n` of something, in words.
-pub(super) fn many(n: u64, one: &str, several: &str) -> String {
+pub(crate) fn many(n: u64, one: &str, several: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {several}") }
 }
 

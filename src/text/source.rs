@@ -2,6 +2,7 @@
 //! JSON, JSON lines or tables, optionally compressed. Documents are streamed as pieces, in order, so that files need not
 //! fit into memory.
 
+mod export;
 mod folder;
 mod format;
 mod input;
@@ -44,6 +45,9 @@ use std::{
 pub const BUILTIN: &str = "builtin";
 /// The name of the corpus that the published models were trained on.
 pub const TINY_SHAKESPEARE: &str = "tinyshakespeare";
+
+/// The name of the built-in conversations.
+pub const DATES: &str = dates::NAME;
 
 /// The data name in a configuration for a text given in memory.
 pub const MEMORY: &str = "(memory)";
@@ -281,6 +285,18 @@ impl Corpus {
         self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
+    /// Whether the first document is a conversation. What cannot be read is none.
+    pub fn begins_with_a_conversation(&self) -> bool {
+        let mut conversation = false;
+        // Whatever is read first is enough.
+        let first = |piece| {
+            conversation = matches!(piece, Piece::Messages(_));
+            Err(Error::Data(String::new()))
+        };
+        let _ = self.pieces(Cuts::Anywhere, first);
+        conversation
+    }
+
     /// Calls `each` with every piece, in order. Long text documents are split into pieces where `cuts` allows. Returns
     /// notes for the user on what was read and what was left out, which are the same each time.
     ///
@@ -355,6 +371,21 @@ mod tests {
             ),
         ] {
             assert_eq!(pieces(names, settings, temp.path()).unwrap(), want, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn conversations_are_known_by_the_first_document() {
+        let chat = "{\"prompt\": \"a\", \"response\": \"b\"}\n";
+        for (name, text, is) in [
+            ("a.jsonl", chat.to_owned(), true),
+            ("a", format!("\n{chat}"), true),
+            ("a.jsonl", format!("{{\"text\": \"a\"}}\n{chat}"), false),
+            ("a.txt", chat.to_owned(), false),
+            ("a.jsonl", "{".to_owned(), false),
+            ("a.txt", String::new(), false),
+        ] {
+            assert_eq!(Corpus::from_bytes(name, text.as_bytes()).begins_with_a_conversation(), is, "{name}: {text}");
         }
     }
 

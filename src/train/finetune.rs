@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     data::{self, Dataset, TokenizerChoice},
-    run::{Base, Checkpoint, NewRun, RunDir, State, Which},
+    run::{Base, Checkpoint, NewRun, RunDir, State, Which, first_free},
+    system::shell,
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
@@ -74,12 +75,17 @@ pub fn prepare_with(
     let mut run = RunDir::open(from)?;
     let (_, old_config, weights) = load_merged(&mut run, which)?;
     let (mut config, lower) = configure(&old_config, from, texts.data, set)?;
-    let RunDir { tokenizer: old_tokenizer, warnings, .. } = run;
+    let RunDir { tokenizer: old_tokenizer, warnings, notes, .. } = run;
 
     fix_time(&mut config);
     let (tokenizer, mut data) = data::read(&config, TokenizerChoice::Extend(&old_tokenizer))?;
-    data.check(&config)?;
-    data.notes.splice(0..0, warnings.into_iter().chain(lower));
+    let advice = larger_base(&old_config, &config, from, &data);
+    data.check(&config).map_err(|error| match (error, &advice) {
+        (Error::Data(what), Some(advice)) => Error::Data(format!("{what}. {advice}")),
+        (error, _) => error,
+    })?;
+    data.notes.extend(advice);
+    data.notes.splice(0..0, warnings.into_iter().chain(notes).chain(lower));
     let known = old_tokenizer.vocab_size();
     let added = tokenizer.vocab_size() - known;
     let vocab_size = old_config.vocab_size.max(tokenizer.vocab_size());
@@ -90,12 +96,40 @@ pub fn prepare_with(
     let new_tokens = if added > 0 { vocab_size - known } else { 0 };
     (config.vocab_size, config.new_tokens) = (vocab_size, new_tokens);
     if added > 0 {
-        data.notes.push(format!("{added} tokens are new to the model; their rows begin as the mean of the others"));
+        data.notes.push(grown(added, tokenizer.chars().is_some()));
     }
     resolve_rest(&mut config, &data)?;
     let mut base = Base { config: base_config, weights };
     let old = old_data(&mut base.config, &tokenizer, config.replay, texts.replay_data, &mut data.notes)?;
     Ok(Finetune { config, tokenizer, data, old, base })
+}
+
+/// A note on tokens that only the new text has.
+fn grown(added: usize, are_characters: bool) -> String {
+    let unit = match (are_characters, added) {
+        (true, 1) => "character",
+        (true, _) => "characters",
+        (false, 1) => "token",
+        (false, _) => "tokens",
+    };
+    let it_starts = if added == 1 { "Its embedding starts" } else { "Their embeddings start" };
+    format!("the vocabulary grew by {added} {unit}. {it_starts} at the mean of the old ones")
+}
+
+/// How to get a run to begin with that holds the conversations which do not fit into this one, if there are any.
+fn larger_base(old: &Config, config: &Config, from: &Path, data: &Dataset) -> Option<String> {
+    let block_size = data.larger_block_size(config)?;
+    let quoted = |names: &[String]| names.iter().map(|name| shell::quoted(name)).collect::<Vec<_>>().join(" ");
+    let larger = format!("{}-{block_size}", from.file_name().unwrap_or("base".as_ref()).display());
+    let larger = shell::quoted(&from.with_file_name(larger).display().to_string());
+    Some(format!(
+        "block_size cannot change in a fine-tuning, and {} has {}. A run with a larger one, fine-tuned: kinglet train {} \
+         --preset chat --set block_size={block_size} --out {larger} && kinglet finetune {larger} {}",
+        from.display(),
+        old.block_size,
+        quoted(&old.data),
+        quoted(&config.data)
+    ))
 }
 
 /// Learning rates of a fine-tuning are a tenth of the old run's, unless told otherwise: at the rate that a model was
@@ -178,6 +212,10 @@ fn configure(
                                 characters that are new are added to it by themselves"
                         .to_owned()
                 }
+                "block_size" => format!(
+                    "{}, as in the run it begins with: train that one with more, and fine-tune it then",
+                    old.block_size
+                ),
                 key => format!("{}, as in the run it begins with", old.value(key)),
             };
             return Err(Error::Config { key: field.key.into(), value: config.value(field.key).to_string(), allowed });
@@ -194,6 +232,17 @@ impl Finetune {
     pub fn start(self, out: &Path) -> Result<Job> {
         let Finetune { config, tokenizer, data, old, base } = self;
         let (run, lock) = RunDir::create(out, config, tokenizer, Some(&base))?;
+        Ok(Job { old, base: Some(base.weights), ..Job::new(run, lock, data.into()) })
+    }
+
+    /// The same in the first of the folders `out`, `out-2`, `out-3`, ... that is free.
+    ///
+    /// # Errors
+    /// As [`Finetune::start`].
+    pub fn start_free(self, out: &Path) -> Result<Job> {
+        let Finetune { config, tokenizer, data, old, base } = self;
+        let create = |out: &Path| RunDir::create(out, config.clone(), tokenizer.clone(), Some(&base));
+        let (run, lock) = first_free(out, create)?;
         Ok(Job { old, base: Some(base.weights), ..Job::new(run, lock, data.into()) })
     }
 }
@@ -231,6 +280,6 @@ pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let saved = saved.and_then(|()| merged.prune(&state));
     drop(lock);
     saved.inspect_err(|_| merged.new_run().iter().for_each(NewRun::remove))?;
-    merged.warnings = run.warnings;
+    (merged.warnings, merged.notes) = (run.warnings, run.notes);
     Ok(merged)
 }

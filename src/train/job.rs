@@ -3,7 +3,7 @@
 use super::{base, memory::Memory};
 use crate::{
     data::{self, Dataset, TokenizerChoice},
-    run::{Lock, Record, RunDir, State, Stored},
+    run::{Lock, Record, RunDir, State, Stored, first_free},
     text::{
         source::{self, Corpus},
         tokenizer::Tokenizer,
@@ -77,6 +77,18 @@ impl Job {
 
     fn create(out: &Path, config: Config, tokenizer: Tokenizer, data: Dataset) -> Result<Job> {
         let (run, lock) = RunDir::create(out, config, tokenizer, None)?;
+        Ok(Job::new(run, lock, data.into()))
+    }
+
+    /// As [`Job::start`], in the first of the folders `out`, `out-2`, `out-3`, ... that is free.
+    ///
+    /// # Errors
+    /// As [`Job::start`].
+    pub fn start_free(config: Config, out: impl AsRef<Path>) -> Result<Job> {
+        refuse_finetuning(&config)?;
+        let (config, tokenizer, data) = resolve(config)?;
+        let create = |out: &Path| RunDir::create(out, config.clone(), tokenizer.clone(), None);
+        let (run, lock) = first_free(out.as_ref(), create)?;
         Ok(Job::new(run, lock, data.into()))
     }
 
@@ -305,7 +317,7 @@ pub(crate) fn resolve_rest(config: &mut Config, data: &Dataset) -> Result<()> {
     // Only now, so that earlier errors show the names as given.
     config.data = source::located(&config.data);
     config.data_sha256.clone_from(&data.sha256);
-    config.data_kind = if data.train.is_conversations() { "conversations" } else { "text" }.to_owned();
+    config.data_kind = data.kind().to_owned();
     Memory::of(config)?.check()
 }
 

@@ -66,7 +66,7 @@ fn trained(template: &str, tokenizer: &str) -> Cli {
         &template,
     ];
     let settings = settings.iter().flat_map(|setting| ["--set", setting]);
-    let args = ["train", "talks.jsonl", "--out", "run", "--tokenizer", tokenizer];
+    let args = ["train", "talks.jsonl", "--preset", "big-0.2m", "--out", "run", "--tokenizer", tokenizer];
     cli.ok(&args.into_iter().chain(settings).collect::<Vec<_>>());
     cli
 }
@@ -97,7 +97,14 @@ fn answers_end_by_themselves(template: &str, tokenizer: &str) {
         let (answers, notes) = ask(&cli, &[], &lines);
         assert_eq!((answers, notes.as_str()), (format!("ok\n{colour}\n"), ""));
         let (answers, _) = ask(&cli, &["--json"], &lines);
-        assert!(answers.lines().all(|line| line.ends_with("\"finish\":\"end\"}")), "{answers}");
+        for line in answers.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(
+                (&line["finish"], &line["step"], &line["notes"]),
+                (&json!("end"), &json!(400), &json!([])),
+                "{line}"
+            );
+        }
     }
     // A stop string ends an answer before that.
     let (answers, _) = ask(&cli, &["--json", "--stop", "zz", "--stop", "k"], &first_message("red"));
@@ -105,7 +112,7 @@ fn answers_end_by_themselves(template: &str, tokenizer: &str) {
     assert_eq!((&answer["response"], &answer["finish"]), (&json!("o"), &json!("stop")));
     let (answers, notes) = ask(&cli, &["--tokens", "1"], &first_message("red"));
     assert!(["o\n", "\n"].contains(&answers.as_str()), "a letter, or the template's blank before it: {answers}");
-    assert!(notes.contains("the answer is cut after 1 tokens; --tokens sets how many"), "{notes}");
+    assert!(notes.contains("the answer is cut after 1 token; --tokens sets how many"), "{notes}");
     // The sample at the end of training: prompts, and answers without what is behind them.
     let sample = fs::read_to_string(cli.path("run/sample.txt")).unwrap();
     assert_eq!(sample.matches("keep it").count(), 5, "{sample}");
@@ -121,6 +128,16 @@ fn answers_end_by_themselves(template: &str, tokenizer: &str) {
         notes.contains("earlier messages are forgotten: the first begins \"my colour is red; keep it\""),
         "{notes}"
     );
+    // JSON has it too.
+    let json_of = |args: &[&str], lines: &str| -> Value {
+        let (answers, _) = ask(&cli, &[&["--json"], args].concat(), lines);
+        serde_json::from_str(answers.lines().last().unwrap()).unwrap()
+    };
+    let last = json_of(&[], &lines);
+    assert!(last["notes"][0].as_str().unwrap().contains("earlier messages are forgotten"), "{last}");
+    let cut = json_of(&["--tokens", "1"], &first_message("red"));
+    assert_eq!((&cut["finish"], &cut["tokens"]), (&json!("length"), &json!(1)));
+    assert_eq!(cut["notes"], json!(["the answer is cut after 1 token; --tokens sets how many"]));
     // The library says the same, and how it ended.
     let model = Model::open(cli.path("run")).unwrap();
     let messages = [Message::new("user", &first_message("green"))];

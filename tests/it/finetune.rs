@@ -181,12 +181,14 @@ fn adapters_are_small_and_can_be_merged_left_out_and_swapped() {
     let without = loss(&Model::load_without_adapters(be(), &one, Which::Last).unwrap());
     assert!(apart < without - 0.5, "{apart} {without}");
     // The other run's adapters on this one's weights are the other run, which stands on the same ones.
-    let swapped = Model::load_with_adapters_of(be(), &one, &two, Which::Last).unwrap();
+    let swapped = Model::load_with_adapters_of(be(), (&one, Which::Last), (&two, Which::Last)).unwrap();
     assert!(swapped.warnings().is_empty() && loss(&swapped) == loss(&load(&two)));
     // On weights that were trained on, it is said that they fit less well.
-    let on_merged = Model::load_with_adapters_of(be(), &base.cli.path("merged"), &two, Which::Last).unwrap();
+    let on_merged =
+        Model::load_with_adapters_of(be(), (&base.cli.path("merged"), Which::Last), (&two, Which::Last)).unwrap();
     assert!(on_merged.warnings()[0].contains("trained on other weights"), "{:?}", on_merged.warnings());
-    let error = Model::load_with_adapters_of(be(), &one, &base.run, Which::Last).err().unwrap().to_string();
+    let error =
+        Model::load_with_adapters_of(be(), (&one, Which::Last), (&base.run, Which::Last)).err().unwrap().to_string();
     assert!(error.contains("has no adapters"), "{error}");
 }
 
@@ -270,17 +272,24 @@ fn a_model_learns_to_answer() {
 fn finetune_is_train_with_a_beginning() {
     let cli = Cli::trained();
     let text = cli.ok(&[&["finetune", "run", "logbook", "--lora", "2", "--replay", "0.5"], SMALL].concat());
-    for part in ["of which", "M train", "old val loss", "before: ", "on the old data", "kinglet sample run-finetuned"] {
+    for part in [
+        ", of which ",
+        " are trained",
+        "old val loss",
+        "before fine-tuning: ",
+        "on the old data",
+        "kinglet sample run-logbook",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let plan: Value =
         serde_json::from_str(&cli.ok(&["finetune", "run", "logbook", "--plan", "--json", "--set", "max_iters=20"]))
             .unwrap();
     assert!(plan["wall_s"].as_f64().unwrap() > 0.0 && plan["steps"] == 20, "{plan}");
-    cli.ok(&["merge", "run-finetuned", "--out", "merged"]);
+    cli.ok(&["merge", "run-logbook", "--out", "merged"]);
     assert_ne!(cli.ok(&["sample", "merged"]), cli.ok(&["sample", "run"]));
-    let own = cli.ok(&["sample", "run-finetuned", "--adapter", "none", "--prompt", "The "]);
+    let own = cli.ok(&["sample", "run-logbook", "--adapter", "none", "--prompt", "The "]);
     assert!(own.starts_with("The "));
-    let events = cli.ok(&["compare", "--bits", "run-finetuned", "run-finetuned", "--json"]);
+    let events = cli.ok(&["compare", "--bits", "run-logbook", "run-logbook", "--json"]);
     assert!(events.contains("\"checkpoints\":["), "{events}");
 }

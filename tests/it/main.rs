@@ -4,12 +4,14 @@
 mod common;
 
 mod chat;
+mod chats;
 mod cli;
 mod data;
 mod docs;
 mod earlier;
 mod finetune;
 mod formats;
+mod help;
 mod input;
 mod lora;
 mod measure;
@@ -17,6 +19,8 @@ mod mistakes;
 mod model;
 mod parsers;
 mod resume;
+mod runs;
+mod terminal;
 mod tokenizers;
 mod training;
 mod tune;

@@ -203,7 +203,7 @@ fn the_present_of_a_template_is_when_the_run_began() {
     let set = format!("chat_template={template}");
     cli.ok(&[&["train", "chat.jsonl", "--out", "run", "--set", &set, "--set", "block_size=64"], SMALL].concat());
     let config = RunDir::open(&cli.path("run")).unwrap().config;
-    assert!(config.template_time > 0 && config.data_kind == "conversations");
+    assert!(config.template_time > 0 && config.data_kind == "exchanges");
     let exact = |()| cli.ok(&["eval", "run", "--json"]);
     let first = exact(());
     std::thread::sleep(std::time::Duration::from_millis(1100));

@@ -60,6 +60,9 @@ fn every_command_says_what_is_wrong() {
     write("bare.txt", &b"a\0b\0".repeat(100));
     write("book.pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n");
     write("sheet.csv", b"PK\x03\x04\x14\0\x06\0");
+    write("letter.docx", b"PK\x03\x04\x14\0\x06\0");
+    write("speaker.jsonl", b"{\"conversations\": [{\"from\": \"narrator\", \"value\": \"a\"}]}");
+    write("export.json", b"[{\"title\": \"a\", \"mapping\": {\"a\": {}}, \"current_node\": \"b\"}]");
     write("open.csv", b"id,text\n1,a\n2,\"b\n3,c\n");
     write("behind.csv", b"id,text\n1,\"a\" b\n");
     write("short.csv", b"id,text\n1,a\n2\n");

@@ -11,13 +11,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 pub const FORMAT_VERSION: u64 = 1;
 
 /// The configurations compiled into the program: name and TOML text.
-pub const PRESETS: [(&str, &str); 9] = [
+pub const PRESETS: [(&str, &str); 10] = [
     ("big-0.2m", include_str!("../presets/big-0.2m.toml")),
     ("big-2.7m", include_str!("../presets/big-2.7m.toml")),
     ("big-0.2m-tuned", include_str!("../presets/big-0.2m-tuned.toml")),
     ("big-2.7m-tuned", include_str!("../presets/big-2.7m-tuned.toml")),
     ("kinglet-0.2m", include_str!("../presets/kinglet-0.2m.toml")),
     ("kinglet-2.7m", include_str!("../presets/kinglet-2.7m.toml")),
+    ("chat", include_str!("../presets/chat.toml")),
     ("shakespeare-char", include_str!("../presets/shakespeare-char.toml")),
     ("shakespeare-cpu", include_str!("../presets/shakespeare-cpu.toml")),
     ("gpt2", include_str!("../presets/gpt2.toml")),
@@ -212,7 +213,7 @@ fields! {
 "data":
     data: Vec<String> = Vec::new(), "a list of files, folders and names" if |_| true,
         "Where the text comes from: files, folders, patterns, \"-\" for standard input, or a known name such as \"builtin\".";
-    data_kind: String = String::new(), "\"\", \"text\" or \"conversations\"" if |v: &String| ["", "text", "conversations"].contains(&&**v),
+    data_kind: String = String::new(), "\"\", \"text\", \"conversations\" or \"exchanges\"" if |v: &String| ["", "text", "conversations", "exchanges"].contains(&&**v),
         "Written at the start of a run: what it is trained on.";
     data_sha256: String = String::new(), "the SHA-256 of the text in hexadecimal" if |_| true,
         "Written at the start of a run; resuming on another text is refused.";
@@ -833,6 +834,23 @@ fn checked<T: DeserializeOwned>(
         value: value.to_string(),
         allowed: allowed.to_owned(),
     })
+}
+
+/// The key that a name means which has `-` for `_`, or is what other tools call it.
+pub fn key_like(name: &str) -> Option<&'static str> {
+    const OTHERS: [(&str, &str); 8] = [
+        ("lr", "learning_rate"),
+        ("n_layers", "n_layer"),
+        ("n_heads", "n_head"),
+        ("max_steps", "max_iters"),
+        ("steps", "max_iters"),
+        ("iters", "max_iters"),
+        ("context_length", "block_size"),
+        ("dtype", "precision"),
+    ];
+    let name = name.replace('-', "_").to_lowercase();
+    let name = OTHERS.iter().find(|(other, _)| *other == name).map_or(name.as_str(), |(_, key)| key);
+    FIELDS.iter().map(|field| field.key).find(|key| *key == name)
 }
 
 /// The error about a key that does not exist; it suggests the most similar one.

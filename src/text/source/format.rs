@@ -1,5 +1,6 @@
 //! The formats of text, by the names and by the first bytes of files; and what other files are, by theirs.
 
+use crate::system::shell;
 use std::{ffi::OsStr, path::Path};
 
 /// How documents are written in a source.
@@ -92,6 +93,47 @@ const PANDAS: &str =
 const PICTURE: &str = "it holds no text";
 const UNPACK: &str = "unpack it, and name what is in it";
 
+/// What a ZIP archive begins with.
+const ZIP: &[u8] = b"PK\x03\x04";
+
+/// Documents that are ZIP archives inside, by the ends of their names: what they are, and what to do.
+const DOCUMENTS: &[(&[&str], &str, &str)] = &[
+    (
+        &["docx", "odt", "epub"],
+        "a document of formatted text",
+        "make text of it first: pandoc FILE -t plain -o FILE.txt",
+    ),
+    (&["xlsx", "ods"], "a spreadsheet", "save it as CSV"),
+    (&["pptx", "odp"], "a presentation", "save its text as a .txt file"),
+    (
+        &["npz"],
+        "an archive of NumPy arrays",
+        "token ids are read from .bin files, as nanoGPT writes them with tofile()",
+    ),
+];
+
+/// What stands at the beginning of text with marks for a program, as lower-case letters; what it is, and what to do.
+const MARKED_UP: &[(&str, &str, &str)] = &[
+    ("<!doctype html", "an HTML page", "pandoc FILE -f html -t plain -o FILE.txt"),
+    ("<html", "an HTML page", "pandoc FILE -f html -t plain -o FILE.txt"),
+    ("{\\rtf", "an RTF document", "pandoc FILE -t plain -o FILE.txt"),
+    ("%!ps", "PostScript", "ps2ascii FILE FILE.txt"),
+];
+
+/// A note on a text that has more marks for a program in it than words for a reader, judging by how it begins.
+pub(super) fn marked_up(name: &str, head: &str) -> Option<String> {
+    let begins = |mark: &str| head.trim_start().get(..mark.len()).is_some_and(|head| head.eq_ignore_ascii_case(mark));
+    let (_, what, command) = MARKED_UP.iter().find(|(mark, ..)| begins(mark))?;
+    let command = with_name(command, name);
+    Some(format!("read as it is, though it is {what}, and so its marks are learned too; text of it makes: {command}"))
+}
+
+/// Advice with a file's name where it says FILE, and one for the text in the place of FILE.txt.
+pub(super) fn with_name(advice: &str, name: &str) -> String {
+    let text = shell::quoted(&Path::new(name).with_extension("txt").display().to_string());
+    advice.split("FILE.txt").map(|part| part.replace("FILE", &shell::quoted(name))).collect::<Vec<_>>().join(&text)
+}
+
 /// Kinds of files that are not text: the bytes at a place, what it is, and what to do. Bytes that a text could begin with
 /// count only where there are control characters, which texts do not have.
 const KINDS: &[(usize, &[u8], &str, &str)] = &[
@@ -99,13 +141,8 @@ const KINDS: &[(usize, &[u8], &str, &str)] = &[
     (0, b"\0\0\xfe\xff", "text in UTF-32", "convert it first: iconv -f utf-32 -t utf-8"),
     (0, b"\x1f\x8b", "compressed twice (gzip)", "unpack it once"),
     (0, b"\x28\xb5\x2f\xfd", "compressed twice (zstd)", "unpack it once"),
-    (0, b"%PDF-", "a PDF", "make text of it first, for example with pdftotext"),
-    (
-        0,
-        b"PK\x03\x04",
-        "a ZIP archive (as are .docx, .xlsx, .odt, .epub and .npz)",
-        "unpack it, or save it as text or CSV",
-    ),
+    (0, b"%PDF-", "a PDF", "make text of it first: pdftotext FILE FILE.txt"),
+    (0, ZIP, "a ZIP archive", "unpack it, and name what is in it; of a ChatGPT export that is conversations.json"),
     (0, b"PK\x05\x06", "an empty ZIP archive", UNPACK),
     (0, b"PAR1", "a Parquet file", PANDAS),
     (0, b"ARROW1\0\0", "an Arrow or Feather file", PANDAS),
@@ -156,8 +193,16 @@ const KINDS: &[(usize, &[u8], &str, &str)] = &[
 /// Bytes from the start of a file by which its kind is known.
 pub(super) const HEAD: usize = 512;
 
-/// What a file is that is not text, judging by its first [`HEAD`] bytes, and what to do.
-pub(super) fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
+/// What a file is that is not text, judging by its first [`HEAD`] bytes and, where many kinds begin alike, by its name; and
+/// what to do.
+pub(super) fn foreign(name: &str, head: &[u8]) -> Option<(&'static str, &'static str)> {
+    if head.starts_with(ZIP)
+        && let Some(extension) = Path::new(name).extension().and_then(OsStr::to_str)
+        && let Some((_, what, advice)) =
+            DOCUMENTS.iter().find(|(ends, ..)| ends.iter().any(|end| extension.eq_ignore_ascii_case(end)))
+    {
+        return Some((what, advice));
+    }
     let control = head.iter().any(|byte| matches!(byte, 0..=8 | 0x0e..=0x1a | 0x1c..=0x1f));
     let is = |at: usize, magic: &[u8]| {
         // A PDF may well be without a control character.
@@ -195,7 +240,7 @@ mod tests {
             let mut head = vec![1; *at];
             head.extend_from_slice(magic);
             head.extend_from_slice(b"\x01\x02\0\xff more");
-            assert_eq!(foreign(&head).map(|(name, _)| name), Some(*name), "{magic:?}");
+            assert_eq!(foreign("", &head).map(|(name, _)| name), Some(*name), "{magic:?}");
         }
         for text in [
             "BMW and RIFFs",
@@ -213,13 +258,32 @@ mod tests {
             "a",
             "\u{1b}[1mbold\u{1b}[0m",
         ] {
-            assert_eq!(foreign(text.as_bytes()), None, "{text}");
+            assert_eq!(foreign("", text.as_bytes()), None, "{text}");
         }
-        assert_eq!(foreign(b"BMW, caf\xe9"), None, "Latin-1");
+        assert_eq!(foreign("", b"BMW, caf\xe9"), None, "Latin-1");
         for (text, found) in [(&b"a\0b\0c\0"[..], "utf-16le"), (b"\0a\0b\0c\0d", "utf-16be")] {
-            assert!(foreign(text).unwrap().1.contains(found));
+            assert!(foreign("", text).unwrap().1.contains(found));
         }
-        assert_eq!(foreign(b"\xff\xfea\0b\0"), None);
+        assert_eq!(foreign("", b"\xff\xfea\0b\0"), None);
+        let zip = |name: &str| foreign(name, b"PK\x03\x04\x14\0\x06\0").unwrap().1;
+        assert!(zip("a/b.DOCX").starts_with("make text of it first: pandoc"));
+        assert!(zip("b.xlsx").contains("CSV") && zip("export.zip").contains("conversations.json"));
+        assert!(foreign("b.docx", b"PKWARE").is_none());
+    }
+
+    #[test]
+    fn marks_for_a_program_are_told_of() {
+        for (head, command) in [
+            ("\n<!DOCTYPE html>\n<html>", "pandoc 'a FILE.html' -f html -t plain -o 'a FILE.txt'"),
+            ("<HTML><body>", "pandoc 'a FILE.html' -f html"),
+            ("{\\rtf1\\ansi", "pandoc 'a FILE.html' -t plain"),
+            ("%!PS-Adobe-3.0", "ps2ascii 'a FILE.html' 'a FILE.txt'"),
+        ] {
+            assert!(marked_up("a FILE.html", head).unwrap().contains(command), "{head}");
+        }
+        for head in ["", "<", "é<html>", "html", "<htm", "# Title"] {
+            assert_eq!(marked_up("a", head), None, "{head}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One reading of a source: hands its documents on, leaves out what is to be left out, and remembers what to tell.
 
 use super::{
+    export::Left,
     input::{Bytes, Rules},
     piece::Piece,
 };
@@ -14,6 +15,8 @@ pub(super) struct Found {
     bad: Count,
     empty: Count,
     unanswered: Count,
+    /// What is left out of ChatGPT exports.
+    left: Left,
     /// What holds for a whole source, such as which columns were read, and of how many sources: so much of it as is told.
     said: Vec<(String, Count)>,
     /// How often anything else was to be said.
@@ -49,6 +52,7 @@ impl Found {
             let what = many(n, "conversation ends", "conversations end");
             format!("{what} with a message that nobody answers, which is not learned, the first: {first}")
         }));
+        notes.extend(self.left.notes());
         notes.extend(self.bad.note(|n, first| places(n, "bad record", "bad records", first)));
         notes
     }
@@ -70,6 +74,8 @@ pub(super) struct Columns {
     pub(super) of_messages: Names,
     /// Roles that go to the template as they are.
     pub(super) roles: Names,
+    /// What is left out of ChatGPT exports.
+    pub(super) left: Left,
 }
 
 impl Columns {
@@ -124,6 +130,8 @@ impl<'a> Reading<'a> {
             Err(what) => self.bad(Error::Data(format!("{}: {what}", at(self.name)))),
             Ok(piece) if piece.has_zero() => self
                 .bad(Error::Data(format!("{}: there is a zero (\\u0000) in it, as in a binary file", at(self.name)))),
+            // Left out, and counted where it was.
+            Ok(Piece::Messages(messages)) if messages.is_empty() => Ok(()),
             Ok(piece) if piece.is_empty() => {
                 self.found.empty.add(|| at(self.name));
                 Ok(())
@@ -163,8 +171,14 @@ impl<'a> Reading<'a> {
         for note in [self.columns.note(), self.columns.roles_note()].into_iter().flatten() {
             self.found.say(note, self.name);
         }
+        let unanswered = self.columns.left.unanswered;
+        self.found.left.add(&self.columns.left);
         match self.first_bad {
             _ if self.some => Ok(()),
+            None if unanswered > 0 => {
+                let what = many(unanswered, "conversation", "conversations");
+                Err(Error::Data(format!("{}: {what}, and no answer in it to learn", self.name)))
+            }
             Some(error) => Err(Error::Data(format!("{}: every record is bad; the first: {error}", self.name))),
             None => Err(Error::Data(format!("{} is empty", self.name))),
         }

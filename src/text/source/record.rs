@@ -3,11 +3,13 @@
 //! | fields | what |
 //! |---|---|
 //! | `messages` or `conversations`, lists of `role` and `content` or of `from` and `value` | a conversation; `weight` = 0 is not learned |
-//! | `prompt` or `instruction`, with `input`; and `response`, `completion` or `output` | a prompt and its answer |
+//! | `prompt`, `instruction` or `question`, with `input` or `context`; and `response`, `completion`, `output` or `answer` | a prompt and its answer |
+//! | `mapping` and `current_node` | a conversation of a ChatGPT export |
 //! | `system`, beside either | the first message |
 //! | `history`, beside a prompt: a list of pairs | earlier prompts and their answers |
 
 use super::{
+    export,
     input::Rules,
     json::{Fields, Json, get},
     piece::Piece,
@@ -20,22 +22,28 @@ use crate::text::{
 
 /// Fields with a list of messages.
 const LISTS: [&str; 3] = ["messages", "conversations", "conversation"];
-const PROMPTS: [&str; 2] = ["prompt", "instruction"];
+const PROMPTS: [&str; 3] = ["prompt", "instruction", "question"];
 /// What belongs to a prompt, or is one where there is no other.
 const INPUT: &str = "input";
-const RESPONSES: [&str; 3] = ["response", "completion", "output"];
+/// What a prompt is about. It follows the prompt, as `input` does.
+const CONTEXT: &str = "context";
+const RESPONSES: [&str; 4] = ["response", "completion", "output", "answer"];
 const SYSTEM: &str = "system";
 const HISTORY: &str = "history";
 
 /// Who speaks, by the names of other formats.
-const ROLES: [(&str, &str); 7] = [
+const ROLES: [(&str, &str); 11] = [
     ("human", "user"),
+    ("prompter", "user"),
     ("gpt", ASSISTANT),
     ("chatgpt", ASSISTANT),
     ("bard", ASSISTANT),
     ("bing", ASSISTANT),
     ("model", ASSISTANT),
     ("bot", ASSISTANT),
+    ("ai", ASSISTANT),
+    ("claude", ASSISTANT),
+    ("gemini", ASSISTANT),
 ];
 
 /// Who speaks, by the usual names, which templates know.
@@ -55,6 +63,8 @@ pub(super) enum Shape {
     /// The messages in this field.
     List(&'static str),
     Pair,
+    /// A tree of messages, as in a ChatGPT export.
+    Export,
 }
 
 /// What to read of a record, of which `is` tells whether a field has a value, and `is_list` whether that is a list.
@@ -64,7 +74,8 @@ pub(super) fn shape(rules: &Rules, is: impl Fn(&str) -> bool, is_list: impl Fn(&
     let pair = || ((any(&PROMPTS) || is(INPUT)) && any(&RESPONSES)).then_some(Shape::Pair);
     // Not a list of messages: an error that says so.
     let other = || LISTS.into_iter().find(|key| is(key)).map(Shape::List);
-    let conversation = || list.or_else(pair).or_else(other);
+    let export = || (is(export::MAPPING) && is(export::CURRENT)).then_some(Shape::Export);
+    let conversation = || list.or_else(pair).or_else(export).or_else(other);
     if is(&rules.field) && !(rules.conversations && conversation().is_some()) {
         return Some(Shape::Text);
     }
@@ -76,7 +87,11 @@ pub(super) fn reads(rules: &Rules, shape: Shape, name: &str) -> bool {
     match shape {
         Shape::Text => name == rules.field,
         Shape::List(key) => name == key || name == SYSTEM,
-        Shape::Pair => PROMPTS.contains(&name) || RESPONSES.contains(&name) || [INPUT, SYSTEM, HISTORY].contains(&name),
+        Shape::Pair => {
+            PROMPTS.contains(&name) || RESPONSES.contains(&name) || [INPUT, CONTEXT, SYSTEM, HISTORY].contains(&name)
+        }
+        // What is beside the messages is about them, such as a title: not to be told for each export.
+        Shape::Export => true,
     }
 }
 
@@ -102,6 +117,7 @@ pub(super) fn piece(rules: &Rules, fields: &Fields, columns: &mut Columns) -> Re
         },
         Shape::List(key) => list(fields, key, columns).map(Piece::Messages),
         Shape::Pair => pair(fields, columns).map(Piece::Messages),
+        Shape::Export => export::conversation(fields, &mut columns.left).map(Piece::Messages),
     }
 }
 
@@ -119,7 +135,7 @@ fn nothing(rules: &Rules, fields: &Fields) -> String {
             format!("{} is null", quoted(missing))
         }
         (Some(prompt), None) => format!(
-            "there is \"{prompt}\" but none of \"response\", \"completion\", \"output\"; --field names a field with text"
+            "there is \"{prompt}\" but none of \"response\", \"completion\", \"output\", \"answer\"; --field names a field with text"
         ),
         _ => nothing_to_read(&rules.field, fields.iter().map(|(name, _)| name)),
     }
@@ -159,25 +175,27 @@ fn one_of<'f, 'a>(
 fn pair(fields: &Fields, columns: &mut Columns) -> Result<Vec<Message>, String> {
     let prompt = one_of(fields, &PROMPTS)?;
     let input = get(fields, INPUT)?.map(|input| (INPUT, input));
+    let context = get(fields, CONTEXT)?.map(|context| (CONTEXT, context));
     let (response, answer) = one_of(fields, &RESPONSES)?.ok_or("there is a prompt but no response")?;
     let mut messages = system(fields)?;
     messages.extend(history(fields)?);
     match prompt.or(input).ok_or("there is a response but no prompt")? {
         // Prompts of several messages, as TRL has them.
         (key, Json::List(list)) if prompt.is_some() => {
-            if input.is_some_and(|(_, input)| *input != Json::Text("".into())) {
-                return Err(format!("\"input\" is there beside a list of messages in \"{key}\""));
+            let mut beside = input.into_iter().chain(context);
+            if let Some((name, _)) = beside.find(|(_, value)| **value != Json::Text("".into())) {
+                return Err(format!("\"{name}\" is there beside a list of messages in \"{key}\""));
             }
             messages.extend(of_list(list, columns)?);
         }
         (key, first) => {
             let mut text = words(&quoted(key), first)?;
-            if let Some((_, input)) = input.filter(|_| prompt.is_some()) {
-                let input = words("\"input\"", input)?;
-                if !text.is_empty() && !input.is_empty() {
+            for (name, more) in input.filter(|_| prompt.is_some()).into_iter().chain(context) {
+                let more = words(&quoted(name), more)?;
+                if !text.is_empty() && !more.is_empty() {
                     text.push('\n');
                 }
-                text += &input;
+                text += &more;
             }
             messages.push(Message::new("user", &text));
         }
@@ -254,10 +272,20 @@ fn message(item: &Json, columns: &mut Columns) -> Result<Message, String> {
         Some((key, other)) => return Err(format!("\"{key}\" is {}, not a string", other.kind())),
         None => return Err("it has no \"role\" (or \"from\")".to_owned()),
     };
-    let role = usual(role).unwrap_or_else(|| {
-        columns.roles.add(role);
-        role
-    });
+    let role = match usual(role) {
+        Some(role) => role,
+        // In this format speakers have fixed names; a template would not know another one.
+        None if role_name == "from" => {
+            return Err(format!(
+                "\"from\" is {}, which is no known speaker, such as \"human\" or \"gpt\"",
+                quoted(role)
+            ));
+        }
+        None => {
+            columns.roles.add(role);
+            role
+        }
+    };
     for call in ["tool_calls", "function_call"] {
         if get(fields, call)?.is_some_and(|calls| *calls != Json::List(Vec::new())) {
             return Err(format!("it has \"{call}\", which no text is made of"));
@@ -350,6 +378,10 @@ mod tests {
             (r#"{"input": "c", "output": "b"}"#, "u: c a: b"),
             (r#"{"prompt": null, "instruction": "a", "output": "b"}"#, "u: a a: b"),
             (r#"{"prompt": "", "instruction": "a", "output": "b"}"#, "u: a a: b"),
+            (r#"{"question": "a", "answer": "b"}"#, "u: a a: b"),
+            (r#"{"question": "a", "context": "c", "answer": "b"}"#, "u: a\nc a: b"),
+            (r#"{"instruction": "a", "context": "", "response": "b", "category": "x"}"#, "u: a a: b"),
+            (r#"{"conversations": [{"from": "prompter", "value": "a"}, {"from": "AI", "value": "b"}]}"#, "u: a a: b"),
             // A number is its text, as it is written.
             (r#"{"instruction": "a", "input": 3.50, "output": 1e3}"#, "u: a\n3.50 a: 1e3"),
             (r#"{"prompt": 0, "response": true}"#, "u: 0 a: true"),
@@ -405,6 +437,11 @@ mod tests {
             (r#"{"prompt": "a", "response": NaN}"#, "\"response\" is NaN"),
             (r#"{"prompt": "a"}"#, "there is \"prompt\" but none of \"response\""),
             (r#"{"prompt": "a", "response": "b", "history": ["c"]}"#, "\"history\" is not a list of pairs"),
+            (r#"{"question": "a", "answer": "b", "context": ["c"]}"#, "\"context\" is a list"),
+            (
+                r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "critic", "value": "b"}]}"#,
+                "message 2: \"from\" is \"critic\", which is no known speaker",
+            ),
             (r#"{"prompt": "a", "response": "b", "system": ["c"]}"#, "\"system\" is a list"),
             (r#"{"text": null}"#, "\"text\" is null"),
             (r#"{"text": 3}"#, "\"text\" is a number, not a string"),

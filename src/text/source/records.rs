@@ -7,7 +7,10 @@ use super::{
     reading::Reading,
     record,
 };
-use crate::text::{refused::unreadable, utf8::Utf8};
+use crate::{
+    system::shell,
+    text::{refused::unreadable, utf8::Utf8},
+};
 use kinglet_core::{
     config::InvalidUtf8,
     error::{Error, Result},
@@ -32,7 +35,8 @@ pub(super) fn lines(reading: &mut Reading, input: Input) -> Result<()> {
             break;
         }
         if read > rules.longest {
-            return Err(too_long(&format!("{name}, line {number}"), "line", rules));
+            let most = rules.longest >> 20;
+            return Err(Error::Data(format!("{name}, line {number}: this line is longer than {most} MiB")));
         }
         text.line = number as usize;
         match text.check_on_line(std::mem::take(&mut bytes)) {
@@ -81,7 +85,10 @@ pub(super) fn array(reading: &mut Reading, input: Input) -> Result<()> {
     let read = input.reader.take(rules.longest as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| unreadable(name, error))?;
     if bytes.len() > rules.longest {
-        return Err(too_long(name, "JSON array, which is read whole,", rules));
+        let what = "JSON array, which is read whole, is longer than";
+        let file = shell::quoted(name);
+        let lines = format!("write it as JSON lines, which have no limit: jq -c '.[]' {file} > lines.jsonl");
+        return Err(Error::Data(format!("{name}: this {what} {} MiB: {lines}", rules.longest >> 20)));
     }
     let mut utf8 = Utf8::new(name, rules.invalid_utf8, input.mark);
     let text = utf8.check(bytes)?;
@@ -116,8 +123,4 @@ pub(super) fn array(reading: &mut Reading, input: Input) -> Result<()> {
     parser.end().map_err(wrong)?;
     reading.replaced(parser.replaced);
     Ok(())
-}
-
-fn too_long(at: &str, what: &str, rules: &Rules) -> Error {
-    Error::Data(format!("{at}: this {what} is longer than {} MiB", rules.longest >> 20))
 }

@@ -136,12 +136,20 @@ impl CharTokenizer {
         if characters.len() > 8 {
             let _ = write!(what, " and {} more;", characters.len() - 8);
         }
-        let shown: String = self.chars().filter(|c| !c.is_control()).take(100).collect();
-        let _ = write!(what, " it knows: {shown}");
-        if self.chars().filter(|c| !c.is_control()).count() > 100 {
-            what.push('…');
-        }
+        let _ = write!(what, " it knows: {}", self.shown());
         Error::UnknownCharacters { characters, what }
+    }
+
+    /// The vocabulary as people can read it: white space by its name, and the first hundred others.
+    fn shown(&self) -> String {
+        let unseen = [(' ', "space"), ('\n', "newline"), ('\t', "tab"), ('\r', "carriage return")];
+        let named = unseen.iter().filter(|(c, _)| self.ids.contains_key(c)).map(|(_, name)| (*name).to_owned());
+        let mut seen = self.chars().filter(|c| !c.is_control() && !c.is_whitespace());
+        let mut shown: String = seen.by_ref().take(100).collect();
+        if seen.next().is_some() {
+            shown.push('…');
+        }
+        named.chain([shown].into_iter().filter(|shown| !shown.is_empty())).collect::<Vec<_>>().join(", ")
     }
 
     /// A similar known spelling: the other case, or plain ASCII.

@@ -1,0 +1,93 @@
+//! `kinglet rm`
+
+use super::{
+    confirm::{ask, bytes},
+    run_arg::{RunArg, count},
+    terminal,
+};
+use kinglet::{
+    error::Error,
+    run::{Condition, Kind, Removal, Summary},
+};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Remove runs and tunings. What others put into their folders stays
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The runs or tunings: their folders, or their names in runs/
+    #[arg(required = true)]
+    run: Vec<RunArg>,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        // All are looked at before the first is removed.
+        let mut wholes: Vec<PathBuf> = Vec::new();
+        let mut all = Vec::new();
+        for run in &self.run {
+            let path = run.whole_folder()?;
+            let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+            if !wholes.contains(&whole) {
+                let about = about(&path);
+                all.push((Removal::of(&path)?, about));
+                wholes.push(whole);
+            }
+        }
+        let freed: u64 = all.iter().map(|(removal, _)| removal.bytes).sum();
+        if !self.yes {
+            for (removal, about) in &all {
+                terminal::tell(&format!("{:>8}  {} ({about})", bytes(removal.bytes), removal.path.display()));
+            }
+            let tunings = all.iter().filter(|(removal, _)| removal.tuning).count();
+            let what = match (all.len() - tunings, tunings) {
+                (n, 0) => count(n),
+                (0, 1) => "1 tuning".to_owned(),
+                (0, n) => format!("{n} tunings"),
+                (runs, tunings) => {
+                    format!("{} and {tunings} tuning{}", count(runs), if tunings == 1 { "" } else { "s" })
+                }
+            };
+            match ask(&format!("Remove {what} ({})?", bytes(freed)))? {
+                Some(true) => {}
+                Some(false) => return Ok(terminal::print("nothing was removed\n")?),
+                None => {
+                    let what = "nothing was removed: there is no terminal to ask on; --yes removes without asking";
+                    return Err(Error::Data(what.to_owned()).into());
+                }
+            }
+        }
+        for (removal, _) in all {
+            let (path, bytes_freed, foreign) = (removal.path.clone(), removal.bytes, removal.foreign.clone());
+            removal.remove()?;
+            let foreign: Vec<String> = foreign.iter().map(|path| path.display().to_string()).collect();
+            if json {
+                terminal::print_json(&json!({
+                    "run": path.display().to_string(),
+                    "freed_bytes": bytes_freed,
+                    "stays": foreign,
+                }))?;
+                continue;
+            }
+            let stays = match foreign.len() {
+                0 => String::new(),
+                _ => format!("; what others put there stays: {}", foreign.join(", ")),
+            };
+            terminal::print(&format!("removed {} ({}){stays}\n", path.display(), bytes(bytes_freed)))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is said of a run before it is removed.
+fn about(path: &Path) -> String {
+    let Summary { state, step, .. } = Summary::of(path);
+    match (Kind::of(path), state) {
+        (Some(Kind::Tuning), _) => "a tuning".to_owned(),
+        (_, Condition::Damaged | Condition::NotBegun) => state.to_string(),
+        _ => format!("{state}, step {}", step.unwrap_or(0)),
+    }
+}

@@ -1,0 +1,169 @@
+//! What of a run may go without a loss: checkpoints that nothing uses, and what interrupted writers left.
+
+use super::{
+    checkpoint::{self, OPTIMIZER, Stored},
+    dir::RunDir,
+    files::{BASE, CHECKPOINTS, FILES, checkpoints},
+    summary::{Condition, Summary, size},
+};
+use crate::system::disk::{self, Lock};
+use kinglet_core::{
+    error::{Error, Result},
+    params::Layout,
+};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// What may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum What {
+    /// A checkpoint that is neither the best nor the last.
+    Checkpoint,
+    /// What an interrupted writer left.
+    Leftover,
+    /// The optimizer's moments of a run that is done, which only training on needs.
+    Optimizer,
+}
+
+/// Something that may go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub what: What,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+impl Item {
+    fn new(path: PathBuf, what: What) -> Item {
+        Item { size_bytes: size(&path), path, what }
+    }
+
+    fn remove(&self) -> Result<()> {
+        match self.what {
+            What::Optimizer => disk::remove_from_folder(self.path.parent().unwrap_or(&self.path), OPTIMIZER),
+            _ if self.path.is_dir() => disk::remove_folder(&self.path),
+            _ => disk::remove_file(&self.path),
+        }
+    }
+}
+
+/// What may go of a run, which stays locked meanwhile.
+#[derive(Debug)]
+pub struct Cleanup {
+    /// What may go.
+    pub items: Vec<Item>,
+    /// What else could go with the optimizer's state, in bytes.
+    pub optimizer_bytes: u64,
+    /// What stays although it is of no use.
+    pub notes: Vec<String>,
+    _lock: Lock,
+}
+
+impl Cleanup {
+    /// Looks for what may go of a run; with `optimizer` also the optimizer's state, if the run is done. What stays is
+    /// verified, as far as anything goes: the last checkpoint, the best one and, of a run that can go on, the last that an
+    /// estimate wrote, to which it returns if it diverges.
+    ///
+    /// # Errors
+    /// If there is no run, another process is training it, or no checkpoint is intact.
+    pub fn of(path: &Path, optimizer: bool) -> Result<Cleanup> {
+        // Asked before the lock is ours.
+        let condition = Summary::of(path).state;
+        let mut run = RunDir::open(path)?;
+        let lock = run.lock()?;
+        let mut cleanup = Cleanup { items: leftovers(path)?, optimizer_bytes: 0, notes: Vec::new(), _lock: lock };
+        let found = checkpoints(path)?;
+        let is_done = condition == Condition::Done;
+        if found.len() > 1 || is_done {
+            cleanup.look(&mut run, &found, is_done, optimizer)?;
+        }
+        Ok(cleanup)
+    }
+
+    fn look(&mut self, run: &mut RunDir, found: &[(u64, PathBuf)], is_done: bool, optimizer: bool) -> Result<()> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let layout = Layout::new(&run.config)?;
+        let intact = |folder: &Path| {
+            let stored = Stored::open(folder)?;
+            if is_done { stored.check_weights(&layout) } else { stored.check(&layout) }
+        };
+        // Newest first, until one is intact: that is the last.
+        let mut last = None;
+        for (step, folder) in found.iter().rev() {
+            match intact(folder) {
+                Ok(state) => {
+                    last = Some(state);
+                    break;
+                }
+                Err(error) => self.notes.push(format!("the checkpoint of step {step} stays: {}", error.one_line())),
+            }
+        }
+        let Some(last) = last else { return Err(Error::damaged(run.path(), "no checkpoint is intact, so all stay")) };
+        let best = last.best.map(|(_, step)| step);
+        let estimated = if is_done { None } else { run.newest_estimated(&layout).ok().map(|(state, _)| state.step) };
+        let stays = |step: u64| step >= last.step || Some(step) == best || Some(step) == estimated;
+        for (step, folder) in found {
+            if !stays(*step) {
+                self.items.push(Item::new(folder.clone(), What::Checkpoint));
+                continue;
+            }
+            let moments = Item::new(folder.join(OPTIMIZER), What::Optimizer);
+            if is_done && moments.size_bytes > 0 {
+                if optimizer {
+                    self.items.push(moments);
+                } else {
+                    self.optimizer_bytes += moments.size_bytes;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes it all. At every moment the run can be used as before.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        self.items.iter().try_for_each(Item::remove)
+    }
+}
+
+/// What interrupted writers left in a run.
+fn leftovers(run: &Path) -> Result<Vec<Item>> {
+    let aside = |name: &&str| run.join(format!("{name}.tmp"));
+    let mut found: Vec<PathBuf> = FILES.iter().chain([&BASE]).map(aside).filter(|path| path.exists()).collect();
+    found.extend([run.join(format!("{BASE}.old.tmp"))].into_iter().filter(|path| path.exists()));
+    let folder = run.join(CHECKPOINTS);
+    for entry in folder.read_dir().into_iter().flatten() {
+        let path = entry.map_err(Error::io("read", &folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            found.push(path);
+        }
+    }
+    for folder in checkpoints(run)?.iter().map(|(_, folder)| folder).chain([&run.join(BASE)]) {
+        let aside = checkpoint::FILES.iter().map(|name| folder.join(format!("{name}.tmp")));
+        found.extend(aside.filter(|path| path.exists()));
+    }
+    found.sort();
+    Ok(found.into_iter().map(|path| Item::new(path, What::Leftover)).collect())
+}
+
+/// What ended processes left beside the runs in a folder: what they were writing, or removing.
+pub fn abandoned(folder: &Path) -> Vec<Item> {
+    disk::abandoned(folder).into_iter().map(|path| Item::new(path, What::Leftover)).collect()
+}
+
+/// Removes what [`abandoned`] found.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn remove_abandoned(items: &[Item]) -> Result<()> {
+    items.iter().try_for_each(Item::remove)
+}

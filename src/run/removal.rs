@@ -1,0 +1,175 @@
+//! Removing runs and tunings, and nothing that somebody else put into their folders.
+
+use super::{
+    checkpoint,
+    files::{BASE, CHECKPOINTS, FILES},
+    home::{Kind, TUNING, all_runs},
+    summary::size,
+};
+use crate::system::disk::{self, Lock};
+use kinglet_core::error::{Error, Result};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What a tuning writes beside its trials.
+const TUNING_FILES: [&str; 4] = [TUNING, "best.toml", "trials.md", "tune.svg"];
+const TRIALS: &str = "trials";
+
+/// The removal of a run or a tuning: what it takes, before it is made. Nobody else can train in the folder meanwhile.
+#[derive(Debug)]
+pub struct Removal {
+    /// The folder.
+    pub path: PathBuf,
+    /// Whether it is that of a tuning.
+    pub tuning: bool,
+    /// Files and folders in it that are none of ours. They stay, and so does the folder.
+    pub foreign: Vec<PathBuf>,
+    /// Bytes that are freed.
+    pub bytes: u64,
+    /// Our files, in the order in which they go.
+    files: Vec<PathBuf>,
+    /// The folders that hold them, innermost first.
+    folders: Vec<PathBuf>,
+    locks: Vec<Lock>,
+}
+
+impl Removal {
+    /// Looks at what is in the folder of a run or a tuning, and locks it.
+    ///
+    /// # Errors
+    /// If it is neither, another process is training in it, or it cannot be read.
+    pub fn of(path: &Path) -> Result<Removal> {
+        let about = fs::symlink_metadata(path).map_err(Error::io("read", path))?;
+        if about.is_symlink() {
+            return Err(Error::run(path, "a link, not the folder of a run itself: name that one"));
+        }
+        let tuning = match Kind::of(path) {
+            Some(Kind::Run) => false,
+            Some(Kind::Tuning) => true,
+            Some(Kind::Checkpoint { .. }) => {
+                return Err(Error::run(path, "a checkpoint: kinglet prune removes those that are not needed"));
+            }
+            None if !all_runs(path).is_empty() => {
+                return Err(Error::run(path, "not a run but a folder with runs in it: name those"));
+            }
+            None => return Err(Error::run(path, "not the folder of a run, so it stays")),
+        };
+        let runs = if tuning { all_runs(&path.join(TRIALS)) } else { Vec::new() };
+        let locks = [path.to_owned()].iter().chain(&runs).map(|folder| Lock::take(folder)).collect::<Result<_>>()?;
+        let mut removal = Removal {
+            path: path.to_owned(),
+            tuning,
+            foreign: Vec::new(),
+            bytes: 0,
+            files: Vec::new(),
+            folders: Vec::new(),
+            locks,
+        };
+        removal.look(path, &|inside| if tuning { is_of_tuning(inside) } else { is_of_run(inside) })?;
+        // What makes it a run goes last, so that an interrupted removal can be made again.
+        let rank = |file: &PathBuf| match file.file_name().and_then(|name| name.to_str()) {
+            Some(Lock::FILE) => 3,
+            Some("config.toml" | TUNING) if file.parent() == Some(path) => 2,
+            _ => u8::from(file.parent() == Some(path)),
+        };
+        removal.files.sort_by_key(rank);
+        Ok(removal)
+    }
+
+    /// Divides what is in a folder into our own files and others.
+    fn look(&mut self, folder: &Path, is_ours: &dyn Fn(&[String]) -> bool) -> Result<()> {
+        for entry in folder.read_dir().map_err(Error::io("read", folder))? {
+            let entry = entry.map_err(Error::io("read", folder))?;
+            let path = entry.path();
+            let inside = path.strip_prefix(&self.path).expect("it is inside");
+            let names: Vec<String> = inside.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+            if entry.file_type().map_err(Error::io("read", &path))?.is_dir() {
+                // A folder is ours if a file of ours could be in it.
+                let foreign = self.foreign.len();
+                self.look(&path, is_ours)?;
+                let empty = path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+                if empty && !is_folder_of_ours(&names) {
+                    self.foreign.push(path);
+                } else if self.foreign.len() == foreign {
+                    self.folders.push(path);
+                }
+            } else if is_ours(&names) {
+                self.bytes += size(&path);
+                self.files.push(path);
+            } else {
+                self.foreign.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is ours.
+    ///
+    /// # Errors
+    /// If something cannot be removed; what is left is still a run that can be removed, or is known as a leftover.
+    pub fn remove(self) -> Result<()> {
+        let Removal { path, foreign, files, folders, locks, .. } = self;
+        if foreign.is_empty() && !cfg!(windows) {
+            let doomed = disk::doomed(&whole(&path)?);
+            // At once, as far as anybody else can see. If it cannot be renamed, it goes file by file.
+            if disk::allowed().and_then(|()| fs::rename(&path, &doomed)).is_ok() {
+                return disk::remove_folder(&doomed);
+            }
+        }
+        if cfg!(windows) {
+            drop(locks);
+        }
+        files.iter().try_for_each(|file| disk::remove_file(file))?;
+        // Folders are shared with what is not ours.
+        folders.iter().chain([&path]).for_each(|folder| _ = fs::remove_dir(folder));
+        Ok(())
+    }
+}
+
+/// A path that has a name, even if it is given as ".".
+fn whole(path: &Path) -> Result<PathBuf> {
+    if path.file_name().is_some() { Ok(path.to_owned()) } else { path.canonicalize().map_err(Error::io("read", path)) }
+}
+
+/// Whether a name is one of these, or what such a file or folder is called while it is written or removed.
+fn is_one_of(names: &[&str], name: &str) -> bool {
+    let plain = name.strip_suffix(".tmp").map_or(name, |name| name.strip_suffix(".old").unwrap_or(name));
+    names.contains(&name) || names.contains(&plain)
+}
+
+fn is_checkpoint(name: &str) -> bool {
+    let digits = name.strip_prefix("step-").map(|rest| rest.split('.').next().unwrap_or(rest));
+    let digits = digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()));
+    digits && (!name.contains('.') || name.ends_with(".tmp"))
+}
+
+/// Whether this is a file that a run writes, by the names of the folders it is in.
+fn is_of_run(inside: &[String]) -> bool {
+    match inside {
+        [name] => is_one_of(&FILES, name) || name == Lock::FILE,
+        [base, name] if is_one_of(&[BASE], base) => is_one_of(&checkpoint::FILES, name),
+        [folder, step, name] if folder == CHECKPOINTS => is_checkpoint(step) && is_one_of(&checkpoint::FILES, name),
+        _ => false,
+    }
+}
+
+/// The same of a tuning.
+fn is_of_tuning(inside: &[String]) -> bool {
+    match inside {
+        [name] => is_one_of(&TUNING_FILES, name) || name == Lock::FILE,
+        [trials, _, rest @ ..] if trials == TRIALS => is_of_run(rest),
+        _ => false,
+    }
+}
+
+/// Whether an empty folder is one that we make.
+fn is_folder_of_ours(inside: &[String]) -> bool {
+    match inside {
+        [trials, rest @ ..] if trials == TRIALS => rest.len() < 2 || is_folder_of_ours(&rest[1..]),
+        [name] => is_one_of(&[BASE, CHECKPOINTS], name),
+        [folder, step] => folder == CHECKPOINTS && is_checkpoint(step),
+        _ => false,
+    }
+}
