@@ -151,7 +151,7 @@ impl Args {
     fn open(&self) -> anyhow::Result<(Vec<RunDir>, Vec<LeftOut>)> {
         let named = match &self.run[..] {
             [] => all()?,
-            runs => runs.iter().map(RunArg::folder).collect::<Result<_, _>>()?,
+            runs => runs.iter().map(|run| run.file().map_or_else(|| run.folder(), Ok)).collect::<Result<_, _>>()?,
         };
         let (mut runs, mut left_out, mut first) = (Vec::new(), Vec::new(), None);
         for path in named {

@@ -2,7 +2,7 @@
 
 use super::{
     terminal::{self, Ended, count, quoted},
-    watch::{Parts, Watch},
+    watch::{Parts, Watch, left},
 };
 use kinglet::{
     config::{Config, OnDivergence, Precision, TokenizerKind},
@@ -407,29 +407,9 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// The time left, in the two largest units.
-pub(super) fn left(seconds: f64) -> String {
-    let whole = seconds.max(0.0).round() as u64;
-    match whole {
-        0..60 => format!("{whole} s left"),
-        60..3600 => format!("{} min {:02} s left", whole / 60, whole % 60),
-        3600..172_800 => format!("{} h {:02} min left", whole / 3600, whole % 3600 / 60),
-        _ => format!("{} days {} h left", whole / 86_400, whole % 86_400 / 3600),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_time_left_has_two_units() {
-        let texts = [(0.2, "0 s left"), (59.4, "59 s left"), (59.6, "1 min 00 s left"), (3599.0, "59 min 59 s left")];
-        let longer = [(7380.0, "2 h 03 min left"), (200_000.0, "2 days 7 h left"), (-1.0, "0 s left")];
-        for (seconds, text) in texts.into_iter().chain(longer) {
-            assert_eq!(left(seconds), text);
-        }
-    }
 
     #[test]
     fn parameters_are_counted_in_a_few_digits() {

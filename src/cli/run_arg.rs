@@ -70,6 +70,12 @@ impl RunArg {
         Ok(Chosen { run, which: at.or(checkpoint.checkpoint).unwrap_or(Which::Best) })
     }
 
+    /// The path, if it is a file: patterns name files too.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        let path = Path::new(&self.0);
+        path.is_file().then(|| path.to_owned())
+    }
+
     /// The run's folder, where all of a run is meant. A folder that is no run is left to whoever opens it.
     pub(super) fn folder(&self) -> Result<PathBuf> {
         let path = Path::new(&self.0);
@@ -262,7 +268,7 @@ pub(super) struct PlaceArg {
 /// Checks the name of a run.
 fn run_name(name: &str) -> std::result::Result<String, String> {
     let path = Path::new(name);
-    if is_name(path) && path.components().count() == 1 && !name.contains(['@', '\\']) && !name.starts_with('.') {
+    if is_name(path) && path.components().count() == 1 && !name.contains(['/', '@', '\\']) && !name.starts_with('.') {
         return Ok(name.to_owned());
     }
     Err("a name has no / and no @ in it, and does not begin with a dot; --out takes a path".to_owned())

@@ -2,11 +2,11 @@
 
 use super::{
     choice::{Choice, Threads},
-    report::{duration, left, optional, stop_on_signal},
+    report::{duration, optional, stop_on_signal},
     run_arg::{self, Place, PlaceArg},
     table::columns,
     terminal::{self, Ended, count, quoted},
-    watch::Watch,
+    watch::{Watch, left},
 };
 use kinglet::{
     report::with_error,

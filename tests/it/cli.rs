@@ -336,7 +336,7 @@ fn compare_takes_what_there_is() {
         1,
         "there is no run to compare: runs/a-tune (a tuning), runs/notes",
     );
-    cli.fails(&["compare", "runs/a", "runs/typo"], 1, "runs/typo: there is no such folder");
+    cli.fails(&["compare", "runs/a", "runs/typo"], 1, "runs/typo: there is no such run");
     // One run is enough for a picture, with the axis as it is asked for.
     cli.ok(&["compare", "runs/a", "--svg", "a.svg", "--ymin", "0", "--ymax", "8"]);
     let svg = fs::read_to_string(cli.path("a.svg")).unwrap();

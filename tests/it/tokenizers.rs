@@ -121,9 +121,10 @@ fn what_a_tokenizer_loses_is_said_for_the_text_and_for_prompts() {
     assert!(train.status.success() && stderr.contains("does not keep all of the text: "), "{stderr}");
     let sample = |prompt: &str| cli.run(&["sample", "run", "--prompt", prompt, "--tokens", "3"]);
     let known = sample("the kinglet");
-    assert_eq!(String::from_utf8(known.stderr).unwrap(), "");
+    let known = String::from_utf8(known.stderr).unwrap();
+    assert!(known.starts_with("note: run: step 20, ") && known.lines().count() == 1, "{known}");
     let changed = String::from_utf8(sample("The zwölf kinglet").stderr).unwrap();
-    assert!(changed.starts_with("note: the tokenizer does not keep all of this text: "), "{changed}");
+    assert!(changed.contains("note: the tokenizer does not keep all of this text: "), "{changed}");
     assert!(changed.contains("one token stands for something unknown; "), "{changed}");
     assert!(changed.contains("; most often 'T', 'f', 'l', 'w', 'z'; "), "{changed}");
     for prompt in ["zwölf elf", "  \n "] {
