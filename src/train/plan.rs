@@ -212,7 +212,7 @@ impl Speed {
     pub fn steps_are_known(&self) -> bool {
         let step = self.step;
         // Without a guess there is no more of the recent past than of the whole.
-        step.n >= 20.0 || (step.n >= 3.0 && step.seconds >= 1.0) || step.recent.1 > step.n
+        step.n >= 10.0 || (step.n >= 3.0 && step.seconds >= 1.0) || step.recent.1 > step.n
     }
 
     /// Whether it is known how long each update and each estimate takes.

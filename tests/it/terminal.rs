@@ -273,7 +273,7 @@ fn the_time_left_is_what_happens() {
     // Steps take most of the time, then estimates do.
     for (name, settings) in [
         ("steps", ["max_iters=300", "eval_iters=5", "eval_interval=30"]),
-        ("estimates", ["max_iters=150", "eval_iters=15", "eval_interval=10"]),
+        ("estimates", ["max_iters=300", "eval_iters=15", "eval_interval=15"]),
     ] {
         let common = ["data=[\"builtin\"]", "n_layer=2"];
         let config = Config::preset("big-0.2m").unwrap().with(&[&settings[..], &common].concat()).unwrap();

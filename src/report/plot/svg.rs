@@ -1,6 +1,6 @@
 //! Charts as SVGs, drawn with plotters.
 
-use super::chart::{Chart, Placed, Series, Shape, inside, number, ticks};
+use super::chart::{Chart, Placed, Series, Shape, number, ticks};
 use plotters::{
     coord::{
         Shift,
@@ -274,6 +274,33 @@ fn draw(svg: &mut String, charts: &[Chart]) -> Drawn {
     Ok(())
 }
 
+/// The parts of a line that are inside of a range of heights, cut where they leave it.
+fn inside(points: &[(f64, f64)], y: &Range<f64>) -> Vec<Vec<(f64, f64)>> {
+    let mut parts: Vec<Vec<(f64, f64)>> = Vec::new();
+    let mut end = None;
+    for pair in points.windows(2) {
+        let [(x0, y0), (x1, y1)] = [pair[0], pair[1]];
+        let at = |share: f64| (x0 + share * (x1 - x0), y0 + share * (y1 - y0));
+        let cuts = [(y.start - y0) / (y1 - y0), (y.end - y0) / (y1 - y0)];
+        let (enter, leave) = if y0 == y1 {
+            if y.contains(&y0) { (0.0, 1.0) } else { (1.0, 0.0) }
+        } else {
+            (cuts[0].min(cuts[1]).max(0.0), cuts[0].max(cuts[1]).min(1.0))
+        };
+        if enter >= leave {
+            continue;
+        }
+        let from = if enter > 0.0 { at(enter) } else { pair[0] };
+        let to = if leave < 1.0 { at(leave) } else { pair[1] };
+        match parts.last_mut() {
+            Some(part) if end == Some(from) => part.push(to),
+            _ => parts.push(vec![from, to]),
+        }
+        end = Some(to);
+    }
+    parts
+}
+
 /// The visible points of a curve: in each bin the lowest and the highest, and the last point overall.
 fn thinned(points: &[(f64, f64)], x: &Range<f64>) -> Vec<(f64, f64)> {
     let place = |point: &(f64, f64)| ((point.0 - x.start) / (x.end - x.start) * PLACES) as i64;
@@ -441,6 +468,16 @@ mod tests {
             assert!(kept.is_sorted_by(|a, b| a.0 < b.0) && kept.last() == curve.last());
         }
         assert_eq!(thinned(&curve[..2], &(0.0..1e7)), curve[..2]);
+    }
+
+    #[test]
+    fn lines_are_cut_at_the_frame() {
+        let curve = [(0.0, 4.0), (1.0, 2.0), (2.0, 1.0), (3.0, 3.0), (4.0, 5.0), (5.0, 1.0)];
+        let parts = inside(&curve, &(0.0..3.0));
+        assert_eq!(parts, [vec![(0.5, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 3.0)], vec![(4.5, 3.0), (5.0, 1.0)]]);
+        assert_eq!(inside(&curve, &(0.0..9.0)), [curve.to_vec()]);
+        assert!(inside(&curve, &(6.0..9.0)).is_empty() && inside(&curve[..1], &(0.0..9.0)).is_empty());
+        assert_eq!(inside(&[(0.0, 1.0), (1.0, 1.0)], &(0.0..2.0)).len(), 1);
     }
 
     #[test]
