@@ -302,7 +302,7 @@ def texts():
     case("utf32.txt", PLAIN.encode("utf-32"), refused="text in UTF-32")
     case("latin1.txt", "café".encode("latin-1"), refused="byte 0xe9 at offset 3 (line 1)")
     case("latin1_replaced.txt", "café".encode("latin-1"), settings=["invalid_utf8=replace"], texts=["caf\ufffd"],
-         notes=["U+FFFD is read for 1 bytes"])
+         notes=["U+FFFD is read for 1 byte that is no text"])
     case("json_in.txt", lines([{"text": "a"}]), texts=[lines([{"text": "a"}])])
     case("no_final_newline.md", PLAIN.rstrip(), texts=[PLAIN.rstrip()])
 

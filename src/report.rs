@@ -2,6 +2,7 @@
 
 pub mod baselines;
 pub mod compare;
+pub mod long;
 pub mod overlay;
 pub mod plot;
 pub mod stats;

@@ -17,7 +17,7 @@ pub use cleanup::{Cleanup, Item, What, abandoned, remove_abandoned};
 pub use dir::{Base, RunDir, Which, read_config};
 pub(crate) use files::NewRun;
 pub use home::{Group, HOME, Kind, all_runs, contents, data_name, first_free, names_in, run_name};
-pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, parse_metrics};
+pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, StepRecord, parse_metrics};
 pub use removal::Removal;
 pub use summary::{Condition, Summary, last_trained, size, val_loss_at};
 pub use tags::{change_tags, check_tag, tags};

@@ -3,5 +3,5 @@
 
 pub(crate) mod disk;
 pub mod machine;
-pub(crate) mod progress;
+pub mod progress;
 pub mod shell;

@@ -14,4 +14,4 @@ pub mod tokenizer;
 mod utf16;
 mod utf8;
 
-pub use names::for_shell;
+pub(crate) use names::many;

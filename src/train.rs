@@ -1,6 +1,7 @@
 //! One run: its starting point, the training loop, and evaluation.
 
 mod base;
+mod calibrate;
 pub mod eval;
 mod event;
 pub mod finetune;

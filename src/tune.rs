@@ -36,7 +36,7 @@ use kinglet_core::{
     model::Gpt,
     threads::with_threads,
 };
-use plan::{CHECKS, TrialSpeed};
+use plan::{CHECKS, PLANNED, TrialSpeed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -52,7 +52,7 @@ use std::{
     time::Instant,
 };
 
-pub use outcome::Outcome;
+pub use outcome::{Check, Outcome};
 pub use plan::Rung;
 pub use range::RangeTest;
 pub use sweep::{Sweep, Values};
@@ -208,14 +208,16 @@ pub struct Found {
     pub base: Option<Outcome>,
     /// The last trial of each of the settings, best first.
     pub ranked: Vec<Outcome>,
-    /// Trials with other seeds: the seed, the loss of the best settings, the loss of the configured ones.
-    pub checks: Vec<(u64, f64, f64)>,
+    /// Trials with other seeds.
+    pub checks: Vec<Check>,
     /// Whether all planned trials were completed.
     pub complete: bool,
     /// `max_iters` of the configuration that was tuned.
     pub max_iters: u64,
     /// Seconds spent, over all sessions.
     pub spent_s: f64,
+    /// The budget in seconds.
+    pub budget_s: f64,
     /// The folder.
     pub out: String,
 }
@@ -418,7 +420,7 @@ fn read(path: &Path) -> Result<TuneFile> {
     let json = disk::unseal(path, sealed, "")?;
     let version = serde_json::from_str::<Value>(json).ok().and_then(|value| value["format_version"].as_u64());
     if version.is_some_and(|version| version > FORMAT_VERSION) {
-        return Err(Error::run(path, "a newer kinglet wrote this, use that one"));
+        return Err(Error::run(path, "this file needs a newer kinglet"));
     }
     serde_json::from_str(json).map_err(|error| Error::run(path, format!("damaged: {error}")))
 }
@@ -710,7 +712,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
 
     /// Trains the best and the configured settings with other seeds, as far as the budget allows; returns each seed and
     /// both losses.
-    fn check(&mut self, best: &Outcome, settings: &[Vec<toml::Value>]) -> Result<Vec<(u64, f64, f64)>> {
+    fn check(&mut self, best: &Outcome, settings: &[Vec<toml::Value>]) -> Result<Vec<Check>> {
         let pair: &[usize] = if best.trial == 0 { &[0] } else { &[best.trial, 0] };
         let mut checks = Vec::new();
         for i in 1..=CHECKS {
@@ -731,7 +733,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
                     None => return Ok(checks),
                 }
             }
-            checks.push((seed, losses[0], losses[pair.len() - 1]));
+            checks.push(Check { seed, loss: losses[0], configured_loss: losses[pair.len() - 1] });
         }
         Ok(checks)
     }
@@ -741,11 +743,11 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         mut self,
         best: Outcome,
         outcomes: Vec<Vec<Outcome>>,
-        checks: Vec<(u64, f64, f64)>,
+        checks: Vec<Check>,
         complete: bool,
     ) -> Result<Event> {
-        for outcome in outcomes.iter().flatten().filter(|outcome| outcome.out != best.out) {
-            remove_checkpoints(Path::new(&outcome.out))?;
+        for outcome in outcomes.iter().flatten().filter(|outcome| outcome.run != best.run) {
+            remove_checkpoints(Path::new(&outcome.run))?;
         }
         self.save()?;
         let found = Found {
@@ -756,6 +758,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
             complete,
             max_iters: self.tuning.config.max_iters,
             spent_s: self.tuning.stored.spent_s,
+            budget_s: self.tuning.stored.budget_s,
             out: self.tuning.out.display().to_string(),
         };
         let Tuning { config, sweeps, tokenizer, stored, .. } = &self.tuning;
@@ -766,10 +769,10 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
             tuned.vocab_size = 0;
         }
         tuned.data_sha256.clear();
-        let comment: String = found.text().lines().map(|line| format!("# {line}\n")).collect();
+        let comment: String = found.sentences().iter().map(|line| format!("# {line}\n")).collect();
         self.tuning.write_file("best.toml", format!("{comment}\n{}", tuned.to_toml()).as_bytes())?;
         self.tuning
-            .write_file("trials.md", format!("# What was tried\n\n{}\n{}", found.text(), found.table()).as_bytes())?;
+            .write_file("trials.md", format!("# What was tried\n\n{}\n{}", found.list(), found.table()).as_bytes())?;
         let svg = plot::svg(sweeps, &outcomes, stored.range.as_ref(), &found.best);
         self.tuning.write_file("tune.svg", svg.as_bytes())?;
         let event = Event::Done(found);
@@ -822,9 +825,9 @@ fn outcome(path: &Path, task: &Task, settings: &BTreeMap<String, toml::Value>) -
         seed: task.seed,
         settings: settings.clone(),
         loss: end.val_loss_exact.unwrap_or(f64::INFINITY),
-        stderr: end.val_loss_stderr,
+        loss_stderr: end.val_loss_stderr,
         wall_s: end.wall_s.unwrap_or(0.0),
-        out: path.display().to_string(),
+        run: path.display().to_string(),
     }))
 }
 
@@ -852,43 +855,57 @@ pub fn written(settings: &BTreeMap<String, toml::Value>) -> String {
 }
 
 impl Found {
-    /// The result in words; it does not depend on how long the trials took.
-    pub fn text(&self) -> String {
+    /// The result, a sentence or two on each line.
+    pub fn sentences(&self) -> Vec<String> {
         let Found { best, base, ranked, checks, complete, max_iters, .. } = self;
-        let mut text = format!(
-            "The best of {} settings: {}, with validation loss {} nats per token after {} steps.\n",
+        let mut lines = vec![format!(
+            "The best of {} settings: {}, with validation loss {} nats per token after {} steps.",
             ranked.len(),
             written(&best.settings),
-            crate::report::with_error(best.loss, best.stderr),
+            crate::report::with_error(best.loss, best.loss_stderr),
             best.steps,
-        );
+        )];
         if best.trial == 0 {
-            text += "Those are the configured ones: nothing that was tried is better.\n";
+            lines.push("Those are the configured ones: nothing that was tried is better.".into());
         } else if let Some(base) = base {
             let loss =
                 if base.loss.is_finite() { format!("{:.4}", base.loss) } else { "no loss: it diverged".to_owned() };
-            let _ = writeln!(text, "As configured, {}: {loss} after {} steps.", written(&base.settings), base.steps);
+            lines.push(format!("As configured, {}: {loss} after {} steps.", written(&base.settings), base.steps));
         }
         if best.steps < *max_iters {
-            let _ = writeln!(
-                text,
-                "The budget did not allow for all {max_iters} steps; a longer training may want a lower learning rate."
-            );
+            lines.push(self.why_short());
         }
-        text +=
-            "The validation split chose them, and the lowest of several losses is a little lower than it should be.";
-        text += match checks.len() {
-            0 => "\nThere was no time for other seeds.\n",
-            _ => " With other seeds:\n",
-        };
-        for (seed, tuned, configured) in checks {
-            let configured = if best.trial == 0 { String::new() } else { format!(", as configured {configured:.4}") };
-            let _ = writeln!(text, "  seed {seed}: {tuned:.4}{configured}");
+        lines.push("The best loss of several is optimistic: it was chosen on the validation split.".into());
+        if checks.is_empty() {
+            lines.push("There was no time to try other seeds.".into());
+        }
+        for Check { seed, loss, configured_loss } in checks {
+            let configured =
+                if best.trial == 0 { String::new() } else { format!(", as configured {configured_loss:.4}") };
+            lines.push(format!("With seed {seed}: {loss:.4}{configured}."));
         }
         if !complete {
-            text += "The budget ended before everything was tried.\n";
+            lines.push("The budget ended before everything was tried.".into());
         }
-        text
+        lines
+    }
+
+    /// Why trials are shorter than the training they are for. A plan takes less than its budget, as some of its time is
+    /// kept for trials that are slower than measured.
+    fn why_short(&self) -> String {
+        let Found { best, max_iters, budget_s, spent_s, .. } = self;
+        let whole_s = spent_s.max(PLANNED * budget_s) * *max_iters as f64 / best.steps.max(1) as f64 / PLANNED;
+        format!(
+            "The longest trials have {} of {max_iters} steps: so many fit into the budget of {budget_s:.0} s when they were \
+             planned, with some time kept in reserve. For all of them, begin a new tuning with a budget of about \
+             {whole_s:.0} s. A longer training may want a lower learning rate.",
+            best.steps
+        )
+    }
+
+    /// The result as a Markdown list.
+    fn list(&self) -> String {
+        self.sentences().iter().map(|line| format!("- {line}\n")).collect()
     }
 
     /// The settings tried, best first, as a Markdown table.
@@ -896,10 +913,10 @@ impl Found {
         let mut text =
             String::from("| rank | settings | rung | steps | validation loss | seconds |\n|---|---|---|---|---|---|\n");
         for (i, outcome) in self.ranked.iter().enumerate() {
-            let Outcome { trial, rung, steps, settings, loss, stderr, wall_s, .. } = outcome;
+            let Outcome { trial, rung, steps, settings, loss, loss_stderr, wall_s, .. } = outcome;
             let configured = if *trial == 0 { " (as configured)" } else { "" };
             let (loss, wall_s) = match loss.is_finite() {
-                true => (crate::report::with_error(*loss, *stderr), format!("{wall_s:.1}")),
+                true => (crate::report::with_error(*loss, *loss_stderr), format!("{wall_s:.1}")),
                 false => ("diverged".to_owned(), String::new()),
             };
             let _ = writeln!(
@@ -925,9 +942,9 @@ mod tests {
             seed: 1,
             settings: BTreeMap::new(),
             loss,
-            stderr: Some(0.1),
+            loss_stderr: Some(0.1),
             wall_s: 1.0,
-            out: String::new(),
+            run: String::new(),
         };
         losses.iter().map(outcome).collect()
     }
@@ -960,7 +977,7 @@ mod tests {
             assert!(error(text).contains("its checksum does not fit"), "{text}");
         }
         let sealed = |json: &str| format!("{SEAL}{}{TUNE}{json}}}\n", sha256(json.as_bytes()));
-        assert!(error(&sealed("{\"format_version\":99}")).contains("newer kinglet"));
+        assert!(error(&sealed("{\"format_version\":99}")).contains("needs a newer kinglet"));
         assert!(error(&sealed("{\"format_version\":1}")).contains("damaged: missing field"));
     }
 }

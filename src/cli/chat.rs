@@ -19,10 +19,7 @@ use kinglet::{
     error::Error,
     inference::{Finish, Model},
     sample::Sampling,
-    text::{
-        chat::{ASSISTANT, Message},
-        for_shell,
-    },
+    text::chat::{ASSISTANT, Message},
     threads::with_threads,
 };
 use serde_json::{Value, json};
@@ -37,7 +34,7 @@ const WELCOME: &str = "Type a message and press Enter. An empty line starts a ne
 /// The most characters of a run's name in a prompt.
 const WIDE: usize = 20;
 
-/// Talk to a model that learned from conversations: each line is a message
+/// Talk to a model that learned from conversations
 #[derive(clap::Args)]
 #[command(after_help = "\
 On a terminal, lines are edited with the arrow keys, /help lists commands, and Ctrl-C stops an answer.
@@ -103,7 +100,7 @@ impl Args {
 
 /// What to do with a run that did not learn conversations.
 fn advice(run: &Path) -> String {
-    let run = for_shell(&run.display().to_string());
+    let run = terminal::quoted(run);
     format!(
         "this model learned text, not conversations, so it does not answer. To continue a text: kinglet sample {run}. To \
          make it answer, with conversations of your own: kinglet finetune {run} chats.jsonl"
@@ -276,7 +273,7 @@ impl Chat<'_> {
                 tokens += piece.ids.len();
                 answer.push_str(&piece.text);
                 if !json {
-                    terminal::print(&piece.text)?;
+                    terminal::print_exact(&piece.text)?;
                 }
                 if interrupt.stops() {
                     break;

@@ -1,30 +1,34 @@
 //! `kinglet compare`
 
-use super::run_arg::RunArg;
-use super::terminal;
-use super::terminal::Ended;
+use super::{
+    run_arg::RunArg,
+    table::columns_in,
+    terminal::{self, Ended},
+};
 use anyhow::Context;
 use kinglet::{
     error::Error,
     report::{
         compare::{Comparison, compare},
-        overlay::{By, Overlay},
-        plot::{mark, number},
+        long,
+        overlay::{By, Overlay, Trace},
+        plot::number,
+        with_error,
     },
-    run::RunDir,
+    run::{HOME, RunDir},
 };
 use serde_json::{Value, json};
 use std::{
-    fs,
-    io::{self, IsTerminal},
-    path::PathBuf,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
 };
 
-/// Lay the loss curves of runs over each other, and list what they reached and what differs in their configuration
+/// Plot the losses of several runs, and list results and differences
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The runs: their folders, or their names in runs/
-    #[arg(required = true)]
+    /// The runs: their folders, or their names in runs/; what is no run is left out, so runs/* may be written [default: all
+    /// in runs/]
     run: Vec<RunArg>,
     /// What the horizontal axis is
     #[arg(long, value_enum, value_name = "AXIS", default_value = "step")]
@@ -32,17 +36,26 @@ pub(super) struct Args {
     /// A logarithmic horizontal axis, which leaves out step 0
     #[arg(long)]
     log: bool,
+    /// Where the vertical axis begins [default: what the curves need from their second estimates on]
+    #[arg(long, value_name = "LOSS", value_parser = loss, allow_negative_numbers = true)]
+    ymin: Option<f64>,
+    /// Where the vertical axis ends
+    #[arg(long, value_name = "LOSS", value_parser = loss)]
+    ymax: Option<f64>,
     /// Draw the estimates of the training split too
     #[arg(long)]
     train: bool,
-    /// The loss whose reaching is timed [default: the last one of the first run]
+    /// Target loss: shows when each run first reached it [default: the last one of the first run]
     #[arg(long, value_name = "LOSS", value_parser = loss)]
     target: Option<f64>,
     /// Write the curves to this file, as an SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Say where two runs first differ to the bit instead: configuration, text, event, tensor; exits with 1 if they do
-    #[arg(long, conflicts_with_all = ["by", "log", "train", "target", "svg"])]
+    /// Write all recorded numbers to this file, one event a line, for spreadsheets and pandas; "-" is standard output
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Say instead where two runs first differ to the bit: configuration, text, event, tensor; exits with 1 if they do
+    #[arg(long, conflicts_with_all = ["by", "log", "ymin", "ymax", "train", "target", "svg", "csv"])]
     bits: bool,
 }
 
@@ -58,40 +71,100 @@ fn loss(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|loss: &f64| loss.is_finite()).ok_or_else(|| format!("{text} is not a loss"))
 }
 
+/// A folder that is not compared, and why.
+struct LeftOut {
+    path: PathBuf,
+    why: String,
+}
+
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         if self.bits {
             return self.bits(json);
         }
-        let runs = self.run.iter().map(|run| RunDir::open(&run.folder()?)).collect::<Result<Vec<_>, _>>()?;
+        if let (Some(low), Some(high)) = (self.ymin, self.ymax)
+            && low >= high
+        {
+            return Err(Error::BadConfig(format!("--ymin {low} must be below --ymax {high}")).into());
+        }
+        let (runs, mut left_out) = self.open()?;
         runs.iter().for_each(|run| terminal::warn(&run.warnings));
         let overlay = Overlay::new(&runs, self.target)?;
+        let without = |path: &PathBuf| LeftOut { path: path.clone(), why: "no estimate of the loss yet".into() };
+        left_out.extend(overlay.left_out.iter().map(without));
         let by = match self.by {
             Axis::Step => By::Step,
             Axis::Tokens => By::Tokens,
             Axis::Seconds => By::Seconds,
         };
-        let chart = overlay.chart(by, self.train, self.log);
+        let mut chart = overlay.chart(by, self.train, self.log);
+        chart.y_limits = (self.ymin, self.ymax);
+        let mut written = Vec::new();
         if let Some(path) = &self.svg {
             fs::write(path, chart.svg()).with_context(|| format!("cannot write {}", path.display()))?;
+            written.push(path.display().to_string());
+        }
+        if let Some(path) = &self.csv {
+            let shown = |run: &RunDir| !overlay.left_out.iter().any(|path| path == run.path());
+            let shown: Vec<RunDir> = runs.into_iter().filter(shown).collect();
+            if path == Path::new("-") {
+                let mut out = BufWriter::new(io::stdout().lock());
+                long::csv(&shown, &mut out, path)?;
+                out.flush()?;
+                // The table is what was asked for.
+                note_left_out(&left_out);
+                return Ok(Ended::Done);
+            }
+            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            let mut out = BufWriter::new(file);
+            long::csv(&shown, &mut out, path)?;
+            out.flush().with_context(|| format!("cannot write {}", path.display()))?;
+            written.push(path.display().to_string());
         }
         if json {
-            terminal::print_json(&overlay)?;
+            terminal::print_json(&with_left_out(&overlay, &left_out)?)?;
             return Ok(Ended::Done);
         }
-        let terminal = terminal_size::terminal_size_of(io::stdout());
-        let width = terminal.map_or(80, |(width, _)| usize::from(width.0));
-        let color = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let mut text = format!("{}\n{}", chart.text(width, color), table(&overlay, width));
+        let width = terminal::columns_out().unwrap_or(80);
+        let mut text = format!("{}\n{}", chart.text(width, terminal::has_color()), table(&overlay, width));
         text += &differences(&overlay);
-        for note in &overlay.notes {
-            text += &format!("note: {note}\n");
-        }
-        if let Some(path) = &self.svg {
-            text += &format!("written to {}\n", path.display());
+        if !written.is_empty() {
+            text += &format!("written to {}\n", written.join(" and "));
         }
         terminal::print(&text)?;
+        terminal::note(&overlay.notes);
+        note_left_out(&left_out);
         Ok(Ended::Done)
+    }
+
+    /// The runs that are named, or all that are in the folder of runs, and what is no run among them.
+    fn open(&self) -> anyhow::Result<(Vec<RunDir>, Vec<LeftOut>)> {
+        let named = match &self.run[..] {
+            [] => all()?,
+            runs => runs.iter().map(RunArg::folder).collect::<Result<_, _>>()?,
+        };
+        let (mut runs, mut left_out, mut first) = (Vec::new(), Vec::new(), None);
+        for path in named {
+            match RunDir::open(&path) {
+                Ok(run) => runs.push(run),
+                // A name that is not there is a mistake, whatever else is named.
+                Err(error) if !path.exists() => return Err(error.into()),
+                Err(error) => {
+                    let why = match () {
+                        () if path.join("tune.json").exists() => "a tuning".to_owned(),
+                        () if !path.join("config.toml").exists() => "not a run".to_owned(),
+                        () => error.one_line(),
+                    };
+                    left_out.push(LeftOut { path, why });
+                    first = first.or(Some(error));
+                }
+            }
+        }
+        match (runs.is_empty(), first) {
+            (true, Some(error)) if left_out.len() == 1 => Err(error.into()),
+            (true, _) => Err(Error::Data(format!("there is no run to compare: {}", listed(&left_out))).into()),
+            (false, _) => Ok((runs, left_out)),
+        }
     }
 
     /// Checks whether two runs are bit-identical.
@@ -113,59 +186,68 @@ impl Args {
     }
 }
 
-/// The results of the runs, best first. Columns that do not fit on a line go below, with the names repeated.
-fn table(overlay: &Overlay, width: usize) -> String {
-    let runs = &overlay.runs;
-    let goal = overlay.target.map_or(String::new(), |target| format!(" to {target:.4}"));
-    let mut columns: Vec<Vec<String>> = Vec::new();
-    let mut column = |title: &str, cell: &dyn Fn(usize) -> Option<String>| {
-        let cells = (0..runs.len()).map(|i| cell(i).unwrap_or_else(|| "-".into()));
-        columns.push([title.to_owned()].into_iter().chain(cells).collect());
-    };
-    let loss = |i: usize, nats: f64| format!("{:.4}", overlay.loss(&runs[i], nats));
-    column("params", &|i| Some(number(runs[i].params as f64)));
-    column("steps", &|i| {
-        let (done, of) = (runs[i].last()?.step, runs[i].max_iters);
-        Some(if done < of { format!("{done} of {of}") } else { done.to_string() })
-    });
-    column("tokens", &|i| Some(number(runs[i].last()?.tokens)));
-    column("train", &|i| Some(loss(i, runs[i].last()?.train_loss)));
-    column("val", &|i| Some(loss(i, runs[i].last()?.val_loss)));
-    column("best val", &|i| Some(format!("{} at {}", loss(i, runs[i].best_val_loss?), runs[i].best_step?)));
-    column("exact val", &|i| {
-        let error = runs[i].val_loss_stderr.map_or_else(String::new, |stderr| format!(" ± {}", loss(i, stderr)));
-        Some(loss(i, runs[i].val_loss_exact?) + &error)
-    });
-    column(&format!("tokens{goal}"), &|i| Some(number(runs[i].at_target?.tokens)));
-    column(&format!("s{goal}"), &|i| Some(format!("{:.2}", runs[i].at_target?.train_s?)));
-    column("ms/step", &|i| Some(format!("{:.2}", runs[i].ms_per_step?)));
-    column("wall s", &|i| Some(format!("{:.1}", runs[i].wall_s?)));
-    column("peak MiB", &|i| Some(format!("{:.0}", runs[i].peak_memory_mib?)));
-    let names: Vec<String> = runs.iter().enumerate().map(|(i, run)| format!("{}  {}", mark(i), run.name)).collect();
-    let size = |cells: &[String]| cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let first = size(&names).max(size(&["run".into()]));
-    let mut text = String::new();
-    let mut rest = &columns[..];
-    while !rest.is_empty() {
-        let mut used = first;
-        let fitting = rest.iter().take_while(|cells| {
-            used += 2 + size(cells);
-            used <= width
-        });
-        // At least one column, however narrow the terminal.
-        let (now, later) = rest.split_at(fitting.count().max(1));
-        for row in 0..=runs.len() {
-            let name = if row == 0 { "   run" } else { &names[row - 1] };
-            text += &format!("{name:<first$}");
-            for cells in now {
-                text += &format!("  {:>1$}", cells[row], size(cells));
-            }
-            text.push('\n');
-        }
-        text.push('\n');
-        rest = later;
+/// Everything in the folder of runs, by name.
+fn all() -> anyhow::Result<Vec<PathBuf>> {
+    let none = || Error::Data(format!("there is no folder {HOME} here: name the runs to compare"));
+    let entries = fs::read_dir(HOME).map_err(|_| none())?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.retain(|path| path.is_dir());
+    paths.sort();
+    if paths.is_empty() { Err(Error::Data(format!("there is no run in {HOME} yet")).into()) } else { Ok(paths) }
+}
+
+/// The folders that are left out, each with the reason.
+fn listed(left_out: &[LeftOut]) -> String {
+    let each = left_out.iter().map(|LeftOut { path, why }| format!("{} ({why})", path.display()));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+fn note_left_out(left_out: &[LeftOut]) {
+    if !left_out.is_empty() {
+        let n = terminal::count(left_out.len() as u64, "folder");
+        terminal::note(&[format!("{n} left out: {}", listed(left_out))]);
     }
-    text
+}
+
+/// The overlay as JSON, with all that is left out.
+fn with_left_out(overlay: &Overlay, left_out: &[LeftOut]) -> anyhow::Result<Value> {
+    let mut report = serde_json::to_value(overlay)?;
+    let each = left_out.iter().map(|LeftOut { path, why }| json!({"run": path, "why": why}));
+    report["left_out"] = each.collect();
+    Ok(report)
+}
+
+/// The results of the runs, best first.
+fn table(overlay: &Overlay, width: usize) -> String {
+    let loss = |loss: f64| format!("{loss:.4}");
+    type Cell<'a> = Box<dyn Fn(&Trace) -> Option<String> + 'a>;
+    let steps = |run: &Trace| {
+        let (done, of) = (run.last()?.step, run.max_iters);
+        Some(if done < of { format!("{done} of {of}") } else { done.to_string() })
+    };
+    let mut columns: Vec<(String, Cell)> = vec![
+        ("params".into(), Box::new(|run| Some(number(run.params as f64)))),
+        ("steps".into(), Box::new(steps)),
+        ("tokens".into(), Box::new(|run| Some(number(run.last()?.tokens)))),
+        ("train".into(), Box::new(|run| Some(loss(run.last()?.train_loss)))),
+        ("val".into(), Box::new(|run| Some(loss(run.last()?.val_loss)))),
+        ("best val".into(), Box::new(|run| Some(format!("{} at {}", loss(run.best_val_loss?), run.best_step?)))),
+        ("exact val".into(), Box::new(|run| Some(with_error(run.val_loss_exact?, run.val_loss_stderr)))),
+    ];
+    if let Some(target) = overlay.target {
+        columns.push((format!("tokens to {target:.4}"), Box::new(|run| Some(number(run.at_target?.tokens)))));
+        columns.push((format!("s to {target:.4}"), Box::new(|run| Some(format!("{:.2}", run.at_target?.train_s?)))));
+    }
+    columns.push(("ms/step".into(), Box::new(|run| Some(format!("{:.2}", run.ms_per_step?)))));
+    columns.push(("wall s".into(), Box::new(|run| Some(format!("{:.1}", run.wall_s?)))));
+    columns.push(("peak MiB".into(), Box::new(|run| Some(format!("{:.0}", run.peak_memory_mib?)))));
+    let head = ["   run".to_owned()].into_iter().chain(columns.iter().map(|column| column.0.clone())).collect();
+    let row = |(mark, run): (char, &Trace)| {
+        let cells = columns.iter().map(|(_, cell)| cell(run).unwrap_or_else(|| "-".into()));
+        [format!("{mark}  {}", run.name)].into_iter().chain(cells).collect()
+    };
+    let rows: Vec<Vec<String>> = [head].into_iter().chain(overlay.ranked().map(row)).collect();
+    columns_in(&rows, 2, width) + "\n"
 }
 
 /// The configuration keys in which the runs differ: each value with the marks of the runs that have it.
@@ -173,10 +255,10 @@ fn differences(overlay: &Overlay) -> String {
     let mut text = String::new();
     for (key, values) in &overlay.config {
         let mut groups: Vec<(&Value, String)> = Vec::new();
-        for (i, value) in values.iter().enumerate() {
-            match groups.iter_mut().find(|group| group.0 == value) {
-                Some((_, letters)) => letters.push(mark(i)),
-                None => groups.push((value, mark(i).into())),
+        for ((mark, _), &i) in overlay.ranked().zip(&overlay.ranking) {
+            match groups.iter_mut().find(|group| *group.0 == values[i]) {
+                Some((_, letters)) => letters.push(mark),
+                None => groups.push((&values[i], mark.into())),
             }
         }
         let groups: Vec<_> = groups.iter().map(|(value, letters)| format!("{letters} {value}")).collect();

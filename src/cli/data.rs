@@ -4,9 +4,10 @@ use super::terminal;
 use super::{
     chats,
     choice::{Choice, Threads},
-    report::stop_on_signal,
+    report::stop_saying,
     table::{columns, pairs, row},
-    terminal::Ended,
+    terminal::{Ended, count, quoted},
+    watch::Watch,
 };
 use anyhow::Context;
 use kinglet::{
@@ -16,7 +17,7 @@ use kinglet::{
         baselines::Baselines,
         stats::{Count, LINE_CHARS, Longest, PartStats, Stats, TextAndIds, WINDOW_CHARS},
     },
-    text::{for_shell, source::Corpus, tokenizer::Tokenizer},
+    text::{source::Corpus, tokenizer::Tokenizer},
 };
 use serde_json::{Value, json};
 use std::{
@@ -27,7 +28,7 @@ use std::{
     time::Instant,
 };
 
-/// Look at a text before training on it, write its token ids to files, or show the tokens of a tokenizer
+/// Look at a text, prepare its token ids, or show tokens
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -196,8 +197,8 @@ impl Report<'_> {
                 "vocabulary",
                 format!(
                     "{}, {distinct_chars_only_in_val} of them only in the validation part; {}",
-                    many(*distinct_chars as u64, "character"),
-                    many(*distinct_tokens as u64, "token")
+                    count(*distinct_chars as u64, "character"),
+                    count(*distinct_tokens as u64, "token")
                 ),
             ),
             ("frequent characters", chars(&self.stats.frequent_chars)),
@@ -262,17 +263,14 @@ impl Prepare {
         let (tokenizer, notes) = data::tokenizer(&config, &corpus, &survey)?;
         terminal::note(&notes);
         let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
-        let bar = terminal::progress_bar(
-            survey.bytes,
-            "{wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-        );
-        let stop = stop_on_signal()?;
+        let mut watch = Watch::new(true);
+        let stop = stop_saying("Stopping. Nothing is written.")?;
         let progress = |bytes| {
-            bar.set_position(bytes);
+            watch.even("encoding", bytes, survey.bytes, clock);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let about = prepared::prepare(&corpus, &survey, &tokenizer, &config, &self.out, progress)?;
-        bar.finish_and_clear();
+        watch.end();
         let Some(about) = about else { return Ok(Ended::Interrupted) };
         terminal::note(&about.notes);
         let encode_s = clock.elapsed().as_secs_f64();
@@ -293,21 +291,17 @@ impl Prepare {
         }
         terminal::print(&format!(
             "{}, vocabulary of {}\n{} for training and {} for validation, of {} ({mb_per_s:.1} MB/s): {read_s:.1} s reading, \
-             {encode_s:.1} s encoding\nTo train on them: kinglet train {}\n",
-            many(about.documents, "document"),
-            many(about.vocab_size as u64, "token"),
-            many(about.train.tokens, "token"),
-            many(about.val.tokens, "token"),
-            many(survey.bytes, "byte"),
-            for_shell(&self.out.display().to_string())
+             {encode_s:.1} s encoding\nwritten to {}\n",
+            count(about.documents, "document"),
+            count(about.vocab_size as u64, "token"),
+            count(about.train.tokens, "token"),
+            count(about.val.tokens, "token"),
+            count(survey.bytes, "byte"),
+            self.out.display()
         ))?;
+        terminal::hints(&[("to train on it", format!("kinglet train {}", quoted(&self.out)))])?;
         Ok(Ended::Done)
     }
-}
-
-/// `n` of something, whose plural has an s.
-fn many(n: u64, one: &str) -> String {
-    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
 }
 
 fn open(tokenizer: &Path) -> anyhow::Result<Tokenizer> {

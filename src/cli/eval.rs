@@ -5,6 +5,7 @@ use super::{
     choice::Threads,
     run_arg::{self, CheckpointArg, RunArg},
     table::{columns, pairs, row},
+    watch::Watch,
 };
 use anyhow::Context;
 use kinglet::{
@@ -23,11 +24,11 @@ use kinglet::{
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::{self, IsTerminal},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-/// Measure the exact loss of a run over every position of a text
+/// Measure the exact loss of a run on a text
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP is one of its checkpoints
@@ -97,13 +98,10 @@ impl Args {
     }
 
     fn measure(&self, run: &Path, model: &Model, data: Dataset, part: Part) -> anyhow::Result<Measured> {
-        let bar = terminal::progress_bar(0, "{wide_bar:.cyan/dim} {percent}% {eta} left");
-        let progress = |done: usize, of: usize| {
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
-        };
+        let (mut watch, began) = (Watch::new(true), Instant::now());
+        let progress = |done: usize, of: usize| watch.even("measuring the loss", done as u64, of as u64, began);
         let found = model.eval(data, part, self.threads.count(), progress)?;
-        bar.finish_and_clear();
+        watch.end();
         Ok(Measured { run: run.display().to_string(), step: model.state().step, part, found })
     }
 
@@ -176,8 +174,7 @@ impl Args {
         if json {
             return Ok(());
         }
-        let width = terminal_size::terminal_size_of(io::stdout()).map_or(80, |(width, _)| usize::from(width.0));
-        let color = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let (width, color) = (terminal::columns_out().unwrap_or(80), terminal::has_color());
         let curve = if all.len() > 1 { chart.text(width, color) + "\n" } else { String::new() };
         let written = self.svg.as_ref().map_or_else(String::new, |path| format!("written to {}\n", path.display()));
         Ok(terminal::print(&(curve + &table(&all, width) + &written))?)

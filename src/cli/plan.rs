@@ -3,7 +3,7 @@
 use super::terminal;
 use super::{
     choice::{Choice, Threads},
-    report::{conversations, size, time},
+    report::{conversations, parameters, size, time},
 };
 use anyhow::Context;
 use kinglet::{
@@ -17,7 +17,7 @@ use kinglet::{
 };
 use serde_json::{Value, json};
 
-/// Say what a training run would take, after a few seconds of measuring: time, memory, tokens
+/// Estimate the time and memory of a training run
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -73,13 +73,15 @@ pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: b
         return terminal::print_json(&report);
     }
     let text = format!(
-        "{name}: {:.6} M parameters, {} + {} tokens{}\n{}{}",
-        params as f64 / 1e6,
+        "{name}: {}, {} + {} tokens{}\n{}{}",
+        parameters(params),
         data.train.tokens(),
         data.val.tokens(),
         conversations(data.train.conversations()),
         size(&plan),
         time(&plan)
     );
-    Ok(terminal::print(&text)?)
+    terminal::print(&text)?;
+    terminal::warn(plan.advice.as_slice());
+    Ok(())
 }

@@ -1,14 +1,16 @@
 //! Reports a run's events on the terminal, as lines and a progress bar, or as JSON.
 
-use super::terminal;
-use super::terminal::Ended;
-use indicatif::ProgressBar;
+use super::{
+    terminal::{self, Ended, count, quoted},
+    watch::{Parts, Watch},
+};
 use kinglet::{
-    config::{Config, OnDivergence, Precision},
+    config::{Config, OnDivergence, Precision, TokenizerKind},
     report::with_error,
     train::{Event, Job, plan::Plan},
 };
 use std::{
+    fs,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,39 +18,77 @@ use std::{
     },
 };
 
-const BAR: &str = "{wide_bar:.cyan/dim} step {human_pos}/{human_len} {msg} {eta} left";
 /// What to show when a run is done.
 pub(super) struct Finished {
     out: PathBuf,
-    command: &'static str,
+    is_chat: bool,
+    max_iters: u64,
 }
 
 impl Finished {
     pub(super) fn of(job: &Job) -> Finished {
-        let command = if job.data.val.is_conversations() { "chat" } else { "sample" };
-        Finished { out: job.run.path().to_owned(), command }
+        let is_chat = job.data.val.is_conversations();
+        Finished { out: job.run.path().to_owned(), is_chat, max_iters: job.run.config.max_iters }
+    }
+
+    /// What the run has left in its folder.
+    fn files(&self) -> String {
+        let has = |name: &&str| self.out.join(name).exists();
+        let files: Vec<_> = ["metrics.jsonl", "loss.svg", "sample.txt"].into_iter().filter(has).collect();
+        // The file has the name of a checkpoint, such as step-001500.
+        let best = fs::read_to_string(self.out.join("best")).ok();
+        let best = best.and_then(|name| name.trim().strip_prefix("step-")?.parse::<u64>().ok());
+        let best = optional(best, |step| format!(" (the best is of step {step})"));
+        format!("saved in {}: checkpoints{best}, {}\n", self.out.display(), files.join(", "))
+    }
+
+    /// What may be done with the run.
+    fn hints(&self) -> Vec<(&'static str, String)> {
+        let out = quoted(&self.out);
+        // Without a name, runs in this folder are compared.
+        let is_beside_others = self.out.parent().is_some_and(|parent| parent.ends_with("runs") && parent.is_relative());
+        let compared = if is_beside_others { String::new() } else { format!(" {out}") };
+        let (what, command) = if self.is_chat { ("to talk to it", "chat") } else { ("to sample again", "sample") };
+        vec![
+            (what, format!("kinglet {command} {out}")),
+            ("to evaluate it", format!("kinglet eval {out}")),
+            ("to compare runs", format!("kinglet compare{compared}")),
+            ("to train longer", format!("{} --set max_iters={}", resume_command(&self.out), 2 * self.max_iters)),
+        ]
     }
 }
 
-/// Shows the sample of a finished run.
-pub(super) fn finish(Finished { out, command }: &Finished, json: bool) -> anyhow::Result<Ended> {
-    // The sample is missing if it could not be written; a warning was shown then.
-    let sample = std::fs::read_to_string(out.join("sample.txt")).ok().filter(|_| !json);
-    if let Some(sample) = sample {
-        terminal::print(&format!("\n{sample}\n\nmore of it: kinglet {command} {}\n", out.display()))?;
+/// The command that goes on with a run.
+fn resume_command(out: impl AsRef<std::path::Path>) -> String {
+    format!("kinglet train --resume --out {}", quoted(out))
+}
+
+/// Shows the sample of a finished run, what was made, and what may be done next.
+pub(super) fn finish(finished: &Finished, json: bool) -> anyhow::Result<Ended> {
+    if !json {
+        // The sample is missing if it could not be written; a warning was shown then.
+        let sample = fs::read_to_string(finished.out.join("sample.txt"));
+        let sample = optional(sample.ok(), |sample| format!("\n{}\n\n", sample.trim_end()));
+        terminal::print(&format!("{sample}{}", finished.files()))?;
+        terminal::hints(&finished.hints())?;
     }
     Ok(Ended::Done)
 }
 
 /// A flag that SIGINT (Ctrl-C) and SIGTERM set; a second signal ends the program at once.
 pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    stop_saying("Saving a checkpoint. Press Ctrl-C again to quit without it.")
+}
+
+/// The same, where something else is said.
+pub(super) fn stop_saying(text: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        terminal::tell("\nstopping; once more to leave at once");
+        terminal::tell(&format!("\n{text}"));
     })?;
     Ok(stop)
 }
@@ -56,23 +96,115 @@ pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
 /// Shows a run's events: as lines and a progress bar, or as JSON.
 pub(super) struct Reporter {
     json: bool,
-    bar: ProgressBar,
+    watch: Watch,
+    max_iters: u64,
     log_interval: u64,
     precision: Precision,
+    unit: &'static str,
+    /// What goes on with the run, if that is not `train --resume`.
+    resume: Option<String>,
+    /// The last update, as the bar shows it.
+    step: Step,
+}
+
+/// What is shown of an update.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    step: u64,
+    loss: f64,
+    lr: f64,
+    grad_norm: f64,
+    tokens_per_s: f64,
+    left_s: Option<f64>,
+}
+
+impl Step {
+    fn parts(&self, of: u64) -> Parts {
+        vec![
+            (0, format!("step {}/{of}", self.step)),
+            (2, format!("loss {:.3}", self.loss)),
+            (4, format!("lr {:.1e}", self.lr)),
+            (5, format!("grad {:.2}", self.grad_norm)),
+            (3, format!("{:.0} tok/s", self.tokens_per_s)),
+            (1, optional(self.left_s, left)),
+        ]
+    }
+
+    fn line(&self, of: u64) -> String {
+        let Step { step, loss, lr, grad_norm, tokens_per_s, left_s } = self;
+        let left = optional(*left_s, |seconds| format!(", {}", left(seconds)));
+        format!(
+            "step {step} of {of}: loss {loss:.4}, lr {lr:.2e}, gradient norm {grad_norm:.2}, {tokens_per_s:.0} tok/s{left}"
+        )
+    }
 }
 
 impl Reporter {
     pub(super) fn new(json: bool, config: &Config) -> Reporter {
-        let bar = terminal::progress_bar(config.max_iters, BAR);
-        Reporter { json, bar, log_interval: config.log_interval, precision: config.precision }
+        Reporter {
+            json,
+            watch: Watch::new(true),
+            max_iters: config.max_iters,
+            log_interval: config.log_interval,
+            precision: config.precision,
+            unit: unit(config),
+            resume: None,
+            step: Step::default(),
+        }
+    }
+
+    /// The command to show where the run is interrupted.
+    pub(super) fn resumed_by(self, command: String) -> Reporter {
+        Reporter { resume: Some(command), ..self }
     }
 
     pub(super) fn event(&mut self, event: &Event) {
         if let Event::Start { precision, .. } = event {
             terminal::note_precision(self.precision, *precision);
         }
+        self.progress(event);
         // A closed output pipe must not end the training.
         let _ = if self.json { self.event_json(event) } else { self.event_text(event) };
+    }
+
+    /// Moves the bar, or writes a line where there is none.
+    fn progress(&mut self, event: &Event) {
+        match event {
+            &Event::Step { step, loss, lr, grad_norm, tokens_per_s, left_s } => {
+                let now = Step { step, loss, lr, grad_norm, tokens_per_s, left_s };
+                self.step = now;
+                if terminal::is_verbose() && !self.json && step.is_multiple_of(self.log_interval) {
+                    self.watch.tell(&now.line(self.max_iters));
+                }
+                // With JSON the events are on standard output; the bar is for a terminal beside it.
+                if !self.json || terminal::columns_err().is_some() {
+                    self.watch.at(step, self.max_iters, || now.parts(self.max_iters), || now.line(self.max_iters));
+                }
+            }
+            &Event::Measuring { step, done, of, left_s } => {
+                if self.json && terminal::columns_err().is_none() {
+                    return;
+                }
+                let percent = format!("{} %", 100 * done / of.max(1));
+                let rest = optional(left_s, left);
+                let parts = || {
+                    let what = "measuring the loss";
+                    vec![
+                        (0, format!("step {step}/{}", self.max_iters)),
+                        (2, what.into()),
+                        (1, percent.clone()),
+                        (1, rest.clone()),
+                    ]
+                };
+                let line = || {
+                    let rest = if rest.is_empty() { String::new() } else { format!(", {rest}") };
+                    format!("step {step} of {}: measuring the loss, {percent}{rest}", self.max_iters)
+                };
+                self.watch.at(step, self.max_iters, parts, line);
+            }
+            Event::Interrupted { .. } | Event::Done { .. } => self.watch.end(),
+            _ => {}
+        }
     }
 
     fn event_json(&self, event: &Event) -> anyhow::Result<()> {
@@ -81,8 +213,8 @@ impl Reporter {
             Event::Step { step, .. } if !step.is_multiple_of(self.log_interval) => Ok(()),
             event => {
                 match event {
-                    Event::Warning { step, warning } => terminal::tell(&format!("warning: at step {step}: {warning}")),
-                    Event::Note { note } => terminal::tell(&format!("note: {note}")),
+                    Event::Warning { step, warning } => self.watch.tell(&format!("warning: at step {step}: {warning}")),
+                    Event::Note { note } => self.watch.tell(&format!("note: {note}")),
                     _ => {}
                 }
                 terminal::print_json(event)
@@ -91,48 +223,40 @@ impl Reporter {
     }
 
     fn event_text(&mut self, event: &Event) -> anyhow::Result<()> {
-        let say = |text: String| self.bar.suspend(|| terminal::print(&text));
-        let warn = |text: String| self.bar.suspend(|| terminal::tell(&format!("warning: {text}")));
+        // Before the end, `--quiet` shows what is wrong and nothing else.
+        let say = |text: String| if terminal::is_quiet() { Ok(()) } else { self.watch.say(&text) };
+        let warn = |text: String| self.watch.tell(&format!("warning: {text}"));
         match event {
-            Event::Start { step, .. } => {
-                self.bar.set_position(*step);
-                self.bar.reset_eta();
-                say(begun(event))?;
-            }
-            Event::Step { step, loss, lr, tokens_per_s, .. } => {
-                self.bar.set_message(format!("loss {loss:.3} lr {lr:.1e} {} tok/s", *tokens_per_s as u64));
-                self.bar.set_position(*step);
+            Event::Start { plan, .. } => {
+                say(begun(event, self.unit))?;
+                plan.advice.iter().for_each(|advice| warn(advice.clone()));
             }
             Event::Planned { plan, .. } => say(time(plan))?,
-            Event::Note { note } => self.bar.suspend(|| terminal::tell(&format!("note: {note}"))),
+            Event::Note { note } => self.watch.tell(&format!("note: {note}")),
             Event::Warning { step, warning } => warn(format!("at step {step}: {warning}")),
             Event::Diverged { action: OnDivergence::Stop, .. } => {}
             Event::Diverged { step, action, divergence, .. } => {
                 let done = match action {
-                    OnDivergence::Rollback => "back to the checkpoint, with a lower learning rate",
+                    OnDivergence::Rollback => "back to the last checkpoint, with a lower learning rate",
                     _ => "the update is left out",
                 };
                 warn(format!("{divergence}: {done}; now at step {step}"));
             }
             Event::EarlyStop { best_val_loss, best_step, .. } => {
-                say(format!("stopping early: no validation loss below {best_val_loss:.4}, of step {best_step}\n"))?;
-            }
-            Event::Measuring { done, of, .. } => {
-                self.bar.set_message(format!("measuring the loss {}%", 100 * done / of));
-                self.bar.tick();
+                say(format!(
+                    "stopping early: the validation loss has not fallen below {best_val_loss:.4}, that of step {best_step}\n"
+                ))?;
             }
             Event::Estimate { step, train_loss, val_loss, old_val_loss, .. } => {
                 let old = optional(*old_val_loss, |loss| format!(", old val loss {loss:.4}"));
                 say(format!("step {step}: train loss {train_loss:.4}, val loss {val_loss:.4}{old}\n"))?;
             }
             Event::Interrupted { step, out } => {
-                self.bar.finish_and_clear();
-                terminal::print(&format!("stopped at step {step}; go on with: kinglet train --resume --out {out}\n"))?;
+                let resume = self.resume.clone().unwrap_or_else(|| resume_command(out));
+                terminal::print(&format!("stopped at step {step}; the checkpoint is saved in {out}\n"))?;
+                terminal::hints(&[("to go on", resume)])?;
             }
-            Event::Done { .. } => {
-                self.bar.finish_and_clear();
-                terminal::print(&done(event))?;
-            }
+            Event::Done { .. } => terminal::print(&done(event, self.unit))?,
             // Ignore events added in the future.
             _ => {}
         }
@@ -145,16 +269,34 @@ pub(super) fn optional<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> S
     value.map_or_else(String::new, text)
 }
 
+/// What the tokens of a run are called, in the singular.
+pub(super) fn unit(config: &Config) -> &'static str {
+    match config.tokenizer {
+        TokenizerKind::Char => "character",
+        TokenizerKind::Byte => "byte",
+        _ => "token",
+    }
+}
+
+/// How many parameters, in a few digits.
+pub(super) fn parameters(n: usize) -> String {
+    match n {
+        0..10_000 => count(n as u64, "parameter"),
+        10_000..100_000_000 => format!("{:.2} M parameters", n as f64 / 1e6),
+        _ => format!("{:.0} M parameters", n as f64 / 1e6),
+    }
+}
+
 /// How many conversations there are to train on, and how they are packed.
 pub(super) fn conversations(of: Option<(usize, usize)>) -> String {
-    optional(of, |(n, rows)| match n == rows {
-        true => format!(" in {n} conversations to train on"),
-        false => format!(" in {n} conversations to train on, packed into {rows} rows"),
+    optional(of, |(n, rows)| {
+        let packed = if n == rows { String::new() } else { format!(", packed into {}", count(rows as u64, "row")) };
+        format!(" in {} to train on{packed}", count(n as u64, "conversation"))
     })
 }
 
 /// The lines printed when a run starts.
-fn begun(event: &Event) -> String {
+fn begun(event: &Event, unit: &str) -> String {
     let Event::Start {
         step,
         params,
@@ -163,6 +305,7 @@ fn begun(event: &Event) -> String {
         train_tokens,
         val_tokens,
         train_conversations,
+        train_rows,
         entropy_floor,
         plan,
         out,
@@ -171,22 +314,24 @@ fn begun(event: &Event) -> String {
     else {
         return String::new();
     };
-    let millions = |n: usize| n as f64 / 1e6;
-    let fewer = (trainable_params < params).then_some(*trainable_params);
-    let trainable = optional(fewer, |n| format!(" of which {:.6} M train", millions(n)));
-    let floor = optional(*entropy_floor, |nats| format!("; entropy floor {nats:.4} nats"));
-    let conversations = conversations(*train_conversations);
+    let trainable = optional((trainable_params < params).then_some(*trainable_params), |n| {
+        format!(", of which {} are trained", parameters(n).replace(" parameters", ""))
+    });
+    let floor = optional(*entropy_floor, |nats| {
+        format!("entropy floor {nats:.4} nats per {unit}: no model can stay below it\n")
+    });
+    let conversations = conversations(train_conversations.zip(*train_rows));
     let from = optional((*step > 0).then_some(step), |step| format!(", from step {step}"));
     format!(
-        "{:.6} M parameters{trainable}, vocabulary of {vocab_size}, {train_tokens} + {val_tokens} tokens{conversations}{floor}\n\
-         {}run in {out}{from}\n",
-        millions(*params),
+        "{}{trainable}, vocabulary of {}\n{train_tokens} tokens to train on, {val_tokens} to validate on{conversations}\n{}{floor}run in {out}{from}\n",
+        parameters(*params),
+        count(*vocab_size as u64, unit),
         size(plan)
     )
 }
 
 /// The lines printed when a run is done.
-fn done(event: &Event) -> String {
+fn done(event: &Event, unit: &str) -> String {
     let Event::Done {
         step,
         val_loss,
@@ -199,38 +344,37 @@ fn done(event: &Event) -> String {
         entropy_floor,
         baseline,
         ms_per_step,
-        tokens_per_s,
+        train_s,
         wall_s,
         ..
     } = event
     else {
         return String::new();
     };
-    let floor = optional(*entropy_floor, |nats| format!(", {:.4} above the floor", val_loss_exact - nats));
+    let floor = optional(*entropy_floor, |nats| format!(", {:.4} above the entropy floor", val_loss_exact - nats));
     let exact = with_error(*val_loss_exact, *val_loss_stderr);
-    let baseline = optional(baseline.as_ref(), |b| format!("; {} baseline: {:.4}", b.name, b.nats_per_token));
+    let baseline = optional(baseline.as_ref(), |b| format!("{} baseline: {:.4}\n", b.name, b.nats_per_token));
     let change = optional(change.as_ref(), |change| {
         let old = change.old_val_loss_before.zip(change.old_val_loss);
         let old = optional(old, |(before, now)| format!("; on the old data {before:.4}, now {now:.4}"));
-        format!("before: {:.4}, now {val_loss:.4}{old}\n", change.val_loss_before)
+        format!("before fine-tuning: {:.4}, now {val_loss:.4}{old}\n", change.val_loss_before)
     });
     format!(
-        "\nvalidation loss, exact: {exact} nats, \
-         {bits_per_char:.3} bits per character{floor}{baseline}\n\
+        "\nvalidation loss, exact: {exact} nats per {unit}, {bits_per_char:.3} bits per character{floor}\n{baseline}\
          best estimate: {best_val_loss:.4} at step {best_step}\n{change}\
-         {step} steps in {wall_s:.1} s ({ms_per_step:.2} ms a step, {tokens_per_s:.0} tok/s; \
-         the rest measured losses)\n"
+         {} in {wall_s:.1} s: {train_s:.1} s training ({ms_per_step:.2} ms per step), {:.1} s evaluation\n",
+        count(*step, "step"),
+        (wall_s - train_s).max(0.0)
     )
 }
 
-/// The lines about a run's size.
+/// The line about a run's size.
 pub(super) fn size(plan: &Plan) -> String {
-    let advice = optional(plan.advice.as_ref(), |advice| format!("warning: {advice}\n"));
     format!(
-        "{} steps, {:.2} M tokens: the text {:.1} times; {:.2} tokens of text a parameter; {:.0} MiB of memory\n{advice}",
-        plan.steps,
+        "{}, {:.2} M tokens: {} epochs; {:.2} training tokens per parameter; {:.0} MiB of memory\n",
+        count(plan.steps, "step"),
         plan.tokens / 1e6,
-        plan.epochs,
+        if plan.epochs < 0.1 { format!("{:.2}", plan.epochs) } else { format!("{:.1}", plan.epochs) },
         plan.tokens_per_param,
         plan.memory_mib
     )
@@ -239,12 +383,14 @@ pub(super) fn size(plan: &Plan) -> String {
 /// The line about a run's time.
 pub(super) fn time(plan: &Plan) -> String {
     optional(plan.time, |time| {
+        // In a resumed run what earlier sessions took, until it has written one itself.
+        let checkpoint = (time.ms_per_checkpoint > 0.0).then_some(1e-3 * time.ms_per_checkpoint);
+        let checkpoint = optional(checkpoint, |seconds| format!(", {} per checkpoint", duration(seconds)));
         format!(
-            "about {}: {:.2} ms a step, {} an estimate, {} a checkpoint\n",
+            "about {} in all: {:.2} ms per step, {} per estimate{checkpoint}\n",
             duration(time.wall_s),
             time.ms_per_step,
-            duration(1e-3 * time.ms_per_estimate),
-            duration(1e-3 * time.ms_per_checkpoint)
+            duration(1e-3 * time.ms_per_estimate)
         )
     })
 }
@@ -258,5 +404,41 @@ pub(super) fn duration(seconds: f64) -> String {
         s if s < 7200.0 => format!("{:.0} min", s / 60.0),
         s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
         s => format!("{:.0} days", s / 86_400.0),
+    }
+}
+
+/// The time left, in the two largest units.
+pub(super) fn left(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{whole} s left"),
+        60..3600 => format!("{} min {:02} s left", whole / 60, whole % 60),
+        3600..172_800 => format!("{} h {:02} min left", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} days {} h left", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_has_two_units() {
+        let texts = [(0.2, "0 s left"), (59.4, "59 s left"), (59.6, "1 min 00 s left"), (3599.0, "59 min 59 s left")];
+        let longer = [(7380.0, "2 h 03 min left"), (200_000.0, "2 days 7 h left"), (-1.0, "0 s left")];
+        for (seconds, text) in texts.into_iter().chain(longer) {
+            assert_eq!(left(seconds), text);
+        }
+    }
+
+    #[test]
+    fn parameters_are_counted_in_a_few_digits() {
+        let texts = [
+            (1, "1 parameter"),
+            (9999, "9999 parameters"),
+            (209_729, "0.21 M parameters"),
+            (124_439_808, "124 M parameters"),
+        ];
+        texts.into_iter().for_each(|(n, text)| assert_eq!(parameters(n), text));
     }
 }

@@ -373,15 +373,7 @@ pub(super) fn tuning_to_resume<'a>(place: &PlaceArg, data: &'a [String]) -> Resu
 
 /// A command with a path, as it can be pasted.
 pub(super) fn command(name: &str, path: &Path) -> String {
-    format!("kinglet {name} {}", quoted(path))
-}
-
-/// A path as a shell takes it.
-pub(super) fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "._-/+:@%,=".contains(c);
-    let is_plain = !text.is_empty() && text.chars().all(plain);
-    if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    format!("kinglet {name} {}", terminal::quoted(path))
 }
 
 /// Checks a tag on the command line.
@@ -413,7 +405,7 @@ mod tests {
         for (path, want) in
             [("runs/a-1.b", "runs/a-1.b"), ("has space", "'has space'"), ("it's", "'it'\\''s'"), ("", "''")]
         {
-            assert_eq!(quoted(Path::new(path)), want);
+            assert_eq!(terminal::quoted(Path::new(path)), want);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Text in columns.
 
+use super::terminal;
+
 /// Minimum number of spaces between columns.
 const GAP: usize = 3;
 
@@ -10,20 +12,43 @@ pub(super) fn pairs(lines: &[(&str, String)]) -> String {
 }
 
 /// One line per row. The first column is left-aligned, the others are right-aligned. Cells beyond the first row's
-/// columns are appended as notes.
+/// columns are appended as notes. On a terminal, columns that do not fit on a line go below, with the first one
+/// repeated.
 pub(super) fn columns(rows: &[Vec<String>]) -> String {
+    columns_in(rows, GAP, terminal::columns_out().unwrap_or(usize::MAX))
+}
+
+/// The same with gaps of that size, in lines of at most `width` characters.
+pub(super) fn columns_in(rows: &[Vec<String>], gap: usize, width: usize) -> String {
     let columns = rows.first().map_or(0, Vec::len);
-    let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().enumerate().map(|(i, cell)| match widths.get(i) {
-            Some(width) if i == 0 => format!("{cell:<width$}"),
-            Some(width) => format!("{:GAP$}{cell:>width$}", ""),
-            None => format!("  {cell}"),
+    let size = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let sizes: Vec<_> = (0..columns).map(size).collect();
+    let mut blocks = Vec::new();
+    let mut from = 1;
+    loop {
+        let mut used = sizes.first().copied().unwrap_or(0);
+        let fitting = (from..columns).take_while(|&i| {
+            used += gap + sizes[i];
+            used <= width
         });
-        cells.collect::<String>().trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+        // At least one column, however narrow the terminal.
+        let to = (from + fitting.count().max(1)).min(columns.max(1));
+        let line = |row: &Vec<String>| {
+            let mut text =
+                format!("{:<1$}", row.first().map_or("", String::as_str), sizes.first().copied().unwrap_or(0));
+            for (i, size) in sizes.iter().enumerate().take(to).skip(from) {
+                text += &format!("{:gap$}{:>size$}", "", row.get(i).map_or("", String::as_str));
+            }
+            let notes = row.iter().skip(if to >= columns { columns } else { usize::MAX });
+            notes.for_each(|note| text += &format!("  {note}"));
+            text.trim_end().to_owned() + "\n"
+        };
+        blocks.push(rows.iter().map(line).collect::<String>());
+        if to >= columns {
+            return blocks.join("\n");
+        }
+        from = to;
+    }
 }
 
 /// A row of [`columns`].
@@ -45,6 +70,10 @@ mod tests {
         assert_eq!(
             super::columns(&rows),
             "          train   val\nä             1    20\ntokens   100000     3  best\n"
+        );
+        assert_eq!(
+            super::columns_in(&rows, 3, 20),
+            "          train\nä             1\ntokens   100000\n\n         val\nä         20\ntokens     3  best\n"
         );
     }
 }

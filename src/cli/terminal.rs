@@ -1,14 +1,20 @@
-//! Output helpers for all commands, and how commands end.
+//! Output helpers for all commands: what is shown how on which stream, and how commands end.
 
 use kinglet::{
     config::Precision,
     inference::{Generation, Piece},
+    system::{
+        progress::{self, Shown},
+        shell,
+    },
     threads::with_threads,
 };
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
+use unicode_width::UnicodeWidthStr;
 
 /// How a command ended, if not with an error.
 pub(super) enum Ended {
@@ -26,6 +32,7 @@ static VERBOSE: AtomicBool = AtomicBool::new(false);
 pub(super) fn set_loudness(quiet: bool, verbose: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
     VERBOSE.store(verbose, Ordering::Relaxed);
+    progress::show(if quiet { Shown::Nowhere } else { Shown::InLogs });
 }
 
 /// Whether neither progress, notes nor hints are shown.
@@ -34,13 +41,37 @@ pub(super) fn is_quiet() -> bool {
 }
 
 /// Whether more than usual is shown.
-#[allow(dead_code, reason = "reports of a training ask for it")]
 pub(super) fn is_verbose() -> bool {
     VERBOSE.load(Ordering::Relaxed)
 }
 
-/// Prints to standard output and flushes it.
+/// The columns of standard output, if that is a terminal.
+pub(super) fn columns_out() -> Option<usize> {
+    let size = terminal_size::terminal_size_of(io::stdout()).filter(|_| io::stdout().is_terminal());
+    size.map(|(width, _)| usize::from(width.0))
+}
+
+/// The columns of standard error, if that is a terminal.
+pub(super) fn columns_err() -> Option<usize> {
+    let size = terminal_size::terminal_size_of(io::stderr()).filter(|_| io::stderr().is_terminal());
+    size.map(|(width, _)| usize::from(width.0))
+}
+
+/// Whether standard output takes colours.
+pub(super) fn has_color() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Prints to standard output, wrapped at words if that is a terminal, and flushes it.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    match columns_out() {
+        Some(width) => print_exact(&wrapped(text, width)),
+        None => print_exact(text),
+    }
+}
+
+/// Prints to standard output as it is, such as text that a model wrote.
+pub(super) fn print_exact(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
@@ -64,14 +95,16 @@ pub(super) fn write(
 
 /// Prints a value as one line of JSON.
 pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    Ok(print(&(serde_json::to_string(value)? + "\n"))?)
+    Ok(print_exact(&(serde_json::to_string(value)? + "\n"))?)
 }
 
-/// Prints a line to standard error, ignoring errors such as a closed pipe. With `--quiet` there are no notes.
+/// Prints a line to standard error, wrapped at words if that is a terminal; ignores errors such as a closed pipe. With
+/// `--quiet` there are no notes.
 pub(super) fn tell(text: &str) {
     if is_quiet() && text.starts_with("note: ") {
         return;
     }
+    let text = columns_err().map_or_else(|| text.to_owned(), |width| wrapped(text, width));
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
@@ -96,9 +129,129 @@ pub(super) fn note_precision(asked: Precision, computed: Precision) {
     }
 }
 
-/// A progress bar on standard error, hidden if that is not a terminal.
-pub(super) fn progress_bar(len: u64, template: &str) -> indicatif::ProgressBar {
-    let style = indicatif::ProgressStyle::with_template(template).expect("a valid template");
-    let bar = if is_quiet() { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new(len) };
-    bar.with_style(style.progress_chars("━╸─"))
+/// Prints what may be done next: what for, and the command. Not with `--quiet`.
+pub(super) fn hints(hints: &[(&str, String)]) -> io::Result<()> {
+    if is_quiet() || hints.is_empty() {
+        return Ok(());
+    }
+    let width = hints.iter().map(|(what, _)| what.width() + 3).max().unwrap_or(0);
+    let lines: String =
+        hints.iter().map(|(what, command)| format!("{:<width$}{command}\n", format!("{what}:"))).collect();
+    print(&format!("\n{lines}"))
+}
+
+/// A path in a command that is printed to be pasted.
+pub(super) fn quoted(path: impl AsRef<Path>) -> String {
+    shell::quoted(&path.as_ref().display().to_string())
+}
+
+/// The command that is running, as it can be pasted.
+pub(super) fn this_command() -> String {
+    let args = std::env::args().skip(1).map(|arg| if arg.starts_with('-') { arg } else { shell::quoted(&arg) });
+    ["kinglet".to_owned()].into_iter().chain(args).collect::<Vec<_>>().join(" ")
+}
+
+/// A number and what it counts, in the singular where it is 1.
+pub(super) fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// The least width that text is wrapped to.
+const NARROWEST: usize = 20;
+
+/// Wraps lines at words. A command is never broken: it is moved to a line of its own if need be. What is coloured is
+/// left as it is, being made for the terminal already.
+fn wrapped(text: &str, width: usize) -> String {
+    let width = width.max(NARROWEST);
+    let lines = text.split('\n').map(|line| match line.width() <= width || line.contains('\x1b') {
+        true => line.to_owned(),
+        false => wrapped_line(line, width),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn wrapped_line(line: &str, width: usize) -> String {
+    let indent = line.len() - line.trim_start_matches(' ').len();
+    // Where there are columns, the second one goes on below itself.
+    let body = &line[indent..];
+    let second = body.find("  ").map(|at| at + body[at..].len() - body[at..].trim_start_matches(' ').len());
+    let column = second.map_or(0, |at| body[..at].width());
+    let hanging = if (1..=width / 2).contains(&column) { indent + column } else { indent };
+    let mut lines = vec![" ".repeat(indent)];
+    let mut empty = true;
+    for (gap, word, is_command) in words(body) {
+        let last = lines.last_mut().expect("one line at least");
+        if empty || last.width() + gap + word.width() <= width {
+            *last += &" ".repeat(if empty { 0 } else { gap });
+            *last += word;
+        } else {
+            let from = if is_command { indent + 4 } else { hanging };
+            // A word that is too long for any line is not pushed to the right as well.
+            let from = if from + word.width() > width { from.min(4) } else { from };
+            lines.push(" ".repeat(from) + word);
+        }
+        empty = false;
+    }
+    lines.join("\n")
+}
+
+/// The words of a line, each with the number of spaces before it, and whether it is a command. A command, from
+/// `kinglet` to the end of the line or between backticks, is one word.
+fn words(line: &str) -> Vec<(usize, &str, bool)> {
+    let mut found = Vec::new();
+    let mut rest = line;
+    // A command follows a colon, or stands at the beginning of a line.
+    let mut may_begin = true;
+    while !rest.is_empty() {
+        let gap = rest.len() - rest.trim_start_matches(' ').len();
+        rest = &rest[gap..];
+        let command = may_begin && rest.starts_with("kinglet ");
+        let mut ticks = 0;
+        let ends = |(_, c): &(usize, char)| {
+            ticks += usize::from(*c == '`');
+            *c == ' ' && ticks % 2 == 0
+        };
+        let end = if command { rest.len() } else { rest.char_indices().find(ends).map_or(rest.len(), |(at, _)| at) };
+        let (word, after) = rest.split_at(end);
+        if !word.is_empty() {
+            found.push((gap, word, command));
+        }
+        may_begin = word.ends_with(':');
+        rest = after;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_wrapped_at_words_and_commands_stay_whole() {
+        for (text, width, want) in [
+            ("short\n", 20, "short\n"),
+            ("entropy floor 0.3392 nats per token\n", 30, "entropy floor 0.3392 nats per\ntoken\n"),
+            ("  indented words go on below\nnext", 20, "  indented words go\n  on below\nnext"),
+            ("loss      3.1 nats of something long", 24, "loss      3.1 nats of\n          something long"),
+            (
+                "to go on: kinglet train --resume --out runs/mine",
+                30,
+                "to go on:\n    kinglet train --resume --out runs/mine",
+            ),
+            ("kinglet train --resume --out runs/mine", 20, "kinglet train --resume --out runs/mine"),
+            ("do `kinglet train x y z` next or so", 20, "do\n`kinglet train x y z`\nnext or so"),
+            ("a kinglet is a small bird", 20, "a kinglet is a small\nbird"),
+            ("see /a/folder/with/a/long/name for it", 20, "see\n/a/folder/with/a/long/name\nfor it"),
+            ("ラベルラベルラベル ラベル", 20, "ラベルラベルラベル\nラベル"),
+            ("\x1b[94mAAAAAAAAAAAAAAAAAAAA AAAA\x1b[0m", 20, "\x1b[94mAAAAAAAAAAAAAAAAAAAA AAAA\x1b[0m"),
+            ("a narrow one is twenty wide", 3, "a narrow one is\ntwenty wide"),
+        ] {
+            assert_eq!(wrapped(text, width), want);
+        }
+    }
+
+    #[test]
+    fn one_of_a_thing_has_no_s() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "step")), ["0 steps", "1 step", "2 steps"]);
+    }
 }

@@ -1,23 +1,22 @@
 //! `kinglet tune`
 
-use super::terminal;
 use super::{
     choice::{Choice, Threads},
-    report::{duration, optional, stop_on_signal},
+    report::{duration, left, optional, stop_on_signal},
     run_arg::{self, Place, PlaceArg},
-    terminal::Ended,
+    table::columns,
+    terminal::{self, Ended, count, quoted},
+    watch::Watch,
 };
-use indicatif::ProgressBar;
 use kinglet::{
+    report::with_error,
     run::{HOME, run_name},
     train,
     tune::{Changes, Event, Found, Outcome, RangeTest, Request, Sweep, Tuning, written},
 };
 use std::{collections::HashSet, path::Path, time::Duration};
 
-const BAR: &str = "{wide_bar:.cyan/dim} {prefix} step {human_pos}/{human_len} {msg}";
-
-/// Find settings for a text and a model: a learning-rate range test, then successive halving, within a budget of time
+/// Find a good learning rate and other settings, within a budget of time
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without --sweep: the learning rate, in the range that the test finds. Keys that can be swept are those of the
@@ -83,8 +82,8 @@ impl Args {
             let start = |place: Place| place.start(|out| Tuning::start(request.clone(), out, threads));
             self.place.start(|| default, start, Tuning::path)?
         };
-        let mut reporter = Reporter { json, bar: terminal::progress_bar(1, BAR), told: HashSet::new() };
-        if !json {
+        let mut reporter = Reporter::new(json);
+        if !json && !terminal::is_quiet() {
             let (budget_s, spent_s) = tuning.budget_s();
             let spent =
                 optional((spent_s > 5.0).then_some(spent_s), |s| format!(", of which {} are spent", duration(s)));
@@ -98,12 +97,18 @@ impl Args {
 /// Reports a search's events, as lines and a progress bar, or as JSON.
 struct Reporter {
     json: bool,
-    bar: ProgressBar,
+    watch: Watch,
+    /// The trial that is in progress, and its steps.
+    trial: (String, u64),
     /// Notes and warnings that were shown: what concerns the text is the same in every trial.
     told: HashSet<String>,
 }
 
 impl Reporter {
+    fn new(json: bool) -> Reporter {
+        Reporter { json, watch: Watch::new(true), trial: (String::new(), 0), told: HashSet::new() }
+    }
+
     fn event(&mut self, event: &Event) {
         let said = match event {
             Event::Training { training: train::Event::Warning { step, warning }, .. } => {
@@ -114,12 +119,51 @@ impl Reporter {
         };
         if let Some((what, text)) = said {
             if self.told.insert(what.clone()) {
-                self.bar.suspend(|| terminal::tell(&text));
+                self.watch.tell(&text);
             }
             return;
         }
+        if !self.json || terminal::columns_err().is_some() {
+            self.progress(event);
+        }
         // A closed output pipe must not end the search.
         let _ = if self.json { Reporter::event_json(event) } else { self.event_text(event) };
+    }
+
+    /// Moves the bar, or writes a line where there is none.
+    fn progress(&mut self, event: &Event) {
+        match event {
+            &Event::RangeStep { step, of, learning_rate, loss } => {
+                let (rate, loss) = (format!("learning rate {learning_rate:.1e}"), format!("loss {loss:.3}"));
+                let parts = || {
+                    let steps = format!("step {step}/{of}");
+                    vec![(3, "range test".to_owned()), (0, steps), (1, rate.clone()), (2, loss.clone())]
+                };
+                self.watch.at(step, of, parts, || format!("range test, step {step} of {of}: {rate}, {loss}"));
+            }
+            Event::Trial { rung, rungs, number, of, check, steps, seed, .. } => {
+                let which = if *check { format!("seed {seed}") } else { format!("rung {rung}/{rungs}") };
+                self.trial = (format!("{which}, {number}/{of}"), *steps);
+            }
+            Event::Training { training, left_s } => {
+                let (trial, steps) = (&self.trial.0, self.trial.1);
+                let (step, what) = match training {
+                    train::Event::Step { step, loss, .. } => (*step, format!("loss {loss:.3}")),
+                    train::Event::Measuring { step, done, of, .. } => {
+                        (*step, format!("measuring {} %", 100 * done / (*of).max(1)))
+                    }
+                    _ => return,
+                };
+                let rest = format!("{} of the budget", left(*left_s));
+                let parts = || {
+                    let steps = format!("step {step}/{steps}");
+                    vec![(3, trial.clone()), (0, steps), (2, what.clone()), (1, rest.clone())]
+                };
+                self.watch.at(step, steps, parts, || format!("{trial}, step {step} of {steps}: {what}, {rest}"));
+            }
+            Event::Interrupted { .. } | Event::Done(_) => self.watch.end(),
+            _ => {}
+        }
     }
 
     fn event_json(event: &Event) -> anyhow::Result<()> {
@@ -132,82 +176,80 @@ impl Reporter {
     }
 
     fn event_text(&mut self, event: &Event) -> anyhow::Result<()> {
-        let bar = &self.bar;
-        let say = |text: String| bar.suspend(|| terminal::print(&text));
+        let say = |text: String| if terminal::is_quiet() { Ok(()) } else { self.watch.say(&text) };
         match event {
-            Event::RangeStep { step, of, learning_rate, loss } => {
-                bar.set_length(*of);
-                bar.set_prefix("range test");
-                bar.set_position(*step);
-                bar.set_message(format!("learning rate {learning_rate:.1e} loss {loss:.3}"));
-            }
             Event::RangeTest(RangeTest { steepest, lowest, bracket: (low, high), .. }) => say(format!(
                 "range test: the loss falls most at a learning rate of {steepest:.1e} and rises from {lowest:.1e} on; the \
                  sweep goes from {low:.1e} to {high:.1e}\n"
             ))?,
             Event::Planned { sweeps, rungs, max_iters, left_s } => {
-                let rounds: Vec<_> =
-                    rungs.iter().map(|rung| format!("{} settings for {} steps", rung.trials, rung.steps)).collect();
+                let rounds: Vec<_> = rungs
+                    .iter()
+                    .map(|rung| format!("{} for {}", count(rung.trials as u64, "setting"), count(rung.steps, "step")))
+                    .collect();
                 let short = rungs.last().is_some_and(|rung| rung.steps < *max_iters);
                 let whole = optional(short.then_some(max_iters), |iters| {
-                    format!(" (the whole run has {iters}; for that the budget is too short)")
+                    format!(" (a whole training has {iters}; the budget is too short for trials of that length)")
                 });
                 let (sweeps, rounds) = (sweeps.join(", "), rounds.join(", then "));
-                say(format!("{sweeps}: {rounds}{whole}; {} left\n", duration(left_s.max(0.0))))?;
+                say(format!("{sweeps}: {rounds}{whole}; {}\n", left(*left_s)))?;
             }
-            Event::Trial { rung, rungs, number, of, check, steps, seed, settings, .. } => {
-                bar.set_length(*steps);
-                bar.set_position(0);
-                let which = if *check { format!("seed {seed}") } else { format!("rung {rung}/{rungs}") };
-                bar.set_prefix(format!("{which}, {number}/{of}"));
-                bar.set_message(written(settings));
-            }
-            Event::Training { training, left_s } => {
-                let left = duration(left_s.max(0.0));
-                match training {
-                    train::Event::Start { step, .. } => bar.set_position(*step),
-                    train::Event::Step { step, loss, .. } => {
-                        bar.set_position(*step);
-                        bar.set_message(format!("loss {loss:.3}; {left} left of the budget"));
-                    }
-                    train::Event::Measuring { done, of, .. } => {
-                        bar.set_message(format!("measuring {}%; {left} left of the budget", 100 * done / of));
-                    }
-                    _ => {}
-                }
-            }
-            Event::Outcome(Outcome { rung, seed, steps, settings, loss, stderr, .. }) => {
-                let loss =
-                    if loss.is_finite() { kinglet::report::with_error(*loss, *stderr) } else { "diverged".to_owned() };
-                say(format!("rung {rung}, seed {seed}, {steps} steps: {}: {loss}\n", written(settings)))?;
+            Event::Outcome(Outcome { rung, seed, steps, settings, loss, loss_stderr, .. }) => {
+                let loss = if loss.is_finite() { with_error(*loss, *loss_stderr) } else { "diverged".to_owned() };
+                let steps = count(*steps, "step");
+                say(format!("rung {rung}, seed {seed}, {steps}: {}: {loss}\n", written(settings)))?;
             }
             Event::Interrupted { out } => {
-                bar.finish_and_clear();
-                terminal::print(&format!("stopped; go on with: kinglet tune --resume --out {out}\n"))?;
+                terminal::print(&format!("stopped; what was tried so far is saved in {out}\n"))?;
+                terminal::hints(&[("to go on", format!("kinglet tune --resume --out {}", quoted(out)))])?;
             }
             Event::Done(found) => {
-                bar.finish_and_clear();
                 terminal::print(&report(found))?;
+                terminal::hints(&hints(found))?;
             }
+            _ => {}
         }
         Ok(())
     }
 }
 
+/// The result in words, and what was made.
 fn report(found: &Found) -> String {
-    let Found { best, complete, max_iters, spent_s, out, .. } = found;
-    let trained = (best.steps == *max_iters).then_some(&best.out);
-    let model = optional(trained, |run| format!("it is trained: kinglet sample {run}\n"));
-    let spent = duration(*spent_s);
-    let more = optional((!complete).then_some(&spent), |spent| {
-        format!("go on with: kinglet tune --resume --out {out} --budget TIME, more than the {spent} so far\n")
-    });
+    let mut rows = vec![["rank", "rung", "steps", "validation loss", "seconds"].map(str::to_owned).to_vec()];
+    for (i, outcome) in found.ranked.iter().enumerate() {
+        let &Outcome { trial, rung, steps, loss, loss_stderr, wall_s, .. } = outcome;
+        let (loss, wall_s) = match loss.is_finite() {
+            true => (with_error(loss, loss_stderr), format!("{wall_s:.1}")),
+            false => ("diverged".to_owned(), String::new()),
+        };
+        let configured = if trial == 0 { " (as configured)" } else { "" };
+        let settings = written(&outcome.settings) + configured;
+        rows.push(vec![(i + 1).to_string(), rung.to_string(), steps.to_string(), loss, wall_s, settings]);
+    }
+    let Found { spent_s, budget_s, out, .. } = found;
     format!(
-        "\n{}\n{}\n{spent} spent; written to {out}: best.toml, trials.md, tune.svg\n\
-         train with it: kinglet train --config {out}/best.toml\n{model}{more}",
-        found.table(),
-        found.text(),
+        "\n{}\n{}\n\n{} of {} spent\nsaved in {out}: best.toml, trials.md, tune.svg, and a run for each trial in trials\n",
+        columns(&rows),
+        found.sentences().join("\n"),
+        duration(*spent_s),
+        duration(*budget_s),
     )
+}
+
+/// What may be done with the result.
+fn hints(found: &Found) -> Vec<(&'static str, String)> {
+    let Found { best, complete, max_iters, spent_s, out, .. } = found;
+    let mut hints =
+        vec![("to train with it", format!("kinglet train --config {}", quoted(Path::new(out).join("best.toml"))))];
+    if best.steps == *max_iters {
+        // The best trial is that training.
+        hints.push(("to sample it now", format!("kinglet sample {}", quoted(&best.run))));
+    }
+    if !complete {
+        let budget_s = (2.0 * spent_s).ceil();
+        hints.push(("to try the rest", format!("kinglet tune --resume --out {} --budget {budget_s}s", quoted(out))));
+    }
+    hints
 }
 
 #[cfg(test)]

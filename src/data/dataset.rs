@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     system::{machine, progress::Progress},
-    text::{chat::Doubts, source::Corpus, tokenizer::Tokenizer},
+    text::{chat::Doubts, many, source::Corpus, tokenizer::Tokenizer},
 };
 use kinglet_core::{
     config::{Config, TokenizerKind},
@@ -89,8 +89,9 @@ impl Dataset {
             match part.content {
                 Content::Text(_) if n <= config.block_size => {
                     return Err(Error::Data(format!(
-                        "the {name} part of the text has {n} tokens, fewer than one sequence of block_size + 1 = {}: \
+                        "the {name} part of the text has {}, fewer than one sequence of block_size + 1 = {}: \
                          use a longer text or a smaller block_size",
+                        many(n as u64, "token", "tokens"),
                         config.block_size + 1
                     )));
                 }
@@ -149,7 +150,7 @@ fn left_out(parts: &[&Collected], chats: Option<&Chats>, survey: &Survey, config
     let empty: usize = parts.iter().map(|part| part.empty).sum();
     let (of, most) = (survey.conversations, config.block_size + 1);
     let long = (too_long > 0).then(|| {
-        let what = many(too_long as u64, "is", "are", of);
+        let what = of_all(too_long as u64, "is", "are", of);
         let longest = longest.unwrap_or(0);
         let more = if parts.iter().any(|part| part.at_least) { " or more" } else { "" };
         format!(
@@ -158,7 +159,7 @@ fn left_out(parts: &[&Collected], chats: Option<&Chats>, survey: &Survey, config
         )
     });
     let empty = (empty > 0).then(|| {
-        let what = many(empty as u64, "has", "have", of);
+        let what = of_all(empty as u64, "has", "have", of);
         format!("{what} no answer to learn, and left out")
     });
     let mut doubts = Doubts::default();
@@ -167,7 +168,7 @@ fn left_out(parts: &[&Collected], chats: Option<&Chats>, survey: &Survey, config
 }
 
 /// `n` of the conversations are or do something.
-fn many(n: u64, one: &str, several: &str, of: u64) -> String {
+fn of_all(n: u64, one: &str, several: &str, of: u64) -> String {
     let conversations = if of == 1 { "conversation" } else { "conversations" };
     format!("{n} of {of} {conversations} {}", if n == 1 { one } else { several })
 }
@@ -176,7 +177,11 @@ fn many(n: u64, one: &str, several: &str, of: u64) -> String {
 fn larger(chats: Option<&Chats>, config: &Config) -> String {
     match chats.and_then(Chats::block_size) {
         Some(size) if size <= config.block_size => String::new(),
-        Some(size) if config.base.is_empty() => format!("; --set block_size={size} holds 99 % of them"),
+        Some(size) if config.base.is_empty() => {
+            let chat = Config::preset("chat").is_ok_and(|chat| config.block_size < chat.block_size);
+            let preset = if chat { "--preset chat is for conversations, and " } else { "" };
+            format!("; {preset}--set block_size={size} holds 99 % of them")
+        }
         Some(size) => format!("; a block_size of {size} would hold 99 % of them"),
         None => "; no model may have a block_size that holds 99 % of them".to_owned(),
     }

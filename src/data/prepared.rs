@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     system::disk::{self, FolderReader, FolderWriter, hex},
-    text::{source::Corpus, tokenizer::Tokenizer},
+    text::{many, source::Corpus, tokenizer::Tokenizer},
 };
 use kinglet_core::{
     config::{Config, TokenizerKind},
@@ -328,8 +328,8 @@ pub fn prepare(
     for (name, part) in [("training", &train), ("validation", &val)] {
         if part.tokens < 2 {
             return Err(Error::Data(format!(
-                "the {name} part of the text has {} tokens: use a longer text",
-                part.tokens
+                "the {name} part of the text has {}: use a longer text",
+                many(part.tokens, "token", "tokens")
             )));
         }
     }

@@ -5,6 +5,7 @@ use crate::{
     system::{disk::hex, progress::Progress},
     text::{
         chat::{DEFAULT_TEMPLATE, Message, Template},
+        many,
         source::{Corpus, Piece},
         tokenizer::{Alphabet, BpeLearner, CharTokenizer, Cuts, END_OF_TEXT, Tokenizer},
     },
@@ -138,8 +139,9 @@ impl Survey {
         let mut notes = Vec::new();
         if left_out > 0 {
             notes.push(format!(
-                "the text has too many different words for memory: the vocabulary was learned without {left_out} words, \
-                 which came last for the first time"
+                "the text has too many different words for memory: the vocabulary was learned without {} \
+                 that came when it was full",
+                many(left_out, "word", "words")
             ));
         }
         if cut > 0 {

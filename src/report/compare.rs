@@ -7,7 +7,8 @@ use serde_json::Value;
 use std::{cmp::Ordering, iter::Peekable};
 
 /// Event keys that depend on timing or the machine rather than on the run.
-const OF_THE_CLOCK: [&str; 6] = ["tokens_per_s", "ms_per_step", "train_s", "wall_s", "peak_memory_mib", "out"];
+const OF_THE_CLOCK: [&str; 7] =
+    ["tokens_per_s", "left_s", "ms_per_step", "train_s", "wall_s", "peak_memory_mib", "out"];
 
 /// A comparison of two runs; differences are listed in causal order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -1,7 +1,7 @@
 //! The loss curves of several runs in one chart, by step, by tokens or by seconds.
 
 use crate::{
-    report::plot::{Chart, Series},
+    report::plot::{Chart, Series, mark},
     run::{DoneRecord, EstimateRecord, Record, RunDir},
 };
 use kinglet_core::{
@@ -9,7 +9,7 @@ use kinglet_core::{
     error::{Error, Result},
     params::Layout,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::{
     cmp::Ordering,
@@ -38,40 +38,43 @@ pub enum Unit {
     BitsPerByte,
 }
 
-impl Unit {
-    /// Converts a run's loss from nats per token to this unit.
-    fn of(self, run: &Trace, nats: f64) -> f64 {
-        match self {
-            Unit::NatsPerToken => nats,
-            Unit::BitsPerByte => nats * run.bits_per_byte_per_nat.unwrap_or(f64::NAN),
-        }
-    }
-}
-
-/// Several runs side by side, the one with the lowest last validation loss first.
+/// Several runs side by side.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Overlay {
-    /// The unit of [`Overlay::loss`], the target and the floor.
+    /// The unit of all losses here.
     pub unit: Unit,
-    /// The loss for which the time to reach it is reported: by default the last loss of the first-named run.
+    /// Whether the losses of these runs compare.
+    pub comparable: bool,
+    /// The loss for which the time to reach it is reported: by default the last loss of the first-named run. There is none
+    /// where losses do not compare.
     pub target: Option<f64>,
     /// The entropy floor, if known and the same for all runs.
     pub entropy_floor: Option<f64>,
     /// The configuration keys in which the runs differ, with each run's value.
+    #[serde(serialize_with = "as_map")]
     pub config: Vec<(String, Vec<Value>)>,
     /// Notes for interpreting the curves.
     pub notes: Vec<String>,
-    /// The runs.
+    /// The runs that have no estimate yet, and so are left out.
+    pub left_out: Vec<PathBuf>,
+    /// The runs, in the order in which they were named.
     pub runs: Vec<Trace>,
+    /// The places of the runs in [`Overlay::runs`], the one with the lowest last validation loss first.
+    pub ranking: Vec<usize>,
 }
 
-/// What one run has recorded. Losses are in nats per token; values not recorded are `None`.
+/// Pairs of keys and values as a map.
+fn as_map<S: Serializer>(pairs: &[(String, Vec<Value>)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(pairs.iter().map(|(key, values)| (key, values)))
+}
+
+/// What one run has recorded. Losses are in the overlay's unit; values not recorded are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Trace {
     /// The shortest suffix of its path that is unique among the runs.
     pub name: String,
     /// Its folder.
-    pub path: PathBuf,
+    pub run: PathBuf,
     /// Parameters.
     pub params: usize,
     /// Total updates configured.
@@ -134,9 +137,9 @@ impl Overlay {
         overlay(told.collect::<Result<_>>()?, target)
     }
 
-    /// A loss of a run in the unit of comparison.
-    pub fn loss(&self, run: &Trace, nats: f64) -> f64 {
-        self.unit.of(run, nats)
+    /// The runs with their marks, the best first.
+    pub fn ranked(&self) -> impl Iterator<Item = (char, &Trace)> {
+        self.ranking.iter().enumerate().map(|(rank, &i)| (mark(rank), &self.runs[i]))
     }
 
     /// Charts the validation curves and, with `train`, those of the training split as thin lines.
@@ -147,11 +150,11 @@ impl Overlay {
             By::Seconds => at.train_s.unwrap_or(f64::NAN),
         };
         let curve = |run: &Trace, of: fn(&Estimate) -> f64| -> Vec<(f64, f64)> {
-            run.estimates.iter().map(|at| (x(at), self.loss(run, of(at)))).collect()
+            run.estimates.iter().map(|at| (x(at), of(at))).collect()
         };
         let drawn = |points: &[(f64, f64)]| points.iter().any(|(x, y)| x.is_finite() && y.is_finite());
         let (mut series, mut behind) = (Vec::new(), Vec::new());
-        for (i, run) in self.runs.iter().enumerate() {
+        for (i, (_, run)) in self.ranked().enumerate() {
             let points = curve(run, |at| at.val_loss);
             if !drawn(&points) {
                 continue;
@@ -178,12 +181,14 @@ impl Overlay {
             x_desc: match by {
                 By::Step => "step",
                 By::Tokens => "tokens trained on",
-                By::Seconds => "seconds of training, estimates apart",
+                By::Seconds => "seconds of training, without estimates",
             }
             .into(),
-            y_desc: format!("loss ({unit}){}", if train { "; training in thin lines and small letters" } else { "" }),
+            y_desc: format!("loss ({unit})"),
+            thin: "training".into(),
             log_x,
             series,
+            skip_start: true,
             ..Chart::default()
         }
     }
@@ -193,6 +198,16 @@ impl Trace {
     /// The last estimate.
     pub fn last(&self) -> Option<&Estimate> {
         self.estimates.last()
+    }
+
+    /// Converts all losses from nats per token to a unit of which one nat is `factor`.
+    fn scale(&mut self, factor: f64) {
+        for at in &mut self.estimates {
+            (at.train_loss, at.val_loss) = (factor * at.train_loss, factor * at.val_loss);
+        }
+        let losses =
+            [&mut self.best_val_loss, &mut self.val_loss_exact, &mut self.val_loss_stderr, &mut self.entropy_floor];
+        losses.into_iter().flatten().for_each(|loss| *loss *= factor);
     }
 }
 
@@ -213,59 +228,65 @@ fn overlay(mut told: Vec<RunRecords>, target: Option<f64>) -> Result<Overlay> {
     told.retain(|run| {
         let again = wholes.contains(&run.whole);
         if again {
-            notes.push(format!("{} is named twice and shown once", run.path.display()));
+            notes.push(format!("{} is named twice and shown once.", run.path.display()));
         } else {
             wholes.push(run.whole.clone());
         }
         !again
     });
+    let paths = |told: &[RunRecords]| told.iter().map(|run| run.path.clone()).collect::<Vec<_>>();
+    let (told, empty): (Vec<_>, Vec<_>) = told.into_iter().partition(|run| !run.estimates.is_empty());
+    let left_out = paths(&empty);
+    if told.is_empty() {
+        let paths: Vec<_> = left_out.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::Data(format!("{}: no estimate of the loss yet", paths.join(", "))));
+    }
+    wholes = told.iter().map(|run| run.whole.clone()).collect();
     let mut runs: Vec<(Trace, &Config)> = Vec::new();
     for (run, name) in told.iter().zip(names(&wholes)) {
         runs.push((trace(run, name, &mut notes)?, run.config));
-    }
-    if runs.iter().all(|(run, _)| run.estimates.is_empty()) {
-        let paths: Vec<_> = told.iter().map(|run| run.path.display().to_string()).collect();
-        return Err(Error::Data(format!("{}: no estimate of the loss yet", paths.join(", "))));
     }
     let differ = |of: fn(&Config) -> Value| runs.iter().any(|(_, config)| of(config) != of(runs[0].1));
     let texts = differ(|config| config.data_sha256.clone().into()) || differ(|config| config.train_split.into());
     let tokens = differ(|config| config.tokenizer_sha256.clone().into());
     if texts {
-        notes.push("not all of these runs are measured on the same text: their losses do not compare".into());
+        notes.push("These runs are not all measured on the same text: their losses do not compare.".into());
     }
-    let mut unit = Unit::NatsPerToken;
+    let (mut unit, mut comparable) = (Unit::NatsPerToken, !texts);
     if tokens {
-        let unknown = |run: &Trace| !run.estimates.is_empty() && run.bits_per_byte_per_nat.is_none();
+        let unknown = |run: &Trace| run.bits_per_byte_per_nat.is_none();
         let unknown: Vec<_> = runs.iter().filter(|(run, _)| unknown(run)).map(|(run, _)| run.name.as_str()).collect();
         if unknown.is_empty() {
             unit = Unit::BitsPerByte;
             notes.push(
-                "the tokens of these runs are not the same, so losses are in bits per byte; those of the training \
-                 split with the validation split's bytes per token"
+                "These runs have different tokens, so losses are in bits per byte. Training losses are converted with the \
+                 validation split's bytes per token."
                     .into(),
             );
         } else {
+            comparable = false;
             notes.push(format!(
-                "the tokens of these runs are not the same: nats per token DO NOT COMPARE, and there are no bits per \
-                 byte of {}",
+                "These runs have different tokens: nats per token DO NOT COMPARE, and there are no bits per byte of {}.",
                 unknown.join(", ")
             ));
         }
     }
-    let last = |run: &Trace| run.last().map_or(f64::NAN, |at| unit.of(run, at.val_loss));
-    let target = target.or_else(|| Some(last(&runs[0].0)).filter(|loss| loss.is_finite()));
+    if unit == Unit::BitsPerByte {
+        runs.iter_mut().for_each(|(run, _)| run.scale(run.bits_per_byte_per_nat.unwrap_or(f64::NAN)));
+    }
+    let last = |run: &Trace| run.last().map_or(f64::NAN, |at| at.val_loss);
+    let target = target.or_else(|| Some(last(&runs[0].0)).filter(|loss| loss.is_finite())).filter(|_| comparable);
     // With the same text and the same tokens the floor is the same, even for a run that has not recorded it yet.
     let floor = runs.iter().find_map(|(run, _)| run.entropy_floor).filter(|_| !texts && !tokens);
     for (run, _) in &mut runs {
-        let reached = |at: &&Estimate| target.is_some_and(|target| unit.of(run, at.val_loss) <= target);
+        let reached = |at: &&Estimate| target.is_some_and(|target| at.val_loss <= target);
         run.at_target = run.estimates.iter().find(reached).copied();
     }
-    // NaN sorts after any number, and runs without estimates come last.
-    runs.sort_by(|(a, _), (b, _)| {
-        let (at_a, at_b) = (last(a), last(b));
-        let none = |run: &Trace| run.estimates.is_empty();
-        let known = none(a).cmp(&none(b)).then(at_a.is_nan().cmp(&at_b.is_nan()));
-        known.then(at_a.partial_cmp(&at_b).unwrap_or(Ordering::Equal))
+    let mut ranking: Vec<usize> = (0..runs.len()).collect();
+    // NaN sorts after any number.
+    ranking.sort_by(|&a, &b| {
+        let (a, b) = (last(&runs[a].0), last(&runs[b].0));
+        a.is_nan().cmp(&b.is_nan()).then(a.partial_cmp(&b).unwrap_or(Ordering::Equal))
     });
     let values = |key| -> Vec<Value> {
         let value = |config: &Config| serde_json::to_value(config.value(key)).expect("plain values");
@@ -277,7 +298,7 @@ fn overlay(mut told: Vec<RunRecords>, target: Option<f64>) -> Result<Overlay> {
         .filter(|(_, values)| values.iter().any(|value| *value != values[0]))
         .collect();
     let runs = runs.into_iter().map(|(run, _)| run).collect();
-    Ok(Overlay { unit, target, entropy_floor: floor, config, notes, runs })
+    Ok(Overlay { unit, comparable, target, entropy_floor: floor, config, notes, left_out, runs, ranking })
 }
 
 /// Builds the trace of a run from its records.
@@ -294,17 +315,18 @@ fn trace(told: &RunRecords, name: String, notes: &mut Vec<String>) -> Result<Tra
         val_loss: at.val_loss,
     };
     let estimates: Vec<Estimate> = told.estimates.iter().map(estimate).collect();
-    if estimates.is_empty() {
-        notes.push(format!("{name} has no estimate of the loss yet"));
-    } else if without_seconds {
+    if without_seconds {
         notes.push(match ms_per_step {
-            Some(_) => format!("{name} is of a kinglet that did not note seconds: they are its steps times their mean"),
-            None => format!("{name} is of a kinglet that did not note seconds, and not done: it has no curve by them"),
+            Some(_) => format!(
+                "An old kinglet trained {name} and recorded no seconds: shown are its steps times their mean time."
+            ),
+            None => format!("An old kinglet trained {name} and recorded no seconds: it has no curve by seconds."),
         });
     }
-    let infinite = estimates.iter().filter(|at| !at.val_loss.is_finite()).count();
-    if infinite > 0 {
-        notes.push(format!("{infinite} estimates of {name} are not finite and not drawn"));
+    match estimates.iter().filter(|at| !at.val_loss.is_finite()).count() {
+        0 => {}
+        1 => notes.push(format!("1 estimate of {name} is not finite and not drawn.")),
+        n => notes.push(format!("{n} estimates of {name} are not finite and not drawn.")),
     }
     let ratio = |bits: Option<f64>, nats: Option<f64>| Some(bits? / nats?).filter(|ratio| ratio.is_normal());
     let per_nat = told.estimates.iter().find_map(|at| ratio(at.bits_per_byte, Some(at.val_loss)));
@@ -313,7 +335,7 @@ fn trace(told: &RunRecords, name: String, notes: &mut Vec<String>) -> Result<Tra
     let so_far = |at: &Estimate| at.train_s.filter(|_| at.step > 0).map(|s| 1e3 * s / at.step as f64);
     Ok(Trace {
         name,
-        path: path.clone(),
+        run: path.clone(),
         params: Layout::new(config)?.len(),
         max_iters: config.max_iters,
         best_val_loss: best.map(|at| at.val_loss),
@@ -369,11 +391,11 @@ mod tests {
     }
 
     fn order(overlay: &Overlay) -> Vec<&str> {
-        overlay.runs.iter().map(|run| run.name.as_str()).collect()
+        overlay.ranked().map(|(_, run)| run.name.as_str()).collect()
     }
 
     #[test]
-    fn the_best_run_is_first_and_what_is_no_number_last() {
+    fn the_best_run_is_ranked_first_and_what_is_no_number_last() {
         let (slow, fast) = (config(&[]), config(&["learning_rate=0.01", "batch_size=8"]));
         let runs = vec![
             told("a/slow", &slow, &[4.0, 3.5, 3.0]),
@@ -383,19 +405,24 @@ mod tests {
             told("a/slow", &slow, &[4.0, 3.5, 3.0]),
         ];
         let overlay = overlay(runs, None).unwrap();
-        assert_eq!(order(&overlay), ["fast", "slow", "nan", "none"]);
+        assert_eq!(order(&overlay), ["fast", "slow", "nan"]);
+        let named: Vec<_> = overlay.runs.iter().map(|run| run.name.as_str()).collect();
+        assert_eq!(named, ["slow", "fast", "nan"], "in the order of the command line");
+        assert_eq!(overlay.left_out, [Path::new("a/none")]);
         assert_eq!((overlay.unit, overlay.target), (Unit::NatsPerToken, Some(3.0)));
-        let [fast, slow, nan, none] = &overlay.runs[..] else { panic!() };
+        let [slow, fast, nan] = &overlay.runs[..] else { panic!() };
         assert_eq!((fast.best_val_loss, fast.best_step), (Some(2.5), Some(10)));
         let reached = fast.at_target.unwrap();
         assert_eq!((reached.step, reached.tokens, reached.train_s), (10, 10.0 * 8.0 * 32.0, Some(1.0)));
         assert_eq!(slow.at_target.unwrap().step, 20);
-        assert!(nan.at_target.is_none() && nan.best_val_loss == Some(4.0) && none.best_step.is_none());
+        assert!(nan.at_target.is_none() && nan.best_val_loss == Some(4.0));
         let keys: Vec<_> = overlay.config.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["batch_size", "learning_rate"]);
-        assert_eq!(overlay.config[1].1, [0.01, 0.001, 0.001, 0.001]);
+        assert_eq!(overlay.config[1].1, [0.001, 0.01, 0.001]);
+        let json = serde_json::to_value(&overlay).unwrap();
+        assert_eq!(json["config"]["learning_rate"], serde_json::json!([0.001, 0.01, 0.001]));
         let notes = overlay.notes.join("\n");
-        for part in ["a/slow is named twice", "none has no estimate", "1 estimates of nan are not finite"] {
+        for part in ["a/slow is named twice", "1 estimate of nan is not finite"] {
             assert!(notes.contains(part), "{part}: {notes}");
         }
         // A run that cannot be drawn has no curve; a training curve stands behind.
@@ -412,16 +439,20 @@ mod tests {
         let mut runs = vec![told("a", &char, &[4.0]), told("b", &byte, &[3.0])];
         let both = overlay(vec![told("a", &char, &[4.0]), told("b", &byte, &[3.0])], Some(1.75)).unwrap();
         assert_eq!((both.unit, order(&both)), (Unit::BitsPerByte, vec!["b", "a"]));
-        assert_eq!((both.loss(&both.runs[0], 3.0), both.runs[0].at_target.is_some()), (1.5, true));
-        assert!(both.runs[1].at_target.is_none());
+        let [a, b] = &both.runs[..] else { panic!() };
+        assert_eq!((b.estimates[0].val_loss, b.best_val_loss, b.at_target.is_some()), (1.5, Some(1.5), true));
+        assert!((b.estimates[0].train_loss - 1.45).abs() < 1e-9);
+        assert!(a.at_target.is_none() && both.comparable);
         assert!(both.chart(By::Step, false, false).y_desc.contains("bits per byte"));
         runs[1].estimates[0].bits_per_byte = None;
         let unknown = overlay(runs, None).unwrap();
         assert_eq!(unknown.unit, Unit::NatsPerToken);
         assert!(unknown.notes[0].contains("DO NOT COMPARE, and there are no bits per byte of b"), "{unknown:?}");
+        assert!(!unknown.comparable && unknown.target.is_none(), "there is nothing to reach");
         let text = config(&["data_sha256=text"]);
         let texts = overlay(vec![told("a", &char, &[4.0]), told("b", &text, &[3.0])], None).unwrap();
-        assert!(texts.notes[0].contains("not all of these runs are measured on the same text"));
+        assert!(texts.notes[0].contains("not all measured on the same text"));
+        assert_eq!((texts.comparable, texts.target), (false, None));
     }
 
     #[test]
@@ -441,11 +472,11 @@ mod tests {
         };
         let done = old(true);
         assert_eq!(done.runs[0].estimates[1].train_s, Some(5.0));
-        assert!(done.notes[0].contains("steps times their mean"));
+        assert!(done.notes[0].contains("steps times their mean time"));
         let chart = done.chart(By::Seconds, false, false);
         assert_eq!(chart.series[1].points, [(0.0, 0.5), (5.0, 0.5)], "the floor");
         let running = old(false);
-        assert!(running.notes[0].contains("no curve by them"));
+        assert!(running.notes[0].contains("no curve by seconds"));
         assert_eq!(running.chart(By::Seconds, false, false).series, []);
         assert_eq!(running.chart(By::Step, false, false).series.len(), 1);
         let error = overlay(vec![told("new", &config, &[])], None).unwrap_err().to_string();

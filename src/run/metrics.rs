@@ -78,6 +78,8 @@ fn split(text: &str) -> Option<(String, &str)> {
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Record {
+    /// An update was made.
+    Step(StepRecord),
     /// The loss was estimated.
     Estimate(EstimateRecord),
     /// The run finished.
@@ -90,6 +92,24 @@ pub enum Record {
     /// Any other event.
     #[serde(other)]
     Other,
+}
+
+/// An update: fields of `train::Event::Step`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct StepRecord {
+    /// Updates done.
+    pub step: u64,
+    /// Loss of the batch, in nats per token.
+    #[serde(deserialize_with = "number")]
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// The gradient's norm before clipping.
+    #[serde(deserialize_with = "number")]
+    pub grad_norm: f64,
+    /// Training tokens per second.
+    pub tokens_per_s: Option<f64>,
 }
 
 /// An estimate of both losses: fields of `train::Event::Estimate`.

@@ -19,16 +19,6 @@ pub(super) fn quoted(name: &str) -> String {
     shown + "\""
 }
 
-/// A name as an argument in a command that is shown, to be pasted into a shell.
-pub fn for_shell(name: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "_-./:=+,@%".contains(c);
-    if !name.is_empty() && name.chars().all(plain) {
-        name.to_owned()
-    } else {
-        format!("'{}'", name.replace('\'', "'\\''"))
-    }
-}
-
 /// A list of names in quotes; a column without a name is shown as such.
 pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let all: Vec<_> =
@@ -66,7 +56,7 @@ impl Count {
 }
 
 /// `n` of something, in words.
-pub(super) fn many(n: u64, one: &str, several: &str) -> String {
+pub(crate) fn many(n: u64, one: &str, several: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {several}") }
 }
 
@@ -106,21 +96,6 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_in_commands_are_one_argument() {
-        for (name, shown) in [
-            ("runs/a-1.txt", "runs/a-1.txt"),
-            ("has space", "'has space'"),
-            ("it's", "'it'\\''s'"),
-            ("", "''"),
-            ("*.txt", "'*.txt'"),
-            ("$HOME", "'$HOME'"),
-            ("é日", "é日"),
-        ] {
-            assert_eq!(for_shell(name), shown);
-        }
-    }
 
     #[test]
     fn names_are_shown_as_they_are_and_do_not_fill_the_screen() {

@@ -2,6 +2,7 @@
 
 use crate::{
     data::Split,
+    system::progress::Progress,
     text::{
         chat::{Ending, Reader},
         tokenizer::Tokenizer,
@@ -149,7 +150,9 @@ pub fn answers<B: Forward>(be: &B, model: &Gpt, p: &B::Buf, split: &Split, how: 
     let (mut acts, mut logits) = (model.acts(be, 1, false), vec![0.0; model.block_size * model.vocab_size]);
     let mut found = Answers { exact: 0, of: 0 };
     let mut batch = Batch::default();
+    let mut progress = Progress::new();
     for i in 0..split.windows() {
+        progress.show(|| format!("checking answers: {i} of {} conversations", split.windows()));
         batch.clear();
         split.window(i, &mut batch)?;
         let (ids, targets) = batch.sequence(0);

@@ -31,9 +31,12 @@ pub enum Event {
         train_tokens: usize,
         /// Tokens of the validation split.
         val_tokens: usize,
-        /// Conversations of the training split, and the rows that they share; of text, none.
+        /// Conversations of the training split; of text, none.
         #[serde(skip_serializing_if = "Option::is_none")]
-        train_conversations: Option<(usize, usize)>,
+        train_conversations: Option<usize>,
+        /// The rows that they share.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        train_rows: Option<usize>,
         /// The entropy floor of the validation split, if known.
         entropy_floor: Option<f64>,
         /// What the run will take, except for the time.
@@ -53,6 +56,9 @@ pub enum Event {
         grad_norm: f64,
         /// Training tokens per second, over the steps of this session; padding does not count.
         tokens_per_s: f64,
+        /// Seconds to the end of the run, once known. It is not in `metrics.jsonl`: it says nothing of the run itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        left_s: Option<f64>,
     },
     /// The loss was estimated and a checkpoint was written.
     Estimate {
@@ -116,10 +122,13 @@ pub enum Event {
     Measuring {
         /// Updates done.
         step: u64,
-        /// Sequences done.
+        /// Sequences done, of all splits.
         done: usize,
         /// Total sequences.
         of: usize,
+        /// Seconds to the end of the run, once known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        left_s: Option<f64>,
     },
     /// The run was asked to stop; a checkpoint was written.
     Interrupted {
@@ -161,6 +170,8 @@ pub enum Event {
         ms_per_step: f64,
         /// Training tokens per second.
         tokens_per_s: f64,
+        /// Seconds spent on training steps.
+        train_s: f64,
         /// Total seconds, including evaluations and checkpoints.
         wall_s: f64,
         /// Peak memory of training, if the OS reports it.

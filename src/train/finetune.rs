@@ -10,7 +10,8 @@ use super::{
 use crate::{
     data::{self, Dataset, TokenizerChoice},
     run::{Base, Checkpoint, NewRun, RunDir, State, Which, first_free},
-    text::{for_shell, tokenizer::Tokenizer},
+    system::shell,
+    text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
     config::{Config, FIELDS, LrSchedule, OptimizerKind},
@@ -118,9 +119,9 @@ fn grown(added: usize, are_characters: bool) -> String {
 /// How to get a run to begin with that holds the conversations which do not fit into this one, if there are any.
 fn larger_base(old: &Config, config: &Config, from: &Path, data: &Dataset) -> Option<String> {
     let block_size = data.larger_block_size(config)?;
-    let quoted = |names: &[String]| names.iter().map(|name| for_shell(name)).collect::<Vec<_>>().join(" ");
+    let quoted = |names: &[String]| names.iter().map(|name| shell::quoted(name)).collect::<Vec<_>>().join(" ");
     let larger = format!("{}-{block_size}", from.file_name().unwrap_or("base".as_ref()).display());
-    let larger = for_shell(&from.with_file_name(larger).display().to_string());
+    let larger = shell::quoted(&from.with_file_name(larger).display().to_string());
     Some(format!(
         "block_size cannot change in a fine-tuning, and {} has {}. A run with a larger one, fine-tuned: kinglet train {} \
          --preset chat --set block_size={block_size} --out {larger} && kinglet finetune {larger} {}",

@@ -1,18 +1,20 @@
 //! The training loop: estimate, save, stop or step, until there is nothing left to train.
 
+mod clock;
 mod finish;
 
 use super::{
     eval::Evaluator,
     event::Event,
     job::{Job, is_over},
-    plan::{Plan, Speed, tokens_per_step},
+    plan::{Plan, tokens_per_step},
 };
 use crate::{
     data::Dataset,
     report::plot::{Curves, loss_svg},
     run::{Buffer, Metrics, NewRun, Record, RunDir, State, Stored},
 };
+use clock::Clock;
 use kinglet_core::{
     backend::Backward,
     batch::Batch,
@@ -112,10 +114,8 @@ struct Run<'a, B: Backward> {
     batch: Batch,
     stop: &'a AtomicBool,
     observe: &'a mut (dyn FnMut(&Event) + Send),
-    /// When this session began, and the run's elapsed seconds and step at that time.
-    began: (Instant, f64, u64),
-    /// Timings measured in this session.
-    speed: Speed,
+    /// What this session has measured of the run's time.
+    clock: Clock,
     /// Whether the plan has been reported.
     planned: bool,
     /// Whether the last write to the metrics failed.
@@ -124,7 +124,7 @@ struct Run<'a, B: Backward> {
 
 impl<'a, B: Backward> Run<'a, B> {
     fn new(mut job: Job, be: B, stop: &'a AtomicBool, observe: &'a mut (dyn FnMut(&Event) + Send)) -> Result<Self> {
-        let clock = Instant::now();
+        let began = Instant::now();
         let config = &job.run.config;
         let be = be.with_precision(config.precision);
         let model = Gpt::new(config)?;
@@ -149,11 +149,13 @@ impl<'a, B: Backward> Run<'a, B> {
         drop(base);
         let mut curves = Curves { floor: job.data.floor, ..Curves::default() };
         let read = from.as_ref().map_or(&state, |(state, _)| state);
-        let metrics = job.run.continue_metrics(read, |record| {
-            if let Record::Estimate(at) = record {
+        let metrics = job.run.continue_metrics(read, |record| match record {
+            Record::Estimate(at) => {
                 curves.points.push((at.step, at.train_loss, at.val_loss));
                 curves.old.extend(at.old_val_loss.map(|loss| (at.step, loss)));
             }
+            Record::Step(at) => curves.steps.push(at.step, at.loss, at.lr, at.grad_norm),
+            _ => {}
         })?;
         let saved = from.map(|_| (state.step, state.last_estimate));
         let config = &job.run.config;
@@ -166,16 +168,17 @@ impl<'a, B: Backward> Run<'a, B> {
             vocab_size: config.vocab_size,
             train_tokens: job.data.train.tokens(),
             val_tokens: job.data.val.tokens(),
-            train_conversations: job.data.train.conversations(),
+            train_conversations: job.data.train.conversations().map(|of| of.0),
+            train_rows: job.data.train.conversations().map(|of| of.1),
             entropy_floor: job.data.floor,
             plan: Plan::new(config, &model, &job.data, job.old.as_ref())?,
             out: job.run.path().display().to_string(),
         });
+        let clock = Clock::new(began, &state, &job, curves.points.len());
         let mut run = Run {
             saved,
-            began: (clock, state.wall_s, state.step),
+            clock,
             batch: Batch::default(),
-            speed: Speed::default(),
             planned: false,
             unwritten: false,
             job,
@@ -222,14 +225,19 @@ impl<'a, B: Backward> Run<'a, B> {
 
     /// Reports an event and writes it to the metrics.
     fn record(&mut self, event: Event) {
-        let appended = self.metrics.append(&event);
+        self.append(&event);
+        (self.observe)(&event);
+    }
+
+    /// Writes an event to the metrics.
+    fn append(&mut self, event: &Event) {
+        let appended = self.metrics.append(event);
         if let Err(error) = &appended
             && !self.unwritten
         {
             self.warn(format!("{}; what is not written is kept for later", error.one_line()));
         }
         self.unwritten = appended.is_err();
-        (self.observe)(&event);
     }
 
     /// Runs `measure` and reports its progress; `None` if the run was asked to stop.
@@ -237,11 +245,15 @@ impl<'a, B: Backward> Run<'a, B> {
         &mut self,
         measure: impl FnOnce(Evaluator<B>, &Job, &mut dyn FnMut(usize, usize) -> ControlFlow<()>) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let Run { job, be, model, shards, p, state, stop, observe, .. } = self;
+        let due = self.estimate_is_due();
+        let Run { job, be, model, shards, p, state, stop, observe, clock, .. } = self;
+        clock.calibrate(job, be, model, p, shards);
         shards::pack_to_read(be, model, p);
+        clock.lap();
         let step = state.step;
         let mut progress = |done, of| {
-            observe(&Event::Measuring { step, done, of });
+            clock.measured(done);
+            observe(&Event::Measuring { step, done, of, left_s: clock.left_s(step, due) });
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         measure(Evaluator { be, model, shards, p }, job, &mut progress)
@@ -256,10 +268,19 @@ impl<'a, B: Backward> Run<'a, B> {
     /// Estimates both losses and writes a checkpoint.
     fn estimate(&mut self) -> Result<()> {
         let step = self.state.step;
-        let clock = Instant::now();
         let losses = self.measure(|mut evaluator, job, progress| {
             let Job { run: RunDir { config, .. }, data, old, .. } = job;
-            let mut loss = |split, purpose| evaluator.estimate(split, purpose, config, step, &mut *progress);
+            let (splits, mut before) = (if old.is_some() { 3 } else { 2 }, 0);
+            let mut loss = |split, purpose| {
+                let mut last = 0;
+                let of_all = |done, of| {
+                    last = of;
+                    progress(before + done, splits * of)
+                };
+                let loss = evaluator.estimate(split, purpose, config, step, of_all);
+                before += last;
+                loss
+            };
             let train = loss(&data.train, Purpose::EstimateTrain)?;
             let val = loss(&data.val, Purpose::EstimateVal)?;
             let old = old.as_ref().map(|old| loss(&old.val, Purpose::EstimateVal)).transpose()?;
@@ -268,7 +289,7 @@ impl<'a, B: Backward> Run<'a, B> {
             Ok(train.zip(val).zip(old))
         });
         let Some(((train_loss, val_loss), old_val_loss)) = losses? else { return Ok(()) };
-        self.speed.estimate.add(clock, 1.0);
+        self.clock.estimated();
         self.curves.points.push((step, train_loss, val_loss));
         self.curves.old.extend(old_val_loss.map(|loss| (step, loss)));
         let before = (self.state.best, self.state.since_best, self.state.last_estimate);
@@ -276,7 +297,6 @@ impl<'a, B: Backward> Run<'a, B> {
         let bits_per_byte = val_loss / LN_2 * self.job.data.val.tokens_per_byte_and_char().0;
         let (tokens, train_s) = (step as f64 * self.tokens_per_step(), self.state.train_s);
         self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, tokens, train_s });
-        let clock = Instant::now();
         if let Err(error) = self.save() {
             // Where nothing was trained yet, nothing is lost.
             let Some((last, _)) = self.saved.filter(|_| !is_over(&self.job.run.config, &self.state)) else {
@@ -296,14 +316,13 @@ impl<'a, B: Backward> Run<'a, B> {
         if let Err(error) = self.job.run.write("loss.svg", loss_svg(&title, &self.curves).as_bytes()) {
             self.warn(error.one_line());
         }
-        self.speed.checkpoint.add(clock, 1.0);
+        self.clock.saved();
         Ok(())
     }
 
     /// Writes a checkpoint, unless this state is already on disk; the metrics before it.
     fn save(&mut self) -> Result<()> {
-        let (began, wall_before, _) = self.began;
-        self.state.wall_s = wall_before + began.elapsed().as_secs_f64();
+        self.state.wall_s = self.clock.wall_s();
         let now = Some((self.state.step, self.state.last_estimate));
         if self.saved != now {
             if let Err(error) = self.metrics.flush() {
@@ -346,25 +365,35 @@ impl<'a, B: Backward> Run<'a, B> {
         optimizer.step(be, p, g, grad_norm, lr_scale, step);
         (state.step, state.updates) = (step + 1, Some(optimizer.updates));
         state.train_s += clock.elapsed().as_secs_f64();
-        self.speed.step.add(clock, 1.0);
-        let step = state.step;
-        let lr = lr_scale * config.lr(step - 1);
-        let log_interval = config.log_interval;
-        let tokens_per_s = self.tokens_per_step() / self.speed.step.mean_s();
-        let event = Event::Step { step, loss, lr, grad_norm, tokens_per_s };
-        if step.is_multiple_of(log_interval) {
-            self.record(event);
-        } else {
-            (self.observe)(&event);
+        self.clock.stepped();
+        let step = self.state.step;
+        let lr = lr_scale * self.job.run.config.lr(step - 1);
+        let tokens_per_s = self.tokens_per_step() / self.clock.step_s();
+        let event = |left_s| Event::Step { step, loss, lr, grad_norm, tokens_per_s, left_s };
+        if step.is_multiple_of(self.job.run.config.log_interval) {
+            self.curves.steps.push(step, loss, lr, grad_norm);
+            self.append(&event(None));
         }
-        if !self.planned && self.speed.is_known() {
+        let left_s = self.left_s();
+        (self.observe)(&event(left_s));
+        // What takes a moment needs no plan.
+        let planned = self.planned || !self.clock.is_worth_telling();
+        if let (false, Some(left_s)) = (planned, left_s) {
             self.planned = true;
             let Job { run: RunDir { config, .. }, data, old, .. } = &self.job;
             let mut plan = Plan::new(config, &self.model, data, old.as_ref())?;
-            plan.set_speed(&self.speed, config, data, self.began.2);
+            self.clock.complete(&mut plan, left_s);
             (self.observe)(&Event::Planned { step, plan });
         }
         Ok(())
+    }
+
+    /// Seconds to the end, once it is known what everything costs.
+    fn left_s(&mut self) -> Option<f64> {
+        let due = self.estimate_is_due();
+        let Run { clock, job, be, model, shards, p, state, .. } = self;
+        clock.calibrate(job, be, model, p, shards);
+        clock.left_s(state.step, due)
     }
 
     /// Handles an update that the guard rejected, as configured.
@@ -392,8 +421,7 @@ impl<'a, B: Backward> Run<'a, B> {
                 };
                 self.saved = Some((self.state.step, self.state.last_estimate));
                 self.metrics = self.job.run.continue_metrics(&self.state, |_| ())?;
-                self.curves.points.retain(|point| point.0 <= self.state.step);
-                self.curves.old.retain(|point| point.0 <= self.state.step);
+                self.curves.truncate(self.state.step);
             }
         }
         let step = self.state.step;

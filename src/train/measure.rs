@@ -1,7 +1,8 @@
 //! Estimates a run's time by measuring a model of the same shape for a few seconds.
 
 use super::{
-    plan::{Plan, Speed},
+    calibrate,
+    plan::{Plan, Shape, Speed},
     trial::Trial,
 };
 use crate::{
@@ -42,10 +43,10 @@ impl Plan {
         // A whole estimate can take minutes. It consists of equal batches, so measure a few.
         let batches = config.eval_iters.min(16) as u32;
         let clock = Instant::now();
-        while speed.estimate.n == 0.0 || clock.elapsed().as_secs_f64() < 0.3 * seconds {
+        while speed.sequence.n == 0.0 || clock.elapsed().as_secs_f64() < 0.3 * seconds {
             let clock = Instant::now();
             trial.eval(be, batches)?;
-            speed.estimate.add(clock, f64::from(batches) / (2.0 * config.eval_iters as f64));
+            speed.sequence.add(clock, f64::from(batches) * config.batch_size as f64);
         }
         let (run, _lock) = RunDir::create(&folder.join("trial"), config.clone(), tokenizer.clone(), None)?;
         let clock = Instant::now();
@@ -55,15 +56,17 @@ impl Plan {
             Buffer::SecondMoments => be.download(&trial.optimizer.v, span.start, out),
         })?;
         speed.checkpoint.add(clock, 1.0);
+        speed.report_s = calibrate::sample_s(be, &model, &mut trial.p)?;
         let clock = Instant::now();
         match baselines::best(data, config.vocab_size) {
-            Ok(_) => speed.baseline.add(clock, 1.0),
+            Ok(_) => speed.report_s += clock.elapsed().as_secs_f64(),
             Err(error) => {
                 let notes = plan.advice.into_iter().chain([baselines::missing(&error)]);
                 plan.advice = Some(notes.collect::<Vec<_>>().join("; "));
             }
         }
-        plan.set_speed(&speed, config, data, 0);
+        let shape = Shape::new(config, data, old);
+        plan.set_time(&speed, &shape, speed.seconds(&shape.left(0, true)));
         Ok(plan)
     }
 }

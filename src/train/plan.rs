@@ -41,10 +41,12 @@ pub struct Plan {
 pub struct Time {
     /// Time per update.
     pub ms_per_step: f64,
-    /// An estimate of both losses.
+    /// An estimate of all losses.
     pub ms_per_estimate: f64,
     /// Time to write a checkpoint and the plot.
     pub ms_per_checkpoint: f64,
+    /// Seconds after the last estimate: the exact loss, the sample and the n-gram baseline.
+    pub end_s: f64,
     /// Seconds from the start, or from where it resumes, to the end.
     pub wall_s: f64,
 }
@@ -73,23 +75,73 @@ impl Plan {
         Ok(Plan { steps: config.max_iters, tokens, epochs, tokens_per_param, memory_mib, advice, time: None })
     }
 
-    /// Adds the times, for a run that starts or resumes at step `first`.
-    pub fn set_speed(&mut self, speed: &Speed, config: &Config, data: &Dataset, first: u64) {
-        let per_sequence = speed.estimate.mean_s() / (2.0 * config.eval_iters as f64 * config.batch_size as f64);
-        let steps = (config.max_iters - first) as f64;
-        let estimates = (config.max_iters / config.eval_interval - first / config.eval_interval) as f64
-            + if first.is_multiple_of(config.eval_interval) { 1.0 } else { 0.0 }
-            + if config.max_iters.is_multiple_of(config.eval_interval) { 0.0 } else { 1.0 };
-        // The exact loss and the sample; each token of the sample costs about as much as a sequence.
-        let at_the_end = per_sequence * (data.val.windows() + SAMPLE_TOKENS) as f64;
-        let each = speed.estimate.mean_s() + speed.checkpoint.mean_s();
+    /// Adds the times; `wall_s` are the seconds of the whole session.
+    pub fn set_time(&mut self, speed: &Speed, shape: &Shape, wall_s: f64) {
         self.time = Some(Time {
-            ms_per_step: 1e3 * speed.step.mean_s(),
-            ms_per_estimate: 1e3 * speed.estimate.mean_s(),
-            ms_per_checkpoint: 1e3 * speed.checkpoint.mean_s(),
-            wall_s: steps * speed.step.mean_s() + estimates * each + at_the_end + speed.baseline.mean_s(),
+            ms_per_step: 1e3 * speed.step.recent_s(),
+            ms_per_estimate: 1e3 * speed.sequence.recent_s() * shape.estimate,
+            ms_per_checkpoint: 1e3 * speed.checkpoint.recent_s(),
+            end_s: speed.seconds(&shape.end()),
+            wall_s,
         });
     }
+}
+
+/// What a run consists of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    max_iters: u64,
+    eval_interval: u64,
+    /// Sequences of an estimate, all splits together.
+    pub estimate: f64,
+    /// Sequences of the exact loss.
+    exact: f64,
+}
+
+impl Shape {
+    /// The shape of a run of `config`; `old` is the old data that fine-tuning may forget.
+    pub fn new(config: &Config, data: &Dataset, old: Option<&Dataset>) -> Shape {
+        let splits = if old.is_some() { 3.0 } else { 2.0 };
+        Shape {
+            max_iters: config.max_iters,
+            eval_interval: config.eval_interval,
+            estimate: splits * config.eval_iters as f64 * config.batch_size as f64,
+            exact: data.val.windows() as f64,
+        }
+    }
+
+    /// What is left after `step` updates; `due` says whether an estimate of this step is still to come.
+    pub fn left(&self, step: u64, due: bool) -> Work {
+        let Shape { max_iters, eval_interval, estimate, .. } = *self;
+        let last = step < max_iters && !max_iters.is_multiple_of(eval_interval);
+        let between = (max_iters / eval_interval).saturating_sub(step / eval_interval);
+        let estimates = between as f64 + f64::from(u8::from(last)) + f64::from(u8::from(due));
+        let end = self.end();
+        Work {
+            steps: max_iters.saturating_sub(step) as f64,
+            sequences: estimates * estimate + end.sequences,
+            checkpoints: estimates,
+            ..end
+        }
+    }
+
+    /// What comes after the last estimate.
+    pub fn end(&self) -> Work {
+        Work { steps: 0.0, sequences: self.exact, checkpoints: 0.0, reports: 1.0 }
+    }
+}
+
+/// Work that is left of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Updates.
+    pub steps: f64,
+    /// Sequences to measure losses on, in estimates and for the exact loss.
+    pub sequences: f64,
+    /// Checkpoints, each with the plot.
+    pub checkpoints: f64,
+    /// The sample and the n-gram baseline: 1 until they are done.
+    pub reports: f64,
 }
 
 /// Mean number of tokens trained on in an update. Padding does not count.
@@ -99,23 +151,46 @@ pub(super) fn tokens_per_step(config: &Config, data: &Dataset, old: Option<&Data
     config.sequences_per_step() as f64 * mean
 }
 
-/// A mean of measured times.
+/// A mean of measured times. What was measured long ago counts less for what is to come.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mean {
     seconds: f64,
     pub(super) n: f64,
+    /// Both again, with what is older than [`Mean::MEMORY_S`] of work fading.
+    recent: (f64, f64),
 }
 
 impl Mean {
+    /// Seconds of measured work after which a measurement counts a third.
+    const MEMORY_S: f64 = 15.0;
+
     /// Adds the time elapsed since `clock`, in which `part` of one unit was done.
     pub fn add(&mut self, clock: Instant, part: f64) {
-        self.seconds += clock.elapsed().as_secs_f64();
-        self.n += part;
+        self.add_s(clock.elapsed().as_secs_f64(), part);
+    }
+
+    /// Adds `seconds`, in which `part` of one unit was done.
+    pub fn add_s(&mut self, seconds: f64, part: f64) {
+        let fade = (-seconds / Mean::MEMORY_S).exp();
+        self.recent = (fade * self.recent.0 + seconds, fade * self.recent.1 + part);
+        (self.seconds, self.n) = (self.seconds + seconds, self.n + part);
+    }
+
+    /// Counts as a measurement of so many seconds until others are made.
+    pub(super) fn guess(&mut self, mean_s: f64, seconds: f64) {
+        if mean_s > 0.0 && self.n == 0.0 {
+            self.recent = (seconds, seconds / mean_s);
+        }
     }
 
     /// Mean seconds; 0 if nothing was measured.
     pub fn mean_s(self) -> f64 {
         if self.n > 0.0 { self.seconds / self.n } else { 0.0 }
+    }
+
+    /// Mean seconds of what was measured last; 0 if nothing was measured.
+    pub fn recent_s(self) -> f64 {
+        if self.recent.1 > 0.0 { self.recent.0 / self.recent.1 } else { 0.0 }
     }
 }
 
@@ -124,18 +199,33 @@ impl Mean {
 pub struct Speed {
     /// An update.
     pub step: Mean,
-    /// An estimate of both losses.
-    pub estimate: Mean,
+    /// A sequence whose loss is measured.
+    pub sequence: Mean,
     /// A checkpoint and the plot.
     pub checkpoint: Mean,
-    /// The n-gram baseline at the end.
-    pub baseline: Mean,
+    /// The sample and the n-gram baseline at the end, in seconds.
+    pub report_s: f64,
 }
 
 impl Speed {
-    /// Whether there are enough measurements to forecast the duration.
+    /// Whether enough updates are measured, or are known from earlier sessions, to say how long each takes.
+    pub fn steps_are_known(&self) -> bool {
+        let step = self.step;
+        // Without a guess there is no more of the recent past than of the whole.
+        step.n >= 20.0 || (step.n >= 3.0 && step.seconds >= 1.0) || step.recent.1 > step.n
+    }
+
+    /// Whether it is known how long each update and each estimate takes.
     pub fn is_known(&self) -> bool {
-        self.step.n >= 3.0 && self.step.seconds >= 1.0 && self.estimate.n > 0.0
+        self.steps_are_known() && self.sequence.recent.1 > 0.0
+    }
+
+    /// How long that work takes.
+    pub fn seconds(&self, work: &Work) -> f64 {
+        work.steps * self.step.recent_s()
+            + work.sequences * self.sequence.recent_s()
+            + work.checkpoints * self.checkpoint.recent_s()
+            + work.reports * self.report_s
     }
 }
 
@@ -152,14 +242,13 @@ mod tests {
         let tokenizer = survey.char_tokenizer();
         config.vocab_size = tokenizer.vocab_size();
         let data = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap();
-        let speed = Speed {
-            step: Mean { seconds: 2.0, n: 200.0 },
-            estimate: Mean { seconds: 6.4, n: 2.0 },
-            checkpoint: Mean { seconds: 0.5, n: 5.0 },
-            baseline: Mean { seconds: 2.0, n: 1.0 },
-        };
+        let mut speed = Speed { report_s: 2.25, ..Speed::default() };
+        speed.step.add_s(2.0, 200.0);
+        speed.sequence.add_s(3.2, 6400.0);
+        speed.checkpoint.add_s(0.5, 5.0);
         let mut plan = Plan::new(&config, &Gpt::new(&config).unwrap(), &data, None).unwrap();
-        plan.set_speed(&speed, &config, &data, 0);
+        let shape = Shape::new(&config, &data, None);
+        plan.set_time(&speed, &shape, speed.seconds(&shape.left(0, true)));
         plan
     }
 
@@ -169,10 +258,45 @@ mod tests {
         assert_eq!((plan.steps, plan.tokens), (1000, 512_000.0));
         assert!((plan.epochs - 512_000.0 / 9000.0).abs() < 1e-9);
         let time = plan.time.unwrap();
-        assert_eq!((time.ms_per_step, time.ms_per_estimate, time.ms_per_checkpoint), (10.0, 3200.0, 100.0));
-        // A sequence of an estimate takes 0.5 ms; 32 of them measure the validation split, 500 write the sample.
-        let want = 1000.0 * 0.010 + 11.0 * 3.3 + 532.0 * 0.0005 + 2.0;
-        assert!((time.wall_s - want).abs() < 1e-9, "{time:?}, {want}");
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{time:?}: {a} and {b}");
+        near(time.ms_per_step, 10.0);
+        near(time.ms_per_estimate, 3200.0);
+        near(time.ms_per_checkpoint, 100.0);
+        // A sequence of an estimate takes 0.5 ms; 32 of them measure the validation split.
+        near(time.end_s, 32.0 * 0.0005 + 2.25);
+        near(time.wall_s, 1000.0 * 0.010 + 11.0 * 3.3 + time.end_s);
+    }
+
+    #[test]
+    fn estimates_that_are_left_are_counted() {
+        let shape = |max_iters, eval_interval| Shape { max_iters, eval_interval, estimate: 10.0, exact: 3.0 };
+        for (shape, step, due, steps, estimates) in [
+            (shape(1000, 100), 0, true, 1000.0, 11.0),
+            (shape(1000, 100), 0, false, 1000.0, 10.0),
+            (shape(1000, 100), 99, false, 901.0, 10.0),
+            (shape(1000, 100), 100, true, 900.0, 10.0),
+            (shape(1000, 100), 1000, true, 0.0, 1.0),
+            (shape(1000, 100), 1000, false, 0.0, 0.0),
+            // The last step has an estimate of its own.
+            (shape(250, 100), 0, false, 250.0, 3.0),
+            (shape(250, 100), 249, false, 1.0, 1.0),
+            (shape(250, 100), 250, true, 0.0, 1.0),
+            (shape(50, 100), 10, false, 40.0, 1.0),
+        ] {
+            let work = shape.left(step, due);
+            let want = Work { steps, sequences: 10.0 * estimates + 3.0, checkpoints: estimates, reports: 1.0 };
+            assert_eq!(work, want, "{shape:?} {step} {due}");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_last_counts_most() {
+        let mut mean = Mean::default();
+        assert_eq!((mean.mean_s(), mean.recent_s()), (0.0, 0.0));
+        (0..100).for_each(|_| mean.add_s(1.0, 1.0));
+        (0..60).for_each(|_| mean.add_s(2.0, 1.0));
+        assert!((mean.mean_s() - 220.0 / 160.0).abs() < 1e-9);
+        assert!((1.9..2.0).contains(&mean.recent_s()), "{}", mean.recent_s());
     }
 
     #[test]

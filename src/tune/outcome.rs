@@ -19,9 +19,20 @@ pub struct Outcome {
     /// The exact final validation loss in nats per token; infinite (`null` in JSON) if it diverged.
     pub loss: f64,
     /// Its standard error; `None` where it is not known.
-    pub stderr: Option<f64>,
+    pub loss_stderr: Option<f64>,
     /// Seconds it took.
     pub wall_s: f64,
     /// Its folder.
-    pub out: String,
+    pub run: String,
+}
+
+/// The best and the configured settings, trained with another seed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Check {
+    /// The seed.
+    pub seed: u64,
+    /// The exact validation loss of the best settings.
+    pub loss: f64,
+    /// The same of the configured ones.
+    pub configured_loss: f64,
 }

@@ -12,7 +12,7 @@ const FEWEST_STEPS: u64 = 20;
 pub(super) const CHECKS: u64 = 2;
 
 /// Fraction of the available time to plan for, because actual speed differs from the measured one.
-const PLANNED: f64 = 0.9;
+pub(super) const PLANNED: f64 = 0.9;
 
 /// One round of successive halving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -72,6 +72,7 @@ fn sweep_chart(sweep: &Sweep, outcomes: &[Vec<Outcome>], best: &Outcome) -> Char
         log_x,
         x_names: names.chain(list.iter().enumerate().map(|(i, value)| (i as f64, value.to_string()))).collect(),
         series,
+        ..Chart::default()
     }
 }
 
@@ -90,9 +91,9 @@ mod tests {
             seed: 1,
             settings: [("learning_rate".to_owned(), rate.into()), ("activation".to_owned(), activation.into())].into(),
             loss,
-            stderr: Some(0.01),
+            loss_stderr: Some(0.01),
             wall_s: 1.0,
-            out: String::new(),
+            run: String::new(),
         };
         let first = vec![
             outcome(0, 1, 1e-3, "gelu_tanh", 3.0),

@@ -354,27 +354,86 @@ fn compare_lays_runs_over_each_other() {
     train("other/run", &["--tokenizer", "byte", "--set", "max_iters=10"]);
     let text = cli.ok(&["compare", "run", "fast", "--svg", "both.svg", "--train"]);
     assert!(!text.contains('\u{1b}') && text.lines().all(|line| line.chars().count() <= 80), "{text}");
-    for part in
-        ["loss (nats per token)", "A  fast", "B  run", "tokens to ", "learning_rate                A 0.01, B 0.001\n"]
-    {
+    for part in [
+        "loss (nats per token); small letters: training",
+        "A  fast",
+        "B  run",
+        "tokens to ",
+        "learning_rate                A 0.01, B 0.001\n",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert!(fs::read_to_string(cli.path("both.svg")).unwrap().contains("fast"));
+    let svg = fs::read_to_string(cli.path("both.svg")).unwrap();
+    assert!(svg.contains("fast") && svg.contains("; thin lines: training") && !svg.contains("letters"), "{svg}");
     // Of other tokens, in bits per byte; of the same name, by the folder.
     let args = ["compare", "run", "other/run", "fast", "run", "--by", "seconds"];
     let text = cli.ok(&args);
-    for part in ["bits per byte", "other/run", "note: run is named twice", "seconds of training"] {
+    for part in ["bits per byte", "other/run", "seconds of training"] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let output = cli.run(&args);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("note: run is named twice"));
     let found: Value = serde_json::from_str(&cli.ok(&[&args[..], &["--json"]].concat())).unwrap();
     assert_eq!(found["unit"], "bits_per_byte");
     let runs = found["runs"].as_array().unwrap();
-    assert_eq!(runs.len(), 3, "{found}");
+    let named: Vec<_> = runs.iter().map(|run| run["run"].as_str().unwrap()).collect();
+    assert_eq!(named, ["run", "other/run", "fast"], "in the order of the command line");
+    assert_eq!(found["config"]["learning_rate"], serde_json::json!([0.001, 0.001, 0.01]));
     for run in runs {
         let estimates = run["estimates"].as_array().unwrap();
         assert!(estimates.len() >= 2 && estimates.iter().all(|at| at["train_s"].is_number()), "{run}");
         assert!(run["val_loss_exact"].is_number());
     }
+}
+
+#[test]
+fn compare_takes_what_there_is() {
+    let cli = Cli::new();
+    cli.fails(&["compare"], 1, "there is no folder runs here: name the runs to compare");
+    cli.ok(&[&["train", "--out", "runs/a"], SMALL].concat());
+    let tune = ["tune", "--sweep", "learning_rate=1e-3..1e-1", "--trials", "2", "--out", "runs/a-tune"];
+    cli.ok(&[&tune[..], SMALL].concat());
+    fs::create_dir(cli.path("runs/notes")).unwrap();
+    fs::write(cli.path("runs/read me.txt"), "mine").unwrap();
+    let said = |args: &[&str]| {
+        let output = cli.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let [text, notes] = said(&["compare"]);
+    assert!(text.contains("A  a "), "{text}");
+    assert_eq!(notes, "note: 2 folders left out: runs/a-tune (a tuning), runs/notes (not a run)\n");
+    // As a shell writes runs/*.
+    let all = ["compare", "runs/a", "runs/a-tune", "runs/notes", "runs/read me.txt"];
+    assert!(said(&all)[1].contains("note: 3 folders left out: "), "{:?}", said(&all));
+    let found: Value = serde_json::from_str(&said(&[&all[..], &["--json"]].concat())[0]).unwrap();
+    assert_eq!((found["left_out"].as_array().unwrap().len(), &found["left_out"][0]["why"]), (3, &"a tuning".into()));
+    cli.fails(
+        &["compare", "runs/a-tune", "runs/notes"],
+        1,
+        "there is no run to compare: runs/a-tune (a tuning), runs/notes",
+    );
+    cli.fails(&["compare", "runs/a", "runs/typo"], 1, "runs/typo: there is no such folder");
+    // One run is enough for a picture, with the axis as it is asked for.
+    cli.ok(&["compare", "runs/a", "--svg", "a.svg", "--ymin", "0", "--ymax", "8"]);
+    assert!(!fs::read_to_string(cli.path("a.svg")).unwrap().contains("above: up to"));
+    cli.fails(&["compare", "runs/a", "--ymin", "2", "--ymax", "1"], 2, "--ymin 2 must be below --ymax 1");
+}
+
+#[test]
+fn all_recorded_numbers_are_one_table() {
+    let cli = Cli::trained();
+    fs::rename(cli.path("run"), cli.path("my, run")).unwrap();
+    let table = cli.ok(&["compare", "my, run", "--csv", "-"]);
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines[0], "run,event,step,tokens,train_s,train_loss,val_loss,loss,lr,grad_norm,tokens_per_s");
+    let of = |event: &str| lines.iter().filter(|line| line.starts_with(&format!("\"my, run\",{event},"))).count();
+    assert_eq!((of("estimate"), of("step"), lines.len()), (3, 2, 6), "{table}");
+    let step: Vec<_> = lines[2].rsplit(',').collect();
+    assert!(lines[2].contains(",step,10,,,,,") && step.iter().take(4).all(|x| x.parse::<f64>().is_ok()), "{table}");
+    cli.ok(&["compare", "my, run", "--csv", "all.csv", "-q"]);
+    assert_eq!(fs::read_to_string(cli.path("all.csv")).unwrap(), table);
+    cli.fails(&["compare", "my, run", "--csv", "my, run"], 1, "cannot write my, run");
 }
 
 #[test]
@@ -465,15 +524,16 @@ fn the_plan_is_what_happens() {
             let estimated = events.iter().filter(|event| event["event"] == "estimate");
             let estimated: Vec<_> = estimated.map(|event| event["step"].as_u64().unwrap()).collect();
             assert_eq!(estimated, (0..=steps).step_by(interval as usize).collect::<Vec<_>>());
-            // The time is that of the parts: steps, estimates with a checkpoint each, and at the end the validation split and a
-            // sample, a sequence each; besides only the n-gram baseline.
+            // The time is that of the parts: steps, estimates with a checkpoint each, and the end: the validation split, a sample
+            // and the n-gram baseline.
             let ms = |key| number(&plan, key) / 1e3;
             let windows = ((number(start, "val_tokens") - 1.0) / 32.0).ceil();
+            let exact = ms("ms_per_estimate") / (2 * iters * 16) as f64 * windows;
+            assert!((exact..exact + 60.0).contains(&number(&plan, "end_s")), "{exact} s of {plan}");
             let parts = steps as f64 * ms("ms_per_step")
                 + estimated.len() as f64 * (ms("ms_per_estimate") + ms("ms_per_checkpoint"))
-                + ms("ms_per_estimate") / (2 * iters * 16) as f64 * (windows + 500.0);
-            let baseline = number(&plan, "wall_s") - parts;
-            assert!((-1e-6..60.0).contains(&baseline), "{baseline} s of {plan}");
+                + number(&plan, "end_s");
+            assert!((number(&plan, "wall_s") - parts).abs() < 1e-6, "{parts} s of {plan}");
             let memory = number(&plan, "memory_mib") / number(done, "peak_memory_mib");
             assert!((0.8..1.2).contains(&memory), "{preset}: planned memory by what happened: {memory}");
             times.push(number(&plan, "wall_s") / number(done, "wall_s"));

@@ -272,7 +272,14 @@ fn a_model_learns_to_answer() {
 fn finetune_is_train_with_a_beginning() {
     let cli = Cli::trained();
     let text = cli.ok(&[&["finetune", "run", "logbook", "--lora", "2", "--replay", "0.5"], SMALL].concat());
-    for part in ["of which", "M train", "old val loss", "before: ", "on the old data", "kinglet sample run-finetuned"] {
+    for part in [
+        ", of which ",
+        " are trained",
+        "old val loss",
+        "before fine-tuning: ",
+        "on the old data",
+        "kinglet sample run-finetuned",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let plan: Value =

@@ -182,7 +182,7 @@ fn errors_are_json_too() {
         (&["--json", "train", "--set", "n_layer=0"], 2),
         (&["nonsense", "--json"], 2),
         (&["train", "--json", "--foo"], 2),
-        (&["compare", "--json"], 2),
+        (&["merge", "--json"], 2),
         (&["eval", "--json", "--threads", "x"], 2),
     ] {
         let output = cli.run(args);

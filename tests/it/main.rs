@@ -18,6 +18,7 @@ mod mistakes;
 mod model;
 mod parsers;
 mod resume;
+mod terminal;
 mod tokenizers;
 mod training;
 mod tune;

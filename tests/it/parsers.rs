@@ -35,6 +35,14 @@ fn good() -> Vec<(Parse, Vec<u8>)> {
                 .to_vec(),
         ),
         (parsers::corpus, b"{\"instruction\": \"a\", \"input\": 3, \"output\": true, \"history\": [[\"b\", \"c\"]]}".to_vec()),
+        (
+            parsers::corpus,
+            b"[{\"mapping\": {\"r\": {\"message\": null}, \"a\": {\"parent\": \"r\", \"message\": {\"author\": {\"role\": \"user\"}, \
+              \"content\": {\"content_type\": \"text\", \"parts\": [\"q\", {}]}}}, \"b\": {\"parent\": \"a\", \"message\": \
+              {\"author\": {\"role\": \"assistant\"}, \"content\": {\"content_type\": \"text\", \"parts\": [\"w\"]}, \
+              \"recipient\": \"all\"}}}, \"current_node\": \"b\"}]"
+                .to_vec(),
+        ),
         (parsers::ids, [b"KINGLET\0", &[1, 0, 0, 0, 2, 0, 0, 0, 2][..], &[0; 111], &[5, 0, 6, 0]].concat()),
         (parsers::template, kinglet::text::chat::DEFAULT_TEMPLATE.as_bytes().to_vec()),
         (parsers::template, GENERATION.as_bytes().to_vec()),

@@ -28,7 +28,21 @@ pub struct Chart {
     pub x_names: Vec<(f64, String)>,
     /// The curves, in the order of the legend; the first is drawn on top.
     pub series: Vec<Series>,
+    /// What thin curves are; the label of the vertical axis says so.
+    pub thin: String,
+    /// Whether the vertical axis leaves out how curves begin: their first points, and the first fiftieth of the
+    /// horizontal axis. What is outside of the frame is marked and said.
+    pub skip_start: bool,
+    /// What the horizontal axis shows at least, if it is not logarithmic.
+    pub x_range: Option<Range<f64>>,
+    /// The limits of the vertical axis, where they are given.
+    pub y_limits: (Option<f64>, Option<f64>),
+    /// Whether it is drawn less high, below others.
+    pub low: bool,
 }
+
+/// The share of the horizontal axis in which curves begin.
+const START: f64 = 0.02;
 
 /// How points are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,17 +132,17 @@ impl Chart {
             self.series.iter().map(|series| series.points.iter().map(place).filter(finite).collect()).collect();
         let names = self.x_names.iter().map(|name| (name.0, f64::NAN));
         let all = || points.iter().flatten().copied();
-        // Vertical lines do not affect the vertical range.
-        let with_height = self.series.iter().zip(&points).filter(|(series, _)| series.shape != Shape::Verticals);
-        let limits = |values: &mut dyn Iterator<Item = f64>, least: f64| {
+        let limits = |values: &mut dyn Iterator<Item = f64>| {
             let (low, high) =
                 values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
-            let low = if low.is_finite() { low } else { 0.0 };
-            low..high.max(low + least)
+            if low.is_finite() { low..high } else { 0.0..0.0 }
         };
-        let x = limits(&mut all().chain(names).map(|point| point.0), if self.log_x { 0.01 } else { 1.0 });
-        let y = limits(&mut with_height.flat_map(|(_, points)| points).map(|point| point.1), 0.01);
-        let margin = 0.05 * (y.end - y.start);
+        let ends = self.x_range.iter().filter(|_| !self.log_x).flat_map(|x| [x.start, x.end]);
+        let x = limits(&mut all().chain(names).map(|point| point.0).chain(ends));
+        let x = x.start..x.end.max(x.start + if self.log_x { 0.01 } else { 1.0 });
+        let y = limits(&mut self.decisive(&points, &x).into_iter());
+        // Around a single value, a tenth of it.
+        let y = y.start..y.end.max(y.start + (0.1 * y.start.abs()).clamp(1e-9, 0.01));
         // Curves reach the edges; dots keep a margin.
         let curves = self.series.iter().all(|series| series.shape == Shape::Line);
         let side = match (curves, self.x_names.is_empty()) {
@@ -136,7 +150,46 @@ impl Chart {
             (false, true) => 0.05 * (x.end - x.start),
             (_, false) => 0.5,
         };
-        Placed { x: x.start - side..x.end + side, y: y.start - margin..y.end + margin, points }
+        let margin = 0.05 * (y.end - y.start);
+        let low = self.y_limits.0.unwrap_or(y.start - margin);
+        let high = self.y_limits.1.unwrap_or(y.end + margin);
+        let y = low..if high > low { high } else { low + 0.01 };
+        Placed { x: x.start - side..x.end + side, y, points }
+    }
+
+    /// The values that decide the range of the vertical axis.
+    fn decisive(&self, points: &[Vec<(f64, f64)>], x: &Range<f64>) -> Vec<f64> {
+        // Vertical lines have no height.
+        let counted = self.series.iter().zip(points).filter(|(series, _)| series.shape != Shape::Verticals);
+        let start = if self.log_x { x.start } else { x.start + START * (x.end - x.start) };
+        let mut values = Vec::new();
+        for (series, points) in counted {
+            let all = || points.iter().map(|point| point.1).collect::<Vec<_>>();
+            let after = points.iter().skip(1).filter(|point| point.0 >= start).map(|point| point.1);
+            let skips = self.skip_start && series.shape == Shape::Line && points.len() > 2;
+            let counts = Some(after.collect::<Vec<_>>()).filter(|after| skips && !after.is_empty()).unwrap_or_else(all);
+            // Thin curves are noisy: their extremes may leave the frame.
+            values.extend(if series.thin { middle(counts) } else { counts });
+        }
+        values
+    }
+
+    /// The label of the vertical axis; `like` says how thin curves look.
+    pub(super) fn y_label(&self, like: &str) -> String {
+        let thin = self.series.iter().any(|series| series.thin) && !self.thin.is_empty();
+        if thin { format!("{}; {like}: {}", self.y_desc, self.thin) } else { self.y_desc.clone() }
+    }
+
+    /// What to say of points that are above the frame, and of those below.
+    pub(super) fn outside(&self, placed: &Placed) -> [Option<String>; 2] {
+        let heights = self.series.iter().zip(&placed.points).filter(|(series, _)| series.shape != Shape::Verticals);
+        let heights: Vec<f64> = heights.flat_map(|(_, points)| points).map(|point| point.1).collect();
+        let high = heights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let low = heights.iter().copied().fold(f64::INFINITY, f64::min);
+        [
+            (high > placed.y.end).then(|| format!("above: up to {}", short(high))),
+            (low < placed.y.start).then(|| format!("below: down to {}", short(low))),
+        ]
     }
 
     /// The label at a position on the horizontal axis.
@@ -157,7 +210,9 @@ impl Chart {
     /// Renders the chart as lines of at most `width` characters (at least 40), optionally in colour. Where curves
     /// overlap, their marks alternate.
     pub fn text(&self, width: usize, color: bool) -> String {
-        let Placed { points, x, y } = self.placed();
+        let placed = self.placed();
+        let outside = self.outside(&placed);
+        let Placed { points, x, y } = placed;
         let width = width.max(40);
         let columns = width - Y_AXIS - 1;
         let column = |place: f64| ((place - x.start) / (x.end - x.start) * (columns - 1) as f64).round() as usize;
@@ -175,7 +230,11 @@ impl Chart {
                 let (a, b) = (column(from.0), column(to.0));
                 for at in a.min(b)..=a.max(b) {
                     let share = if a == b { 1.0 } else { (at as f64 - a as f64) / (b as f64 - a as f64) };
-                    let line = row(from.1 + share * (to.1 - from.1));
+                    let height = from.1 + share * (to.1 - from.1);
+                    if !(y.start..=y.end).contains(&height) {
+                        continue;
+                    }
+                    let line = row(height);
                     let cell: &mut Vec<usize> = &mut cells[line * columns + at];
                     if !cell.contains(&i) {
                         cell.push(i);
@@ -187,7 +246,7 @@ impl Chart {
             let code = COLORS[self.series[i].color];
             if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
         };
-        let mut text = format!("{}\n", self.y_desc);
+        let mut text = format!("{}\n", self.y_label("small letters"));
         let y_ticks: Vec<_> = ticks(&y, 6).into_iter().map(|value| (row(value), number(value))).collect();
         for (r, cells) in cells.chunks(columns).enumerate() {
             let (label, bar) = match y_ticks.iter().find(|tick| tick.0 == r) {
@@ -225,8 +284,51 @@ impl Chart {
             text += line.iter().map(entry).collect::<Vec<_>>().join("  ").trim_end();
             text.push('\n');
         }
+        let said: Vec<_> = outside.into_iter().flatten().collect();
+        if !said.is_empty() {
+            text += &format!("outside of the frame {}\n", said.join(", "));
+        }
         text
     }
+}
+
+/// The values without their highest and lowest hundredths.
+fn middle(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    let few = values.len() / 100;
+    values[few..values.len() - few].to_vec()
+}
+
+/// A value with three significant digits.
+fn short(x: f64) -> String {
+    number(format!("{x:.2e}").parse().expect("a number"))
+}
+
+/// The parts of a line that are inside of a range of heights, cut where they leave it.
+pub(super) fn inside(points: &[(f64, f64)], y: &Range<f64>) -> Vec<Vec<(f64, f64)>> {
+    let mut parts: Vec<Vec<(f64, f64)>> = Vec::new();
+    let mut end = None;
+    for pair in points.windows(2) {
+        let [(x0, y0), (x1, y1)] = [pair[0], pair[1]];
+        let at = |share: f64| (x0 + share * (x1 - x0), y0 + share * (y1 - y0));
+        let cuts = [(y.start - y0) / (y1 - y0), (y.end - y0) / (y1 - y0)];
+        let (enter, leave) = if y0 == y1 {
+            if y.contains(&y0) { (0.0, 1.0) } else { (1.0, 0.0) }
+        } else {
+            (cuts[0].min(cuts[1]).max(0.0), cuts[0].max(cuts[1]).min(1.0))
+        };
+        if enter >= leave {
+            continue;
+        }
+        let from = if enter > 0.0 { at(enter) } else { pair[0] };
+        let to = if leave < 1.0 { at(leave) } else { pair[1] };
+        match parts.last_mut() {
+            Some(part) if end == Some(from) => part.push(to),
+            _ => parts.push(vec![from, to]),
+        }
+        end = Some(to);
+    }
+    parts
 }
 
 /// Round numbers in a range, about `most` of them.
@@ -314,5 +416,50 @@ mod tests {
         assert!(lines[2].contains("AB"), "{text}");
         assert_eq!(lines[ROWS + 4], "A  first   B  second  -  floor");
         assert!(chart.text(60, true).contains("\x1b[94mA\x1b[0m"));
+    }
+
+    #[test]
+    fn the_axis_looks_at_what_comes_after_the_start() {
+        let points = vec![(0.0, 4.2), (10.0, 3.0), (100.0, 2.5), (1000.0, 2.0)];
+        // One of two hundred is an extreme.
+        let mut behind: Vec<_> = (0..200).map(|i| (5.0 * f64::from(i), 2.2)).collect();
+        (behind[0].1, behind[100].1) = (5.0, 1.0);
+        let mut chart = Chart {
+            y_desc: "loss".into(),
+            thin: "training".into(),
+            series: vec![Series::new(0, "a", points), Series::new(0, "", behind).behind()],
+            ..Chart::default()
+        };
+        let round = |x: f64| (1e9 * x).round() / 1e9;
+        let range = |chart: &Chart| round(chart.placed().y.start)..round(chart.placed().y.end);
+        assert_eq!(range(&chart), 1.89..4.31, "all of the curve, but not the extremes of what is thin");
+        let outside = [Some("above: up to 5".to_owned()), Some("below: down to 1".to_owned())];
+        assert_eq!(chart.outside(&chart.placed()), outside);
+        // The second point is within a fiftieth of the axis.
+        chart.skip_start = true;
+        assert_eq!(range(&chart), 1.975..2.525);
+        let text = chart.text(60, false);
+        assert!(text.contains("\noutside of the frame above: up to 5, below: down to 1\n"), "{text}");
+        assert!(text.starts_with("loss; small letters: training\n"), "{text}");
+        chart.y_limits = (Some(1.0), None);
+        assert_eq!(range(&chart), 1.0..2.525);
+        chart.y_limits = (Some(1.0), Some(6.0));
+        assert_eq!(chart.outside(&chart.placed()), [None, None]);
+        // Of two points, both count.
+        chart.y_limits = (None, None);
+        chart.series = vec![Series::new(0, "b", vec![(0.0, 4.0), (10.0, 2.0)])];
+        assert_eq!(range(&chart), 1.9..4.1);
+        chart.series = vec![Series::new(0, "constant", vec![(0.0, 1e-3), (5.0, 1e-3), (10.0, 1e-3)])];
+        assert!(range(&chart).start > 9e-4 && range(&chart).end < 1.2e-3, "{:?}", range(&chart));
+    }
+
+    #[test]
+    fn lines_are_cut_at_the_frame() {
+        let curve = [(0.0, 4.0), (1.0, 2.0), (2.0, 1.0), (3.0, 3.0), (4.0, 5.0), (5.0, 1.0)];
+        let parts = inside(&curve, &(0.0..3.0));
+        assert_eq!(parts, [vec![(0.5, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 3.0)], vec![(4.5, 3.0), (5.0, 1.0)]]);
+        assert_eq!(inside(&curve, &(0.0..9.0)), [curve.to_vec()]);
+        assert!(inside(&curve, &(6.0..9.0)).is_empty() && inside(&curve[..1], &(0.0..9.0)).is_empty());
+        assert_eq!(inside(&[(0.0, 1.0), (1.0, 1.0)], &(0.0..2.0)).len(), 1);
     }
 }

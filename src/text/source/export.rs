@@ -147,9 +147,15 @@ fn said(message: &Json, left: &mut Left) -> Result<Option<Message>, String> {
 /// The parts of a message that are text, on lines of their own.
 fn visible(content: &Json, left: &mut Left) -> Result<String, String> {
     let Some(Json::List(parts)) = field(content, "parts") else { return Err("its content has no parts".to_owned()) };
-    let texts: Vec<&str> = parts.iter().filter_map(text).filter(|text| !text.is_empty()).collect();
-    left.parts += parts.iter().filter(|part| text(part).is_none()).count() as u64;
-    Ok(texts.join("\n"))
+    let texts: Vec<Option<&str>> = parts.iter().map(|part| text(part).or_else(|| heard(part))).collect();
+    left.parts += texts.iter().filter(|text| text.is_none()).count() as u64;
+    Ok(texts.into_iter().flatten().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n"))
+}
+
+/// What was said, in a part of a conversation by voice.
+fn heard<'f>(part: &'f Json) -> Option<&'f str> {
+    let kind = field(part, "content_type").and_then(text)?;
+    field(part, "text").and_then(text).filter(|_| kind == "audio_transcription")
 }
 
 /// A field of an object that is there and not null.
@@ -202,7 +208,9 @@ mod tests {
     fn what_was_shown_is_read_and_the_rest_is_counted() {
         let hidden = ", \"metadata\": {\"is_visually_hidden_from_conversation\": true}";
         let call = says("assistant", "search()").replace("\"all\"", "\"browser\"");
-        let picture = message("user", "multimodal_text", "[{\"asset_pointer\": \"x\"}, \"see\", \"this\"]", "");
+        let heard = "{\"content_type\": \"audio_transcription\", \"text\": \"this\"}";
+        let picture =
+            message("user", "multimodal_text", &format!("[{{\"asset_pointer\": \"x\"}}, \"see\", {heard}]"), "");
         let tree = chain(&[
             "null".to_owned(),
             says("system", ""),

@@ -1,5 +1,6 @@
 //! The formats of text, by the names and by the first bytes of files; and what other files are, by theirs.
 
+use crate::system::shell;
 use std::{ffi::OsStr, path::Path};
 
 /// How documents are written in a source.
@@ -120,10 +121,17 @@ const MARKED_UP: &[(&str, &str, &str)] = &[
 ];
 
 /// A note on a text that has more marks for a program in it than words for a reader, judging by how it begins.
-pub(super) fn marked_up(head: &str) -> Option<String> {
+pub(super) fn marked_up(name: &str, head: &str) -> Option<String> {
     let begins = |mark: &str| head.trim_start().get(..mark.len()).is_some_and(|head| head.eq_ignore_ascii_case(mark));
     let (_, what, command) = MARKED_UP.iter().find(|(mark, ..)| begins(mark))?;
+    let command = with_name(command, name);
     Some(format!("read as it is, though it is {what}, and so its marks are learned too; text of it makes: {command}"))
+}
+
+/// Advice with a file's name where it says FILE, and one for the text in the place of FILE.txt.
+pub(super) fn with_name(advice: &str, name: &str) -> String {
+    let text = shell::quoted(&Path::new(name).with_extension("txt").display().to_string());
+    advice.split("FILE.txt").map(|part| part.replace("FILE", &shell::quoted(name))).collect::<Vec<_>>().join(&text)
 }
 
 /// Kinds of files that are not text: the bytes at a place, what it is, and what to do. Bytes that a text could begin with
@@ -266,15 +274,15 @@ mod tests {
     #[test]
     fn marks_for_a_program_are_told_of() {
         for (head, command) in [
-            ("\n<!DOCTYPE html>\n<html>", "pandoc FILE -f html"),
-            ("<HTML><body>", "pandoc FILE -f html"),
-            ("{\\rtf1\\ansi", "pandoc FILE -t plain"),
-            ("%!PS-Adobe-3.0", "ps2ascii"),
+            ("\n<!DOCTYPE html>\n<html>", "pandoc 'a FILE.html' -f html -t plain -o 'a FILE.txt'"),
+            ("<HTML><body>", "pandoc 'a FILE.html' -f html"),
+            ("{\\rtf1\\ansi", "pandoc 'a FILE.html' -t plain"),
+            ("%!PS-Adobe-3.0", "ps2ascii 'a FILE.html' 'a FILE.txt'"),
         ] {
-            assert!(marked_up(head).unwrap().contains(command), "{head}");
+            assert!(marked_up("a FILE.html", head).unwrap().contains(command), "{head}");
         }
         for head in ["", "<", "é<html>", "html", "<htm", "# Title"] {
-            assert_eq!(marked_up(head), None, "{head}");
+            assert_eq!(marked_up("a", head), None, "{head}");
         }
     }
 

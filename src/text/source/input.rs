@@ -4,7 +4,7 @@ use super::format::{self, Compression, Encoding, Format, HEAD};
 use crate::text::{
     builtin::Builtin,
     compression,
-    names::Count,
+    names::{Count, many},
     refused::{refused, unreadable},
     utf16::Utf16,
 };
@@ -80,8 +80,10 @@ impl Bytes {
             |n: u64, first: &str| if n == 1 { first.to_owned() } else { format!("{first} and {} more", n - 1) };
         let marks = self.marks.note(|n, first| format!("{}: the byte order mark is left out", sources(n, first)));
         let utf16 = self.utf16.note(|n, first| format!("{}: read as UTF-16", sources(n, first)));
-        let replaced =
-            self.replaced.note(|n, first| format!("U+FFFD is read for {n} bytes that are no text, first in {first}"));
+        let replaced = self.replaced.note(|n, first| {
+            let what = many(n, "byte that is", "bytes that are");
+            format!("U+FFFD is read for {what} no text, first in {first}")
+        });
         [marks, utf16, replaced].into_iter().flatten()
     }
 }
@@ -116,6 +118,7 @@ impl Source {
         };
         let (head, mut reader) = peek(raw)?;
         if let Some((kind, advice)) = format::foreign(&self.name, &head) {
+            let advice = format::with_name(advice, &self.name);
             return Err(refused(format!(" is not plain text but {kind}: {advice}")));
         }
         let (encoding, mark) = format::encoding(&head);

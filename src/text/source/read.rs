@@ -82,10 +82,10 @@ fn named(name: String, from: Origin, rules: &Rules) -> (Source, Option<String>) 
     });
     let mut source = Source { name, from, format: of_name.unwrap_or(Format::Text), promised };
     let (format, note) = match of_name {
-        Some(Format::Text) => (None, of_text(&head(&source, rules, SHORT_HEAD))),
+        Some(Format::Text) => (None, of_text(&source.name, &head(&source, rules, SHORT_HEAD))),
         Some(Format::Csv(_) | Format::Tsv) => return (source, None),
         Some(Format::JsonLines | Format::JsonArray) => (json(&head(&source, rules, HEAD)), None),
-        None => recognise(&head(&source, rules, HEAD), rules),
+        None => recognise(&source.name, &head(&source, rules, HEAD), rules),
     };
     let changed = format.filter(|format| *format != source.format);
     source.format = changed.unwrap_or(source.format);
@@ -103,16 +103,16 @@ fn head(source: &Source, rules: &Rules, most: u64) -> String {
 }
 
 /// A note on a text that may be meant to be read as something else.
-fn of_text(head: &str) -> Option<String> {
-    looks_like_records(head).then(|| AS_TEXT.to_owned()).or_else(|| format::marked_up(head))
+fn of_text(name: &str, head: &str) -> Option<String> {
+    looks_like_records(head).then(|| AS_TEXT.to_owned()).or_else(|| format::marked_up(name, head))
 }
 
-fn recognise(head: &str, rules: &Rules) -> (Option<Format>, Option<String>) {
+fn recognise(name: &str, head: &str, rules: &Rules) -> (Option<Format>, Option<String>) {
     if let Some(format) = json_of_objects(head) {
         return (Some(format), None);
     }
     let (format, note) = table::recognise(rules, head);
-    (format, note.or_else(|| format::marked_up(head)))
+    (format, note.or_else(|| format::marked_up(name, head)))
 }
 
 /// The format of something that begins like an object or an array of objects, and may go on as anything.

@@ -7,7 +7,10 @@ use super::{
     reading::Reading,
     record,
 };
-use crate::text::{refused::unreadable, utf8::Utf8};
+use crate::{
+    system::shell,
+    text::{refused::unreadable, utf8::Utf8},
+};
 use kinglet_core::{
     config::InvalidUtf8,
     error::{Error, Result},
@@ -83,7 +86,8 @@ pub(super) fn array(reading: &mut Reading, input: Input) -> Result<()> {
     read.map_err(|error| unreadable(name, error))?;
     if bytes.len() > rules.longest {
         let what = "JSON array, which is read whole, is longer than";
-        let lines = "write it as JSON lines, which have no limit: jq -c '.[]' FILE > FILE.jsonl";
+        let file = shell::quoted(name);
+        let lines = format!("write it as JSON lines, which have no limit: jq -c '.[]' {file} > lines.jsonl");
         return Err(Error::Data(format!("{name}: this {what} {} MiB: {lines}", rules.longest >> 20)));
     }
     let mut utf8 = Utf8::new(name, rules.invalid_utf8, input.mark);

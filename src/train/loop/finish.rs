@@ -91,8 +91,10 @@ impl<B: Backward> Run<'_, B> {
         if step < self.job.run.config.max_iters {
             self.record(Event::EarlyStop { step, best_val_loss, best_step });
         }
+        self.clock.ending();
         let exact = self.measure(|mut evaluator, job, progress| evaluator.exact(&job.data.val, progress));
         let Some(exact) = exact? else { return self.interrupted() };
+        self.clock.estimated();
         // Read before the baseline, which is not part of training.
         let peak_memory_mib = machine::peak_memory_mib();
         let baseline = if self.job.skip_report { None } else { self.report() };
@@ -103,7 +105,6 @@ impl<B: Backward> Run<'_, B> {
             old_val_loss_before: self.curves.old.iter().find(|point| point.0 == 0).map(|point| point.1),
             old_val_loss: self.curves.old.last().map(|point| point.1),
         });
-        let (began, wall_before, _) = self.began;
         let done = Event::Done {
             step,
             params: self.model.layout.len(),
@@ -120,7 +121,8 @@ impl<B: Backward> Run<'_, B> {
             baseline,
             ms_per_step: 1e3 * self.state.train_s / step as f64,
             tokens_per_s: self.tokens_per_step() * step as f64 / self.state.train_s,
-            wall_s: wall_before + began.elapsed().as_secs_f64(),
+            train_s: self.state.train_s,
+            wall_s: self.clock.wall_s(),
             peak_memory_mib,
             out: self.job.run.path().display().to_string(),
         };
