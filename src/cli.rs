@@ -174,7 +174,7 @@ fn answer(error: &clap::Error, words: &[String]) -> ExitCode {
         _ => return fail(&suggest::explain(error, &definition(), words), 2, has(&["--json"])),
     };
     // Nobody need read it.
-    let _ = terminal::print(&text);
+    let _ = terminal::print_exact(&text);
     ExitCode::SUCCESS
 }
 
@@ -213,13 +213,24 @@ mod tests {
             all.extend(command.get_subcommands().filter(|command| command.get_name() != "help"));
             // `-h` would leave out the longer texts that clap knows too.
             assert!(command.get_about().is_some() && command.get_long_about().is_none(), "{name}");
+            no_bare_command(&command.get_about().unwrap_or_default().to_string());
             for arg in command.get_arguments() {
+                no_bare_command(&arg.get_help().unwrap_or_default().to_string());
                 assert!(arg.get_help().is_some() && arg.get_long_help().is_none(), "{name} {arg}");
             }
         }
         for command in root.get_subcommands().filter(|command| command.get_name() != "help") {
             assert!(main.contains(&format!("\n  {} ", command.get_name())), "{}", command.get_name());
         }
+    }
+
+    /// A command in prose stands between backticks, so that it is not broken.
+    fn no_bare_command(prose: &str) {
+        let bare: String = prose.split('`').step_by(2).collect();
+        let root = definition();
+        let mut after =
+            bare.split("kinglet ").skip(1).filter_map(|rest| rest.split([' ', ':', ';', ',', '.', ')']).next());
+        assert!(after.all(|word| root.find_subcommand(word).is_none()), "{prose}");
     }
 
     #[test]

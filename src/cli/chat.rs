@@ -34,7 +34,7 @@ const WELCOME: &str = "Type a message and press Enter. An empty line starts a ne
 /// The most characters of a run's name in a prompt.
 const WIDE: usize = 20;
 
-/// Talk to a model that learned from conversations: each line is a message
+/// Talk to a model that learned from conversations
 #[derive(clap::Args)]
 #[command(after_help = "\
 On a terminal, lines are edited with the arrow keys, /help lists commands, and Ctrl-C stops an answer.

@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Plot the loss curves of several runs, and list their results and what differs in their configurations
+/// Plot the losses of several runs, and list results and differences
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The runs: their folders, or their names in runs/; what is no run is left out, so runs/* may be written [default: all

@@ -23,7 +23,7 @@ impl Completions {
     pub(super) fn run(&self, mut definition: clap::Command) -> anyhow::Result<()> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut definition, "kinglet", &mut script);
-        Ok(terminal::print(&String::from_utf8(script)?)?)
+        Ok(terminal::print_exact(&String::from_utf8(script)?)?)
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Man {
 impl Man {
     pub(super) fn run(&self, definition: clap::Command) -> anyhow::Result<()> {
         if self.markdown {
-            return Ok(terminal::print(&help::markdown(&definition))?);
+            return Ok(terminal::print_exact(&help::markdown(&definition))?);
         }
         let definition = definition.after_help(help::ending(72));
         if let Some(dir) = &self.dir {
@@ -54,6 +54,6 @@ impl Man {
         }
         let mut page = Vec::new();
         clap_mangen::Man::new(definition).render(&mut page)?;
-        Ok(terminal::print(&String::from_utf8(page)?)?)
+        Ok(terminal::print_exact(&String::from_utf8(page)?)?)
     }
 }

@@ -28,7 +28,7 @@ use std::{
     time::Instant,
 };
 
-/// Look at a text before training on it, write its token ids to files, or show the tokens of a tokenizer
+/// Look at a text, prepare its token ids, or show tokens
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]

@@ -28,7 +28,7 @@ use std::{
     time::Instant,
 };
 
-/// Measure the exact loss of a run over every position of a text
+/// Measure the exact loss of a run on a text
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP is one of its checkpoints

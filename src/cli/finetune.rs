@@ -17,14 +17,14 @@ use kinglet::{
 };
 use std::path::{Path, PathBuf};
 
-/// Go on from a trained run on other text, or on prompts and responses
+/// Train a run further on other text, or on prompts and responses
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) choice: Choice,
     #[command(flatten)]
     place: PlaceArg,
-    /// Tag the new run, for kinglet list --tag; may be repeated
+    /// Tag the new run, for `kinglet list --tag`; may be repeated
     #[arg(long, value_name = "TAG", value_parser = run_arg::tag)]
     tag: Vec<String>,
     #[command(flatten)]
@@ -34,6 +34,10 @@ pub(super) struct Args {
     plan: bool,
 }
 
+/// The headings of options.
+const ADAPTERS: &str = "Adapters (LoRA)";
+const MODEL: &str = "Model and data";
+
 /// What to fine-tune on what.
 #[derive(clap::Args)]
 pub(super) struct Choice {
@@ -42,36 +46,36 @@ pub(super) struct Choice {
     /// The text, as for train; or .jsonl with "prompt" and "response", or with "messages", of which the answers are learned
     #[arg(required = true)]
     data: Vec<String>,
-    /// Train adapters of this rank (LoRA) in the place of the weights; they are small, and saved apart
-    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    /// Train small adapters of this rank instead of the weights
+    #[arg(help_heading = ADAPTERS, long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=4096))]
     lora: Option<u16>,
     /// Adapters are scaled by ALPHA / RANK [default: 16]
-    #[arg(long, value_name = "ALPHA", requires = "lora")]
+    #[arg(help_heading = ADAPTERS, long, value_name = "ALPHA", requires = "lora")]
     lora_alpha: Option<f64>,
     /// Dropout on what goes into the adapters [default: 0]
-    #[arg(long, value_name = "P", requires = "lora")]
+    #[arg(help_heading = ADAPTERS, long, value_name = "P", requires = "lora")]
     lora_dropout: Option<f64>,
-    /// Leave parameters as they are, by their names in model.safetensors, such as transformer.h.0.*, where * is anything;
-    /// may be repeated
-    #[arg(long, value_name = "NAME")]
+    /// Do not train parameters of this name in model.safetensors, such as transformer.h.0.*, where * is anything; may be
+    /// repeated
+    #[arg(help_heading = MODEL, long, value_name = "NAME")]
     freeze: Vec<String>,
-    /// Share of the sequences that come from what the run learned before, against forgetting [default: 0]
-    #[arg(long, value_name = "SHARE")]
+    /// Share of sequences from the text that the run was trained on, against forgetting [default: 0]
+    #[arg(help_heading = MODEL, long, value_name = "SHARE")]
     replay: Option<f64>,
-    /// Where the text of the run to begin with is now, if it has moved; it must be the same text; may be repeated
-    #[arg(long, value_name = "DATA")]
+    /// Where the text that the run was trained on is now, if it has moved; may be repeated
+    #[arg(help_heading = MODEL, long, value_name = "DATA")]
     replay_data: Vec<String>,
-    /// Override a configuration key; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// Set a configuration key; `kinglet keys` lists them; may be repeated
+    #[arg(help_heading = MODEL, long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The field or column with the text, in JSON lines and CSV [default: text]
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = MODEL, long, value_name = "NAME")]
     field: Option<String>,
-    /// Leave out records that cannot be read, and count them; the same as --set skip_bad=true
-    #[arg(long)]
+    /// Leave out records that cannot be read, and count them
+    #[arg(help_heading = MODEL, long)]
     skip_bad: bool,
-    /// Seed of every random number; the same as --set seed=N
-    #[arg(long, value_name = "N")]
+    /// Seed of every random number [default: 1337]
+    #[arg(help_heading = MODEL, long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
     checkpoint: CheckpointArg,

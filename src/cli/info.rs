@@ -13,7 +13,7 @@ use std::path::Path;
 /// Vocabulary size of Tiny Shakespeare, for which the published counts hold.
 const PUBLISHED_VOCAB: usize = 65;
 
-/// Show a preset's or a run's configuration, parameters, memory and losses
+/// Show the configuration, size and losses of a preset or a run
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The name of a preset, or a run's folder

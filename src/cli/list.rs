@@ -24,7 +24,7 @@ const GAP: usize = 2;
 /// Spaces before what stands below a name.
 const INDENT: usize = 4;
 
-/// List runs: what became of them, how far they are, their losses, sizes and tags
+/// List runs: state, step, losses, size, age and tags
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Folders with runs in them, or runs [default: runs/]

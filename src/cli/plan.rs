@@ -17,7 +17,7 @@ use kinglet::{
 };
 use serde_json::{Value, json};
 
-/// Say what a training run would take, after a few seconds of measuring: time, memory, tokens
+/// Estimate the time and memory of a training run
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

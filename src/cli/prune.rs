@@ -11,7 +11,7 @@ use kinglet::{
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// Free disk space: remove checkpoints that are neither best nor last, and what interrupted runs left
+/// Free disk space: remove checkpoints that are neither best nor last
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Runs, or folders of runs [default: runs/]

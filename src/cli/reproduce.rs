@@ -12,7 +12,7 @@ use kinglet::{
     backend::Cpu,
     config::Config,
     run::RunDir,
-    system::{machine::processor, shell},
+    system::machine::processor,
     text::source::TINY_SHAKESPEARE,
     threads::cores,
     train::{self, Event, Job, Options},
@@ -78,17 +78,7 @@ impl Args {
                 config.seed = seed;
                 match self.one(be, config, &self.folder(published.preset, seed), json, &stop)? {
                     Some(event) => done.push(event),
-                    None => {
-                        if !json {
-                            let words = std::env::args().skip(1).map(|word| match word.starts_with('-') {
-                                true => word,
-                                false => shell::quoted(&word),
-                            });
-                            let again = words.collect::<Vec<_>>().join(" ");
-                            terminal::print(&format!("complete runs are kept; go on with: kinglet {again}\n"))?;
-                        }
-                        return Ok(Ended::Interrupted);
-                    }
+                    None => return Ok(Ended::Interrupted),
                 }
             }
             let folders = (1..=self.seeds).map(|seed| self.folder(published.preset, seed)).collect();

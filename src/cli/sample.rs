@@ -59,27 +59,30 @@ pub(super) struct Args {
     threads: Threads,
 }
 
+/// The heading of options that say how tokens are drawn.
+const SAMPLING: &str = "Sampling";
+
 /// How the next token is drawn: first the repetition penalty, then temperature, top-k, top-p and min-p, in this order; each
 /// sees what the one before left.
 #[derive(clap::Args)]
 pub(super) struct Draw {
-    /// Below 1 more predictable, above 1 more varied: logits are divided by it; 0 takes the most probable token always
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
+    /// Below 1 more predictable, above 1 more varied; 0 always takes the most probable token
+    #[arg(help_heading = SAMPLING, long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
     temperature: f64,
-    /// Then choose among the K most probable tokens only, and those equal to the last of them; 0 is all
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    /// Draw from the K most probable tokens only; 0 is all
+    #[arg(help_heading = SAMPLING, long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Then among the most probable of these that together have this share of their probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = number::<0, 1>)]
+    /// Draw from the most probable tokens that have this share of the probability together
+    #[arg(help_heading = SAMPLING, long, value_name = "P", default_value_t = 1.0, value_parser = number::<0, 1>)]
     top_p: f64,
-    /// Then among those at least this fraction as probable as the most probable one
-    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number::<0, 1>)]
+    /// Draw from tokens that are at least this fraction as probable as the most probable one
+    #[arg(help_heading = SAMPLING, long, value_name = "P", default_value_t = 0.0, value_parser = number::<0, 1>)]
     min_p: f64,
     /// Above 1, tokens in the context become less probable
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
+    #[arg(help_heading = SAMPLING, long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
     repetition_penalty: f64,
     /// The same seed writes the same text
-    #[arg(long, value_name = "N", default_value_t = 1337)]
+    #[arg(help_heading = SAMPLING, long, value_name = "N", default_value_t = 1337)]
     seed: u64,
 }
 

@@ -7,7 +7,7 @@ use kinglet::{
 };
 use serde_json::json;
 
-/// Show, add or remove tags of a run; kinglet list --tag finds runs by them
+/// Show, add or remove tags of a run; `kinglet list --tag` finds runs by them
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The run: its folder, or its name in runs/

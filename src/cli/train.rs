@@ -14,21 +14,21 @@ use kinglet::{
 };
 use std::path::Path;
 
-/// Train a model on text, from the start or from where a run stopped
+/// Train a model on text, or continue a run
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     choice: Choice,
     #[command(flatten)]
     place: PlaceArg,
-    /// Tag the run, for kinglet list --tag; may be repeated
+    /// Tag the run, for `kinglet list --tag`; may be repeated
     #[arg(long, value_name = "TAG", value_parser = run_arg::tag)]
     tag: Vec<String>,
-    /// Continue a run from its last checkpoint: kinglet train --resume RUN, or without RUN the newest that is not complete.
+    /// Continue a run from its last checkpoint: `kinglet train --resume RUN`, or without RUN the newest that is not complete.
     /// --set changes settings such as max_iters; DATA says where the run's text is now
     #[arg(long, conflicts_with_all = ["preset", "config", "seed", "tokenizer", "field"])]
     resume: bool,
-    /// Only say what the training would take, after a few seconds of measuring, as kinglet plan does
+    /// Only say what the training would take, after a few seconds of measuring, as `kinglet plan` does
     #[arg(long, conflicts_with_all = ["resume", "tag"])]
     plan: bool,
     /// With --resume: where the text of the run that a fine-tuning began with is now; may be repeated

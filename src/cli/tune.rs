@@ -16,7 +16,7 @@ use kinglet::{
 };
 use std::{collections::HashSet, path::Path, time::Duration};
 
-/// Find settings for a text and a model: a learning-rate range test, then successive halving, within a budget of time
+/// Find a good learning rate and other settings, within a budget of time
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without --sweep: the learning rate, in the range that the test finds. Keys that can be swept are those of the
