@@ -123,7 +123,8 @@ fn larger_base(old: &Config, config: &Config, from: &Path, data: &Dataset) -> Op
     let larger = format!("{}-{block_size}", from.file_name().unwrap_or("base".as_ref()).display());
     let larger = shell::quoted(&from.with_file_name(larger).display().to_string());
     Some(format!(
-        "block_size cannot change in a fine-tuning, and {} has {}. A run with a larger one, fine-tuned: kinglet train {} \
+        "fine-tuning cannot change block_size, and {} has {}. To use a larger one, train a new base run: \
+         kinglet train {} \
          --preset chat --set block_size={block_size} --out {larger} && kinglet finetune {larger} {}",
         from.display(),
         old.block_size,
@@ -207,16 +208,15 @@ fn configure(
         let fixed = field.section == "model" && !field.key.contains("dropout") || field.key == "tokenizer";
         if fixed && config.value(field.key) != old.value(field.key) {
             let allowed = match field.key {
-                "tokenizer" => {
-                    "as in the run it begins with: the model's embeddings belong to the tokens of that one; \
-                                characters that are new are added to it by themselves"
-                        .to_owned()
-                }
+                "tokenizer" => "the same as in the base run, because the model's embeddings belong to its tokens; new \
+                     characters are added automatically"
+                    .to_owned(),
                 "block_size" => format!(
-                    "{}, as in the run it begins with: train that one with more, and fine-tune it then",
+                    "{}, as in the base run: to change it, train a new base run with the other value and \
+                     fine-tune that one",
                     old.block_size
                 ),
-                key => format!("{}, as in the run it begins with", old.value(key)),
+                key => format!("{}, as in the base run", old.value(key)),
             };
             return Err(Error::Config { key: field.key.into(), value: config.value(field.key).to_string(), allowed });
         }
@@ -266,8 +266,8 @@ pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let layout = Layout::new(&config)?;
     config.base.clear();
     if config.replay > 0.0 {
-        let what = "the merged run replays nothing when it goes on: it does not know the run that this one began \
-                    with. Tokens and the place in an epoch are counted as if nothing had been replayed";
+        let what = "if the merged run is resumed, it replays nothing, because it does not know the base run of \
+             this one. Tokens and the position in an epoch are counted as if nothing had been replayed";
         run.warnings.push(what.to_owned());
         config.replay = 0.0;
     }
