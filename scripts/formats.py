@@ -104,12 +104,12 @@ def tables():
     for name, column in [("thai", "ข้อความ"), ("arabic", "نص"), ("emoji", "🐦 text"), ("newline", "two\nlines")]:
         want = {"settings": [f"data_field={column}"], "texts": DOCS}
         case(f"column_{name}.csv", table(rows, header=("id", column)), **want)
-    case("column_missing.csv", table(rows, header=("ลำดับ", "ข้อความ")), refused='another of "ลำดับ", "ข้อความ"')
-    case("twice.csv", table([(1, "a", "b")], header=("id", "text", "text")), refused='two columns "text"')
+    case("column_missing.csv", table(rows, header=("ลำดับ", "ข้อความ")), refused='choose a column with --field: "ลำดับ", "ข้อความ"')
+    case("twice.csv", table([(1, "a", "b")], header=("id", "text", "text")), refused='two columns named "text"')
     case("twice_unread.csv", table([(1, 2, "a")], header=("id", "id", "text")), texts=["a"])
     escaped = table(rows, doublequote=False, escapechar="\\")
     case("escaped.csv", escaped, refused="text follows a closing quote")
-    case("empty_texts.csv", table([(1, "a"), (2, ""), (3, "b")]), texts=["a", "b"], notes=["left out 1 empty text"])
+    case("empty_texts.csv", table([(1, "a"), (2, ""), (3, "b")]), texts=["a", "b"], notes=["skipped 1 empty text"])
     case("pairs.csv", table(PAIRS, header=("prompt", "response")), conversations=[talk(*pair) for pair in PAIRS])
     alpaca = [("Add", "1 2", "3"), ("Greet", "", "Hello")]
     want = {"conversations": [talk("Add\n1 2", "3"), talk("Greet", "Hello")]}
@@ -120,7 +120,7 @@ def tables():
     case("plain.tsv", table(flat, delimiter="\t", **none), texts=FLAT)
     case("lf.tsv", table(flat, delimiter="\t", lineterminator="\n", **none), texts=FLAT)
     case("bom.tsv", table(flat, bom=True, delimiter="\t", **none), texts=FLAT)
-    quoting = "written with quotes around fields"
+    quoting = "a field is quoted as in CSV"
     case("excel_tab.tsv", table(rows, dialect="excel-tab"), refused=quoting)
     case("quote_all.tsv", table(flat, delimiter="\t", quoting=csv.QUOTE_ALL), refused=quoting)
     case("broken_over_lines.tsv", table(numbered(["a\nb"]), delimiter="\t"), refused=quoting)
@@ -141,14 +141,14 @@ def of_pandas():
     case("pandas_na.csv", frame.to_csv(index=False, na_rep="NaN"), texts=DOCS)
     case("pandas_bom.csv", frame.to_csv(index=False).encode("utf-8-sig"), texts=DOCS)
     case("pandas_crlf.csv", frame.to_csv(index=False, lineterminator="\r\n"), texts=DOCS)
-    case("pandas.tsv", frame.to_csv(index=False, sep="\t"), refused="written with quotes around fields")
+    case("pandas.tsv", frame.to_csv(index=False, sep="\t"), refused="a field is quoted as in CSV")
     flat = pandas.DataFrame({"id": range(4), "text": ["a", "b c", "ข้อความ", "d, e; f"]})
     case("pandas_flat.tsv", flat.to_csv(sep="\t"), texts=list(flat["text"]))
     gap = pandas.DataFrame({"text": ["a", None, ""], "id": [1, 2, 3]})
-    case("pandas_gap.csv", gap.to_csv(index=False), texts=["a"], notes=["left out 2 empty texts"])
+    case("pandas_gap.csv", gap.to_csv(index=False), texts=["a"], notes=["skipped 2 empty texts"])
     case("pandas_gap.jsonl", gap.to_json(orient="records", lines=True), refused='line 2: "text" is null')
     settings = {"settings": ["skip_bad=true"]}
-    notes = ["left out 1 empty text", "left out 1 bad record"]
+    notes = ["skipped 1 empty text", "skipped 1 bad record"]
     case("pandas_gap_skipped.jsonl", gap.to_json(orient="records", lines=True), texts=["a"], notes=notes, **settings)
     case("pandas.jsonl", frame.to_json(orient="records", lines=True), texts=DOCS, notes=['not read: "id"'])
     case("pandas_utf8.jsonl", frame.to_json(orient="records", lines=True, force_ascii=False), texts=DOCS)
@@ -177,19 +177,19 @@ def of_json():
     case("indent.json", json.dumps(records, indent=1, ensure_ascii=False), texts=DOCS)
     case("utf16.json", json.dumps(records, ensure_ascii=False).encode("utf-16"), texts=DOCS)
     case("bom.json", json.dumps(records).encode("utf-8-sig"), texts=DOCS)
-    case("indent.jsonl", json.dumps(records[0], indent=1), refused="each object stands on one line")
+    case("indent.jsonl", json.dumps(records[0], indent=1), refused="each object must be on one line")
     case("object.json", json.dumps(records[0]), refused="not a JSON array of objects: it is an object")
     case("strings.json", json.dumps(DOCS), refused="element 1): it is a string, not a JSON object")
     odd = [{"text": "a", "loss": math.nan, "more": [math.inf, -math.inf]}]
     case("nan_elsewhere.jsonl", lines(odd), texts=["a"], notes=['not read: "loss", "more"'])
     case("nan_elsewhere.json", json.dumps(odd), texts=["a"])
     case("nan.jsonl", lines([{"text": "a"}, {"text": math.nan}]), refused='line 2: "text" is NaN, not a string')
-    case("half_a_pair.jsonl", lines([{"text": "\ud83d"}]), refused="line 1: not JSON: half a surrogate pair")
+    case("half_a_pair.jsonl", lines([{"text": "\ud83d"}]), refused="line 1: not JSON: an unpaired surrogate")
     case("half_a_pair_replaced.jsonl", lines([{"text": "\ud83d!"}]), texts=["\ufffd!"], settings=["invalid_utf8=replace"])
     case("field.jsonl", lines([{"ข้อความ": "a", "text": "b"}]), settings=["data_field=ข้อความ"], texts=["a"])
     broken = lines([{"text": "a"}]) + '{"text": "b"\n' + lines([{"body": "c"}, {"text": "d"}])
     case("broken.jsonl", broken, refused="line 2: not JSON: it ends too early, at column 13")
-    notes = ["left out 2 bad records, the first: ", "line 2: not JSON"]
+    notes = ["skipped 2 bad records, the first: ", "line 2: not JSON"]
     case("broken_skipped.jsonl", broken, settings=["skip_bad=true"], texts=["a", "d"], notes=notes)
 
 
@@ -207,7 +207,7 @@ def conversations():
     parts = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages(longer)]
     case("parts.jsonl", lines([{"messages": parts}]), conversations=[longer])
     image = [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": "x"}}]}]
-    case("image.jsonl", lines([{"messages": image}]), refused='message 1: part 2 of "content" is of the type "image_url"')
+    case("image.jsonl", lines([{"messages": image}]), refused='message 1: part 2 of "content" has the type "image_url"')
     weighted = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
     weighted += [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 1}]
     want = [["user", "a", True], ["assistant", "b", False], ["user", "c", True], ["assistant", "d", True]]
@@ -218,7 +218,7 @@ def conversations():
     history = {"system": "s", "instruction": "c", "input": None, "output": "d", "history": [["a", "b"]]}
     case("history.json", json.dumps([history]), conversations=[talk("a", "b", "c", "d", system="s")])
     both = [{"instruction": "a", "prompt": "b", "response": "c"}]
-    case("both.jsonl", lines(both), refused='line 1: there is "prompt" beside "instruction"')
+    case("both.jsonl", lines(both), refused='line 1: it has both "prompt" and "instruction"')
     text = [{"instruction": "a", "output": "b", "text": "### a\n### b"}]
     case("text_beside.jsonl", lines(text), texts=["### a\n### b"], notes=['reads "text"; not read: "instruction", "output"'])
     notes = ['reads "instruction", "output"; not read: "text"']
@@ -235,8 +235,8 @@ def of_chats():
     case("sharegpt.jsonl", lines([{"conversations": turns} for turns in share]), conversations=want)
     case("sharegpt_utf16.jsonl", lines([{"conversations": turns} for turns in share]).encode("utf-16"), conversations=want)
     odd = [{"conversations": said(("human", "a"), ("narrator", "b"), ("gpt", "c"))}, {"conversations": share[0]}]
-    case("speaker.jsonl", lines(odd), refused='line 1: message 2: "from" is "narrator", which is no known speaker')
-    notes = ["left out 1 bad record"]
+    case("speaker.jsonl", lines(odd), refused='line 1: message 2: "from" is "narrator", which is not a known speaker')
+    notes = ["skipped 1 bad record"]
     case("speaker_skipped.jsonl", lines(odd), settings=["skip_bad=true"], conversations=[talk("a", "b")], notes=notes)
     qa = [{"question": a, "answer": b} for a, b in PAIRS]
     case("questions.jsonl", lines(qa), conversations=[talk(*pair) for pair in PAIRS])
@@ -246,16 +246,16 @@ def of_chats():
     dolly = [{"instruction": "a", "context": "c", "response": "b", "category": "open_qa"}]
     case("dolly.jsonl", lines(dolly), conversations=[talk("a\nc", "b")], notes=['not read: "category"'])
     case("conversations.json", json.dumps(export(), indent=1), conversations=EXPORTED, notes=[
-        "left out 1 conversation without an answer, 2 hidden or system messages, 2 messages to or from tools, "
-        "1 message of thoughts or of another kind, 1 empty message, 1 part of a message that is no text, "
-        "2 messages of branches that were not shown last",
+        "skipped 1 conversation without an answer, 2 hidden or system messages, 2 messages to or from tools, "
+        "1 reasoning or other message, 1 empty message, 1 message part that is not text, "
+        "2 messages on abandoned branches",
         "1 message is joined to the one before, of the same speaker",
     ])
     case("export.jsonl", lines(export()), conversations=EXPORTED)
     cut = export()[:1]
     del cut[0]["mapping"]["m2"]
     case("export_cut.json", json.dumps(cut), refused='element 1): "mapping" has no message "m2"')
-    case("export_unanswered.json", json.dumps(export()[2:]), refused="1 conversation, and no answer in it to learn")
+    case("export_unanswered.json", json.dumps(export()[2:]), refused="1 conversation, but no answer to learn from")
 
 
 EXPORTED = [
@@ -295,14 +295,14 @@ def export():
 
 def texts():
     case("plain.txt", PLAIN, texts=[PLAIN])
-    case("bom.txt", PLAIN.encode("utf-8-sig"), texts=[PLAIN], notes=["the byte order mark is left out"])
+    case("bom.txt", PLAIN.encode("utf-8-sig"), texts=[PLAIN], notes=["the byte order mark is removed"])
     case("utf16le.txt", ("\ufeff" + PLAIN).encode("utf-16-le"), texts=[PLAIN], notes=["read as UTF-16"])
     case("utf16be.txt", ("\ufeff" + PLAIN).encode("utf-16-be"), texts=[PLAIN])
-    case("utf16_no_mark.txt", "Latin text".encode("utf-16-le"), refused="text in UTF-16 without its mark")
-    case("utf32.txt", PLAIN.encode("utf-32"), refused="text in UTF-32")
+    case("utf16_no_mark.txt", "Latin text".encode("utf-16-le"), refused="UTF-16 text without a byte order mark")
+    case("utf32.txt", PLAIN.encode("utf-32"), refused="UTF-32 text")
     case("latin1.txt", "café".encode("latin-1"), refused="byte 0xe9 at offset 3 (line 1)")
     case("latin1_replaced.txt", "café".encode("latin-1"), settings=["invalid_utf8=replace"], texts=["caf\ufffd"],
-         notes=["U+FFFD is read for 1 byte that is no text"])
+         notes=["1 invalid byte is replaced with U+FFFD"])
     case("json_in.txt", lines([{"text": "a"}]), texts=[lines([{"text": "a"}])])
     case("no_final_newline.md", PLAIN.rstrip(), texts=[PLAIN.rstrip()])
 
@@ -312,7 +312,7 @@ def texts():
     case("gzip_stored.txt.gz", gz(data, level=0), texts=[PLAIN])
     case("gzip_members.txt.gz", gz(data[:99]) + gz(b"") + gz(data[99:]), texts=[PLAIN])
     case("gzip_padded.txt.gz", gz(data) + bytes(512), texts=[PLAIN])
-    case("gzip_garbage.txt.gz", gz(data) + b"garbage", refused="something else behind the end of the gzip data")
+    case("gzip_garbage.txt.gz", gz(data) + b"garbage", refused="other data follows the end of the gzip stream")
     case("gzip_cut.txt.gz", gz(data)[:-9], refused="cannot read")
     case("gzip_twice.txt.gz", gz(gz(data)), refused="compressed twice (gzip)")
     case("gzip_unnamed.txt", gz(data), texts=[PLAIN])
@@ -370,8 +370,8 @@ def other_files():
     case("table.parquet", b"PAR1\x15\x04\x15\x10", refused="a Parquet file")
     case("base.db", b"SQLite format 3\0\x10\0\1\1", refused="an SQLite database")
     case("sheet.csv", archive.getvalue(), refused="a ZIP archive")
-    case("letter.docx", archive.getvalue(), refused="is not plain text but a document of formatted text: make text of it first: pandoc")
-    case("book.pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", refused="a PDF: make text of it first: pdftotext")
+    case("letter.docx", archive.getvalue(), refused="is not plain text but a formatted document: convert it to text first: pandoc")
+    case("book.pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", refused="a PDF: convert it to text first: pdftotext")
     page = "<!DOCTYPE html>\n<p>a</p>\n"
     case("page.html", page, texts=[page], notes=["read as it is, though it is an HTML page"])
 

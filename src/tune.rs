@@ -248,8 +248,8 @@ impl Tuning {
             };
             if let Some(key) = group.settings.keys().find(sets_schedule) {
                 return Err(Error::BadConfig(format!(
-                    "param_groups: {:?}: {key} would stay as it is while a tuning scales learning rates and their course: \
-                     leave it out, and set it when the rest is known",
+                    "param_groups: {:?}: {key} would not change while tuning scales the learning rates and \
+                     their schedule: remove it, and set it after tuning",
                     group.params
                 )));
             }
@@ -304,7 +304,7 @@ impl Tuning {
     pub fn resume(out: &Path, changes: &Changes, threads: usize) -> Result<Tuning> {
         let path = out.join(FILE);
         if !path.exists() {
-            let what = "not the folder of a tuning: it has no tune.json; one is made by kinglet tune --out";
+            let what = "not the folder of a tuning: it has no tune.json; kinglet tune --out creates one";
             return Err(Error::run(out, what));
         }
         Cpu::new()?;
@@ -312,7 +312,10 @@ impl Tuning {
         let mut stored = read(&path)?;
         let mut config = Config::from_toml(&stored.config).map_err(|error| Error::run(&path, error.to_string()))?;
         let began_with = |what: &str, asked: &str, was: &str| {
-            Error::BadConfig(format!("--{what} {asked}: this tuning began with {was}; start a new one to change it"))
+            Error::BadConfig(format!(
+                "--{what} {asked}: this tuning was started with {was}; start a new one to \
+                 change it"
+            ))
         };
         if !changes.sweeps.is_empty() {
             let asked: Vec<_> = changes.sweeps.iter().map(Sweep::to_string).collect();
@@ -430,7 +433,7 @@ fn refuse_full(out: &Path) -> Result<()> {
     if out.join(FILE).exists() {
         return Err(Error::run(
             out,
-            "there is a tuning in this folder: continue it with --resume, or name another with --out",
+            "this folder already contains a tuning: continue it with --resume, or choose another folder with --out",
         ));
     }
     disk::refuse_full(out, |entry| entry.file_name() == Lock::FILE)
@@ -438,8 +441,8 @@ fn refuse_full(out: &Path) -> Result<()> {
 
 fn too_short(budget_s: f64, need_s: f64) -> Error {
     Error::BadConfig(format!(
-        "--budget {budget_s:.0}s is too short: the least that tells anything takes about {:.0} seconds here; give it more, or \
-         a smaller model, or fewer --trials",
+        "--budget {budget_s:.0}s is too short: a useful tuning takes at least about {:.0} seconds on this \
+         machine; give it more time, a smaller model, or fewer --trials",
         need_s.ceil() + 1.0
     ))
 }
@@ -558,9 +561,9 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         let Some(best) = best_of(&outcomes).cloned() else {
             self.save()?;
             let what = if complete {
-                "every training diverged: give the sweep lower learning rates, or set grad_clip=1"
+                "every trial diverged: sweep lower learning rates, or set grad_clip=1"
             } else {
-                "the budget ended before one training did; go on with --resume --budget and a longer time"
+                "the budget ended before the first trial did; continue with --resume and a longer --budget"
             };
             return Err(Error::run(&self.tuning.out, what));
         };
@@ -866,7 +869,7 @@ impl Found {
             best.steps,
         )];
         if best.trial == 0 {
-            lines.push("Those are the configured ones: nothing that was tried is better.".into());
+            lines.push("These are the configured values: nothing that was tried is better.".into());
         } else if let Some(base) = base {
             let loss =
                 if base.loss.is_finite() { format!("{:.4}", base.loss) } else { "no loss: it diverged".to_owned() };
@@ -896,9 +899,9 @@ impl Found {
         let Found { best, max_iters, budget_s, spent_s, .. } = self;
         let whole_s = spent_s.max(PLANNED * budget_s) * *max_iters as f64 / best.steps.max(1) as f64 / PLANNED;
         format!(
-            "The longest trials have {} of {max_iters} steps: so many fit into the budget of {budget_s:.0} s when they were \
-             planned, with some time kept in reserve. For all of them, begin a new tuning with a budget of about \
-             {whole_s:.0} s. A longer training may want a lower learning rate.",
+            "The longest trials have {} of {max_iters} steps, because the budget was {budget_s:.0} s. For \
+             trials of full length, start a new tuning with a budget of about {whole_s:.0} s. A longer training \
+             may need a lower learning rate.",
             best.steps
         )
     }
@@ -974,7 +977,7 @@ mod tests {
             read(&path).unwrap_err().to_string()
         };
         for text in ["", "{}", "{\"sha256\":\"0\",\"tune\":{}}"] {
-            assert!(error(text).contains("its checksum does not fit"), "{text}");
+            assert!(error(text).contains("its checksum does not match"), "{text}");
         }
         let sealed = |json: &str| format!("{SEAL}{}{TUNE}{json}}}\n", sha256(json.as_bytes()));
         assert!(error(&sealed("{\"format_version\":99}")).contains("needs a newer kinglet"));

@@ -215,7 +215,7 @@ fn two_processes_do_not_train_one_run() {
     training.until("step");
     let who = format!("run: another kinglet (process {}) is training this run", training.child.id());
     cli.fails(&["train", "--resume", "--out", "run"], 1, &who);
-    cli.fails(&["train", "--out", "run"], 1, "there is a run in this folder");
+    cli.fails(&["train", "--out", "run"], 1, "this folder already contains a run");
     // Reading does no harm.
     cli.ok(&["sample", "run", "--tokens", "5"]);
     training.child.kill().unwrap();
@@ -233,7 +233,7 @@ fn survives(cli: &Cli, command: &mut Command, run: &Path, disturb: impl FnOnce()
     disturb();
     let warning = training.until("warning");
     let text = warning["warning"].as_str().unwrap();
-    for part in ["NO CHECKPOINT WAS WRITTEN: cannot ", "Training goes on and tries again at the next estimate"] {
+    for part in ["NO CHECKPOINT WAS WRITTEN: cannot ", "Training continues and tries again at the next estimate"] {
         assert!(text.contains(part), "{text}");
     }
     // The last good one stays.
@@ -603,7 +603,7 @@ fn what_a_killed_preparation_left_is_removed_by_the_next_whatever_its_name() {
     fs::create_dir(cli.path("folder/.mine.1.tmp")).unwrap();
     let output = cli.run(&["data", "prepare", "small.txt", "--tokenizer", "byte", "--out", "folder/small"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && stderr.contains("which a kinglet that was ended left"), "{stderr}");
+    assert!(output.status.success() && stderr.contains("which an interrupted kinglet left behind"), "{stderr}");
     let mut names: Vec<_> =
         cli.path("folder").read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

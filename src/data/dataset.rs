@@ -89,16 +89,16 @@ impl Dataset {
             match part.content {
                 Content::Text(_) if n <= config.block_size => {
                     return Err(Error::Data(format!(
-                        "the {name} part of the text has {}, fewer than one sequence of block_size + 1 = {}: \
-                         use a longer text or a smaller block_size",
+                        "the {name} part of the text has only {}, but a sequence needs block_size + 1 = {}: use \
+                         a longer text or a smaller block_size",
                         many(n as u64, "token", "tokens"),
                         config.block_size + 1
                     )));
                 }
                 Content::Conversations(_) if part.windows() == 0 => {
                     return Err(Error::Data(format!(
-                        "the {name} part has no conversation of at most block_size + 1 = {} tokens with an answer to \
-                         learn: use more or shorter ones, or a model with a larger block_size{}",
+                        "no conversation with an answer in the {name} part fits into block_size + 1 = {} \
+                         tokens: use more or shorter conversations, or a model with a larger block_size{}",
                         config.block_size + 1,
                         self.notes.iter().map(|note| format!("; {note}")).collect::<String>()
                     )));
@@ -134,8 +134,9 @@ impl Dataset {
     pub fn check_size(corpus: &Corpus, bytes: u64) -> Result<()> {
         machine::check_memory(bytes.saturating_mul(BYTES_PER_TOKEN), |need, have| {
             Error::Data(format!(
-                "{} has {:.1} GiB; training on it takes up to {need:.0} GiB of memory and this machine has {have:.1} GiB: \
-                 kinglet data prepare writes its tokens to files, which are trained on without loading them",
+                "{} has {:.1} GiB; training on it needs up to {need:.0} GiB of memory, but this machine has \
+                 {have:.1} GiB. First run kinglet data prepare, which writes the tokens to files that need not \
+                 be loaded",
                 corpus.names(),
                 bytes as f64 / f64::from(1 << 30)
             ))
@@ -151,16 +152,17 @@ fn left_out(parts: &[&Collected], chats: Option<&Chats>, survey: &Survey, config
     let (of, most) = (survey.conversations, config.block_size + 1);
     let long = (too_long > 0).then(|| {
         let what = of_all(too_long as u64, "is", "are", of);
-        let longest = longest.unwrap_or(0);
+        let (are, longest) = (if too_long == 1 { "is" } else { "are" }, longest.unwrap_or(0));
         let more = if parts.iter().any(|part| part.at_least) { " or more" } else { "" };
         format!(
-            "{what} longer than block_size + 1 = {most} tokens (the longest has {longest}{more}) and left out{}",
+            "{what} longer than block_size + 1 = {most} tokens (the longest has {longest}{more}) and {are} skipped{}",
             larger(chats, config)
         )
     });
     let empty = (empty > 0).then(|| {
         let what = of_all(empty as u64, "has", "have", of);
-        format!("{what} no answer to learn, and left out")
+        let are = if empty == 1 { "is" } else { "are" };
+        format!("{what} no answer to learn and {are} skipped")
     });
     let mut doubts = Doubts::default();
     parts.iter().for_each(|part| doubts.add(part.doubts.clone()));
@@ -179,7 +181,7 @@ fn larger(chats: Option<&Chats>, config: &Config) -> String {
         Some(size) if size <= config.block_size => String::new(),
         Some(size) if config.base.is_empty() => {
             let chat = Config::preset("chat").is_ok_and(|chat| config.block_size < chat.block_size);
-            let preset = if chat { "--preset chat is for conversations, and " } else { "" };
+            let preset = if chat { "--preset chat is made for conversations; " } else { "" };
             format!("; {preset}--set block_size={size} holds 99 % of them")
         }
         Some(size) => format!("; a block_size of {size} would hold 99 % of them"),
@@ -328,7 +330,7 @@ mod tests {
         let (data, _) = dataset(&"ab".repeat(550), &["block_size=10"]).unwrap();
         assert_eq!((data.train.tokens(), data.val.tokens()), (990, 110));
         let message = dataset("abcdefghijklmnopqrstuvwxyz", &["block_size=3"]).unwrap_err().to_string();
-        assert!(message.contains("validation part of the text has 3 tokens"), "{message}");
+        assert!(message.contains("validation part of the text has only 3 tokens"), "{message}");
     }
 
     #[test]

@@ -136,12 +136,12 @@ pub(super) fn encode(
 fn apart(survey: &Survey, tokenizer: &Tokenizer, config: &Config) -> Option<&'static str> {
     let (chats, several) = (survey.conversations > 0, survey.documents > 1);
     if !chats && several && tokenizer.end_of_text().is_none() {
-        return Some("the tokenizer has no token that ends a text: documents follow each other with nothing between");
+        return Some("the tokenizer has no end-of-text token, so nothing separates the documents");
     }
     match (config.within_documents, config.packing) {
         (true, _) if chats => Some("within_documents has no effect on conversations"),
         (true, _) if !several => Some("within_documents has no effect: the text is a single document"),
-        (_, true) if !chats => Some("packing has no effect: it is for conversations"),
+        (_, true) if !chats => Some("packing has no effect: it applies only to conversations"),
         _ => None,
     }
 }
@@ -151,13 +151,13 @@ fn note(lost: &Loss, corpus: &Corpus) -> Result<Option<String>> {
     let Some(summary) = lost.summary() else { return Ok(None) };
     if lost.is_large() {
         return Err(Error::Data(format!(
-            "the tokenizer is not one for {}: {summary}; use one that was made for such text, or --tokenizer bpe:SIZE, \
-             byte or char",
+            "the tokenizer does not suit {}: {summary}; use a tokenizer made for such text, or --tokenizer \
+             bpe:SIZE, byte or char",
             corpus.names()
         )));
     }
     Ok(Some(format!(
-        "the tokenizer does not keep all of the text: {summary}; bits per byte and per character are of the text as it \
-         was read, so they are not comparable with those of a tokenizer that keeps it"
+        "the tokenizer loses part of the text: {summary}; bits per byte and per character count the original \
+         text, so they cannot be compared with those of a lossless tokenizer"
     )))
 }

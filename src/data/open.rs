@@ -31,7 +31,7 @@ pub fn read(config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Data
     if let Some(files) = prepared::open(config, known)? {
         if let (Some((kind, train_split)), None) = (&files.made, known) {
             let other = |key: &str, value: String, made: String| {
-                let allowed = format!("{made}, with which these token ids were made");
+                let allowed = format!("{made}, the value that these token ids were prepared with");
                 Err(Error::Config { key: key.into(), value, allowed })
             };
             // A default value counts as not asked for.
@@ -45,7 +45,7 @@ pub fn read(config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Data
         }
         if let TokenizerChoice::Fixed(_) = choice {
             let divided = files.made.as_ref().is_none_or(|(_, train_split)| *train_split == config.train_split);
-            same_text(config, if divided { &files.sha256 } else { "of another train_split" })?;
+            same_text(config, if divided { &files.sha256 } else { "from another train_split" })?;
         }
         return Ok((known.unwrap_or(&files.tokenizer).clone(), Dataset::from(files)));
     }
@@ -84,7 +84,8 @@ pub(crate) fn same_text(config: &Config, sha256: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::Data(format!(
-        "{} is not the text this run was started with (SHA-256 {sha256}, was {}): bring that text back, or start a new run",
+        "{} is not the text that this run was started with (SHA-256 {sha256}, was {}): restore that text, or \
+         start a new run",
         config.data.join(", "),
         config.data_sha256
     )))

@@ -115,7 +115,7 @@ pub(super) fn open(config: &Config, known: Option<&Tokenizer>) -> Result<Option<
     if path.join(ABOUT).exists() {
         let files = open_prepared(path, config)?;
         if known.is_some_and(|known| !known.extends(&files.tokenizer)) {
-            return Err(Error::Data(format!("{} has ids of another tokenizer", path.display())));
+            return Err(Error::Data(format!("{} contains ids from another tokenizer", path.display())));
         }
         return Ok(Some(files));
     }
@@ -131,9 +131,9 @@ fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
         String::from_utf8(bytes).map_err(|error| Error::run(&folder.join(name), error.to_string()))
     };
     let about: About = serde_json::from_str(&text(ABOUT)?)
-        .map_err(|error| Error::run(&folder.join(ABOUT), format!("not about a prepared corpus: {error}")))?;
+        .map_err(|error| Error::run(&folder.join(ABOUT), format!("not a description of prepared data: {error}")))?;
     if about.format_version != VERSION {
-        return Err(Error::run(&folder.join(ABOUT), "written by a newer kinglet, use that one"));
+        return Err(Error::run(&folder.join(ABOUT), "this file needs a newer kinglet"));
     }
     let tokenizer = Tokenizer::from_json(&text(TOKENIZER)?).map_err(|error| files.error(TOKENIZER, &error))?;
     let part = |part: &PartAbout| -> Result<Split> {
@@ -158,7 +158,7 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
         (None, TokenizerKind::File(path)) => Tokenizer::from_file(Path::new(path))?,
         (None, _) => {
             return Err(Error::Data(format!(
-                "{} has token ids: --tokenizer FILE names the tokenizer.json that they are of, for example GPT-2's",
+                "{} contains token ids: name their tokenizer.json (for example GPT-2's) with --tokenizer FILE",
                 paths[0].display()
             )));
         }
@@ -195,7 +195,7 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
     };
     let (train, val) = (part(train)?, part(val)?);
     let notes = vec![format!(
-        "token ids of a vocabulary of {}; losses per byte and character are estimates",
+        "token ids from a vocabulary of {}; losses per byte and per character are estimates",
         tokenizer.vocab_size()
     )];
     let sha256 = hex(&hasher.finalize());
@@ -294,9 +294,7 @@ pub fn prepare(
 ) -> Result<Option<About>> {
     if survey.conversations > 0 {
         let names = corpus.names();
-        return Err(Error::Data(format!(
-            "{names}: conversations are trained on as they are, they need no preparation"
-        )));
+        return Err(Error::Data(format!("{names}: conversations need no preparation: train on them directly")));
     }
     disk::refuse_full(out, |_| false)?;
     let mut folder = FolderWriter::beside(out)?;
@@ -328,7 +326,7 @@ pub fn prepare(
     for (name, part) in [("training", &train), ("validation", &val)] {
         if part.tokens < 2 {
             return Err(Error::Data(format!(
-                "the {name} part of the text has {}: use a longer text",
+                "the {name} part of the text has only {}: use a longer text",
                 many(part.tokens, "token", "tokens")
             )));
         }
@@ -436,7 +434,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         prepared(temp.path(), Survey::char_tokenizer);
         for (name, at, message) in [
-            ("train-00000.bin", 40, "of another tokenizer"),
+            ("train-00000.bin", 40, "from another tokenizer"),
             ("train-00000.bin", 70, "damaged: its SHA-256"),
             ("train-00000.bin", 8, "newer kinglet"),
             ("train-00000.bin", 16, "damaged: "),
@@ -510,7 +508,7 @@ mod tests {
             assert_eq!(files.train.last_ids(1000).unwrap(), all[..train]);
         }
         for (name, settings, message) in [
-            ("nano", &[][..], "--tokenizer FILE names the tokenizer.json"),
+            ("nano", &[][..], "with --tokenizer FILE"),
             ("odd.bin", &["tokenizer=byte"], "damaged: 201 bytes"),
             ("short.bin", &["tokenizer=byte"], "damaged: 1224 bytes are not 500 ids"),
         ] {

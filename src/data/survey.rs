@@ -79,7 +79,10 @@ impl Survey {
             }
             if conversations > 0 && conversations < documents {
                 let names = corpus.names();
-                return Err(Error::Data(format!("{names}: text and conversations; train on one kind at a time")));
+                return Err(Error::Data(format!(
+                    "{names}: these are both these are both text and conversations; \
+                     train on one kind at a time"
+                )));
             }
             Ok(())
         })?;
@@ -139,21 +142,21 @@ impl Survey {
         let mut notes = Vec::new();
         if left_out > 0 {
             notes.push(format!(
-                "the text has too many different words for memory: the vocabulary was learned without {} \
-                 that came when it was full",
+                "the text has too many different words to keep in memory: the vocabulary was learned without {} \
+                 that came after the limit was reached",
                 many(left_out, "word", "words")
             ));
         }
         if cut > 0 {
             let cut = cut as f64 / 1e6;
             notes.push(format!(
-                "the text has words of thousands of letters: the vocabulary was learned from the first 4 MB of these, not from \
-                 the other {cut:.1} MB"
+                "the text has words with thousands of letters: the vocabulary was learned from the first 4 MB \
+                 of them, without the other {cut:.1} MB"
             ));
         }
         if learned.vocab_size() < vocab_size {
             notes.push(format!(
-                "the text has only {} tokens to learn, not {vocab_size}: no others occur",
+                "the vocabulary has only {} tokens instead of {vocab_size}: the text has no more pairs to merge",
                 learned.vocab_size()
             ));
         }

@@ -105,12 +105,12 @@ impl TokenFile {
         let bad = |what: &str| Err(Error::run(path, what));
         let Header { start, wide, tokens, .. } = header;
         if header.tokenizer.is_some_and(|sum| sum != sha256(tokenizer.to_json().as_bytes())) {
-            return bad("its ids are of another tokenizer");
+            return bad("its ids are from another tokenizer");
         }
         let opened = TokenFile { file: file.into(), path: path.into(), start, wide, len: tokens as usize };
         let sum = opened.verify(tokenizer.vocab_size())?;
         if header.ids.is_some_and(|ids| ids != sum) {
-            return bad("damaged: its SHA-256 is not the one in its header");
+            return bad("damaged: its SHA-256 differs from the one in its header");
         }
         Ok(opened)
     }
@@ -143,7 +143,7 @@ impl Header {
         let own = first.get(..HEADER as usize).filter(|header| header.starts_with(MAGIC));
         let (start, wide, claimed) = if let Some(header) = own {
             if word(8) != Some(VERSION) || !matches!(word(12), Some(2 | 4)) {
-                return Err(Error::Data("written by a newer kinglet, use that one".into()));
+                return Err(Error::Data("this file needs a newer kinglet".into()));
             }
             let tokens = u64::from_le_bytes(header[16..24].try_into().expect("eight bytes"));
             (HEADER, word(12) == Some(4), Some(tokens))

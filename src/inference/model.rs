@@ -82,7 +82,7 @@ impl Model {
     /// If they do not belong together, or are damaged.
     pub fn from_parts(config: Config, tokenizer: Tokenizer, tensors: &[u8]) -> Result<Model> {
         if config.lora_rank > 0 {
-            let what = "lora_rank is set: these are adapters, which kinglet merge puts into the weights";
+            let what = "these are adapters (lora_rank is set); kinglet merge adds them to the weights";
             return Err(Error::BadConfig(what.to_owned()));
         }
         let layout = Layout::new(&config)?;
@@ -114,7 +114,7 @@ impl<B: Forward> Model<B> {
     pub fn load_without_adapters(be: B, run: &Path, which: Which) -> Result<Model<B>> {
         let mut run = RunDir::open(run)?;
         let base = run.base()?.filter(|_| run.config.lora_rank > 0);
-        let base = base.ok_or_else(|| Error::run(run.path(), "this run has no adapters to leave out"))?;
+        let base = base.ok_or_else(|| Error::run(run.path(), "this run has no adapters to disable"))?;
         let (state, _) = run.load_weights(&Layout::new(&run.config)?, Some(&base.weights), which)?;
         run.config = base.config;
         Model::new(be, run, state, &base.weights)
@@ -153,14 +153,14 @@ impl<B: Forward> Model<B> {
             Ok(Layout::new(config)?.tensors.into_iter().map(|tensor| tensor.shape).collect())
         };
         if !extended || shapes(&plain)? != shapes(&trained_on.config)? {
-            let what = format!("its adapters are of another model than {}", run.path().display());
+            let what = format!("its adapters were made for a different model than {}", run.path().display());
             return Err(Error::run(adapter, what));
         }
         let (state, adapted) = other.load_weights(&Layout::new(&other.config)?, Some(&weights), adapter_which)?;
         other.warnings.extend(run.warnings);
         other.notes.extend(run.notes);
         if weights != trained_on.weights {
-            let what = "the adapters were trained on other weights than these";
+            let what = "the adapters were trained with different base weights";
             other.warnings.push(format!("{}: {what}", adapter.display()));
         }
         Model::new(be, other, state, &adapted)
@@ -191,11 +191,11 @@ impl<B: Forward> Model<B> {
         let gpt = Gpt::new(&config)?;
         let (has, wants) = (host.len(), gpt.layout.len());
         if has != wants {
-            return Err(Error::Data(format!("{has} weights, where the configuration describes {wants}")));
+            return Err(Error::Data(format!("there are {has} weights, but the configuration describes {wants}")));
         }
         let (known, tokens) = (config.vocab_size, tokenizer.vocab_size());
         if tokens > known {
-            return Err(Error::Data(format!("the tokenizer has {tokens} tokens and the model knows {known}")));
+            return Err(Error::Data(format!("the tokenizer has {tokens} tokens, but the model has {known}")));
         }
         let mut weights = be.zeros(wants);
         be.upload(&mut weights, 0, host);
@@ -284,7 +284,8 @@ impl<B: Forward> Model<B> {
         let block_size = self.config().block_size;
         if prompt.len() >= block_size {
             return Err(Error::Text(format!(
-                "the message has {} tokens, and the model sees {block_size} at once, answer included: make it shorter",
+                "the message has {} tokens, but the model sees only {block_size} at once, including the answer: \
+                 make it shorter",
                 prompt.len()
             )));
         }
@@ -327,7 +328,7 @@ impl<B: Forward> Model<B> {
         if let Some(names) = names {
             config.data = names.to_vec();
         } else if config.data.iter().any(|name| name == "-") {
-            return Err(Error::Data("this run was trained on standard input: name the text to measure".to_owned()));
+            return Err(Error::Data("this run was trained on standard input: name a text to evaluate".to_owned()));
         }
         if part == Part::All {
             // Put all of the text into the validation split.
@@ -337,8 +338,8 @@ impl<B: Forward> Model<B> {
         let known = &self.config().data_sha256;
         if names.is_none() && part != Part::All && !known.is_empty() && !self.trained_on(&data) {
             data.notes.push(format!(
-                "{} is not the text that this run was trained on (SHA-256 {}, was {known}): what is divided off for \
-                 validation now may have been trained on",
+                "{} is not the text that this run was trained on (SHA-256 {}, was {known}): its validation part \
+                 may contain text that the model was trained on",
                 config.data.join(", "),
                 data.sha256
             ));

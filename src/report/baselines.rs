@@ -37,7 +37,7 @@ pub fn best(data: &Dataset, vocab_size: usize) -> Result<Option<Baseline>> {
 
 /// What is said where the baseline could not be measured: nothing else depends on it.
 pub fn missing(error: &Error) -> String {
-    format!("the n-gram baseline is not measured: {}", error.one_line())
+    format!("the n-gram baseline could not be computed: {}", error.one_line())
 }
 
 /// The losses of simple models on one validation split.

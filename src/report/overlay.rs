@@ -181,7 +181,7 @@ impl Overlay {
             x_desc: match by {
                 By::Step => "step",
                 By::Tokens => "tokens trained on",
-                By::Seconds => "seconds of training, without estimates",
+                By::Seconds => "seconds of training, without evaluation",
             }
             .into(),
             y_desc: format!("loss ({unit})"),
@@ -228,7 +228,7 @@ fn overlay(mut told: Vec<RunRecords>, target: Option<f64>) -> Result<Overlay> {
     told.retain(|run| {
         let again = wholes.contains(&run.whole);
         if again {
-            notes.push(format!("{} is named twice and shown once.", run.path.display()));
+            notes.push(format!("{} was named twice; it is shown once.", run.path.display()));
         } else {
             wholes.push(run.whole.clone());
         }
@@ -250,7 +250,7 @@ fn overlay(mut told: Vec<RunRecords>, target: Option<f64>) -> Result<Overlay> {
     let texts = differ(|config| config.data_sha256.clone().into()) || differ(|config| config.train_split.into());
     let tokens = differ(|config| config.tokenizer_sha256.clone().into());
     if texts {
-        notes.push("These runs are not all measured on the same text: their losses do not compare.".into());
+        notes.push("These runs were not all evaluated on the same text, so their losses cannot be compared.".into());
     }
     let (mut unit, mut comparable) = (Unit::NatsPerToken, !texts);
     if tokens {
@@ -259,14 +259,16 @@ fn overlay(mut told: Vec<RunRecords>, target: Option<f64>) -> Result<Overlay> {
         if unknown.is_empty() {
             unit = Unit::BitsPerByte;
             notes.push(
-                "These runs have different tokens, so losses are in bits per byte. Training losses are converted with the \
+                "These runs use different tokenizers, so losses are in bits per byte. Training losses are \
+                 converted with the \
                  validation split's bytes per token."
                     .into(),
             );
         } else {
             comparable = false;
             notes.push(format!(
-                "These runs have different tokens: nats per token DO NOT COMPARE, and there are no bits per byte of {}.",
+                "These runs use different tokenizers: nats per token CANNOT BE COMPARED, and bits per byte are \
+                 not known for {}.",
                 unknown.join(", ")
             ));
         }
@@ -318,15 +320,19 @@ fn trace(told: &RunRecords, name: String, notes: &mut Vec<String>) -> Result<Tra
     if without_seconds {
         notes.push(match ms_per_step {
             Some(_) => format!(
-                "An old kinglet trained {name} and recorded no seconds: shown are its steps times their mean time."
+                "{name} was trained by an old kinglet that recorded no seconds: its times are estimated from \
+                 the mean time per step."
             ),
-            None => format!("An old kinglet trained {name} and recorded no seconds: it has no curve by seconds."),
+            None => format!(
+                "{name} was trained by an old kinglet that recorded no seconds, so it has no curve \
+                 by seconds."
+            ),
         });
     }
     match estimates.iter().filter(|at| !at.val_loss.is_finite()).count() {
         0 => {}
-        1 => notes.push(format!("1 estimate of {name} is not finite and not drawn.")),
-        n => notes.push(format!("{n} estimates of {name} are not finite and not drawn.")),
+        1 => notes.push(format!("1 estimate of {name} is not finite, so it is not drawn.")),
+        n => notes.push(format!("{n} estimates of {name} are not finite, so they are not drawn.")),
     }
     let ratio = |bits: Option<f64>, nats: Option<f64>| Some(bits? / nats?).filter(|ratio| ratio.is_normal());
     let per_nat = told.estimates.iter().find_map(|at| ratio(at.bits_per_byte, Some(at.val_loss)));
@@ -422,7 +428,7 @@ mod tests {
         let json = serde_json::to_value(&overlay).unwrap();
         assert_eq!(json["config"]["learning_rate"], serde_json::json!([0.001, 0.01, 0.001]));
         let notes = overlay.notes.join("\n");
-        for part in ["a/slow is named twice", "1 estimate of nan is not finite"] {
+        for part in ["a/slow was named twice", "1 estimate of nan is not finite"] {
             assert!(notes.contains(part), "{part}: {notes}");
         }
         // A run that cannot be drawn has no curve; a training curve stands behind.
@@ -447,11 +453,11 @@ mod tests {
         runs[1].estimates[0].bits_per_byte = None;
         let unknown = overlay(runs, None).unwrap();
         assert_eq!(unknown.unit, Unit::NatsPerToken);
-        assert!(unknown.notes[0].contains("DO NOT COMPARE, and there are no bits per byte of b"), "{unknown:?}");
+        assert!(unknown.notes[0].contains("CANNOT BE COMPARED, and bits per byte are not known for b"), "{unknown:?}");
         assert!(!unknown.comparable && unknown.target.is_none(), "there is nothing to reach");
         let text = config(&["data_sha256=text"]);
         let texts = overlay(vec![told("a", &char, &[4.0]), told("b", &text, &[3.0])], None).unwrap();
-        assert!(texts.notes[0].contains("not all measured on the same text"));
+        assert!(texts.notes[0].contains("not all evaluated on the same text"));
         assert_eq!((texts.comparable, texts.target), (false, None));
     }
 
@@ -472,7 +478,7 @@ mod tests {
         };
         let done = old(true);
         assert_eq!(done.runs[0].estimates[1].train_s, Some(5.0));
-        assert!(done.notes[0].contains("steps times their mean time"));
+        assert!(done.notes[0].contains("estimated from the mean time per step"));
         let chart = done.chart(By::Seconds, false, false);
         assert_eq!(chart.series[1].points, [(0.0, 0.5), (5.0, 0.5)], "the floor");
         let running = old(false);

@@ -97,7 +97,7 @@ impl State {
         let state: State =
             serde_json::from_slice(json).map_err(|error| Error::Data(format!("not the state of a run: {error}")))?;
         if state.format_version > FORMAT_VERSION {
-            return Err(Error::Data("written by a newer kinglet, use that one".into()));
+            return Err(Error::Data("this file needs a newer kinglet".into()));
         }
         Ok(state)
     }
@@ -302,8 +302,8 @@ impl Stored {
     /// If something is missing, damaged, or of another model; `take` may have been called by then.
     pub(crate) fn restore(&self, layout: &Layout, take: Sink) -> Result<State> {
         if !self.files.lists(OPTIMIZER) {
-            let what = "it has no optimizer state (kinglet prune --optimizer removes it), so training cannot go on from here; \
-                        kinglet finetune can begin with it";
+            let what = "it has no optimizer state (kinglet prune --optimizer removes it), so it cannot be \
+                 resumed; kinglet finetune can still start from it";
             return Err(self.files.error(OPTIMIZER, &Error::Data(what.to_owned())));
         }
         self.tensors(OPTIMIZER, &moments(layout), take)?;
@@ -341,7 +341,7 @@ impl Stored {
     /// A zeroed buffer for the layout (untouched pages), starting with `base` if there are adapters.
     fn on_base(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
         if layout.has_adapters() && base.is_none() {
-            let what = "it holds adapters (lora_rank), and the weights they belong to are not there";
+            let what = "it contains adapters (lora_rank), but the weights they belong to are missing";
             return Err(self.files.error(weights_file(layout), &Error::Data(what.into())));
         }
         let mut weights = vec![0.0; layout.len()];
@@ -448,12 +448,15 @@ pub fn read_tensors(
         let info = header.info(&name).ok_or_else(|| Error::Data(format!("it has no tensor {name}")))?;
         if info.dtype != Dtype::F32 || info.shape != tensor.shape {
             let found = format!("{:?} {:?}", info.dtype, info.shape);
-            return Err(Error::Data(format!("{name} is {found}, the configuration says F32 {:?}", tensor.shape)));
+            return Err(Error::Data(format!(
+                "{name} is {found}, but the configuration requires F32 {:?}",
+                tensor.shape
+            )));
         }
         let (start, end) = info.data_offsets;
         let inside = (end as u64).checked_add(data).is_some_and(|end| end <= len);
         if !inside || end.checked_sub(start) != Some(4 * tensor.span.len) {
-            return Err(damaged(&format!("{name} is said to be at {start} to {end} of {} bytes", len - data)));
+            return Err(damaged(&format!("{name} would be at bytes {start} to {end} of {}", len - data)));
         }
         found.push((*tensor, start as u64));
     }

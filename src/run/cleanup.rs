@@ -102,10 +102,18 @@ impl Cleanup {
                     last = Some(state);
                     break;
                 }
-                Err(error) => self.notes.push(format!("the checkpoint of step {step} stays: {}", error.one_line())),
+                Err(error) => {
+                    self.notes.push(format!("the checkpoint of step {step} was not removed: {}", error.one_line()))
+                }
             }
         }
-        let Some(last) = last else { return Err(Error::damaged(run.path(), "no checkpoint is intact, so all stay")) };
+        let Some(last) = last else {
+            return Err(Error::damaged(
+                run.path(),
+                "no checkpoint is intact, so none is \
+             removed",
+            ));
+        };
         let best = last.best.map(|(_, step)| step);
         let estimated = if is_done { None } else { run.newest_estimated(&layout).ok().map(|(state, _)| state.step) };
         let stays = |step: u64| step >= last.step || Some(step) == best || Some(step) == estimated;

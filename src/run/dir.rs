@@ -144,7 +144,7 @@ impl RunDir {
     /// If the folder holds no run, or nothing in it is intact.
     pub fn open(path: &Path) -> Result<RunDir> {
         if !path.exists() {
-            return Err(Error::not_found(path, "there is no such folder; a run is made by kinglet train --out"));
+            return Err(Error::not_found(path, "there is no such folder; kinglet train creates a run"));
         }
         let folders = checkpoints(path).unwrap_or_default();
         if let Some((run, step)) = checkpoint_of(path) {
@@ -152,7 +152,7 @@ impl RunDir {
             return Err(Error::run(path, format!("this is a checkpoint: name its run, {run}, and the step {step}")));
         }
         if path.join("state.json").exists() && path.join(disk::SUMS).exists() {
-            let what = "this is a checkpoint without its run: in RUN/checkpoints/step-NNNNNN it can be used";
+            let what = "this is a checkpoint without its run: move it to RUN/checkpoints/step-NNNNNN to use it";
             return Err(Error::run(path, what));
         }
         if !path.join(CONFIG).exists() && folders.is_empty() {
@@ -303,10 +303,10 @@ impl RunDir {
         written.map_err(Error::io("write", &path))?;
         match lines.map_or(0, |lines| lines.damaged) {
             0 => {}
-            n => self.warnings.push(format!("{}: {n} damaged lines left out", path.display())),
+            n => self.warnings.push(format!("{}: skipped {n} damaged lines", path.display())),
         }
         if let Some(step) = missing {
-            let what = format!("lines are missing, among them the estimate of step {step}; the curves have a gap");
+            let what = format!("lines are missing, including the estimate of step {step}; the curves have a gap");
             self.warnings.push(format!("{}: {what}", path.display()));
         }
         Ok(Metrics { file: Appender::new(&path).map_err(Error::io("open", &path))?, path })
@@ -477,7 +477,8 @@ impl RunDir {
 /// Returns an error if the folder contains anything except the leftovers of an interrupted start.
 pub(super) fn refuse_full(path: &Path) -> Result<()> {
     if path.join(CONFIG).exists() {
-        let what = "there is a run in this folder: continue it with --resume, or name another with --name or --out";
+        let what = "this folder already contains a run: continue it with --resume, or choose another with \
+             --name or --out";
         return Err(Error::run(path, what));
     }
     // A lock file without a configuration marks an interrupted start.
@@ -509,7 +510,7 @@ fn newest<T>(
                 Err(error) if folder.exists() => {
                     let reason = error.one_line();
                     if !warnings.iter().any(|warning| warning.contains(&reason)) {
-                        warnings.push(format!("checkpoint of step {step} passed over: {reason}"));
+                        warnings.push(format!("skipped the checkpoint of step {step}: {reason}"));
                     }
                     first_error.get_or_insert(error);
                 }
@@ -526,7 +527,7 @@ fn newest<T>(
 }
 
 fn no_checkpoint(run: &Path) -> Error {
-    Error::not_found(run, "this run has no checkpoint yet; kinglet train --resume RUN goes on with it")
+    Error::not_found(run, "this run has no checkpoint yet; kinglet train --resume RUN continues it")
 }
 
 /// Steps in a sentence, `None` if there are none.
@@ -556,7 +557,7 @@ pub(super) fn sealed_config(run: &Path) -> Result<String> {
     let path = run.join(CONFIG);
     let text = disk::read_text(&path, TEXT_LIMIT)?;
     let sealed = text.rsplit_once(SEAL).map(|(above, sum)| (above, sum.trim_end()));
-    disk::unseal(&path, sealed, " (settings are changed with --resume --set)").map(str::to_owned)
+    disk::unseal(&path, sealed, " (to change settings, use --resume --set)").map(str::to_owned)
 }
 
 pub(super) fn config_of_run(path: &Path, text: &str) -> Result<Config> {
@@ -571,7 +572,7 @@ fn read_tokenizer(run: &Path, config: &Config) -> Result<Tokenizer> {
     let path = run.join(TOKENIZER);
     let text = disk::read_text(&path, TEXT_LIMIT)?;
     if sha256(text.as_bytes()) != config.tokenizer_sha256 {
-        return Err(Error::damaged(&path, "damaged: its SHA-256 is not the one in config.toml"));
+        return Err(Error::damaged(&path, "damaged: its SHA-256 differs from the one in config.toml"));
     }
     Tokenizer::from_json(&text).map_err(|error| Error::run(&path, error.to_string()))
 }

@@ -43,18 +43,18 @@ impl Removal {
     pub fn of(path: &Path) -> Result<Removal> {
         let about = fs::symlink_metadata(path).map_err(Error::io("read", path))?;
         if about.is_symlink() {
-            return Err(Error::run(path, "a link, not the folder of a run itself: name that one"));
+            return Err(Error::run(path, "this is a link: name the folder that it points to"));
         }
         let tuning = match Kind::of(path) {
             Some(Kind::Run) => false,
             Some(Kind::Tuning) => true,
             Some(Kind::Checkpoint { .. }) => {
-                return Err(Error::run(path, "a checkpoint: kinglet prune removes those that are not needed"));
+                return Err(Error::run(path, "this is a checkpoint: kinglet prune removes those that are not needed"));
             }
             None if !all_runs(path).is_empty() => {
-                return Err(Error::run(path, "not a run but a folder with runs in it: name those"));
+                return Err(Error::run(path, "this is not a run but a folder of runs: name the runs"));
             }
-            None => return Err(Error::run(path, "not the folder of a run, so it stays")),
+            None => return Err(Error::run(path, "not the folder of a run, so it is not removed")),
         };
         let runs = if tuning { all_runs(&path.join(TRIALS)) } else { Vec::new() };
         let locks = [path.to_owned()].iter().chain(&runs).map(|folder| Lock::take(folder)).collect::<Result<_>>()?;

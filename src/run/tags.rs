@@ -43,6 +43,9 @@ pub fn check_tag(tag: &str) -> Result<()> {
     if fits && !tag.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',') {
         return Ok(());
     }
-    let what = format!("a tag is a word of at most {LONGEST} characters, without white space and commas, not {tag:?}");
+    let what = format!(
+        "{tag:?} is not a valid tag: a tag has at most {LONGEST} characters, without white space \
+         or commas"
+    );
     Err(Error::BadConfig(what))
 }

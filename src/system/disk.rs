@@ -196,7 +196,7 @@ impl FolderWriter {
         let mut notes = Vec::new();
         for left in abandoned(parent) {
             remove_folder(&left)?;
-            notes.push(format!("removed {}, which a kinglet that was ended left", left.display()));
+            notes.push(format!("removed {}, which an interrupted kinglet left behind", left.display()));
         }
         let sums = String::new();
         // From here on, whatever fails removes what was made.
@@ -298,7 +298,7 @@ pub(crate) fn refuse_full(path: &Path, harmless: impl Fn(&fs::DirEntry) -> bool)
     };
     for entry in entries {
         if !harmless(&entry.map_err(Error::io("read", path))?) {
-            return Err(Error::run(path, "this folder is not empty: name another with --out"));
+            return Err(Error::run(path, "this folder is not empty: choose another with --out"));
         }
     }
     Ok(())
@@ -308,7 +308,7 @@ pub(crate) fn refuse_full(path: &Path, harmless: impl Fn(&fs::DirEntry) -> bool)
 pub(crate) fn unseal<'a>(path: &Path, text_and_sum: Option<(&'a str, &str)>, advice: &str) -> Result<&'a str> {
     match text_and_sum {
         Some((text, sum)) if sha256(text.as_bytes()) == sum => Ok(text),
-        _ => Err(Error::damaged(path, format!("its checksum does not fit: damaged, or edited by hand{advice}"))),
+        _ => Err(Error::damaged(path, format!("its checksum does not match: damaged or edited by hand{advice}"))),
     }
 }
 
@@ -414,7 +414,7 @@ impl FolderReader {
         if self.sums.lines().any(|listed| listed == line) {
             return Ok(());
         }
-        Err(Error::damaged(&self.path.join(name), format!("damaged: its SHA-256 is not the one in {SUMS}")))
+        Err(Error::damaged(&self.path.join(name), format!("damaged: its SHA-256 differs from the one in {SUMS}")))
     }
 }
 
@@ -426,7 +426,7 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
         io::Result::Ok(bytes)
     };
     let too_large =
-        |size: u64| Error::damaged(path, format!("damaged: {size} bytes, where at most {limit} make sense"));
+        |size: u64| Error::damaged(path, format!("damaged: {size} bytes, but at most {limit} are expected"));
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > limit => return Err(too_large(metadata.len())),
         _ => {}
@@ -521,7 +521,7 @@ impl Lock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let owner = owner(&mut file).map_or_else(String::new, |pid| format!(" (process {pid})"));
-                let what = format!("another kinglet{owner} is training this run; wait for it, or end it");
+                let what = format!("another kinglet{owner} is training this run; wait for it or stop it");
                 return Err(Error::Locked { path: folder.to_owned(), what });
             }
             // The file system does not support locks. An unguarded run is better than none.

@@ -58,7 +58,7 @@ impl Template {
     pub fn of_tokenizer(source: &str, tokenizer: &Tokenizer) -> Result<Template> {
         let end_of_text = tokenizer.end_of_text_name();
         if end_of_text.is_none() && source == DEFAULT_TEMPLATE {
-            let what = "conversations need a token that ends them, and this tokenizer has no";
+            let what = "conversations need an end-of-text token, but this tokenizer has no";
             return Err(Error::Data(format!("{what} {END_OF_TEXT}")));
         }
         let names = tokenizer.special_tokens();
@@ -184,14 +184,14 @@ impl Doubts {
         let Doubts { answers, endless, early, tail } = self;
         let endless = (*endless > 0).then(|| {
             format!(
-                "chat_template puts nothing behind {endless} of {answers} answers that is learned: the model does not learn \
-                 to end them; {{{{ end_of_text }}}} behind an answer would teach it"
+                "chat_template adds nothing learnable after {endless} of {answers} answers, so the model does \
+                 not learn to end them; add {{{{ end_of_text }}}} after each answer"
             )
         });
         let early = (*early > 0).then(|| {
             format!(
-                "{early} of {answers} answers contain {:?}, which chat_template puts behind an answer: kinglet chat ends an \
-                 answer there",
+                "{early} of {answers} answers contain {:?}, which chat_template adds after an answer: kinglet \
+                 chat ends an answer there",
                 tail.as_deref().unwrap_or_default()
             )
         });

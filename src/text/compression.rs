@@ -45,7 +45,7 @@ impl<R: BufRead> Read for Members<R> {
                 break;
             }
             if zeros || !raw.fill_buf()?.starts_with(b"\x1f") {
-                let why = "there is something else behind the end of the gzip data";
+                let why = "other data follows the end of the gzip stream";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
             self.decoder = Some(GzDecoder::new(raw));
@@ -95,7 +95,7 @@ impl<R: BufRead> Read for Frames<R> {
             self.inside = false;
             let stored = self.decoder.get_checksum_from_data();
             if stored.is_some() && stored != self.decoder.get_calculated_checksum() {
-                return Err(damaged("the checksum of a frame does not fit"));
+                return Err(damaged("the checksum of a frame does not match"));
             }
         }
     }
@@ -152,7 +152,7 @@ mod tests {
         for zeros in [1, 7, 512, 10240] {
             assert!(read(&[&file[..], &vec![0; zeros]].concat()).unwrap() == text);
             let garbage = read(&[&file[..], &vec![0; zeros], b"x"].concat()).unwrap_err();
-            assert!(garbage.to_string().contains("behind the end"), "{garbage}");
+            assert!(garbage.to_string().contains("data follows the end"), "{garbage}");
         }
         assert!(read(&[&file[..], b"x"].concat()).is_err());
         let end = file.len();

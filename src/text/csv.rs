@@ -146,7 +146,7 @@ impl<R> Strict<R> {
             At::Quote => {
                 let line = self.line;
                 return Err(refused(format!(
-                    ", line {line}: text follows a closing quote; a quote inside a field in quotes is written twice: \"\""
+                    ", line {line}: text follows a closing quote; inside a quoted field, write a quote twice: \"\""
                 )));
             }
             _ => At::Plain,
@@ -163,8 +163,8 @@ impl<R: Read> Read for Strict<R> {
         if read == 0 && !to.is_empty() && self.at == At::Quoted {
             let line = self.opened;
             return Err(refused(format!(
-                ", line {line}: a quote that opens a field here is never closed; a field with a quote in it stands in \
-                 quotes, and the quote is written twice: \"\""
+                ", line {line}: the quote that opens a field here is never closed; put a field that contains a \
+                 quote in quotes, and write the inner quote twice: \"\""
             )));
         }
         Ok(read)

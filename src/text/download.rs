@@ -42,15 +42,15 @@ pub(super) fn tiny_shakespeare() -> Result<Vec<u8>> {
 fn download(url: &str, bytes: u64, hash: &str) -> Result<Vec<u8>> {
     let fail = |what: String| {
         Error::Data(format!(
-            "{what}. Without a network, put the file at $KINGLET_DATA_DIR/tinyshakespeare.txt, \
-             or train on a file of your own, or on the built-in corpus by naming no data"
+            "{what}. Without a network, put the file at $KINGLET_DATA_DIR/tinyshakespeare.txt, train on a file \
+             of your own, or name no data to train on the built-in corpus"
         ))
     };
     let body = fetch(url, bytes).map_err(|why| fail(format!("cannot download {url}: {why}")))?;
     if body.len() as u64 == bytes && sha256(&body) == hash {
         Ok(body)
     } else {
-        Err(fail(format!("{url} is not what it was: {} bytes, SHA-256 {}", body.len(), sha256(&body))))
+        Err(fail(format!("{url} has changed: it now has {} bytes and the SHA-256 {}", body.len(), sha256(&body))))
     }
 }
 
@@ -84,7 +84,7 @@ fn fetch(url: &str, bytes: u64) -> std::result::Result<Vec<u8>, String> {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(format!("{program} ended with {}: {}", output.status, said.trim()));
     }
-    Err("there is neither curl nor wget".to_owned())
+    Err("neither curl nor wget is installed".to_owned())
 }
 
 #[cfg(test)]

@@ -159,7 +159,10 @@ impl Corpus {
         self.notes.extend(repeated.note(|n, first| {
             let what = many(n, "file is", "files are");
             let such = if n == 1 { ":" } else { ", such as" };
-            format!("{what} there more than once{such} {first}; validation may then measure text that was learned")
+            format!(
+                "{what} included more than once{such} {first}; the validation part may contain text that \
+                 the model was trained on"
+            )
         }));
     }
 
@@ -169,7 +172,7 @@ impl Corpus {
             self.add_stream("standard input", io::stdin())?;
         } else if name == MEMORY {
             return Err(Error::Data(
-                "the text of this run was given in memory, not in a file: go on with Job::resume_on_text".to_owned(),
+                "the text of this run was given in memory, not in a file: resume with Job::resume_on_text".to_owned(),
             ));
         } else if path.is_dir() && !is_run(path) {
             self.add_folder(path)?;
@@ -185,13 +188,17 @@ impl Corpus {
         } else if name.contains(['*', '?', '[']) {
             self.add_pattern(name)?;
         } else if path.is_dir() {
-            return Err(Error::Data(format!("{name} is the folder of a run: name the text that it was trained on")));
+            return Err(Error::Data(format!(
+                "{name} is the folder of a run: name a text instead, such as the one \
+                 it was trained on"
+            )));
         } else if path.exists() {
             self.add_stream(name, File::open(path).map_err(Error::io("open", path))?)?;
         } else {
             let names: Vec<_> = Builtin::ALL.iter().map(|corpus| format!("{:?}", corpus.name())).collect();
             return Err(Error::Data(format!(
-                "there is no file {name}, nor a corpus of that name; name text files, a folder, \"-\", {}, {:?} or {TINY_SHAKESPEARE:?}",
+                "there is no file {name}, and no corpus with that name; name text files, a folder, \"-\", {}, \
+                 {:?} or {TINY_SHAKESPEARE:?}",
                 names.join(", "),
                 dates::NAME
             )));
@@ -230,13 +237,13 @@ impl Corpus {
             return Ok(());
         }
         let why = self.notes.last().filter(|note| note.starts_with(&name)).map(|note| format!(" ({note})"));
-        Err(Error::Data(format!("{name}: there is no text file in this folder{}", why.unwrap_or_default())))
+        Err(Error::Data(format!("{name}: this folder contains no text files{}", why.unwrap_or_default())))
     }
 
     fn add_pattern(&mut self, pattern: &str) -> Result<()> {
         let walked = folder::matching(pattern)?;
         if walked.files.is_empty() {
-            return Err(Error::Data(format!("{pattern}: no file has a name like this")));
+            return Err(Error::Data(format!("{pattern}: no file matches this pattern")));
         }
         let sources: Vec<_> = walked.files.iter().map(|path| read::file(path, &self.rules)).collect();
         self.notes.extend(walked.notes(pattern));
@@ -257,7 +264,7 @@ impl Corpus {
         let some = !sources.is_empty();
         self.notes.extend(walked.notes(name));
         self.take_all(sources);
-        let skipped = skipped.note(|n, first| format!("{name}: left out {n} without text to read, such as: {first}"));
+        let skipped = skipped.note(|n, first| format!("{name}: skipped {n} without readable text, such as: {first}"));
         self.notes.extend(skipped);
         some
     }
@@ -400,8 +407,8 @@ mod tests {
             ("e.jsonl", b"{\"body\": \"x\"}", "line 1: there is no \"text\" in it"),
             ("f.jsonl", b"{\"text\": 3}", "\"text\" is a number, not a string"),
             ("g.jsonl", b"[1]", "g.jsonl, line 1: it is a list, not a JSON object"),
-            ("h.csv", b"id,body\n1,x\n", "no column \"text\"; --field names another of \"id\", \"body\""),
-            ("i.csv", b"id,text\n\n1\n", "i.csv, line 3: 1 field where the header has 2"),
+            ("h.csv", b"id,body\n1,x\n", "no column \"text\"; choose a column with --field: \"id\", \"body\""),
+            ("i.csv", b"id,text\n\n1\n", "i.csv, line 3: 1 field, but the header has 2"),
             ("j.json", b"{}", "not a JSON array of objects"),
             ("k.gz", b"not gzip", "cannot read"),
             ("l.zst", b"not zstd at all", "cannot read"),
@@ -411,15 +418,17 @@ mod tests {
             let error = pieces(&[name], &[], temp.path()).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
-        for (name, message) in
-            [("*.nothing", "no file has a name like this"), ("[", "not a pattern"), ("missing", "there is no file")]
-        {
+        for (name, message) in [
+            ("*.nothing", "no file matches this pattern"),
+            ("[", "not a valid file name pattern"),
+            ("missing", "there is no file"),
+        ] {
             let error = pieces(&[name], &[], temp.path()).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
         fs::create_dir(temp.path().join("none")).unwrap();
         let error = pieces(&["none"], &[], temp.path()).unwrap_err().to_string();
-        assert!(error.contains("there is no text file in this folder"), "{error}");
+        assert!(error.contains("this folder contains no text files"), "{error}");
         assert_eq!(pieces(&["b.txt"], &["invalid_utf8=replace"], temp.path()).unwrap(), [text("ab\ncd\u{fffd}f")]);
     }
 

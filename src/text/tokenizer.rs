@@ -114,7 +114,7 @@ impl Tokenizer {
         let inner = HuggingFace::from_json(text)?;
         let size = inner.vocab_size();
         if size == 0 || size > MAX_VOCAB {
-            return Err(bad(format!("its largest id makes {size} tokens; allowed are 1 to {MAX_VOCAB}")));
+            return Err(bad(format!("its largest id implies {size} tokens; allowed are 1 to {MAX_VOCAB}")));
         }
         Ok(Tokenizer { kind: Kind::HuggingFace(inner), json: text.to_owned() })
     }
@@ -225,9 +225,9 @@ impl Tokenizer {
         let loss = self.loss(text, &ids);
         let Some(summary) = loss.summary() else { return Ok((ids, None)) };
         if loss.is_everything(text, ids.len()) {
-            return Err(Error::Text(format!("the tokenizer of this model knows nothing of this text: {summary}")));
+            return Err(Error::Text(format!("the tokenizer of this model cannot encode this text: {summary}")));
         }
-        Ok((ids, Some(format!("the tokenizer does not keep all of this text: {summary}"))))
+        Ok((ids, Some(format!("the tokenizer loses part of this text: {summary}"))))
     }
 
     /// Encodes text in which no special token is meant: one that is written out is text like any other.
@@ -493,7 +493,7 @@ mod tests {
         assert!(tokenizer.encode_prompt("a b").unwrap().1.is_none());
         assert!(tokenizer.encode_prompt("a 🙀").unwrap().1.is_some());
         let error = tokenizer.encode_prompt("🙀").unwrap_err().to_string();
-        assert!(error.contains("knows nothing of this text"), "{error}");
+        assert!(error.contains("cannot encode this text"), "{error}");
     }
 
     #[test]

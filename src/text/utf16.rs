@@ -50,7 +50,7 @@ impl<R: Read> Utf16<R> {
                     self.out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
                 }
                 Err(half) => {
-                    self.invalid(at, &format!("half a surrogate pair, 0x{:04x},", half.unpaired_surrogate()))?;
+                    self.invalid(at, &format!("unpaired surrogate 0x{:04x}", half.unpaired_surrogate()))?;
                     at += 2;
                 }
             }
@@ -71,8 +71,8 @@ impl<R: Read> Utf16<R> {
             return Ok(());
         }
         Err(refused(format!(
-            " is not UTF-16 text, as its first bytes say: {what} at offset {at} (line {}); invalid_utf8 = \"replace\" reads \
-             U+FFFD there",
+            " is not valid UTF-16 text, although it has a UTF-16 byte order mark: {what} at offset {at} (line \
+             {}); invalid_utf8 = \"replace\" reads it as U+FFFD",
             self.line
         )))
     }

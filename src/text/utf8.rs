@@ -106,7 +106,7 @@ impl<'a> Utf8<'a> {
             let (at, line) = (offset + at, line + newlines(&text.as_bytes()[..at]));
             let source = self.source;
             return Err(Error::Data(format!(
-                "{source} is a binary file: it has a zero byte at offset {at} (line {line})"
+                "{source} is a binary file: it contains a zero byte at offset {at} (line {line})"
             )));
         }
         Ok(text)

@@ -29,14 +29,14 @@ pub(super) fn old_data(
         return Ok(Some(data));
     }
     let found = match base.data.iter().any(|name| name == "-") {
-        true => Err(Error::Data("it came from standard input".into())),
+        true => Err(Error::Data("it was read from standard input".into())),
         false => read(base, tokenizer),
     };
-    match found.map_err(|error| advised(error, "; --replay-data DATA says where that text is now")) {
+    match found.map_err(|error| advised(error, "; use --replay-data DATA to say where that text is now")) {
         Ok(data) => Ok(Some(data)),
         Err(error) if replay > 0.0 => Err(error),
         Err(error) => {
-            notes.push(format!("the loss on the old data is not measured: {}", error.one_line()));
+            notes.push(format!("the loss on the old data could not be measured: {}", error.one_line()));
             Ok(None)
         }
     }
@@ -50,7 +50,7 @@ fn read(base: &Config, tokenizer: &Tokenizer) -> Result<Dataset> {
 
 /// An error about the old data, with advice.
 fn advised(error: Error, advice: &str) -> Error {
-    Error::Data(format!("the data of the run it began with: {}{advice}", error.one_line()))
+    Error::Data(format!("cannot use the data of the base run: {}{advice}", error.one_line()))
 }
 
 /// What a resumed fine-tuning run takes from its base.
@@ -76,12 +76,12 @@ pub(super) fn resume(
         Ok(Some(base)) => base,
         Ok(None) if moved.is_empty() => return Ok(Resumed::default()),
         Ok(None) => {
-            let what = "it did not begin with another run, so there is no data of one (--replay-data)";
+            let what = "--replay-data is only for fine-tuned runs, but this run has no base run";
             return Err(Error::run(run.path(), what));
         }
         Err(error) if needs_weights || run.config.replay > 0.0 || !moved.is_empty() => return Err(error),
         Err(error) => {
-            run.warnings.push(format!("the loss on the old data is not measured: {error}"));
+            run.warnings.push(format!("the loss on the old data could not be measured: {error}"));
             return Ok(Resumed::default());
         }
     };

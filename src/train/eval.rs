@@ -5,6 +5,7 @@ use crate::{
     system::progress::Progress,
     text::{
         chat::{Ending, Reader},
+        many,
         tokenizer::Tokenizer,
     },
 };
@@ -83,7 +84,10 @@ impl<B: Forward> Evaluator<'_, B> {
     ) -> Result<Option<Exact>> {
         let windows = split.windows();
         if windows == 0 {
-            return Err(Error::Data(format!("the text has {} tokens; predicting one takes two", split.tokens())));
+            return Err(Error::Data(format!(
+                "the text has {}, but evaluation needs at least 2",
+                many(split.tokens() as u64, "token", "tokens")
+            )));
         }
         let load = |i, batch: &mut _| split.window(i, batch);
         let measured = self.shards.losses(self.be, self.model, self.p, windows, load, progress)?;

@@ -123,7 +123,8 @@ fn larger_base(old: &Config, config: &Config, from: &Path, data: &Dataset) -> Op
     let larger = format!("{}-{block_size}", from.file_name().unwrap_or("base".as_ref()).display());
     let larger = shell::quoted(&from.with_file_name(larger).display().to_string());
     Some(format!(
-        "block_size cannot change in a fine-tuning, and {} has {}. A run with a larger one, fine-tuned: kinglet train {} \
+        "fine-tuning cannot change block_size, and {} has {}. To use a larger one, train a new base run: \
+         kinglet train {} \
          --preset chat --set block_size={block_size} --out {larger} && kinglet finetune {larger} {}",
         from.display(),
         old.block_size,
@@ -210,7 +211,7 @@ fn configure(
             return Err(Error::BadConfig(match key {
                 "tokenizer" => format!(
                     "tokenizer cannot change: the embeddings of {from} belong to its tokens; characters that only the new \
-                     text has are added by themselves"
+                     text has are added automatically"
                 ),
                 "block_size" => format!(
                     "block_size cannot change: {from} has {}; train a run with a larger block_size, and fine-tune that one",
@@ -265,8 +266,8 @@ pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let layout = Layout::new(&config)?;
     config.base.clear();
     if config.replay > 0.0 {
-        let what = "the merged run replays nothing when it goes on: it does not know the run that this one began \
-                    with. Tokens and the place in an epoch are counted as if nothing had been replayed";
+        let what = "if the merged run is resumed, it replays nothing, because it does not know the base run of \
+             this one. Tokens and the position in an epoch are counted as if nothing had been replayed";
         run.warnings.push(what.to_owned());
         config.replay = 0.0;
     }

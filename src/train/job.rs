@@ -175,9 +175,9 @@ impl Job {
 /// An error about the text of a run, with advice.
 fn or_moved(error: Error) -> Error {
     match error {
-        Error::Data(what) => Error::Data(format!(
-            "{what}; if it is elsewhere now, --resume DATA says where (its SHA-256 must be the same)"
-        )),
+        Error::Data(what) => {
+            Error::Data(format!("{what}; if the text has moved, name it: --resume DATA (its SHA-256 must be the same)"))
+        }
         error => error,
     }
 }
@@ -192,11 +192,14 @@ fn changed(before: &Config, settings: &[String]) -> Result<Config> {
         let fixed = matches!(field.section, "model" | "finetuning" | "data")
             || matches!(field.key, "seed" | "shards" | "optimizer" | "param_groups");
         if (counts || fixed) && config.value(field.key) != before.value(field.key) {
-            let why = if counts { "; the place in an epoch and every count of tokens follow from it" } else { "" };
+            let why = if counts { ", because the position in an epoch and all token counts depend on it" } else { "" };
             return Err(Error::Config {
                 key: field.key.into(),
                 value: config.value(field.key).to_string(),
-                allowed: format!("{}, as the run began{why}; start a new run to change it", before.value(field.key)),
+                allowed: format!(
+                    "{}, as at the start of the run{why}; start a new run to change it",
+                    before.value(field.key)
+                ),
             });
         }
     }
@@ -223,9 +226,7 @@ fn jump_of_rate(before: &Config, now: &Config, state: &State) -> Result<Option<S
     let (old, new) = (rates(before)?, rates(now)?);
     let jump = old.iter().zip(&new).find(|((_, old), (_, new))| (old - new).abs() > SMALL_CHANGE * old.max(*new));
     Ok(jump.filter(|_| step > 0).map(|((name, old), (_, new))| {
-        format!(
-            "{name} jumps: the next update would have had {old:.2e} as the run was configured, and now has {new:.2e}"
-        )
+        format!("{name} jumps: with the old configuration the next update would use {old:.2e}, now it uses {new:.2e}")
     }))
 }
 
@@ -241,10 +242,11 @@ fn refuse_done(run: &RunDir, state: &State) -> Result<()> {
     let what = if step < of {
         let patience = state.since_best;
         format!(
-            "this run ended after {patience} estimates without a lower loss, at step {step} of {of}; --set patience=0 goes on"
+            "this run stopped early, after {patience} estimates without a lower loss, at step {step} of {of}; \
+             --set patience=0 continues it"
         )
     } else {
-        format!("this run is done: {step} of {of} steps; --set max_iters=N adds more")
+        format!("this run is complete: {step} of {of} steps; --set max_iters=N adds more")
     };
     Err(Error::run(run.path(), what))
 }
@@ -257,7 +259,7 @@ pub(crate) fn refuse_finetuning(config: &Config) -> Result<()> {
             return Err(Error::Config {
                 key: key.into(),
                 value: config.value(key).to_string(),
-                allowed: format!("{} in a new run: it is for kinglet finetune", default.value(key)),
+                allowed: format!("{} in a new run, because it applies only to kinglet finetune", default.value(key)),
             });
         }
     }
@@ -292,7 +294,7 @@ fn resolve_with(
         return Err(Error::Config {
             key: "vocab_size".into(),
             value: config.vocab_size.to_string(),
-            allowed: format!("0 or at least {tokens}, the tokens of the tokenizer"),
+            allowed: format!("0 or at least {tokens}, the number of tokens in the tokenizer"),
         });
     }
     resolve_rest(&mut config, &data)?;

@@ -230,7 +230,7 @@ impl<'a, B: Backward> Run<'a, B> {
         if let Err(error) = &appended
             && !self.unwritten
         {
-            self.warn(format!("{}; what is not written is kept for later", error.one_line()));
+            self.warn(format!("{}; the unwritten lines are kept and written later", error.one_line()));
         }
         self.unwritten = appended.is_err();
     }
@@ -302,8 +302,8 @@ impl<'a, B: Backward> Run<'a, B> {
                 (self.state.best, self.state.since_best, self.state.last_estimate) = before;
             }
             self.warn(format!(
-                "NO CHECKPOINT WAS WRITTEN: {}; the last one is of step {last}. Training goes on and tries again at the \
-                 next estimate",
+                "NO CHECKPOINT WAS WRITTEN: {}; the last one is from step {last}. Training continues and tries \
+                 again at the next estimate",
                 error.one_line()
             ));
         }

@@ -77,8 +77,8 @@ impl Memory {
     pub fn check(&self) -> Result<()> {
         machine::check_memory(self.total(), |need, have| {
             Error::BadConfig(format!(
-                "training this model takes {need:.1} GiB of memory and this machine has {have:.1} GiB: \
-                 lower batch_size, block_size, n_embd, n_layer or eval_iters"
+                "training this model needs {need:.1} GiB of memory, but this machine has {have:.1} GiB: lower \
+                 batch_size, block_size, n_embd, n_layer or eval_iters"
             ))
         })
     }

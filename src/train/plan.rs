@@ -65,8 +65,8 @@ impl Plan {
         let small = epochs > GOOD_EPOCHS && tokens_per_param < ENOUGH_TOKENS;
         let advice = small.then(|| {
             format!(
-                "the text is small for this model: {tokens_per_param:.2} tokens a parameter, each seen {epochs:.0} times; \
-                 expect the validation loss to rise again, and set patience or dropout, or a smaller model"
+                "the text is small for this model: {tokens_per_param:.2} tokens per parameter, and {epochs:.0} \
+                 epochs; expect overfitting: set patience or dropout, or use a smaller model"
             )
         });
         let in_memory = |data: &Dataset| data.train.tokens_in_memory() + data.val.tokens_in_memory();

@@ -21,7 +21,7 @@ fn range_chart(range: &RangeTest) -> Chart {
     let (low, high) = range.bracket;
     Chart {
         title: "learning-rate range test".into(),
-        x_desc: "learning_rate, rising from step to step".into(),
+        x_desc: "learning_rate, rising with every step".into(),
         y_desc: "training loss, smoothed".into(),
         log_x: true,
         series: vec![
@@ -64,7 +64,7 @@ fn sweep_chart(sweep: &Sweep, outcomes: &[Vec<Outcome>], best: &Outcome) -> Char
     series.push(Series::rings("the best", vec![place(best)]));
     let before = outcomes.iter().flatten().any(|outcome| !list.is_empty() && place(outcome).0 < 0.0);
     let names = before.then(|| (-1.0, "as configured".to_owned())).into_iter();
-    let left_out = if left_out > 0 { format!(" ({left_out} diverged or above)") } else { String::new() };
+    let left_out = if left_out > 0 { format!(" ({left_out} diverged or outside the frame)") } else { String::new() };
     Chart {
         title: format!("validation loss against {}{left_out}", sweep.key),
         x_desc: sweep.key.into(),

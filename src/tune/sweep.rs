@@ -63,7 +63,8 @@ impl FromStr for Sweep {
         if !can_vary(field) {
             let keys: Vec<_> = FIELDS.iter().filter(|field| can_vary(field)).map(|field| field.key).collect();
             return Err(Error::BadConfig(format!(
-                "{key} cannot be tuned: runs that differ in it do not compare; the keys that can are {}",
+                "{key} cannot be tuned, because runs with different values cannot be compared; the keys that \
+                 can be tuned are {}",
                 keys.join(", ")
             )));
         }
@@ -72,7 +73,8 @@ impl FromStr for Sweep {
             None if key == LEARNING_RATE => Values::Tested,
             None => {
                 return Err(Error::BadConfig(format!(
-                    "{text:?} is not of the form {key}=low..high or {key}=[a, b, c]; only {LEARNING_RATE} has a test for its range"
+                    "{text:?} does not have the form {key}=low..high or {key}=[a, b, c]; only {LEARNING_RATE} \
+                     has an automatic range"
                 )));
             }
             Some(list) if list.starts_with('[') => one_of(key, list)?,
@@ -106,7 +108,7 @@ fn one_of(key: &str, text: &str) -> Result<Values> {
         }
     }
     if values.is_empty() {
-        return Err(Error::BadConfig(format!("{key}={text}: there is no value in this list")));
+        return Err(Error::BadConfig(format!("{key}={text}: this list is empty")));
     }
     Ok(Values::OneOf(values))
 }
@@ -118,13 +120,13 @@ fn between(key: &str, text: &str) -> Result<Values> {
         None => (text, None),
     };
     let Some((low, high)) = range.split_once("..") else {
-        return wrong("neither a range low..high nor a list [a, b, c]");
+        return wrong("must be a range low..high or a list [a, b, c]");
     };
     let default = Config::default().value(key);
     let whole = match default {
         toml::Value::Integer(_) => true,
         toml::Value::Float(_) => false,
-        _ => return wrong("not a number; name its values in a list [a, b, c]"),
+        _ => return wrong("this key is not a number; give its values as a list [a, b, c]"),
     };
     let mut limits = [0.0; 2];
     for (limit, text) in limits.iter_mut().zip([low.trim(), high.trim()]) {
@@ -137,14 +139,14 @@ fn between(key: &str, text: &str) -> Result<Values> {
     }
     let [low, high] = limits;
     if low >= high {
-        return wrong("the range is empty; the lower limit comes first");
+        return wrong("the range is empty; the lower limit must come first");
     }
     let log = match scale {
         None => low > 0.0 && high >= 10.0 * low,
         Some("linear") => false,
         Some("log") if low > 0.0 => true,
-        Some("log") => return wrong("a logarithmic range begins above 0; use :linear, or a higher limit"),
-        Some(_) => return wrong("the scale is log or linear"),
+        Some("log") => return wrong("a logarithmic range must start above 0; use :linear or a higher limit"),
+        Some(_) => return wrong("the scale must be log or linear"),
     };
     Ok(Values::Between { low, high, log, whole })
 }
@@ -256,9 +258,7 @@ pub(super) fn draw(
     match unfit {
         _ if drawn.len() > 1 => Ok(drawn),
         Some(error) => Err(error),
-        None => {
-            Err(Error::BadConfig("there is nothing to choose from: the sweep has only the configured values".into()))
-        }
+        None => Err(Error::BadConfig("there is nothing to compare: the sweep has only the configured values".into())),
     }
 }
 
@@ -292,23 +292,27 @@ mod tests {
     fn what_makes_no_sweep_is_named() {
         for (text, message) in [
             ("learning_rat=1..2", "there is no configuration key \"learning_rat\"; did you mean learning_rate?"),
-            ("seed=1..2", "seed cannot be tuned: runs that differ in it do not compare; the keys that can are n_layer"),
+            (
+                "seed=1..2",
+                "seed cannot be tuned, because runs with different values cannot be compared; the \
+                 keys that can are n_layer",
+            ),
             ("block_size=[16, 32]", "block_size cannot be tuned"),
             ("data=[a]", "data cannot be tuned"),
             ("max_iters=1..2", "max_iters cannot be tuned"),
-            ("dropout", "\"dropout\" is not of the form dropout=low..high"),
-            ("dropout=0.1", "dropout=0.1: neither a range low..high nor a list"),
+            ("dropout", "\"dropout\" does not have the form dropout=low..high"),
+            ("dropout=0.1", "dropout=0.1: must be a range low..high or a list"),
             ("dropout=0.2..0.1", "dropout=0.2..0.1: the range is empty"),
             ("dropout=0.1..0.1", "the range is empty"),
             ("dropout=0..1", "dropout = 1: must be at least 0 and below 1"),
-            ("dropout=0..0.5:log", "a logarithmic range begins above 0"),
-            ("dropout=0..0.5:cubic", "the scale is log or linear"),
+            ("dropout=0..0.5:log", "a logarithmic range must start above 0"),
+            ("dropout=0..0.5:cubic", "the scale must be log or linear"),
             ("dropout=..0.5", "dropout = \"\": must be at least 0 and below 1"),
             ("learning_rate=nan..1", "learning_rate = nan: must be above 0, at most 10"),
             ("n_layer=1.5..3", "n_layer = 1.5: must be 1 to 256"),
-            ("n_layer=[]", "there is no value in this list"),
+            ("n_layer=[]", "this list is empty"),
             ("n_layer=[1, 0]", "n_layer = 0: must be 1 to 256"),
-            ("activation=relu..gelu", "name its values in a list"),
+            ("activation=relu..gelu", "give its values as a list"),
         ] {
             let error = text.parse::<Sweep>().expect_err(text).to_string();
             assert!(error.contains(message), "{text}: {error}");
@@ -343,7 +347,7 @@ mod tests {
         let error = draw(&base, &[sweep("n_head=[5, 7]")], 9, |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("a divisor of n_embd"), "{error}");
         let error = draw(&base, &[sweep("n_head=[4]")], 9, |_| Ok(())).unwrap_err().to_string();
-        assert!(error.contains("nothing to choose from"), "{error}");
+        assert!(error.contains("nothing to compare"), "{error}");
     }
 
     #[test]

@@ -166,13 +166,13 @@ fn a_template_that_ends_no_answer_is_warned_about() {
     let args = ["train", "talks.jsonl", "--out", "run", "--set", "max_iters=1", "--set", "eval_iters=1", "--set"];
     let output = cli.run(&[&args[..], &["chat_template={% for m in messages %}{{ m.content }} {% endfor %}"]].concat());
     let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert!(output.status.success() && !told.contains("chat_template puts nothing"), "a blank is something: {told}");
+    assert!(output.status.success() && !told.contains("chat_template adds nothing"), "a blank is something: {told}");
     let template = "chat_template={% for m in messages %}{{ m.role[0] }}{{ m.content }}{% endfor %}";
     let args =
         ["train", "talks.jsonl", "--out", "other", "--set", "max_iters=1", "--set", "eval_iters=1", "--set", template];
     let output = cli.run(&args);
     let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert!(told.contains("chat_template puts nothing behind 40 of 40 answers that is learned"), "{told}");
+    assert!(told.contains("chat_template adds nothing learnable after 40 of 40 answers"), "{told}");
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn how_many_conversations_fit_is_said_beforehand() {
     let chats = &stats["conversations"];
     assert_eq!((&chats["conversations"], &chats["block_size"]), (&json!(100), &json!(416)));
     assert_eq!(chats["fits"][0], json!({"block_size": 64, "conversations": 90, "share": 0.9}));
-    let note = "10 of 100 conversations are longer than block_size + 1 = 257 tokens (the longest has 400) and left out; --set \
+    let note = "10 of 100 conversations are longer than block_size + 1 = 257 tokens (the longest has 400) and are skipped; --set \
                 block_size=416 holds 99 % of them";
     for args in
         [&["plan", "--seconds", "0"][..], &["train", "--out", "run", "--set", "max_iters=1", "--set", "eval_iters=1"]]

@@ -169,7 +169,7 @@ fn preparing_into_this_folder_answers_one_object() {
 fn a_run_without_a_checkpoint_says_so() {
     let cli = Cli::trained();
     fs::remove_dir_all(cli.path("run/checkpoints")).unwrap();
-    cli.fails(&["sample", "run"], 1, "this run has no checkpoint yet; kinglet train --resume RUN goes on with it");
+    cli.fails(&["sample", "run"], 1, "this run has no checkpoint yet; kinglet train --resume RUN continues it");
     cli.ok(&["info", "run"]);
     cli.ok(&["train", "--resume", "--out", "run"]);
     cli.ok(&["sample", "run"]);
@@ -295,7 +295,7 @@ fn compare_lays_runs_over_each_other() {
         assert!(text.contains(part), "{part}: {text}");
     }
     let output = cli.run(&args);
-    assert!(String::from_utf8(output.stderr).unwrap().contains("note: run is named twice"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("note: run was named twice"));
     let found: Value = serde_json::from_str(&cli.ok(&[&args[..], &["--json"]].concat())).unwrap();
     assert_eq!(found["unit"], "bits_per_byte");
     let runs = found["runs"].as_array().unwrap();

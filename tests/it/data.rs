@@ -129,14 +129,14 @@ fn nothing_of_a_users_is_removed_and_no_other_division_is_gone_on_with() {
     assert_eq!(fs::read_to_string(cli.path("keep.tmp/mine.txt")).unwrap(), "mine");
     // A run that has the name of a part of a run.
     cli.ok(&[&["train", "keep", "--out", "runs/base"], SMALL].concat());
-    let message = "runs: this folder is not empty: name another with --out";
+    let message = "runs: this folder is not empty: choose another with --out";
     cli.fails(&["finetune", "runs/base", "text.txt", "--out", "runs"], 1, message);
     cli.ok(&["eval", "runs/base"]);
     // The same text, but validation text of before is trained on.
     fs::remove_dir_all(cli.path("keep")).unwrap();
     cli.ok(&["data", "prepare", "text.txt", "--out", "keep", "--set", "train_split=0.5"]);
     let resume = ["train", "--resume", "--out", "runs/base", "--set", "max_iters=30"];
-    cli.fails(&resume, 1, "is not the text this run was started with (SHA-256 of another train_split");
+    cli.fails(&resume, 1, "is not the text this run was started with (SHA-256 from another train_split");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_baseline_that_cannot_be_measured_spoils_neither_a_run_nor_a_plan() {
     // The last id of the training part is lost meanwhile: n-grams would begin with it, and batches do not touch it.
     let file = fs::File::options().write(true).open(cli.path("ids/train-00000.bin")).unwrap();
     file.set_len(file.metadata().unwrap().len() - 2).unwrap();
-    let (be, said) = (Cpu::new().unwrap(), "the n-gram baseline is not measured: ");
+    let (be, said) = (Cpu::new().unwrap(), "the n-gram baseline could not be computed: ");
     let RunDir { config, tokenizer, .. } = &job.run;
     let plan = Plan::measure(config, tokenizer, (&job.data, None), &be, cli.temp.path(), 0.0).unwrap();
     assert!(plan.advice.unwrap().contains(said) && plan.time.unwrap().wall_s > 0.0);

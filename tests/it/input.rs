@@ -68,7 +68,7 @@ fn a_number_is_its_text_and_what_cannot_be_meant_is_refused() {
     )
     .unwrap();
     let error = read(&cli, &["both.jsonl"], &[]).unwrap_err();
-    assert!(error.contains("both.jsonl, line 1: there is \"prompt\" beside \"instruction\""), "{error}");
+    assert!(error.contains("both.jsonl, line 1: it has both \"prompt\" and \"instruction\""), "{error}");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn records_and_tables_are_known_by_all_their_usual_names() {
         fs::write(cli.path("a.txt"), text).unwrap();
         let (found, notes) = read(&cli, &["a.txt"], &[]).unwrap();
         assert_eq!(found, [text]);
-        let is = notes.iter().any(|note| note.contains("a name that ends in .jsonl is read as records"));
+        let is = notes.iter().any(|note| note.contains("to read it as records, give it a name that ends in .jsonl"));
         assert_eq!(is, said, "{notes:?}");
     }
 }
@@ -131,7 +131,7 @@ fn a_table_with_one_column_and_quotes_over_lines_is_refused_as_others_are() {
     let cli = Cli::new();
     fs::write(cli.path("a.tsv"), "text\nx\n\"a\nb\"\n").unwrap();
     let error = read(&cli, &["a.tsv"], &[]).unwrap_err();
-    assert!(error.contains("a.tsv, line 3: this was written with quotes around fields"), "{error}");
+    assert!(error.contains("a.tsv, line 3: this was a field is quoted as in CSV"), "{error}");
     fs::write(cli.path("a.tsv"), "text\n\"a\nhe said \"b\"\n").unwrap();
     assert_eq!(read(&cli, &["a.tsv"], &[]).unwrap().0, ["\"a", "he said \"b\""]);
 }
@@ -157,7 +157,7 @@ fn a_row_with_a_text_alone_is_no_empty_conversation() {
     let (found, notes) = read(&cli, &["mixed.csv"], &["base=run", "skip_bad=true"]).unwrap();
     assert_eq!(found, ["user: a; assistant: b"]);
     let all = notes.join("\n");
-    assert!(all.contains("left out 1 empty text: ") && all.contains("left out 1 bad record: "), "{all}");
+    assert!(all.contains("skipped 1 empty text: ") && all.contains("skipped 1 bad record: "), "{all}");
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn a_column_in_any_script_is_shown_as_it_is() {
     cli.fails(
         &["train", "thai.csv"],
         1,
-        "thai.csv has no column \"text\"; --field names another of \"ลำดับ\", \"ข้อความ\"",
+        "thai.csv has no column \"text\"; choose a column with --field: \"ลำดับ\", \"ข้อความ\"",
     );
     let error = read(&cli, &["thai.csv"], &["data_field=ไม่มี"]).unwrap_err();
     assert!(error.contains("has no column \"ไม่มี\""), "{error}");
@@ -327,9 +327,9 @@ fn what_is_no_text_in_a_folder_is_left_out_and_said() {
     assert_eq!((found.len(), found[3].len()), (4, 49995));
     let all = notes.join("\n");
     for note in [
-        "left out 3 that cannot be read, such as",
-        "folder/gone.txt (a link to nothing)",
-        "left out 5 without text to read, such as:",
+        "skipped 3 unreadable entries, such as",
+        "folder/gone.txt (a broken link)",
+        "skipped 5 without readable text, such as:",
         "folder/empty.txt is empty",
         "b.csv: reads \"text\"; not read: \"id\"",
     ] {
@@ -348,10 +348,10 @@ fn what_is_no_text_in_a_folder_is_left_out_and_said() {
     }
     // What a pattern matches and is no file is said too.
     let (_, notes) = read(&cli, &["folder/[a-c]*", "folder/su*/../a.*"], &[]).unwrap();
-    assert!(!notes.iter().any(|note| note.contains("left out")), "{notes:?}");
+    assert!(!notes.iter().any(|note| note.contains("skipped")), "{notes:?}");
     let (_, notes) = read(&cli, &["folder/[ags]*"], &[]).unwrap();
     let all = notes.join("\n");
-    assert!(all.contains("left out 2 that cannot be read") && all.contains("left out 1 that are no files"), "{all}");
+    assert!(all.contains("skipped 2 unreadable entries") && all.contains("skipped 1 special file"), "{all}");
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn bad_records_are_left_out_where_that_is_asked_for_and_counted_once() {
     let rows: String = sentences(120).iter().enumerate().map(|(i, text)| format!("{i},{text}\n")).collect();
     fs::write(cli.path("bad.csv"), format!("id,text\n{rows}x\ny,z,w\n")).unwrap();
     cli.fails(&["train", "bad.jsonl"], 1, "bad.jsonl, line 4: not JSON");
-    cli.fails(&["train", "bad.csv"], 1, "bad.csv, line 122: 1 field where the header has 2");
+    cli.fails(&["train", "bad.csv"], 1, "bad.csv, line 122: 1 field, but the header has 2");
     cli.ok(&[&["train", "--out", "run"], SMALL].concat());
     for (command, name, bad) in [
         (&["train", "--out", "a"][..], "bad.jsonl", 4),
@@ -388,12 +388,12 @@ fn bad_records_are_left_out_where_that_is_asked_for_and_counted_once() {
         let output = cli.run(&args);
         let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{args:?}: {said}");
-        let note = format!("left out {bad} bad records, the first: ");
+        let note = format!("skipped {bad} bad records, the first: ");
         assert_eq!(said.matches(&note).count(), 1, "{args:?}: {said}");
     }
     let (found, notes) = read(&cli, &["bad.jsonl"], &["skip_bad=true"]).unwrap();
     assert_eq!(found.len(), 117);
-    assert!(notes.iter().any(|note| note.contains("left out 1 empty text: ") && note.contains("line 10")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("skipped 1 empty text: ") && note.contains("line 10")), "{notes:?}");
     assert_eq!(read(&cli, &["bad.csv"], &["skip_bad=true"]).unwrap().0.len(), 120);
     // It is a setting of the run, which goes on with it.
     assert!(fs::read_to_string(cli.path("a/config.toml")).unwrap().contains("skip_bad = true"));

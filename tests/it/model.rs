@@ -155,7 +155,7 @@ fn a_model_from_parts_is_the_one_from_its_folder() {
     assert!(error(&config, &tokenizer, &bytes[..bytes.len() - 1]).contains("damaged"));
     assert!(error(&config, &tokenizer, b"").contains("damaged"));
     let wider = config.clone().with(&["n_embd=32"]).unwrap();
-    assert!(error(&wider, &tokenizer, &bytes).contains("the configuration says F32"));
+    assert!(error(&wider, &tokenizer, &bytes).contains("the configuration requires F32"));
     assert!(error(&config, &Tokenizer::byte(), &bytes).contains("the tokenizer has 257 tokens"));
     assert!(error(&config.with(&["lora_rank=2"]).unwrap(), &tokenizer, &bytes).contains("kinglet merge"));
 }

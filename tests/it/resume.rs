@@ -319,8 +319,10 @@ fn what_the_place_in_the_text_depends_on_cannot_change() {
     train(Job::start(config(&["replacement=false"]), &out).unwrap(), 2, None);
     for (setting, was) in [("batch_size=8", 16), ("gradient_accumulation_steps=2", 1)] {
         let error = Job::resume(&out, &owned(&["max_iters=20", setting])).unwrap_err().to_string();
-        let why =
-            format!("must be {was}, as the run began; the place in an epoch and every count of tokens follow from it");
+        let why = format!(
+            "must be {was}, as the run began, because the position in an epoch and all token counts \
+                 depend on it"
+        );
         assert!(error.contains(&why), "{error}");
     }
 }
@@ -336,10 +338,10 @@ fn a_text_that_moved_is_the_same_text() {
     fs::write(cli.path("other.txt"), &other).unwrap();
     let more = ["--set", "max_iters=30"];
     let resume = |data: &[&'static str]| [&["train", "--resume", "--out", "run"], data, &more].concat();
-    cli.fails(&resume(&[]), 1, "if it is elsewhere now, --resume DATA says where");
+    cli.fails(&resume(&[]), 1, "if the text has moved, name it: --resume DATA");
     let hash = |path: &str| hash(&fs::read_to_string(cli.path(path)).unwrap());
     let both = format!(
-        "other.txt is not the text this run was started with (SHA-256 {}, was {})",
+        "other.txt is not the text that this run was started with (SHA-256 {}, was {})",
         hash("other.txt"),
         hash("elsewhere/moved.txt")
     );
@@ -374,16 +376,16 @@ fn the_old_data_of_a_fine_tuning_may_move() {
     fs::write(cli.path("other.txt"), "the tide turned at ten. ".repeat(200)).unwrap();
     let short = ["--set", "max_iters=4", "--set", "eval_interval=2", "--set", "eval_iters=1"];
     let finetune = |more: &[&'static str]| [&["finetune", "run", "new.txt"], more, &short].concat();
-    cli.fails(&finetune(&["--replay", "0.5"]), 1, "--replay-data DATA says where that text is now");
+    cli.fails(&finetune(&["--replay", "0.5"]), 1, "use --replay-data DATA to say where that text is now");
     cli.fails(
         &finetune(&["--replay", "0.5", "--replay-data", "other.txt"]),
         1,
-        "is not the text this run was started with",
+        "is not the text that this run was started with",
     );
     let output = cli.run(&finetune(&["--out", "without"]));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && stderr.contains("the loss on the old data is not measured"), "{stderr}");
-    assert!(stderr.contains("--replay-data DATA says where that text is now"), "{stderr}");
+    assert!(output.status.success() && stderr.contains("the loss on the old data could not be measured"), "{stderr}");
+    assert!(stderr.contains("use --replay-data DATA to say where that text is now"), "{stderr}");
     for adapters in [&[][..], &["--lora", "2"]] {
         let out = if adapters.is_empty() { "full" } else { "adapters" };
         let found = ["--replay", "0.5", "--replay-data", "moved.txt", "--out", out];
@@ -395,7 +397,7 @@ fn the_old_data_of_a_fine_tuning_may_move() {
     for out in ["full", "adapters"] {
         let resume =
             |steps, data: &[&'static str]| [&["train", "--resume", "--out", out, "--set", steps], data].concat();
-        cli.fails(&resume("max_iters=6", &[]), 1, "--replay-data DATA says where that text is now");
+        cli.fails(&resume("max_iters=6", &[]), 1, "use --replay-data DATA to say where that text is now");
         cli.fails(&resume("max_iters=6", &["--replay-data", "other.txt"]), 1, "is not the text");
         cli.ok(&resume("max_iters=6", &["--replay-data", "again.txt"]));
         // It is known from then on.
@@ -406,7 +408,7 @@ fn the_old_data_of_a_fine_tuning_may_move() {
     cli.fails(
         &["train", "--resume", "--out", "run", "--set", "max_iters=30", "again.txt", "--replay-data", "x"],
         1,
-        "it did not begin with another run",
+        "--replay-data is only for fine-tuned runs",
     );
     cli.fails(&["train", "--replay-data", "x"], 2, "--resume");
 }

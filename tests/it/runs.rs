@@ -87,7 +87,7 @@ fn a_second_training_makes_the_next_run() {
     cli.fails(
         &["train", "--out", "runs/mine"],
         1,
-        "there is a run in this folder: continue it with --resume, or name another",
+        "this folder already contains a run: continue it with --resume, or choose another",
     );
     cli.fails(&["train", "--out", "x", "--name", "y"], 2, "cannot be used with");
     for name in ["a/b", "..", "a@3", ""] {
@@ -393,7 +393,7 @@ fn the_list_says_what_became_of_each_run() {
     assert_eq!(cli.ok(&["tag", "stopped", "first", "--remove"]), "runs/stopped: good\n");
     assert_eq!(cli.ok(&["tag", "stopped", "good", "--remove"]), "runs/stopped: no tags\n");
     cli.fails(&["tag", "stopped", "x", "--remove"], 1, "it has no tag x; it has no tags");
-    cli.fails(&["tag", "stopped", "two words"], 2, "a tag is a word");
+    cli.fails(&["tag", "stopped", "two words"], 2, "is not a valid tag");
     assert!(
         !listed(&["--tag", "good"]).contains(&"stopped".to_owned())
             && listed(&["--tag", "good"]).contains(&"done".to_owned())
@@ -477,7 +477,7 @@ fn removing_asks_and_leaves_what_others_put_there() {
     cli.fails(&["rm", "-y", "a", "runs/mine"], 1, "not the folder of a run");
     cli.fails(&["sample", "mine"], 1, "runs/mine: not the folder of a run");
     cli.fails(&["rm", "-y", "a", "missing"], 1, "there is no such run");
-    cli.fails(&["rm", "-y", "runs"], 1, "not a run but a folder with runs in it");
+    cli.fails(&["rm", "-y", "runs"], 1, "this is not a run but a folder of runs");
     assert_eq!(names(&cli.path("runs")).len(), 5);
     // All of a run, whatever it has.
     for (name, base) in [("a", false), ("tuned", true)] {
@@ -504,7 +504,7 @@ fn removing_asks_and_leaves_what_others_put_there() {
     {
         train(&cli, &["--out", "elsewhere"]);
         std::os::unix::fs::symlink(cli.path("elsewhere"), cli.path("runs/link")).unwrap();
-        cli.fails(&["rm", "-y", "link"], 1, "a link, not the folder of a run itself");
+        cli.fails(&["rm", "-y", "link"], 1, "this is a link: name the folder that it points to");
         assert_eq!(step(&cli, &["link"]), 20);
     }
 }
@@ -642,7 +642,7 @@ fn pruning_keeps_what_a_stopped_run_returns_to() {
     }
     let steps = RunDir::open(&cli.path("runs/a")).unwrap().steps().unwrap();
     let error = Cleanup::of(&cli.path("runs/a"), true).unwrap_err().to_string();
-    assert!(error.contains("no checkpoint is intact, so all stay"), "{error}");
+    assert!(error.contains("no checkpoint is intact, so none is removed"), "{error}");
     assert_eq!(RunDir::open(&cli.path("runs/a")).unwrap().steps().unwrap(), steps);
 }
 

@@ -88,7 +88,7 @@ fn no_line_is_wider_than_the_terminal_and_no_word_is_broken() {
     }
     // Notes and errors, too.
     let text = plain(&on_terminal(&cli, 40, "compare run run", &[]).unwrap_or_default());
-    assert!(text.contains("note: run is named twice and shown once."), "{text}");
+    assert!(text.contains("note: run was named twice; it is shown once."), "{text}");
     assert!(plain(&on_terminal(&cli, 40, "compare run", &[]).unwrap()).contains('A'));
 }
 
@@ -151,7 +151,7 @@ fn quiet_and_verbose_are_what_they_say() {
         |how: &[&str]| String::from_utf8(cli.run(&[&["compare", "plain", "plain"], how].concat()).stderr).unwrap();
     assert_eq!(
         (compare(&[]), compare(&["-q"])),
-        ("note: plain is named twice and shown once.\n".into(), String::new())
+        ("note: plain was named twice; it is shown once.\n".into(), String::new())
     );
 }
 

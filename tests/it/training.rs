@@ -61,7 +61,7 @@ fn one_trajectory(config: Config) {
     };
     assert_eq!(events("stopped"), events("whole"));
     let error = Job::resume(&out, &[]).unwrap_err().to_string();
-    assert!(error.contains("this run is done"), "{error}");
+    assert!(error.contains("this run is complete"), "{error}");
     let run = |name: &str| RunDir::open(&temp.path().join(name)).unwrap();
     let comparison = compare(&mut run("stopped"), &mut run("threads8")).unwrap();
     assert!(comparison.is_same() && comparison.checkpoints.contains(&config.max_iters), "{comparison:?}");
@@ -388,9 +388,9 @@ fn resuming_refuses_what_would_be_another_run() {
     refuse(&["n_embd=128"], "n_embd = 128: must be 64, as the run began");
     refuse(&["seed=2"], "seed = 2: must be 1337");
     refuse(&["optimizer=muon"], "optimizer = \"muon\": must be \"adamw\"");
-    refuse(&["max_iters=2"], "this run is done: 2 of 2 steps");
+    refuse(&["max_iters=2"], "this run is complete: 2 of 2 steps");
     std::fs::write(&text, "the quick brown cat. ".repeat(100)).unwrap();
-    refuse(&["max_iters=4"], "is not the text this run was started with");
+    refuse(&["max_iters=4"], "is not the text that this run was started with");
     std::fs::write(&text, "the quick brown fox. ".repeat(100)).unwrap();
     let job = Job::resume(&out, &["max_iters=4".to_owned()]).unwrap();
     assert_eq!(train(job, 1, None).state.step, 4);

@@ -146,7 +146,13 @@ fn the_budget_holds_and_more_of_it_goes_on() {
     let less = |budget_s| Changes { budget_s: Some(budget_s), ..Changes::default() };
     let tuning = Tuning::resume(&out, &less(spent + 0.2), 2).unwrap();
     let error = tuning.run(&AtomicBool::new(false), |_| ()).unwrap_err().to_string();
-    assert!(error.contains("the budget ended before one training did; go on with --resume --budget"), "{error}");
+    assert!(
+        error.contains(
+            "the budget ended before the first trial did; continue with --resume and a longer \
+         --budget"
+        ),
+        "{error}"
+    );
     let done = AtomicBool::new(false);
     let tuning = Tuning::resume(&out, &less(1e5), 2).unwrap();
     let ended = tuning.run(&done, |event| {
@@ -176,7 +182,7 @@ fn settings_that_diverge_are_results() {
     let all = ["weight_decay=10", "max_iters=30", "learning_rate=9"];
     let tuning = Tuning::start(request(&all, &["learning_rate=9..10"], Some(2)), &temp.path().join("b"), 2).unwrap();
     let error = tuning.run(&AtomicBool::new(false), |_| ()).unwrap_err().to_string();
-    assert!(error.contains("every training diverged"), "{error}");
+    assert!(error.contains("every trial diverged"), "{error}");
 }
 
 #[test]
@@ -190,14 +196,14 @@ fn what_cannot_be_tuned_or_gone_on_with_is_refused() {
         (&["lora_rank=2"][..], &[][..], "lora_rank = 2: must be 0 in a new run"),
         (&[], &["dropout=0..0.1", "dropout=[0.5]"], "dropout is swept twice"),
         (&[], &["n_head=[3, 5]"], "n_head = 3: must be a divisor of n_embd"),
-        (&[], &["n_head=[2]"], "there is nothing to choose from"),
-        (&[], &["n_embd=[65536]", "n_layer=[256]"], "GiB of memory and this machine has"),
+        (&[], &["n_head=[2]"], "there is nothing to compare"),
+        (&[], &["n_embd=[65536]", "n_layer=[256]"], "GiB of memory, but this machine has"),
     ] {
         let error = start(settings, sweeps);
         assert!(error.contains(message), "{sweeps:?}: {error}");
     }
     let error = Tuning::start(Request { budget_s: 0.01, ..request(&[], &[], None) }, &out, 2).unwrap_err().to_string();
-    assert!(error.contains("--budget 0s is too short: the least that tells anything takes about"), "{error}");
+    assert!(error.contains("--budget 0s is too short: a useful tuning takes at least about"), "{error}");
     assert!(!out.exists(), "nothing is left");
 
     let tuning = Tuning::start(request(&[], &["learning_rate=1e-3..1e-2"], None), &out, 2).unwrap();
@@ -236,7 +242,9 @@ fn a_tuning_goes_on_where_its_text_has_moved_to() {
         Tuning::resume(&out, &Changes { data, ..Changes::default() }, 2)
     };
     assert!(resumed(&[]).unwrap_err().to_string().contains("there is no file"));
-    assert!(resumed(&["other.txt"]).unwrap_err().to_string().contains("is not the text this run was started with"));
+    assert!(
+        resumed(&["other.txt"]).unwrap_err().to_string().contains("is not the text that this run was started with")
+    );
     let found = tune(resumed(&["moved.txt"]).unwrap(), |_| false).unwrap();
     assert!(found.complete);
     assert_eq!(resumed(&[]).unwrap().config().data, [path("moved.txt")], "it knows the new place");

@@ -83,162 +83,162 @@ macro_rules! fields {
 
 fields! {
 "model":
-    vocab_size: usize = 0, "0 (what the data has) to 1000000" if |&v| v <= 1_000_000,
-        "Tokens in the vocabulary; 0 takes the number the tokenizer has.";
+    vocab_size: usize = 0, "0 (from the data) to 1000000" if |&v| v <= 1_000_000,
+        "Vocabulary size in tokens; 0 takes it from the tokenizer.";
     block_size: usize = 32, "1 to 65536" if |v| (1..=65536).contains(v),
-        "Context length: how many tokens a prediction can look back on.";
+        "Context length: the number of tokens that the model sees at once.";
     n_layer: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
         "Transformer blocks.";
     n_head: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
-        "Attention heads in a block; must divide n_embd.";
+        "Attention heads per block; must divide n_embd.";
     n_embd: usize = 64, "1 to 65536" if |v| (1..=65536).contains(v),
-        "Channels: the width of the residual stream.";
+        "Embedding size: the width of the residual stream.";
     dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
         "Dropout on the attention weights and on both branches of a block.";
     embd_dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
         "Dropout on the sum of token and position embeddings.";
     activation: Activation = Activation::Relu,
         "\"relu\", \"relu_squared\", \"gelu\", \"gelu_tanh\" or \"swiglu\"" if |_| true,
-        "The non-linearity of the MLP.";
+        "Activation function of the MLP.";
     n_inner: usize = 0, "0 (4 n_embd; for swiglu about 8/3 n_embd) to 262144" if |&v| v <= 262_144,
-        "Hidden channels of the MLP; 0 takes 4 n_embd, or for swiglu the multiple of 8 nearest to 8/3 n_embd.";
+        "Hidden size of the MLP; 0 means 4 n_embd, or for swiglu the multiple of 8 nearest to 8/3 n_embd.";
     norm: NormKind = NormKind::LayerNorm, "\"layernorm\" or \"rmsnorm\"" if |_| true,
-        "What normalises before attention, MLP and head; rmsnorm has no bias, whatever bias says.";
+        "Normalization before attention, MLP and head; rmsnorm never has a bias.";
     zero_init_proj: bool = false, "true or false" if |_| true,
-        "Whether the output projections of attention and MLP begin at zero, so that each block begins as the identity.";
+        "Whether the output projections of attention and MLP start at zero, which makes every block the identity at first.";
     logit_softcap: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
-        "Logits z become cap tanh(z / cap), in training, measuring and sampling alike; 0 leaves them.";
+        "Soft cap on the logits z: cap * tanh(z / cap), in training, evaluation and sampling; 0 turns it off.";
     bias: Bias = Bias::NONE, "true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\"" if |_| true,
-        "Which layers have a bias: attention's qkv and output projection, mlp, head, norm; true is all but the head.";
+        "Layers that have a bias: attention's qkv and output projection, mlp, head, norm; true means all except the head.";
     tie_weights: bool = false, "true or false" if |_| true,
-        "Whether lm_head uses the token embedding as its weight.";
+        "Whether lm_head shares its weight with the token embedding.";
     attention_scale: AttentionScale = AttentionScale::HeadSize, "\"head_size\" or \"n_embd\"" if |_| true,
-        "Attention scores are divided by the square root of this.";
+        "Attention scores are divided by the square root of this size.";
     position: Position = Position::Learned, "\"learned\" or \"rotary\"" if |_| true,
-        "Position encoding: an embedding added to each token, or rotations of queries and keys (RoPE).";
+        "Position encoding: a learned embedding added to each token, or rotary embeddings (RoPE) of queries and keys.";
     rope_theta: f64 = 10000.0, "1 to 1000000000000" if |v| (1.0..=1e12).contains(v),
-        "Rotary positions: channel pair i of hs/2 turns by rope_theta^(-2i/hs) for each position.";
+        "Base of the rotary frequencies: with head size hs, channel pair i rotates by rope_theta^(-2i/hs) per position.";
     n_kv_head: usize = 0, "0 (n_head) to 256" if |&v| v <= 256,
-        "Heads of keys and values, each shared by a group of the n_head heads; must divide n_head. 0 gives each its own.";
+        "Key/value heads for grouped-query attention; must divide n_head. 0 means n_head (no grouping).";
     qk_norm: bool = false, "true or false" if |_| true,
-        "Whether the channels of each query and key are normalised (RMSNorm) before they are compared.";
+        "Whether queries and keys are normalized (RMSNorm) before attention.";
     init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
-        "Initial weights: PyTorch's defaults, or normal 0.02 with residual projections scaled by 1/sqrt(2 n_layer).";
+        "Initial weights: PyTorch's defaults, or GPT-2's (normal with std 0.02, residual projections scaled by 1/sqrt(2 n_layer)).";
 "training":
     batch_size: usize = 16, "1 to 65536" if |v| (1..=65536).contains(v),
-        "Sequences in a batch.";
+        "Sequences per batch.";
     gradient_accumulation_steps: usize = 1, "1 to 65536" if |v| (1..=65536).contains(v),
-        "Batches whose gradients are averaged before an update.";
+        "Batches per update; their gradients are averaged.";
     max_iters: u64 = 5000, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
-        "Updates in the whole run.";
+        "Number of updates (training steps) in the run.";
     eval_interval: u64 = 100, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
-        "Updates between two estimates of the loss; each writes a checkpoint.";
+        "Updates between estimates of the loss; a checkpoint is written at each estimate.";
     eval_iters: u64 = 200, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
-        "Random batches of each split in an estimate.";
+        "Random batches per split in each estimate.";
     precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
-        "Inputs of the matrix products of linear layers and Muon are rounded to this, where the processor can; all else is f32.";
+        "Precision of the inputs of matrix products in linear layers and Muon, if the processor supports it; everything else is f32.";
     z_loss: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
-        "Weight of the squared log-sum-exp of the logits, which is added to the training loss but not to the losses shown.";
+        "Weight of the squared log-sum-exp of the logits. It is added to the training loss, but not to the losses that are shown.";
     log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),
-        "Updates between two lines of training loss in metrics.jsonl.";
+        "Updates between training losses in metrics.jsonl.";
     seed: u64 = 1337, "0 to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
-        "Seed of every random number.";
+        "Seed of all random numbers.";
     keep_last: usize = 2, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
-        "How many of the last estimates' checkpoints are kept, besides the best and the newest.";
+        "Number of recent checkpoints to keep, in addition to the best and the newest.";
     patience: u64 = 0, "0 (off) to 1000000000" if |&v| v <= 1_000_000_000,
-        "Early stopping: the run ends after this many estimates in a row without a lower validation loss; 0 turns it off.";
+        "Early stopping: the run ends after this many estimates in a row without a new best validation loss; 0 turns it off.";
     on_divergence: OnDivergence = OnDivergence::Stop, "\"stop\", \"skip\" or \"rollback\"" if |_| true,
-        "When loss or gradient are not finite, or the loss jumps: stop, skip the update, or return to a checkpoint.";
+        "When the loss or gradient is not finite, or the loss spikes: stop, skip the update, or return to a checkpoint.";
     spike_zscore: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
-        "A loss this many standard deviations above the last hundred or so is a jump; 0 looks only for what is not finite.";
+        "A loss this many standard deviations above the mean of about the last hundred is a spike; 0 turns the check off.";
     rollback_lr: f64 = 0.5, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
-        "Factor on the learning rate at each return to a checkpoint.";
+        "The learning rate is multiplied by this at each return to a checkpoint.";
     shards: usize = 0, "0 (one for each core) to 1024" if |&v| v <= 1024,
-        "Parts that a batch is divided into; fixed at the start of a run, so the bits do not depend on the number of threads.";
+        "Number of parts that each batch is divided into. It is fixed at the start of a run, so results do not depend on the number of threads.";
 "optimizer":
     optimizer: OptimizerKind = OptimizerKind::Adamw, "\"adamw\" or \"muon\"" if |_| true,
         "Optimizer for the weight matrices in the blocks; the rest uses AdamW.";
     learning_rate: f64 = 1e-3, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
-        "AdamW's learning rate; the highest one where a schedule is set.";
+        "AdamW's learning rate; with a schedule, the peak learning rate.";
     muon_lr: f64 = 0.02, "above 0, at most 10" if |&v| v > 0.0 && v <= 10.0,
-        "Muon's learning rate; it takes the same course as AdamW's.";
+        "Muon's learning rate; it follows the same schedule as AdamW's.";
     muon_momentum: f64 = 0.95, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
-        "Muon: decay of the gradient's mean, used as Nesterov does.";
+        "Muon: Nesterov momentum.";
     muon_ns_steps: usize = 5, "1 to 20" if |v| (1..=20).contains(v),
-        "Muon: steps of the Newton-Schulz iteration that makes an update orthogonal.";
+        "Muon: Newton-Schulz iterations that orthogonalize an update.";
     lr_schedule: LrSchedule = LrSchedule::Constant, "\"constant\", \"cosine\", \"linear\" or \"wsd\"" if |_| true,
-        "How the learning rate goes from learning_rate to min_lr after the warm-up; wsd is stable, then linear.";
+        "How the learning rate falls from learning_rate to min_lr after the warm-up; wsd (warmup-stable-decay) stays constant, then falls linearly.";
     warmup_iters: u64 = 0, "0 to 1000000000" if |&v| v <= 1_000_000_000,
-        "Updates over which the learning rate rises linearly.";
+        "Number of updates over which the learning rate rises linearly.";
     lr_decay_iters: u64 = 0, "0 (max_iters) to 1000000000" if |&v| v <= 1_000_000_000,
-        "The update at which the learning rate reaches min_lr; 0 takes max_iters.";
+        "The update at which the learning rate reaches min_lr; 0 means max_iters.";
     min_lr: f64 = 0.0, "0 to 10" if |v| (0.0..=10.0).contains(v),
         "The learning rate at the end of the schedule.";
     cooldown: f64 = 0.2, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
-        "wsd: the last part of the updates after the warm-up, as a fraction, in which the learning rate falls.";
+        "wsd: the learning rate falls during this last fraction of the updates after the warm-up.";
     beta1: f64 = 0.9, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
-        "AdamW: decay of the first moment.";
+        "AdamW: decay rate of the first moment.";
     beta2: f64 = 0.999, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
-        "AdamW: decay of the second moment.";
+        "AdamW: decay rate of the second moment.";
     eps: f64 = 1e-8, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
-        "AdamW: added to the denominator.";
+        "AdamW: small constant added to the denominator.";
     weight_decay: f64 = 0.01, "0 to 10" if |v| (0.0..=10.0).contains(v),
         "AdamW: decoupled weight decay.";
     decay: Decay = Decay::All, "\"all\" or \"matrices\"" if |_| true,
-        "Which parameters decay: all of them, or only those with two dimensions.";
+        "Parameters that weight decay applies to: all of them, or only matrices (two dimensions).";
     grad_clip: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
-        "The gradient is scaled down to this norm where it is longer; 0 leaves it.";
+        "A gradient with a larger norm is scaled down to this norm; 0 turns clipping off.";
     param_groups: Vec<ParamGroup> = Vec::new(), "a list of tables: params, a list of tensor names, and optimizer keys" if |_| true,
-        "Optimizer settings for some parameters; the first group whose patterns match a tensor holds; * matches anything.";
+        "Optimizer settings for some parameters. The first group whose pattern matches a tensor applies; * matches anything.";
 "finetuning":
     lora_rank: usize = 0, "0 (off) to 4096" if |&v| v <= 4096,
-        "Rank of the adapters (LoRA) that are trained instead of the weights; 0 trains the weights themselves.";
+        "Rank of the LoRA adapters that are trained instead of the weights; 0 trains the weights themselves.";
     lora_alpha: f64 = 16.0, "above 0, at most 1000000" if |&v| v > 0.0 && v <= 1e6,
-        "Adapters are scaled by lora_alpha / lora_rank.";
+        "The output of adapters is scaled by lora_alpha / lora_rank.";
     lora_dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
         "Dropout on the adapters' input.";
     lora_targets: LoraTargets = LoraTargets::BLOCKS,
         "a list of at least one of \"qkv\", \"proj\", \"mlp\", \"head\"" if |_| true,
-        "Which layers have an adapter: attention's qkv and output projection, mlp, head.";
-    freeze: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
-        "Parameters that do not train.";
+        "Layers that get an adapter: attention's qkv and output projection, mlp, head.";
+    freeze: Vec<String> = Vec::new(), "a list of tensor names; * matches anything" if |_| true,
+        "Parameters that are not trained.";
     base: String = String::new(), "the folder of a run" if |_| true,
-        "The run that the fine-tuning started from; written at its start.";
+        "The run that fine-tuning started from; written when it starts.";
     new_tokens: usize = 0, "0 to 1000000" if |&v| v <= 1_000_000,
-        "Tokens that the new text added to the base run's vocabulary; with adapters, only their rows of embedding and head train.";
+        "Number of tokens that the new text added to the base run's vocabulary; with adapters, only their rows of the embedding and the head are trained.";
     replay: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..1.0).contains(v),
-        "Share of the sequences that are drawn from the base run's data, against forgetting.";
-    modules_to_save: Vec<String> = Vec::new(), "a list of tensor names, in which * matches anything" if |_| true,
+        "Fraction of the sequences that are drawn from the base run's data, to reduce forgetting.";
+    modules_to_save: Vec<String> = Vec::new(), "a list of tensor names; * matches anything" if |_| true,
         "Parameters that are trained and saved together with the adapters.";
 "data":
     data: Vec<String> = Vec::new(), "a list of files, folders and names" if |_| true,
         "Where the text comes from: files, folders, patterns, \"-\" for standard input, or a known name such as \"builtin\".";
     data_kind: String = String::new(), "\"\", \"text\", \"conversations\" or \"exchanges\"" if |v: &String| ["", "text", "conversations", "exchanges"].contains(&&**v),
-        "Written at the start of a run: what it is trained on.";
+        "Kind of data that the run is trained on; written when it starts.";
     data_sha256: String = String::new(), "the SHA-256 of the text in hexadecimal" if |_| true,
-        "Written at the start of a run; resuming on another text is refused.";
+        "Checksum of the text, written when the run starts; resuming on a different text is refused.";
     tokenizer_sha256: String = String::new(), "the SHA-256 of tokenizer.json in hexadecimal" if |_| true,
-        "Written at the start of a run.";
-    tokenizer: TokenizerKind = TokenizerKind::Char, "\"char\", \"byte\", \"bpe:SIZE\" of 257 to 1000000, or a file tokenizer.json" if |_| true,
-        "How text becomes tokens: its characters, its bytes, byte pair encoding learned from it, or the tokenizer of a file.";
+        "Checksum of tokenizer.json, written when the run starts.";
+    tokenizer: TokenizerKind = TokenizerKind::Char, "\"char\", \"byte\", \"bpe:SIZE\" with SIZE from 257 to 1000000, or a tokenizer.json file" if |_| true,
+        "How text becomes tokens: characters, bytes, byte pair encoding learned from the text, or a tokenizer.json file.";
     data_field: String = "text".to_owned(), "the name of a field or column" if |v: &String| !v.is_empty(),
-        "Where the text is in JSON lines and CSV.";
+        "The field (JSON lines) or column (CSV) that contains the text.";
     invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
-        "What to do about bytes that are not UTF-8: refuse them, or read U+FFFD in their place.";
+        "How to handle bytes that are not UTF-8: report an error, or replace them with U+FFFD.";
     skip_bad: bool = false, "true or false" if |_| true,
-        "Whether records that cannot be read (broken JSON, a missing field, a row of another length) are left out and counted, or refused.";
+        "Whether records that cannot be read (broken JSON, a missing field, a row of the wrong length) are skipped and counted; otherwise they are an error.";
     replacement: bool = true, "true or false" if |_| true,
-        "true: sequences at random offsets, with replacement, as published; false: each epoch visits every token once, with a different window offset.";
+        "true: sequences start at random offsets, drawn with replacement, as published; false: each epoch visits every token once, with a different window offset.";
     within_documents: bool = false, "true or false" if |_| true,
-        "Whether documents that share a sequence are kept apart: no attention from one to another, and positions from 0 in each.";
+        "Whether documents in the same sequence are kept apart: no attention between them, and positions start at 0 in each.";
     packing: bool = false, "true or false" if |_| true,
-        "Whether several conversations share a sequence in training, kept apart: fewer sequences, the same losses.";
-    chat_template: String = String::new(), "a Jinja template of messages" if |_| true,
-        "How conversations become text; empty writes each message on a line, and ends the text after an answer.";
-    template_time: u64 = 0, "0 (when the run starts) to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
-        "Seconds since 1970 that a chat_template takes for the present, in strftime_now; 0 is written anew at the start of a run.";
+        "Whether several conversations are packed into a sequence in training, without attention between them: fewer sequences, the same losses.";
+    chat_template: String = String::new(), "a Jinja template for messages" if |_| true,
+        "Jinja template that turns conversations into text. If empty, each message is a line, and each answer ends with the end-of-text token.";
+    template_time: u64 = 0, "0 (time of the start) to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
+        "Current time for strftime_now in a chat_template, in seconds since 1970; 0 is replaced with the time at which the run starts.";
     train_split: f64 = 0.9, "above 0 and below 1" if |&v| v > 0.0 && v < 1.0,
-        "The fraction of the text, from its beginning, that is trained on; the rest is for validation.";
+        "Fraction of the text, from its beginning, used for training; the rest is for validation.";
 }
 
 /// The MLP's non-linearity.
@@ -583,8 +583,7 @@ impl Config {
             let known = |v: i64| (1..=FORMAT_VERSION as i64).contains(&v);
             if !version.as_integer().is_some_and(known) {
                 return Err(Error::BadConfig(format!(
-                    "format_version = {version}: this kinglet reads versions up to {FORMAT_VERSION}; \
-                     a newer kinglet wrote this, use that one"
+                    "format_version = {version}: this kinglet reads versions up to {FORMAT_VERSION}; this file needs a newer kinglet"
                 )));
             }
         }
@@ -604,7 +603,7 @@ impl Config {
     /// If the key does not exist or the value is not allowed.
     pub fn set(&mut self, setting: &str) -> Result<()> {
         let Some((key, text)) = setting.split_once('=') else {
-            return Err(Error::BadConfig(format!("{setting:?} is not of the form key=value")));
+            return Err(Error::BadConfig(format!("{setting:?} does not have the form key=value")));
         };
         let (key, text) = (renamed(key.trim()), text.trim());
         let parsed = format!("x = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
@@ -650,12 +649,12 @@ impl Config {
         if self.position == Position::Rotary && !self.head_size().is_multiple_of(2) {
             let heads = format!("n_embd / n_head = {} / {}", self.n_embd, self.n_head);
             let allowed =
-                format!("\"learned\" where the size of a head, {heads}, is odd: rotations are of pairs of channels");
+                format!("\"learned\" if the head size, {heads}, is odd: rotary positions rotate pairs of channels");
             return fail("position", "\"rotary\"".into(), allowed);
         }
         if self.lr_schedule != LrSchedule::Constant && (1..=self.warmup_iters).contains(&self.lr_decay_iters) {
             let allowed = format!(
-                "0 or above warmup_iters = {}: the learning rate cannot have fallen before it has risen",
+                "0 or above warmup_iters = {}: the learning rate can only fall after the warm-up",
                 self.warmup_iters
             );
             return fail("lr_decay_iters", self.lr_decay_iters.to_string(), allowed);
@@ -689,7 +688,7 @@ impl Config {
         let last = self.max_iters - 1;
         if self.warmup_iters >= self.max_iters {
             doubts.push(format!(
-                "warmup_iters = {} is not below max_iters = {}: the learning rate never reaches {}, it ends at {:.3e}",
+                "warmup_iters = {} is not below max_iters = {}: the learning rate never reaches {}; it ends at {:.3e}",
                 self.warmup_iters,
                 self.max_iters,
                 self.learning_rate,
@@ -698,10 +697,10 @@ impl Config {
         } else if self.lr_schedule == LrSchedule::Constant {
             let idle = [("min_lr", self.min_lr != default.min_lr), ("lr_decay_iters", self.lr_decay_iters > 0)];
             let idle = idle.into_iter().filter(|(_, set)| *set);
-            doubts.extend(idle.map(|(key, _)| format!("{key} has no effect where lr_schedule = \"constant\"")));
+            doubts.extend(idle.map(|(key, _)| format!("{key} has no effect with lr_schedule = \"constant\"")));
         } else if self.lr_decay_iters > self.max_iters {
             doubts.push(format!(
-                "lr_decay_iters = {} is above max_iters = {}: the learning rate never reaches min_lr = {}, it ends at {:.3e}",
+                "lr_decay_iters = {} is above max_iters = {}: the learning rate never reaches min_lr = {}; it ends at {:.3e}",
                 self.lr_decay_iters,
                 self.max_iters,
                 self.min_lr,
@@ -716,10 +715,7 @@ impl Config {
         }
         let after_warm_up = self.max_iters.saturating_sub(self.warmup_iters) as f64;
         if self.lr_schedule == LrSchedule::Wsd && self.cooldown * after_warm_up < 1.0 && after_warm_up > 0.0 {
-            doubts.push(format!(
-                "cooldown = {}: the learning rate never falls, that is less than an update",
-                self.cooldown
-            ));
+            doubts.push(format!("cooldown = {} is less than one update: the learning rate never falls", self.cooldown));
         }
         doubts
     }
@@ -731,7 +727,9 @@ impl Config {
             config.assign(key, value)?;
             let of_optimizer = |field: &Field| field.key == key && field.section == "optimizer";
             if !FIELDS.iter().any(of_optimizer) || ["param_groups", "grad_clip"].contains(&key.as_str()) {
-                return Err(Error::BadConfig(format!("{key} holds for all parameters: set it outside of groups")));
+                return Err(Error::BadConfig(format!(
+                    "{key} applies to all parameters: set it outside of param_groups"
+                )));
             }
         }
         Ok(config)
@@ -911,7 +909,7 @@ mod tests {
                 "bias = [\"x\"]: must be true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\"",
             ),
             ("n_layers=6", "there is no configuration key \"n_layers\"; did you mean n_layer?"),
-            ("n_layer", "\"n_layer\" is not of the form key=value"),
+            ("n_layer", "\"n_layer\" does not have the form key=value"),
         ] {
             assert_eq!(config.set(setting).unwrap_err().to_string(), message);
         }

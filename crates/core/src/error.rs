@@ -84,8 +84,8 @@ pub enum Error {
     Threads(String),
     /// Training diverged, and the configuration says to stop, or its remedy was tried too often.
     #[error(
-        "training diverged: {0}. The last checkpoint stays. Lower learning_rate, set grad_clip = 1 or a warm-up, or let \
-         on_divergence = \"skip\" or \"rollback\" go on"
+        "training diverged: {0}. The last checkpoint is kept. Lower learning_rate, set grad_clip = 1 or \
+         warmup_iters, or continue with on_divergence = \"skip\" or \"rollback\""
     )]
     Diverged(Box<Divergence>),
 }
@@ -161,6 +161,6 @@ impl std::fmt::Display for Divergence {
                 write!(f, "at step {at_step} the loss jumped to {loss:.4}, z-score {:.1}", zscore.unwrap_or(f64::NAN))?;
             }
         }
-        write!(f, "; gradient norm {grad_norm:.3e}, most of all in {tensor}; learning rate {lr:.2e}")
+        write!(f, "; gradient norm {grad_norm:.3e}, largest in {tensor}; learning rate {lr:.2e}")
     }
 }

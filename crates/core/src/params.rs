@@ -316,18 +316,22 @@ impl Layout {
         }
         for (i, group) in config.param_groups.iter().enumerate() {
             if !self.tensors.iter().any(|tensor| tensor.group == i) {
-                let allowed = "names of tensors, such as lm_head.weight, that no group before has".to_owned();
+                let allowed = "names of tensors, such as lm_head.weight, that no earlier group matches".to_owned();
                 return refuse("param_groups", &group.params, allowed);
             }
             let muon = self.tensors.iter().any(|tensor| tensor.group == i && tensor.muon);
             if group.settings.contains_key("optimizer") && config.groups()?[i].optimizer == OptimizerKind::Muon && !muon
             {
-                let allowed = "names of matrices inside the blocks where optimizer is \"muon\"".to_owned();
+                let allowed = "names of matrices inside the blocks if optimizer is \"muon\"".to_owned();
                 return refuse("param_groups", &group.params, allowed);
             }
         }
         if config.lora_rank == 0 && !config.modules_to_save.is_empty() {
-            return refuse("modules_to_save", &config.modules_to_save, "[] where lora_rank is 0: all train".into());
+            return refuse(
+                "modules_to_save",
+                &config.modules_to_save,
+                "[] if lora_rank is 0: all parameters are trained anyway".into(),
+            );
         }
         if self.trainable.is_empty() {
             return refuse("freeze", &config.freeze, "fewer tensors: nothing is left to train".into());
@@ -778,7 +782,7 @@ mod tests {
             (&["freeze=[\"*lora*\"]", "lora_rank=2"], "nothing is left to train"),
             (
                 &["param_groups=[{params=[\"*wte*\"],optimizer=\"muon\"}]"],
-                "param_groups = [\"*wte*\"]: must be names of matrices inside the blocks where optimizer is \"muon\"",
+                "param_groups = [\"*wte*\"]: must be names of matrices inside the blocks if optimizer is \"muon\"",
             ),
             (&["modules_to_save=[\"*wte*\"]"], "modules_to_save = [\"*wte*\"]: must be [] where lora_rank is 0"),
             (

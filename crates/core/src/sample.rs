@@ -173,7 +173,10 @@ impl<B: Forward> Stream<B> {
             return Err(Error::Text("a prompt needs at least one token".to_owned()));
         }
         if let Some(id) = prompt.iter().find(|&&id| id as usize >= model.vocab_size) {
-            return Err(Error::Text(format!("the model has {} tokens, and none with id {id}", model.vocab_size)));
+            return Err(Error::Text(format!(
+                "the model has no token with id {id}; its vocabulary has {} tokens",
+                model.vocab_size
+            )));
         }
         let rng = Rng::new(sampling.seed, Purpose::Sample, 0, index);
         let logits = vec![0.0; model.vocab_size];

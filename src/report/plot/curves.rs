@@ -141,7 +141,7 @@ pub fn loss_charts(title: &str, curves: &Curves) -> Vec<Chart> {
     if !of_steps.is_empty() {
         let label = match curves.steps.doubled {
             0 => "training steps".to_owned(),
-            doubled => format!("training steps, means of {}", 1u64 << doubled),
+            doubled => format!("training steps, averaged over {}", 1u64 << doubled),
         };
         series.push(Series::new(0, label, of_steps).behind());
     }

@@ -225,7 +225,7 @@ fn nothing_intact_is_an_error_with_its_reason() {
     save(&run, &layout, 7);
     let other = Layout::new(&run.config.clone().with(&["n_embd=12"]).unwrap()).unwrap();
     let error = run.load(&other, None, |_| true).unwrap_err().to_string();
-    assert!(error.contains("the configuration says F32 [3, 12]"), "{error}");
+    assert!(error.contains("the configuration requires F32 [3, 12]"), "{error}");
     fs::write(folder(&run, 7).join("model.safetensors"), [255; 64]).unwrap();
     let error = run.load(&layout, None, |_| true).unwrap_err().to_string();
     assert!(error.contains("model.safetensors: damaged: its SHA-256"), "{error}");
@@ -238,7 +238,7 @@ fn a_damaged_configuration_or_tokenizer_is_taken_from_a_checkpoint() {
     let config = fs::read(run.path().join(CONFIG)).unwrap();
     damage(CONFIG, &config[..config.len() / 2]);
     let error = RunDir::open(run.path()).unwrap_err().to_string();
-    assert!(error.contains("config.toml: its checksum does not fit"), "{error}");
+    assert!(error.contains("config.toml: its checksum does not match"), "{error}");
     damage(CONFIG, &config);
     save(&run, &layout, 7);
     let mut edited = config.clone();
@@ -319,7 +319,7 @@ fn metrics_without_the_best_estimate_are_warned_of() {
     checkpoint.state.step = 7;
     let mut file = run.continue_metrics(&checkpoint.state, |_| ()).unwrap();
     let [warning] = &run.warnings[..] else { panic!("{:?}", run.warnings) };
-    assert!(warning.contains("metrics.jsonl: lines are missing, among them the estimate of step 7"), "{warning}");
+    assert!(warning.contains("metrics.jsonl: lines are missing, including the estimate of step 7"), "{warning}");
     run.warnings.clear();
     file.append(&serde_json::json!({"event": "estimate", "step": 7, "train_loss": 1.4, "val_loss": 1.5})).unwrap();
     run.continue_metrics(&checkpoint.state, |_| ()).unwrap();

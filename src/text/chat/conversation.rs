@@ -43,7 +43,15 @@ impl<'a> Conversation<'a> {
         let is_used = |c: char| texts().any(|text| text.contains(c));
         let mut free =
             unusual().filter(|&c| !is_used(c) && !jinja.has(c) && !jinja.marks.is_some_and(|m| m.contains(&c)));
-        let mut next = || free.next().ok_or_else(|| Error::Text("a conversation of too unusual characters".to_owned()));
+        let mut next = || {
+            free.next().ok_or_else(|| {
+                Error::Text(
+                    "a conversation with characters that leave no \
+             separator free"
+                        .to_owned(),
+                )
+            })
+        };
         let (mark, probes) = (next()?, [next()?, next()?]);
         let jinja = match jinja.marks {
             Some(marks) if marks.iter().any(|&c| is_used(c)) => other.insert(jinja.with_marks([next()?, next()?])?),
@@ -184,8 +192,8 @@ impl<'a> Conversation<'a> {
         let all_learned = answers.iter().all(|&i| self.messages[i].learned);
         if !all_learned && blocks != answers.len() {
             return Err(Error::BadConfig(format!(
-                "chat_template: {blocks} generation blocks for {} answers, not all of which are to be learned: it is not \
-                 known which block is of which answer",
+                "chat_template: {blocks} generation blocks for {} answers, not all of which are to be learned: \
+                 blocks cannot be matched to answers",
                 answers.len()
             )));
         }
@@ -245,11 +253,11 @@ fn behind_or_nothing(text: &str, probe: char) -> String {
 }
 
 fn not_a_beginning() -> Error {
-    let what = "chat_template: the text of some messages must begin with the text of those before, so that it is known \
-                which of it the assistant says";
+    let what = "chat_template: the text of a conversation must begin with the text of its earlier messages; \
+         otherwise the assistant's part cannot be found";
     Error::BadConfig(what.to_owned())
 }
 
 fn blocks_do_not_pair() -> Error {
-    Error::BadConfig("chat_template: generation blocks stand inside of each other, or are cut".to_owned())
+    Error::BadConfig("chat_template: generation blocks are nested or incomplete".to_owned())
 }

@@ -50,7 +50,7 @@ impl Jinja {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let time = if told.time == 0 { now() } else { told.time };
         environment.add_function("strftime_now", move |format: Cow<str>| {
-            let unknown = |code| format!("strftime_now: there is no {code} in a format");
+            let unknown = |code| format!("strftime_now: unknown format code {code}");
             clock::strftime(time, &format)
                 .map_err(|code| minijinja::Error::new(ErrorKind::InvalidOperation, unknown(code)))
         });

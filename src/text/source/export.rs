@@ -48,21 +48,17 @@ impl Left {
             (self.unanswered, "conversation without an answer", "conversations without an answer"),
             (self.hidden, "hidden or system message", "hidden or system messages"),
             (self.tools, "message to or from a tool", "messages to or from tools"),
-            (self.thoughts, "message of thoughts or of another kind", "messages of thoughts or of other kinds"),
+            (self.thoughts, "reasoning or other message", "reasoning and other messages"),
             (self.empty, "empty message", "empty messages"),
-            (self.parts, "part of a message that is no text", "parts of messages that are no text"),
-            (
-                self.branches,
-                "message of a branch that was not shown last",
-                "messages of branches that were not shown last",
-            ),
+            (self.parts, "message part that is not text", "message parts that are not text"),
+            (self.branches, "message on an abandoned branch", "messages on abandoned branches"),
         ];
         let left: Vec<_> =
             counted.into_iter().filter(|(n, ..)| *n > 0).map(|(n, one, several)| many(n, one, several)).collect();
-        let left = (!left.is_empty()).then(|| format!("ChatGPT export: left out {}", left.join(", ")));
+        let left = (!left.is_empty()).then(|| format!("ChatGPT export: skipped {}", left.join(", ")));
         let joined = (self.joined > 0).then(|| {
             let messages = many(self.joined, "message is", "messages are");
-            format!("ChatGPT export: {messages} joined to the one before, of the same speaker")
+            format!("ChatGPT export: {messages} joined to the previous one, which has the same speaker")
         });
         left.into_iter().chain(joined).collect()
     }
@@ -71,7 +67,7 @@ impl Left {
 /// The messages that the user last saw. There are none where no answer is among them, which is counted.
 pub(super) fn conversation(fields: &Fields, left: &mut Left) -> Result<Vec<Message>, String> {
     let Some(Json::Object(nodes)) = get(fields, MAPPING)? else {
-        return Err(format!("\"{MAPPING}\" is not an object with messages, as a ChatGPT export has it"));
+        return Err(format!("\"{MAPPING}\" is not an object with messages, as in a ChatGPT export"));
     };
     let path = path(nodes, get(fields, CURRENT)?)?;
     let with_message = nodes.iter().filter(|(_, node)| field(node, "message").is_some()).count();
@@ -102,14 +98,14 @@ fn path<'f, 'a>(nodes: &'f Fields<'a>, current: Option<&Json>) -> Result<Vec<&'f
     let Some(Json::Text(current)) = current else { return Err(format!("\"{CURRENT}\" is not the id of a message")) };
     let by_id: HashMap<&str, &Json> = nodes.iter().map(|(id, node)| (&**id, node)).collect();
     if by_id.len() < nodes.len() {
-        return Err(format!("\"{MAPPING}\" has an id twice"));
+        return Err(format!("\"{MAPPING}\" has a duplicate id"));
     }
     let (mut path, mut next) = (Vec::new(), Some(&**current));
     while let Some(id) = next {
         let node = *by_id.get(id).ok_or_else(|| format!("\"{MAPPING}\" has no message {}", quoted(id)))?;
         path.push(node);
         if path.len() > nodes.len() {
-            return Err(format!("\"{MAPPING}\": the parents of {} go around in a circle", quoted(current)));
+            return Err(format!("\"{MAPPING}\": the parents of {} form a cycle", quoted(current)));
         }
         next = field(node, "parent").and_then(text);
     }
@@ -120,7 +116,7 @@ fn path<'f, 'a>(nodes: &'f Fields<'a>, current: Option<&Json>) -> Result<Vec<&'f
 /// The text of a visible message of the user or the assistant; `None` if it is left out.
 fn said(message: &Json, left: &mut Left) -> Result<Option<Message>, String> {
     let role = field(message, "author").and_then(|author| field(author, "role")).and_then(text);
-    let role = role.ok_or("it has no author with a role")?;
+    let role = role.ok_or("its author has no role")?;
     let hidden = field(message, "metadata").and_then(|about| field(about, "is_visually_hidden_from_conversation"));
     let to_a_tool = role == ASSISTANT && field(message, "recipient").and_then(text).is_some_and(|to| to != "all");
     let content = field(message, "content").ok_or("it has no content")?;
@@ -138,7 +134,9 @@ fn said(message: &Json, left: &mut Left) -> Result<Option<Message>, String> {
             }
             &mut left.empty
         }
-        other => return Err(format!("its author's role is {}, which no ChatGPT export has", quoted(other))),
+        other => {
+            return Err(format!("its author has the role {}, which does not occur in a ChatGPT export", quoted(other)));
+        }
     };
     *counted += 1;
     Ok(None)
@@ -231,7 +229,7 @@ mod tests {
         let mut twice = left.clone();
         twice.add(&left);
         let notes = twice.notes();
-        assert!(notes[0].contains("left out 4 hidden or system messages, 4 messages to or from tools, "), "{notes:?}");
+        assert!(notes[0].contains("skipped 4 hidden or system messages, 4 messages to or from tools, "), "{notes:?}");
         assert_eq!(notes[1], "ChatGPT export: 2 messages are joined to the one before, of the same speaker");
     }
 
@@ -245,7 +243,7 @@ mod tests {
         assert_eq!(left, Left { branches: 1, ..Left::default() });
         let (said, left) = read(&chain(&["null".to_owned(), says("user", "a")])).unwrap();
         assert!(said.is_empty());
-        assert_eq!(left.notes(), ["ChatGPT export: left out 1 conversation without an answer"]);
+        assert_eq!(left.notes(), ["ChatGPT export: skipped 1 conversation without an answer"]);
     }
 
     #[test]
@@ -256,7 +254,7 @@ mod tests {
             ("\"parent\": \"0\"", "\"parent\": \"7\"", "\"mapping\" has no message \"7\""),
             ("\"current_node\": \"2\"", "\"current_node\": null", "\"current_node\" is not the id of a message"),
             ("\"role\": \"user\"", "\"role\": \"guest\"", "message 2: its author's role is \"guest\""),
-            ("\"role\": \"user\"", "\"name\": \"user\"", "message 2: it has no author with a role"),
+            ("\"role\": \"user\"", "\"name\": \"user\"", "message 2: its author has no role"),
             ("\"parts\": [\"a\"]", "\"text\": \"a\"", "message 2: its content has no parts"),
             ("\"content_type\": \"text\"", "\"kind\": 1", "message 2: its content has no content_type"),
         ] {

@@ -1,6 +1,9 @@
 //! Files in folders and of patterns, and what in them is no text.
 
-use crate::text::{builtin::Builtin, names::Count};
+use crate::text::{
+    builtin::Builtin,
+    names::{Count, many},
+};
 use kinglet_core::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -58,8 +61,8 @@ pub(super) fn walk(folder: &Path) -> Walked {
 fn why(error: &walkdir::Error, folder: &Path) -> String {
     let path = error.path().unwrap_or(folder);
     let why = match error.io_error() {
-        None => "a link to a folder that it is in".to_owned(),
-        Some(_) if path.is_symlink() && !path.exists() => "a link to nothing".to_owned(),
+        None => "a link to one of its parent folders".to_owned(),
+        Some(_) if path.is_symlink() && !path.exists() => "a broken link".to_owned(),
         Some(error) => error.to_string(),
     };
     format!("{} ({why})", path.display())
@@ -70,14 +73,14 @@ fn why(error: &walkdir::Error, folder: &Path) -> String {
 /// # Errors
 /// If it is not a pattern.
 pub(super) fn matching(pattern: &str) -> Result<Walked> {
-    let paths =
-        glob::glob(pattern).map_err(|error| Error::Data(format!("{pattern}: not a pattern of file names: {error}")))?;
+    let paths = glob::glob(pattern)
+        .map_err(|error| Error::Data(format!("{pattern}: not a valid file name pattern: {error}")))?;
     let mut found = Walked::default();
     for path in paths {
         match path {
             Ok(path) if path.is_file() => found.files.push(path),
             Ok(path) if path.is_symlink() && !path.exists() => {
-                found.unreadable.add(|| format!("{} (a link to nothing)", path.display()));
+                found.unreadable.add(|| format!("{} (a broken link)", path.display()));
             }
             Ok(path) => found.others.add(|| path.display().to_string()),
             Err(error) => found.unreadable.add(|| format!("{} ({})", error.path().display(), error.error())),
@@ -89,12 +92,13 @@ pub(super) fn matching(pattern: &str) -> Result<Walked> {
 impl Walked {
     /// What was left out, for the user.
     pub(super) fn notes(&self, name: &str) -> impl Iterator<Item = String> {
-        let note =
-            |count: &Count, what: &str| count.note(|n, first| format!("{name}: left out {n} {what}, such as {first}"));
+        let note = |count: &Count, one: &str, several: &str| {
+            count.note(|n, first| format!("{name}: skipped {}, such as {first}", many(n, one, several)))
+        };
         [
-            note(&self.made, "folders of runs or prepared data"),
-            note(&self.unreadable, "that cannot be read"),
-            note(&self.others, "that are no files"),
+            note(&self.made, "folder of a run or of prepared data", "folders of runs or of prepared data"),
+            note(&self.unreadable, "unreadable entry", "unreadable entries"),
+            note(&self.others, "special file", "special files"),
         ]
         .into_iter()
         .flatten()

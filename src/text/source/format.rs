@@ -23,7 +23,7 @@ impl Format {
             Format::JsonLines => "JSON lines",
             Format::JsonArray => "a JSON array",
             Format::Csv(_) => "a table with a header (CSV)",
-            Format::Tsv => "a table with a header and tabs (TSV)",
+            Format::Tsv => "a tab-separated table with a header (TSV)",
         }
     }
 }
@@ -90,19 +90,15 @@ pub(super) fn encoding(head: &[u8]) -> (Encoding, usize) {
 
 const PANDAS: &str =
     "write its text as JSON lines first, for example with pandas: to_json(orient=\"records\", lines=True)";
-const PICTURE: &str = "it holds no text";
-const UNPACK: &str = "unpack it, and name what is in it";
+const PICTURE: &str = "it contains no text";
+const UNPACK: &str = "unpack it and name the files in it";
 
 /// What a ZIP archive begins with.
 const ZIP: &[u8] = b"PK\x03\x04";
 
 /// Documents that are ZIP archives inside, by the ends of their names: what they are, and what to do.
 const DOCUMENTS: &[(&[&str], &str, &str)] = &[
-    (
-        &["docx", "odt", "epub"],
-        "a document of formatted text",
-        "make text of it first: pandoc FILE -t plain -o FILE.txt",
-    ),
+    (&["docx", "odt", "epub"], "a formatted document", "convert it to text first: pandoc FILE -t plain -o FILE.txt"),
     (&["xlsx", "ods"], "a spreadsheet", "save it as CSV"),
     (&["pptx", "odp"], "a presentation", "save its text as a .txt file"),
     (
@@ -125,7 +121,7 @@ pub(super) fn marked_up(name: &str, head: &str) -> Option<String> {
     let begins = |mark: &str| head.trim_start().get(..mark.len()).is_some_and(|head| head.eq_ignore_ascii_case(mark));
     let (_, what, command) = MARKED_UP.iter().find(|(mark, ..)| begins(mark))?;
     let command = with_name(command, name);
-    Some(format!("read as it is, though it is {what}, and so its marks are learned too; text of it makes: {command}"))
+    Some(format!("this is {what}, so the model also learns its markup; to extract the text: {command}"))
 }
 
 /// Advice with a file's name where it says FILE, and one for the text in the place of FILE.txt.
@@ -137,12 +133,12 @@ pub(super) fn with_name(advice: &str, name: &str) -> String {
 /// Kinds of files that are not text: the bytes at a place, what it is, and what to do. Bytes that a text could begin with
 /// count only where there are control characters, which texts do not have.
 const KINDS: &[(usize, &[u8], &str, &str)] = &[
-    (0, b"\xff\xfe\0\0", "text in UTF-32", "convert it first: iconv -f utf-32 -t utf-8"),
-    (0, b"\0\0\xfe\xff", "text in UTF-32", "convert it first: iconv -f utf-32 -t utf-8"),
+    (0, b"\xff\xfe\0\0", "UTF-32 text", "convert it first: iconv -f utf-32 -t utf-8"),
+    (0, b"\0\0\xfe\xff", "UTF-32 text", "convert it first: iconv -f utf-32 -t utf-8"),
     (0, b"\x1f\x8b", "compressed twice (gzip)", "unpack it once"),
     (0, b"\x28\xb5\x2f\xfd", "compressed twice (zstd)", "unpack it once"),
-    (0, b"%PDF-", "a PDF", "make text of it first: pdftotext FILE FILE.txt"),
-    (0, ZIP, "a ZIP archive", "unpack it, and name what is in it; of a ChatGPT export that is conversations.json"),
+    (0, b"%PDF-", "a PDF", "convert it to text first: pdftotext FILE FILE.txt"),
+    (0, ZIP, "a ZIP archive", "unpack it and name the files in it; in a ChatGPT export that is conversations.json"),
     (0, b"PK\x05\x06", "an empty ZIP archive", UNPACK),
     (0, b"PAR1", "a Parquet file", PANDAS),
     (0, b"ARROW1\0\0", "an Arrow or Feather file", PANDAS),
@@ -164,13 +160,19 @@ const KINDS: &[(usize, &[u8], &str, &str)] = &[
     (0, b"LZIP", "compressed with lzip", "unpack it first: lzip -dc FILE | kinglet train -"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", PANDAS),
     (0, b"\x93NUMPY", "a NumPy array", "token ids are read from .bin files, as nanoGPT writes them with tofile()"),
-    (8, b"{\"", "a safetensors file", "it holds weights, no text"),
-    (0, b"GGUF", "a GGUF model", "it holds weights, no text"),
+    (8, b"{\"", "a safetensors file", "it contains weights, not text"),
+    (0, b"GGUF", "a GGUF model", "it contains weights, not text"),
     (0, b"\x80\x02", "a Python pickle", PANDAS),
     (0, b"\x80\x03", "a Python pickle", PANDAS),
     (0, b"\x80\x04", "a Python pickle", PANDAS),
     (0, b"\x80\x05", "a Python pickle", PANDAS),
-    (0, b"KINGLET\0", "token ids that kinglet wrote", "name the folder that data prepare wrote, or a file *.bin"),
+    (
+        0,
+        b"KINGLET\0",
+        "token ids that kinglet wrote",
+        "name the folder that kinglet data prepare wrote, or a \
+         .bin file",
+    ),
     (0, b"Obj\x01", "an Avro file", PANDAS),
     (0, b"ORC", "an ORC file", PANDAS),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", "save it as text or CSV"),
@@ -180,10 +182,10 @@ const KINDS: &[(usize, &[u8], &str, &str)] = &[
     (0, b"BM", "a picture (BMP)", PICTURE),
     (0, b"II*\0", "a picture (TIFF)", PICTURE),
     (0, b"MM\0*", "a picture (TIFF)", PICTURE),
-    (0, b"RIFF", "sound, a video or a picture (RIFF)", PICTURE),
-    (0, b"OggS\0", "sound (Ogg)", PICTURE),
-    (0, b"fLaC\0", "sound (FLAC)", PICTURE),
-    (0, b"ID3", "sound (MP3)", PICTURE),
+    (0, b"RIFF", "audio, a video or a picture (RIFF)", PICTURE),
+    (0, b"OggS\0", "audio (Ogg)", PICTURE),
+    (0, b"fLaC\0", "audio (FLAC)", PICTURE),
+    (0, b"ID3", "audio (MP3)", PICTURE),
     (4, b"ftyp", "a video (MP4)", PICTURE),
     (0, b"\x7fELF", "a program", PICTURE),
     (0, b"MZ", "a program", PICTURE),
@@ -221,10 +223,10 @@ fn utf16_without_mark(head: &[u8]) -> Option<(&'static str, &'static str)> {
     match (even, odd) {
         _ if marked || pairs < 2 => None,
         (0, odd) if odd * 10 >= pairs * 9 => {
-            Some(("text in UTF-16 without its mark", "convert it first: iconv -f utf-16le -t utf-8"))
+            Some(("UTF-16 text without a byte order mark", "convert it first: iconv -f utf-16le -t utf-8"))
         }
         (even, 0) if even * 10 >= pairs * 9 => {
-            Some(("text in UTF-16 without its mark", "convert it first: iconv -f utf-16be -t utf-8"))
+            Some(("UTF-16 text without a byte order mark", "convert it first: iconv -f utf-16be -t utf-8"))
         }
         _ => None,
     }
@@ -266,7 +268,7 @@ mod tests {
         }
         assert_eq!(foreign("", b"\xff\xfea\0b\0"), None);
         let zip = |name: &str| foreign(name, b"PK\x03\x04\x14\0\x06\0").unwrap().1;
-        assert!(zip("a/b.DOCX").starts_with("make text of it first: pandoc"));
+        assert!(zip("a/b.DOCX").starts_with("convert it to text first: pandoc"));
         assert!(zip("b.xlsx").contains("CSV") && zip("export.zip").contains("conversations.json"));
         assert!(foreign("b.docx", b"PKWARE").is_none());
     }

@@ -78,11 +78,11 @@ impl Bytes {
     pub(super) fn notes(&self) -> impl Iterator<Item = String> {
         let sources =
             |n: u64, first: &str| if n == 1 { first.to_owned() } else { format!("{first} and {} more", n - 1) };
-        let marks = self.marks.note(|n, first| format!("{}: the byte order mark is left out", sources(n, first)));
+        let marks = self.marks.note(|n, first| format!("{}: the byte order mark is removed", sources(n, first)));
         let utf16 = self.utf16.note(|n, first| format!("{}: read as UTF-16", sources(n, first)));
         let replaced = self.replaced.note(|n, first| {
-            let what = many(n, "byte that is", "bytes that are");
-            format!("U+FFFD is read for {what} no text, first in {first}")
+            let what = many(n, "invalid byte is", "invalid bytes are");
+            format!("{what} replaced with U+FFFD, first in {first}")
         });
         [marks, utf16, replaced].into_iter().flatten()
     }

@@ -91,14 +91,14 @@ impl<'a> Parser<'a> {
         if self.takes(close) {
             Ok(false)
         } else {
-            self.wrong(if close == b']' { "there is no , or ]" } else { "there is no , or }" })
+            self.wrong(if close == b']' { "a , or ] is missing" } else { "a , or } is missing" })
         }
     }
 
     /// Nothing must follow.
     pub(super) fn end(&mut self) -> Parsed<()> {
         self.place();
-        if self.rest().is_empty() { Ok(()) } else { self.wrong("there is something behind the end") }
+        if self.rest().is_empty() { Ok(()) } else { self.wrong("more data follows the end") }
     }
 
     pub(super) fn value(&mut self) -> Parsed<Json<'a>> {
@@ -125,7 +125,7 @@ impl<'a> Parser<'a> {
 
     fn nested(&mut self, read: impl FnOnce(&mut Self) -> Parsed<Json<'a>>) -> Parsed<Json<'a>> {
         if self.depth == DEEPEST {
-            return self.wrong("there are too many brackets within each other");
+            return self.wrong("brackets are nested too deeply");
         }
         self.depth += 1;
         self.at += 1;
@@ -155,11 +155,11 @@ impl<'a> Parser<'a> {
         loop {
             self.place();
             if self.rest().first() != Some(&b'"') {
-                return self.wrong("there is no name in double quotes");
+                return self.wrong("a name in double quotes is missing");
             }
             let name = self.string()?;
             if !self.takes(b':') {
-                return self.wrong("there is no : behind a name");
+                return self.wrong("a name is not followed by :");
             }
             fields.push((name, self.value()?));
             if !self.goes_on(b'}')? {
@@ -181,7 +181,7 @@ impl<'a> Parser<'a> {
                 return Ok(value);
             }
         }
-        self.wrong("there is no value")
+        self.wrong("a value is missing")
     }
 
     fn number(&mut self) -> Parsed<Json<'a>> {
@@ -211,7 +211,7 @@ impl<'a> Parser<'a> {
     fn digits(&mut self) -> Parsed<()> {
         let digits = self.rest().iter().take_while(|byte| byte.is_ascii_digit()).count();
         self.at += digits;
-        if digits > 0 { Ok(()) } else { self.wrong("a number lacks a digit") }
+        if digits > 0 { Ok(()) } else { self.wrong("a number has no digit where one is needed") }
     }
 
     fn string(&mut self) -> Parsed<Cow<'a, str>> {
@@ -235,7 +235,7 @@ impl<'a> Parser<'a> {
                     let c = self.escape()?;
                     text.to_mut().push(c);
                 }
-                _ => return self.wrong("a string has a control character that is not escaped"),
+                _ => return self.wrong("a string contains an unescaped control character"),
             }
         }
     }
@@ -250,7 +250,7 @@ impl<'a> Parser<'a> {
             Some(b'r') => '\r',
             Some(b't') => '\t',
             Some(b'u') => return self.unicode(),
-            _ => return self.wrong("there is no such escape"),
+            _ => return self.wrong("unknown escape sequence"),
         };
         self.at += 1;
         Ok(c)
@@ -277,13 +277,13 @@ impl<'a> Parser<'a> {
         }
         Err(Wrong {
             at: from,
-            what: "half a surrogate pair is no character; invalid_utf8 = \"replace\" reads U+FFFD there",
+            what: "an unpaired surrogate is not a character; invalid_utf8 = \"replace\" reads it as U+FFFD",
         })
     }
 
     fn unit(&mut self) -> Parsed<u16> {
         let digits = self.rest().get(1..5).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        let Some(digits) = digits else { return self.wrong("\\u takes four hexadecimal digits") };
+        let Some(digits) = digits else { return self.wrong("\\u needs four hexadecimal digits") };
         self.at += 5;
         let value = |digit: u8| char::from(digit).to_digit(16).expect("it is one") as u16;
         Ok(digits.iter().fold(0, |unit, &digit| unit << 4 | value(digit)))
@@ -297,7 +297,7 @@ impl<'a> Parser<'a> {
 pub(super) fn get<'f, 'a>(fields: &'f Fields<'a>, name: &str) -> Result<Option<&'f Json<'a>>, String> {
     let mut found = fields.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
     match (found.next(), found.next()) {
-        (_, Some(_)) => Err(format!("{} is there twice", crate::text::names::quoted(name))),
+        (_, Some(_)) => Err(format!("{} occurs twice", crate::text::names::quoted(name))),
         (value, None) => Ok(value.filter(|value| **value != Json::Null)),
     }
 }

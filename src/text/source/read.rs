@@ -42,8 +42,8 @@ const HEAD: u64 = 1 << 20;
 /// Bytes from the start of a text by which to see whether it looks like records. There may be many texts.
 const SHORT_HEAD: u64 = 1 << 14;
 
-const AS_TEXT: &str =
-    "read as text, though its first line is a JSON object; a name that ends in .jsonl is read as records";
+const AS_TEXT: &str = "read as plain text, although its first line is a JSON object; to read it as records, give it a name that \
+     ends in .jsonl";
 
 /// A file as a source.
 pub(super) fn file(path: &Path, rules: &Rules) -> (Source, Option<String>) {
@@ -163,7 +163,7 @@ fn begins_as_text(source: &Source, rules: &Rules) -> Result<()> {
     let bad = |what: &str| Err(Error::Data(format!("{} {what}", source.name)));
     match std::str::from_utf8(&bytes) {
         _ if bytes.is_empty() => bad("is empty"),
-        _ if bytes.contains(&0) => bad("has a zero byte"),
+        _ if bytes.contains(&0) => bad("contains a zero byte"),
         // The last character may be incomplete.
         Err(error) if error.error_len().is_some() && rules.invalid_utf8 == InvalidUtf8::Error => bad("is not UTF-8"),
         _ => Ok(()),

@@ -42,15 +42,15 @@ impl Found {
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes: Vec<_> = self.said.iter().map(|(what, of)| said(of, what)).collect();
         let unsaid = many(self.unsaid, "more file", "more files");
-        notes.extend((self.unsaid > 0).then(|| format!("{unsaid} are read in yet other ways")));
+        notes.extend((self.unsaid > 0).then(|| format!("{unsaid} have yet other fields")));
         notes.extend(self.bytes.notes());
         let places = |n: u64, one: &str, several: &str, first: &str| {
-            format!("left out {}{}: {first}", many(n, one, several), if n == 1 { "" } else { ", the first" })
+            format!("skipped {}{}: {first}", many(n, one, several), if n == 1 { "" } else { ", the first" })
         };
         notes.extend(self.empty.note(|n, first| places(n, "empty text", "empty texts", first)));
         notes.extend(self.unanswered.note(|n, first| {
             let what = many(n, "conversation ends", "conversations end");
-            format!("{what} with a message that nobody answers, which is not learned, the first: {first}")
+            format!("{what} with a message without an answer, which is not learned; the first: {first}")
         }));
         notes.extend(self.left.notes());
         notes.extend(self.bad.note(|n, first| places(n, "bad record", "bad records", first)));
@@ -89,7 +89,7 @@ impl Columns {
 
     fn roles_note(&self) -> Option<String> {
         let roles = self.roles.without(&Names::default())?;
-        Some(format!("roles that are not usual go to the chat template as they are: {roles}"))
+        Some(format!("unusual roles are passed to the chat template unchanged: {roles}"))
     }
 }
 
@@ -128,8 +128,10 @@ impl<'a> Reading<'a> {
         let at = |name: &str| format!("{name}, {}", place());
         match made {
             Err(what) => self.bad(Error::Data(format!("{}: {what}", at(self.name)))),
-            Ok(piece) if piece.has_zero() => self
-                .bad(Error::Data(format!("{}: there is a zero (\\u0000) in it, as in a binary file", at(self.name)))),
+            Ok(piece) if piece.has_zero() => self.bad(Error::Data(format!(
+                "{}: it contains a zero character (\\u0000), as in a binary file",
+                at(self.name)
+            ))),
             // Left out, and counted where it was.
             Ok(Piece::Messages(messages)) if messages.is_empty() => Ok(()),
             Ok(piece) if piece.is_empty() => {
@@ -177,9 +179,9 @@ impl<'a> Reading<'a> {
             _ if self.some => Ok(()),
             None if unanswered > 0 => {
                 let what = many(unanswered, "conversation", "conversations");
-                Err(Error::Data(format!("{}: {what}, and no answer in it to learn", self.name)))
+                Err(Error::Data(format!("{}: {what}, but no answer to learn from", self.name)))
             }
-            Some(error) => Err(Error::Data(format!("{}: every record is bad; the first: {error}", self.name))),
+            Some(error) => Err(Error::Data(format!("{}: no record can be read; the first error: {error}", self.name))),
             None => Err(Error::Data(format!("{} is empty", self.name))),
         }
     }
@@ -189,7 +191,7 @@ impl<'a> Reading<'a> {
 pub(super) fn nothing_to_read(field: &str, names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let names: Vec<_> = names.into_iter().collect();
     format!(
-        "there is no \"{field}\" in it, nor \"messages\", nor \"prompt\" and \"response\"; --field names another of {}",
+        "it has none of \"{field}\", \"messages\", or \"prompt\" and \"response\"; choose a field with --field: {}",
         listed(names.iter().map(AsRef::as_ref))
     )
 }

@@ -135,7 +135,8 @@ fn nothing(rules: &Rules, fields: &Fields) -> String {
             format!("{} is null", quoted(missing))
         }
         (Some(prompt), None) => format!(
-            "there is \"{prompt}\" but none of \"response\", \"completion\", \"output\", \"answer\"; --field names a field with text"
+            "it has \"{prompt}\" but none of \"response\", \"completion\", \"output\", \"answer\"; to read a \
+             text instead, choose its field with --field"
         ),
         _ => nothing_to_read(&rules.field, fields.iter().map(|(name, _)| name)),
     }
@@ -165,7 +166,7 @@ fn one_of<'f, 'a>(
     }
     match &found[..] {
         [(one, _), (other, _), ..] => {
-            Err(format!("there is \"{one}\" beside \"{other}\": which is meant is not known; remove or rename one"))
+            Err(format!("it has both \"{one}\" and \"{other}\", which is ambiguous: remove or rename one"))
         }
         _ => Ok(found.pop()),
     }
@@ -176,15 +177,15 @@ fn pair(fields: &Fields, columns: &mut Columns) -> Result<Vec<Message>, String> 
     let prompt = one_of(fields, &PROMPTS)?;
     let input = get(fields, INPUT)?.map(|input| (INPUT, input));
     let context = get(fields, CONTEXT)?.map(|context| (CONTEXT, context));
-    let (response, answer) = one_of(fields, &RESPONSES)?.ok_or("there is a prompt but no response")?;
+    let (response, answer) = one_of(fields, &RESPONSES)?.ok_or("it has a prompt but no response")?;
     let mut messages = system(fields)?;
     messages.extend(history(fields)?);
-    match prompt.or(input).ok_or("there is a response but no prompt")? {
+    match prompt.or(input).ok_or("it has a response but no prompt")? {
         // Prompts of several messages, as TRL has them.
         (key, Json::List(list)) if prompt.is_some() => {
             let mut beside = input.into_iter().chain(context);
             if let Some((name, _)) = beside.find(|(_, value)| **value != Json::Text("".into())) {
-                return Err(format!("\"{name}\" is there beside a list of messages in \"{key}\""));
+                return Err(format!("it has both \"{name}\" and a list of messages in \"{key}\""));
             }
             messages.extend(of_list(list, columns)?);
         }
@@ -215,7 +216,7 @@ fn system(fields: &Fields) -> Result<Vec<Message>, String> {
 
 /// Earlier prompts and answers, as pairs.
 fn history(fields: &Fields) -> Result<Vec<Message>, String> {
-    let wrong = || "\"history\" is not a list of pairs, each a prompt and its answer".to_owned();
+    let wrong = || "\"history\" is not a list of pairs of a prompt and its answer".to_owned();
     let turns = match get(fields, HISTORY)? {
         None => return Ok(Vec::new()),
         Some(Json::List(turns)) => turns,
@@ -236,9 +237,7 @@ fn history(fields: &Fields) -> Result<Vec<Message>, String> {
 fn list(fields: &Fields, key: &str, columns: &mut Columns) -> Result<Vec<Message>, String> {
     let others: Vec<_> = LISTS.into_iter().filter(|other| *other != key).collect();
     if let Some((other, Json::List(_))) = one_of(fields, &others)? {
-        return Err(format!(
-            "there is \"{key}\" beside \"{other}\": which is meant is not known; remove or rename one"
-        ));
+        return Err(format!("it has both \"{key}\" and \"{other}\", which is ambiguous: remove or rename one"));
     }
     let Some(Json::List(list)) = get(fields, key)? else {
         return Err(format!("\"{key}\" is not a list of messages, each with \"role\" and \"content\""));
@@ -246,7 +245,7 @@ fn list(fields: &Fields, key: &str, columns: &mut Columns) -> Result<Vec<Message
     let mut messages = system(fields)?;
     let said = of_list(list, columns)?;
     if !messages.is_empty() && said.first().is_some_and(|first| first.role == SYSTEM) {
-        return Err(format!("there is \"system\" beside a first message of the role system in \"{key}\""));
+        return Err(format!("it has both \"system\" and a first message with the role system in \"{key}\""));
     }
     messages.extend(said);
     answered(messages)
@@ -256,7 +255,7 @@ fn answered(messages: Vec<Message>) -> Result<Vec<Message>, String> {
     if messages.iter().any(|message| message.role == ASSISTANT) {
         return Ok(messages);
     }
-    Err("no message has the role \"assistant\": there is nothing to learn".to_owned())
+    Err("no message has the role \"assistant\", so there is nothing to learn".to_owned())
 }
 
 fn of_list(list: &[Json], columns: &mut Columns) -> Result<Vec<Message>, String> {
@@ -277,7 +276,7 @@ fn message(item: &Json, columns: &mut Columns) -> Result<Message, String> {
         // In this format speakers have fixed names; a template would not know another one.
         None if role_name == "from" => {
             return Err(format!(
-                "\"from\" is {}, which is no known speaker, such as \"human\" or \"gpt\"",
+                "\"from\" is {}, which is not a known speaker such as \"human\" or \"gpt\"",
                 quoted(role)
             ));
         }
@@ -288,7 +287,7 @@ fn message(item: &Json, columns: &mut Columns) -> Result<Message, String> {
     };
     for call in ["tool_calls", "function_call"] {
         if get(fields, call)?.is_some_and(|calls| *calls != Json::List(Vec::new())) {
-            return Err(format!("it has \"{call}\", which no text is made of"));
+            return Err(format!("it has \"{call}\", which kinglet cannot turn into text"));
         }
     }
     let (content_name, content) = match one_of(fields, &["content", "value"])? {
@@ -313,7 +312,7 @@ fn content(key: &str, value: &Json) -> Result<String, String> {
         let Json::Object(fields) = part else { return Err(format!("{at} is {}, not an object", part.kind())) };
         match (get(fields, "type")?, get(fields, "text")?) {
             (Some(Json::Text(kind)), Some(said)) if kind == "text" => text += &words(&at, said)?,
-            (Some(Json::Text(kind)), _) => return Err(format!("{at} is of the type {}, not a text", quoted(kind))),
+            (Some(Json::Text(kind)), _) => return Err(format!("{at} has the type {}, not \"text\"", quoted(kind))),
             _ => return Err(format!("{at} has no \"type\"")),
         }
     }
@@ -330,7 +329,7 @@ fn learned(fields: &Fields) -> Result<bool, String> {
     match weight {
         Some(0.0) => Ok(false),
         Some(1.0) => Ok(true),
-        _ => Err("its \"weight\" is neither 0 nor 1".to_owned()),
+        _ => Err("its \"weight\" must be 0 or 1".to_owned()),
     }
 }
 
@@ -428,8 +427,8 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for (json, message) in [
-            (r#"{"instruction": "Double it.", "prompt": "1", "response": "2"}"#, "\"prompt\" beside \"instruction\""),
-            (r#"{"prompt": "a", "response": "b", "output": "c"}"#, "\"response\" beside \"output\""),
+            (r#"{"instruction": "Double it.", "prompt": "1", "response": "2"}"#, "both \"prompt\" and \"instruction\""),
+            (r#"{"prompt": "a", "response": "b", "output": "c"}"#, "both \"response\" and \"output\""),
             (r#"{"prompt": "a", "prompt": "b", "response": "c"}"#, "\"prompt\" is there twice"),
             (r#"{"prompt": "a", "response": null}"#, "\"response\" is null"),
             (r#"{"prompt": null, "response": "a"}"#, "\"prompt\" is null"),
@@ -440,14 +439,14 @@ mod tests {
             (r#"{"question": "a", "answer": "b", "context": ["c"]}"#, "\"context\" is a list"),
             (
                 r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "critic", "value": "b"}]}"#,
-                "message 2: \"from\" is \"critic\", which is no known speaker",
+                "message 2: \"from\" is \"critic\", which is not a known speaker",
             ),
             (r#"{"prompt": "a", "response": "b", "system": ["c"]}"#, "\"system\" is a list"),
             (r#"{"text": null}"#, "\"text\" is null"),
             (r#"{"text": 3}"#, "\"text\" is a number, not a string"),
             (r#"{"text": NaN}"#, "\"text\" is NaN, not a string"),
             (r#"{"text": "a", "text": "b"}"#, "\"text\" is there twice"),
-            (r#"{"ข้อความ": "a"}"#, "--field names another of \"ข้อความ\""),
+            (r#"{"ข้อความ": "a"}"#, "choose a field with --field: \"ข้อความ\""),
             (r#"{"messages": 3}"#, "\"messages\" is not a list"),
             (r#"{"messages": []}"#, "nothing to learn"),
             (r#"{"messages": ["a"]}"#, "message 1: it is a string"),
@@ -461,19 +460,19 @@ mod tests {
             ),
             (
                 r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]}]}"#,
-                "message 1: part 2 of \"content\" is of the type \"image_url\"",
+                "message 1: part 2 of \"content\" has the type \"image_url\"",
             ),
             (
                 r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}"#,
-                "its \"weight\" is neither 0 nor 1",
+                "its \"weight\" must be 0 or 1",
             ),
             (
                 r#"{"messages": [{"role": "assistant", "content": "a"}], "conversations": [{}]}"#,
-                "\"messages\" beside \"conversations\"",
+                "both \"messages\" and \"conversations\"",
             ),
             (
                 r#"{"system": "s", "messages": [{"role": "system", "content": "a"}]}"#,
-                "\"system\" beside a first message",
+                "both \"system\" and a first message",
             ),
         ] {
             let error = of(json, false).unwrap_err();

@@ -63,7 +63,7 @@ fn line(reading: &mut Reading, number: u64, line: &str) -> Result<()> {
         Err(Wrong { at, what }) => {
             let (column, unfinished) = (line[..at].chars().count() + 1, line[at..].trim().is_empty());
             let hint =
-                if unfinished && number == 1 { "; each object stands on one line, as jq -c writes it" } else { "" };
+                if unfinished && number == 1 { "; each object must be on one line, as jq -c writes it" } else { "" };
             Err(format!("not JSON: {what}, at column {column}{hint}"))
         }
     };
@@ -85,20 +85,23 @@ pub(super) fn array(reading: &mut Reading, input: Input) -> Result<()> {
     let read = input.reader.take(rules.longest as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| unreadable(name, error))?;
     if bytes.len() > rules.longest {
-        let what = "JSON array, which is read whole, is longer than";
+        let what = "JSON array is longer than";
         let file = shell::quoted(name);
         let lines = format!("write it as JSON lines, which have no limit: jq -c '.[]' {file} > lines.jsonl");
-        return Err(Error::Data(format!("{name}: this {what} {} MiB: {lines}", rules.longest >> 20)));
+        return Err(Error::Data(format!(
+            "{name}: this {what} {} MiB, and arrays are read into memory: {lines}",
+            rules.longest >> 20
+        )));
     }
     let mut utf8 = Utf8::new(name, rules.invalid_utf8, input.mark);
     let text = utf8.check(bytes)?;
     reading.replaced(utf8.replaced);
     let mut parser = parser(&text, rules);
     if !parser.takes(b'[') {
-        let what = if parser.takes(b'{') { "it is an object" } else { "it begins otherwise" };
+        let what = if parser.takes(b'{') { "it is an object" } else { "it does not begin with [" };
         return Err(Error::Data(format!(
-            "{name}: not a JSON array of objects: {what}; one object a line is a .jsonl file, text about JSON a .txt file \
-             (pandas writes both with orient=\"records\")"
+            "{name}: not a JSON array of objects: {what}; use the name .jsonl for one object per line, .txt for \
+             plain text (pandas writes JSON arrays and lines with orient=\"records\")"
         )));
     }
     let wrong = |Wrong { at, what }: Wrong| {

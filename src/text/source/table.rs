@@ -52,14 +52,17 @@ fn plan(rules: &Rules, names: &[String]) -> Result<Option<Plan>, String> {
         None => return Ok(None),
         Some(Shape::List(_)) if is(&rules.field) => Shape::Text,
         Some(Shape::List(key)) => {
-            return Err(format!("a column \"{key}\" is no list of messages: write conversations as JSON lines"));
+            return Err(format!(
+                "a column \"{key}\" cannot contain a list of messages: write conversations as \
+                 JSON lines"
+            ));
         }
         Some(shape) => shape,
     };
     let mut columns: Vec<(usize, String)> = Vec::new();
     for (i, name) in names.iter().enumerate().filter(|(_, name)| reads(rules, shape, name)) {
         if columns.iter().any(|(_, known)| known == name) {
-            return Err(format!("there are two columns {}: which is meant is not known", quoted(name)));
+            return Err(format!("it has two columns named {}: rename one", quoted(name)));
         }
         columns.push((i, name.clone()));
     }
@@ -113,7 +116,7 @@ fn no_column(name: &str, rules: &Rules, dialect: Dialect, header: &[String]) -> 
     match header {
         [] => Error::Data(format!("{name} is empty")),
         _ => Error::Data(format!(
-            "{name} has no column {}; --field names another of {}",
+            "{name} has no column {}; choose a column with --field: {}",
             quoted(&rules.field),
             listed(header.iter().map(String::as_str))
         )),
@@ -127,8 +130,8 @@ fn unquoted(field: &str) -> Option<&str> {
 
 fn csv_quotes(name: &str, line: u64) -> Error {
     Error::Data(format!(
-        "{name}, line {line}: this was written with quotes around fields, as in CSV, but tab-separated files (.tsv) have no \
-         quoting: name the file .csv, where tabs separate as well, or write it without quotes"
+        "{name}, line {line}: a field is quoted as in CSV, but tab-separated files (.tsv) have no quoting: \
+         rename the file to .csv (tabs work there too), or write it without quotes"
     ))
 }
 
@@ -166,7 +169,7 @@ fn rest<R: Read>(reading: &mut Reading, plan: &Plan, dialect: Dialect, mut rows:
                 }
             }
         } else {
-            Err(format!("{} where the header has {width}", many(row.len() as u64, "field", "fields")))
+            Err(format!("{}, but the header has {width}", many(row.len() as u64, "field", "fields")))
         };
         reading.record(|| format!("line {line}"), made)?;
     }
@@ -227,7 +230,7 @@ fn cells(reading: &mut Reading, plan: &Plan, columns: &[String], line: u64, row:
 fn document(rules: &Rules, plan: &Plan, mut cells: Vec<String>, row: &Row) -> Result<Piece, String> {
     if cells.iter().all(String::is_empty) && plan.text.is_some_and(|text| !row.get(text).is_empty()) {
         let field = quoted(&rules.field);
-        return Err(format!("there is a {field} but no prompt and no response, as other rows have them"));
+        return Err(format!("it has a {field} but no prompt and no response, unlike other rows"));
     }
     if plan.shape == Shape::Text || cells.iter().all(String::is_empty) {
         return Ok(Piece::Text { text: cells.swap_remove(0), end: true });
@@ -267,7 +270,11 @@ pub(super) fn recognise(rules: &Rules, head: &str) -> (Option<Format>, Option<St
         if header.len() > 1 && second == Some(header.len()) {
             return (Some(format), None);
         }
-        note.get_or_insert("read as plain text, though its first line looks like the header of a table; name a .csv file to read it as one".to_owned());
+        note.get_or_insert(
+            "read as plain text, although its first line looks like the header of a table; to \
+             read it as a table, give it a name that ends in .csv"
+                .to_owned(),
+        );
     }
     (None, note)
 }

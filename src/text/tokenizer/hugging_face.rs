@@ -49,8 +49,8 @@ impl HuggingFace {
         inner.with_padding(None).with_truncation(None).map_err(bad)?;
         if let ModelWrapper::BPE(BPE { dropout: Some(rate @ 0.0001..), .. }) = inner.get_model() {
             return Err(Error::Data(format!(
-                "not a tokenizer for this: its model has \"dropout\": {rate}, so the same text has other tokens each time; set \
-                 it to null"
+                "this tokenizer cannot be used: its model has \"dropout\": {rate}, so the same text gets \
+                 different tokens each time; set it to null"
             )));
         }
         let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
@@ -127,7 +127,7 @@ impl HuggingFace {
         match ids.iter().find(|id| is_special(id)) {
             Some(&id) => {
                 let name = self.token(id).unwrap_or_default();
-                Err(Error::Text(format!("cannot encode: this tokenizer has no way to write {name:?} as text")))
+                Err(Error::Text(format!("cannot encode: this tokenizer cannot represent {name:?} as text")))
             }
             None => Ok(ids),
         }

@@ -79,8 +79,8 @@ impl Loss {
         if self.gone > 0 {
             let tokens = match self.unknown {
                 0 => String::new(),
-                1 => ", one token stands for something unknown".to_owned(),
-                n => format!(", {n} tokens stand for something unknown"),
+                1 => ", 1 unknown token".to_owned(),
+                n => format!(", {n} unknown tokens"),
             };
             parts.push(format!("{} are unknown to it or dropped{tokens}", share(self.gone)));
         }
@@ -88,7 +88,7 @@ impl Loss {
             parts.push(format!("{} are changed", share(self.changed)));
         }
         if self.blanks > 0 {
-            parts.push(format!("{} are white space that is dropped or changed", share(self.blanks)));
+            parts.push(format!("{} are white space that it drops or changes", share(self.blanks)));
         }
         let mut often: Vec<_> = self.missing.iter().map(|(&c, &n)| (std::cmp::Reverse(n), c)).collect();
         often.sort_unstable();
@@ -140,7 +140,8 @@ mod tests {
                 ", a",
                 (2, 0, 0),
                 Some(
-                    "2 of 5 characters (40.0 %) are unknown to it or dropped, one token stands for something unknown; most often 'α', 'β'; \"αβ, a\" comes back as \", a\"",
+                    "2 of 5 characters (40.0 %) are unknown to it or dropped, 1 unknown token; most often 'α', \
+                     'β'; \"αβ, a\" comes back as \", a\"",
                 ),
             ),
             (

@@ -9,7 +9,9 @@ pub(super) enum HuggingFace {}
 
 fn absent<T>() -> Result<T> {
     Err(Error::Data(
-        "this kinglet was built without the feature `hf-tokenizers`: its tokenizers are char and byte".into(),
+        "this kinglet was built without the feature `hf-tokenizers`: it supports only the tokenizers char and \
+         byte"
+            .into(),
     ))
 }
 

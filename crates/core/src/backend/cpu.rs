@@ -130,7 +130,7 @@ impl Cpu {
         let available = Isa::available();
         available.iter().find(|isa| isa.name() == name).map(|&isa| Cpu::with_isa(isa)).ok_or_else(|| {
             let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
-            Error::BadConfig(format!("KINGLET_ISA = {name}: this processor has {}", names.join(", ")))
+            Error::BadConfig(format!("KINGLET_ISA = {name}: this processor supports {}", names.join(", ")))
         })
     }
 

@@ -179,7 +179,7 @@ fn a_stream_without_a_beginning_or_of_unknown_tokens_is_refused() {
     let error =
         |prompt: &[u32], settings| Stream::new(&Reference, &model, prompt, settings, 0).err().unwrap().to_string();
     assert!(error(&[], Sampling::default()).contains("a prompt needs at least one token"));
-    assert!(error(&[1, 7], Sampling::default()).contains("none with id 7"));
+    assert!(error(&[1, 7], Sampling::default()).contains("no token with id 7"));
     for bad in [f64::NAN, f64::INFINITY, -1.0] {
         assert!(error(&[1], sampling(|s| s.temperature = bad)).starts_with("temperature = "));
         assert!(error(&[1], sampling(|s| s.top_p = bad)).starts_with("top_p = "));
