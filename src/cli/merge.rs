@@ -9,12 +9,12 @@ use kinglet::{run::RunDir, train::finetune::merged};
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Write a run with its adapters merged into the weights, to a new folder
+/// Merge the adapters of a run into its weights, in a new folder
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A run with adapters: its folder, or its name in runs/; RUN@STEP is one of its checkpoints
+    /// Run with adapters: its folder, or its name in runs/; RUN@STEP selects a checkpoint
     run: RunArg,
-    /// The folder to write, which must be new
+    /// New folder for the merged run
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]

@@ -17,14 +17,14 @@ use kinglet::{
 };
 use serde_json::{Value, json};
 
-/// Say what a training run would take, after a few seconds of measuring: time, memory, tokens
+/// Estimate the time, memory and tokens of a training run, after a few seconds of measuring
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     choice: Choice,
     #[command(flatten)]
     threads: Threads,
-    /// Seconds to measure for
+    /// Seconds to measure
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = super::choice::seconds)]
     seconds: f64,
 }

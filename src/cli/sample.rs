@@ -20,19 +20,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Write text with a trained model
+/// Generate text with a trained model
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub(super) struct Args {
-    /// The run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP is one of its checkpoints
+    /// Run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP selects a checkpoint
     run: Option<RunArg>,
-    /// The prompt, or "-" for standard input. Without one, the model starts from the end-of-text token (or token 0)
+    /// Prompt, or "-" for standard input. Without one, the model starts from the end-of-text token (or token 0)
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Read the prompt from a file; "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// Most tokens to write
+    /// Maximum number of tokens to generate
     #[arg(
         short = 'n',
         long,
@@ -52,7 +52,7 @@ pub(super) struct Args {
     stop: Vec<String>,
     #[command(flatten)]
     checkpoint: CheckpointArg,
-    /// Use the adapters of another run on this run's weights; "none" uses the weights without adapters
+    /// Use the adapters of another run with this run's weights; "none" uses the weights without adapters
     #[arg(long, value_name = "RUN")]
     adapter: Option<RunArg>,
     #[command(flatten)]
@@ -63,22 +63,23 @@ pub(super) struct Args {
 /// sees what the one before left.
 #[derive(clap::Args)]
 pub(super) struct Draw {
-    /// Below 1 more predictable, above 1 more varied: logits are divided by it; 0 takes the most probable token always
+    /// Logits are divided by this: text is more predictable below 1, more varied above 1; 0 always takes the most
+    /// probable token
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
     temperature: f64,
-    /// Then choose among the K most probable tokens only, and those equal to the last of them; 0 is all
+    /// Then keep only the K most probable tokens (and ties with the last one); 0 keeps all
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Then among the most probable of these that together have this share of their probability
+    /// Then keep only the most probable tokens that together have this probability
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = number::<0, 1>)]
     top_p: f64,
-    /// Then among those at least this fraction as probable as the most probable one
+    /// Then keep only tokens with at least this fraction of the highest probability
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number::<0, 1>)]
     min_p: f64,
-    /// Above 1, tokens in the context become less probable
+    /// Above 1, tokens that are already in the context become less probable
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
     repetition_penalty: f64,
-    /// The same seed writes the same text
+    /// Seed: the same seed generates the same text
     #[arg(long, value_name = "N", default_value_t = 1337)]
     seed: u64,
 }
@@ -108,7 +109,10 @@ pub(super) fn is_chat(config: &Config) -> Option<bool> {
 fn note(is_chat: Option<bool>, run: &Path) -> Option<String> {
     (is_chat == Some(true)).then(|| {
         let chat = command("chat", run);
-        format!("this model was trained on conversations, and the prompt is continued as it is; to talk to the model: {chat}")
+        format!(
+            "this model was trained on conversations, but the prompt is continued as plain text; to chat \
+             with the model: {chat}"
+        )
     })
 }
 
@@ -223,7 +227,7 @@ impl Args {
         }
         if ended {
             terminal::note([&format!(
-                "{END_OF_TEXT} is where the model ended a text and began another; --stop '{END_OF_TEXT}' stops there"
+                "the model ended a text at {END_OF_TEXT} and began another; --stop '{END_OF_TEXT}' stops there"
             )]);
         }
         Ok(())

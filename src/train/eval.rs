@@ -5,6 +5,7 @@ use crate::{
     system::progress::Progress,
     text::{
         chat::{Ending, Reader},
+        many,
         tokenizer::Tokenizer,
     },
 };
