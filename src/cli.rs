@@ -44,13 +44,13 @@ use terminal::{Ended, tell};
 struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Print results, events and errors as JSON, one object a line; progress goes to standard error
+    /// Print results, events and errors as JSON, one object per line; progress goes to standard error
     #[arg(long, global = true)]
     json: bool,
-    /// No progress, notes or hints; results, warnings and errors stay
+    /// Hide progress, notes and hints; results, warnings and errors are still shown
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Show more, such as a line of training loss every log_interval updates
+    /// Show more, such as the training loss every log_interval updates
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     verbose: bool,
     /// Print help

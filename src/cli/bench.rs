@@ -31,7 +31,7 @@ use std::{
 /// Measure how fast this machine trains, evaluates and samples
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The preset to measure, with random weights and a random text
+    /// Preset to measure, with random weights and random text
     #[arg(long, value_name = "NAME", default_value = "big-0.2m", value_parser = super::choice::PresetName, hide_possible_values = true)]
     preset: String,
     /// Set a configuration key; `kinglet keys` lists them; may be repeated
@@ -45,7 +45,7 @@ pub(super) struct Args {
     /// Show the time of each operation in a training step
     #[arg(long)]
     profile: bool,
-    /// Measure a training step and an evaluation batch only
+    /// Measure only a training step and an evaluation batch
     #[arg(long)]
     quick: bool,
 }

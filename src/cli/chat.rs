@@ -38,18 +38,18 @@ const WIDE: usize = 20;
 #[derive(clap::Args)]
 #[command(after_help = "\
 On a terminal, lines are edited with the arrow keys, /help lists commands, and Ctrl-C stops an answer.
-Earlier lines are kept in the user's data folder (kinglet/chat-history). --no-history, or the
-environment variable KINGLET_NO_HISTORY, keeps none.")]
+Typed lines are saved in the user's data folder (kinglet/chat-history), unless --no-history or the
+environment variable KINGLET_NO_HISTORY is set.")]
 pub(super) struct Args {
-    /// The run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP is one of its checkpoints
+    /// Run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP selects a checkpoint
     run: Option<RunArg>,
-    /// System message: what the model is told before the conversation, if it learned from such
+    /// System message at the start of the conversation, if the model was trained with system messages
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Forget each message once it is answered
+    /// Forget each exchange after the answer
     #[arg(long)]
     single: bool,
-    /// Most tokens of an answer
+    /// Maximum number of tokens per answer
     #[arg(short = 'n', long, visible_aliases = ["max-tokens", "max-new-tokens"], value_name = "N", default_value_t = 500)]
     tokens: usize,
     /// Stop an answer before this text; may be repeated
@@ -59,7 +59,7 @@ pub(super) struct Args {
     draw: Draw,
     #[command(flatten)]
     checkpoint: CheckpointArg,
-    /// Neither read nor write the history of lines
+    /// Do not read or write the history of typed lines
     #[arg(long)]
     no_history: bool,
     #[command(flatten)]
@@ -102,8 +102,9 @@ impl Args {
 fn advice(run: &Path) -> String {
     let run = terminal::quoted(run);
     format!(
-        "this model learned text, not conversations, so it does not answer. To continue a text: kinglet sample {run}. To \
-         make it answer, with conversations of your own: kinglet finetune {run} chats.jsonl"
+        "this model was trained on text, not on conversations, so it cannot answer. To continue a text: kinglet \
+         sample {run}. To teach it to answer, fine-tune it on your own conversations: kinglet finetune {run} \
+         chats.jsonl"
     )
 }
 
@@ -298,8 +299,8 @@ impl Chat<'_> {
         }
         self.told_single = true;
         Some(
-            "this model learned single exchanges, a message and its answer: earlier messages may confuse it; kinglet chat \
-             --single forgets them"
+            "this model was trained on single exchanges (one message, one answer), so earlier messages may \
+             confuse it; kinglet chat --single forgets them"
                 .to_owned(),
         )
     }
@@ -310,19 +311,20 @@ impl Chat<'_> {
         let begins: String = first.content.chars().take(40).collect();
         let (are, first) = if n == 1 { (" is", "it") } else { ("s are", "the first") };
         Some(format!(
-            "the model sees {block_size} tokens; {n} earlier message{are} forgotten: {first} begins {begins:?}"
+            "the model sees only {block_size} tokens; {n} earlier message{are} forgotten: {first} begins {begins:?}"
         ))
     }
 
     /// Says so if the answer did not come to its end.
     fn cut(&self, finish: Option<Finish>) -> Option<String> {
         let (block_size, n) = (self.model.config().block_size, self.tokens);
-        let (tokens, how) = (if n == 1 { "token" } else { "tokens" }, "--tokens sets how many");
+        let (tokens, how) = (if n == 1 { "token" } else { "tokens" }, "--tokens raises the limit");
         match finish {
             Some(Finish::Context) => Some(format!(
-                "the answer is cut: the context of {block_size} tokens is full; an empty line begins a new conversation"
+                "the answer was cut off: the context of {block_size} tokens is full; an empty line starts a new \
+                 conversation"
             )),
-            Some(Finish::Length) => Some(format!("the answer is cut after {n} {tokens}; {how}")),
+            Some(Finish::Length) => Some(format!("the answer was cut off after {n} {tokens}; {how}")),
             None => Some("the answer was stopped".to_owned()),
             _ => None,
         }

@@ -32,7 +32,7 @@ pub(super) fn default_preset(data: &[String], set: &[String], field: Option<&str
         return usual;
     }
     terminal::note(&[format!(
-        "these are conversations: taking the preset {PRESET}, not {usual} (--preset names another)"
+        "these are conversations, so the preset is {PRESET} instead of {usual} (choose another with --preset)"
     )]);
     PRESET
 }
@@ -52,11 +52,11 @@ pub(super) fn text(chats: &Chats) -> String {
         chats
             .by_block_size()
             .into_iter()
-            .map(|(block_size, n)| row![format!("fit whole into block_size = {block_size}"), n, share(n, chats)]),
+            .map(|(block_size, n)| row![format!("fit into block_size = {block_size}"), n, share(n, chats)]),
     );
     let most = match chats.block_size() {
         Some(block_size) => format!("The smallest block_size that holds 99 % of them: {block_size}\n"),
-        None => "No model may have a block_size that holds 99 % of them.\n".to_owned(),
+        None => "No allowed block_size holds 99 % of them.\n".to_owned(),
     };
     columns(&lines) + &most
 }

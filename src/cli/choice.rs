@@ -22,8 +22,9 @@ const MODEL: &str = "Model and data";
 /// What to train on what.
 #[derive(clap::Args)]
 pub(super) struct Choice {
-    /// Text: files, folders, patterns, "-" for standard input, or "tinyshakespeare" [default: a built-in text]. Formats:
-    /// plain text, .jsonl, .json, .csv, .tsv, each also as .gz or .zst; token ids of `kinglet data prepare`, nanoGPT or llm.c
+    /// Text: files, folders, patterns, "-" for standard input, or "tinyshakespeare" [default: a built-in text].
+    /// Formats: plain text, .jsonl, .json, .csv, .tsv, each also as .gz or .zst; token ids from `kinglet data prepare`,
+    /// nanoGPT or llm.c
     pub(super) data: Vec<String>,
     /// Start from this preset; `kinglet presets` lists them [default: big-0.2m, or chat for
     /// conversations]
@@ -35,16 +36,16 @@ pub(super) struct Choice {
     /// Set a configuration key; `kinglet keys` lists them; may be repeated
     #[arg(help_heading = MODEL, long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
-    /// How text becomes tokens: char, byte, bpe:SIZE, or a tokenizer.json from Hugging Face [default: char]
+    /// Tokenizer: char, byte, bpe:SIZE, or a tokenizer.json from Hugging Face [default: char]
     #[arg(help_heading = MODEL, long, value_name = "KIND")]
     tokenizer: Option<String>,
-    /// The field or column with the text, in JSON lines and CSV [default: text]
+    /// Field (JSON lines) or column (CSV) that contains the text [default: text]
     #[arg(help_heading = MODEL, long, value_name = "NAME")]
     field: Option<String>,
-    /// Leave out records that cannot be read, and count them
+    /// Skip and count records that cannot be read
     #[arg(help_heading = MODEL, long)]
     skip_bad: bool,
-    /// Seed of every random number [default: 1337]
+    /// Seed of all random numbers [default: 1337]
     #[arg(help_heading = MODEL, long, value_name = "N")]
     seed: Option<u64>,
 }
@@ -52,7 +53,7 @@ pub(super) struct Choice {
 /// How many threads work.
 #[derive(clap::Args)]
 pub(super) struct Threads {
-    /// Threads to use; results do not depend on it [default: one per core]
+    /// Number of threads; results do not depend on it [default: one per core]
     #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=1024))]
     threads: u16,
 }
@@ -140,7 +141,7 @@ fn tokenizer_kind(name: String) -> Result<TokenizerKind, Error> {
 /// A duration from a command line.
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
-    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("allowed are 0 to 3600 seconds".into()) }
+    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("must be 0 to 3600 seconds".into()) }
 }
 
 /// Refuses `KEY=VALUE` as the name of a text, where there is no file of that name.
@@ -148,6 +149,6 @@ fn no_setting(name: &str) -> Result<(), Error> {
     let Some((key, value)) = name.split_once('=').filter(|_| !Path::new(name).exists()) else { return Ok(()) };
     key_like(key).map_or(Ok(()), |key| {
         let setting = shell::quoted(&format!("{key}={value}"));
-        Err(Error::BadConfig(format!("there is no file {name}; a configuration key is set with --set {setting}")))
+        Err(Error::BadConfig(format!("there is no file {name}; to set a configuration key, use --set {setting}")))
     })
 }

@@ -27,34 +27,34 @@ use std::{
 /// Plot the losses of several runs, and list results and differences
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The runs: their folders, or their names in runs/; what is no run is left out, so runs/* may be written [default: all
-    /// in runs/]
+    /// Runs: folders, or names in runs/; anything that is not a run is skipped, so runs/* works [default: all in runs/]
     run: Vec<RunArg>,
-    /// What the horizontal axis is
+    /// Quantity on the horizontal axis
     #[arg(long, value_enum, value_name = "AXIS", default_value = "step")]
     by: Axis,
-    /// A logarithmic horizontal axis, which leaves out step 0
+    /// Use a logarithmic horizontal axis, without step 0
     #[arg(long)]
     log: bool,
-    /// Where the vertical axis begins [default: what the curves need from their second estimates on]
+    /// Start of the vertical axis [default: fits the curves from their second estimates on]
     #[arg(long, value_name = "LOSS", value_parser = loss, allow_negative_numbers = true)]
     ymin: Option<f64>,
-    /// Where the vertical axis ends
+    /// End of the vertical axis
     #[arg(long, value_name = "LOSS", value_parser = loss)]
     ymax: Option<f64>,
-    /// Draw the estimates of the training split too
+    /// Also draw the estimates on the training split
     #[arg(long)]
     train: bool,
-    /// Target loss: shows when each run first reached it [default: the last one of the first run]
+    /// Target loss: shows when each run first reached it [default: the last loss of the first run]
     #[arg(long, value_name = "LOSS", value_parser = loss)]
     target: Option<f64>,
-    /// Write the curves to this file, as an SVG; of a single run with its learning rate and gradient norm
+    /// Write the curves to this SVG file; for a single run, it includes the learning rate and gradient norm
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Write all recorded numbers to this file, one event a line, for spreadsheets and pandas; "-" is standard output
+    /// Write all recorded numbers to this file, one event per line, for spreadsheets and pandas; "-" is standard output
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Say instead where two runs first differ to the bit: configuration, text, event, tensor; exits with 1 if they do
+    /// Instead, check whether two runs are bit-identical and show where they first differ: configuration, text, event,
+    /// tensor; exits with 1 if they differ
     #[arg(long, conflicts_with_all = ["by", "log", "ymin", "ymax", "train", "target", "svg", "csv"])]
     bits: bool,
 }
@@ -172,7 +172,7 @@ impl Args {
         }
         match (runs.is_empty(), first) {
             (true, Some(error)) if left_out.len() == 1 => Err(error.into()),
-            (true, _) => Err(Error::Data(format!("there is no run to compare: {}", listed(&left_out))).into()),
+            (true, _) => Err(Error::Data(format!("there are no runs to compare: {}", listed(&left_out))).into()),
             (false, _) => Ok((runs, left_out)),
         }
     }
@@ -180,7 +180,7 @@ impl Args {
     /// Checks whether two runs are bit-identical.
     fn bits(&self, json: bool) -> anyhow::Result<Ended> {
         let [a, b] = &self.run[..] else {
-            return Err(Error::BadConfig(format!("--bits takes two runs, not {}", self.run.len())).into());
+            return Err(Error::BadConfig(format!("--bits needs two runs, not {}", self.run.len())).into());
         };
         let found = compare(&mut RunDir::open(&a.folder()?)?, &mut RunDir::open(&b.folder()?)?)?;
         terminal::warn(&found.warnings);
@@ -215,7 +215,7 @@ fn listed(left_out: &[LeftOut]) -> String {
 fn note_left_out(left_out: &[LeftOut]) {
     if !left_out.is_empty() {
         let n = terminal::count(left_out.len() as u64, "folder");
-        terminal::note(&[format!("{n} left out: {}", listed(left_out))]);
+        terminal::note(&[format!("skipped {n}: {}", listed(left_out))]);
     }
 }
 
@@ -300,7 +300,8 @@ fn bits_text(found: &Comparison) -> String {
         line(
             "first tensor",
             format!(
-                "step {}, {} of {}: {elements} of {of} elements differ, by {:.3e} at most; {tensors} of {all} tensors do",
+                "step {}, {} of {}: {elements} of {of} elements differ, by at most {:.3e}; {tensors} of {all} \
+                 tensors differ",
                 tensor.step, tensor.of, tensor.tensor, tensor.max_abs_difference
             ),
         );
@@ -312,7 +313,7 @@ fn bits_text(found: &Comparison) -> String {
     if !steps.is_empty() && found.tensor.is_none() {
         line("the same bits", format!("weights and moments of step {}", steps.join(", ")));
     } else if steps.is_empty() {
-        line("checkpoints", "none of one step and shape in both".into());
+        line("checkpoints", "no step with the same shapes in both".into());
     }
     text
 }

@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap_complete::Shell;
 use std::path::PathBuf;
 
-/// Print completions for a shell
+/// Print shell completions
 #[derive(clap::Args)]
 #[command(after_help = "\
 Where shells look for them:
@@ -14,7 +14,7 @@ Where shells look for them:
   kinglet completions fish > ~/.config/fish/completions/kinglet.fish
   kinglet completions powershell >> $PROFILE")]
 pub(super) struct Completions {
-    /// The shell
+    /// Shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -27,14 +27,14 @@ impl Completions {
     }
 }
 
-/// Print the manual page, or write one for each command into a folder
+/// Print the manual page, or write one per command to a folder
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   kinglet man | man -l -
   kinglet man ~/.local/share/man/man1")]
 pub(super) struct Man {
-    /// The folder to write kinglet.1, kinglet-train.1, ... into
+    /// Folder for kinglet.1, kinglet-train.1, ...
     dir: Option<PathBuf>,
     /// Print the help of all commands as one Markdown page
     #[arg(long, hide = true, conflicts_with = "dir")]

@@ -43,8 +43,8 @@ enum Command {
     Decode(Decode),
 }
 
-/// Show what a text is made of, how much of the validation part is in the training part, and the losses of n-grams; of
-/// conversations, also how many fit into which block_size
+/// Show statistics of a text, the overlap between its validation and training parts, and n-gram baselines; for
+/// conversations, also how many fit into each block_size
 #[derive(clap::Args)]
 struct StatsArgs {
     #[command(flatten)]
@@ -53,12 +53,12 @@ struct StatsArgs {
     threads: Threads,
 }
 
-/// Write the token ids of a text to files, for text larger than memory: training then reads only what it needs
+/// Write the token ids of a text to files, so that training can use text larger than memory
 #[derive(clap::Args)]
 struct Prepare {
     #[command(flatten)]
     choice: Choice,
-    /// The folder to write, which is then the DATA of train
+    /// New folder for the token ids; use it as DATA of kinglet train
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -70,7 +70,7 @@ struct Prepare {
 struct Encode {
     /// A run, a folder that data prepare wrote, a tokenizer.json, or "byte"
     tokenizer: PathBuf,
-    /// The texts; without any, JSON lines from standard input: {"text": "..."} to encode, {"ids": [...]} to decode
+    /// Texts; without any, JSON lines are read from standard input: {"text": "..."} to encode, {"ids": [...]} to decode
     texts: Vec<String>,
 }
 
@@ -79,7 +79,7 @@ struct Encode {
 struct Decode {
     /// A run, a folder that data prepare wrote, a tokenizer.json, or "byte"
     tokenizer: PathBuf,
-    /// Token ids, separated by blanks or commas; without any, those on each line of standard input
+    /// Token ids, separated by spaces or commas; without any, each line of standard input is decoded
     #[arg(value_delimiter = ',')]
     ids: Vec<u32>,
 }
@@ -232,13 +232,13 @@ impl Report<'_> {
         }
         let about = self.chats.map(|chats| chats::text(chats) + "\n").unwrap_or_default();
         let mut text = format!(
-            "{about}{sizes}\n{}in the training part, word for word:\n{shared}\n{}",
+            "{about}{sizes}\n{}found verbatim in the training part:\n{shared}\n{}",
             pairs(&lines),
             columns(&losses)
         );
         for (what, used, of) in [
-            ("n-grams learned from the last", self.baselines.train_tokens, train.tokens),
-            ("n-grams were measured on the first", self.baselines.val_tokens, val.tokens),
+            ("n-grams were trained on the last", self.baselines.train_tokens, train.tokens),
+            ("n-grams were evaluated on the first", self.baselines.val_tokens, val.tokens),
         ] {
             if used < of {
                 text += &format!("{what} {used} of {of} tokens\n");
@@ -339,7 +339,7 @@ impl Encode {
         for (i, line) in io::stdin().lock().lines().enumerate() {
             let at = || format!("standard input, line {}", i + 1);
             let line = serde_json::from_str(&line.with_context(at)?)
-                .with_context(|| format!("{}: neither {{\"text\": ...}} nor {{\"ids\": [...]}}", at()))?;
+                .with_context(|| format!("{}: must be {{\"text\": ...}} or {{\"ids\": [...]}}", at()))?;
             match line {
                 Line::Text { text } => show(&tokenizer.encode(&text).with_context(at)?)?,
                 Line::Ids { ids } => show(&ids)?,
@@ -387,7 +387,7 @@ fn ids_of(line: &str) -> anyhow::Result<Vec<u32>> {
         plain => plain
             .split(|c: char| c.is_whitespace() || c == ',')
             .filter(|word| !word.is_empty())
-            .map(|word| word.parse().with_context(|| format!("{word:?} is no token id")))
+            .map(|word| word.parse().with_context(|| format!("{word:?} is not a token id")))
             .collect(),
     }
 }

@@ -31,19 +31,19 @@ use std::{
 /// Measure the exact loss of a run on a text
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP is one of its checkpoints
+    /// Run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP selects a checkpoint
     run: Option<RunArg>,
-    /// Another text than the run was trained on: files, folders, "-", or a known name
+    /// Text to evaluate on, if not the run's own: files, folders, "-", or a known name
     data: Vec<String>,
-    /// Which part of the text [default: val of the text that the run was trained on, all of another]
+    /// Part of the text [default: val for the text that the run was trained on, all for any other text]
     #[arg(long, value_enum)]
     split: Option<SplitArg>,
     #[command(flatten)]
     checkpoint: CheckpointArg,
-    /// Measure every checkpoint there is, as a table and a curve
+    /// Measure all checkpoints, as a table and a curve
     #[arg(long, conflicts_with = "checkpoint")]
     all_checkpoints: bool,
-    /// With --all-checkpoints: also write the curve to this file, as an SVG
+    /// With --all-checkpoints: also write the curve to this SVG file
     #[arg(long, value_name = "FILE", requires = "all_checkpoints")]
     svg: Option<PathBuf>,
     #[command(flatten)]
@@ -85,13 +85,14 @@ impl Args {
             // A stream cannot be read again.
             let pipe = |path: &Path| path.exists() && !path.is_file() && !path.is_dir();
             if !self.data.iter().any(|name| name == "-" || pipe(Path::new(name))) {
-                terminal::note([&"this is the text that the run was trained on; its validation part is measured, \
-                                  --split all is all of it"
+                terminal::note([&"this is the text that the run was trained on, so only its validation part is \
+                     evaluated; --split all evaluates all of it"
                     .to_owned()]);
                 return Ok((model.dataset(names, Part::Val)?, Part::Val));
             }
             terminal::note([
-                &"this is the text that the run was trained on; --split val measures its validation part".to_owned()
+                &"this is the text that the run was trained on; --split val evaluates only its validation part"
+                    .to_owned(),
             ]);
         }
         Ok((data, part))
@@ -184,7 +185,7 @@ impl Args {
 /// An error about the text of a run, with advice.
 fn or_moved(error: Error) -> Error {
     match error {
-        Error::Data(what) => Error::Data(format!("{what}; if it is elsewhere now: kinglet eval RUN DATA --split val")),
+        Error::Data(what) => Error::Data(format!("{what}; if the text has moved: kinglet eval RUN DATA --split val")),
         error => error,
     }
 }
@@ -228,7 +229,7 @@ impl Measured {
         ];
         lines.extend(floor.map(|nats| {
             let above = exact.loss - nats;
-            ("entropy floor", format!("{nats:.4} nats: no model can be below it; this one is {above:.4} above"))
+            ("entropy floor", format!("{nats:.4} nats, the lowest possible loss; this model is {above:.4} above it"))
         }));
         lines.extend(baseline.map(|Baseline { name, nats_per_token }| {
             ("n-gram baseline", format!("{nats_per_token:.4} nats ({name})"))

@@ -29,7 +29,7 @@ pub(super) struct Args {
     tag: Vec<String>,
     #[command(flatten)]
     threads: Threads,
-    /// Only say what it would take, after a few seconds of measuring
+    /// Only estimate the time and memory, after a few seconds of measuring
     #[arg(long)]
     plan: bool,
 }
@@ -41,40 +41,41 @@ const MODEL: &str = "Model and data";
 /// What to fine-tune on what.
 #[derive(clap::Args)]
 pub(super) struct Choice {
-    /// The run to begin with: its folder, or its name in runs/; RUN@STEP is one of its checkpoints
+    /// Base run: its folder, or its name in runs/; RUN@STEP selects a checkpoint
     run: RunArg,
-    /// The text, as for train; or .jsonl with "prompt" and "response", or with "messages", of which the answers are learned
+    /// Text, as for train; or .jsonl with "prompt" and "response", or with "messages", where only the answers are
+    /// learned
     #[arg(required = true)]
     data: Vec<String>,
-    /// Train small adapters of this rank instead of the weights
+    /// Train LoRA adapters of this rank instead of the weights; they are small and saved separately
     #[arg(help_heading = ADAPTERS, long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=4096))]
     lora: Option<u16>,
-    /// Adapters are scaled by ALPHA / RANK [default: 16]
+    /// The output of adapters is scaled by ALPHA / RANK [default: 16]
     #[arg(help_heading = ADAPTERS, long, value_name = "ALPHA", requires = "lora")]
     lora_alpha: Option<f64>,
-    /// Dropout on what goes into the adapters [default: 0]
+    /// Dropout on the adapters' input [default: 0]
     #[arg(help_heading = ADAPTERS, long, value_name = "P", requires = "lora")]
     lora_dropout: Option<f64>,
-    /// Do not train parameters of this name in model.safetensors, such as transformer.h.0.*, where * is anything; may be
-    /// repeated
+    /// Do not train these parameters; names are those in model.safetensors, such as transformer.h.0.*, where * matches
+    /// anything; may be repeated
     #[arg(help_heading = MODEL, long, value_name = "NAME")]
     freeze: Vec<String>,
-    /// Share of sequences from the text that the run was trained on, against forgetting [default: 0]
+    /// Fraction of the sequences that are drawn from the base run's data, to reduce forgetting [default: 0]
     #[arg(help_heading = MODEL, long, value_name = "SHARE")]
     replay: Option<f64>,
-    /// Where the text that the run was trained on is now, if it has moved; may be repeated
+    /// Current location of the base run's text, if it has moved; it must be the same text; may be repeated
     #[arg(help_heading = MODEL, long, value_name = "DATA")]
     replay_data: Vec<String>,
     /// Set a configuration key; `kinglet keys` lists them; may be repeated
     #[arg(help_heading = MODEL, long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The field or column with the text, in JSON lines and CSV [default: text]
+    /// Field (JSON lines) or column (CSV) that contains the text [default: text]
     #[arg(help_heading = MODEL, long, value_name = "NAME")]
     field: Option<String>,
-    /// Leave out records that cannot be read, and count them
+    /// Skip and count records that cannot be read; the same as --set skip_bad=true
     #[arg(help_heading = MODEL, long)]
     skip_bad: bool,
-    /// Seed of every random number [default: 1337]
+    /// Seed of all random numbers; the same as --set seed=N
     #[arg(help_heading = MODEL, long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]

@@ -38,10 +38,10 @@ pub(super) const OTHER: usize = 600;
 
 /// The environment variables that the program reads; a test compares them with the source.
 const ENVIRONMENT: [(&str, &str); 4] = [
-    ("KINGLET_DATA_DIR", "Folder with tinyshakespeare.txt, which is used instead of downloading it"),
-    ("KINGLET_ISA", "Instruction set to compute with: avx512, avx2, neon or scalar [default: the best there is]"),
-    ("KINGLET_NO_HISTORY", "If set, `kinglet chat` neither reads nor writes a history of what was typed"),
-    ("NO_COLOR", "No colours, if set to anything but an empty string"),
+    ("KINGLET_DATA_DIR", "Folder with tinyshakespeare.txt, to be used instead of a download"),
+    ("KINGLET_ISA", "Instruction set to use: avx512, avx2, neon or scalar [default: the best available]"),
+    ("KINGLET_NO_HISTORY", "If set, `kinglet chat` keeps no history of typed lines"),
+    ("NO_COLOR", "Turns colours off, unless it is empty"),
 ];
 
 /// What the exit status says.
@@ -49,7 +49,7 @@ const EXIT_CODES: [(&str, &str); 4] = [
     ("0", "Success"),
     ("1", "Failed; or `compare --bits` found a difference"),
     ("2", "The command line or a configuration is wrong; nothing was written"),
-    ("130", "Stopped by Ctrl-C or SIGTERM; what was done so far is saved"),
+    ("130", "Stopped by Ctrl-C or SIGTERM; the work so far is saved"),
 ];
 
 const EXAMPLES: &str = "\
@@ -63,8 +63,8 @@ Examples:
 ";
 
 const DOCUMENTATION: &str = "\
-`kinglet help COMMAND` shows the options of a command, `kinglet man` the manual page. Guides and reference are in README.md and \
-docs/ of the source.";
+`kinglet help COMMAND` shows the options of a command, `kinglet man` the manual page. README.md and docs/ in \
+the source contain guides and the reference.";
 
 /// What stands at the end of the main help.
 pub(super) fn ending(width: usize) -> String {

@@ -16,7 +16,7 @@ const PUBLISHED_VOCAB: usize = 65;
 /// Show the configuration, size and losses of a preset or a run
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The name of a preset, or a run's folder
+    /// Name of a preset, or folder of a run
     what: String,
     /// Override a configuration key of a preset; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -104,7 +104,7 @@ impl Args {
                 "memory to train",
                 format!(
                     "{total:.0} MiB: weights {weights:.1}, optimizer {optimizer:.1}, gradients {gradients:.1}, \
-                     activations {activations:.1}, weights laid out for products {panels:.1}"
+                     activations {activations:.1}, packed weights {panels:.1}"
                 ),
             ),
         ];

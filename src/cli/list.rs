@@ -27,12 +27,12 @@ const INDENT: usize = 4;
 /// List runs: state, step, losses, size, age and tags
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Folders with runs in them, or runs [default: runs/]
+    /// Folders of runs, or runs [default: runs/]
     dir: Vec<PathBuf>,
-    /// The order
+    /// Sort order
     #[arg(long, value_enum, default_value = "time")]
     sort: Sort,
-    /// Only runs with this tag; may be repeated
+    /// Show only runs with this tag; may be repeated
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
 }
@@ -43,7 +43,7 @@ enum Sort {
     Time,
     /// By name
     Name,
-    /// Lowest validation loss first: the exact one, or else the last estimate
+    /// Lowest validation loss first: the exact loss if known, otherwise the last estimate
     Loss,
     /// Largest first
     Size,
@@ -93,7 +93,7 @@ impl Args {
         let dirs: Vec<_> = self.dir.iter().map(|dir| dir.display().to_string()).collect();
         let place = if dirs.is_empty() { format!("{HOME}/") } else { dirs.join(", ") };
         match &self.tag[..] {
-            [] => format!("no runs in {place} yet: kinglet train makes one\n"),
+            [] => format!("no runs in {place} yet: kinglet train creates one\n"),
             tags => format!("no runs in {place} with the tag {}\n", tags.join(" and ")),
         }
     }

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 /// Merge the adapters of a run into its weights, in a new folder
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A run with adapters: its folder, or its name in runs/; RUN@STEP is one of its checkpoints
+    /// Run with adapters: its folder, or its name in runs/; RUN@STEP selects a checkpoint
     run: RunArg,
-    /// The folder to write, which must be new
+    /// New folder for the merged run
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]

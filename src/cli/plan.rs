@@ -24,7 +24,7 @@ pub(super) struct Args {
     choice: Choice,
     #[command(flatten)]
     threads: Threads,
-    /// Seconds to measure for
+    /// Seconds to measure
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = super::choice::seconds)]
     seconds: f64,
 }

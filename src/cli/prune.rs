@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 pub(super) struct Args {
     /// Runs, or folders of runs [default: runs/]
     path: Vec<PathBuf>,
-    /// Also remove the optimizer state of complete runs, about two thirds of their size. They can still be used and fine-tuned,
-    /// but not trained on
+    /// Also remove the optimizer state of complete runs, about two thirds of their size. They can still be used and
+    /// fine-tuned, but not resumed
     #[arg(long)]
     optimizer: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -66,14 +66,14 @@ impl Args {
         }
         let more = match optimizer {
             0 => String::new(),
-            more => format!("the optimizer state of complete runs has {}: --optimizer removes it too\n", bytes(more)),
+            more => format!("the optimizer state of complete runs takes {}: --optimizer removes it too\n", bytes(more)),
         };
         let text = match agreed {
             Some(true) if self.yes => format!("{shown}removed\n"),
             Some(true) => "removed\n".to_owned(),
             _ if n == 0 => "there is nothing to remove\n".to_owned(),
             Some(false) => "nothing was removed\n".to_owned(),
-            None => "nothing was removed: there is no terminal to ask on; --yes removes without asking\n".to_owned(),
+            None => "nothing was removed: confirmation needs a terminal; --yes removes without asking\n".to_owned(),
         };
         Ok(terminal::print(&(text + &more))?)
     }
@@ -87,7 +87,7 @@ impl Args {
         for path in &self.path {
             let path = run_arg::folder(path)?;
             if Kind::of(&path).is_none() && all_runs(&path).is_empty() && abandoned(&path).is_empty() {
-                return Err(Error::run(&path, "neither a run nor a folder with runs in it").into());
+                return Err(Error::run(&path, "neither a run nor a folder of runs").into());
             }
             found.look(&path, self.optimizer)?;
         }
@@ -100,7 +100,7 @@ impl Found {
         let runs = match Kind::of(path) {
             Some(Kind::Run) => vec![path.to_owned()],
             Some(Kind::Checkpoint { .. }) => {
-                return Err(Error::run(path, "a checkpoint: name its run").into());
+                return Err(Error::run(path, "this is a checkpoint: name its run").into());
             }
             _ => {
                 self.beside.extend(abandoned(path));
@@ -127,7 +127,7 @@ fn table(items: &[&Item], total: u64) -> String {
     let mut text = String::new();
     for (kind, head) in [
         (What::Checkpoint, "Checkpoints that are neither the best nor the last:"),
-        (What::Leftover, "Left by a kinglet that was ended:"),
+        (What::Leftover, "Leftovers of interrupted commands:"),
         (What::Optimizer, "Optimizer state of complete runs:"),
     ] {
         let of_kind: Vec<_> = items.iter().filter(|item| item.what == kind).collect();

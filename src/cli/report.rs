@@ -38,7 +38,7 @@ impl Finished {
         // The file has the name of a checkpoint, such as step-001500.
         let best = fs::read_to_string(self.out.join("best")).ok();
         let best = best.and_then(|name| name.trim().strip_prefix("step-")?.parse::<u64>().ok());
-        let best = optional(best, |step| format!(" (the best is of step {step})"));
+        let best = optional(best, |step| format!(" (the best is from step {step})"));
         format!("saved in {}: checkpoints{best}, {}\n", self.out.display(), files.join(", "))
     }
 
@@ -238,13 +238,14 @@ impl Reporter {
             Event::Diverged { step, action, divergence, .. } => {
                 let done = match action {
                     OnDivergence::Rollback => "back to the last checkpoint, with a lower learning rate",
-                    _ => "the update is left out",
+                    _ => "the update is skipped",
                 };
                 warn(format!("{divergence}: {done}; now at step {step}"));
             }
             Event::EarlyStop { best_val_loss, best_step, .. } => {
                 say(format!(
-                    "stopping early: the validation loss has not fallen below {best_val_loss:.4}, that of step {best_step}\n"
+                    "stopping early: the validation loss has not fallen below {best_val_loss:.4}, its value at \
+                     step {best_step}\n"
                 ))?;
             }
             Event::Estimate { step, train_loss, val_loss, old_val_loss, .. } => {
@@ -254,7 +255,7 @@ impl Reporter {
             Event::Interrupted { step, out } => {
                 let resume = self.resume.clone().unwrap_or_else(|| resume_command(out));
                 terminal::print(&format!("stopped at step {step}; the checkpoint is saved in {out}\n"))?;
-                terminal::hints(&[("to go on", resume)])?;
+                terminal::hints(&[("to continue", resume)])?;
             }
             Event::Done { .. } => terminal::print(&done(event, self.unit))?,
             // Ignore events added in the future.
@@ -317,9 +318,8 @@ fn begun(event: &Event, unit: &str) -> String {
     let trainable = optional((trainable_params < params).then_some(*trainable_params), |n| {
         format!(", of which {} are trained", parameters(n).replace(" parameters", ""))
     });
-    let floor = optional(*entropy_floor, |nats| {
-        format!("entropy floor {nats:.4} nats per {unit}: no model can stay below it\n")
-    });
+    let floor =
+        optional(*entropy_floor, |nats| format!("entropy floor {nats:.4} nats per {unit}: the lowest possible loss\n"));
     let conversations = conversations(train_conversations.zip(*train_rows));
     let from = optional((*step > 0).then_some(step), |step| format!(", from step {step}"));
     format!(
@@ -387,7 +387,7 @@ pub(super) fn time(plan: &Plan) -> String {
         let checkpoint = (time.ms_per_checkpoint > 0.0).then_some(1e-3 * time.ms_per_checkpoint);
         let checkpoint = optional(checkpoint, |seconds| format!(", {} per checkpoint", duration(seconds)));
         format!(
-            "about {} in all: {:.2} ms per step, {} per estimate{checkpoint}\n",
+            "about {} in total: {:.2} ms per step, {} per estimate{checkpoint}\n",
             duration(time.wall_s),
             time.ms_per_step,
             duration(1e-3 * time.ms_per_estimate)

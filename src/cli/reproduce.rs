@@ -32,16 +32,16 @@ const REPORT: &str = "REPORT.md";
 /// Train the published models and compare their losses with the published ones
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Number of runs of each preset, with seeds 1, 2, ...
+    /// Number of runs per preset, with seeds 1, 2, ...
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: u64,
     /// Only this preset; may be repeated [default: both]
     #[arg(long, value_name = "NAME", value_parser = PUBLISHED.map(|published| published.preset))]
     preset: Vec<String>,
-    /// Check that everything works, with 300 steps; writes no report
+    /// Only check that everything works, with 300 steps and no report
     #[arg(long)]
     quick: bool,
-    /// The folder for the runs, the report and its pictures; complete runs are kept, interrupted ones go on
+    /// Folder for the runs, the report and its pictures; complete runs are kept, interrupted ones are resumed
     #[arg(short, long, value_name = "DIR", default_value = "runs/reproduce")]
     out: PathBuf,
     #[command(flatten)]
@@ -126,7 +126,10 @@ impl Args {
             (config.data, config.data_sha256, config.tokenizer_sha256) = (data, data_sha256, tokenizer_sha256);
             (config.vocab_size, config.shards) = (vocab_size, shards);
             if run.config != config {
-                bail!("{} has a run of another configuration: remove it, or choose another --out", out.display());
+                bail!(
+                    "{} contains a run with a different configuration: remove it, or choose another --out",
+                    out.display()
+                );
             }
             let mut events = run.events::<Value>()?;
             let is_done =

@@ -12,13 +12,13 @@ use kinglet::{
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// Remove runs and tunings. What others put into their folders stays
+/// Remove runs and tunings. Other files in their folders are kept
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The runs or tunings: their folders, or their names in runs/
+    /// Runs or tunings: folders, or names in runs/
     #[arg(required = true)]
     run: Vec<RunArg>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -55,7 +55,7 @@ impl Args {
                 Some(true) => {}
                 Some(false) => return Ok(terminal::print("nothing was removed\n")?),
                 None => {
-                    let what = "nothing was removed: there is no terminal to ask on; --yes removes without asking";
+                    let what = "nothing was removed: confirmation needs a terminal; --yes removes without asking";
                     return Err(Error::Data(what.to_owned()).into());
                 }
             }
@@ -74,7 +74,7 @@ impl Args {
             }
             let stays = match foreign.len() {
                 0 => String::new(),
-                _ => format!("; what others put there stays: {}", foreign.join(", ")),
+                _ => format!("; other files there were kept: {}", foreign.join(", ")),
             };
             terminal::print(&format!("removed {} ({}){stays}\n", path.display(), bytes(bytes_freed)))?;
         }

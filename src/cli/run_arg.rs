@@ -39,7 +39,7 @@ pub(super) struct Chosen {
 /// Which checkpoint of a run to use.
 #[derive(Default, clap::Args)]
 pub(super) struct CheckpointArg {
-    /// Which checkpoint: best, last, or its step; RUN@best, RUN@last and RUN@STEP say the same [default: best]
+    /// Checkpoint: best, last, or a step; the same as RUN@best, RUN@last and RUN@STEP [default: best]
     #[arg(long, value_name = "best|last|STEP", value_parser = which)]
     pub(super) checkpoint: Option<Which>,
 }
@@ -64,7 +64,7 @@ impl RunArg {
     pub(super) fn chosen(&self, checkpoint: &CheckpointArg) -> Result<Chosen> {
         let (run, at) = self.found()?;
         if at.is_some() && checkpoint.checkpoint.is_some() {
-            let what = format!("{} names a checkpoint, and so does --checkpoint: leave one out", self.0.display());
+            let what = format!("{} and --checkpoint both select a checkpoint: use only one of them", self.0.display());
             return Err(Error::BadConfig(what));
         }
         Ok(Chosen { run, which: at.or(checkpoint.checkpoint).unwrap_or(Which::Best) })
@@ -86,7 +86,7 @@ impl RunArg {
             (run, None) => Ok(run),
             (run, Some(_)) => {
                 let (name, run) = (self.0.display(), run.display());
-                Err(Error::BadConfig(format!("{name} is a checkpoint, and a whole run is asked for: name {run}")))
+                Err(Error::BadConfig(format!("{name} is a checkpoint, but this command needs a run: name {run}")))
             }
         }
     }
@@ -110,7 +110,7 @@ impl RunArg {
         {
             let which = which(at).map_err(|_| {
                 Error::BadConfig(format!(
-                    "{}: behind @ stands best, last or the step of a checkpoint",
+                    "{}: @ must be followed by best, last or the step of a checkpoint",
                     self.0.display()
                 ))
             })?;
@@ -125,25 +125,25 @@ impl RunArg {
         if path.is_dir() {
             return match (Kind::of(path), all_runs(path).first()) {
                 (Some(Kind::Tuning), _) => {
-                    Error::run(path, format!("a tuning, not a run: {} lists its runs", command("list", path)))
+                    Error::run(path, format!("this is a tuning, not a run: {} lists its runs", command("list", path)))
                 }
                 (_, Some(run)) => {
                     let n = all_runs(path).len();
                     Error::run(
                         path,
-                        format!("not a run, but a folder with {}: name one, such as {}", count(n), run.display()),
+                        format!("this is not a run but a folder of {}: name one, such as {}", count(n), run.display()),
                     )
                 }
                 (_, None) => Error::run(path, "not the folder of a run: it has no config.toml"),
             };
         }
         if path.exists() {
-            return Error::run(path, "a file, not the folder of a run");
+            return Error::run(path, "this is a file, not the folder of a run");
         }
         let whole = self.0.to_string_lossy();
         let (name, at) = whole.rsplit_once('@').unwrap_or((&whole, ""));
         if PRESETS.iter().any(|preset| preset.0 == name) {
-            let what = format!("a preset, not a run: kinglet train --preset {name} makes a run of it");
+            let what = format!("this is a preset, not a run: kinglet train --preset {name} trains it");
             return Error::not_found(path, what);
         }
         let inside = Path::new(HOME).join(path);
@@ -155,10 +155,10 @@ impl RunArg {
             Some(other) => {
                 format!("did you mean {other}{}?", if at.is_empty() { String::new() } else { format!("@{at}") })
             }
-            None if names.is_empty() => format!("there are no runs in {HOME}/ yet: kinglet train makes one"),
-            None => "kinglet list shows those there are".to_owned(),
+            None if names.is_empty() => format!("there are no runs in {HOME}/ yet: kinglet train creates one"),
+            None => "kinglet list shows the runs".to_owned(),
         };
-        Error::not_found(path, format!("there is no such run, neither this folder nor one in {HOME}/; {advice}"))
+        Error::not_found(path, format!("there is no such run, neither as a folder nor in {HOME}/; {advice}"))
     }
 }
 
@@ -230,7 +230,7 @@ pub(super) fn chosen_or_newest(run: Option<&RunArg>, checkpoint: &CheckpointArg)
     }
     let is_usable = |run: &PathBuf| RunDir::open(run).and_then(|run| run.steps()).is_ok_and(|steps| !steps.is_empty());
     let Some(run) = newest_first().into_iter().find(is_usable) else {
-        let what = format!("there are no runs in {HOME}/ yet: kinglet train makes one, or name the folder of a run");
+        let what = format!("there are no runs in {HOME}/ yet: kinglet train creates one, or name the folder of a run");
         return Err(Error::Data(what));
     };
     terminal::note([&format!("{} is the newest run", run.display())]);
@@ -257,10 +257,10 @@ pub(super) fn tell_used(run: &Path, model: &Model) {
 /// Where a new run goes.
 #[derive(clap::Args)]
 pub(super) struct PlaceArg {
-    /// The folder to write, which must be new [default: one in runs/ that says what it is]
+    /// New folder for the run [default: a descriptive name in runs/]
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The same as --out runs/NAME; if there is one, -2 or a higher number is added
+    /// The same as --out runs/NAME; if it exists, -2 or a higher number is appended
     #[arg(long, value_name = "NAME", value_parser = run_name, conflicts_with = "out")]
     name: Option<String>,
 }
@@ -271,7 +271,7 @@ fn run_name(name: &str) -> std::result::Result<String, String> {
     if is_name(path) && path.components().count() == 1 && !name.contains(['/', '@', '\\']) && !name.starts_with('.') {
         return Ok(name.to_owned());
     }
-    Err("a name has no / and no @ in it, and does not begin with a dot; --out takes a path".to_owned())
+    Err("a name cannot contain / or @ or begin with a dot; to give a path, use --out".to_owned())
 }
 
 impl PlaceArg {
@@ -294,7 +294,7 @@ impl PlaceArg {
         let started = start(Place::Free(wanted.clone()))?;
         let made = path(&started);
         if self.name.is_some() && made != wanted {
-            terminal::note([&format!("{} is taken: this one is {}", wanted.display(), made.display())]);
+            terminal::note([&format!("{} already exists: the new run is {}", wanted.display(), made.display())]);
         }
         Ok(started)
     }
@@ -335,9 +335,12 @@ pub(super) fn to_resume<'a>(place: &PlaceArg, data: &'a [String]) -> Result<(Pat
         matches!(Summary::of(run).state, Condition::Stopped | Condition::Diverged | Condition::NotBegun)
     };
     let Some(run) = all.iter().find(can_go_on) else {
-        let adds = "kinglet train --resume RUN --set max_iters=N adds steps to one";
+        let adds = "to add steps to a run: kinglet train --resume RUN --set max_iters=N";
         return Err(Error::Data(match all.len() {
-            0 => format!("there are no runs in {HOME}/ to resume; kinglet train --resume RUN names one elsewhere"),
+            0 => format!(
+                "there are no runs in {HOME}/ to resume; to resume a run elsewhere: kinglet train \
+                 --resume RUN"
+            ),
             1 => format!("there is nothing to resume: the run in {HOME}/ is complete or being trained; {adds}"),
             n => format!("there is nothing to resume: all {n} runs in {HOME}/ are complete or being trained; {adds}"),
         }));
@@ -370,7 +373,7 @@ pub(super) fn tuning_to_resume<'a>(place: &PlaceArg, data: &'a [String]) -> Resu
         tunings.max_by_key(|path| path.join("tune.json").metadata().and_then(|about| about.modified()).ok())
     else {
         return Err(Error::Data(format!(
-            "there are no tunings in {HOME}/; kinglet tune --resume --out DIR names one elsewhere"
+            "there are no tunings in {HOME}/; to resume one elsewhere: kinglet tune --resume --out DIR"
         )));
     };
     terminal::note([&format!("{} is the newest tuning", newest.display())]);

@@ -20,19 +20,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Write text with a trained model
+/// Generate text with a trained model
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub(super) struct Args {
-    /// The run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP is one of its checkpoints
+    /// Run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP selects a checkpoint
     run: Option<RunArg>,
-    /// The prompt, or "-" for standard input. Without one, the model starts from the end-of-text token (or token 0)
+    /// Prompt, or "-" for standard input. Without one, the model starts from the end-of-text token (or token 0)
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Read the prompt from a file; "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// Most tokens to write
+    /// Maximum number of tokens to generate
     #[arg(
         short = 'n',
         long,
@@ -52,7 +52,7 @@ pub(super) struct Args {
     stop: Vec<String>,
     #[command(flatten)]
     checkpoint: CheckpointArg,
-    /// Use the adapters of another run on this run's weights; "none" uses the weights without adapters
+    /// Use the adapters of another run with this run's weights; "none" uses the weights without adapters
     #[arg(long, value_name = "RUN")]
     adapter: Option<RunArg>,
     #[command(flatten)]
@@ -66,22 +66,23 @@ const SAMPLING: &str = "Sampling";
 /// sees what the one before left.
 #[derive(clap::Args)]
 pub(super) struct Draw {
-    /// Below 1 more predictable, above 1 more varied; 0 always takes the most probable token
+    /// Logits are divided by this: text is more predictable below 1, more varied above 1; 0 always takes the most
+    /// probable token
     #[arg(help_heading = SAMPLING, long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
     temperature: f64,
-    /// Draw from the K most probable tokens only; 0 is all
+    /// Then keep only the K most probable tokens (and ties with the last one); 0 keeps all
     #[arg(help_heading = SAMPLING, long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Draw from the most probable tokens that have this share of the probability together
+    /// Then keep only the most probable tokens that together have this probability
     #[arg(help_heading = SAMPLING, long, value_name = "P", default_value_t = 1.0, value_parser = number::<0, 1>)]
     top_p: f64,
-    /// Draw from tokens that are at least this fraction as probable as the most probable one
+    /// Then keep only tokens with at least this fraction of the highest probability
     #[arg(help_heading = SAMPLING, long, value_name = "P", default_value_t = 0.0, value_parser = number::<0, 1>)]
     min_p: f64,
-    /// Above 1, tokens in the context become less probable
+    /// Above 1, tokens that are already in the context become less probable
     #[arg(help_heading = SAMPLING, long, value_name = "X", default_value_t = 1.0, value_parser = number::<0, 1000>)]
     repetition_penalty: f64,
-    /// The same seed writes the same text
+    /// Seed: the same seed generates the same text
     #[arg(help_heading = SAMPLING, long, value_name = "N", default_value_t = 1337)]
     seed: u64,
 }
@@ -111,7 +112,10 @@ pub(super) fn is_chat(config: &Config) -> Option<bool> {
 fn note(is_chat: Option<bool>, run: &Path) -> Option<String> {
     (is_chat == Some(true)).then(|| {
         let chat = command("chat", run);
-        format!("this model was trained on conversations, and the prompt is continued as it is; to talk to the model: {chat}")
+        format!(
+            "this model was trained on conversations, but the prompt is continued as plain text; to chat \
+             with the model: {chat}"
+        )
     })
 }
 
@@ -226,7 +230,7 @@ impl Args {
         }
         if ended {
             terminal::note([&format!(
-                "{END_OF_TEXT} is where the model ended a text and began another; --stop '{END_OF_TEXT}' stops there"
+                "the model ended a text at {END_OF_TEXT} and began another; --stop '{END_OF_TEXT}' stops there"
             )]);
         }
         Ok(())

@@ -105,10 +105,10 @@ fn wrong_command(error: &Error, root: &Command, words: &[String]) -> Option<Stri
     let lines: Vec<String> = lines.collect();
     if lines.is_empty() {
         let names = parent.get_subcommands().filter(|command| !command.is_hide_set()).map(Command::get_name);
-        return Some(format!("{says}; there are: {}", names.collect::<Vec<_>>().join(", ")));
+        return Some(format!("{says}; the commands are: {}", names.collect::<Vec<_>>().join(", ")));
     }
-    let what = if lines.len() == 1 { "this is" } else { "one of these is" };
-    Some(format!("{says}; perhaps {what} meant:{}", lines.concat()))
+    let what = if lines.len() == 1 { "did you mean" } else { "did you mean one of these" };
+    Some(format!("{says}; {what}:{}", lines.concat()))
 }
 
 /// The command for a word that is no command but a run, a file or a preset, with that word.
@@ -133,16 +133,16 @@ fn wrong_option(error: &Error, root: &Command, words: &[String]) -> Option<Strin
     }
     let command = named(root, words);
     let program = command.get_bin_name().unwrap_or("kinglet");
-    let has_no = |wrong: &str| format!("{program} has no option {wrong}; `{program} --help` lists those there are");
+    let has_no = |wrong: &str| format!("{program} has no option {wrong}; `{program} --help` lists the options");
     Some(match corrected(root, command, words) {
         Ok((all, _)) if all == words => has_no(&wrong),
         // The option is there, but stands where it is not understood.
         Ok((all, reasons)) if reasons.is_empty() => {
-            format!("{wrong} comes after the name of the command; try:{}", pasted(&all))
+            format!("{wrong} must come after the command; try:{}", pasted(&all))
         }
         Ok((all, reasons)) => format!("{}; try:{}", reasons.join("; "), pasted(&all)),
         Err(unknown) => match key_like(&unknown) {
-            Some(key) => format!("{key} is a configuration key: it belongs to a run, and {program} cannot set it"),
+            Some(key) => format!("{key} is a configuration key of a run, which {program} cannot change"),
             None => has_no(&format!("--{unknown}")),
         },
     })
@@ -201,7 +201,7 @@ fn corrected(root: &Command, command: &Command, words: &[String]) -> Result<(Vec
         match meant(command, name).ok_or_else(|| name.to_owned())? {
             Meant::Option(arg) => {
                 let option = format!("--{}", arg.get_long().unwrap_or_default());
-                reasons.push(format!("there is no option --{name}, it is {option}"));
+                reasons.push(format!("there is no option --{name}; use {option}"));
                 to.push(option);
                 if arg.get_action().takes_values() {
                     to.push(value(false).unwrap_or_else(|| "VALUE".into()));
@@ -212,7 +212,7 @@ fn corrected(root: &Command, command: &Command, words: &[String]) -> Result<(Vec
                 let value = value(is_switch).unwrap_or_else(|| if is_switch { "true" } else { "VALUE" }.into());
                 reasons.push(match name == key {
                     true => format!("{key} is a configuration key, not an option"),
-                    false => format!("there is no option --{name}, but a configuration key {key}"),
+                    false => format!("there is no option --{name}, but there is a configuration key {key}"),
                 });
                 to.extend(["--set".to_owned(), format!("{key}={value}")]);
             }

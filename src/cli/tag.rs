@@ -10,9 +10,9 @@ use serde_json::json;
 /// Show, add or remove tags of a run; `kinglet list --tag` finds runs by them
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The run: its folder, or its name in runs/
+    /// Run: its folder, or its name in runs/
     run: RunArg,
-    /// The tags: words without commas
+    /// Tags to add: words without commas
     #[arg(value_parser = run_arg::tag)]
     tag: Vec<String>,
     /// Remove these tags

@@ -24,14 +24,15 @@ pub(super) struct Args {
     /// Tag the run, for `kinglet list --tag`; may be repeated
     #[arg(long, value_name = "TAG", value_parser = run_arg::tag)]
     tag: Vec<String>,
-    /// Continue a run from its last checkpoint: `kinglet train --resume RUN`, or without RUN the newest that is not complete.
-    /// --set changes settings such as max_iters; DATA says where the run's text is now
+    /// Continue a run from its last checkpoint: `kinglet train --resume RUN`; without RUN, the newest run that is not
+    /// complete. --set changes settings such as max_iters; DATA is the current location of the run's text, if it has
+    /// moved
     #[arg(long, conflicts_with_all = ["preset", "config", "seed", "tokenizer", "field"])]
     resume: bool,
-    /// Only say what the training would take, after a few seconds of measuring, as `kinglet plan` does
+    /// Only estimate the time and memory, after a few seconds of measuring, as `kinglet plan` does
     #[arg(long, conflicts_with_all = ["resume", "tag"])]
     plan: bool,
-    /// With --resume: where the text of the run that a fine-tuning began with is now; may be repeated
+    /// With --resume of a fine-tuned run: current location of the base run's text; may be repeated
     #[arg(long, value_name = "DATA", requires = "resume")]
     replay_data: Vec<String>,
     #[command(flatten)]

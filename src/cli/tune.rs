@@ -30,17 +30,18 @@ pub(super) struct Args {
     choice: Choice,
     #[command(flatten)]
     place: PlaceArg,
-    /// How long it may take, as 90s, 10m or 1h30m; what earlier sessions took counts [default: 10m]
+    /// Time budget, such as 90s, 10m or 1h30m; it includes earlier sessions [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = budget)]
     budget: Option<f64>,
-    /// A key to vary, and how: KEY=LOW..HIGH, with :log or :linear behind it if need be, or KEY=[A, B, C]; learning_rate
-    /// alone takes the range that a test finds; may be repeated
+    /// Key to vary: KEY=LOW..HIGH, optionally followed by :log or :linear, or KEY=[A, B, C]; learning_rate without
+    /// values uses the range that a range test finds; may be repeated
     #[arg(long, value_name = "KEY=VALUES")]
     sweep: Vec<String>,
-    /// Settings to try, the configured ones among them [default: 9 of one key, 27 of more, or what the budget allows]
+    /// Number of settings to try, including the configured ones [default: 9 for one key, 27 for several, or as many as
+    /// the budget allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=1000))]
     trials: Option<u16>,
-    /// Go on with the tuning in --out, where it stopped; DATA says where its text is now
+    /// Continue the tuning in --out; DATA is the current location of its text, if it has moved
     #[arg(long, conflicts_with_all = ["preset", "config", "set", "seed", "tokenizer", "field"])]
     resume: bool,
     #[command(flatten)]
@@ -56,8 +57,8 @@ fn budget(text: &str) -> Result<f64, String> {
     let time = time.or_else(|| humantime::parse_duration(text).ok());
     match time.map(|time| time.as_secs_f64()) {
         Some(seconds) if seconds > 0.0 && seconds <= 1e7 => Ok(seconds),
-        Some(_) => Err("allowed is more than 0, up to 10000000 seconds".into()),
-        None => Err("a time is a number with s, m or h behind it, such as 90s, 10m or 1h30m".into()),
+        Some(_) => Err("must be more than 0 and at most 10000000 seconds".into()),
+        None => Err("a time is a number followed by s, m or h, such as 90s, 10m or 1h30m".into()),
     }
 }
 
@@ -85,8 +86,9 @@ impl Args {
         let mut reporter = Reporter::new(json);
         if !json && !terminal::is_quiet() {
             let (budget_s, spent_s) = tuning.budget_s();
-            let spent =
-                optional((spent_s > 5.0).then_some(spent_s), |s| format!(", of which {} are spent", duration(s)));
+            let spent = optional((spent_s > 5.0).then_some(spent_s), |s| {
+                format!(", of which {} are already spent", duration(s))
+            });
             terminal::print(&format!("tuning for at most {}{spent}\n", duration(budget_s)))?;
         }
         let last = tuning.run(&stop, |event| reporter.event(event))?;
@@ -179,8 +181,8 @@ impl Reporter {
         let say = |text: String| if terminal::is_quiet() { Ok(()) } else { self.watch.say(&text) };
         match event {
             Event::RangeTest(RangeTest { steepest, lowest, bracket: (low, high), .. }) => say(format!(
-                "range test: the loss falls most at a learning rate of {steepest:.1e} and rises from {lowest:.1e} on; the \
-                 sweep goes from {low:.1e} to {high:.1e}\n"
+                "range test: the loss falls fastest at a learning rate of {steepest:.1e} and rises above \
+                 {lowest:.1e}; the sweep goes from {low:.1e} to {high:.1e}\n"
             ))?,
             Event::Planned { sweeps, rungs, max_iters, left_s } => {
                 let rounds: Vec<_> = rungs
@@ -189,7 +191,7 @@ impl Reporter {
                     .collect();
                 let short = rungs.last().is_some_and(|rung| rung.steps < *max_iters);
                 let whole = optional(short.then_some(max_iters), |iters| {
-                    format!(" (a whole training has {iters}; the budget is too short for trials of that length)")
+                    format!(" (a full training has {iters}; the budget is too short for trials of that length)")
                 });
                 let (sweeps, rounds) = (sweeps.join(", "), rounds.join(", then "));
                 say(format!("{sweeps}: {rounds}{whole}; {}\n", left(*left_s)))?;
@@ -200,8 +202,8 @@ impl Reporter {
                 say(format!("rung {rung}, seed {seed}, {steps}: {}: {loss}\n", written(settings)))?;
             }
             Event::Interrupted { out } => {
-                terminal::print(&format!("stopped; what was tried so far is saved in {out}\n"))?;
-                terminal::hints(&[("to go on", format!("kinglet tune --resume --out {}", quoted(out)))])?;
+                terminal::print(&format!("stopped; the results so far are saved in {out}\n"))?;
+                terminal::hints(&[("to continue", format!("kinglet tune --resume --out {}", quoted(out)))])?;
             }
             Event::Done(found) => {
                 terminal::print(&report(found))?;
@@ -228,7 +230,8 @@ fn report(found: &Found) -> String {
     }
     let Found { spent_s, budget_s, out, .. } = found;
     format!(
-        "\n{}\n{}\n\n{} of {} spent\nsaved in {out}: best.toml, trials.md, tune.svg, and a run for each trial in trials\n",
+        "\n{}\n{}\n\n{} of {} spent\nsaved in {out}: best.toml, trials.md, tune.svg, and the runs of all trials \
+         in trials/\n",
         columns(&rows),
         found.sentences().join("\n"),
         duration(*spent_s),

@@ -185,7 +185,7 @@ fn larger(chats: Option<&Chats>, config: &Config) -> String {
             format!("; {preset}--set block_size={size} holds 99 % of them")
         }
         Some(size) => format!("; a block_size of {size} would hold 99 % of them"),
-        None => "; no model may have a block_size that holds 99 % of them".to_owned(),
+        None => "; no allowed block_size holds 99 % of them".to_owned(),
     }
 }
 

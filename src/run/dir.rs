@@ -149,7 +149,13 @@ impl RunDir {
         let folders = checkpoints(path).unwrap_or_default();
         if let Some((run, step)) = checkpoint_of(path) {
             let run = run.display();
-            return Err(Error::run(path, format!("this is a checkpoint: name its run, {run}, and the step {step}")));
+            return Err(Error::run(
+                path,
+                format!(
+                    "this is a checkpoint: name its run, {run}, and the \
+                 step {step}"
+                ),
+            ));
         }
         if path.join("state.json").exists() && path.join(disk::SUMS).exists() {
             let what = "this is a checkpoint without its run: move it to RUN/checkpoints/step-NNNNNN to use it";

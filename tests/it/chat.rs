@@ -116,7 +116,7 @@ fn answers_end_by_themselves(template: &str, tokenizer: &str) {
     assert_eq!((&answer["response"], &answer["finish"]), (&json!("o"), &json!("stop")));
     let (answers, notes) = ask(&cli, &["--tokens", "1"], &first_message("red"));
     assert!(["o\n", "\n"].contains(&answers.as_str()), "a letter, or the template's blank before it: {answers}");
-    assert!(notes.contains("the answer is cut after 1 token; --tokens sets how many"), "{notes}");
+    assert!(notes.contains("the answer was cut off after 1 token; --tokens raises the limit"), "{notes}");
     // The sample at the end of training: prompts, and answers without what is behind them.
     let sample = fs::read_to_string(cli.path("run/sample.txt")).unwrap();
     assert_eq!(sample.matches("keep it").count(), 5, "{sample}");
@@ -141,7 +141,7 @@ fn answers_end_by_themselves(template: &str, tokenizer: &str) {
     assert!(last["notes"][0].as_str().unwrap().contains("earlier messages are forgotten"), "{last}");
     let cut = json_of(&["--tokens", "1"], &first_message("red"));
     assert_eq!((&cut["finish"], &cut["tokens"]), (&json!("length"), &json!(1)));
-    assert_eq!(cut["notes"], json!(["the answer is cut after 1 token; --tokens sets how many"]));
+    assert_eq!(cut["notes"], json!(["the answer was cut off after 1 token; --tokens raises the limit"]));
     // The library says the same, and how it ended.
     let model = Model::open(cli.path("run")).unwrap();
     let messages = [Message::new("user", &first_message("green"))];

@@ -65,7 +65,7 @@ fn one_command_makes_a_model_that_talks_of_each_kind_of_file() {
     let mut losses = Vec::new();
     for name in write_chats(&cli) {
         let notes = said(&cli, &[&["train", name], OUT, SMALL].concat());
-        assert!(notes.contains("note: these are conversations: taking the preset chat, not big-0.2m"), "{notes}");
+        assert!(notes.contains("note: these are conversations: so the preset is chat, not big-0.2m"), "{notes}");
         assert_eq!(notes.contains("40 messages of branches"), name == "conversations.json", "{notes}");
         let about: Value = serde_json::from_str(&cli.ok(&["info", "run", "--json"])).unwrap();
         let config = about["config"].to_string();
@@ -81,7 +81,7 @@ fn one_command_makes_a_model_that_talks_of_each_kind_of_file() {
     fs::write(cli.path("text.txt"), "Once upon a time. ".repeat(100)).unwrap();
     for args in [&["text.txt"][..], &["alpaca.json", "--preset", "big-0.2m"]] {
         let notes = said(&cli, &[&["plan", "--seconds", "0"], args].concat());
-        assert!(!notes.contains("taking the preset"), "{notes}");
+        assert!(!notes.contains("so the preset is"), "{notes}");
     }
 }
 
@@ -137,7 +137,7 @@ fn a_model_of_single_exchanges_is_known_as_such() {
     let name = write_chats(&cli)[1];
     let train = |data: &str| cli.ok(&[&["train", data], OUT, SMALL].concat());
     train(name);
-    let told = "this model learned single exchanges, a message and its answer";
+    let told = "this model was trained on single exchanges (one message, one answer)";
     let (_, notes) = chat(&cli, &["--tokens", "3"], "a\n\nb\n");
     assert!(!notes.contains(told), "{notes}");
     let (_, notes) = chat(&cli, &["--tokens", "3"], "a\nb\nc\n");
@@ -286,10 +286,14 @@ mod terminal {
         terminal.asks("/help", "/system TEXT");
         terminal.asks("", "(new conversation)");
         terminal.asks("/retry", "there is no message to answer again");
-        terminal.asks("/nope", "there is no command /nope: /help lists them; to send this as a message, type //nope");
+        terminal.asks(
+            "/nope",
+            "unknown command /nope: /help lists the commands; to send this as a message, \
+             type //nope",
+        );
         terminal.asks("//nope", "aaaaa");
         terminal.asks("/set tokens 3", "seed 1337, tokens 3");
-        terminal.asks("/retry", "cut after 3 tokens");
+        terminal.asks("/retry", "cut off after 3 tokens");
         terminal.asks("/system Be brief.", "the system message is set");
         terminal.types("\"\"\"two\r");
         terminal.sees("... ");
@@ -325,7 +329,7 @@ mod terminal {
         terminal.sees("Ctrl-D quits.");
         terminal.sees("run> ");
         terminal.asks("/set tokens 2", "tokens 2");
-        terminal.asks("more", "cut after 2 tokens");
+        terminal.asks("more", "cut off after 2 tokens");
         terminal.ends("\x04");
     }
 }

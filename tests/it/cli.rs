@@ -325,16 +325,16 @@ fn compare_takes_what_there_is() {
     };
     let [text, notes] = said(&["compare"]);
     assert!(text.contains("A  a "), "{text}");
-    assert_eq!(notes, "note: 2 folders left out: runs/a-tune (a tuning), runs/notes (not a run)\n");
+    assert_eq!(notes, "note: skipped 2 folders: runs/a-tune (a tuning), runs/notes (not a run)\n");
     // As a shell writes runs/*.
     let all = ["compare", "runs/a", "runs/a-tune", "runs/notes", "runs/read me.txt"];
-    assert!(said(&all)[1].contains("note: 3 folders left out: "), "{:?}", said(&all));
+    assert!(said(&all)[1].contains("note: skipped 3 folders: "), "{:?}", said(&all));
     let found: Value = serde_json::from_str(&said(&[&all[..], &["--json"]].concat())[0]).unwrap();
     assert_eq!((found["left_out"].as_array().unwrap().len(), &found["left_out"][0]["why"]), (3, &"a tuning".into()));
     cli.fails(
         &["compare", "runs/a-tune", "runs/notes"],
         1,
-        "there is no run to compare: runs/a-tune (a tuning), runs/notes",
+        "there are no runs to compare: runs/a-tune (a tuning), runs/notes",
     );
     cli.fails(&["compare", "runs/a", "runs/typo"], 1, "runs/typo: there is no such run");
     // One run is enough for a picture, with the axis as it is asked for.

@@ -168,9 +168,9 @@ fn the_right_command_comes_back() {
     cli.fails(
         &["train", "max_iters=3"],
         2,
-        "there is no file max_iters=3; a configuration key is set with --set max_iters=3",
+        "there is no file max_iters=3; to set a configuration key, use --set max_iters=3",
     );
-    cli.fails(&["sample", "mine", "--block_size", "4"], 2, "block_size is a configuration key: it belongs to a run");
+    cli.fails(&["sample", "mine", "--block_size", "4"], 2, "block_size is a configuration key of a run");
     cli.fails(&["eval", "mine", "--foo"], 2, "kinglet eval has no option --foo; `kinglet eval --help` lists");
 }
 

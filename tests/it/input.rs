@@ -145,7 +145,7 @@ fn roles_in_other_words_are_told_of_once() {
     fs::write(cli.path("roles.jsonl"), lines).unwrap();
     let (found, notes) = read(&cli, &["roles.jsonl"], &[]).unwrap();
     assert_eq!(found, ["user: a; assistant: b", "critic: a; assistant: b", "critic: a; assistant: b"]);
-    assert!(notes.len() == 1 && notes[0].ends_with("go to the chat template as they are: \"critic\""), "{notes:?}");
+    assert!(notes.len() == 1 && notes[0].ends_with("unchanged: \"critic\""), "{notes:?}");
 }
 
 #[test]

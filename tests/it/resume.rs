@@ -307,9 +307,7 @@ fn a_resumed_run_says_when_its_learning_rate_jumps() {
     }
     // At the end of the schedule the rate was 0.
     train(Job::resume(&out, &[]).unwrap(), 2, None);
-    assert!(
-        said(&["max_iters=80"])[0].contains("would have had 0.00e0 as the run was configured, and now has 5.00e-3")
-    );
+    assert!(said(&["max_iters=80"])[0].contains("would use 0.00e0, now it uses 5.00e-3"));
 }
 
 #[test]

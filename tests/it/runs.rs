@@ -61,7 +61,9 @@ fn a_second_training_makes_the_next_run() {
     train(&cli, &["my.txt", "--preset", "big-0.2m"]);
     fs::write(cli.path("own.toml"), "seed = 2").unwrap();
     train(&cli, &["my.txt", "--config", "own.toml"]);
-    for want in [None, Some("note: runs/mine is taken: this one is runs/mine-2"), Some("this one is runs/mine-3")] {
+    for want in
+        [None, Some("note: runs/mine already exists: the new run is runs/mine-2"), Some("the new run is runs/mine-3")]
+    {
         let [out, err] = both(&cli, &[&["train", "--name", "mine"], SMALL].concat());
         assert!(out.contains("run in runs/mine"), "{out}");
         assert!(want.map_or(!err.contains("taken"), |want| err.contains(want)), "{err}");
@@ -162,8 +164,8 @@ fn a_run_is_found_by_name_path_step_and_checkpoint() {
     ] {
         cli.fails(command, 1, "there is no checkpoint of step 11");
     }
-    cli.fails(&["sample", "mine@10", "--checkpoint", "10"], 2, "names a checkpoint, and so does --checkpoint");
-    cli.fails(&["sample", "mine@first"], 2, "behind @ stands best, last or the step of a checkpoint");
+    cli.fails(&["sample", "mine@10", "--checkpoint", "10"], 2, "and --checkpoint both select a checkpoint");
+    cli.fails(&["sample", "mine@first"], 2, "@ must be followed by best, last or the step of a checkpoint");
     cli.fails(&["sample", "mine", "--checkpoint", "first"], 2, "must be best, last or the step of a checkpoint");
     for command in [
         &["compare", "mine@10"][..],
@@ -171,7 +173,7 @@ fn a_run_is_found_by_name_path_step_and_checkpoint() {
         &["tag", "mine@10", "x"],
         &["train", "--resume", "mine@10"],
     ] {
-        cli.fails(command, 2, "a whole run is asked for: name runs/mine");
+        cli.fails(command, 2, "this command needs a run: name runs/mine");
     }
     // What was meant is said.
     cli.fails(&["sample", "mien"], 1, "did you mean mine?");
@@ -179,7 +181,7 @@ fn a_run_is_found_by_name_path_step_and_checkpoint() {
     cli.fails(&["sample", "mien@10"], 1, "did you mean mine@10?");
     cli.fails(&["sample", "big-2.7m"], 1, "a preset, not a run: kinglet train --preset big-2.7m makes a run of it");
     cli.fails(&["sample", "runs"], 1, "not a run, but a folder with 2 runs: name one, such as runs/mine");
-    cli.fails(&["sample", "zzz"], 1, "kinglet list shows those there are");
+    cli.fails(&["sample", "zzz"], 1, "kinglet list shows the runs");
     // A checkpoint alone is none of these.
     copy(&cli.path("runs/mine/checkpoints/step-000010"), &cli.path("alone"));
     cli.fails(&["sample", "alone"], 1, "alone: this is a checkpoint without its run");
@@ -472,7 +474,7 @@ fn removing_asks_and_leaves_what_others_put_there() {
     fs::create_dir(cli.path("runs/mine")).unwrap();
     fs::write(cli.path("runs/mine/config.toml"), "of another program").unwrap();
     // Nobody to ask.
-    cli.fails(&["rm", "a"], 1, "nothing was removed: there is no terminal to ask on; --yes removes without asking");
+    cli.fails(&["rm", "a"], 1, "nothing was removed: confirmation needs a terminal; --yes removes without asking");
     // What is no run is no run's, and nothing is removed before all are looked at.
     cli.fails(&["rm", "-y", "a", "runs/mine"], 1, "not the folder of a run");
     cli.fails(&["sample", "mine"], 1, "runs/mine: not the folder of a run");
@@ -564,7 +566,7 @@ fn pruning_takes_what_nothing_needs_and_the_run_stays_what_it_is() {
     let steps = |run: &str| RunDir::open(&cli.path("runs").join(run)).unwrap().steps().unwrap();
     // Nobody to ask.
     let [out, _] = both(&cli, &["prune", "a"]);
-    assert!(out.contains("nothing was removed: there is no terminal to ask on"), "{out}");
+    assert!(out.contains("nothing was removed: confirmation needs a terminal"), "{out}");
     for part in [
         "runs/a/checkpoints/step-000000",
         "runs/a/checkpoints/step-000010",
@@ -612,7 +614,7 @@ fn pruning_takes_what_nothing_needs_and_the_run_stays_what_it_is() {
     assert!(sums.is_ok_and(|sums| sums.status.success()));
     // A tuning's folder, and one that is nothing.
     fs::create_dir(cli.path("runs/none")).unwrap();
-    cli.fails(&["prune", "none"], 1, "neither a run nor a folder with runs in it");
+    cli.fails(&["prune", "none"], 1, "neither a run nor a folder of runs");
     cli.fails(&["prune", "missing"], 1, "there is no such run");
     assert!(Cli::new().ok(&["prune"]).contains("there is nothing to remove"));
 }
@@ -701,7 +703,7 @@ fn all_checkpoints_are_measured_one_after_the_other() {
     assert_eq!(json(&out).iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 20]);
     assert!(err.contains("warning: ") && err.contains("the checkpoint of step 10 cannot be used"), "{err}");
     cli.fails(&["eval", "a", "--all-checkpoints", "--checkpoint", "10"], 2, "cannot be used with");
-    cli.fails(&["eval", "a@10", "--all-checkpoints"], 2, "a whole run is asked for");
+    cli.fails(&["eval", "a@10", "--all-checkpoints"], 2, "this command needs a run");
     cli.fails(&["eval", "a", "--svg", "x.svg"], 2, "required arguments");
     cli.fails(&["eval", "a", "--all-checkpoints", "--svg", "runs"], 1, "cannot write runs");
 }

@@ -224,7 +224,7 @@ fn a_log_has_a_line_now_and_then_and_an_interruption_says_how_to_go_on() {
     assert_eq!(output.status.code(), Some(130));
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(out.contains("the checkpoint is saved in my run\n"), "{out}");
-    assert!(out.ends_with("to go on:  kinglet train --resume --out 'my run'\n"), "{out}");
+    assert!(out.ends_with("to continue:  kinglet train --resume --out 'my run'\n"), "{out}");
 }
 
 #[test]

@@ -48,14 +48,14 @@ pub(super) fn parse(line: &str) -> Asked {
             None => unknown("/set takes a key and a value, such as /set temperature 0.7".to_owned()),
         },
         "help" | "?" | "reset" | "clear" | "retry" | "quit" | "exit" | "bye" if !rest.is_empty() => {
-            unknown(format!("/{name} takes nothing behind it; to send this as a message, type //{command}"))
+            unknown(format!("/{name} takes no argument; to send this as a message, type //{command}"))
         }
         "help" | "?" => Asked::Help,
         "reset" | "clear" => Asked::Reset,
         "retry" => Asked::Retry,
         "quit" | "exit" | "bye" => Asked::Quit,
         _ => unknown(format!(
-            "there is no command /{name}: /help lists them; to send this as a message, type //{command}"
+            "unknown command /{name}: /help lists the commands; to send this as a message, type //{command}"
         )),
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn settings(sampling: &Sampling, tokens: usize) -> String {
 /// Changes a setting. Where it is refused, says why; nothing changes then.
 pub(super) fn set(sampling: &mut Sampling, tokens: &mut usize, key: &str, value: &str) -> Result<(), String> {
     fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
-        value.parse().map_err(|_| format!("{value} is not such a number"))
+        value.parse().map_err(|_| format!("{value} is not a valid number"))
     }
     let mut changed = sampling.clone();
     match key {
@@ -85,7 +85,8 @@ pub(super) fn set(sampling: &mut Sampling, tokens: &mut usize, key: &str, value:
         "tokens" => *tokens = number(value)?,
         _ => {
             return Err(format!(
-                "there is no setting {key}; there are temperature, top_k, top_p, min_p, repetition_penalty, seed and tokens"
+                "there is no setting {key}; the settings are temperature, top_k, top_p, min_p, \
+                 repetition_penalty, seed and tokens"
             ));
         }
     }
