@@ -14,9 +14,11 @@ mod eval;
 mod finetune;
 mod help;
 mod info;
+mod keys;
 mod list;
 mod merge;
 mod plan;
+mod presets;
 mod prune;
 mod published;
 mod report;
@@ -91,6 +93,10 @@ enum Command {
     Rm(rm::Args),
     #[command(display_order = help::MANAGE)]
     Prune(prune::Args),
+    #[command(display_order = help::DISCOVER)]
+    Presets(presets::Args),
+    #[command(display_order = help::DISCOVER)]
+    Keys(keys::Args),
     #[command(display_order = help::OTHER)]
     Bench(bench::Args),
     #[command(display_order = help::OTHER)]
@@ -139,6 +145,8 @@ impl Args {
             Command::Tag(command) => command.run(json).map(done),
             Command::Rm(command) => command.run(json).map(done),
             Command::Prune(command) => command.run(json).map(done),
+            Command::Presets(command) => command.run(json).map(done),
+            Command::Keys(command) => command.run(json).map(done),
             Command::Bench(command) => command.run(json).map(done),
             Command::Reproduce(command) => command.run(json),
             Command::Completions(command) => command.run(Args::command()).map(done),

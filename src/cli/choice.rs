@@ -69,7 +69,7 @@ impl TypedValueParser for PresetName {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(PRESETS.iter().map(|(name, _)| PossibleValue::new(name))))
+        Some(Box::new(PRESETS.iter().map(|preset| PossibleValue::new(preset.name))))
     }
 }
 
