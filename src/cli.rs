@@ -14,6 +14,7 @@ mod eval;
 mod finetune;
 mod help;
 mod info;
+mod init;
 mod keys;
 mod list;
 mod merge;
@@ -97,6 +98,8 @@ enum Command {
     Presets(presets::Args),
     #[command(display_order = help::DISCOVER)]
     Keys(keys::Args),
+    #[command(display_order = help::DISCOVER)]
+    Init(init::Args),
     #[command(display_order = help::OTHER)]
     Bench(bench::Args),
     #[command(display_order = help::OTHER)]
@@ -147,6 +150,7 @@ impl Args {
             Command::Prune(command) => command.run(json).map(done),
             Command::Presets(command) => command.run(json).map(done),
             Command::Keys(command) => command.run(json).map(done),
+            Command::Init(command) => command.run(json).map(done),
             Command::Bench(command) => command.run(json).map(done),
             Command::Reproduce(command) => command.run(json),
             Command::Completions(command) => command.run(Args::command()).map(done),

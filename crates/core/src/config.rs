@@ -559,20 +559,7 @@ impl Config {
     /// # Errors
     /// On a syntax error, an unknown or repeated key, a value that is not allowed, or a newer format version.
     pub fn from_toml(text: &str) -> Result<Config> {
-        let table: toml::Table = text.parse().map_err(|error| Error::BadConfig(format!("not TOML: {error}")))?;
-        let mut flat = BTreeMap::new();
-        for (key, value) in table {
-            let entries: Vec<_> = match value {
-                toml::Value::Table(section) => section.into_iter().collect(),
-                value => vec![(key, value)],
-            };
-            for (key, value) in entries {
-                let key = renamed(&key).to_owned();
-                if flat.insert(key.clone(), value).is_some() {
-                    return Err(Error::BadConfig(format!("the key {key} is set twice")));
-                }
-            }
-        }
+        let mut flat = flat(text)?;
         if let Some(version) = flat.remove("format_version") {
             let known = |v: i64| (1..=FORMAT_VERSION as i64).contains(&v);
             if !version.as_integer().is_some_and(known) {
@@ -588,6 +575,14 @@ impl Config {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// The keys that a text for [`Config::from_toml`] sets.
+    ///
+    /// # Errors
+    /// If it is not TOML.
+    pub fn keys_in(text: &str) -> Result<Vec<String>> {
+        Ok(flat(text)?.into_keys().filter(|key| key != "format_version").collect())
     }
 
     /// Applies a `key=value` setting; the value is written as in TOML, but the quotes around a string may be left out.
@@ -810,6 +805,25 @@ impl Config {
     pub fn muon_lr(&self, step: u64) -> f64 {
         self.muon_lr * self.lr(step) / self.learning_rate
     }
+}
+
+/// Keys and values of a TOML file, whatever headings they are under.
+fn flat(text: &str) -> Result<BTreeMap<String, toml::Value>> {
+    let table: toml::Table = text.parse().map_err(|error| Error::BadConfig(format!("not TOML: {error}")))?;
+    let mut flat = BTreeMap::new();
+    for (key, value) in table {
+        let entries: Vec<_> = match value {
+            toml::Value::Table(section) => section.into_iter().collect(),
+            value => vec![(key, value)],
+        };
+        for (key, value) in entries {
+            let key = renamed(&key).to_owned();
+            if flat.insert(key.clone(), value).is_some() {
+                return Err(Error::BadConfig(format!("the key {key} is set twice")));
+            }
+        }
+    }
+    Ok(flat)
 }
 
 /// The current name of a key: the names that earlier versions wrote are still read.
