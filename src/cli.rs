@@ -14,9 +14,12 @@ mod eval;
 mod finetune;
 mod help;
 mod info;
+mod init;
+mod keys;
 mod list;
 mod merge;
 mod plan;
+mod presets;
 mod prune;
 mod published;
 mod report;
@@ -91,6 +94,12 @@ enum Command {
     Rm(rm::Args),
     #[command(display_order = help::MANAGE)]
     Prune(prune::Args),
+    #[command(display_order = help::DISCOVER)]
+    Presets(presets::Args),
+    #[command(display_order = help::DISCOVER)]
+    Keys(keys::Args),
+    #[command(display_order = help::DISCOVER)]
+    Init(init::Args),
     #[command(display_order = help::OTHER)]
     Bench(bench::Args),
     #[command(display_order = help::OTHER)]
@@ -139,6 +148,9 @@ impl Args {
             Command::Tag(command) => command.run(json).map(done),
             Command::Rm(command) => command.run(json).map(done),
             Command::Prune(command) => command.run(json).map(done),
+            Command::Presets(command) => command.run(json).map(done),
+            Command::Keys(command) => command.run(json).map(done),
+            Command::Init(command) => command.run(json).map(done),
             Command::Bench(command) => command.run(json).map(done),
             Command::Reproduce(command) => command.run(json),
             Command::Completions(command) => command.run(Args::command()).map(done),

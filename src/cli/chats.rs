@@ -18,7 +18,7 @@ const PRESET: &str = "chat";
 /// The preset where none is named: the first of all or, where the data begin with a conversation, the one for these. The
 /// others see too little at once.
 pub(super) fn default_preset(data: &[String], set: &[String], field: Option<&str>) -> &'static str {
-    let usual = PRESETS[0].0;
+    let usual = PRESETS[0].name;
     // A stream can be read only once, and a folder may hold very many files.
     let Some(first) = data.first().filter(|name| Path::new(name).is_file() || *name == DATES) else {
         return usual;

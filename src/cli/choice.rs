@@ -1,5 +1,6 @@
 //! Arguments shared by commands: model configuration, data, and number of threads.
 
+use anyhow::Context;
 use clap::{
     Arg, Command,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
@@ -12,7 +13,9 @@ use kinglet::{
     threads::whole,
 };
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -70,7 +73,7 @@ impl TypedValueParser for PresetName {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(PRESETS.iter().map(|(name, _)| PossibleValue::new(name))))
+        Some(Box::new(PRESETS.iter().map(|preset| PossibleValue::new(preset.name))))
     }
 }
 
@@ -94,8 +97,7 @@ impl Choice {
         let (mut config, name) = match &self.config {
             Some(path) => (read_config(path)?, path.file_stem().unwrap_or_default().to_owned()),
             None => {
-                let default = || super::chats::default_preset(&self.data, &self.set, self.field.as_deref());
-                let name = self.preset.as_deref().unwrap_or_else(default);
+                let name = self.preset();
                 (Config::preset(name)?, name.into())
             }
         };
@@ -114,6 +116,31 @@ impl Choice {
             config.data = vec![kinglet::text::source::BUILTIN.to_owned()];
         }
         Ok((config, name))
+    }
+}
+
+impl Choice {
+    /// What the configuration comes from: a `preset` or a `config` file.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.config.is_some() { "config" } else { "preset" }
+    }
+
+    /// The name of the preset that is asked for, or else the default one.
+    fn preset(&self) -> &str {
+        let default = || super::chats::default_preset(&self.data, &self.set, self.field.as_deref());
+        self.preset.as_deref().unwrap_or_else(default)
+    }
+
+    /// The keys that the preset or file and `--set` name, whether or not they differ from the defaults.
+    pub(super) fn keys_set(&self, preset: &str) -> anyhow::Result<BTreeSet<String>> {
+        let text = match &self.config {
+            Some(path) => fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+            None => PRESETS.iter().find(|known| known.name == preset).map_or("", |preset| preset.toml).to_owned(),
+        };
+        let of_set = self.set.iter().filter_map(|setting| setting.split_once('='));
+        let mut keys: BTreeSet<String> = Config::keys_in(&text)?.into_iter().collect();
+        keys.extend(of_set.map(|(key, _)| key.trim().to_owned()));
+        Ok(keys)
     }
 }
 

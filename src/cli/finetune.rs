@@ -96,8 +96,8 @@ impl Args {
         if self.plan {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
             let out = self.place.given().unwrap_or(out);
-            let name = out.file_name().unwrap_or_default().to_string_lossy();
-            let run = Planned { name: &name, config, tokenizer, data, old: old.as_ref() };
+            let name = out.to_string_lossy();
+            let run = Planned { name: &name, kind: "out", config, tokenizer, data, old: old.as_ref() };
             plan::show(&run, be, self.threads.count(), 3.0, json)?;
             return Ok(Ended::Done);
         }

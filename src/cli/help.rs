@@ -31,7 +31,6 @@ pub(super) const USE: usize = 300;
 /// Of those that change what is in `runs/`.
 pub(super) const MANAGE: usize = 400;
 /// Of those that tell what there is to choose from.
-#[allow(dead_code, reason = "commands that list presets and keys take it")]
 pub(super) const DISCOVER: usize = 500;
 /// Of those for the machine and the shell.
 pub(super) const OTHER: usize = 600;
@@ -217,7 +216,7 @@ fn description(arg: &Arg) -> String {
 }
 
 /// Names, and descriptions from a column on or, where the terminal is narrow or a name long, below.
-fn rows(lines: &[(impl AsRef<str>, impl AsRef<str>)], column: usize, width: usize) -> String {
+pub(super) fn rows(lines: &[(impl AsRef<str>, impl AsRef<str>)], column: usize, width: usize) -> String {
     let mut text = String::new();
     let wide = width >= NARROW;
     for (name, description) in lines {

@@ -3,6 +3,7 @@
 use super::terminal;
 use super::{
     choice::{Choice, Threads},
+    info::{in_mib, memory_mib, mib},
     report::{conversations, parameters, size, time},
 };
 use anyhow::Context;
@@ -39,7 +40,14 @@ impl Args {
         let (config, name) = self.choice.config()?;
         let (config, tokenizer, data) = resolve(config)?;
         let name = name.to_string_lossy();
-        let run = Planned { name: &name, config: &config, tokenizer: &tokenizer, data: &data, old: None };
+        let run = Planned {
+            name: &name,
+            kind: self.choice.kind(),
+            config: &config,
+            tokenizer: &tokenizer,
+            data: &data,
+            old: None,
+        };
         show(&run, be, self.threads.count(), self.seconds, json)
     }
 }
@@ -47,6 +55,8 @@ impl Args {
 /// A run that is planned.
 pub(super) struct Planned<'a> {
     pub(super) name: &'a str,
+    /// What has that name, as JSON calls it: `preset`, `config` (a file) or `out` (a run).
+    pub(super) kind: &'static str,
     pub(super) config: &'a Config,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) data: &'a Dataset,
@@ -56,7 +66,7 @@ pub(super) struct Planned<'a> {
 
 /// Measures and prints the time and memory that a run would take.
 pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
-    let &Planned { name, config, tokenizer, data, old } = run;
+    let &Planned { name, kind, config, tokenizer, data, old } = run;
     terminal::note(&data.notes);
     terminal::warn(&config.doubts());
     let be = be.with_precision(config.precision);
@@ -65,21 +75,31 @@ pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: b
     let measure = || Plan::measure(config, tokenizer, (data, old), &be, folder.path(), seconds);
     let plan = with_threads(threads, measure)??;
     let params = Gpt::new(config)?.layout.len();
+    let (memory, disk_mib) = (Memory::of(config)?, mib(Memory::of_checkpoints(config)?));
     if json {
         let mut report = serde_json::to_value(&plan)?;
-        let about = json!({"name": name, "params": params, "memory_bytes": Memory::of(config)?});
+        let about = json!({
+            kind: name,
+            "params": params,
+            "training_tokens": data.train.tokens(),
+            "validation_tokens": data.val.tokens(),
+            "training_mib": mib(memory.total()),
+            "memory_parts_mib": memory_mib(&memory),
+            "disk_mib": disk_mib,
+        });
         let (Value::Object(report), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };
         report.extend(about);
         return terminal::print_json(&report);
     }
     let text = format!(
-        "{name}: {}, {} + {} tokens{}\n{}{}",
+        "{name}: {}, {} + {} tokens{}\n{}{}checkpoints: {} on disk in the end\n",
         parameters(params),
         data.train.tokens(),
         data.val.tokens(),
         conversations(data.train.conversations()),
         size(&plan),
-        time(&plan)
+        time(&plan),
+        in_mib(disk_mib)
     );
     terminal::print(&text)?;
     terminal::warn(plan.advice.as_slice());

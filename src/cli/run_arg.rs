@@ -142,7 +142,7 @@ impl RunArg {
         }
         let whole = self.0.to_string_lossy();
         let (name, at) = whole.rsplit_once('@').unwrap_or((&whole, ""));
-        if PRESETS.iter().any(|preset| preset.0 == name) {
+        if PRESETS.iter().any(|preset| preset.name == name) {
             let what = format!("this is a preset, not a run: kinglet train --preset {name} trains it");
             return Error::not_found(path, what);
         }

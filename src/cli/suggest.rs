@@ -6,7 +6,7 @@ use clap::{
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
 use kinglet::{
-    config::{Config, FIELDS, PRESETS, key_like},
+    config::{Config, FIELDS, PRESETS, key_elsewhere, key_like},
     system::shell,
 };
 use std::path::Path;
@@ -118,7 +118,7 @@ fn command_for(word: &str) -> Option<Vec<String>> {
         &["sample", word]
     } else if path.exists() {
         &["train", word]
-    } else if PRESETS.iter().any(|(name, _)| *name == word) {
+    } else if PRESETS.iter().any(|preset| preset.name == word) {
         &["train", "--preset", word]
     } else {
         return None;
@@ -143,7 +143,10 @@ fn wrong_option(error: &Error, root: &Command, words: &[String]) -> Option<Strin
         Ok((all, reasons)) => format!("{}; try:{}", reasons.join("; "), pasted(&all)),
         Err(unknown) => match key_like(&unknown) {
             Some(key) => format!("{key} is a configuration key of a run, which {program} cannot change"),
-            None => has_no(&format!("--{unknown}")),
+            None => match key_elsewhere(&unknown) {
+                Some(what) => format!("{program} has no option --{unknown}; {what}"),
+                None => has_no(&format!("--{unknown}")),
+            },
         },
     })
 }

@@ -84,7 +84,14 @@ impl Args {
         let (config, name) = self.choice.config()?;
         let (config, tokenizer, data) = resolve(config)?;
         let name = name.to_string_lossy();
-        let run = Planned { name: &name, config: &config, tokenizer: &tokenizer, data: &data, old: None };
+        let run = Planned {
+            name: &name,
+            kind: self.choice.kind(),
+            config: &config,
+            tokenizer: &tokenizer,
+            data: &data,
+            old: None,
+        };
         plan::show(&run, be, self.threads.count(), 3.0, json)?;
         Ok(Ended::Done)
     }

@@ -43,19 +43,31 @@ impl Memory {
         let of_shards = |floats: usize| (4 * shards as u64).saturating_mul(floats as u64);
         let sequences = 8 * config.eval_iters * config.batch_size as u64;
         let prepared = config.precision == Precision::Bf16 || model.layout.len() <= shards::LARGE;
-        let groups = 0..=config.param_groups.len();
-        let of_muon: Vec<Matrix> = groups.flat_map(|group| model.layout.matrices(group)).collect();
-        let without_second = 4 * of_muon.iter().map(|matrix| matrix.span.len as u64).sum::<u64>();
+        let of_muon = of_muon(config, &model);
         let scratch = of_muon.iter().map(Matrix::scratch).max().unwrap_or(0);
         Ok(Memory {
             weights: params,
-            optimizer: 2 * trainable - without_second + 4 * (cores() * scratch) as u64,
+            optimizer: moments(&model, &of_muon) + 4 * (cores() * scratch) as u64,
             gradients: (shards as u64).saturating_mul(trainable),
             activations: of_shards(forward + backward)
                 .saturating_add(of_shards(eval / config.n_layer))
                 .saturating_add(sequences),
             panels: if prepared { params } else { 0 },
         })
+    }
+
+    /// Bytes on disk of the checkpoints of a run of `config` that is done: the best one and those of the last estimates.
+    ///
+    /// # Errors
+    /// If `config` does not describe a valid model.
+    pub fn of_checkpoints(config: &Config) -> Result<u64> {
+        let model = Gpt::new(config)?;
+        // Adapters are written without the weights that they adapt.
+        let weights = if config.lora_rank > 0 { model.layout.trainable_len() } else { model.layout.len() };
+        let each = 4 * weights as u64 + moments(&model, &of_muon(config, &model));
+        // The first estimate is made before the first update, the last one after the last.
+        let estimates = 1 + config.max_iters.div_ceil(config.eval_interval);
+        Ok(each.saturating_mul(estimates.min(config.keep_last as u64 + 1)))
     }
 
     /// Additional bytes for the process, with a text of `tokens` tokens in memory.
@@ -82,4 +94,15 @@ impl Memory {
             ))
         })
     }
+}
+
+/// The matrices that Muon updates.
+fn of_muon(config: &Config, model: &Gpt) -> Vec<Matrix> {
+    (0..=config.param_groups.len()).flat_map(|group| model.layout.matrices(group)).collect()
+}
+
+/// Bytes of the optimizer's moments: two of each trained parameter, or one where Muon updates it.
+fn moments(model: &Gpt, of_muon: &[Matrix]) -> u64 {
+    let without_second: usize = of_muon.iter().map(|matrix| matrix.span.len).sum();
+    4 * (2 * model.layout.trainable_len() - without_second) as u64
 }

@@ -130,7 +130,7 @@ fn presets_and_keys_in_commands_exist() {
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
         for name in values(&text, "--preset") {
-            assert!(PRESETS.iter().any(|(preset, _)| *preset == name), "{}: no preset {name}", page.display());
+            assert!(PRESETS.iter().any(|preset| preset.name == name), "{}: no preset {name}", page.display());
             presets += 1;
         }
         for setting in values(&text, "--set") {

@@ -243,7 +243,7 @@ fn shells_load_their_completions() {
     };
     let found = String::from_utf8(output.stdout).unwrap();
     let found: Vec<_> = found.split_whitespace().collect();
-    assert_eq!(found, PRESETS.map(|(name, _)| name), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(found, PRESETS.map(|preset| preset.name), "{}", String::from_utf8_lossy(&output.stderr));
     let output = ask("kinglet fine").unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "finetune\n");
 }

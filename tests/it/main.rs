@@ -7,6 +7,7 @@ mod chat;
 mod chats;
 mod cli;
 mod data;
+mod discover;
 mod docs;
 mod earlier;
 mod finetune;

@@ -7,22 +7,14 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt::Write as _};
 
+mod names;
+mod presets;
+
+pub use names::{key_elsewhere, key_like, unknown_key};
+pub use presets::{PRESETS, Preset, SHAKESPEARE_VOCAB, preset_like};
+
 /// The version of the configuration format; files of a newer version are refused.
 pub const FORMAT_VERSION: u64 = 1;
-
-/// The configurations compiled into the program: name and TOML text.
-pub const PRESETS: [(&str, &str); 10] = [
-    ("big-0.2m", include_str!("../presets/big-0.2m.toml")),
-    ("big-2.7m", include_str!("../presets/big-2.7m.toml")),
-    ("big-0.2m-tuned", include_str!("../presets/big-0.2m-tuned.toml")),
-    ("big-2.7m-tuned", include_str!("../presets/big-2.7m-tuned.toml")),
-    ("kinglet-0.2m", include_str!("../presets/kinglet-0.2m.toml")),
-    ("kinglet-2.7m", include_str!("../presets/kinglet-2.7m.toml")),
-    ("chat", include_str!("../presets/chat.toml")),
-    ("shakespeare-char", include_str!("../presets/shakespeare-char.toml")),
-    ("shakespeare-cpu", include_str!("../presets/shakespeare-cpu.toml")),
-    ("gpt2", include_str!("../presets/gpt2.toml")),
-];
 
 /// One line of documentation for a configuration key.
 #[derive(Debug)]
@@ -35,6 +27,20 @@ pub struct Field {
     pub help: &'static str,
     /// Which values are allowed.
     pub allowed: &'static str,
+}
+
+impl Field {
+    /// Its value where nothing sets it.
+    pub fn default_value(&self) -> toml::Value {
+        Config::default().value(self.key)
+    }
+
+    /// Whether a run settles it for itself and writes it at its start, so that a configuration leaves it out.
+    pub fn is_settled_by_run(&self) -> bool {
+        const SETTLED: [&str; 7] =
+            ["vocab_size", "base", "new_tokens", "data_kind", "data_sha256", "tokenizer_sha256", "template_time"];
+        SETTLED.contains(&self.key)
+    }
 }
 
 macro_rules! fields {
@@ -548,37 +554,12 @@ impl From<LoraTargets> for Vec<String> {
 }
 
 impl Config {
-    /// A compiled-in configuration by name.
-    ///
-    /// # Errors
-    /// If there is no preset of that name; the message lists them.
-    pub fn preset(name: &str) -> Result<Config> {
-        let Some((_, text)) = PRESETS.iter().find(|(preset, _)| *preset == name) else {
-            let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-            return Err(Error::BadConfig(format!("there is no preset {name:?}; there are {}", names.join(", "))));
-        };
-        Config::from_toml(text)
-    }
-
     /// Parses TOML. Keys may be grouped under headings, but a key must still be unique in the whole file.
     ///
     /// # Errors
     /// On a syntax error, an unknown or repeated key, a value that is not allowed, or a newer format version.
     pub fn from_toml(text: &str) -> Result<Config> {
-        let table: toml::Table = text.parse().map_err(|error| Error::BadConfig(format!("not TOML: {error}")))?;
-        let mut flat = BTreeMap::new();
-        for (key, value) in table {
-            let entries: Vec<_> = match value {
-                toml::Value::Table(section) => section.into_iter().collect(),
-                value => vec![(key, value)],
-            };
-            for (key, value) in entries {
-                let key = renamed(&key).to_owned();
-                if flat.insert(key.clone(), value).is_some() {
-                    return Err(Error::BadConfig(format!("the key {key} is set twice")));
-                }
-            }
-        }
+        let mut flat = flat(text)?;
         if let Some(version) = flat.remove("format_version") {
             let known = |v: i64| (1..=FORMAT_VERSION as i64).contains(&v);
             if !version.as_integer().is_some_and(known) {
@@ -593,6 +574,14 @@ impl Config {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// The keys that a text for [`Config::from_toml`] sets.
+    ///
+    /// # Errors
+    /// If it is not TOML.
+    pub fn keys_in(text: &str) -> Result<Vec<String>> {
+        Ok(flat(text)?.into_keys().filter(|key| key != "format_version").collect())
     }
 
     /// Applies a `key=value` setting; the value is written as in TOML, but the quotes around a string may be left out.
@@ -816,6 +805,25 @@ impl Config {
     }
 }
 
+/// Keys and values of a TOML file, whatever headings they are under.
+fn flat(text: &str) -> Result<BTreeMap<String, toml::Value>> {
+    let table: toml::Table = text.parse().map_err(|error| Error::BadConfig(format!("not TOML: {error}")))?;
+    let mut flat = BTreeMap::new();
+    for (key, value) in table {
+        let entries: Vec<_> = match value {
+            toml::Value::Table(section) => section.into_iter().collect(),
+            value => vec![(key, value)],
+        };
+        for (key, value) in entries {
+            let key = renamed(&key).to_owned();
+            if flat.insert(key.clone(), value).is_some() {
+                return Err(Error::BadConfig(format!("the key {key} is set twice")));
+            }
+        }
+    }
+    Ok(flat)
+}
+
 /// The current name of a key: the names that earlier versions wrote are still read.
 fn renamed(key: &str) -> &str {
     if key == "new_words" { "new_tokens" } else { key }
@@ -834,56 +842,13 @@ fn checked<T: DeserializeOwned>(
     })
 }
 
-/// The key that a name means which has `-` for `_`, or is what other tools call it.
-pub fn key_like(name: &str) -> Option<&'static str> {
-    const OTHERS: [(&str, &str); 8] = [
-        ("lr", "learning_rate"),
-        ("n_layers", "n_layer"),
-        ("n_heads", "n_head"),
-        ("max_steps", "max_iters"),
-        ("steps", "max_iters"),
-        ("iters", "max_iters"),
-        ("context_length", "block_size"),
-        ("dtype", "precision"),
-    ];
-    let name = name.replace('-', "_").to_lowercase();
-    let name = OTHERS.iter().find(|(other, _)| *other == name).map_or(name.as_str(), |(_, key)| key);
-    FIELDS.iter().map(|field| field.key).find(|key| *key == name)
-}
-
-/// The error about a key that does not exist; it suggests the most similar one.
-pub fn unknown_key(key: &str) -> Error {
-    // A key that shares half of its letter pairs is similar enough to be a typo.
-    let likeness = |field: &Field| strsim::sorensen_dice(key, field.key);
-    let nearest = FIELDS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let hint = match nearest.filter(|field| likeness(field) >= 0.5) {
-        Some(field) => format!("did you mean {}?", field.key),
-        None => format!("the keys are {}", FIELDS.iter().map(|f| f.key).collect::<Vec<_>>().join(", ")),
-    };
-    Error::BadConfig(format!("there is no configuration key \"{key}\"; {hint}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_parses_and_comments_every_key() {
-        for (name, text) in PRESETS {
-            Config::preset(name).unwrap();
-            let mut comment = false;
-            for line in text.lines() {
-                if line.contains('=') && !line.starts_with('#') {
-                    assert!(comment || line.contains(" #"), "{name}: no comment for {line}");
-                }
-                comment = line.starts_with('#');
-            }
-        }
-    }
-
-    #[test]
     fn a_written_configuration_reads_back_the_same() {
-        for (name, _) in PRESETS {
+        for Preset { name, .. } in PRESETS {
             let mut config = Config::preset(name).unwrap();
             config.data = vec!["a \"b\".txt".into()];
             assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
@@ -1009,7 +974,7 @@ mod tests {
             let found = doubts(settings);
             assert!(found.len() == 1 && found[0].contains(message), "{settings:?}: {found:?}");
         }
-        for (name, _) in PRESETS {
+        for Preset { name, .. } in PRESETS {
             assert_eq!(Config::preset(name).unwrap().doubts(), [""; 0], "{name}");
         }
         let error = Config::default().with(&[cosine, "lr_decay_iters=50", "warmup_iters=50"]).unwrap_err().to_string();
