@@ -119,7 +119,7 @@ pub(super) fn in_mib(mib: f64) -> String {
 }
 
 /// The parts of the memory for training, in MiB.
-pub(super) fn memory_mib(memory: &Memory) -> Value {
+pub(super) fn memory_parts_mib(memory: &Memory) -> Value {
     let Memory { weights, optimizer, gradients, activations, panels, .. } = *memory;
     json!({
         "weights_mib": mib(weights),
@@ -165,7 +165,7 @@ impl Shown {
             "parts": self.parts().into_iter().map(|(name, n)| (name, json!(n))).collect::<Map<_, _>>(),
             "weights_mib": self.weights_mib(),
             "training_mib": mib(self.memory.total()),
-            "memory_mib": memory_mib(&self.memory),
+            "memory_parts_mib": memory_parts_mib(&self.memory),
             "config": config.collect::<anyhow::Result<Map<_, _>>>()?,
         });
         match &self.run {
@@ -181,8 +181,8 @@ impl Shown {
         if let Some(Published { params, train_loss, val_loss, size, .. }) = self.published {
             report["published"] = json!({
                 "params": params, "train_loss": train_loss, "val_loss": val_loss, "size_mib": size,
-                "our_size_mib": self.published_mib(),
             });
+            report["published_mib"] = json!(self.published_mib());
         }
         Ok(report)
     }

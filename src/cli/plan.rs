@@ -3,7 +3,7 @@
 use super::terminal;
 use super::{
     choice::{Choice, Threads},
-    info::{in_mib, memory_mib, mib},
+    info::{in_mib, memory_parts_mib, mib},
     report::{conversations, parameters, size, time},
 };
 use anyhow::Context;
@@ -81,10 +81,10 @@ pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: b
         let about = json!({
             kind: name,
             "params": params,
-            "training_tokens": data.train.tokens(),
-            "validation_tokens": data.val.tokens(),
+            "train_tokens": data.train.tokens(),
+            "val_tokens": data.val.tokens(),
             "training_mib": mib(memory.total()),
-            "memory_parts_mib": memory_mib(&memory),
+            "memory_parts_mib": memory_parts_mib(&memory),
             "disk_mib": disk_mib,
         });
         let (Value::Object(report), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };

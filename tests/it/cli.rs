@@ -42,7 +42,7 @@ fn info_shows_the_published_sizes() {
         let near =
             |key: &str, want: f64| assert!((info[key].as_f64().unwrap() - want).abs() < 0.005, "{key}: {}", info[key]);
         near("weights_mib", weights);
-        let said = info["published"]["our_size_mib"].as_f64().unwrap();
+        let said = info["published_mib"].as_f64().unwrap();
         assert!((said - published).abs() < 0.005, "{said}");
         let text = cli.ok(&["info", preset]);
         assert!(

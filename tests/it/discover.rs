@@ -196,7 +196,7 @@ fn info_says_what_differs_and_how_far_a_run_is() {
     assert!(info["run"] == "runs/a" && info["step"] == 2 && info["preset"].is_null(), "{info}");
     assert!(info["best_step"] == 2 && info["best_val_loss"].is_number() && info["published"].is_null(), "{info}");
     assert_eq!((&info["config"]["n_layer"], &info["config"]["max_iters"]), (&Value::from(1), &Value::from(2)));
-    let parts = info["memory_mib"].as_object().unwrap().values().map(|mib| mib.as_f64().unwrap()).sum::<f64>();
+    let parts = info["memory_parts_mib"].as_object().unwrap().values().map(|mib| mib.as_f64().unwrap()).sum::<f64>();
     assert!((parts - info["training_mib"].as_f64().unwrap()).abs() < 1e-6, "{info}");
     let text = cli.ok(&["info", "a"]);
     let has =

@@ -14,6 +14,7 @@ mod finetune;
 mod formats;
 mod help;
 mod input;
+mod json;
 mod lora;
 mod measure;
 mod mistakes;
