@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// moved
     #[arg(long, conflicts_with_all = ["preset", "config", "seed", "tokenizer", "field"])]
     resume: bool,
-    /// Only estimate the time and memory, after a few seconds of measuring, as kinglet plan does
+    /// Only estimate the time and memory, after a few seconds of measuring, as `kinglet plan` does
     #[arg(long, conflicts_with_all = ["resume", "tag"])]
     plan: bool,
     /// With --resume of a fine-tuned run: current location of the base run's text; may be repeated
