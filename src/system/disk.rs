@@ -654,7 +654,7 @@ mod tests {
         let path = temp.path().join("file");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let error = read_at_most(&path, 100).unwrap_err().to_string();
-        assert!(error.contains("1099511627776 bytes, where at most 100 make sense"), "{error}");
+        assert!(error.contains("1099511627776 bytes, but at most 100 are expected"), "{error}");
     }
 
     #[test]

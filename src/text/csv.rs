@@ -216,8 +216,8 @@ mod tests {
     #[test]
     fn quotes_that_do_not_fit_are_errors_with_their_line() {
         for (text, message) in [
-            ("a,b\n1,\"x\n2,y\n3,z\n", ", line 2: a quote that opens a field here is never closed"),
-            ("a,b\n1,\"", ", line 2: a quote that opens a field here is never closed"),
+            ("a,b\n1,\"x\n2,y\n3,z\n", ", line 2: the quote that opens a field here is never closed"),
+            ("a,b\n1,\"", ", line 2: the quote that opens a field here is never closed"),
             ("a,b\n1,\"x\n2,\"y\"\n", ", line 3: text follows a closing quote"),
             ("a,b\n1,\"x \\\" y\"\n", ", line 2: text follows a closing quote"),
             ("a\nx\ny\rz\n", ", line 3: a carriage return inside a value that is not in quotes"),

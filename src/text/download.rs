@@ -109,9 +109,9 @@ mod tests {
         let hash = sha256(b"hello");
         assert_eq!(download(&serve("hello"), 5, &hash).unwrap(), b"hello");
         for (url, message) in [
-            (serve("jello"), "is not what it was: 5 bytes"),
-            (serve("hell"), "is not what it was: 4 bytes"),
-            (serve("hello hello hello"), "is not what it was: 6 bytes"),
+            (serve("jello"), "has changed: it now has 5 bytes"),
+            (serve("hell"), "has changed: it now has 4 bytes"),
+            (serve("hello hello hello"), "has changed: it now has 6 bytes"),
             ("http://127.0.0.1:9/".to_owned(), "cannot download http://127.0.0.1:9/"),
         ] {
             let error = download(&url, 5, &hash).unwrap_err().to_string();

@@ -404,7 +404,7 @@ mod tests {
             ("b.txt", b"ab\ncd\xe9f", "byte 0xe9 at offset 5 (line 2)"),
             ("c.txt", b"ab\0c", "zero byte at offset 2"),
             ("d.jsonl", b"{\"text\": \"x\"}\n{\"tex", "d.jsonl, line 2: not JSON"),
-            ("e.jsonl", b"{\"body\": \"x\"}", "line 1: there is no \"text\" in it"),
+            ("e.jsonl", b"{\"body\": \"x\"}", "line 1: it has none of \"text\""),
             ("f.jsonl", b"{\"text\": 3}", "\"text\" is a number, not a string"),
             ("g.jsonl", b"[1]", "g.jsonl, line 1: it is a list, not a JSON object"),
             ("h.csv", b"id,body\n1,x\n", "no column \"text\"; choose a column with --field: \"id\", \"body\""),
@@ -513,7 +513,7 @@ mod tests {
         let folder = temp.path().display().to_string();
         let corpus = Corpus::named(&[folder], &Config::default()).unwrap();
         assert_eq!(cut(&corpus, Cuts::Whole), ["a.txt", "z.txt"]);
-        assert!(corpus.notes[0].contains("left out 2 folders of runs or prepared data"), "{:?}", corpus.notes);
+        assert!(corpus.notes[0].contains("skipped 2 folders of runs or of prepared data"), "{:?}", corpus.notes);
     }
 
     #[cfg(target_os = "linux")]
@@ -554,11 +554,7 @@ mod tests {
         let long = "x".repeat((1 << 20) + (1 << 14));
         for (name, bytes, message) in [
             ("a.jsonl", format!("{{\"text\": \"{long}\"}}\n"), "a.jsonl, line 1: this line is longer than 1 MiB"),
-            (
-                "b.json",
-                format!("[{{\"text\": \"{long}\"}}]"),
-                "b.json: this JSON array, which is read whole, is longer",
-            ),
+            ("b.json", format!("[{{\"text\": \"{long}\"}}]"), "b.json: this JSON array is longer"),
             ("c.csv", format!("text\na\n{long}\n"), "c.csv, line 3: this record is longer than 1 MiB"),
         ] {
             let mut corpus = Corpus::from_bytes(name, bytes.as_bytes());

@@ -123,9 +123,14 @@ mod tests {
     #[test]
     fn halves_are_refused_with_their_place_or_replaced() {
         for (units, extra, message, replaced) in [
-            (&[0x61, 0x0a, 0xD83D, 0x62][..], &b""[..], "0xd83d, at offset 6 (line 2)", "a\n\u{fffd}b"),
-            (&[0xDC26], b"", "0xdc26, at offset 2 (line 1)", "\u{fffd}"),
-            (&[0xD83D, 0xDC26, 0xD83D], b"", "0xd83d, at offset 6 (line 1)", "🐦\u{fffd}"),
+            (
+                &[0x61, 0x0a, 0xD83D, 0x62][..],
+                &b""[..],
+                "unpaired surrogate 0xd83d at offset 6 (line 2)",
+                "a\n\u{fffd}b",
+            ),
+            (&[0xDC26], b"", "unpaired surrogate 0xdc26 at offset 2 (line 1)", "\u{fffd}"),
+            (&[0xD83D, 0xDC26, 0xD83D], b"", "unpaired surrogate 0xd83d at offset 6 (line 1)", "🐦\u{fffd}"),
             (&[0x61], b"b", "half a character at offset 4", "a\u{fffd}"),
         ] {
             let error = read(units, extra, true, InvalidUtf8::Error).unwrap_err();

@@ -295,7 +295,7 @@ mod tests {
             (
                 "seed=1..2",
                 "seed cannot be tuned, because runs with different values cannot be compared; the \
-                 keys that can are n_layer",
+                 keys that can be tuned are n_layer",
             ),
             ("block_size=[16, 32]", "block_size cannot be tuned"),
             ("data=[a]", "data cannot be tuned"),

@@ -65,8 +65,8 @@ fn one_command_makes_a_model_that_talks_of_each_kind_of_file() {
     let mut losses = Vec::new();
     for name in write_chats(&cli) {
         let notes = said(&cli, &[&["train", name], OUT, SMALL].concat());
-        assert!(notes.contains("note: these are conversations: so the preset is chat, not big-0.2m"), "{notes}");
-        assert_eq!(notes.contains("40 messages of branches"), name == "conversations.json", "{notes}");
+        assert!(notes.contains("note: these are conversations, so the preset is chat instead of big-0.2m"), "{notes}");
+        assert_eq!(notes.contains("40 messages on abandoned branches"), name == "conversations.json", "{notes}");
         let about: Value = serde_json::from_str(&cli.ok(&["info", "run", "--json"])).unwrap();
         let config = about["config"].to_string();
         assert!(config.contains("256") && config.contains("bpe:"), "{config}");
@@ -98,8 +98,8 @@ fn how_many_conversations_fit_is_said_beforehand() {
         "messages                             200  assistant 100, user 100",
         "tokens of the median conversation     50",
         "tokens of the longest conversation   400",
-        "fit whole into block_size = 64        90  90.0 %",
-        "fit whole into block_size = 512      100  100.0 %",
+        "fit into block_size = 64              90  90.0 %",
+        "fit into block_size = 512            100  100.0 %",
         "The smallest block_size that holds 99 % of them: 416",
     ] {
         assert!(stats.contains(row), "{row}\n{stats}");
@@ -162,8 +162,8 @@ fn a_model_of_text_says_what_it_is_good_for() {
     let cli = Cli::new();
     // Characters alone: nothing could end an answer.
     cli.ok(&[&["train"], OUT, SMALL].concat());
-    let advice = "To continue a text: kinglet sample run. To make it answer, with conversations of your own: kinglet finetune run \
-                  chats.jsonl";
+    let advice = "To continue a text: kinglet sample run. To teach it to answer, fine-tune it on your own conversations: \
+                  kinglet finetune run chats.jsonl";
     cli.fails(&["chat", "run"], 1, advice);
     fs::remove_dir_all(cli.path("run")).unwrap();
     cli.ok(&[&["train", "--tokenizer", "byte"], OUT, SMALL].concat());

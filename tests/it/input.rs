@@ -50,7 +50,7 @@ fn a_quote_at_the_start_of_a_field_takes_no_rows() {
     // The same in CSV is no table at all, wherever the quote is closed.
     fs::write(cli.path("quote.csv"), format!("id,text\n{}", rows.replace('\t', ","))).unwrap();
     let error = read(&cli, &["quote.csv"], &[]).unwrap_err();
-    assert!(error.contains("quote.csv, line 22: a quote that opens a field here is never closed"), "{error}");
+    assert!(error.contains("quote.csv, line 22: the quote that opens a field here is never closed"), "{error}");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_table_with_one_column_and_quotes_over_lines_is_refused_as_others_are() {
     let cli = Cli::new();
     fs::write(cli.path("a.tsv"), "text\nx\n\"a\nb\"\n").unwrap();
     let error = read(&cli, &["a.tsv"], &[]).unwrap_err();
-    assert!(error.contains("a.tsv, line 3: this was a field is quoted as in CSV"), "{error}");
+    assert!(error.contains("a.tsv, line 3: a field is quoted as in CSV"), "{error}");
     fs::write(cli.path("a.tsv"), "text\n\"a\nhe said \"b\"\n").unwrap();
     assert_eq!(read(&cli, &["a.tsv"], &[]).unwrap().0, ["\"a", "he said \"b\""]);
 }
@@ -153,7 +153,7 @@ fn a_row_with_a_text_alone_is_no_empty_conversation() {
     let cli = Cli::new();
     fs::write(cli.path("mixed.csv"), "text,prompt,response\n,a,b\nx,,\n,,\n").unwrap();
     let error = read(&cli, &["mixed.csv"], &["base=run"]).unwrap_err();
-    assert!(error.contains("mixed.csv, line 3: there is a \"text\" but no prompt and no response"), "{error}");
+    assert!(error.contains("mixed.csv, line 3: it has a \"text\" but no prompt and no response"), "{error}");
     let (found, notes) = read(&cli, &["mixed.csv"], &["base=run", "skip_bad=true"]).unwrap();
     assert_eq!(found, ["user: a; assistant: b"]);
     let all = notes.join("\n");
@@ -166,7 +166,7 @@ fn a_zero_in_a_record_is_refused_however_it_is_written() {
     for record in [r#"{"text": "a\u0000b"}"#, r#"{"prompt": "a", "response": "b\u0000"}"#] {
         fs::write(cli.path("zero.jsonl"), format!("{{\"text\": \"a\"}}\n{record}\n")).unwrap();
         let error = read(&cli, &["zero.jsonl"], &[]).unwrap_err();
-        assert!(error.contains("zero.jsonl, line 2: there is a zero (\\u0000) in it"), "{error}");
+        assert!(error.contains("zero.jsonl, line 2: it contains a zero character (\\u0000)"), "{error}");
         assert_eq!(read(&cli, &["zero.jsonl"], &["skip_bad=true"]).unwrap().0, ["a"]);
     }
     // What is not read may be anything.
@@ -186,10 +186,10 @@ fn a_file_that_several_names_mean_is_told_of_once() {
     for (names, told) in [
         (&["d", "c.txt"][..], None),
         (&["d"], None),
-        (&["d", "d/"], Some("2 files are there more than once, such as ")),
-        (&["d", "d/a.txt", "c.txt"], Some("1 file is there more than once: ")),
-        (&["c.txt", "link.txt"], Some("1 file is there more than once: ")),
-        (&["d/*", "d/a*", "d/a.txt"], Some("1 file is there more than once: ")),
+        (&["d", "d/"], Some("2 files are included more than once, such as ")),
+        (&["d", "d/a.txt", "c.txt"], Some("1 file is included more than once: ")),
+        (&["c.txt", "link.txt"], Some("1 file is included more than once: ")),
+        (&["d/*", "d/a*", "d/a.txt"], Some("1 file is included more than once: ")),
     ] {
         let (_, notes) = read(&cli, names, &[]).unwrap();
         let told_of: Vec<_> = notes.iter().filter(|note| note.contains("more than once")).collect();

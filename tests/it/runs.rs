@@ -766,7 +766,7 @@ fn the_end_of_an_answer_ends_a_sample_of_a_chat_model_and_is_said_of_a_text_mode
     let [out, err] = both(&cli, &["sample", "chat", "-p", "a", "-n", "60", "--json"]);
     let one = &json(&out)[0];
     assert!(one["finish"] == "end" && !one["text"].as_str().unwrap().contains("<|"), "{one}");
-    assert!(err.contains("to talk to the model: kinglet chat runs/chat"), "{err}");
+    assert!(err.contains("to chat with the model: kinglet chat runs/chat"), "{err}");
     let [out, err] = both(&cli, &["sample", "text", "-n", "60"]);
     assert!(out.contains("<|endoftext|>") && err.contains("--stop '<|endoftext|>' stops there"), "{out} {err}");
     let [out, err] = both(&cli, &["sample", "text", "-n", "60", "--stop", "<|endoftext|>"]);

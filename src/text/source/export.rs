@@ -230,7 +230,7 @@ mod tests {
         twice.add(&left);
         let notes = twice.notes();
         assert!(notes[0].contains("skipped 4 hidden or system messages, 4 messages to or from tools, "), "{notes:?}");
-        assert_eq!(notes[1], "ChatGPT export: 2 messages are joined to the one before, of the same speaker");
+        assert_eq!(notes[1], "ChatGPT export: 2 messages are joined to the previous one, which has the same speaker");
     }
 
     #[test]
@@ -250,10 +250,10 @@ mod tests {
     fn what_is_no_such_tree_is_refused() {
         let good = chain(&["null".to_owned(), says("user", "a"), says("assistant", "b")]);
         for (from, to, message) in [
-            ("\"parent\": null", "\"parent\": \"2\"", "the parents of \"2\" go around in a circle"),
+            ("\"parent\": null", "\"parent\": \"2\"", "the parents of \"2\" form a cycle"),
             ("\"parent\": \"0\"", "\"parent\": \"7\"", "\"mapping\" has no message \"7\""),
             ("\"current_node\": \"2\"", "\"current_node\": null", "\"current_node\" is not the id of a message"),
-            ("\"role\": \"user\"", "\"role\": \"guest\"", "message 2: its author's role is \"guest\""),
+            ("\"role\": \"user\"", "\"role\": \"guest\"", "message 2: its author has the role \"guest\""),
             ("\"role\": \"user\"", "\"name\": \"user\"", "message 2: its author has no role"),
             ("\"parts\": [\"a\"]", "\"text\": \"a\"", "message 2: its content has no parts"),
             ("\"content_type\": \"text\"", "\"kind\": 1", "message 2: its content has no content_type"),

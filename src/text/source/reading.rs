@@ -209,6 +209,6 @@ mod tests {
         assert_eq!(found.said.len(), SAID);
         let notes = found.notes();
         assert_eq!(notes[0], "file 0 and 1 more file: way 0");
-        assert_eq!(notes[SAID..], ["84 more files are read in yet other ways"]);
+        assert_eq!(notes[SAID..], ["84 more files have yet other fields"]);
     }
 }

@@ -429,12 +429,12 @@ mod tests {
         for (json, message) in [
             (r#"{"instruction": "Double it.", "prompt": "1", "response": "2"}"#, "both \"prompt\" and \"instruction\""),
             (r#"{"prompt": "a", "response": "b", "output": "c"}"#, "both \"response\" and \"output\""),
-            (r#"{"prompt": "a", "prompt": "b", "response": "c"}"#, "\"prompt\" is there twice"),
+            (r#"{"prompt": "a", "prompt": "b", "response": "c"}"#, "\"prompt\" occurs twice"),
             (r#"{"prompt": "a", "response": null}"#, "\"response\" is null"),
             (r#"{"prompt": null, "response": "a"}"#, "\"prompt\" is null"),
             (r#"{"prompt": "a", "response": {}}"#, "\"response\" is an object"),
             (r#"{"prompt": "a", "response": NaN}"#, "\"response\" is NaN"),
-            (r#"{"prompt": "a"}"#, "there is \"prompt\" but none of \"response\""),
+            (r#"{"prompt": "a"}"#, "it has \"prompt\" but none of \"response\""),
             (r#"{"prompt": "a", "response": "b", "history": ["c"]}"#, "\"history\" is not a list of pairs"),
             (r#"{"question": "a", "answer": "b", "context": ["c"]}"#, "\"context\" is a list"),
             (
@@ -445,7 +445,7 @@ mod tests {
             (r#"{"text": null}"#, "\"text\" is null"),
             (r#"{"text": 3}"#, "\"text\" is a number, not a string"),
             (r#"{"text": NaN}"#, "\"text\" is NaN, not a string"),
-            (r#"{"text": "a", "text": "b"}"#, "\"text\" is there twice"),
+            (r#"{"text": "a", "text": "b"}"#, "\"text\" occurs twice"),
             (r#"{"ข้อความ": "a"}"#, "choose a field with --field: \"ข้อความ\""),
             (r#"{"messages": 3}"#, "\"messages\" is not a list"),
             (r#"{"messages": []}"#, "nothing to learn"),

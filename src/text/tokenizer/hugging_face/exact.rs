@@ -182,7 +182,10 @@ mod tests {
             let (ids, note) = tokenizer.encode_prompt("a").unwrap();
             assert_eq!((&ids[..], note), (&[0][..], None));
             let error = tokenizer.encode_prompt("é").unwrap_err().to_string();
-            assert!(error.contains("1 of 1 characters (100.0 %) are unknown to it or dropped, one token"), "{error}");
+            assert!(
+                error.contains("1 of 1 characters (100.0 %) are unknown to it or dropped, 1 unknown token"),
+                "{error}"
+            );
         }
     }
 }
