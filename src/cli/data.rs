@@ -58,7 +58,7 @@ struct StatsArgs {
 struct Prepare {
     #[command(flatten)]
     choice: Choice,
-    /// New folder for the token ids; use it as DATA of kinglet train
+    /// New folder for the token ids; use it as DATA to train on
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]

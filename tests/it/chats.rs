@@ -128,7 +128,7 @@ fn how_many_conversations_fit_is_said_beforehand() {
                     model-416' chats.jsonl";
     assert!(notes.contains("base model has 128. ") && notes.contains(commands), "{notes}");
     let larger = ["finetune", "base model", "chats.jsonl", "--out", "x", "--set", "block_size=416"];
-    cli.fails(&larger, 2, "block_size = 416: must be 128, as in the run it begins with: train that one with more");
+    cli.fails(&larger, 2, "block_size = 416: must be 128, as in the base run: to change it, train a new base run");
 }
 
 #[test]
