@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_run_that_learned_to_answer_says_so() {
         let note = |is_chat| note(is_chat, Path::new("runs/a")).unwrap_or_default();
-        assert!(note(Some(true)).ends_with("to talk to the model: kinglet chat runs/a"));
+        assert!(note(Some(true)).ends_with("to chat with the model: kinglet chat runs/a"));
         assert_eq!([note(Some(false)), note(None)], ["", ""]);
     }
 }
