@@ -249,7 +249,7 @@ def of_chats():
         "skipped 1 conversation without an answer, 2 hidden or system messages, 2 messages to or from tools, "
         "1 reasoning or other message, 1 empty message, 1 message part that is not text, "
         "2 messages on abandoned branches",
-        "1 message is joined to the one before, of the same speaker",
+        "1 message is joined to the previous one, which has the same speaker",
     ])
     case("export.jsonl", lines(export()), conversations=EXPORTED)
     cut = export()[:1]
@@ -373,7 +373,7 @@ def other_files():
     case("letter.docx", archive.getvalue(), refused="is not plain text but a formatted document: convert it to text first: pandoc")
     case("book.pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", refused="a PDF: convert it to text first: pdftotext")
     page = "<!DOCTYPE html>\n<p>a</p>\n"
-    case("page.html", page, texts=[page], notes=["read as it is, though it is an HTML page"])
+    case("page.html", page, texts=[page], notes=["this is an HTML page"])
 
 
 if __name__ == "__main__":

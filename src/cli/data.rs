@@ -58,7 +58,7 @@ struct StatsArgs {
 struct Prepare {
     #[command(flatten)]
     choice: Choice,
-    /// New folder for the token ids; use it as DATA of kinglet train
+    /// New folder for the token ids; use it as DATA to train on
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -401,7 +401,7 @@ mod tests {
         for line in ["1, 2 3", "1,2,3", "[1, 2, 3]", " {\"ids\": [1, 2, 3], \"text\": \"abc\"}"] {
             assert_eq!(ids_of(line).unwrap(), [1, 2, 3], "{line}");
         }
-        assert!(ids_of("1 two").unwrap_err().to_string().contains("\"two\" is no token id"));
+        assert!(ids_of("1 two").unwrap_err().to_string().contains("\"two\" is not a token id"));
         assert!(ids_of("").unwrap().is_empty());
     }
 }

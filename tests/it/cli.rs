@@ -151,7 +151,7 @@ fn texts_are_encoded_and_ids_decoded() {
         "{\"ids\":[97,13,256],\"text\":\"a\\r<|endoftext|>\"}\n{\"ids\":[104,105],\"text\":\"hi\"}\n{\"ids\":[],\"text\":\"\"}\n"
     );
     let [_, error] = lines("{\"text\": \"a\"}\n[1]\n");
-    assert!(error.starts_with("error: standard input, line 2: neither {\"text\": ...} nor"), "{error}");
+    assert!(error.starts_with("error: standard input, line 2: must be {\"text\": ...} or"), "{error}");
 }
 
 #[test]

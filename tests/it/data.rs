@@ -136,7 +136,7 @@ fn nothing_of_a_users_is_removed_and_no_other_division_is_gone_on_with() {
     fs::remove_dir_all(cli.path("keep")).unwrap();
     cli.ok(&["data", "prepare", "text.txt", "--out", "keep", "--set", "train_split=0.5"]);
     let resume = ["train", "--resume", "--out", "runs/base", "--set", "max_iters=30"];
-    cli.fails(&resume, 1, "is not the text this run was started with (SHA-256 from another train_split");
+    cli.fails(&resume, 1, "is not the text that this run was started with (SHA-256 from another train_split");
 }
 
 #[test]

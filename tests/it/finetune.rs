@@ -258,7 +258,7 @@ fn a_model_learns_to_answer() {
     assert_eq!(answers, "1984-03-07\n1984-03-07\n");
     let (answers, notes) = ask(&["--json"], lines);
     assert!(answers.lines().all(|line| line.contains("\"response\":\"1984-03-07\"")), "{answers}");
-    assert!(notes.contains("the model sees 32 tokens; 2 earlier messages are forgotten"), "{notes}");
+    assert!(notes.contains("the model sees only 32 tokens; 2 earlier messages are forgotten"), "{notes}");
     // A line it cannot read, or that is too long, is forgotten and the next one answered.
     let lines = format!("M\u{e4}rz\n{}\n7.3.1984\n", "7".repeat(99));
     let (answers, errors) = ask(&[], &lines);

@@ -207,6 +207,6 @@ fn a_checkpoint_holds_what_trains() {
             [lora(0, "A"), lora(0, "B"), lora(1, "A"), lora(1, "B"), "transformer.wpe.weight".to_owned()].to_vec();
         assert_eq!(tensors(&run, "adapter.safetensors").unwrap(), want);
         let error = run.load(&layout, None, |_| true).unwrap_err().to_string();
-        assert!(error.contains("adapter.safetensors: it holds adapters (lora_rank)"), "{error}");
+        assert!(error.contains("adapter.safetensors: it contains adapters (lora_rank)"), "{error}");
     }
 }

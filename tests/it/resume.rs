@@ -318,7 +318,7 @@ fn what_the_place_in_the_text_depends_on_cannot_change() {
     for (setting, was) in [("batch_size=8", 16), ("gradient_accumulation_steps=2", 1)] {
         let error = Job::resume(&out, &owned(&["max_iters=20", setting])).unwrap_err().to_string();
         let why = format!(
-            "must be {was}, as the run began, because the position in an epoch and all token counts \
+            "must be {was}, as at the start of the run, because the position in an epoch and all token counts \
                  depend on it"
         );
         assert!(error.contains(&why), "{error}");

@@ -114,7 +114,7 @@ fn two_that_start_at_once_take_two_names() {
 #[test]
 fn a_run_is_found_by_name_path_step_and_checkpoint() {
     let cli = Cli::new();
-    cli.fails(&["sample"], 1, "there are no runs in runs/ yet: kinglet train makes one");
+    cli.fails(&["sample"], 1, "there are no runs in runs/ yet: kinglet train creates one");
     cli.fails(&["sample", "mine"], 1, "there are no runs in runs/ yet");
     train(&cli, &["--name", "other"]);
     train(&cli, &["--name", "mine"]);
@@ -179,8 +179,8 @@ fn a_run_is_found_by_name_path_step_and_checkpoint() {
     cli.fails(&["sample", "mien"], 1, "did you mean mine?");
     cli.fails(&["eval", "run/othr"], 1, "did you mean other?");
     cli.fails(&["sample", "mien@10"], 1, "did you mean mine@10?");
-    cli.fails(&["sample", "big-2.7m"], 1, "a preset, not a run: kinglet train --preset big-2.7m makes a run of it");
-    cli.fails(&["sample", "runs"], 1, "not a run, but a folder with 2 runs: name one, such as runs/mine");
+    cli.fails(&["sample", "big-2.7m"], 1, "a preset, not a run: kinglet train --preset big-2.7m trains it");
+    cli.fails(&["sample", "runs"], 1, "not a run but a folder of 2 runs: name one, such as runs/mine");
     cli.fails(&["sample", "zzz"], 1, "kinglet list shows the runs");
     // A checkpoint alone is none of these.
     copy(&cli.path("runs/mine/checkpoints/step-000010"), &cli.path("alone"));
@@ -229,7 +229,7 @@ fn the_newest_run_that_is_not_complete_goes_on() {
     cli.fails(
         &["train", "--resume"],
         1,
-        "all 2 runs in runs/ are complete or being trained; kinglet train --resume RUN --set max_iters=N",
+        "all 2 runs in runs/ are complete or being trained; to add steps to a run: kinglet train --resume RUN --set max_iters=N",
     );
     // As if it had been stopped.
     fs::remove_dir_all(cli.path("runs/new/checkpoints/step-000020")).unwrap();
@@ -275,7 +275,7 @@ fn a_plan_of_a_training_is_that_of_the_command_plan() {
 #[test]
 fn the_list_says_what_became_of_each_run() {
     let cli = Cli::new();
-    assert_eq!(cli.ok(&["list"]), "no runs in runs/ yet: kinglet train makes one\n");
+    assert_eq!(cli.ok(&["list"]), "no runs in runs/ yet: kinglet train creates one\n");
     assert_eq!(cli.ok(&["list", "--json"]), "");
     train(&cli, &["--name", "done", "--tag", "good", "--tag", "first"]);
     let state = |name: &str| -> Value {
@@ -634,7 +634,7 @@ fn pruning_keeps_what_a_stopped_run_returns_to() {
     // The last is damaged: what is intact before it stays, and so does it.
     fs::write(cli.path("runs/a/checkpoints/step-000020/optimizer.safetensors"), "x").unwrap();
     let [_, err] = both(&cli, &["prune", "-y", "a"]);
-    assert!(err.contains("runs/a: the checkpoint of step 20 stays: "), "{err}");
+    assert!(err.contains("runs/a: the checkpoint of step 20 was not removed: "), "{err}");
     assert_eq!(RunDir::open(&cli.path("runs/a")).unwrap().steps().unwrap(), [10, 20]);
     cli.ok(&["train", "--resume", "a"]);
     assert_eq!(step(&cli, &["a@last"]), 40);

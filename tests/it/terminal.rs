@@ -88,7 +88,7 @@ fn no_line_is_wider_than_the_terminal_and_no_word_is_broken() {
     }
     // Notes and errors, too.
     let text = plain(&on_terminal(&cli, 40, "compare run run", &[]).unwrap_or_default());
-    assert!(text.contains("note: run was named twice; it is shown once."), "{text}");
+    assert!(text.contains("note: run was named twice; it is shown"), "{text}");
     assert!(plain(&on_terminal(&cli, 40, "compare run", &[]).unwrap()).contains('A'));
 }
 
@@ -176,7 +176,7 @@ fn the_commands_that_are_printed_can_be_pasted() {
         out.split("saved in ").nth(1).unwrap_or_else(|| panic!("{out}")).to_owned()
     };
     let trained = hints(&[&["train", "--out", "runs/it's a run"], SMALL].concat());
-    assert!(trained.contains("checkpoints (the best is of step "), "{trained}");
+    assert!(trained.contains("checkpoints (the best is from step "), "{trained}");
     assert_eq!(paste(&trained), 4, "{trained}");
     // In the folder of runs, all are compared.
     assert!(trained.contains("to compare runs:  kinglet compare\n"), "{trained}");

@@ -91,10 +91,10 @@ fn a_tokenizer_of_another_language_is_refused() {
     let cli = Cli::new();
     fs::write(cli.path("greek.txt"), text(SCRIPTS[1].1, " ", 200)).unwrap();
     fs::write(cli.path("words.json"), word_level(ENGLISH, &Value::Null)).unwrap();
-    let message = "the tokenizer is not one for greek.txt: ";
+    let message = "the tokenizer does not suit greek.txt: ";
     cli.fails(&[&["train", "greek.txt", "--tokenizer", "words.json"], SMALL].concat(), 1, message);
     let prepare = ["data", "prepare", "greek.txt", "--tokenizer", "words.json", "--out", "ids"];
-    cli.fails(&prepare, 1, ") are unknown to it or dropped, 1800 tokens stand for something unknown");
+    cli.fails(&prepare, 1, ") are unknown to it or dropped, 1800 unknown tokens");
     assert!(!cli.path("ids").exists() && !cli.path("runs").exists());
 }
 

@@ -385,7 +385,7 @@ fn resuming_refuses_what_would_be_another_run() {
         let error = Job::resume(&out, &settings).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     };
-    refuse(&["n_embd=128"], "n_embd = 128: must be 64, as the run began");
+    refuse(&["n_embd=128"], "n_embd = 128: must be 64, as at the start of the run");
     refuse(&["seed=2"], "seed = 2: must be 1337");
     refuse(&["optimizer=muon"], "optimizer = \"muon\": must be \"adamw\"");
     refuse(&["max_iters=2"], "this run is complete: 2 of 2 steps");

@@ -887,7 +887,7 @@ mod tests {
         for (settings, message) in [
             (&["n_kv_head=3"][..], "n_kv_head = 3: must be 0 or a divisor of n_head = 4"),
             (&["n_kv_head=8"], "n_kv_head = 8: must be 0 or a divisor of n_head = 4"),
-            (&["position=rotary", "n_embd=12"], "position = \"rotary\": must be \"learned\" where the size of a head"),
+            (&["position=rotary", "n_embd=12"], "position = \"rotary\": must be \"learned\" if the head size"),
         ] {
             let mut config = Config::default();
             settings.iter().for_each(|setting| config.set(setting).unwrap());
@@ -959,13 +959,13 @@ mod tests {
             assert_eq!(doubts(settings), [""; 0], "{settings:?}");
         }
         for (settings, message) in [
-            (&[short, "warmup_iters=5000"][..], "never reaches 0.001, it ends at 3.999e-5"),
+            (&[short, "warmup_iters=5000"][..], "never reaches 0.001; it ends at 3.999e-5"),
             (&[short, "warmup_iters=200", cosine], "warmup_iters = 200 is not below max_iters = 200"),
-            (&["min_lr=1e-4"], "min_lr has no effect where lr_schedule = \"constant\""),
+            (&["min_lr=1e-4"], "min_lr has no effect with lr_schedule = \"constant\""),
             (&[cosine, short, "lr_decay_iters=2000"], "lr_decay_iters = 2000 is above max_iters = 200"),
             (&[cosine, short, "lr_decay_iters=150"], "the learning rate is 0 in the last 50 updates"),
             (&["cooldown=0.5"], "cooldown has no effect"),
-            (&["lr_schedule=wsd", "cooldown=1e-9"], "cooldown = 0.000000001: the learning rate never falls"),
+            (&["lr_schedule=wsd", "cooldown=1e-9"], "cooldown = 0.000000001 is less than one update"),
             (
                 &["param_groups=[{params=[\"*\"],warmup_iters=9999}]"],
                 "param_groups: [\"*\"]: warmup_iters = 9999 is not below",

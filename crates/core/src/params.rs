@@ -784,7 +784,7 @@ mod tests {
                 &["param_groups=[{params=[\"*wte*\"],optimizer=\"muon\"}]"],
                 "param_groups = [\"*wte*\"]: must be names of matrices inside the blocks if optimizer is \"muon\"",
             ),
-            (&["modules_to_save=[\"*wte*\"]"], "modules_to_save = [\"*wte*\"]: must be [] where lora_rank is 0"),
+            (&["modules_to_save=[\"*wte*\"]"], "modules_to_save = [\"*wte*\"]: must be [] if lora_rank is 0"),
             (
                 &["modules_to_save=[\"*.lora_A.weight\"]", "lora_rank=2"],
                 "modules_to_save = [\"*.lora_A.weight\"]: must be names of tensors",

@@ -120,10 +120,10 @@ mod tests {
         for (line, why) in [
             (
                 "/etc/passwd",
-                "there is no command /etc/passwd: /help lists them; to send this as a message, type //etc/passwd",
+                "unknown command /etc/passwd: /help lists the commands; to send this as a message, type //etc/passwd",
             ),
             ("/hlep me", "type //hlep me"),
-            ("/quit now", "/quit takes nothing behind it"),
+            ("/quit now", "/quit takes no argument"),
             ("/set temperature", "/set takes a key and a value"),
         ] {
             let Asked::Unknown(said) = parse(line) else { panic!("{line}") };
@@ -141,7 +141,7 @@ mod tests {
         assert!(change("temperature", "0.5").1.starts_with("temperature 0.5, "));
         assert!(change("tokens", "20").1.ends_with("tokens 20"));
         for (key, value, why) in [
-            ("temperature", "hot", "hot is not such a number"),
+            ("temperature", "hot", "hot is not a valid number"),
             ("temperature", "-1", "temperature"),
             ("top_p", "2", "top_p"),
             ("colour", "red", "there is no setting colour"),
