@@ -36,6 +36,11 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        if let Some(name) = self.choice.data.iter().find(|name| name.ends_with(".toml")) {
+            let file = terminal::quoted(name);
+            let what = format!("{name} is taken as text to train on; to write that file: kinglet init -o {file}");
+            return Err(Error::BadConfig(what).into());
+        }
         let (mut config, name) = self.choice.config()?;
         config.check()?;
         let mut set = match config.data_sha256.is_empty() {
@@ -100,6 +105,8 @@ fn there_is(path: &Path) -> Error {
 
 /// A configuration with all keys. Those in `set` are set, the others are comments.
 fn text(config: &Config, set: &BTreeSet<String>, name: &str, command: &str) -> String {
+    // A line break in a name would end the comment.
+    let [name, command] = [name, command].map(|text| text.replace(char::is_control, "?"));
     let mut text = format!(
         "# A configuration for kinglet, begun with {name}. Train with it:\n\
          #     {command}\n\

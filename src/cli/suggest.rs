@@ -210,6 +210,11 @@ fn corrected(root: &Command, command: &Command, words: &[String]) -> Result<(Vec
                     to.push(value(false).unwrap_or_else(|| "VALUE".into()));
                 }
             }
+            // The text is named without an option.
+            Meant::Key("data") => {
+                reasons.push(format!("there is no option --{name}: the text is named without one"));
+                to.push(value(false).unwrap_or_else(|| "DATA".into()));
+            }
             Meant::Key(key) => {
                 let is_switch = Config::default().value(key).is_bool();
                 let value = value(is_switch).unwrap_or_else(|| if is_switch { "true" } else { "VALUE" }.into());

@@ -111,13 +111,13 @@ fields! {
     norm: NormKind = NormKind::LayerNorm, "\"layernorm\" or \"rmsnorm\"" if |_| true,
         "Normalization before attention, MLP and head; rmsnorm never has a bias.";
     zero_init_proj: bool = false, "true or false" if |_| true,
-        "Whether the output projections of attention and MLP start at zero, which makes every block the identity at first.";
+        "If true, the output projections of attention and MLP start at zero, so each block starts as the identity.";
     logit_softcap: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
         "Soft cap on the logits z: cap * tanh(z / cap), in training, evaluation and sampling; 0 turns it off.";
     bias: Bias = Bias::NONE, "true, false or a list of \"qkv\", \"proj\", \"mlp\", \"head\", \"norm\"" if |_| true,
         "Layers that have a bias: attention's qkv and output projection, mlp, head, norm; true means all except the head.";
     tie_weights: bool = false, "true or false" if |_| true,
-        "Whether lm_head shares its weight with the token embedding.";
+        "If true, lm_head shares its weight with the token embedding.";
     attention_scale: AttentionScale = AttentionScale::HeadSize, "\"head_size\" or \"n_embd\"" if |_| true,
         "Attention scores are divided by the square root of this size.";
     position: Position = Position::Learned, "\"learned\" or \"rotary\"" if |_| true,
@@ -127,7 +127,7 @@ fields! {
     n_kv_head: usize = 0, "0 (n_head) to 256" if |&v| v <= 256,
         "Key/value heads for grouped-query attention; must divide n_head. 0 means n_head (no grouping).";
     qk_norm: bool = false, "true or false" if |_| true,
-        "Whether queries and keys are normalized (RMSNorm) before attention.";
+        "If true, queries and keys are normalized (RMSNorm) before attention.";
     init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
         "Initial weights: PyTorch's defaults, or GPT-2's (normal with std 0.02, residual projections scaled by 1/sqrt(2 n_layer)).";
 "training":
@@ -232,13 +232,13 @@ fields! {
     invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
         "How to handle bytes that are not UTF-8: report an error, or replace them with U+FFFD.";
     skip_bad: bool = false, "true or false" if |_| true,
-        "Whether records that cannot be read (broken JSON, a missing field, a row of the wrong length) are skipped and counted; otherwise they are an error.";
+        "If true, records that cannot be read (broken JSON, a missing field, a row of the wrong length) are skipped and counted; if false, they are an error.";
     replacement: bool = true, "true or false" if |_| true,
         "true: sequences start at random offsets, drawn with replacement, as published; false: each epoch visits every token once, with a different window offset.";
     within_documents: bool = false, "true or false" if |_| true,
-        "Whether documents in the same sequence are kept apart: no attention between them, and positions start at 0 in each.";
+        "If true, documents in the same sequence do not attend to each other, and positions start at 0 in each.";
     packing: bool = false, "true or false" if |_| true,
-        "Whether several conversations are packed into a sequence in training, without attention between them: fewer sequences, the same losses.";
+        "If true, several conversations share a sequence in training and do not attend to each other: fewer sequences, the same losses.";
     chat_template: String = String::new(), "a Jinja template for messages" if |_| true,
         "Jinja template that turns conversations into text. If empty, each message is a line, and each answer ends with the end-of-text token.";
     template_time: u64 = 0, "0 (time of the start) to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),

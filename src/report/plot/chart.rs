@@ -343,6 +343,7 @@ pub fn number(x: f64) -> String {
         size if size >= 1e3 => short(x, 0),
         size if size < 1e-9 => "0".into(),
         size if size < 1e-3 => format!("{:e}", format!("{x:.2e}").parse::<f64>().expect("a number")),
+        size if size < 1e-2 => short(x, 5),
         _ => short(x, 4),
     }
 }

@@ -174,6 +174,7 @@ pub fn loss_charts(title: &str, curves: &Curves) -> Vec<Chart> {
     // A schedule is shown from its beginning.
     let (mut lr, grad_norm) = (panel(3, "learning rate", |at| at.lr), panel(6, "gradient norm", |at| at.grad_norm));
     lr.skip_start = false;
+    lr.y_limits = (Some(0.0), None);
     vec![loss, lr, grad_norm]
 }
 
