@@ -5,7 +5,10 @@ use super::{
     table::{columns, row},
     terminal,
 };
-use kinglet::config::{Config, PRESETS, Preset};
+use kinglet::{
+    config::{Config, PRESETS, Preset, SHAKESPEARE_VOCAB, TokenizerKind},
+    params::Layout,
+};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -58,13 +61,25 @@ fn one(name: &str, json: bool) -> anyhow::Result<()> {
     Ok(terminal::print_exact(preset.toml)?)
 }
 
+/// The number of parameters, with the vocabulary of Tiny Shakespeare's characters where the data decides.
+fn params(preset: &Preset) -> anyhow::Result<usize> {
+    let mut config = preset.config()?;
+    if config.vocab_size == 0 {
+        config.vocab_size = match config.tokenizer {
+            TokenizerKind::Bpe(size) => size,
+            _ => SHAKESPEARE_VOCAB,
+        };
+    }
+    Ok(Layout::new(&config)?.len())
+}
+
 /// A preset in short, as JSON.
 fn about(preset: &Preset) -> anyhow::Result<Value> {
     let config = preset.config()?;
     Ok(json!({
         "preset": preset.name,
         "about": preset.about,
-        "params": preset.params()?,
+        "params": params(preset)?,
         "block_size": config.block_size,
         "max_iters": config.max_iters,
         "val_loss": preset.val_loss,
@@ -74,7 +89,7 @@ fn about(preset: &Preset) -> anyhow::Result<Value> {
 /// The cells of a preset: name, parameters, block size, updates, loss.
 fn cells(preset: &Preset) -> anyhow::Result<Vec<String>> {
     let config = preset.config()?;
-    let params = format!("{:.2} M", preset.params()? as f64 / 1e6);
+    let params = format!("{:.2} M", params(preset)? as f64 / 1e6);
     let loss = preset.val_loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.3}"));
     Ok(row![preset.name, params, config.block_size, config.max_iters, loss])
 }
@@ -110,4 +125,17 @@ fn markdown() -> anyhow::Result<String> {
     Ok(text
         + "\nParameters are with the 65 characters of Tiny Shakespeare, where the data decide. Losses are of Tiny Shakespeare, in nats per\n\
            token, estimated after the last step, means over three seeds: [results](../RESULTS.md), [recipes](../RECIPES.md).\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_as_known() {
+        for (name, want) in [("big-0.2m", 209_729), ("big-2.7m", 2_697_281), ("gpt2", 124_439_808)] {
+            let preset = PRESETS.iter().find(|preset| preset.name == name).unwrap();
+            assert_eq!(params(preset).unwrap(), want, "{name}");
+        }
+    }
 }

@@ -84,9 +84,7 @@ fn ask(cli: &Cli, args: &[&str], lines: &str) -> (String, String) {
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{errors}");
-    // Which checkpoint is used is said first.
-    let notes = errors.split_inclusive('\n').filter(|line| !line.starts_with("note: run: step ")).collect();
-    (String::from_utf8(output.stdout).unwrap(), notes)
+    (String::from_utf8(output.stdout).unwrap(), errors)
 }
 
 /// Every answer ends by itself, and `eval`, `chat` and the sample say the same.

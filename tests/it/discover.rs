@@ -210,7 +210,7 @@ fn info_says_what_differs_and_how_far_a_run_is() {
     let preset = cli.ok(&["info", "big-2.7m"]);
     assert!(preset.contains("published size") && has(&preset, &["dropout", "0.1", "(default", "0.0)"]), "{preset}");
     assert!(!cli.ok(&["info", "kinglet-0.2m"]).contains("published size"));
-    cli.fails(&["info", "a@2"], 2, "a@2 is a checkpoint, and a whole run is asked for");
+    cli.fails(&["info", "a@2"], 2, "a@2 is a checkpoint, but this command needs a run: name runs/a");
     cli.fails(&["info", "nope"], 2, "there is no preset \"nope\", nor a run of this name");
 }
 

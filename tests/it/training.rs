@@ -344,7 +344,7 @@ fn a_run_ends_when_the_validation_loss_rises() {
     let used = if best_step == 0 { step } else { best_step };
     assert_eq!(run.load_weights(&layout, None, Which::Best).unwrap().0.step, used);
     let error = Job::resume(&out, &[]).unwrap_err().to_string();
-    assert!(error.contains("ended after 3 estimates without a lower loss"), "{error}");
+    assert!(error.contains("this run stopped early, after 3 estimates without a lower loss"), "{error}");
     let job = Job::resume(&out, &["patience=5".to_owned()]).unwrap();
     assert!(train(job, 1, None).state.step >= best_step + 5 * 5);
 }
