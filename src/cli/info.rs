@@ -7,7 +7,7 @@ use super::{
     terminal::{self, count},
 };
 use kinglet::{
-    config::{Config, FIELDS, PRESETS, SHAKESPEARE_VOCAB, preset_like},
+    config::{Config, FIELDS, PRESETS, SHAKESPEARE_VOCAB, TokenizerKind, preset_like},
     error::Error,
     model::Gpt,
     run::{RunDir, State},
@@ -78,7 +78,7 @@ impl Args {
         config.check()?;
         let assumed = config.vocab_size == 0;
         if assumed {
-            config.vocab_size = SHAKESPEARE_VOCAB;
+            config.vocab_size = assumed_vocab(&config);
         }
         let (model, memory) = (Gpt::new(&config)?, Memory::of(&config)?);
         let of_preset = |published: &&Published| run.is_none() && self.set.is_empty() && published.preset == name;
@@ -116,6 +116,14 @@ pub(super) fn mib(bytes: u64) -> f64 {
 /// A size with as many digits as it needs.
 pub(super) fn in_mib(mib: f64) -> String {
     if mib < 10.0 { format!("{mib:.2} MiB") } else { format!("{mib:.0} MiB") }
+}
+
+/// The vocabulary size that a model is shown with whose text is not known.
+pub(super) fn assumed_vocab(config: &Config) -> usize {
+    match config.tokenizer {
+        TokenizerKind::Bpe(size) => size,
+        _ => SHAKESPEARE_VOCAB,
+    }
 }
 
 /// The parts of the memory for training, in MiB.
@@ -205,7 +213,10 @@ impl Shown {
         lines.push(("memory to train", self.memory_text()));
         lines.extend(self.published_text());
         let assumed = match self.assumed {
-            true => format!("for the {SHAKESPEARE_VOCAB} characters of Tiny Shakespeare; the data decide\n"),
+            true if self.config.vocab_size == SHAKESPEARE_VOCAB => {
+                format!("for the {SHAKESPEARE_VOCAB} characters of Tiny Shakespeare; the data decides\n")
+            }
+            true => format!("for a vocabulary of {}; the data decides\n", self.config.vocab_size),
             false => String::new(),
         };
         format!("{}\n{}{assumed}\n{}", pairs(&lines), columns(&self.part_rows()), self.settings())

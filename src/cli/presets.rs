@@ -2,11 +2,12 @@
 
 use super::{
     choice::PresetName,
+    info::assumed_vocab,
     table::{columns, row},
     terminal,
 };
 use kinglet::{
-    config::{Config, PRESETS, Preset, SHAKESPEARE_VOCAB, TokenizerKind},
+    config::{Config, PRESETS, Preset},
     params::Layout,
 };
 use serde_json::{Value, json};
@@ -65,10 +66,7 @@ fn one(name: &str, json: bool) -> anyhow::Result<()> {
 fn params(preset: &Preset) -> anyhow::Result<usize> {
     let mut config = preset.config()?;
     if config.vocab_size == 0 {
-        config.vocab_size = match config.tokenizer {
-            TokenizerKind::Bpe(size) => size,
-            _ => SHAKESPEARE_VOCAB,
-        };
+        config.vocab_size = assumed_vocab(&config);
     }
     Ok(Layout::new(&config)?.len())
 }
@@ -95,7 +93,7 @@ fn cells(preset: &Preset) -> anyhow::Result<Vec<String>> {
 }
 
 /// What the columns are.
-const LEGEND: &str = "params: with the 65 characters of Tiny Shakespeare, where the data decide. val loss: of Tiny Shakespeare, in nats per \
+const LEGEND: &str = "params: with the 65 characters of Tiny Shakespeare, where the data decides. val loss: of Tiny Shakespeare, in nats per \
                       token, after the last step.";
 
 fn text() -> anyhow::Result<String> {
@@ -123,7 +121,7 @@ fn markdown() -> anyhow::Result<String> {
         writeln!(text, "| {} | {} |", cells.join(" | "), preset.about)?;
     }
     Ok(text
-        + "\nParameters are with the 65 characters of Tiny Shakespeare, where the data decide. Losses are of Tiny Shakespeare, in nats per\n\
+        + "\nParameters are with the 65 characters of Tiny Shakespeare, where the data decides. Losses are of Tiny Shakespeare, in nats per\n\
            token, estimated after the last step, means over three seeds: [results](../RESULTS.md), [recipes](../RECIPES.md).\n")
 }
 

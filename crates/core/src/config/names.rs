@@ -1,6 +1,5 @@
 //! The key that is meant by a name that is none: a typing mistake, or what other tools call it.
 
-use super::FIELDS;
 use crate::error::Error;
 
 /// What other tools call a key.
@@ -172,11 +171,11 @@ fn plain(name: &str) -> String {
     name.trim().trim_start_matches('-').replace(['-', ' ', '.'], "_").to_lowercase()
 }
 
-/// The key that a name means which has `-` for `_`, or is what other tools call it.
-pub fn key_like(name: &str) -> Option<&'static str> {
+/// Of `keys`, the one that a name means which has `-` for `_`, or is what other tools call it.
+pub(super) fn key_like(name: &str, keys: &[&'static str]) -> Option<&'static str> {
     let name = plain(name);
     let name = OTHERS.iter().find(|(other, _)| *other == name).map_or(name.as_str(), |(_, key)| key);
-    FIELDS.iter().map(|field| field.key).find(|key| *key == name)
+    keys.iter().copied().find(|key| *key == name)
 }
 
 /// What does here what a key of other tools does, for which there is none.
@@ -185,10 +184,10 @@ pub fn key_elsewhere(name: &str) -> Option<&'static str> {
     ELSEWHERE.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, what)| *what)
 }
 
-/// The key that a name is probably a typing mistake of.
-fn nearest(name: &str) -> Option<&'static str> {
+/// Of `keys`, the one that a name is probably a typing mistake of.
+fn nearest(name: &str, keys: &[&'static str]) -> Option<&'static str> {
     let name = plain(name);
-    let keys = || FIELDS.iter().map(|field| field.key);
+    let keys = || keys.iter().copied();
     let distance = |key: &str| strsim::damerau_levenshtein(&name, key);
     // A quarter of the letters may be wrong, or one in a name of three. Of two keys at the same distance, that which has
     // more of the same letter pairs.
@@ -200,9 +199,10 @@ fn nearest(name: &str) -> Option<&'static str> {
     typed.or_else(|| keys().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|key| likeness(key) >= 0.6))
 }
 
-/// The error about a key that does not exist; it says which one is probably meant.
-pub fn unknown_key(key: &str) -> Error {
-    let hint = match key_like(key).or_else(|| if key_elsewhere(key).is_some() { None } else { nearest(key) }) {
+/// The error about a key that is none of `keys`; it says which one is probably meant.
+pub(super) fn unknown_key(key: &str, keys: &[&'static str]) -> Error {
+    let typed = || if key_elsewhere(key).is_some() { None } else { nearest(key, keys) };
+    let hint = match key_like(key, keys).or_else(typed) {
         Some(meant) => format!("did you mean {meant}?"),
         None => key_elsewhere(key).unwrap_or("`kinglet keys` lists them").to_owned(),
     };
@@ -212,6 +212,7 @@ pub fn unknown_key(key: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{FIELDS, key_like, unknown_key};
 
     #[test]
     fn names_of_other_tools_lead_to_keys_and_are_none_themselves() {

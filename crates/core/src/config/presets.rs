@@ -1,6 +1,6 @@
 //! The configurations compiled into the program.
 
-use super::Config;
+use super::fields::Config;
 use crate::error::{Error, Result};
 
 /// Vocabulary size of Tiny Shakespeare, for which the sizes and losses of presets are.
