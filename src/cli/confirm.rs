@@ -1,20 +1,22 @@
 //! Asking before something is removed, and how sizes and times are said.
 
-use super::terminal;
 use std::{
-    io::{self, IsTerminal},
-    time::SystemTime,
+    io::{self, IsTerminal, Write},
+    time::{Duration, SystemTime},
 };
 
 /// Asks on the terminal; `None` if there is nobody to ask.
 pub(super) fn ask(question: &str) -> io::Result<Option<bool>> {
-    if !io::stdin().is_terminal() {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(None);
     }
-    terminal::print(&format!("{question} [y/N] "))?;
+    // Standard output may be a file.
+    let mut stderr = io::stderr().lock();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
     let mut answer = String::new();
     if io::stdin().read_line(&mut answer)? == 0 {
-        terminal::print("\n")?;
+        writeln!(stderr)?;
     }
     Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
 }
@@ -50,13 +52,14 @@ pub(super) fn ago(then: SystemTime, now: SystemTime) -> String {
 
 /// A time as ISO 8601 has it, in UTC.
 pub(super) fn date(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
+    // Files may have any date; this format has the years 1970 to 9999.
+    let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(time.clamp(SystemTime::UNIX_EPOCH, latest)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn sizes_and_times_are_short() {
@@ -74,5 +77,7 @@ mod tests {
         assert_eq!(ago(now - Duration::from_secs(100 * 86_400), now), "2001-06-01");
         assert_eq!(ago(now + Duration::from_secs(5), now), "just now");
         assert_eq!(date(now), "2001-09-09T01:46:40Z");
+        assert_eq!(date(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
+        assert_eq!(date(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40)), "9999-12-31T23:59:59Z");
     }
 }

@@ -32,6 +32,8 @@ struct Found {
     /// What stands beside runs.
     beside: Vec<Item>,
     notes: Vec<String>,
+    /// The runs and folders that were looked at: some may be named twice.
+    seen: Vec<PathBuf>,
 }
 
 impl Args {
@@ -96,6 +98,13 @@ impl Args {
 }
 
 impl Found {
+    fn is_new(&mut self, path: &Path) -> bool {
+        let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let is_new = !self.seen.contains(&whole);
+        self.seen.push(whole);
+        is_new
+    }
+
     fn look(&mut self, path: &Path, optimizer: bool) -> anyhow::Result<()> {
         let runs = match Kind::of(path) {
             Some(Kind::Run) => vec![path.to_owned()],
@@ -103,11 +112,16 @@ impl Found {
                 return Err(Error::run(path, "this is a checkpoint: name its run").into());
             }
             _ => {
-                self.beside.extend(abandoned(path));
+                if self.is_new(path) {
+                    self.beside.extend(abandoned(path));
+                }
                 all_runs(path)
             }
         };
         for run in runs {
+            if !self.is_new(&run) {
+                continue;
+            }
             match Cleanup::of(&run, optimizer) {
                 Ok(cleanup) => {
                     self.notes.extend(cleanup.notes.iter().map(|note| format!("{}: {note}", run.display())));

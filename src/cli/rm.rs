@@ -37,6 +37,11 @@ impl Args {
                 wholes.push(whole);
             }
         }
+        // The trials of a tuning that is named go with it.
+        let inside: Vec<bool> =
+            wholes.iter().map(|path| wholes.iter().any(|other| other != path && path.starts_with(other))).collect();
+        let mut inside = inside.into_iter();
+        all.retain(|_| !inside.next().unwrap_or(false));
         let freed: u64 = all.iter().map(|(removal, _)| removal.bytes).sum();
         if !self.yes {
             for (removal, about) in &all {
@@ -53,7 +58,10 @@ impl Args {
             };
             match ask(&format!("Remove {what} ({})?", bytes(freed)))? {
                 Some(true) => {}
-                Some(false) => return Ok(terminal::print("nothing was removed\n")?),
+                Some(false) => {
+                    terminal::tell("nothing was removed");
+                    return Ok(());
+                }
                 None => {
                     let what = "nothing was removed: confirmation needs a terminal; --yes removes without asking";
                     return Err(Error::Data(what.to_owned()).into());
@@ -61,8 +69,8 @@ impl Args {
             }
         }
         for (removal, _) in all {
-            let (path, bytes_freed, foreign) = (removal.path.clone(), removal.bytes, removal.foreign.clone());
-            removal.remove()?;
+            let (path, bytes_freed) = (removal.path.clone(), removal.bytes);
+            let foreign = removal.remove()?;
             let foreign: Vec<String> = foreign.iter().map(|path| path.display().to_string()).collect();
             if json {
                 terminal::print_json(&json!({

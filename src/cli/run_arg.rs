@@ -268,10 +268,15 @@ pub(super) struct PlaceArg {
 /// Checks the name of a run.
 fn run_name(name: &str) -> std::result::Result<String, String> {
     let path = Path::new(name);
-    if is_name(path) && path.components().count() == 1 && !name.contains(['/', '@', '\\']) && !name.starts_with('.') {
+    if is_name(path)
+        && path.components().count() == 1
+        && !name.contains(['/', '@', '\\'])
+        && !name.starts_with('.')
+        && !name.ends_with(".tmp")
+    {
         return Ok(name.to_owned());
     }
-    Err("a name cannot contain / or @ or begin with a dot; to give a path, use --out".to_owned())
+    Err("a name cannot contain / or @, begin with a dot or end in .tmp; to give a path, use --out".to_owned())
 }
 
 impl PlaceArg {
@@ -421,7 +426,9 @@ mod tests {
     #[test]
     fn names_are_no_paths() {
         assert!(["mine", "big-0.2m", "ümlaut", "has space"].iter().all(|name| run_name(name).is_ok()));
-        assert!(["", ".", "..", "a/b", "/a", "a@1", ".hidden", "a/"].iter().all(|name| run_name(name).is_err()));
+        assert!(
+            ["", ".", "..", "a/b", "/a", "a@1", ".hidden", "a/", "a.tmp"].iter().all(|name| run_name(name).is_err())
+        );
     }
 
     #[test]

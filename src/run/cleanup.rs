@@ -11,7 +11,7 @@ use kinglet_core::{
     error::{Error, Result},
     params::Layout,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::path::{Path, PathBuf};
 
 /// What may go.
@@ -31,11 +31,17 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Item {
     /// The file or folder.
+    #[serde(serialize_with = "shown")]
     pub path: PathBuf,
     /// What it is.
     pub what: What,
     /// Its size.
     pub size_bytes: u64,
+}
+
+/// A path as JSON has it; names need not be UTF-8.
+fn shown<S: Serializer>(path: &Path, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
 }
 
 impl Item {
@@ -118,6 +124,10 @@ impl Cleanup {
         let estimated = if is_done { None } else { run.newest_estimated(&layout).ok().map(|(state, _)| state.step) };
         let stays = |step: u64| step >= last.step || Some(step) == best || Some(step) == estimated;
         for (step, folder) in found {
+            if !stays(*step) && !only_ours(folder) {
+                self.notes.push(format!("the checkpoint of step {step} was not removed: there are other files in it"));
+                continue;
+            }
             if !stays(*step) {
                 self.items.push(Item::new(folder.clone(), What::Checkpoint));
                 continue;
@@ -143,6 +153,15 @@ impl Cleanup {
     }
 }
 
+/// Whether a checkpoint has only files that we write.
+fn only_ours(folder: &Path) -> bool {
+    let Ok(mut entries) = folder.read_dir() else { return false };
+    entries.all(|entry| {
+        let name = entry.map(|entry| entry.file_name().to_string_lossy().into_owned()).unwrap_or_default();
+        checkpoint::FILES.contains(&name.strip_suffix(".tmp").unwrap_or(&name))
+    })
+}
+
 /// What interrupted writers left in a run.
 fn leftovers(run: &Path) -> Result<Vec<Item>> {
     let aside = |name: &&str| run.join(format!("{name}.tmp"));
@@ -151,7 +170,7 @@ fn leftovers(run: &Path) -> Result<Vec<Item>> {
     let folder = run.join(CHECKPOINTS);
     for entry in folder.read_dir().into_iter().flatten() {
         let path = entry.map_err(Error::io("read", &folder))?.path();
-        if path.extension().is_some_and(|extension| extension == "tmp") {
+        if path.extension().is_some_and(|extension| extension == "tmp") && only_ours(&path) {
             found.push(path);
         }
     }
@@ -277,6 +296,43 @@ mod tests {
                 n += 1;
             }
             assert!(n > 1, "{n} faults");
+        }
+    }
+
+    #[test]
+    fn what_is_not_surely_ours_stays() {
+        let (temp, run, _) = run();
+        let path = run.path();
+        // In a checkpoint, and in the folder after it was looked at.
+        std::fs::write(path.join("checkpoints/step-000006/mine.txt"), "mine").unwrap();
+        let cleanup = Cleanup::of(path, false).unwrap();
+        assert!(cleanup.items.iter().all(|item| !item.path.ends_with("step-000006")), "{:?}", cleanup.items);
+        assert!(cleanup.notes.iter().any(|note| note.contains("step 6 was not removed")), "{:?}", cleanup.notes);
+        drop(cleanup);
+        std::fs::remove_file(path.join("checkpoints/step-000006/mine.txt")).unwrap();
+        let removal = Removal::of(path).unwrap();
+        assert!(removal.foreign.is_empty());
+        std::fs::write(path.join("notes.txt"), "mine").unwrap();
+        assert_eq!(removal.remove().unwrap(), [path.join("notes.txt")]);
+        assert_eq!(std::fs::read_to_string(path.join("notes.txt")).unwrap(), "mine");
+        assert!(!path.join("config.toml").exists());
+        // A project of another program that has files of these names.
+        let other = temp.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(other.join("config.toml"), "[package]").unwrap();
+        std::fs::write(other.join("tokenizer.json"), "{}").unwrap();
+        assert!(Removal::of(&other).unwrap_err().to_string().contains("not the folder of a run"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_never_removed_with_what_it_points_to() {
+        let (temp, run, _) = run();
+        let link = temp.path().join("link");
+        std::os::unix::fs::symlink(run.path(), &link).unwrap();
+        for name in ["link", "link/", "link/.", "./link//"] {
+            let error = Removal::of(&temp.path().join(name)).unwrap_err().to_string();
+            assert!(error.contains("this is a link"), "{name}: {error}");
         }
     }
 }

@@ -556,7 +556,7 @@ pub fn read_config(path: &Path) -> Result<Config> {
 }
 
 /// Start of the last line of a run's `config.toml`, a comment that holds the checksum.
-const SEAL: &str = "# SHA-256 of all above: ";
+pub(super) const SEAL: &str = "# SHA-256 of all above: ";
 
 /// The text of a run's `config.toml`, verified.
 pub(super) fn sealed_config(run: &Path) -> Result<String> {

@@ -26,8 +26,8 @@ pub(super) const TUNING: &str = "tune.json";
 /// How deep runs are looked for: in a folder of folders, and in the trials of tunings there.
 const DEPTH: usize = 4;
 
-/// The longest name that is made of a text's and a configuration's name, in characters.
-const NAME_CHARS: usize = 80;
+/// The longest name that is made of a text's and a configuration's name, in bytes.
+const NAME_BYTES: usize = 80;
 
 /// What a folder is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +142,10 @@ pub fn first_free<T>(path: &Path, mut make: impl FnMut(&Path) -> Result<T>) -> R
         name.push(format!("-{n}"));
         if n == 1 { path.to_owned() } else { path.with_file_name(name) }
     };
-    let is_taken = |path: &Path| fs::symlink_metadata(path).is_ok() && refuse_full(path).is_err();
+    // A link to nothing is in the way, too.
+    let is_taken = |path: &Path| {
+        fs::symlink_metadata(path).is_ok_and(|about| about.is_symlink() && !path.exists() || refuse_full(path).is_err())
+    };
     for path in (1..).map(numbered) {
         if is_taken(&path) {
             continue;
@@ -186,9 +189,13 @@ pub fn data_name(name: &str) -> String {
 /// A name without what would need quotes in a shell, or mean something to us.
 fn clean(name: &str) -> String {
     let kept = |c: char| if c.is_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    let name: String = name.chars().map(kept).take(NAME_CHARS).collect();
+    let mut name: String = name.chars().map(kept).collect();
+    while name.len() > NAME_BYTES {
+        name.pop();
+    }
     let parts: Vec<_> = name.split('-').filter(|part| !part.is_empty()).collect();
-    parts.join("-").trim_matches('.').to_owned()
+    // Names that end in .tmp are those of what is being written.
+    parts.join("-").trim_end_matches(".tmp").trim_matches('.').to_owned()
 }
 
 /// The names of the runs and tunings in a folder, those in folders of it with their paths.
@@ -221,7 +228,9 @@ mod tests {
         assert_eq!(name(&["has space@2.txt"], "my conf"), "has-space-2-my-conf");
         assert_eq!(name(&["..."], ".."), "run");
         assert_eq!(name(&["мой текст.txt"], "x"), "мой-текст-x");
-        assert_eq!(name(&[&"a".repeat(500)], "x").len(), NAME_CHARS + 2);
+        assert_eq!(name(&[&"a".repeat(500)], "x").len(), NAME_BYTES + 2);
+        assert_eq!(name(&[&"猫".repeat(200)], "x").chars().count(), NAME_BYTES / 3 + 2);
+        assert_eq!(name(&["a.tmp.txt"], "x"), "a-x");
     }
 
     #[test]

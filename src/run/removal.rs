@@ -1,8 +1,9 @@
 //! Removing runs and tunings, and nothing that somebody else put into their folders.
 
 use super::{
-    checkpoint,
-    files::{BASE, CHECKPOINTS, FILES},
+    checkpoint::{self, CONFIG},
+    dir::SEAL,
+    files::{BASE, CHECKPOINTS, FILES, checkpoints},
     home::{Kind, TUNING, all_runs},
     summary::size,
 };
@@ -17,7 +18,7 @@ use std::{
 const TUNING_FILES: [&str; 4] = [TUNING, "best.toml", "trials.md", "tune.svg"];
 const TRIALS: &str = "trials";
 
-/// The removal of a run or a tuning: what it takes, before it is made. Nobody else can train in the folder meanwhile.
+/// The removal of a run or a tuning: what it takes, before it is made.
 #[derive(Debug)]
 pub struct Removal {
     /// The folder.
@@ -32,21 +33,27 @@ pub struct Removal {
     files: Vec<PathBuf>,
     /// The folders that hold them, innermost first.
     folders: Vec<PathBuf>,
-    locks: Vec<Lock>,
 }
 
 impl Removal {
-    /// Looks at what is in the folder of a run or a tuning, and locks it.
+    /// Looks at what is in the folder of a run or a tuning.
     ///
     /// # Errors
     /// If it is neither, another process is training in it, or it cannot be read.
     pub fn of(path: &Path) -> Result<Removal> {
+        Ok(Removal::locked(path)?.0)
+    }
+
+    /// The same, with the locks of the folder and of all trials in it.
+    fn locked(path: &Path) -> Result<(Removal, Vec<Lock>)> {
+        // A slash at the end would follow a link.
+        let path = &path.components().collect::<PathBuf>();
         let about = fs::symlink_metadata(path).map_err(Error::io("read", path))?;
         if about.is_symlink() {
             return Err(Error::run(path, "this is a link: name the folder that it points to"));
         }
         let tuning = match Kind::of(path) {
-            Some(Kind::Run) => false,
+            Some(Kind::Run) if is_surely_run(path) => false,
             Some(Kind::Tuning) => true,
             Some(Kind::Checkpoint { .. }) => {
                 return Err(Error::run(path, "this is a checkpoint: kinglet prune removes those that are not needed"));
@@ -54,7 +61,7 @@ impl Removal {
             None if !all_runs(path).is_empty() => {
                 return Err(Error::run(path, "this is not a run but a folder of runs: name the runs"));
             }
-            None => return Err(Error::run(path, "not the folder of a run, so it is not removed")),
+            None | Some(Kind::Run) => return Err(Error::run(path, "not the folder of a run, so it is not removed")),
         };
         let runs = if tuning { all_runs(&path.join(TRIALS)) } else { Vec::new() };
         let locks = [path.to_owned()].iter().chain(&runs).map(|folder| Lock::take(folder)).collect::<Result<_>>()?;
@@ -65,7 +72,6 @@ impl Removal {
             bytes: 0,
             files: Vec::new(),
             folders: Vec::new(),
-            locks,
         };
         removal.look(path, &|inside| if tuning { is_of_tuning(inside) } else { is_of_run(inside) })?;
         // What makes it a run goes last, so that an interrupted removal can be made again.
@@ -77,7 +83,7 @@ impl Removal {
             _ => u8::from(file.parent() == Some(path)),
         };
         removal.files.sort_by_key(rank);
-        Ok(removal)
+        Ok((removal, locks))
     }
 
     /// Divides what is in a folder into our own files and others.
@@ -107,17 +113,17 @@ impl Removal {
         Ok(())
     }
 
-    /// Removes what is ours.
+    /// Removes what is ours, as it is now: what somebody put there since it was looked at stays. Returns what stays.
     ///
     /// # Errors
     /// If something cannot be removed; what is left is still a run that can be removed, or is known as a leftover.
-    pub fn remove(self) -> Result<()> {
-        let Removal { path, foreign, files, folders, locks, .. } = self;
+    pub fn remove(self) -> Result<Vec<PathBuf>> {
+        let (Removal { path, foreign, files, folders, .. }, locks) = Removal::locked(&self.path)?;
         if foreign.is_empty() && !cfg!(windows) {
             let doomed = disk::doomed(&whole(&path)?);
             // At once, as far as anybody else can see. If it cannot be renamed, it goes file by file.
             if disk::allowed().and_then(|()| fs::rename(&path, &doomed)).is_ok() {
-                return disk::remove_folder(&doomed);
+                return disk::remove_folder(&doomed).map(|()| foreign);
             }
         }
         if cfg!(windows) {
@@ -129,8 +135,15 @@ impl Removal {
         folders.iter().for_each(|folder| _ = fs::remove_dir(folder));
         outer.iter().try_for_each(|file| disk::remove_file(file))?;
         let _ = fs::remove_dir(&path);
-        Ok(())
+        Ok(foreign)
     }
+}
+
+/// Whether a folder that looks like a run is one: other programs have files of these names, too.
+fn is_surely_run(path: &Path) -> bool {
+    let has_checkpoints = || checkpoints(path).is_ok_and(|found| !found.is_empty());
+    let is_sealed = || fs::read(path.join(CONFIG)).is_ok_and(|text| String::from_utf8_lossy(&text).contains(SEAL));
+    is_sealed() || has_checkpoints()
 }
 
 /// A path that has a name, even if it is given as ".".
