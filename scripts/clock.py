@@ -70,7 +70,7 @@ def watch(command, stop_after=None):
             process.terminate()
             stopped = True
     process.wait()
-    planned = re.search(r"about ([\d.]+ \w+) in all", text)
+    planned = re.search(r"about ([\d.]+ \w+) in total", text)
     return shown, planned and seconds(planned[1]), time.monotonic() - began
 
 

@@ -30,6 +30,8 @@ impl Watch {
     /// A bar that is empty; with `--quiet` and where `shown` is false there is none.
     pub(super) fn new(shown: bool) -> Watch {
         let bar = if shown && !terminal::is_quiet() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        // Until something is known, nothing is shown: without this it would be a full bar.
+        let bar = bar.with_style(ProgressStyle::with_template("{msg}").expect("a valid template"));
         Watch { bar, drawn: None, lines: Lines::default() }
     }
 
