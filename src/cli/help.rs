@@ -54,11 +54,11 @@ const EXIT_CODES: [(&str, &str); 4] = [
 const EXAMPLES: &str = "\
 Examples:
   kinglet train
-  kinglet train my.txt --preset big-2.7m --out runs/mine
-  kinglet train --resume --out runs/mine
+  kinglet train my.txt --preset big-2.7m --name mine
+  kinglet train --resume mine
   kinglet tune my.txt --budget 10m
-  kinglet sample runs/mine --prompt \"Once\"
-  kinglet finetune runs/mine other.txt
+  kinglet sample mine --prompt \"Once\"
+  kinglet finetune mine other.txt
 ";
 
 const DOCUMENTATION: &str = "\

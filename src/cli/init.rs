@@ -110,7 +110,7 @@ fn text(config: &Config, set: &BTreeSet<String>, name: &str, command: &str) -> S
     let mut text = format!(
         "# A configuration for kinglet, begun with {name}. Train with it:\n\
          #     {command}\n\
-         # What begins with # and a key is set to its default; to change it, remove the # and write another value.\n\
+         # Lines such as #dropout = 0.0 show defaults. To change one, remove the # and edit the value.\n\
          format_version = {FORMAT_VERSION}\n"
     );
     let shown = |field: &&Field| !field.is_settled_by_run() || set.contains(field.key);

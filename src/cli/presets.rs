@@ -42,7 +42,7 @@ impl Args {
         }
         terminal::print(&text()?)?;
         terminal::hints(&[
-            ("all of one", "kinglet info kinglet-0.2m".to_owned()),
+            ("more about one", "kinglet info kinglet-0.2m".to_owned()),
             ("train it", "kinglet train my.txt --preset kinglet-0.2m".to_owned()),
             ("a file of your own", "kinglet init --preset kinglet-0.2m".to_owned()),
         ])?;
