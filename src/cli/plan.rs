@@ -36,20 +36,17 @@ impl Args {
     }
 
     fn plan(&self, json: bool) -> anyhow::Result<()> {
-        let be = Cpu::new()?;
-        let (config, name) = self.choice.config()?;
-        let (config, tokenizer, data) = resolve(config)?;
-        let name = name.to_string_lossy();
-        let run = Planned {
-            name: &name,
-            kind: self.choice.kind(),
-            config: &config,
-            tokenizer: &tokenizer,
-            data: &data,
-            old: None,
-        };
-        show(&run, be, self.threads.count(), self.seconds, json)
+        of_choice(&self.choice, Cpu::new()?, self.threads.count(), self.seconds, json)
     }
+}
+
+/// Plans a training from the start.
+pub(super) fn of_choice(choice: &Choice, be: Cpu, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
+    let (config, name) = choice.config()?;
+    let (config, tokenizer, data) = resolve(config)?;
+    let name = name.to_string_lossy();
+    let (kind, config, tokenizer, data) = (choice.kind(), &config, &tokenizer, &data);
+    show(&Planned { name: &name, kind, config, tokenizer, data, old: None }, be, threads, seconds, json)
 }
 
 /// A run that is planned.

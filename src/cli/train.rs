@@ -2,7 +2,7 @@
 
 use super::{
     choice::{Choice, Threads},
-    plan::{self, Planned},
+    plan,
     report::{Finished, Reporter, finish, stop_on_signal},
     run_arg::{self, Place, PlaceArg},
     terminal::Ended,
@@ -10,7 +10,7 @@ use super::{
 use kinglet::{
     backend::Cpu,
     run::{HOME, change_tags, run_name},
-    train::{self, Changes, Event, Job, Options, resolve},
+    train::{self, Changes, Event, Job, Options},
 };
 use std::path::Path;
 
@@ -81,18 +81,7 @@ impl Args {
 
     /// Says what the training would take.
     fn plan(&self, be: Cpu, json: bool) -> anyhow::Result<Ended> {
-        let (config, name) = self.choice.config()?;
-        let (config, tokenizer, data) = resolve(config)?;
-        let name = name.to_string_lossy();
-        let run = Planned {
-            name: &name,
-            kind: self.choice.kind(),
-            config: &config,
-            tokenizer: &tokenizer,
-            data: &data,
-            old: None,
-        };
-        plan::show(&run, be, self.threads.count(), 3.0, json)?;
+        plan::of_choice(&self.choice, be, self.threads.count(), 3.0, json)?;
         Ok(Ended::Done)
     }
 }
