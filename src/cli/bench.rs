@@ -1,9 +1,9 @@
 //! `kinglet bench`
 
-use super::terminal;
 use super::{
     choice::Threads,
     table::{columns, pairs, row},
+    terminal::{self, count},
 };
 use anyhow::Context;
 use kinglet::{
@@ -369,10 +369,10 @@ impl Report {
             self.params as f64 / 1e6,
             config.gradient_accumulation_steps * config.batch_size,
             config.block_size,
-            count(self.threads, "thread"),
+            count(self.threads as u64, "thread"),
             self.isa,
             if self.precision == Precision::F32 { "f32" } else { "bf16" },
-            count(self.shards, "shard"),
+            count(self.shards as u64, "shard"),
             pairs(&lines),
         );
         if let Some(profile) = &self.profile {
@@ -389,9 +389,4 @@ impl Report {
         }
         text
     }
-}
-
-/// `1 thread`, `2 threads`.
-fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

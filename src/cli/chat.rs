@@ -8,7 +8,7 @@ use super::terminal;
 use super::{
     choice::Threads,
     run_arg::{self, CheckpointArg, RunArg},
-    sample::{Draw, is_chat},
+    sample::{Draw, finish_name, is_chat},
 };
 use command::Asked;
 use input::{Input, Next};
@@ -85,7 +85,9 @@ impl Args {
         let on_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && !json;
         let interrupt = Interrupt::default();
         let input = if on_terminal {
-            terminal::tell(WELCOME);
+            if !terminal::is_quiet() {
+                terminal::tell(WELCOME);
+            }
             interrupt.install()?;
             Input::terminal(prompt(&chosen.run), !self.no_history)?
         } else {
@@ -147,7 +149,7 @@ impl Chat<'_> {
                 Next::End => break,
                 Next::NotText => self.refuse(json!(null), "this line is not UTF-8 text")?,
                 Next::GivenUp => terminal::tell("Ctrl-D quits."),
-                Next::Message(text) => self.say(&text)?,
+                Next::Message(text) => _ = self.say(&text)?,
                 Next::Line(line) if on_terminal => {
                     if self.obey(&line)? {
                         return Ok(());
@@ -157,7 +159,7 @@ impl Chat<'_> {
                     let line = if self.turn == 0 { line.trim_start_matches('\u{feff}') } else { &line };
                     match line.strip_suffix('\r').unwrap_or(line) {
                         "" => self.reset(),
-                        line => self.say(line)?,
+                        line => _ = self.say(line)?,
                     }
                 }
             }
@@ -169,7 +171,7 @@ impl Chat<'_> {
     /// Does what a line on a terminal asks for; tells whether that is to leave.
     fn obey(&mut self, line: &str) -> anyhow::Result<bool> {
         match command::parse(line) {
-            Asked::Message(text) if !text.trim().is_empty() => self.say(&text)?,
+            Asked::Message(text) if !text.trim().is_empty() => _ = self.say(&text)?,
             Asked::Message(_) | Asked::Reset => {
                 self.reset();
                 terminal::tell("(new conversation)");
@@ -199,19 +201,20 @@ impl Chat<'_> {
 
     /// Answers the last message again.
     fn retry(&mut self) -> anyhow::Result<()> {
-        let said =
-            self.messages.iter().rposition(|message| message.role == "user").map(|at| self.messages.split_off(at));
-        match said {
-            Some(said) => self.say(&said[0].content),
-            None => {
-                terminal::tell("error: there is no message to answer again");
-                Ok(())
-            }
+        let Some(at) = self.messages.iter().rposition(|message| message.role == "user") else {
+            terminal::tell("error: there is no message to answer again");
+            return Ok(());
+        };
+        let before = self.messages.clone();
+        let said = self.messages.split_off(at);
+        if !self.say(&said[0].content)? {
+            self.messages = before;
         }
+        Ok(())
     }
 
-    /// Answers a message.
-    fn say(&mut self, text: &str) -> anyhow::Result<()> {
+    /// Answers a message; tells whether it did, and did not refuse.
+    fn say(&mut self, text: &str) -> anyhow::Result<bool> {
         if self.args.single {
             self.reset();
         }
@@ -224,13 +227,14 @@ impl Chat<'_> {
             Ok(answer) => {
                 self.show(text, &answer)?;
                 self.messages.push(Message::new(ASSISTANT, &answer.text));
-                Ok(())
+                Ok(true)
             }
             // A typing mistake, or a message that the template refuses, must not end the conversation: continue
             // without that line.
             Err(error) if is_of_message(&error) => {
                 self.messages = before;
-                self.refuse(json!(text), &error.to_string())
+                self.refuse(json!(text), &error.to_string())?;
+                Ok(false)
             }
             Err(error) => Err(error),
         }
@@ -244,7 +248,7 @@ impl Chat<'_> {
             "prompt": prompt,
             "response": answer.text,
             "tokens": answer.tokens,
-            "finish": answer.finish.map(name),
+            "finish": answer.finish.map(finish_name),
             "step": self.model.state().step,
             "notes": answer.notes,
         }))
@@ -309,22 +313,21 @@ impl Chat<'_> {
         let first = dropped.first()?;
         let (block_size, n) = (self.model.config().block_size, dropped.len());
         let begins: String = first.content.chars().take(40).collect();
-        let (are, first) = if n == 1 { (" is", "it") } else { ("s are", "the first") };
-        Some(format!(
-            "the model sees only {block_size} tokens; {n} earlier message{are} forgotten: {first} begins {begins:?}"
-        ))
+        let (messages, (are, first)) =
+            (terminal::count(n as u64, "earlier message"), if n == 1 { ("is", "it") } else { ("are", "the first") });
+        Some(format!("the model sees only {block_size} tokens; {messages} {are} forgotten: {first} begins {begins:?}"))
     }
 
     /// Says so if the answer did not come to its end.
     fn cut(&self, finish: Option<Finish>) -> Option<String> {
         let (block_size, n) = (self.model.config().block_size, self.tokens);
-        let (tokens, how) = (if n == 1 { "token" } else { "tokens" }, "--tokens raises the limit");
+        let tokens = terminal::count(n as u64, "token");
         match finish {
             Some(Finish::Context) => Some(format!(
                 "the answer was cut off: the context of {block_size} tokens is full; an empty line starts a new \
                  conversation"
             )),
-            Some(Finish::Length) => Some(format!("the answer was cut off after {n} {tokens}; {how}")),
+            Some(Finish::Length) => Some(format!("the answer was cut off after {tokens}; --tokens raises the limit")),
             None => Some("the answer was stopped".to_owned()),
             _ => None,
         }
@@ -343,16 +346,6 @@ impl Chat<'_> {
 /// Whether an error is about a message, not about the model.
 fn is_of_message(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Text(_) | Error::UnknownCharacters { .. } | Error::BadConfig(_)))
-}
-
-/// How JSON says why an answer ended.
-fn name(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Length => "length",
-        Finish::Stop => "stop",
-        Finish::Context => "context",
-        _ => "end",
-    }
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ fn note_left_out(left_out: &[LeftOut]) {
 /// The overlay as JSON, with all that is left out.
 fn with_left_out(overlay: &Overlay, left_out: &[LeftOut]) -> anyhow::Result<Value> {
     let mut report = serde_json::to_value(overlay)?;
-    let each = left_out.iter().map(|LeftOut { path, why }| json!({"run": path, "why": why}));
+    let each = left_out.iter().map(|LeftOut { path, why }| json!({"run": path.display().to_string(), "why": why}));
     report["left_out"] = each.collect();
     Ok(report)
 }

@@ -5,6 +5,7 @@ use super::{
     chats,
     choice::{Choice, Threads},
     report::stop_saying,
+    run_arg,
     table::{columns, pairs, row},
     terminal::{Ended, count, quoted},
     watch::Watch,
@@ -307,8 +308,12 @@ impl Prepare {
 fn open(tokenizer: &Path) -> anyhow::Result<Tokenizer> {
     Ok(match tokenizer {
         kind if kind.as_os_str() == "byte" => Tokenizer::byte(),
-        folder if folder.is_dir() => Tokenizer::from_file(&folder.join("tokenizer.json"))?,
-        file => Tokenizer::from_file(file)?,
+        folder if folder.join("tokenizer.json").is_file() => Tokenizer::from_file(&folder.join("tokenizer.json"))?,
+        name => match name.to_str().and_then(run_arg::is_run) {
+            Some(run) => Tokenizer::from_file(&run.join("tokenizer.json"))?,
+            None if name.is_dir() => Tokenizer::from_file(&name.join("tokenizer.json"))?,
+            None => Tokenizer::from_file(name)?,
+        },
     })
 }
 

@@ -27,6 +27,7 @@ use std::{
     path::{Path, PathBuf},
     time::Instant,
 };
+use unicode_width::UnicodeWidthStr;
 
 /// Measure the exact loss of a run on a text
 #[derive(clap::Args)]
@@ -278,7 +279,7 @@ fn table(all: &[Measured], width: usize) -> String {
         )
     };
     let mut text = marked(&rows);
-    while text.lines().any(|line| line.chars().count() > width) && rows[0].len() > 2 {
+    while text.lines().any(|line| line.width() > width) && rows[0].len() > 2 {
         // The perplexity first: it is the loss once more.
         let column = if rows[0].len() > 3 { 3 } else { 2 };
         rows.iter_mut().for_each(|row| _ = row.remove(column));

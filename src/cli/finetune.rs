@@ -5,7 +5,7 @@ use super::{
     plan::{self, Planned},
     report::{Finished, Reporter, finish, stop_on_signal},
     run_arg::{self, CheckpointArg, Chosen, Place, PlaceArg, RunArg},
-    terminal::Ended,
+    terminal::{self, Ended},
 };
 use kinglet::{
     backend::Cpu,
@@ -106,7 +106,10 @@ impl Args {
             Place::Free(out) => prepared.start_free(&out),
         };
         let job = self.place.start(|| out, start, |job| job.run.path())?;
-        change_tags(job.run.path(), &self.tag, &[])?;
+        // The run has been created: it begins, with its tags or without them.
+        if let Err(error) = change_tags(job.run.path(), &self.tag, &[]) {
+            terminal::warn(&[format!("the run is not tagged: {}", error.one_line())]);
+        }
         let stop = stop_on_signal()?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);

@@ -1,7 +1,9 @@
 //! Help, laid out from the program's own definition: one layout for all commands and any width, and the same as Markdown.
 
+use super::{table::to_left, terminal};
 use clap::{Arg, Command};
 use std::fmt::Write as _;
+use unicode_width::UnicodeWidthStr;
 
 /// Where descriptions of options begin, if names fit before it.
 const COLUMN: usize = 28;
@@ -74,8 +76,7 @@ pub(super) fn ending(width: usize) -> String {
 
 /// The width of help on this terminal.
 pub(super) fn terminal_width() -> usize {
-    terminal_size::terminal_size_of(std::io::stdout())
-        .map_or(WIDEST, |(width, _)| usize::from(width.0).clamp(20, WIDEST))
+    terminal::columns_out().map_or(WIDEST, |width| width.clamp(20, WIDEST))
 }
 
 /// The command that the words of a command line name, as far as they do.
@@ -223,8 +224,8 @@ pub(super) fn rows(lines: &[(impl AsRef<str>, impl AsRef<str>)], column: usize, 
         let name = name.as_ref();
         let column = if wide { column } else { 8 };
         let body = wrap(description.as_ref(), width, column, column);
-        let _ = match wide && name.chars().count() + 4 <= column {
-            true => writeln!(text, "  {name:<pad$}{}", body.trim_start(), pad = column - 2),
+        let _ = match wide && name.width() + 4 <= column {
+            true => writeln!(text, "  {}{}", to_left(name, column - 2), body.trim_start()),
             false => writeln!(text, "  {name}\n{body}"),
         };
     }
@@ -242,7 +243,7 @@ fn wrap(text: &str, width: usize, first: usize, hanging: usize) -> String {
         let mut current = " ".repeat(first);
         let mut empty = true;
         for word in words(line) {
-            if !empty && current.chars().count() + 1 + word.chars().count() > width {
+            if !empty && current.width() + 1 + word.width() > width {
                 lines.push(std::mem::replace(&mut current, " ".repeat(hanging)));
                 empty = true;
             }

@@ -58,7 +58,7 @@ impl Args {
         self.write(&text)?;
         terminal::warn(&config.doubts());
         if json {
-            return terminal::print_json(&json!({"out": self.out}));
+            return terminal::print_json(&json!({"out": self.out.display().to_string()}));
         }
         terminal::print(&format!("{}\n", self.out.display()))?;
         terminal::hints(&[("edit it, then", command), ("what keys mean", "kinglet keys".to_owned())])?;

@@ -3,6 +3,7 @@
 use super::{
     confirm::{ago, bytes, date},
     run_arg::{self, count},
+    table::{to_left, to_right, visible},
     terminal,
 };
 use kinglet::{
@@ -12,10 +13,10 @@ use kinglet::{
 };
 use serde_json::{Value, json};
 use std::{
-    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
+use unicode_width::UnicodeWidthStr;
 
 /// Width of what is not a terminal: all columns fit.
 const UNLIMITED: usize = 10_000;
@@ -77,7 +78,7 @@ impl Args {
         if lines.is_empty() {
             return Ok(terminal::print(&self.nothing())?);
         }
-        let width = terminal_size::terminal_size_of(io::stdout()).map_or(UNLIMITED, |(width, _)| usize::from(width.0));
+        let width = terminal::columns_out().unwrap_or(UNLIMITED);
         terminal::print(&table(&lines, SystemTime::now(), width))?;
         for line in &lines {
             if let Listed::Run(summary) = &line.what {
@@ -256,40 +257,40 @@ const LEAST: u8 = 2;
 /// The list as a table of the columns that fit, or below each name what does not.
 fn table(lines: &[Line], now: SystemTime, width: usize) -> String {
     let cells: Vec<_> = lines.iter().map(|line| line.cells(now)).collect();
-    let size = |text: &str| text.chars().count();
-    let first = lines.iter().map(|line| size(&line.name)).max().unwrap_or(0).max(size("run"));
+    let names: Vec<_> = lines.iter().map(|line| visible(&line.name)).collect();
+    let first = names.iter().map(|name| name.width()).max().unwrap_or(0).max("run".width());
     // A column without anything in it is none.
     let mut shown: Vec<usize> = (0..COLUMNS.len()).filter(|&i| cells.iter().any(|row| !row[i].is_empty())).collect();
-    let of = |i: usize| cells.iter().map(|row| size(&row[i])).max().unwrap_or(0).max(size(COLUMNS[i].0));
+    let of = |i: usize| cells.iter().map(|row| row[i].width()).max().unwrap_or(0).max(COLUMNS[i].0.width());
     let needs = |shown: &[usize]| first + shown.iter().map(|&i| GAP + of(i)).sum::<usize>();
     while needs(&shown) > width {
         let last = shown.iter().copied().max_by_key(|&i| COLUMNS[i].2).expect("the state is shown");
         if COLUMNS[last].2 <= LEAST {
-            return below(lines, &cells, width);
+            return below(&names, &cells, width);
         }
         shown.retain(|&i| i != last);
     }
     let row = |name: &str, cell: &dyn Fn(usize) -> String| {
-        let mut text = format!("{name:<first$}");
+        let mut text = to_left(name, first);
         for &i in &shown {
             let (cell, wide) = (cell(i), of(i));
-            text +=
-                &if COLUMNS[i].1 { format!("{:GAP$}{cell:>wide$}", "") } else { format!("{:GAP$}{cell:<wide$}", "") };
+            text += &" ".repeat(GAP);
+            text += &if COLUMNS[i].1 { to_right(&cell, wide) } else { to_left(&cell, wide) };
         }
         text.trim_end().to_owned() + "\n"
     };
     let mut text = row("run", &|i| COLUMNS[i].0.to_owned());
-    for (line, cells) in lines.iter().zip(&cells) {
-        text += &row(&line.name, &|i| cells[i].clone());
+    for (name, cells) in names.iter().zip(&cells) {
+        text += &row(name, &|i| cells[i].clone());
     }
     text
 }
 
 /// Each name on a line of its own, and below it what there is to say, folded at the width.
-fn below(lines: &[Line], cells: &[[String; COLUMNS.len()]], width: usize) -> String {
+fn below(names: &[String], cells: &[[String; COLUMNS.len()]], width: usize) -> String {
     let mut text = String::new();
-    for (line, cells) in lines.iter().zip(cells) {
-        text += &format!("{}\n", line.name);
+    for (name, cells) in names.iter().zip(cells) {
+        text += &format!("{name}\n");
         let mut now = String::new();
         let named = |i: usize| match COLUMNS[i].0 {
             "state" | "size" | "when" => cells[i].clone(),
@@ -298,7 +299,7 @@ fn below(lines: &[Line], cells: &[[String; COLUMNS.len()]], width: usize) -> Str
         let parts: Vec<String> = (0..COLUMNS.len()).filter(|&i| !cells[i].is_empty()).map(named).collect();
         for (i, part) in parts.iter().enumerate() {
             let part = if i + 1 < parts.len() { format!("{part},") } else { part.clone() };
-            if !now.is_empty() && INDENT + now.chars().count() + 1 + part.chars().count() > width {
+            if !now.is_empty() && INDENT + now.width() + 1 + part.width() > width {
                 text += &format!("{:INDENT$}{now}\n", "");
                 now.clear();
             }

@@ -7,11 +7,12 @@ use super::{
 use kinglet::{
     config::{Config, OnDivergence, Precision, TokenizerKind},
     report::with_error,
+    run::HOME,
     train::{Event, Job, plan::Plan},
 };
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -46,7 +47,7 @@ impl Finished {
     fn hints(&self) -> Vec<(&'static str, String)> {
         let out = quoted(&self.out);
         // Without a name, runs in this folder are compared.
-        let is_beside_others = self.out.parent().is_some_and(|parent| parent.ends_with("runs") && parent.is_relative());
+        let is_beside_others = self.out.parent() == Some(Path::new(HOME));
         let compared = if is_beside_others { String::new() } else { format!(" {out}") };
         let (what, command) = if self.is_chat { ("to talk to it", "chat") } else { ("to sample again", "sample") };
         vec![
@@ -59,7 +60,7 @@ impl Finished {
 }
 
 /// The command that goes on with a run.
-fn resume_command(out: impl AsRef<std::path::Path>) -> String {
+fn resume_command(out: impl AsRef<Path>) -> String {
     format!("kinglet train --resume --out {}", quoted(out))
 }
 
@@ -420,5 +421,17 @@ mod tests {
             (124_439_808, "124 M parameters"),
         ];
         texts.into_iter().for_each(|(n, text)| assert_eq!(parameters(n), text));
+    }
+
+    #[test]
+    fn only_the_home_of_runs_is_compared_without_a_name() {
+        for (out, want) in [
+            ("runs/z", "kinglet compare"),
+            ("sub/runs/z", "kinglet compare sub/runs/z"),
+            ("/runs/z", "kinglet compare /runs/z"),
+        ] {
+            let finished = Finished { out: out.into(), is_chat: false, max_iters: 1 };
+            assert_eq!(finished.hints()[2].1, want);
+        }
     }
 }

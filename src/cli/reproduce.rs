@@ -221,7 +221,7 @@ impl Runs {
         json!({
             "event": "reproduced",
             "preset": self.published.preset,
-            "out": out,
+            "out": out.display().to_string(),
             "seeds": self.done.len(),
             "params": self.done[0]["params"],
             "train_loss": train,

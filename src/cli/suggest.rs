@@ -1,6 +1,6 @@
 //! What is said to a command line that was not understood: what is wrong, and the whole command that was probably meant.
 
-use super::help::named;
+use super::{help::named, run_arg};
 use clap::{
     Arg, Command,
     error::{ContextKind, ContextValue, Error, ErrorKind},
@@ -78,9 +78,7 @@ fn context(error: &Error, kind: ContextKind) -> Vec<String> {
 
 /// A line with a command on it, to be pasted.
 fn pasted(words: &[String]) -> String {
-    let quoted =
-        |word: &String| if word.starts_with('-') && !word.contains(' ') { word.clone() } else { shell::quoted(word) };
-    format!("\n    kinglet {}", words.iter().map(quoted).collect::<Vec<_>>().join(" "))
+    format!("\n    kinglet {}", shell::command(words))
 }
 
 fn wrong_command(error: &Error, root: &Command, words: &[String]) -> Option<String> {
@@ -91,6 +89,8 @@ fn wrong_command(error: &Error, root: &Command, words: &[String]) -> Option<Stri
     let split = |name: &str| name.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut meant: Vec<Vec<String>> = match COMMANDS.iter().find(|(name, _)| *name == wrong.to_lowercase()) {
         Some((_, meant)) => meant.iter().map(|name| split(name)).collect(),
+        // A run is meant, not a command with a name like it.
+        None if at == 0 && run_arg::is_run(&wrong).is_some() => Vec::new(),
         None => context(error, ContextKind::SuggestedSubcommand).iter().map(|name| split(name)).collect(),
     };
     if at == 0 && (meant.is_empty() || Path::new(&wrong).exists()) {
@@ -114,7 +114,7 @@ fn wrong_command(error: &Error, root: &Command, words: &[String]) -> Option<Stri
 /// The command for a word that is no command but a run, a file or a preset, with that word.
 fn command_for(word: &str) -> Option<Vec<String>> {
     let path = Path::new(word);
-    let words: &[&str] = if path.join("config.toml").is_file() {
+    let words: &[&str] = if run_arg::is_run(word).is_some() {
         &["sample", word]
     } else if path.exists() {
         &["train", word]

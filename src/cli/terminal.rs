@@ -59,7 +59,8 @@ pub(super) fn columns_err() -> Option<usize> {
 
 /// Whether standard output takes colours.
 pub(super) fn has_color() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdout().is_terminal() && !is_dumb && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Prints to standard output, wrapped at words if that is a terminal, and flushes it.
@@ -147,8 +148,8 @@ pub(super) fn quoted(path: impl AsRef<Path>) -> String {
 
 /// The command that is running, as it can be pasted.
 pub(super) fn this_command() -> String {
-    let args = std::env::args().skip(1).map(|arg| if arg.starts_with('-') { arg } else { shell::quoted(&arg) });
-    ["kinglet".to_owned()].into_iter().chain(args).collect::<Vec<_>>().join(" ")
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    shell::command(["kinglet".to_owned()].into_iter().chain(args))
 }
 
 /// A number and what it counts, in the singular where it is 1.

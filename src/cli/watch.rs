@@ -59,7 +59,8 @@ impl Watch {
     pub(super) fn even(&mut self, what: &str, done: u64, of: u64, began: Instant) {
         let share = done as f64 / of.max(1) as f64;
         let seconds = began.elapsed().as_secs_f64();
-        let rest = (share > 0.01 || seconds > 1.0).then(|| left(seconds * (1.0 - share) / share.max(1e-9)));
+        let rest =
+            (done > 0 && (share > 0.01 || seconds > 1.0)).then(|| left(seconds * (1.0 - share) / share.max(1e-9)));
         let (percent, rest) = (format!("{:.0} %", 100.0 * share), rest.unwrap_or_default());
         let parts = || vec![(2, what.to_owned()), (0, percent.clone()), (1, rest.clone())];
         self.at(done, of, parts, || format!("{what}: {percent}{}{rest}", if rest.is_empty() { "" } else { ", " }));

@@ -80,7 +80,7 @@ impl Survey {
             if conversations > 0 && conversations < documents {
                 let names = corpus.names();
                 return Err(Error::Data(format!(
-                    "{names}: these are both these are both text and conversations; \
+                    "{names}: these are both text and conversations; \
                      train on one kind at a time"
                 )));
             }

@@ -56,6 +56,7 @@ pub struct Overlay {
     /// Notes for interpreting the curves.
     pub notes: Vec<String>,
     /// The runs that have no estimate yet, and so are left out.
+    #[serde(serialize_with = "as_texts")]
     pub left_out: Vec<PathBuf>,
     /// The runs, in the order in which they were named.
     pub runs: Vec<Trace>,
@@ -68,12 +69,22 @@ fn as_map<S: Serializer>(pairs: &[(String, Vec<Value>)], to: S) -> Result<S::Ok,
     to.collect_map(pairs.iter().map(|(key, values)| (key, values)))
 }
 
+/// A path that is no UTF-8 text is shown as well as it can be.
+fn as_text<S: serde::Serializer>(path: &Path, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
+}
+
+fn as_texts<S: serde::Serializer>(paths: &[PathBuf], to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_seq(paths.iter().map(|path| path.display().to_string()))
+}
+
 /// What one run has recorded. Losses are in the overlay's unit; values not recorded are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Trace {
     /// The shortest suffix of its path that is unique among the runs.
     pub name: String,
     /// Its folder.
+    #[serde(serialize_with = "as_text")]
     pub run: PathBuf,
     /// Parameters.
     pub params: usize,

@@ -37,7 +37,11 @@ impl Cli {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kinglet"));
         command.args(args).current_dir(self.temp.path()).stdin(Stdio::null());
         // No cache and no data folder of the user's: the tests see what they make.
-        command.env_remove("KINGLET_DATA_DIR").env("HOME", self.temp.path()).env_remove("XDG_CACHE_HOME");
+        command
+            .env_remove("KINGLET_DATA_DIR")
+            .env("HOME", self.temp.path())
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("XDG_DATA_HOME");
         command
     }
 

@@ -86,6 +86,7 @@ impl Editor {
             Ok(next) => next,
             Err(ReadlineError::Eof) => return Ok(Next::End),
             Err(ReadlineError::Interrupted) => return Ok(Next::GivenUp),
+            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => return Ok(Next::NotText),
             Err(error) => return Err(error.into()),
         };
         if let Next::Line(text) | Next::Message(text) = &next
@@ -118,8 +119,9 @@ fn collect<E>(read: &mut impl FnMut(bool) -> Result<String, E>) -> Result<Next, 
             text.push('\n');
             text += &read(false)?;
         }
-        let text = text.trim_end().trim_end_matches('"').trim_start_matches('\n').trim_end_matches('\n');
-        return Ok(Next::Message(text.to_owned()));
+        let text = text.trim_end();
+        let text = text.strip_suffix(QUOTES).unwrap_or(text).trim_matches('\n');
+        return Ok(message(text.to_owned()));
     }
     if !line.ends_with('\\') {
         return Ok(Next::Line(line));
@@ -129,7 +131,12 @@ fn collect<E>(read: &mut impl FnMut(bool) -> Result<String, E>) -> Result<Next, 
         line.push('\n');
         line += &read(false)?;
     }
-    Ok(Next::Message(line))
+    Ok(message(line))
+}
+
+/// A message; one that is blank is the same as an empty line.
+fn message(text: String) -> Next {
+    if text.trim().is_empty() { Next::Line(String::new()) } else { Next::Message(text) }
 }
 
 #[cfg(test)]
@@ -149,6 +156,10 @@ mod tests {
         assert_eq!(collected(&["\"\"\"", "/help", " b", "\"\"\""]), message("/help\n b"));
         assert_eq!(collected(&["\"\"\"one line\"\"\""]), message("one line"));
         assert_eq!(collected(&["\"\"\"a", "", "b\"\"\""]), message("a\n\nb"));
+        assert_eq!(collected(&["\"\"\"He said \"yes\"\"\"\""]), message("He said \"yes\""));
+        for blank in [&["\"\"\"\"\"\""][..], &["\"\"\"", " ", "\"\"\""], &["\\", ""]] {
+            assert_eq!(collected(blank), Some(Next::Line(String::new())));
+        }
         assert_eq!(collected(&["\"\"\"", "never closed"]), None);
         assert_eq!(collected(&["say \"\"\"", "x"]), Some(Next::Line("say \"\"\"".to_owned())));
     }

@@ -309,6 +309,10 @@ pub(super) fn ticks(range: &Range<f64>, most: usize) -> Vec<f64> {
     let least = (range.end - range.start) / most.max(1) as f64;
     let power = 10f64.powf(least.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|of| of * power).into_iter().find(|&step| step >= least).unwrap_or(least);
+    // The range is too small or too large to be divided.
+    if !(step.is_normal() && least.is_finite()) {
+        return Vec::new();
+    }
     let (first, last) = ((range.start / step).ceil() as i64, (range.end / step).floor() as i64);
     (first..=last).map(|k| k as f64 * step).collect()
 }
@@ -356,6 +360,9 @@ mod tests {
     fn round_numbers_stand_at_the_axes() {
         assert_eq!(ticks(&(0.0..5000.0), 6), [0.0, 1000.0, 2000.0, 3000.0, 4000.0, 5000.0]);
         assert_eq!(ticks(&(1.68..2.31), 4), [1.8, 2.0, 2.2]);
+        for range in [0.0..5e-324, f64::MIN..f64::MAX, 1.0..1.0] {
+            assert!(ticks(&range, 6).is_empty());
+        }
         let values = |range: Range<f64>, most| -> Vec<String> {
             let logs = range.start.log10()..range.end.log10();
             log_ticks(&logs, most).into_iter().map(|log| number(10f64.powf(log))).collect()

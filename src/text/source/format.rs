@@ -126,7 +126,12 @@ pub(super) fn marked_up(name: &str, head: &str) -> Option<String> {
 
 /// Advice with a file's name where it says FILE, and one for the text in the place of FILE.txt.
 pub(super) fn with_name(advice: &str, name: &str) -> String {
-    let text = shell::quoted(&Path::new(name).with_extension("txt").display().to_string());
+    let mut to = Path::new(name).with_extension("txt");
+    // The file itself must not be overwritten.
+    if to == Path::new(name) {
+        to.set_extension("plain.txt");
+    }
+    let text = shell::quoted(&to.display().to_string());
     advice.split("FILE.txt").map(|part| part.replace("FILE", &shell::quoted(name))).collect::<Vec<_>>().join(&text)
 }
 
@@ -283,6 +288,8 @@ mod tests {
         ] {
             assert!(marked_up("a FILE.html", head).unwrap().contains(command), "{head}");
         }
+        let of_text = marked_up("page.txt", "<html>").unwrap();
+        assert!(of_text.ends_with("pandoc page.txt -f html -t plain -o page.plain.txt"), "{of_text}");
         for head in ["", "<", "é<html>", "html", "<htm", "# Title"] {
             assert_eq!(marked_up("a", head), None, "{head}");
         }
