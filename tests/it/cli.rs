@@ -167,6 +167,32 @@ fn preparing_into_this_folder_answers_one_object() {
 }
 
 #[test]
+fn a_name_in_runs_is_a_run_wherever_one_may_stand() {
+    let cli = Cli::trained();
+    fs::create_dir(cli.path("runs")).unwrap();
+    fs::rename(cli.path("run"), cli.path("runs/a")).unwrap();
+    let ids = cli.ok(&["data", "encode", "runs/a", "the coin"]);
+    assert_eq!(cli.ok(&["data", "encode", "a", "the coin"]), ids);
+    let error = String::from_utf8(cli.run(&["a"]).stderr).unwrap();
+    assert!(error.contains("did you mean:\n    kinglet sample a\n"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_that_are_not_utf8_are_shown_as_well_as_they_can_be() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let cli = Cli::trained();
+    let name = OsStr::from_bytes(b"r\xff");
+    fs::rename(cli.path("run"), cli.path("").join(name)).unwrap();
+    for (words, path) in [(&["compare", "--json"][..], name), (&["init", "--json", "-o"], OsStr::from_bytes(b"c\xff"))]
+    {
+        let output = cli.command(words).arg(path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8(output.stdout).unwrap().contains('\u{fffd}'));
+    }
+}
+
+#[test]
 fn a_run_without_a_checkpoint_says_so() {
     let cli = Cli::trained();
     fs::remove_dir_all(cli.path("run/checkpoints")).unwrap();
