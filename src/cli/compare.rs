@@ -111,6 +111,7 @@ impl Args {
                 }
                 _ => chart.svg(),
             };
+            terminal::refuse_other(path, "<svg")?;
             fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
             written.push(path.display().to_string());
         }
@@ -125,6 +126,7 @@ impl Args {
                 note_left_out(&left_out);
                 return Ok(Ended::Done);
             }
+            terminal::refuse_other(path, "run,event,")?;
             let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
             let mut out = BufWriter::new(file);
             long::csv(&shown, &mut out, path)?;

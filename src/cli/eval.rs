@@ -3,6 +3,7 @@
 use super::terminal;
 use super::{
     choice::Threads,
+    report::each,
     run_arg::{self, CheckpointArg, RunArg},
     table::{columns, pairs, row},
     watch::Watch,
@@ -171,6 +172,7 @@ impl Args {
         }
         let chart = chart(&all);
         if let Some(path) = &self.svg {
+            terminal::refuse_other(path, "<svg")?;
             fs::write(path, chart.svg()).with_context(|| format!("cannot write {}", path.display()))?;
         }
         if json {
@@ -221,7 +223,7 @@ impl Measured {
     fn text(&self, model: &Model, baseline: Option<Baseline>) -> String {
         let Evaluation { exact, floor, answers, .. } = &self.found;
         let unit = model.tokenizer().unit();
-        let each = unit.strip_suffix('s').unwrap_or(unit);
+        let each = each(unit.strip_suffix('s').unwrap_or(unit), exact.loss, exact.bits_per_char, exact.bits_per_byte);
         let mut lines = vec![
             ("loss", format!("{} nats per {each}", with_error(exact.loss, exact.stderr))),
             ("bits per char", format!("{:.4}", exact.bits_per_char)),
@@ -237,7 +239,7 @@ impl Measured {
         }));
         lines.extend(answers.as_ref().map(|answers| ("exact match", matched(answers))));
         let head =
-            format!("{}: step {}, {} split, {} {unit} predicted\n", self.run, self.step, self.split(), exact.tokens);
+            format!("{}: step {}, {} split, {} {each}s predicted\n", self.run, self.step, self.split(), exact.tokens);
         head + &pairs(&lines)
     }
 }

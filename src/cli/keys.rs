@@ -74,8 +74,9 @@ fn matching(name: &str) -> Vec<&'static str> {
     let exact = keys(&|field| field.key == wanted);
     match (exact.is_empty(), section.is_empty()) {
         (false, true) => exact,
-        // `data` and `optimizer` are both.
-        (_, false) => section,
+        // `data` and `optimizer` are both: the key is shown in full, the section is a heading of the whole list.
+        (false, false) => exact,
+        (true, false) => section,
         (true, true) if wanted.is_empty() => Vec::new(),
         (true, true) => keys(&|field| field.key.contains(&wanted) || Some(field.key) == key_like(name)),
     }

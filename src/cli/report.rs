@@ -11,12 +11,14 @@ use kinglet::{
     train::{Event, Job, plan::Plan},
 };
 use std::{
+    f64::consts::LN_2,
     fs,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 /// What to show when a run is done.
@@ -81,13 +83,21 @@ pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     stop_saying("Saving a checkpoint. Press Ctrl-C again to quit without it.")
 }
 
+/// Signals that come within this time are one.
+const SAME_SIGNAL: Duration = Duration::from_millis(300);
+
 /// The same, where something else is said.
 pub(super) fn stop_saying(text: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
+    let mut first: Option<Instant> = None;
     ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+        flag.store(true, Ordering::Relaxed);
+        match first {
+            // Some programs signal a process and then its group: that is one wish to stop.
+            Some(first) if first.elapsed() < SAME_SIGNAL => return,
+            Some(_) => std::process::exit(130),
+            None => first = Some(Instant::now()),
         }
         terminal::tell(&format!("\n{text}"));
     })?;
@@ -280,6 +290,17 @@ pub(super) fn unit(config: &Config) -> &'static str {
     }
 }
 
+/// What a loss is the mean of, in the singular. Where texts or answers have tokens that end them, these count too, and then
+/// characters and tokens are not the same.
+pub(super) fn each(unit: &'static str, loss: f64, bits_per_char: f64, bits_per_byte: f64) -> &'static str {
+    let bits = match unit {
+        "character" => bits_per_char,
+        "byte" => bits_per_byte,
+        _ => return unit,
+    };
+    if (bits * LN_2 - loss).abs() <= 1e-9 * loss.abs() { unit } else { "token" }
+}
+
 /// How many parameters, in a few digits.
 pub(super) fn parameters(n: usize) -> String {
     match n {
@@ -332,13 +353,14 @@ fn begun(event: &Event, unit: &str) -> String {
 }
 
 /// The lines printed when a run is done.
-fn done(event: &Event, unit: &str) -> String {
+fn done(event: &Event, unit: &'static str) -> String {
     let Event::Done {
         step,
         val_loss,
         val_loss_exact,
         val_loss_stderr,
         bits_per_char,
+        bits_per_byte,
         best_val_loss,
         best_step,
         change,
@@ -352,6 +374,7 @@ fn done(event: &Event, unit: &str) -> String {
     else {
         return String::new();
     };
+    let unit = each(unit, *val_loss_exact, *bits_per_char, *bits_per_byte);
     let floor = optional(*entropy_floor, |nats| format!(", {:.4} above the entropy floor", val_loss_exact - nats));
     let exact = with_error(*val_loss_exact, *val_loss_stderr);
     let baseline = optional(baseline.as_ref(), |b| format!("{} baseline: {:.4}\n", b.name, b.nats_per_token));
@@ -411,6 +434,16 @@ pub(super) fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_is_per_character_where_nothing_but_characters_counts() {
+        let bits = |nats: f64| nats / LN_2;
+        assert_eq!(each("character", 1.5, bits(1.5), 9.0), "character");
+        assert_eq!(each("character", 1.5, 3.1, bits(1.5)), "token");
+        assert_eq!(each("byte", 1.5, 3.1, bits(1.5)), "byte");
+        assert_eq!(each("byte", 1.5, 3.1, 3.1), "token");
+        assert_eq!(each("token", 1.5, bits(1.5), bits(1.5)), "token");
+    }
 
     #[test]
     fn parameters_are_counted_in_a_few_digits() {

@@ -273,6 +273,7 @@ fn run_name(name: &str) -> std::result::Result<String, String> {
         && !name.contains(['/', '@', '\\'])
         && !name.starts_with('.')
         && !name.ends_with(".tmp")
+        && !name.contains(char::is_control)
     {
         return Ok(name.to_owned());
     }

@@ -20,6 +20,12 @@ pub(super) const COMMANDS: &[(&str, &[&str])] = &[
     ("run", &["sample", "chat"]),
     ("talk", &["chat"]),
     ("runs", &["list"]),
+    ("ps", &["list"]),
+    ("checkpoints", &["eval --all-checkpoints"]),
+    ("explain", &["keys"]),
+    ("settings", &["keys"]),
+    ("list-presets", &["presets"]),
+    ("completion", &["completions"]),
     ("delete", &["rm"]),
     ("remove", &["rm"]),
     ("new", &["init", "train"]),
@@ -91,7 +97,14 @@ fn wrong_command(error: &Error, root: &Command, words: &[String]) -> Option<Stri
         Some((_, meant)) => meant.iter().map(|name| split(name)).collect(),
         // A run is meant, not a command with a name like it.
         None if at == 0 && run_arg::is_run(&wrong).is_some() => Vec::new(),
-        None => context(error, ContextKind::SuggestedSubcommand).iter().map(|name| split(name)).collect(),
+        // What removes something is never guessed, nor what is hardly like what was typed.
+        None => {
+            let names = context(error, ContextKind::SuggestedSubcommand);
+            let is_like = |name: &&String| {
+                !["rm", "prune"].contains(&name.as_str()) && strsim::jaro_winkler(name, &wrong) >= 0.85
+            };
+            names.iter().filter(is_like).map(|name| split(name)).collect()
+        }
     };
     if at == 0 && (meant.is_empty() || Path::new(&wrong).exists()) {
         meant.extend(command_for(&wrong));

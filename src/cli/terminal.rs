@@ -2,6 +2,7 @@
 
 use kinglet::{
     config::Precision,
+    error::Error,
     inference::{Generation, Piece},
     system::{
         progress::{self, Shown},
@@ -10,7 +11,8 @@ use kinglet::{
     threads::with_threads,
 };
 use std::{
-    io::{self, IsTerminal, Write},
+    fs::File,
+    io::{self, IsTerminal, Read, Write},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -139,6 +141,26 @@ pub(super) fn hints(hints: &[(&str, String)]) -> io::Result<()> {
     let lines: String =
         hints.iter().map(|(what, command)| format!("{:<width$}{command}\n", format!("{what}:"))).collect();
     print(&format!("\n{lines}"))
+}
+
+/// Refuses to overwrite a file that does not begin like what is to be written: a name is soon mistyped.
+///
+/// # Errors
+/// If there is such a file.
+pub(super) fn refuse_other(path: &Path, begins: &str) -> anyhow::Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    let mut start = Vec::new();
+    let read = file.take(begins.len() as u64).read_to_end(&mut start);
+    match read {
+        Ok(_) if start == begins.as_bytes() || start.is_empty() => Ok(()),
+        _ => {
+            Err(Error::BadConfig(format!("{} is another kind of file: remove it, or name another", path.display()))
+                .into())
+        }
+    }
 }
 
 /// A path in a command that is printed to be pasted.

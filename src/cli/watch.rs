@@ -106,6 +106,10 @@ fn fitting(mut parts: Parts, width: usize) -> (String, bool) {
 
 /// The time left, in the two largest units.
 pub(super) fn left(seconds: f64) -> String {
+    // Whole seconds would be far off near the end.
+    if (0.05..9.95).contains(&seconds) {
+        return format!("{seconds:.1} s left");
+    }
     let whole = seconds.max(0.0).round() as u64;
     match whole {
         0..60 => format!("{whole} s left"),
@@ -121,7 +125,14 @@ mod tests {
 
     #[test]
     fn the_time_left_has_two_units() {
-        let texts = [(0.2, "0 s left"), (59.4, "59 s left"), (59.6, "1 min 00 s left"), (3599.0, "59 min 59 s left")];
+        let texts = [
+            (0.2, "0.2 s left"),
+            (9.9, "9.9 s left"),
+            (9.97, "10 s left"),
+            (59.4, "59 s left"),
+            (59.6, "1 min 00 s left"),
+            (3599.0, "59 min 59 s left"),
+        ];
         let longer = [(7380.0, "2 h 03 min left"), (200_000.0, "2 days 7 h left"), (-1.0, "0 s left")];
         for (seconds, text) in texts.into_iter().chain(longer) {
             assert_eq!(left(seconds), text);

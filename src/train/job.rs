@@ -246,7 +246,7 @@ fn refuse_done(run: &RunDir, state: &State) -> Result<()> {
              --set patience=0 continues it"
         )
     } else {
-        format!("this run is complete: {step} of {of} steps; --set max_iters=N adds more")
+        format!("this run is complete: {step} of {of} steps; --set max_iters=N, with N above {step}, adds more")
     };
     Err(Error::run(run.path(), what))
 }

@@ -160,7 +160,7 @@ fields! {
     seed: u64 = 1337, "0 to 9223372036854775807" if |&v| i64::try_from(v).is_ok(),
         "Seed of all random numbers.";
     keep_last: usize = 2, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
-        "Number of recent checkpoints to keep, in addition to the best and the newest.";
+        "Number of estimates whose checkpoints are kept, the newest included; the best checkpoint is always kept.";
     patience: u64 = 0, "0 (off) to 1000000000" if |&v| v <= 1_000_000_000,
         "Early stopping: the run ends after this many estimates in a row without a new best validation loss; 0 turns it off.";
     on_divergence: OnDivergence = OnDivergence::Stop, "\"stop\", \"skip\" or \"rollback\"" if |_| true,
