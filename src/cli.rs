@@ -90,7 +90,7 @@ enum Command {
     List(list::Args),
     #[command(display_order = help::MANAGE)]
     Tag(tag::Args),
-    #[command(display_order = help::MANAGE)]
+    #[command(display_order = help::MANAGE, aliases = ["delete", "remove"])]
     Rm(rm::Args),
     #[command(display_order = help::MANAGE)]
     Prune(prune::Args),

@@ -57,7 +57,7 @@ const EXIT_CODES: [(&str, &str); 4] = [
 const EXAMPLES: &str = "\
 Examples:
   kinglet train
-  kinglet train my.txt --preset big-2.7m --name mine
+  kinglet train my.txt --preset kinglet-0.2m --set max_iters=1000 --name mine
   kinglet train --resume mine
   kinglet tune my.txt --budget 10m
   kinglet sample mine --prompt \"Once\"

@@ -26,8 +26,6 @@ pub(super) const COMMANDS: &[(&str, &[&str])] = &[
     ("settings", &["keys"]),
     ("list-presets", &["presets"]),
     ("completion", &["completions"]),
-    ("delete", &["rm"]),
-    ("remove", &["rm"]),
     ("new", &["init", "train"]),
     ("create", &["init", "train"]),
     ("config", &["init", "keys", "info"]),

@@ -147,8 +147,6 @@ fn the_right_command_comes_back() {
         (&["test", "mine"], "eval mine"),
         (&["inference", "mine"], "sample mine"),
         (&["run", "mine"], "chat mine"),
-        (&["delete", "mine"], "rm mine"),
-        (&["remove", "mine"], "rm mine"),
         (&["resume"], "train --resume"),
         (&["prepare", "a"], "data prepare a"),
         (&["data", "prepaer", "a"], "data prepare a"),
