@@ -1,5 +1,6 @@
 //! Arguments shared by commands: model configuration, data, and number of threads.
 
+use super::terminal;
 use anyhow::Context;
 use clap::{
     Arg, Command,
@@ -94,6 +95,9 @@ impl Choice {
     /// The requested configuration, and its name.
     pub(super) fn config(&self) -> anyhow::Result<(Config, std::ffi::OsString)> {
         self.data.iter().try_for_each(|name| no_setting(name))?;
+        // Text of any kind may be trained on, but this is rarely meant.
+        let files = self.data.iter().filter(|name| name.ends_with(".toml") && Path::new(name).is_file());
+        terminal::note(&files.map(|name| as_configuration(name)).collect::<Vec<_>>());
         let (mut config, name) = match &self.config {
             Some(path) => (read_config(path)?, path.file_stem().unwrap_or_default().to_owned()),
             None => {
@@ -169,6 +173,11 @@ fn tokenizer_kind(name: String) -> Result<TokenizerKind, Error> {
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
     if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("must be 0 to 3600 seconds".into()) }
+}
+
+/// A note on a text that is probably a configuration.
+fn as_configuration(name: &str) -> String {
+    format!("{name} is read as text to train on; to use it as the configuration: --config {}", shell::quoted(name))
 }
 
 /// Refuses `KEY=VALUE` as the name of a text, where there is no file of that name.

@@ -2,7 +2,7 @@
 
 use super::{
     confirm::{ago, bytes, date},
-    run_arg::{self, count},
+    run_arg,
     table::{to_left, to_right, visible},
     terminal,
 };
@@ -204,7 +204,7 @@ impl Line {
         let when = ago(self.changed(), now);
         let Some(run) = self.run() else {
             let Listed::Group { tuning, runs, .. } = self.what else { unreachable!("the other kind") };
-            let state = format!("{}{}", if tuning { "tuning, " } else { "" }, count(runs));
+            let state = format!("{}{}", if tuning { "tuning, " } else { "" }, terminal::count(runs as u64, "run"));
             return [
                 state,
                 String::new(),

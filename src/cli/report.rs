@@ -314,7 +314,7 @@ pub(super) fn parameters(n: usize) -> String {
 pub(super) fn conversations(of: Option<(usize, usize)>) -> String {
     optional(of, |(n, rows)| {
         let packed = if n == rows { String::new() } else { format!(", packed into {}", count(rows as u64, "row")) };
-        format!(" in {} to train on{packed}", count(n as u64, "conversation"))
+        format!("; {} in the training part{packed}", count(n as u64, "conversation"))
     })
 }
 

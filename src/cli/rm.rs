@@ -2,7 +2,7 @@
 
 use super::{
     confirm::{ask, bytes},
-    run_arg::{RunArg, count},
+    run_arg::RunArg,
     terminal,
 };
 use kinglet::{
@@ -48,14 +48,8 @@ impl Args {
                 terminal::tell(&format!("{:>8}  {} ({about})", bytes(removal.bytes), removal.path.display()));
             }
             let tunings = all.iter().filter(|(removal, _)| removal.tuning).count();
-            let what = match (all.len() - tunings, tunings) {
-                (n, 0) => count(n),
-                (0, 1) => "1 tuning".to_owned(),
-                (0, n) => format!("{n} tunings"),
-                (runs, tunings) => {
-                    format!("{} and {tunings} tuning{}", count(runs), if tunings == 1 { "" } else { "s" })
-                }
-            };
+            let counts = [(all.len() - tunings, "run"), (tunings, "tuning")].into_iter().filter(|(n, _)| *n > 0);
+            let what = counts.map(|(n, what)| terminal::count(n as u64, what)).collect::<Vec<_>>().join(" and ");
             match ask(&format!("Remove {what} ({})?", bytes(freed)))? {
                 Some(true) => {}
                 Some(false) => {

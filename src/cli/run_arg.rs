@@ -131,7 +131,11 @@ impl RunArg {
                     let n = all_runs(path).len();
                     Error::run(
                         path,
-                        format!("this is not a run but a folder of {}: name one, such as {}", count(n), run.display()),
+                        format!(
+                            "this is not a run but a folder of {}: name one, such as {}",
+                            terminal::count(n as u64, "run"),
+                            run.display()
+                        ),
                     )
                 }
                 (_, None) => Error::run(path, "not the folder of a run: it has no config.toml"),
@@ -216,11 +220,6 @@ fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a String>) -> Optio
     };
     let all = names.into_iter().map(|other| (likeness(other), other));
     all.filter(|(likeness, _)| *likeness >= LIKENESS).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, other)| other)
-}
-
-/// How many runs.
-pub(super) fn count(n: usize) -> String {
-    if n == 1 { "1 run".to_owned() } else { format!("{n} runs") }
 }
 
 /// The run that is named, or else the newest one in the home of runs that has a checkpoint.
