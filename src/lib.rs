@@ -46,6 +46,7 @@
 //! | [`train`] | one run: its starting point and the training loop |
 //! | [`tune`] | many runs: hyperparameter search |
 //! | [`inference`] | generating text with a trained model, and evaluating it |
+//! | [`formats`] | models of other programs, read and written |
 //!
 //! # Threads
 //! Training and evaluation compute in a pool of the number of threads that they are given. Reading and encoding text is divided
@@ -60,6 +61,7 @@
 #![forbid(unsafe_code)]
 
 pub mod data;
+pub mod formats;
 pub mod inference;
 pub mod report;
 pub mod run;

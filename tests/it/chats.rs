@@ -258,7 +258,9 @@ mod terminal {
         #[track_caller]
         fn ends(mut self, keys: &str) {
             self.types(keys);
-            assert!(self.child.wait().unwrap().success());
+            let status = self.child.wait().unwrap();
+            let shown = self.shown.lock().unwrap().clone();
+            assert!(status.success(), "{status} after {:?}", &shown[self.seen..]);
         }
     }
 

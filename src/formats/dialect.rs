@@ -1,0 +1,1 @@
+//! One table for each architecture, read in both directions.
