@@ -138,7 +138,7 @@ fields! {
         "Base of the rotary frequencies: with head size hs, channel pair i rotates by rope_theta^(-2i/hs) per position.";
     n_kv_head: usize = 0, "0 (n_head) to 256" if |&v| v <= 256,
         "Key/value heads for grouped-query attention; must divide n_head. 0 means n_head (no grouping).";
-    head_size: usize = 0, "0 (n_embd / n_head) to 65536" if |&v| v <= 65536,
+    head_size: usize = 0, "0 (n_embd / n_head) to 1024" if |&v| v <= 1024,
         "Channels of each attention head, if attention is to be n_head * head_size wide instead of n_embd; 0 means n_embd / n_head.";
     qk_norm: bool = false, "true or false" if |_| true,
         "If true, queries and keys are normalized (RMSNorm) before attention.";
