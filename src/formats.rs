@@ -6,6 +6,7 @@
 
 pub mod dialect;
 mod foreign;
+pub mod gguf;
 mod portable;
 
 pub use foreign::{Dtype, Foreign, Tensor};
