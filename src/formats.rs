@@ -4,10 +4,12 @@
 //! place by the table of its architecture ([`dialect`]), and ends in a run. Export makes a model that the other side
 //! can express, and reads the same table in the other direction.
 
+pub mod chain;
 pub mod dialect;
 mod foreign;
 pub mod gguf;
 mod portable;
+pub mod rewrite;
 
 pub use foreign::{Dtype, Foreign, Tensor};
 pub use portable::Portable;

@@ -134,7 +134,9 @@ fn open(input: impl Read, len: u64, source: &Source) -> Result<Foreign<'static>,
         foreign.tensors.insert(name, Tensor::new(shape, dtype, numbers));
     }
     if head.not_utf8 > 0 {
-        foreign.notes.push(format!("{} strings of the file are not UTF-8: their bad bytes were replaced", head.not_utf8));
+        foreign
+            .notes
+            .push(format!("{} strings of the file are not UTF-8: their bad bytes were replaced", head.not_utf8));
     }
     foreign.meta = Value::Object(head.keys);
     Ok(foreign)
@@ -282,7 +284,9 @@ impl<R: Read> Input<R> {
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), String> {
         self.input.read_exact(bytes).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => format!("damaged: it ends at byte {}, within its description", self.len),
+            std::io::ErrorKind::UnexpectedEof => {
+                format!("damaged: it ends at byte {}, within its description", self.len)
+            }
             _ => format!("cannot read: {error}"),
         })?;
         self.at += bytes.len() as u64;
