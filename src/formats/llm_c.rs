@@ -107,7 +107,7 @@ fn sizes<const N: usize>(source: &Source, names: [&str; N], numbers: &[i32]) -> 
 ///
 /// # Errors
 /// If it is none, or not as long as its header says.
-pub fn read_llm_c(path: &Path) -> Result<Foreign<'static>> {
+pub(super) fn read_llm_c(path: &Path) -> Result<Foreign<'static>> {
     let source = Source::open(path)?;
     let header = integers(&source.bytes(0, 4 * HEADER)?);
     if let Some((_, what)) = OTHERS.iter().find(|(other, _)| *other == header[0]) {
@@ -150,7 +150,7 @@ pub fn read_llm_c(path: &Path) -> Result<Foreign<'static>> {
     at.take("transformer.ln_f.weight".into(), &[c], c)?;
     at.take("transformer.ln_f.bias".into(), &[c], c)?;
     let mut foreign = at.end()?;
-    foreign.meta = json!({"vocab_size": v, "block_size": t, "n_layer": l, "n_head": heads, "n_embd": c});
+    foreign.meta = json!({"vocab_size": v, "block_size": t, "n_layer": l, "n_head": heads, "n_embd": c, "program": "llm.c"});
     if padded > v {
         foreign.notes.push(format!("{} rows that only pad the vocabulary are left out", padded - v));
     }
@@ -238,7 +238,7 @@ const HEAD: &str = "output.weight";
 ///
 /// # Errors
 /// If it is none, or not as long as its header says.
-pub fn read_llama2_c(path: &Path) -> Result<Foreign<'static>> {
+pub(super) fn read_llama2_c(path: &Path) -> Result<Foreign<'static>> {
     let source = Source::open(path)?;
     let start = source.bytes(0, source.len().min(HEADER as u64) as usize)?;
     let numbers = integers(&start);

@@ -24,7 +24,7 @@ const MODEL_KEYS: [&str; 10] = [
 ///
 /// # Errors
 /// If it is no checkpoint of PyTorch's, is damaged, calls what is unknown, or claims more numbers than it has.
-pub fn read(path: &Path) -> Result<Foreign<'static>> {
+pub(super) fn read(path: &Path) -> Result<Foreign<'static>> {
     let refused = |error: PytorchError| refused(path, error);
     let tensors = PytorchReader::new(path).map_err(refused)?.into_tensors();
     let root = PytorchReader::read_pickle_data(path, None).map_err(refused)?;
@@ -51,6 +51,16 @@ pub fn read(path: &Path) -> Result<Foreign<'static>> {
     };
     foreign.notes.extend(unread);
     Ok(foreign)
+}
+
+/// The values of a pickle without tensors, such as nanoGPT's `meta.pkl`.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_values(path: &Path) -> Result<Value> {
+    let root = PytorchReader::read_pickle_data(path, None).map_err(|error| refused(path, error))?;
+    refuse_calls(path, &root)?;
+    Ok(json(root, "", &mut Vec::new()).unwrap_or(Value::Null))
 }
 
 /// What the reader says, for people.

@@ -33,7 +33,7 @@ pub(super) fn is(start: &[u8], len: u64) -> bool {
 ///
 /// # Errors
 /// If it is not a safetensors file, or is damaged.
-pub fn read(path: &Path) -> Result<Foreign<'static>> {
+pub(super) fn read(path: &Path) -> Result<Foreign<'static>> {
     let mut foreign = Foreign::default();
     add(path, &mut foreign)?;
     Ok(foreign)
@@ -43,7 +43,7 @@ pub fn read(path: &Path) -> Result<Foreign<'static>> {
 ///
 /// # Errors
 /// If one of them is missing, damaged, or elsewhere.
-pub fn read_shards(index: &Path) -> Result<Foreign<'static>> {
+pub(super) fn read_shards(index: &Path) -> Result<Foreign<'static>> {
     let (mut foreign, weights) = (Foreign::default(), shards(index)?);
     let files: BTreeSet<&str> = weights.iter().map(|(_, file)| file.as_str()).collect();
     for file in &files {

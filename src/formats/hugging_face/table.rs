@@ -1,8 +1,8 @@
 //! The tables.
 
 use super::{
-    Architecture,
-    Line::{self, Activation, Bias, Biased, HeadSize, KvHeads, Only, Rotary, Same, Training, Window},
+    architecture::Architecture,
+    line::Line::{self, Activation, Bias, Biased, HeadSize, KvHeads, Only, Rotary, Same, Training, Window},
 };
 
 const fn needed(theirs: &'static [&'static str], ours: &'static str) -> Line {
@@ -222,19 +222,25 @@ const ARCEE: &[Line] = &[
     ATTENTION_DROPOUT,
 ];
 
-const fn architecture(model_type: &'static str, class: &'static str, lines: &'static [Line]) -> Architecture {
-    Architecture { model_type, class, like: None, lines }
+const fn table(model_type: &'static str, class: &'static str, lines: &'static [Line]) -> Architecture {
+    Architecture { model_type, class, like: model_type, lines }
 }
 
-pub(super) static ARCHITECTURES: &[Architecture] = &[
-    architecture("gpt2", "GPT2LMHeadModel", GPT2),
-    architecture("gpt_neox", "GPTNeoXForCausalLM", GPT_NEOX),
-    architecture("llama", "LlamaForCausalLM", LLAMA),
-    Architecture { like: Some("llama"), ..architecture("mistral", "MistralForCausalLM", MISTRAL) },
-    architecture("qwen2", "Qwen2ForCausalLM", QWEN2),
-    architecture("qwen3", "Qwen3ForCausalLM", QWEN3),
-    architecture("stablelm", "StableLmForCausalLM", STABLELM),
-    architecture("starcoder2", "Starcoder2ForCausalLM", STARCODER2),
-    architecture("nemotron", "NemotronForCausalLM", NEMOTRON),
-    architecture("arcee", "ArceeForCausalLM", ARCEE),
+/// All architectures.
+pub static ARCHITECTURES: &[Architecture] = &[
+    table("gpt2", "GPT2LMHeadModel", GPT2),
+    table("gpt_neox", "GPTNeoXForCausalLM", GPT_NEOX),
+    table("llama", "LlamaForCausalLM", LLAMA),
+    Architecture { like: "llama", ..table("mistral", "MistralForCausalLM", MISTRAL) },
+    table("qwen2", "Qwen2ForCausalLM", QWEN2),
+    table("qwen3", "Qwen3ForCausalLM", QWEN3),
+    table("stablelm", "StableLmForCausalLM", STABLELM),
+    table("starcoder2", "Starcoder2ForCausalLM", STARCODER2),
+    table("nemotron", "NemotronForCausalLM", NEMOTRON),
+    table("arcee", "ArceeForCausalLM", ARCEE),
 ];
+
+/// The architecture of this `model_type`.
+pub fn find(model_type: &str) -> Option<&'static Architecture> {
+    ARCHITECTURES.iter().find(|architecture| architecture.model_type == model_type)
+}
