@@ -6,13 +6,7 @@ use crate::{
 };
 use kinglet_core::error::{Error, Result};
 use sha2::{Digest, Sha256};
-use std::{
-    fs::File,
-    io::Read,
-    ops::Range,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::File, io::Read, ops::Range, path::Path, sync::Arc};
 
 pub(super) const MAGIC: &[u8; 8] = b"KINGLET\0";
 

@@ -134,7 +134,9 @@ fn open(input: impl Read, len: u64, source: &Source) -> Result<Foreign<'static>,
         foreign.tensors.insert(name, Tensor::new(shape, dtype, numbers));
     }
     if head.not_utf8 > 0 {
-        foreign.notes.push(format!("{} strings of the file are not UTF-8: their bad bytes were replaced", head.not_utf8));
+        foreign
+            .notes
+            .push(format!("{} strings of the file are not UTF-8: their bad bytes were replaced", head.not_utf8));
     }
     foreign.meta = Value::Object(head.keys);
     Ok(foreign)
@@ -235,12 +237,12 @@ fn places(infos: Vec<Info>, alignment: u64, end: u64, len: u64) -> Result<Vec<Pl
     };
     let mut places: Vec<Place> = infos.into_iter().map(place).collect::<Result<_, String>>()?;
     places.sort_by_key(|place| place.at);
-    if let Some([a, b]) = places.array_windows().find(|[a, b]| a.at + a.bytes > b.at) {
+    if let Some((a, b)) = places.iter().zip(places.iter().skip(1)).find(|(a, b)| a.at + a.bytes > b.at) {
         return Err(format!("damaged: the tensors {} and {} overlap", a.name, b.name));
     }
     let mut names: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
     names.sort_unstable();
-    if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
+    if let Some((name, _)) = names.iter().zip(names.iter().skip(1)).find(|(a, b)| a == b) {
         return Err(format!("damaged: there are two tensors {name}"));
     }
     Ok(places)
@@ -282,7 +284,9 @@ impl<R: Read> Input<R> {
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), String> {
         self.input.read_exact(bytes).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => format!("damaged: it ends at byte {}, within its description", self.len),
+            std::io::ErrorKind::UnexpectedEof => {
+                format!("damaged: it ends at byte {}, within its description", self.len)
+            }
             _ => format!("cannot read: {error}"),
         })?;
         self.at += bytes.len() as u64;
