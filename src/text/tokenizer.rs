@@ -23,12 +23,13 @@ mod plain;
 pub use chars::{Alphabet, CharTokenizer};
 pub use cuts::Cuts;
 pub use json::END_OF_TEXT;
+pub(crate) use json::{byte_char, file};
 pub use loss::Loss;
 
 use crate::system::disk;
 use ends::Ends;
 use hugging_face::HuggingFace;
-use json::{byte_char, file, join_at_end_of_text};
+use json::join_at_end_of_text;
 use kinglet_core::error::{Error, Result};
 use lossy::Lossy;
 use serde_json::{Map, Value, json};

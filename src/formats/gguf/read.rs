@@ -237,12 +237,12 @@ fn places(infos: Vec<Info>, alignment: u64, end: u64, len: u64) -> Result<Vec<Pl
     };
     let mut places: Vec<Place> = infos.into_iter().map(place).collect::<Result<_, String>>()?;
     places.sort_by_key(|place| place.at);
-    if let Some([a, b]) = places.array_windows().find(|[a, b]| a.at + a.bytes > b.at) {
+    if let Some((a, b)) = places.iter().zip(places.iter().skip(1)).find(|(a, b)| a.at + a.bytes > b.at) {
         return Err(format!("damaged: the tensors {} and {} overlap", a.name, b.name));
     }
     let mut names: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
     names.sort_unstable();
-    if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
+    if let Some((name, _)) = names.iter().zip(names.iter().skip(1)).find(|(a, b)| a == b) {
         return Err(format!("damaged: there are two tensors {name}"));
     }
     Ok(places)
