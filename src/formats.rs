@@ -4,9 +4,16 @@
 //! place by the table of its architecture ([`dialect`]), and ends in a run. Export makes a model that the other side
 //! can express, and reads the same table in the other direction.
 
+pub mod c;
 pub mod dialect;
 mod foreign;
+#[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
+pub mod onnx;
 mod portable;
+mod shape;
+mod w8;
+mod written;
 
 pub use foreign::{Dtype, Foreign, Tensor};
 pub use portable::Portable;
+pub use written::Written;
