@@ -1,9 +1,6 @@
 //! The sizes of a model, as formats that spell out its computation need them.
 
-use kinglet_core::{
-    backend::NORM_EPS,
-    config::{AttentionScale, Config, Position},
-};
+use kinglet_core::config::{AttentionScale, Config, Position};
 
 /// The sizes of a model, and the numbers that its computation needs beside the weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,7 +45,7 @@ impl Shape {
             hs: config.head_size(),
             inner: config.mlp_size(),
             theta: (config.position == Position::Rotary).then_some(config.rope_theta),
-            eps: NORM_EPS,
+            eps: config.norm_eps,
             scale: 1.0 / (scaled_by as f64).sqrt(),
         }
     }

@@ -346,8 +346,11 @@ impl<'a> Drawing<'a> {
         // Queries that share a head of keys are rows of one product.
         let grouped = s.nkv < s.nh;
         let regroup = |g: &mut Graph, x: String, heads: usize, width: i64| {
+            if !grouped {
+                return x;
+            }
             let shape = g.integers("shape", &[0, heads as i64, -1, width]);
-            if grouped { g.op("Reshape", &[&x, &shape], &[], "grouped") } else { x }
+            g.op("Reshape", &[&x, &shape], &[], "grouped")
         };
         let q = regroup(&mut self.g, q, s.nkv, s.hs as i64);
         let k = self.g.op("Transpose", &[&k], &[Setting::Ints("perm", &[0, 1, 3, 2])], "k_t");
