@@ -179,7 +179,8 @@ impl RunDir {
         let copies = |folder: &Path| {
             let stored = Stored::open(folder)?;
             let config = stored.config()?;
-            Ok((config, stored.tokenizer()?))
+            let tokenizer = stored.tokenizer()?.with_ends(&config.bos_token, &config.eos_token)?;
+            Ok((config, tokenizer))
         };
         let mut warnings = Vec::new();
         let (config, tokenizer) = newest(path, &mut warnings, |_| true, copies)?;
@@ -580,7 +581,9 @@ fn read_tokenizer(run: &Path, config: &Config) -> Result<Tokenizer> {
     if sha256(text.as_bytes()) != config.tokenizer_sha256 {
         return Err(Error::damaged(&path, "damaged: its SHA-256 differs from the one in config.toml"));
     }
-    Tokenizer::from_json(&text).map_err(|error| Error::run(&path, error.to_string()))
+    Tokenizer::from_json(&text)
+        .and_then(|tokenizer| tokenizer.with_ends(&config.bos_token, &config.eos_token))
+        .map_err(|error| Error::run(&path, error.to_string()))
 }
 
 #[cfg(test)]

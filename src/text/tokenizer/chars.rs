@@ -66,6 +66,13 @@ impl CharTokenizer {
         self.tokens.iter().filter_map(|token| *token)
     }
 
+    /// The id of the token that is this one character.
+    pub(super) fn id_of(&self, text: &str) -> Option<u32> {
+        let mut chars = text.chars();
+        let one = chars.next().filter(|_| chars.next().is_none())?;
+        self.ids.get(&one).copied()
+    }
+
     /// The id of the end-of-text token, if the vocabulary has it.
     pub fn end_of_text(&self) -> Option<u32> {
         self.end_of_text
