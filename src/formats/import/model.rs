@@ -71,7 +71,8 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
         Error::Data(what) => Error::run(path, what),
         other => other,
     };
-    let Description { origin, dialect, mut config, open, mut notes, step } = describe(&mut opened, options).map_err(at)?;
+    let Description { origin, dialect, mut config, open, mut notes, step } =
+        describe(&mut opened, options).map_err(at)?;
     notes.splice(0..0, std::mem::take(&mut opened.foreign.notes));
     let open = settle(&mut config, open, options)?;
     let (tokenizer, source) = words::tokenizer(&opened, &config, options, &mut notes).map_err(at)?;
@@ -86,8 +87,17 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
     let guesses = decide::decide(&mut portable, &open, &options.data, &mut notes)?;
     let params = portable.weights.len();
     let (format, architecture, buffers_left_out) = (opened.format, dialect.name, placed.buffers.len());
-    let report =
-        ImportReport { format, origin, architecture, params, step, tokenizer: source, guesses, buffers_left_out, notes };
+    let report = ImportReport {
+        format,
+        origin,
+        architecture,
+        params,
+        step,
+        tokenizer: source,
+        guesses,
+        buffers_left_out,
+        notes,
+    };
     Ok(Imported { portable, report })
 }
 
@@ -95,7 +105,8 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
 fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description> {
     let Some(json) = &opened.config else { return guess::describe(&mut opened.foreign, options.n_head) };
     guess::unwrap_names(&mut opened.foreign)?;
-    let wanted = options.set.iter().filter_map(|setting| setting.split_once('=')).filter(|(key, _)| key.trim() == "block_size");
+    let wanted =
+        options.set.iter().filter_map(|setting| setting.split_once('=')).filter(|(key, _)| key.trim() == "block_size");
     let block_size = wanted.last().and_then(|(_, value)| value.trim().parse().ok());
     let hugging_face::Described { mut config, dialect, mut notes } = hugging_face::read(json, block_size)?;
     if let Some(n) = options.n_head.filter(|n| *n != config.n_head) {
