@@ -37,6 +37,13 @@ impl CharTokenizer {
         chars.into()
     }
 
+    /// The tokenizer whose ids are the places of these characters; none if one of them is there twice.
+    pub fn of(chars: Vec<char>) -> Option<CharTokenizer> {
+        let mut seen = HashSet::new();
+        let once = chars.iter().all(|c| seen.insert(*c));
+        once.then(|| CharTokenizer::new(chars.into_iter().map(Some).collect()))
+    }
+
     fn new(tokens: Vec<Option<char>>) -> CharTokenizer {
         let ids: HashMap<char, u32> = tokens.iter().zip(0..).filter_map(|(token, id)| Some(((*token)?, id))).collect();
         let ascii = Box::new(std::array::from_fn(|c| *ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN)));
