@@ -13,6 +13,7 @@ mod earlier;
 mod finetune;
 mod formats;
 mod help;
+mod import;
 mod input;
 mod json;
 mod lora;
