@@ -129,7 +129,9 @@ fn notes(model: &Portable, options: &Options) -> Written {
         (false, _) => limits.push(format!("a call is a text of at most {block} tokens")),
     }
     if parting(&model.tokenizer, config).is_some() {
-        limits.push("the graph does not begin anew where a document does, as kinglet does: begin a call there".to_owned());
+        limits.push(
+            "the graph does not begin anew where a document does, as kinglet does: begin a call there".to_owned(),
+        );
     }
     if let Some(name) = model.tokenizer.begin_of_text_name() {
         limits.push(format!("kinglet puts {name} before every prompt, other programs do not: write it there"));
@@ -148,7 +150,9 @@ fn notes(model: &Portable, options: &Options) -> Written {
         );
     }
     if options.ids == Ids::Int32 {
-        notes.push("ids are int32: optimum and transformers.js pass int64, so this graph is for other runtimes".to_owned());
+        notes.push(
+            "ids are int32: optimum and transformers.js pass int64, so this graph is for other runtimes".to_owned(),
+        );
     }
     if let Some(note) = folder::note(&s) {
         notes.push(note);
