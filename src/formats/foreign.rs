@@ -120,7 +120,7 @@ impl<'a> Tensor<'a> {
     /// If there are not as many numbers as the shape says.
     pub fn of(shape: Vec<usize>, numbers: impl Into<Cow<'a, [f32]>>) -> Self {
         let numbers = numbers.into();
-        assert_eq!(numbers.len(), shape.iter().product());
+        assert_eq!(numbers.len(), shape.iter().product::<usize>());
         Tensor::new(shape, Dtype::F32, move || Ok(numbers.clone()))
     }
 
