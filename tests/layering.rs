@@ -18,7 +18,11 @@ const FLOORS: [(&str, &str, &[&str]); 3] = [
             "guard",
         ],
     ),
-    ("kinglet", "src", &["system", "text", "data", "run", "report", "train", "tune", "inference", "formats", "cli", "main"]),
+    (
+        "kinglet",
+        "src",
+        &["system", "text", "data", "run", "report", "train", "tune", "inference", "formats", "cli", "main"],
+    ),
 ];
 
 /// A source file: which crate it is of, its module's path in it, and what is in it.
