@@ -7,7 +7,9 @@ PyTorch's logits in f64 over these ids. `cases.json` lists them.
 """
 
 import json
+import logging
 import math
+import os
 import pickle
 import struct
 import sys
@@ -38,7 +40,7 @@ class Cases:
         path.mkdir(parents=True)
         return path
 
-    def add(self, name, file, model, options=(), ids=None, text=None, block=BLOCK, refused=None, bound=1e-5):
+    def add(self, name, file, model, options=(), ids=None, block=BLOCK, refused=None, bound=1e-5):
         """A case: PyTorch's logits of `model` over windows of ids, unless it must be refused with certain words."""
         case = {"name": name, "path": str(self.folder / name / file), "options": list(options)}
         if refused is not None:
@@ -46,14 +48,9 @@ class Cases:
         else:
             ids = self.ids if ids is None else ids
             windows = [ids[i : i + block] for i in range(0, 3 * block, block)]
-            logits = computed(model, windows)
-            np.save(self.folder / name / "logits.npy", logits)
-            targets = torch.tensor([ids[i + 1 : i + block + 1] for i in range(0, 3 * block, block)])
-            loss = F.cross_entropy(torch.from_numpy(logits).flatten(0, 1), targets.flatten()).item()
-            (self.folder / name / "measured.txt").write_text(
-                (self.text if text is None else text), encoding="utf-8", newline=""
-            )
-            case |= {"windows": windows, "loss": loss, "block": block, "bound": bound}
+            np.save(self.folder / name / "logits.npy", computed(model, windows))
+            case["loss"] = loss(model, ids, block)
+            case |= {"windows": windows, "block": block, "bound": bound}
         self.all.append(case)
 
     @property
@@ -68,6 +65,17 @@ def computed(model, windows):
     double = model.double().eval()
     out = double(torch.tensor(windows))
     return (out.logits if hasattr(out, "logits") else out).numpy().astype(np.float64)
+
+
+def loss(model, ids, block):
+    """The mean loss over all of a text, window by window; the last one is shorter."""
+    total, whole = 0.0, (len(ids) - 1) // block * block
+    for windows in (range(0, whole, block), range(whole, len(ids) - 1, block)):
+        if len(windows):
+            logits = torch.from_numpy(computed(model, [ids[i : min(i + block, len(ids) - 1)] for i in windows]))
+            targets = torch.tensor([ids[i + 1 : i + 1 + block] for i in windows])
+            total += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+    return total / (len(ids) - 1)
 
 
 # ---- the lecture's code, nanoGPT's and minGPT's
@@ -391,6 +399,8 @@ def published_int8(cases):
 def main():
     folder, text = Path(sys.argv[1]), Path(sys.argv[2]).read_text(encoding="utf-8")
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     folder.mkdir(parents=True, exist_ok=True)
     cases = Cases(folder, text)
     for part in (lecture, nano_gpt, c_files, transformers_folders):
