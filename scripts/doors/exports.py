@@ -45,6 +45,13 @@ class Exports:
     def __init__(self, kinglet, report, work, steps):
         self.kinglet, self.report, self.work, self.steps = kinglet, report, work, steps
         self.trained = {}
+        self.work_text = work / "text.txt"
+
+    def encode(self, trained, text):
+        """kinglet's ids of a text, by the tokenizer.json of its run."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(trained.run / "tokenizer.json")).encode(text, add_special_tokens=False).ids
 
     def train(self, name, shape):
         """The run of a shape, once."""
@@ -63,7 +70,7 @@ class Exports:
 
         config, tokenizer = self.kinglet.config(run), Tokenizer.from_file(str(run / "tokenizer.json"))
         block, vocab = int(config["block_size"]), tokenizer.get_vocab_size()
-        ids = tokenizer.encode((self.work / "text.txt").read_text(encoding="utf-8"), add_special_tokens=False).ids
+        ids = tokenizer.encode(self.work_text.read_text(encoding="utf-8"), add_special_tokens=False).ids
         rng = random.Random(len(ids))
         lists = [ids[:block], ids[500 : 500 + block // 2], [rng.randrange(vocab) for _ in range(block)], ids[:1]]
         written = self.kinglet("sample", run, "--prompt", prompt, "--tokens", tokens, "--temperature", 0)[-1]

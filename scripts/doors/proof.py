@@ -9,7 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
-from . import exports, imports
+from . import c_program, exports, gguf_files, graphs_in_onnxruntime, imports
 from .environments import Environments, Missing
 from .program import Kinglet
 from .report import Report
@@ -34,6 +34,9 @@ PARTS = {
 HF = [name for name, shape in SHAPES.items()]
 # The graphs that optimum and transformers.js run: every tokenizer, every kind of position and norm, and what only ONNX takes.
 GRAPHS = ["published", "gpt2", "nanogpt", "kinglet", "llama", "llama-gqa-tied", "qwen3", "softcap", "learned-rms"]
+
+
+C_FILES = ["published", "gpt2", "kinglet", "llama", "qwen3"]
 
 
 def main():
@@ -128,6 +131,18 @@ class Proof:
             names = [name for name in names if SHAPES[name].light]
         chosen = [name for name in names if any(word in name for word in self.args.only)]
         return chosen or list(names)
+
+    def llama_cpp(self):
+        gguf_files.check(self.exports, self.environments, self.names(HF))
+
+    def onnxruntime(self):
+        graphs_in_onnxruntime.check(self.exports, self.names(HF))
+
+    def vocabulary(self):
+        gguf_files.vocabularies(self.exports, self.environments, 5_000 if self.args.light else 50_000)
+
+    def c(self):
+        c_program.check(self.exports, self.names(C_FILES))
 
     def imports(self):
         cases = [word for word in self.args.only if word != "import"]

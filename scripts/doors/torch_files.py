@@ -329,12 +329,12 @@ def c_files(cases):
 
 def llm_c(path, model, version, kind):
     """llm.c's checkpoint: 256 numbers, then the tensors, kind by kind over all layers; the vocabulary padded to 128."""
-    v = model.config.vocab_size
+    config, state = model.config, model.state_dict()
+    v = config.vocab_size
     padded = (v + 127) // 128 * 128
     header = np.zeros(256, np.int32)
-    header[:8] = [20240326, version, model.config.n_positions, v, LAYERS, HEADS, WIDTH, padded]
-    state = model.state_dict()
-    layer = lambda name: [state[f"transformer.h.{i}.{name}"] for i in range(LAYERS)]  # noqa: E731
+    header[:8] = [20240326, version, config.n_positions, v, config.n_layer, config.n_head, config.n_embd, padded]
+    layer = lambda name: [state[f"transformer.h.{i}.{name}"] for i in range(config.n_layer)]  # noqa: E731
     turned = lambda name: [w.T for w in layer(name)]  # noqa: E731
     parts = [F.pad(state["transformer.wte.weight"], (0, 0, 0, padded - v)), state["transformer.wpe.weight"]]
     for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"):
@@ -351,15 +351,16 @@ def llm_c(path, model, version, kind):
 def llama2_c(path, model, shared, new):
     """llama2.c's: rotations of neighbouring pairs, seven numbers of header, or version 1 with its magic."""
     config, state = model.config, {k.removeprefix("model."): v for k, v in model.state_dict().items()}
-    size = WIDTH // HEADS
+    width, heads, layers, block = config.hidden_size, config.num_attention_heads, config.num_hidden_layers, config.max_position_embeddings
+    size = width // heads
 
     def pairs(w):
-        return w.view(-1, 2, size // 2, WIDTH).transpose(1, 2).reshape(w.shape)
+        return w.view(-1, 2, size // 2, width).transpose(1, 2).reshape(w.shape)
 
-    layer = lambda name: [state[f"layers.{i}.{name}.weight"] for i in range(LAYERS)]  # noqa: E731
+    layer = lambda name: [state[f"layers.{i}.{name}.weight"] for i in range(layers)]  # noqa: E731
     matrices = [pairs(w) for w in layer("self_attn.q_proj")], [pairs(w) for w in layer("self_attn.k_proj")]
     norms, mlp = ("input_layernorm", "post_attention_layernorm"), ("gate", "down", "up")
-    sizes = [WIDTH, config.intermediate_size, LAYERS, HEADS, config.num_key_value_heads, config.vocab_size, BLOCK]
+    sizes = [width, config.intermediate_size, layers, heads, config.num_key_value_heads, config.vocab_size, block]
     with open(path, "wb") as file:
         write = lambda tensors: [file.write(w.contiguous().float().numpy().tobytes()) for w in tensors]  # noqa: E731
         if new:
@@ -373,7 +374,7 @@ def llama2_c(path, model, shared, new):
             write([state["embed_tokens.weight"], *layer(norms[0])])
             write([*matrices[0], *matrices[1], *layer("self_attn.v_proj"), *layer("self_attn.o_proj"), *layer(norms[1])])
             write(w for part in mlp for w in layer(f"mlp.{part}_proj"))
-            angles = torch.outer(torch.arange(BLOCK), 10000.0 ** (-torch.arange(0, size, 2) / size))
+            angles = torch.outer(torch.arange(block), 10000.0 ** (-torch.arange(0, size, 2) / size))
             write([state["norm.weight"], angles.cos(), angles.sin()])
         if not shared:
             write([model.state_dict()["lm_head.weight"]])
@@ -382,6 +383,13 @@ def llama2_c(path, model, shared, new):
 def published_int8(cases):
     """The lecture's model with its linear layers as bytes and a scale for each row."""
     model = stir(Lecture(len(cases.chars), BLOCK, LAYERS, HEADS, WIDTH, "n_embd"), 32)
+    path = cases.case("int8-published")
+    torch.save(in_bytes(model), path / "model.pth")
+    cases.add("int8-published", "model.pth", model, ["--attention-scale", "n_embd", *cases.by_data])
+
+
+def in_bytes(model):
+    """What is stored; the model becomes what it says."""
     state = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name.startswith("blocks."):
@@ -391,9 +399,7 @@ def published_int8(cases):
                 module.weight.copy_(bytes_.float() * scales)
             state |= {f"{name}.int8_weights": bytes_, f"{name}.scales": scales}
     rest = {k: v for k, v in model.state_dict().items() if k.removesuffix(".weight") + ".scales" not in state}
-    path = cases.case("int8-published")
-    torch.save(state | rest, path / "model.pth")
-    cases.add("int8-published", "model.pth", model, ["--attention-scale", "n_embd", *cases.by_data])
+    return state | rest
 
 
 def main():
