@@ -19,6 +19,8 @@ from .shapes import SHAPES
 BOUND = 1e-4
 TOKENS = 200
 PROMPT = "mo ka; ri"
+# What transformers 4 says of every model.
+NOT_OF_THE_MODEL = "Device set to use"
 
 
 @dataclass
@@ -156,7 +158,11 @@ def transformers(exports, environments, names):
 def as_users_see_it(report, part, trained, answer):
     name = trained.name
     report.equal(part, f"{name}: its class", answer["class"], trained.shape.hf)
-    report.equal(part, f"{name}: warnings", answer["warnings"], [])
+    said = [warning for warning in answer["warnings"] if not warning.startswith(NOT_OF_THE_MODEL)]
+    # A folder whose positions end says so, or a text without a length would end in an IndexError; transformers 5 notes it.
+    if trained.shape.settings.get("position") != "rotary":
+        said = [warning for warning in said if not warning.startswith("Both `max_new_tokens`")]
+    report.equal(part, f"{name}: warnings", said, [])
     report.equal(part, f"{name}: keys that are missing or unexpected", answer["keys"], [])
     report.equal(part, f"{name}: ids of the prompt", answer["prompt_ids"], trained.prompt_ids)
     report.holds(part, f"{name}: no token_type_ids", "token_type_ids" not in answer["fields"], str(answer["fields"]))

@@ -232,6 +232,9 @@ def transformers_folders(cases):
             cases.all.append({"name": f"hf-{name}", "failed": f"{type(error).__name__}: {error}"})
     variants(cases, t, tokenizer, ids, gqa, gpt2, block)
     refusals(cases, t, tokenizer, gqa, heads, common)
+    from . import gguf_written
+
+    gguf_written.check(cases, tokenizer, ids)
 
 
 def variants(cases, t, tokenizer, ids, gqa, gpt2, block):

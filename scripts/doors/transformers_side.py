@@ -28,21 +28,18 @@ class Caught(logging.Handler):
         self.said.append(record.getMessage())
 
 
-def dtype_argument():
-    return {"dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype": torch.float32}
-
 
 @torch.no_grad()
 def answer(job, caught):
     folder = job["folder"]
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **dtype_argument())
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     out = {"class": type(model).__name__, "keys": [f"{kind}: {keys}" for kind, keys in info.items() if keys]}
     encoded = tokenizer(job["prompt"])
     out["prompt_ids"], out["fields"] = encoded["input_ids"], sorted(encoded)
     model.eval()
     np.savez(job["out"], *[model(torch.tensor([ids])).logits[0].double().numpy() for ids in job["lists"]])
-    pipe = transformers.pipeline("text-generation", model=folder, **dtype_argument())
+    pipe = transformers.pipeline("text-generation", model=folder, dtype=torch.float32)
     settings = dict(do_sample=False, return_full_text=True)
     if job["tokens"]:
         settings["max_new_tokens"] = job["tokens"]
