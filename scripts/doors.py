@@ -37,12 +37,14 @@ def main():
     about.add_argument("--work", type=Path, help="folder for the models, which is kept [default: a temporary one]")
     about.add_argument("--json", action="store_true", help="print one JSON object")
     about.add_argument("--table", type=Path, metavar="FILE", help="also write the lines as Markdown")
+    about.add_argument("--write", action="store_true", help="also write the measured tables into docs/INTEROP.md")
     args = about.parse_args()
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = (args.cache or base / "kinglet-doors").resolve()
     words = [args.binary.resolve(), cache]
     words += ["--light"] * args.light + ["--heavy"] * args.heavy + ["--json"] * args.json
     words += [word for name in args.only for word in ("--only", name)]
+    words += ["--write"] * args.write
     words += ["--work", args.work.resolve()] if args.work else []
     words += ["--table", args.table.resolve()] if args.table else []
     python = Environments(cache).light()

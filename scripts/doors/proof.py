@@ -9,7 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
-from . import c_program, exports, gguf_files, graphs_in_onnxruntime, imports
+from . import c_program, exports, gguf_files, graphs_in_onnxruntime, imports, interop
 from .environments import Environments, Missing
 from .program import Kinglet
 from .report import Report
@@ -48,6 +48,7 @@ def main():
     about.add_argument("--only", action="append", default=[])
     about.add_argument("--work", type=Path)
     about.add_argument("--table", type=Path)
+    about.add_argument("--write", action="store_true")
     args = about.parse_args()
     begun = time.monotonic()
     report = Report(quiet=args.json)
@@ -68,6 +69,8 @@ def main():
             shutil.rmtree(work, ignore_errors=True)
     if args.table:
         args.table.write_text(report.table() + "\n", encoding="utf-8")
+    if args.write:
+        interop.write(report)
     held, missed, skipped = report.counts()
     if args.json:
         print(report.json())
