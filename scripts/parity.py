@@ -49,6 +49,14 @@ CONFIGS = {
     # Rotary positions alone, heads of another size, frequencies closer together.
     "rotary-tiny": dict(v=30, t=17, layers=3, heads=2, c=28, act="relu", biases="mlp head norm", tied=False,
                         scale="n_embd", rotary=500.0, betas=(0.9, 0.999), decay=0.01, decay_all=True, clip=0.0),
+    # Heads wider together than the residual stream, and an epsilon that can be seen, in both kinds of norm.
+    "wide-heads": dict(v=37, t=18, layers=2, heads=4, kv_heads=2, hs=14, c=24, act="swiglu", inner=64, biases="",
+                       tied=False, scale="head_size", rotary=10000.0, qk_norm=True, norm="rmsnorm", eps=0.02,
+                       betas=(0.9, 0.95), decay=0.1, decay_all=False, clip=1.0),
+    # Heads narrower than that, of which there are as many as do not divide it.
+    "narrow-heads": dict(v=33, t=16, layers=2, heads=3, hs=6, c=32, act="gelu", biases="qkv proj norm", tied=True,
+                         scale="head_size", eps=0.05, betas=(0.9, 0.95), decay=0.1, decay_all=True, clip=0.0,
+                         muon=0.02),
 }
 BATCH, STEPS, LR, SAMPLE = 4, 10, 1e-3, 64
 
@@ -103,17 +111,18 @@ class Attention(nn.Module):
         super().__init__()
         c = cfg["c"]
         self.heads, self.kv_heads, self.theta = cfg["heads"], cfg.get("kv_heads", cfg["heads"]), cfg.get("rotary")
-        self.hs = c // self.heads
+        self.hs, eps = cfg.get("hs", c // self.heads), cfg.get("eps", 1e-5)
+        self.q, self.kv = self.heads * self.hs, self.kv_heads * self.hs
         self.scale = 1.0 / math.sqrt(c if cfg["scale"] == "n_embd" else self.hs)
-        self.c_attn = nn.Linear(c, c + 2 * self.kv_heads * self.hs, bias="qkv" in cfg["biases"])
-        self.c_proj = nn.Linear(c, c, bias="proj" in cfg["biases"])
+        self.c_attn = nn.Linear(c, self.q + 2 * self.kv, bias="qkv" in cfg["biases"])
+        self.c_proj = nn.Linear(self.q, c, bias="proj" in cfg["biases"])
         if cfg.get("qk_norm"):
-            self.q_norm, self.k_norm = nn.RMSNorm(self.hs, eps=1e-5), nn.RMSNorm(self.hs, eps=1e-5)
+            self.q_norm, self.k_norm = nn.RMSNorm(self.hs, eps=eps), nn.RMSNorm(self.hs, eps=eps)
 
     def forward(self, x):
-        b, t, c = x.shape
-        kv = self.kv_heads * self.hs
-        q, k, v = (z.view(b, t, -1, self.hs).transpose(1, 2) for z in self.c_attn(x).split((c, kv, kv), dim=-1))
+        b, t, _ = x.shape
+        parts = self.c_attn(x).split((self.q, self.kv, self.kv), dim=-1)
+        q, k, v = (z.view(b, t, -1, self.hs).transpose(1, 2) for z in parts)
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
         if self.theta:
@@ -121,7 +130,7 @@ class Attention(nn.Module):
         k, v = (z.repeat_interleave(self.heads // self.kv_heads, dim=1) for z in (k, v))
         scores = self.scale * q @ k.transpose(-2, -1)
         scores = scores.masked_fill(torch.ones(t, t).tril() == 0, -torch.inf)
-        return self.c_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, c))
+        return self.c_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, self.q))
 
 
 class Mlp(nn.Module):
@@ -145,8 +154,8 @@ class Mlp(nn.Module):
 
 def norm(cfg):
     if cfg.get("norm") == "rmsnorm":
-        return nn.RMSNorm(cfg["c"], eps=1e-5)
-    return nn.LayerNorm(cfg["c"], bias="norm" in cfg["biases"])
+        return nn.RMSNorm(cfg["c"], eps=cfg.get("eps", 1e-5))
+    return nn.LayerNorm(cfg["c"], eps=cfg.get("eps", 1e-5), bias="norm" in cfg["biases"])
 
 
 class Block(nn.Module):

@@ -95,6 +95,43 @@ fn config(name: &str) -> Config {
                 "rope_theta=500",
             ],
         ),
+        "wide-heads" => Config::default()
+            .with(&[
+                "vocab_size=37",
+                "block_size=18",
+                "n_layer=2",
+                "n_head=4",
+                "n_kv_head=2",
+                "head_size=14",
+                "n_embd=24",
+                "activation=swiglu",
+                "position=rotary",
+                "qk_norm=true",
+                "norm=rmsnorm",
+                "norm_eps=0.02",
+                "beta2=0.95",
+                "weight_decay=0.1",
+                "decay=matrices",
+                "grad_clip=1",
+            ])
+            .unwrap(),
+        "narrow-heads" => Config::default()
+            .with(&[
+                "vocab_size=33",
+                "block_size=16",
+                "n_layer=2",
+                "n_head=3",
+                "head_size=6",
+                "n_embd=32",
+                "activation=gelu",
+                "bias=[\"qkv\",\"proj\",\"norm\"]",
+                "tie_weights=true",
+                "norm_eps=0.05",
+                "optimizer=muon",
+                "beta2=0.95",
+                "weight_decay=0.1",
+            ])
+            .unwrap(),
         published => preset(published, &["vocab_size=65"]),
     }
 }
@@ -204,7 +241,7 @@ fn check_gradients(model: &Gpt, g: &[f64], fixture: &Fixture, tolerance: f64) {
     }
 }
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 11] = [
     "big-0.2m",
     "big-2.7m",
     "gpt2-tiny",
@@ -214,6 +251,8 @@ const NAMES: [&str; 9] = [
     "squared-capped-tiny",
     "rotary-gqa",
     "rotary-tiny",
+    "wide-heads",
+    "narrow-heads",
 ];
 
 #[test]

@@ -201,11 +201,14 @@ impl Shown {
         let mut lines = vec![(what, self.name.clone())];
         lines.extend(about.map(|preset| ("", preset.about.to_owned())));
         lines.extend(self.progress());
-        let Config { n_layer, n_head, n_embd, block_size, .. } = self.config;
+        let Config { n_layer, n_head, n_embd, block_size, head_size, .. } = self.config;
+        let heads = match head_size {
+            0 => count(n_head as u64, "head"),
+            _ => format!("{} of {}", count(n_head as u64, "head"), count(head_size as u64, "channel")),
+        };
         let shape = format!(
-            "{}, {} in each, {}",
+            "{}, {heads} in each, {}",
             count(n_layer as u64, "block"),
-            count(n_head as u64, "head"),
             count(n_embd as u64, "channel")
         );
         lines.push(("model", format!("{shape}; sees {}", count(block_size as u64, "token"))));

@@ -258,7 +258,10 @@ mod terminal {
         #[track_caller]
         fn ends(mut self, keys: &str) {
             self.types(keys);
+            // `wait` closes standard input. `script` then types an end of file of its own, and may hang up.
+            let stdin = self.child.stdin.take();
             let status = self.child.wait().unwrap();
+            drop(stdin);
             let shown = self.shown.lock().unwrap().clone();
             assert!(status.success(), "{status} after {:?}", &shown[self.seen..]);
         }

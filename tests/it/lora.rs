@@ -140,6 +140,7 @@ fn merged_adapters_are_the_same_function() {
         &["lora_rank=5", ALL, "tie_weights=true", "bias=[\"head\",\"norm\"]"],
         &["lora_rank=2", "lora_targets=[\"mlp\"]", "tie_weights=true", "modules_to_save=[\"*.wte.*\"]"],
         &["lora_rank=3", ALL, "position=rotary", "n_kv_head=1", "qk_norm=true"],
+        &["lora_rank=3", ALL, "head_size=10", "n_kv_head=1", "norm_eps=0.01"],
     ] {
         let config = config(settings);
         let adapted = train(&config, layout(&config).init(9), 20).p;

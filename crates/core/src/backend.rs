@@ -5,8 +5,8 @@
 //!
 //! [`Reference`] defines, in f64 and plain loops, what each operation means; every other implementation must agree with
 //! it (`tests/it/conformance.rs` checks this). Shapes use these letters: `b` sequences of `t` positions, `n = b * t` rows,
-//! `c` channels, `nh` heads of `hs` channels, `v` tokens in the vocabulary. Buffers may be longer than an operation
-//! needs; it uses only their beginning.
+//! `c` channels (of attention, those of all heads together), `nh` heads of `hs` channels, `v` tokens in the vocabulary.
+//! Buffers may be longer than an operation needs; it uses only their beginning.
 
 mod cpu;
 mod reference;
@@ -22,4 +22,4 @@ pub use kinglet_kernels::{
 };
 pub use reference::Reference;
 pub use timed::{Cost, Op, Timed};
-pub use waist::{Activated, Attended, Backward, Forward, Gradients, KvCache, NORM_EPS, Normed, Pass, QkInput, Rows};
+pub use waist::{Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows};

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Each line of the backward pass is below the forward line that it differentiates. Shapes: `b` sequences of `t`
-//! positions, `n = b * t` rows, `c` channels, `nh` heads, `v` tokens in the vocabulary. The computation is behind
-//! [`Forward`] and [`Backward`]; dividing the batch is the job of [`crate::shards`].
+//! positions, `n = b * t` rows, `c` channels, `nh` heads with `q` channels together (as many as `c` unless `head_size` is
+//! set), `v` tokens in the vocabulary. The computation is behind [`Forward`] and [`Backward`]; dividing the batch is the
+//! job of [`crate::shards`].
 
 use crate::{
     backend::{
@@ -47,10 +48,10 @@ pub struct Gpt {
 struct BlockActs<B: Forward> {
     ln_1: B::Buf,    // (n, c)
     stats_1: B::Buf, // (n, 2)
-    qkv: B::Buf,     // (n, c + 2 kv)
-    pre_qk: B::Buf,  // (n, c + kv), queries and keys before their norm, or empty without that norm
+    qkv: B::Buf,     // (n, q + 2 kv)
+    pre_qk: B::Buf,  // (n, q + kv), queries and keys before their norm, or empty without that norm
     lse: B::Buf,     // (b, nh, t)
-    att: B::Buf,     // (n, c)
+    att: B::Buf,     // (n, q)
     x_mid: B::Buf,   // (n, c), between attention and MLP
     ln_2: B::Buf,    // (n, c)
     stats_2: B::Buf, // (n, 2)
@@ -86,8 +87,8 @@ impl<B: Forward> Acts<B> {
 pub struct ActGrads<B: Forward> {
     dx: B::Buf,   // (n, c), of the residual stream
     dc: B::Buf,   // (n, c)
-    datt: B::Buf, // (n, c)
-    dqkv: B::Buf, // (n, c + 2 kv)
+    datt: B::Buf, // (n, q)
+    dqkv: B::Buf, // (n, q + 2 kv)
     dfc: B::Buf,  // (n, 4c), or as wide as fc
     dact: B::Buf, // (n, n_inner) with SwiGLU; otherwise empty, since only dfc is needed
 }
@@ -150,7 +151,7 @@ impl Gpt {
             n_embd: config.n_embd,
             vocab_size: config.vocab_size,
             heads: Heads {
-                c: config.n_embd,
+                c: config.attention_size(),
                 nh: config.n_head,
                 nkv: config.kv_heads(),
                 scale: 1.0 / (scaled_by as f64).sqrt(),
@@ -329,7 +330,7 @@ impl Gpt {
     /// If `ids` is empty or longer than `block_size`, or if the cache would exceed `block_size` positions although the
     /// model's positions end there (see [`Gpt::slides`]).
     pub fn extend<B: Forward>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
-        let (w, c) = (&self.layout, self.n_embd);
+        let w = &self.layout;
         let rows = Rows { pos: cache.len, ..Rows::new(1, ids.len()) };
         let first = if self.slides() { 0 } else { rows.pos };
         assert!(!ids.is_empty() && first + rows.t <= self.block_size);
@@ -348,9 +349,9 @@ impl Gpt {
         }
         cache.len += rows.t;
         // The output of the last block is needed for the newest position only.
-        let newest = Span { start: (rows.t - 1) * c, len: c };
-        be.copy(&mut last.x, 0, x, newest);
-        be.copy(&mut last.block.att, 0, &cache.block.att, newest);
+        let newest = |c: usize| Span { start: (rows.t - 1) * c, len: c };
+        be.copy(&mut last.x, 0, x, newest(self.n_embd));
+        be.copy(&mut last.block.att, 0, &cache.block.att, newest(self.heads.c));
         let one = Context { pass: Pass { rows: Rows::new(1, 1), ..cx.pass }, ..cx };
         self.branches(&one, w.h.len() - 1, &last.x, &mut last.out, &mut last.block);
         self.unembed(&one, &last.out, &mut cache.head);
@@ -386,7 +387,7 @@ impl Gpt {
         ActGrads {
             dx: be.zeros(nc),
             dc: be.zeros(nc),
-            datt: be.zeros(nc),
+            datt: be.zeros(n * self.heads.c),
             dqkv: be.zeros(n * self.heads.width()),
             dfc: be.zeros(n * self.layout.h[0].c_fc.o),
             dact: be.zeros(if self.activation == Activation::Swiglu { n * self.n_inner } else { 0 }),
@@ -413,28 +414,28 @@ impl Gpt {
     pub fn flops_per_token(&self) -> f64 {
         let passes = self.layout.linears().into_iter().map(|w| w.multiply_adds());
         let products: usize = passes.map(|(forward, backward)| forward + backward).sum();
-        (2 * products + 12 * self.layout.h.len() * self.block_size * self.n_embd) as f64
+        (2 * products + 12 * self.layout.h.len() * self.block_size * self.heads.c) as f64
     }
 
     /// Number of floats in the activations ([`Gpt::acts`]) for `b` sequences, and in their gradients
     /// ([`Gpt::act_grads`], plus the adapters' scratch memory).
     pub fn activation_floats(&self, b: usize) -> (usize, usize) {
-        let (c, nh, layers) = (self.n_embd, self.heads.nh, self.layout.h.len());
+        let (c, q, nh, layers) = (self.n_embd, self.heads.c, self.heads.nh, self.layout.h.len());
         let (n, qkv) = (b * self.block_size, self.heads.width());
         let (fc, act) = (self.layout.h[0].c_fc.o, self.n_inner);
-        let block = 4 * c + qkv + self.pre_qk() + self.fc_kept() + act + nh + 4;
+        let block = 3 * c + q + qkv + self.pre_qk() + self.fc_kept() + act + nh + 4;
         let rotations = if self.slides() { self.block_size * self.heads.hs() } else { 0 };
         let dact = if self.activation == Activation::Swiglu { act } else { 0 };
         // An adapter's activations between its two matrices, and their gradient.
         let adapter = self.layout.linears().iter().filter_map(|w| w.lora).map(|lora| 2 * lora.r).max().unwrap_or(0);
         let forward = n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1) + rotations;
-        (forward, n * (3 * c + qkv + fc + dact + adapter))
+        (forward, n * (2 * c + q + qkv + fc + dact + adapter))
     }
 
     /// Channels of queries and keys that are saved before their norm.
     fn pre_qk(&self) -> usize {
         let normed = self.layout.h[0].qk.is_some_and(|qk| qk.norm.is_some());
-        if normed { self.n_embd + self.heads.kv() } else { 0 }
+        if normed { self.heads.c + self.heads.kv() } else { 0 }
     }
 
     /// The rotations of the positions `0..block_size`, or empty if positions are learned.
@@ -454,7 +455,7 @@ impl Gpt {
             qkv: be.zeros(n * self.heads.width()),
             pre_qk: be.zeros(n * self.pre_qk()),
             lse: be.zeros(n * self.heads.nh),
-            att: be.zeros(nc),
+            att: be.zeros(n * self.heads.c),
             x_mid: be.zeros(nc),
             ln_2: be.zeros(nc),
             stats_2: be.zeros(2 * n),
@@ -539,7 +540,7 @@ mod tests {
         Pass { p, rows: Rows::new(1, 6), dropout: None }
     }
 
-    const VARIANTS: [&[&str]; 9] = [
+    const VARIANTS: [&[&str]; 11] = [
         &[],
         &["activation=gelu", "bias=true"],
         &["activation=relu_squared", "n_inner=5", "z_loss=0.1"],
@@ -549,6 +550,8 @@ mod tests {
         &["n_kv_head=1"],
         &["qk_norm=true"],
         &["position=rotary", "n_kv_head=1", "qk_norm=true", "activation=gelu"],
+        &["head_size=3", "norm_eps=0.01", "qk_norm=true"],
+        &["position=rotary", "n_head=3", "head_size=6", "n_kv_head=1", "activation=swiglu", "norm=rmsnorm"],
     ];
 
     #[test]

@@ -180,6 +180,8 @@ pub struct Norm {
     pub b: Option<Param>,
     /// Which norm.
     pub kind: NormKind,
+    /// What is added to the variance.
+    pub eps: f64,
 }
 
 /// What is done to queries and keys before attention compares them.
@@ -187,6 +189,8 @@ pub struct Norm {
 pub struct Qk {
     /// Weights (hs) of an RMSNorm of each query and of each key.
     pub norm: Option<(Param, Param)>,
+    /// What that norm adds to the mean of the squares.
+    pub eps: f64,
     /// Whether they are rotated by their position.
     pub rotary: bool,
 }
@@ -196,11 +200,11 @@ pub struct Qk {
 pub struct Block {
     /// Norm before attention.
     pub ln_1: Norm,
-    /// Projection to query, key and value: (c + 2 kv, c).
+    /// Projection to query, key and value: (q + 2 kv, c), where q is c unless heads have a size of their own.
     pub c_attn: Linear,
     /// What is done to queries and keys, if anything.
     pub qk: Option<Qk>,
-    /// Attention's output projection: (c, c).
+    /// Attention's output projection: (c, q).
     pub attn_proj: Linear,
     /// Norm before the MLP.
     pub ln_2: Norm,
@@ -251,7 +255,8 @@ impl Layout {
         let wte = b.embedding("transformer.wte.weight", v, c);
         let learned = config.position == Position::Learned;
         let wpe = learned.then(|| b.embedding("transformer.wpe.weight", config.block_size, c));
-        let qkv = c + 2 * config.kv_heads() * config.head_size();
+        let q = config.attention_size();
+        let qkv = q + 2 * config.kv_heads() * config.head_size();
         let mut h: Vec<Block> = (0..config.n_layer)
             .map(|l| {
                 let name = |part: &str| format!("transformer.h.{l}.{part}");
@@ -259,7 +264,7 @@ impl Layout {
                     ln_1: b.norm(&name("ln_1"), c, bias.norm),
                     c_attn: b.linear(&name("attn.c_attn"), c, qkv, bias.qkv, 1.0),
                     qk: b.qk(&name("attn")),
-                    attn_proj: b.linear(&name("attn.c_proj"), c, c, bias.proj, residual),
+                    attn_proj: b.linear(&name("attn.c_proj"), q, c, bias.proj, residual),
                     ln_2: b.norm(&name("ln_2"), c, bias.norm),
                     c_fc: b.linear(&name("mlp.c_fc"), c, c_fc, bias.mlp, 1.0),
                     mlp_proj: b.linear(&name("mlp.c_proj"), inner, c, bias.mlp, residual),
@@ -378,9 +383,9 @@ impl Layout {
 
     /// The rows of each `c_attn` that make queries, keys and values.
     pub fn qkv_rows(&self) -> [Range<usize>; 3] {
-        let Linear { i: c, o, .. } = self.h[0].c_attn;
-        let values = (c + o) / 2;
-        [0..c, c..values, values..o]
+        let (q, all) = (self.h[0].attn_proj.i, self.h[0].c_attn.o);
+        let values = (q + all) / 2;
+        [0..q, q..values, values..all]
     }
 
     /// Number of parameters.
@@ -552,16 +557,16 @@ impl Builder<'_> {
         let kind = self.config.norm;
         let bias = bias && kind == NormKind::LayerNorm;
         let b = bias.then(|| self.add(format!("{name}.bias"), &[c], Distribution::Constant(0.0)));
-        Norm { w, b, kind }
+        Norm { w, b, kind, eps: self.config.norm_eps }
     }
 
     fn qk(&mut self, attention: &str) -> Option<Qk> {
-        let Config { qk_norm, position, .. } = *self.config;
+        let Config { qk_norm, position, norm_eps: eps, .. } = *self.config;
         let (hs, rotary) = (self.config.head_size(), position == Position::Rotary);
         let mut weight =
             |part: &str| self.add(format!("{attention}.{part}_norm.weight"), &[hs], Distribution::Constant(1.0));
         let norm = qk_norm.then(|| (weight("q"), weight("k")));
-        (norm.is_some() || rotary).then_some(Qk { norm, rotary })
+        (norm.is_some() || rotary).then_some(Qk { norm, eps, rotary })
     }
 
     fn linear(&mut self, name: &str, i: usize, o: usize, bias: bool, gpt2_scale: f64) -> Linear {
@@ -616,6 +621,17 @@ mod tests {
         assert_eq!(layout.qkv_rows(), [0..64, 64..96, 96..128]);
         let shape = |name: &str| layout.tensors.iter().find(|tensor| tensor.name.contains(name)).unwrap().shape.clone();
         assert_eq!((shape("c_attn"), shape("q_norm"), shape("k_norm")), (vec![128, 64], vec![16], vec![16]));
+        // Heads of another size than n_embd / n_head, narrower and wider than it.
+        for (size, n_head) in [(8, 4), (24, 4), (10, 3)] {
+            let (heads, size_is) = (format!("n_head={n_head}"), format!("head_size={size}"));
+            let (config, layout) = with(&["n_layer=1", &heads, &size_is, "n_kv_head=1", "qk_norm=true"]);
+            let q = n_head * size;
+            assert_eq!((config.head_size(), config.attention_size()), (size, q));
+            assert_eq!(layout.qkv_rows(), [0..q, q..q + size, q + size..q + 2 * size]);
+            let shape = |name: &str| &layout.tensors.iter().find(|tensor| tensor.name.contains(name)).unwrap().shape;
+            assert_eq!((shape("c_attn"), shape("q_norm")), (&vec![q + 2 * size, 64], &vec![size]));
+            assert_eq!(shape("attn.c_proj"), &vec![64, q]);
+        }
     }
 
     #[test]
@@ -769,6 +785,9 @@ mod tests {
         let (_, layout) = with(&["optimizer=muon", "n_layer=1", "n_kv_head=2", "activation=swiglu"]);
         let shapes: Vec<_> = layout.matrices(0).iter().map(|matrix| (matrix.rows, matrix.cols)).collect();
         assert_eq!(shapes, [(64, 64), (32, 64), (32, 64), (64, 64), (168, 64), (168, 64), (64, 168)]);
+        let (_, layout) = with(&["optimizer=muon", "n_layer=1", "n_kv_head=2", "head_size=24"]);
+        let shapes: Vec<_> = layout.matrices(0).iter().map(|matrix| (matrix.rows, matrix.cols)).collect();
+        assert_eq!(shapes, [(96, 64), (48, 64), (48, 64), (64, 96), (256, 64), (64, 256)]);
     }
 
     #[test]

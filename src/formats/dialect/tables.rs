@@ -1,6 +1,6 @@
 //! The tables.
 
-use super::{Convention, Dialect, Holds, How, Line, Part, Tied};
+use super::form::{Convention, Dialect, Holds, How, Line, Part, Tied};
 use How::{ByHead, Interleaved, MinusOne, Same, Transposed};
 use Part::{All, Gate, Key, Query, Up, Value};
 use kinglet_core::config::{

@@ -5,8 +5,7 @@
 //! whole buffers (reduction, AdamW). No sum depends on how the work is split.
 
 use super::waist::{
-    Activated, Attended, Backward, Forward, Gradients, KvCache, NORM_EPS, Normed, Pass, QkInput, Rows, mask_row,
-    rotation,
+    Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows, mask_row, rotation,
 };
 use crate::{
     config::{Activation, NormKind, Precision},
@@ -334,8 +333,10 @@ fn spread(rows: Rows, weight: Rhs) -> usize {
 }
 
 /// The transformation of queries and keys for these rows.
-fn qk_of<'a>(rows: Rows<'a>, heads: Heads, w: Option<[&'a [f32]; 2]>, rotations: Option<&'a [f32]>) -> qk::Qk<'a> {
-    qk::Qk { heads, t: rows.t, positions: rows.positions, w, eps: NORM_EPS as f32, rotations }
+fn qk_of<'a>(p: &'a [f32], rows: Rows<'a>, heads: Heads, w: Qk, table: &'a [f32]) -> qk::Qk<'a> {
+    let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
+    let rotations = w.rotary.then_some(table);
+    qk::Qk { heads, t: rows.t, positions: rows.positions, w: weights, eps: w.eps as f32, rotations }
 }
 
 /// `x *= factor`.
@@ -439,7 +440,7 @@ impl Forward for Cpu {
         let (p, n) = (pass.p, pass.rows.n());
         let c = w.w.len;
         let b = w.b.map(|b| &p[b.range()]);
-        let norm = norm::Norm { kind: w.kind.into(), w: &p[w.w.range()], b, eps: NORM_EPS as f32 };
+        let norm = norm::Norm { kind: w.kind.into(), w: &p[w.w.range()], b, eps: w.eps as f32 };
         norm::forward(self.isa, norm, &mut y[..n * c], &mut stats[..2 * n], &x[..n * c]);
     }
 
@@ -500,10 +501,7 @@ impl Forward for Cpu {
 
     fn qk(&self, qkv: &mut Buf, pre: &mut Buf, table: &Buf, pass: Pass<Buf>, w: Qk, heads: Heads) {
         let Pass { p, rows, .. } = pass;
-        let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
-        let rotations = w.rotary.then_some(&table[..]);
-        let qk = qk_of(rows, heads, weights, rotations);
-        qk::forward(self.isa, qk, &mut qkv[..rows.n() * heads.width()], pre);
+        qk::forward(self.isa, qk_of(p, rows, heads, w, table), &mut qkv[..rows.n() * heads.width()], pre);
     }
 
     fn attention(&self, out: &mut Buf, lse: &mut Buf, qkv: &Buf, heads: Heads, rows: Rows, drop: Option<Dropout>) {
@@ -568,7 +566,7 @@ impl Backward for Cpu {
         let c = w.w.len;
         let (dw, db) = gradients(grads.g, w.w, w.b);
         let (dx, dy, x, stats) = (&mut dx[..n * c], &dy[..n * c], &of.x[..n * c], &of.stats[..2 * n]);
-        let norm = norm::Norm { kind: w.kind.into(), w: &p[w.w.range()], b: None, eps: NORM_EPS as f32 };
+        let norm = norm::Norm { kind: w.kind.into(), w: &p[w.w.range()], b: None, eps: w.eps as f32 };
         norm::backward(self.isa, norm, norm::Grads { dx, dw, db }, dy, x, stats);
     }
 
@@ -620,11 +618,8 @@ impl Backward for Cpu {
         heads: Heads,
     ) {
         let (Pass { p, rows, .. }, QkInput { pre, table }) = (pass, of);
-        let weights = w.norm.map(|(q, k)| [&p[q.range()], &p[k.range()]]);
         let (dq, dk) = w.norm.map_or((None, None), |(q, k)| gradients(grads.g, q, Some(k)));
-        let rotations = w.rotary.then_some(&table[..]);
-        let qk = qk_of(rows, heads, weights, rotations);
-        qk::backward(self.isa, qk, &mut dqkv[..rows.n() * heads.width()], [dq, dk], pre);
+        qk::backward(self.isa, qk_of(p, rows, heads, w, table), &mut dqkv[..rows.n() * heads.width()], [dq, dk], pre);
     }
 
     fn attention_bwd(

@@ -1,8 +1,7 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept forever, never optimised.
 
 use super::waist::{
-    Activated, Attended, Backward, Forward, Gradients, KvCache, NORM_EPS, Normed, Pass, QkInput, Rows, mask_row,
-    rotation,
+    Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows, mask_row, rotation,
 };
 use crate::{
     config::{Activation, NormKind},
@@ -179,7 +178,7 @@ impl Forward for Reference {
                 NormKind::RmsNorm => 0.0,
             };
             let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / c as f64;
-            let rstd = 1.0 / (var + NORM_EPS).sqrt();
+            let rstd = 1.0 / (var + w.eps).sqrt();
             (stats[2 * r], stats[2 * r + 1]) = (mean, rstd);
             for j in 0..c {
                 y[r * c + j] = (row[j] - mean) * rstd * p[w.w.start + j] + w.b.map_or(0.0, |b| p[b.start + j]);
@@ -257,7 +256,7 @@ impl Forward for Reference {
             let x = &mut qkv[r * heads.width() + h * hs..][..hs];
             if let Some((q, k)) = w.norm {
                 pre[r * qk + h * hs..][..hs].copy_from_slice(x);
-                let rstd = 1.0 / (dot(x, x) / hs as f64 + NORM_EPS).sqrt();
+                let rstd = 1.0 / (dot(x, x) / hs as f64 + w.eps).sqrt();
                 let weight = if h < heads.nh { q } else { k };
                 (0..hs).for_each(|i| x[i] *= rstd * p[weight.start + i]);
             }
@@ -493,7 +492,7 @@ impl Backward for Reference {
             let Some((q, k)) = w.norm else { continue };
             let weight = if h < heads.nh { q } else { k };
             let x = &pre[r * qk + h * hs..][..hs];
-            let rstd = 1.0 / (dot(x, x) / hs as f64 + NORM_EPS).sqrt();
+            let rstd = 1.0 / (dot(x, x) / hs as f64 + w.eps).sqrt();
             let dxhat: Vec<f64> = (0..hs).map(|i| d[i] * p[weight.start + i]).collect();
             let mean = rstd * dot(&dxhat, x) / hs as f64;
             for i in 0..hs {

@@ -12,9 +12,6 @@ use kinglet_kernels::{
 };
 use std::ops::Range;
 
-/// Epsilon of the norms, PyTorch's default for LayerNorm.
-pub const NORM_EPS: f64 = 1e-5;
-
 /// Rows of one pass through the model: `b` sequences of `t` positions, which start at position `pos`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {

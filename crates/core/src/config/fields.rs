@@ -106,7 +106,7 @@ fields! {
     n_layer: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
         "Transformer blocks.";
     n_head: usize = 4, "1 to 256" if |v| (1..=256).contains(v),
-        "Attention heads per block; must divide n_embd.";
+        "Attention heads per block; must divide n_embd unless head_size is set.";
     n_embd: usize = 64, "1 to 65536" if |v| (1..=65536).contains(v),
         "Embedding size: the width of the residual stream.";
     dropout: f64 = 0.0, "at least 0 and below 1" if |v| (0.0..0.9999).contains(v),
@@ -120,6 +120,8 @@ fields! {
         "Hidden size of the MLP; 0 means 4 n_embd, or for swiglu the multiple of 8 nearest to 8/3 n_embd.";
     norm: NormKind = NormKind::LayerNorm, "\"layernorm\" or \"rmsnorm\"" if |_| true,
         "Normalization before attention, MLP and head; rmsnorm never has a bias.";
+    norm_eps: f64 = 1e-5, "0.000000000001 to 1" if |v| (1e-12..=1.0).contains(v),
+        "Small constant that norms, also those of qk_norm, add to the variance or the mean square.";
     zero_init_proj: bool = false, "true or false" if |_| true,
         "If true, the output projections of attention and MLP start at zero, so each block starts as the identity.";
     logit_softcap: f64 = 0.0, "0 (off) to 1000000" if |v| (0.0..=1e6).contains(v),
@@ -129,13 +131,15 @@ fields! {
     tie_weights: bool = false, "true or false" if |_| true,
         "If true, lm_head shares its weight with the token embedding.";
     attention_scale: AttentionScale = AttentionScale::HeadSize, "\"head_size\" or \"n_embd\"" if |_| true,
-        "Attention scores are divided by the square root of this size.";
+        "Attention scores are divided by the square root of this size: the channels of a head, or n_embd.";
     position: Position = Position::Learned, "\"learned\" or \"rotary\"" if |_| true,
         "Position encoding: a learned embedding added to each token, or rotary embeddings (RoPE) of queries and keys.";
     rope_theta: f64 = 10000.0, "1 to 1000000000000" if |v| (1.0..=1e12).contains(v),
         "Base of the rotary frequencies: with head size hs, channel pair i rotates by rope_theta^(-2i/hs) per position.";
     n_kv_head: usize = 0, "0 (n_head) to 256" if |&v| v <= 256,
         "Key/value heads for grouped-query attention; must divide n_head. 0 means n_head (no grouping).";
+    head_size: usize = 0, "0 (n_embd / n_head) to 1024" if |&v| v <= 1024,
+        "Channels of each attention head, if attention is to be n_head * head_size wide instead of n_embd; 0 means n_embd / n_head.";
     qk_norm: bool = false, "true or false" if |_| true,
         "If true, queries and keys are normalized (RMSNorm) before attention.";
     init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
@@ -297,7 +301,7 @@ pub enum NormKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionScale {
-    /// `n_embd / n_head`, as in the paper.
+    /// The channels of a head, as in the paper.
     HeadSize,
     /// `n_embd`, as in the lecture's code behind the published numbers.
     NEmbd,
@@ -635,7 +639,7 @@ impl Config {
         }
         let fail =
             |key: &str, value: String, allowed: String| Err(Error::Config { key: key.to_owned(), value, allowed });
-        if !self.n_embd.is_multiple_of(self.n_head) {
+        if self.head_size == 0 && !self.n_embd.is_multiple_of(self.n_head) {
             return fail("n_head", self.n_head.to_string(), format!("a divisor of n_embd = {}", self.n_embd));
         }
         if !self.n_head.is_multiple_of(self.kv_heads()) {
@@ -646,7 +650,10 @@ impl Config {
             );
         }
         if self.position == Position::Rotary && !self.head_size().is_multiple_of(2) {
-            let heads = format!("n_embd / n_head = {} / {}", self.n_embd, self.n_head);
+            let heads = match self.head_size {
+                0 => format!("n_embd / n_head = {} / {}", self.n_embd, self.n_head),
+                size => size.to_string(),
+            };
             let allowed =
                 format!("\"learned\" if the head size, {heads}, is odd: rotary positions rotate pairs of channels");
             return fail("position", "\"rotary\"".into(), allowed);
@@ -774,7 +781,12 @@ impl Config {
 
     /// Channels of one head.
     pub fn head_size(&self) -> usize {
-        self.n_embd / self.n_head
+        if self.head_size == 0 { self.n_embd / self.n_head } else { self.head_size }
+    }
+
+    /// Channels of all heads together: the width of the queries, and of what attention's output projection reads.
+    pub fn attention_size(&self) -> usize {
+        self.n_head * self.head_size()
     }
 
     /// Hidden channels of the MLP, not counting those of the gate.
@@ -898,7 +910,14 @@ mod tests {
         for (settings, message) in [
             (&["n_kv_head=3"][..], "n_kv_head = 3: must be 0 or a divisor of n_head = 4"),
             (&["n_kv_head=8"], "n_kv_head = 8: must be 0 or a divisor of n_head = 4"),
-            (&["position=rotary", "n_embd=12"], "position = \"rotary\": must be \"learned\" if the head size"),
+            (
+                &["position=rotary", "n_embd=12"],
+                "position = \"rotary\": must be \"learned\" if the head size, n_embd / n_head = 12 / 4, is odd",
+            ),
+            (
+                &["position=rotary", "head_size=5"],
+                "position = \"rotary\": must be \"learned\" if the head size, 5, is odd",
+            ),
         ] {
             let mut config = Config::default();
             settings.iter().for_each(|setting| config.set(setting).unwrap());
@@ -999,11 +1018,11 @@ mod tests {
             let of_model =
                 ["n_inner", "norm", "zero_init_proj", "logit_softcap", "position", "rope_theta", "n_kv_head"];
             of_model.contains(key)
-                || ["qk_norm", "z_loss", "optimizer", "cooldown", "param_groups"].contains(key)
+                || ["norm_eps", "head_size", "qk_norm", "z_loss", "optimizer", "cooldown", "param_groups"].contains(key)
                 || key.starts_with("muon_")
         });
         let newer: Vec<_> = newer.collect();
-        assert_eq!(newer.len(), 15);
+        assert_eq!(newer.len(), 17);
         for name in ["big-0.2m", "big-2.7m", "shakespeare-char", "shakespeare-cpu", "gpt2"] {
             let config = Config::preset(name).unwrap();
             let written = config.to_toml();

@@ -153,8 +153,8 @@ fn embed_conforms() {
     }
 }
 
-fn norm<B: Backward>(t: &Tester<B>, kind: NormKind, n: usize, c: usize, bias: bool) -> Outputs {
-    let w = Norm { w: param(2, c), b: bias.then(|| param(2 + c, c)), kind };
+fn norm<B: Backward>(t: &Tester<B>, (kind, eps): (NormKind, f64), n: usize, c: usize, bias: bool) -> Outputs {
+    let w = Norm { w: param(2, c), b: bias.then(|| param(2 + c, c)), kind, eps };
     let (p, x) = (t.random(2 + 2 * c), t.random(n * c));
     let (mut y, mut stats) = (t.garbage(n * c), t.garbage(2 * n));
     t.be.norm(&mut y, &mut stats, &x, pass(&p, rows(n)), w);
@@ -175,7 +175,9 @@ fn norm_conforms() {
     for kind in [NormKind::LayerNorm, NormKind::RmsNorm] {
         for (n, c) in [(0, 4), (1, 2), (2, 3), (5, 16), (3, 33), (4, 192)] {
             for bias in [false, true] {
-                conforms!(norm(kind, n, c, bias), 1e-5);
+                for eps in [1e-5, 0.3] {
+                    conforms!(norm((kind, eps), n, c, bias), 1e-5);
+                }
             }
         }
     }
@@ -612,7 +614,8 @@ fn qk_conforms() {
         [(0, 3, 1, 1, 2), (1, 1, 1, 1, 2), (2, 3, 2, 2, 6), (3, 5, 6, 3, 16), (1, 9, 4, 1, 34), (2, 2, 2, 1, 128)]
     {
         let norm = Some((param(3, hs), param(3 + hs, hs)));
-        for w in [Qk { norm, rotary: true }, Qk { norm, rotary: false }, Qk { norm: None, rotary: true }] {
+        let kinds = [(norm, 1e-5, true), (norm, 0.3, false), (None, 1e-5, true)];
+        for w in kinds.map(|(norm, eps, rotary)| Qk { norm, eps, rotary }) {
             conforms!(qk((b, t, 0), nh, group, hs, w), 1e-5);
             conforms!(qk((b, t, 2), nh, group, hs, w), 1e-5);
         }

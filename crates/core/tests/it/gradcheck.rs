@@ -74,7 +74,7 @@ fn norm() {
     let (n, c) = (3, 5);
     let kinds = [NormKind::LayerNorm, NormKind::RmsNorm];
     for (kind, bias) in kinds.into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
-        let w = Norm { w: param(0, c), b: bias.then(|| param(c, c)), kind };
+        let w = Norm { w: param(0, c), b: bias.then(|| param(c, c)), kind, eps: 0.2 };
         let (x, p, weight) = (random(0, n * c), random(1, 2 * c), random(2, n * c));
         let run = |x: &[f64], p: &[f64]| {
             let (mut y, mut stats) = (vec![0.0; n * c], vec![0.0; 2 * n]);
@@ -218,7 +218,8 @@ fn queries_and_keys() {
     let (qkv, p, weight) = (random(0, len), random(1, 2 * hs), random(2, len));
     let mut table = vec![0.0; rows.t * hs];
     BE.rotations(&mut table, hs, 100.0, 0, rows.t);
-    for w in [Qk { norm, rotary: false }, Qk { norm: None, rotary: true }, Qk { norm, rotary: true }] {
+    let kinds = [(norm, 0.2, false), (None, 1e-5, true), (norm, 1e-5, true)];
+    for w in kinds.map(|(norm, eps, rotary)| Qk { norm, eps, rotary }) {
         let run = |qkv: &[f64], p: &[f64]| {
             let (mut y, mut pre) = (qkv.to_vec(), vec![0.0; rows.n() * 12]);
             BE.qk(&mut y, &mut pre, &table, pass(&p.to_vec(), rows), w, heads);
@@ -378,6 +379,18 @@ fn the_whole_model_with_every_kind_of_attention() {
     whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "dropout=0.2", "embd_dropout=0.3"]);
     whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "lora_rank=3", "lora_dropout=0.3"]);
     whole_model(&["qk_norm=true", "freeze=[\"*.q_norm.*\",\"*.c_attn.*\"]"]);
+    // Heads narrower and wider than n_embd / n_head, and such as do not divide n_embd.
+    whole_model(&["head_size=2", "norm_eps=0.1", "bias=[\"qkv\",\"proj\",\"norm\"]", "dropout=0.2"]);
+    whole_model(&["head_size=8", rotary, "qk_norm=true", "norm_eps=0.5", "norm=rmsnorm", "n_kv_head=1"]);
+    whole_model(&[
+        "head_size=4",
+        "n_head=4",
+        "n_kv_head=2",
+        rotary,
+        "lora_rank=2",
+        "lora_dropout=0.3",
+        "activation=gelu",
+    ]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ type Change = fn(&mut Config);
 fn what_describes_no_model_is_refused() {
     let good = Config::default().with(&["vocab_size=7", "n_layer=1", "n_embd=8"]).unwrap();
     assert!(Gpt::new(&good).is_ok());
-    let changes: [(&str, Change); 22] = [
+    let changes: [(&str, Change); 26] = [
         ("vocab_size", |c| c.vocab_size = 0),
         ("vocab_size", |c| c.vocab_size = usize::MAX),
         ("block_size", |c| c.block_size = 0),
@@ -27,6 +27,10 @@ fn what_describes_no_model_is_refused() {
         ("n_head", |c| c.n_head = 3),
         ("n_head", |c| c.n_head = usize::MAX),
         ("n_kv_head", |c| c.n_kv_head = 3),
+        ("head_size", |c| c.head_size = usize::MAX),
+        ("norm_eps", |c| c.norm_eps = 0.0),
+        ("norm_eps", |c| c.norm_eps = f64::NAN),
+        ("n_head", |c| (c.n_head, c.head_size) = (0, 8)),
         ("n_embd", |c| c.n_embd = 0),
         ("n_embd", |c| c.n_embd = usize::MAX),
         ("n_inner", |c| c.n_inner = usize::MAX),
