@@ -38,6 +38,8 @@ class Trained:
     prompt_ids: list
     text: str
     ids: list
+    # How many tokens to ask for: more than these where the model itself ends the text.
+    tokens: int
     folders: dict = field(default_factory=dict)
 
 
@@ -76,9 +78,14 @@ class Exports:
         rng = random.Random(len(ids))
         lists = [ids[:block], ids[500 : 500 + block // 2], [rng.randrange(vocab) for _ in range(block)], ids[:1]]
         written = self.kinglet("sample", run, "--prompt", prompt, "--tokens", tokens, "--temperature", 0)[-1]
+        made, end = written["ids"], tokenizer.token_to_id("<|endoftext|>")
+        ended = end in made
+        made = made[: made.index(end)] if ended else made
+        # Others end where the model ends a text; kinglet's plain text goes on.
+        text = prompt + (tokenizer.decode(made) if ended else written["text"])
         return Trained(
             name, run, shape, block, vocab, lists, self.kinglet.logits(run, lists), prompt,
-            tokenizer.encode(prompt, add_special_tokens=False).ids, prompt + written["text"], written["ids"],
+            tokenizer.encode(prompt, add_special_tokens=False).ids, text, made, tokens if ended else len(made),
         )  # fmt: skip
 
     def export(self, trained, form, expected, *options):
@@ -134,7 +141,7 @@ class Exports:
 
 def job(exports, trained, folder, part, **more):
     return {
-        "folder": str(folder), "prompt": trained.prompt, "tokens": len(trained.ids), "lists": trained.lists,
+        "folder": str(folder), "prompt": trained.prompt, "tokens": trained.tokens, "lists": trained.lists,
         "out": str(exports.work / f"{part}-{trained.name}.npz"),
     } | more  # fmt: skip
 
@@ -176,7 +183,7 @@ def past_the_block(exports, environments):
     if not exports.export(trained, "hf", "GPT2LMHeadModel"):
         return
     for version, python in (("5", environments.torch()), ("4", environments.transformers_4())):
-        asked = job(exports, trained, trained.folders["hf"], f"short{version}", beyond=True, tokens=len(trained.ids))
+        asked = job(exports, trained, trained.folders["hf"], f"short{version}", beyond=True)
         (answer,) = exports.ask(python, "transformers_side", [asked])
         exports.compare(f"transformers {version}", trained, answer, asked["out"])
         ended = answer.get("beyond", {})

@@ -20,7 +20,7 @@ def answer(job):
     np.savez(job["out"], *[np.asarray(row, np.float64) for row in rows])
     given = tokenizer(job["prompt"], return_tensors="pt")
     made = model.generate(**given, max_new_tokens=job["tokens"], do_sample=False)
-    return {"text": tokenizer.decode(made[0], skip_special_tokens=False), "cached": bool(model.use_cache)}
+    return {"text": tokenizer.decode(made[0], skip_special_tokens=True), "cached": bool(model.use_cache)}
 
 
 def main():

@@ -103,7 +103,7 @@ def texts(work):
     text = words(4000, 1)
     assert sorted(set(text)).index(";") == 11, "the character that llama.cpp would end a text at"
     (work / "text.txt").write_text(text, encoding="utf-8", newline="")
-    lines = [words(60, seed) for seed in range(2, 70)]
+    lines = [words(600, seed) for seed in range(2, 12)]
     (work / "documents.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
 
 
