@@ -1,14 +1,20 @@
 """The C file: compiled by gcc and clang as C99 with every warning, with sanitizers, and run for a thousand tokens."""
 
-import re
 import shutil
 import subprocess
 
+from .exports import short
 from .shapes import SHAPES
 
 TOKENS = 1000
-KB = 1024
-FLAGS = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+RAM = 40 * 1024
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+CHECKED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# What the state holds beside the cache.
+SIZES = """#include <stdio.h>
+#include "model.h"
+int main(void) { kinglet *k = 0; printf("%zu", sizeof *k - sizeof k->keys - sizeof k->values); return 0; }
+"""
 
 
 def check(exports, names):
@@ -16,38 +22,48 @@ def check(exports, names):
     if not compilers:
         exports.report.skip("c", "all", "neither gcc nor clang is installed")
         return
+    for missing in {"gcc", "clang"} - set(compilers):
+        exports.report.skip("c", missing, "it is not installed")
     for name in names:
         trained = exports.train(name, SHAPES[name])
         folder = exports.export(trained, "c", "any")
         if folder is not None:
             of_folder(exports, trained, folder, compilers)
+    memory(exports, compilers[0])
 
 
 def of_folder(exports, trained, folder, compilers):
     """The text of every build must be kinglet's."""
     report, name = exports.report, trained.name
     written = exports.kinglet("sample", trained.run, "--prompt", trained.prompt, "--tokens", TOKENS, "--temperature", 0)[-1]
-    wanted = trained.prompt + written["text"]
-    sources = sorted(str(file) for file in folder.glob("*.c"))
-    builds = [(compiler, []) for compiler in compilers]
-    builds += [(compiler, ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"]) for compiler in compilers]
-    for compiler, extra in builds:
-        what = f"{name} by {compiler}{' with sanitizers' if extra else ''}"
-        program = folder / f"{compiler}{'-checked' if extra else ''}"
-        done = subprocess.run([compiler, *FLAGS, *extra, *sources, "-o", program, "-lm"], capture_output=True, text=True)
-        if done.returncode:
-            report.failed("c", f"{what}: compiles", done.stderr[:600])
-            continue
-        done = subprocess.run([program, trained.prompt, str(TOKENS)], capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            report.failed("c", f"{what}: runs", done.stderr[:600])
-            continue
-        got = done.stdout
-        got = got if got.startswith(trained.prompt) else trained.prompt + got
-        report.equal("c", f"{what}: text of {len(written['ids'])} tokens", got.removesuffix("\n"), wanted.removesuffix("\n"))
-    no_allocation(report, name, sources)
+    wanted = trained.prompt + written["text"] + "\n"
+    for compiler in compilers:
+        for kind, flags in (("", ["-O2"]), (" with sanitizers", CHECKED)):
+            what, program = f"{name} by {compiler}{kind}", folder / "program"
+            done = subprocess.run([compiler, *STRICT, *flags, "-DKINGLET_MAIN", folder / "model.c", "-o", program, "-lm"], capture_output=True, text=True)
+            if done.returncode:
+                report.failed("c", f"{what}: compiles", done.stderr[:600])
+                continue
+            words = [program, "--prompt", trained.prompt, "--tokens", str(TOKENS), "--temperature", "0"]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+            if done.returncode or done.stderr:
+                report.failed("c", f"{what}: runs", done.stderr[:600])
+            else:
+                report.equal("c", f"{what}: text of {len(written['ids'])} tokens", done.stdout, wanted)
 
 
-def no_allocation(report, name, sources):
-    used = [word for source in sources for word in re.findall(r"\b(?:malloc|calloc|realloc|free)\s*\(", open(source, encoding="utf-8").read())]
-    report.equal("c", f"{name}: calls that allocate", used, [])
+def memory(exports, compiler):
+    """The 0.2M model beside its weights and its cache; and that nothing is allocated."""
+    trained = short(exports)
+    folder = exports.export(trained, "c", "any")
+    if folder is None:
+        return
+    (folder / "sizes.c").write_text(SIZES)
+    subprocess.run([compiler, folder / "sizes.c", "-o", folder / "sizes"], check=True)
+    state = int(subprocess.run([folder / "sizes"], capture_output=True, text=True, check=True).stdout)
+    subprocess.run([compiler, "-std=c99", "-O2", "-c", folder / "model.c", "-o", folder / "model.o"], check=True)
+    sections = subprocess.run(["size", folder / "model.o"], capture_output=True, text=True, check=True).stdout.splitlines()[1].split()
+    exports.report.most("c", "block of 32, 0.2M: bytes of RAM beside weights and cache", state + int(sections[1]) + int(sections[2]), RAM)
+    wanted = subprocess.run(["nm", "-u", folder / "model.o"], capture_output=True, text=True, check=True).stdout.split()
+    used = [symbol for symbol in wanted if symbol in ("malloc", "calloc", "realloc", "free", "alloca")]
+    exports.report.equal("c", "block of 32: functions that allocate", used, [])

@@ -1,5 +1,7 @@
 """GGUF files as PyPI's `gguf` writes them, of models that transformers computes: for the import."""
 
+import json
+
 import gguf
 import numpy as np
 import torch
@@ -37,30 +39,34 @@ def check(cases, tokenizer, ids):
 
 def write(path, model, arch, dtype, tokenizer):
     """Writes a model; its weights become what the file has of them."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, arch)
-    writer.add_context_length(64)
-    writer.add_embedding_length(64)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(96 if arch != "gpt2" else 256)
-    writer.add_head_count(4)
+    writer, config = gguf.GGUFWriter(path, arch), model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(width)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_head_count(heads)
     if arch == "gpt2":
+        writer.add_feed_forward_length(4 * width)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
     else:
-        writer.add_head_count_kv(2)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-        size = getattr(config, "head_dim", None) or 16
+        size = getattr(config, "head_dim", None) or width // heads
         writer.add_rope_dimension_count(size)
-        if size != 16:
+        if size != width // heads:
             writer.add_key_length(size)
             writer.add_value_length(size)
-    vocabulary(writer, tokenizer)
+    if tokenizer is None:
+        words(writer, ["<|endoftext|>", *"abcd"][: config.vocab_size], ["a b"])
+    else:
+        vocabulary(writer, tokenizer)
     with torch.no_grad():
         for name, tensor in model.named_parameters():
             theirs = renamed(name, arch)
             if theirs is not None:
-                stored, read = tensor_of(tensor, theirs, arch, dtype)
+                stored, read = tensor_of(tensor, theirs, arch, dtype, width // heads)
                 writer.add_tensor(theirs, stored, raw_dtype=KINDS[dtype] if stored.dtype == np.uint8 else None)
                 tensor.copy_(read)
     writer.write_header_to_file()
@@ -69,13 +75,13 @@ def write(path, model, arch, dtype, tokenizer):
     writer.close()
 
 
-def tensor_of(tensor, name, arch, dtype):
+def tensor_of(tensor, name, arch, dtype, size):
     """What is stored, and what that is read as, in the order of transformers."""
     turned = arch == "gpt2" and tensor.dim() == 2 and name.startswith("blk")
     ours = tensor.T if turned else tensor
     pairs = arch == "llama" and ("attn_q." in name or "attn_k." in name)
     if pairs:
-        ours = ours.view(-1, 2, 8, 64).transpose(1, 2).reshape(ours.shape)
+        ours = ours.view(-1, 2, size // 2, ours.shape[1]).transpose(1, 2).reshape(ours.shape)
     numbers = ours.contiguous().float().numpy()
     kind = KINDS[dtype]
     if numbers.ndim < 2 or dtype == "f32":
@@ -88,7 +94,7 @@ def tensor_of(tensor, name, arch, dtype):
         read = gguf.quants.dequantize(stored, kind)
     back = torch.from_numpy(np.array(read, np.float32))
     if pairs:
-        back = back.view(-1, 8, 2, 64).transpose(1, 2).reshape(back.shape)
+        back = back.view(-1, size // 2, 2, back.shape[1]).transpose(1, 2).reshape(back.shape)
     return stored, back.T if turned else back
 
 
@@ -107,11 +113,13 @@ def renamed(name, arch):
 
 
 def vocabulary(writer, tokenizer):
-    import json
-
     inner = json.loads(tokenizer.backend_tokenizer.to_str())
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in inner["model"]["merges"]]
+    words(writer, tokens, merges)
+
+
+def words(writer, tokens, merges):
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)

@@ -12,6 +12,7 @@ import torch
 import transformers as t
 from safetensors.torch import save
 
+from . import gguf_written
 from .environments import ROOT
 from .torch_files import checkpoint, in_bytes, llama2_c, llm_c, meta
 from .torch_models import Lecture, NanoGpt, stir
@@ -47,7 +48,7 @@ def main():
     write("pytorch", "lecture", pickled(lecture.state_dict()))
     write("pytorch", "legacy", pickled(lecture.state_dict(), _use_new_zipfile_serialization=False))
     write("pytorch", "nanogpt", by(checkpoint, nano, "_orig_mod."))
-    write("pytorch", "int8", pickled(in_bytes(lecture)))
+    write("int8", "lecture", pickled(in_bytes(lecture)))
     write("safetensors", "nanogpt", save({k: v.clone() for k, v in nano.state_dict().items()}))
     write("safetensors", "half", save({k: v.clone().half() for k, v in nano.state_dict().items()}))
     write("meta", "chars", by(meta, list("\n abc")))
@@ -59,6 +60,11 @@ def main():
     model = stir(t.LlamaForCausalLM(t.LlamaConfig(**sizes)), 4)
     write("llama2_c", "first", by(llama2_c, model, False, False))
     write("llama2_c", "version-1", by(llama2_c, model, False, True))
+    model = stir(t.LlamaForCausalLM(t.LlamaConfig(**sizes)), 5)
+    write("gguf", "llama", by(gguf_written.write, model, "llama", "f32", None))
+    model = stir(t.GPT2LMHeadModel(t.GPT2Config(vocab_size=5, n_positions=4, n_layer=1, n_head=1, n_embd=32)), 6)
+    write("gguf", "gpt2-q8_0", by(gguf_written.write, model, "gpt2", "q8_0", None))
+    write("safetensors", "llama", save({k: v.contiguous() for k, v in stir(t.LlamaForCausalLM(t.LlamaConfig(**sizes)), 4).state_dict().items()}))
     configs = {"gpt2": gpt2, "llama": t.LlamaConfig(**sizes), "qwen3": t.Qwen3Config(**sizes), "stablelm": t.StableLmConfig(**sizes)}
     for name, config in configs.items():
         write("hugging_face", name, json.dumps(config.to_dict(), default=str).encode())
