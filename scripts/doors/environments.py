@@ -92,10 +92,12 @@ class Making:
             shutil.rmtree(self.folder, ignore_errors=True)
         return self.new
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, error, _):
         if kind is None and self.new:
             (self.folder / "ready").touch()
             self.environments.spent += time.monotonic() - self.begun
+        if isinstance(error, (subprocess.CalledProcessError, OSError)):
+            raise Missing(f"{self.what} could not be made: {error}") from error
 
 
 def digest(packages):

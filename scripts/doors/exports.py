@@ -90,8 +90,10 @@ class Exports:
 
     def export(self, trained, form, expected, *options):
         """Exports a run; a shape without a form must be refused by the name of the setting. Its folder, or none."""
-        out = self.work / "exports" / f"{trained.name}-{form}{'-'.join(options)}"
+        out = self.work / "exports" / "-".join([trained.name, form, *(option.strip("-") for option in options)])
         part = f"export {form}"
+        if out.exists():
+            return out
         try:
             said = self.kinglet("export", trained.run, "--format", form, "--out", out, *options)[-1]
         except Failed as error:
@@ -104,7 +106,8 @@ class Exports:
         if expected is None:
             self.report.failed(part, f"{trained.name}: refused", f"it was exported: {json.dumps(said)[:300]}")
             return None
-        trained.folders[form] = out
+        if not options:
+            trained.folders[form] = out
         return out
 
     def ask(self, python, module, jobs, **options):
@@ -230,7 +233,7 @@ def pytorch(exports, environments):
 
 def optimum(exports, environments, names):
     chosen = [exports.train(name, SHAPES[name]) for name in names]
-    chosen = [t for t in chosen if "onnx" in t.folders or exports.export(t, "onnx", "any")]
+    chosen = [t for t in chosen if exports.export(t, "onnx", "any")]
     jobs = [job(exports, trained, trained.folders["onnx"], "optimum") for trained in chosen]
     answers = exports.ask(environments.transformers_4(), "optimum_side", jobs)
     for trained, asked, answer in zip(chosen, jobs, answers, strict=True):
@@ -240,7 +243,7 @@ def optimum(exports, environments, names):
 def transformers_js(exports, environments, names):
     modules = environments.transformers_js()
     chosen = [exports.train(name, SHAPES[name]) for name in names]
-    chosen = [t for t in chosen if "onnx" in t.folders or exports.export(t, "onnx", "any")]
+    chosen = [t for t in chosen if exports.export(t, "onnx", "any")]
     jobs = [job(exports, trained, trained.folders["onnx"], "js", strings=[trained.prompt]) for trained in chosen]
 
     def node(questions, answers):
@@ -264,7 +267,7 @@ def round_trips(exports, forms):
         if form not in forms:
             continue
         trained = exports.train(name, SHAPES[name])
-        folder = trained.folders.get(form) or exports.export(trained, form, "any")
+        folder = exports.export(trained, form, "any")
         if folder is None:
             continue
         back = exports.work / "back" / f"{name}-{form}"
@@ -316,7 +319,7 @@ def adapters(exports, environments):
     report, kinglet = exports.report, exports.kinglet
     for name in ("llama", "nanogpt"):
         trained = exports.train(name, SHAPES[name])
-        base = trained.folders.get("hf") or exports.export(trained, "hf", trained.shape.hf)
+        base = exports.export(trained, "hf", trained.shape.hf)
         if base is None:
             continue
         tuned = exports.work / "runs" / f"{name}-lora"

@@ -108,6 +108,23 @@ def traps(exports, environments):
     report.holds(PART, "an unknown character is no other token", ids is None or [i for i in ids if i >= 0] == known, str(ids))
 
 
+def blocks(exports, environments):
+    """Every block of q8_0, q5_0 and q4_0 is the one that ggml's reference makes of the same numbers."""
+    trained = exports.train("llama", SHAPES["llama"])
+    plain, jobs, of = exported(exports, trained, "any"), [], []
+    for dtype in ("q8_0", "q5_0", "q4_0", "f16"):
+        packed = exported(exports, trained, "any", "--dtype", dtype)
+        if plain and packed:
+            jobs.append({"plain": str(plain), "packed": str(packed)})
+            of.append(dtype)
+    for dtype, answer in zip(of, exports.ask(environments.torch(), "blocks_side", jobs), strict=True):
+        if "failed" in answer:
+            exports.report.failed("blocks", dtype, answer["failed"])
+            continue
+        exports.report.holds("blocks", f"{dtype}: there are some", answer["blocks"] > 100 and dtype.upper() in answer["kinds"], str(answer))
+        exports.report.equal("blocks", f"{dtype}: tensors that differ in a bit, of {answer['blocks']} blocks", answer["different"], [])
+
+
 # ---- vocabularies
 
 

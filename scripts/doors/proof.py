@@ -23,6 +23,7 @@ PARTS = {
     "vocabulary": (True, ["export"], "vocabulary"),
     "c": (True, ["export"], "c"),
     "import": (False, ["import"], "imports"),
+    "blocks": (False, ["export"], "blocks"),
     "transformers": (False, ["export"], "transformers"),
     "pytorch": (False, ["export"], "pytorch"),
     "optimum": (False, ["export"], "optimum"),
@@ -143,6 +144,9 @@ class Proof:
 
     def vocabulary(self):
         gguf_files.vocabularies(self.exports, self.environments, 5_000 if self.args.light else 50_000)
+
+    def blocks(self):
+        gguf_files.blocks(self.exports, self.environments)
 
     def c(self):
         c_program.check(self.exports, self.names(C_FILES))
