@@ -146,6 +146,28 @@ def trained(model):
     return optimizer
 
 
+def guessed(cases):
+    """What a state_dict does not say, and a text decides: by which root the scores were divided when the model learned."""
+    for scale in ("head_size", "n_embd"):
+        torch.manual_seed(7)
+        model = Lecture(len(cases.chars), BLOCK, LAYERS, HEADS, WIDTH, scale)
+        learn(model, torch.tensor(cases.ids))
+        name = f"lecture-learned-{scale}"
+        torch.save(model.state_dict(), cases.case(name) / "model.pth")
+        cases.add(name, "model.pth", model, cases.by_data)
+
+
+def learn(model, ids, steps=400):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        at = torch.randint(len(ids) - BLOCK - 1, (32, 1)) + torch.arange(BLOCK + 1)
+        windows = ids[at]
+        loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 def nano_gpt(cases):
     size = (len(cases.chars), BLOCK, LAYERS, HEADS, WIDTH)
     for bias in (False, True):
@@ -412,7 +434,7 @@ def main():
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     folder.mkdir(parents=True, exist_ok=True)
     cases = Cases(folder, text)
-    for part in (lecture, nano_gpt, c_files, transformers_folders):
+    for part in (lecture, guessed, nano_gpt, c_files, transformers_folders):
         part(cases)
     (folder / "cases.json").write_text(json.dumps(cases.all))
 
