@@ -10,7 +10,7 @@ mod survey;
 mod token_file;
 
 pub use chats::Chats;
-pub use dataset::Dataset;
+pub use dataset::{Dataset, Made};
 pub(crate) use open::same_text;
 pub use open::{TokenizerChoice, read, read_corpus, tokenizer};
 pub use split::Split;

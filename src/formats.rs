@@ -4,9 +4,22 @@
 //! place by the table of its architecture ([`dialect`]), and ends in a run. Export makes a model that the other side
 //! can express, and reads the same table in the other direction.
 
+mod bytes;
 pub mod dialect;
 mod foreign;
+mod guess;
+pub mod hugging_face;
+mod import;
+mod int8;
+mod llm_c;
+mod opened;
 mod portable;
+#[cfg_attr(not(feature = "pytorch"), path = "formats/no_pytorch.rs")]
+mod pytorch;
+mod safetensors;
 
 pub use foreign::{Dtype, Foreign, Tensor};
+pub use guess::{Certainty, Guess};
+pub use import::{ImportOptions, ImportReport, Imported, import};
+pub use opened::Format;
 pub use portable::Portable;

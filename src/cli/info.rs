@@ -206,11 +206,7 @@ impl Shown {
             0 => count(n_head as u64, "head"),
             _ => format!("{} of {}", count(n_head as u64, "head"), count(head_size as u64, "channel")),
         };
-        let shape = format!(
-            "{}, {heads} in each, {}",
-            count(n_layer as u64, "block"),
-            count(n_embd as u64, "channel")
-        );
+        let shape = format!("{}, {heads} in each, {}", count(n_layer as u64, "block"), count(n_embd as u64, "channel"));
         lines.push(("model", format!("{shape}; sees {}", count(block_size as u64, "token"))));
         lines.push(("weights", format!("{:.2} MiB", self.weights_mib())));
         lines.push(("memory to train", self.memory_text()));

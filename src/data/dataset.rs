@@ -3,7 +3,7 @@
 use super::{
     chats::Chats,
     encode::{Encoded, encode},
-    split::{Content, Conversations, Ids, Split},
+    split::{Content, Conversations, Ids, Size, Split},
     survey::Survey,
 };
 use crate::{
@@ -28,10 +28,24 @@ pub struct Dataset {
     pub sha256: String,
     /// Notes for the user on how it was read.
     pub notes: Vec<String>,
-    /// For token ids prepared by kinglet: the tokenizer and train_split they were made with.
-    pub made: Option<(TokenizerKind, f64)>,
+    /// For token ids prepared by kinglet: what they were made with.
+    pub made: Option<Made>,
     /// What the conversations are like, those included that are too long; of text, nothing.
     pub chats: Option<Chats>,
+}
+
+/// The settings that token ids were prepared with.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Made {
+    /// The tokenizer.
+    pub tokenizer: TokenizerKind,
+    /// How the text was divided.
+    pub train_split: f64,
+    /// The token before each document.
+    pub bos_token: String,
+    /// The token behind each document.
+    pub eos_token: String,
 }
 
 /// Peak memory per token while a corpus is encoded: its id, in a vector that grows by doubling.
@@ -115,13 +129,13 @@ impl Dataset {
     /// # Errors
     /// If a file cannot be read.
     pub fn whole(self, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
+        let (train, val) = (self.train.size(), self.val.size());
+        let size =
+            Size { bytes: train.bytes + val.bytes, chars: train.chars + val.chars, given: train.given + val.given };
         match (self.train.content, self.val) {
-            (
-                Content::Text(Ids::Files(mut files)),
-                Split { content: Content::Text(Ids::Files(more)), bytes, chars, .. },
-            ) => {
+            (Content::Text(Ids::Files(mut files)), Split { content: Content::Text(Ids::Files(more)), .. }) => {
                 files.extend(more);
-                Split::of_files(files, bytes + self.train.bytes, chars + self.train.chars, tokenizer, config)
+                Split::of_files(files, size, tokenizer, config)
             }
             (_, val) => Ok(val),
         }
@@ -195,6 +209,8 @@ struct Collected {
     /// Of text.
     ids: Vec<u32>,
     conversations: Conversations,
+    /// Ids that are never predicted.
+    given: u64,
     bytes: u64,
     chars: u64,
     /// Tokens of each conversation.
@@ -238,13 +254,14 @@ impl Collected {
     }
 
     fn split(self, conversations: bool, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
-        let Collected { ids, conversations: all, bytes, chars, .. } = self;
+        let Collected { ids, conversations: all, given, bytes, chars, .. } = self;
         let (measured, content) = if conversations {
             (all.targets(), Content::Conversations(all))
         } else {
-            (ids.len(), Content::Text(Ids::Memory(ids)))
+            (ids.len() - given as usize, Content::Text(Ids::Memory(ids)))
         };
-        Split { content, block_size: config.block_size, measured, bytes, chars, apart: None }
+        let given = tokenizer.given();
+        Split { content, block_size: config.block_size, measured, bytes, chars, given, apart: None }
             .kept_apart(tokenizer, config)
     }
 }
@@ -272,6 +289,7 @@ fn encode_in_memory(
             part.add_conversation(&encoded, config.block_size, config.packing && !behind);
         } else {
             part.ids.extend(encoded.ids);
+            part.given += encoded.given;
             part.bytes += encoded.bytes;
             part.chars += encoded.chars;
         }
@@ -420,6 +438,64 @@ mod tests {
         }
     }
 
+    /// Three documents in bytes, with these ends, and settings.
+    fn of_three(ends: [&str; 2], settings: &[&str]) -> (Dataset, Tokenizer) {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("d.jsonl");
+        std::fs::write(&path, "{\"text\": \"abc\"}\n{\"text\": \"de\"}\n{\"text\": \"fgh\"}\n").unwrap();
+        let mut config = Config::default().with(settings).unwrap();
+        config.data = vec![path.display().to_string()];
+        let corpus = Corpus::open(&config).unwrap();
+        let survey = Survey::of(&corpus, &config).unwrap();
+        let tokenizer = Tokenizer::byte().with_ends(ends[0], ends[1]).unwrap();
+        (Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap(), tokenizer)
+    }
+
+    /// What a batch's sequences read, and what they predict, where `_` is nothing.
+    fn read_and_predicted(batch: &Batch, tokenizer: &Tokenizer) -> Vec<(String, String)> {
+        let shown = |ids: &[u32]| -> String {
+            ids.iter().map(|&id| if id == IGNORE { "_".into() } else { tokenizer.decode(&[id]) }).collect()
+        };
+        (0..batch.len()).map(|i| batch.sequence(i)).map(|(ids, targets)| (shown(ids), shown(targets))).collect()
+    }
+
+    #[test]
+    fn a_token_before_each_document_is_read_and_never_predicted() {
+        let settings = ["block_size=20", "train_split=0.99999"];
+        // All but the last character, which is the validation part's.
+        let (data, tokenizer) = of_three(["^", "$"], &settings);
+        let all = data.train.content_ids();
+        assert_eq!(tokenizer.decode(&all), "^abc$^de$^fg");
+        let batch = windows(&data.train);
+        assert_eq!(read_and_predicted(&batch, &tokenizer), [("^abc$^de$^f".into(), "abc$_de$_fg".into())]);
+        // Nine of the twelve are of the text or end a part of it; the text has seven bytes.
+        assert_eq!(data.train.tokens_per_byte_and_char(), (9.0 / 7.0, 9.0 / 7.0));
+        assert_eq!(tokenizer.decode(&data.train.first_ids(99).unwrap()), "abc$de$fg");
+        // The validation part begins inside of a document.
+        assert_eq!(tokenizer.decode(&data.val.content_ids()), "h$");
+        for within in ["within_documents=true", "replacement=false"] {
+            let (data, _) = of_three(["^", "$"], &[&settings[..], &[within]].concat());
+            let mut batch = Batch::default();
+            data.train.window(0, &mut batch).unwrap();
+            assert_eq!(read_and_predicted(&batch, &tokenizer)[0].1, "abc$_de$_fg");
+            let apart = if within == "within_documents=true" { &[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1][..] } else { &[] };
+            assert_eq!(batch.positions(0), apart);
+        }
+    }
+
+    #[test]
+    fn a_token_that_ends_and_begins_documents_stands_between_them_once() {
+        let settings = ["block_size=20", "train_split=0.99999"];
+        let (data, tokenizer) = of_three(["$", "$"], &settings);
+        assert_eq!(tokenizer.decode(&data.train.content_ids()), "$abc$de$fg");
+        let batch = windows(&data.train);
+        assert_eq!(read_and_predicted(&batch, &tokenizer), [("$abc$de$f".into(), "abc$de$fg".into())]);
+        let (data, _) = of_three(["", "$"], &settings);
+        assert_eq!(tokenizer.decode(&data.train.content_ids()), "abc$de$fg");
+        let (data, _) = of_three(["", ""], &settings);
+        assert_eq!(tokenizer.decode(&data.train.content_ids()), "abc<|endoftext|>de<|endoftext|>fg");
+    }
+
     #[test]
     fn conversations_are_rows_that_are_padded_or_packed() {
         let temp = tempfile::tempdir().unwrap();
@@ -448,6 +524,18 @@ mod tests {
         let learned: Vec<u32> = targets.iter().copied().filter(|&id| id != IGNORE).collect();
         assert_eq!(tokenizer.decode(&learned), "11<|endoftext|>");
         assert_eq!(targets[..4], [IGNORE; 4]);
+        // A begin-of-text token stands before a conversation, unless the template writes it itself.
+        let bytes = Tokenizer::byte().with_ends("^", "").unwrap();
+        let template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}";
+        for (template, read) in [("", "^10+1\n1"), (template, "^10+1<|endoftext|>1")] {
+            let mut config = config.clone();
+            (config.chat_template, config.block_size) = (template.to_owned(), 20);
+            let (ids, targets) = (windows(&Dataset::new(&corpus, &survey, &bytes, &config).unwrap().train), "11");
+            let (ids, learned) = ids.sequence(0);
+            assert!(bytes.decode(ids).starts_with(read), "{}", bytes.decode(ids));
+            let learned: Vec<u32> = learned.iter().copied().filter(|&id| id != IGNORE).collect();
+            assert_eq!(bytes.decode(&learned), format!("{targets}<|endoftext|>"));
+        }
         // Two of eight tokens, of which seven are read, fit into seventeen.
         config.packing = true;
         let data = Dataset::new(&corpus, &survey, &tokenizer, &config).unwrap();

@@ -14,8 +14,11 @@ use rayon::prelude::*;
 
 /// An encoded piece.
 pub(super) struct Encoded {
-    /// The ids, with the end-of-text token after a document's last piece if there are several documents.
+    /// The ids, with the begin-of-text token before a document if there is one, and with the end-of-text token after its
+    /// last piece if there are several documents.
     pub(super) ids: Vec<u32>,
+    /// How many of them are given and never predicted: begin-of-text tokens.
+    pub(super) given: u64,
     /// For conversations: which ids are trained on.
     pub(super) learned: Vec<bool>,
     /// Bytes of the text or, for conversations, of the part trained on.
@@ -34,8 +37,17 @@ impl Encoded {
     /// A conversation of at least this many tokens, which is not encoded.
     fn longer(tokens: usize) -> Encoded {
         let (ids, learned, loss, doubts) = Default::default();
-        Encoded { ids, learned, bytes: 0, chars: 0, loss, doubts, at_least: tokens }
+        Encoded { ids, given: 0, learned, bytes: 0, chars: 0, loss, doubts, at_least: tokens }
     }
+}
+
+/// A piece that is to be encoded.
+struct Waiting {
+    /// Whether it lies behind the cut.
+    behind: bool,
+    /// The token that stands before it, if it is the first of its document.
+    begin: Option<u32>,
+    piece: Piece,
 }
 
 /// Bytes of text per thread to encode at once: two pieces.
@@ -57,13 +69,14 @@ pub(super) fn encode(
     let template = (survey.conversations > 0).then(|| template_of(config, tokenizer)).transpose()?;
     // Behind a single text the end would occur once, at the very end of the validation part: nothing could learn it.
     let end_of_text = tokenizer.end_of_text().filter(|_| survey.documents > 1);
-    let one = |piece: &Piece| -> Result<Encoded> {
+    let one = |piece: &Piece, begin: Option<u32>| -> Result<Encoded> {
         let mut loss = Loss::default();
         let mut doubts = Doubts::default();
         let (ids, learned, text) = match piece {
             Piece::Text { text, end } => {
                 let mut ids = tokenizer.encode(text)?;
                 loss.add(tokenizer.loss(text, &ids));
+                ids.splice(0..0, begin);
                 ids.extend(end_of_text.filter(|_| *end));
                 (ids, Vec::new(), std::borrow::Cow::from(text))
             }
@@ -77,7 +90,7 @@ pub(super) fn encode(
                 doubts = template.doubts(&parts);
                 let (ids, learned) = chat::encode(&parts, tokenizer)?;
                 for part in parts.iter().filter(|_| !tokenizer.keeps_everything()) {
-                    loss.add(tokenizer.loss(&part.text, &chat::encode(std::slice::from_ref(part), tokenizer)?.0));
+                    loss.add(tokenizer.loss(&part.text, &part.encode(tokenizer)?));
                 }
                 let said = parts.iter().filter(|part| part.learned);
                 let text: String = said.flat_map(|part| template.texts(part)).collect();
@@ -85,11 +98,12 @@ pub(super) fn encode(
             }
         };
         let (bytes, chars) = (text.len() as u64, text.chars().count() as u64);
-        Ok(Encoded { ids, learned, bytes, chars, loss, doubts, at_least: 0 })
+        let given = u64::from(begin.is_some() && begin == tokenizer.given());
+        Ok(Encoded { ids, given, learned, bytes, chars, loss, doubts, at_least: 0 })
     };
     let mut lost = Loss::default();
-    let mut flush = |waiting: &mut Vec<(bool, Piece)>| -> Result<()> {
-        let encode = |(behind, piece): (bool, Piece)| Ok((behind, one(&piece)?));
+    let mut flush = |waiting: &mut Vec<Waiting>| -> Result<()> {
+        let encode = |Waiting { behind, begin, piece }| Ok((behind, one(&piece, begin)?));
         let encoded: Vec<Result<_>> = waiting.par_drain(..).map(encode).collect();
         // In order, so that the first error does not depend on the number of threads.
         encoded.into_iter().try_for_each(|piece| {
@@ -99,25 +113,29 @@ pub(super) fn encode(
         })
     };
     let (mut waiting, mut size, mut at) = (Vec::new(), 0, 0u64);
+    // Where the same token begins and ends documents, the end of one is the beginning of the next.
+    let mut next = tokenizer.begin_of_text();
     corpus.pieces(tokenizer.cuts(), |piece| {
         let behind = at >= cut;
         match piece {
             Piece::Text { text, end } => {
+                let begin = std::mem::replace(&mut next, tokenizer.given().filter(|_| end));
                 let chars = text.chars().count() as u64;
                 at += chars;
                 size += text.len() + PIECE;
                 let inside = if behind { None } else { text.char_indices().nth((cut + chars - at) as usize) };
                 if let Some((byte, _)) = inside {
-                    waiting.push((false, Piece::Text { text: text[..byte].to_owned(), end: false }));
-                    waiting.push((true, Piece::Text { text: text[byte..].to_owned(), end }));
+                    let (before, after) = (text[..byte].to_owned(), text[byte..].to_owned());
+                    waiting.push(Waiting { behind: false, begin, piece: Piece::Text { text: before, end: false } });
+                    waiting.push(Waiting { behind: true, begin: None, piece: Piece::Text { text: after, end } });
                 } else {
-                    waiting.push((behind, Piece::Text { text, end }));
+                    waiting.push(Waiting { behind, begin, piece: Piece::Text { text, end } });
                 }
             }
             Piece::Messages(messages) => {
                 at += 1;
                 size += PIECE + messages.iter().map(|message| message.content.len()).sum::<usize>();
-                waiting.push((behind, Piece::Messages(messages)));
+                waiting.push(Waiting { behind, begin: None, piece: Piece::Messages(messages) });
             }
         }
         if size >= AT_ONCE * rayon::current_num_threads() {

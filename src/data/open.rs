@@ -29,22 +29,29 @@ pub fn read(config: &Config, choice: TokenizerChoice) -> Result<(Tokenizer, Data
         TokenizerChoice::Fixed(known) | TokenizerChoice::Extend(known) => Some(known),
     };
     if let Some(files) = prepared::open(config, known)? {
-        if let (Some((kind, train_split)), None) = (&files.made, known) {
+        if let (Some(made), None) = (&files.made, known) {
             let other = |key: &str, value: String, made: String| {
                 let allowed = format!("{made}, the value that these token ids were prepared with");
                 Err(Error::Config { key: key.into(), value, allowed })
             };
             // A default value counts as not asked for.
             let default = Config::default();
-            if config.tokenizer != default.tokenizer && config.tokenizer != *kind {
-                return other("tokenizer", config.tokenizer.clone().into(), kind.clone().into());
+            if config.tokenizer != default.tokenizer && config.tokenizer != made.tokenizer {
+                return other("tokenizer", config.tokenizer.clone().into(), made.tokenizer.clone().into());
             }
-            if config.train_split != default.train_split && config.train_split != *train_split {
-                return other("train_split", config.train_split.to_string(), train_split.to_string());
+            if config.train_split != default.train_split && config.train_split != made.train_split {
+                return other("train_split", config.train_split.to_string(), made.train_split.to_string());
+            }
+            for (key, asked, made) in
+                [("bos_token", &config.bos_token, &made.bos_token), ("eos_token", &config.eos_token, &made.eos_token)]
+            {
+                if !asked.is_empty() && asked != made {
+                    return other(key, format!("{asked:?}"), format!("{made:?}"));
+                }
             }
         }
         if let TokenizerChoice::Fixed(_) = choice {
-            let divided = files.made.as_ref().is_none_or(|(_, train_split)| *train_split == config.train_split);
+            let divided = files.made.as_ref().is_none_or(|made| made.train_split == config.train_split);
             same_text(config, if divided { &files.sha256 } else { "from another train_split" })?;
         }
         return Ok((known.unwrap_or(&files.tokenizer).clone(), Dataset::from(files)));
@@ -70,12 +77,17 @@ pub fn read_corpus(corpus: &Corpus, config: &Config, choice: TokenizerChoice) ->
         TokenizerChoice::Extend(known) => {
             let extended = known.extended(survey.alphabet(), survey.needs_end_of_text());
             let unlearned = known.chars().and_then(|_| survey.only_in_validation(config, Some(known)));
-            (extended, unlearned.into_iter().collect())
+            (with_ends(extended, config)?, unlearned.into_iter().collect())
         }
     };
     let mut data = Dataset::new(corpus, &survey, &tokenizer, config)?;
     data.notes.extend(notes);
     Ok((tokenizer, data))
+}
+
+/// The tokenizer with the ends of a configuration.
+fn with_ends(tokenizer: Tokenizer, config: &Config) -> Result<Tokenizer> {
+    tokenizer.with_ends(&config.bos_token, &config.eos_token)
 }
 
 /// Returns an error if the text is not the one the configuration was resolved for, if it was.
@@ -95,14 +107,13 @@ pub(crate) fn same_text(config: &Config, sha256: &str) -> Result<()> {
 /// the user.
 ///
 /// # Errors
-/// If it cannot be read or trained.
+/// If it cannot be read or trained, or has no token that is to begin or end documents.
 pub fn tokenizer(config: &Config, corpus: &Corpus, survey: &Survey) -> Result<(Tokenizer, Vec<String>)> {
-    match &config.tokenizer {
-        TokenizerKind::Char => {
-            Ok((survey.char_tokenizer(), survey.only_in_validation(config, None).into_iter().collect()))
-        }
-        TokenizerKind::Byte => Ok((Tokenizer::byte(), Vec::new())),
-        TokenizerKind::File(path) => Ok((Tokenizer::from_file(Path::new(path))?, Vec::new())),
-        TokenizerKind::Bpe(size) => survey.learn_bpe(corpus, *size, config),
-    }
+    let (found, notes) = match &config.tokenizer {
+        TokenizerKind::Char => (survey.char_tokenizer(), survey.only_in_validation(config, None).into_iter().collect()),
+        TokenizerKind::Byte => (Tokenizer::byte(), Vec::new()),
+        TokenizerKind::File(path) => (Tokenizer::from_file(Path::new(path))?, Vec::new()),
+        TokenizerKind::Bpe(size) => survey.learn_bpe(corpus, *size, config)?,
+    };
+    Ok((with_ends(found, config)?, notes))
 }

@@ -14,9 +14,9 @@
 //! instead of killing the process.
 
 use super::{
-    dataset::Dataset,
+    dataset::{Dataset, Made},
     encode::{Encoded, encode},
-    split::Split,
+    split::{Size, Split},
     survey::{Survey, found},
     token_file::{HEADER, MAGIC, TokenFile, VERSION},
 };
@@ -54,8 +54,8 @@ pub(super) struct Files {
     pub(super) val: Split,
     pub(super) sha256: String,
     pub(super) notes: Vec<String>,
-    /// The tokenizer and train_split they were made with, if kinglet made them.
-    pub(super) made: Option<(TokenizerKind, f64)>,
+    /// What they were made with, if kinglet made them.
+    pub(super) made: Option<Made>,
 }
 
 impl From<Files> for Dataset {
@@ -74,8 +74,15 @@ pub struct PartAbout {
     pub bytes: u64,
     /// Characters of text.
     pub chars: u64,
+    /// Token ids that are no part of the text and never predicted: those of `bos_token`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given: u64,
     /// Its files, in order.
     pub files: Vec<String>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Description of a prepared corpus.
@@ -90,6 +97,12 @@ pub struct About {
     pub tokenizer: TokenizerKind,
     /// The train_split setting it was made with.
     pub train_split: f64,
+    /// The token before each document, if there is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bos_token: String,
+    /// The token behind each document, if it is not the tokenizer's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub eos_token: String,
     /// Documents.
     pub documents: u64,
     /// Tokens in the vocabulary.
@@ -113,7 +126,7 @@ pub(super) fn open(config: &Config, known: Option<&Tokenizer>) -> Result<Option<
     let paths: Vec<PathBuf> = config.data.iter().map(PathBuf::from).collect();
     let [path] = &paths[..] else { return open_foreign(&paths, config, known) };
     if path.join(ABOUT).exists() {
-        let files = open_prepared(path, config)?;
+        let files = open_prepared(path, config, known)?;
         if known.is_some_and(|known| !known.extends(&files.tokenizer)) {
             return Err(Error::Data(format!("{} contains ids from another tokenizer", path.display())));
         }
@@ -124,7 +137,7 @@ pub(super) fn open(config: &Config, known: Option<&Tokenizer>) -> Result<Option<
     open_foreign(paths, config, known)
 }
 
-fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
+fn open_prepared(folder: &Path, config: &Config, known: Option<&Tokenizer>) -> Result<Files> {
     let files = FolderReader::new(folder)?;
     let text = |name: &str| -> Result<String> {
         let bytes = files.read(name, 1 << 28)?;
@@ -136,16 +149,37 @@ fn open_prepared(folder: &Path, config: &Config) -> Result<Files> {
         return Err(Error::run(&folder.join(ABOUT), "this file needs a newer kinglet"));
     }
     let tokenizer = Tokenizer::from_json(&text(TOKENIZER)?).map_err(|error| files.error(TOKENIZER, &error))?;
+    let tokenizer = tokenizer.with_ends(&about.bos_token, &about.eos_token)?;
+    if let Some(known) = known.filter(|known| known.extends(&tokenizer)) {
+        same_ends(folder, known, &tokenizer)?;
+    }
     let part = |part: &PartAbout| -> Result<Split> {
         // Use only the file name, so that a path cannot point outside the folder.
         let name = |name: &String| Path::new(name).file_name().map(|name| folder.join(name)).unwrap_or_default();
         let opened: Vec<_> =
             part.files.par_iter().map(|file| TokenFile::open(&name(file), &tokenizer)).collect::<Result<_>>()?;
-        Split::of_files(opened, part.bytes, part.chars, &tokenizer, config)
+        let size = Size { bytes: part.bytes, chars: part.chars, given: part.given };
+        Split::of_files(opened, size, &tokenizer, config)
     };
     let (train, val) = (part(&about.train)?, part(&about.val)?);
-    let made = Some((about.tokenizer, about.train_split));
+    let About { tokenizer: kind, train_split, bos_token, eos_token, .. } = about;
+    let made = Some(Made { tokenizer: kind, train_split, bos_token, eos_token });
     Ok(Files { train, val, tokenizer, sha256: about.sha256, notes: Vec::new(), made })
+}
+
+/// Returns an error if a run's texts begin and end with other tokens than those that were prepared.
+fn same_ends(folder: &Path, run: &Tokenizer, files: &Tokenizer) -> Result<()> {
+    let ends = |tokenizer: &Tokenizer| [tokenizer.begin_of_text(), tokenizer.end_of_text()];
+    // Characters may have been added to the run's tokenizer, and with them an end.
+    if ends(run) == ends(files) || ends(files)[1].is_none() && ends(run)[0] == ends(files)[0] {
+        return Ok(());
+    }
+    let name = |tokenizer: &Tokenizer| {
+        let [begin, end] = [tokenizer.begin_of_text_name().map(str::to_owned), tokenizer.end_of_text_name()];
+        format!("bos_token = {:?} and eos_token = {:?}", begin.unwrap_or_default(), end.unwrap_or_default())
+    };
+    let (made, wanted) = (name(files), name(run));
+    Err(Error::Data(format!("{} was prepared with {made}, but this run has {wanted}", folder.display())))
 }
 
 fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -> Result<Option<Files>> {
@@ -162,6 +196,10 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
                 paths[0].display()
             )));
         }
+    };
+    let tokenizer = match known {
+        Some(_) => tokenizer,
+        None => tokenizer.with_ends(&config.bos_token, &config.eos_token)?,
     };
     let open = |path: &PathBuf| TokenFile::open(path, &tokenizer);
     let is_val = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("val"));
@@ -188,10 +226,11 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
         for file in &files {
             hasher.update(file.verify(tokenizer.vocab_size())?);
         }
-        let sample = Split::of_files(files.clone(), 0, 0, &tokenizer, config)?.last_ids(SAMPLE)?;
+        let sample = Split::of_files(files.clone(), Size::default(), &tokenizer, config)?.last_ids(SAMPLE)?;
         let text = tokenizer.decode(&sample);
         let scaled = |n: usize| (n as f64 / sample.len().max(1) as f64 * tokens as f64) as u64;
-        Split::of_files(files, scaled(text.len()), scaled(text.chars().count()), &tokenizer, config)
+        let (bytes, chars) = (scaled(text.len()), scaled(text.chars().count()));
+        Split::of_files(files, Size { bytes, chars, given: 0 }, &tokenizer, config)
     };
     let (train, val) = (part(train)?, part(val)?);
     let notes = vec![format!(
@@ -224,6 +263,7 @@ impl PartWriter {
         self.about.tokens += encoded.ids.len() as u64;
         self.about.bytes += encoded.bytes;
         self.about.chars += encoded.chars;
+        self.about.given += encoded.given;
         let mut ids = &encoded.ids[..];
         while !ids.is_empty() {
             let open = match &mut self.current {
@@ -339,6 +379,8 @@ pub fn prepare(
         sha256: survey.sha256.clone(),
         tokenizer: found(config, tokenizer),
         train_split: config.train_split,
+        bos_token: config.bos_token.clone(),
+        eos_token: config.eos_token.clone(),
         documents: survey.documents,
         vocab_size: tokenizer.vocab_size(),
         train,

@@ -53,14 +53,26 @@ pub struct Split {
     pub(super) measured: usize,
     pub(super) bytes: u64,
     pub(super) chars: u64,
+    /// The token that begins documents and is never predicted, if there is one.
+    pub(super) given: Option<u32>,
     pub(super) apart: Option<Apart>,
+}
+
+/// How much text the ids of a split are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    pub(super) bytes: u64,
+    pub(super) chars: u64,
+    /// Ids that are no part of it and never predicted: tokens that begin documents.
+    pub(super) given: u64,
 }
 
 /// How the documents of a text are kept apart (`within_documents`).
 #[derive(Clone, Debug)]
 pub(super) struct Apart {
-    /// The token that ends a document. As an input it belongs to the next one, which begins with it.
-    end: u32,
+    /// The token that each document begins with: the one that ends the document before, which as an input belongs to the
+    /// next, or one of its own.
+    first: u32,
     /// Where each of the windows begins that measure the text exactly; they begin at documents where these fit.
     windows: Vec<usize>,
 }
@@ -124,28 +136,35 @@ impl Split {
     /// A text of token ids in memory.
     pub fn new(ids: Vec<u32>, block_size: usize) -> Split {
         let (measured, bytes) = (ids.len(), ids.len() as u64);
-        Split { content: Content::Text(Ids::Memory(ids)), block_size, measured, bytes, chars: bytes, apart: None }
+        Split {
+            content: Content::Text(Ids::Memory(ids)),
+            block_size,
+            measured,
+            bytes,
+            chars: bytes,
+            given: None,
+            apart: None,
+        }
     }
 
     /// A text in files of token ids.
     pub(super) fn of_files(
         files: Vec<TokenFile>,
-        bytes: u64,
-        chars: u64,
+        Size { bytes, chars, given }: Size,
         tokenizer: &Tokenizer,
         config: &Config,
     ) -> Result<Split> {
-        let measured = files.iter().map(TokenFile::len).sum();
-        let content = Content::Text(Ids::Files(files));
-        let split = Split { content, block_size: config.block_size, measured, bytes, chars, apart: None };
+        let measured = files.iter().map(TokenFile::len).sum::<usize>().saturating_sub(given as usize);
+        let (content, given) = (Content::Text(Ids::Files(files)), tokenizer.given());
+        let split = Split { content, block_size: config.block_size, measured, bytes, chars, given, apart: None };
         split.kept_apart(tokenizer, config)
     }
 
     /// The same split with its documents kept apart, if the configuration says so.
     pub(super) fn kept_apart(mut self, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
         self.apart = None;
-        if let (Content::Text(ids), Some(end)) = (&self.content, parting(tokenizer, config)) {
-            self.apart = Some(Apart { end, windows: windows_at_documents(ids, end, self.block_size)? });
+        if let (Content::Text(ids), Some(first)) = (&self.content, parting(tokenizer, config)) {
+            self.apart = Some(Apart { first, windows: windows_at_documents(ids, first, self.block_size)? });
         }
         Ok(self)
     }
@@ -201,7 +220,12 @@ impl Split {
         (tokens / self.bytes.max(1) as f64, tokens / self.chars.max(1) as f64)
     }
 
-    /// The ids in a range.
+    /// The size of the text that it is.
+    pub(super) fn size(&self) -> Size {
+        Size { bytes: self.bytes, chars: self.chars, given: (self.tokens() - self.measured) as u64 }
+    }
+
+    /// The ids in a range, without those that only begin documents.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -211,7 +235,16 @@ impl Split {
             Content::Text(ids) => ids.read(range, &mut out)?,
             Content::Conversations(Conversations { ids, .. }) => out.extend(&ids[range]),
         }
+        if let Some(given) = self.given {
+            out.retain(|&id| id != given);
+        }
         Ok(out)
+    }
+
+    /// All ids, as they are stored.
+    #[cfg(test)]
+    pub(super) fn content_ids(&self) -> Vec<u32> {
+        Split { given: None, ..self.clone() }.ids(0..self.tokens()).expect("they are in memory")
     }
 
     /// The first ids, at most `most`.
@@ -343,20 +376,21 @@ impl Split {
     }
 
     fn push_text(&self, ids: &Ids, range: Range<usize>, batch: &mut Batch) -> Result<()> {
-        let Some(Apart { end, .. }) = self.apart else {
-            return batch.add_read(|tokens| ids.read(range, tokens)).map(|_| ());
+        // Nobody asks a model for the token that begins a document.
+        let hide = |targets: &mut [u32]| {
+            let given = targets.iter_mut().filter(|target| Some(**target) == self.given);
+            given.for_each(|target| *target = IGNORE);
+        };
+        let Some(Apart { first: begin, .. }) = self.apart else {
+            return batch.add_read(|tokens| ids.read(range, tokens)).map(hide);
         };
         let mut tokens = Vec::with_capacity(range.len());
         ids.read(range, &mut tokens)?;
         let (mut first, last) = (0, tokens.len() - 1);
         while first < last {
-            let next = (first + 1..last).find(|&at| tokens[at] == end).unwrap_or(last);
+            let next = (first + 1..last).find(|&at| tokens[at] == begin).unwrap_or(last);
             let document = &tokens[first..=next];
-            if first == 0 {
-                batch.add(document)
-            } else {
-                batch.add_document(document)
-            };
+            hide(if first == 0 { batch.add(document) } else { batch.add_document(document) });
             first = next;
         }
         Ok(())
@@ -365,12 +399,12 @@ impl Split {
 
 /// The token with which documents begin that are kept apart, if they are.
 pub(crate) fn parting(tokenizer: &Tokenizer, config: &Config) -> Option<u32> {
-    tokenizer.end_of_text().filter(|_| config.within_documents)
+    tokenizer.begin_of_text().or(tokenizer.end_of_text()).filter(|_| config.within_documents)
 }
 
 /// Where each window begins that measures a text whose documents are kept apart: several whole documents, or a part of
 /// one that is longer than `block_size`. Every token is predicted once, except the first of the text.
-fn windows_at_documents(ids: &Ids, end: u32, block_size: usize) -> Result<Vec<usize>> {
+fn windows_at_documents(ids: &Ids, begin: u32, block_size: usize) -> Result<Vec<usize>> {
     let (mut windows, mut document, inputs) = (Vec::new(), 0, ids.len().saturating_sub(1));
     let mut place = |from: usize, to: usize| {
         let fits = windows.last().is_some_and(|window| to - window <= block_size);
@@ -382,7 +416,7 @@ fn windows_at_documents(ids: &Ids, end: u32, block_size: usize) -> Result<Vec<us
     for first in (0..inputs).step_by(READ) {
         piece.clear();
         ids.read(first..inputs.min(first + READ), &mut piece)?;
-        for at in piece.iter().zip(first..).filter(|&(&id, at)| id == end && at > 0).map(|(_, at)| at) {
+        for at in piece.iter().zip(first..).filter(|&(&id, at)| id == begin && at > 0).map(|(_, at)| at) {
             place(document, at);
             document = at;
         }
@@ -391,5 +425,5 @@ fn windows_at_documents(ids: &Ids, end: u32, block_size: usize) -> Result<Vec<us
     Ok(windows)
 }
 
-/// Ids to read at once when looking for the ends of documents.
+/// Ids to read at once when looking for where documents begin.
 const READ: usize = 1 << 16;

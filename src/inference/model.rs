@@ -193,6 +193,7 @@ impl<B: Forward> Model<B> {
         if has != wants {
             return Err(Error::Data(format!("there are {has} weights, but the configuration describes {wants}")));
         }
+        let tokenizer = tokenizer.with_ends(&config.bos_token, &config.eos_token)?;
         let (known, tokens) = (config.vocab_size, tokenizer.vocab_size());
         if tokens > known {
             return Err(Error::Data(format!("the tokenizer has {tokens} tokens, but the model has {known}")));
@@ -240,15 +241,22 @@ impl<B: Forward> Model<B> {
     }
 
     /// Continues `prompt`, piece by piece; an empty prompt becomes [`Tokenizer::start_of_text`]. If the prompt cannot
-    /// be encoded, the first piece is the error.
+    /// be encoded, the first piece is the error. Where the model begins texts with a token of their own, the prompt gets
+    /// it, and the text ends at the end-of-text token: what comes next is never predicted.
     pub fn generate(&self, prompt: &str) -> Generation<B> {
-        let encoded = self.tokenizer().encode_prompt(prompt).map(|(mut ids, _)| {
+        let encoded = self.tokenizer().encode_prompt(prompt).map(|(ids, _)| {
+            let mut ids = self.tokenizer().begun(ids);
             if ids.is_empty() {
                 ids.push(self.tokenizer().start_of_text());
             }
             ids
         });
-        Generation::new(self.inner.clone(), encoded)
+        self.continuing(encoded)
+    }
+
+    fn continuing(&self, ids: Result<Vec<u32>>) -> Generation<B> {
+        let generation = Generation::new(self.inner.clone(), ids);
+        if self.tokenizer().given().is_some() { generation.until_end_of_text() } else { generation }
     }
 
     /// What the tokenizer does not keep of a prompt, as a note for the user, if anything.
@@ -259,9 +267,9 @@ impl<B: Forward> Model<B> {
         Ok(self.tokenizer().encode_prompt(prompt)?.1)
     }
 
-    /// Continues these token ids.
+    /// Continues these token ids, before which nothing is put.
     pub fn generate_after(&self, ids: &[u32]) -> Generation<B> {
-        Generation::new(self.inner.clone(), Ok(ids.to_vec()))
+        self.continuing(Ok(ids.to_vec()))
     }
 
     /// The conversation template at the present time.

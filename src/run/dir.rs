@@ -179,7 +179,8 @@ impl RunDir {
         let copies = |folder: &Path| {
             let stored = Stored::open(folder)?;
             let config = stored.config()?;
-            Ok((config, stored.tokenizer()?))
+            let tokenizer = stored.tokenizer()?.with_ends(&config.bos_token, &config.eos_token)?;
+            Ok((config, tokenizer))
         };
         let mut warnings = Vec::new();
         let (config, tokenizer) = newest(path, &mut warnings, |_| true, copies)?;
@@ -331,8 +332,21 @@ impl RunDir {
     /// # Errors
     /// If something cannot be written; existing checkpoints are kept.
     pub fn save(&self, layout: &Layout, state: &State, read: impl Fn(Buffer, Span, &mut [f32])) -> Result<()> {
+        self.write_checkpoint(layout, state, (&read, true))
+    }
+
+    /// Saves a checkpoint without the optimizer's moments, which can be used and fine-tuned, but not resumed;
+    /// `read(span, out)` supplies the weights.
+    ///
+    /// # Errors
+    /// As [`RunDir::save`].
+    pub fn save_weights(&self, layout: &Layout, state: &State, read: impl Fn(Span, &mut [f32])) -> Result<()> {
+        self.write_checkpoint(layout, state, (&|_, span, out: &mut [f32]| read(span, out), false))
+    }
+
+    fn write_checkpoint(&self, layout: &Layout, state: &State, from: (checkpoint::Source, bool)) -> Result<()> {
         let folder = self.path.join(CHECKPOINTS).join(folder_name(state.step));
-        checkpoint::write(&folder, layout, state, &read, &self.config.to_toml(), self.tokenizer.to_json())?;
+        checkpoint::write(&folder, layout, state, from, (&self.config.to_toml(), self.tokenizer.to_json()))?;
         self.new.iter().for_each(NewRun::keep);
         Ok(())
     }
@@ -580,7 +594,9 @@ fn read_tokenizer(run: &Path, config: &Config) -> Result<Tokenizer> {
     if sha256(text.as_bytes()) != config.tokenizer_sha256 {
         return Err(Error::damaged(&path, "damaged: its SHA-256 differs from the one in config.toml"));
     }
-    Tokenizer::from_json(&text).map_err(|error| Error::run(&path, error.to_string()))
+    Tokenizer::from_json(&text)
+        .and_then(|tokenizer| tokenizer.with_ends(&config.bos_token, &config.eos_token))
+        .map_err(|error| Error::run(&path, error.to_string()))
 }
 
 #[cfg(test)]

@@ -63,7 +63,8 @@ impl Template {
         }
         let names = tokenizer.special_tokens();
         let begin = BEGIN_OF_TEXT.iter().find(|begin| names.iter().any(|(name, _)| name == **begin));
-        let told = Told { end_of_text, begin_of_text: begin.map(|&begin| begin.to_owned()), time: 0 };
+        let begin_of_text = tokenizer.begin_of_text_name().or(begin.copied()).map(str::to_owned);
+        let told = Told { end_of_text, begin_of_text, time: 0 };
         Ok(Template { jinja: Jinja::new(source, &told, marks(source))?, special: Special::new(names) })
     }
 

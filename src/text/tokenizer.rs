@@ -12,6 +12,7 @@
 
 mod chars;
 mod cuts;
+mod ends;
 #[cfg_attr(not(feature = "hf-tokenizers"), path = "tokenizer/no_hugging_face.rs")]
 mod hugging_face;
 mod json;
@@ -25,6 +26,7 @@ pub use json::END_OF_TEXT;
 pub use loss::Loss;
 
 use crate::system::disk;
+use ends::Ends;
 use hugging_face::HuggingFace;
 use json::{byte_char, file, join_at_end_of_text};
 use kinglet_core::error::{Error, Result};
@@ -41,6 +43,7 @@ pub struct Tokenizer {
     kind: Kind,
     /// The content of its `tokenizer.json`.
     json: String,
+    ends: Ends,
 }
 
 #[derive(Clone, Debug)]
@@ -58,7 +61,7 @@ impl PartialEq for Tokenizer {
 
 impl From<CharTokenizer> for Tokenizer {
     fn from(chars: CharTokenizer) -> Tokenizer {
-        Tokenizer { json: chars.to_json(), kind: Kind::Char(chars) }
+        Tokenizer { json: chars.to_json(), kind: Kind::Char(chars), ends: Ends::default() }
     }
 }
 
@@ -74,7 +77,7 @@ impl Tokenizer {
             "vocab": vocab.into_iter().collect::<Map<_, _>>(), "merges": [],
         });
         let json = file(&[(256, END_OF_TEXT)], &byte_level(false), &byte_level(true), &model);
-        Tokenizer { kind: Kind::Byte, json }
+        Tokenizer { kind: Kind::Byte, json, ends: Ends::default() }
     }
 
     /// Trains a byte pair encoding on pieces of text: `vocab_size` tokens including the end-of-text token, or fewer if
@@ -116,7 +119,7 @@ impl Tokenizer {
         if size == 0 || size > MAX_VOCAB {
             return Err(bad(format!("its largest id implies {size} tokens; allowed are 1 to {MAX_VOCAB}")));
         }
-        Ok(Tokenizer { kind: Kind::HuggingFace(inner), json: text.to_owned() })
+        Ok(Tokenizer { kind: Kind::HuggingFace(inner), json: text.to_owned(), ends: Ends::default() })
     }
 
     /// The content of its `tokenizer.json`, to be saved.
@@ -147,32 +150,6 @@ impl Tokenizer {
             Kind::Char(chars) => chars.vocab_size(),
             Kind::Byte => 257,
             Kind::HuggingFace(inner) => inner.vocab_size(),
-        }
-    }
-
-    /// The end-of-text token, which separates documents, if there is one.
-    pub fn end_of_text(&self) -> Option<u32> {
-        match &self.kind {
-            Kind::Char(chars) => chars.end_of_text(),
-            Kind::Byte => Some(256),
-            // Names used by GPT-2, Llama and BERT.
-            Kind::HuggingFace(inner) => {
-                [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.id(name))
-            }
-        }
-    }
-
-    /// The token to start from if there is no prompt: the end-of-text token or, without one, token 0, as published.
-    pub fn start_of_text(&self) -> u32 {
-        self.end_of_text().unwrap_or(0)
-    }
-
-    /// How [`Tokenizer::end_of_text`] is written.
-    pub fn end_of_text_name(&self) -> Option<String> {
-        let id = self.end_of_text()?;
-        match &self.kind {
-            Kind::HuggingFace(inner) => inner.token(id),
-            _ => Some(END_OF_TEXT.to_owned()),
         }
     }
 
@@ -239,14 +216,6 @@ impl Tokenizer {
             Kind::Char(chars) => chars.encode_text(text),
             Kind::Byte => Ok(text.bytes().map(u32::from).collect()),
             Kind::HuggingFace(inner) => inner.encode_text(text),
-        }
-    }
-
-    /// The special tokens, as they are written and by their ids.
-    pub fn special_tokens(&self) -> Vec<(String, u32)> {
-        match &self.kind {
-            Kind::HuggingFace(inner) => inner.special_tokens(),
-            _ => self.end_of_text().map(|id| (END_OF_TEXT.to_owned(), id)).into_iter().collect(),
         }
     }
 

@@ -310,8 +310,9 @@ pub(super) fn fix_time(config: &mut Config) {
 
 /// Resolves the rest of a configuration whose vocabulary is known, once its data has been read.
 pub(crate) fn resolve_rest(config: &mut Config, data: &Dataset) -> Result<()> {
-    if let Some((kind, train_split)) = data.made.clone() {
-        (config.tokenizer, config.train_split) = (kind, train_split);
+    if let Some(made) = data.made.clone() {
+        (config.tokenizer, config.train_split) = (made.tokenizer, made.train_split);
+        (config.bos_token, config.eos_token) = (made.bos_token, made.eos_token);
     }
     let layout = Layout::new(config)?;
     layout.check(config)?;

@@ -173,6 +173,35 @@ fn an_empty_prompt_is_the_start_of_a_text() {
     assert!(nothing.next().is_none() && nothing.finish().is_none(), "an error ends it");
 }
 
+#[test]
+fn a_prompt_begins_with_the_token_that_texts_begin_with() {
+    let begun = untrained(&["bos_token=a"]);
+    let plain = untrained(&[]);
+    let ids = |text: &str| plain.tokenizer().encode(text).unwrap();
+    let after = |ids: &[u32]| pieces(plain.generate_after(ids).max_tokens(9));
+    for (prompt, read) in [("cab", "acab"), ("", "a"), ("abc", "abc")] {
+        assert_eq!(pieces(begun.generate(prompt).max_tokens(9)), after(&ids(read)), "{prompt}");
+    }
+    // Ids are taken as they are.
+    assert_eq!(pieces(begun.generate_after(&ids("cab")).max_tokens(9)), after(&ids("cab")));
+    assert_ne!(after(&ids("cab")), after(&ids("acab")));
+    let error = Config::default().with(&["vocab_size=12", "block_size=16", "bos_token=<s>"]).and_then(|config| {
+        let weights = weights(&Layout::new(&config)?);
+        Model::from_weights(Cpu::new()?, config, CharTokenizer::train(ALPHABET).into(), &weights)
+    });
+    let error = error.map(|_| ()).unwrap_err().to_string();
+    assert!(error.starts_with("bos_token = \"<s>\": must be \"\" or a token of the tokenizer"), "{error}");
+    // What follows the end of a text such a model never learned.
+    let likes = |settings: &[&str]| of_logits(&[(97, 0.0), (256, -1.0)], &[&["block_size=8"], settings].concat());
+    let begun = likes(&["bos_token=^"]);
+    let ends = (0..20).map(|i| {
+        let mut text = begun.generate("x").max_tokens(30).index(i);
+        (text.text().unwrap(), text.finish())
+    });
+    assert!(ends.filter(|(text, finish)| !text.contains('<') && *finish == Some(Finish::EndOfText)).count() > 15);
+    assert!(likes(&[]).generate("x").max_tokens(30).text().unwrap().contains("<|endoftext|>"));
+}
+
 /// Ids and log-probabilities, each token's window computed anew by the reference.
 fn check_logprobs(settings: &[&str], tokens: usize) {
     let model = untrained(settings);

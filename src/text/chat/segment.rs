@@ -28,7 +28,11 @@ impl Segment {
         segment
     }
 
-    fn encode(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    /// Its tokens.
+    ///
+    /// # Errors
+    /// If a character is unknown to the tokenizer.
+    pub(crate) fn encode(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         if self.plain.is_empty() {
             return tokenizer.encode(&self.text);
         }
@@ -44,7 +48,8 @@ impl Segment {
 }
 
 /// The tokens of a conversation, and for each whether it counts in the loss. Parts are encoded separately, because at
-/// inference the prompt is encoded before the answer exists.
+/// inference the prompt is encoded before the answer exists. A begin-of-text token stands before them, if the model has
+/// one and the template does not write it itself.
 ///
 /// # Errors
 /// If a character is unknown to the tokenizer.
@@ -54,6 +59,8 @@ pub fn encode(parts: &[Segment], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec
         ids.extend(part.encode(tokenizer)?);
         learned.resize(ids.len(), part.learned);
     }
+    let ids = tokenizer.begun(ids);
+    learned.splice(0..0, vec![false; ids.len() - learned.len()]);
     Ok((ids, learned))
 }
 

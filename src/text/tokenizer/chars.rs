@@ -37,6 +37,13 @@ impl CharTokenizer {
         chars.into()
     }
 
+    /// The tokenizer whose ids are the places of these characters; none if one of them is there twice.
+    pub fn of(chars: Vec<char>) -> Option<CharTokenizer> {
+        let mut seen = HashSet::new();
+        let once = chars.iter().all(|c| seen.insert(*c));
+        once.then(|| CharTokenizer::new(chars.into_iter().map(Some).collect()))
+    }
+
     fn new(tokens: Vec<Option<char>>) -> CharTokenizer {
         let ids: HashMap<char, u32> = tokens.iter().zip(0..).filter_map(|(token, id)| Some(((*token)?, id))).collect();
         let ascii = Box::new(std::array::from_fn(|c| *ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN)));
@@ -64,6 +71,13 @@ impl CharTokenizer {
     /// The characters of the vocabulary, in the order of the ids.
     pub fn chars(&self) -> impl Iterator<Item = char> {
         self.tokens.iter().filter_map(|token| *token)
+    }
+
+    /// The id of the token that is this one character.
+    pub(super) fn id_of(&self, text: &str) -> Option<u32> {
+        let mut chars = text.chars();
+        let one = chars.next().filter(|_| chars.next().is_none())?;
+        self.ids.get(&one).copied()
     }
 
     /// The id of the end-of-text token, if the vocabulary has it.

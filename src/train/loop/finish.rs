@@ -43,7 +43,8 @@ impl<B: Backward> Run<'_, B> {
             Ok(text + &reader.finish(tokenizer).0)
         };
         if !dataset.val.is_conversations() {
-            return write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, Ending::default());
+            let ends = tokenizer.given().map(|_| Ending::of_text(tokenizer));
+            return write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, ends.unwrap_or_default());
         }
         // Shown is all that the model writes after the prompt, up to the end.
         let ending = data::template_of(config, tokenizer)?.usual_ending(tokenizer);

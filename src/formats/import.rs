@@ -1,0 +1,9 @@
+//! A model of another program becomes a run.
+
+mod decide;
+mod model;
+mod options;
+mod words;
+
+pub use model::{ImportReport, Imported, import};
+pub use options::ImportOptions;
