@@ -6,6 +6,7 @@ Each case is a folder with the file, and `case.json`: what to give to `kinglet i
 PyTorch's logits in f64 over these ids. `cases.json` lists them.
 """
 
+import copy
 import json
 import logging
 import math
@@ -249,7 +250,8 @@ def transformers_folders(cases):
             path = cases.case(f"hf-{name}")
             model.save_pretrained(path)
             tokenizer.save_pretrained(path)
-            cases.add(f"hf-{name}", ".", model, [], ids=ids, block=block)
+            # Nemotron's norms add one to their weights, which f32 rounds.
+            cases.add(f"hf-{name}", ".", model, [], ids=ids, block=block, bound=3e-5 if name == "nemotron" else 1e-5)
         except Exception as error:  # A class of another version may take other settings: it is a line of the table.
             cases.all.append({"name": f"hf-{name}", "failed": f"{type(error).__name__}: {error}"})
     variants(cases, t, tokenizer, ids, gqa, gpt2, block)
@@ -269,9 +271,13 @@ def variants(cases, t, tokenizer, ids, gqa, gpt2, block):
     assert (path / "model.safetensors.index.json").exists()
     cases.add("hf-llama-shards", ".", model, [], ids=ids, block=block)
 
-    model = stir(t.LlamaForCausalLM(config), 21).to(torch.bfloat16)
+    model = stir(t.LlamaForCausalLM(config), 21)
     path = cases.case("hf-llama-bf16")
-    model.save_pretrained(path)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(path)
+    # Only the weights are rounded: the frequencies of the rotations are no part of the file.
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.copy_(tensor.to(torch.bfloat16))
     tokenizer.save_pretrained(path)
     cases.add("hf-llama-bf16", ".", model, [], ids=ids, block=block)
 
