@@ -1,0 +1,381 @@
+//! Tokenizers inside a GGUF.
+//!
+//! | kinglet | there |
+//! |---|---|
+//! | byte | `gpt2`: the letters of the bytes, and no merges |
+//! | characters with an end-of-text token | `gpt2`: the letters of a character's bytes, and merges that join them |
+//! | characters without one | `rwkv`: the longest token that fits; the only kind for which no token is the end |
+//! | byte pair encoding of bytes | `gpt2`, with the name that llama.cpp has for the way text is split into words |
+//!
+//! With `gpt2`, llama.cpp takes token 11 for the end where a file names none. With `llama`, it ends the process at a
+//! character that it does not know.
+
+use super::{
+    pre::Pre,
+    write::{Keys, Kv},
+};
+use crate::{
+    formats::foreign::Foreign,
+    text::tokenizer::{CharTokenizer, END_OF_TEXT, Tokenizer, byte_char, file},
+};
+use kinglet_core::error::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::collections::{HashMap, HashSet};
+
+/// What all keys begin with.
+const PREFIX: &str = "tokenizer.ggml.";
+
+/// Kinds of tokens.
+const NORMAL: i32 = 1;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+
+/// A vocabulary as a GGUF has it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Vocabulary {
+    model: String,
+    pre: Option<String>,
+    tokens: Vec<String>,
+    types: Vec<i32>,
+    /// None where the model has no merges, which is not the same as an empty list.
+    merges: Option<Vec<String>>,
+}
+
+/// The keys of a tokenizer, for a model of `size` tokens, and what the user should know.
+///
+/// # Errors
+/// If llama.cpp would split text differently.
+pub(super) fn write(tokenizer: &Tokenizer, size: usize) -> Result<(Keys, Vec<String>)> {
+    let (mut vocabulary, mut notes) = of(tokenizer)?;
+    let end = tokenizer.end_of_text();
+    if vocabulary.model == "gpt2" && end.is_none() {
+        return Err(Error::Data(
+            "llama.cpp takes token 11 for the end of a text where a file names none, and this tokenizer has no \
+             end-of-text token"
+                .to_owned(),
+        ));
+    }
+    let holes = vocabulary.pad(size);
+    if holes > 0 {
+        notes.push(format!(
+            "{holes} of the {size} tokens of the model are none of the tokenizer's: they are unused there"
+        ));
+    }
+    vocabulary.check()?;
+    let mut keys = vocabulary.keys();
+    let mut key = |name: &str, value| keys.push((format!("{PREFIX}{name}"), value));
+    if let Some(end) = end {
+        key("bos_token_id", Kv::U32(end));
+        key("eos_token_id", Kv::U32(end));
+    }
+    key("add_bos_token", Kv::Bool(false));
+    Ok((keys, notes))
+}
+
+fn of(tokenizer: &Tokenizer) -> Result<(Vocabulary, Vec<String>)> {
+    match tokenizer.chars() {
+        Some(chars) if chars.end_of_text().is_some() => Ok((of_chars(chars), Vec::new())),
+        Some(chars) => Ok((longest_match(chars), Vec::new())),
+        None => of_pairs(tokenizer),
+    }
+}
+
+/// The letters of a text's bytes.
+fn letters(text: &str) -> String {
+    text.bytes().map(byte_char).collect()
+}
+
+/// The bytes of a token's letters.
+fn bytes_of(letters: &str) -> Option<Vec<u8>> {
+    let byte = |letter: char| (0..=255).find(|&byte| byte_char(byte) == letter);
+    letters.chars().map(byte).collect()
+}
+
+/// Each character in the letters of its bytes, which merges join from the first on.
+fn of_chars(chars: &CharTokenizer) -> Vocabulary {
+    let mut vocabulary = Vocabulary { model: "gpt2".to_owned(), pre: Some("gpt-2".to_owned()), ..Default::default() };
+    let (mut merges, mut seen) = (Vec::new(), HashSet::new());
+    for token in chars.tokens() {
+        let written = token.map_or_else(|| END_OF_TEXT.to_owned(), |c| letters(&c.to_string()));
+        if token.is_some() {
+            for (at, letter) in written.char_indices().skip(1) {
+                let merge = format!("{} {letter}", &written[..at]);
+                if seen.insert(merge.clone()) {
+                    merges.push(merge);
+                }
+            }
+        }
+        vocabulary.tokens.push(written);
+        vocabulary.types.push(if token.is_some() { NORMAL } else { CONTROL });
+    }
+    vocabulary.merges = Some(merges);
+    vocabulary
+}
+
+/// Each character as it is, but for those that the file's reader takes for something else.
+fn longest_match(chars: &CharTokenizer) -> Vocabulary {
+    let escaped = |c: char| match c {
+        '\n' => "\\n".to_owned(),
+        '\t' => "\\t".to_owned(),
+        '\r' => "\\r".to_owned(),
+        '\\' => "\\\\".to_owned(),
+        c if c.is_ascii_control() => format!("\\x{:02x}", c as u32),
+        c => c.to_string(),
+    };
+    let tokens: Vec<String> = chars.chars().map(escaped).collect();
+    Vocabulary { model: "rwkv".to_owned(), types: vec![NORMAL; tokens.len()], tokens, ..Default::default() }
+}
+
+fn unescaped(token: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::new(), token.bytes());
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'\\' => match rest.next()? {
+                b'n' => b'\n',
+                b't' => b'\t',
+                b'r' => b'\r',
+                b'x' => {
+                    let digits = [rest.next()?, rest.next()?];
+                    u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+                }
+                other => other,
+            },
+            plain => plain,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Byte pair encoding of bytes.
+fn of_pairs(tokenizer: &Tokenizer) -> Result<(Vocabulary, Vec<String>)> {
+    let bad = |what: String| Error::Data(format!("llama.cpp has no such tokenizer: {what}"));
+    let json: Value = serde_json::from_str(tokenizer.to_json()).map_err(|error| bad(error.to_string()))?;
+    let model = &json["model"];
+    refuse_parts(&json).map_err(bad)?;
+    let merges = merges(model).map_err(bad)?;
+    // Without merges every byte is a token, however text is split into words.
+    let pre = if merges.is_empty() { Ok(Pre::GPT2) } else { Pre::of(&json) }.map_err(bad)?;
+    let mut vocabulary = Vocabulary {
+        model: "gpt2".to_owned(),
+        pre: Some(pre.name.to_owned()),
+        tokens: vec![String::new(); tokenizer.vocab_size()],
+        types: vec![UNUSED; tokenizer.vocab_size()],
+        merges: Some(merges),
+    };
+    let mut place = |id: &Value, token: &str, kind| {
+        let id = id.as_u64().and_then(|id| usize::try_from(id).ok()).filter(|id| *id < vocabulary.tokens.len());
+        let Some(id) = id else { return };
+        token.clone_into(&mut vocabulary.tokens[id]);
+        vocabulary.types[id] = kind;
+    };
+    for (token, id) in model["vocab"].as_object().into_iter().flatten() {
+        place(id, token, NORMAL);
+    }
+    let mut notes = Vec::new();
+    let added = json["added_tokens"].as_array().map_or(&[][..], Vec::as_slice);
+    for token in added {
+        let content = token["content"].as_str().unwrap_or_default();
+        // The library goes by the vocabulary where both name a token.
+        let id = model["vocab"].get(content).unwrap_or(&token["id"]);
+        place(id, content, if token["special"] == true { CONTROL } else { USER_DEFINED });
+    }
+    let strips = |token: &&Value| token["lstrip"] == true || token["rstrip"] == true || token["single_word"] == true;
+    let stripping = added.iter().filter(strips).count();
+    if stripping > 0 {
+        notes.push(format!("{stripping} special tokens take in white space around them; in llama.cpp they do not"));
+    }
+    if json["normalizer"]["type"] == "NFC" {
+        notes.push("llama.cpp does not compose characters (NFC), as this tokenizer does".to_owned());
+    }
+    Ok((vocabulary, notes))
+}
+
+/// Names the part of a `tokenizer.json` that llama.cpp would not do.
+fn refuse_parts(json: &Value) -> Result<(), String> {
+    let model = &json["model"];
+    let empty = |value: &Value| value.is_null() || value == "" || value == false || value == 0.0;
+    if model["type"] != "BPE" {
+        return Err(format!("model {}", model["type"]));
+    }
+    for key in ["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "dropout"] {
+        if !empty(&model[key]) {
+            return Err(format!("{key} = {}", model[key]));
+        }
+    }
+    match &json["normalizer"] {
+        Value::Null => {}
+        normalizer if normalizer["type"] == "NFC" => {}
+        normalizer => return Err(format!("normalizer {normalizer}")),
+    }
+    match &json["decoder"] {
+        decoder if decoder["type"] == "ByteLevel" => Ok(()),
+        decoder => Err(format!("decoder {}", decoder["type"])),
+    }
+}
+
+/// Merges as a GGUF has them: two tokens and a blank between.
+fn merges(model: &Value) -> Result<Vec<String>, String> {
+    let pair = |merge: &Value| match merge {
+        Value::String(merge) => Some(merge.clone()),
+        Value::Array(pair) => match &pair[..] {
+            [Value::String(a), Value::String(b)] if !a.contains(' ') && !b.contains(' ') => Some(format!("{a} {b}")),
+            _ => None,
+        },
+        _ => None,
+    };
+    let merges = model["merges"].as_array().map_or(&[][..], Vec::as_slice);
+    merges.iter().map(|merge| pair(merge).ok_or_else(|| format!("the merge {merge}"))).collect()
+}
+
+impl Vocabulary {
+    /// Gives tokens without a text, and those that only the model has, one that no other token has. Returns how many.
+    fn pad(&mut self, size: usize) -> usize {
+        self.tokens.resize(size.max(self.tokens.len()), String::new());
+        self.types.resize(self.tokens.len(), UNUSED);
+        let taken: HashSet<String> = self.tokens.iter().cloned().collect();
+        let mut holes = 0;
+        for (id, token) in self.tokens.iter_mut().enumerate().filter(|(_, token)| token.is_empty()) {
+            let names = std::iter::successors(Some(format!("[unused_{id}]")), |name| Some(format!("[{name}]")));
+            *token = names.into_iter().find(|name| !taken.contains(name)).expect("there are endless names");
+            self.types[id] = UNUSED;
+            holes += 1;
+        }
+        holes
+    }
+
+    /// llama.cpp ends the process if two tokens have one text.
+    fn check(&self) -> Result<()> {
+        let mut seen = HashMap::new();
+        for (id, token) in self.tokens.iter().enumerate() {
+            if let Some(other) = seen.insert(token, id) {
+                return Err(Error::Data(format!("the tokens {other} and {id} are both written {token:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(self) -> Keys {
+        let mut keys = vec![
+            ("model", Some(Kv::Text(self.model))),
+            ("pre", self.pre.map(Kv::Text)),
+            ("tokens", Some(Kv::Texts(self.tokens))),
+            ("token_type", Some(Kv::I32s(self.types))),
+            ("merges", self.merges.map(Kv::Texts)),
+        ];
+        keys.retain(|(_, value)| value.is_some());
+        keys.into_iter().filter_map(|(key, value)| Some((format!("{PREFIX}{key}"), value?))).collect()
+    }
+
+    /// What a file says; none if it has no vocabulary.
+    fn read(meta: &Value) -> Result<Option<Vocabulary>> {
+        let get = |key: &str| meta.get(format!("{PREFIX}{key}"));
+        let bad = |key: &str, what: &str| Error::Data(format!("{PREFIX}{key}: {what}"));
+        let texts = |key: &str| -> Result<Option<Vec<String>>> {
+            let Some(value) = get(key) else { return Ok(None) };
+            let texts = value.as_array().and_then(|list| list.iter().map(|v| Some(v.as_str()?.to_owned())).collect());
+            texts.map(Some).ok_or_else(|| bad(key, "not a list of text"))
+        };
+        let (Some(model), Some(tokens)) = (get("model"), texts("tokens")?) else { return Ok(None) };
+        let model = model.as_str().ok_or_else(|| bad("model", "not text"))?.to_owned();
+        let types = match get("token_type") {
+            None => vec![NORMAL; tokens.len()],
+            Some(value) => {
+                let kind = |kind: &Value| i32::try_from(kind.as_i64()?).ok();
+                let types = value.as_array().and_then(|list| list.iter().map(kind).collect());
+                types.ok_or_else(|| bad("token_type", "not a list of numbers"))?
+            }
+        };
+        if types.len() != tokens.len() {
+            return Err(bad("token_type", &format!("{} kinds of {} tokens", types.len(), tokens.len())));
+        }
+        let pre = get("pre").and_then(Value::as_str).map(str::to_owned);
+        Ok(Some(Vocabulary { model, pre, tokens, types, merges: texts("merges")? }))
+    }
+
+    /// Takes off what [`Vocabulary::pad`] puts on behind the last token.
+    fn trim(&mut self) {
+        let used = self.types.iter().rposition(|kind| *kind != UNUSED).map_or(0, |last| last + 1);
+        self.tokens.truncate(used);
+        self.types.truncate(used);
+    }
+}
+
+/// The tokenizer of a file; none if it has no vocabulary.
+///
+/// # Errors
+/// If it is of a kind that kinglet does not have.
+pub fn tokenizer(foreign: &Foreign) -> Result<Option<Tokenizer>> {
+    let Some(mut vocabulary) = Vocabulary::read(&foreign.meta)? else { return Ok(None) };
+    vocabulary.trim();
+    if foreign.meta.get(format!("{PREFIX}add_space_prefix")).is_some_and(|add| add == true) {
+        return Err(Error::Data(format!("{PREFIX}add_space_prefix = true: kinglet puts no blank before a text")));
+    }
+    // What kinglet writes for a tokenizer of its own is that tokenizer again.
+    let own = [chars_of(&vocabulary).map(Tokenizer::from), Some(Tokenizer::byte())];
+    let same = |tokenizer: &Tokenizer| of(tokenizer).is_ok_and(|(written, _)| written == vocabulary);
+    if let Some(tokenizer) = own.into_iter().flatten().find(same) {
+        return Ok(Some(tokenizer));
+    }
+    match vocabulary.model.as_str() {
+        "gpt2" => pairs_of(vocabulary).map(Some),
+        other => Err(Error::Data(format!(
+            "{PREFIX}model = \"{other}\": kinglet knows gpt2, and rwkv with tokens of one character; give the model's \
+             tokenizer.json instead"
+        ))),
+    }
+}
+
+/// The character tokenizer with these tokens, if each of them is one character.
+fn chars_of(vocabulary: &Vocabulary) -> Option<CharTokenizer> {
+    let token = |(token, kind): (&String, &i32)| {
+        if *kind == CONTROL && token == END_OF_TEXT {
+            return Some(None);
+        }
+        let text = match vocabulary.model.as_str() {
+            "rwkv" => unescaped(token)?,
+            _ => String::from_utf8(bytes_of(token)?).ok()?,
+        };
+        let mut chars = text.chars();
+        let first = chars.next()?;
+        chars.next().is_none().then_some(Some(first))
+    };
+    // A glance is enough for most vocabularies, whose tokens are words.
+    if vocabulary.tokens.iter().any(|token| token != END_OF_TEXT && token.chars().count() > 4) {
+        return None;
+    }
+    CharTokenizer::from_tokens(vocabulary.tokens.iter().zip(&vocabulary.types).map(token).collect::<Option<_>>()?)
+}
+
+/// Byte pair encoding as a `tokenizer.json`.
+fn pairs_of(vocabulary: Vocabulary) -> Result<Tokenizer> {
+    let Vocabulary { pre, tokens, types, merges, .. } = vocabulary;
+    let pre = Pre::named(pre.as_deref())?;
+    let merges = merges.ok_or_else(|| Error::Data(format!("it has no {PREFIX}merges")))?;
+    let pair = |merge: &String| {
+        // As in llama.cpp: a blank at the beginning is part of the first token.
+        let at = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
+        at.map(|at| json!([merge[..at], merge[at + 1..]]))
+    };
+    let pairs: Option<Vec<Value>> = merges.iter().map(pair).collect();
+    let pairs = pairs.ok_or_else(|| Error::Data(format!("{PREFIX}merges: not all are two tokens")))?;
+    let ids = || tokens.iter().zip(&types).zip(0u32..);
+    let vocab: Map<String, Value> =
+        ids().filter(|((_, kind), _)| **kind != UNUSED).map(|((token, _), id)| (token.clone(), json!(id))).collect();
+    let mut json: Value = {
+        let model = json!({
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": pre.ignore_merges,
+            "vocab": vocab, "merges": pairs,
+        });
+        let special = ids().filter(|((_, kind), _)| [CONTROL, USER_DEFINED].contains(kind));
+        let special: Vec<(u32, &str)> = special.map(|((token, _), id)| (id, token.as_str())).collect();
+        let decoder = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        serde_json::from_str(&file(&special, &pre.to_json(), &decoder, &model)).expect("it was written as JSON")
+    };
+    for token in json["added_tokens"].as_array_mut().into_iter().flatten() {
+        let id = token["id"].as_u64().expect("it was written") as usize;
+        token["special"] = json!(types[id] == CONTROL);
+    }
+    Tokenizer::from_json(&serde_json::to_string_pretty(&json).expect("a JSON value"))
+}
