@@ -53,9 +53,11 @@ fn written(folder: &Path, dialect: &Dialect, model: &Portable, dtype: Dtype) -> 
 
 /// The model of a file, as an import makes it.
 fn read(foreign: &Foreign) -> Portable {
-    let gguf::Described { dialect, config, .. } = gguf::describe(foreign).unwrap();
+    let gguf::Described { dialect, mut config, .. } = gguf::describe(foreign).unwrap();
     let weights = dialect.read(foreign, &config).unwrap().weights;
-    Portable::new(config, weights, gguf::tokenizer(foreign).unwrap().unwrap()).unwrap()
+    let tokenizer = gguf::tokenizer(foreign).unwrap().unwrap();
+    (config.bos_token, config.eos_token) = gguf::ends(foreign, &tokenizer).unwrap();
+    Portable::new(config, weights, tokenizer).unwrap()
 }
 
 #[test]
@@ -273,9 +275,35 @@ fn tokenizers_come_back_as_they_were() {
         // Without an end-of-text token no token may be taken for one, as token 11 would.
         let end = foreign.meta.get("tokenizer.ggml.eos_token_id").and_then(|id| id.as_u64());
         assert_eq!(end, model.tokenizer.end_of_text().map(u64::from));
+        // A character that is unknown there must be an error, and not left out.
         let is_rwkv = foreign.meta["tokenizer.ggml.model"] == "rwkv";
-        assert_eq!(is_rwkv, end.is_none());
+        assert_eq!(is_rwkv, model.tokenizer.chars().is_some());
     }
+}
+
+#[test]
+fn begin_and_end_of_texts_are_those_of_the_run() {
+    let temp = tempfile::tempdir().unwrap();
+    let llama = Dialect::find(Convention::Gguf, "llama").unwrap();
+    for (tokenizer, begin, end, told, adds) in [
+        (bpe(), "", "", "0", false),
+        (bpe(), "<|endoftext|>", "", "0", true),
+        (bpe(), "", "a", "65", false),
+        (chars(false), "", "\n", "0", false),
+    ] {
+        let mut model = model(llama, tokenizer, &[]);
+        (model.config.bos_token, model.config.eos_token) = (begin.to_owned(), end.to_owned());
+        let (path, _) = written(temp.path(), llama, &model, Dtype::F32);
+        let foreign = gguf::read(&path).unwrap();
+        assert_eq!(foreign.meta["tokenizer.ggml.eos_token_id"].to_string(), told);
+        assert_eq!(foreign.meta["tokenizer.ggml.add_bos_token"], adds);
+        assert_eq!(read(&foreign).config, model.config);
+    }
+    // A begin that llama.cpp would not put before a prompt is told of.
+    let mut model = model(llama, chars(true), &[]);
+    model.config.bos_token = "\n".to_owned();
+    let (_, written) = written(temp.path(), llama, &model, Dtype::F32);
+    assert_eq!(written.notes, ["llama.cpp puts no \"\\n\" before a prompt of characters: it has to be written there"]);
 }
 
 #[test]
