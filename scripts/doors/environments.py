@@ -9,14 +9,15 @@ import time
 import venv
 from pathlib import Path
 
+# llama.cpp v0.4.0, built for this processor, and nothing else of its package.
+from .llama_cpp import PACKAGE
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What needs neither PyTorch nor a compiler: some 90 MB.
-LIGHT = ["numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0", "safetensors==0.8.0", "tokenizers==0.23.2", "xllamacpp==2026.10.11549"]
+LIGHT = ["numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0", "safetensors==0.8.0", "tokenizers==0.23.2"]
 TORCH = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0"]
 TRANSFORMERS_5 = ["transformers==5.24.0", "tokenizers==0.23.2", "peft==0.21.2", "gguf==0.19.0"]
 TRANSFORMERS_4 = ["transformers==4.57.6", "optimum-onnx==0.1.0", "onnx==1.23.2", "onnxruntime==1.32.0"]
-# llama.cpp v0.4.0, built for this processor, and nothing else of its package.
-LLAMA_CPP = ["@node-llama-cpp/linux-x64@3.21.1"]
 TRANSFORMERS_JS = ["@huggingface/transformers@4.3.1"]
 
 
@@ -39,8 +40,8 @@ class Environments:
         return self._python("transformers-4", TRANSFORMERS_4, over=self.torch())
 
     def llama_cpp(self):
-        """The folder of npm packages that has libllama."""
-        return self._npm("llama-cpp", LLAMA_CPP)
+        """What tells a process where libllama is."""
+        return {"LLAMA_CPP": str(self._npm("llama-cpp", [PACKAGE]) / "@node-llama-cpp/linux-x64/bins/linux-x64")}
 
     def transformers_js(self):
         return self._npm("transformers-js", TRANSFORMERS_JS)

@@ -15,8 +15,7 @@ PART = "llama.cpp"
 
 def ask(exports, environments, asked):
     """One process for each file, since llama.cpp ends its process where it asserts."""
-    modules = {"NODE_MODULES": str(environments.llama_cpp())}
-    (answer,) = exports.ask(environments.light(), "llama_side", [asked], env=modules)
+    (answer,) = exports.ask(environments.light(), "llama_side", [asked], env=environments.llama_cpp())
     return answer
 
 

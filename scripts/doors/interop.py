@@ -4,7 +4,7 @@ import platform
 import re
 from datetime import date
 
-from .environments import LLAMA_CPP, ROOT, TORCH, TRANSFORMERS_4, TRANSFORMERS_5, TRANSFORMERS_JS
+from .environments import PACKAGE, ROOT, TORCH, TRANSFORMERS_4, TRANSFORMERS_5, TRANSFORMERS_JS
 from .report import number
 from .shapes import SHAPES
 
@@ -24,7 +24,7 @@ def write(report):
 
 def versions():
     named = [p.replace("==", " ") for p in (TORCH[0], TRANSFORMERS_5[0], TRANSFORMERS_4[0], TRANSFORMERS_4[3])]
-    named += [p.rpartition("@")[0] + " " + p.rpartition("@")[2] for p in (*LLAMA_CPP, *TRANSFORMERS_JS)]
+    named += [p.rpartition("@")[0] + " " + p.rpartition("@")[2] for p in (PACKAGE, *TRANSFORMERS_JS)]
     return f"{date.today()}, {platform.machine()}, {', '.join(named)}."
 
 
