@@ -15,7 +15,6 @@ pub mod hugging_face;
 mod import;
 mod int8;
 mod llm_c;
-#[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
 pub mod onnx;
 mod opened;
 mod portable;

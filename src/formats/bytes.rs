@@ -58,7 +58,9 @@ impl Source {
     fn check(&self, at: u64, len: u64) -> Result<()> {
         if at.checked_add(len).is_none_or(|end| end > self.len) {
             let has = self.len;
-            return Err(self.damaged(format!("it is cut off: {len} bytes at byte {at} are asked for, and it has {has}")));
+            return Err(
+                self.damaged(format!("it is cut off: {len} bytes at byte {at} are asked for, and it has {has}"))
+            );
         }
         Ok(())
     }

@@ -93,7 +93,9 @@ pub(super) fn unwrap_names(foreign: &mut Foreign<'_>) -> Result<()> {
     }
     foreign.tensors = tensors;
     if changed > 0 {
-        foreign.notes.push(format!("{changed} names have a prefix of torch.compile or of a wrapper, which is left out"));
+        foreign
+            .notes
+            .push(format!("{changed} names have a prefix of torch.compile or of a wrapper, which is left out"));
     }
     Ok(())
 }
@@ -275,7 +277,10 @@ fn lecture(found: &mut Description) {
     found.open.push(Open {
         key: "attention_scale",
         values: choices(&["n_embd", "head_size"]),
-        usual: Some(("the lecture divides by the square root of n_embd; later versions of its code use head_size".into(), Certainty::Likely)),
+        usual: Some((
+            "the lecture divides by the square root of n_embd; later versions of its code use head_size".into(),
+            Certainty::Likely,
+        )),
     });
     found.open.push(Open {
         key: "activation",
@@ -294,7 +299,11 @@ fn nanogpt(found: &mut Description, foreign: &Foreign, stated: &Stated) {
     } else if has_mask && !found.config.tie_weights {
         ("minGPT", Activation::GeluTanh, "minGPT has GPT-2's approximation of GELU")
     } else {
-        ("nanoGPT or a relative of it", Activation::Gelu, "nanoGPT has the exact GELU; its relatives have GPT-2's approximation")
+        (
+            "nanoGPT or a relative of it",
+            Activation::Gelu,
+            "nanoGPT has the exact GELU; its relatives have GPT-2's approximation",
+        )
     };
     found.origin = origin.to_owned();
     found.config.activation = usual;

@@ -13,9 +13,11 @@ const SCALES: &str = ".scales";
 /// # Errors
 /// If one of a pair is missing, or they do not fit together.
 pub(super) fn join(foreign: &mut Foreign<'_>) -> Result<()> {
-    let names: Vec<String> = foreign.tensors.keys().filter_map(|name| Some(name.strip_suffix(WEIGHTS)?.to_owned())).collect();
+    let names: Vec<String> =
+        foreign.tensors.keys().filter_map(|name| Some(name.strip_suffix(WEIGHTS)?.to_owned())).collect();
     for name in &names {
-        let both = (foreign.tensors.remove(&(name.clone() + WEIGHTS)), foreign.tensors.remove(&(name.clone() + SCALES)));
+        let both =
+            (foreign.tensors.remove(&(name.clone() + WEIGHTS)), foreign.tensors.remove(&(name.clone() + SCALES)));
         let (Some(weights), Some(scales)) = both else {
             return Err(Error::Data(format!("it has {name}{WEIGHTS}, but no {name}{SCALES}")));
         };
@@ -41,7 +43,9 @@ fn joined<'a>(name: &str, weights: Tensor<'a>, scales: Tensor<'a>) -> Result<Ten
     let fits = n == 1 || n == rows && scales.shape.iter().all(|&of| of == 1 || of == rows);
     if !fits || weights.dtype != Dtype::I8 || rows == 0 {
         let (kind, of) = (weights.dtype.name(), &scales.shape);
-        let what = format!("{name}{WEIGHTS} is {kind} {shape:?} and {name}{SCALES} is {of:?}: not int8 with a scale for each row");
+        let what = format!(
+            "{name}{WEIGHTS} is {kind} {shape:?} and {name}{SCALES} is {of:?}: not int8 with a scale for each row"
+        );
         return Err(Error::Data(what));
     }
     Ok(Tensor::new(shape, Dtype::I8, move || {
@@ -72,7 +76,9 @@ mod tests {
 
     #[test]
     fn each_row_has_its_scale() {
-        for (scales, want) in [(&[2][..], [1.0, 2.0, 6.0, 8.0]), (&[2, 1], [1.0, 2.0, 6.0, 8.0]), (&[1], [1.0, 2.0, 3.0, 4.0])] {
+        for (scales, want) in
+            [(&[2][..], [1.0, 2.0, 6.0, 8.0]), (&[2, 1], [1.0, 2.0, 6.0, 8.0]), (&[1], [1.0, 2.0, 3.0, 4.0])]
+        {
             let mut file = foreign(&[("a.int8_weights", Dtype::I8, &[2, 2]), ("a.scales", Dtype::F32, scales)]);
             join(&mut file).unwrap();
             assert_eq!(*file.tensors["a.weight"].read().unwrap(), want);

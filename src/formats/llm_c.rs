@@ -69,7 +69,9 @@ impl Cursor {
         kept[0] = rows;
         let tensor = self.source.tensor(kept, self.dtype, self.at)?;
         self.foreign.tensors.insert(name, tensor);
-        self.skip(shape.iter().map(|&n| n as u64).product::<u64>().saturating_mul(self.dtype.size().unwrap_or(4) as u64))
+        self.skip(
+            shape.iter().map(|&n| n as u64).product::<u64>().saturating_mul(self.dtype.size().unwrap_or(4) as u64),
+        )
     }
 
     /// Takes one tensor of each of `n` blocks; `{l}` in the name is the block.
@@ -96,9 +98,10 @@ impl Cursor {
 fn sizes<const N: usize>(source: &Source, names: [&str; N], numbers: &[i32]) -> Result<[usize; N]> {
     let mut out = [0; N];
     for ((out, name), &number) in out.iter_mut().zip(names).zip(numbers) {
-        *out = usize::try_from(number).ok().filter(|n| (1..1 << 20).contains(n)).ok_or_else(|| {
-            source.damaged(format!("{name} = {number} in its header cannot be"))
-        })?;
+        *out = usize::try_from(number)
+            .ok()
+            .filter(|n| (1..1 << 20).contains(n))
+            .ok_or_else(|| source.damaged(format!("{name} = {number} in its header cannot be")))?;
     }
     Ok(out)
 }
@@ -150,7 +153,8 @@ pub(super) fn read_llm_c(path: &Path) -> Result<Foreign<'static>> {
     at.take("transformer.ln_f.weight".into(), &[c], c)?;
     at.take("transformer.ln_f.bias".into(), &[c], c)?;
     let mut foreign = at.end()?;
-    foreign.meta = json!({"vocab_size": v, "block_size": t, "n_layer": l, "n_head": heads, "n_embd": c, "program": "llm.c"});
+    foreign.meta =
+        json!({"vocab_size": v, "block_size": t, "n_layer": l, "n_head": heads, "n_embd": c, "program": "llm.c"});
     if padded > v {
         foreign.notes.push(format!("{} rows that only pad the vocabulary are left out", padded - v));
     }
@@ -247,7 +251,8 @@ pub(super) fn read_llama2_c(path: &Path) -> Result<Foreign<'static>> {
         return Err(bad());
     }
     if numbers[0] != AK42 {
-        let sizes = Sizes::of(&numbers[..7]).filter(|sizes| sizes.legacy_len() == Some(source.len())).ok_or_else(bad)?;
+        let sizes =
+            Sizes::of(&numbers[..7]).filter(|sizes| sizes.legacy_len() == Some(source.len())).ok_or_else(bad)?;
         return legacy(source, &sizes);
     }
     if numbers.len() < HEADER / 4 {
@@ -329,7 +334,10 @@ fn version_2(source: &Arc<Source>, sizes: &Sizes, group: usize) -> Result<Foreig
         let read = move || {
             let mut numbers = file.numbers(from, n, Dtype::I8)?;
             let scales = file.numbers(from + n as u64, n / group, Dtype::F32)?;
-            numbers.chunks_exact_mut(group).zip(&scales).for_each(|(group, scale)| group.iter_mut().for_each(|x| *x *= scale));
+            numbers
+                .chunks_exact_mut(group)
+                .zip(&scales)
+                .for_each(|(group, scale)| group.iter_mut().for_each(|x| *x *= scale));
             Ok(Cow::Owned(numbers))
         };
         at.foreign.tensors.insert(name, Tensor::new(shape.to_vec(), Dtype::I8, read));

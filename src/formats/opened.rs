@@ -161,7 +161,8 @@ fn only_file(folder: &Path) -> Result<PathBuf> {
             format!("no model in this folder: neither {CONFIG} with {}, nor another file of weights", WEIGHTS[0]),
         )),
         several => {
-            let mut names: Vec<_> = several.iter().filter_map(|path| path.file_name()).map(|n| n.to_string_lossy()).collect();
+            let mut names: Vec<_> =
+                several.iter().filter_map(|path| path.file_name()).map(|n| n.to_string_lossy()).collect();
             names.sort();
             let what = format!("several files may be the model: name one of {}", names.join(", "));
             Err(Error::run(folder, what))
@@ -223,7 +224,8 @@ fn open_file(path: &Path, format: Option<Format>) -> Result<Opened> {
     // Weights beside their config.json are a folder of transformers of which one file was named.
     let may_have_config = matches!(found, Format::Safetensors | Format::Pytorch | Format::HuggingFace);
     let config = if may_have_config { read_json(&folder.join(CONFIG)).ok().flatten() } else { None };
-    let config = config.filter(|config| hugging_face::is(config) && format.is_none_or(|format| format == Format::HuggingFace));
+    let config =
+        config.filter(|config| hugging_face::is(config) && format.is_none_or(|format| format == Format::HuggingFace));
     let format = if config.is_some() { Format::HuggingFace } else { found };
     Ok(Opened { format, foreign, config, folder })
 }

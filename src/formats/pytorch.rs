@@ -45,7 +45,11 @@ pub(super) fn read(path: &Path) -> Result<Foreign<'static>> {
     foreign.meta = match root {
         PickleValue::Dict(entries) => {
             let entries: BTreeMap<_, _> = entries.into_iter().filter(|(name, _)| !is_weight(name)).collect();
-            entries.into_iter().filter_map(|(name, value)| Some((name.clone(), json(value, &name, &mut unread)?))).collect::<Map<_, _>>().into()
+            entries
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.clone(), json(value, &name, &mut unread)?)))
+                .collect::<Map<_, _>>()
+                .into()
         }
         _ => Value::Null,
     };
@@ -74,7 +78,8 @@ fn refused(path: &Path, error: PytorchError) -> Error {
 /// The key of the root that holds the weights, if they are not the root itself.
 fn model_key(root: &PickleValue) -> Option<&'static str> {
     let PickleValue::Dict(entries) = root else { return None };
-    let holds = |key: &&str| matches!(entries.get(*key), Some(PickleValue::Dict(inside)) if inside.values().any(is_tensor));
+    let holds =
+        |key: &&str| matches!(entries.get(*key), Some(PickleValue::Dict(inside)) if inside.values().any(is_tensor));
     MODEL_KEYS.iter().copied().find(holds)
 }
 
@@ -125,15 +130,38 @@ fn refuse_claims(path: &Path, foreign: &Foreign) -> Result<()> {
     let claimed = foreign.tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(claim(tensor)));
     let most = has.saturating_mul(4).saturating_add(1 << 20);
     if claimed > most {
-        return Err(Error::damaged(path, format!("its tensors would have {claimed} bytes, but the file has only {has}")));
+        return Err(Error::damaged(
+            path,
+            format!("its tensors would have {claimed} bytes, but the file has only {has}"),
+        ));
     }
     Ok(())
 }
 
 /// Modules whose functions do something, whatever they are called.
 const DOERS: [&str; 22] = [
-    "os", "posix", "nt", "sys", "subprocess", "builtins", "__builtin__", "runpy", "importlib", "shutil", "socket", "ctypes",
-    "pickle", "_pickle", "code", "pty", "pdb", "webbrowser", "asyncio", "multiprocessing", "operator", "functools",
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "builtins",
+    "__builtin__",
+    "runpy",
+    "importlib",
+    "shutil",
+    "socket",
+    "ctypes",
+    "pickle",
+    "_pickle",
+    "code",
+    "pty",
+    "pdb",
+    "webbrowser",
+    "asyncio",
+    "multiprocessing",
+    "operator",
+    "functools",
 ];
 
 /// Functions that only make a value.
@@ -172,13 +200,31 @@ fn is_value(name: &str) -> bool {
         return true;
     }
     let root = module.split('.').next().unwrap_or_default();
-    let is_plain = matches!(last, "int" | "float" | "bool" | "str" | "list" | "dict" | "tuple" | "set" | "complex" | "bytearray" | "object" | "slice" | "range");
+    let is_plain = matches!(
+        last,
+        "int"
+            | "float"
+            | "bool"
+            | "str"
+            | "list"
+            | "dict"
+            | "tuple"
+            | "set"
+            | "complex"
+            | "bytearray"
+            | "object"
+            | "slice"
+            | "range"
+    );
     if DOERS.contains(&root) {
         return matches!(root, "builtins" | "__builtin__") && is_plain;
     }
     // Types of PyTorch and NumPy: torch.float32, numpy.int64.
     let is_type = matches!(module, "torch" | "numpy") && last.ends_with(|c: char| c.is_ascii_digit());
-    is_type || last.trim_start_matches('_').starts_with(|c: char| c.is_uppercase()) || last == "bool" || last == "namedtuple"
+    is_type
+        || last.trim_start_matches('_').starts_with(|c: char| c.is_uppercase())
+        || last == "bool"
+        || last == "namedtuple"
 }
 
 /// What stands beside the weights, as JSON; `unread` receives a note on each object that is not understood.

@@ -14,6 +14,7 @@ mod finetune;
 mod foreign;
 mod formats;
 mod help;
+mod import;
 mod input;
 mod json;
 mod lora;

@@ -15,14 +15,54 @@ use std::{collections::BTreeSet, path::Path};
 
 /// Settings of a `config.json` that say nothing about what the model computes.
 const BESIDE: [&str; 48] = [
-    "_name_or_path", "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "architectures", "attn_implementation",
-    "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout",
-    "do_sample", "dtype", "eos_token_id", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
-    "id2label", "initializer_range", "is_decoder", "is_llama_config", "keys_to_ignore_at_inference", "label2id",
-    "max_length", "max_window_layers", "model_type", "n_ctx", "num_labels", "output_attentions", "output_hidden_states",
-    "pad_token_id", "prefix", "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "return_dict", "sep_token_id", "summary_activation",
-    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params", "torch_dtype",
-    "transformers_version", "use_cache",
+    "_name_or_path",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "architectures",
+    "attn_implementation",
+    "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "do_sample",
+    "dtype",
+    "eos_token_id",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_range",
+    "is_decoder",
+    "is_llama_config",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "max_length",
+    "max_window_layers",
+    "model_type",
+    "n_ctx",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "prefix",
+    "pretraining_tp",
+    "problem_type",
+    "reorder_and_upcast_attn",
+    "return_dict",
+    "sep_token_id",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "task_specific_params",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
 ];
 
 /// What of a setting is the same as its absence: 0, 1 as a factor, off.
@@ -113,7 +153,9 @@ pub fn read(json: &Value, block_size: Option<usize>) -> Result<Described> {
         config.block_size = block_size;
     }
     reader.rest(&mut config)?;
-    config.check().map_err(|error| Error::Data(format!("config.json describes what kinglet has no shape for: {error}")))?;
+    config
+        .check()
+        .map_err(|error| Error::Data(format!("config.json describes what kinglet has no shape for: {error}")))?;
     Ok(Described { config, dialect, notes: reader.notes })
 }
 
@@ -188,7 +230,9 @@ impl<'a> Reader<'a> {
                 layers.iter().for_each(|layer| *flag(&mut config.bias, layer) |= has);
             }
             Line::Biased(layers) => layers.iter().for_each(|layer| *flag(&mut config.bias, layer) = true),
-            Line::Rotary { base, share, missing_share } => config.rope_theta = self.rotary(base, share, missing_share)?,
+            Line::Rotary { base, share, missing_share } => {
+                config.rope_theta = self.rotary(base, share, missing_share)?
+            }
             Line::Window { .. } => {}
             Line::Only { theirs, value, missing } => {
                 let has = self.get(theirs).cloned().unwrap_or_else(|| parsed(missing));
@@ -198,14 +242,21 @@ impl<'a> Reader<'a> {
             }
             Line::Training { theirs, .. } => {
                 if let Some(value) = self.get(theirs).filter(|value| value.as_f64() != Some(0.0)) {
-                    self.notes.push(format!("{theirs} = {value} is left out: it is about training, and kinglet has it not"));
+                    self.notes
+                        .push(format!("{theirs} = {value} is left out: it is about training, and kinglet has it not"));
                 }
             }
         }
         Ok(())
     }
 
-    fn number(&mut self, theirs: &'static [&'static str], ours: &str, missing: Option<&str>, config: &mut Config) -> Result<()> {
+    fn number(
+        &mut self,
+        theirs: &'static [&'static str],
+        ours: &str,
+        missing: Option<&str>,
+        config: &mut Config,
+    ) -> Result<()> {
         let mut found: Vec<_> = theirs.iter().filter_map(|name| Some((*name, self.get(name)?.clone()))).collect();
         found.dedup_by(|a, b| same(&a.1, &b.1));
         let (name, value) = match (&found[..], missing) {
@@ -227,7 +278,9 @@ impl<'a> Reader<'a> {
         let value = self.get(theirs).unwrap_or(&missing);
         let found = ACTIVATIONS.iter().find(|(name, _)| value == name).map(|(_, activation)| *activation);
         let held = self.architecture().dialect().holds.activations;
-        let fits = |activation: &Activation| held.contains(activation) || *activation != Activation::Swiglu && held != [Activation::Swiglu];
+        let fits = |activation: &Activation| {
+            held.contains(activation) || *activation != Activation::Swiglu && held != [Activation::Swiglu]
+        };
         found.filter(fits).ok_or_else(|| {
             let names = ACTIVATIONS.iter().filter(|(_, activation)| fits(activation)).map(|(name, _)| *name);
             refused(theirs, value, &format!("{NO_SHAPE}; here it has {}", names.collect::<Vec<_>>().join(", ")))
@@ -302,7 +355,8 @@ impl<'a> Reader<'a> {
         let Some(all) = self.json.as_object() else { return Ok(()) };
         let mut unknown = Vec::new();
         for (name, value) in all.iter().filter(|(name, value)| !value.is_null() && !self.seen.contains(name.as_str())) {
-            let full = |value: &Value| value.as_array().is_some_and(|types| types.iter().all(|kind| kind == "full_attention"));
+            let full =
+                |value: &Value| value.as_array().is_some_and(|types| types.iter().all(|kind| kind == "full_attention"));
             match NEUTRAL.iter().find(|(neutral, _)| neutral == name) {
                 Some((_, neutral)) if same(value, &parsed(neutral)) => {}
                 Some(_) if name == "layer_types" && full(value) => {}

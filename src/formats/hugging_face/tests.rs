@@ -17,7 +17,9 @@ fn examples() -> Vec<Value> {
     };
     let mut all: Vec<Value> =
         ["llama", "mistral", "qwen2", "qwen3", "stablelm", "starcoder2", "nemotron", "arcee"].map(llama).to_vec();
-    all.push(json!({"model_type": "gpt2", "vocab_size": 11, "n_embd": 24, "n_layer": 2, "n_head": 6, "n_positions": 16}));
+    all.push(
+        json!({"model_type": "gpt2", "vocab_size": 11, "n_embd": 24, "n_layer": 2, "n_head": 6, "n_positions": 16}),
+    );
     all.push(json!({
         "model_type": "gpt_neox", "vocab_size": 11, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6,
         "intermediate_size": 40, "max_position_embeddings": 16, "rotary_pct": 1.0, "use_parallel_residual": false,
@@ -61,7 +63,12 @@ fn what_kinglet_has_no_shape_for_is_refused_by_name_and_value() {
     for (model_type, key, value, message) in [
         ("llama", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), r#"rope_scaling = {"rope_type":"yarn""#),
         ("llama", "rope_parameters", json!({"rope_type": "llama3"}), "rope_parameters = "),
-        ("llama", "hidden_act", json!("gelu"), "hidden_act = \"gelu\": kinglet has no shape for this; here it has silu"),
+        (
+            "llama",
+            "hidden_act",
+            json!("gelu"),
+            "hidden_act = \"gelu\": kinglet has no shape for this; here it has silu",
+        ),
         ("gpt2", "activation_function", json!("silu"), "activation_function = \"silu\""),
         ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx = true"),
         ("gpt2", "add_cross_attention", json!(true), "add_cross_attention = true"),
@@ -111,7 +118,10 @@ fn unknown_settings_and_dropouts_are_told() {
     json["transformers_version"] = json!("5.1");
     let notes = read(&json, None).unwrap().notes;
     assert_eq!(notes.len(), 2, "{notes:?}");
-    assert!(notes[0].contains("attention_dropout = 0.1") && notes[1].ends_with("config.json: something_new = 3"), "{notes:?}");
+    assert!(
+        notes[0].contains("attention_dropout = 0.1") && notes[1].ends_with("config.json: something_new = 3"),
+        "{notes:?}"
+    );
 }
 
 #[test]

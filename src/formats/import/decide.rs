@@ -29,7 +29,12 @@ const SEQUENCES: usize = 128;
 const CLEARLY: f64 = 4.0;
 
 /// Settles what is open in a model's configuration: by the loss on `names`, if they name a text, else by convention.
-pub(super) fn decide(model: &mut Portable, open: &[Open], names: &[String], notes: &mut Vec<String>) -> Result<Vec<Guess>> {
+pub(super) fn decide(
+    model: &mut Portable,
+    open: &[Open],
+    names: &[String],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Guess>> {
     if names.is_empty() {
         if open.iter().any(|open| open.usual.is_none()) {
             return Err(guess::no_heads(model.config.n_embd));
@@ -49,12 +54,9 @@ pub(super) fn decide(model: &mut Portable, open: &[Open], names: &[String], note
 /// A guess that no text has decided.
 fn by_convention(open: &Open) -> Result<Guess> {
     match &open.usual {
-        Some((reason, certainty)) => Ok(Guess {
-            key: open.key,
-            value: open.values[0].clone(),
-            reason: reason.clone(),
-            certainty: *certainty,
-        }),
+        Some((reason, certainty)) => {
+            Ok(Guess { key: open.key, value: open.values[0].clone(), reason: reason.clone(), certainty: *certainty })
+        }
         None => unreachable!("what has no usual value is asked for before"),
     }
 }
@@ -126,7 +128,11 @@ fn clearness(a: &[Measured], b: &[Measured]) -> f64 {
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a.loss - b.loss).collect();
     let mean = differences.iter().sum::<f64>() / n;
     let variance = differences.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    if variance == 0.0 { if mean == 0.0 { 0.0 } else { mean.signum() * f64::INFINITY } } else { mean / (variance / n).sqrt() }
+    if variance == 0.0 {
+        if mean == 0.0 { 0.0 } else { mean.signum() * f64::INFINITY }
+    } else {
+        mean / (variance / n).sqrt()
+    }
 }
 
 /// Takes the best trial, if it is clearly better than the usual one, and says why.
@@ -151,7 +157,8 @@ fn choose(model: &mut Portable, open: &[Open], trials: &[Trial], losses: &[Vec<M
         let others: Vec<usize> = others.collect();
         let shown = others.iter().map(|&i| format!("{:.4} with {}", means[i], open.values[trials[i].values[at]]));
         let clear = learned && others.iter().all(|&i| clearness(&losses[i], &losses[best]) > CLEARLY);
-        let measured = format!("the loss on {text} is {:.4} with {value}, {}", means[best], shown.collect::<Vec<_>>().join(", "));
+        let measured =
+            format!("the loss on {text} is {:.4} with {value}, {}", means[best], shown.collect::<Vec<_>>().join(", "));
         let (reason, certainty) = match (&open.usual, clear) {
             (_, true) => (measured, Certainty::Measured),
             (Some((usual, certainty)), false) if trials[best].values[at] == 0 => {

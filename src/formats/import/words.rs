@@ -20,7 +20,12 @@ const TOKENIZER: &str = "tokenizer.json";
 const META: &str = "meta.pkl";
 
 /// The tokenizer, and where it is from.
-pub(super) fn tokenizer(opened: &Opened, config: &Config, options: &ImportOptions, notes: &mut Vec<String>) -> Result<(Tokenizer, String)> {
+pub(super) fn tokenizer(
+    opened: &Opened,
+    config: &Config,
+    options: &ImportOptions,
+    notes: &mut Vec<String>,
+) -> Result<(Tokenizer, String)> {
     let (tokenizer, source) = find(opened, config, options)?;
     let (tokens, wanted) = (tokenizer.vocab_size(), config.vocab_size);
     if tokens > wanted || tokenizer.chars().is_some() && tokens != wanted {
@@ -87,8 +92,11 @@ fn of_characters(config: &Config, names: &[String]) -> Result<Tokenizer> {
     let chars: Vec<char> = survey.alphabet().collect();
     let (has, wants) = (chars.len(), config.vocab_size);
     if has != wants {
-        let what = format!("{} has {has} different characters, but the model has {wants} tokens: it is not the text \
-             whose characters are the model's tokens", names.join(", "));
+        let what = format!(
+            "{} has {has} different characters, but the model has {wants} tokens: it is not the text \
+             whose characters are the model's tokens",
+            names.join(", ")
+        );
         return Err(Error::Data(what));
     }
     Ok(CharTokenizer::of(chars).expect("an alphabet has each once").into())
