@@ -225,9 +225,9 @@ def hugging_face():
         "gpt_neox": t.GPTNeoXConfig(
             **{k: v for k, v in llama.items() if k != "num_key_value_heads"}, use_parallel_residual=False,
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}),
-        "llama": t.LlamaConfig(**{**llama, "num_hidden_layers": 2}, rms_norm_eps=1e-3),
+        "llama": t.LlamaConfig(**{**llama, "num_hidden_layers": 2}, rms_norm_eps=1e-5),
         "mistral": t.MistralConfig(**llama, sliding_window=None, tie_word_embeddings=True),
-        "qwen2": t.Qwen2Config(**llama),
+        "qwen2": t.Qwen2Config(**llama, rms_norm_eps=1e-3),
         "qwen3": t.Qwen3Config(**llama, head_dim=6),
         "stablelm": t.StableLmConfig(**llama, use_qkv_bias=True, rope_parameters={
             "rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}),

@@ -173,10 +173,14 @@ fn model(config: &Config) -> serde_json::Value {
 fn text(config: &Config, report: &ImportReport, run: &Path) -> String {
     let ImportReport { format, origin, params, step, tokenizer, guesses, buffers_left_out, .. } = report;
     let mut text = format!("{origin} ({format})\n");
+    let of = |n: usize, what| terminal::count(n as u64, what);
     let mut line = |what: &str, value: String| _ = writeln!(text, "{what:<12}{value}");
     let (layers, heads, channels) = (config.n_layer, config.n_head, config.n_embd);
     line("parameters", format!("{params}"));
-    line("shape", format!("{layers} blocks, {heads} heads, {channels} channels, context {}", config.block_size));
+    line(
+        "shape",
+        format!("{}, {}, {channels} channels, context {}", of(layers, "block"), of(heads, "head"), config.block_size),
+    );
     line("tokenizer", format!("{tokenizer}, {} tokens", config.vocab_size));
     if *step > 0 {
         line("trained", terminal::count(*step, "step"));

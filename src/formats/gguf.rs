@@ -11,7 +11,7 @@ mod write;
 
 pub use keys::{Described, describe};
 pub use read::{read, read_bytes};
-pub use vocabulary::tokenizer;
+pub use vocabulary::{ends, needs_end, tokenizer};
 pub use write::Written;
 
 use super::{
@@ -46,7 +46,8 @@ pub fn write(path: &Path, model: &Portable, dialect: &Dialect, tensors: &Foreign
         keys.push(("general.quantization_version".to_owned(), Kv::U32(2)));
     }
     keys.extend(keys::write(config, dialect)?);
-    let (vocabulary, notes) = vocabulary::write(&model.tokenizer, config.vocab_size)?;
+    let tokenizer = model.tokenizer.clone().with_ends(&config.bos_token, &config.eos_token)?;
+    let (vocabulary, notes) = vocabulary::write(&tokenizer, config.vocab_size)?;
     keys.extend(vocabulary);
     let mut written = write::file(path, &keys, tensors, dtype)?;
     written.notes.splice(0..0, notes);

@@ -1,6 +1,7 @@
 //! A model of another program becomes a run.
 
 mod decide;
+mod ends;
 mod model;
 mod options;
 mod words;

@@ -3,12 +3,14 @@
 //! | kinglet | there |
 //! |---|---|
 //! | byte | `gpt2`: the letters of the bytes, and no merges |
-//! | characters with an end-of-text token | `gpt2`: the letters of a character's bytes, and merges that join them |
-//! | characters without one | `rwkv`: the longest token that fits; the only kind for which no token is the end |
 //! | byte pair encoding of bytes | `gpt2`, with the name that llama.cpp has for the way text is split into words |
+//! | characters, all of them ASCII | `rwkv`: the longest token that fits |
+//! | other characters | `gpt2`: the letters of a character's bytes, and merges that join them |
 //!
-//! With `gpt2`, llama.cpp takes token 11 for the end where a file names none. With `llama`, it ends the process at a
-//! character that it does not know.
+//! With `rwkv`, a text of unknown characters is refused. But it never comes to an end where a text begins as a token does
+//! and none fits, as a byte of an unknown character may be one of a known character. With `gpt2`, unknown characters are
+//! left out without a word, and token 11 is the end where a file names none: in Shakespeare's vocabulary that is the
+//! semicolon. With `llama`, an unknown character ends the process.
 
 use super::{
     pre::Pre,
@@ -48,7 +50,7 @@ struct Vocabulary {
 /// If llama.cpp would split text differently.
 pub(super) fn write(tokenizer: &Tokenizer, size: usize) -> Result<(Keys, Vec<String>)> {
     let (mut vocabulary, mut notes) = of(tokenizer)?;
-    let end = tokenizer.end_of_text();
+    let (begin, end) = (tokenizer.begin_of_text(), tokenizer.end_of_text());
     if vocabulary.model == "gpt2" && end.is_none() {
         return Err(Error::Data(
             "llama.cpp takes token 11 for the end of a text where a file names none, and this tokenizer has no \
@@ -63,22 +65,34 @@ pub(super) fn write(tokenizer: &Tokenizer, size: usize) -> Result<(Keys, Vec<Str
         ));
     }
     vocabulary.check()?;
+    if let Some(name) = tokenizer.begin_of_text_name().filter(|_| vocabulary.model == "rwkv") {
+        notes.push(format!("llama.cpp puts no {name:?} before a prompt of characters: it has to be written there"));
+    }
     let mut keys = vocabulary.keys();
     let mut key = |name: &str, value| keys.push((format!("{PREFIX}{name}"), value));
+    // Without a begin of its own a gpt2 vocabulary has token 11 for it.
+    if let Some(begin) = begin.or(end) {
+        key("bos_token_id", Kv::U32(begin));
+    }
     if let Some(end) = end {
-        key("bos_token_id", Kv::U32(end));
         key("eos_token_id", Kv::U32(end));
     }
-    key("add_bos_token", Kv::Bool(false));
+    key("add_bos_token", Kv::Bool(begin.is_some()));
     Ok((keys, notes))
 }
 
 fn of(tokenizer: &Tokenizer) -> Result<(Vocabulary, Vec<String>)> {
-    match tokenizer.chars() {
-        Some(chars) if chars.end_of_text().is_some() => Ok((of_chars(chars), Vec::new())),
-        Some(chars) => Ok((longest_match(chars), Vec::new())),
-        None => of_pairs(tokenizer),
+    let Some(chars) = tokenizer.chars() else { return of_pairs(tokenizer) };
+    if let Some(vocabulary) = longest_match(chars) {
+        return Ok((vocabulary, Vec::new()));
     }
+    let note = "llama.cpp leaves out characters that it does not know, where kinglet refuses them";
+    Ok((joined(chars), vec![note.to_owned()]))
+}
+
+/// Whether llama.cpp would take some token for the end of a text, because the tokenizer has none.
+pub fn needs_end(tokenizer: &Tokenizer) -> bool {
+    tokenizer.end_of_text().is_none() && tokenizer.chars().is_none_or(|chars| longest_match(chars).is_none())
 }
 
 /// The letters of a text's bytes.
@@ -86,35 +100,37 @@ fn letters(text: &str) -> String {
     text.bytes().map(byte_char).collect()
 }
 
-/// The bytes of a token's letters.
-fn bytes_of(letters: &str) -> Option<Vec<u8>> {
+/// The text whose bytes have these letters.
+fn text_of(letters: &str) -> Option<String> {
     let byte = |letter: char| (0..=255).find(|&byte| byte_char(byte) == letter);
-    letters.chars().map(byte).collect()
+    String::from_utf8(letters.chars().map(byte).collect::<Option<_>>()?).ok()
 }
 
 /// Each character in the letters of its bytes, which merges join from the first on.
-fn of_chars(chars: &CharTokenizer) -> Vocabulary {
+fn joined(chars: &CharTokenizer) -> Vocabulary {
     let mut vocabulary = Vocabulary { model: "gpt2".to_owned(), pre: Some("gpt-2".to_owned()), ..Default::default() };
     let (mut merges, mut seen) = (Vec::new(), HashSet::new());
     for token in chars.tokens() {
-        let written = token.map_or_else(|| END_OF_TEXT.to_owned(), |c| letters(&c.to_string()));
-        if token.is_some() {
-            for (at, letter) in written.char_indices().skip(1) {
-                let merge = format!("{} {letter}", &written[..at]);
-                if seen.insert(merge.clone()) {
-                    merges.push(merge);
-                }
+        let Some(c) = token else {
+            vocabulary.add(END_OF_TEXT.to_owned(), CONTROL);
+            continue;
+        };
+        let written = letters(&c.to_string());
+        for (at, letter) in written.char_indices().skip(1) {
+            let merge = format!("{} {letter}", &written[..at]);
+            if seen.insert(merge.clone()) {
+                merges.push(merge);
             }
         }
-        vocabulary.tokens.push(written);
-        vocabulary.types.push(if token.is_some() { NORMAL } else { CONTROL });
+        vocabulary.add(written, NORMAL);
     }
     vocabulary.merges = Some(merges);
     vocabulary
 }
 
-/// Each character as it is, but for those that the file's reader takes for something else.
-fn longest_match(chars: &CharTokenizer) -> Vocabulary {
+/// Each character as it is, but for those that the file's reader takes for something else. None if a text could begin
+/// as a token does and have none that fits.
+fn longest_match(chars: &CharTokenizer) -> Option<Vocabulary> {
     let escaped = |c: char| match c {
         '\n' => "\\n".to_owned(),
         '\t' => "\\t".to_owned(),
@@ -123,8 +139,18 @@ fn longest_match(chars: &CharTokenizer) -> Vocabulary {
         c if c.is_ascii_control() => format!("\\x{:02x}", c as u32),
         c => c.to_string(),
     };
-    let tokens: Vec<String> = chars.chars().map(escaped).collect();
-    Vocabulary { model: "rwkv".to_owned(), types: vec![NORMAL; tokens.len()], tokens, ..Default::default() }
+    let known: HashSet<char> = chars.chars().collect();
+    let mut vocabulary = Vocabulary { model: "rwkv".to_owned(), ..Default::default() };
+    for token in chars.tokens() {
+        match token {
+            Some(c) if c.is_ascii() => vocabulary.add(escaped(*c), NORMAL),
+            Some(_) => return None,
+            None if END_OF_TEXT.starts_with(|c| known.contains(&c)) => vocabulary.add(END_OF_TEXT.to_owned(), CONTROL),
+            // The end needs a name of one byte, which no text has.
+            None => vocabulary.add(escaped(('\x01'..' ').find(|c| !known.contains(c))?), CONTROL),
+        }
+    }
+    Some(vocabulary)
 }
 
 fn unescaped(token: &str) -> Option<String> {
@@ -229,6 +255,11 @@ fn merges(model: &Value) -> Result<Vec<String>, String> {
 }
 
 impl Vocabulary {
+    fn add(&mut self, token: String, kind: i32) {
+        self.tokens.push(token);
+        self.types.push(kind);
+    }
+
     /// Gives tokens without a text, and those that only the model has, one that no other token has. Returns how many.
     fn pad(&mut self, size: usize) -> usize {
         self.tokens.resize(size.max(self.tokens.len()), String::new());
@@ -326,24 +357,40 @@ pub fn tokenizer(foreign: &Foreign) -> Result<Option<Tokenizer>> {
     }
 }
 
+/// What a configuration has to say of the ends of texts (`bos_token`, `eos_token`): the token that llama.cpp puts before
+/// a prompt, and the one that ends a text if it is not the tokenizer's own.
+///
+/// # Errors
+/// If the file names a token that there is not.
+pub fn ends(foreign: &Foreign, tokenizer: &Tokenizer) -> Result<(String, String)> {
+    let get = |key: &str| foreign.meta.get(format!("{PREFIX}{key}"));
+    let token = |key: &str| -> Result<Option<(u32, String)>> {
+        let Some(value) = get(key) else { return Ok(None) };
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| tokenizer.is_token(*id));
+        let id = id.ok_or_else(|| Error::Data(format!("{PREFIX}{key} = {value} is none of the tokens")))?;
+        Ok(Some((id, tokenizer.name_of(id).unwrap_or_default())))
+    };
+    let pre = get("pre").and_then(Value::as_str).unwrap_or_default();
+    let model = get("model").and_then(Value::as_str).unwrap_or_default();
+    // What llama.cpp does where a file does not say.
+    let usual = model == "llama" || ["llama-bpe", "llama3", "llama-v3"].contains(&pre);
+    let adds = get("add_bos_token").map_or(usual, |add| add == true) && model != "rwkv";
+    let begin = if adds { token("bos_token_id")?.map(|(_, name)| name) } else { None };
+    let end = token("eos_token_id")?.filter(|(id, _)| tokenizer.end_of_text() != Some(*id)).map(|(_, name)| name);
+    Ok((begin.unwrap_or_default(), end.unwrap_or_default()))
+}
+
 /// The character tokenizer with these tokens, if each of them is one character.
 fn chars_of(vocabulary: &Vocabulary) -> Option<CharTokenizer> {
     let token = |(token, kind): (&String, &i32)| {
-        if *kind == CONTROL && token == END_OF_TEXT {
+        if *kind == CONTROL {
             return Some(None);
         }
-        let text = match vocabulary.model.as_str() {
-            "rwkv" => unescaped(token)?,
-            _ => String::from_utf8(bytes_of(token)?).ok()?,
-        };
+        let text = if vocabulary.model == "rwkv" { unescaped(token) } else { text_of(token) }?;
         let mut chars = text.chars();
         let first = chars.next()?;
         chars.next().is_none().then_some(Some(first))
     };
-    // A glance is enough for most vocabularies, whose tokens are words.
-    if vocabulary.tokens.iter().any(|token| token != END_OF_TEXT && token.chars().count() > 4) {
-        return None;
-    }
     CharTokenizer::from_tokens(vocabulary.tokens.iter().zip(&vocabulary.types).map(token).collect::<Option<_>>()?)
 }
 

@@ -1,6 +1,6 @@
 //! From a file to a model, and from a model to a run.
 
-use super::{decide, options::ImportOptions, words};
+use super::{decide, ends, options::ImportOptions, words};
 use crate::{
     formats::{
         dialect::{Dialect, Placed},
@@ -76,7 +76,11 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
     notes.splice(0..0, std::mem::take(&mut opened.foreign.notes));
     let open = settle(&mut config, open, options)?;
     let (tokenizer, source) = words::tokenizer(&opened, &config, options, &mut notes).map_err(at)?;
+    let tokenizer = ends::add(&opened, &mut config, tokenizer, options, &mut notes).map_err(at)?;
     let placed = place(dialect, &opened.foreign, &config, &mut notes).map_err(at)?;
+    if let Some(name) = placed.zeros.first().filter(|_| opened.config.is_some()) {
+        return Err(at(Error::Data(format!("it has no tensor {name}, which config.json asks for"))));
+    }
     config.tokenizer = match tokenizer.chars() {
         Some(_) => TokenizerKind::Char,
         None if tokenizer.unit() == "bytes" => TokenizerKind::Byte,
@@ -105,9 +109,9 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
 fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description> {
     let Some(json) = &opened.config else { return guess::describe(&mut opened.foreign, options.n_head) };
     guess::unwrap_names(&mut opened.foreign)?;
-    let wanted =
+    let mut wanted =
         options.set.iter().filter_map(|setting| setting.split_once('=')).filter(|(key, _)| key.trim() == "block_size");
-    let block_size = wanted.last().and_then(|(_, value)| value.trim().parse().ok());
+    let block_size = wanted.next_back().and_then(|(_, value)| value.trim().parse().ok());
     let hugging_face::Described { mut config, dialect, mut notes } = hugging_face::read(json, block_size)?;
     if let Some(n) = options.n_head.filter(|n| *n != config.n_head) {
         return Err(Error::BadConfig(format!("--n-head {n}: config.json says {}", config.n_head)));
@@ -170,7 +174,7 @@ fn place(dialect: &Dialect, foreign: &Foreign, config: &Config, notes: &mut Vec<
     Ok(placed)
 }
 
-/// Biases that no block has are zero; those that only some blocks lack are missing from a damaged file.
+/// Biases that no block has are zero; those that only some blocks or norms lack are missing from a damaged file.
 fn refuse_holes(zeros: &[String], n_layer: usize) -> Result<()> {
     let kind = |name: &str| {
         let parts = name.split('.').map(|part| if part.bytes().all(|b| b.is_ascii_digit()) { "N" } else { part });
@@ -178,8 +182,11 @@ fn refuse_holes(zeros: &[String], n_layer: usize) -> Result<()> {
     };
     let mut kinds: BTreeMap<String, (usize, &String)> = BTreeMap::new();
     zeros.iter().for_each(|name| kinds.entry(kind(name)).or_insert((0, name)).0 += 1);
-    match kinds.iter().find(|(kind, (n, _))| kind.contains(".N.") && !n.is_multiple_of(n_layer)) {
-        Some((_, (_, name))) => Err(Error::Data(format!("it has no tensor {name}, though other blocks have theirs"))),
+    let is_norm = |kind: &str| kind.contains("norm") || kind.contains("ln");
+    match kinds.iter().find(|(kind, (n, _))| is_norm(kind) || kind.contains(".N.") && !n.is_multiple_of(n_layer)) {
+        Some((_, (_, name))) => {
+            Err(Error::Data(format!("it has no tensor {name}, though others of its kind are there")))
+        }
         None => Ok(()),
     }
 }

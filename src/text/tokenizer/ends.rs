@@ -39,6 +39,14 @@ impl Tokenizer {
         }
     }
 
+    /// A token as [`Tokenizer::with_ends`] is told of it.
+    pub(crate) fn name_of(&self, id: u32) -> Option<String> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.token(id),
+            Kind::Char(_) | Kind::Byte => self.is_token(id).then(|| self.decode(&[id])),
+        }
+    }
+
     fn no_such(&self, key: &str, name: &str) -> Error {
         let special: Vec<_> = self.special_tokens().into_iter().map(|(name, _)| format!("{name:?}")).collect();
         let has = if special.is_empty() { "none".to_owned() } else { special.join(", ") };
