@@ -1,5 +1,8 @@
 //! Try.
-use kinglet::{Model, formats::{Portable, c}};
+use kinglet::{
+    Model,
+    formats::{Portable, c},
+};
 fn main() {
     let mut a = std::env::args().skip(1);
     let (run, out) = (a.next().unwrap(), a.next().unwrap());
@@ -8,8 +11,17 @@ fn main() {
     let layout = kinglet::params::Layout::new(&run.config).unwrap();
     let weights = run.load_weights(&layout, None, kinglet::run::Which::Last).unwrap().1;
     let p = Portable::new(run.config.clone(), weights, run.tokenizer.clone()).unwrap();
-    let mut o = c::Options::default(); o.int8 = int8;
+    let mut o = c::Options::default();
+    o.int8 = int8;
     println!("{:?}", c::write(std::path::Path::new(&out), &p, &o).unwrap());
-    println!("{:?}", kinglet::formats::onnx::write(std::path::Path::new(&(out + "-onnx")), &p, &kinglet::formats::onnx::Options{int8, ..Default::default()}).unwrap());
+    println!(
+        "{:?}",
+        kinglet::formats::onnx::write(
+            std::path::Path::new(&(out + "-onnx")),
+            &p,
+            &kinglet::formats::onnx::Options { int8, ..Default::default() }
+        )
+        .unwrap()
+    );
     let _ = Model::<kinglet::backend::Cpu>::open(run.path());
 }

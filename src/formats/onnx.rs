@@ -124,7 +124,8 @@ fn notes(model: &Portable, options: &Options) -> Written {
         (false, _) => limits.push(format!("a call is a text of at most {block} tokens")),
     }
     if config.within_documents && model.tokenizer.end_of_text().is_some() {
-        limits.push("the graph does not begin anew at the end-of-text token, as kinglet does: begin a call there".into());
+        limits
+            .push("the graph does not begin anew at the end-of-text token, as kinglet does: begin a call there".into());
     }
     if model.tokenizer.end_of_text().is_none() {
         limits.push("the tokenizer has no end-of-text token: text ends where the caller ends it".to_owned());
@@ -140,7 +141,9 @@ fn notes(model: &Portable, options: &Options) -> Written {
         );
     }
     if options.ids == Ids::Int32 {
-        notes.push("ids are int32: optimum and transformers.js pass int64, so this graph is for other runtimes".to_owned());
+        notes.push(
+            "ids are int32: optimum and transformers.js pass int64, so this graph is for other runtimes".to_owned(),
+        );
     }
     if let Some(note) = folder::note(&s) {
         notes.push(note);
