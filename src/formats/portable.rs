@@ -46,6 +46,23 @@ impl Portable {
         Layout::new(&self.config).expect("the configuration was checked")
     }
 
+    /// Checks that all weights are numbers.
+    ///
+    /// # Errors
+    /// If one is NaN or infinite; the error names its tensor.
+    pub fn finite(&self) -> Result<()> {
+        let broken = |range: std::ops::Range<usize>| self.weights[range].iter().any(|x| !x.is_finite());
+        match self.layout().tensors.iter().find(|tensor| broken(tensor.span.range())) {
+            None => Ok(()),
+            Some(tensor) => {
+                let name = &tensor.name;
+                Err(Error::Data(format!(
+                    "{name} has values that are not finite: training diverged, or the file is damaged"
+                )))
+            }
+        }
+    }
+
     /// A tensor by kinglet's name, if the model has it.
     pub fn tensor(&self, name: &str) -> Option<&[f32]> {
         let layout = self.layout();

@@ -11,6 +11,7 @@
 //! decodes identically.
 
 mod chars;
+mod class;
 mod cuts;
 mod ends;
 #[cfg_attr(not(feature = "hf-tokenizers"), path = "tokenizer/no_hugging_face.rs")]
@@ -21,6 +22,7 @@ mod lossy;
 mod plain;
 
 pub use chars::{Alphabet, CharTokenizer};
+pub use class::CharClass;
 pub use cuts::Cuts;
 pub use json::END_OF_TEXT;
 pub(crate) use json::{byte_char, file};
@@ -226,6 +228,24 @@ impl Tokenizer {
         match &self.kind {
             Kind::HuggingFace(inner) => inner.token(id).is_some(),
             _ => (id as usize) < self.vocab_size(),
+        }
+    }
+
+    /// The bytes that a token adds to a text, if it adds the same wherever it stands; not for an id that is no token.
+    pub fn bytes_of(&self, id: u32) -> Option<Vec<u8>> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.bytes_of(id),
+            Kind::Byte if id < 256 => Some(vec![id as u8]),
+            _ => self.is_token(id).then(|| self.decode(&[id]).into_bytes()),
+        }
+    }
+
+    /// If it is byte pair encoding of GPT-2's words with at most one special token: what kind of character each code point is
+    /// for the pattern that finds the words, as ranges, each by its first code point.
+    pub fn word_classes(&self) -> Option<Vec<(u32, CharClass)>> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.word_classes(),
+            _ => None,
         }
     }
 

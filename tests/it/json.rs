@@ -279,6 +279,8 @@ fn what_is_printed_is_what_the_schema_says() {
     let chats: String = (0..60).map(|i| format!("{}\n", chat(i))).collect();
     fs::write(cli.path("chats.jsonl"), chats).unwrap();
     fs::write(cli.path("text.txt"), "Once upon a time there was a kinglet. ".repeat(200)).unwrap();
+    let documents: String = (0..60).map(|i| format!("{{\"text\": \"document {i}\"}}\n")).collect();
+    fs::write(cli.path("documents.jsonl"), documents).unwrap();
     fs::write(cli.path("halves.txt"), ["abcd".repeat(100), "dcba".repeat(100)].concat()).unwrap();
     let failing = |command: &str, line: &str| {
         let args: Vec<_> = line.split_whitespace().chain(["--json"]).collect();
@@ -330,6 +332,7 @@ fn what_is_printed_is_what_the_schema_says() {
         ("data_stats", "data stats".into()),
         ("data_stats", "data stats chats.jsonl".into()),
         ("data_prepare", "data prepare text.txt --tokenizer byte --out ids".into()),
+        ("data_prepare", "data prepare documents.jsonl --tokenizer byte --set bos_token=^ --out begun".into()),
         ("data_encode", "data encode byte hi".into()),
         ("data_decode", "data decode byte 104 105".into()),
         ("merge", "merge l --out m".into()),

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod c_file;
 mod chat;
 mod chats;
 mod cli;
@@ -13,6 +14,7 @@ mod earlier;
 mod finetune;
 mod formats;
 mod help;
+mod import;
 mod input;
 mod json;
 mod lora;

@@ -6,7 +6,7 @@ use kinglet::{
     Model,
     backend::Cpu,
     config::Config,
-    inference::Piece,
+    inference::{Generation, Piece},
     train::{self, Job, Options},
 };
 use serde_json::{Map, Value, json};
@@ -210,4 +210,63 @@ fn text_without_blanks_takes_about_as_long_as_other_text() {
     let (ordinary, dna) = (seconds("ordinary.txt"), seconds("dna.txt"));
     // A hundred times as long before; without optimisation, and on a machine that does other things, it is not exact.
     assert!(dna < 15.0 * ordinary + 2.0, "{dna} s, and {ordinary} s for other text");
+}
+
+#[test]
+fn a_run_remembers_the_tokens_that_its_texts_begin_and_end_with() {
+    let cli = Cli::new();
+    let lines = |n: usize| (0..n).map(|i| format!("{{\"text\": \"document number {i}\"}}\n")).collect::<String>();
+    fs::write(cli.path("docs.jsonl"), lines(200)).unwrap();
+    let ends = ["--tokenizer", "byte", "--set", "bos_token=^", "--set", "eos_token=$"];
+    let object = |args: &[&str]| -> Value {
+        let line = cli.ok(&[args, &["--json"]].concat());
+        serde_json::from_str(line.lines().last().unwrap()).unwrap()
+    };
+    let train = |args: &[&str]| object(&[&["train"], args, SMALL].concat());
+    let done = train(&[&["docs.jsonl", "--out", "run"], &ends[..]].concat());
+    let config = Config::from_toml(&fs::read_to_string(cli.path("run/config.toml")).unwrap()).unwrap();
+    assert_eq!((config.bos_token.as_str(), config.eos_token.as_str()), ("^", "$"));
+    // They are not predicted: what is measured are the documents and their ends.
+    let eval = object(&["eval", "run"]);
+    assert_eq!(eval["loss"], done["val_loss_exact"]);
+    fs::write(cli.path("two.jsonl"), "{\"text\": \"abc\"}\n{\"text\": \"de\"}\n").unwrap();
+    assert_eq!(object(&["eval", "run", "two.jsonl"])["predicted_tokens"], 7);
+    // A prompt begins with one of them and a text ends at the other, which the library sees as well.
+    let model = Model::open(cli.path("run")).unwrap();
+    let [begin, end] = [b'^', b'$'].map(u32::from);
+    assert_eq!((model.tokenizer().given(), model.tokenizer().end_of_text()), (Some(begin), Some(end)));
+    let same = |a: Generation, b: Generation| {
+        let text = |text: Generation| text.temperature(0.0).max_tokens(9).text().unwrap();
+        assert_eq!(text(a), text(b));
+    };
+    same(model.generate("doc"), model.generate_after(&[begin, 100, 111, 99]));
+    let sampled = object(&["sample", "run", "--prompt", "doc", "-n", "40", "--temperature", "0"]);
+    assert!(!sampled["text"].as_str().unwrap().contains(['^', '$']), "{sampled}");
+    cli.ok(&["train", "--resume", "run", "--set", "max_iters=22"]);
+    cli.fails(
+        &["train", "--resume", "run", "--set", "bos_token=x"],
+        2,
+        "bos_token = \"x\": must be \"^\", as at the start",
+    );
+    let tuned = object(&["finetune", "run", "docs.jsonl", "--out", "tuned", "--set", "max_iters=1"]);
+    assert!(tuned["val_loss"].is_number(), "{tuned}");
+    assert_eq!(Model::open(cli.path("tuned")).unwrap().tokenizer().given(), Some(begin));
+    // From ids that were prepared it is the same run; other ends than those are refused.
+    let about = object(&[&["data", "prepare", "docs.jsonl", "--out", "ids"], &ends[..]].concat());
+    let given = |part: &str| about[part]["given"].as_u64().unwrap();
+    assert!(given("train") + given("val") == 200 && given("val") > 10, "{about}");
+    let again = train(&["ids", "--out", "from-ids"]);
+    assert_eq!(again["val_loss_exact"], done["val_loss_exact"]);
+    assert_eq!(Model::open(cli.path("from-ids")).unwrap().tokenizer().given(), Some(begin));
+    cli.fails(
+        &["train", "ids", "--set", "bos_token=x"],
+        2,
+        "bos_token = \"x\": must be \"^\", the value that these token",
+    );
+    train(&["docs.jsonl", "--out", "plain", "--tokenizer", "byte"]);
+    let message = "was prepared with bos_token = \"^\" and eos_token = \"$\", but this run has bos_token = \"\" and";
+    cli.fails(&["eval", "plain", "ids"], 1, message);
+    let message =
+        "bos_token = \"<s>\": must be \"\" or a token of the tokenizer, whose special tokens are \"<|endoftext|>\"";
+    cli.fails(&["train", "docs.jsonl", "--tokenizer", "byte", "--set", "bos_token=<s>"], 2, message);
 }

@@ -37,6 +37,13 @@ impl CharTokenizer {
         chars.into()
     }
 
+    /// The tokenizer whose ids are the places of these characters; none if one of them is there twice.
+    pub fn of(chars: Vec<char>) -> Option<CharTokenizer> {
+        let mut seen = HashSet::new();
+        let once = chars.iter().all(|c| seen.insert(*c));
+        once.then(|| CharTokenizer::new(chars.into_iter().map(Some).collect()))
+    }
+
     /// The tokenizer whose tokens these are, in the order of their ids; `None` is the end-of-text token. None if there is
     /// no token, or one twice.
     pub fn from_tokens(tokens: Vec<Option<char>>) -> Option<CharTokenizer> {

@@ -9,7 +9,7 @@ mod line;
 mod long_words;
 mod pairs;
 
-use super::{cuts::Cuts, json::END_OF_TEXT};
+use super::{class::CharClass, cuts::Cuts, json::END_OF_TEXT};
 use crate::system::progress::Progress;
 use decoder::Step;
 use gpt2_words::Words;
@@ -74,6 +74,16 @@ impl HuggingFace {
     /// How a token is written.
     pub(super) fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// See [`super::Tokenizer::bytes_of`].
+    pub(super) fn bytes_of(&self, id: u32) -> Option<Vec<u8>> {
+        decoder::bytes_of(&self.steps, &self.inner.id_to_token(id)?)
+    }
+
+    /// See [`super::Tokenizer::word_classes`].
+    pub(super) fn word_classes(&self) -> Option<Vec<(u32, CharClass)>> {
+        self.words.as_ref().map(|words| words.classes())
     }
 
     /// See [`super::Tokenizer::cuts`].

@@ -1,6 +1,6 @@
 //! Stub for Hugging Face's library when the feature `hf-tokenizers` is off.
 
-use super::cuts::Cuts;
+use super::{class::CharClass, cuts::Cuts};
 use kinglet_core::error::{Error, Result};
 
 /// A tokenizer from the library; it cannot be constructed.
@@ -33,6 +33,16 @@ impl HuggingFace {
 
     /// Never called.
     pub(super) fn token(&self, _: u32) -> Option<String> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn bytes_of(&self, _: u32) -> Option<Vec<u8>> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub(super) fn word_classes(&self) -> Option<Vec<(u32, CharClass)>> {
         match *self {}
     }
 

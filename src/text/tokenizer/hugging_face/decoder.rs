@@ -277,6 +277,11 @@ fn bytes(token: &str) -> Vec<u8> {
     known.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
+/// The bytes that a token adds, if that is all that these steps ask for.
+pub(super) fn bytes_of(steps: &[Step], token: &str) -> Option<Vec<u8>> {
+    matches!(steps, [Step { kind: Kind::ByteLevel(_), .. }]).then(|| bytes(token))
+}
+
 /// The byte that a token like `<0x0A>` stands for.
 fn byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;

@@ -10,7 +10,7 @@
 //! word and copies the word several times.
 
 use super::long_words::Merges;
-use crate::text::tokenizer::json::byte_char;
+use crate::text::tokenizer::{class::CharClass as Class, json::byte_char};
 use kinglet_core::error::{Error, Result};
 use std::{
     collections::HashMap,
@@ -69,6 +69,18 @@ impl Words {
             merges: OnceLock::new(),
             memories: Mutex::default(),
         })
+    }
+
+    /// See [`crate::text::tokenizer::Tokenizer::word_classes`].
+    pub(super) fn classes(&self) -> Vec<(u32, Class)> {
+        let mut ranges: Vec<(u32, Class)> = Vec::new();
+        for c in '\0'..=char::MAX {
+            let class = class_of(c);
+            if ranges.last().is_none_or(|(_, last)| *last != class) {
+                ranges.push((c as u32, class));
+            }
+        }
+        ranges
     }
 
     /// Encodes text as ids; `tokenizer` must be the one passed to [`Words::of`].
@@ -143,7 +155,7 @@ fn first_word(text: &str) -> usize {
     {
         return found.len();
     }
-    let mut chars = text.chars().map(|c| (Class::of(c), c.len_utf8()));
+    let mut chars = text.chars().map(|c| (class_of(c), c.len_utf8()));
     let Some((mut class, len)) = chars.next() else { return 0 };
     let (mut last, mut end) = (0, len);
     let mut next = chars.next();
@@ -163,38 +175,27 @@ fn first_word(text: &str) -> usize {
     if class == Class::Blank && next.is_some() && last > 0 { last } else { end }
 }
 
-/// The character classes that the pattern distinguishes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Letter,
-    Number,
-    Blank,
-    Other,
-}
-
 /// Code points per page of the class table.
 const PAGE: usize = 1 << 8;
 const PAGES: usize = (char::MAX as usize + 1) / PAGE;
 
-impl Class {
-    fn of(c: char) -> Class {
-        // Boxed, or a megabyte of nothing would be in the program.
-        static TABLE: [OnceLock<Box<[Class; PAGE]>>; PAGES] = [const { OnceLock::new() }; PAGES];
-        let (page, at) = (c as usize / PAGE, c as usize % PAGE);
-        let look_up = || Box::new(std::array::from_fn(|at| Class::look_up((page * PAGE + at) as u32)));
-        TABLE[page].get_or_init(look_up)[at]
-    }
+fn class_of(c: char) -> Class {
+    // Boxed, or a megabyte of nothing would be in the program.
+    static TABLE: [OnceLock<Box<[Class; PAGE]>>; PAGES] = [const { OnceLock::new() }; PAGES];
+    let (page, at) = (c as usize / PAGE, c as usize % PAGE);
+    let look_up = || Box::new(std::array::from_fn(|at| look_up((page * PAGE + at) as u32)));
+    TABLE[page].get_or_init(look_up)[at]
+}
 
-    /// Uses the library's own regex engine, so that the Unicode version is the same.
-    fn look_up(c: u32) -> Class {
-        static PATTERNS: LazyLock<[(SysRegex, Class); 3]> = LazyLock::new(|| {
-            [("\\p{L}", Class::Letter), ("\\p{N}", Class::Number), ("\\s", Class::Blank)]
-                .map(|(pattern, class)| (SysRegex::new(pattern).expect("a pattern"), class))
-        });
-        let Some(c) = char::from_u32(c).map(String::from) else { return Class::Other };
-        let found = PATTERNS.iter().find(|(pattern, _)| pattern.find_iter(&c).next().is_some());
-        found.map_or(Class::Other, |(_, class)| *class)
-    }
+/// Uses the library's own regex engine, so that the Unicode version is the same.
+fn look_up(c: u32) -> Class {
+    static PATTERNS: LazyLock<[(SysRegex, Class); 3]> = LazyLock::new(|| {
+        [("\\p{L}", Class::Letter), ("\\p{N}", Class::Number), ("\\s", Class::Blank)]
+            .map(|(pattern, class)| (SysRegex::new(pattern).expect("a pattern"), class))
+    });
+    let Some(c) = char::from_u32(c).map(String::from) else { return Class::Other };
+    let found = PATTERNS.iter().find(|(pattern, _)| pattern.find_iter(&c).next().is_some());
+    found.map_or(Class::Other, |(_, class)| *class)
 }
 
 #[cfg(test)]

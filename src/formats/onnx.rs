@@ -1,0 +1,179 @@
+//! A model as an ONNX graph, in the folder that optimum, transformers.js and onnxruntime-genai load unchanged.
+//!
+//! | file | who reads it |
+//! |---|---|
+//! | `onnx/model.onnx` or `onnx/model_quantized.onnx` | all |
+//! | `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` | optimum, transformers.js |
+//! | `genai_config.json` | onnxruntime-genai |
+//!
+//! The graph is the model's own computation, so every shape has one, and no rewriting is needed. With a cache it has
+//! optimum's inputs and outputs. Where positions are rotations, queries see the last `block_size` positions, as in kinglet's
+//! cache; where they are learned, the graph ends with them.
+
+#[cfg_attr(not(feature = "onnx"), path = "no_onnx.rs")]
+mod file;
+mod folder;
+#[cfg(all(test, feature = "onnx"))]
+mod tests;
+
+use super::{portable::Portable, shape::Shape, written::Written};
+use crate::{
+    data::parting,
+    system::disk::{FolderWriter, refuse_full},
+};
+use file::File;
+use kinglet_core::error::{Error, Result};
+use std::{fs, io, path::Path};
+
+/// The type of token ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ids {
+    /// What optimum and transformers.js pass.
+    #[default]
+    Int64,
+    /// For runtimes that lack 64-bit integers, as on phones.
+    Int32,
+}
+
+/// Which graph is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Without a cache of keys and values: from the ids of a text to the logits of all of its positions.
+    pub plain: bool,
+    /// The type of token ids, and of the other integers that are passed.
+    pub ids: Ids,
+    /// For compilers that need fixed sizes: one text of exactly `block_size` tokens, without a cache.
+    pub fixed: bool,
+    /// The matrices of the blocks in eight bits, with a scale for each row.
+    pub int8: bool,
+}
+
+impl Options {
+    /// Whether the graph has a cache.
+    fn cached(&self) -> bool {
+        !self.plain && !self.fixed
+    }
+}
+
+/// The longest text of a graph of fixed length: its mask has a number for each pair of positions.
+const LONGEST_FIXED: usize = 4096;
+
+/// Writes a model as an ONNX graph with what its consumers need, in a new folder.
+///
+/// # Errors
+/// If the folder is not empty or cannot be written, if weights are not finite, or if a graph of fixed length would be too
+/// long. Nothing is left then.
+pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Written> {
+    model.finite()?;
+    let block = model.config.block_size;
+    if options.fixed && block > LONGEST_FIXED {
+        return Err(Error::Data(format!(
+            "a graph of fixed length has at most {LONGEST_FIXED} positions, but block_size is {block}: write one without a \
+             fixed length"
+        )));
+    }
+    write_file(folder, model, options, &File::new(model, options))
+}
+
+fn write_file(folder: &Path, model: &Portable, options: &Options, file: &File) -> Result<Written> {
+    refuse_full(folder, |_| false)?;
+    let mut writer = FolderWriter::beside(folder)?;
+    let mut written = notes(model, options);
+    written.notes.splice(0..0, writer.notes.drain(..));
+    let name = if options.int8 { "onnx/model_quantized.onnx" } else { "onnx/model.onnx" };
+    let beside = format!("{name}_data");
+    let mut sizes = Vec::new();
+    let mut add = |name: &str, write: &dyn Fn(&Path) -> io::Result<()>| {
+        let mut size = 0;
+        writer.add(name, |path| {
+            fs::create_dir_all(path.parent().unwrap_or(path))?;
+            write(path)?;
+            size = path.metadata()?.len();
+            Ok(())
+        })?;
+        sizes.push((name.to_owned(), size));
+        Ok::<(), Error>(())
+    };
+    add(name, &|path| file.write(path, beside.rsplit('/').next().unwrap_or_default()))?;
+    if file.is_external() {
+        add(&beside, &|path| file.write_numbers(path))?;
+    }
+    for (name, content) in folder::files(model, options, name, file.is_external()) {
+        add(name, &|path| fs::write(path, &content))?;
+    }
+    writer.finish()?;
+    written.files = sizes;
+    written.usage = usage(folder, options);
+    Ok(written)
+}
+
+/// What has to be said about a graph.
+fn notes(model: &Portable, options: &Options) -> Written {
+    let (config, s) = (&model.config, Shape::of(&model.config));
+    let (mut notes, mut limits) = (Vec::new(), Vec::new());
+    let block = s.block;
+    match (options.cached(), s.theta) {
+        (true, None) => limits.push(format!(
+            "the graph ends at {block} tokens, because positions are learned: past them the runtime stops with an error, \
+             where kinglet goes on with the last {block}"
+        )),
+        (true, Some(_)) => limits.push(format!(
+            "past {block} tokens the graph attends to the last {block}, as kinglet does; of a prompt that is longer, kinglet \
+             reads only the last {block} tokens, the graph all of them; positions end at {}",
+            file::positions(block)
+        )),
+        (false, _) if options.fixed => limits.push(format!(
+            "a call is one text of exactly {block} tokens: put any token behind a shorter one, and read the logits of its \
+             last token"
+        )),
+        (false, _) => limits.push(format!("a call is a text of at most {block} tokens")),
+    }
+    if parting(&model.tokenizer, config).is_some() {
+        limits.push(
+            "the graph does not begin anew where a document does, as kinglet does: begin a call there".to_owned(),
+        );
+    }
+    if let Some(name) = model.tokenizer.begin_of_text_name() {
+        limits.push(format!("kinglet puts {name} before every prompt, other programs do not: write it there"));
+    }
+    if model.tokenizer.end_of_text().is_none() {
+        limits.push("the tokenizer has no end-of-text token: text ends where the caller ends it".to_owned());
+    }
+    let nameless = (0..s.v as u32).filter(|&id| !model.tokenizer.is_token(id)).count();
+    if nameless > 0 {
+        limits.push(format!("{nameless} ids are no tokens: kinglet never draws them, other programs may"));
+    }
+    if options.int8 {
+        notes.push(
+            "the matrices of the blocks have 8 bits, with a scale for each row; embeddings, head, norms and biases stay f32"
+                .to_owned(),
+        );
+    }
+    if options.ids == Ids::Int32 {
+        notes.push(
+            "ids are int32: optimum and transformers.js pass int64, so this graph is for other runtimes".to_owned(),
+        );
+    }
+    if let Some(note) = folder::note(&s) {
+        notes.push(note);
+    }
+    Written { notes, limits, ..Written::default() }
+}
+
+fn usage(folder: &Path, options: &Options) -> Vec<String> {
+    let (name, file) = match options.int8 {
+        true => (", file_name=\"model_quantized.onnx\", subfolder=\"onnx\"", "model_quantized.onnx"),
+        false => ("", "model.onnx"),
+    };
+    let dtype = if options.int8 { "q8" } else { "fp32" };
+    let shown = folder.display();
+    let session = format!("onnxruntime.InferenceSession(\"{shown}/onnx/{file}\")");
+    if !options.cached() || options.ids == Ids::Int32 {
+        return vec![session];
+    }
+    vec![
+        format!("ORTModelForCausalLM.from_pretrained(\"{shown}\"{name})"),
+        format!("await pipeline('text-generation', '{shown}', {{ dtype: '{dtype}' }})"),
+        session,
+    ]
+}
