@@ -12,6 +12,7 @@ mod discover;
 mod docs;
 mod earlier;
 mod finetune;
+mod foreign;
 mod formats;
 mod help;
 mod import;

@@ -142,7 +142,10 @@ fn choose(model: &mut Portable, open: &[Open], trials: &[Trial], losses: &[Vec<M
     let key = |i: &usize| if means[*i].is_finite() { means[*i] } else { f64::INFINITY };
     let lowest = (0..trials.len()).min_by(|a, b| key(a).total_cmp(&key(b))).unwrap_or(0);
     let must = open.iter().any(|open| open.usual.is_none());
-    let best = if must || clearness(&losses[0], &losses[lowest]) > CLEARLY { lowest } else { 0 };
+    // A model that has learned nothing is not more itself where its loss is lower.
+    let chance = (model.config.vocab_size as f64).ln();
+    let learned = key(&lowest) < chance;
+    let best = if must || learned && clearness(&losses[0], &losses[lowest]) > CLEARLY { lowest } else { 0 };
     model.config.clone_from(&trials[best].config);
     let guess = |(at, open): (usize, &Open)| {
         let value = open.values[trials[best].values[at]].clone();
@@ -153,13 +156,14 @@ fn choose(model: &mut Portable, open: &[Open], trials: &[Trial], losses: &[Vec<M
         });
         let others: Vec<usize> = others.collect();
         let shown = others.iter().map(|&i| format!("{:.4} with {}", means[i], open.values[trials[i].values[at]]));
-        let clear = others.iter().all(|&i| clearness(&losses[i], &losses[best]) > CLEARLY);
+        let clear = learned && others.iter().all(|&i| clearness(&losses[i], &losses[best]) > CLEARLY);
         let measured =
             format!("the loss on {text} is {:.4} with {value}, {}", means[best], shown.collect::<Vec<_>>().join(", "));
         let (reason, certainty) = match (&open.usual, clear) {
             (_, true) => (measured, Certainty::Measured),
             (Some((usual, certainty)), false) if trials[best].values[at] == 0 => {
-                (format!("{usual}; {measured}, which decides nothing"), *certainty)
+                let no_better = if learned { String::new() } else { format!("; equal chances would have {chance:.4}") };
+                (format!("{usual}; {measured}{no_better}, which decides nothing"), *certainty)
             }
             (_, false) => (measured, Certainty::Unsure),
         };
