@@ -21,7 +21,10 @@ const SHAPES: [(&str, &[&str]); 14] = [
     ("gelu", &["activation=gelu", "bias=[\"qkv\"]"]),
     ("squared", &["activation=relu_squared", "norm=rmsnorm", "bias=true"]),
     ("llama", &["position=rotary", "norm=rmsnorm", "activation=swiglu"]),
-    ("qwen", &["position=rotary", "norm=rmsnorm", "activation=swiglu", "n_kv_head=2", "qk_norm=true", "bias=[\"qkv\"]"]),
+    (
+        "qwen",
+        &["position=rotary", "norm=rmsnorm", "activation=swiglu", "n_kv_head=2", "qk_norm=true", "bias=[\"qkv\"]"],
+    ),
     ("biased", &["position=rotary", "activation=swiglu", "bias=[\"qkv\",\"proj\",\"mlp\",\"head\",\"norm\"]"]),
     ("shared", &["n_kv_head=1", "qk_norm=true", "logit_softcap=5"]),
     ("capped", &["position=rotary", "logit_softcap=3", "tie_weights=true", "bias=[\"head\"]", "rope_theta=100"]),

@@ -177,12 +177,7 @@ fn header(model: &Portable, options: &Options, vocabulary: Option<&Vocabulary>) 
 }
 
 /// `model.c`
-fn source(
-    model: &Portable,
-    options: &Options,
-    vocabulary: Option<&Vocabulary>,
-    out: &mut dyn Write,
-) -> io::Result<()> {
+fn source(model: &Portable, options: &Options, vocabulary: Option<&Vocabulary>, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(include_str!("c/types.c").as_bytes())?;
     let mut arrays = Arrays { model, int8: options.int8, out };
     arrays.weights()?;

@@ -148,7 +148,9 @@ fn notes(model: &Portable, options: &Options) -> Written {
         );
     }
     if options.ids == Ids::Int32 {
-        notes.push("ids are int32: optimum and transformers.js pass int64, so this graph is for other runtimes".to_owned());
+        notes.push(
+            "ids are int32: optimum and transformers.js pass int64, so this graph is for other runtimes".to_owned(),
+        );
     }
     if let Some(note) = folder::note(&s) {
         notes.push(note);

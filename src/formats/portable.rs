@@ -56,7 +56,9 @@ impl Portable {
             None => Ok(()),
             Some(tensor) => {
                 let name = &tensor.name;
-                Err(Error::Data(format!("{name} has values that are not finite: training diverged, or the file is damaged")))
+                Err(Error::Data(format!(
+                    "{name} has values that are not finite: training diverged, or the file is damaged"
+                )))
             }
         }
     }

@@ -78,8 +78,12 @@ fn words(tokenizer: &Tokenizer) -> Option<Words> {
     let affix = |key: &str| plain(key) || model[key] == "";
     let simple = ["unk_token", "byte_fallback", "ignore_merges"].into_iter().all(plain)
         && ["continuing_subword_prefix", "end_of_word_suffix"].into_iter().all(affix);
-    let vocab: HashMap<&str, u32> =
-        model.get("vocab")?.as_object()?.iter().filter_map(|(token, id)| Some((&**token, id.as_u64()? as u32))).collect();
+    let vocab: HashMap<&str, u32> = model
+        .get("vocab")?
+        .as_object()?
+        .iter()
+        .filter_map(|(token, id)| Some((&**token, id.as_u64()? as u32)))
+        .collect();
     let byte_of: HashMap<u32, u8> = vocab
         .values()
         .filter_map(|&id| match tokenizer.bytes_of(id)?[..] {

@@ -27,12 +27,7 @@ pub(super) fn note(s: &Shape) -> Option<String> {
 }
 
 /// The files by their names.
-pub(super) fn files(
-    model: &Portable,
-    options: &Options,
-    graph: &str,
-    external: bool,
-) -> Vec<(&'static str, String)> {
+pub(super) fn files(model: &Portable, options: &Options, graph: &str, external: bool) -> Vec<(&'static str, String)> {
     let s = Shape::of(&model.config);
     let mut files = vec![
         ("config.json", pretty(&config(model, options, &s, external))),

@@ -179,7 +179,8 @@ impl<'a> Graph<'a> {
     }
 
     fn node(&mut self, op: &str, inputs: &[&str], settings: &[Setting], output: Vec<String>) {
-        let blank = |name: &str, r#type| Attribute { name: name.to_owned(), f: None, i: None, ints: Vec::new(), r#type };
+        let blank =
+            |name: &str, r#type| Attribute { name: name.to_owned(), f: None, i: None, ints: Vec::new(), r#type };
         let attribute = settings.iter().map(|setting| match *setting {
             Setting::Int(name, i) => Attribute { i: Some(i), ..blank(name, attribute::INT) },
             Setting::Float(name, f) => Attribute { f: Some(f), ..blank(name, attribute::FLOAT) },

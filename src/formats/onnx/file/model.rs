@@ -179,7 +179,8 @@ impl<'a> Drawing<'a> {
         let whole = self.g.op("Div", &[positions, &stride], &[], "whole");
         let less = self.g.op("Mul", &[&whole, &stride], &[], "less");
         let rest = self.g.op("Sub", &[positions, &less], &[], "rest");
-        let row = |g: &mut Graph, table: &str, at: &str| g.op("Gather", &[table, at], &[Setting::Int("axis", 0)], "row");
+        let row =
+            |g: &mut Graph, table: &str, at: &str| g.op("Gather", &[table, at], &[Setting::Int("axis", 0)], "row");
         let far = far.map(|table| row(&mut self.g, &table, &whole));
         let near = near.map(|table| row(&mut self.g, &table, &rest));
         let mut product = |i: usize, j: usize| self.g.op("Mul", &[&far[i], &near[j]], &[], "product");
