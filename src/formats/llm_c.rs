@@ -38,10 +38,10 @@ pub(super) enum Program {
 /// sizes, so only their length tells.
 pub(super) fn is(start: &[u8], len: u64) -> Option<Program> {
     let numbers = integers(start);
-    match numbers.first()? {
-        &GPT2 => Some(Program::Llm),
-        &first if OTHERS.iter().any(|(other, _)| *other == first) => Some(Program::Llm),
-        &AK42 => Some(Program::Llama2),
+    match *numbers.first()? {
+        GPT2 => Some(Program::Llm),
+        first if OTHERS.iter().any(|(other, _)| *other == first) => Some(Program::Llm),
+        AK42 => Some(Program::Llama2),
         _ => Sizes::of(numbers.get(..7)?).filter(|sizes| sizes.legacy_len() == Some(len)).map(|_| Program::Llama2),
     }
 }

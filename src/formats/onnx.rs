@@ -129,7 +129,9 @@ fn notes(model: &Portable, options: &Options) -> Written {
         (false, _) => limits.push(format!("a call is a text of at most {block} tokens")),
     }
     if parting(&model.tokenizer, config).is_some() {
-        limits.push("the graph does not begin anew where a document does, as kinglet does: begin a call there".to_owned());
+        limits.push(
+            "the graph does not begin anew where a document does, as kinglet does: begin a call there".to_owned(),
+        );
     }
     if let Some(name) = model.tokenizer.begin_of_text_name() {
         limits.push(format!("kinglet puts {name} before every prompt, other programs do not: write it there"));

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod c_file;
 mod chat;
 mod chats;
 mod cli;

@@ -109,9 +109,9 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
 fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description> {
     let Some(json) = &opened.config else { return guess::describe(&mut opened.foreign, options.n_head) };
     guess::unwrap_names(&mut opened.foreign)?;
-    let wanted =
+    let mut wanted =
         options.set.iter().filter_map(|setting| setting.split_once('=')).filter(|(key, _)| key.trim() == "block_size");
-    let block_size = wanted.last().and_then(|(_, value)| value.trim().parse().ok());
+    let block_size = wanted.next_back().and_then(|(_, value)| value.trim().parse().ok());
     let hugging_face::Described { mut config, dialect, mut notes } = hugging_face::read(json, block_size)?;
     if let Some(n) = options.n_head.filter(|n| *n != config.n_head) {
         return Err(Error::BadConfig(format!("--n-head {n}: config.json says {}", config.n_head)));

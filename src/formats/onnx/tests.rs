@@ -200,7 +200,9 @@ fn limits_are_said() {
     let limits = |settings: &[&str], options: &Options| written(&model(settings), options).1.limits.join("\n");
     let cached = Options::default();
     assert!(limits(&[], &cached).contains("the graph ends at 6 tokens"));
-    assert!(limits(&[], &cached).contains("no end-of-text token") && limits(&[], &cached).contains("2 ids are no tokens"));
+    assert!(
+        limits(&[], &cached).contains("no end-of-text token") && limits(&[], &cached).contains("2 ids are no tokens")
+    );
     assert!(limits(&["position=rotary"], &cached).contains("the last 6, as kinglet does"));
     assert!(limits(&[], &Options { fixed: true, ..cached.clone() }).contains("exactly 6 tokens"));
     let long = model(&["block_size=4097", "n_layer=1"]);
@@ -247,7 +249,10 @@ fn small_files_name_the_ends_and_the_sizes() {
             serde_json::from_str(&files.iter().find(|(name, _)| *name == wanted).unwrap().1).unwrap()
         };
         let config = file("config.json");
-        assert_eq!((&config["eos_token_id"], &config["head_dim"], &config["num_key_value_heads"]), (&end, &6.into(), &1.into()));
+        assert_eq!(
+            (&config["eos_token_id"], &config["head_dim"], &config["num_key_value_heads"]),
+            (&end, &6.into(), &1.into())
+        );
         assert_eq!(file("generation_config.json")["eos_token_id"], end);
         // Never an id that means something else, as where consumers fall back to those of their own models.
         let genai = file("genai_config.json");
