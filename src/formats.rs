@@ -18,10 +18,6 @@ mod import;
 mod int8;
 mod llm_c;
 mod numbers;
-<<<<<<< HEAD
-=======
-#[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
->>>>>>> main
 pub mod onnx;
 mod opened;
 mod pickle;
