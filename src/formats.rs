@@ -18,7 +18,6 @@ mod import;
 mod int8;
 mod llm_c;
 mod numbers;
-#[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
 pub mod onnx;
 mod opened;
 mod pickle;

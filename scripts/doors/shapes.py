@@ -51,12 +51,13 @@ SHAPES = {
     "qwen2-head-bias": Shape(RMS | {"activation": "swiglu", "bias": ["qkv", "head"]}, None, "qwen2", because="head"),
     "qwen3": Shape(RMS | {"activation": "swiglu", "bias": False, "qk_norm": True, "n_kv_head": 2}, "Qwen3ForCausalLM", "qwen3", light=True),
     "qwen3-wide-heads": Shape(RMS | {"activation": "swiglu", "bias": False, "qk_norm": True, "head_size": 24}, "Qwen3ForCausalLM", "qwen3"),
+    "qk-norm-layernorm": Shape(ROTARY | {"qk_norm": True, "activation": "swiglu", "bias": False}, "Qwen3ForCausalLM", "qwen3"),
     "arcee": Shape(RMS | {"activation": "relu_squared", "bias": False}, "ArceeForCausalLM", "arcee"),
     "rms-relu": Shape(RMS | {"activation": "relu", "bias": False}, "LlamaForCausalLM", "llama", light=True),
     # No exact form, except as a graph.
     "softcap": Shape(RMS | {"activation": "swiglu", "bias": False, "logit_softcap": 15.0}, because="logit_softcap"),
     "learned-rms": Shape({"norm": "rmsnorm", "activation": "swiglu", "bias": False}, because="position"),
     "learned-swiglu": Shape({"activation": "swiglu", "bias": False}, because="swiglu"),
-    "qk-norm-layernorm": Shape(ROTARY | {"qk_norm": True, "activation": "swiglu", "bias": False}, because="qk_norm", light=True),
+    "qk-norm-biased": Shape(ROTARY | {"qk_norm": True, "activation": "swiglu", "bias": ["norm"]}, because="qk_norm", light=True),
     "rms-gelu": Shape(RMS | {"activation": "gelu", "bias": False}, because="gelu"),
 }  # fmt: skip
