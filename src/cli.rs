@@ -11,6 +11,7 @@ mod completions;
 mod confirm;
 mod data;
 mod eval;
+mod export;
 mod finetune;
 mod help;
 mod import;
@@ -89,6 +90,8 @@ enum Command {
     Merge(merge::Args),
     #[command(display_order = help::USE)]
     Import(import::Args),
+    #[command(display_order = help::USE)]
+    Export(export::Args),
     #[command(display_order = help::MANAGE, visible_alias = "ls")]
     List(list::Args),
     #[command(display_order = help::MANAGE)]
@@ -148,6 +151,7 @@ impl Args {
             Command::Chat(command) => command.run(json).map(done),
             Command::Merge(command) => command.run(json).map(done),
             Command::Import(command) => command.run(json).map(done),
+            Command::Export(command) => command.run(json).map(done),
             Command::List(command) => command.run(json).map(done),
             Command::Tag(command) => command.run(json).map(done),
             Command::Rm(command) => command.run(json).map(done),

@@ -8,6 +8,8 @@ mod bytes;
 pub mod c;
 pub mod chain;
 pub mod dialect;
+pub mod export;
+mod folder;
 mod foreign;
 pub mod gguf;
 mod guess;
@@ -15,10 +17,12 @@ pub mod hugging_face;
 mod import;
 mod int8;
 mod llm_c;
-#[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
+mod numbers;
 pub mod onnx;
 mod opened;
+mod pickle;
 mod portable;
+mod pth;
 #[cfg_attr(not(feature = "pytorch"), path = "formats/no_pytorch.rs")]
 mod pytorch;
 pub mod rewrite;
@@ -27,6 +31,7 @@ mod shape;
 mod w8;
 mod written;
 
+pub use export::{ExportOptions, Exported, Source, Target, export};
 pub use foreign::{Dtype, Foreign, Tensor};
 pub use guess::{Certainty, Guess};
 pub use import::{ImportOptions, ImportReport, Imported, import};

@@ -265,20 +265,36 @@ fn settings_that_kinglet_has_no_shape_for_are_refused_by_name() {
 fn tokenizers_come_back_as_they_were() {
     let temp = tempfile::tempdir().unwrap();
     let llama = Dialect::find(Convention::Gguf, "llama").unwrap();
-    let odd = Tokenizer::from(CharTokenizer::train("\0\t\n\r\\nxab\u{7f}é語🐦\u{a0}"));
-    for tokenizer in [Tokenizer::byte(), bpe(), chars(true), chars(false), odd.extended([], true), odd] {
+    let odd = Tokenizer::from(CharTokenizer::train("\0\x01\t\n\r\\nxab\u{7f}"));
+    let signs = Tokenizer::from(CharTokenizer::train("<|endoftx> "));
+    for (tokenizer, kind, end) in [
+        (Tokenizer::byte(), "gpt2", Some("<|endoftext|>")),
+        (bpe(), "gpt2", Some("<|endoftext|>")),
+        // An unknown character is refused where that is possible.
+        (odd.clone(), "rwkv", None),
+        (odd.extended([], true), "rwkv", Some("\\x02")),
+        (signs.extended([], true), "rwkv", Some("<|endoftext|>")),
+        (chars(true), "gpt2", Some("<|endoftext|>")),
+    ] {
+        assert!(!gguf::needs_end(&tokenizer));
         let model = model(llama, tokenizer, &[]);
         let (path, written) = written(temp.path(), llama, &model, Dtype::F32);
         let foreign = gguf::read(&path).unwrap();
         assert_eq!(gguf::tokenizer(&foreign).unwrap().unwrap(), model.tokenizer);
-        assert!(written.notes.is_empty(), "{:?}", written.notes);
+        let leaves_out = written.notes.iter().any(|note| note.starts_with("llama.cpp leaves out characters"));
+        assert_eq!(leaves_out, kind == "gpt2" && model.tokenizer.chars().is_some(), "{:?}", written.notes);
+        assert_eq!(foreign.meta["tokenizer.ggml.model"], kind);
         // Without an end-of-text token no token may be taken for one, as token 11 would.
-        let end = foreign.meta.get("tokenizer.ggml.eos_token_id").and_then(|id| id.as_u64());
-        assert_eq!(end, model.tokenizer.end_of_text().map(u64::from));
-        // A character that is unknown there must be an error, and not left out.
-        let is_rwkv = foreign.meta["tokenizer.ggml.model"] == "rwkv";
-        assert_eq!(is_rwkv, model.tokenizer.chars().is_some());
+        let id = foreign.meta.get("tokenizer.ggml.eos_token_id").and_then(|id| id.as_u64());
+        assert_eq!(id, model.tokenizer.end_of_text().map(u64::from));
+        let named = id.map(|id| foreign.meta["tokenizer.ggml.tokens"][id as usize].as_str().unwrap());
+        assert_eq!(named, end);
     }
+    let endless = model(llama, chars(false), &[]);
+    assert!(gguf::needs_end(&endless.tokenizer));
+    let tensors = llama.write(&endless).unwrap();
+    let error = gguf::write(&temp.path().join("x.gguf"), &endless, llama, &tensors, Dtype::F32).unwrap_err();
+    assert!(error.to_string().contains("takes token 11 for the end"), "{error}");
 }
 
 #[test]
@@ -290,6 +306,7 @@ fn begin_and_end_of_texts_are_those_of_the_run() {
         (bpe(), "<|endoftext|>", "", "0", true),
         (bpe(), "", "a", "65", false),
         (chars(false), "", "\n", "0", false),
+        (Tokenizer::from(CharTokenizer::train("ab\n")), "", "b", "2", false),
     ] {
         let mut model = model(llama, tokenizer, &[]);
         (model.config.bos_token, model.config.eos_token) = (begin.to_owned(), end.to_owned());
@@ -300,7 +317,7 @@ fn begin_and_end_of_texts_are_those_of_the_run() {
         assert_eq!(read(&foreign).config, model.config);
     }
     // A begin that llama.cpp would not put before a prompt is told of.
-    let mut model = model(llama, chars(true), &[]);
+    let mut model = model(llama, Tokenizer::from(CharTokenizer::train("ab\n")), &[]);
     model.config.bos_token = "\n".to_owned();
     let (_, written) = written(temp.path(), llama, &model, Dtype::F32);
     assert_eq!(written.notes, ["llama.cpp puts no \"\\n\" before a prompt of characters: it has to be written there"]);

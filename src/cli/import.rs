@@ -34,6 +34,9 @@ pub(super) struct Args {
     path: PathBuf,
     #[command(flatten)]
     place: PlaceArg,
+    /// The format, if the content shows another
+    #[arg(long, value_name = "FORMAT", value_parser = FormatName)]
+    format: Option<Format>,
     #[command(flatten)]
     told: Told,
     #[command(flatten)]
@@ -43,9 +46,6 @@ pub(super) struct Args {
 /// What a file does not say.
 #[derive(clap::Args)]
 pub(super) struct Told {
-    /// The format, if the content shows another
-    #[arg(long, value_name = "FORMAT", value_parser = FormatName)]
-    format: Option<Format>,
     /// Its tokenizer: a tokenizer.json, or nanoGPT's meta.pkl [default: the one beside the model]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -66,7 +66,7 @@ pub(super) struct Told {
 
 /// Reads the name of a format, and tells shells which there are.
 #[derive(Clone)]
-struct FormatName;
+pub(super) struct FormatName;
 
 impl TypedValueParser for FormatName {
     type Value = Format;
@@ -94,10 +94,19 @@ fn scale(text: &str) -> Result<AttentionScale, String> {
 }
 
 impl Told {
+    /// Whether anything is told.
+    pub(super) fn is_told(&self) -> bool {
+        self.tokenizer.is_some()
+            || !self.data.is_empty()
+            || self.n_head.is_some()
+            || self.attention_scale.is_some()
+            || !self.set.is_empty()
+    }
+
     /// The same for the library.
-    pub(super) fn options(&self) -> ImportOptions {
+    pub(super) fn options(&self, format: Option<Format>) -> ImportOptions {
         ImportOptions {
-            format: self.format,
+            format,
             tokenizer: self.tokenizer.clone(),
             data: self.data.clone(),
             n_head: self.n_head,
@@ -113,7 +122,7 @@ impl Args {
     }
 
     fn import(&self, json: bool) -> anyhow::Result<()> {
-        let imported = import(&self.path, &self.told.options())?;
+        let imported = import(&self.path, &self.told.options(self.format))?;
         let start = |place: run_arg::Place| place.start(|out: &Path| imported.save(out));
         let run = self.place.start(|| default_out(&self.path), start, RunDir::path)?;
         show(&imported, run.path(), json)

@@ -8,7 +8,10 @@ mod vocabulary;
 mod weights;
 
 use super::{portable::Portable, shape::Shape, written::Written};
-use crate::system::disk::{FolderWriter, refuse_full};
+use crate::{
+    data::parting,
+    system::disk::{FolderWriter, refuse_full},
+};
 use kinglet_core::{
     config::{Activation, NormKind},
     error::{Error, Result},
@@ -146,15 +149,13 @@ fn sizes(model: &Portable, options: &Options, vocabulary: Option<&Vocabulary>) -
     define("CAP", format!("{:e}f", config.logit_softcap as f32));
     define("INT8", u8::from(options.int8).to_string());
     define("START", model.tokenizer.start_of_text().to_string());
-    if let Some(end) = model.tokenizer.end_of_text() {
-        define("END_OF_TEXT", end.to_string());
-        if config.within_documents {
-            define("PARTING", end.to_string());
-        }
-    }
-    if let Some(stop) = stop(model) {
-        define("STOP", stop.to_string());
-    }
+    let some = [
+        ("END_OF_TEXT", model.tokenizer.end_of_text()),
+        ("BEGIN", model.tokenizer.begin_of_text()),
+        ("PARTING", parting(&model.tokenizer, config)),
+        ("STOP", stop(model)),
+    ];
+    some.into_iter().filter_map(|(name, id)| Some((name, id?))).for_each(|(name, id)| define(name, id.to_string()));
     define("TOKENS", vocabulary.map_or(0, |vocabulary| vocabulary.tokens.len()).to_string());
     define("ENCODES", u8::from(encoder.is_some()).to_string());
     define("CHARS", u8::from(matches!(encoder, Some(Encoder::Chars))).to_string());

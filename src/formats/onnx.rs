@@ -13,9 +13,14 @@
 #[cfg_attr(not(feature = "onnx"), path = "no_onnx.rs")]
 mod file;
 mod folder;
+#[cfg(all(test, feature = "onnx"))]
+mod tests;
 
 use super::{portable::Portable, shape::Shape, written::Written};
-use crate::system::disk::{FolderWriter, refuse_full};
+use crate::{
+    data::parting,
+    system::disk::{FolderWriter, refuse_full},
+};
 use file::File;
 use kinglet_core::error::{Error, Result};
 use std::{fs, io, path::Path};
@@ -73,8 +78,8 @@ pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Writt
 fn write_file(folder: &Path, model: &Portable, options: &Options, file: &File) -> Result<Written> {
     refuse_full(folder, |_| false)?;
     let mut writer = FolderWriter::beside(folder)?;
-    let mut written = Written { notes: writer.notes.clone(), ..notes(model, options) };
-    written.notes.extend(notes(model, options).notes);
+    let mut written = notes(model, options);
+    written.notes.splice(0..0, writer.notes.drain(..));
     let name = if options.int8 { "onnx/model_quantized.onnx" } else { "onnx/model.onnx" };
     let beside = format!("{name}_data");
     let mut sizes = Vec::new();
@@ -123,9 +128,13 @@ fn notes(model: &Portable, options: &Options) -> Written {
         )),
         (false, _) => limits.push(format!("a call is a text of at most {block} tokens")),
     }
-    if config.within_documents && model.tokenizer.end_of_text().is_some() {
-        limits
-            .push("the graph does not begin anew at the end-of-text token, as kinglet does: begin a call there".into());
+    if parting(&model.tokenizer, config).is_some() {
+        limits.push(
+            "the graph does not begin anew where a document does, as kinglet does: begin a call there".to_owned(),
+        );
+    }
+    if let Some(name) = model.tokenizer.begin_of_text_name() {
+        limits.push(format!("kinglet puts {name} before every prompt, other programs do not: write it there"));
     }
     if model.tokenizer.end_of_text().is_none() {
         limits.push("the tokenizer has no end-of-text token: text ends where the caller ends it".to_owned());

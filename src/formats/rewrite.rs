@@ -538,7 +538,8 @@ pub fn end_of_block(model: Portable, positions: usize) -> Result<Portable> {
     let always = read.iter().zip(&b).map(|(r, b)| r * b).sum::<f64>() + LEAD;
     let row = read.iter().zip(&constant.r).map(|(x, r)| (x - always / constant.kappa * r) as f32);
     let row: Vec<f32> = row.collect();
-    let tokenizer = with_end(&model.tokenizer, end)?;
+    let config = &model.config;
+    let tokenizer = with_end(&model.tokenizer, end)?.with_ends(&config.bos_token, &config.eos_token)?;
     let mut model = reshaped(model, Rewrite::EndOfBlock(positions), |name, from, to| {
         same(name, from, to);
         let known = from.map_or(0, <[f32]>::len);

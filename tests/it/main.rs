@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod c_file;
 mod chat;
 mod chats;
 mod cli;
@@ -11,6 +12,7 @@ mod discover;
 mod docs;
 mod earlier;
 mod finetune;
+mod foreign;
 mod formats;
 mod help;
 mod import;

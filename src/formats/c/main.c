@@ -22,6 +22,10 @@ static int start(const char *prompt)
     if (!ids)
         return 0;
     n = kinglet_encode(prompt, length, ids);
+#ifdef KINGLET_BEGIN
+    if (n == 0 || (n > 0 && ids[0] != KINGLET_BEGIN))
+        kinglet_push(&state, KINGLET_BEGIN);
+#endif
     for (i = 0; i < n; i++)
         kinglet_push(&state, ids[i]);
     free(ids);

@@ -51,7 +51,8 @@ impl Vocabulary {
             return None;
         }
         let tokens: Vec<Vec<u8>> = ids.map(|id| tokenizer.bytes_of(id).unwrap_or_default()).collect();
-        let special = tokenizer.special_tokens();
+        // Those that a configuration names are text like any other.
+        let special = tokenizer.clone().with_ends("", "").ok()?.special_tokens();
         let encoder = if tokenizer.chars().is_some() {
             Some(Encoder::Chars)
         } else if *tokenizer == Tokenizer::byte() {

@@ -3,12 +3,14 @@
 //! | kinglet | there |
 //! |---|---|
 //! | byte | `gpt2`: the letters of the bytes, and no merges |
-//! | characters | `rwkv`: the longest token that fits; what none fits is refused |
 //! | byte pair encoding of bytes | `gpt2`, with the name that llama.cpp has for the way text is split into words |
+//! | characters, all of them ASCII | `rwkv`: the longest token that fits |
+//! | other characters | `gpt2`: the letters of a character's bytes, and merges that join them |
 //!
-//! Characters could be written as `gpt2`, too, but then llama.cpp leaves out those that it does not know, without a word,
-//! and takes token 11 for the end where a file names none: in Shakespeare's vocabulary that is the semicolon. With
-//! `llama`, an unknown character ends the process.
+//! With `rwkv`, a text of unknown characters is refused. But it never comes to an end where a text begins as a token does
+//! and none fits, as a byte of an unknown character may be one of a known character. With `gpt2`, unknown characters are
+//! left out without a word, and token 11 is the end where a file names none: in Shakespeare's vocabulary that is the
+//! semicolon. With `llama`, an unknown character ends the process.
 
 use super::{
     pre::Pre,
@@ -80,14 +82,55 @@ pub(super) fn write(tokenizer: &Tokenizer, size: usize) -> Result<(Keys, Vec<Str
 }
 
 fn of(tokenizer: &Tokenizer) -> Result<(Vocabulary, Vec<String>)> {
-    match tokenizer.chars() {
-        Some(chars) => Ok((longest_match(chars), Vec::new())),
-        None => of_pairs(tokenizer),
+    let Some(chars) = tokenizer.chars() else { return of_pairs(tokenizer) };
+    if let Some(vocabulary) = longest_match(chars) {
+        return Ok((vocabulary, Vec::new()));
     }
+    let note = "llama.cpp leaves out characters that it does not know, where kinglet refuses them";
+    Ok((joined(chars), vec![note.to_owned()]))
 }
 
-/// Each character as it is, but for those that the file's reader takes for something else.
-fn longest_match(chars: &CharTokenizer) -> Vocabulary {
+/// Whether llama.cpp would take some token for the end of a text, because the tokenizer has none.
+pub fn needs_end(tokenizer: &Tokenizer) -> bool {
+    tokenizer.end_of_text().is_none() && tokenizer.chars().is_none_or(|chars| longest_match(chars).is_none())
+}
+
+/// The letters of a text's bytes.
+fn letters(text: &str) -> String {
+    text.bytes().map(byte_char).collect()
+}
+
+/// The text whose bytes have these letters.
+fn text_of(letters: &str) -> Option<String> {
+    let byte = |letter: char| (0..=255).find(|&byte| byte_char(byte) == letter);
+    String::from_utf8(letters.chars().map(byte).collect::<Option<_>>()?).ok()
+}
+
+/// Each character in the letters of its bytes, which merges join from the first on.
+fn joined(chars: &CharTokenizer) -> Vocabulary {
+    let mut vocabulary = Vocabulary { model: "gpt2".to_owned(), pre: Some("gpt-2".to_owned()), ..Default::default() };
+    let (mut merges, mut seen) = (Vec::new(), HashSet::new());
+    for token in chars.tokens() {
+        let Some(c) = token else {
+            vocabulary.add(END_OF_TEXT.to_owned(), CONTROL);
+            continue;
+        };
+        let written = letters(&c.to_string());
+        for (at, letter) in written.char_indices().skip(1) {
+            let merge = format!("{} {letter}", &written[..at]);
+            if seen.insert(merge.clone()) {
+                merges.push(merge);
+            }
+        }
+        vocabulary.add(written, NORMAL);
+    }
+    vocabulary.merges = Some(merges);
+    vocabulary
+}
+
+/// Each character as it is, but for those that the file's reader takes for something else. None if a text could begin
+/// as a token does and have none that fits.
+fn longest_match(chars: &CharTokenizer) -> Option<Vocabulary> {
     let escaped = |c: char| match c {
         '\n' => "\\n".to_owned(),
         '\t' => "\\t".to_owned(),
@@ -96,12 +139,18 @@ fn longest_match(chars: &CharTokenizer) -> Vocabulary {
         c if c.is_ascii_control() => format!("\\x{:02x}", c as u32),
         c => c.to_string(),
     };
-    let token = |token: &Option<char>| match token {
-        Some(c) => (escaped(*c), NORMAL),
-        None => (END_OF_TEXT.to_owned(), CONTROL),
-    };
-    let (tokens, types) = chars.tokens().iter().map(token).unzip();
-    Vocabulary { model: "rwkv".to_owned(), tokens, types, ..Default::default() }
+    let known: HashSet<char> = chars.chars().collect();
+    let mut vocabulary = Vocabulary { model: "rwkv".to_owned(), ..Default::default() };
+    for token in chars.tokens() {
+        match token {
+            Some(c) if c.is_ascii() => vocabulary.add(escaped(*c), NORMAL),
+            Some(_) => return None,
+            None if END_OF_TEXT.starts_with(|c| known.contains(&c)) => vocabulary.add(END_OF_TEXT.to_owned(), CONTROL),
+            // The end needs a name of one byte, which no text has.
+            None => vocabulary.add(escaped(('\x01'..' ').find(|c| !known.contains(c))?), CONTROL),
+        }
+    }
+    Some(vocabulary)
 }
 
 fn unescaped(token: &str) -> Option<String> {
@@ -206,6 +255,11 @@ fn merges(model: &Value) -> Result<Vec<String>, String> {
 }
 
 impl Vocabulary {
+    fn add(&mut self, token: String, kind: i32) {
+        self.tokens.push(token);
+        self.types.push(kind);
+    }
+
     /// Gives tokens without a text, and those that only the model has, one that no other token has. Returns how many.
     fn pad(&mut self, size: usize) -> usize {
         self.tokens.resize(size.max(self.tokens.len()), String::new());
@@ -289,10 +343,9 @@ pub fn tokenizer(foreign: &Foreign) -> Result<Option<Tokenizer>> {
         return Err(Error::Data(format!("{PREFIX}add_space_prefix = true: kinglet puts no blank before a text")));
     }
     // What kinglet writes for a tokenizer of its own is that tokenizer again.
-    let own =
-        if vocabulary.model == "rwkv" { chars_of(&vocabulary).map(Tokenizer::from) } else { Some(Tokenizer::byte()) };
+    let own = [chars_of(&vocabulary).map(Tokenizer::from), Some(Tokenizer::byte())];
     let same = |tokenizer: &Tokenizer| of(tokenizer).is_ok_and(|(written, _)| written == vocabulary);
-    if let Some(tokenizer) = own.filter(same) {
+    if let Some(tokenizer) = own.into_iter().flatten().find(same) {
         return Ok(Some(tokenizer));
     }
     match vocabulary.model.as_str() {
@@ -330,10 +383,10 @@ pub fn ends(foreign: &Foreign, tokenizer: &Tokenizer) -> Result<(String, String)
 /// The character tokenizer with these tokens, if each of them is one character.
 fn chars_of(vocabulary: &Vocabulary) -> Option<CharTokenizer> {
     let token = |(token, kind): (&String, &i32)| {
-        if *kind == CONTROL && token == END_OF_TEXT {
+        if *kind == CONTROL {
             return Some(None);
         }
-        let text = unescaped(token)?;
+        let text = if vocabulary.model == "rwkv" { unescaped(token) } else { text_of(token) }?;
         let mut chars = text.chars();
         let first = chars.next()?;
         chars.next().is_none().then_some(Some(first))

@@ -141,12 +141,14 @@ fn choose(model: &mut Portable, open: &[Open], trials: &[Trial], losses: &[Vec<M
     // A loss that is not a number is never the best.
     let key = |i: &usize| if means[*i].is_finite() { means[*i] } else { f64::INFINITY };
     let lowest = (0..trials.len()).min_by(|a, b| key(a).total_cmp(&key(b))).unwrap_or(0);
+    // A model that has learned nothing is not more itself where its loss is lower.
+    let learned = key(&lowest) < (model.config.vocab_size as f64).ln();
     // Of those that are not clearly worse, the one with the most usual values.
     let unusual = |i: &usize| -> usize {
         let values = trials[*i].values.iter().zip(open);
         values.filter(|(_, open)| open.usual.is_some()).map(|(value, _)| value).sum()
     };
-    let may_be = (0..trials.len()).filter(|&i| clearness(&losses[i], &losses[lowest]) <= CLEARLY);
+    let may_be = (0..trials.len()).filter(|&i| !learned || clearness(&losses[i], &losses[lowest]) <= CLEARLY);
     let order = |a: &usize, b: &usize| unusual(a).cmp(&unusual(b)).then(key(a).total_cmp(&key(b)));
     let best = may_be.min_by(order).unwrap_or(lowest);
     model.config.clone_from(&trials[best].config);
@@ -159,13 +161,14 @@ fn choose(model: &mut Portable, open: &[Open], trials: &[Trial], losses: &[Vec<M
         });
         let others: Vec<usize> = others.collect();
         let shown = others.iter().map(|&i| format!("{:.4} with {}", means[i], open.values[trials[i].values[at]]));
-        let clear = others.iter().all(|&i| clearness(&losses[i], &losses[best]) > CLEARLY);
+        let clear = learned && others.iter().all(|&i| clearness(&losses[i], &losses[best]) > CLEARLY);
         let measured =
             format!("the loss on {text} is {:.4} with {value}, {}", means[best], shown.collect::<Vec<_>>().join(", "));
         let (reason, certainty) = match (&open.usual, clear) {
             (_, true) => (measured, Certainty::Measured),
             (Some((usual, certainty)), false) if trials[best].values[at] == 0 => {
-                (format!("{usual}; {measured}, which decides nothing"), *certainty)
+                let no_better = if learned { String::new() } else { format!("; equal chances would have {chance:.4}") };
+                (format!("{usual}; {measured}{no_better}, which decides nothing"), *certainty)
             }
             (_, false) => (measured, Certainty::Unsure),
         };

@@ -52,11 +52,12 @@ fn reach(s: &Shape) -> usize {
 
 fn config(model: &Portable, options: &Options, s: &Shape, external: bool) -> Value {
     let (name, end) = (model_type(s), model.tokenizer.end_of_text());
+    let begin = model.tokenizer.begin_of_text().or(end);
     let mut config = json!({
         "model_type": name,
         "vocab_size": s.v,
         "tie_word_embeddings": model.config.tie_weights,
-        "bos_token_id": end,
+        "bos_token_id": begin,
         "eos_token_id": end,
         "pad_token_id": end,
         "dtype": "float32",
@@ -86,7 +87,8 @@ fn config(model: &Portable, options: &Options, s: &Shape, external: bool) -> Val
 
 fn generation_config(model: &Portable, s: &Shape) -> Value {
     let end = model.tokenizer.end_of_text();
-    let mut config = json!({"bos_token_id": end, "eos_token_id": end, "pad_token_id": end});
+    let begin = model.tokenizer.begin_of_text().or(end);
+    let mut config = json!({"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end});
     if s.theta.is_none() {
         config["max_length"] = json!(s.block);
     }
@@ -103,8 +105,10 @@ fn tokenizer_config(model: &Portable, s: &Shape) -> Value {
     set("model_max_length", json!(reach(s)));
     if let Some(end) = model.tokenizer.end_of_text_name() {
         set("eos_token", json!(end));
-        set("bos_token", json!(end));
+        set("bos_token", json!(model.tokenizer.begin_of_text_name().unwrap_or(&end)));
         set("pad_token", json!(end));
+    } else if let Some(begin) = model.tokenizer.begin_of_text_name() {
+        set("bos_token", json!(begin));
     }
     if !model.config.chat_template.is_empty() {
         set("chat_template", json!(model.config.chat_template));
@@ -117,7 +121,7 @@ fn genai_config(model: &Portable, graph: &str, s: &Shape) -> Value {
     json!({
         "model": {
             "type": "decoder",
-            "bos_token_id": end.unwrap_or(0),
+            "bos_token_id": model.tokenizer.start_of_text(),
             "eos_token_id": end.map_or_else(|| json!([]), |end| json!(end)),
             "pad_token_id": end.unwrap_or(0),
             "context_length": reach(s),
