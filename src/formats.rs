@@ -18,6 +18,7 @@ mod import;
 mod int8;
 mod llm_c;
 mod numbers;
+mod ollama;
 #[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
 pub mod onnx;
 mod opened;
