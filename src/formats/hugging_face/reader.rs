@@ -170,6 +170,9 @@ fn refused(name: &str, value: &Value, why: &str) -> Error {
     Error::Data(format!("{name} = {value}: {why}"))
 }
 
+/// The largest block_size.
+const LONGEST: u64 = 65_536;
+
 const NO_SHAPE: &str = "kinglet has no shape for this";
 
 pub(super) fn parsed(json: &str) -> Value {
@@ -269,6 +272,13 @@ impl<'a> Reader<'a> {
         };
         if value.is_null() {
             return Ok(());
+        }
+        let longest = self.architecture().dialect().holds.position == Position::Rotary
+            && ours == "block_size"
+            && value.as_u64().is_some_and(|n| n > LONGEST);
+        if longest {
+            self.notes.push(format!("{name} = {value}: block_size is {LONGEST}, the longest that kinglet has"));
+            return config.set(&format!("block_size={LONGEST}"));
         }
         config.set(&format!("{ours}={value}")).map_err(|error| refused(name, &value, &format!("{NO_SHAPE} ({error})")))
     }
