@@ -34,31 +34,44 @@ def kinglet(program, *args, lines=None, cwd=None):
     return [json.loads(line) for line in done.stdout.removesuffix("\n").split("\n") if line]
 
 
-def texts_of(folder, rng):
-    """The data of each kind: a text of everything, and conversations' worth of documents."""
-    everything = {any_char(rng) for _ in range(4000)} | set(BLANKS) | set(map(chr, range(1, 0x250)))
-    known = (set("".join(random_text(rng, any_char) for _ in range(2000))) | everything) - {"\0"}
-    some = "".join(sorted(known))
-    one, many, corpus = folder / "one.txt", folder / "many.jsonl", folder / "corpus.txt"
+def write_texts(folder, known):
+    """The characters as one text, and as several documents, which an end-of-text token separates."""
+    # Enough for a block, and each character in the part that is learned.
+    some = "".join(sorted(known)) * 8
+    one, many = folder / "one.txt", folder / "many.jsonl"
     one.write_text(some, encoding="utf-8", newline="")
-    documents = [some[: len(some) // 2], some[len(some) // 2 :], "a"]
+    documents = [some[: len(some) // 2], some[len(some) // 2 :], sorted(known)[-1]]
     many.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
+    return one, many
+
+
+def kinds_of(folder, rng):
+    """For each kind of tokenizer the data to train on, the tokenizer's name, and the characters that it knows, if not all."""
+    everything = {any_char(rng) for _ in range(4000)} | set(BLANKS) | set(map(chr, range(1, 0x250)))
+    everything |= set("".join(random_text(rng, any_char) for _ in range(2000))) - {"\0"}
+    ascii = {c for c in everything if c.isascii()}
+    corpus = folder / "corpus.txt"
     words = (ROOT / "docs/DESIGN.md").read_text(encoding="utf-8").splitlines(keepends=True)
     mixed = "".join(random_text(rng, any_char) + rng.choice(words) for _ in range(10_000))
     corpus.write_text(mixed.replace("\0", ""), encoding="utf-8", newline="")
-    kinds = {
-        "char": (one, "char"),
-        "char, several documents": (many, "char"),
-        "byte": (corpus, "byte"),
-        "bpe": (corpus, "bpe:2000"),
+    for name in ["ascii", "letters", "all"]:
+        (folder / name).mkdir()
+    letters = ascii - set("<>|\x01")
+    one, many = write_texts(folder / "ascii", ascii)
+    return {
+        "char, ASCII": (one, "char", ascii),
+        "char, ASCII, several documents": (many, "char", ascii),
+        "char, ASCII without <, several documents": (write_texts(folder / "letters", letters)[1], "char", letters),
+        "char, several documents": (write_texts(folder / "all", everything)[1], "char", everything),
+        "byte": (corpus, "byte", None),
+        "bpe": (corpus, "bpe:2000", None),
     }
-    return kinds, known
 
 
 def export(program, folder, data, tokenizer, name):
     """A small run with this tokenizer, and its GGUF."""
     run, out = folder / f"run-{name}", folder / f"gguf-{name}"
-    settings = ["max_iters=1", "eval_iters=1", "n_layer=1", "n_embd=32", "n_head=1", "block_size=256", "position=rotary",
+    settings = ["max_iters=1", "eval_iters=1", "n_layer=1", "n_embd=32", "n_head=1", "block_size=32", "position=rotary",
                 "norm=rmsnorm", "activation=swiglu", "n_inner=32"]
     sets = [part for setting in settings for part in ("--set", setting)]
     kinglet(program, "train", data, "--tokenizer", tokenizer, "--out", run, "--json", *sets)
@@ -71,8 +84,7 @@ def check(program, strings, seed):
     rng, failed = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
-        kinds, known = texts_of(folder, rng)
-        for number, (kind, (data, tokenizer)) in enumerate(kinds.items()):
+        for number, (kind, (data, tokenizer, known)) in enumerate(kinds_of(folder, rng).items()):
             run, file = export(program, folder, data, tokenizer, number)
             failed += compare(program, kind, run, file, strings, known, rng)
     return failed
@@ -83,26 +95,29 @@ def compare(program, kind, run, file, strings, known, rng):
     texts = ["", END, "\r\n", " ", *(random_text(rng, any_char) for _ in range(strings))]
     # C ends a text at its first zero byte when it is handed on without its length.
     texts = [text.replace("\0", "") for text in texts]
-    if kind.startswith("char"):
+    if known is not None:
         texts = ["".join(c for c in text if c in known) for text in texts]
+        if not {"<", "|", ">"} <= known:
+            texts = [text.replace(END, "") for text in texts]
     ids = [[rng.randrange(model.n_tokens) for _ in range(rng.randint(0, 30))] for _ in range(strings)]
-    answers = kinglet(program, "data", "encode", run, "--json", lines=[{"text": t} for t in texts] + [{"ids": i} for i in ids])
+    lines = [{"text": text} for text in texts] + [{"ids": list} for list in ids]
+    answers = kinglet(program, "data", "encode", run, "--json", lines=lines)
     encoded = [model.encode(text) for text in texts]
-    wrong = [text for text, answer, theirs in zip(texts, answers, encoded) if answer["ids"] != theirs]
-    garbled = [list for list, answer in zip(encoded + ids, answers) if answer["text"] != model.decode(list)]
+    wrong = [i for i, theirs in enumerate(encoded) if answers[i]["ids"] != theirs]
+    decoded = [model.decode(list) for list in encoded + ids]
+    end = model.piece(model.lib.llama_vocab_eos(model.vocab)).decode() if model.ends() else END
+    garbled = [i for i, text in enumerate(decoded) if answers[i]["text"] != text.replace(end, END)]
     note = f"{kind}: {len(texts)} strings, {len(ids)} lists of ids: {len(wrong)} with other ids, {len(garbled)} with another text"
     failed = len(wrong) + len(garbled)
-    if kind.startswith("char"):
-        strange = next(c for c in map(chr, range(0x4E00, 0x9FFF)) if c not in known)
-        refused = -1 in model.encode("a" + strange)
-        note += f"; what is unknown is {'refused' if refused else 'LEFT OUT'}"
-        failed += not refused
+    if known is not None:
+        theirs = model.encode("a" + next(c for c in map(chr, range(0x4E00, 0x9FFF)) if c not in known))
+        note += f"; what is unknown is {'refused' if -1 in theirs else 'left out'}"
+        failed += len(theirs) > 1 and -1 not in theirs
     print(f"{note}; texts end at {model.ends()}", flush=True)
-    for text in wrong[:3]:
-        answer = answers[texts.index(text)]
-        print(f"  {text!r}\n  kinglet   {answer['ids']}\n  llama.cpp {model.encode(text)}", file=sys.stderr)
-    for list in garbled[:3]:
-        print(f"  {list}\n  llama.cpp {model.decode(list)!r}", file=sys.stderr)
+    for i in wrong[:3]:
+        print(f"  {texts[i]!r}\n  kinglet   {answers[i]['ids']}\n  llama.cpp {encoded[i]}", file=sys.stderr)
+    for i in garbled[:3]:
+        print(f"  {(encoded + ids)[i]}\n  kinglet   {answers[i]['text']!r}\n  llama.cpp {decoded[i]!r}", file=sys.stderr)
     model.close()
     return failed
 
