@@ -142,7 +142,8 @@ fn choose(model: &mut Portable, open: &[Open], trials: &[Trial], losses: &[Vec<M
     let key = |i: &usize| if means[*i].is_finite() { means[*i] } else { f64::INFINITY };
     let lowest = (0..trials.len()).min_by(|a, b| key(a).total_cmp(&key(b))).unwrap_or(0);
     // A model that has learned nothing is not more itself where its loss is lower.
-    let learned = key(&lowest) < (model.config.vocab_size as f64).ln();
+    let chance = (model.config.vocab_size as f64).ln();
+    let learned = key(&lowest) < chance;
     // Of those that are not clearly worse, the one with the most usual values.
     let unusual = |i: &usize| -> usize {
         let values = trials[*i].values.iter().zip(open);
