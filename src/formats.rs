@@ -7,7 +7,6 @@
 pub mod c;
 pub mod dialect;
 mod foreign;
-#[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
 pub mod onnx;
 mod portable;
 mod shape;
