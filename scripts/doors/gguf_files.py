@@ -26,7 +26,7 @@ def ask(exports, environments, asked):
 def check(exports, environments, names):
     for name in names:
         trained = exports.train(name, SHAPES[name])
-        file = exported(exports, trained, trained.shape.gguf)
+        file = exported(exports, trained, trained.shape.gguf, *trained.shape.leave)
         if file is not None:
             of_file(exports, environments, trained, file)
     types(exports, environments)
