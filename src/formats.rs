@@ -21,6 +21,7 @@ mod numbers;
 #[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
 pub mod onnx;
 mod opened;
+mod peft;
 mod pickle;
 mod portable;
 mod pth;
@@ -37,5 +38,6 @@ pub use foreign::{Dtype, Foreign, Tensor};
 pub use guess::{Certainty, Guess};
 pub use import::{ImportOptions, ImportReport, Imported, import};
 pub use opened::Format;
+pub use peft::Adapters;
 pub use portable::Portable;
 pub use written::Written;
