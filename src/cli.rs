@@ -11,8 +11,10 @@ mod completions;
 mod confirm;
 mod data;
 mod eval;
+mod export;
 mod finetune;
 mod help;
+mod import;
 mod info;
 mod init;
 mod keys;
@@ -86,6 +88,10 @@ enum Command {
     Chat(chat::Args),
     #[command(display_order = help::USE)]
     Merge(merge::Args),
+    #[command(display_order = help::USE)]
+    Import(import::Args),
+    #[command(display_order = help::USE)]
+    Export(export::Args),
     #[command(display_order = help::MANAGE, visible_alias = "ls")]
     List(list::Args),
     #[command(display_order = help::MANAGE)]
@@ -144,6 +150,8 @@ impl Args {
             Command::Sample(command) => command.run(json).map(done),
             Command::Chat(command) => command.run(json).map(done),
             Command::Merge(command) => command.run(json).map(done),
+            Command::Import(command) => command.run(json).map(done),
+            Command::Export(command) => command.run(json).map(done),
             Command::List(command) => command.run(json).map(done),
             Command::Tag(command) => command.run(json).map(done),
             Command::Rm(command) => command.run(json).map(done),

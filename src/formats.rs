@@ -4,15 +4,38 @@
 //! place by the table of its architecture ([`dialect`]), and ends in a run. Export makes a model that the other side
 //! can express, and reads the same table in the other direction.
 
+mod bytes;
 pub mod c;
+pub mod chain;
 pub mod dialect;
+pub mod export;
+mod folder;
 mod foreign;
+pub mod gguf;
+mod guess;
+pub mod hugging_face;
+mod import;
+mod int8;
+mod llm_c;
+mod numbers;
+mod ollama;
 pub mod onnx;
+mod opened;
+mod pickle;
 mod portable;
+mod pth;
+#[cfg_attr(not(feature = "pytorch"), path = "formats/no_pytorch.rs")]
+mod pytorch;
+pub mod rewrite;
+mod safetensors;
 mod shape;
 mod w8;
 mod written;
 
+pub use export::{ExportOptions, Exported, Source, Target, export};
 pub use foreign::{Dtype, Foreign, Tensor};
+pub use guess::{Certainty, Guess};
+pub use import::{ImportOptions, ImportReport, Imported, import};
+pub use opened::Format;
 pub use portable::Portable;
 pub use written::Written;

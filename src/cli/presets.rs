@@ -94,7 +94,7 @@ fn cells(preset: &Preset) -> anyhow::Result<Vec<String>> {
 
 /// What the columns are.
 const LEGEND: &str = "params: with the 65 characters of Tiny Shakespeare, where the data decides. val loss: of Tiny Shakespeare, in nats per \
-                      token, after the last step.";
+                      token, after the last step. llama-tiny's tokens are of BPE: two to three characters each.";
 
 fn text() -> anyhow::Result<String> {
     let mut rows = vec![row!["preset", "params", "block_size", "steps", "val loss"]];
@@ -122,7 +122,8 @@ fn markdown() -> anyhow::Result<String> {
     }
     Ok(text
         + "\nParameters are with the 65 characters of Tiny Shakespeare, where the data decides. Losses are of Tiny Shakespeare, in nats per\n\
-           token, estimated after the last step, means over three seeds: [results](../RESULTS.md), [recipes](../RECIPES.md).\n")
+           token, estimated after the last step, means over three seeds: [results](../RESULTS.md), [recipes](../RECIPES.md). The tokens of\n\
+           `llama-tiny` are of BPE, two to three characters each, so its loss is no character's.\n")
 }
 
 #[cfg(test)]

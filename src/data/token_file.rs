@@ -1,18 +1,12 @@
 //! Token ids in a file, read on demand for each batch: kinglet's own files, nanoGPT's and llm.c's.
 
 use crate::{
-    system::disk::{hex, sha256},
+    system::disk::{hex, read_exact_at, sha256},
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::error::{Error, Result};
 use sha2::{Digest, Sha256};
-use std::{
-    fs::File,
-    io::{self, Read},
-    ops::Range,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::File, io::Read, ops::Range, path::Path, sync::Arc};
 
 pub(super) const MAGIC: &[u8; 8] = b"KINGLET\0";
 
@@ -164,22 +158,4 @@ impl Header {
         let sum = |at: usize| own.map(|header| hex(&header[at..at + 32]));
         Ok(Header { start, wide, tokens, tokenizer: sum(24), ids: sum(56) })
     }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, at)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes = &mut bytes[read..];
-        at += read as u64;
-    }
-    Ok(())
 }

@@ -185,19 +185,21 @@ pub(super) type Source<'a> = &'a dyn Fn(Buffer, Span, &mut [f32]);
 /// Receives part of a buffer.
 pub(super) type Sink<'a> = &'a mut dyn FnMut(Buffer, Span, &[f32]);
 
-/// Writes a checkpoint's folder atomically. At most one tensor is copied in memory at a time.
+/// Writes a checkpoint's folder atomically. At most one tensor is copied in memory at a time. Without the optimizer's
+/// moments it can be used, but not resumed.
 pub(super) fn write(
     folder: &Path,
     layout: &Layout,
     state: &State,
-    read: Source,
-    config: &str,
-    tokenizer: &str,
+    (read, with_moments): (Source, bool),
+    (config, tokenizer): (&str, &str),
 ) -> Result<()> {
     let mut files = FolderWriter::new(folder)?;
     let state = serde_json::to_string_pretty(state).expect("plain values");
     files.add(weights_file(layout), |path| write_tensors(path, &[stored(layout)], read))?;
-    files.add(OPTIMIZER, |path| write_tensors(path, &moments(layout), read))?;
+    if with_moments {
+        files.add(OPTIMIZER, |path| write_tensors(path, &moments(layout), read))?;
+    }
     for (name, text) in [(STATE, state.as_str()), (CONFIG, config), (TOKENIZER, tokenizer)] {
         files.add(name, |path| fs::write(path, text))?;
     }
@@ -302,8 +304,8 @@ impl Stored {
     /// If something is missing, damaged, or of another model; `take` may have been called by then.
     pub(crate) fn restore(&self, layout: &Layout, take: Sink) -> Result<State> {
         if !self.files.lists(OPTIMIZER) {
-            let what = "it has no optimizer state (kinglet prune --optimizer removes it), so it cannot be \
-                 resumed; kinglet finetune can still start from it";
+            let what = "it has no optimizer state (an import has none, and kinglet prune --optimizer removes it), so \
+                 it cannot be resumed; kinglet finetune can still start from it";
             return Err(self.files.error(OPTIMIZER, &Error::Data(what.to_owned())));
         }
         self.tensors(OPTIMIZER, &moments(layout), take)?;

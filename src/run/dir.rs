@@ -332,8 +332,21 @@ impl RunDir {
     /// # Errors
     /// If something cannot be written; existing checkpoints are kept.
     pub fn save(&self, layout: &Layout, state: &State, read: impl Fn(Buffer, Span, &mut [f32])) -> Result<()> {
+        self.write_checkpoint(layout, state, (&read, true))
+    }
+
+    /// Saves a checkpoint without the optimizer's moments, which can be used and fine-tuned, but not resumed;
+    /// `read(span, out)` supplies the weights.
+    ///
+    /// # Errors
+    /// As [`RunDir::save`].
+    pub fn save_weights(&self, layout: &Layout, state: &State, read: impl Fn(Span, &mut [f32])) -> Result<()> {
+        self.write_checkpoint(layout, state, (&|_, span, out: &mut [f32]| read(span, out), false))
+    }
+
+    fn write_checkpoint(&self, layout: &Layout, state: &State, from: (checkpoint::Source, bool)) -> Result<()> {
         let folder = self.path.join(CHECKPOINTS).join(folder_name(state.step));
-        checkpoint::write(&folder, layout, state, &read, &self.config.to_toml(), self.tokenizer.to_json())?;
+        checkpoint::write(&folder, layout, state, from, (&self.config.to_toml(), self.tokenizer.to_json()))?;
         self.new.iter().for_each(NewRun::keep);
         Ok(())
     }

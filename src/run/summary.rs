@@ -1,7 +1,7 @@
 //! Where a run stands, from little of it: its configuration, the newest checkpoint's state, and the end of its metrics.
 
 use super::{
-    checkpoint::{CONFIG, State, Stored},
+    checkpoint::{CONFIG, OPTIMIZER, State, Stored},
     dir::{RunDir, config_of_run, sealed_config},
     files::{METRICS, checkpoints},
     metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Record, last_records},
@@ -97,14 +97,15 @@ impl Summary {
         let state = state(&found, &mut warnings);
         let end = End::of(run);
         let has_checkpoint = !found.is_empty();
+        let has_moments = found.last().is_none_or(|(_, folder)| folder.join(OPTIMIZER).exists());
         let over = |config: &Config| state.as_ref().is_some_and(|state| state.step >= config.max_iters);
         let condition = match &config {
             _ if Lock::is_held(run) => Condition::Training,
             Err(_) => Condition::Damaged,
             _ if has_checkpoint && state.is_none() => Condition::Damaged,
             _ if end.done.is_some() => Condition::Done,
-            // A merged run has no metrics.
-            Ok(config) if end.nothing && over(config) => Condition::Done,
+            // A merged run and an import have no metrics, and an import no optimizer's state to go on with.
+            Ok(config) if end.nothing && (over(config) || !has_moments) => Condition::Done,
             _ if end.diverged => Condition::Diverged,
             _ if !has_checkpoint => Condition::NotBegun,
             _ => Condition::Stopped,

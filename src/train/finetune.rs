@@ -251,8 +251,25 @@ impl Finetune {
 fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32>)> {
     let base = run.adapted_weights()?;
     let (state, weights) = run.load_weights(&Layout::new(&run.config)?, base.as_deref(), which)?;
+    drop(base);
     let (config, weights) = merge(&run.config, &weights)?;
     Ok((state, config, weights))
+}
+
+/// Opens the run in `from`, and loads a checkpoint of it with its adapters merged into the weights: its state, its
+/// configuration without adapters, and its weights. Weights without adapters are not copied.
+///
+/// # Errors
+/// If there is no such run, or it has no intact checkpoint.
+pub fn load(from: &Path, which: Which) -> Result<(RunDir, State, Config, Vec<f32>)> {
+    let mut run = RunDir::open(from)?;
+    if run.config.lora_rank > 0 {
+        let (state, config, weights) = load_merged(&mut run, which)?;
+        return Ok((run, state, config, weights));
+    }
+    let (state, weights) = run.load_weights(&Layout::new(&run.config)?, None, which)?;
+    let config = run.config.clone();
+    Ok((run, state, config, weights))
 }
 
 /// Loads a checkpoint of the run in `from`, merges its adapters into the weights, and writes the result to a new folder

@@ -288,7 +288,8 @@ impl Dialect {
         let any = has.qkv && together.qkv
             || has.proj && together.proj
             || has.mlp && together.mlp
-            || has.head && together.head;
+            || has.head && together.head
+            || has.norm && together.norm;
         Bias {
             qkv: must.qkv || any && together.qkv,
             proj: must.proj || any && together.proj,

@@ -309,7 +309,14 @@ pub(super) static DIALECTS: &[Dialect] = &[
     ),
     of_gguf(
         "nemotron",
-        Holds { activations: &[ReluSquared], norm: NormKind::LayerNorm, may: ALL, must: NORM, ..ROTARY },
+        Holds {
+            activations: &[ReluSquared],
+            norm: NormKind::LayerNorm,
+            may: ALL,
+            must: NORM,
+            head_size: false,
+            ..ROTARY
+        },
         gguf!(Q, K, V, UP),
     ),
     of_gguf(
@@ -326,7 +333,7 @@ pub(super) static DIALECTS: &[Dialect] = &[
     of_gguf("llama", ROTARY, gguf!(Q_PAIRS, K_PAIRS, V, GATE_OF_TWO, UP_OF_TWO)),
     of_gguf(
         "qwen2",
-        Holds { may: Bias { qkv: true, head: true, ..NO }, must: QKV, ..ROTARY },
+        Holds { may: Bias { qkv: true, head: true, ..NO }, must: QKV, head_size: false, ..ROTARY },
         gguf!(Q, K, V, GATE_OF_TWO, UP_OF_TWO),
     ),
     of_gguf(

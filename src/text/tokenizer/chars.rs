@@ -37,6 +37,25 @@ impl CharTokenizer {
         chars.into()
     }
 
+    /// The tokenizer whose ids are the places of these characters; none if one of them is there twice.
+    pub fn of(chars: Vec<char>) -> Option<CharTokenizer> {
+        let mut seen = HashSet::new();
+        let once = chars.iter().all(|c| seen.insert(*c));
+        once.then(|| CharTokenizer::new(chars.into_iter().map(Some).collect()))
+    }
+
+    /// The tokenizer whose tokens these are, in the order of their ids; `None` is the end-of-text token. None if there is
+    /// no token, or one twice.
+    pub fn from_tokens(tokens: Vec<Option<char>>) -> Option<CharTokenizer> {
+        let distinct: HashSet<Option<char>> = tokens.iter().copied().collect();
+        (!tokens.is_empty() && distinct.len() == tokens.len()).then(|| CharTokenizer::new(tokens))
+    }
+
+    /// What each id stands for: a character, or the end-of-text token, which is none.
+    pub fn tokens(&self) -> &[Option<char>] {
+        &self.tokens
+    }
+
     fn new(tokens: Vec<Option<char>>) -> CharTokenizer {
         let ids: HashMap<char, u32> = tokens.iter().zip(0..).filter_map(|(token, id)| Some(((*token)?, id))).collect();
         let ascii = Box::new(std::array::from_fn(|c| *ids.get(&char::from(c as u8)).unwrap_or(&UNKNOWN)));

@@ -20,7 +20,7 @@ pub(super) fn join_at_end_of_text(text: &str, end: u32, encode: impl Fn(&str, &m
 
 /// The character that represents a byte in GPT-2's vocabulary: the byte itself if it is printable, else a character
 /// from U+0100 on.
-pub(super) fn byte_char(byte: u8) -> char {
+pub(crate) fn byte_char(byte: u8) -> char {
     let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     if visible(byte) {
         return char::from(byte);
@@ -30,7 +30,7 @@ pub(super) fn byte_char(byte: u8) -> char {
 }
 
 /// A `tokenizer.json` with these special tokens.
-pub(super) fn file(special: &[(u32, &str)], pre_tokenizer: &Value, decoder: &Value, model: &Value) -> String {
+pub(crate) fn file(special: &[(u32, &str)], pre_tokenizer: &Value, decoder: &Value, model: &Value) -> String {
     let added = special.iter().map(|(id, content)| {
         json!({
             "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,

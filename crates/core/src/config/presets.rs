@@ -32,13 +32,14 @@ macro_rules! preset {
 }
 
 /// All presets.
-pub const PRESETS: [Preset; 10] = [
+pub const PRESETS: [Preset; 11] = [
     preset!("big-0.2m", Some(1.8298), "The lecture's small model, as published"),
     preset!("big-2.7m", Some(1.7141), "The lecture's large model, as published"),
     preset!("big-0.2m-tuned", Some(1.6461), "The small model with a recipe that learns more from the same tokens"),
     preset!("big-2.7m-tuned", Some(1.5481), "The large model with that recipe"),
     preset!("kinglet-0.2m", Some(1.6196), "The best small model: that recipe, rotary positions and SwiGLU"),
     preset!("kinglet-2.7m", Some(1.5350), "The best large model: the same"),
+    preset!("llama-tiny", Some(3.2972), "A Llama that transformers, llama.cpp and Ollama take as it is"),
     preset!("chat", None, "Conversations of several messages"),
     preset!("shakespeare-char", None, "nanoGPT's character model; hours on a CPU"),
     preset!("shakespeare-cpu", None, "nanoGPT's recipe for a laptop"),
@@ -123,11 +124,13 @@ mod tests {
             ("chats", "chat"),
             ("big-2.7m-tune", "big-2.7m-tuned"),
             ("gpt2.toml", "gpt2"),
+            ("llama", "llama-tiny"),
+            ("llama_tiny", "llama-tiny"),
         ] {
             let error = Config::preset(typed).unwrap_err().to_string();
             assert_eq!(error, format!("there is no preset {typed:?}; did you mean {meant}?"));
         }
-        for typed in ["nope", "llama", "", "x"] {
+        for typed in ["nope", "mistral", "", "x"] {
             let error = Config::preset(typed).unwrap_err().to_string();
             assert!(error.contains("there are big-0.2m, big-2.7m,"), "{error}");
         }

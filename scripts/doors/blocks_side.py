@@ -1,0 +1,46 @@
+"""A process with PyPI's `gguf`: are the blocks of a file those that its reference makes of the numbers of another?
+
+    python -m scripts.doors.blocks_side JOBS.json ANSWERS.json
+
+For each job {plain, packed}: the tensors of both files, and which of them have other bytes than the reference's.
+"""
+
+import json
+import sys
+
+import gguf
+import numpy as np
+
+
+def answer(job):
+    plain, packed = (gguf.GGUFReader(job[key]) for key in ("plain", "packed"))
+    numbers = {tensor.name: tensor for tensor in plain.tensors}
+    different, blocks, kinds = [], 0, set()
+    for tensor in packed.tensors:
+        kind = tensor.tensor_type
+        if kind in (gguf.GGMLQuantizationType.F32,):
+            continue
+        kinds.add(kind.name)
+        rows = np.array(numbers[tensor.name].data, np.float32)
+        wanted = gguf.quants.quantize(rows, kind).tobytes()
+        blocks += len(wanted) // gguf.GGML_QUANT_SIZES[kind][1]
+        if wanted != np.ascontiguousarray(tensor.data).tobytes():
+            different.append(tensor.name)
+    return {"different": different, "blocks": blocks, "kinds": sorted(kinds), "same_names": sorted(numbers) == sorted(t.name for t in packed.tensors)}
+
+
+def main():
+    jobs, answers = sys.argv[1:]
+    out = []
+    with open(jobs, encoding="utf-8") as file:
+        for job in json.load(file):
+            try:
+                out.append(answer(job))
+            except Exception as error:
+                out.append({"failed": f"{type(error).__name__}: {error}"})
+    with open(answers, "w", encoding="utf-8") as file:
+        json.dump(out, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""A process with llama.cpp, for one job: it ends the process where an assertion of its own fails.
+
+    LLAMA_CPP=... python -m scripts.doors.llama_side JOBS.json ANSWERS.json
+
+For each job {file, prompt, tokens, lists, strings, out}: ids and text of strings, the logits over each list (to OUT), the tokens
+that end a text, and what it writes greedily until one of these.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from .llama_cpp import Model
+
+
+def answer(job):
+    longest = max([len(ids) for ids in job["lists"]] + [len(job["prompt"].encode()) + job["tokens"]])
+    model = Model(job["file"], n_ctx=max(64, longest))
+    prompt = model.encode(job["prompt"], special=False)
+    out = {"prompt_ids": prompt, "ends": model.ends(), "said": model.said}
+    if job["lists"]:
+        np.savez(job["out"], *[model.logits(ids) for ids in job["lists"]])
+    encoded = [model.encode(text, special=False) for text in job.get("strings", [])]
+    # An unknown character has the id -1, which is refused as an input; asking for its text would end the process.
+    out["strings"] = [[ids, model.decode(ids) if -1 not in ids else None] for ids in encoded]
+    if prompt and job["tokens"]:
+        made = model.greedy(prompt, job["tokens"])
+        out["text"], out["ended"] = job["prompt"] + model.decode(made), len(made) < job["tokens"]
+    return out
+
+
+def main():
+    jobs, answers = sys.argv[1:]
+    out = []
+    for job in json.loads(Path(jobs).read_text(encoding="utf-8")):
+        try:
+            out.append(answer(job))
+        except Exception as error:
+            out.append({"failed": f"{type(error).__name__}: {error}"})
+    Path(answers).write_text(json.dumps(out), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A process with transformers, of whichever version its environment has: loads folders as its users do.
+
+    python -m scripts.doors.transformers_side JOBS.json ANSWERS.json
+
+For each job {folder, prompt, tokens, lists, out}: what was warned of, which keys were missing or unexpected, the ids of the
+prompt, the logits over each list (to OUT.npz), and what `pipeline()` writes.
+"""
+
+import json
+import logging
+import sys
+import traceback
+import warnings
+
+import numpy as np
+import torch
+import transformers
+
+
+class Caught(logging.Handler):
+    """Every warning that a user would see."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.said = []
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
+
+@torch.no_grad()
+def answer(job, caught):
+    folder = job["folder"]
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    out = {"class": type(model).__name__, "keys": [f"{kind}: {keys}" for kind, keys in info.items() if keys]}
+    encoded = tokenizer(job["prompt"])
+    out["prompt_ids"], out["fields"] = encoded["input_ids"], sorted(encoded)
+    model.eval()
+    np.savez(job["out"], *[model(torch.tensor([ids])).logits[0].double().numpy() for ids in job["lists"]])
+    pipe = transformers.pipeline("text-generation", model=folder, dtype=torch.float32)
+    settings = dict(do_sample=False, return_full_text=True)
+    if job["tokens"]:
+        settings["max_new_tokens"] = job["tokens"]
+    out["text"] = pipe(job["prompt"], **settings)[0]["generated_text"]
+    out["strings"] = [[tokenizer(text)["input_ids"], tokenizer.decode(tokenizer(text)["input_ids"])] for text in job.get("strings", [])]
+    out["unknown"] = unknown(tokenizer, job.get("unknown"))
+    if job.get("chat"):
+        out["chat"] = tokenizer.apply_chat_template(job["chat"], tokenize=False, add_generation_prompt=True)
+    if job.get("beyond"):
+        out["beyond"] = beyond(model, pipe, job)
+    return out
+
+
+def unknown(tokenizer, text):
+    """What becomes of a character that the vocabulary lacks."""
+    if text is None:
+        return None
+    try:
+        return {"ids": tokenizer(text)["input_ids"]}
+    except Exception as error:
+        return {"error": str(error)}
+
+
+def beyond(model, pipe, job):
+    """What happens when nothing is said of a length: the folder's own settings must end the text in time."""
+    try:
+        text = pipe(job["prompt"], do_sample=False)[0]["generated_text"]
+        return {"text": text}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def main():
+    jobs, answers = sys.argv[1:]
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    caught = Caught()
+    logging.getLogger().addHandler(caught)
+    root = transformers.utils.logging.get_logger("transformers")
+    root.addHandler(caught)
+    out = []
+    with open(jobs, encoding="utf-8") as file:
+        for job in json.load(file):
+            caught.said.clear()
+            with warnings.catch_warnings(record=True) as raised:
+                warnings.simplefilter("always")
+                try:
+                    answered = answer(job, caught)
+                except Exception as error:
+                    answered = {"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-1500:]}
+            # Python's own of a library that uses another library's old functions are no words to the user.
+            shown = [str(w.message) for w in raised if not issubclass(w.category, (DeprecationWarning, PendingDeprecationWarning))]
+            answered["warnings"] = sorted(set(caught.said) | set(shown))
+            answered["version"] = transformers.__version__
+            out.append(answered)
+    with open(answers, "w", encoding="utf-8") as file:
+        json.dump(out, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+//! `kinglet export`
+
+use super::{
+    choice::Threads,
+    confirm::bytes,
+    import::{FormatName, Told},
+    run_arg::{CheckpointArg, RunArg},
+    terminal,
+};
+use clap::{
+    Arg, Command,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+};
+use kinglet::{
+    error::Error,
+    formats::{self, Dtype, ExportOptions, Exported, Format, Source, Target, onnx::Ids},
+};
+use serde_json::json;
+use std::{
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+/// The heading of what a model of another program may need.
+const FOREIGN: &str = "Model of another program";
+
+/// Where exports go.
+const HOME: &str = "exports";
+
+/// Write a model for another program: transformers, llama.cpp and Ollama, ONNX, PyTorch, C
+#[derive(clap::Args)]
+#[command(after_help = "\
+Formats:
+  hf           a folder for Hugging Face's transformers
+  gguf         a file for llama.cpp, Ollama and others
+  onnx         a graph for onnxruntime, optimum, transformers.js
+  pth          the state_dict of the lecture's code
+  nanogpt      the checkpoint that nanoGPT's sample.py takes
+  safetensors  the tensors alone, under nanoGPT's names
+  c            C source that needs no library
+
+Examples:
+  kinglet export mine
+  kinglet export mine --format gguf --dtype q8_0
+  kinglet export mine@2000 --format onnx --out phone --ids int32 --static")]
+pub(super) struct Args {
+    /// Run: its folder, or its name in runs/; RUN@STEP selects a checkpoint. Or a file or folder that `kinglet import` takes
+    run: OsString,
+    /// Format: hf, gguf, onnx, pth, nanogpt, safetensors or c
+    #[arg(short = 'F', long, value_name = "FORMAT", default_value = "hf", value_parser = TargetName, hide_default_value = true, hide_possible_values = true)]
+    format: Target,
+    /// New folder [default: exports/RUN-FORMAT]
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How weights are stored: f32, f16 or bf16; in gguf also q8_0, q5_0 or q4_0 [default: f32]
+    #[arg(long, value_name = "TYPE", value_parser = dtype, default_value = "f32", hide_default_value = true)]
+    dtype: Dtype,
+    /// Largest difference of log-probabilities that rewriting may make [default: 1e-4]
+    #[arg(long, value_name = "X", default_value_t = formats::export::MAX_DIFFERENCE, hide_default_value = true)]
+    max_difference: f64,
+    /// onnx: the type of token ids, int64 or int32 [default: int64]
+    #[arg(long, value_name = "TYPE", value_parser = ids, default_value = "int64", hide_default_value = true)]
+    ids: Ids,
+    /// onnx: a graph of fixed sizes, without a cache, for phones
+    #[arg(long = "static")]
+    fixed: bool,
+    /// onnx and c: the matrices of the blocks in eight bits
+    #[arg(long, value_name = "TYPE", value_parser = ["int8"], hide_possible_values = true)]
+    quantize: Option<String>,
+    #[command(flatten)]
+    checkpoint: CheckpointArg,
+    #[command(flatten)]
+    threads: Threads,
+    /// The format of a file or folder, if the content shows another
+    #[arg(help_heading = FOREIGN, long, value_name = "FORMAT", value_parser = FormatName)]
+    from: Option<Format>,
+    #[command(flatten, next_help_heading = FOREIGN)]
+    told: Told,
+}
+
+/// Reads the name of a format, and tells shells which there are.
+#[derive(Clone)]
+struct TargetName;
+
+impl TypedValueParser for TargetName {
+    type Value = Target;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Target, clap::Error> {
+        let name = StringValueParser::new().parse_ref(command, arg, value)?;
+        Target::ALL.into_iter().find(|target| target.name() == name).ok_or_else(|| {
+            let names: Vec<_> = Target::ALL.iter().map(|target| target.name()).collect();
+            let what = format!("{name} is no format that is written; these are: {}\n", names.join(", "));
+            clap::Error::raw(clap::error::ErrorKind::InvalidValue, what)
+        })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Target::ALL.iter().map(|target| PossibleValue::new(target.name()))))
+    }
+}
+
+fn dtype(text: &str) -> Result<Dtype, String> {
+    let all = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q5_0, Dtype::Q4_0];
+    let found = all.into_iter().find(|dtype| dtype.name() == text);
+    found.ok_or_else(|| "must be f32, f16, bf16, q8_0, q5_0 or q4_0".to_owned())
+}
+
+fn ids(text: &str) -> Result<Ids, String> {
+    match text {
+        "int64" => Ok(Ids::Int64),
+        "int32" => Ok(Ids::Int32),
+        _ => Err("must be int64 or int32".to_owned()),
+    }
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        self.threads.run(|| self.export(json))
+    }
+
+    fn export(&self, json: bool) -> anyhow::Result<()> {
+        let mut options = ExportOptions::default();
+        (options.dtype, options.max_difference) = (self.dtype, self.max_difference);
+        (options.ids, options.fixed, options.int8) = (self.ids, self.fixed, self.quantize.is_some());
+        let source = self.source()?;
+        terminal::warn(&source.warnings);
+        terminal::note(&source.notes);
+        let out =
+            self.out.clone().unwrap_or_else(|| Path::new(HOME).join(format!("{}-{}", source.name, self.format.name())));
+        let exported = formats::export(source, self.format, &out, &options)?;
+        terminal::note(&exported.written.notes);
+        show(&exported, self.format, &out, json)
+    }
+
+    /// The run of this name, or the model of another program.
+    fn source(&self) -> anyhow::Result<Source> {
+        let run = RunArg::from(self.run.clone());
+        let chosen = match run.chosen(&self.checkpoint) {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                let path = Path::new(&self.run);
+                if !path.exists() || self.checkpoint.checkpoint.is_some() || matches!(error, Error::BadConfig(_)) {
+                    return Err(error.into());
+                }
+                return Ok(Source::of_import(path, &self.told.options(self.from))?);
+            }
+        };
+        if self.from.is_some() || self.told.is_told() {
+            let what = format!(
+                "{} is a run, which says itself what --tokenizer, --data and the like tell",
+                chosen.run.display()
+            );
+            return Err(Error::BadConfig(what).into());
+        }
+        Ok(Source::of_run(&chosen.run, chosen.which)?)
+    }
+}
+
+fn show(exported: &Exported, target: Target, out: &Path, json: bool) -> anyhow::Result<()> {
+    let Exported { architecture, rewrites, difference, stored_difference, measured_in_f32, written, .. } = exported;
+    if json {
+        let steps: Vec<_> = rewrites.iter().map(ToString::to_string).collect();
+        let files: Vec<_> = written.files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
+        return terminal::print_json(&json!({
+            "format": target.name(), "out": out.display().to_string(), "architecture": architecture, "rewrites": steps,
+            "difference": difference, "stored_difference": stored_difference, "measured_in_f32": measured_in_f32,
+            "limits": written.limits, "notes": written.notes, "files": files, "usage": written.usage,
+        }));
+    }
+    terminal::print(&text(exported, out))?;
+    let hints: Vec<_> = written.usage.iter().map(|command| ("use it", command.clone())).collect();
+    Ok(terminal::hints(&hints)?)
+}
+
+fn text(exported: &Exported, out: &Path) -> String {
+    let Exported { architecture, rewrites, difference, stored_difference, measured_in_f32, written, .. } = exported;
+    let mut text = String::new();
+    let mut line = |what: &str, value: &str| _ = writeln!(text, "{what:<12}{value}");
+    for limit in &written.limits {
+        line("limit", limit);
+    }
+    if let Some(name) = architecture {
+        line("there it is", name);
+    }
+    if rewrites.is_empty() {
+        line("rewritten", "nothing");
+    }
+    for rewrite in rewrites {
+        line("rewritten", &rewrite.to_string());
+    }
+    let with = if *measured_in_f32 { "in f32, since the model is large" } else { "in f64" };
+    if let Some(difference) = difference {
+        line("difference", &format!("{difference:.1e}, the largest of log-probabilities, measured {with}"));
+    }
+    if let Some(difference) = stored_difference {
+        line("stored", &format!("{difference:.1e} with the numbers as they are stored"));
+    }
+    for (name, size) in &written.files {
+        line("file", &format!("{} ({})", out.join(name).display(), bytes(*size)));
+    }
+    text
+}

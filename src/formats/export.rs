@@ -1,0 +1,512 @@
+//! A model as the files of another program.
+
+use super::{
+    c, chain,
+    chain::Probabilities,
+    dialect::{Convention, Dialect},
+    folder,
+    foreign::{Dtype, Foreign},
+    gguf,
+    import::{ImportOptions, Imported, import},
+    numbers, ollama, onnx,
+    portable::Portable,
+    pth,
+    rewrite::{END_OF_BLOCK, Rewrite},
+    safetensors,
+    written::Written,
+};
+use crate::{
+    run::Which,
+    system::{
+        disk::{FolderWriter, refuse_full},
+        shell,
+    },
+    train::finetune,
+};
+use kinglet_core::{
+    config::Position,
+    error::{Error, Result},
+};
+use std::{fs, io, path::Path};
+
+/// The largest difference of log-probabilities that rewriting may make, unless told otherwise.
+pub const MAX_DIFFERENCE: f64 = 1e-4;
+
+/// A format that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// A folder for Hugging Face's transformers.
+    HuggingFace,
+    /// A GGUF, for llama.cpp, Ollama and others.
+    Gguf,
+    /// An ONNX graph.
+    Onnx,
+    /// The `state_dict` of the lecture's code.
+    Lecture,
+    /// nanoGPT's `ckpt.pt`.
+    NanoGpt,
+    /// Kinglet's own tensors, with configuration and tokenizer.
+    Safetensors,
+    /// C source.
+    C,
+}
+
+impl Target {
+    /// All formats.
+    pub const ALL: [Target; 7] = [
+        Target::HuggingFace,
+        Target::Gguf,
+        Target::Onnx,
+        Target::Lecture,
+        Target::NanoGpt,
+        Target::Safetensors,
+        Target::C,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::HuggingFace => "hf",
+            Target::Gguf => "gguf",
+            Target::Onnx => "onnx",
+            Target::Lecture => "pth",
+            Target::NanoGpt => "nanogpt",
+            Target::Safetensors => "safetensors",
+            Target::C => "c",
+        }
+    }
+
+    /// Whose names and shapes it has, if it has not kinglet's.
+    fn convention(self) -> Option<Convention> {
+        match self {
+            Target::HuggingFace => Some(Convention::HuggingFace),
+            Target::Gguf => Some(Convention::Gguf),
+            Target::Lecture => Some(Convention::Lecture),
+            Target::NanoGpt => Some(Convention::NanoGpt),
+            Target::Onnx | Target::Safetensors | Target::C => None,
+        }
+    }
+}
+
+/// How a model is written.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExportOptions {
+    /// How weights are stored.
+    pub dtype: Dtype,
+    /// The largest difference of log-probabilities that rewriting may make.
+    pub max_difference: f64,
+    /// The type of token ids in ONNX.
+    pub ids: onnx::Ids,
+    /// ONNX: a graph of one text of exactly `block_size` tokens.
+    pub fixed: bool,
+    /// ONNX and C: the matrices of the blocks in eight bits.
+    pub int8: bool,
+}
+
+impl Default for ExportOptions {
+    fn default() -> ExportOptions {
+        let ids = onnx::Ids::default();
+        ExportOptions { dtype: Dtype::F32, max_difference: MAX_DIFFERENCE, ids, fixed: false, int8: false }
+    }
+}
+
+/// A model that is to be exported.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The model, its adapters merged in.
+    pub model: Portable,
+    /// How far it was trained.
+    pub step: u64,
+    /// Its best validation loss, if it is known.
+    pub val_loss: Option<f64>,
+    /// What its files are called.
+    pub name: String,
+    /// Damage found in the run, and what was used instead.
+    pub warnings: Vec<String>,
+    /// What else the user should know of it.
+    pub notes: Vec<String>,
+}
+
+impl Source {
+    /// A checkpoint of a run, its adapters merged in.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn of_run(run: &Path, which: Which) -> Result<Source> {
+        let name = run.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        let (run, state, config, weights) = finetune::load(run, which)?;
+        let merged = run.config.lora_rank > 0;
+        let mut notes = run.notes;
+        notes.extend(merged.then(|| "the adapters are merged into the weights".to_owned()));
+        Ok(Source {
+            model: Portable::new(config, weights, run.tokenizer)?,
+            step: state.step,
+            val_loss: state.best.map(|(loss, _)| loss),
+            name: name.unwrap_or_else(|| "model".to_owned()),
+            warnings: run.warnings,
+            notes,
+        })
+    }
+
+    /// A model of another program.
+    ///
+    /// # Errors
+    /// As [`import`].
+    pub fn of_import(path: &Path, options: &ImportOptions) -> Result<Source> {
+        let name = path.canonicalize().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+        let Imported { portable: model, report, .. } = import(path, options)?;
+        let guessed = report
+            .guesses
+            .iter()
+            .map(|guess| format!("guessed: {} = {} ({}): {}", guess.key, guess.value, guess.certainty, guess.reason));
+        Ok(Source {
+            model,
+            step: report.step,
+            val_loss: None,
+            name: name.unwrap_or_else(|| "model".to_owned()),
+            warnings: Vec::new(),
+            notes: report.notes.iter().cloned().chain(guessed).collect(),
+        })
+    }
+}
+
+/// What an export made.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Exported {
+    /// The architecture there, where it has a name.
+    pub architecture: Option<&'static str>,
+    /// What the model went through, in order.
+    pub rewrites: Vec<Rewrite>,
+    /// The largest difference of log-probabilities that was measured between the model and the rewritten one; none if nothing is
+    /// rewritten.
+    pub difference: Option<f64>,
+    /// The same between the model and what the files hold, where they hold fewer bits.
+    pub stored_difference: Option<f64>,
+    /// Whether the f32 engine measured them, since the model is large, instead of the f64 reference.
+    pub measured_in_f32: bool,
+    /// What was written.
+    pub written: Written,
+}
+
+/// Writes a model into a new folder, whole or not at all.
+///
+/// # Errors
+/// If the other side has no place for the model, if what is written would say something else, or if the folder is not empty
+/// or cannot be written.
+pub fn export(source: Source, target: Target, out: &Path, options: &ExportOptions) -> Result<Exported> {
+    refuse_full(out, |_| false)?;
+    source.model.finite()?;
+    refuse_options(target, options)?;
+    let ending = limits(&source.model, target);
+    let mut exported = match target.convention() {
+        Some(convention) => through(source, convention, target, out, options)?,
+        None => as_it_is(&source, target, out, options)?,
+    };
+    exported.written.limits.splice(0..0, ending);
+    Ok(exported)
+}
+
+/// Refuses what belongs to another format.
+fn refuse_options(target: Target, options: &ExportOptions) -> Result<()> {
+    let name = target.name();
+    let refuse =
+        |what: &str, of: &str| Err(Error::BadConfig(format!("{what} belongs to {of}, not to --format {name}")));
+    if options.int8 && !matches!(target, Target::Onnx | Target::C) {
+        return refuse("--quantize int8", "--format onnx and c");
+    }
+    if (options.fixed || options.ids != onnx::Ids::default()) && target != Target::Onnx {
+        return refuse("--ids and --static", "--format onnx");
+    }
+    match target {
+        Target::Onnx | Target::C if options.dtype != Dtype::F32 => refuse("--dtype", "other formats"),
+        Target::Gguf | Target::Onnx | Target::C => Ok(()),
+        _ => numbers::check(options.dtype, name),
+    }
+}
+
+/// What the other side cannot do.
+fn limits(model: &Portable, target: Target) -> Vec<String> {
+    let block = model.config.block_size;
+    let mut limits = Vec::new();
+    let learned = model.config.position == Position::Learned;
+    match (target, learned) {
+        // They say it themselves, or are kinglet's own.
+        (Target::Onnx | Target::C | Target::Safetensors, _) => return limits,
+        (Target::HuggingFace, true) => limits.push(format!(
+            "it cannot go past {block} tokens there, because positions are learned: transformers stops with an error, where kinglet goes \
+             on with the last {block}"
+        )),
+        (Target::Gguf, true) => limits.push(format!(
+            "it cannot go past {block} tokens there, because positions are learned: a text that gets there ends, where kinglet \
+             goes on with the last {block}"
+        )),
+        (Target::HuggingFace | Target::Gguf, false) => limits.push(format!(
+            "past {block} tokens it attends to all of them there, which it was not trained for; kinglet attends to the last {block}"
+        )),
+        (Target::Lecture | Target::NanoGpt, _) => {}
+    }
+    if matches!(target, Target::HuggingFace | Target::Gguf) && model.tokenizer.end_of_text().is_none() {
+        limits.push("the tokenizer has no end-of-text token: a text ends where it is told to".to_owned());
+    }
+    let nameless = (0..model.config.vocab_size as u32).filter(|&id| !model.tokenizer.is_token(id)).count();
+    if nameless > 0 {
+        limits.push(format!("{nameless} ids are no tokens: kinglet never draws them, other programs may"));
+    }
+    limits
+}
+
+/// Formats that take every model.
+fn as_it_is(source: &Source, target: Target, out: &Path, options: &ExportOptions) -> Result<Exported> {
+    let model = &source.model;
+    let written = match target {
+        Target::Onnx => {
+            let ExportOptions { ids, fixed, int8, .. } = *options;
+            onnx::write(out, model, &onnx::Options { ids, fixed, int8, ..onnx::Options::default() })?
+        }
+        Target::C => c::write(out, model, &c::Options { int8: options.int8 })?,
+        _ => own(model, out, options.dtype)?,
+    };
+    let nothing = Exported {
+        architecture: None,
+        rewrites: Vec::new(),
+        difference: None,
+        stored_difference: None,
+        measured_in_f32: false,
+        written,
+    };
+    Ok(nothing)
+}
+
+/// Kinglet's own names and shapes: what `Model::from_parts` takes.
+fn own(model: &Portable, out: &Path, dtype: Dtype) -> Result<Written> {
+    let mut foreign = Foreign::default();
+    for tensor in &model.layout().tensors {
+        let numbers = &model.weights[tensor.span.range()];
+        foreign.tensors.insert(tensor.name.clone(), super::foreign::Tensor::of(tensor.shape.clone(), numbers));
+    }
+    let mut files = Files::new(out)?;
+    files.add("model.safetensors", |path| numbers::safetensors(path, &foreign, dtype))?;
+    // Where it was trained on what stays behind.
+    let mut config = model.config.clone();
+    (config.data, config.base) = (Vec::new(), String::new());
+    files.add("config.toml", |path| fs::write(path, config.to_toml()))?;
+    files.add("tokenizer.json", |path| fs::write(path, model.tokenizer.to_json()))?;
+    let shown = out.display();
+    files.finish(vec![format!("safetensors.torch.load_file(\"{shown}/model.safetensors\")  # nanoGPT's names")])
+}
+
+/// Formats whose programs have shapes of their own.
+fn through(
+    source: Source,
+    convention: Convention,
+    target: Target,
+    out: &Path,
+    options: &ExportOptions,
+) -> Result<Exported> {
+    let ways = chain::ways(&source.model.config, convention, options.dtype)?;
+    let large = source.model.weights.len() > chain::LARGE;
+    let config = source.model.config.clone();
+    let lossy = options.dtype != Dtype::F32 && !large;
+    let before =
+        if !ways[0].rewrites.is_empty() || lossy { Some(chain::probabilities(&source.model, &config)?) } else { None };
+    // A copy for each try is only for those that are small.
+    let tries = if large { 1 } else { ways.len() };
+    let mut refused: Option<Error> = None;
+    for way in ways.into_iter().take(tries) {
+        let model = if large { source.model.clone() } else { source.model.clone() };
+        let (model, difference) = match rewritten(model, &way, before.as_ref(), &config) {
+            Ok(done) => done,
+            Err(error) => {
+                refused.get_or_insert(error);
+                continue;
+            }
+        };
+        if difference.is_some_and(|difference| !(difference <= options.max_difference)) {
+            refused.get_or_insert(too_different(&way, difference.unwrap_or(f64::NAN), options.max_difference));
+            continue;
+        }
+        let source = Source { model, ..source };
+        let (written, stored) = write(&source, &way, target, out, options)?;
+        let stored = match (before.as_ref(), stored) {
+            (Some(before), Some(stored)) if lossy => Some(before.difference(&chain::probabilities(&stored, &config)?)),
+            _ => None,
+        };
+        return Ok(Exported {
+            architecture: Some(way.dialect.name),
+            rewrites: way.rewrites,
+            difference,
+            stored_difference: stored,
+            measured_in_f32: large && difference.is_some(),
+            written,
+        });
+    }
+    Err(refused.expect("there is at least one way"))
+}
+
+fn too_different(way: &chain::Way, difference: f64, allowed: f64) -> Error {
+    let steps: Vec<_> = way.rewrites.iter().map(|rewrite| format!("  {rewrite}")).collect();
+    let program = chain::program(way.dialect.convention);
+    let above = 10f64.powf((difference * 1.5).log10().ceil());
+    let advice = match difference.is_finite() {
+        true => format!("--max-difference {above:e} accepts it"),
+        false => "no setting accepts that".to_owned(),
+    };
+    Error::Data(format!(
+        "{program} would say something else: rewritten as {}, the model's log-probabilities differ by {difference:.1e}, and \
+         {allowed:e} is allowed ({advice}):\n{}",
+        way.dialect.name,
+        steps.join("\n")
+    ))
+}
+
+/// The model that is written, and by how much it differs.
+fn rewritten(
+    model: Portable,
+    way: &chain::Way,
+    before: Option<&Probabilities>,
+    config: &kinglet_core::config::Config,
+) -> Result<(Portable, Option<f64>)> {
+    if way.rewrites.is_empty() {
+        return Ok((model, None));
+    }
+    let model = chain::apply(model, &way.rewrites)?;
+    model.finite()?;
+    let before = before.expect("it was measured, since something is rewritten");
+    let difference = before.difference(&chain::probabilities(&model, config)?);
+    Ok((model, Some(difference)))
+}
+
+/// Writes a rewritten model. Also returns it as the files have it, if they have fewer bits and it is small.
+fn write(
+    source: &Source,
+    way: &chain::Way,
+    target: Target,
+    out: &Path,
+    options: &ExportOptions,
+) -> Result<(Written, Option<Portable>)> {
+    let (model, dialect, dtype) = (&source.model, way.dialect, options.dtype);
+    let mut foreign = dialect.write(model)?;
+    let bias = dialect.biases(&foreign);
+    let mut files = Files::new(out)?;
+    let shown = shell::quoted(&out.display().to_string());
+    let mut notes = Vec::new();
+    let reads = |path: &Path, read: fn(&Path) -> Result<Foreign<'static>>| -> Result<Option<Portable>> {
+        if dtype == Dtype::F32 || model.weights.len() > chain::LARGE {
+            return Ok(None);
+        }
+        as_stored(model, dialect, &read(path)?).map(Some)
+    };
+    let (usage, stored) = match target {
+        Target::Gguf => {
+            let name = format!("{}.gguf", source.name);
+            let path = files.writer.aside().join(&name);
+            let stops = way.rewrites.iter().any(|rewrite| matches!(rewrite, Rewrite::EndOfBlock(_)));
+            let made = gguf::write(&path, model, dialect, &foreign, dtype, stops.then_some(END_OF_BLOCK))?;
+            notes.extend(made.notes);
+            let stored = reads(&path, gguf::read)?;
+            files.add(&name, |_| Ok(()))?;
+            let (modelfile, more) = ollama::modelfile(&name, model);
+            notes.extend(more);
+            files.add("Modelfile", |path| fs::write(path, &modelfile))?;
+            let file = shell::quoted(&out.join(&name).display().to_string());
+            (vec![format!("llama-cli -m {file} -no-cnv --temp 0 -p \"Once\"")], stored)
+        }
+        Target::HuggingFace => {
+            files.add("model.safetensors", |path| numbers::safetensors(path, &foreign, dtype))?;
+            let stored = reads(&files.writer.aside().join("model.safetensors"), safetensors::read)?;
+            for (name, text) in folder::files(model, dialect, bias, dtype)? {
+                files.add(name, |path| fs::write(path, &text))?;
+            }
+            let path = out.display();
+            (
+                vec![format!(
+                    "python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"{path}\")(\"Once\"))'"
+                )],
+                stored,
+            )
+        }
+        Target::Lecture => {
+            pth::add_masks(model, &mut foreign);
+            pth::check(&foreign, dtype)?;
+            files.add("model.pth", |path| pth::write(path, &foreign, dtype, |pickle, weights| weights(pickle)))?;
+            notes.extend(meta(source, &mut files)?);
+            let config = &model.config;
+            notes.push(format!(
+                "the lecture's code needs n_embd = {}, n_head = {}, n_layer = {}, block_size = {}, and scores times \
+                 n_embd**-0.5 (C**-0.5)",
+                config.n_embd, config.n_head, config.n_layer, config.block_size
+            ));
+            (vec![format!("model.load_state_dict(torch.load(\"{}/model.pth\"))", out.display())], None)
+        }
+        _ => {
+            pth::check(&foreign, dtype)?;
+            let folder = std::path::absolute(out).map_err(Error::io("find", out))?;
+            let trained = (source.step, source.val_loss.unwrap_or(f64::INFINITY));
+            let around = pth::checkpoint(model, bias.norm, &folder, trained);
+            files.add("ckpt.pt", |path| pth::write(path, &foreign, dtype, around))?;
+            notes.extend(meta(source, &mut files)?);
+            (vec![format!("python sample.py --out_dir={shown} --device=cpu")], None)
+        }
+    };
+    let mut written = files.finish(usage)?;
+    written.notes.extend(notes);
+    Ok((written, stored))
+}
+
+/// The model as files have it.
+fn as_stored(model: &Portable, dialect: &Dialect, foreign: &Foreign) -> Result<Portable> {
+    let mut config = model.config.clone();
+    config.bias = dialect.biases(foreign);
+    let weights = dialect.read(foreign, &config)?.weights;
+    Portable::new(config, weights, model.tokenizer.clone())
+}
+
+/// Writes nanoGPT's vocabulary beside the model, or says that it has none.
+fn meta(source: &Source, files: &mut Files) -> Result<Option<String>> {
+    let tokenizer = &source.model.tokenizer;
+    match tokenizer.chars() {
+        Some(chars) => {
+            let end = tokenizer.end_of_text_name().unwrap_or_default();
+            files.add("meta.pkl", |path| fs::write(path, pth::meta(chars, &end)))?;
+            Ok(None)
+        }
+        None => {
+            files.add("tokenizer.json", |path| fs::write(path, tokenizer.to_json()))?;
+            let what = "the code there has only characters and GPT-2's own tokens: encode and decode with tokenizer.json, \
+                 such as with Python's tokenizers";
+            Ok(Some(what.to_owned()))
+        }
+    }
+}
+
+/// The files of an export, being written.
+struct Files {
+    writer: FolderWriter,
+    sizes: Vec<(String, u64)>,
+}
+
+impl Files {
+    fn new(out: &Path) -> Result<Files> {
+        Ok(Files { writer: FolderWriter::beside(out)?, sizes: Vec::new() })
+    }
+
+    fn add(&mut self, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+        let mut size = 0;
+        self.writer.add(name, |path| {
+            write(path)?;
+            size = path.metadata()?.len();
+            Ok(())
+        })?;
+        self.sizes.push((name.to_owned(), size));
+        Ok(())
+    }
+
+    fn finish(self, usage: Vec<String>) -> Result<Written> {
+        let notes = self.writer.notes.clone();
+        self.writer.finish()?;
+        Ok(Written { files: self.sizes, notes, usage, ..Written::default() })
+    }
+}

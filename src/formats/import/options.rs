@@ -1,0 +1,23 @@
+//! What an import is told.
+
+use crate::formats::opened::Format;
+use kinglet_core::config::AttentionScale;
+use std::path::PathBuf;
+
+/// What an import is told that the file does not say.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// The format, if it is not the one that the content shows.
+    pub format: Option<Format>,
+    /// A `tokenizer.json`, or nanoGPT's `meta.pkl`.
+    pub tokenizer: Option<PathBuf>,
+    /// Text that the model was trained on, as names of data: its characters are the vocabulary if there is no other, and
+    /// its loss decides what the file leaves open.
+    pub data: Vec<String>,
+    /// Attention heads.
+    pub n_head: Option<usize>,
+    /// What attention scores are divided by the square root of.
+    pub attention_scale: Option<AttentionScale>,
+    /// Settings of the configuration, `key=value`.
+    pub set: Vec<String>,
+}
