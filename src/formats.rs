@@ -18,6 +18,7 @@ mod import;
 mod int8;
 mod llm_c;
 mod numbers;
+mod ollama;
 pub mod onnx;
 mod opened;
 mod pickle;

@@ -46,7 +46,7 @@ fn bpe() -> Tokenizer {
 fn written(folder: &Path, dialect: &Dialect, model: &Portable, dtype: Dtype) -> (PathBuf, gguf::Written) {
     let path = folder.join(format!("{}-{}.gguf", dialect.name, dtype.name()));
     let tensors = dialect.write(model).unwrap();
-    let written = gguf::write(&path, model, dialect, &tensors, dtype).unwrap();
+    let written = gguf::write(&path, model, dialect, &tensors, dtype, None).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().len(), written.bytes);
     (path, written)
 }
@@ -142,7 +142,7 @@ fn what_an_architecture_or_a_type_cannot_have_is_refused_by_name() {
     let gpt2 = Dialect::find(Convention::Gguf, "gpt2").unwrap();
     let fails = |model: &Portable, dtype, message: &str| {
         let tensors = gpt2.write(model).unwrap();
-        let error = gguf::write(&path, model, gpt2, &tensors, dtype).unwrap_err().to_string();
+        let error = gguf::write(&path, model, gpt2, &tensors, dtype, None).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
         assert!(std::fs::read_dir(temp.path()).unwrap().next().is_none(), "something was left behind");
     };
@@ -293,7 +293,7 @@ fn tokenizers_come_back_as_they_were() {
     let endless = model(llama, chars(false), &[]);
     assert!(gguf::needs_end(&endless.tokenizer));
     let tensors = llama.write(&endless).unwrap();
-    let error = gguf::write(&temp.path().join("x.gguf"), &endless, llama, &tensors, Dtype::F32).unwrap_err();
+    let error = gguf::write(&temp.path().join("x.gguf"), &endless, llama, &tensors, Dtype::F32, None).unwrap_err();
     assert!(error.to_string().contains("takes token 11 for the end"), "{error}");
 }
 
@@ -336,6 +336,28 @@ fn tokens_that_only_the_model_has_are_unused() {
     assert_eq!(read(&foreign).tokenizer, model.tokenizer);
 }
 
+/// A program that goes past the learned positions is stopped by a token that the tokenizer need not have.
+#[test]
+fn the_end_of_the_block_is_an_end_whatever_the_tokenizer() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("model.gguf");
+    let llama = Dialect::find(Convention::Gguf, "llama").unwrap();
+    let letters = Tokenizer::from(CharTokenizer::train("ab\n")).extended([], true);
+    for (tokenizer, name) in [(chars(true), "<|eot_id|>"), (letters, "\\x02"), (Tokenizer::byte(), "<|eot_id|>")] {
+        let mut model = model(llama, tokenizer.clone(), &[]);
+        model.config.vocab_size += 1;
+        let id = tokenizer.vocab_size();
+        model.weights = Layout::new(&model.config).unwrap().init(1);
+        let tensors = llama.write(&model).unwrap();
+        gguf::write(&path, &model, llama, &tensors, Dtype::F32, Some("<|eot_id|>")).unwrap();
+        let foreign = gguf::read(&path).unwrap();
+        assert_eq!(foreign.meta["tokenizer.ggml.eot_token_id"], id);
+        assert_eq!(foreign.meta["tokenizer.ggml.tokens"][id], name);
+        assert_eq!(foreign.meta["tokenizer.ggml.token_type"][id], 3);
+        assert_eq!(gguf::tokenizer(&foreign).unwrap().unwrap(), tokenizer);
+    }
+}
+
 /// Another tokenizer than kinglet's own, with something of it changed.
 fn foreign_tokenizer(change: impl FnOnce(&mut serde_json::Value)) -> Tokenizer {
     let mut file: serde_json::Value = serde_json::from_str(bpe().to_json()).unwrap();
@@ -350,7 +372,7 @@ fn only_words_that_llama_cpp_knows_are_written() {
     let llama = Dialect::find(Convention::Gguf, "llama").unwrap();
     let result = |tokenizer| {
         let model = model(llama, tokenizer, &[]);
-        gguf::write(&path, &model, llama, &llama.write(&model).unwrap(), Dtype::F32)
+        gguf::write(&path, &model, llama, &llama.write(&model).unwrap(), Dtype::F32, None)
     };
     let level = |regex: bool| serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let digits = serde_json::json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, level(true)]});

@@ -8,10 +8,10 @@ use super::{
     foreign::{Dtype, Foreign},
     gguf,
     import::{ImportOptions, Imported, import},
-    numbers, onnx,
+    numbers, ollama, onnx,
     portable::Portable,
     pth,
-    rewrite::Rewrite,
+    rewrite::{END_OF_BLOCK, Rewrite},
     safetensors,
     written::Written,
 };
@@ -403,10 +403,14 @@ fn write(
         Target::Gguf => {
             let name = format!("{}.gguf", source.name);
             let path = files.writer.aside().join(&name);
-            let made = gguf::write(&path, model, dialect, &foreign, dtype)?;
+            let stops = way.rewrites.iter().any(|rewrite| matches!(rewrite, Rewrite::EndOfBlock(_)));
+            let made = gguf::write(&path, model, dialect, &foreign, dtype, stops.then_some(END_OF_BLOCK))?;
             notes.extend(made.notes);
             let stored = reads(&path, gguf::read)?;
             files.add(&name, |_| Ok(()))?;
+            let (modelfile, more) = ollama::modelfile(&name, model);
+            notes.extend(more);
+            files.add("Modelfile", |path| fs::write(path, &modelfile))?;
             let file = shell::quoted(&out.join(&name).display().to_string());
             (vec![format!("llama-cli -m {file} -no-cnv --temp 0 -p \"Once\"")], stored)
         }

@@ -16,6 +16,7 @@ pub use write::Written;
 
 use super::{
     dialect::{Convention, Dialect},
+    folder::chat_template,
     foreign::{Dtype, Foreign},
     portable::Portable,
 };
@@ -25,12 +26,20 @@ use write::Kv;
 
 /// Writes a model as a file, whole or not at all.
 ///
-/// `tensors` are what the architecture makes of the model: [`Dialect::write`].
+/// `tensors` are what the architecture makes of the model: [`Dialect::write`]. `last` is the name of the model's last token
+/// if that ends a text, though the tokenizer need not have it.
 ///
 /// # Errors
 /// If the architecture cannot have one of the model's settings, llama.cpp has no such tokenizer, a number does not fit
 /// into `dtype`, or the file cannot be written.
-pub fn write(path: &Path, model: &Portable, dialect: &Dialect, tensors: &Foreign, dtype: Dtype) -> Result<Written> {
+pub fn write(
+    path: &Path,
+    model: &Portable,
+    dialect: &Dialect,
+    tensors: &Foreign,
+    dtype: Dtype,
+    last: Option<&str>,
+) -> Result<Written> {
     if dialect.convention != Convention::Gguf {
         return Err(Error::Data(format!("{} is not an architecture of llama.cpp's", dialect.name)));
     }
@@ -47,8 +56,11 @@ pub fn write(path: &Path, model: &Portable, dialect: &Dialect, tensors: &Foreign
     }
     keys.extend(keys::write(config, dialect)?);
     let tokenizer = model.tokenizer.clone().with_ends(&config.bos_token, &config.eos_token)?;
-    let (vocabulary, notes) = vocabulary::write(&tokenizer, config.vocab_size)?;
+    let (vocabulary, notes) = vocabulary::write(&tokenizer, config.vocab_size, last)?;
     keys.extend(vocabulary);
+    if let Some(template) = chat_template(config) {
+        keys.push(("tokenizer.chat_template".to_owned(), Kv::Text(template)));
+    }
     let mut written = write::file(path, &keys, tensors, dtype)?;
     written.notes.splice(0..0, notes);
     Ok(written)

@@ -44,12 +44,21 @@ struct Vocabulary {
     merges: Option<Vec<String>>,
 }
 
-/// The keys of a tokenizer, for a model of `size` tokens, and what the user should know.
+/// The keys of a tokenizer, for a model of `size` tokens, and what the user should know. `last` is the name of the model's
+/// last token if that ends a text, though the tokenizer need not have it.
 ///
 /// # Errors
 /// If llama.cpp would split text differently.
-pub(super) fn write(tokenizer: &Tokenizer, size: usize) -> Result<(Keys, Vec<String>)> {
+pub(super) fn write(tokenizer: &Tokenizer, size: usize, last: Option<&str>) -> Result<(Keys, Vec<String>)> {
     let (mut vocabulary, mut notes) = of(tokenizer)?;
+    let last = last.filter(|_| vocabulary.tokens.len() < size);
+    if let Some(name) = last {
+        vocabulary.pad(size - 1);
+        let name = if vocabulary.model == "rwkv" { vocabulary.name_of_end(name) } else { Some(name.to_owned()) };
+        let name =
+            name.ok_or_else(|| Error::Data("there is no name for the token at the end of the block".to_owned()))?;
+        vocabulary.add(name, CONTROL);
+    }
     let (begin, end) = (tokenizer.begin_of_text(), tokenizer.end_of_text());
     if vocabulary.model == "gpt2" && end.is_none() {
         return Err(Error::Data(
@@ -76,6 +85,9 @@ pub(super) fn write(tokenizer: &Tokenizer, size: usize) -> Result<(Keys, Vec<Str
     }
     if let Some(end) = end {
         key("eos_token_id", Kv::U32(end));
+    }
+    if last.is_some() {
+        key("eot_token_id", Kv::U32(size as u32 - 1));
     }
     key("add_bos_token", Kv::Bool(begin.is_some()));
     Ok((keys, notes))
@@ -131,26 +143,31 @@ fn joined(chars: &CharTokenizer) -> Vocabulary {
 /// Each character as it is, but for those that the file's reader takes for something else. None if a text could begin
 /// as a token does and have none that fits.
 fn longest_match(chars: &CharTokenizer) -> Option<Vocabulary> {
-    let escaped = |c: char| match c {
+    let mut vocabulary = Vocabulary { model: "rwkv".to_owned(), ..Default::default() };
+    for token in chars.tokens() {
+        match token {
+            Some(c) if c.is_ascii() => vocabulary.add(escaped(*c), NORMAL),
+            Some(_) => return None,
+            // Named when all others are known.
+            None => vocabulary.add(String::new(), CONTROL),
+        }
+    }
+    if let Some(end) = chars.end_of_text() {
+        vocabulary.tokens[end as usize] = vocabulary.name_of_end(END_OF_TEXT)?;
+    }
+    Some(vocabulary)
+}
+
+/// A character as a token of `rwkv`.
+fn escaped(c: char) -> String {
+    match c {
         '\n' => "\\n".to_owned(),
         '\t' => "\\t".to_owned(),
         '\r' => "\\r".to_owned(),
         '\\' => "\\\\".to_owned(),
         c if c.is_ascii_control() => format!("\\x{:02x}", c as u32),
         c => c.to_string(),
-    };
-    let known: HashSet<char> = chars.chars().collect();
-    let mut vocabulary = Vocabulary { model: "rwkv".to_owned(), ..Default::default() };
-    for token in chars.tokens() {
-        match token {
-            Some(c) if c.is_ascii() => vocabulary.add(escaped(*c), NORMAL),
-            Some(_) => return None,
-            None if END_OF_TEXT.starts_with(|c| known.contains(&c)) => vocabulary.add(END_OF_TEXT.to_owned(), CONTROL),
-            // The end needs a name of one byte, which no text has.
-            None => vocabulary.add(escaped(('\x01'..' ').find(|c| !known.contains(c))?), CONTROL),
-        }
     }
-    Some(vocabulary)
 }
 
 fn unescaped(token: &str) -> Option<String> {
@@ -260,6 +277,17 @@ impl Vocabulary {
         self.types.push(kind);
     }
 
+    /// The name of a token at which a text ends, for `rwkv`: `usual` if its first character is a token, or else one byte
+    /// that no text has.
+    fn name_of_end(&self, usual: &str) -> Option<String> {
+        let taken = |token: &str| self.tokens.iter().any(|other| other == token);
+        let first = usual.chars().next()?;
+        if taken(&escaped(first)) && !taken(usual) {
+            return Some(usual.to_owned());
+        }
+        ('\x01'..' ').map(escaped).find(|name| !taken(name))
+    }
+
     /// Gives tokens without a text, and those that only the model has, one that no other token has. Returns how many.
     fn pad(&mut self, size: usize) -> usize {
         self.tokens.resize(size.max(self.tokens.len()), String::new());
@@ -343,10 +371,18 @@ pub fn tokenizer(foreign: &Foreign) -> Result<Option<Tokenizer>> {
         return Err(Error::Data(format!("{PREFIX}add_space_prefix = true: kinglet puts no blank before a text")));
     }
     // What kinglet writes for a tokenizer of its own is that tokenizer again.
-    let own = [chars_of(&vocabulary).map(Tokenizer::from), Some(Tokenizer::byte())];
-    let same = |tokenizer: &Tokenizer| of(tokenizer).is_ok_and(|(written, _)| written == vocabulary);
-    if let Some(tokenizer) = own.into_iter().flatten().find(same) {
+    if let Some(tokenizer) = own(&vocabulary) {
         return Ok(Some(tokenizer));
+    }
+    // The end of the block is none of the tokenizer's.
+    let last = vocabulary.tokens.len().wrapping_sub(1);
+    if foreign.meta.get(format!("{PREFIX}eot_token_id")).is_some_and(|id| id.as_u64() == Some(last as u64)) {
+        let mut shorter = vocabulary.clone();
+        (_, _) = (shorter.tokens.pop(), shorter.types.pop());
+        shorter.trim();
+        if let Some(tokenizer) = own(&shorter) {
+            return Ok(Some(tokenizer));
+        }
     }
     match vocabulary.model.as_str() {
         "gpt2" => pairs_of(vocabulary).map(Some),
@@ -355,6 +391,12 @@ pub fn tokenizer(foreign: &Foreign) -> Result<Option<Tokenizer>> {
              tokenizer.json instead"
         ))),
     }
+}
+
+/// The tokenizer of kinglet's own that is written like this, if there is one.
+fn own(vocabulary: &Vocabulary) -> Option<Tokenizer> {
+    let own = [chars_of(vocabulary).map(Tokenizer::from), Some(Tokenizer::byte())];
+    own.into_iter().flatten().find(|tokenizer| of(tokenizer).is_ok_and(|(written, _)| written == *vocabulary))
 }
 
 /// What a configuration has to say of the ends of texts (`bos_token`, `eos_token`): the token that llama.cpp puts before

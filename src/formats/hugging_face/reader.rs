@@ -244,9 +244,10 @@ impl<'a> Reader<'a> {
                 }
             }
             Line::Training { theirs, .. } => {
-                if let Some(value) = self.get(theirs).filter(|value| value.as_f64() != Some(0.0)) {
-                    self.notes
-                        .push(format!("{theirs} = {value} is left out: it is about training, and kinglet has it not"));
+                // Dropout like kinglet's, which is on attention too, is not lost.
+                let is_lost = |value: &&Value| value.as_f64() != Some(0.0) && value.as_f64() != Some(config.dropout);
+                if let Some(value) = self.get(theirs).filter(is_lost) {
+                    self.notes.push(format!("{theirs} = {value} is left out: it matters only in training"));
                 }
             }
         }

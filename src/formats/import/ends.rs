@@ -119,7 +119,8 @@ impl Folder {
                 let default = several.iter().find(|one| one["name"] == "default");
                 default.and_then(|one| Some(one["template"].as_str()?.to_owned()))
             }
-            _ => None,
+            // A GGUF has it among its keys.
+            _ => opened.foreign.meta.get("tokenizer.chat_template").and_then(Value::as_str).map(str::to_owned),
         })
     }
 }
