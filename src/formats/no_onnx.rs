@@ -1,6 +1,6 @@
 //! Stub for ONNX files when the feature `onnx` is off.
 
-use super::Options;
+use super::options::Options;
 use crate::formats::portable::Portable;
 use std::{io, marker::PhantomData, path::Path};
 
@@ -27,9 +27,4 @@ impl<'a> File<'a> {
     pub(super) fn write_numbers(&self, path: &Path) -> io::Result<()> {
         self.write(path, "")
     }
-}
-
-/// The block: nothing is rotated here.
-pub(super) fn positions(block: usize) -> usize {
-    block
 }

@@ -13,8 +13,11 @@
 #[cfg_attr(not(feature = "onnx"), path = "no_onnx.rs")]
 mod file;
 mod folder;
+mod options;
 #[cfg(all(test, feature = "onnx"))]
 mod tests;
+
+pub use options::{Ids, Options};
 
 use super::{portable::Portable, shape::Shape, written::Written};
 use crate::{
@@ -24,36 +27,6 @@ use crate::{
 use file::File;
 use kinglet_core::error::{Error, Result};
 use std::{fs, io, path::Path};
-
-/// The type of token ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ids {
-    /// What optimum and transformers.js pass.
-    #[default]
-    Int64,
-    /// For runtimes that lack 64-bit integers, as on phones.
-    Int32,
-}
-
-/// Which graph is written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Without a cache of keys and values: from the ids of a text to the logits of all of its positions.
-    pub plain: bool,
-    /// The type of token ids, and of the other integers that are passed.
-    pub ids: Ids,
-    /// For compilers that need fixed sizes: one text of exactly `block_size` tokens, without a cache.
-    pub fixed: bool,
-    /// The matrices of the blocks in eight bits, with a scale for each row.
-    pub int8: bool,
-}
-
-impl Options {
-    /// Whether the graph has a cache.
-    fn cached(&self) -> bool {
-        !self.plain && !self.fixed
-    }
-}
 
 /// The longest text of a graph of fixed length: its mask has a number for each pair of positions.
 const LONGEST_FIXED: usize = 4096;
@@ -120,7 +93,7 @@ fn notes(model: &Portable, options: &Options) -> Written {
         (true, Some(_)) => limits.push(format!(
             "past {block} tokens the graph attends to the last {block}, as kinglet does; of a prompt that is longer, kinglet \
              reads only the last {block} tokens, the graph all of them; positions end at {}",
-            file::positions(block)
+            s.reach()
         )),
         (false, _) if options.fixed => limits.push(format!(
             "a call is one text of exactly {block} tokens: put any token behind a shorter one, and read the logits of its \

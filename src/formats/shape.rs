@@ -2,6 +2,9 @@
 
 use kinglet_core::config::{AttentionScale, Config, Position};
 
+/// Where rotations are tables, they are products of those by a multiple of this many positions and those by fewer.
+pub(super) const STRIDE: usize = 256;
+
 /// The sizes of a model, and the numbers that its computation needs beside the weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Shape {
@@ -48,6 +51,11 @@ impl Shape {
             eps: config.norm_eps,
             scale: 1.0 / (scaled_by as f64).sqrt(),
         }
+    }
+
+    /// How many positions a graph with a cache has: all that are learned, or more rotations than anybody needs.
+    pub(super) fn reach(&self) -> usize {
+        if self.theta.is_none() { self.block } else { (2 * self.block).max(1 << 16).next_multiple_of(STRIDE) }
     }
 
     /// Channels of the queries.

@@ -4,9 +4,8 @@ mod graph;
 mod model;
 mod proto;
 
-use super::Options;
+use super::options::Options;
 use crate::formats::portable::Portable;
-pub(super) use model::positions;
 use std::{
     io::{self, Write},
     path::Path,

@@ -1,6 +1,6 @@
 //! The small files beside the graph.
 
-use super::Options;
+use super::options::Options;
 use crate::formats::{portable::Portable, shape::Shape};
 use serde_json::{Map, Value, json};
 
@@ -45,11 +45,6 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).expect("a JSON value") + "\n"
 }
 
-/// How many positions the graph has.
-fn reach(s: &Shape) -> usize {
-    if s.theta.is_some() { super::file::positions(s.block) } else { s.block }
-}
-
 fn config(model: &Portable, options: &Options, s: &Shape, external: bool) -> Value {
     let (name, end) = (model_type(s), model.tokenizer.end_of_text());
     let begin = model.tokenizer.begin_of_text().or(end);
@@ -72,7 +67,7 @@ fn config(model: &Portable, options: &Options, s: &Shape, external: bool) -> Val
         }),
         _ => json!({
             "architectures": [if name == "llama" { "LlamaForCausalLM" } else { "GemmaForCausalLM" }],
-            "max_position_embeddings": reach(s), "hidden_size": s.c, "num_hidden_layers": s.layers,
+            "max_position_embeddings": s.reach(), "hidden_size": s.c, "num_hidden_layers": s.layers,
             "num_attention_heads": s.nh, "num_key_value_heads": s.nkv, "head_dim": s.hs, "intermediate_size": s.inner,
             "rms_norm_eps": s.eps,
         }),
@@ -102,7 +97,7 @@ fn tokenizer_config(model: &Portable, s: &Shape) -> Value {
     // Without this, transformers 4 also passes token types.
     set("model_input_names", json!(["input_ids", "attention_mask"]));
     set("clean_up_tokenization_spaces", json!(false));
-    set("model_max_length", json!(reach(s)));
+    set("model_max_length", json!(s.reach()));
     if let Some(end) = model.tokenizer.end_of_text_name() {
         set("eos_token", json!(end));
         set("bos_token", json!(model.tokenizer.begin_of_text_name().unwrap_or(&end)));
@@ -124,7 +119,7 @@ fn genai_config(model: &Portable, graph: &str, s: &Shape) -> Value {
             "bos_token_id": model.tokenizer.start_of_text(),
             "eos_token_id": end.map_or_else(|| json!([]), |end| json!(end)),
             "pad_token_id": end.unwrap_or(0),
-            "context_length": reach(s),
+            "context_length": s.reach(),
             "vocab_size": s.v,
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},

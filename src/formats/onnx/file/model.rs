@@ -15,9 +15,9 @@ use super::{
     proto::element,
 };
 use crate::formats::{
-    onnx::{Ids, Options},
+    onnx::options::{Ids, Options},
     portable::Portable,
-    shape::Shape,
+    shape::{STRIDE, Shape},
     w8::Rows,
 };
 use kinglet_core::{
@@ -29,16 +29,8 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 /// ONNX's number for truth values.
 const BOOL: i64 = 9;
 
-/// Rotations are products of those by a multiple of this many positions and those by fewer.
-const STRIDE: usize = 256;
-
 /// A score that no softmax sees.
 const LOWEST: f64 = f32::MIN as f64;
-
-/// How many positions the rotations of a graph with a cache reach.
-pub(in super::super) fn positions(block: usize) -> usize {
-    (2 * block).max(1 << 16).next_multiple_of(STRIDE)
-}
 
 /// What the blocks share.
 struct Shared {
@@ -162,7 +154,7 @@ impl<'a> Drawing<'a> {
     /// of [`STRIDE`] and `b` to the rest: two small tables that reach far.
     fn rotations_at(&mut self, theta: f64, positions: &str) -> [String; 2] {
         self.g.scope = "rotary".to_owned();
-        let many = self::positions(self.s.block) / STRIDE;
+        let many = self.s.reach() / STRIDE;
         let [far, near] = [(many, STRIDE, "far"), (STRIDE, 1, "near")].map(|(rows, by, what)| {
             let table = |trig: fn(f64) -> f64| self.table(theta, rows, by, trig);
             let tables = [table(libm::cos), table(libm::sin)];
