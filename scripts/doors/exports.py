@@ -19,8 +19,8 @@ from .shapes import SHAPES
 BOUND = 1e-4
 TOKENS = 200
 PROMPT = "mo ka; ri"
-# What transformers 4 says of every model.
-NOT_OF_THE_MODEL = "Device set to use"
+# What transformers 4 says of every model, and of a greedy text beside its pipeline's own temperature.
+NOT_OF_THE_MODEL = ("Device set to use", "The following generation flags are not valid and may be ignored: ['temperature']")
 
 
 @dataclass
@@ -299,10 +299,8 @@ def tokenizer_options(exports, trained, folder, form):
     if form in ("pth", "safetensors"):
         options = ["--tokenizer", trained.run / "tokenizer.json"]
         config = exports.kinglet.config(trained.run)
-        if form == "pth":
-            options += ["--attention-scale", config["attention_scale"]]
-        else:
-            options += ["--n-head", config["n_head"]]
+        options += ["--attention-scale", config["attention_scale"]]
+        options += ["--n-head", config["n_head"]] if form == "safetensors" else []
         return options
     return []
 
