@@ -206,7 +206,7 @@ impl Plan {
         }
         let blocks = matches!(dtype, Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q5_0);
         let hidden = self.config.mlp_size();
-        if blocks && hidden % 32 != 0 {
+        if blocks && !hidden.is_multiple_of(32) {
             self.add(Rewrite::Pad(hidden.next_multiple_of(32)));
         }
         let positions = self.config.block_size.next_multiple_of(CONTEXT);

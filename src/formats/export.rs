@@ -375,7 +375,9 @@ fn through(
                 continue;
             }
         };
-        if difference.is_some_and(|difference| !(difference <= options.allowed())) {
+        // A difference that is not a number is not small.
+        let small = |difference: f64| difference <= options.allowed();
+        if !difference.is_none_or(small) {
             refused.get_or_insert(too_different(&way, difference.unwrap_or(f64::NAN), options.allowed()));
             continue;
         }

@@ -117,9 +117,12 @@ fn is_transposed(dialect: &Dialect) -> bool {
     dialect.name == "gpt2"
 }
 
+/// Of each row there: which linear layer it is of here, and which of its rows it is.
+type Rows = Vec<(usize, usize)>;
+
 /// For each tensor there that holds rows of a linear layer here: which layer, and which of its rows. Found by writing a model
 /// whose weights are the numbers of their rows.
-fn rows_there(model: &Portable, dialect: &Dialect) -> Result<Vec<(String, Vec<(usize, usize)>)>> {
+fn rows_there(model: &Portable, dialect: &Dialect) -> Result<Vec<(String, Rows)>> {
     let layout = model.layout();
     let linears = layout.linears();
     let mut numbered = vec![-1.0; layout.len()];
