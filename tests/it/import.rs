@@ -323,3 +323,68 @@ fn an_imported_run_is_used_like_any_other() {
     cli.fails(&["import", &lecture, "--data", "text.txt", "--out", "runs/lecture"], 1, "already contains a run");
     cli.fails(&["import", "runs/lecture"], 1, "this is a run of kinglet's");
 }
+
+/// A model as the lecture's code would have saved it, in `path`.
+fn as_lecture(run: &str, cli: &Cli, path: &Path) {
+    let model = kinglet::run::RunDir::open(&cli.path(run)).unwrap();
+    let (config, tokenizer, layout) =
+        (model.config.clone(), model.tokenizer.clone(), kinglet::params::Layout::new(&model.config).unwrap());
+    let weights = { model }.load_weights(&layout, None, kinglet::run::Which::Last).unwrap().1;
+    let portable = Portable::new(config, weights, tokenizer).unwrap();
+    let foreign = Dialect::find(Convention::Lecture, "lecture").unwrap().write(&portable).unwrap();
+    let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let tensors: Vec<_> = foreign
+        .tensors
+        .iter()
+        .map(|(name, one)| (name.clone(), one.shape.clone(), bytes(&one.read().unwrap())))
+        .collect();
+    write_tensors(path, &tensors);
+}
+
+#[test]
+fn the_loss_on_a_text_decides_what_a_file_does_not_say() {
+    let cli = Cli::new();
+    fs::write(cli.path("text.txt"), kinglet_text()).unwrap();
+    let path = cli.path("model.safetensors");
+    for (scale, activation) in [("n_embd", "relu"), ("head_size", "relu"), ("n_embd", "gelu")] {
+        let set = |key: &str, value: &str| ["--set".to_owned(), format!("{key}={value}")];
+        let settings = [
+            set("attention_scale", scale),
+            set("activation", activation),
+            set("max_iters", "300"),
+            set("eval_interval", "300"),
+            set("eval_iters", "1"),
+            set("n_layer", "2"),
+            set("n_embd", "32"),
+            set("learning_rate", "0.005"),
+        ];
+        let run = format!("{scale}-{activation}");
+        let mut args = vec!["train", "text.txt", "--preset", "big-0.2m", "--quiet", "--out", &run];
+        args.extend(settings.iter().flatten().map(String::as_str));
+        cli.ok(&args);
+        as_lecture(&run, &cli, &path);
+        let options =
+            ImportOptions { data: vec![cli.path("text.txt").display().to_string()], ..ImportOptions::default() };
+        let found = import(&path, &options).unwrap();
+        let guess = |key: &str| found.report.guesses.iter().find(|guess| guess.key == key).unwrap();
+        assert_eq!(
+            (guess("attention_scale").value.as_str(), guess("attention_scale").certainty),
+            (scale, Certainty::Measured)
+        );
+        assert_eq!(guess("activation").value, activation, "{:?}", found.report.guesses);
+        assert_eq!(found.portable.config.value("attention_scale").as_str(), Some(scale));
+    }
+}
+
+/// Text with something to learn about what came before.
+fn kinglet_text() -> String {
+    let words = ["the", "kinglet", "weighs", "less", "than", "a", "coin", "and", "sings", "all", "winter"];
+    let mut state = 7usize;
+    let mut text = String::new();
+    for _ in 0..4000 {
+        state = (state * 1_103_515_245 + 12_345) % 2_147_483_648;
+        let word = words[state / 65_536 % words.len()];
+        text += &format!("{word} {} {word}\n", words[state / 1024 % words.len()]);
+    }
+    text
+}

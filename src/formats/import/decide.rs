@@ -19,11 +19,11 @@ use kinglet_core::{
 };
 use std::ops::ControlFlow;
 
-/// Tokens on which the losses are measured.
-const TOKENS: usize = 1 << 13;
+/// Weights times tokens on which each loss is measured: about a second of work.
+const WORK: usize = 10_000_000_000;
 
-/// Most sequences that they are of.
-const SEQUENCES: usize = 128;
+/// Fewest and most tokens that they are.
+const TOKENS: std::ops::RangeInclusive<usize> = 1 << 11..=1 << 16;
 
 /// How many standard errors a value must be better than another to be preferred to a more usual one.
 const CLEARLY: f64 = 4.0;
@@ -102,7 +102,8 @@ fn trials(config: &Config, open: &[Open]) -> Result<Vec<Trial>> {
 /// The losses of each sequence, trial by trial. The weights are the same for all.
 fn losses(model: &Portable, data: &Dataset, trials: &[Trial]) -> Result<Vec<Vec<Measured>>> {
     let be = Cpu::new()?;
-    let sequences = (TOKENS / model.config.block_size).clamp(1, SEQUENCES);
+    let tokens = (WORK / model.weights.len().max(1)).clamp(*TOKENS.start(), *TOKENS.end());
+    let sequences = (tokens / model.config.block_size).max(1);
     let mut all = Vec::new();
     let mut weights = be.zeros(model.weights.len());
     be.upload(&mut weights, 0, &model.weights);
