@@ -76,7 +76,7 @@ def export(program, folder, data, tokenizer, name):
     """A small run with this tokenizer, and its GGUF."""
     run, out = folder / f"run-{name}", folder / f"gguf-{name}"
     settings = ["max_iters=1", "eval_iters=1", "n_layer=1", "n_embd=32", "n_head=1", "block_size=32", "position=rotary",
-                "norm=rmsnorm", "activation=swiglu", "n_inner=32"]
+                "norm=rmsnorm", "activation=swiglu", "n_inner=32", "bias=false"]
     sets = [part for setting in settings for part in ("--set", setting)]
     kinglet(program, "train", data, "--tokenizer", tokenizer, "--out", run, "--json", *sets)
     kinglet(program, "export", run, "--format", "gguf", "-o", out, "--json")
