@@ -4,7 +4,7 @@
     cargo build --release --bin kinglet --example logits
     python3 scripts/doors.py target/release/kinglet             # everything; 6 GB of environments, some ten minutes
     python3 scripts/doors.py target/release/kinglet --light     # llama.cpp and onnxruntime only; 100 MB, two minutes
-    python3 scripts/doors.py target/release/kinglet --only import --only lecture
+    python3 scripts/doors.py target/release/kinglet --only import --only lecture    # a part, and cases of it
 
 It makes its own environments, with pinned versions, in the folder --cache, once. It trains a small model of every shape with
 this kinglet, exports each to every format, loads each there as people do, and compares ids, log-probabilities, and the text
@@ -32,7 +32,7 @@ def main():
     which = about.add_mutually_exclusive_group()
     which.add_argument("--light", action="store_true", help="only what needs neither PyTorch nor much time")
     which.add_argument("--heavy", action="store_true", help="only the rest")
-    about.add_argument("--only", action="append", default=[], metavar="NAME", help="only parts or cases whose name has this")
+    about.add_argument("--only", action="append", default=[], metavar="NAME", help="only this part, or cases whose name has this")
     about.add_argument("--cache", type=Path, help="folder of the environments [default: kinglet-doors in the user's cache]")
     about.add_argument("--work", type=Path, help="folder for the models, which is kept [default: a temporary one]")
     about.add_argument("--or-skip", action="store_true", help="say it and succeed where the packages cannot be had, as without a network")

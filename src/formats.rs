@@ -19,9 +19,9 @@ mod int8;
 mod llm_c;
 mod numbers;
 mod ollama;
-#[cfg_attr(not(feature = "onnx"), path = "formats/no_onnx.rs")]
 pub mod onnx;
 mod opened;
+mod peft;
 mod pickle;
 mod portable;
 mod pth;
@@ -38,5 +38,6 @@ pub use foreign::{Dtype, Foreign, Tensor};
 pub use guess::{Certainty, Guess};
 pub use import::{ImportOptions, ImportReport, Imported, import};
 pub use opened::Format;
+pub use peft::Adapters;
 pub use portable::Portable;
 pub use written::Written;

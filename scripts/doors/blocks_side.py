@@ -21,12 +21,17 @@ def answer(job):
         if kind in (gguf.GGMLQuantizationType.F32,):
             continue
         kinds.add(kind.name)
-        rows = np.array(numbers[tensor.name].data, np.float32)
+        rows = padded(np.array(numbers[tensor.name].data, np.float32), tensor.shape[::-1])
         wanted = gguf.quants.quantize(rows, kind).tobytes()
         blocks += len(wanted) // gguf.GGML_QUANT_SIZES[kind][1]
         if wanted != np.ascontiguousarray(tensor.data).tobytes():
             different.append(tensor.name)
     return {"different": different, "blocks": blocks, "kinds": sorted(kinds), "same_names": sorted(numbers) == sorted(t.name for t in packed.tensors)}
+
+
+def padded(rows, shape):
+    """With the zeros of hidden units that fill up a block."""
+    return np.pad(rows, [(0, int(want) - has) for want, has in zip(shape, rows.shape, strict=True)])
 
 
 def main():

@@ -1,6 +1,10 @@
 """GGUF files in llama.cpp: every shape, every type, every tokenizer, and the traps."""
 
+import os
 import random
+import re
+import subprocess
+from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +26,7 @@ def ask(exports, environments, asked):
 def check(exports, environments, names):
     for name in names:
         trained = exports.train(name, SHAPES[name])
-        file = exported(exports, trained, trained.shape.gguf)
+        file = exported(exports, trained, trained.shape.gguf, *trained.shape.leave)
         if file is not None:
             of_file(exports, environments, trained, file)
     types(exports, environments)
@@ -59,7 +63,9 @@ def types(exports, environments):
     for name in ("published", "llama"):
         trained = exports.train(name, SHAPES[name])
         for dtype, (bound, kl) in TYPES.items():
-            file = exported(exports, trained, "any", "--dtype", dtype)
+            # ReLU by GELU's function leaves a trace where numbers are small, which the export asks about.
+            leave = ["--max-difference", "1e-2"] if name == "published" else []
+            file = exported(exports, trained, "any", "--dtype", dtype, *leave)
             if file is None:
                 continue
             asked = job(exports, trained, file.parent, f"llama-{dtype}", file=str(file))
@@ -101,10 +107,9 @@ def traps(exports, environments):
     report.holds(PART, "block of 32: 200 tokens asked for, the text ends by itself", ended, answer.get("failed", str(answer.get("ids")))[:300])
     asked = job(exports, trained, file.parent, "llama-unknown", file=str(file)) | {"tokens": 0, "lists": [], "strings": ["mo\u2603ka"]}
     answer = ask(exports, environments, asked)
-    # Dropped or refused; what must not be is another token, or the end of the process.
-    ids = answer.get("strings", [[["failed"]]])[0][0]
-    known = exports.encode(trained, "moka")
-    report.holds(PART, "an unknown character is no other token", ids is None or [i for i in ids if i >= 0] == known, str(ids))
+    # Its id is -1, which llama_decode refuses; it must be no other token, and not the end of the process.
+    ids = answer["strings"][0][0] if "strings" in answer else [answer.get("failed")]
+    report.holds(PART, "an unknown character is an error", -1 in ids, str(ids))
 
 
 def blocks(exports, environments):
@@ -128,36 +133,14 @@ def blocks(exports, environments):
 
 
 def vocabularies(exports, environments, count):
-    """Random strings: ids and text equal to those of kinglet's tokenizer.json, in both sorts of characters, bytes and BPE."""
-    from tokenizers import Tokenizer
-
-    from ..tokenizers import any_char, random_text
-
-    rng = random.Random(11)
-    for name in ("published", "published-ends", "gpt2", "llama"):
-        trained = exports.train(name, SHAPES[name])
-        file = exported(exports, trained, "any")
-        if file is None:
-            continue
-        tokenizer = Tokenizer.from_file(str(trained.run / "tokenizer.json"))
-        characters = [token for token in tokenizer.get_vocab() if len(token) == 1]
-        of = (lambda r: r.choice(characters)) if trained.shape.tokenizer == "char" else any_char
-        strings = [random_text(rng, of) for _ in range(count)]
-        if trained.shape.tokenizer == "char":
-            strings = ["".join(ch for ch in text if ch in characters) for text in strings]
-        strings = [text for text in strings if text and "\0" not in text and "<|endoftext|>" not in text]
-        where = exports.work / f"strings-{name}.json"
-        import json
-
-        where.write_text(json.dumps(strings), encoding="utf-8")
-        asked = job(exports, trained, file.parent, "strings", file=str(file)) | {"lists": [], "tokens": 0, "strings": str(where)}
-        answer = ask(exports, environments, asked)
-        if "failed" in answer:
-            exports.report.failed("vocabulary", name, answer["failed"])
-            continue
-        wanted = [tokenizer.encode(text, add_special_tokens=False).ids for text in strings]
-        ids = sum(got[0] != want for got, want in zip(answer["strings"], wanted, strict=True))
-        texts = sum(got[1] != text for got, text in zip(answer["strings"], strings, strict=True))
-        first = next((repr(text) for got, want, text in zip(answer["strings"], wanted, strings) if got[0] != want), "")
-        exports.report.most("vocabulary", f"{name}: of {len(strings)} strings, other ids", ids, 0, first[:200])
-        exports.report.most("vocabulary", f"{name}: of {len(strings)} strings, another text", texts, 0)
+    """Random strings and lists of ids: kinglet's and llama.cpp's, for both sorts of characters, bytes and BPE."""
+    script = Path(__file__).parent / "vocabulary.py"
+    words = [environments.light(), script, exports.kinglet.binary, "--strings", count]
+    done = subprocess.run([str(word) for word in words], env={**os.environ, **environments.llama_cpp()}, capture_output=True, text=True)
+    lines = re.findall(r"^(.*): (\d+) strings, (\d+) lists of ids: (\d+) with other ids, (\d+) with another text(.*)$", done.stdout, re.MULTILINE)
+    if done.returncode and not lines:
+        exports.report.failed("vocabulary", "all", (done.stdout + done.stderr)[-600:])
+    for kind, strings, lists, ids, texts, more in lines:
+        exports.report.most("vocabulary", f"{kind}: of {strings} strings, other ids", int(ids), 0, more.strip("; "))
+        exports.report.most("vocabulary", f"{kind}: of {strings} strings and {lists} lists, another text", int(texts), 0)
+    exports.report.holds("vocabulary", "all kinds were compared", len(lines) >= 4 and done.returncode == 0, done.stderr[-300:])

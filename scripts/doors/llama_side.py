@@ -23,7 +23,8 @@ def answer(job):
     if job["lists"]:
         np.savez(job["out"], *[model.logits(ids) for ids in job["lists"]])
     encoded = [model.encode(text, special=False) for text in job.get("strings", [])]
-    out["strings"] = [[ids, model.decode(ids)] for ids in encoded]
+    # An unknown character has the id -1, which is refused as an input; asking for its text would end the process.
+    out["strings"] = [[ids, model.decode(ids) if -1 not in ids else None] for ids in encoded]
     if prompt and job["tokens"]:
         made = model.greedy(prompt, job["tokens"])
         out["text"], out["ended"] = job["prompt"] + model.decode(made), len(made) < job["tokens"]

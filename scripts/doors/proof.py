@@ -84,9 +84,10 @@ def main():
 
 
 def wanted(args, part, light):
-    if args.only and not any(name in part or part in name for name in args.only):
-        # A name of a case and not of a part: every part is asked for it.
-        return not any(name in known or known in name for name in args.only for known in PARTS)
+    """Parts are asked for by their whole names; any other name is of cases, in every part."""
+    parts = [name for name in args.only if name in PARTS]
+    if parts and part not in parts:
+        return False
     return not (args.light and not light or args.heavy and light)
 
 
@@ -133,8 +134,11 @@ class Proof:
         """The cases that --only leaves, of these."""
         if self.args.light:
             names = [name for name in names if SHAPES[name].light]
-        chosen = [name for name in names if any(word in name for word in self.args.only)]
-        return chosen or list(names)
+        words = self.cases()
+        return [name for name in names if not words or any(word in name for word in words)]
+
+    def cases(self):
+        return [name for name in self.args.only if name not in PARTS]
 
     def llama_cpp(self):
         gguf_files.check(self.exports, self.environments, self.names(HF))
@@ -152,8 +156,7 @@ class Proof:
         c_program.check(self.exports, self.names(C_FILES))
 
     def imports(self):
-        cases = [word for word in self.args.only if word != "import"]
-        imports.check(self.kinglet, self.report, self.environments, self.work, cases[0] if cases else "")
+        imports.check(self.kinglet, self.report, self.environments, self.work, self.cases())
 
     def transformers(self):
         exports.transformers(self.exports, self.environments, self.names(HF))

@@ -17,6 +17,8 @@ class Shape:
     hf: str | None = None
     gguf: str | None = None
     gelu: bool = False
+    # What the GGUF's export has to be told: llama.cpp's GPT-2 has the approximation of GELU only.
+    leave: tuple = ()
     tokenizer: str = "char"
     # Documents bring the end-of-text token; a plain text does not.
     documents: bool = False
@@ -32,7 +34,7 @@ SHAPES = {
     "published": Shape(PUBLISHED, "GPT2LMHeadModel", "gpt2", light=True),
     "published-ends": Shape(PUBLISHED, "GPT2LMHeadModel", "gpt2", documents=True),
     "gpt2": Shape({"activation": "gelu_tanh", "bias": True, "tie_weights": True}, "GPT2LMHeadModel", "gpt2", gelu=True, tokenizer="byte", light=True),
-    "nanogpt": Shape({"activation": "gelu", "bias": False, "tie_weights": True}, "GPT2LMHeadModel", "gpt2", gelu=True),
+    "nanogpt": Shape({"activation": "gelu", "bias": False, "tie_weights": True}, "GPT2LMHeadModel", "gpt2", gelu=True, leave=("--max-difference", "1e-2")),
     "lecture-gqa": Shape(PUBLISHED | {"n_kv_head": 2}, None, "gpt2", because="n_kv_head"),
     "squared": Shape(PUBLISHED | {"activation": "relu_squared"}, "GPT2LMHeadModel", None, because="relu_squared"),
     "bpe-head-bias": Shape(PUBLISHED, "GPT2LMHeadModel", "gpt2", tokenizer="bpe:400", documents=True, light=True),
@@ -51,12 +53,13 @@ SHAPES = {
     "qwen2-head-bias": Shape(RMS | {"activation": "swiglu", "bias": ["qkv", "head"]}, None, "qwen2", because="head"),
     "qwen3": Shape(RMS | {"activation": "swiglu", "bias": False, "qk_norm": True, "n_kv_head": 2}, "Qwen3ForCausalLM", "qwen3", light=True),
     "qwen3-wide-heads": Shape(RMS | {"activation": "swiglu", "bias": False, "qk_norm": True, "head_size": 24}, "Qwen3ForCausalLM", "qwen3"),
+    "qk-norm-layernorm": Shape(ROTARY | {"qk_norm": True, "activation": "swiglu", "bias": False}, "Qwen3ForCausalLM", "qwen3"),
     "arcee": Shape(RMS | {"activation": "relu_squared", "bias": False}, "ArceeForCausalLM", "arcee"),
     "rms-relu": Shape(RMS | {"activation": "relu", "bias": False}, "LlamaForCausalLM", "llama", light=True),
     # No exact form, except as a graph.
     "softcap": Shape(RMS | {"activation": "swiglu", "bias": False, "logit_softcap": 15.0}, because="logit_softcap"),
     "learned-rms": Shape({"norm": "rmsnorm", "activation": "swiglu", "bias": False}, because="position"),
     "learned-swiglu": Shape({"activation": "swiglu", "bias": False}, because="swiglu"),
-    "qk-norm-layernorm": Shape(ROTARY | {"qk_norm": True, "activation": "swiglu", "bias": False}, because="qk_norm", light=True),
+    "qk-norm-biased": Shape(ROTARY | {"qk_norm": True, "activation": "swiglu", "bias": ["norm"]}, because="qk_norm", light=True),
     "rms-gelu": Shape(RMS | {"activation": "gelu", "bias": False}, because="gelu"),
 }  # fmt: skip

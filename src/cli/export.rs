@@ -39,6 +39,7 @@ Formats:
   nanogpt      the checkpoint that nanoGPT's sample.py takes
   safetensors  the tensors alone, under nanoGPT's names
   c            C source that needs no library
+  peft         the adapters of a run for PEFT, and the model they are on
 
 Examples:
   kinglet export mine
@@ -47,7 +48,7 @@ Examples:
 pub(super) struct Args {
     /// Run: its folder, or its name in runs/; RUN@STEP selects a checkpoint. Or a file or folder that `kinglet import` takes
     run: OsString,
-    /// Format: hf, gguf, onnx, pth, nanogpt, safetensors or c
+    /// Format: hf, gguf, onnx, pth, nanogpt, safetensors, c or peft
     #[arg(short = 'F', long, value_name = "FORMAT", default_value = "hf", value_parser = TargetName, hide_default_value = true, hide_possible_values = true)]
     format: Target,
     /// New folder [default: exports/RUN-FORMAT]
@@ -56,9 +57,10 @@ pub(super) struct Args {
     /// How weights are stored: f32, f16 or bf16; in gguf also q8_0, q5_0 or q4_0 [default: f32]
     #[arg(long, value_name = "TYPE", value_parser = dtype, default_value = "f32", hide_default_value = true)]
     dtype: Dtype,
-    /// Largest difference of log-probabilities that rewriting may make [default: 1e-4]
-    #[arg(long, value_name = "X", default_value_t = formats::export::MAX_DIFFERENCE, hide_default_value = true)]
-    max_difference: f64,
+    /// Largest difference of log-probabilities that rewriting may make [default: 1e-4, or 1e-3 with a --dtype of fewer
+    /// bits than f32]
+    #[arg(long, value_name = "X")]
+    max_difference: Option<f64>,
     /// onnx: the type of token ids, int64 or int32 [default: int64]
     #[arg(long, value_name = "TYPE", value_parser = ids, default_value = "int64", hide_default_value = true)]
     ids: Ids,
@@ -143,6 +145,9 @@ impl Args {
                 if !path.exists() || self.checkpoint.checkpoint.is_some() || matches!(error, Error::BadConfig(_)) {
                     return Err(error.into());
                 }
+                if self.format == Target::Peft {
+                    return Err(Error::run(path, "--format peft takes a run with adapters").into());
+                }
                 return Ok(Source::of_import(path, &self.told.options(self.from))?);
             }
         };
@@ -153,7 +158,10 @@ impl Args {
             );
             return Err(Error::BadConfig(what).into());
         }
-        Ok(Source::of_run(&chosen.run, chosen.which)?)
+        Ok(match self.format {
+            Target::Peft => Source::of_adapters(&chosen.run, chosen.which)?,
+            _ => Source::of_run(&chosen.run, chosen.which)?,
+        })
     }
 }
 

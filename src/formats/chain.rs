@@ -86,10 +86,13 @@ impl Plan {
     }
 
     fn miss(&mut self, key: &str) {
-        let setting = setting(&self.config, key);
-        if !self.missing.contains(&setting) {
-            self.missing.push(setting);
-        }
+        self.missing.push(setting(&self.config, key));
+    }
+
+    /// A layer's bias has no place, which only LayerNorm's constant would have helped.
+    fn miss_bias(&mut self, layer: &str) {
+        let norm = if self.config.norm == NormKind::RmsNorm { " with norm = \"rmsnorm\"" } else { "" };
+        self.missing.push(format!("bias = [\"{layer}\"]{norm}"));
     }
 
     /// Gives the head a weight of its own; false if it must not have one.
@@ -143,7 +146,7 @@ impl Plan {
         use Activation::{Gelu, GeluTanh, Relu, Swiglu};
         let has = |activation: &Activation| self.holds().activations.contains(activation);
         // Beyond these, numbers of fewer bits overflow or vanish.
-        let k = if dtype == Dtype::F32 { 16384.0 } else { 128.0 };
+        let k = if matches!(dtype, Dtype::F32 | Dtype::Bf16) { 16384.0 } else { 128.0 };
         let own = self.config.activation;
         let instead = |from: &[Activation]| from.iter().copied().find(has);
         match own {
@@ -179,20 +182,20 @@ impl Plan {
         let square = self.config.attention_size() == self.config.n_embd;
         let can_qkv = may.qkv || layer_norm;
         if self.config.bias.proj && !may.proj {
-            if square && can_qkv { self.add(Rewrite::ProjBias) } else { self.miss("bias") }
+            if square && can_qkv { self.add(Rewrite::ProjBias) } else { self.miss_bias("proj") }
         }
         if self.config.bias.mlp && !may.mlp {
             let swiglu = self.config.activation == Activation::Swiglu;
-            if layer_norm && swiglu { self.add(Rewrite::MlpBias) } else { self.miss("bias") }
+            if layer_norm && swiglu { self.add(Rewrite::MlpBias) } else { self.miss_bias("mlp") }
         }
         if self.config.bias.qkv && !may.qkv {
-            if layer_norm { self.add(Rewrite::QkvBias) } else { self.miss("bias") }
+            if layer_norm { self.add(Rewrite::QkvBias) } else { self.miss_bias("qkv") }
         }
         if self.config.bias.head && !may.head {
-            if layer_norm && self.untie() { self.add(Rewrite::HeadBias) } else { self.miss("bias") }
+            if layer_norm && self.untie() { self.add(Rewrite::HeadBias) } else { self.miss_bias("head") }
         }
         if self.config.bias.norm && !may.norm && layer_norm {
-            self.miss("bias");
+            self.miss_bias("norm");
         }
     }
 
@@ -286,7 +289,7 @@ fn nearest_preset(config: &Config, convention: Convention, dtype: Dtype) -> Opti
         dialects.any(|dialect| chain(preset, dialect, dtype).is_ok_and(|chain| chain.iter().all(|r| r.is_exact())))
     };
     let presets = PRESETS.iter().filter_map(|preset| Some((preset.name, preset.config().ok()?)));
-    presets.filter(|(_, preset)| goes(preset)).max_by_key(|(_, preset)| alike(preset)).map(|(name, _)| name)
+    presets.rev().filter(|(_, preset)| goes(preset)).max_by_key(|(_, preset)| alike(preset)).map(|(name, _)| name)
 }
 
 /// Applies a chain.

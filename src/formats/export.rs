@@ -9,6 +9,7 @@ use super::{
     gguf,
     import::{ImportOptions, Imported, import},
     numbers, ollama, onnx,
+    peft::Adapters,
     portable::Portable,
     pth,
     rewrite::{END_OF_BLOCK, Rewrite},
@@ -16,7 +17,7 @@ use super::{
     written::Written,
 };
 use crate::{
-    run::Which,
+    run::{RunDir, Which},
     system::{
         disk::{FolderWriter, refuse_full},
         shell,
@@ -24,13 +25,17 @@ use crate::{
     train::finetune,
 };
 use kinglet_core::{
-    config::Position,
+    config::{Bias, Config, Position},
     error::{Error, Result},
+    params::Layout,
 };
 use std::{fs, io, path::Path};
 
 /// The largest difference of log-probabilities that rewriting may make, unless told otherwise.
 pub const MAX_DIFFERENCE: f64 = 1e-4;
+
+/// The same where weights have fewer bits than 32, which alone makes a larger difference.
+pub const MAX_DIFFERENCE_ROUNDED: f64 = 1e-3;
 
 /// A format that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +55,13 @@ pub enum Target {
     Safetensors,
     /// C source.
     C,
+    /// The adapters of a run, for PEFT, with the model they are on.
+    Peft,
 }
 
 impl Target {
     /// All formats.
-    pub const ALL: [Target; 7] = [
+    pub const ALL: [Target; 8] = [
         Target::HuggingFace,
         Target::Gguf,
         Target::Onnx,
@@ -62,6 +69,7 @@ impl Target {
         Target::NanoGpt,
         Target::Safetensors,
         Target::C,
+        Target::Peft,
     ];
 
     /// Its name on the command line.
@@ -74,13 +82,14 @@ impl Target {
             Target::NanoGpt => "nanogpt",
             Target::Safetensors => "safetensors",
             Target::C => "c",
+            Target::Peft => "peft",
         }
     }
 
     /// Whose names and shapes it has, if it has not kinglet's.
     fn convention(self) -> Option<Convention> {
         match self {
-            Target::HuggingFace => Some(Convention::HuggingFace),
+            Target::HuggingFace | Target::Peft => Some(Convention::HuggingFace),
             Target::Gguf => Some(Convention::Gguf),
             Target::Lecture => Some(Convention::Lecture),
             Target::NanoGpt => Some(Convention::NanoGpt),
@@ -95,8 +104,9 @@ impl Target {
 pub struct ExportOptions {
     /// How weights are stored.
     pub dtype: Dtype,
-    /// The largest difference of log-probabilities that rewriting may make.
-    pub max_difference: f64,
+    /// The largest difference of log-probabilities that rewriting may make; [`MAX_DIFFERENCE`] or
+    /// [`MAX_DIFFERENCE_ROUNDED`] if it is none.
+    pub max_difference: Option<f64>,
     /// The type of token ids in ONNX.
     pub ids: onnx::Ids,
     /// ONNX: a graph of one text of exactly `block_size` tokens.
@@ -105,18 +115,27 @@ pub struct ExportOptions {
     pub int8: bool,
 }
 
+impl ExportOptions {
+    fn allowed(&self) -> f64 {
+        let usual = if self.dtype == Dtype::F32 { MAX_DIFFERENCE } else { MAX_DIFFERENCE_ROUNDED };
+        self.max_difference.unwrap_or(usual)
+    }
+}
+
 impl Default for ExportOptions {
     fn default() -> ExportOptions {
         let ids = onnx::Ids::default();
-        ExportOptions { dtype: Dtype::F32, max_difference: MAX_DIFFERENCE, ids, fixed: false, int8: false }
+        ExportOptions { dtype: Dtype::F32, max_difference: None, ids, fixed: false, int8: false }
     }
 }
 
 /// A model that is to be exported.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The model, its adapters merged in.
+    /// The model, its adapters merged in; or without them, if they are beside it.
     pub model: Portable,
+    /// Its adapters, if they are to be written as such.
+    pub adapters: Option<Adapters>,
     /// How far it was trained.
     pub step: u64,
     /// Its best validation loss, if it is known.
@@ -142,11 +161,37 @@ impl Source {
         notes.extend(merged.then(|| "the adapters are merged into the weights".to_owned()));
         Ok(Source {
             model: Portable::new(config, weights, run.tokenizer)?,
+            adapters: None,
             step: state.step,
             val_loss: state.best.map(|(loss, _)| loss),
             name: name.unwrap_or_else(|| "model".to_owned()),
             warnings: run.warnings,
             notes,
+        })
+    }
+
+    /// A checkpoint of a run with adapters, these beside the model.
+    ///
+    /// # Errors
+    /// If there is none, or the run has no adapters.
+    pub fn of_adapters(run: &Path, which: Which) -> Result<Source> {
+        let name = run.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        let mut opened = RunDir::open(run)?;
+        let Some(base) = opened.adapted_weights()? else {
+            return Err(Error::run(run, "this run has no adapters: --format hf writes its weights"));
+        };
+        let (state, weights) = opened.load_weights(&Layout::new(&opened.config)?, Some(&base), which)?;
+        drop(base);
+        let adapters = Adapters { config: opened.config.clone(), weights };
+        let (config, weights) = adapters.base()?;
+        Ok(Source {
+            model: Portable::new(config, weights, opened.tokenizer)?,
+            adapters: Some(adapters),
+            step: state.step,
+            val_loss: state.best.map(|(loss, _)| loss),
+            name: name.unwrap_or_else(|| "model".to_owned()),
+            warnings: opened.warnings,
+            notes: opened.notes,
         })
     }
 
@@ -163,6 +208,7 @@ impl Source {
             .map(|guess| format!("guessed: {} = {} ({}): {}", guess.key, guess.value, guess.certainty, guess.reason));
         Ok(Source {
             model,
+            adapters: None,
             step: report.step,
             val_loss: None,
             name: name.unwrap_or_else(|| "model".to_owned()),
@@ -235,7 +281,7 @@ fn limits(model: &Portable, target: Target) -> Vec<String> {
     match (target, learned) {
         // They say it themselves, or are kinglet's own.
         (Target::Onnx | Target::C | Target::Safetensors, _) => return limits,
-        (Target::HuggingFace, true) => limits.push(format!(
+        (Target::HuggingFace | Target::Peft, true) => limits.push(format!(
             "it cannot go past {block} tokens there, because positions are learned: transformers stops with an error, where kinglet goes \
              on with the last {block}"
         )),
@@ -243,12 +289,12 @@ fn limits(model: &Portable, target: Target) -> Vec<String> {
             "it cannot go past {block} tokens there, because positions are learned: a text that gets there ends, where kinglet \
              goes on with the last {block}"
         )),
-        (Target::HuggingFace | Target::Gguf, false) => limits.push(format!(
+        (Target::HuggingFace | Target::Gguf | Target::Peft, false) => limits.push(format!(
             "past {block} tokens it attends to all of them there, which it was not trained for; kinglet attends to the last {block}"
         )),
         (Target::Lecture | Target::NanoGpt, _) => {}
     }
-    if matches!(target, Target::HuggingFace | Target::Gguf) && model.tokenizer.end_of_text().is_none() {
+    if matches!(target, Target::HuggingFace | Target::Gguf | Target::Peft) && model.tokenizer.end_of_text().is_none() {
         limits.push("the tokenizer has no end-of-text token: a text ends where it is told to".to_owned());
     }
     let nameless = (0..model.config.vocab_size as u32).filter(|&id| !model.tokenizer.is_token(id)).count();
@@ -300,23 +346,28 @@ fn own(model: &Portable, out: &Path, dtype: Dtype) -> Result<Written> {
 
 /// Formats whose programs have shapes of their own.
 fn through(
-    source: Source,
+    mut source: Source,
     convention: Convention,
     target: Target,
     out: &Path,
     options: &ExportOptions,
 ) -> Result<Exported> {
-    let ways = chain::ways(&source.model.config, convention, options.dtype)?;
+    let mut ways = chain::ways(&source.model.config, convention, options.dtype)?;
+    if let Some(adapters) = &source.adapters {
+        keep_for(adapters, &mut ways)?;
+    }
     let large = source.model.weights.len() > chain::LARGE;
     let config = source.model.config.clone();
     let lossy = options.dtype != Dtype::F32 && !large;
     let before =
         if !ways[0].rewrites.is_empty() || lossy { Some(chain::probabilities(&source.model, &config)?) } else { None };
-    // A copy for each try is only for those that are small.
+    // There are copies for more than one try only of those that are small.
     let tries = if large { 1 } else { ways.len() };
     let mut refused: Option<Error> = None;
-    for way in ways.into_iter().take(tries) {
-        let model = if large { source.model.clone() } else { source.model.clone() };
+    for (i, way) in ways.into_iter().take(tries).enumerate() {
+        let kept = if i + 1 < tries { source.model.weights.clone() } else { Vec::new() };
+        let weights = std::mem::replace(&mut source.model.weights, kept);
+        let model = Portable { config: config.clone(), weights, tokenizer: source.model.tokenizer.clone() };
         let (model, difference) = match rewritten(model, &way, before.as_ref(), &config) {
             Ok(done) => done,
             Err(error) => {
@@ -324,11 +375,11 @@ fn through(
                 continue;
             }
         };
-        if difference.is_some_and(|difference| !(difference <= options.max_difference)) {
-            refused.get_or_insert(too_different(&way, difference.unwrap_or(f64::NAN), options.max_difference));
+        if difference.is_some_and(|difference| !(difference <= options.allowed())) {
+            refused.get_or_insert(too_different(&way, difference.unwrap_or(f64::NAN), options.allowed()));
             continue;
         }
-        let source = Source { model, ..source };
+        source.model = model;
         let (written, stored) = write(&source, &way, target, out, options)?;
         let stored = match (before.as_ref(), stored) {
             (Some(before), Some(stored)) if lossy => Some(before.difference(&chain::probabilities(&stored, &config)?)),
@@ -344,6 +395,18 @@ fn through(
         });
     }
     Err(refused.expect("there is at least one way"))
+}
+
+/// Keeps the ways on which adapters stay adapters.
+fn keep_for(adapters: &Adapters, ways: &mut Vec<chain::Way>) -> Result<()> {
+    let in_the_way = ways[0].rewrites.iter().find(|rewrite| !adapters.survive(**rewrite)).copied();
+    ways.retain(|way| way.rewrites.iter().all(|rewrite| adapters.survive(*rewrite)));
+    match in_the_way.filter(|_| ways.is_empty()) {
+        None => Ok(()),
+        Some(rewrite) => Err(Error::Data(format!(
+            "adapters do not stay adapters if the model is rewritten ({rewrite}): --format hf merges them"
+        ))),
+    }
 }
 
 fn too_different(way: &chain::Way, difference: f64, allowed: f64) -> Error {
@@ -367,7 +430,7 @@ fn rewritten(
     model: Portable,
     way: &chain::Way,
     before: Option<&Probabilities>,
-    config: &kinglet_core::config::Config,
+    config: &Config,
 ) -> Result<(Portable, Option<f64>)> {
     if way.rewrites.is_empty() {
         return Ok((model, None));
@@ -401,7 +464,7 @@ fn write(
     };
     let (usage, stored) = match target {
         Target::Gguf => {
-            let name = format!("{}.gguf", source.name);
+            let name = format!("{}-{}.gguf", source.name, dtype.name());
             let path = files.writer.aside().join(&name);
             let stops = way.rewrites.iter().any(|rewrite| matches!(rewrite, Rewrite::EndOfBlock(_)));
             let made = gguf::write(&path, model, dialect, &foreign, dtype, stops.then_some(END_OF_BLOCK))?;
@@ -415,15 +478,27 @@ fn write(
             (vec![format!("llama-cli -m {file} -no-cnv --temp 0 -p \"Once\"")], stored)
         }
         Target::HuggingFace => {
-            files.add("model.safetensors", |path| numbers::safetensors(path, &foreign, dtype))?;
-            let stored = reads(&files.writer.aside().join("model.safetensors"), safetensors::read)?;
-            for (name, text) in folder::files(model, dialect, bias, dtype)? {
-                files.add(name, |path| fs::write(path, &text))?;
-            }
+            let stored = add_folder(&mut files, "", (model, dialect), (&foreign, bias), dtype, &reads)?;
             let path = out.display();
             (
                 vec![format!(
                     "python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"{path}\")(\"Once\"))'"
+                )],
+                stored,
+            )
+        }
+        Target::Peft => {
+            let adapters = source.adapters.as_ref().expect("it was asked for them");
+            let stored = add_folder(&mut files, "base/", (model, dialect), (&foreign, bias), dtype, &reads)?;
+            let base = std::path::absolute(out).map_err(Error::io("find", out))?.join("base");
+            let (tensors, told) = adapters.write(model, dialect, &way.rewrites, &base.display().to_string())?;
+            files.add("adapter_model.safetensors", |path| numbers::safetensors(path, &tensors, dtype))?;
+            let told = serde_json::to_string_pretty(&told).expect("a JSON value");
+            files.add("adapter_config.json", |path| fs::write(path, told + "\n"))?;
+            let path = out.display();
+            (
+                vec![format!(
+                    "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(\"{path}/base\"), \"{path}\")"
                 )],
                 stored,
             )
@@ -454,6 +529,27 @@ fn write(
     let mut written = files.finish(usage)?;
     written.notes.extend(notes);
     Ok((written, stored))
+}
+
+/// How a file is read again, where it holds fewer bits.
+type Reads<'a> = dyn Fn(&Path, fn(&Path) -> Result<Foreign<'static>>) -> Result<Option<Portable>> + 'a;
+
+/// Adds the files that transformers loads. Returns what they hold, as `reads` does.
+fn add_folder(
+    files: &mut Files,
+    under: &str,
+    (model, dialect): (&Portable, &Dialect),
+    (foreign, bias): (&Foreign, Bias),
+    dtype: Dtype,
+    reads: &Reads,
+) -> Result<Option<Portable>> {
+    let name = format!("{under}model.safetensors");
+    files.add(&name, |path| numbers::safetensors(path, foreign, dtype))?;
+    let stored = reads(&files.writer.aside().join(&name), safetensors::read)?;
+    for (name, text) in folder::files(model, dialect, bias, dtype)? {
+        files.add(&format!("{under}{name}"), |path| fs::write(path, &text))?;
+    }
+    Ok(stored)
 }
 
 /// The model as files have it.
@@ -496,6 +592,7 @@ impl Files {
     fn add(&mut self, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
         let mut size = 0;
         self.writer.add(name, |path| {
+            fs::create_dir_all(path.parent().unwrap_or(path))?;
             write(path)?;
             size = path.metadata()?.len();
             Ok(())

@@ -2,6 +2,7 @@
 
 use super::{
     foreign::Foreign,
+    gguf,
     hugging_face::{self, read_json},
     llm_c::{self, Program},
     pytorch, safetensors,
@@ -217,7 +218,7 @@ fn open_file(path: &Path, format: Option<Format>) -> Result<Opened> {
         Format::Pytorch | Format::HuggingFace => pytorch::read(path)?,
         Format::LlmC => llm_c::read_llm_c(path)?,
         Format::Llama2C => llm_c::read_llama2_c(path)?,
-        Format::Gguf => return Err(Error::run(path, "GGUF is not read yet")),
+        Format::Gguf => gguf::read(path)?,
         Format::Peft => return Err(Error::run(path, "adapters of PEFT are a folder with adapter_config.json")),
         Format::Int8 => unreachable!("it was recognised as what holds it"),
     };

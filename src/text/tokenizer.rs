@@ -156,6 +156,101 @@ impl Tokenizer {
         }
     }
 
+    /// The same tokenizer with these tokens before and behind each text (`bos_token` and `eos_token` of a configuration).
+    /// An empty `begin` is none; an empty `end` is the tokenizer's own.
+    ///
+    /// # Errors
+    /// If it has no such token.
+    pub fn with_ends(mut self, begin: &str, end: &str) -> Result<Tokenizer> {
+        self.ends = Ends::named(begin, end, |name| self.id_of(name), || self.own_special())?;
+        Ok(self)
+    }
+
+    /// The id of a token by the text it is written as.
+    fn id_of(&self, name: &str) -> Option<u32> {
+        match &self.kind {
+            Kind::Char(_) | Kind::Byte if name == END_OF_TEXT => self.own_end(),
+            Kind::Char(chars) => chars.id_of(name),
+            Kind::Byte => name.bytes().next().filter(|_| name.len() == 1).map(u32::from),
+            Kind::HuggingFace(inner) => inner.id(name),
+        }
+    }
+
+    /// A token as [`Tokenizer::with_ends`] is told of it.
+    pub(crate) fn name_of(&self, id: u32) -> Option<String> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.token(id),
+            Kind::Char(_) | Kind::Byte => self.is_token(id).then(|| self.decode(&[id])),
+        }
+    }
+
+    /// The end-of-text token that the tokenizer itself has.
+    fn own_end(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Char(chars) => chars.end_of_text(),
+            Kind::Byte => Some(256),
+            // Names used by GPT-2, Llama and BERT.
+            Kind::HuggingFace(inner) => {
+                [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.id(name))
+            }
+        }
+    }
+
+    /// The end-of-text token, which separates documents, if there is one.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.ends.end().map(|(_, id)| id).or_else(|| self.own_end())
+    }
+
+    /// How [`Tokenizer::end_of_text`] is written.
+    pub fn end_of_text_name(&self) -> Option<String> {
+        let own = || match &self.kind {
+            Kind::HuggingFace(inner) => inner.token(self.own_end()?),
+            _ => self.own_end().map(|_| END_OF_TEXT.to_owned()),
+        };
+        self.ends.end().map(|(name, _)| name.to_owned()).or_else(own)
+    }
+
+    /// The token before each document and each prompt, if a configuration names one.
+    pub fn begin_of_text(&self) -> Option<u32> {
+        self.ends.begin().map(|(_, id)| id)
+    }
+
+    /// How [`Tokenizer::begin_of_text`] is written.
+    pub fn begin_of_text_name(&self) -> Option<&str> {
+        self.ends.begin().map(|(name, _)| name)
+    }
+
+    /// The begin-of-text token, unless a document ends with the same token. Such a token is given and never predicted:
+    /// a model is not asked for it, and what follows the end of a text is not for the model to say.
+    pub fn given(&self) -> Option<u32> {
+        self.begin_of_text().filter(|begin| Some(*begin) != self.end_of_text())
+    }
+
+    /// The token to start from if there is no prompt: the begin-of-text token, else the end-of-text token or, without
+    /// either, token 0, as published.
+    pub fn start_of_text(&self) -> u32 {
+        self.begin_of_text().or_else(|| self.end_of_text()).unwrap_or(0)
+    }
+
+    /// A text's ids with the begin-of-text token before them, if there is one and they do not begin with it.
+    pub fn begun(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        let begin = self.begin_of_text().filter(|begin| ids.first() != Some(begin));
+        ids.splice(0..0, begin);
+        ids
+    }
+
+    /// The special tokens, as they are written and by their ids.
+    pub fn special_tokens(&self) -> Vec<(String, u32)> {
+        self.ends.among(self.own_special())
+    }
+
+    fn own_special(&self) -> Vec<(String, u32)> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.special_tokens(),
+            _ => self.own_end().map(|id| (END_OF_TEXT.to_owned(), id)).into_iter().collect(),
+        }
+    }
+
     /// Where a text may be cut so that encoding its parts gives the same tokens as encoding the whole.
     pub fn cuts(&self) -> Cuts {
         match &self.kind {

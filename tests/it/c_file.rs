@@ -128,8 +128,7 @@ fn every_shape_writes_the_text_that_kinglet_writes() {
         if int8 {
             round(&mut rounded);
         }
-        let mut options = c::Options::default();
-        options.int8 = int8;
+        let options = c::Options { int8 };
         // Within the block and far past it, and from a prompt that is longer than it.
         let prompts = &["", "a bébé", "once the long winter; goe"];
         let trial = Trial { compilers: compiler, flags: &STRICT, prompts, temperatures: &[0.0, 0.8], tokens: 60 };

@@ -5,7 +5,11 @@ use crate::common::cli::Cli;
 use kinglet::{
     backend::{Forward, Pass, Reference, Rows},
     config::AttentionScale,
-    formats::{Certainty, ImportOptions, Imported, Portable, import},
+    formats::{
+        Certainty, Dtype, ImportOptions, Imported, Portable,
+        dialect::{Convention, Dialect},
+        gguf, import,
+    },
     model::Gpt,
 };
 use serde_json::{Value, json};
@@ -251,6 +255,21 @@ fn shards_are_read_as_one_model() {
     fs::write(&index, json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
     for path in [folder, &index] {
         same_logits(&import(path, &told()).unwrap().portable, "llama");
+    }
+}
+
+#[test]
+fn gguf_comes_back_as_it_was() {
+    let temp = tempfile::tempdir().unwrap();
+    for (name, architecture) in [("gpt2", "gpt2"), ("llama", "llama"), ("qwen2", "qwen2"), ("stablelm", "stablelm")] {
+        let model = imported(name, &told()).portable;
+        let dialect = Dialect::find(Convention::Gguf, architecture).unwrap();
+        let path = temp.path().join(format!("{name}.gguf"));
+        gguf::write(&path, &model, dialect, &dialect.write(&model).unwrap(), Dtype::F32).unwrap();
+        let back = import(&path, &ImportOptions::default()).unwrap();
+        assert_eq!(back.portable.weights, model.weights, "{name}");
+        assert_eq!(back.report.tokenizer, "the vocabulary in the file");
+        same_logits(&back.portable, name);
     }
 }
 

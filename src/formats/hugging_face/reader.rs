@@ -170,6 +170,9 @@ fn refused(name: &str, value: &Value, why: &str) -> Error {
     Error::Data(format!("{name} = {value}: {why}"))
 }
 
+/// The largest block_size.
+const LONGEST: u64 = 65_536;
+
 const NO_SHAPE: &str = "kinglet has no shape for this";
 
 pub(super) fn parsed(json: &str) -> Value {
@@ -241,9 +244,10 @@ impl<'a> Reader<'a> {
                 }
             }
             Line::Training { theirs, .. } => {
-                if let Some(value) = self.get(theirs).filter(|value| value.as_f64() != Some(0.0)) {
-                    self.notes
-                        .push(format!("{theirs} = {value} is left out: it is about training, and kinglet has it not"));
+                // Dropout like kinglet's, which is on attention too, is not lost.
+                let is_lost = |value: &&Value| value.as_f64() != Some(0.0) && value.as_f64() != Some(config.dropout);
+                if let Some(value) = self.get(theirs).filter(is_lost) {
+                    self.notes.push(format!("{theirs} = {value} is left out: it matters only in training"));
                 }
             }
         }
@@ -269,6 +273,13 @@ impl<'a> Reader<'a> {
         };
         if value.is_null() {
             return Ok(());
+        }
+        let longest = self.architecture().dialect().holds.position == Position::Rotary
+            && ours == "block_size"
+            && value.as_u64().is_some_and(|n| n > LONGEST);
+        if longest {
+            self.notes.push(format!("{name} = {value}: block_size is {LONGEST}, the longest that kinglet has"));
+            return config.set(&format!("block_size={LONGEST}"));
         }
         config.set(&format!("{ours}={value}")).map_err(|error| refused(name, &value, &format!("{NO_SHAPE} ({error})")))
     }

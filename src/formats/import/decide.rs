@@ -25,7 +25,7 @@ const TOKENS: usize = 1 << 13;
 /// Most sequences that they are of.
 const SEQUENCES: usize = 128;
 
-/// How many standard errors another value must be better than the usual one.
+/// How many standard errors a value must be better than another to be preferred to a more usual one.
 const CLEARLY: f64 = 4.0;
 
 /// Settles what is open in a model's configuration: by the loss on `names`, if they name a text, else by convention.
@@ -135,17 +135,23 @@ fn clearness(a: &[Measured], b: &[Measured]) -> f64 {
     }
 }
 
-/// Takes the best trial, if it is clearly better than the usual one, and says why.
+/// Takes the best trial, or a more usual one that is not clearly worse, and says why.
 fn choose(model: &mut Portable, open: &[Open], trials: &[Trial], losses: &[Vec<Measured>], text: &str) -> Vec<Guess> {
     let means: Vec<f64> = losses.iter().map(|losses| mean(losses)).collect();
     // A loss that is not a number is never the best.
     let key = |i: &usize| if means[*i].is_finite() { means[*i] } else { f64::INFINITY };
     let lowest = (0..trials.len()).min_by(|a, b| key(a).total_cmp(&key(b))).unwrap_or(0);
-    let must = open.iter().any(|open| open.usual.is_none());
     // A model that has learned nothing is not more itself where its loss is lower.
     let chance = (model.config.vocab_size as f64).ln();
     let learned = key(&lowest) < chance;
-    let best = if must || learned && clearness(&losses[0], &losses[lowest]) > CLEARLY { lowest } else { 0 };
+    // Of those that are not clearly worse, the one with the most usual values.
+    let unusual = |i: &usize| -> usize {
+        let values = trials[*i].values.iter().zip(open);
+        values.filter(|(_, open)| open.usual.is_some()).map(|(value, _)| value).sum()
+    };
+    let may_be = (0..trials.len()).filter(|&i| !learned || clearness(&losses[i], &losses[lowest]) <= CLEARLY);
+    let order = |a: &usize, b: &usize| unusual(a).cmp(&unusual(b)).then(key(a).total_cmp(&key(b)));
+    let best = may_be.min_by(order).unwrap_or(lowest);
     model.config.clone_from(&trials[best].config);
     let guess = |(at, open): (usize, &Open)| {
         let value = open.values[trials[best].values[at]].clone();

@@ -3,7 +3,11 @@
 use super::options::ImportOptions;
 use crate::{
     data,
-    formats::{hugging_face::read_json, opened::Opened},
+    formats::{
+        gguf,
+        hugging_face::read_json,
+        opened::{Format, Opened},
+    },
     system::disk,
     text::tokenizer::Tokenizer,
 };
@@ -35,13 +39,24 @@ pub(super) fn add(
             config.bos_token = folder.begin(&tokenizer).unwrap_or_default();
         }
     }
+    if opened.format == Format::Gguf {
+        let (begin, end) = gguf::ends(&opened.foreign, &tokenizer)?;
+        for (key, ours, theirs) in
+            [("bos_token", &mut config.bos_token, begin), ("eos_token", &mut config.eos_token, end)]
+        {
+            if !is_set(key) {
+                *ours = theirs;
+            }
+        }
+    }
     let own = tokenizer.end_of_text_name();
     let tokenizer = tokenizer.with_ends(&config.bos_token, &config.eos_token)?;
     // What the tokenizer says anyway need not be said again.
     if !is_set("eos_token") && own.as_deref() == Some(config.eos_token.as_str()) {
         config.eos_token.clear();
     }
-    if let Some(template) = folder.template(opened)?.filter(|_| !is_set("chat_template")) {
+    let of_gguf = || opened.foreign.meta.get("tokenizer.chat_template")?.as_str().map(str::to_owned);
+    if let Some(template) = folder.template(opened)?.or_else(of_gguf).filter(|_| !is_set("chat_template")) {
         config.chat_template = template;
         if let Err(error) = data::template_of(config, &tokenizer) {
             config.chat_template.clear();

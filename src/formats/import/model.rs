@@ -5,6 +5,7 @@ use crate::{
     formats::{
         dialect::{Dialect, Placed},
         foreign::{Dtype, Foreign},
+        gguf,
         guess::{self, Description, Guess, Open},
         hugging_face,
         opened::{self, Format, Opened},
@@ -107,6 +108,14 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
 
 /// What is known of the model.
 fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description> {
+    if opened.format == Format::Gguf {
+        let gguf::Described { dialect, config, notes } = gguf::describe(&opened.foreign)?;
+        if let Some(n) = options.n_head.filter(|n| *n != config.n_head) {
+            return Err(Error::BadConfig(format!("--n-head {n}: the file says {}", config.n_head)));
+        }
+        let origin = format!("{} of llama.cpp", dialect.name);
+        return Ok(Description { origin, dialect, config, open: Vec::new(), notes, step: 0 });
+    }
     let Some(json) = &opened.config else { return guess::describe(&mut opened.foreign, options.n_head) };
     guess::unwrap_names(&mut opened.foreign)?;
     let mut wanted =

@@ -3,7 +3,11 @@
 use super::options::ImportOptions;
 use crate::{
     data::Survey,
-    formats::{opened::Opened, pytorch},
+    formats::{
+        gguf,
+        opened::{Format, Opened},
+        pytorch,
+    },
     text::{
         source::Corpus,
         tokenizer::{CharTokenizer, Tokenizer},
@@ -41,6 +45,11 @@ pub(super) fn tokenizer(
 fn find(opened: &Opened, config: &Config, options: &ImportOptions) -> Result<(Tokenizer, String)> {
     if let Some(path) = &options.tokenizer {
         return Ok((from_file(path)?, path.display().to_string()));
+    }
+    if opened.format == Format::Gguf
+        && let Some(tokenizer) = gguf::tokenizer(&opened.foreign)?
+    {
+        return Ok((tokenizer, "the vocabulary in the file".to_owned()));
     }
     for name in [TOKENIZER, META] {
         let path = opened.folder.join(name);

@@ -1,135 +1,67 @@
-//! The tokens that begin and end a text.
+//! The tokens that begin and end a text, where a configuration names them.
 
-use super::{Kind, Tokenizer, json::END_OF_TEXT};
 use kinglet_core::error::{Error, Result};
 
 /// A token by its name and its id.
 type Named = (String, u32);
 
-/// Which tokens begin and end a text, where a configuration says so.
+/// Which tokens begin and end a text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
     begin: Option<Named>,
     end: Option<Named>,
 }
 
-impl Tokenizer {
-    /// The same tokenizer with these tokens before and behind each text (`bos_token` and `eos_token` of a configuration).
-    /// An empty `begin` is none; an empty `end` is the tokenizer's own.
+impl Ends {
+    /// The tokens of these names, where an empty name is none. `id_of` finds a token, `special` are those to choose from.
     ///
     /// # Errors
-    /// If it has no such token.
-    pub fn with_ends(mut self, begin: &str, end: &str) -> Result<Tokenizer> {
-        let named = |key: &str, name: &str| match self.id_of(name) {
+    /// If there is no such token.
+    pub(super) fn named(
+        begin: &str,
+        end: &str,
+        id_of: impl Fn(&str) -> Option<u32>,
+        special: impl Fn() -> Vec<Named>,
+    ) -> Result<Ends> {
+        let named = |key: &str, name: &str| match id_of(name) {
             _ if name.is_empty() => Ok(None),
             Some(id) => Ok(Some((name.to_owned(), id))),
-            None => Err(self.no_such(key, name)),
+            None => Err(no_such(key, name, &special())),
         };
-        self.ends = Ends { begin: named("bos_token", begin)?, end: named("eos_token", end)? };
-        Ok(self)
+        Ok(Ends { begin: named("bos_token", begin)?, end: named("eos_token", end)? })
     }
 
-    /// The id of a token by the text it is written as.
-    fn id_of(&self, name: &str) -> Option<u32> {
-        match &self.kind {
-            Kind::Char(_) | Kind::Byte if name == END_OF_TEXT => self.own_end(),
-            Kind::Char(chars) => chars.id_of(name),
-            Kind::Byte => name.bytes().next().filter(|_| name.len() == 1).map(u32::from),
-            Kind::HuggingFace(inner) => inner.id(name),
-        }
+    /// The token before a text.
+    pub(super) fn begin(&self) -> Option<(&str, u32)> {
+        self.begin.as_ref().map(|(name, id)| (name.as_str(), *id))
     }
 
-    /// A token as [`Tokenizer::with_ends`] is told of it.
-    pub(crate) fn name_of(&self, id: u32) -> Option<String> {
-        match &self.kind {
-            Kind::HuggingFace(inner) => inner.token(id),
-            Kind::Char(_) | Kind::Byte => self.is_token(id).then(|| self.decode(&[id])),
-        }
+    /// The token behind a text.
+    pub(super) fn end(&self) -> Option<(&str, u32)> {
+        self.end.as_ref().map(|(name, id)| (name.as_str(), *id))
     }
 
-    fn no_such(&self, key: &str, name: &str) -> Error {
-        let special: Vec<_> = self.special_tokens().into_iter().map(|(name, _)| format!("{name:?}")).collect();
-        let has = if special.is_empty() { "none".to_owned() } else { special.join(", ") };
-        let allowed = format!("\"\" or a token of the tokenizer, whose special tokens are {has}");
-        Error::Config { key: key.to_owned(), value: format!("{name:?}"), allowed }
-    }
-
-    /// The end-of-text token that the tokenizer itself has.
-    pub(super) fn own_end(&self) -> Option<u32> {
-        match &self.kind {
-            Kind::Char(chars) => chars.end_of_text(),
-            Kind::Byte => Some(256),
-            // Names used by GPT-2, Llama and BERT.
-            Kind::HuggingFace(inner) => {
-                [END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]"].iter().find_map(|name| inner.id(name))
+    /// These special tokens and, behind them, those of the ends that are not among them.
+    pub(super) fn among(&self, mut special: Vec<Named>) -> Vec<Named> {
+        for named in [&self.begin, &self.end].into_iter().flatten() {
+            if special.iter().all(|(_, id)| *id != named.1) {
+                special.push(named.clone());
             }
         }
-    }
-
-    /// The end-of-text token, which separates documents, if there is one.
-    pub fn end_of_text(&self) -> Option<u32> {
-        self.ends.end.as_ref().map(|(_, id)| *id).or_else(|| self.own_end())
-    }
-
-    /// How [`Tokenizer::end_of_text`] is written.
-    pub fn end_of_text_name(&self) -> Option<String> {
-        if let Some((name, _)) = &self.ends.end {
-            return Some(name.clone());
-        }
-        let id = self.own_end()?;
-        match &self.kind {
-            Kind::HuggingFace(inner) => inner.token(id),
-            _ => Some(END_OF_TEXT.to_owned()),
-        }
-    }
-
-    /// The token before each document and each prompt, if a configuration names one.
-    pub fn begin_of_text(&self) -> Option<u32> {
-        self.ends.begin.as_ref().map(|(_, id)| *id)
-    }
-
-    /// How [`Tokenizer::begin_of_text`] is written.
-    pub fn begin_of_text_name(&self) -> Option<&str> {
-        self.ends.begin.as_ref().map(|(name, _)| name.as_str())
-    }
-
-    /// The begin-of-text token, unless a document ends with the same token. Such a token is given and never predicted:
-    /// a model is not asked for it, and what follows the end of a text is not for the model to say.
-    pub fn given(&self) -> Option<u32> {
-        self.begin_of_text().filter(|begin| Some(*begin) != self.end_of_text())
-    }
-
-    /// The token to start from if there is no prompt: the begin-of-text token, else the end-of-text token or, without
-    /// either, token 0, as published.
-    pub fn start_of_text(&self) -> u32 {
-        self.begin_of_text().or_else(|| self.end_of_text()).unwrap_or(0)
-    }
-
-    /// A text's ids with the begin-of-text token before them, if there is one and they do not begin with it.
-    pub fn begun(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        let begin = self.begin_of_text().filter(|begin| ids.first() != Some(begin));
-        ids.splice(0..0, begin);
-        ids
-    }
-
-    /// The special tokens, as they are written and by their ids.
-    pub fn special_tokens(&self) -> Vec<(String, u32)> {
-        let mut special = match &self.kind {
-            Kind::HuggingFace(inner) => inner.special_tokens(),
-            _ => self.own_end().map(|id| (END_OF_TEXT.to_owned(), id)).into_iter().collect(),
-        };
-        let ends = [&self.ends.begin, &self.ends.end].into_iter().flatten();
-        let more: Vec<_> = ends.filter(|(_, id)| special.iter().all(|(_, other)| other != id)).cloned().collect();
-        special.extend(more);
-        special.dedup();
         special
     }
 }
 
+fn no_such(key: &str, name: &str, special: &[Named]) -> Error {
+    let special: Vec<_> = special.iter().map(|(name, _)| format!("{name:?}")).collect();
+    let has = if special.is_empty() { "none".to_owned() } else { special.join(", ") };
+    let allowed = format!("\"\" or a token of the tokenizer, whose special tokens are {has}");
+    Error::Config { key: key.to_owned(), value: format!("{name:?}"), allowed }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::text::tokenizer::CharTokenizer;
+    use crate::text::tokenizer::{CharTokenizer, END_OF_TEXT, Tokenizer};
     use serde_json::json;
 
     /// A tokenizer of words, with Llama's begin and end among its tokens.
