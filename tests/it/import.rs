@@ -265,7 +265,7 @@ fn gguf_comes_back_as_it_was() {
         let model = imported(name, &told()).portable;
         let dialect = Dialect::find(Convention::Gguf, architecture).unwrap();
         let path = temp.path().join(format!("{name}.gguf"));
-        gguf::write(&path, &model, dialect, &dialect.write(&model).unwrap(), Dtype::F32).unwrap();
+        gguf::write(&path, &model, dialect, &dialect.write(&model).unwrap(), Dtype::F32, None).unwrap();
         let back = import(&path, &ImportOptions::default()).unwrap();
         assert_eq!(back.portable.weights, model.weights, "{name}");
         assert_eq!(back.report.tokenizer, "the vocabulary in the file");
