@@ -31,16 +31,6 @@ const HOME: &str = "exports";
 /// Write a model for another program: transformers, llama.cpp and Ollama, ONNX, PyTorch, C
 #[derive(clap::Args)]
 #[command(after_help = "\
-Formats:
-  hf           a folder for Hugging Face's transformers
-  gguf         a file for llama.cpp, Ollama and others
-  onnx         a graph for onnxruntime, optimum, transformers.js
-  pth          the state_dict of the lecture's code
-  nanogpt      the checkpoint that nanoGPT's sample.py takes
-  safetensors  the tensors alone, under nanoGPT's names
-  c            C source that needs no library
-  peft         the adapters of a run for PEFT, and the model they are on
-
 Examples:
   kinglet export mine
   kinglet export mine --format gguf --dtype q8_0
@@ -48,7 +38,9 @@ Examples:
 pub(super) struct Args {
     /// Run: its folder, or its name in runs/; RUN@STEP selects a checkpoint. Or a file or folder that `kinglet import` takes
     run: OsString,
-    /// Format: hf, gguf, onnx, pth, nanogpt, safetensors, c or peft
+    /// Format: hf (a folder for transformers), gguf (llama.cpp, Ollama), onnx, pth (the state_dict of the lecture's code),
+    /// nanogpt (the checkpoint that its sample.py takes), safetensors (the tensors alone), c (C source that needs no
+    /// library), or peft (the adapters of a run, and the model they are on) [default: hf]
     #[arg(short = 'F', long, value_name = "FORMAT", default_value = "hf", value_parser = TargetName, hide_default_value = true, hide_possible_values = true)]
     format: Target,
     /// New folder [default: exports/RUN-FORMAT]

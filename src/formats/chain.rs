@@ -146,7 +146,7 @@ impl Plan {
         use Activation::{Gelu, GeluTanh, Relu, Swiglu};
         let has = |activation: &Activation| self.holds().activations.contains(activation);
         // Beyond these, numbers of fewer bits overflow or vanish.
-        let k = if matches!(dtype, Dtype::F32 | Dtype::Bf16) { 16384.0 } else { 128.0 };
+        let k = if matches!(dtype, Dtype::F32 | Dtype::Bf16) { 16384.0 } else { 256.0 };
         let own = self.config.activation;
         let instead = |from: &[Activation]| from.iter().copied().find(has);
         match own {

@@ -264,7 +264,7 @@ fn refuse_options(target: Target, options: &ExportOptions) -> Result<()> {
         return refuse("--quantize int8", "--format onnx and c");
     }
     if (options.fixed || options.ids != onnx::Ids::default()) && target != Target::Onnx {
-        return refuse("--ids and --static", "--format onnx");
+        return refuse("--ids or --static", "--format onnx");
     }
     match target {
         Target::Onnx | Target::C if options.dtype != Dtype::F32 => refuse("--dtype", "other formats"),
