@@ -4,7 +4,6 @@ import shutil
 import subprocess
 
 from .exports import short
-from .shapes import SHAPES
 
 TOKENS = 1000
 RAM = 40 * 1024
@@ -17,15 +16,14 @@ int main(void) { kinglet *k = 0; printf("%zu", sizeof *k - sizeof k->keys - size
 """
 
 
-def check(exports, names):
+def check(exports, models):
     compilers = [name for name in ("gcc", "clang") if shutil.which(name)]
     if not compilers:
         exports.report.skip("c", "all", "neither gcc nor clang is installed")
         return
     for missing in {"gcc", "clang"} - set(compilers):
         exports.report.skip("c", missing, "it is not installed")
-    for name in names:
-        trained = exports.train(name, SHAPES[name])
+    for trained in models:
         folder = exports.export(trained, "c", "any")
         if folder is not None:
             of_folder(exports, trained, folder, compilers)

@@ -48,7 +48,7 @@ SHAPES = {
     "stablelm": Shape(ROTARY | {"activation": "swiglu", "bias": ["qkv", "head", "norm"], "n_kv_head": 2}, "StableLmForCausalLM", "stablelm"),
     # Rotary positions with RMSNorm.
     "llama": Shape(RMS | {"activation": "swiglu", "bias": False}, "LlamaForCausalLM", "llama", tokenizer="bpe:400", documents=True, light=True),
-    "llama-gqa-tied": Shape(RMS | {"activation": "swiglu", "bias": False, "n_kv_head": 2, "tie_weights": True}, "LlamaForCausalLM", "llama", tokenizer="byte"),
+    "llama-gqa-tied": Shape(RMS | {"activation": "swiglu", "bias": False, "n_kv_head": 2, "tie_weights": True, "init": "gpt2"}, "LlamaForCausalLM", "llama", tokenizer="byte"),
     "llama-biases": Shape(RMS | {"activation": "swiglu", "bias": ["qkv", "proj", "mlp"], "n_kv_head": 2}, "LlamaForCausalLM", "llama"),
     "llama-wide-heads": Shape(RMS | {"activation": "swiglu", "bias": False, "head_size": 24, "norm_eps": 1e-6}, "LlamaForCausalLM", "llama"),
     "qwen2": Shape(RMS | {"activation": "swiglu", "bias": ["qkv"], "n_kv_head": 2}, "LlamaForCausalLM", "qwen2", tokenizer="bpe:400", documents=True),
