@@ -20,6 +20,8 @@ pub const END_OF_BLOCK: &str = "<|eot_id|>";
 
 /// How far the logit of the end of the block leads behind the block.
 const LEAD: f64 = 1e4;
+/// How steeply that token's logit falls where the last norm's output is less like its direction.
+const STEEP: f64 = 4.0;
 
 /// One step from a model to the same model in another shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -519,9 +521,10 @@ fn resized(model: Portable, rewrite: Rewrite) -> Portable {
 
 /// R11. A program that goes past the learned positions gets rows there that make it end the text. These rows are a large
 /// multiple of a v whose mean is zero, so LayerNorm makes v of them whatever else is there. A token that nothing else uses
-/// has the row `(2 L / n) v / g`, and along [`fold`]'s direction what makes its logit `L (2 v z / n - 1)`: L behind the
-/// block, where z is v, and about -L within it, where no z is like v. It is the end-of-text token if the tokenizer has none,
-/// else one of its own. Exact within the block; for untied weights without a bias of the head.
+/// has the row `(4 L / n) v / g`, and along [`fold`]'s direction what makes its logit `L (4 v z / n - 3)`: L behind the
+/// block, where z is v, and about -3 L within it, where no z is like v (it would lead where their cosine is above 3/4).
+/// It is the end-of-text token if the tokenizer has none, else one of its own. Exact within the block; for untied weights
+/// without a bias of the head.
 ///
 /// # Errors
 /// If the tokenizer cannot have another token.
@@ -534,8 +537,8 @@ pub fn end_of_block(model: Portable, positions: usize) -> Result<Portable> {
         (doubles(&model.weights, layout.ln_f.w.span), doubles(&model.weights, layout.ln_f.b.expect("added").span));
     let v = unlike(&g);
     let read: Vec<f64> =
-        v.iter().zip(&g).map(|(v, g)| if *g == 0.0 { 0.0 } else { 2.0 * LEAD / n as f64 * v / g }).collect();
-    let always = read.iter().zip(&b).map(|(r, b)| r * b).sum::<f64>() + LEAD;
+        v.iter().zip(&g).map(|(v, g)| if *g == 0.0 { 0.0 } else { STEEP * LEAD / n as f64 * v / g }).collect();
+    let always = read.iter().zip(&b).map(|(r, b)| r * b).sum::<f64>() + (STEEP - 1.0) * LEAD;
     let row = read.iter().zip(&constant.r).map(|(x, r)| (x - always / constant.kappa * r) as f32);
     let row: Vec<f32> = row.collect();
     let config = &model.config;
