@@ -48,7 +48,7 @@ fn joined<'a>(name: &str, weights: Tensor<'a>, scales: Tensor<'a>) -> Result<Ten
         );
         return Err(Error::Data(what));
     }
-    Ok(Tensor::new(shape, Dtype::I8, move || {
+    Ok(Tensor::new(shape, Dtype::F32, move || {
         let (mut numbers, scales) = (weights.read()?.into_owned(), scales.read()?);
         let cols = numbers.len() / rows;
         for (row, numbers) in numbers.chunks_exact_mut(cols.max(1)).enumerate() {

@@ -103,7 +103,7 @@ fn translated(path: &Path, name: &str, tensor: pytorch_reader::Tensor) -> Tensor
         // It may be one that nobody wants; reading it is an error.
         other @ (Theirs::U16 | Theirs::U32 | Theirs::U64) => {
             let what = format!("{}: {name} is of type {other:?}, which kinglet does not read", path.display());
-            return Tensor::new(tensor.shape().to_vec(), Dtype::U8, move || Err(Error::Data(what.clone())));
+            return Tensor::new(tensor.shape().to_vec(), Dtype::F32, move || Err(Error::Data(what.clone())));
         }
     };
     let (path, shape) = (path.to_owned(), tensor.shape().to_vec());

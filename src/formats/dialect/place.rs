@@ -226,7 +226,7 @@ impl Dialect {
     /// The weights of a model with this configuration.
     ///
     /// # Errors
-    /// If a tensor is missing or has another shape, if one is left that nothing is known of, or if the file cannot be
+    /// If a tensor is missing, has another shape or holds whole numbers, if one is left that nothing is known of, or if the file cannot be
     /// read.
     pub fn read(&self, foreign: &Foreign, config: &Config) -> Result<Placed> {
         let layout = Layout::new(config)?;
@@ -246,6 +246,11 @@ impl Dialect {
             if tensor.shape != place.shape() {
                 let (has, wants) = (&tensor.shape, place.shape());
                 return Err(Error::Data(format!("{name} has the shape {has:?} instead of {wants:?}")));
+            }
+            if tensor.dtype.is_whole() {
+                let dtype = tensor.dtype.name();
+                let what = format!("{name} is of type {dtype}: whole numbers without their scales are no weights");
+                return Err(Error::Data(what));
             }
             found.push((place, tensor));
             used.insert(name);
@@ -491,6 +496,14 @@ mod tests {
             foreign.tensors.insert(name.to_owned(), Tensor::of(vec![4, 24], vec![0.0; 96]));
         };
         assert_eq!(error(&half), format!("{name} has the shape [4, 24] instead of [8, 24]"));
+        for dtype in [Dtype::I8, Dtype::U8, Dtype::I16, Dtype::I32, Dtype::I64, Dtype::Bool] {
+            let whole = |foreign: &mut Foreign| {
+                let ones = || Ok(Cow::Owned(vec![1.0; 192]));
+                foreign.tensors.insert(name.to_owned(), Tensor::new(vec![8, 24], dtype, ones));
+            };
+            let type_of = format!("{name} is of type {}: whole numbers", dtype.name());
+            assert!(error(&whole).starts_with(&type_of), "{}", error(&whole));
+        }
         let more = |foreign: &mut Foreign| {
             foreign.tensors.insert("model.layers.1.gate".to_owned(), Tensor::of(vec![2], vec![0.0; 2]));
         };
