@@ -11,7 +11,7 @@ use crate::{
         opened::{self, Format, Opened},
         portable::Portable,
     },
-    run::{NewRun, RunDir, State},
+    run::{RunDir, State},
     text::many,
 };
 use kinglet_core::{
@@ -202,19 +202,17 @@ fn refuse_holes(zeros: &[String], n_layer: usize) -> Result<()> {
 
 impl Imported {
     /// Writes the model as a run in a new folder: weights without the optimizer's state, so that it can be used and
-    /// fine-tuned, but not resumed.
+    /// fine-tuned, but not resumed. The folder is there whole or not at all.
     ///
     /// # Errors
     /// If the folder is unusable.
     pub fn save(&self, out: &Path) -> Result<RunDir> {
         let Portable { config, weights, tokenizer } = &self.portable;
         let layout = Layout::new(config)?;
-        let (run, lock) = RunDir::create(out, config.clone(), tokenizer.clone(), None)?;
         let state = State { step: self.report.step, ..State::default() };
-        let saved = run.save_weights(&layout, &state, |span, out| out.copy_from_slice(&weights[span.range()]));
-        let saved = saved.and_then(|()| run.prune(&state));
-        drop(lock);
-        saved.inspect_err(|_| run.new_run().iter().for_each(NewRun::remove))?;
-        Ok(run)
+        RunDir::create_whole(out, config.clone(), tokenizer.clone(), |run| {
+            run.save_weights(&layout, &state, |span, out| out.copy_from_slice(&weights[span.range()]))?;
+            run.prune(&state)
+        })
     }
 }
