@@ -37,11 +37,9 @@ fn the_good_files_are_imported() {
 fn what_the_fuzzer_kept_is_still_harmless() {
     for (reader, read, good) in READERS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(reader);
-        let kept = folder
-            .read_dir()
-            .unwrap()
-            .inspect(|entry| read(&fs::read(entry.as_ref().unwrap().path()).unwrap()))
-            .count();
+        let files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.iter().for_each(|path| _ = read(&fs::read(path).unwrap()));
+        let kept = files.len();
         assert!(kept >= good.len(), "{reader}");
     }
 }

@@ -112,6 +112,11 @@ impl Dialect {
         tables::DIALECTS
     }
 
+    /// kinglet's own names, which hold every model of kinglet's.
+    pub fn own() -> &'static Dialect {
+        &tables::OWN
+    }
+
     /// The architecture of this name.
     pub fn find(convention: Convention, name: &str) -> Option<&'static Dialect> {
         Dialect::all().iter().find(|dialect| dialect.convention == convention && dialect.name == name)
@@ -282,8 +287,9 @@ impl Dialect {
         }
         let shown = strange.iter().take(4).map(|name| format!("{name} {:?}", foreign.tensors[name].shape));
         let (shown, n, name) = (shown.collect::<Vec<_>>().join(", "), strange.len(), self.name);
+        let have = if n == 1 { "has" } else { "have" };
         let more = if n > 4 { format!(" and {} more", n - 4) } else { String::new() };
-        Err(Error::Data(format!("{n} of its tensors have no place in the architecture {name}: {shown}{more}")))
+        Err(Error::Data(format!("{n} of its tensors {have} no place in the architecture {name}: {shown}{more}")))
     }
 
     /// The biases that must be written for a model.
@@ -507,7 +513,7 @@ mod tests {
         let more = |foreign: &mut Foreign| {
             foreign.tensors.insert("model.layers.1.gate".to_owned(), Tensor::of(vec![2], vec![0.0; 2]));
         };
-        assert_eq!(error(&more), "1 of its tensors have no place in the architecture llama: model.layers.1.gate [2]");
+        assert_eq!(error(&more), "1 of its tensors has no place in the architecture llama: model.layers.1.gate [2]");
     }
 
     #[test]
