@@ -84,15 +84,18 @@ fn refused(path: &Path, error: PytorchError) -> Error {
     }
 }
 
+/// Bytes of the record with which an archive ends, without its comment.
+const END: usize = 22;
+
 /// Whether a file begins as an archive and lacks the record with which one ends.
 fn is_cut_off(path: &Path) -> bool {
     let Ok(source) = Source::open(path) else { return false };
     // The record may be followed by a comment of 64 KiB.
-    let tail = source.len().min(22 + 0xffff);
+    let tail = source.len().min(END as u64 + 0xffff);
     let (Ok(start), Ok(tail)) = (source.bytes(0, 4), source.bytes(source.len() - tail, tail as usize)) else {
         return false;
     };
-    start == b"PK\x03\x04" && !tail.windows(4).any(|bytes| bytes == b"PK\x05\x06")
+    start == b"PK\x03\x04" && !tail.windows(END).any(|bytes| bytes.starts_with(b"PK\x05\x06"))
 }
 
 /// The key of the root that holds the weights, if they are not the root itself.
