@@ -125,6 +125,7 @@ impl Args {
         let imported = import(&self.path, &self.told.options(self.format))?;
         let start = |place: run_arg::Place| place.start(|out: &Path| imported.save(out));
         let run = self.place.start(|| default_out(&self.path), start, RunDir::path)?;
+        terminal::note(&run.notes);
         show(&imported, run.path(), json)
     }
 }
@@ -188,7 +189,10 @@ fn text(config: &Config, report: &ImportReport, run: &Path) -> String {
     if *buffers_left_out > 0 {
         line(
             "left out",
-            format!("{}, which hold nothing that was learned", terminal::count(*buffers_left_out as u64, "buffer")),
+            match buffers_left_out {
+                1 => "1 buffer, which holds nothing that was learned".to_owned(),
+                n => format!("{n} buffers, which hold nothing that was learned"),
+            },
         );
     }
     for guess in guesses {

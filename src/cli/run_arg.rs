@@ -138,6 +138,13 @@ impl RunArg {
                         ),
                     )
                 }
+                (_, None) if ["kinglet.toml", "config.json"].iter().any(|name| path.join(name).exists()) => {
+                    let advice = command("import", path);
+                    Error::run(
+                        path,
+                        format!("a model as files for other programs, not a run: {advice} makes a run of it"),
+                    )
+                }
                 (_, None) => Error::run(path, "not the folder of a run: it has no config.toml"),
             };
         }

@@ -4,7 +4,7 @@ use super::foreign::{Dtype, Tensor};
 use kinglet_core::error::{Error, Result};
 use std::{
     borrow::Cow,
-    fs::File,
+    fs::{self, File},
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -17,9 +17,19 @@ pub(super) struct Source {
     len: u64,
 }
 
+/// Refuses a pipe, a device and whatever else would keep its reader waiting, or has no size.
+pub(super) fn regular(path: &Path) -> Result<()> {
+    let about = fs::metadata(path).map_err(Error::io("open", path))?;
+    if about.is_file() || about.is_dir() {
+        return Ok(());
+    }
+    Err(Error::run(path, "neither a file nor a folder, but a pipe, a device or the like: save the model as a file"))
+}
+
 impl Source {
     /// Opens a file.
     pub(super) fn open(path: &Path) -> Result<Arc<Source>> {
+        regular(path)?;
         let file = File::open(path).map_err(Error::io("open", path))?;
         let len = file.metadata().map_err(Error::io("read", path))?.len();
         Ok(Arc::new(Source { path: path.to_owned(), file: Mutex::new(file), len }))

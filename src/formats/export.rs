@@ -9,6 +9,7 @@ use super::{
     gguf,
     import::{ImportOptions, Imported, import},
     numbers, ollama, onnx,
+    opened::OWN,
     peft::Adapters,
     portable::Portable,
     pth,
@@ -25,7 +26,7 @@ use crate::{
     train::finetune,
 };
 use kinglet_core::{
-    config::{Bias, Config, Position},
+    config::{Bias, Config, Position, TokenizerKind},
     error::{Error, Result},
     params::Layout,
 };
@@ -335,10 +336,13 @@ fn own(model: &Portable, out: &Path, dtype: Dtype) -> Result<Written> {
     }
     let mut files = Files::new(out)?;
     files.add("model.safetensors", |path| numbers::safetensors(path, &foreign, dtype))?;
-    // Where it was trained on what stays behind.
+    // Its text and the run it came from stay behind, and so does where its tokenizer was.
     let mut config = model.config.clone();
-    (config.data, config.base) = (Vec::new(), String::new());
-    files.add("config.toml", |path| fs::write(path, config.to_toml()))?;
+    (config.data, config.base, config.data_sha256) = (Vec::new(), String::new(), String::new());
+    if let TokenizerKind::File(path) = &mut config.tokenizer {
+        "tokenizer.json".clone_into(path);
+    }
+    files.add(OWN, |path| fs::write(path, config.to_toml()))?;
     files.add("tokenizer.json", |path| fs::write(path, model.tokenizer.to_json()))?;
     let shown = out.display();
     files.finish(vec![format!("safetensors.torch.load_file(\"{shown}/model.safetensors\")  # nanoGPT's names")])

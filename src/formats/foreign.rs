@@ -67,6 +67,11 @@ impl Dtype {
         }
     }
 
+    /// Whether it holds whole numbers or truth values, which no weight is: they mean something only with scales.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Dtype::I8 | Dtype::U8 | Dtype::I16 | Dtype::I32 | Dtype::I64 | Dtype::Bool)
+    }
+
     /// Little-endian numbers as f32, rounded where they have more digits.
     ///
     /// # Panics
@@ -97,7 +102,7 @@ type Read<'a> = Box<dyn Fn() -> Result<Cow<'a, [f32]>> + Send + Sync + 'a>;
 pub struct Tensor<'a> {
     /// PyTorch's shape, the slowest dimension first.
     pub shape: Vec<usize>,
-    /// How a file that was read stores it; what is to be written is f32.
+    /// How a file that was read stores it; what is to be written, or was put together by the reader, is f32.
     pub dtype: Dtype,
     read: Read<'a>,
 }

@@ -5,6 +5,7 @@ use super::{
     foreign::{Foreign, Tensor},
     int8,
 };
+use crate::text::many;
 use kinglet_core::{
     config::{Activation, AttentionScale, Config, Init},
     error::{Error, Result},
@@ -77,7 +78,7 @@ const WRAPPERS: [&str; 4] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_w
 
 /// Removes what `torch.compile` and wrappers for several devices add to names.
 pub(super) fn unwrap_names(foreign: &mut Foreign<'_>) -> Result<()> {
-    let mut changed = 0;
+    let mut changed = 0u64;
     let mut tensors = BTreeMap::new();
     for (name, tensor) in std::mem::take(&mut foreign.tensors) {
         let parts = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>();
@@ -86,16 +87,15 @@ pub(super) fn unwrap_names(foreign: &mut Foreign<'_>) -> Result<()> {
             parts => parts,
         };
         let plain = parts.join(".");
-        changed += usize::from(plain != name);
+        changed += u64::from(plain != name);
         if tensors.insert(plain.clone(), tensor).is_some() {
             return Err(Error::Data(format!("it has {plain} twice, with and without what wrappers add to names")));
         }
     }
     foreign.tensors = tensors;
     if changed > 0 {
-        foreign
-            .notes
-            .push(format!("{changed} names have a prefix of torch.compile or of a wrapper, which is left out"));
+        let n = many(changed, "name has", "names have");
+        foreign.notes.push(format!("{n} a prefix of torch.compile or of a wrapper, which is left out"));
     }
     Ok(())
 }
@@ -146,6 +146,7 @@ fn dialect(foreign: &mut Foreign<'_>) -> Result<&'static Dialect> {
     let names: Vec<_> = foreign.tensors.keys().take(4).map(String::as_str).collect();
     let what = match foreign.tensors.len() {
         0 => "it has no tensors".to_owned(),
+        1 => format!("its only tensor, {}, is of no architecture that kinglet knows", names[0]),
         n => format!("its {n} tensors are of no architecture that kinglet knows; they begin with {}", names.join(", ")),
     };
     Err(Error::Data(what))
@@ -212,7 +213,7 @@ pub(super) fn describe(foreign: &mut Foreign<'_>, n_head: Option<usize>) -> Resu
             found.config.activation = Activation::GeluTanh;
             found.open.push(Open {
                 key: "activation",
-                values: choices(&["gelu_tanh", "gelu", "relu"]),
+                values: activations("gelu_tanh"),
                 usual: Some(("GPT-2 has the approximation of GELU".into(), Certainty::Likely)),
             });
         }
@@ -269,6 +270,14 @@ fn choices(values: &[&str]) -> Vec<String> {
     values.iter().map(|value| (*value).to_owned()).collect()
 }
 
+/// The activation functions of one argument, the usual one first.
+fn activations(usual: &str) -> Vec<String> {
+    let mut all = choices(&["gelu", "gelu_tanh", "relu", "relu_squared"]);
+    // The others keep their order.
+    all.sort_by_key(|name| name != usual);
+    all
+}
+
 /// The lecture's code, which scales by the number of channels in the video and by the size of a head in later versions.
 fn lecture(found: &mut Description) {
     found.origin = "the lecture's code (token_embedding_table, a module for each head)".to_owned();
@@ -284,7 +293,7 @@ fn lecture(found: &mut Description) {
     });
     found.open.push(Open {
         key: "activation",
-        values: choices(&["relu", "gelu", "gelu_tanh"]),
+        values: activations("relu"),
         usual: Some(("the lecture has ReLU".into(), Certainty::Likely)),
     });
 }
@@ -310,9 +319,15 @@ fn nanogpt(found: &mut Description, foreign: &Foreign, stated: &Stated) {
     if reason.is_empty() {
         return;
     }
-    let values = if usual == Activation::Gelu { ["gelu", "gelu_tanh"] } else { ["gelu_tanh", "gelu"] };
+    let values = activations(if usual == Activation::Gelu { "gelu" } else { "gelu_tanh" });
     let certainty = if origin == "nanoGPT or a relative of it" { Certainty::Unsure } else { Certainty::Likely };
-    found.open.push(Open { key: "activation", values: choices(&values), usual: Some((reason.into(), certainty)) });
+    found.open.push(Open { key: "activation", values, usual: Some((reason.into(), certainty)) });
+    if foreign.meta.get("model_args").is_none() {
+        let usual =
+            Some(("nanoGPT and its relatives divide by the square root of head_size".into(), Certainty::Likely));
+        let values = choices(&["head_size", "n_embd"]);
+        found.open.push(Open { key: "attention_scale", values, usual });
+    }
 }
 
 /// Llama as Meta's code and llama2.c have it.
@@ -337,7 +352,8 @@ fn heads(found: &mut Description, foreign: &Foreign, stated: &Stated, given: Opt
     if let (Some(given), Some(known)) = (given, counted.or(said).filter(|known| Some(*known) != given)) {
         return Err(Error::BadConfig(format!("--n-head {given}: the file has {known} heads")));
     }
-    if let Some(n) = counted.or(said).or(given) {
+    let known = counted.or(said);
+    if let Some(n) = known.or(given) {
         if n == 0 || !c.is_multiple_of(n) {
             return Err(Error::Data(format!("n_head = {n} is no divisor of n_embd = {c}")));
         }
@@ -345,16 +361,18 @@ fn heads(found: &mut Description, foreign: &Foreign, stated: &Stated, given: Opt
         if found.config.n_kv_head == n {
             found.config.n_kv_head = 0;
         }
-        return Ok(());
+        if known.is_some() {
+            return Ok(());
+        }
     }
     // GPT-2's four sizes all have heads of 64 channels.
     let is_gpt2 = [768, 1024, 1280, 1600].contains(&c);
     let mut sizes: Vec<usize> = [64, 32, 16, 128, 8].into_iter().filter(|size| c.is_multiple_of(*size)).collect();
     sizes.sort_by_key(|size| *size != 64 || !is_gpt2);
     let Some(first) = sizes.first() else {
-        return Err(no_heads(c));
+        return if given.is_some() { Ok(()) } else { Err(no_heads(c)) };
     };
-    found.config.n_head = c / first;
+    found.config.n_head = given.unwrap_or(c / first);
     let usual = is_gpt2.then(|| (format!("GPT-2 of {c} channels has heads of 64"), Certainty::Likely));
     let values = sizes.iter().map(|size| (c / size).to_string()).collect();
     found.open.push(Open { key: "n_head", values, usual });

@@ -2,6 +2,7 @@
 //! has them.
 
 use super::foreign::{Dtype, Foreign, Tensor};
+use crate::text::many;
 use kinglet_core::error::{Error, Result};
 use std::borrow::Cow;
 
@@ -30,8 +31,8 @@ pub(super) fn join(foreign: &mut Foreign<'_>) -> Result<()> {
         return Err(Error::Data(format!("it has {name}, but not the weights that it scales")));
     }
     if !names.is_empty() {
-        let n = names.len();
-        foreign.notes.push(format!("{n} weights are int8 with a scale for each row: they are multiplied out"));
+        let n = many(names.len() as u64, "weight is", "weights are");
+        foreign.notes.push(format!("{n} int8 with a scale for each row, which is multiplied out"));
     }
     Ok(())
 }
@@ -48,7 +49,7 @@ fn joined<'a>(name: &str, weights: Tensor<'a>, scales: Tensor<'a>) -> Result<Ten
         );
         return Err(Error::Data(what));
     }
-    Ok(Tensor::new(shape, Dtype::I8, move || {
+    Ok(Tensor::new(shape, Dtype::F32, move || {
         let (mut numbers, scales) = (weights.read()?.into_owned(), scales.read()?);
         let cols = numbers.len() / rows;
         for (row, numbers) in numbers.chunks_exact_mut(cols.max(1)).enumerate() {

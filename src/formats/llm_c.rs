@@ -340,7 +340,7 @@ fn version_2(source: &Arc<Source>, sizes: &Sizes, group: usize) -> Result<Foreig
                 .for_each(|(group, scale)| group.iter_mut().for_each(|x| *x *= scale));
             Ok(Cow::Owned(numbers))
         };
-        at.foreign.tensors.insert(name, Tensor::new(shape.to_vec(), Dtype::I8, read));
+        at.foreign.tensors.insert(name, Tensor::new(shape.to_vec(), Dtype::F32, read));
         at.skip((n + n / group * 4) as u64)
     };
     quantized(EMBEDDING.into(), [v, c])?;

@@ -1,14 +1,18 @@
 //! Which format a file or folder has, told from what is in it, and its tensors.
 
 use super::{
+    bytes,
     foreign::Foreign,
     gguf,
     hugging_face::{self, read_json},
     llm_c::{self, Program},
     pytorch, safetensors,
 };
-use crate::run::Kind;
-use kinglet_core::error::{Error, Result};
+use crate::run::{Kind, read_config};
+use kinglet_core::{
+    config::Config,
+    error::{Error, Result},
+};
 use serde_json::Value;
 use std::{
     fmt, fs,
@@ -94,11 +98,17 @@ pub(super) struct Opened {
     pub(super) foreign: Foreign<'static>,
     /// What stands in the `config.json` of a folder of transformers.
     pub(super) config: Option<Value>,
+    /// What stands in kinglet's own configuration beside tensors that it exported.
+    pub(super) own: Option<Config>,
     /// The folder in which a tokenizer may be.
     pub(super) folder: PathBuf,
 }
 
 const CONFIG: &str = "config.json";
+
+/// kinglet's configuration beside tensors alone. It is not called as that of a run: such a folder is none.
+pub(super) const OWN: &str = "kinglet.toml";
+
 const WEIGHTS: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
@@ -113,6 +123,7 @@ pub(super) fn open(path: &Path, format: Option<Format>) -> Result<Opened> {
     if !path.exists() {
         return Err(Error::not_found(path, "there is no such file or folder"));
     }
+    bytes::regular(path)?;
     let path = &whole(path);
     if path.is_dir() { open_folder(path, format) } else { open_file(path, format) }
 }
@@ -120,7 +131,7 @@ pub(super) fn open(path: &Path, format: Option<Format>) -> Result<Opened> {
 /// The folder that is meant by a file which only describes others.
 fn whole(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let describes = name == CONFIG || name == "adapter_config.json" || name.ends_with(".index.json");
+    let describes = [CONFIG, OWN].contains(&&*name) || name == "adapter_config.json" || name.ends_with(".index.json");
     if describes && path.is_file() { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() }
 }
 
@@ -136,7 +147,7 @@ fn open_folder(path: &Path, format: Option<Format>) -> Result<Opened> {
         }
         (None | Some(Format::HuggingFace), Some(weights)) if config.as_ref().is_some_and(hugging_face::is) => {
             let foreign = read_weights(&path.join(weights))?;
-            Ok(Opened { format: Format::HuggingFace, foreign, config, folder: path.to_owned() })
+            Ok(Opened { format: Format::HuggingFace, foreign, config, own: None, folder: path.to_owned() })
         }
         (Some(Format::HuggingFace), None) if config.is_some() => {
             Err(Error::not_found(path, format!("there are no weights in this folder: {}", WEIGHTS.join(" or "))))
@@ -228,7 +239,10 @@ fn open_file(path: &Path, format: Option<Format>) -> Result<Opened> {
     let config =
         config.filter(|config| hugging_face::is(config) && format.is_none_or(|format| format == Format::HuggingFace));
     let format = if config.is_some() { Format::HuggingFace } else { found };
-    Ok(Opened { format, foreign, config, folder })
+    let own = folder.join(OWN);
+    let has_own = config.is_none() && format == Format::Safetensors && own.is_file();
+    let own = if has_own { Some(read_config(&own)?) } else { None };
+    Ok(Opened { format, foreign, config, own, folder })
 }
 
 fn beginning(path: &Path) -> Result<(Vec<u8>, u64)> {

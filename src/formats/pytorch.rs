@@ -1,6 +1,9 @@
 //! PyTorch's checkpoints: what `torch.save` wrote, zip or legacy. Nothing in them is executed.
 
-use super::foreign::{Dtype, Foreign, Tensor};
+use super::{
+    bytes::{self, Source},
+    foreign::{Dtype, Foreign, Tensor},
+};
 use kinglet_core::error::{Error, Result};
 use pytorch_reader::{DType as Theirs, PickleValue, PytorchError, PytorchReader};
 use serde_json::{Map, Value};
@@ -26,6 +29,7 @@ const MODEL_KEYS: [&str; 10] = [
 /// If it is no checkpoint of PyTorch's, is damaged, calls what is unknown, or claims more numbers than it has.
 pub(super) fn read(path: &Path) -> Result<Foreign<'static>> {
     let refused = |error: PytorchError| refused(path, error);
+    bytes::regular(path)?;
     let tensors = PytorchReader::new(path).map_err(refused)?.into_tensors();
     let root = PytorchReader::read_pickle_data(path, None).map_err(refused)?;
     refuse_calls(path, &root)?;
@@ -39,7 +43,10 @@ pub(super) fn read(path: &Path) -> Result<Foreign<'static>> {
         }
     }
     refuse_claims(path, &foreign)?;
-    foreign.notes.extend(beside.iter().map(|(key, n)| format!("{n} tensors of {key} are left out")));
+    foreign.notes.extend(beside.iter().map(|(key, n)| match n {
+        1 => format!("1 tensor of {key} is left out"),
+        n => format!("{n} tensors of {key} are left out"),
+    }));
     let mut unread = Vec::new();
     let is_weight = |name: &str| foreign.tensors.contains_key(name) || key == Some(name);
     foreign.meta = match root {
@@ -62,6 +69,7 @@ pub(super) fn read(path: &Path) -> Result<Foreign<'static>> {
 /// # Errors
 /// As [`read`].
 pub(super) fn read_values(path: &Path) -> Result<Value> {
+    bytes::regular(path)?;
     let root = PytorchReader::read_pickle_data(path, None).map_err(|error| refused(path, error))?;
     refuse_calls(path, &root)?;
     Ok(json(root, "", &mut Vec::new()).unwrap_or(Value::Null))
@@ -71,8 +79,23 @@ pub(super) fn read_values(path: &Path) -> Result<Value> {
 fn refused(path: &Path, error: PytorchError) -> Error {
     match error {
         PytorchError::Io(source) if source.raw_os_error().is_some() => Error::io("read", path)(source),
+        _ if is_cut_off(path) => Error::damaged(path, "it is cut off: the end of the file is missing"),
         error => Error::damaged(path, format!("not a checkpoint that can be read: {error}")),
     }
+}
+
+/// Bytes of the record with which an archive ends, without its comment.
+const END: usize = 22;
+
+/// Whether a file begins as an archive and lacks the record with which one ends.
+fn is_cut_off(path: &Path) -> bool {
+    let Ok(source) = Source::open(path) else { return false };
+    // The record may be followed by a comment of 64 KiB.
+    let tail = source.len().min(END as u64 + 0xffff);
+    let (Ok(start), Ok(tail)) = (source.bytes(0, 4), source.bytes(source.len() - tail, tail as usize)) else {
+        return false;
+    };
+    start == b"PK\x03\x04" && !tail.windows(END).any(|bytes| bytes.starts_with(b"PK\x05\x06"))
 }
 
 /// The key of the root that holds the weights, if they are not the root itself.
@@ -103,7 +126,7 @@ fn translated(path: &Path, name: &str, tensor: pytorch_reader::Tensor) -> Tensor
         // It may be one that nobody wants; reading it is an error.
         other @ (Theirs::U16 | Theirs::U32 | Theirs::U64) => {
             let what = format!("{}: {name} is of type {other:?}, which kinglet does not read", path.display());
-            return Tensor::new(tensor.shape().to_vec(), Dtype::U8, move || Err(Error::Data(what.clone())));
+            return Tensor::new(tensor.shape().to_vec(), Dtype::F32, move || Err(Error::Data(what.clone())));
         }
     };
     let (path, shape) = (path.to_owned(), tensor.shape().to_vec());

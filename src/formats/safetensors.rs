@@ -125,7 +125,7 @@ fn tensor(source: &Arc<Source>, name: &str, info: &TensorInfo, data: u64) -> Res
         // It may be one that nobody wants; reading it is an error.
         other => {
             let what = format!("{}: {name} is of type {other:?}, which kinglet does not read", source.path().display());
-            return Ok(Tensor::new(info.shape.clone(), Dtype::U8, move || Err(Error::Data(what.clone()))));
+            return Ok(Tensor::new(info.shape.clone(), Dtype::F32, move || Err(Error::Data(what.clone()))));
         }
     };
     source.tensor(info.shape.clone(), dtype, at)

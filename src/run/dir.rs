@@ -21,7 +21,7 @@ use super::{
     metrics::{MetricLine, MetricLines, Metrics, Record},
 };
 use crate::{
-    system::disk::{self, Appender, Lock, NewFolders, sha256},
+    system::disk::{self, Appender, FolderWriter, Lock, NewFolders, sha256},
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
@@ -102,6 +102,34 @@ impl RunDir {
                 Err(error)
             }
         }
+    }
+
+    /// Writes a run that is complete once `fill` has saved its checkpoint. The folder is there whole or not at all, even
+    /// if this process is killed.
+    ///
+    /// # Errors
+    /// If the folder is not empty, cannot be written, or `fill` fails.
+    pub(crate) fn create_whole(
+        path: &Path,
+        mut config: Config,
+        tokenizer: Tokenizer,
+        fill: impl FnOnce(&RunDir) -> Result<()>,
+    ) -> Result<RunDir> {
+        refuse_full(path)?;
+        if path.join(Lock::FILE).exists() {
+            // What an interrupted start left is in the way.
+            drop(Lock::take(path)?);
+            NewRun::new(path, NewFolders::default()).remove();
+        }
+        let writer = FolderWriter::beside(path)?;
+        config.tokenizer_sha256 = sha256(tokenizer.to_json().as_bytes());
+        let mut run = RunDir::opened(writer.aside(), config, tokenizer, Vec::new());
+        run.notes.clone_from(&writer.notes);
+        run.write_first(None)?;
+        fill(&run)?;
+        writer.finish()?;
+        path.clone_into(&mut run.path);
+        Ok(run)
     }
 
     fn write_first(&self, base: Option<&Base>) -> Result<()> {

@@ -224,7 +224,8 @@ impl FolderWriter {
         Ok(())
     }
 
-    /// Writes the checksums and renames the folder to its final path, replacing an older one of the same name.
+    /// Writes the checksums of the files that were added, if any were, and renames the folder to its final path,
+    /// replacing an older one of the same name.
     pub(crate) fn finish(mut self) -> Result<()> {
         if self.replaces {
             remove_folder(&self.path)?;
@@ -232,9 +233,11 @@ impl FolderWriter {
             // Fails if another process has put something there meanwhile.
             fs::remove_dir(&self.path).map_err(Error::io("replace", &self.path))?;
         }
-        write_flushed(&self.aside.join(SUMS), |file| file.write_all(self.sums.as_bytes()))
-            .and_then(|()| sync_folder(&self.aside))
-            .map_err(Error::io("write", &self.path))?;
+        let summed = match self.sums.as_str() {
+            "" => Ok(()),
+            sums => write_flushed(&self.aside.join(SUMS), |file| file.write_all(sums.as_bytes())),
+        };
+        summed.and_then(|()| sync_folder(&self.aside)).map_err(Error::io("write", &self.path))?;
         // The lock shows the next writer what a killed one left, so it goes last. Windows cannot rename a folder with an
         // open file in it.
         if cfg!(windows) {

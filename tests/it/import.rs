@@ -4,13 +4,15 @@
 use crate::common::cli::Cli;
 use kinglet::{
     backend::{Forward, Pass, Reference, Rows},
-    config::AttentionScale,
+    config::{AttentionScale, Config},
     formats::{
-        Certainty, Dtype, ImportOptions, Imported, Portable,
+        Certainty, Dtype, ExportOptions, ImportOptions, Imported, Portable, Source, Target,
         dialect::{Convention, Dialect},
-        gguf, import,
+        export, gguf, import,
     },
     model::Gpt,
+    params::Layout,
+    text::tokenizer::{CharTokenizer, Tokenizer},
 };
 use serde_json::{Value, json};
 use std::{
@@ -297,6 +299,152 @@ fn damaged_files_never_panic() {
 }
 
 /// Text of the eleven characters that a model of the lecture's code has learned nothing of.
+#[test]
+fn tensors_alone_come_back_as_the_same_model() {
+    for settings in [
+        &["bias=false"][..],
+        &["position=rotary", "norm=rmsnorm", "activation=swiglu", "qk_norm=true", "n_kv_head=1", "tie_weights=false"],
+        &["attention_scale=n_embd", "activation=relu", "bias=true", "norm_eps=1e-6", "bos_token=a"],
+    ] {
+        let mut config = Config::default().with(&["n_layer=2", "n_embd=8", "n_head=2", "block_size=8"]).unwrap();
+        settings.iter().for_each(|setting| config.set(setting).unwrap());
+        (config.vocab_size, config.data) = (4, vec!["/home/somebody/text.txt".to_owned()]);
+        config.check().unwrap();
+        let weights =
+            Layout::new(&config).unwrap().init(5).iter().enumerate().map(|(i, x)| x + i as f32 / 7.0).collect();
+        let tokenizer = Tokenizer::from(CharTokenizer::train("abcd"));
+        let tokenizer = tokenizer.with_ends(&config.bos_token, &config.eos_token).unwrap();
+        let model = Portable::new(config, weights, tokenizer).unwrap();
+        let source = Source {
+            model: model.clone(),
+            adapters: None,
+            step: 3,
+            val_loss: None,
+            name: "x".to_owned(),
+            warnings: Vec::new(),
+            notes: Vec::new(),
+        };
+        let temp = tempfile::tempdir().unwrap();
+        let out = temp.path().join("e");
+        export(source, Target::Safetensors, &out, &ExportOptions::default()).unwrap();
+        for path in [out.clone(), out.join("model.safetensors"), out.join("kinglet.toml")] {
+            let back = import(&path, &ImportOptions::default()).unwrap_or_else(|error| panic!("{}", error.one_line()));
+            assert!(back.portable.weights == model.weights, "{settings:?}: the same bits");
+            assert_eq!(back.portable.tokenizer.to_json(), model.tokenizer.to_json());
+            assert_eq!(back.portable.tokenizer.begin_of_text(), model.tokenizer.begin_of_text());
+            let mut want = model.config.clone();
+            want.data.clear();
+            assert_eq!(back.portable.config, want, "{settings:?}");
+            assert!(back.report.guesses.is_empty() && back.report.notes.is_empty(), "{:?}", back.report);
+        }
+        assert!(!fs::read_to_string(out.join("kinglet.toml")).unwrap().contains("somebody"));
+        // What the configuration asks for must be there.
+        let toml = fs::read_to_string(out.join("kinglet.toml")).unwrap().replace("n_layer = 2", "n_layer = 3");
+        fs::write(out.join("kinglet.toml"), toml).unwrap();
+        let error = refused(&out, &ImportOptions::default());
+        assert!(error.contains("it has no tensor transformer.h.2."), "{error}");
+    }
+}
+
+/// A copy of a fixture's folder, with changes in its JSON files.
+fn changed(name: &str, changes: &[(&str, &str, Value)]) -> tempfile::TempDir {
+    let temp = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(file(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, temp.path().join(path.file_name().unwrap())).unwrap();
+    }
+    for (file, key, value) in changes {
+        let path = temp.path().join(file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
+        let mut json: Value = serde_json::from_str(&text).unwrap();
+        json[*key] = value.clone();
+        fs::write(&path, json.to_string()).unwrap();
+    }
+    temp
+}
+
+#[test]
+fn what_a_folder_says_twice_or_both_ways_is_told_once() {
+    let ends = ["config.json", "generation_config.json"].map(|name| (name, "eos_token_id", json!(7)));
+    let notes = import(changed("llama", &ends).path(), &told()).unwrap().report.notes;
+    assert_eq!(notes.iter().filter(|note| note.contains("eos_token_id = 7 is left out")).count(), 1, "{notes:?}");
+
+    let tied = changed("llama", &[("config.json", "tie_word_embeddings", json!(true))]);
+    let notes = import(tied.path(), &told()).unwrap().report.notes.join("\n");
+    assert!(notes.contains("transformers 4") && notes.contains("transformers 5"), "{notes}");
+}
+
+#[test]
+fn a_file_that_is_cut_off_and_what_is_no_file_are_refused_as_such() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("cut.pth");
+    let whole = fs::read(file("lecture.pth")).unwrap();
+    for len in [whole.len() - 10, whole.len() / 2, 100] {
+        fs::write(&path, &whole[..len]).unwrap();
+        let error = refused(&path, &told());
+        assert!(error.contains("it is cut off"), "{error}");
+    }
+    #[cfg(unix)]
+    {
+        let pipe = temp.path().join("model.safetensors");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        fs::write(temp.path().join("config.json"), fs::read(file("llama/config.json")).unwrap()).unwrap();
+        for path in [pipe.as_path(), temp.path()] {
+            let error = refused(path, &told());
+            assert!(error.contains("neither a file nor a folder"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn every_activation_and_scale_is_tried_and_what_is_told_is_compared() {
+    let cli = Cli::new();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/DESIGN.md")).unwrap();
+    fs::write(cli.path("text.txt"), text.chars().take(60_000).collect::<String>()).unwrap();
+    let settings = "n_layer=1 n_embd=64 n_head=8 block_size=32 activation=relu attention_scale=n_embd max_iters=600 \
+                    eval_iters=2 learning_rate=0.005 bias=false batch_size=8";
+    let mut args = vec!["train", "text.txt", "--name", "small", "--quiet"];
+    settings.split_whitespace().for_each(|setting| args.extend(["--set", setting]));
+    cli.ok(&args);
+    cli.ok(&["export", "small", "--format", "safetensors", "-o", "e"]);
+    cli.fails(&["sample", "e"], 1, "not a run: kinglet import e makes a run of it");
+    cli.ok(&["import", "e", "--name", "back"]);
+    let sample = |run| cli.ok(&["sample", run, "--tokens", "50", "--seed", "1", "--quiet"]);
+    assert_eq!(sample("back"), sample("small"));
+    fs::remove_file(cli.path("e/kinglet.toml")).unwrap();
+
+    let import = |more: &[&str]| {
+        let args = [&["import", "e/model.safetensors", "--json"], more].concat();
+        serde_json::from_str::<Value>(&cli.ok(&args)).unwrap()
+    };
+    let found = import(&["--n-head", "8", "--data", "text.txt"]);
+    let guess = |found: &Value, key: &str| {
+        found["guesses"].as_array().unwrap().iter().find(|guess| guess["key"] == key).unwrap().clone()
+    };
+    let activation = guess(&found, "activation");
+    assert_eq!((&activation["value"], &activation["certainty"]), (&json!("relu"), &json!("measured")), "{activation}");
+    let reason = activation["reason"].as_str().unwrap();
+    assert!(
+        ["gelu", "gelu_tanh", "relu_squared"].iter().all(|name| reason.contains(&format!("with {name}"))),
+        "{reason}"
+    );
+    let scale = guess(&found, "attention_scale");
+    assert_eq!((&scale["value"], &scale["certainty"]), (&json!("n_embd"), &json!("measured")), "{scale}");
+
+    let found = import(&["--n-head", "8", "--data", "text.txt", "--attention-scale", "head_size"]);
+    let notes = found["notes"].to_string();
+    assert!(notes.contains("attention_scale = head_size, as told, but the loss on text.txt is "), "{notes}");
+    assert!(notes.contains("clearly lower with n_embd: "), "{notes}");
+    let notes = import(&["--n-head", "4", "--data", "text.txt"])["notes"].to_string();
+    assert!(notes.contains("n_head = 4, as told"), "{notes}");
+
+    // Without a text it is a guess, and which option decides it is said.
+    let scale = guess(&import(&["--n-head", "8"]), "attention_scale");
+    assert_eq!(scale["certainty"], "likely");
+    let reason = scale["reason"].as_str().unwrap();
+    assert!(reason.contains("--data TEXT") && reason.contains("--attention-scale"), "{reason}");
+}
+
 const TEXT: &str = "abc!;\n defg";
 
 #[test]

@@ -112,6 +112,11 @@ impl Dialect {
         tables::DIALECTS
     }
 
+    /// kinglet's own names, which hold every model of kinglet's.
+    pub fn own() -> &'static Dialect {
+        &tables::OWN
+    }
+
     /// The architecture of this name.
     pub fn find(convention: Convention, name: &str) -> Option<&'static Dialect> {
         Dialect::all().iter().find(|dialect| dialect.convention == convention && dialect.name == name)
@@ -226,7 +231,7 @@ impl Dialect {
     /// The weights of a model with this configuration.
     ///
     /// # Errors
-    /// If a tensor is missing or has another shape, if one is left that nothing is known of, or if the file cannot be
+    /// If a tensor is missing, has another shape or holds whole numbers, if one is left that nothing is known of, or if the file cannot be
     /// read.
     pub fn read(&self, foreign: &Foreign, config: &Config) -> Result<Placed> {
         let layout = Layout::new(config)?;
@@ -246,6 +251,11 @@ impl Dialect {
             if tensor.shape != place.shape() {
                 let (has, wants) = (&tensor.shape, place.shape());
                 return Err(Error::Data(format!("{name} has the shape {has:?} instead of {wants:?}")));
+            }
+            if tensor.dtype.is_whole() {
+                let dtype = tensor.dtype.name();
+                let what = format!("{name} is of type {dtype}: whole numbers without their scales are no weights");
+                return Err(Error::Data(what));
             }
             found.push((place, tensor));
             used.insert(name);
@@ -277,8 +287,9 @@ impl Dialect {
         }
         let shown = strange.iter().take(4).map(|name| format!("{name} {:?}", foreign.tensors[name].shape));
         let (shown, n, name) = (shown.collect::<Vec<_>>().join(", "), strange.len(), self.name);
+        let have = if n == 1 { "has" } else { "have" };
         let more = if n > 4 { format!(" and {} more", n - 4) } else { String::new() };
-        Err(Error::Data(format!("{n} of its tensors have no place in the architecture {name}: {shown}{more}")))
+        Err(Error::Data(format!("{n} of its tensors {have} no place in the architecture {name}: {shown}{more}")))
     }
 
     /// The biases that must be written for a model.
@@ -491,10 +502,18 @@ mod tests {
             foreign.tensors.insert(name.to_owned(), Tensor::of(vec![4, 24], vec![0.0; 96]));
         };
         assert_eq!(error(&half), format!("{name} has the shape [4, 24] instead of [8, 24]"));
+        for dtype in [Dtype::I8, Dtype::U8, Dtype::I16, Dtype::I32, Dtype::I64, Dtype::Bool] {
+            let whole = |foreign: &mut Foreign| {
+                let ones = || Ok(Cow::Owned(vec![1.0; 192]));
+                foreign.tensors.insert(name.to_owned(), Tensor::new(vec![8, 24], dtype, ones));
+            };
+            let type_of = format!("{name} is of type {}: whole numbers", dtype.name());
+            assert!(error(&whole).starts_with(&type_of), "{}", error(&whole));
+        }
         let more = |foreign: &mut Foreign| {
             foreign.tensors.insert("model.layers.1.gate".to_owned(), Tensor::of(vec![2], vec![0.0; 2]));
         };
-        assert_eq!(error(&more), "1 of its tensors have no place in the architecture llama: model.layers.1.gate [2]");
+        assert_eq!(error(&more), "1 of its tensors has no place in the architecture llama: model.layers.1.gate [2]");
     }
 
     #[test]

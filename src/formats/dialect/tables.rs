@@ -18,6 +18,7 @@ const ATTENTION: Bias = Bias { qkv: true, proj: true, ..NO };
 const LINEAR: Bias = Bias { mlp: true, ..ATTENTION };
 const NORM: Bias = Bias { norm: true, ..NO };
 const ALL: Bias = Bias { norm: true, ..LINEAR };
+const EVERY: Bias = Bias { head: true, ..ALL };
 
 /// GPT-2's shape.
 const LEARNED: Holds = Holds {
@@ -55,6 +56,21 @@ const NANOGPT: &[Line] = &[
     line("transformer.wpe", All, "transformer.wpe", Same),
     line("transformer.h.{l}.ln_1", All, "transformer.h.{l}.ln_1", Same),
     line("transformer.h.{l}.attn.c_attn", All, "transformer.h.{l}.attn.c_attn", Same),
+    line("transformer.h.{l}.attn.c_proj", All, "transformer.h.{l}.attn.c_proj", Same),
+    line("transformer.h.{l}.ln_2", All, "transformer.h.{l}.ln_2", Same),
+    line("transformer.h.{l}.mlp.c_fc", All, "transformer.h.{l}.mlp.c_fc", Same),
+    line("transformer.h.{l}.mlp.c_proj", All, "transformer.h.{l}.mlp.c_proj", Same),
+    line("transformer.ln_f", All, "transformer.ln_f", Same),
+    line("lm_head", All, "lm_head", Same),
+];
+
+const KINGLET: &[Line] = &[
+    line("transformer.wte", All, "transformer.wte", Same),
+    line("transformer.wpe", All, "transformer.wpe", Same),
+    line("transformer.h.{l}.ln_1", All, "transformer.h.{l}.ln_1", Same),
+    line("transformer.h.{l}.attn.c_attn", All, "transformer.h.{l}.attn.c_attn", Same),
+    line("transformer.h.{l}.attn.q_norm", All, "transformer.h.{l}.attn.q_norm", Same),
+    line("transformer.h.{l}.attn.k_norm", All, "transformer.h.{l}.attn.k_norm", Same),
     line("transformer.h.{l}.attn.c_proj", All, "transformer.h.{l}.attn.c_proj", Same),
     line("transformer.h.{l}.ln_2", All, "transformer.h.{l}.ln_2", Same),
     line("transformer.h.{l}.mlp.c_fc", All, "transformer.h.{l}.mlp.c_fc", Same),
@@ -184,6 +200,16 @@ const fn of_gguf(name: &'static str, holds: Holds, lines: &'static [Line]) -> Di
 const INV_FREQ: &[&str] = &["rotary_emb.inv_freq"];
 
 /// Where several can express a model, the first is preferred.
+/// kinglet's own names of whatever kinglet has. No file is recognised by them: what the model is stands beside it.
+pub(super) static OWN: Dialect = Dialect {
+    name: "kinglet",
+    convention: Convention::NanoGpt,
+    holds: Holds { activations: &[Relu, ReluSquared, Gelu, GeluTanh, Swiglu], must: NO, may: EVERY, ..LEARNED },
+    prefix: "",
+    buffers: &[],
+    lines: KINGLET,
+};
+
 pub(super) static DIALECTS: &[Dialect] = &[
     Dialect {
         name: "nanogpt",

@@ -327,8 +327,13 @@ impl<'a> Reader<'a> {
         theta.as_f64().ok_or_else(|| refused(base, &theta, "must be a number"))
     }
 
-    /// A window over the last tokens is the same as none if the context is not longer.
-    fn window(&mut self, unless_off: Option<&'static str>, missing: Option<usize>, config: &Config) -> Result<()> {
+    /// A window over the last tokens is the same as none if the context is not longer. Returns it, if there is one.
+    fn window(
+        &mut self,
+        unless_off: Option<&'static str>,
+        missing: Option<usize>,
+        config: &Config,
+    ) -> Result<Option<usize>> {
         let on = match unless_off {
             Some(switch) => self.flag(switch, false)?,
             None => true,
@@ -338,23 +343,24 @@ impl<'a> Reader<'a> {
             None => missing,
             window => window,
         };
-        match window.filter(|window| on && *window < config.block_size) {
-            Some(window) => {
+        match window.filter(|_| on) {
+            Some(window) if window < config.block_size => {
                 let why = format!(
                     "kinglet attends to all of its context, which is {} here; --set block_size={window} makes it the same",
                     config.block_size
                 );
                 Err(refused("sliding_window", &window.into(), &why))
             }
-            None => Ok(()),
+            window => Ok(window),
         }
     }
 
     /// What no line of the table is about.
     fn rest(&mut self, config: &mut Config) -> Result<()> {
+        let mut window = None;
         for line in self.architecture().lines {
             if let Line::Window { unless_off, missing } = *line {
-                self.window(unless_off, missing, config)?;
+                window = self.window(unless_off, missing, config)?;
             }
         }
         if !self.seen.contains("head_dim")
@@ -366,8 +372,9 @@ impl<'a> Reader<'a> {
         let Some(all) = self.json.as_object() else { return Ok(()) };
         let mut unknown = Vec::new();
         for (name, value) in all.iter().filter(|(name, value)| !value.is_null() && !self.seen.contains(name.as_str())) {
-            let full =
-                |value: &Value| value.as_array().is_some_and(|types| types.iter().all(|kind| kind == "full_attention"));
+            // A window that is as long as the context is the same as none.
+            let is_full = |kind: &Value| kind == "full_attention" || kind == "sliding_attention" && window.is_some();
+            let full = |value: &Value| value.as_array().is_some_and(|types| types.iter().all(is_full));
             match NEUTRAL.iter().find(|(neutral, _)| neutral == name) {
                 Some((_, neutral)) if same(value, &parsed(neutral)) => {}
                 Some(_) if name == "layer_types" && full(value) => {}

@@ -104,6 +104,15 @@ fn a_shorter_context_is_no_window() {
     assert_eq!(read(&json, Some(8)).unwrap().config.block_size, 8);
     json["sliding_window"] = json!(16);
     assert_eq!(described(&json).block_size, 16);
+    // Which layers have the window does not matter where it is none.
+    let mut json = examples().into_iter().find(|json| json["model_type"] == "qwen2").unwrap();
+    json["layer_types"] = json!(["full_attention", "sliding_attention"]);
+    (json["use_sliding_window"], json["sliding_window"]) = (json!(true), json!(8));
+    let error = read(&json, None).unwrap_err().to_string();
+    assert!(error.contains("--set block_size=8 makes it the same"), "{error}");
+    assert_eq!(read(&json, Some(8)).unwrap().config.block_size, 8);
+    json["sliding_window"] = Value::Null;
+    assert!(read(&json, Some(8)).unwrap_err().to_string().contains("layer_types = "));
     let gpt2 = examples()[8].clone();
     let error = read(&gpt2, Some(8)).unwrap_err().to_string();
     assert!(error.contains("16 positions, so it must be 16"), "{error}");

@@ -25,13 +25,21 @@ const WORK: usize = 10_000_000_000;
 /// Fewest and most tokens that they are.
 const TOKENS: std::ops::RangeInclusive<usize> = 1 << 11..=1 << 16;
 
+/// Fewest sequences that they are of.
+const SEQUENCES: usize = 4;
+
+/// With more combinations than this, each is measured on fewer tokens.
+const COMBINATIONS: usize = 8;
+
 /// How many standard errors a value must be better than another to be preferred to a more usual one.
 const CLEARLY: f64 = 4.0;
 
-/// Settles what is open in a model's configuration: by the loss on `names`, if they name a text, else by convention.
+/// Settles what is open in a model's configuration: by the loss on `names`, if they name a text, else by convention. Of what
+/// the user told, which the file leaves open too, it is noted where the loss says otherwise.
 pub(super) fn decide(
     model: &mut Portable,
     open: &[Open],
+    told: &[Open],
     names: &[String],
     notes: &mut Vec<String>,
 ) -> Result<Vec<Guess>> {
@@ -43,19 +51,51 @@ pub(super) fn decide(
     }
     let data = read(model, names)?;
     notes.extend(data.notes.iter().cloned());
-    if open.is_empty() {
-        return Ok(Vec::new());
+    let text = names.join(", ");
+    let mut guesses = Vec::new();
+    if !open.is_empty() {
+        let trials = trials(&model.config, open)?;
+        let losses = losses(model, &data, &trials)?;
+        guesses = choose(model, open, &trials, &losses, &text);
     }
-    let trials = trials(&model.config, open)?;
-    let losses = losses(model, &data, &trials)?;
-    Ok(choose(model, open, &trials, &losses, &names.join(", ")))
+    for told in told {
+        notes.extend(doubt(model, &data, told, &text)?);
+    }
+    Ok(guesses)
+}
+
+/// Where the loss is clearly lower with another value than the one that was told: both losses.
+fn doubt(model: &Portable, data: &Dataset, told: &Open, text: &str) -> Result<Option<String>> {
+    let has = model.config.value(told.key).to_string();
+    let is_told = |value: &String| value.trim_matches('"') == has.trim_matches('"');
+    let other = told.values.iter().filter(|value| !is_told(value)).cloned().collect();
+    let mut tried = vec![Trial { values: Vec::new(), config: model.config.clone() }];
+    tried.extend(trials(&model.config, &[Open { values: other, ..told.clone() }])?);
+    let losses = losses(model, data, &tried)?;
+    let chance = (model.config.vocab_size as f64).ln();
+    let better = (1..tried.len()).filter(|&i| mean(&losses[i]) < chance && clearness(&losses[0], &losses[i]) > CLEARLY);
+    let Some(best) = better.min_by(|&a, &b| mean(&losses[a]).total_cmp(&mean(&losses[b]))) else { return Ok(None) };
+    let (key, value) = (told.key, tried[best].config.value(told.key).to_string());
+    Ok(Some(format!(
+        "{key} = {}, as told, but the loss on {text} is {:.4} with it, and clearly lower with {}: {:.4}",
+        has.trim_matches('"'),
+        mean(&losses[0]),
+        value.trim_matches('"'),
+        mean(&losses[best])
+    )))
 }
 
 /// A guess that no text has decided.
 fn by_convention(open: &Open) -> Result<Guess> {
     match &open.usual {
         Some((reason, certainty)) => {
-            Ok(Guess { key: open.key, value: open.values[0].clone(), reason: reason.clone(), certainty: *certainty })
+            let option = match open.key {
+                "attention_scale" => "--attention-scale SIZE".to_owned(),
+                "n_head" => "--n-head N".to_owned(),
+                key => format!("--set {key}=..."),
+            };
+            let reason = format!("{reason}; --data TEXT measures which it is, or {option} says it");
+            Ok(Guess { key: open.key, value: open.values[0].clone(), reason, certainty: *certainty })
         }
         None => unreachable!("what has no usual value is asked for before"),
     }
@@ -103,7 +143,8 @@ fn trials(config: &Config, open: &[Open]) -> Result<Vec<Trial>> {
 fn losses(model: &Portable, data: &Dataset, trials: &[Trial]) -> Result<Vec<Vec<Measured>>> {
     let be = Cpu::new()?;
     let tokens = (WORK / model.weights.len().max(1)).clamp(*TOKENS.start(), *TOKENS.end());
-    let sequences = (tokens / model.config.block_size).max(1);
+    let tokens = tokens * COMBINATIONS / trials.len().max(COMBINATIONS);
+    let sequences = (tokens / model.config.block_size).max(SEQUENCES);
     let mut all = Vec::new();
     let mut weights = be.zeros(model.weights.len());
     be.upload(&mut weights, 0, &model.weights);

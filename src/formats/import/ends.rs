@@ -86,7 +86,11 @@ impl Folder {
             let named = |id: &u64| special.iter().find(|(_, of)| u64::from(*of) == *id).map(|(name, _)| name.clone());
             let Some(name) = named(first) else {
                 // A class writes its default even where the tokenizer has other tokens.
-                notes.push(format!("eos_token_id = {first} is left out: it is no special token of the tokenizer"));
+                let note = format!("eos_token_id = {first} is left out: it is no special token of the tokenizer");
+                // Both files say the same, as a rule.
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
                 continue;
             };
             if ids.len() > 1 {

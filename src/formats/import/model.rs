@@ -8,10 +8,10 @@ use crate::{
         gguf,
         guess::{self, Description, Guess, Open},
         hugging_face,
-        opened::{self, Format, Opened},
+        opened::{self, Format, OWN, Opened},
         portable::Portable,
     },
-    run::{NewRun, RunDir, State},
+    run::{RunDir, State},
     text::many,
 };
 use kinglet_core::{
@@ -75,12 +75,13 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
     let Description { origin, dialect, mut config, open, mut notes, step } =
         describe(&mut opened, options).map_err(at)?;
     notes.splice(0..0, std::mem::take(&mut opened.foreign.notes));
-    let open = settle(&mut config, open, options)?;
+    let (open, told) = settle(&mut config, open, options)?;
     let (tokenizer, source) = words::tokenizer(&opened, &config, options, &mut notes).map_err(at)?;
     let tokenizer = ends::add(&opened, &mut config, tokenizer, options, &mut notes).map_err(at)?;
     let placed = place(dialect, &opened.foreign, &config, &mut notes).map_err(at)?;
-    if let Some(name) = placed.zeros.first().filter(|_| opened.config.is_some()) {
-        return Err(at(Error::Data(format!("it has no tensor {name}, which config.json asks for"))));
+    let asks = if opened.own.is_some() { Some(OWN) } else { opened.config.as_ref().map(|_| "config.json") };
+    if let (Some(name), Some(asks)) = (placed.zeros.first(), asks) {
+        return Err(at(Error::Data(format!("it has no tensor {name}, which {asks} asks for"))));
     }
     config.tokenizer = match tokenizer.chars() {
         Some(_) => TokenizerKind::Char,
@@ -89,7 +90,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
     };
     config.max_iters = config.max_iters.max(step).max(1);
     let mut portable = Portable::new(config, placed.weights, tokenizer).map_err(at)?;
-    let guesses = decide::decide(&mut portable, &open, &options.data, &mut notes)?;
+    let guesses = decide::decide(&mut portable, &open, &told, &options.data, &mut notes)?;
     let params = portable.weights.len();
     let (format, architecture, buffers_left_out) = (opened.format, dialect.name, placed.buffers.len());
     let report = ImportReport {
@@ -116,6 +117,13 @@ fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description>
         let origin = format!("{} of llama.cpp", dialect.name);
         return Ok(Description { origin, dialect, config, open: Vec::new(), notes, step: 0 });
     }
+    if let Some(config) = opened.own.clone() {
+        if let Some(n) = options.n_head.filter(|n| *n != config.n_head) {
+            return Err(Error::BadConfig(format!("--n-head {n}: {OWN} says {}", config.n_head)));
+        }
+        let (origin, dialect) = ("kinglet's export of tensors".to_owned(), Dialect::own());
+        return Ok(Description { origin, dialect, config, open: Vec::new(), notes: Vec::new(), step: 0 });
+    }
     let Some(json) = &opened.config else { return guess::describe(&mut opened.foreign, options.n_head) };
     guess::unwrap_names(&mut opened.foreign)?;
     let mut wanted =
@@ -131,16 +139,19 @@ fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description>
     Ok(Description { origin, dialect, config, open: Vec::new(), notes, step: 0 })
 }
 
-/// A head beside tied weights is not used by transformers; it is told if it differs.
+/// A head beside tied weights is not used by transformers 4, but by transformers 5; it is told if it differs.
 fn tie(config: &mut Config, dialect: &Dialect, foreign: &Foreign, notes: &mut Vec<String>) -> Result<()> {
     if config.tie_weights && !dialect.is_tied(foreign)? {
-        notes.push("config.json ties the head to the token embedding: the head's own weights are left out".to_owned());
+        let what = "config.json ties the head to the token embedding, but the file has a head of other weights: they are \
+                    left out, as transformers 4 does; transformers 5 uses them, as kinglet does with \
+                    tie_word_embeddings = false in config.json";
+        notes.push(what.to_owned());
     }
     Ok(())
 }
 
-/// Applies what the options say. What they leave open is returned.
-fn settle(config: &mut Config, mut open: Vec<Open>, options: &ImportOptions) -> Result<Vec<Open>> {
+/// Applies what the options say. Returns what they leave open, and what they settle that the file leaves open.
+fn settle(config: &mut Config, open: Vec<Open>, options: &ImportOptions) -> Result<(Vec<Open>, Vec<Open>)> {
     for key in ["vocab_size", "n_layer", "n_embd", "bias", "tie_weights"] {
         let is_set = |setting: &&String| setting.split_once('=').is_some_and(|(name, _)| name.trim() == key);
         if let Some(setting) = options.set.iter().find(is_set) {
@@ -155,9 +166,9 @@ fn settle(config: &mut Config, mut open: Vec<Open>, options: &ImportOptions) -> 
         config.attention_scale = scale;
         known.push("attention_scale".to_owned());
     }
-    open.retain(|open| !known.iter().any(|key| key == open.key));
+    known.extend(options.n_head.map(|_| "n_head".to_owned()));
     config.check()?;
-    Ok(open)
+    Ok(open.into_iter().partition(|open| !known.iter().any(|key| key == open.key)))
 }
 
 /// The weights, and notes on what was left out of the file or was not in it.
@@ -168,11 +179,14 @@ fn place(dialect: &Dialect, foreign: &Foreign, config: &Config, notes: &mut Vec<
         let n = many(placed.zeros.len() as u64, "bias is", "biases are");
         notes.push(format!("{n} not in the file and therefore zero, such as {}", placed.zeros[0]));
     }
-    let mut rounded: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut rounded: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in foreign.tensors.values().filter(|tensor| tensor.dtype == Dtype::F64) {
         *rounded.entry(tensor.dtype.name()).or_default() += 1;
     }
-    notes.extend(rounded.iter().map(|(dtype, n)| format!("{n} tensors of {dtype} are rounded to f32")));
+    notes.extend(rounded.iter().map(|(dtype, n)| {
+        let (n, are) = (many(*n, "tensor", "tensors"), if *n == 1 { "is" } else { "are" });
+        format!("{n} of {dtype} {are} rounded to f32")
+    }));
     if let Some(bad) = placed.weights.iter().find(|x| !x.is_finite()) {
         let layout = Layout::new(config)?;
         let at = placed.weights.iter().position(|x| !x.is_finite()).unwrap_or_default();
@@ -202,19 +216,17 @@ fn refuse_holes(zeros: &[String], n_layer: usize) -> Result<()> {
 
 impl Imported {
     /// Writes the model as a run in a new folder: weights without the optimizer's state, so that it can be used and
-    /// fine-tuned, but not resumed.
+    /// fine-tuned, but not resumed. The folder is there whole or not at all.
     ///
     /// # Errors
     /// If the folder is unusable.
     pub fn save(&self, out: &Path) -> Result<RunDir> {
         let Portable { config, weights, tokenizer } = &self.portable;
         let layout = Layout::new(config)?;
-        let (run, lock) = RunDir::create(out, config.clone(), tokenizer.clone(), None)?;
         let state = State { step: self.report.step, ..State::default() };
-        let saved = run.save_weights(&layout, &state, |span, out| out.copy_from_slice(&weights[span.range()]));
-        let saved = saved.and_then(|()| run.prune(&state));
-        drop(lock);
-        saved.inspect_err(|_| run.new_run().iter().for_each(NewRun::remove))?;
-        Ok(run)
+        RunDir::create_whole(out, config.clone(), tokenizer.clone(), |run| {
+            run.save_weights(&layout, &state, |span, out| out.copy_from_slice(&weights[span.range()]))?;
+            run.prune(&state)
+        })
     }
 }

@@ -325,3 +325,34 @@ fn metrics_without_the_best_estimate_are_warned_of() {
     run.continue_metrics(&checkpoint.state, |_| ()).unwrap();
     assert!(run.warnings.is_empty(), "{:?}", run.warnings);
 }
+
+#[test]
+fn a_run_that_is_created_whole_is_there_whole_or_not_at_all() {
+    let (_temp, like, layout, checkpoint) = run();
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("b/run");
+    // What an interrupted start left there is not in the way.
+    fs::create_dir_all(path.join(CHECKPOINTS)).unwrap();
+    fs::write(path.join(Lock::FILE), "1").unwrap();
+    let mut failed = 0;
+    for n in 0.. {
+        let create = || {
+            RunDir::create_whole(&path, like.config.clone(), like.tokenizer.clone(), |run| {
+                saved(run, &layout, &checkpoint)?;
+                run.prune(&checkpoint.state)
+            })
+        };
+        let (created, hit) = with_fault(Fault::From(n), create);
+        assert_eq!(path.join(CONFIG).exists(), path.join(CHECKPOINTS).join(folder_name(7)).exists());
+        if hit {
+            failed += usize::from(created.is_err() && !path.join(CONFIG).exists());
+            continue;
+        }
+        let mut created = created.unwrap();
+        assert_eq!(created.path(), path);
+        assert_eq!(created.load(&layout, None, |_| true).unwrap(), checkpoint);
+        assert!(!path.join(disk::SUMS).exists());
+        break;
+    }
+    assert!(failed > 10, "{failed}");
+}

@@ -863,9 +863,17 @@ fn checked<T: DeserializeOwned>(
 ) -> Result<T> {
     value.clone().try_into().ok().filter(check).ok_or_else(|| Error::Config {
         key: key.to_owned(),
-        value: value.to_string(),
+        value: shown(value),
         allowed: allowed.to_owned(),
     })
+}
+
+/// A value in a message: a number without hundreds of zeros.
+fn shown(value: &toml::Value) -> String {
+    match value {
+        toml::Value::Float(x) if x.is_finite() && *x != 0.0 && !(1e-9..1e16).contains(&x.abs()) => format!("{x:e}"),
+        value => value.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -895,6 +903,8 @@ mod tests {
             ("n_layer=-1", "n_layer = -1: must be 1 to 256"),
             ("n_layer=x", "n_layer = \"x\": must be 1 to 256"),
             ("dropout=1", "dropout = 1: must be at least 0 and below 1"),
+            ("dropout=1e300", "dropout = 1e300: must be at least 0 and below 1"),
+            ("norm_eps=-1e-300", "norm_eps = -1e-300: must be"),
             ("learning_rate=nan", "learning_rate = nan: must be above 0, at most 10"),
             (
                 "bias=[\"x\"]",
