@@ -57,11 +57,16 @@ fn config(model: &Portable, dialect: &Dialect, bias: Bias, dtype: Dtype) -> Resu
     Ok(config)
 }
 
+/// How many tokens are written if nobody says it, where there are no positions past the block: a prompt of half a block fits
+/// before them. With `max_length`, the whole block, every call that says `max_new_tokens` would be warned of both.
+pub(super) fn new_tokens(block: usize) -> usize {
+    (block / 2).max(1)
+}
+
 fn generation_config(model: &Portable) -> Value {
     let mut config = Map::from_iter(ends(&model.tokenizer).map(|(name, id)| (name.to_owned(), json!(id))));
     if model.config.position == Position::Learned {
-        // There are no positions past the block.
-        config.insert("max_length".to_owned(), json!(model.config.block_size));
+        config.insert("max_new_tokens".to_owned(), json!(new_tokens(model.config.block_size)));
     }
     Value::Object(config)
 }

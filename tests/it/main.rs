@@ -11,6 +11,7 @@ mod data;
 mod discover;
 mod docs;
 mod earlier;
+mod export;
 mod finetune;
 mod foreign;
 mod formats;

@@ -1,7 +1,11 @@
 //! The small files beside the graph.
 
 use super::options::Options;
-use crate::formats::{portable::Portable, shape::Shape};
+use crate::formats::{
+    folder::{chat_template, new_tokens},
+    portable::Portable,
+    shape::Shape,
+};
 use serde_json::{Map, Value, json};
 
 /// What a configuration is called whose reader takes the sizes that a model has. The consumers of a graph read nothing else of
@@ -85,7 +89,7 @@ fn generation_config(model: &Portable, s: &Shape) -> Value {
     let begin = model.tokenizer.begin_of_text().or(end);
     let mut config = json!({"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end});
     if s.theta.is_none() {
-        config["max_length"] = json!(s.block);
+        config["max_new_tokens"] = json!(new_tokens(s.block));
     }
     config
 }
@@ -105,8 +109,8 @@ fn tokenizer_config(model: &Portable, s: &Shape) -> Value {
     } else if let Some(begin) = model.tokenizer.begin_of_text_name() {
         set("bos_token", json!(begin));
     }
-    if !model.config.chat_template.is_empty() {
-        set("chat_template", json!(model.config.chat_template));
+    if let Some(template) = chat_template(&model.config) {
+        set("chat_template", json!(template));
     }
     Value::Object(config)
 }
