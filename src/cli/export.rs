@@ -49,9 +49,9 @@ pub(super) struct Args {
     /// How weights are stored: f32, f16 or bf16; in gguf also q8_0, q5_0 or q4_0 [default: f32]
     #[arg(long, value_name = "TYPE", value_parser = dtype, default_value = "f32", hide_default_value = true)]
     dtype: Dtype,
-    /// Largest difference of log-probabilities that rewriting may make [default: 1e-4, or 1e-3 with a --dtype of fewer
+    /// Largest difference of log-probabilities that rewriting may make [default: 1e-4, or 1e-2 with a --dtype of fewer
     /// bits than f32]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = max_difference)]
     max_difference: Option<f64>,
     /// onnx: the type of token ids, int64 or int32 [default: int64]
     #[arg(long, value_name = "TYPE", value_parser = ids, default_value = "int64", hide_default_value = true)]
@@ -98,6 +98,11 @@ fn dtype(text: &str) -> Result<Dtype, String> {
     let all = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q5_0, Dtype::Q4_0];
     let found = all.into_iter().find(|dtype| dtype.name() == text);
     found.ok_or_else(|| "must be f32, f16, bf16, q8_0, q5_0 or q4_0".to_owned())
+}
+
+fn max_difference(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0);
+    number.ok_or_else(|| "must be a number that is not negative".to_owned())
 }
 
 fn ids(text: &str) -> Result<Ids, String> {

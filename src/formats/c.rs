@@ -72,10 +72,10 @@ pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Writt
     writer.finish()?;
     let s = Shape::of(&model.config);
     if options.int8 {
-        notes.push(
-            "the matrices of the blocks have 8 bits, with a scale for each row; embeddings, head, norms and biases stay f32"
-                .to_owned(),
-        );
+        notes.push(format!(
+            "{} matrices, those of the blocks, have 8 bits, with a scale for each row; embeddings, head, norms and biases stay f32",
+            4 * model.config.n_layer
+        ));
     }
     let cache = 8 * s.layers * s.block * s.kv();
     let all = state_floats(&s, model) * 4 + cache;

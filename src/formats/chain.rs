@@ -44,6 +44,23 @@ pub struct Way {
     pub rewrites: Vec<Rewrite>,
 }
 
+impl Way {
+    /// Gives the model a token at which a text ends, where that changes nothing that the model says: a program that takes
+    /// some token for it has to be told of one that is never drawn.
+    pub fn add_end(&mut self, config: &Config) {
+        let mut after = config.clone();
+        self.rewrites.iter().for_each(|rewrite| rewrite.configure(&mut after));
+        let holds = &self.dialect.holds;
+        let there = self.rewrites.iter().any(|rewrite| matches!(rewrite, Rewrite::EndOfBlock(_)));
+        let never = after.norm != NormKind::LayerNorm || !holds.may.norm || after.bias.head;
+        if there || never || after.tie_weights && holds.tied == Tied::Written {
+            return;
+        }
+        self.rewrites.extend(after.tie_weights.then_some(Rewrite::Untie));
+        self.rewrites.push(Rewrite::EndOfText);
+    }
+}
+
 /// A setting and its value, as the configuration has them.
 fn setting(config: &Config, key: &str) -> String {
     format!("{key} = {}", config.value(key))

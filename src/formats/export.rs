@@ -14,7 +14,7 @@ use super::{
     portable::Portable,
     pth,
     rewrite::{END_OF_BLOCK, Rewrite},
-    safetensors,
+    safetensors, w8,
     written::Written,
 };
 use crate::{
@@ -35,8 +35,9 @@ use std::{fs, io, path::Path};
 /// The largest difference of log-probabilities that rewriting may make, unless told otherwise.
 pub const MAX_DIFFERENCE: f64 = 1e-4;
 
-/// The same where weights have fewer bits than 32, which alone makes a larger difference.
-pub const MAX_DIFFERENCE_ROUNDED: f64 = 1e-3;
+/// The same where weights have fewer bits than 32. Storing them makes a larger difference than this, and activations that are
+/// written as others are nearer to them only with numbers that such types do not have.
+pub const MAX_DIFFERENCE_ROUNDED: f64 = 1e-2;
 
 /// A format that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +121,14 @@ impl ExportOptions {
     fn allowed(&self) -> f64 {
         let usual = if self.dtype == Dtype::F32 { MAX_DIFFERENCE } else { MAX_DIFFERENCE_ROUNDED };
         self.max_difference.unwrap_or(usual)
+    }
+
+    /// How numbers are rounded, if they are.
+    fn rounds(&self) -> Option<String> {
+        match self.dtype {
+            Dtype::F32 => self.int8.then(|| "matrices are stored in eight bits".to_owned()),
+            dtype => Some(format!("numbers are stored as {}", dtype.name())),
+        }
     }
 }
 
@@ -264,8 +273,11 @@ fn refuse_options(target: Target, options: &ExportOptions) -> Result<()> {
     if options.int8 && !matches!(target, Target::Onnx | Target::C) {
         return refuse("--quantize int8", "--format onnx and c");
     }
-    if (options.fixed || options.ids != onnx::Ids::default()) && target != Target::Onnx {
-        return refuse("--ids or --static", "--format onnx");
+    if options.fixed && target != Target::Onnx {
+        return refuse("--static", "--format onnx");
+    }
+    if options.ids != onnx::Ids::default() && target != Target::Onnx {
+        return refuse("--ids", "--format onnx");
     }
     match target {
         Target::Onnx | Target::C if options.dtype != Dtype::F32 => refuse("--dtype", "other formats"),
@@ -284,7 +296,8 @@ fn limits(model: &Portable, target: Target) -> Vec<String> {
         (Target::Onnx | Target::C | Target::Safetensors, _) => return limits,
         (Target::HuggingFace | Target::Peft, true) => limits.push(format!(
             "it cannot go past {block} tokens there, because positions are learned: transformers stops with an error, where kinglet goes \
-             on with the last {block}"
+             on with the last {block}; unless told otherwise it writes {} tokens there",
+            folder::new_tokens(block)
         )),
         (Target::Gguf, true) => limits.push(format!(
             "it cannot go past {block} tokens there, because positions are learned: a text that gets there ends, where kinglet \
@@ -298,6 +311,9 @@ fn limits(model: &Portable, target: Target) -> Vec<String> {
     if matches!(target, Target::HuggingFace | Target::Gguf | Target::Peft) && model.tokenizer.end_of_text().is_none() {
         limits.push("the tokenizer has no end-of-text token: a text ends where it is told to".to_owned());
     }
+    if target == Target::Gguf && gguf::leaves_out(&model.tokenizer) {
+        limits.push("llama.cpp leaves out characters that it does not know, where kinglet refuses them".to_owned());
+    }
     let nameless = (0..model.config.vocab_size as u32).filter(|&id| !model.tokenizer.is_token(id)).count();
     if nameless > 0 {
         limits.push(format!("{nameless} ids are no tokens: kinglet never draws them, other programs may"));
@@ -308,7 +324,7 @@ fn limits(model: &Portable, target: Target) -> Vec<String> {
 /// Formats that take every model.
 fn as_it_is(source: &Source, target: Target, out: &Path, options: &ExportOptions) -> Result<Exported> {
     let model = &source.model;
-    let written = match target {
+    let mut written = match target {
         Target::Onnx => {
             let ExportOptions { ids, fixed, int8, .. } = *options;
             onnx::write(out, model, &onnx::Options { ids, fixed, int8, ..onnx::Options::default() })?
@@ -316,15 +332,36 @@ fn as_it_is(source: &Source, target: Target, out: &Path, options: &ExportOptions
         Target::C => c::write(out, model, &c::Options { int8: options.int8 })?,
         _ => own(model, out, options.dtype)?,
     };
-    let nothing = Exported {
+    let large = model.weights.len() > chain::LARGE;
+    let stored_difference = match options.rounds() {
+        Some(how) if large => {
+            written.notes.push(not_measured(&how));
+            None
+        }
+        Some(_) => {
+            let mut stored = model.clone();
+            if options.int8 {
+                stored.weights = w8::rounded(model);
+            }
+            numbers::round(&mut stored.weights, options.dtype);
+            let before = chain::probabilities(model, &model.config)?;
+            Some(before.difference(&chain::probabilities(&stored, &model.config)?))
+        }
+        None => None,
+    };
+    Ok(Exported {
         architecture: None,
         rewrites: Vec::new(),
         difference: None,
-        stored_difference: None,
+        stored_difference,
         measured_in_f32: false,
         written,
-    };
-    Ok(nothing)
+    })
+}
+
+/// Says that it is not known how much storing changes.
+fn not_measured(how: &str) -> String {
+    format!("{how}; how much that changes is not measured of a model of more than {} weights", chain::LARGE)
 }
 
 /// Kinglet's own names and shapes: what `Model::from_parts` takes.
@@ -357,6 +394,13 @@ fn through(
     options: &ExportOptions,
 ) -> Result<Exported> {
     let mut ways = chain::ways(&source.model.config, convention, options.dtype)?;
+    if target == Target::Gguf {
+        let Config { bos_token, eos_token, .. } = &source.model.config;
+        let tokenizer = source.model.tokenizer.clone().with_ends(bos_token, eos_token)?;
+        if gguf::needs_end(&tokenizer) {
+            ways.iter_mut().for_each(|way| way.add_end(&source.model.config));
+        }
+    }
     if let Some(adapters) = &source.adapters {
         keep_for(adapters, &mut ways)?;
     }
@@ -386,11 +430,12 @@ fn through(
             continue;
         }
         source.model = model;
-        let (written, stored) = write(&source, &way, target, out, options)?;
+        let (mut written, stored) = write(&source, &way, target, out, options)?;
         let stored = match (before.as_ref(), stored) {
             (Some(before), Some(stored)) if lossy => Some(before.difference(&chain::probabilities(&stored, &config)?)),
             _ => None,
         };
+        written.notes.extend(options.rounds().filter(|_| large).map(|how| not_measured(&how)));
         return Ok(Exported {
             architecture: Some(way.dialect.name),
             rewrites: way.rewrites,
@@ -462,11 +507,12 @@ fn write(
     let mut files = Files::new(out)?;
     let shown = shell::quoted(&out.display().to_string());
     let mut notes = Vec::new();
+    let compares = dtype != Dtype::F32 && model.weights.len() <= chain::LARGE;
     let reads = |path: &Path, read: fn(&Path) -> Result<Foreign<'static>>| -> Result<Option<Portable>> {
-        if dtype == Dtype::F32 || model.weights.len() > chain::LARGE {
-            return Ok(None);
-        }
-        as_stored(model, dialect, &read(path)?).map(Some)
+        if compares { as_stored(model, dialect, &read(path)?).map(Some) } else { Ok(None) }
+    };
+    let rounds = |foreign: &Foreign| -> Result<Option<Portable>> {
+        if compares { as_stored(model, dialect, &numbers::rounded(foreign, dtype)?).map(Some) } else { Ok(None) }
     };
     let (usage, stored) = match target {
         Target::Gguf => {
@@ -481,14 +527,18 @@ fn write(
             notes.extend(more);
             files.add("Modelfile", |path| fs::write(path, &modelfile))?;
             let file = shell::quoted(&out.join(&name).display().to_string());
-            (vec![format!("llama-cli -m {file} -no-cnv --temp 0 -p \"Once\"")], stored)
+            let how = if chats(model) { "" } else { " -no-cnv -p \"Once\"" };
+            let modelfile = shell::quoted(&out.join("Modelfile").display().to_string());
+            let ollama = format!("ollama create {} -f {modelfile}", shell::quoted(&source.name));
+            (vec![format!("llama-cli -m {file} --temp 0{how}"), ollama], stored)
         }
         Target::HuggingFace => {
+            let said = if chats(model) { "[{\"role\": \"user\", \"content\": \"Hello\"}]" } else { "\"Once\"" };
             let stored = add_folder(&mut files, "", (model, dialect), (&foreign, bias), dtype, &reads)?;
             let path = out.display();
             (
                 vec![format!(
-                    "python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"{path}\")(\"Once\"))'"
+                    "python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"{path}\")({said}))'"
                 )],
                 stored,
             )
@@ -510,6 +560,7 @@ fn write(
             )
         }
         Target::Lecture => {
+            let stored = rounds(&foreign)?;
             pth::add_masks(model, &mut foreign);
             pth::check(&foreign, dtype)?;
             files.add("model.pth", |path| pth::write(path, &foreign, dtype, |pickle, weights| weights(pickle)))?;
@@ -520,7 +571,7 @@ fn write(
                  n_embd**-0.5 (C**-0.5)",
                 config.n_embd, config.n_head, config.n_layer, config.block_size
             ));
-            (vec![format!("model.load_state_dict(torch.load(\"{}/model.pth\"))", out.display())], None)
+            (vec![format!("model.load_state_dict(torch.load(\"{}/model.pth\"))", out.display())], stored)
         }
         _ => {
             pth::check(&foreign, dtype)?;
@@ -529,12 +580,17 @@ fn write(
             let around = pth::checkpoint(model, bias.norm, &folder, trained);
             files.add("ckpt.pt", |path| pth::write(path, &foreign, dtype, around))?;
             notes.extend(meta(source, &mut files)?);
-            (vec![format!("python sample.py --out_dir={shown} --device=cpu")], None)
+            (vec![format!("python sample.py --out_dir={shown} --device=cpu")], rounds(&foreign)?)
         }
     };
     let mut written = files.finish(usage)?;
     written.notes.extend(notes);
     Ok((written, stored))
+}
+
+/// Whether it was trained on conversations.
+fn chats(model: &Portable) -> bool {
+    folder::chat_template(&model.config).is_some()
 }
 
 /// How a file is read again, where it holds fewer bits.

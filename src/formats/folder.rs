@@ -60,7 +60,8 @@ fn config(model: &Portable, dialect: &Dialect, bias: Bias, dtype: Dtype) -> Resu
 fn generation_config(model: &Portable) -> Value {
     let mut config = Map::from_iter(ends(&model.tokenizer).map(|(name, id)| (name.to_owned(), json!(id))));
     if model.config.position == Position::Learned {
-        // There are no positions past the block.
+        // There are no positions past the block. transformers 5 remarks on it where a call says `max_new_tokens`; without it,
+        // a call that says nothing would end in an IndexError.
         config.insert("max_length".to_owned(), json!(model.config.block_size));
     }
     Value::Object(config)

@@ -11,7 +11,7 @@ mod write;
 
 pub use keys::{Described, describe};
 pub use read::{read, read_bytes};
-pub use vocabulary::{ends, needs_end, tokenizer};
+pub use vocabulary::{ends, leaves_out, needs_end, tokenizer};
 pub use write::Written;
 
 use super::{

@@ -43,6 +43,29 @@ pub(super) fn each(
     Ok(())
 }
 
+/// The numbers as files of this type have them: f32, f16 or bf16.
+pub(super) fn round(numbers: &mut [f32], dtype: Dtype) {
+    match dtype {
+        Dtype::F16 => numbers.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+        Dtype::Bf16 => numbers.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
+        _ => {}
+    }
+}
+
+/// The same of tensors.
+///
+/// # Errors
+/// If one cannot be read.
+pub(super) fn rounded(foreign: &Foreign, dtype: Dtype) -> Result<Foreign<'static>> {
+    let mut rounded = Foreign { meta: foreign.meta.clone(), ..Foreign::default() };
+    for (name, tensor) in &foreign.tensors {
+        let mut numbers = tensor.read()?.into_owned();
+        round(&mut numbers, dtype);
+        rounded.tensors.insert(name.clone(), Tensor::of(tensor.shape.clone(), numbers));
+    }
+    Ok(rounded)
+}
+
 /// Refuses a type that only GGUF has.
 ///
 /// # Errors

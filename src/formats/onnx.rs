@@ -117,10 +117,10 @@ fn notes(model: &Portable, options: &Options) -> Written {
         limits.push(format!("{nameless} ids are no tokens: kinglet never draws them, other programs may"));
     }
     if options.int8 {
-        notes.push(
-            "the matrices of the blocks have 8 bits, with a scale for each row; embeddings, head, norms and biases stay f32"
-                .to_owned(),
-        );
+        notes.push(format!(
+            "{} matrices, those of the blocks, have 8 bits, with a scale for each row; embeddings, head, norms and biases stay f32",
+            4 * model.config.n_layer
+        ));
     }
     if options.ids == Ids::Int32 {
         notes.push(

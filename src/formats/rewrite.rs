@@ -52,6 +52,8 @@ pub enum Rewrite {
     Pad(usize),
     /// [`end_of_block`] up to so many positions
     EndOfBlock(usize),
+    /// [`end_of_text`]
+    EndOfText,
 }
 
 impl Rewrite {
@@ -74,6 +76,7 @@ impl Rewrite {
             Rewrite::HeadBias => head_bias(model),
             Rewrite::Pad(n) => pad(model, n),
             Rewrite::EndOfBlock(positions) => end_of_block(model, positions)?,
+            Rewrite::EndOfText => end_of_text(model)?,
         })
     }
 
@@ -105,6 +108,10 @@ impl Rewrite {
             Rewrite::Pad(n) => config.n_inner = n,
             Rewrite::EndOfBlock(positions) => {
                 (config.block_size, config.bias.norm) = (positions, true);
+                config.vocab_size += 1;
+            }
+            Rewrite::EndOfText => {
+                config.bias.norm = true;
                 config.vocab_size += 1;
             }
         }
@@ -140,6 +147,7 @@ impl fmt::Display for Rewrite {
             Rewrite::HeadBias => write!(f, "bias of the head: into its weights"),
             Rewrite::Pad(n) => write!(f, "hidden units: padded with zeros to {n}"),
             Rewrite::EndOfBlock(n) => write!(f, "positions past the block, up to {n}: a text that gets there ends"),
+            Rewrite::EndOfText => write!(f, "end of text: a token of that name, which is never drawn"),
         }
     }
 }
@@ -529,6 +537,18 @@ fn resized(model: Portable, rewrite: Rewrite) -> Portable {
 /// # Errors
 /// If the tokenizer cannot have another token.
 pub fn end_of_block(model: Portable, positions: usize) -> Result<Portable> {
+    with_ending(model, Rewrite::EndOfBlock(positions))
+}
+
+/// The token of [`end_of_block`] alone, whose logit is about -L for every text. For untied weights without a bias of the head.
+///
+/// # Errors
+/// As [`end_of_block`].
+pub fn end_of_text(model: Portable) -> Result<Portable> {
+    with_ending(model, Rewrite::EndOfText)
+}
+
+fn with_ending(model: Portable, rewrite: Rewrite) -> Result<Portable> {
     let mut model = with_norm_bias(model);
     let (end, n) = (model.config.vocab_size, model.config.n_embd);
     let layout = model.layout();
@@ -543,7 +563,7 @@ pub fn end_of_block(model: Portable, positions: usize) -> Result<Portable> {
     let row: Vec<f32> = row.collect();
     let config = &model.config;
     let tokenizer = with_end(&model.tokenizer, end)?.with_ends(&config.bos_token, &config.eos_token)?;
-    let mut model = reshaped(model, Rewrite::EndOfBlock(positions), |name, from, to| {
+    let mut model = reshaped(model, rewrite, |name, from, to| {
         same(name, from, to);
         let known = from.map_or(0, <[f32]>::len);
         if name.ends_with("wpe.weight") {

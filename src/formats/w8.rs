@@ -3,6 +3,9 @@
 //! `w[o][i]` is stored as `q = round(w / scale[o])` with `scale[o] = max_i |w[o][i]| / 127`. The matrices inside the blocks are
 //! stored so; embeddings, head, norms and biases stay f32.
 
+use super::portable::Portable;
+use kinglet_core::params::Linear;
+
 /// A matrix in eight bits.
 pub(super) struct Rows<'a> {
     w: &'a [f32],
@@ -26,11 +29,23 @@ impl<'a> Rows<'a> {
     }
 
     /// The numbers that the bytes stand for.
-    #[cfg(test)]
     pub(super) fn rounded(&self) -> Vec<f32> {
         let rows = (0..self.scales.len()).flat_map(|o| (0..self.cols).map(move |i| (o, i)));
         rows.map(|(o, i)| f32::from(self.at(o, i)) * self.scales[o]).collect()
     }
+}
+
+/// The weights of a model as files with such matrices have them.
+pub(super) fn rounded(model: &Portable) -> Vec<f32> {
+    let mut weights = model.weights.clone();
+    let layout = model.layout();
+    let matrices = layout.h.iter().flat_map(|block| [block.c_attn, block.attn_proj, block.c_fc, block.mlp_proj]);
+    for Linear { w, i, .. } in matrices {
+        let numbers = &mut weights[w.range()];
+        let rounded = Rows::new(numbers, i).rounded();
+        numbers.copy_from_slice(&rounded);
+    }
+    weights
 }
 
 #[cfg(test)]

@@ -367,3 +367,30 @@ fn what_no_compiler_takes_is_refused() {
     assert!(error.contains("a C file is for small models"), "{error}");
     assert!(!temp.path().join("c").exists());
 }
+
+#[test]
+fn the_program_refuses_numbers_that_are_none() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("c");
+    let model = random(&["vocab_size=2"], &Tokenizer::from(CharTokenizer::train("ab")));
+    c::write(&folder, &model, &c::Options::default()).unwrap();
+    for compiler in compilers() {
+        let program = compile(compiler, &folder, &[&STRICT[..], &["-DKINGLET_MAIN"]].concat(), &["model.c"]);
+        let run = |arguments: &[&str]| Command::new(&program).args(arguments).output().unwrap().status.code();
+        for wrong in [
+            "--temperature abc",
+            "--temperature -1",
+            "--temperature nan",
+            "--temperature inf",
+            "--seed abc",
+            "--seed -1",
+            "--tokens -1",
+            "--tokens 3x",
+            "--tokens 99999999999999999999999",
+            "--seed",
+        ] {
+            assert_eq!(run(&wrong.split(' ').collect::<Vec<_>>()), Some(2), "{wrong}");
+        }
+        assert_eq!(run(&["--temperature", "0.5", "--seed", "7", "--tokens", "3"]), Some(0));
+    }
+}

@@ -26,6 +26,7 @@ mod model;
 mod parsers;
 mod resume;
 mod runs;
+mod said_of_exports;
 mod terminal;
 mod tokenizers;
 mod training;

@@ -1,6 +1,7 @@
 #ifdef KINGLET_MAIN
 /* Continues a prompt, with the options of `kinglet sample`. */
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,6 +11,15 @@ static int usage(const char *program)
 {
     fprintf(stderr, "usage: %s [--prompt TEXT] [--ids ID,ID,...] [--tokens N] [--temperature X] [--seed N]\n", program);
     return 2;
+}
+
+/* Reads a whole number; returns 0 if it is none. */
+static int whole(const char *text, unsigned long *number)
+{
+    char *end;
+    errno = 0;
+    *number = strtoul(text, &end, 10);
+    return *text >= '0' && *text <= '9' && !*end && !errno;
 }
 
 /* Gives the model a prompt; returns 0 if it could not. */
@@ -44,7 +54,7 @@ int main(int count, char **arguments)
     const char *prompt = "", *ids = "";
     unsigned long tokens = 500, seed = 1337, i;
     double temperature = 1;
-    int at;
+    int at, known = 1;
     for (at = 1; at < count; at += 2) {
         const char *key = arguments[at], *value = arguments[at + 1];
         if (at + 1 == count)
@@ -54,12 +64,17 @@ int main(int count, char **arguments)
         else if (strcmp(key, "--ids") == 0)
             ids = value;
         else if (strcmp(key, "--tokens") == 0)
-            tokens = strtoul(value, 0, 10);
-        else if (strcmp(key, "--temperature") == 0)
-            temperature = strtod(value, 0);
-        else if (strcmp(key, "--seed") == 0)
-            seed = strtoul(value, 0, 10);
+            known = whole(value, &tokens);
+        else if (strcmp(key, "--temperature") == 0) {
+            char *end;
+            temperature = strtod(value, &end);
+            /* Neither is a number that is none, nor an infinite one. */
+            known = end != value && !*end && temperature >= 0 && temperature <= 1e30;
+        } else if (strcmp(key, "--seed") == 0)
+            known = whole(value, &seed);
         else
+            known = 0;
+        if (!known)
             return usage(arguments[0]);
     }
     kinglet_init(&state, seed);

@@ -63,7 +63,8 @@ pub(super) fn write(tokenizer: &Tokenizer, size: usize, last: Option<&str>) -> R
     if vocabulary.model == "gpt2" && end.is_none() {
         return Err(Error::Data(
             "llama.cpp takes token 11 for the end of a text where a file names none, and this tokenizer has no \
-             end-of-text token"
+             end-of-text token: train with a token of its own (--set eos_token=\"\\n\" ends texts at lines), or use another \
+             format, such as hf or onnx"
                 .to_owned(),
         ));
     }
@@ -98,13 +99,17 @@ fn of(tokenizer: &Tokenizer) -> Result<(Vocabulary, Vec<String>)> {
     if let Some(vocabulary) = longest_match(chars) {
         return Ok((vocabulary, Vec::new()));
     }
-    let note = "llama.cpp leaves out characters that it does not know, where kinglet refuses them";
-    Ok((joined(chars), vec![note.to_owned()]))
+    Ok((joined(chars), Vec::new()))
+}
+
+/// Whether llama.cpp leaves out characters that it does not know, where kinglet refuses them.
+pub fn leaves_out(tokenizer: &Tokenizer) -> bool {
+    tokenizer.chars().is_some_and(|chars| longest_match(chars).is_none())
 }
 
 /// Whether llama.cpp would take some token for the end of a text, because the tokenizer has none.
 pub fn needs_end(tokenizer: &Tokenizer) -> bool {
-    tokenizer.end_of_text().is_none() && tokenizer.chars().is_none_or(|chars| longest_match(chars).is_none())
+    tokenizer.end_of_text().is_none() && (tokenizer.chars().is_none() || leaves_out(tokenizer))
 }
 
 /// The letters of a text's bytes.

@@ -99,8 +99,26 @@ pub(super) fn file(path: &Path, keys: &Keys, foreign: &Foreign, dtype: Dtype) ->
         return Err(error);
     }
     result.map_err(Error::io("write", path))?;
+    written.notes.extend(other_types(&tensors, dtype));
     written.notes.extend(not_blocks(&tensors, dtype));
     Ok(written)
+}
+
+/// Says which tensors have another type than was asked for, and why.
+fn other_types(tensors: &[(&str, &Tensor, Dtype)], dtype: Dtype) -> Option<String> {
+    let count = |is: &dyn Fn(&Dtype) -> bool| tensors.iter().filter(|(.., stored)| is(stored)).count();
+    let (exact, better) = (count(&|stored| *stored == Dtype::F32), count(&|stored| *stored == Dtype::Q8_0));
+    if dtype == Dtype::F32 {
+        return None;
+    }
+    let mut said = format!("{} tensors are {}", count(&|stored| *stored == dtype), dtype.name());
+    if dtype != Dtype::Q8_0 && better > 0 {
+        said += &format!(", the {better} of tokens (token_embd, output) q8_0");
+    }
+    if exact > 0 {
+        said += &format!(", {exact} f32: norms, biases and positions");
+    }
+    Some(said)
 }
 
 /// Says which matrices are not stored as asked.

@@ -1,7 +1,7 @@
 //! The small files beside the graph.
 
 use super::options::Options;
-use crate::formats::{portable::Portable, shape::Shape};
+use crate::formats::{folder::chat_template, portable::Portable, shape::Shape};
 use serde_json::{Map, Value, json};
 
 /// What a configuration is called whose reader takes the sizes that a model has. The consumers of a graph read nothing else of
@@ -105,8 +105,8 @@ fn tokenizer_config(model: &Portable, s: &Shape) -> Value {
     } else if let Some(begin) = model.tokenizer.begin_of_text_name() {
         set("bos_token", json!(begin));
     }
-    if !model.config.chat_template.is_empty() {
-        set("chat_template", json!(model.config.chat_template));
+    if let Some(template) = chat_template(&model.config) {
+        set("chat_template", json!(template));
     }
     Value::Object(config)
 }
