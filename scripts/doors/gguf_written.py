@@ -59,7 +59,7 @@ def write(path, model, arch, dtype, tokenizer):
             writer.add_key_length(size)
             writer.add_value_length(size)
     if tokenizer is None:
-        words(writer, ["<|endoftext|>", *"abcd"][: config.vocab_size], ["a b"])
+        words(writer, ["<|endoftext|>", "a", "b", "ab", "c"], ["a b"])
     else:
         vocabulary(writer, tokenizer)
     with torch.no_grad():
