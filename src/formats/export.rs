@@ -295,9 +295,8 @@ fn limits(model: &Portable, target: Target) -> Vec<String> {
         // They say it themselves, or are kinglet's own.
         (Target::Onnx | Target::C | Target::Safetensors, _) => return limits,
         (Target::HuggingFace | Target::Peft, true) => limits.push(format!(
-            "it cannot go past {block} tokens there, because positions are learned: transformers stops with an error, where kinglet goes \
-             on with the last {block}; unless told otherwise it writes {} tokens there",
-            folder::new_tokens(block)
+            "it cannot go past {block} tokens there, because positions are learned: transformers stops there or, if told to write \
+             more, ends with an error, where kinglet goes on with the last {block}"
         )),
         (Target::Gguf, true) => limits.push(format!(
             "it cannot go past {block} tokens there, because positions are learned: a text that gets there ends, where kinglet \

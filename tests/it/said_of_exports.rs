@@ -139,17 +139,6 @@ fn a_model_of_conversations_is_used_in_conversations() {
 }
 
 #[test]
-fn a_folder_does_not_say_two_lengths() {
-    let temp = tempfile::tempdir().unwrap();
-    let model = random("big-0.2m", &[], &letters());
-    let out = temp.path().join("a");
-    exported(&model, Target::HuggingFace, &out, &options(Dtype::F32)).unwrap();
-    let told: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(out.join("generation_config.json")).unwrap()).unwrap();
-    assert_eq!((told.get("max_length"), &told["max_new_tokens"]), (None, &(model.config.block_size / 2).into()));
-}
-
-#[test]
 fn what_belongs_to_another_format_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let model = random("big-0.2m", &[], &letters());
