@@ -225,7 +225,7 @@ fn a_model_of_another_program_goes_on_to_the_next() {
     let again = Source::of_import(&first, &ImportOptions::default()).unwrap();
     assert_eq!((again.name.as_str(), again.model.weights == model.weights), ("first", true));
     write(again, Target::Gguf, &second, &options(Dtype::F32)).unwrap();
-    assert_eq!(names(&second), ["first-f32.gguf"]);
+    assert_eq!(names(&second), ["Modelfile", "first-f32.gguf"]);
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
         (&["--dtype", "q8_0"], 2, "--dtype q8_0: hf has f32, f16 or bf16; gguf has q8_0 too"),
         (&["--dtype", "f8"], 2, "must be f32, f16, bf16, q8_0, q5_0 or q4_0"),
         (&["--quantize", "int8"], 2, "--quantize int8 belongs to --format onnx and c, not to --format hf"),
-        (&["--ids", "int32"], 2, "--ids or --static belongs to --format onnx, not to --format hf"),
+        (&["--ids", "int32"], 2, "--ids belongs to --format onnx, not to --format hf"),
         (&["--format", "nanogpt"], 1, "nanoGPT's code has no place for tie_weights = false. The most similar preset"),
         (&["--tokenizer", "x.json"], 2, "is a run, which says itself what --tokenizer, --data and the like tell"),
         (&["--max-difference", "0"], 1, "transformers would say something else: rewritten as gpt2"),
