@@ -1,6 +1,6 @@
 //! Rewrites: the same model in another shape, so that a program that has no place for one shape can have the other.
 //!
-//! Each is a kinglet model before and after, so what it changes can be measured ([`super::chain::difference`]). All
+//! Each is a kinglet model before and after, so what it changes can be measured ([`super::chain::Probabilities::difference`]). All
 //! arithmetic is in f64, and its results are rounded to f32 once.
 
 use super::portable::Portable;
@@ -436,7 +436,7 @@ fn fold(weights: &mut [f32], norm: Norm, linear: Linear) -> Constant {
     constant
 }
 
-/// The model with a bias in each norm, zero where there was none: what [`fold`] needs.
+/// The model with a bias in each norm, zero where there was none: what `fold` needs.
 fn with_norm_bias(mut model: Portable) -> Portable {
     if model.config.bias.norm {
         return model;
@@ -454,7 +454,7 @@ fn with_norm_bias(mut model: Portable) -> Portable {
 }
 
 /// R4. The bias of queries, keys and values goes into their weights along the direction in which LayerNorm's output is
-/// constant: see [`fold`]. Rounded once.
+/// constant: see `fold`. Rounded once.
 pub fn qkv_bias(model: Portable) -> Portable {
     let mut model = with_norm_bias(model);
     let blocks = model.layout().h;
@@ -463,7 +463,7 @@ pub fn qkv_bias(model: Portable) -> Portable {
 }
 
 /// R3. The head's bias goes into its weight along the direction in which LayerNorm's output is constant, whatever the size of
-/// the vocabulary: see [`fold`]. For untied weights; rounded once.
+/// the vocabulary: see `fold`. For untied weights; rounded once.
 pub fn head_bias(model: Portable) -> Portable {
     let mut model = with_norm_bias(model);
     let layout = model.layout();
@@ -471,7 +471,7 @@ pub fn head_bias(model: Portable) -> Portable {
     reshaped(model, Rewrite::HeadBias, same)
 }
 
-/// R6. Of SwiGLU's MLP, the bias of `c_fc` goes into its weights as in [`fold`]. One more hidden unit is constant: its gate is
+/// R6. Of SwiGLU's MLP, the bias of `c_fc` goes into its weights as in `fold`. One more hidden unit is constant: its gate is
 /// the constant 4 and its up is 1, so its column of `c_proj` is that layer's bias over `silu(4)`. Rounded once.
 pub fn mlp_bias(model: Portable) -> Portable {
     const GATE: f64 = 4.0;
@@ -529,7 +529,7 @@ fn resized(model: Portable, rewrite: Rewrite) -> Portable {
 
 /// R11. A program that goes past the learned positions gets rows there that make it end the text. These rows are a large
 /// multiple of a v whose mean is zero, so LayerNorm makes v of them whatever else is there. A token that nothing else uses
-/// has the row `(4 L / n) v / g`, and along [`fold`]'s direction what makes its logit `L (4 v z / n - 3)`: L behind the
+/// has the row `(4 L / n) v / g`, and along `fold`'s direction what makes its logit `L (4 v z / n - 3)`: L behind the
 /// block, where z is v, and about -3 L within it, where no z is like v (it would lead where their cosine is above 3/4).
 /// It is the end-of-text token if the tokenizer has none, else one of its own. Exact within the block; for untied weights
 /// without a bias of the head.

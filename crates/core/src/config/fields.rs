@@ -242,9 +242,9 @@ fields! {
     tokenizer: TokenizerKind = TokenizerKind::Char, "\"char\", \"byte\", \"bpe:SIZE\" with SIZE from 257 to 1000000, or a tokenizer.json file" if |_| true,
         "How text becomes tokens: characters, bytes, byte pair encoding learned from the text, or a tokenizer.json file.";
     bos_token: String = String::new(), "\"\" (none) or a token of the tokenizer" if |_| true,
-        "Token put before each document and each prompt, such as <s>. The model reads it; its prediction does not count in any loss.";
+        "Token put before each document and each prompt. The model reads it; its prediction does not count in any loss.";
     eos_token: String = String::new(), "\"\" (the tokenizer's own) or a token of the tokenizer" if |_| true,
-        "Token that ends a document and an answer, such as </s>; empty means the tokenizer's end-of-text token, if it has one.";
+        "Token that ends a document and an answer; empty means the tokenizer's end-of-text token, if it has one.";
     data_field: String = "text".to_owned(), "the name of a field or column" if |v: &String| !v.is_empty(),
         "The field (JSON lines) or column (CSV) that contains the text.";
     invalid_utf8: InvalidUtf8 = InvalidUtf8::Error, "\"error\" or \"replace\"" if |_| true,
