@@ -904,7 +904,7 @@ mod tests {
             ("n_layer=x", "n_layer = \"x\": must be 1 to 256"),
             ("dropout=1", "dropout = 1: must be at least 0 and below 1"),
             ("dropout=1e300", "dropout = 1e300: must be at least 0 and below 1"),
-            ("norm_eps=-1e-300", "norm_eps = -1e-300: must be"),
+            ("norm_eps=-1e-300", "norm_eps = -1e-300: must be 0.000000000001 to 1"),
             ("learning_rate=nan", "learning_rate = nan: must be above 0, at most 10"),
             (
                 "bias=[\"x\"]",
