@@ -5,11 +5,10 @@
 For each job {plain, packed}: the tensors of both files, and which of them have other bytes than the reference's.
 """
 
-import json
-import sys
-
 import gguf
 import numpy as np
+
+from .jobs import answer_all
 
 
 def answer(job):
@@ -34,18 +33,5 @@ def padded(rows, shape):
     return np.pad(rows, [(0, int(want) - has) for want, has in zip(shape, rows.shape, strict=True)])
 
 
-def main():
-    jobs, answers = sys.argv[1:]
-    out = []
-    with open(jobs, encoding="utf-8") as file:
-        for job in json.load(file):
-            try:
-                out.append(answer(job))
-            except Exception as error:
-                out.append({"failed": f"{type(error).__name__}: {error}"})
-    with open(answers, "w", encoding="utf-8") as file:
-        json.dump(out, file)
-
-
 if __name__ == "__main__":
-    main()
+    answer_all(answer)

@@ -6,12 +6,9 @@ For each job {file, prompt, tokens, lists, strings, out}: ids and text of string
 that end a text, and what it writes greedily until one of these.
 """
 
-import json
-import sys
-from pathlib import Path
-
 import numpy as np
 
+from .jobs import answer_all
 from .llama_cpp import Model
 
 
@@ -31,16 +28,5 @@ def answer(job):
     return out
 
 
-def main():
-    jobs, answers = sys.argv[1:]
-    out = []
-    for job in json.loads(Path(jobs).read_text(encoding="utf-8")):
-        try:
-            out.append(answer(job))
-        except Exception as error:
-            out.append({"failed": f"{type(error).__name__}: {error}"})
-    Path(answers).write_text(json.dumps(out), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    answer_all(answer)

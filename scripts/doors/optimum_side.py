@@ -3,14 +3,12 @@
     python -m scripts.doors.optimum_side JOBS.json ANSWERS.json
 """
 
-import json
-import sys
-import traceback
-
 import numpy as np
 import torch
 from optimum.onnxruntime import ORTModelForCausalLM
 from transformers import AutoTokenizer
+
+from .jobs import answer_all
 
 
 def answer(job):
@@ -23,18 +21,5 @@ def answer(job):
     return {"text": tokenizer.decode(made[0], skip_special_tokens=True), "cached": bool(model.use_cache)}
 
 
-def main():
-    jobs, answers = sys.argv[1:]
-    out = []
-    with open(jobs, encoding="utf-8") as file:
-        for job in json.load(file):
-            try:
-                out.append(answer(job))
-            except Exception as error:
-                out.append({"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-1500:]})
-    with open(answers, "w", encoding="utf-8") as file:
-        json.dump(out, file)
-
-
 if __name__ == "__main__":
-    main()
+    answer_all(answer)

@@ -7,14 +7,12 @@ Each job has a kind: `lecture` and `nanogpt` (`load_state_dict(strict=True)` of 
 PEFT trained a step), `large` (writes models of 124M parameters).
 """
 
-import json
 import pickle
-import sys
-import traceback
 
 import numpy as np
 import torch
 
+from .jobs import answer_all
 from .torch_models import Lecture, NanoGpt, stir
 
 
@@ -101,19 +99,6 @@ def large(job):
 KINDS = {kind.__name__: kind for kind in (lecture, nanogpt, peft, adapters, large)}
 
 
-def main():
-    jobs, answers = sys.argv[1:]
-    torch.set_num_threads(1)
-    out = []
-    with open(jobs, encoding="utf-8") as file:
-        for job in json.load(file):
-            try:
-                out.append(KINDS[job["kind"]](job))
-            except Exception as error:
-                out.append({"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-1500:]})
-    with open(answers, "w", encoding="utf-8") as file:
-        json.dump(out, file)
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    answer_all(lambda job: KINDS[job["kind"]](job))

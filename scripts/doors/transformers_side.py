@@ -6,15 +6,14 @@ For each job {folder, prompt, tokens, lists, out}: what was warned of, which key
 prompt, the logits over each list (to OUT.npz), and what `pipeline()` writes.
 """
 
-import json
 import logging
-import sys
-import traceback
 import warnings
 
 import numpy as np
 import torch
 import transformers
+
+from .jobs import answer_all, attempt
 
 
 class Caught(logging.Handler):
@@ -26,7 +25,6 @@ class Caught(logging.Handler):
 
     def emit(self, record):
         self.said.append(record.getMessage())
-
 
 
 @torch.no_grad()
@@ -73,30 +71,23 @@ def beyond(model, pipe, job):
 
 
 def main():
-    jobs, answers = sys.argv[1:]
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     caught = Caught()
     logging.getLogger().addHandler(caught)
-    root = transformers.utils.logging.get_logger("transformers")
-    root.addHandler(caught)
-    out = []
-    with open(jobs, encoding="utf-8") as file:
-        for job in json.load(file):
-            caught.said.clear()
-            with warnings.catch_warnings(record=True) as raised:
-                warnings.simplefilter("always")
-                try:
-                    answered = answer(job, caught)
-                except Exception as error:
-                    answered = {"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-1500:]}
-            # Python's own of a library that uses another library's old functions are no words to the user.
-            shown = [str(w.message) for w in raised if not issubclass(w.category, (DeprecationWarning, PendingDeprecationWarning))]
-            answered["warnings"] = sorted(set(caught.said) | set(shown))
-            answered["version"] = transformers.__version__
-            out.append(answered)
-    with open(answers, "w", encoding="utf-8") as file:
-        json.dump(out, file)
+    transformers.utils.logging.get_logger("transformers").addHandler(caught)
+
+    def heard(job):
+        """The answer, with what was said while it was found."""
+        caught.said.clear()
+        with warnings.catch_warnings(record=True) as raised:
+            warnings.simplefilter("always")
+            answered = attempt(lambda job: answer(job, caught), job)
+        # Python's own of a library that uses another library's old functions are no words to the user.
+        shown = [str(w.message) for w in raised if not issubclass(w.category, (DeprecationWarning, PendingDeprecationWarning))]
+        return answered | {"warnings": sorted(set(caught.said) | set(shown)), "version": transformers.__version__}
+
+    answer_all(heard)
 
 
 if __name__ == "__main__":

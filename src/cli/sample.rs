@@ -26,7 +26,8 @@ use std::{
 pub(super) struct Args {
     /// Run: its folder, or its name in runs/ [default: the newest run]; RUN@STEP selects a checkpoint
     run: Option<RunArg>,
-    /// Prompt, or "-" for standard input. Without one, the model starts from the end-of-text token (or token 0)
+    /// Prompt, or "-" for standard input. Without one, the model starts from the begin-of-text token (or the end-of-text
+    /// token, or token 0)
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Read the prompt from a file; "-" is standard input

@@ -579,6 +579,13 @@ fn write(
             let around = pth::checkpoint(model, bias.norm, &folder, trained);
             files.add("ckpt.pt", |path| pth::write(path, &foreign, dtype, around))?;
             notes.extend(meta(source, &mut files)?);
+            if model.tokenizer.chars().is_some() {
+                notes.push(format!(
+                    "sample.py finds meta.pkl by the path {}: if the folder is moved, it takes GPT-2's tokens without an \
+                     error",
+                    folder.display()
+                ));
+            }
             (vec![format!("python sample.py --out_dir={shown} --device=cpu")], rounds(&foreign)?)
         }
     };

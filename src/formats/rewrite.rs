@@ -4,7 +4,7 @@
 //! arithmetic is in f64, and its results are rounded to f32 once.
 
 use super::portable::Portable;
-use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer::{END_OF_TEXT, Tokenizer};
 use kinglet_core::{
     config::{Activation, AttentionScale, Config, NormKind},
     error::{Error, Result},
@@ -540,7 +540,7 @@ pub fn end_of_block(model: Portable, positions: usize) -> Result<Portable> {
     with_ending(model, Rewrite::EndOfBlock(positions))
 }
 
-/// The token of [`end_of_block`] alone, whose logit is about -L for every text. For untied weights without a bias of the head.
+/// The token of [`end_of_block`] alone, whose logit is about -3 L for every text. For untied weights without a bias of the head.
 ///
 /// # Errors
 /// As [`end_of_block`].
@@ -590,14 +590,18 @@ fn unlike(g: &[f64]) -> Vec<f64> {
     v
 }
 
-/// The tokenizer with a token more, of this id, at which a text ends.
+/// The tokenizer with an end-of-text token of this id, if it has none. If it has one, the model's new token is known by its
+/// name ([`END_OF_BLOCK`]) only where it is written.
 fn with_end(tokenizer: &Tokenizer, id: usize) -> Result<Tokenizer> {
-    if tokenizer.end_of_text().is_none() && tokenizer.chars().is_some() && tokenizer.vocab_size() == id {
+    if tokenizer.end_of_text().is_some() {
+        return Ok(tokenizer.clone());
+    }
+    if tokenizer.chars().is_some() && tokenizer.vocab_size() == id {
         return Ok(tokenizer.extended([], true));
     }
     let mut json: Value = serde_json::from_str(tokenizer.to_json()).expect("it was read or written as JSON");
     let token = json!({
-        "id": id, "content": END_OF_BLOCK, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "id": id, "content": END_OF_TEXT, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
         "special": true,
     });
     match json["added_tokens"].as_array_mut() {

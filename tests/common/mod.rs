@@ -4,6 +4,7 @@
 pub(crate) mod cli;
 #[path = "../../crates/core/tests/it/close.rs"]
 pub(crate) mod close;
+pub(crate) mod damage;
 pub(crate) mod foreign;
 pub(crate) mod needs;
 pub(crate) mod parsers;

@@ -1,7 +1,10 @@
 //! Files of other programs, whole and damaged: nothing panics. The fuzz targets in `fuzz/` look longer for what these check in
 //! every test run.
 
-use crate::common::foreign;
+use crate::common::{
+    damage::{changes, damage},
+    foreign,
+};
 use proptest::prelude::*;
 use std::{fs, path::Path};
 
@@ -74,22 +77,11 @@ proptest! {
     fn damaged_files(
         which in any::<prop::sample::Index>(),
         of in any::<prop::sample::Index>(),
-        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..6),
+        changes in changes(),
     ) {
         let (reader, read, good) = READERS[which.index(READERS.len())];
         let mut bytes = file(reader, good[of.index(good.len())]);
-        for (at, byte, how) in changes {
-            let at = at.index(bytes.len().max(1)).min(bytes.len());
-            match how {
-                0 if at < bytes.len() => bytes[at] = byte,
-                1 => bytes.insert(at, byte),
-                2 => bytes.truncate(at),
-                _ => {
-                    let piece = bytes[at..bytes.len().min(at + usize::from(byte))].to_vec();
-                    bytes.splice(at..at, piece);
-                }
-            }
-        }
+        damage(&mut bytes, changes);
         read(&bytes);
     }
 }

@@ -26,7 +26,6 @@ mod model;
 mod parsers;
 mod resume;
 mod runs;
-mod said_of_exports;
 mod terminal;
 mod tokenizers;
 mod training;

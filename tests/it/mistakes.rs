@@ -47,6 +47,32 @@ fn every_key_at_below_and_above_its_limits() {
     eprintln!("{} keys, {tried} values", rows.len());
 }
 
+/// Models of other programs with something in the way.
+fn foreign_files(cli: &Cli) {
+    let lecture = include_bytes!("../../fuzz/corpus/pytorch/lecture");
+    let gguf = include_bytes!("../../fuzz/corpus/gguf/llama");
+    let llama = include_bytes!("../../fuzz/corpus/safetensors/llama");
+    let config = include_str!("../../fuzz/corpus/hugging_face/llama").replace("\"default\"", "\"yarn\"");
+    for folder in ["yarn", "adapter"] {
+        fs::create_dir(cli.path(folder)).unwrap();
+    }
+    let at = gguf.windows(5).position(|word| word == b"llama").unwrap();
+    let mamba = [&gguf[..at], b"mamba", &gguf[at + 5..]].concat();
+    let files: [(&str, &[u8]); 8] = [
+        ("lecture.pth", &lecture[..]),
+        ("cut.pth", &lecture[..5000]),
+        ("system.pth", b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R."),
+        ("cut.gguf", &gguf[..gguf.len() - 100]),
+        ("mamba.gguf", &mamba),
+        ("yarn/config.json", config.as_bytes()),
+        ("yarn/model.safetensors", llama),
+        ("adapter/adapter_config.json", include_bytes!("../../fuzz/corpus/peft/lora")),
+    ];
+    for (name, bytes) in files {
+        fs::write(cli.path(name), bytes).unwrap();
+    }
+}
+
 #[test]
 fn every_command_says_what_is_wrong() {
     let cli = Cli::trained();
@@ -77,6 +103,7 @@ fn every_command_says_what_is_wrong() {
     write("one.txt", b"a");
     write("same.txt", "a".repeat(5000).as_bytes());
     write("short.txt", b"too short for this");
+    foreign_files(&cli);
     write("half.txt", "a".repeat(200).as_bytes());
     fs::File::create(cli.path("huge.txt")).unwrap().set_len(1 << 40).unwrap();
     fs::create_dir(cli.path("folder")).unwrap();

@@ -1,7 +1,10 @@
 //! Bytes from outside, random and mutated: nothing panics, and what is read is read back the same. The fuzz targets in
 //! `fuzz/` look longer for what these check in every test run.
 
-use crate::common::parsers;
+use crate::common::{
+    damage::{changes, damage},
+    parsers,
+};
 use kinglet::{
     config::Config,
     run::{State, read_tensors},
@@ -135,21 +138,10 @@ proptest! {
     #[test]
     fn damaged_files(
         which in 0..good().len(),
-        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..6),
+        changes in changes(),
     ) {
         let (parse, mut bytes) = good().swap_remove(which);
-        for (at, byte, how) in changes {
-            let at = at.index(bytes.len().max(1)).min(bytes.len());
-            match how {
-                0 if at < bytes.len() => bytes[at] = byte,
-                1 => bytes.insert(at, byte),
-                2 => bytes.truncate(at),
-                _ => {
-                    let piece = bytes[at..bytes.len().min(at + usize::from(byte))].to_vec();
-                    bytes.splice(at..at, piece);
-                }
-            }
-        }
+        damage(&mut bytes, changes);
         parse(&bytes);
     }
 }

@@ -55,8 +55,7 @@ pub(super) fn add(
     if !is_set("eos_token") && own.as_deref() == Some(config.eos_token.as_str()) {
         config.eos_token.clear();
     }
-    let of_gguf = || opened.foreign.meta.get("tokenizer.chat_template")?.as_str().map(str::to_owned);
-    if let Some(template) = folder.template(opened)?.or_else(of_gguf).filter(|_| !is_set("chat_template")) {
+    if let Some(template) = folder.template(opened)?.filter(|_| !is_set("chat_template")) {
         config.chat_template = template;
         if let Err(error) = data::template_of(config, &tokenizer) {
             config.chat_template.clear();

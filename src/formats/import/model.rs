@@ -111,16 +111,12 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
 fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description> {
     if opened.format == Format::Gguf {
         let gguf::Described { dialect, config, notes } = gguf::describe(&opened.foreign)?;
-        if let Some(n) = options.n_head.filter(|n| *n != config.n_head) {
-            return Err(Error::BadConfig(format!("--n-head {n}: the file says {}", config.n_head)));
-        }
+        refuse_heads(options, &config, "the file")?;
         let origin = format!("{} of llama.cpp", dialect.name);
         return Ok(Description { origin, dialect, config, open: Vec::new(), notes, step: 0 });
     }
     if let Some(config) = opened.own.clone() {
-        if let Some(n) = options.n_head.filter(|n| *n != config.n_head) {
-            return Err(Error::BadConfig(format!("--n-head {n}: {OWN} says {}", config.n_head)));
-        }
+        refuse_heads(options, &config, OWN)?;
         let (origin, dialect) = ("kinglet's export of tensors".to_owned(), Dialect::own());
         return Ok(Description { origin, dialect, config, open: Vec::new(), notes: Vec::new(), step: 0 });
     }
@@ -130,13 +126,21 @@ fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description>
         options.set.iter().filter_map(|setting| setting.split_once('=')).filter(|(key, _)| key.trim() == "block_size");
     let block_size = wanted.next_back().and_then(|(_, value)| value.trim().parse().ok());
     let hugging_face::Described { mut config, dialect, mut notes } = hugging_face::read(json, block_size)?;
-    if let Some(n) = options.n_head.filter(|n| *n != config.n_head) {
-        return Err(Error::BadConfig(format!("--n-head {n}: config.json says {}", config.n_head)));
-    }
+    refuse_heads(options, &config, "config.json")?;
     tie(&mut config, dialect, &opened.foreign, &mut notes)?;
     let model_type = json.get("model_type").and_then(|name| name.as_str()).unwrap_or_default();
     let origin = format!("{model_type} of transformers");
     Ok(Description { origin, dialect, config, open: Vec::new(), notes, step: 0 })
+}
+
+/// Refuses a number of heads that is not what the model says of itself.
+fn refuse_heads(options: &ImportOptions, config: &Config, source: &str) -> Result<()> {
+    match options.n_head {
+        Some(n) if n != config.n_head => {
+            Err(Error::BadConfig(format!("--n-head {n}: {source} says {}", config.n_head)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A head beside tied weights is not used by transformers 4, but by transformers 5; it is told if it differs.
