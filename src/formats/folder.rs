@@ -9,7 +9,8 @@ use kinglet_core::{
 };
 use serde_json::{Map, Value, json};
 
-fn pretty(value: &Value) -> String {
+/// JSON as people read it.
+pub(super) fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).expect("a JSON value") + "\n"
 }
 
@@ -27,12 +28,12 @@ pub(super) fn files(
         ("config.json", pretty(&Value::Object(config(model, dialect, bias, dtype)?))),
         ("generation_config.json", pretty(&generation_config(model))),
         ("tokenizer.json", tokenizer_json(&model.tokenizer)?),
-        ("tokenizer_config.json", pretty(&tokenizer_config(model))),
+        ("tokenizer_config.json", pretty(&tokenizer_config(model, model.config.block_size))),
     ])
 }
 
 /// The tokens that begin and end a text, and that fill a batch: each must be said to be none, or it is GPT-2's or Llama's.
-fn ends(tokenizer: &Tokenizer) -> [(&'static str, Option<u32>); 3] {
+pub(super) fn ends(tokenizer: &Tokenizer) -> [(&'static str, Option<u32>); 3] {
     let end = tokenizer.end_of_text();
     let begin = tokenizer.begin_of_text().or(end);
     [("bos_token_id", begin), ("eos_token_id", end), ("pad_token_id", end)]
@@ -57,7 +58,8 @@ fn config(model: &Portable, dialect: &Dialect, bias: Bias, dtype: Dtype) -> Resu
     Ok(config)
 }
 
-fn generation_config(model: &Portable) -> Value {
+/// What is written if a call says nothing.
+pub(super) fn generation_config(model: &Portable) -> Value {
     let mut config = Map::from_iter(ends(&model.tokenizer).map(|(name, id)| (name.to_owned(), json!(id))));
     if model.config.position == Position::Learned {
         // There are no positions past the block. transformers 5 remarks on it where a call says `max_new_tokens`; without it,
@@ -68,7 +70,10 @@ fn generation_config(model: &Portable) -> Value {
 }
 
 /// The tokenizer's file. Where kinglet puts a token before each text, the file says so.
-fn tokenizer_json(tokenizer: &Tokenizer) -> Result<String> {
+///
+/// # Errors
+/// If it is not JSON.
+pub(super) fn tokenizer_json(tokenizer: &Tokenizer) -> Result<String> {
     let json = tokenizer.to_json();
     let (Some(begin), Some(name)) = (tokenizer.begin_of_text(), tokenizer.begin_of_text_name()) else {
         return Ok(json.to_owned());
@@ -102,15 +107,16 @@ fn begins_texts(processor: &Value, name: &str) -> bool {
     }
 }
 
-/// What transformers has to know of the tokenizer, and of the conversations that the model was trained on.
-fn tokenizer_config(model: &Portable) -> Value {
+/// What transformers has to know of the tokenizer, of the `longest` text in tokens, and of the conversations that the model was
+/// trained on.
+pub(super) fn tokenizer_config(model: &Portable, longest: usize) -> Value {
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         // Without this, version 4 makes token types, which GPT-2 adds to its input as if they were tokens.
         "model_input_names": ["input_ids", "attention_mask"],
         // Or blanks before punctuation are gone.
         "clean_up_tokenization_spaces": false,
-        "model_max_length": model.config.block_size,
+        "model_max_length": longest,
     });
     let (begin, end) = (model.tokenizer.begin_of_text_name(), model.tokenizer.end_of_text_name());
     for (key, name) in

@@ -71,7 +71,7 @@ fn write_file(folder: &Path, model: &Portable, options: &Options, file: &File) -
     if file.is_external() {
         add(&beside, &|path| file.write_numbers(path))?;
     }
-    for (name, content) in folder::files(model, options, name, file.is_external()) {
+    for (name, content) in folder::files(model, options, name, file.is_external())? {
         add(name, &|path| fs::write(path, &content))?;
     }
     writer.finish()?;
@@ -105,9 +105,6 @@ fn notes(model: &Portable, options: &Options) -> Written {
         limits.push(
             "the graph does not begin anew where a document does, as kinglet does: begin a call there".to_owned(),
         );
-    }
-    if let Some(name) = model.tokenizer.begin_of_text_name() {
-        limits.push(format!("kinglet puts {name} before every prompt, other programs do not: write it there"));
     }
     if model.tokenizer.end_of_text().is_none() {
         limits.push("the tokenizer has no end-of-text token: text ends where the caller ends it".to_owned());

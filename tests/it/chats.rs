@@ -203,7 +203,8 @@ mod terminal {
 
     impl Terminal {
         fn chat(cli: &Cli, args: &str) -> Terminal {
-            let command = format!("'{}' chat run {args}", env!("CARGO_BIN_EXE_kinglet"));
+            // `exec`: a shell that stays would get the Ctrl-C too, and `sh` then ends as if it were interrupted itself.
+            let command = format!("exec '{}' chat run {args}", env!("CARGO_BIN_EXE_kinglet"));
             let mut child = Command::new("script")
                 .args(["-qec", &command, "/dev/null"])
                 .current_dir(cli.temp.path())

@@ -1,8 +1,13 @@
 //! The small files beside the graph.
 
 use super::options::Options;
-use crate::formats::{folder::chat_template, portable::Portable, shape::Shape};
-use serde_json::{Map, Value, json};
+use crate::formats::{
+    folder::{self, pretty},
+    portable::Portable,
+    shape::Shape,
+};
+use kinglet_core::error::Result;
+use serde_json::{Value, json};
 
 /// What a configuration is called whose reader takes the sizes that a model has. The consumers of a graph read nothing else of
 /// it; each name stands for the keys that they look for.
@@ -27,34 +32,34 @@ pub(super) fn note(s: &Shape) -> Option<String> {
 }
 
 /// The files by their names.
-pub(super) fn files(model: &Portable, options: &Options, graph: &str, external: bool) -> Vec<(&'static str, String)> {
+///
+/// # Errors
+/// As [`folder::tokenizer_json`].
+pub(super) fn files(
+    model: &Portable,
+    options: &Options,
+    graph: &str,
+    external: bool,
+) -> Result<Vec<(&'static str, String)>> {
     let s = Shape::of(&model.config);
     let mut files = vec![
         ("config.json", pretty(&config(model, options, &s, external))),
-        ("generation_config.json", pretty(&generation_config(model, &s))),
-        ("tokenizer.json", model.tokenizer.to_json().to_owned()),
-        ("tokenizer_config.json", pretty(&tokenizer_config(model, &s))),
+        ("generation_config.json", pretty(&folder::generation_config(model))),
+        ("tokenizer.json", folder::tokenizer_json(&model.tokenizer)?),
+        ("tokenizer_config.json", pretty(&folder::tokenizer_config(model, s.reach()))),
     ];
     if options.cached() {
         files.push(("genai_config.json", pretty(&genai_config(model, graph, &s))));
     }
-    files
-}
-
-fn pretty(value: &Value) -> String {
-    serde_json::to_string_pretty(value).expect("a JSON value") + "\n"
+    Ok(files)
 }
 
 fn config(model: &Portable, options: &Options, s: &Shape, external: bool) -> Value {
-    let (name, end) = (model_type(s), model.tokenizer.end_of_text());
-    let begin = model.tokenizer.begin_of_text().or(end);
+    let name = model_type(s);
     let mut config = json!({
         "model_type": name,
         "vocab_size": s.v,
         "tie_word_embeddings": model.config.tie_weights,
-        "bos_token_id": begin,
-        "eos_token_id": end,
-        "pad_token_id": end,
         "dtype": "float32",
         "torch_dtype": "float32",
         "use_cache": options.cached(),
@@ -73,42 +78,12 @@ fn config(model: &Portable, options: &Options, s: &Shape, external: bool) -> Val
         }),
     };
     let into = config.as_object_mut().expect("an object");
+    into.extend(folder::ends(&model.tokenizer).map(|(name, id)| (name.to_owned(), json!(id))));
     into.extend(sizes.as_object().cloned().unwrap_or_default());
     if external {
         into.insert("transformers.js_config".to_owned(), json!({"use_external_data_format": true}));
     }
     config
-}
-
-fn generation_config(model: &Portable, s: &Shape) -> Value {
-    let end = model.tokenizer.end_of_text();
-    let begin = model.tokenizer.begin_of_text().or(end);
-    let mut config = json!({"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end});
-    if s.theta.is_none() {
-        config["max_length"] = json!(s.block);
-    }
-    config
-}
-
-fn tokenizer_config(model: &Portable, s: &Shape) -> Value {
-    let mut config = Map::new();
-    let mut set = |key: &str, value: Value| _ = config.insert(key.to_owned(), value);
-    set("tokenizer_class", json!("PreTrainedTokenizerFast"));
-    // Without this, transformers 4 also passes token types.
-    set("model_input_names", json!(["input_ids", "attention_mask"]));
-    set("clean_up_tokenization_spaces", json!(false));
-    set("model_max_length", json!(s.reach()));
-    if let Some(end) = model.tokenizer.end_of_text_name() {
-        set("eos_token", json!(end));
-        set("bos_token", json!(model.tokenizer.begin_of_text_name().unwrap_or(&end)));
-        set("pad_token", json!(end));
-    } else if let Some(begin) = model.tokenizer.begin_of_text_name() {
-        set("bos_token", json!(begin));
-    }
-    if let Some(template) = chat_template(&model.config) {
-        set("chat_template", json!(template));
-    }
-    Value::Object(config)
 }
 
 fn genai_config(model: &Portable, graph: &str, s: &Shape) -> Value {

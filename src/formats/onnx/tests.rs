@@ -244,7 +244,7 @@ fn small_files_name_the_ends_and_the_sizes() {
     let mut model = model(&["position=rotary", "head_size=6", "n_kv_head=1"]);
     for (tokenizer, end) in [(model.tokenizer.clone(), serde_json::Value::Null), (ended, 7.into())] {
         model.tokenizer = tokenizer;
-        let files = folder::files(&model, &Options::default(), "onnx/model.onnx", false);
+        let files = folder::files(&model, &Options::default(), "onnx/model.onnx", false).unwrap();
         let file = |wanted: &str| -> serde_json::Value {
             serde_json::from_str(&files.iter().find(|(name, _)| *name == wanted).unwrap().1).unwrap()
         };
