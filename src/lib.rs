@@ -47,6 +47,8 @@
 //! | [`tune`] | many runs: hyperparameter search |
 //! | [`inference`] | generating text with a trained model, and evaluating it |
 //! | [`formats`] | models of other programs, read and written |
+//! | [`engine`] | many texts at once, on one thread |
+//! | `serve` | a server with OpenAI's interface; with the feature of that name |
 //!
 //! # Threads
 //! Training and evaluation compute in a pool of the number of threads that they are given. Reading and encoding text is divided
@@ -61,10 +63,13 @@
 #![forbid(unsafe_code)]
 
 pub mod data;
+pub mod engine;
 pub mod formats;
 pub mod inference;
 pub mod report;
 pub mod run;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod system;
 pub mod text;
 pub mod train;

@@ -1,0 +1,5 @@
+//! A server with OpenAI's interface.
+
+#![allow(dead_code)]
+
+mod answer;

@@ -1,0 +1,89 @@
+//! What is asked of the server, and what it answers.
+
+use serde_json::{Value, json};
+use std::task::{Context, Poll};
+
+/// A request whose body has arrived whole.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// What stands in the place of `{id}` in the route's path, decoded.
+    pub(super) id: String,
+    /// The query's pairs, decoded, in their order.
+    pub(super) query: Vec<(String, String)>,
+    /// The body.
+    pub(super) body: Vec<u8>,
+}
+
+/// What a handler answers.
+pub(super) enum Answer {
+    /// All of it.
+    Whole {
+        /// Its content type.
+        kind: &'static str,
+        /// Its bytes.
+        body: Vec<u8>,
+    },
+    /// What is still being computed, to be sent whole.
+    Pending(Box<dyn Work>),
+    /// What is still being computed, to be sent as it comes, as server-sent events.
+    Stream(Box<dyn Work>),
+}
+
+impl Answer {
+    /// JSON, all of it.
+    pub(super) fn json(value: &Value) -> Answer {
+        Answer::Whole { kind: "application/json", body: value.to_string().into_bytes() }
+    }
+}
+
+/// Texts or scores on their way to a client. Dropping it stops them.
+pub(super) trait Work: Send {
+    /// Ready once something has come since the last call of [`Work::events`], or all has ended.
+    fn poll(&mut self, cx: &mut Context) -> Poll<()>;
+
+    /// What has come, as the data of events, in order; for [`Answer::Stream`]. The last ones come once it has ended.
+    ///
+    /// # Errors
+    /// If it ended badly: the failure is sent as the last event.
+    fn events(&mut self) -> Result<Vec<Value>, Failure>;
+
+    /// Whether nothing more will come.
+    fn is_done(&self) -> bool;
+
+    /// All of it, once [`Work::is_done`]; for [`Answer::Pending`].
+    ///
+    /// # Errors
+    /// If it ended badly.
+    fn whole(&mut self) -> Result<Value, Failure>;
+}
+
+/// Why a request was refused, in OpenAI's form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The HTTP status.
+    pub(super) status: u16,
+    /// What, where, and what to do.
+    pub(super) message: String,
+    /// OpenAI's class of error, as `invalid_request_error`.
+    pub(super) kind: &'static str,
+    /// The parameter at fault.
+    pub(super) param: Option<String>,
+    /// A name for programs, as `model_not_found`.
+    pub(super) code: Option<&'static str>,
+    /// Seconds after which to try again.
+    pub(super) retry_after: Option<u32>,
+}
+
+impl Failure {
+    /// A fault of the request: status 400.
+    pub(super) fn bad(param: Option<&str>, code: Option<&'static str>, message: impl Into<String>) -> Failure {
+        let (message, param) = (message.into(), param.map(str::to_owned));
+        Failure { status: 400, message, kind: "invalid_request_error", param, code, retry_after: None }
+    }
+
+    /// The body.
+    pub(super) fn json(&self) -> Value {
+        let Failure { message, kind, param, code, .. } = self;
+        json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    }
+}
