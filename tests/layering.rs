@@ -21,7 +21,21 @@ const FLOORS: [(&str, &str, &[&str]); 3] = [
     (
         "kinglet",
         "src",
-        &["system", "text", "data", "run", "report", "train", "tune", "inference", "formats", "engine", "serve", "cli", "main"],
+        &[
+            "system",
+            "text",
+            "data",
+            "run",
+            "report",
+            "train",
+            "tune",
+            "inference",
+            "formats",
+            "engine",
+            "serve",
+            "cli",
+            "main",
+        ],
     ),
 ];
 

@@ -22,4 +22,4 @@ pub use kinglet_kernels::{
 };
 pub use reference::Reference;
 pub use timed::{Cost, Op, Timed};
-pub use waist::{Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows};
+pub use waist::{Activated, Attended, Backward, Cached, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows};

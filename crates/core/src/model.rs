@@ -14,7 +14,8 @@
 
 use crate::{
     backend::{
-        Activated, Attended, Backward, Forward, Gradients, Heads, KvCache, Normed, Objective, Pass, QkInput, Rows,
+        Activated, Attended, Backward, Cached, Forward, Gradients, Heads, KvCache, Normed, Objective, Pass, QkInput,
+        Rows,
     },
     config::{Activation, AttentionScale, Config, Position},
     error::Result,
@@ -93,29 +94,49 @@ pub struct ActGrads<B: Forward> {
     dact: B::Buf, // (n, n_inner) with SwiGLU; otherwise empty, since only dfc is needed
 }
 
-/// Keys and values of the positions generated so far, and the activations of the newest.
+/// Keys and values of the positions of one sequence so far.
 ///
 /// With rotary positions it holds the last `block_size` of them. Each is rotated by its own position, which keeps
 /// counting: the product of a query and a key depends only on their distance, so nothing has to be recomputed when the
 /// window slides. Through the layers below, what is cached for a position has seen tokens that have since left the
 /// window. So, unless it has only one layer, the model is not quite the one that sees the window alone, as with any
 /// sliding cache.
-pub struct Cache<B: Forward> {
-    kv: Vec<KvCache<B::Buf>>, // one for each layer
-    x: [B::Buf; 2],           // (block_size, c)
-    rotations: B::Buf,        // (block_size, hs), of the new positions
-    block: BlockActs<B>,
-    head: Head<B>,
-    last: Last<B>,
+pub struct Kv<B: Forward> {
+    layers: Vec<KvCache<B::Buf>>,
     /// Positions so far.
     len: usize,
 }
 
-/// The newest position in the last block.
-struct Last<B: Forward> {
-    x: B::Buf,   // (c), before it
-    out: B::Buf, // (c), after it
+/// New tokens of one sequence, in a pass over several sequences.
+pub struct Part<'a, B: Forward> {
+    /// The sequence so far.
+    pub kv: &'a mut Kv<B>,
+    /// What comes next in it.
+    pub ids: &'a [u32],
+}
+
+/// Room for the activations of a pass over new positions of any number of sequences. It grows to the largest pass.
+pub struct Decoder<B: Forward> {
+    x: [B::Buf; 2],    // (n, c)
+    rotations: B::Buf, // (n, hs), of the new positions
     block: BlockActs<B>,
+    head: Head<B>, // of the newest positions
+    last: Last<B>,
+    /// Rows and sequences that there is room for.
+    room: (usize, usize),
+}
+
+/// The newest position of each sequence in the last block.
+struct Last<B: Forward> {
+    x: B::Buf,   // (parts, c), before it
+    out: B::Buf, // (parts, c), after it
+    block: BlockActs<B>,
+}
+
+/// One sequence, with room of its own to continue it.
+pub struct Cache<B: Forward> {
+    kv: Kv<B>,
+    decoder: Decoder<B>,
 }
 
 /// A place in the network where dropout is applied.
@@ -172,7 +193,7 @@ impl Gpt {
     /// If `ids` does not have `b * t` elements below `vocab_size`, or they do not fit `a`.
     pub fn forward<B: Forward>(&self, be: &B, pass: Pass<B::Buf>, a: &mut Acts<B>, ids: &[u32]) {
         let rows = pass.rows;
-        assert!(ids.len() == rows.n() && rows.t <= self.block_size && rows.pos == 0);
+        assert!(ids.len() == rows.n() && rows.t <= self.block_size);
         let w = &self.layout;
         // x = dropout(wte[id] + wpe[t])
         be.embed(&mut a.x[0], pass, w.embedding, ids, self.drop(pass.dropout, Site::Embedding));
@@ -187,7 +208,7 @@ impl Gpt {
         self.unembed(&cx, &a.x[w.h.len() % streams], &mut a.head);
     }
 
-    /// The first part of block `l`, where positions interact: `att = attention(ln_1(x))`. With a cache, only the new
+    /// The first part of block `l`, where positions interact: `att = attention(ln_1(x))`. With caches, only the new
     /// positions are computed; they also attend to the cached ones.
     fn attend<B: Forward>(
         &self,
@@ -195,7 +216,7 @@ impl Gpt {
         l: usize,
         x: &B::Buf,
         a: &mut BlockActs<B>,
-        cache: Option<&mut KvCache<B::Buf>>,
+        cached: Option<&mut [Cached<B::Buf>]>,
     ) {
         let (&Context { be, pass, rotations }, w) = (cx, &self.layout.h[l]);
         be.norm(&mut a.ln_1, &mut a.stats_1, x, pass, w.ln_1);
@@ -204,12 +225,12 @@ impl Gpt {
         if let Some(qk) = w.qk {
             be.qk(&mut a.qkv, &mut a.pre_qk, rotations, pass, qk, self.heads);
         }
-        match cache {
+        match cached {
             None => {
                 let drop = self.drop(pass.dropout, Site::Attention(l));
                 be.attention(&mut a.att, &mut a.lse, &a.qkv, self.heads, pass.rows, drop);
             }
-            Some(cache) => be.attention_cached(&mut a.att, cache, &a.qkv, self.heads, pass.rows),
+            Some(parts) => be.attention_cached(&mut a.att, parts, &a.qkv, self.heads),
         }
     }
 
@@ -324,47 +345,85 @@ impl Gpt {
         self.rope_theta.is_some()
     }
 
-    /// Forward of new positions only: appends `ids` to `cache` and returns the logits (v) after the last of them.
+    /// Forward of new positions only, of any number of sequences at once: appends the ids of each part to its sequence.
+    /// `logits (parts, v)` receives those after the last id of each. What a sequence gets does not depend on the others in
+    /// the pass, nor on how its ids are divided among passes, to the bit.
     ///
     /// # Panics
-    /// If `ids` is empty or longer than `block_size`, or if the cache would exceed `block_size` positions although the
-    /// model's positions end there (see [`Gpt::slides`]).
-    pub fn extend<B: Forward>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
-        let w = &self.layout;
-        let rows = Rows { pos: cache.len, ..Rows::new(1, ids.len()) };
-        let first = if self.slides() { 0 } else { rows.pos };
-        assert!(!ids.is_empty() && first + rows.t <= self.block_size);
-        if let Some(theta) = self.rope_theta {
-            be.rotations(&mut cache.rotations, self.heads.hs(), theta, rows.pos, rows.t);
+    /// If the ids of a part are none or more than `block_size`, or if its sequence would exceed `block_size` positions
+    /// although the model's positions end there (see [`Gpt::slides`]).
+    pub fn advance<B: Forward>(
+        &self,
+        be: &B,
+        p: &B::Buf,
+        d: &mut Decoder<B>,
+        parts: &mut [Part<B>],
+        logits: &mut [f32],
+    ) {
+        if parts.is_empty() {
+            return;
         }
-        let ([x, out], last) = (&mut cache.x, &mut cache.last);
-        let cx = Context { be, pass: Pass { p, rows, dropout: None }, rotations: &cache.rotations };
-        be.embed(x, cx.pass, w.embedding, ids, None);
-        for (l, kv) in cache.kv.iter_mut().enumerate() {
-            self.attend(&cx, l, x, &mut cache.block, Some(kv));
+        let (mut ids, mut positions) = (Vec::new(), Vec::new());
+        for Part { kv, ids: new } in &*parts {
+            let first = if self.slides() { 0 } else { kv.len };
+            assert!(!new.is_empty() && first + new.len() <= self.block_size);
+            ids.extend_from_slice(new);
+            positions.extend(kv.len..kv.len + new.len());
+        }
+        d.fit(self, be, (ids.len(), parts.len()));
+        // The rows of a table of rotations are those of the pass: nothing else asks where they are.
+        let mut learned = Vec::new();
+        match self.rope_theta {
+            Some(theta) => be.rotations(&mut d.rotations, self.heads.hs(), theta, &positions),
+            None => learned.extend(positions.iter().map(|&pos| pos as u32)),
+        }
+        let (w, ([x, out], last)) = (&self.layout, (&mut d.x, &mut d.last));
+        let rows = Rows { positions: &learned, ..Rows::new(1, ids.len()) };
+        let cx = Context { be, pass: Pass { p, rows, dropout: None }, rotations: &d.rotations };
+        be.embed(x, cx.pass, w.embedding, &ids, None);
+        for l in 0..w.h.len() {
+            let mut cached: Vec<_> = parts.iter_mut().map(|part| part.of_layer(l)).collect();
+            self.attend(&cx, l, x, &mut d.block, Some(&mut cached));
             if l + 1 < w.h.len() {
-                self.branches(&cx, l, x, out, &mut cache.block);
+                self.branches(&cx, l, x, out, &mut d.block);
                 std::mem::swap(x, out);
             }
         }
-        cache.len += rows.t;
-        // The output of the last block is needed for the newest position only.
-        let newest = |c: usize| Span { start: (rows.t - 1) * c, len: c };
-        be.copy(&mut last.x, 0, x, newest(self.n_embd));
-        be.copy(&mut last.block.att, 0, &cache.block.att, newest(self.heads.c));
-        let one = Context { pass: Pass { rows: Rows::new(1, 1), ..cx.pass }, ..cx };
-        self.branches(&one, w.h.len() - 1, &last.x, &mut last.out, &mut last.block);
-        self.unembed(&one, &last.out, &mut cache.head);
-        be.download(&cache.head.logits, 0, logits);
+        // The output of the last block is needed for the newest position of each sequence only.
+        let mut end = 0;
+        for (i, Part { kv, ids }) in parts.iter_mut().enumerate() {
+            kv.len += ids.len();
+            end += ids.len();
+            let newest = |c: usize| Span { start: (end - 1) * c, len: c };
+            be.copy(&mut last.x, i * self.n_embd, x, newest(self.n_embd));
+            be.copy(&mut last.block.att, i * self.heads.c, &d.block.att, newest(self.heads.c));
+        }
+        let newest = Context { pass: Pass { rows: Rows::new(1, parts.len()), ..cx.pass }, ..cx };
+        self.branches(&newest, w.h.len() - 1, &last.x, &mut last.out, &mut last.block);
+        self.unembed(&newest, &last.out, &mut d.head);
+        be.download(&d.head.logits, 0, &mut logits[..parts.len() * self.vocab_size]);
     }
 
-    /// The log-probability in nats of token `id` at the position after the last one of `cache`, whose logits
-    /// [`Gpt::extend`] computed.
+    /// The log-probabilities in nats of tokens `ids (parts)`, one after each sequence of the last [`Gpt::advance`] with this
+    /// decoder; 0 where the id is [`crate::backend::IGNORE`]. The decoder's own logits may be overwritten.
+    pub fn logprobs<B: Forward>(&self, be: &B, d: &mut Decoder<B>, ids: &[u32]) -> Vec<f64> {
+        let (Head { losses, logits, .. }, mut host) = (&mut d.head, vec![0.0; ids.len()]);
+        be.cross_entropy(losses, logits, ids, self.vocab_size);
+        be.download(losses, 0, &mut host);
+        host.into_iter().map(|loss| -f64::from(loss)).collect()
+    }
+
+    /// [`Gpt::advance`] of one sequence.
+    ///
+    /// # Panics
+    /// As that does.
+    pub fn extend<B: Forward>(&self, be: &B, p: &B::Buf, cache: &mut Cache<B>, ids: &[u32], logits: &mut [f32]) {
+        self.advance(be, p, &mut cache.decoder, &mut [Part { kv: &mut cache.kv, ids }], logits);
+    }
+
+    /// [`Gpt::logprobs`] of one sequence: of token `id` at the position after the last one of `cache`.
     pub fn logprob<B: Forward>(&self, be: &B, cache: &mut Cache<B>, id: u32) -> f64 {
-        let (Head { losses, logits, .. }, mut loss) = (&mut cache.head, [0.0]);
-        be.cross_entropy(losses, logits, &[id], self.vocab_size);
-        be.download(losses, 0, &mut loss);
-        -f64::from(loss[0])
+        self.logprobs(be, &mut cache.decoder, &[id])[0]
     }
 
     /// Room for the activations of `b` sequences of up to `block_size` positions, for training or only to compute
@@ -394,19 +453,34 @@ impl Gpt {
         }
     }
 
-    /// An empty cache for generation.
-    pub fn cache<B: Forward>(&self, be: &B) -> Cache<B> {
-        let (n, nc) = (self.block_size, self.block_size * self.n_embd);
+    /// An empty sequence.
+    pub fn kv<B: Forward>(&self, be: &B) -> Kv<B> {
+        let n = self.block_size;
         let kv = || be.zeros(n * self.heads.kv());
-        Cache {
-            kv: self.layout.h.iter().map(|_| KvCache { k: kv(), v: kv(), block: n }).collect(),
-            x: [be.zeros(nc), be.zeros(nc)],
-            rotations: self.rotations(be),
-            block: self.block_acts(be, n),
-            head: self.head(be, 1),
-            last: Last { x: be.zeros(self.n_embd), out: be.zeros(self.n_embd), block: self.block_acts(be, 1) },
-            len: 0,
+        Kv { layers: self.layout.h.iter().map(|_| KvCache { k: kv(), v: kv(), block: n }).collect(), len: 0 }
+    }
+
+    /// Room for passes over new positions.
+    pub fn decoder<B: Forward>(&self, be: &B) -> Decoder<B> {
+        self.decoder_for(be, (1, 1))
+    }
+
+    /// Room for so many rows of so many sequences.
+    fn decoder_for<B: Forward>(&self, be: &B, (rows, parts): (usize, usize)) -> Decoder<B> {
+        let stream = |n: usize| be.zeros(n * self.n_embd);
+        Decoder {
+            x: [stream(rows), stream(rows)],
+            rotations: be.zeros(if self.slides() { rows * self.heads.hs() } else { 0 }),
+            block: self.block_acts(be, rows),
+            head: self.head(be, parts),
+            last: Last { x: stream(parts), out: stream(parts), block: self.block_acts(be, parts) },
+            room: (rows, parts),
         }
+    }
+
+    /// An empty sequence, with room of its own.
+    pub fn cache<B: Forward>(&self, be: &B) -> Cache<B> {
+        Cache { kv: self.kv(be), decoder: self.decoder(be) }
     }
 
     /// Floating-point operations per token of a training step, as usually counted: 6 for each weight of a matrix
@@ -443,7 +517,8 @@ impl Gpt {
         let Some(theta) = self.rope_theta else { return be.zeros(0) };
         let hs = self.heads.hs();
         let mut table = be.zeros(self.block_size * hs);
-        be.rotations(&mut table, hs, theta, 0, self.block_size);
+        let positions: Vec<usize> = (0..self.block_size).collect();
+        be.rotations(&mut table, hs, theta, &positions);
         table
     }
 
@@ -501,7 +576,7 @@ impl<B: Forward> Acts<B> {
     }
 }
 
-impl<B: Forward> Cache<B> {
+impl<B: Forward> Kv<B> {
     /// Positions so far.
     pub fn len(&self) -> usize {
         self.len
@@ -515,6 +590,39 @@ impl<B: Forward> Cache<B> {
     /// Forgets all positions.
     pub fn clear(&mut self) {
         self.len = 0;
+    }
+}
+
+impl<B: Forward> Part<'_, B> {
+    fn of_layer(&mut self, l: usize) -> Cached<'_, B::Buf> {
+        Cached { cache: &mut self.kv.layers[l], pos: self.kv.len, t: self.ids.len() }
+    }
+}
+
+impl<B: Forward> Decoder<B> {
+    /// Makes room for so many rows of so many sequences.
+    fn fit(&mut self, model: &Gpt, be: &B, wanted: (usize, usize)) {
+        let room = (self.room.0.max(wanted.0), self.room.1.max(wanted.1));
+        if room != self.room {
+            *self = model.decoder_for(be, room);
+        }
+    }
+}
+
+impl<B: Forward> Cache<B> {
+    /// Positions so far.
+    pub fn len(&self) -> usize {
+        self.kv.len
+    }
+
+    /// Whether no position has been computed.
+    pub fn is_empty(&self) -> bool {
+        self.kv.is_empty()
+    }
+
+    /// Forgets all positions.
+    pub fn clear(&mut self) {
+        self.kv.clear();
     }
 }
 

@@ -1,11 +1,21 @@
 //! Generating text: the model's distribution over the next token, narrowed by the usual knobs, then sampled.
 
 use crate::{
-    backend::Forward,
+    backend::{Forward, IGNORE},
     error::{Error, Result},
-    model::{Cache, Gpt},
+    model::{Decoder, Gpt, Kv, Part},
     rng::{Purpose, Rng},
+    threads::for_each,
 };
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Rows of a pass over several sequences, at most; a single sequence may have more. Small enough that a long prompt does not
+/// make the others wait long.
+const ROWS: usize = 1024;
+
+/// Logits to choose from that are worth a task of their own.
+const CHOICES: usize = 16 * 1024;
 
 /// How the next token is chosen. The default draws from the model's distribution as it is.
 ///
@@ -15,6 +25,8 @@ use crate::{
 /// | step | what stays |
 /// |---|---|
 /// | `repetition_penalty` r | each logit z of a token in the context becomes z / r if z > 0, else z r |
+/// | `presence_penalty`, `frequency_penalty` | each logit of a token that was drawn n > 0 times gets less by presence + n frequency |
+/// | `logit_bias` | is added to the logits of its tokens |
 /// | `temperature` t | p_i = exp(z_i / t) / Σ_j exp(z_j / t) |
 /// | `top_k` k | tokens with p_i at least the k-th largest; all that equal it |
 /// | `top_p` P | from the most probable on, tokens while those before them have together less than P |
@@ -35,13 +47,29 @@ pub struct Sampling {
     /// Logits of tokens in the context are divided by this if positive, multiplied if negative; 1 leaves them
     /// (Keskar et al. 2019).
     pub repetition_penalty: f64,
+    /// Taken from the logits of tokens that were drawn before; 0 leaves them.
+    pub presence_penalty: f64,
+    /// Taken from the logits of tokens once for each time that they were drawn before; 0 leaves them.
+    pub frequency_penalty: f64,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the draws.
     pub seed: u64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 1337 }
+        Sampling {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 1337,
+        }
     }
 }
 
@@ -56,8 +84,11 @@ impl Sampling {
             ("top_p", self.top_p, (0.0..=1.0).contains(&self.top_p), "0 to 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1"),
             ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "above 0"),
+            ("presence_penalty", self.presence_penalty, true, "a number"),
+            ("frequency_penalty", self.frequency_penalty, true, "a number"),
         ];
-        for (key, value, allowed, range) in settings {
+        let biases = self.logit_bias.iter().map(|(_, bias)| ("logit_bias", f64::from(*bias), true, "numbers"));
+        for (key, value, allowed, range) in settings.into_iter().chain(biases) {
             if !(allowed && value.is_finite()) {
                 return Err(Error::Config { key: key.into(), value: value.to_string(), allowed: range.into() });
             }
@@ -66,9 +97,10 @@ impl Sampling {
     }
 
     /// Draws a token from `logits (v)`, which are overwritten; the repetition penalty applies to the tokens of
-    /// `context`. A token whose logit is minus infinity is not drawn.
-    pub fn choose(&self, logits: &mut [f32], context: &[u32], rng: &mut Rng) -> u32 {
+    /// `context`, the two others to those that were `drawn` before. A token whose logit is minus infinity is not drawn.
+    pub fn choose(&self, logits: &mut [f32], context: &[u32], drawn: &[u32], rng: &mut Rng) -> u32 {
         self.penalise(logits, context);
+        self.shift(logits, drawn);
         if self.temperature == 0.0 {
             return (0..logits.len() as u32).min_by(|a, b| by_logit(logits, *a, *b)).unwrap_or(0);
         }
@@ -96,6 +128,20 @@ impl Sampling {
         }
     }
 
+    /// Takes the penalties from the logits of tokens that were drawn, and adds the biases.
+    fn shift(&self, logits: &mut [f32], drawn: &[u32]) {
+        if self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 {
+            let mut times = BTreeMap::new();
+            drawn.iter().for_each(|id| *times.entry(*id).or_insert(0.0) += 1.0);
+            for (id, n) in times {
+                logits[id as usize] -= (self.presence_penalty + n * self.frequency_penalty) as f32;
+            }
+        }
+        for (id, bias) in &self.logit_bias {
+            logits[*id as usize] += bias;
+        }
+    }
+
     /// The tokens that the filters leave, and their weights; if there are filters, the most probable come first.
     fn filter(&self, logits: &[f32]) -> (Vec<u32>, Vec<f64>) {
         let mut order: Vec<u32> =
@@ -103,14 +149,15 @@ impl Sampling {
         if order.is_empty() {
             order = (0..logits.len() as u32).collect();
         }
-        if self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0 {
-            order.sort_unstable_by(|a, b| by_logit(logits, *a, *b));
-        }
         if (1..order.len()).contains(&self.top_k) {
             // All that are as probable as the last of them stay.
-            let last = logits[order[self.top_k - 1] as usize];
-            let ties = order[self.top_k..].iter().take_while(|&&id| logits[id as usize] == last).count();
-            order.truncate(self.top_k + ties);
+            let (_, last, _) = order.select_nth_unstable_by(self.top_k - 1, |a, b| by_logit(logits, *a, *b));
+            let last = logits[*last as usize];
+            let kept: Vec<u32> = order.iter().copied().filter(|&id| logits[id as usize] >= last).collect();
+            order = kept;
+        }
+        if self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0 {
+            order.sort_unstable_by(|a, b| by_logit(logits, *a, *b));
         }
         let top = order.iter().map(|&id| logits[id as usize]).fold(f32::NEG_INFINITY, f32::max);
         let weight = |&id: &u32| libm::exp(f64::from(logits[id as usize] - top) / self.temperature);
@@ -137,21 +184,39 @@ fn by_logit(logits: &[f32], a: u32, b: u32) -> std::cmp::Ordering {
     logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b))
 }
 
-/// A token that was drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The `n` most probable tokens by `logits`, the most probable first.
+fn most_probable(logits: &[f32], n: usize) -> Vec<u32> {
+    if n == 0 {
+        return Vec::new();
+    }
+    let mut order: Vec<u32> = (0..logits.len() as u32).filter(|&id| logits[id as usize] != f32::NEG_INFINITY).collect();
+    if n < order.len() {
+        order.select_nth_unstable_by(n - 1, |a, b| by_logit(logits, *a, *b));
+    }
+    order.truncate(n);
+    order.sort_unstable_by(|a, b| by_logit(logits, *a, *b));
+    order
+}
+
+/// A token that was drawn. Log-probabilities are in nats, under the model, before temperature and everything else that
+/// [`Sampling`] changes.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Drawn {
     /// Its id.
     pub id: u32,
-    /// Its log-probability in nats under the model, before temperature and everything else that [`Sampling`] changes.
+    /// Its log-probability.
     pub logprob: f64,
+    /// The most probable tokens in its place, and their log-probabilities; as many as [`Sequence::top`] asked for.
+    pub top: Vec<(u32, f64)>,
 }
 
-/// One stream of tokens: the prompt, then what a model generates. It holds all state that belongs to the stream, so
-/// that any number of streams can share a model.
-pub struct Stream<B: Forward> {
-    cache: Cache<B>,
+/// A prompt, then what a model generates. It holds all state that belongs to this text, so that any number of texts can share
+/// a model, and a pass through it ([`draw`]).
+pub struct Sequence<B: Forward> {
+    kv: Kv<B>,
     tokens: Vec<u32>,
-    logits: Vec<f32>,
+    /// How many of the tokens are the prompt.
+    prompt: usize,
     sampling: Sampling,
     rng: Rng,
     /// Ids that are never drawn.
@@ -160,41 +225,49 @@ pub struct Stream<B: Forward> {
     parting: Option<u32>,
     /// Where the present document begins.
     start: usize,
+    top: usize,
 }
 
-impl<B: Forward> Stream<B> {
-    /// A stream of `model` that starts from `prompt`; streams with the same seed differ by their `index`.
+impl<B: Forward> Sequence<B> {
+    /// A text of `model` that starts from `prompt`; those with the same seed differ by their `index`.
     ///
     /// # Errors
-    /// If the prompt is empty or has an id that the model does not have, or if [`Sampling::check`] fails.
-    pub fn new(be: &B, model: &Gpt, prompt: &[u32], sampling: Sampling, index: u64) -> Result<Stream<B>> {
+    /// If the prompt is empty, it or the bias has an id that the model does not have, or [`Sampling::check`] fails.
+    pub fn new(be: &B, model: &Gpt, prompt: &[u32], sampling: Sampling, index: u64) -> Result<Sequence<B>> {
         sampling.check()?;
         if prompt.is_empty() {
             return Err(Error::Text("a prompt needs at least one token".to_owned()));
         }
-        if let Some(id) = prompt.iter().find(|&&id| id as usize >= model.vocab_size) {
+        let biased = sampling.logit_bias.iter().map(|(id, _)| id);
+        if let Some(id) = prompt.iter().chain(biased).find(|&&id| id as usize >= model.vocab_size) {
             return Err(Error::Text(format!(
                 "the model has no token with id {id}; its vocabulary has {} tokens",
                 model.vocab_size
             )));
         }
         let rng = Rng::new(sampling.seed, Purpose::Sample, 0, index);
-        let logits = vec![0.0; model.vocab_size];
-        let (cache, tokens, barred) = (model.cache(be), prompt.to_vec(), Vec::new());
-        Ok(Stream { cache, tokens, logits, sampling, rng, barred, parting: None, start: 0 })
+        let (kv, tokens, barred) = (model.kv(be), prompt.to_vec(), Vec::new());
+        let prompt = tokens.len();
+        Ok(Sequence { kv, tokens, prompt, sampling, rng, barred, parting: None, start: 0, top: 0 })
     }
 
     /// For a model that learned documents apart: with this token a new document begins, which sees nothing of what is
     /// before it.
-    pub fn parting_at(mut self, token: Option<u32>) -> Stream<B> {
+    pub fn parting_at(mut self, token: Option<u32>) -> Sequence<B> {
         self.parting = token;
         self.start = self.tokens.iter().rposition(|&id| Some(id) == token).unwrap_or(0);
         self
     }
 
     /// Never draws these ids, such as those that the model knows and its tokenizer does not.
-    pub fn barring(mut self, ids: &[u32]) -> Stream<B> {
-        self.barred = ids.iter().copied().filter(|&id| (id as usize) < self.logits.len()).collect();
+    pub fn barring(mut self, ids: &[u32]) -> Sequence<B> {
+        self.barred = ids.to_vec();
+        self
+    }
+
+    /// Each drawn token comes with the `n` most probable ones in its place.
+    pub fn top(mut self, n: usize) -> Sequence<B> {
+        self.top = n;
         self
     }
 
@@ -203,35 +276,155 @@ impl<B: Forward> Stream<B> {
         &self.tokens
     }
 
-    /// Draws the next token; every call must pass the same model. Within the first `block_size` tokens, each costs one
-    /// position. After that, it still does with rotary positions, where the window slides. Learned positions shift with
-    /// the window, so the last `block_size` tokens are computed again for each token.
-    ///
-    /// # Errors
-    /// If a logit is not finite, as after training that diverged.
-    pub fn draw(&mut self, be: &B, model: &Gpt, weights: &B::Buf) -> Result<Drawn> {
-        let block_size = model.block_size;
-        let context = &self.tokens[self.start.max(self.tokens.len().saturating_sub(block_size))..];
-        if self.tokens.len() - self.start > block_size && !model.slides() {
-            self.cache.clear();
+    /// Whether what the model sees is to be computed anew: at first, or because learned positions shift with the window.
+    fn begins(&self, model: &Gpt) -> bool {
+        self.kv.is_empty() || self.tokens.len() - self.start > model.block_size && !model.slides()
+    }
+
+    /// How many positions the next token costs.
+    fn cost(&self, model: &Gpt) -> usize {
+        if self.begins(model) { seen(&self.tokens, self.start, model).len() } else { 1 }
+    }
+
+    /// The next part of a pass: what is not in the cache.
+    fn part(&mut self, model: &Gpt) -> Part<'_, B> {
+        let cost = self.cost(model);
+        if self.begins(model) {
+            self.kv.clear();
         }
-        // After the first call, only the newest token is missing from the cache.
-        let new = if self.cache.is_empty() { context } else { &context[context.len() - 1..] };
-        model.extend(be, weights, &mut self.cache, new, &mut self.logits);
-        let top = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if self.logits.iter().any(|z| z.is_nan()) || !top.is_finite() {
+        Part { ids: &self.tokens[self.tokens.len() - cost..], kv: &mut self.kv }
+    }
+
+    /// Chooses the next token, given its logits, which are overwritten. The log-probabilities still lack that of the chosen
+    /// one.
+    fn choose(&mut self, model: &Gpt, logits: &mut [f32]) -> Result<Drawn> {
+        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if logits.iter().any(|z| z.is_nan()) || !top.is_finite() {
             let what = "the model's logits are not finite: its training diverged, or its weights are damaged";
             return Err(Error::Data(what.to_owned()));
         }
-        self.barred.iter().for_each(|&id| self.logits[id as usize] = f32::NEG_INFINITY);
-        let id = self.sampling.choose(&mut self.logits, context, &mut self.rng);
-        let logprob = model.logprob(be, &mut self.cache, id);
-        self.tokens.push(id);
-        if Some(id) == self.parting {
-            self.start = self.tokens.len() - 1;
-            self.cache.clear();
+        let Sequence { tokens, prompt, sampling, rng, barred, start, top, .. } = self;
+        for &id in &*barred {
+            if let Some(z) = logits.get_mut(id as usize) {
+                *z = f32::NEG_INFINITY;
+            }
         }
-        Ok(Drawn { id, logprob })
+        let top: Vec<_> = most_probable(logits, *top).into_iter().map(|id| (id, logits[id as usize])).collect();
+        let before = if top.is_empty() { Vec::new() } else { logits.to_vec() };
+        let id = sampling.choose(logits, seen(tokens, *start, model), &tokens[*prompt..], rng);
+        let less = |(other, z)| (other, f64::from(z) - f64::from(before[id as usize]));
+        Ok(Drawn { id, logprob: 0.0, top: top.into_iter().map(less).collect() })
+    }
+
+    /// Adds a token that was chosen, of this log-probability.
+    fn add(&mut self, mut drawn: Drawn, logprob: f64) -> Drawn {
+        drawn.logprob = logprob;
+        drawn.top.iter_mut().for_each(|(_, of)| *of += logprob);
+        self.tokens.push(drawn.id);
+        if Some(drawn.id) == self.parting {
+            self.start = self.tokens.len() - 1;
+            self.kv.clear();
+        }
+        drawn
+    }
+}
+
+/// The tokens that the model sees: of the document that begins at `start`, and of the last block.
+fn seen<'a>(tokens: &'a [u32], start: usize, model: &Gpt) -> &'a [u32] {
+    &tokens[start.max(tokens.len().saturating_sub(model.block_size))..]
+}
+
+/// Draws the next token of each sequence; every call must pass the same model. They go through the model together, which
+/// costs far less than one after the other, and each gets what it would get alone, to the bit.
+///
+/// Within the first `block_size` tokens, each costs one position. After that, it still does with rotary positions, where the
+/// window slides. Learned positions shift with the window, so the last `block_size` tokens are computed again for each token.
+///
+/// # Errors
+/// Those of each sequence: if a logit is not finite, as after training that diverged. Nothing is drawn for it then.
+pub fn draw<B: Forward>(
+    be: &B,
+    model: &Gpt,
+    weights: &B::Buf,
+    decoder: &mut Decoder<B>,
+    sequences: &mut [&mut Sequence<B>],
+) -> Vec<Result<Drawn>> {
+    let (mut all, mut rest) = (Vec::with_capacity(sequences.len()), sequences);
+    while !rest.is_empty() {
+        let mut rows = 0;
+        let mut fits = |sequence: &&mut Sequence<B>| {
+            rows += sequence.cost(model);
+            rows <= ROWS
+        };
+        let together = rest.iter().take_while(|sequence| fits(sequence)).count().max(1);
+        let (now, later) = rest.split_at_mut(together);
+        all.extend(draw_together(be, model, weights, decoder, now));
+        rest = later;
+    }
+    all
+}
+
+/// [`draw`] of what fits into one pass.
+fn draw_together<B: Forward>(
+    be: &B,
+    model: &Gpt,
+    weights: &B::Buf,
+    decoder: &mut Decoder<B>,
+    sequences: &mut [&mut Sequence<B>],
+) -> Vec<Result<Drawn>> {
+    let v = model.vocab_size;
+    let mut logits = vec![0.0; sequences.len() * v];
+    let mut parts: Vec<_> = sequences.iter_mut().map(|sequence| sequence.part(model)).collect();
+    model.advance(be, weights, decoder, &mut parts, &mut logits);
+    let mut chosen: Vec<_> = sequences.iter().map(|_| Ok(Drawn::default())).collect();
+    let work = sequences.par_iter_mut().zip(logits.par_chunks_exact_mut(v)).zip(&mut chosen);
+    for_each(work.with_min_len(CHOICES.div_ceil(v)), |((sequence, logits), chosen)| {
+        *chosen = sequence.choose(model, logits);
+    });
+    let ids: Vec<u32> = chosen.iter().map(|drawn| drawn.as_ref().map_or(IGNORE, |drawn| drawn.id)).collect();
+    let logprobs = model.logprobs(be, decoder, &ids);
+    let added = sequences.iter_mut().zip(chosen).zip(logprobs);
+    added.map(|((sequence, drawn), logprob)| drawn.map(|drawn| sequence.add(drawn, logprob))).collect()
+}
+
+/// One text, with room of its own to continue it.
+pub struct Stream<B: Forward> {
+    sequence: Sequence<B>,
+    decoder: Decoder<B>,
+}
+
+impl<B: Forward> Stream<B> {
+    /// A text of `model` that starts from `prompt`; those with the same seed differ by their `index`.
+    ///
+    /// # Errors
+    /// As [`Sequence::new`].
+    pub fn new(be: &B, model: &Gpt, prompt: &[u32], sampling: Sampling, index: u64) -> Result<Stream<B>> {
+        Ok(Stream { sequence: Sequence::new(be, model, prompt, sampling, index)?, decoder: model.decoder(be) })
+    }
+
+    /// [`Sequence::parting_at`].
+    pub fn parting_at(mut self, token: Option<u32>) -> Stream<B> {
+        self.sequence = self.sequence.parting_at(token);
+        self
+    }
+
+    /// [`Sequence::barring`].
+    pub fn barring(mut self, ids: &[u32]) -> Stream<B> {
+        self.sequence = self.sequence.barring(ids);
+        self
+    }
+
+    /// The prompt and all that was drawn.
+    pub fn tokens(&self) -> &[u32] {
+        self.sequence.tokens()
+    }
+
+    /// [`draw`]s the next token; every call must pass the same model.
+    ///
+    /// # Errors
+    /// As that has.
+    pub fn draw(&mut self, be: &B, model: &Gpt, weights: &B::Buf) -> Result<Drawn> {
+        draw_together(be, model, weights, &mut self.decoder, &mut [&mut self.sequence]).swap_remove(0)
     }
 }
 
@@ -280,7 +473,7 @@ mod tests {
         for _ in 0..50_000 {
             // Probabilities 0.4, 0.1, 0.3, 0.15, 0.05.
             let mut logits = [0.4f32, 0.1, 0.3, 0.15, 0.05].map(f32::ln);
-            counts[sampling.choose(&mut logits, context, &mut rng) as usize] += 1;
+            counts[sampling.choose(&mut logits, context, &[], &mut rng) as usize] += 1;
         }
         counts.map(|count| (f64::from(count) / 500.0).round() as i32)
     }
@@ -301,6 +494,22 @@ mod tests {
         close(frequencies(&Sampling { min_p: 0.3, ..plain.clone() }, &[]), [47, 0, 35, 18, 0]);
         // ln 0.4 * 2 = ln 0.16: the first token falls from 0.4 to 0.16 of 0.76.
         close(frequencies(&Sampling { repetition_penalty: 2.0, ..plain }, &[0, 0]), [21, 13, 39, 20, 7]);
+    }
+
+    #[test]
+    fn penalties_and_biases_shift_logits() {
+        let shifted = |set: &dyn Fn(&mut Sampling), drawn: &[u32]| {
+            let (mut sampling, mut logits) = (Sampling::default(), [1.0, -2.0, 0.5]);
+            set(&mut sampling);
+            sampling.shift(&mut logits, drawn);
+            logits
+        };
+        assert_eq!(shifted(&|_| (), &[0, 0, 2]), [1.0, -2.0, 0.5]);
+        assert_eq!(shifted(&|s| s.presence_penalty = 0.5, &[1, 1, 1]), [1.0, -2.5, 0.5]);
+        assert_eq!(shifted(&|s| s.frequency_penalty = 0.5, &[1, 1, 2]), [1.0, -3.0, 0.0]);
+        let both = |s: &mut Sampling| (s.presence_penalty, s.frequency_penalty) = (-1.0, 0.25);
+        assert_eq!(shifted(&both, &[0, 0]), [1.5, -2.0, 0.5]);
+        assert_eq!(shifted(&|s| s.logit_bias = vec![(2, 1.5), (0, -1.0)], &[]), [0.0, -2.0, 2.0]);
     }
 
     /// Probabilities of tokens; temperature, top-k, top-p and min-p; what is left of the probabilities.
@@ -350,13 +559,13 @@ mod tests {
         for narrowed in [Sampling::default(), Sampling { top_k: 9, min_p: 1e-9, ..Sampling::default() }] {
             for step in 0..2000 {
                 let mut logits = [f32::NEG_INFINITY, -80.0, 0.0, f32::NEG_INFINITY];
-                let id = narrowed.choose(&mut logits, &[0, 3], &mut Rng::new(1, Purpose::Sample, step, 0));
+                let id = narrowed.choose(&mut logits, &[0, 3], &[], &mut Rng::new(1, Purpose::Sample, step, 0));
                 assert!([1, 2].contains(&id));
             }
         }
         let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
         let mut rng = Rng::new(1, Purpose::Sample, 0, 0);
-        assert_eq!(greedy.choose(&mut [f32::NEG_INFINITY, -1e30], &[], &mut rng), 1);
+        assert_eq!(greedy.choose(&mut [f32::NEG_INFINITY, -1e30], &[], &[], &mut rng), 1);
     }
 
     #[test]

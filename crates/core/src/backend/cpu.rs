@@ -5,7 +5,7 @@
 //! whole buffers (reduction, AdamW). No sum depends on how the work is split.
 
 use super::waist::{
-    Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows, mask_row, rotation,
+    Activated, Attended, Backward, Cached, Forward, Gradients, Normed, Pass, QkInput, Rows, mask_row, rotation,
 };
 use crate::{
     config::{Activation, NormKind, Precision},
@@ -490,10 +490,10 @@ impl Forward for Cpu {
         self.linear_then(out, x, pass, w, Some(&add));
     }
 
-    fn rotations(&self, table: &mut Buf, hs: usize, theta: f64, pos: usize, t: usize) {
+    fn rotations(&self, table: &mut Buf, hs: usize, theta: f64, positions: &[usize]) {
         for i in 0..hs / 2 {
-            for (r, row) in table[..t * hs].chunks_exact_mut(hs).enumerate() {
-                let (cos, sin) = rotation(pos + r, i, hs, theta);
+            for (row, &pos) in table[..positions.len() * hs].chunks_exact_mut(hs).zip(positions) {
+                let (cos, sin) = rotation(pos, i, hs, theta);
                 (row[i], row[hs / 2 + i]) = (cos as f32, sin as f32);
             }
         }
@@ -517,11 +517,19 @@ impl Forward for Cpu {
         });
     }
 
-    fn attention_cached(&self, out: &mut Buf, cache: &mut KvCache<Buf>, qkv: &Buf, heads: Heads, rows: Rows) {
-        let Rows { t, pos, .. } = rows;
-        let (out, qkv) = (&mut out[..t * heads.c], &qkv[..t * heads.width()]);
-        let kv = cache.block * heads.kv();
-        attention::cached(self.isa, out, &mut cache.k[..kv], &mut cache.v[..kv], qkv, pos, heads);
+    fn attention_cached(&self, out: &mut Buf, parts: &mut [Cached<Buf>], qkv: &Buf, heads: Heads) {
+        let (mut out, mut qkv, mut work) = (&mut out[..], &qkv[..], Vec::with_capacity(parts.len()));
+        for part in parts {
+            let (mine, rest) = out.split_at_mut(part.t * heads.c);
+            let (new, after) = qkv.split_at(part.t * heads.width());
+            (out, qkv) = (rest, after);
+            work.push((mine, new, part));
+        }
+        let each = |(out, qkv, Cached { cache, pos, .. }): (&mut [f32], &[f32], &mut Cached<Buf>)| {
+            let kv = cache.block * heads.kv();
+            attention::cached(self.isa, out, &mut cache.k[..kv], &mut cache.v[..kv], qkv, *pos, heads);
+        };
+        if work.len() == 1 { work.into_iter().for_each(each) } else { for_each(work.into_par_iter(), each) }
     }
 
     fn softcap(&self, z: &mut Buf, cap: f64, len: usize) {

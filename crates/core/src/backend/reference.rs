@@ -1,7 +1,7 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept forever, never optimised.
 
 use super::waist::{
-    Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows, mask_row, rotation,
+    Activated, Attended, Backward, Cached, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows, mask_row, rotation,
 };
 use crate::{
     config::{Activation, NormKind},
@@ -243,9 +243,9 @@ impl Forward for Reference {
         }
     }
 
-    fn rotations(&self, table: &mut Vec<f64>, hs: usize, theta: f64, pos: usize, t: usize) {
-        for (r, i) in (0..t).flat_map(|r| (0..hs / 2).map(move |i| (r, i))) {
-            (table[r * hs + i], table[r * hs + hs / 2 + i]) = rotation(pos + r, i, hs, theta);
+    fn rotations(&self, table: &mut Vec<f64>, hs: usize, theta: f64, positions: &[usize]) {
+        for (r, i) in (0..positions.len()).flat_map(|r| (0..hs / 2).map(move |i| (r, i))) {
+            (table[r * hs + i], table[r * hs + hs / 2 + i]) = rotation(positions[r], i, hs, theta);
         }
     }
 
@@ -261,7 +261,7 @@ impl Forward for Reference {
                 (0..hs).for_each(|i| x[i] *= rstd * p[weight.start + i]);
             }
             if w.rotary {
-                rotate(x, &table[(rows.position(r) - rows.pos) * hs..][..hs], 1.0);
+                rotate(x, &table[rows.position(r) * hs..][..hs], 1.0);
             }
         }
     }
@@ -294,32 +294,26 @@ impl Forward for Reference {
         }
     }
 
-    fn attention_cached(
-        &self,
-        out: &mut Vec<f64>,
-        cache: &mut KvCache<Vec<f64>>,
-        qkv: &Vec<f64>,
-        heads: Heads,
-        rows: Rows,
-    ) {
-        let (Rows { t, pos, .. }, KvCache { k, v, block }) = (rows, cache);
-        let block = *block;
+    fn attention_cached(&self, out: &mut Vec<f64>, parts: &mut [Cached<Vec<f64>>], qkv: &Vec<f64>, heads: Heads) {
         let Heads { c, nh, nkv, scale } = heads;
-        let (hs, kv) = (heads.hs(), heads.kv());
-        for i in 0..t {
-            let (q, new) = qkv[i * heads.width()..][..heads.width()].split_at(c);
-            let row = (pos + i) % block;
-            k[row * kv..][..kv].copy_from_slice(&new[..kv]);
-            v[row * kv..][..kv].copy_from_slice(&new[kv..]);
-            let seen = block.min(pos + i + 1);
-            for h in 0..nh {
-                // Where the `j`th position of the window begins in the cache.
-                let at = |j: usize| (pos + i + 1 - seen + j) % block * kv + h / (nh / nkv) * hs;
-                let (weights, _) = attention_row(&q[h * hs..][..hs], |j| &k[at(j)..][..hs], seen, scale);
-                for d in 0..hs {
-                    let weighted = |(j, w): (usize, &f64)| w * v[at(j) + d];
-                    out[i * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
+        let (hs, kv, mut row) = (heads.hs(), heads.kv(), 0);
+        for Cached { cache: KvCache { k, v, block }, pos, t } in parts {
+            for pos in *pos..*pos + *t {
+                let (q, new) = qkv[row * heads.width()..][..heads.width()].split_at(c);
+                let newest = pos % *block;
+                k[newest * kv..][..kv].copy_from_slice(&new[..kv]);
+                v[newest * kv..][..kv].copy_from_slice(&new[kv..]);
+                let seen = (*block).min(pos + 1);
+                for h in 0..nh {
+                    // Where the `j`th position of the window begins in the cache.
+                    let at = |j: usize| (pos + 1 - seen + j) % *block * kv + h / (nh / nkv) * hs;
+                    let (weights, _) = attention_row(&q[h * hs..][..hs], |j| &k[at(j)..][..hs], seen, scale);
+                    for d in 0..hs {
+                        let weighted = |(j, w): (usize, &f64)| w * v[at(j) + d];
+                        out[row * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
+                    }
                 }
+                row += 1;
             }
         }
     }
@@ -487,7 +481,7 @@ impl Backward for Reference {
         for (r, h) in (0..rows.n()).flat_map(|r| (0..heads.nh + heads.nkv).map(move |h| (r, h))) {
             let d = &mut dqkv[r * heads.width() + h * hs..][..hs];
             if w.rotary {
-                rotate(d, &table[(rows.position(r) - rows.pos) * hs..][..hs], -1.0);
+                rotate(d, &table[rows.position(r) * hs..][..hs], -1.0);
             }
             let Some((q, k)) = w.norm else { continue };
             let weight = if h < heads.nh { q } else { k };

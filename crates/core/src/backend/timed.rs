@@ -1,6 +1,6 @@
 //! Wraps any backend and times each operation, to show where a step's time goes.
 
-use super::waist::{Activated, Attended, Backward, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows};
+use super::waist::{Activated, Attended, Backward, Cached, Forward, Gradients, Normed, Pass, QkInput, Rows};
 use crate::{
     config::{Activation, Precision},
     params::{Embedding, Linear, Matrix, Norm, Qk, Span},
@@ -177,8 +177,8 @@ impl<B: Forward> Forward for Timed<B> {
         self.time("linear_residual", size, |be| be.linear_residual(out, residual, x, pass, w, drop));
     }
 
-    fn rotations(&self, table: &mut B::Buf, hs: usize, theta: f64, pos: usize, t: usize) {
-        self.time("rotations", Size::Numbers(t * hs), |be| be.rotations(table, hs, theta, pos, t));
+    fn rotations(&self, table: &mut B::Buf, hs: usize, theta: f64, positions: &[usize]) {
+        self.time("rotations", Size::Numbers(positions.len() * hs), |be| be.rotations(table, hs, theta, positions));
     }
 
     fn qk(&self, qkv: &mut B::Buf, pre: &mut B::Buf, table: &B::Buf, pass: Pass<B::Buf>, w: Qk, heads: Heads) {
@@ -198,10 +198,10 @@ impl<B: Forward> Forward for Timed<B> {
         self.time("attention", size, |be| be.attention(out, lse, qkv, heads, rows, drop));
     }
 
-    fn attention_cached(&self, out: &mut B::Buf, cache: &mut KvCache<B::Buf>, qkv: &B::Buf, heads: Heads, rows: Rows) {
-        let keys = cache.block.min(rows.pos + rows.t);
-        let size = Size::Attention { queries: rows.t, keys, c: heads.c, products: 2 };
-        self.time("attention_cached", size, |be| be.attention_cached(out, cache, qkv, heads, rows));
+    fn attention_cached(&self, out: &mut B::Buf, parts: &mut [Cached<B::Buf>], qkv: &B::Buf, heads: Heads) {
+        let keys = parts.iter().map(|part| part.t * part.cache.block.min(part.pos + part.t)).sum();
+        let size = Size::Attention { queries: 1, keys, c: heads.c, products: 2 };
+        self.time("attention_cached", size, |be| be.attention_cached(out, parts, qkv, heads));
     }
 
     fn softcap(&self, z: &mut B::Buf, cap: f64, len: usize) {

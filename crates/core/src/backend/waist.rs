@@ -12,24 +12,23 @@ use kinglet_kernels::{
 };
 use std::ops::Range;
 
-/// Rows of one pass through the model: `b` sequences of `t` positions, which start at position `pos`.
+/// Rows of one pass through the model: `b` sequences of `t` positions.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     /// Sequences.
     pub b: usize,
     /// Positions in each sequence.
     pub t: usize,
-    /// Position of the first one; nonzero only in generation.
-    pub pos: usize,
     /// For sequences that hold several documents: the position of each row within its document `(n)`, so that a
-    /// document begins at each 0. Documents do not attend to each other. Empty if every sequence is one document.
+    /// document begins at each 0. Documents do not attend to each other. Empty if every sequence is one document. In
+    /// generation: the position of each row in its own text.
     pub positions: &'a [u32],
 }
 
 impl<'a> Rows<'a> {
     /// `b` sequences of `t` positions, each one document from its start.
     pub fn new(b: usize, t: usize) -> Rows<'a> {
-        Rows { b, t, pos: 0, positions: &[] }
+        Rows { b, t, positions: &[] }
     }
 
     /// `b * t`.
@@ -39,7 +38,7 @@ impl<'a> Rows<'a> {
 
     /// The position of a row within its document.
     pub fn position(&self, row: usize) -> usize {
-        if self.positions.is_empty() { self.pos + row % self.t } else { self.positions[row] as usize }
+        if self.positions.is_empty() { row % self.t } else { self.positions[row] as usize }
     }
 
     /// The documents of sequence `s`, in order, as ranges of its `t` positions.
@@ -135,6 +134,17 @@ pub struct KvCache<Buf> {
     pub block: usize,
 }
 
+/// The new positions of one sequence, `pos..pos + t`, in a pass over several sequences, whose rows follow each other.
+#[derive(Debug)]
+pub struct Cached<'a, Buf> {
+    /// Keys and values of the positions before.
+    pub cache: &'a mut KvCache<Buf>,
+    /// The first new position.
+    pub pos: usize,
+    /// How many there are.
+    pub t: usize,
+}
+
 /// Index, in a sequence's dropout mask, of row `i` of `c` channels. Rows are padded to whole 64-bit words of random
 /// bits.
 pub(super) fn mask_row(c: usize, i: usize) -> usize {
@@ -219,12 +229,12 @@ pub trait Forward: Send + Sync {
         drop: Option<Dropout>,
     );
 
-    /// `table (t, hs)`: for each position in `pos..pos + t`, the cosines (hs / 2) and then the sines of its rotation
-    /// angles `position * theta^(-2 i / hs)`.
-    fn rotations(&self, table: &mut Self::Buf, hs: usize, theta: f64, pos: usize, t: usize);
+    /// `table (n, hs)`: for each of `positions (n)`, the cosines (hs / 2) and then the sines of its rotation angles
+    /// `position * theta^(-2 i / hs)`.
+    fn rotations(&self, table: &mut Self::Buf, hs: usize, theta: f64, positions: &[usize]);
     /// Prepares queries and keys in `qkv (n, c + 2 kv)` for attention, in place. If `w` has norm weights, the channels
     /// of each head get an RMSNorm (`pre (n, c + kv)` receives the values before it). If `w.rotary`, channels `i` and
-    /// `i + hs / 2` are then rotated by the row of `table (t, hs)` for their position; the first row is for `pos`.
+    /// `i + hs / 2` are then rotated by the row of `table (t, hs)` for their position.
     fn qk(
         &self,
         qkv: &mut Self::Buf,
@@ -246,16 +256,10 @@ pub trait Forward: Send + Sync {
         rows: Rows,
         drop: Option<Dropout>,
     );
-    /// Attention of the new positions `pos..pos + t` of one sequence (`b = 1`), each over the last `cache.block`
-    /// positions up to and including itself: `out (t, c)`, `qkv (t, c + 2 kv)`, whose K and V are stored in the cache.
-    fn attention_cached(
-        &self,
-        out: &mut Self::Buf,
-        cache: &mut KvCache<Self::Buf>,
-        qkv: &Self::Buf,
-        heads: Heads,
-        rows: Rows,
-    );
+    /// Attention of the new positions of several sequences, each over the last `cache.block` positions of its sequence up
+    /// to and including itself: `out (n, c)`, `qkv (n, c + 2 kv)`, whose K and V are stored in the caches. The rows of
+    /// the first part come first.
+    fn attention_cached(&self, out: &mut Self::Buf, parts: &mut [Cached<Self::Buf>], qkv: &Self::Buf, heads: Heads);
 
     /// `z = cap tanh(z / cap)` for the first `len` elements of `z`.
     fn softcap(&self, z: &mut Self::Buf, cap: f64, len: usize);

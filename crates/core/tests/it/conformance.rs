@@ -8,8 +8,8 @@ use crate::{
 };
 use kinglet_core::{
     backend::{
-        Activated, AdamW, Attended, Backward, Buf, Cpu, Forward, Gradients, Heads, IGNORE, Isa, KvCache, Muon, Normed,
-        Objective, Pass, QkInput, Reference, Rows,
+        Activated, AdamW, Attended, Backward, Buf, Cached, Cpu, Forward, Gradients, Heads, IGNORE, Isa, KvCache, Muon,
+        Normed, Objective, Pass, QkInput, Reference, Rows,
     },
     config::{Activation, NormKind, Precision},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
@@ -524,29 +524,36 @@ fn attention_of_groups_of_heads_conforms() {
     }
 }
 
+/// Sequences of one pass: of each, its block, the first new position, and how many there are.
 fn attention_cached<B: Backward>(
     t: &Tester<B>,
-    block: usize,
-    pos: usize,
-    len: usize,
+    parts: &[(usize, usize, usize)],
     nh: usize,
     group: usize,
     hs: usize,
 ) -> Outputs {
     let c = nh * hs;
     let heads = Heads { c, nh, nkv: nh / group, scale: 0.4 };
-    let (k, v) = (t.random((block + 1) * heads.kv()), t.random((block + 1) * heads.kv()));
-    let mut cache = KvCache { k, v, block };
-    let qkv = t.random(len * heads.width());
-    let mut out = t.garbage(len * c);
-    t.be.attention_cached(&mut out, &mut cache, &qkv, heads, Rows { pos, ..Rows::new(1, len) });
-    vec![("out", (t.host)(&out)), ("k", (t.host)(&cache.k)), ("v", (t.host)(&cache.v))]
+    let cache = |block: usize| {
+        let (k, v) = (t.random((block + 1) * heads.kv()), t.random((block + 1) * heads.kv()));
+        KvCache { k, v, block }
+    };
+    let mut caches: Vec<_> = parts.iter().map(|part| cache(part.0)).collect();
+    let rows: usize = parts.iter().map(|part| part.2).sum();
+    let qkv = t.random(rows * heads.width());
+    let mut out = t.garbage(rows * c);
+    let with_caches = caches.iter_mut().zip(parts);
+    let mut cached: Vec<_> = with_caches.map(|(cache, &(_, pos, t))| Cached { cache, pos, t }).collect();
+    t.be.attention_cached(&mut out, &mut cached, &qkv, heads);
+    let mut outputs = vec![("out", (t.host)(&out))];
+    outputs.extend(caches.iter().flat_map(|cache| [("k", (t.host)(&cache.k)), ("v", (t.host)(&cache.v))]));
+    outputs
 }
 
 #[test]
 fn attention_cached_conforms() {
     for (pos, t, nh, hs) in [(0, 1, 1, 1), (0, 5, 2, 4), (9, 1, 3, 8), (4, 3, 2, 5), (30, 40, 1, 16)] {
-        conforms!(attention_cached(pos + t + 1, pos, t, nh, 1, hs), 2e-5);
+        conforms!(attention_cached(&[(pos + t + 1, pos, t)], nh, 1, hs), 2e-5);
     }
 }
 
@@ -560,13 +567,23 @@ fn attention_cached_conforms_where_the_cache_turns_and_heads_share() {
         (40, 39, 5, 4, 2, 8),
         (9, 8, 1, 4, 4, 16),
     ] {
-        conforms!(attention_cached(block, pos, t, nh, group, hs), 2e-5);
+        conforms!(attention_cached(&[(block, pos, t)], nh, group, hs), 2e-5);
     }
 }
 
-fn rotations<B: Backward>(t: &Tester<B>, hs: usize, theta: f64, pos: usize, len: usize) -> Outputs {
-    let mut table = t.garbage(len * hs + 1);
-    t.be.rotations(&mut table, hs, theta, pos, len);
+#[test]
+fn attention_cached_conforms_for_several_sequences() {
+    let parts: [(usize, usize, usize); 6] =
+        [(40, 0, 33), (40, 39, 5), (40, 0, 1), (40, 12, 1), (40, 100, 1), (40, 3, 34)];
+    for (nh, group, hs) in [(1, 1, 4), (4, 2, 8), (6, 6, 16)] {
+        conforms!(attention_cached(&parts, nh, group, hs), 2e-5);
+        conforms!(attention_cached(&parts[..0], nh, group, hs), 2e-5);
+    }
+}
+
+fn rotations<B: Backward>(t: &Tester<B>, hs: usize, theta: f64, positions: &[usize]) -> Outputs {
+    let mut table = t.garbage(positions.len() * hs + 1);
+    t.be.rotations(&mut table, hs, theta, positions);
     vec![("table", (t.host)(&table))]
 }
 
@@ -574,7 +591,8 @@ fn rotations<B: Backward>(t: &Tester<B>, hs: usize, theta: f64, pos: usize, len:
 fn rotations_conform_however_far_the_position() {
     for (hs, theta, t) in [(2, 1.0, 1), (4, 10_000.0, 5), (64, 1e6, 3), (128, 10_000.0, 0)] {
         for pos in [0, 1, 31, 1_000_003, 1 << 40] {
-            conforms!(rotations(hs, theta, pos, t), 1e-7);
+            let positions: Vec<_> = (0..t).map(|i| pos + i * i).collect();
+            conforms!(rotations(hs, theta, &positions), 1e-7);
         }
     }
 }
@@ -594,7 +612,7 @@ fn qk<B: Backward>(
     let (of_qkv, of_qk) = (rows.n() * heads.width(), rows.n() * (heads.c + heads.kv()));
     let (p, mut qkv, mut table) = (t.random(3 + 2 * hs), t.random(of_qkv), t.garbage(len * hs));
     if w.rotary {
-        t.be.rotations(&mut table, hs, 1000.0, 3, len);
+        t.be.rotations(&mut table, hs, 1000.0, &(3..3 + len).collect::<Vec<_>>());
     }
     let mut pre = t.garbage(if w.norm.is_some() { of_qk } else { 0 });
     t.be.qk(&mut qkv, &mut pre, &table, pass(&p, rows), w, heads);

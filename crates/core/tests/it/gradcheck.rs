@@ -217,7 +217,7 @@ fn queries_and_keys() {
     let (len, norm) = (rows.n() * heads.width(), Some((param(0, hs), param(hs, hs))));
     let (qkv, p, weight) = (random(0, len), random(1, 2 * hs), random(2, len));
     let mut table = vec![0.0; rows.t * hs];
-    BE.rotations(&mut table, hs, 100.0, 0, rows.t);
+    BE.rotations(&mut table, hs, 100.0, &[0, 1, 2]);
     let kinds = [(norm, 0.2, false), (None, 1e-5, true), (norm, 1e-5, true)];
     for w in kinds.map(|(norm, eps, rotary)| Qk { norm, eps, rotary }) {
         let run = |qkv: &[f64], p: &[f64]| {

@@ -1,5 +1,6 @@
 //! The mathematics: each operation against the reference, and the reference against differences.
 
+mod batches;
 mod close;
 mod conformance;
 mod gradcheck;

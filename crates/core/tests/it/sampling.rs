@@ -21,7 +21,7 @@ fn frequencies(probabilities: &[f64], sampling: &Sampling) -> Vec<f64> {
     let mut counts = vec![0; probabilities.len()];
     for _ in 0..DRAWS {
         let mut logits: Vec<f32> = probabilities.iter().map(|p| p.ln() as f32).collect();
-        counts[sampling.choose(&mut logits, &[], &mut rng) as usize] += 1;
+        counts[sampling.choose(&mut logits, &[], &[], &mut rng) as usize] += 1;
     }
     counts.into_iter().map(|count| count as f64 / DRAWS as f64).collect()
 }
