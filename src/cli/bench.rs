@@ -13,7 +13,7 @@ use kinglet::{
     error::Result,
     model::Gpt,
     rng::{Purpose, Rng},
-    sample::{Sampling, Stream},
+    sample::{self, Sampling, Sequence, Stream},
     threads::{cores, with_threads},
     train::trial::Trial,
 };
@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// Show the time of each operation in a training step
     #[arg(long)]
     profile: bool,
+    /// Numbers of texts that are generated at once, in one batch
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,8,32", value_parser = super::choice::at_least_one)]
+    streams: Vec<usize>,
     /// Measure only a training step and an evaluation batch
     #[arg(long)]
     quick: bool,
@@ -52,9 +55,6 @@ pub(super) struct Args {
 
 /// Vocabulary size of Tiny Shakespeare, for presets whose vocabulary comes from the text.
 const VOCAB: usize = 65;
-
-/// Number of streams in the measurement of many.
-const STREAMS: usize = 8;
 
 /// The measurements; times are medians.
 #[derive(Serialize)]
@@ -106,9 +106,20 @@ struct Sample {
     /// One stream, context full: each token recomputes the whole context.
     #[serde(rename = "context_full_tokens_per_s")]
     context_full: f64,
-    /// Eight streams on all threads, context full.
-    #[serde(rename = "many_streams_tokens_per_s")]
-    many_streams: f64,
+    /// Several streams in one batch, on all threads.
+    batches: Vec<Streams>,
+}
+
+/// Tokens per second of several streams together, each of which gets one in each pass.
+#[derive(Serialize)]
+struct Streams {
+    streams: usize,
+    /// With the context half full.
+    #[serde(rename = "first_block_tokens_per_s")]
+    first_block: f64,
+    /// With the context full.
+    #[serde(rename = "context_full_tokens_per_s")]
+    context_full: f64,
 }
 
 /// Measurements of a separate training process.
@@ -227,19 +238,47 @@ impl Args {
             tokens as f64 / median(self.seconds, || _ = work())
         };
         // The first token after a full context only fills the cache.
-        let full = |index| {
-            let mut stream = stream(model.block_size + 1, index as u64)?;
-            write(&mut stream, 1);
-            Ok(Mutex::new(stream))
-        };
-        let streams = (0..STREAMS).map(full).collect::<Result<Vec<_>>>()?;
-        let write_on = |index: usize| write(&mut streams[index].lock().expect("no stream panicked"), 16);
+        let mut full = stream(model.block_size + 1, 0)?;
+        write(&mut full, 1);
+        let full = Mutex::new(full);
         let first = || write(&mut stream(1, 0).expect("a prompt of one token"), model.block_size);
+        let batch = |&streams: &usize| {
+            let per_second =
+                |context: usize| self.pass(be, model, weights, (streams, context)).map(|s| streams as f64 / s);
+            let first_block = per_second((model.block_size / 2).max(1))?;
+            Ok(Streams { streams, first_block, context_full: per_second(model.block_size + 1)? })
+        };
         Ok(Sample {
             first_block: per_second(&first),
-            context_full: per_second(&|| write_on(0)),
-            many_streams: per_second(&|| (0..STREAMS).into_par_iter().map(write_on).sum()),
+            context_full: per_second(&|| write(&mut full.lock().expect("no stream panicked"), 16)),
+            batches: self.streams.iter().map(batch).collect::<Result<_>>()?,
         })
+    }
+
+    /// Median seconds of a pass that draws a token for each of several streams, with about so many tokens before it.
+    fn pass(&self, be: &Cpu, model: &Gpt, weights: &Buf, (streams, context): (usize, usize)) -> Result<f64> {
+        let prompt: Vec<_> = (0..context).map(|i| (i % model.vocab_size) as u32).collect();
+        let sequence = |i: usize| Sequence::new(be, model, &prompt, Sampling::default(), i as u64);
+        let (mut sequences, mut decoder, mut times) = (Vec::<Sequence<Cpu>>::new(), model.decoder(be), Vec::new());
+        let start = Instant::now();
+        while times.len() < 3 || start.elapsed().as_secs_f64() < self.seconds {
+            let over =
+                |sequence: &Sequence<Cpu>| context < model.block_size && sequence.tokens().len() > model.block_size;
+            let new = sequences.first().is_none_or(over);
+            if new {
+                sequences = (0..streams).map(sequence).collect::<Result<_>>()?;
+            }
+            let mut all: Vec<_> = sequences.iter_mut().collect();
+            let clock = Instant::now();
+            for drawn in sample::draw(be, model, weights, &mut decoder, &mut all) {
+                drawn?;
+            }
+            // The first pass reads the prompts.
+            if !new {
+                times.push(clock.elapsed().as_secs_f64());
+            }
+        }
+        Ok(middle(times))
     }
 
     /// Measures this program in a process of its own, as a user would run it.
@@ -353,11 +392,18 @@ impl Report {
         let (gflops, peak, share) = (self.gflops, self.peak_gflops, 100.0 * self.fraction_of_peak);
         lines.push(("", format!("{gflops:.1} GFLOP/s, {share:.1} % of this machine's peak of {peak:.1} GFLOP/s")));
         lines.push(("evaluation batch", format!("{:.3} ms", self.ms_per_eval_batch)));
-        let streams = format!("sampling {STREAMS} texts at once, context full");
+        let of = |n: usize| {
+            [format!("sampling {n} at once, context half full"), format!("sampling {n} at once, context full")]
+        };
+        let batches = self.sample.iter().flat_map(|sample| &sample.batches);
+        let batches: Vec<_> = batches.map(|batch| (of(batch.streams), batch)).collect();
         if let Some(sample) = &self.sample {
             lines.push(("sampling, context filling up", tokens_per_s(sample.first_block)));
             lines.push(("sampling, context full", tokens_per_s(sample.context_full)));
-            lines.push((&streams, tokens_per_s(sample.many_streams)));
+        }
+        for ([half, full], batch) in &batches {
+            lines.push((half, tokens_per_s(batch.first_block)));
+            lines.push((full, tokens_per_s(batch.context_full)));
         }
         if let Some(process) = &self.process {
             lines.push(("from program start to step 0", format!("{:.0} ms", process.start_ms)));

@@ -175,6 +175,14 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("must be 0 to 3600 seconds".into()) }
 }
 
+/// A number of things from a command line.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=4096) => Ok(n),
+        _ => Err("must be a whole number from 1 to 4096".into()),
+    }
+}
+
 /// A note on a text that is probably a configuration.
 fn as_configuration(name: &str) -> String {
     format!("{name} is read as text to train on; to use it as the configuration: --config {}", shell::quoted(name))

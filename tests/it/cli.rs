@@ -234,7 +234,8 @@ fn bench_measures() {
     let cli = Cli::new();
     let small = ["bench", "--seconds", "0", "--set", "n_layer=1", "--set", "eval_iters=1", "--json"];
     let quick: Value = serde_json::from_str(&cli.ok(&[&small[..], &["--quick", "--threads", "1"]].concat())).unwrap();
-    let full: Value = serde_json::from_str(&cli.ok(&[&small[..], &["--profile"]].concat())).unwrap();
+    let full: Value =
+        serde_json::from_str(&cli.ok(&[&small[..], &["--profile", "--streams", "2,5"]].concat())).unwrap();
     for report in [&quick, &full] {
         for key in ["ms_per_step", "ms_per_eval_batch", "tokens_per_s", "gflops", "peak_gflops", "fraction_of_peak"] {
             assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
@@ -245,12 +246,17 @@ fn bench_measures() {
     let profile = full["profile"].as_array().unwrap();
     let ms = |report: &Value| report["ms"].as_f64().unwrap();
     assert!(profile.iter().map(ms).sum::<f64>() > 0.0 && profile.iter().any(|row| row["op"] == "linear_act 64 -> 256"));
-    for key in ["first_block_tokens_per_s", "context_full_tokens_per_s", "many_streams_tokens_per_s"] {
-        assert!(full["sample"][key].as_f64().unwrap() > 0.0, "{key}");
+    let batches = full["sample"]["batches"].as_array().unwrap();
+    assert_eq!(batches.iter().map(|batch| batch["streams"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 5]);
+    for key in ["first_block_tokens_per_s", "context_full_tokens_per_s"] {
+        for sampled in batches.iter().chain([&full["sample"]]) {
+            assert!(sampled[key].as_f64().unwrap() > 0.0, "{key}");
+        }
     }
     assert!(full["process"]["start_ms"].as_f64().unwrap() > 0.0);
     cli.fails(&["bench", "--preset", "big"], 2, "big-0.2m");
     cli.fails(&["bench", "--seconds=-1"], 2, "0 to 3600");
+    cli.fails(&["bench", "--streams", "8,0"], 2, "from 1 to 4096");
     cli.fails(&["bench", "--set", "n_embd=65536", "--set", "n_layer=9"], 2, "memory");
     assert!(fs::read_dir(cli.temp.path()).unwrap().next().is_none(), "bench leaves nothing behind");
 }

@@ -16,7 +16,7 @@ mod waist;
 pub use cpu::{Buf, Cpu};
 pub use kinglet_kernels::{
     Isa,
-    attention::Heads,
+    attention::{Heads, key_stride},
     loss::{IGNORE, Objective},
     optimizer::{AdamW, Muon},
 };

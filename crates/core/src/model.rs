@@ -15,7 +15,7 @@
 use crate::{
     backend::{
         Activated, Attended, Backward, Cached, Forward, Gradients, Heads, KvCache, Normed, Objective, Pass, QkInput,
-        Rows,
+        Rows, key_stride,
     },
     config::{Activation, AttentionScale, Config, Position},
     error::Result,
@@ -455,9 +455,9 @@ impl Gpt {
 
     /// An empty sequence.
     pub fn kv<B: Forward>(&self, be: &B) -> Kv<B> {
-        let n = self.block_size;
-        let kv = || be.zeros(n * self.heads.kv());
-        Kv { layers: self.layout.h.iter().map(|_| KvCache { k: kv(), v: kv(), block: n }).collect(), len: 0 }
+        let (block, kv) = (self.block_size, self.heads.kv());
+        let layer = |_| KvCache { k: be.zeros(kv * key_stride(block)), v: be.zeros(block * kv), block };
+        Kv { layers: self.layout.h.iter().map(layer).collect(), len: 0 }
     }
 
     /// Room for passes over new positions.

@@ -9,6 +9,10 @@
 //! Groups of heads may share keys and values (Ainslie et al. 2023): head `h` then uses those of key-value head
 //! `h nkv / nh`, whose gradients are the sums over the group.
 
+mod newest;
+
+pub use newest::key_stride;
+
 use crate::{
     dropout::Mask,
     floats::Floats,
@@ -16,6 +20,7 @@ use crate::{
     isa::Isa,
     math,
 };
+use newest::{Newest, scores_stride};
 use std::cell::RefCell;
 
 /// Queries in a block: their scores (`t x BLOCK`) stay in the L2 cache up to a few thousand positions.
@@ -114,15 +119,16 @@ pub fn forward(isa: Isa, out: &mut [f32], lse: &mut [f32], qkv: &[f32], heads: H
     let t = out.len() / c;
     assert!(out.len() == t * c && lse.len() == heads.nh * t && qkv.len() == t * width);
     if t > 0 {
-        let keys = Keys { pos: 0, k: &qkv[c..], v: &qkv[c + heads.kv()..], stride: width };
+        let keys = Keys { pos: 0, k: &qkv[c..], v: &qkv[c + heads.kv()..], strides: [width, 1, width] };
         attend(isa, out, Some(lse), qkv, keys, heads, mask);
     }
 }
 
 /// Forward for the positions from `pos` on only, with the earlier ones cached; for generation, without dropout.
 ///
-/// `out (n, c)`; `qkv (n, c + 2 kv)`, whose K and V are first written to `k_cache` and `v_cache (block, kv)`. These are
-/// ring buffers with position `i` in row `i % block`, so each position sees the last `block` positions up to itself.
+/// `out (n, c)`; `qkv (n, c + 2 kv)`, whose K and V are first written to `k_cache (kv, key_stride(block))` and
+/// `v_cache (block, kv)`. These are ring buffers with position `i` at `i % block`, so each position sees the last `block`
+/// positions up to itself. Keys are stored by channel: see [`key_stride`].
 pub fn cached(
     isa: Isa,
     out: &mut [f32],
@@ -133,31 +139,46 @@ pub fn cached(
     heads: Heads,
 ) {
     let (c, kv, width) = (heads.c, heads.kv(), heads.width());
-    let (n, block) = (out.len() / c, k_cache.len() / kv);
-    assert!(qkv.len() == n * width && k_cache.len() == v_cache.len());
+    let (n, block) = (out.len() / c, v_cache.len() / kv);
+    let stride = key_stride(block);
+    assert!(qkv.len() == n * width && v_cache.len() == block * kv && k_cache.len() == kv * stride);
+    heads.check();
     // Once the ring wraps around, a new position overwrites one that the positions before it still see.
     let at_once = if pos + n <= block { n.max(1) } else { 1 };
     let pieces = out.chunks_mut(at_once * c).zip(qkv.chunks(at_once * width));
     for ((out, qkv), pos) in pieces.zip((pos..).step_by(at_once)) {
         for (i, row) in qkv.chunks_exact(width).enumerate() {
-            let at = (pos + i) % block * kv;
-            k_cache[at..][..kv].copy_from_slice(&row[c..c + kv]);
-            v_cache[at..][..kv].copy_from_slice(&row[c + kv..]);
+            let at = (pos + i) % block;
+            for (k_cache, k) in k_cache.chunks_exact_mut(stride).zip(&row[c..c + kv]) {
+                k_cache[at] = *k;
+            }
+            v_cache[at * kv..][..kv].copy_from_slice(&row[c + kv..]);
         }
         // In a full ring every key is seen, so their order does not matter.
-        let keys = Keys { pos: pos.min(block - 1), k: k_cache, v: v_cache, stride: kv };
-        attend(isa, out, None, qkv, keys, heads, None);
+        let pos = pos.min(block - 1);
+        if out.len() == c {
+            let keys = pos + 1;
+            SCORES.with_borrow_mut(|[scores, _]| {
+                scores.grow(heads.nh * scores_stride(keys));
+                isa.run_generic(Newest { out, q: &qkv[..c], k: k_cache, stride, v: v_cache, keys, heads, scores });
+            });
+        } else {
+            let keys = Keys { pos, k: k_cache, v: v_cache, strides: [1, stride, kv] };
+            attend(isa, out, None, qkv, keys, heads, None);
+        }
     }
 }
 
-/// Keys and values by position, rows `stride` apart.
+/// Keys and values.
 #[derive(Clone, Copy)]
 struct Keys<'a> {
     /// Position of the first query.
     pos: usize,
     k: &'a [f32],
     v: &'a [f32],
-    stride: usize,
+    /// From the key of one position to the next, from one of its channels to the next, and from one value to the next. Of the
+    /// first two, one is 1.
+    strides: [usize; 3],
 }
 
 /// Queries at positions `pos..pos + n` (`out (n, c)`, `q` in rows of `c + 2 kv`) over keys `0..pos + n`.
@@ -166,7 +187,7 @@ fn attend(
     out: &mut [f32],
     mut lse: Option<&mut [f32]>,
     q: &[f32],
-    Keys { pos, k, v, stride }: Keys,
+    Keys { pos, k, v, strides: [next, channel, of_v] }: Keys,
     heads: Heads,
     mask: Option<&Mask>,
 ) {
@@ -179,8 +200,10 @@ fn attend(
                 let rows = BLOCK.min(n - q0);
                 let keys = pos + q0 + rows;
                 let q = Mat::strided(&q[q0 * width + h * hs..], rows, hs, width);
-                let k = Mat::strided(&k[heads.shared(h)..], keys, hs, stride);
-                let v = Mat::strided(&v[heads.shared(h)..], keys, hs, stride);
+                let k = &k[heads.shared(h) * channel..];
+                let k =
+                    if channel == 1 { Mat::strided(k, keys, hs, next) } else { Mat::strided(k, hs, keys, channel).t() };
+                let v = Mat::strided(&v[heads.shared(h)..], keys, hs, of_v);
                 let p = &mut scores[..keys];
                 let first = keys - rows;
                 gemm(isa, scores_of(p, rows), Init::Zero, k, q.t());

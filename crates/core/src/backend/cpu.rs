@@ -526,8 +526,9 @@ impl Forward for Cpu {
             work.push((mine, new, part));
         }
         let each = |(out, qkv, Cached { cache, pos, .. }): (&mut [f32], &[f32], &mut Cached<Buf>)| {
-            let kv = cache.block * heads.kv();
-            attention::cached(self.isa, out, &mut cache.k[..kv], &mut cache.v[..kv], qkv, *pos, heads);
+            let (block, kv) = (cache.block, heads.kv());
+            let (k, v) = (&mut cache.k[..kv * attention::key_stride(block)], &mut cache.v[..block * kv]);
+            attention::cached(self.isa, out, k, v, qkv, *pos, heads);
         };
         if work.len() == 1 { work.into_iter().for_each(each) } else { for_each(work.into_par_iter(), each) }
     }

@@ -9,7 +9,7 @@ use crate::{
     rng::Dropout,
 };
 use kinglet_kernels::{
-    attention::{self, Heads},
+    attention::{self, Heads, key_stride},
     loss::{IGNORE, Objective},
     optimizer::{AdamW, MUON_EPS, Muon, NEWTON_SCHULZ, muon_factor},
 };
@@ -301,15 +301,21 @@ impl Forward for Reference {
             for pos in *pos..*pos + *t {
                 let (q, new) = qkv[row * heads.width()..][..heads.width()].split_at(c);
                 let newest = pos % *block;
-                k[newest * kv..][..kv].copy_from_slice(&new[..kv]);
+                let stride = key_stride(*block);
+                new[..kv].iter().enumerate().for_each(|(d, new)| k[d * stride + newest] = *new);
                 v[newest * kv..][..kv].copy_from_slice(&new[kv..]);
                 let seen = (*block).min(pos + 1);
                 for h in 0..nh {
-                    // Where the `j`th position of the window begins in the cache.
-                    let at = |j: usize| (pos + 1 - seen + j) % *block * kv + h / (nh / nkv) * hs;
-                    let (weights, _) = attention_row(&q[h * hs..][..hs], |j| &k[at(j)..][..hs], seen, scale);
+                    // Where the `j`th position of the window is in the cache, and the first channel of its key and value.
+                    let at = |j: usize| (pos + 1 - seen + j) % *block;
+                    let first = h / (nh / nkv) * hs;
+                    let keys: Vec<f64> = (0..seen)
+                        .flat_map(|j| (0..hs).map(move |d| (j, d)))
+                        .map(|(j, d)| k[(first + d) * stride + at(j)])
+                        .collect();
+                    let (weights, _) = attention_row(&q[h * hs..][..hs], |j| &keys[j * hs..][..hs], seen, scale);
                     for d in 0..hs {
-                        let weighted = |(j, w): (usize, &f64)| w * v[at(j) + d];
+                        let weighted = |(j, w): (usize, &f64)| w * v[at(j) * kv + first + d];
                         out[row * c + h * hs + d] = weights.iter().enumerate().map(weighted).sum();
                     }
                 }

@@ -123,10 +123,10 @@ pub struct Attended<'a, Buf> {
     pub lse: &'a Buf,
 }
 
-/// Keys and values of earlier positions, as a ring buffer: those of position `i` are in row `i % block`.
+/// Keys and values of earlier positions, as a ring buffer: those of position `i` are in column or row `i % block`.
 #[derive(Debug)]
 pub struct KvCache<Buf> {
-    /// Keys `(block, kv)`.
+    /// Keys `(kv, key_stride(block))`, by channel: see [`kinglet_kernels::attention::key_stride`].
     pub k: Buf,
     /// Values `(block, kv)`.
     pub v: Buf,

@@ -9,7 +9,7 @@ use crate::{
 use kinglet_core::{
     backend::{
         Activated, AdamW, Attended, Backward, Buf, Cached, Cpu, Forward, Gradients, Heads, IGNORE, Isa, KvCache, Muon,
-        Normed, Objective, Pass, QkInput, Reference, Rows,
+        Normed, Objective, Pass, QkInput, Reference, Rows, key_stride,
     },
     config::{Activation, NormKind, Precision},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
@@ -535,7 +535,7 @@ fn attention_cached<B: Backward>(
     let c = nh * hs;
     let heads = Heads { c, nh, nkv: nh / group, scale: 0.4 };
     let cache = |block: usize| {
-        let (k, v) = (t.random((block + 1) * heads.kv()), t.random((block + 1) * heads.kv()));
+        let (k, v) = (t.random((key_stride(block) + 1) * heads.kv()), t.random((block + 1) * heads.kv()));
         KvCache { k, v, block }
     };
     let mut caches: Vec<_> = parts.iter().map(|part| cache(part.0)).collect();
