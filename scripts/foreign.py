@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes tests/fixtures/foreign: tiny random models as PyTorch, transformers, llm.c and llama2.c write them, each with the
-logits that PyTorch computes. It needs torch, transformers and safetensors:
+logits that PyTorch computes. It needs torch, transformers, safetensors and peft:
 
-    python3 scripts/foreign.py
+    python3 scripts/foreign.py              # with --adapters those of PEFT alone, for the models that are there
 """
 
 import json
@@ -307,10 +307,59 @@ def llama2_c(model):
     (OUT / "llama2.c-int8.bin").write_bytes(b"".join(data))
 
 
+def adapters():
+    """Adapters that PEFT saves, for the models that are there already, each with the logits of both together."""
+    import peft
+    import transformers as t
+
+    rows = ["q_proj", "v_proj", "up_proj", "down_proj"]
+    cases = {
+        # name: (model, file of safetensors, settings)
+        "gpt2": ("gpt2", True, {"r": 3, "lora_alpha": 7, "target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
+        "patterns": ("llama", True, {"r": 2, "lora_alpha": 5, "target_modules": rows, "rank_pattern": {"q_proj": 3},
+                                     "alpha_pattern": {"v_proj": 4, "^model.layers.1.mlp.up_proj": -3}}),
+        "rslora": ("llama", False, {"r": 3, "lora_alpha": 4, "target_modules": ["k_proj", "o_proj", "gate_proj"],
+                                    "use_rslora": True, "layers_to_transform": [1], "layers_pattern": "layers"}),
+        "neox": ("gpt_neox", True, {"r": 2, "lora_alpha": 3, "target_modules": ["query_key_value", "dense_h_to_4h"], "bias": "all"}),
+        "saved": ("qwen3", True, {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj"], "exclude_modules": ["layers.9.q_proj"],
+                                  "modules_to_save": ["lm_head", "embed_tokens"]}),
+        "saved-embedding": ("mistral", True, {"r": 1, "lora_alpha": 2, "target_modules": ["v_proj"], "modules_to_save": ["embed_tokens"]}),
+        "saved-head": ("mistral", True, {"r": 1, "lora_alpha": 2, "target_modules": ["v_proj"], "modules_to_save": ["lm_head"]}),
+        "head": ("mistral", True, {"r": 2, "lora_alpha": 2, "target_modules": ["lm_head", "o_proj"]}),
+        "all-linear": ("nemotron", True, {"r": 2, "lora_alpha": 4, "target_modules": "all-linear", "modules_to_save": ["model.norm"]}),
+    }  # fmt: skip
+    folder = OUT / "peft"
+
+    def save(name, base, model, safe=True):
+        torch.manual_seed(9)
+        with torch.no_grad():
+            for part, p in model.named_parameters():
+                if "lora_" in part or p.requires_grad:
+                    p.add_(torch.randn(p.shape) * 0.4)
+        model.eval()
+        model.peft_config["default"].base_model_name_or_path = f"../../{base}"
+        model.save_pretrained(folder / name, safe_serialization=safe)
+        (folder / name / "README.md").unlink()
+        out = model(torch.tensor([IDS]))
+        expect(f"peft/{name}", getattr(out, "logits", out))
+
+    for name, (base, safe, settings) in cases.items():
+        model = t.AutoModelForCausalLM.from_pretrained(OUT / base)
+        config = peft.LoraConfig(task_type="CAUSAL_LM", **settings)
+        save(name, base, peft.get_peft_model(model, config), safe)
+    # Any module of PyTorch's can be adapted: here the lecture's, whose heads are modules.
+    model = Lecture(1)
+    model.load_state_dict(torch.load(OUT / "lecture.pth"))
+    config = peft.LoraConfig(r=1, lora_alpha=3, target_modules=["query", "value", "net.0", "lm_head"])
+    save("lecture", "lecture.pth", peft.get_peft_model(model, config))
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    lecture()
-    nanogpt()
-    hugging_face()
+    if "--adapters" not in sys.argv:
+        lecture()
+        nanogpt()
+        hugging_face()
+    adapters()
     total = sum(path.stat().st_size for path in OUT.rglob("*") if path.is_file())
     print(f"{OUT}: {total} bytes")

@@ -4,6 +4,7 @@
 //! place by the table of its architecture ([`dialect`]), and ends in a run. Export makes a model that the other side
 //! can express, and reads the same table in the other direction.
 
+mod adapt;
 mod bytes;
 pub mod c;
 pub mod chain;
@@ -33,6 +34,7 @@ mod shape;
 mod w8;
 mod written;
 
+pub use adapt::{ImportedAdapters, adapter_base, adapter_folder, import_adapters};
 pub use export::{ExportOptions, Exported, Source, Target, export};
 pub use foreign::{Dtype, Foreign, Tensor};
 pub use guess::{Certainty, Guess};

@@ -5,3 +5,5 @@ pub(crate) mod disk;
 pub mod machine;
 pub mod progress;
 pub mod shell;
+
+pub use disk::remove_unfinished;

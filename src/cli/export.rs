@@ -115,6 +115,7 @@ fn ids(text: &str) -> Result<Ids, String> {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        terminal::leave_nothing_on_signal()?;
         self.threads.run(|| self.export(json))
     }
 

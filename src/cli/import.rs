@@ -2,7 +2,7 @@
 
 use super::{
     choice::Threads,
-    run_arg::{self, PlaceArg},
+    run_arg::{self, CheckpointArg, PlaceArg, RunArg},
     terminal,
 };
 use clap::{
@@ -11,12 +11,16 @@ use clap::{
 };
 use kinglet::{
     config::{AttentionScale, Config},
-    formats::{Format, ImportOptions, ImportReport, Imported, import},
+    error::Error,
+    formats::{
+        Format, ImportOptions, ImportReport, ImportedAdapters, Source, adapter_base, adapter_folder, import,
+        import_adapters,
+    },
     run::{HOME, RunDir},
 };
 use serde_json::json;
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fmt::Write as _,
     path::{Path, PathBuf},
 };
@@ -27,16 +31,21 @@ use std::{
 Examples:
   kinglet import model.pth --data input.txt
   kinglet import out/ckpt.pt --tokenizer data/shakespeare_char/meta.pkl
-  kinglet import SmolLM2-135M --name smol")]
+  kinglet import SmolLM2-135M --name smol
+  kinglet import my-lora --base smol --name smol-lora")]
 pub(super) struct Args {
     /// The model: a folder of Hugging Face's transformers, or a file of PyTorch (.pt, .pth, .bin), safetensors, GGUF,
-    /// llm.c or llama2.c
+    /// llm.c or llama2.c; or a folder with an adapter of PEFT (LoRA)
     path: PathBuf,
     #[command(flatten)]
     place: PlaceArg,
     /// The format, if the content shows another
     #[arg(long, value_name = "FORMAT", value_parser = FormatName)]
     format: Option<Format>,
+    /// An adapter's base: a run (RUN@STEP selects a checkpoint), or a file or folder that `kinglet import` takes
+    /// [default: what the adapter says, if there is such a folder]
+    #[arg(long, value_name = "RUN")]
+    base: Option<OsString>,
     #[command(flatten)]
     told: Told,
     #[command(flatten)]
@@ -118,15 +127,64 @@ impl Told {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
+        terminal::leave_nothing_on_signal()?;
         self.threads.run(|| self.import(json))
     }
 
     fn import(&self, json: bool) -> anyhow::Result<()> {
+        let is_peft = self.format.is_none_or(|format| format == Format::Peft);
+        if let Some(folder) = adapter_folder(&self.path).filter(|_| is_peft) {
+            return self.adapters(&folder, json);
+        }
+        if self.base.is_some() {
+            let what =
+                format!("--base belongs to adapters of PEFT, and {} has no adapter_config.json", self.path.display());
+            return Err(Error::BadConfig(what).into());
+        }
         let imported = import(&self.path, &self.told.options(self.format))?;
         let start = |place: run_arg::Place| place.start(|out: &Path| imported.save(out));
         let run = self.place.start(|| default_out(&self.path), start, RunDir::path)?;
         terminal::note(&run.notes);
-        show(&imported, run.path(), json)
+        show(&imported.portable.config, &imported.report, run.path(), json)
+    }
+
+    /// Adapters of PEFT, on their base.
+    fn adapters(&self, folder: &Path, json: bool) -> anyhow::Result<()> {
+        let (mut base, at) = self.base_of(folder)?;
+        if self.base.is_none() {
+            base.notes.push(format!("its base is the one that adapter_config.json names: {}", at.display()));
+        }
+        terminal::warn(&base.warnings);
+        let imported: ImportedAdapters = import_adapters(folder, base, &at)?;
+        let start = |place: run_arg::Place| place.start(|out: &Path| imported.save(out));
+        let run = self.place.start(|| default_out(folder), start, RunDir::path)?;
+        terminal::note(&run.notes);
+        show(&imported.adapters.config, &imported.report, run.path(), json)
+    }
+
+    /// The model that an adapter is of, and where it is.
+    fn base_of(&self, folder: &Path) -> anyhow::Result<(Source, PathBuf)> {
+        let (says, found) = adapter_base(folder)?;
+        let name = match (&self.base, found, says) {
+            (Some(name), ..) => name.clone(),
+            (None, Some(found), _) => found.into_os_string(),
+            (None, None, says) => {
+                let says = says.map_or_else(String::new, |says| format!("; it says {says}, which is not here"));
+                let what = format!("adapters of PEFT belong to another model: --base RUN names it{says}");
+                return Err(Error::run(folder, what).into());
+            }
+        };
+        let at = PathBuf::from(&name);
+        match RunArg::from(name).chosen(&CheckpointArg::default()) {
+            Ok(_) if self.told.is_told() => {
+                let what =
+                    format!("{} is a run, which says itself what --tokenizer, --data and the like tell", at.display());
+                Err(Error::BadConfig(what).into())
+            }
+            Ok(chosen) => Ok((Source::of_run(&chosen.run, chosen.which)?, chosen.run)),
+            Err(_) if at.exists() => Ok((Source::of_import(&at, &self.told.options(None))?, at)),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -144,21 +202,21 @@ fn default_out(path: &Path) -> PathBuf {
     Path::new(HOME).join(if stem.is_empty() { "imported" } else { stem })
 }
 
-fn show(Imported { portable, report, .. }: &Imported, run: &Path, json: bool) -> anyhow::Result<()> {
+fn show(config: &Config, report: &ImportReport, run: &Path, json: bool) -> anyhow::Result<()> {
     terminal::note(&report.notes);
     if json {
         let mut fields = serde_json::to_value(report)?;
         fields["out"] = run.display().to_string().into();
-        fields["config"] = model(&portable.config);
+        fields["config"] = model(config);
         return terminal::print_json(&fields);
     }
-    terminal::print(&text(&portable.config, report, run))?;
+    terminal::print(&text(config, report, run))?;
     let name = terminal::quoted(run);
     let mut hints = vec![
         ("write with it", format!("kinglet sample {name}")),
         ("train it further", format!("kinglet finetune {name} my.txt")),
     ];
-    if !portable.config.data.is_empty() {
+    if !config.data.is_empty() {
         hints.insert(1, ("its loss", format!("kinglet eval {name}")));
     }
     terminal::hints(&hints)?;
@@ -182,6 +240,10 @@ fn text(config: &Config, report: &ImportReport, run: &Path) -> String {
         "shape",
         format!("{}, {}, {channels} channels, context {}", of(layers, "block"), of(heads, "head"), config.block_size),
     );
+    if config.lora_rank > 0 {
+        let (rank, alpha) = (config.lora_rank, config.lora_alpha);
+        line("adapters", format!("rank {rank}, alpha {alpha}, on {}", config.value("lora_targets")));
+    }
     line("tokenizer", format!("{tokenizer}, {} tokens", config.vocab_size));
     if *step > 0 {
         line("trained", terminal::count(*step, "step"));

@@ -8,6 +8,7 @@ use kinglet::{
     config::{Config, OnDivergence, Precision, TokenizerKind},
     report::with_error,
     run::HOME,
+    system::remove_unfinished,
     train::{Event, Job, plan::Plan},
 };
 use std::{
@@ -96,7 +97,10 @@ pub(super) fn stop_saying(text: &'static str) -> anyhow::Result<Arc<AtomicBool>>
         match first {
             // Some programs signal a process and then its group: that is one wish to stop.
             Some(first) if first.elapsed() < SAME_SIGNAL => return,
-            Some(_) => std::process::exit(130),
+            Some(_) => {
+                remove_unfinished();
+                std::process::exit(130);
+            }
             None => first = Some(Instant::now()),
         }
         terminal::tell(&format!("\n{text}"));

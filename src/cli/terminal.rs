@@ -6,7 +6,7 @@ use kinglet::{
     inference::{Generation, Piece},
     system::{
         progress::{self, Shown},
-        shell,
+        remove_unfinished, shell,
     },
     threads::with_threads,
 };
@@ -25,6 +25,14 @@ pub(super) enum Ended {
     Interrupted,
     /// The compared runs differ.
     Different,
+}
+
+/// Lets Ctrl-C and SIGTERM end the program, but first remove what it has begun to write.
+pub(super) fn leave_nothing_on_signal() -> anyhow::Result<()> {
+    Ok(ctrlc::set_handler(|| {
+        remove_unfinished();
+        std::process::exit(130);
+    })?)
 }
 
 static QUIET: AtomicBool = AtomicBool::new(false);

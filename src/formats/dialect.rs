@@ -5,8 +5,10 @@
 //! the name there, and what is different about the numbers. `{l}` is the block and `{m}` the head.
 
 mod form;
+mod nearest;
 mod place;
 mod tables;
 
 pub use form::{Convention, Dialect, Holds, Tied};
-pub use place::Placed;
+pub use nearest::Nearest;
+pub use place::{Placed, Rows};

@@ -1,7 +1,7 @@
 //! What tensors without a `config.json` are: whose code wrote them, what their shapes say, and what has to be guessed.
 
 use super::{
-    dialect::{Convention, Dialect},
+    dialect::{Convention, Dialect, Nearest},
     foreign::{Foreign, Tensor},
     int8,
 };
@@ -149,7 +149,24 @@ fn dialect(foreign: &mut Foreign<'_>) -> Result<&'static Dialect> {
         1 => format!("its only tensor, {}, is of no architecture that kinglet knows", names[0]),
         n => format!("its {n} tensors are of no architecture that kinglet knows; they begin with {}", names.join(", ")),
     };
-    Err(Error::Data(what))
+    let nearest = Dialect::nearest(foreign).map_or_else(String::new, |nearest| near(&nearest));
+    Err(Error::Data(what + &nearest))
+}
+
+/// What keeps tensors from being of the architecture that they are nearest to.
+fn near(Nearest { name, missing, strange }: &Nearest) -> String {
+    let list = |names: &[String]| {
+        let more = if names.len() > 3 { format!(" and {} more", names.len() - 3) } else { String::new() };
+        names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ") + &more
+    };
+    let mut what = format!(". The nearest is {name}");
+    if !missing.is_empty() {
+        what += &format!("; it lacks {}", list(missing));
+    }
+    if !strange.is_empty() {
+        what += &format!("; {name} has no place for {}", list(strange));
+    }
+    what
 }
 
 /// The first component, if all names have it: what a module in a module adds.

@@ -106,6 +106,9 @@ pub(super) struct Opened {
 
 const CONFIG: &str = "config.json";
 
+/// What PEFT says of an adapter.
+pub(super) const ADAPTER: &str = "adapter_config.json";
+
 /// kinglet's configuration beside tensors alone. It is not called as that of a run: such a folder is none.
 pub(super) const OWN: &str = "kinglet.toml";
 
@@ -131,7 +134,7 @@ pub(super) fn open(path: &Path, format: Option<Format>) -> Result<Opened> {
 /// The folder that is meant by a file which only describes others.
 fn whole(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let describes = [CONFIG, OWN].contains(&&*name) || name == "adapter_config.json" || name.ends_with(".index.json");
+    let describes = [CONFIG, OWN].contains(&&*name) || name == ADAPTER || name.ends_with(".index.json");
     if describes && path.is_file() { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() }
 }
 
@@ -139,12 +142,13 @@ fn open_folder(path: &Path, format: Option<Format>) -> Result<Opened> {
     if let Some(Kind::Run | Kind::Checkpoint { .. }) = Kind::of(path) {
         return Err(Error::run(path, "this is a run of kinglet's: it can be used as it is"));
     }
-    let is_peft = path.join("adapter_config.json").exists();
+    let is_peft = path.join(ADAPTER).exists();
     let (config, has) = (read_json(&path.join(CONFIG))?, |name: &&&str| path.join(name).exists());
     match (format, WEIGHTS.iter().find(has)) {
-        (None | Some(Format::Peft), _) if is_peft => {
-            Err(Error::run(path, "these are adapters of PEFT, which belong to another model"))
-        }
+        (None | Some(Format::Peft), _) if is_peft => Err(Error::run(
+            path,
+            "these are adapters of PEFT, which belong to another model: kinglet import takes them with --base RUN",
+        )),
         (None | Some(Format::HuggingFace), Some(weights)) if config.as_ref().is_some_and(hugging_face::is) => {
             let foreign = read_weights(&path.join(weights))?;
             Ok(Opened { format: Format::HuggingFace, foreign, config, own: None, folder: path.to_owned() })

@@ -113,6 +113,7 @@ impl RunDir {
         path: &Path,
         mut config: Config,
         tokenizer: Tokenizer,
+        base: Option<&Base>,
         fill: impl FnOnce(&RunDir) -> Result<()>,
     ) -> Result<RunDir> {
         refuse_full(path)?;
@@ -125,7 +126,7 @@ impl RunDir {
         config.tokenizer_sha256 = sha256(tokenizer.to_json().as_bytes());
         let mut run = RunDir::opened(writer.aside(), config, tokenizer, Vec::new());
         run.notes.clone_from(&writer.notes);
-        run.write_first(None)?;
+        run.write_first(base)?;
         fill(&run)?;
         writer.finish()?;
         path.clone_into(&mut run.path);

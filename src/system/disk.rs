@@ -11,6 +11,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write},
     path::{Path, PathBuf},
+    sync::Mutex,
     thread,
     time::Duration,
 };
@@ -202,6 +203,7 @@ impl FolderWriter {
         // From here on, whatever fails removes what was made.
         let mut writer = FolderWriter { path, aside, sums, replaces: false, lock: None, parents, notes };
         fs::create_dir(&writer.aside).map_err(Error::io("create", &writer.aside))?;
+        unfinished().push((writer.aside.clone(), writer.parents.clone()));
         writer.lock = Some(Lock::take(&writer.aside)?);
         Ok(writer)
     }
@@ -244,8 +246,14 @@ impl FolderWriter {
             self.unlock(&self.aside.clone())?;
         }
         place(&self.aside, &self.path).map_err(Error::io("write", &self.path))?;
+        self.forget();
         self.parents = NewFolders::default();
         self.unlock(&self.path.clone())
+    }
+
+    /// From now on a signal has nothing to remove.
+    fn forget(&self) {
+        unfinished().retain(|(aside, _)| *aside != self.aside);
     }
 
     /// Removes the lock file, which is in `folder`, and unlocks it. In this order: a lock file that is not locked means
@@ -261,11 +269,38 @@ impl FolderWriter {
 
 impl Drop for FolderWriter {
     fn drop(&mut self) {
+        self.forget();
         // Windows cannot remove a folder that contains an open file.
         self.lock = None;
         // After `finish` nothing is left. If removing fails, the next writer removes the leftovers.
         let _ = allowed().and_then(|()| fs::remove_dir_all(&self.aside));
         self.parents.remove();
+    }
+}
+
+/// Temporary folders that this process is writing beside their final path, and what was made to hold them.
+static UNFINISHED: Mutex<Vec<(PathBuf, NewFolders)>> = Mutex::new(Vec::new());
+
+fn unfinished() -> std::sync::MutexGuard<'static, Vec<(PathBuf, NewFolders)>> {
+    UNFINISHED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// How often a folder is removed in which another thread may still be writing, and how long it is waited in between.
+const REMOVALS: usize = 50;
+const BETWEEN: Duration = Duration::from_millis(2);
+
+/// Removes the folders that are being written, so that a process which is told to end leaves nothing. The process must end
+/// then.
+pub fn remove_unfinished() {
+    for (aside, parents) in unfinished().drain(..) {
+        for _ in 0..REMOVALS {
+            // Its writer may go on until the process has ended.
+            if fs::remove_dir_all(&aside).is_ok() && !aside.exists() || !aside.exists() {
+                break;
+            }
+            thread::sleep(BETWEEN);
+        }
+        parents.remove();
     }
 }
 

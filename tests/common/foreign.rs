@@ -2,7 +2,7 @@
 //! for what a file only claims. Each function says whether it was imported. The property tests and the fuzz targets share these.
 
 use kinglet::{
-    formats::{Format, ImportOptions, import},
+    formats::{Format, ImportOptions, Source, import, import_adapters},
     params::Layout,
     text::tokenizer::CharTokenizer,
 };
@@ -59,6 +59,36 @@ pub(crate) fn meta(bytes: &[u8]) -> bool {
     let folder = written(&[("ckpt.pt", checkpoint), ("meta.pkl", bytes)]);
     let options = ImportOptions { tokenizer: Some(folder.join("meta.pkl")), ..ImportOptions::default() };
     check(&folder.join("ckpt.pt"), &options)
+}
+
+/// An adapter of PEFT's on a good model: its `adapter_config.json` and, behind a zero byte, its tensors; without that byte,
+/// beside good tensors.
+pub(crate) fn peft(bytes: &[u8]) -> bool {
+    let good = include_bytes!("../../fuzz/corpus/peft/both");
+    let split = |bytes: &[u8]| {
+        let at = bytes.iter().position(|byte| *byte == 0)?;
+        Some((bytes[..at].to_vec(), bytes[at + 1..].to_vec()))
+    };
+    let (config, tensors) = split(bytes).unwrap_or_else(|| (bytes.to_vec(), split(good).expect("it has the byte").1));
+    let model = include_bytes!("../../fuzz/corpus/safetensors/llama");
+    let base = written(&[
+        ("config.json", include_bytes!("../../fuzz/corpus/hugging_face/llama")),
+        ("model.safetensors", model),
+        ("adapter_config.json", &config),
+        ("adapter_model.safetensors", &tensors),
+    ]);
+    let tokenizer = base.join("chars.json");
+    fs::write(&tokenizer, CharTokenizer::train("\n abc").to_json()).unwrap();
+    let told =
+        ImportOptions { format: Some(Format::HuggingFace), tokenizer: Some(tokenizer), ..ImportOptions::default() };
+    let read = || import_adapters(&base, Source::of_import(&base, &told).unwrap(), &base);
+    let Ok(found) = read() else { return false };
+    let adapters = found.adapters;
+    assert_eq!(Layout::new(&adapters.config).unwrap().len(), adapters.weights.len());
+    assert!(adapters.weights.iter().all(|x| x.is_finite()));
+    let again = read().unwrap().adapters;
+    assert!(again.config == adapters.config && again.weights == adapters.weights);
+    true
 }
 
 /// Imports one of these files, or their folder.

@@ -24,6 +24,7 @@ mod measure;
 mod mistakes;
 mod model;
 mod parsers;
+mod peft;
 mod resume;
 mod runs;
 mod terminal;

@@ -53,12 +53,19 @@ fn foreign_files(cli: &Cli) {
     let gguf = include_bytes!("../../fuzz/corpus/gguf/llama");
     let llama = include_bytes!("../../fuzz/corpus/safetensors/llama");
     let config = include_str!("../../fuzz/corpus/hugging_face/llama").replace("\"default\"", "\"yarn\"");
-    for folder in ["yarn", "adapter"] {
+    for folder in ["yarn", "adapter", "dora", "qv"] {
         fs::create_dir(cli.path(folder)).unwrap();
     }
     let at = gguf.windows(5).position(|word| word == b"llama").unwrap();
     let mamba = [&gguf[..at], b"mamba", &gguf[at + 5..]].concat();
-    let files: [(&str, &[u8]); 8] = [
+    let adapter = include_str!("../../fuzz/corpus/peft/lora");
+    let dora = adapter.replace("{", "{\"use_dora\": true, ");
+    let both = include_bytes!("../../fuzz/corpus/peft/both");
+    let at = both.iter().position(|byte| *byte == 0).unwrap();
+    let at_name = llama.windows(6).position(|word| word == b"o_proj").unwrap();
+    let mut renamed = llama.to_vec();
+    renamed[at_name] = b'O';
+    let files: [(&str, &[u8]); 12] = [
         ("lecture.pth", &lecture[..]),
         ("cut.pth", &lecture[..5000]),
         ("system.pth", b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R."),
@@ -66,7 +73,11 @@ fn foreign_files(cli: &Cli) {
         ("mamba.gguf", &mamba),
         ("yarn/config.json", config.as_bytes()),
         ("yarn/model.safetensors", llama),
-        ("adapter/adapter_config.json", include_bytes!("../../fuzz/corpus/peft/lora")),
+        ("adapter/adapter_config.json", adapter.as_bytes()),
+        ("dora/adapter_config.json", dora.as_bytes()),
+        ("qv/adapter_config.json", adapter.as_bytes()),
+        ("qv/adapter_model.safetensors", &both[at + 1..]),
+        ("renamed.safetensors", &renamed),
     ];
     for (name, bytes) in files {
         fs::write(cli.path(name), bytes).unwrap();

@@ -26,6 +26,17 @@ pub struct Placed {
     pub buffers: Vec<String>,
 }
 
+/// A tensor there, and which rows of a tensor here it holds, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Its name there.
+    pub theirs: String,
+    /// The name of the tensor here.
+    pub ours: String,
+    /// Of each of its outputs there: which row of the tensor here it is.
+    pub rows: Vec<usize>,
+}
+
 /// A tensor there, and the rows of a tensor here that it holds.
 struct Place<'a> {
     theirs: String,
@@ -131,7 +142,7 @@ impl Dialect {
     }
 
     /// Whether a file has the biases that must be there, and no others than there may be.
-    fn has_biases_of(&self, foreign: &Foreign) -> bool {
+    pub(super) fn has_biases_of(&self, foreign: &Foreign) -> bool {
         let flags = |b: Bias| [b.qkv, b.proj, b.mlp, b.head, b.norm];
         let (has, may, must) = (flags(self.biases(foreign)), flags(self.holds.may), flags(self.holds.must));
         (0..has.len()).all(|i| (may[i] || !has[i]) && (has[i] || !must[i]))
@@ -159,7 +170,12 @@ impl Dialect {
         self.name_in(foreign, name).and_then(|name| foreign.tensors.get(&name))
     }
 
-    fn name_in(&self, foreign: &Foreign, name: &str) -> Option<String> {
+    /// A name without what all names begin with, as files of a model without a head have it.
+    pub fn without_prefix<'n>(&self, name: &'n str) -> &'n str {
+        name.strip_prefix(self.prefix).unwrap_or(name)
+    }
+
+    pub(super) fn name_in(&self, foreign: &Foreign, name: &str) -> Option<String> {
         let short = name.strip_prefix(self.prefix).unwrap_or(name);
         [name, short].into_iter().find(|name| foreign.tensors.contains_key(*name)).map(str::to_owned)
     }
@@ -226,6 +242,20 @@ impl Dialect {
             }
         }
         places
+    }
+
+    /// Which rows of kinglet's tensors the tensors there hold, for a model with this configuration.
+    ///
+    /// # Errors
+    /// If the configuration describes no model.
+    pub fn rows(&self, config: &Config) -> Result<Vec<Rows>> {
+        let layout = Layout::new(config)?;
+        let of = |place: Place| Rows {
+            ours: place.tensor.name.clone(),
+            rows: (0..place.rows.len()).map(|row| place.rows.start + place.ours(row)).collect(),
+            theirs: place.theirs,
+        };
+        Ok(self.places(config, &layout).into_iter().map(of).collect())
     }
 
     /// The weights of a model with this configuration.
@@ -381,7 +411,7 @@ fn tensor_of<'a>(weights: &'a [f32], place: &Place) -> Tensor<'a> {
 }
 
 /// A name with the numbers of block and head.
-fn named(name: &str, l: usize, m: usize) -> String {
+pub(super) fn named(name: &str, l: usize, m: usize) -> String {
     name.replace("{l}", &l.to_string()).replace("{m}", &m.to_string())
 }
 

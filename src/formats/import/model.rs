@@ -228,7 +228,7 @@ impl Imported {
         let Portable { config, weights, tokenizer } = &self.portable;
         let layout = Layout::new(config)?;
         let state = State { step: self.report.step, ..State::default() };
-        RunDir::create_whole(out, config.clone(), tokenizer.clone(), |run| {
+        RunDir::create_whole(out, config.clone(), tokenizer.clone(), None, |run| {
             run.save_weights(&layout, &state, |span, out| out.copy_from_slice(&weights[span.range()]))?;
             run.prune(&state)
         })

@@ -337,7 +337,7 @@ fn a_run_that_is_created_whole_is_there_whole_or_not_at_all() {
     let mut failed = 0;
     for n in 0.. {
         let create = || {
-            RunDir::create_whole(&path, like.config.clone(), like.tokenizer.clone(), |run| {
+            RunDir::create_whole(&path, like.config.clone(), like.tokenizer.clone(), None, |run| {
                 saved(run, &layout, &checkpoint)?;
                 run.prune(&checkpoint.state)
             })
