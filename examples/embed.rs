@@ -44,7 +44,7 @@ fn write(model: &Model, seed: u64) -> Result<(String, f64, Option<Finish>)> {
     for piece in &mut generation {
         let piece = piece?;
         text += &piece.text;
-        logprob += piece.logprob;
+        logprob += piece.logprob();
     }
     Ok((text, logprob, generation.finish()))
 }

@@ -13,6 +13,7 @@ mod data;
 mod eval;
 mod export;
 mod finetune;
+mod heat;
 mod help;
 mod import;
 mod info;
@@ -29,6 +30,8 @@ mod reproduce;
 mod rm;
 mod run_arg;
 mod sample;
+mod score;
+mod serve;
 mod suggest;
 mod table;
 mod tag;
@@ -81,11 +84,15 @@ enum Command {
     #[command(display_order = help::LOOK)]
     Eval(eval::Args),
     #[command(display_order = help::LOOK)]
+    Score(score::Args),
+    #[command(display_order = help::LOOK)]
     Compare(compare::Args),
     #[command(display_order = help::USE)]
     Sample(sample::Args),
     #[command(display_order = help::USE)]
     Chat(chat::Args),
+    #[command(display_order = help::USE)]
+    Serve(serve::Args),
     #[command(display_order = help::USE)]
     Merge(merge::Args),
     #[command(display_order = help::USE)]
@@ -146,9 +153,11 @@ impl Args {
             Command::Data(command) => command.run(json),
             Command::Info(command) => command.run(json).map(done),
             Command::Eval(command) => command.run(json).map(done),
+            Command::Score(command) => command.run(json).map(done),
             Command::Compare(command) => command.run(json),
             Command::Sample(command) => command.run(json).map(done),
             Command::Chat(command) => command.run(json).map(done),
+            Command::Serve(command) => command.run(json),
             Command::Merge(command) => command.run(json).map(done),
             Command::Import(command) => command.run(json).map(done),
             Command::Export(command) => command.run(json).map(done),

@@ -3,6 +3,13 @@
 mod generate;
 mod loaded;
 mod model;
+mod readout;
+mod score;
+mod writer;
 
-pub use generate::{Finish, Generation, Piece};
+pub use generate::Generation;
 pub use model::{Evaluation, Model, Part};
+pub use readout::{Readout, Tally, spelling};
+pub use score::{Scoring, TokenScore, Windows};
+pub(crate) use writer::{Desk, Writer};
+pub use writer::{Finish, Piece};

@@ -6,6 +6,7 @@ pub mod long;
 pub mod overlay;
 pub mod plot;
 pub mod stats;
+pub mod tensorboard;
 
 /// A loss in nats with its standard error, where that is known.
 pub fn with_error(loss: f64, stderr: Option<f64>) -> String {

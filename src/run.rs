@@ -16,6 +16,7 @@ pub(crate) use checkpoint::{CONFIG, Stored};
 pub use cleanup::{Cleanup, Item, What, abandoned, remove_abandoned};
 pub use dir::{Base, RunDir, Which, read_config};
 pub(crate) use files::NewRun;
+pub use files::steps;
 pub use home::{Group, HOME, Kind, all_runs, contents, data_name, first_free, names_in, run_name};
 pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, StepRecord, parse_metrics};
 pub use removal::Removal;

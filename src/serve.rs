@@ -1,5 +1,23 @@
-//! A server with OpenAI's interface.
-
-#![allow(dead_code)]
+//! A server with OpenAI's interface. One thread has all sockets; handlers run on a few threads beside it, and what they ask for
+//! is computed by the engine, on one more. Without being told otherwise, it answers this machine alone.
 
 mod answer;
+mod connection;
+mod fields;
+mod guard;
+mod http;
+mod metrics;
+mod models;
+mod openai;
+mod options;
+mod routes;
+mod score;
+mod server;
+mod service;
+mod sse;
+
+pub use options::{Limits, Options, Root};
+pub use server::{Server, Stopper, addresses, random_hex};
+
+#[cfg(test)]
+mod tests;

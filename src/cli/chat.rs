@@ -275,7 +275,7 @@ impl Chat<'_> {
         let write = || -> anyhow::Result<()> {
             for piece in &mut generation {
                 let piece = piece?;
-                tokens += piece.ids.len();
+                tokens += piece.tokens.len();
                 answer.push_str(&piece.text);
                 if !json {
                     terminal::print_exact(&piece.text)?;

@@ -10,10 +10,10 @@ use kinglet::{
     error::Error,
     report::{
         compare::{Comparison, compare},
-        long,
+        long::{self, LeftOut},
         overlay::{By, Overlay, Trace},
         plot::{Chart, Curves, loss_charts, number},
-        with_error,
+        tensorboard, with_error,
     },
     run::{HOME, RunDir},
 };
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// Plot the losses of several runs, and list results and differences
@@ -53,9 +53,12 @@ pub(super) struct Args {
     /// Write all recorded numbers to this file, one event per line, for spreadsheets and pandas; "-" is standard output
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Write the curves of each run as an event file of TensorBoard's, in a folder of its own below this one
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
     /// Instead, check whether two runs are bit-identical and show where they first differ: configuration, text, event,
     /// tensor; exits with 1 if they differ
-    #[arg(long, conflicts_with_all = ["by", "log", "ymin", "ymax", "train", "target", "svg", "csv"])]
+    #[arg(long, conflicts_with_all = ["by", "log", "ymin", "ymax", "train", "target", "svg", "csv", "tensorboard"])]
     bits: bool,
 }
 
@@ -72,7 +75,7 @@ fn loss(text: &str) -> Result<f64, String> {
 }
 
 /// A folder that is not compared, and why.
-struct LeftOut {
+struct Skipped {
     path: PathBuf,
     why: String,
 }
@@ -90,7 +93,7 @@ impl Args {
         let (runs, mut left_out) = self.open()?;
         runs.iter().for_each(|run| terminal::warn(&run.warnings));
         let overlay = Overlay::new(&runs, self.target)?;
-        let without = |path: &PathBuf| LeftOut { path: path.clone(), why: "no estimate of the loss yet".into() };
+        let without = |path: &PathBuf| Skipped { path: path.clone(), why: "no estimate of the loss yet".into() };
         left_out.extend(overlay.left_out.iter().map(without));
         let by = match self.by {
             Axis::Step => By::Step,
@@ -115,21 +118,26 @@ impl Args {
             fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
             written.push(path.display().to_string());
         }
+        if let Some(folder) = &self.tensorboard {
+            written.extend(events(&overlay, &runs, folder)?);
+        }
         if let Some(path) = &self.csv {
             let shown = |run: &RunDir| !overlay.left_out.iter().any(|path| path == run.path());
             let shown: Vec<RunDir> = runs.into_iter().filter(shown).collect();
             if path == Path::new("-") {
                 let mut out = BufWriter::new(io::stdout().lock());
-                long::csv(&shown, &mut out, path)?;
+                let rest = long::csv(&shown, &mut out, path)?;
                 out.flush()?;
+                note_rest("--csv", rest);
                 // The table is what was asked for.
                 note_left_out(&left_out);
                 return Ok(Ended::Done);
             }
             terminal::refuse_other(path, "run,event,")?;
+            terminal::refuse_other(path, &long::COLUMNS[..3].join(","))?;
             let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
             let mut out = BufWriter::new(file);
-            long::csv(&shown, &mut out, path)?;
+            note_rest("--csv", long::csv(&shown, &mut out, path)?);
             out.flush().with_context(|| format!("cannot write {}", path.display()))?;
             written.push(path.display().to_string());
         }
@@ -150,7 +158,7 @@ impl Args {
     }
 
     /// The runs that are named, or all that are in the folder of runs, and what is no run among them.
-    fn open(&self) -> anyhow::Result<(Vec<RunDir>, Vec<LeftOut>)> {
+    fn open(&self) -> anyhow::Result<(Vec<RunDir>, Vec<Skipped>)> {
         let named = match &self.run[..] {
             [] => all()?,
             runs => runs.iter().map(|run| run.file().map_or_else(|| run.folder(), Ok)).collect::<Result<_, _>>()?,
@@ -167,7 +175,7 @@ impl Args {
                         () if !path.join("config.toml").exists() => "not a run".to_owned(),
                         () => error.one_line(),
                     };
-                    left_out.push(LeftOut { path, why });
+                    left_out.push(Skipped { path, why });
                     first = first.or(Some(error));
                 }
             }
@@ -198,6 +206,40 @@ impl Args {
     }
 }
 
+/// Writes the curves of the runs that are shown for TensorBoard; returns the files.
+fn events(overlay: &Overlay, runs: &[RunDir], folder: &Path) -> anyhow::Result<Vec<String>> {
+    let (mut written, mut rest) = (Vec::new(), LeftOut::default());
+    for Trace { name, run, .. } in &overlay.runs {
+        let opened = runs.iter().find(|opened| opened.path() == run).expect("it was opened");
+        // Of a path, the names in it.
+        let names = Path::new(name).components().filter(|part| matches!(part, Component::Normal(_)));
+        let one = tensorboard::write(opened, &names.fold(folder.to_owned(), |to, part| to.join(part)))?;
+        rest.events += one.left_out.events;
+        rest.damaged += one.left_out.damaged;
+        if one.timeless {
+            let what = "its seconds are not recorded, so all of its points have the time at which it began";
+            terminal::note([&format!("{}: {what}", run.display())]);
+        }
+        written.push(one.path.display().to_string());
+    }
+    note_rest("--tensorboard", rest);
+    Ok(written)
+}
+
+/// Says what of the metrics was not written.
+fn note_rest(option: &str, LeftOut { events, damaged }: LeftOut) {
+    let mut parts = Vec::new();
+    if events > 0 {
+        parts.push(format!("{} that are neither estimates nor updates", terminal::count(events, "event")));
+    }
+    if damaged > 0 {
+        parts.push(terminal::count(damaged, "damaged line"));
+    }
+    if !parts.is_empty() {
+        terminal::note([&format!("{option} leaves out {}", parts.join(" and "))]);
+    }
+}
+
 /// Everything in the folder of runs, by name.
 fn all() -> anyhow::Result<Vec<PathBuf>> {
     let none = || Error::Data(format!("there is no folder {HOME} here: name the runs to compare"));
@@ -209,12 +251,12 @@ fn all() -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// The folders that are left out, each with the reason.
-fn listed(left_out: &[LeftOut]) -> String {
-    let each = left_out.iter().map(|LeftOut { path, why }| format!("{} ({why})", path.display()));
+fn listed(left_out: &[Skipped]) -> String {
+    let each = left_out.iter().map(|Skipped { path, why }| format!("{} ({why})", path.display()));
     each.collect::<Vec<_>>().join(", ")
 }
 
-fn note_left_out(left_out: &[LeftOut]) {
+fn note_left_out(left_out: &[Skipped]) {
     if !left_out.is_empty() {
         let n = terminal::count(left_out.len() as u64, "folder");
         terminal::note(&[format!("skipped {n}: {}", listed(left_out))]);
@@ -222,9 +264,9 @@ fn note_left_out(left_out: &[LeftOut]) {
 }
 
 /// The overlay as JSON, with all that is left out.
-fn with_left_out(overlay: &Overlay, left_out: &[LeftOut]) -> anyhow::Result<Value> {
+fn with_left_out(overlay: &Overlay, left_out: &[Skipped]) -> anyhow::Result<Value> {
     let mut report = serde_json::to_value(overlay)?;
-    let each = left_out.iter().map(|LeftOut { path, why }| json!({"run": path.display().to_string(), "why": why}));
+    let each = left_out.iter().map(|Skipped { path, why }| json!({"run": path.display().to_string(), "why": why}));
     report["left_out"] = each.collect();
     Ok(report)
 }

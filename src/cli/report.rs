@@ -91,9 +91,15 @@ const SAME_SIGNAL: Duration = Duration::from_millis(300);
 pub(super) fn stop_saying(text: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
+    on_signal(text, move || flag.store(true, Ordering::Relaxed))?;
+    Ok(stop)
+}
+
+/// At the first SIGINT or SIGTERM, says this and calls that; a second signal ends the program at once.
+pub(super) fn on_signal(text: &'static str, stop: impl Fn() + Send + 'static) -> anyhow::Result<()> {
     let mut first: Option<Instant> = None;
-    ctrlc::set_handler(move || {
-        flag.store(true, Ordering::Relaxed);
+    Ok(ctrlc::set_handler(move || {
+        stop();
         match first {
             // Some programs signal a process and then its group: that is one wish to stop.
             Some(first) if first.elapsed() < SAME_SIGNAL => return,
@@ -104,8 +110,7 @@ pub(super) fn stop_saying(text: &'static str) -> anyhow::Result<Arc<AtomicBool>>
             None => first = Some(Instant::now()),
         }
         terminal::tell(&format!("\n{text}"));
-    })?;
-    Ok(stop)
+    })?)
 }
 
 /// Shows a run's events: as lines and a progress bar, or as JSON.

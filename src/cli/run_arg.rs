@@ -100,8 +100,13 @@ impl RunArg {
         self.folder()
     }
 
+    /// As it was written.
+    pub(super) fn path(&self) -> &Path {
+        Path::new(&self.0)
+    }
+
     /// The run, and the checkpoint if the name says which.
-    fn found(&self) -> Result<(PathBuf, Option<Which>)> {
+    pub(super) fn found(&self) -> Result<(PathBuf, Option<Which>)> {
         if let Some(found) = find(&self.0) {
             return Ok(found);
         }

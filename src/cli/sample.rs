@@ -209,7 +209,7 @@ impl Args {
             let (mut text, mut ids) = (String::new(), Vec::<u32>::new());
             terminal::write(&mut generation, self.threads.count(), |piece| {
                 text.push_str(&piece.text);
-                ids.extend(&piece.ids);
+                ids.extend(piece.ids());
                 if json { Ok(()) } else { terminal::print_exact(&piece.text) }
             })?;
             ended |= text.contains(END_OF_TEXT);

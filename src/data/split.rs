@@ -147,6 +147,33 @@ impl Split {
         }
     }
 
+    /// A text of token ids in memory, measured as a text that was read for a model of this configuration.
+    ///
+    /// # Errors
+    /// If a file cannot be read; there is none.
+    pub(crate) fn of_ids(ids: Vec<u32>, tokenizer: &Tokenizer, config: &Config) -> Result<Split> {
+        Split { given: tokenizer.given(), ..Split::new(ids, config.block_size) }.kept_apart(tokenizer, config)
+    }
+
+    /// Where the documents begin that are kept apart, in all inputs of a text in memory, and where the inputs end.
+    pub(crate) fn documents(&self) -> Vec<usize> {
+        let Content::Text(Ids::Memory(ids)) = &self.content else { return Vec::new() };
+        let inputs = ids.len().saturating_sub(1);
+        let begins = |at: &usize| self.apart.as_ref().is_some_and(|apart| apart.first == ids[*at]);
+        [0].into_iter().chain((1..inputs).filter(begins)).chain([inputs]).collect()
+    }
+
+    /// Appends the sequence to a batch that reads the tokens in `inputs` of a text, and predicts those that follow them.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub(crate) fn stretch(&self, inputs: Range<usize>, batch: &mut Batch) -> Result<()> {
+        match &self.content {
+            Content::Text(ids) => self.push_text(ids, inputs.start..inputs.end + 1, batch),
+            Content::Conversations(_) => unreachable!("of a text"),
+        }
+    }
+
     /// A text in files of token ids.
     pub(super) fn of_files(
         files: Vec<TokenFile>,

@@ -1,6 +1,6 @@
 //! A model with its tokenizer, ready to generate text and to be evaluated.
 
-use super::{generate::Generation, loaded::Loaded};
+use super::{generate::Generation, loaded::Loaded, score::Scoring};
 use crate::{
     data::{self, Dataset, TokenizerChoice},
     run::{RunDir, State, Which, read_tensors},
@@ -20,6 +20,7 @@ use kinglet_core::{
     threads::{current, with_threads},
 };
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::{io::Cursor, ops::ControlFlow, path::Path, sync::Arc};
 
 /// A trained model. Clones share its weights, and any number of threads can generate text with it at once.
@@ -91,6 +92,22 @@ impl Model {
             weights[tensor.span.range()].copy_from_slice(x);
         })?;
         Model::from_weights(Cpu::new()?, config, tokenizer, &weights)
+    }
+}
+
+impl Model {
+    /// A hash of its weights, its precision and this machine's instruction set.
+    pub fn fingerprint(&self) -> String {
+        let Loaded { be, gpt, weights, .. } = &*self.inner;
+        let mut hash = Sha256::new();
+        hash.update(format!("{} {:?} {}", be.isa().name(), be.precision(), gpt.layout.len()));
+        let mut part = vec![0.0; 1 << 14];
+        for start in (0..gpt.layout.len()).step_by(part.len()) {
+            let len = part.len().min(gpt.layout.len() - start);
+            be.download(weights, start, &mut part[..len]);
+            hash.update(bytemuck::cast_slice::<f32, u8>(&part[..len]));
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -272,9 +289,37 @@ impl<B: Forward> Model<B> {
         self.continuing(Ok(ids.to_vec()))
     }
 
+    /// The token ids of a text as it is scored, with the begin-of-text token before it if texts have one, and what the
+    /// tokenizer does not keep of it, as a note for the user.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded, or nothing of it is left but unknown tokens.
+    pub fn ids_of(&self, text: &str) -> Result<(Vec<u32>, Option<String>)> {
+        let (ids, note) = self.tokenizer().encode_prompt(text)?;
+        Ok((if ids.is_empty() { ids } else { self.tokenizer().begun(ids) }, note))
+    }
+
+    /// How probable each of these tokens is after those before it, piece by piece. Where documents were kept apart in
+    /// training, they are here.
+    pub fn score(&self, ids: Vec<u32>) -> Scoring<B> {
+        Scoring::new(self.inner.clone(), ids)
+    }
+
     /// The conversation template at the present time.
     fn template(&self) -> Result<Template> {
         data::template_of(self.config(), self.tokenizer())?.at(0)
+    }
+
+    /// The token ids after which the answer to these messages begins.
+    ///
+    /// # Errors
+    /// If the template fails, or a message has unknown characters or nothing but unknown tokens.
+    pub fn ids_of_messages(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let template = self.template()?;
+        for message in messages.iter().filter(|message| !message.content.is_empty()) {
+            self.tokenizer().encode_prompt(&message.content)?;
+        }
+        Ok(chat::encode(&template.prompt(messages)?, self.tokenizer())?.0)
     }
 
     /// Generates the answer in a conversation, until the model ends it: by its end-of-text token, or by what the template
@@ -284,11 +329,7 @@ impl<B: Forward> Model<B> {
     /// If the template fails, a message has unknown characters or nothing but unknown tokens, the messages are too long, or
     /// nothing could end an answer because the tokenizer has no end-of-text token.
     pub fn answer(&self, messages: &[Message]) -> Result<Generation<B>> {
-        let template = self.template()?;
-        for message in messages.iter().filter(|message| !message.content.is_empty()) {
-            self.tokenizer().encode_prompt(&message.content)?;
-        }
-        let (prompt, _) = chat::encode(&template.prompt(messages)?, self.tokenizer())?;
+        let prompt = self.ids_of_messages(messages)?;
         let block_size = self.config().block_size;
         if prompt.len() >= block_size {
             return Err(Error::Text(format!(
@@ -297,7 +338,7 @@ impl<B: Forward> Model<B> {
                 prompt.len()
             )));
         }
-        let ending = template.ending(messages, self.tokenizer())?;
+        let ending = self.template()?.ending(messages, self.tokenizer())?;
         Ok(Generation::new(self.inner.clone(), Ok(prompt)).answering(ending))
     }
 

@@ -264,12 +264,19 @@ impl RunDir {
         disk::write_whole(&path, bytes).map_err(Error::io("write", &path))
     }
 
-    /// Calls `each` with every event in `metrics.jsonl`; damaged lines are skipped.
+    /// Calls `each` with every event in `metrics.jsonl`; damaged lines are skipped. Returns how many these are.
     ///
     /// # Errors
     /// If the file exists and cannot be read.
-    pub fn records(&self, mut each: impl FnMut(Record)) -> Result<()> {
-        self.events::<Record>()?.try_for_each(|record| record.map(&mut each))
+    pub fn records(&self, mut each: impl FnMut(Record)) -> Result<u64> {
+        let path = self.path.join(METRICS);
+        let Some(mut lines) = self.metric_lines()? else { return Ok(0) };
+        for line in lines.by_ref() {
+            if let Some(record) = line.map_err(Error::io("read", &path))?.event() {
+                each(record);
+            }
+        }
+        Ok(lines.damaged)
     }
 
     /// The events in `metrics.jsonl`, read one by one, however many there are; damaged lines and events that are no `T`

@@ -102,6 +102,14 @@ pub(super) fn checkpoint_of(folder: &Path) -> Option<(PathBuf, u64)> {
     is_one.then(|| (run.to_owned(), step))
 }
 
+/// The steps of a run's checkpoints, damaged ones included, in ascending order; nothing in them is read.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn steps(run: &Path) -> Result<Vec<u64>> {
+    Ok(checkpoints(run)?.into_iter().map(|(step, _)| step).collect())
+}
+
 /// The checkpoints of a run, oldest first; none if the run has no checkpoints folder.
 pub(super) fn checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let folder = run.join(CHECKPOINTS);

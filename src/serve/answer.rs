@@ -1,7 +1,10 @@
 //! What is asked of the server, and what it answers.
 
 use serde_json::{Value, json};
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 /// A request whose body has arrived whole.
 #[derive(Debug, Default)]
@@ -40,6 +43,14 @@ impl Answer {
 pub(super) trait Work: Send {
     /// Ready once something has come since the last call of [`Work::events`], or all has ended.
     fn poll(&mut self, cx: &mut Context) -> Poll<()>;
+
+    /// Ready once what has come should be sent though more is being gathered: all has ended, or no more is computed until then.
+    fn poll_urgent(&mut self, cx: &mut Context) -> Poll<()>;
+
+    /// For [`Answer::Stream`]: the time in which what comes is one piece, if the client asks for another than the server's.
+    fn interval(&self) -> Option<Duration> {
+        None
+    }
 
     /// What has come, as the data of events, in order; for [`Answer::Stream`]. The last ones come once it has ended.
     ///
@@ -85,5 +96,20 @@ impl Failure {
     pub(super) fn json(&self) -> Value {
         let Failure { message, kind, param, code, .. } = self;
         json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    }
+}
+
+impl Failure {
+    /// A refusal with another status than 400, whose class follows from the status.
+    pub(super) fn of(status: u16, code: &'static str, message: impl Into<String>) -> Failure {
+        let kind = match status {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        let retry_after = matches!(status, 429 | 503).then_some(1);
+        Failure { status, message: message.into(), kind, param: None, code: Some(code), retry_after }
     }
 }

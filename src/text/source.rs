@@ -64,7 +64,14 @@ const KEPT: usize = 1 << 26;
 /// # Errors
 /// If the file cannot be read or is not text.
 pub fn text_of_file(path: &Path) -> Result<(String, Vec<String>)> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    text_of_bytes(path, fs::read(path).map_err(Error::io("read", path))?)
+}
+
+/// The text that the bytes of a file of this name are, as [`text_of_file`] reads it.
+///
+/// # Errors
+/// If they are not text.
+pub fn text_of_bytes(path: &Path, bytes: Vec<u8>) -> Result<(String, Vec<String>)> {
     let (name, promised) = (path.display().to_string(), format::of_name(path).1);
     let source = Source { name, from: Origin::Memory(bytes.into()), format: Format::Text, promised };
     let input = source.open(InvalidUtf8::Error)?;

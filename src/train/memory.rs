@@ -73,7 +73,7 @@ impl Memory {
     /// Additional bytes for the process, with a text of `tokens` tokens in memory.
     pub fn of_process(tokens: usize) -> u64 {
         // Code, allocator, thread stacks and leftovers of reading the text, as measured; then the ids.
-        (12 << 20) + 5 * tokens as u64
+        (14 << 20) + 5 * tokens as u64
     }
 
     /// Total bytes.

@@ -323,7 +323,7 @@ fn a_tokenizer_that_c_does_not_have_leaves_ids() {
     let written = c::write(&folder, &model, &c::Options::default()).unwrap();
     assert!(written.limits[0].starts_with("the program reads and writes ids"), "{:?}", written.limits);
     let mut text = kinglet(&model).generate_after(&[1, 2, 2]).max_tokens(20).temperature(0.0);
-    let ids: Vec<u32> = (&mut text).flat_map(|piece| piece.unwrap().ids).collect();
+    let ids: Vec<u32> = (&mut text).flat_map(|piece| piece.unwrap().ids().collect::<Vec<_>>()).collect();
     let want = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
     for compiler in compilers() {
         let program = compile(compiler, &folder, &[&STRICT[..], &["-DKINGLET_MAIN"]].concat(), &["model.c"]);

@@ -389,14 +389,20 @@ fn all_recorded_numbers_are_one_table() {
     fs::rename(cli.path("run"), cli.path("my, run")).unwrap();
     let table = cli.ok(&["compare", "my, run", "--csv", "-"]);
     let lines: Vec<_> = table.lines().collect();
-    assert_eq!(lines[0], "run,event,step,tokens,train_s,train_loss,val_loss,loss,lr,grad_norm,tokens_per_s");
+    assert_eq!(
+        lines[0],
+        "run,event,step,tokens,train_s,train_loss,val_loss,bits_per_byte,old_val_loss,loss,lr,grad_norm,tokens_per_s"
+    );
     let of = |event: &str| lines.iter().filter(|line| line.starts_with(&format!("\"my, run\",{event},"))).count();
     assert_eq!((of("estimate"), of("step"), lines.len()), (3, 2, 6), "{table}");
     let step: Vec<_> = lines[2].rsplit(',').collect();
-    assert!(lines[2].contains(",step,10,,,,,") && step.iter().take(4).all(|x| x.parse::<f64>().is_ok()), "{table}");
+    assert!(lines[2].contains(",step,10,,,,,,,") && step.iter().take(4).all(|x| x.parse::<f64>().is_ok()), "{table}");
     cli.ok(&["compare", "my, run", "--csv", "all.csv", "-q"]);
     assert_eq!(fs::read_to_string(cli.path("all.csv")).unwrap(), table);
+    cli.ok(&["compare", "my, run", "--csv", "all.csv", "-q"]);
     cli.fails(&["compare", "my, run", "--csv", "my, run"], 1, "cannot write my, run");
+    fs::write(cli.path("mine.csv"), "id,text\n1,a\n").unwrap();
+    cli.fails(&["compare", "my, run", "--csv", "mine.csv"], 2, "mine.csv is another kind of file");
 }
 
 #[test]
@@ -406,6 +412,8 @@ fn a_reader_who_leaves_early_is_no_error() {
         &["sample", "run", "--tokens", "100000"][..],
         &["sample", "run", "--json"],
         &["eval", "run"],
+        &["score", "run", "run/sample.txt"],
+        &["score", "run", "run/sample.txt", "--json"],
         &["info", "run"],
         &["compare", "run"],
         &["compare", "--bits", "run", "run"],

@@ -321,6 +321,8 @@ fn what_is_printed_is_what_the_schema_says() {
         ("eval", "eval c".into()),
         ("eval", "eval a text.txt".into()),
         ("eval", "eval a --all-checkpoints".into()),
+        ("score", "score a text.txt --top 2".into()),
+        ("score", "score a --text T".into()),
         ("sample", "sample a -n 5 --num 2 --prompt The".into()),
         ("info", "info a".into()),
         ("info", "info l".into()),

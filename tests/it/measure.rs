@@ -15,17 +15,17 @@ use kinglet::{
 };
 use std::{fs, ops::ControlFlow};
 
-const END: u32 = 256;
+pub(crate) const END: u32 = 256;
 
 /// A small model with random weights over bytes.
-struct Fixture {
-    config: Config,
+pub(crate) struct Fixture {
+    pub(crate) config: Config,
     model: Gpt,
-    weights: Vec<f32>,
+    pub(crate) weights: Vec<f32>,
 }
 
 impl Fixture {
-    fn new(settings: &[&str]) -> Fixture {
+    pub(crate) fn new(settings: &[&str]) -> Fixture {
         let small = ["tokenizer=byte", "vocab_size=257", "block_size=24", "n_layer=2", "n_head=2", "n_embd=16"];
         let config = Config::default().with(&[&small[..], settings].concat()).unwrap();
         let model = Gpt::new(&config).unwrap();
@@ -35,7 +35,7 @@ impl Fixture {
     }
 
     /// What `kinglet eval` measures of a split.
-    fn exact(&self, split: &Split) -> Exact {
+    pub(crate) fn exact(&self, split: &Split) -> Exact {
         let be = Cpu::new().unwrap();
         let mut p = be.zeros(self.weights.len());
         be.upload(&mut p, 0, &self.weights);
@@ -44,14 +44,24 @@ impl Fixture {
         evaluator.exact(split, |_, _| ControlFlow::Continue(())).unwrap().unwrap()
     }
 
-    /// The sum of the losses of tokens that the model sees alone from their beginning, in f64, and their number.
-    fn sum(&self, tokens: &[u32], learned: impl Fn(usize) -> bool) -> (f64, u64) {
+    /// The logits after each token of a text that the model sees from its beginning, in f64.
+    fn rows(&self, ids: &[u32]) -> Vec<f64> {
         let p = self.weights.iter().map(|&x| f64::from(x)).collect();
         let mut acts = self.model.acts(&Reference, 1, false);
-        let ids = &tokens[..tokens.len() - 1];
         let pass = Pass { p: &p, rows: Rows::new(1, ids.len()), dropout: None };
         self.model.forward(&Reference, pass, &mut acts, ids);
-        let rows = acts.logits().chunks_exact(self.model.vocab_size).zip(&tokens[1..]).enumerate();
+        acts.logits()[..ids.len() * self.model.vocab_size].to_vec()
+    }
+
+    /// The logits after a text, in f64.
+    pub(crate) fn logits(&self, ids: &[u32]) -> Vec<f64> {
+        self.rows(ids).split_off((ids.len() - 1) * self.model.vocab_size)
+    }
+
+    /// The sum of the losses of tokens that the model sees alone from their beginning, in f64, and their number.
+    fn sum(&self, tokens: &[u32], learned: impl Fn(usize) -> bool) -> (f64, u64) {
+        let logits = self.rows(&tokens[..tokens.len() - 1]);
+        let rows = logits.chunks_exact(self.model.vocab_size).zip(&tokens[1..]).enumerate();
         let counted = rows.filter(|(i, _)| learned(i + 1)).map(|(_, (z, &target))| {
             let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln() - z[target as usize]
@@ -68,7 +78,7 @@ impl Fixture {
     }
 }
 
-fn bytes(text: &str) -> impl Iterator<Item = u32> {
+pub(crate) fn bytes(text: &str) -> impl Iterator<Item = u32> {
     text.bytes().map(u32::from)
 }
 

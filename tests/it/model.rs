@@ -145,7 +145,8 @@ fn a_model_from_parts_is_the_one_from_its_folder() {
     assert_eq!(write(&made), write(&opened));
     // And for another backend, from the same folder.
     let reference = Model::load(Reference, &out, Which::Best).unwrap();
-    let greedy = |ids: Vec<Piece>| ids.into_iter().flat_map(|piece| piece.ids).collect::<Vec<_>>();
+    let greedy =
+        |ids: Vec<Piece>| ids.into_iter().flat_map(|piece| piece.ids().collect::<Vec<_>>()).collect::<Vec<_>>();
     let reference = greedy(pieces(reference.generate("The king").max_tokens(20).temperature(0.0)));
     assert_eq!(reference, greedy(pieces(made.generate("The king").max_tokens(20).temperature(0.0))));
 
@@ -166,7 +167,7 @@ fn an_empty_prompt_is_the_start_of_a_text() {
         let start = model.tokenizer().start_of_text();
         let empty = pieces(model.generate("").max_tokens(20));
         assert_eq!(empty, pieces(model.generate_after(&[start]).max_tokens(20)));
-        assert_eq!(empty.iter().map(|piece| piece.ids.len()).sum::<usize>(), 20);
+        assert_eq!(empty.iter().map(|piece| piece.tokens.len()).sum::<usize>(), 20);
     }
     let mut nothing = untrained(&[]).generate_after(&[]);
     assert!(nothing.next().unwrap().unwrap_err().to_string().contains("a prompt needs at least one token"));
@@ -210,11 +211,17 @@ fn check_logprobs(settings: &[&str], tokens: usize) {
     let mut acts = gpt.acts(&Reference, 1, false);
     let mut ids = model.tokenizer().encode("a cab ").unwrap();
     // None of the knobs changes what is told.
-    let sampled = model.generate("a cab ").max_tokens(tokens).temperature(0.7).seed(4);
+    let sampled = model.generate("a cab ").max_tokens(tokens).temperature(0.7).seed(4).top(gpt.vocab_size);
     let mut told = 0;
     for piece in pieces(sampled) {
+        for token in &piece.tokens {
+            let its = token.top.iter().find(|(id, _)| *id == token.id).unwrap().1;
+            let sum: f64 = token.top.iter().map(|(_, logprob)| logprob.exp()).sum();
+            assert!((its - token.logprob).abs() < 1e-5 && (sum - 1.0).abs() < 1e-5, "{token:?}");
+            assert!(token.top.is_sorted_by(|a, b| a.1 >= b.1), "{token:?}");
+        }
         let mut want = 0.0;
-        for &id in &piece.ids {
+        for id in piece.ids() {
             let window = &ids[ids.len().saturating_sub(gpt.block_size)..];
             let pass = Pass { p: &weights, rows: Rows::new(1, window.len()), dropout: None };
             gpt.forward(&Reference, pass, &mut acts, window);
@@ -225,7 +232,7 @@ fn check_logprobs(settings: &[&str], tokens: usize) {
             ids.push(id);
             told += 1;
         }
-        assert!((piece.logprob - want).abs() < 1e-5, "{settings:?}, token {told}: {}, want {want}", piece.logprob);
+        assert!((piece.logprob() - want).abs() < 1e-5, "{settings:?}, token {told}: {}, want {want}", piece.logprob());
     }
     assert_eq!(told, tokens);
 }
@@ -257,7 +264,7 @@ fn a_text_ends_at_the_first_of_several_stop_strings() {
         let mut stopped = stops.iter().fold(begin(i), |text, &stop| text.stop(stop)).stop("");
         let pieces: Vec<Piece> = stopped.by_ref().map(Result::unwrap).collect();
         let got: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
-        let drawn: usize = pieces.iter().map(|piece| piece.ids.len()).sum();
+        let drawn: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
         match first {
             Some((end, at)) => {
                 assert_eq!((got.as_str(), stopped.finish()), (&text[..at], Some(Finish::Stop)));
@@ -279,7 +286,7 @@ fn a_text_ends_where_the_model_says_so_if_that_is_wanted() {
         let mut text = model.generate("x").max_tokens(12).index(i).until_end_of_text();
         assert_eq!(text.finish(), None, "it has not begun");
         let pieces: Vec<Piece> = text.by_ref().map(Result::unwrap).collect();
-        let ids: Vec<u32> = pieces.iter().flat_map(|piece| piece.ids.clone()).collect();
+        let ids: Vec<u32> = pieces.iter().flat_map(Piece::ids).collect();
         let written: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
         let letters = ids.iter().take_while(|&&id| id != 256).count();
         assert_eq!(written.len(), letters);
@@ -305,7 +312,7 @@ fn a_text_ends_where_the_model_says_so_if_that_is_wanted() {
 }
 
 fn pieces_of(text: &mut Generation) -> Vec<u32> {
-    text.flat_map(|piece| piece.unwrap().ids).collect()
+    text.flat_map(|piece| piece.unwrap().ids().collect::<Vec<_>>()).collect()
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn what_is_written_in_six_scripts_is_what_was_drawn() {
         for temperature in [0.0, 1.5] {
             let text = model.generate(words[0]).max_tokens(300).temperature(temperature);
             let pieces: Vec<Piece> = text.map(Result::unwrap).collect();
-            let ids: Vec<u32> = pieces.iter().flat_map(|piece| piece.ids.clone()).collect();
+            let ids: Vec<u32> = pieces.iter().flat_map(Piece::ids).collect();
             let written: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
             assert_eq!(ids.len(), 300);
             assert_eq!(written, model.tokenizer().decode(&ids), "{name} at {temperature}");

@@ -1,6 +1,7 @@
 //! Sequences of token ids: what a model is trained and evaluated on.
 
 pub use kinglet_kernels::loss::IGNORE;
+use std::ops::Range;
 
 /// Sequences to train or evaluate on: tokens, and the target that should follow each. A sequence is one document or
 /// several, which do not see each other.
@@ -13,6 +14,44 @@ pub struct Batch {
     ends: Vec<usize>,
     /// The position of each token within its document; empty while every sequence is one document.
     positions: Vec<u32>,
+}
+
+/// Sequences of a batch side by side, as a pass takes them: shorter ones are padded at the end, where no target counts and
+/// where no earlier position looks.
+#[derive(Clone, Debug, Default)]
+pub struct Padded {
+    /// Positions of each sequence.
+    pub t: usize,
+    /// What the model reads (n).
+    pub ids: Vec<u32>,
+    /// What should follow (n).
+    pub targets: Vec<u32>,
+    /// The position of each row within its document (n); empty where each sequence is one document.
+    pub positions: Vec<u32>,
+}
+
+impl Padded {
+    /// Holds these sequences of a batch, instead of what it held.
+    pub fn load(&mut self, batch: &Batch, sequences: Range<usize>) {
+        self.ids.clear();
+        self.targets.clear();
+        self.positions.clear();
+        self.t = sequences.clone().map(|i| batch.sequence(i).0.len()).max().unwrap_or(0);
+        for (end, i) in (1..).map(|row| row * self.t).zip(sequences) {
+            let (ids, targets) = batch.sequence(i);
+            self.ids.extend_from_slice(ids);
+            self.ids.resize(end, 0);
+            self.targets.extend_from_slice(targets);
+            self.targets.resize(end, IGNORE);
+            let positions = batch.positions(i);
+            if !positions.is_empty() {
+                self.positions.extend_from_slice(positions);
+                // The padding goes on with the last document.
+                let next = positions.last().map_or(0, |last| last + 1);
+                self.positions.extend((next..).take(end - self.positions.len()));
+            }
+        }
+    }
 }
 
 impl Batch {
@@ -87,7 +126,7 @@ impl Batch {
         self.ids.len()
     }
 
-    fn row(&self, index: usize) -> std::ops::Range<usize> {
+    fn row(&self, index: usize) -> Range<usize> {
         index.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[index]
     }
 
@@ -125,6 +164,13 @@ mod tests {
         let positions: Vec<_> = (0..3).map(|i| batch.positions(i)).collect();
         assert_eq!(positions, [&[0, 1][..], &[0, 0, 1], &[0, 1]]);
         assert_eq!((batch.len(), batch.tokens(), batch.counted()), (3, 7, 5));
+        let mut padded = Padded::default();
+        padded.load(&batch, 0..2);
+        assert_eq!(
+            (padded.t, &*padded.ids, &*padded.targets),
+            (3, &[1, 2, 0, 4, 6, 7][..], &[2, 3, IGNORE, 5, IGNORE, IGNORE][..])
+        );
+        assert_eq!(padded.positions, [0, 1, 2, 0, 0, 1]);
         batch.clear();
         batch.add_document(&[1, 2]);
         assert_eq!((batch.len(), batch.sequence(0)), (1, (&[1][..], &[2][..])));

@@ -82,6 +82,9 @@ pub enum Error {
     /// The system refused to start as many threads as requested.
     #[error("{0}")]
     Threads(String),
+    /// An address that cannot be listened on.
+    #[error("{0}")]
+    Address(String),
     /// Training diverged, and the configuration says to stop, or its remedy was tried too often.
     #[error(
         "training diverged: {0}. The last checkpoint is kept. Lower learning_rate, set grad_clip = 1 or \

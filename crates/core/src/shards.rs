@@ -7,7 +7,7 @@
 
 use crate::{
     backend::{Backward, Forward, Gradients, Pass, Rows},
-    batch::{Batch, IGNORE},
+    batch::{Batch, IGNORE, Padded},
     config::Config,
     error::Result,
     model::{ActGrads, Acts, Gpt},
@@ -34,10 +34,7 @@ struct Shard<B: Forward> {
     eval: Acts<B>,
     eval_b: usize,
     training: Option<Training<B>>,
-    ids: Vec<u32>,
-    targets: Vec<u32>,
-    /// The position of each row within its document; empty where each sequence is one document.
-    positions: Vec<u32>,
+    rows: Padded,
     losses: Vec<f32>,
     /// Sum of the losses of this shard's sequences in the current step.
     loss: f64,
@@ -99,9 +96,7 @@ impl<B: Forward> Shards<B> {
                     losses: be.zeros(n),
                     room: n,
                 }),
-                ids: Vec::with_capacity(n),
-                targets: Vec::with_capacity(n),
-                positions: Vec::new(),
+                rows: Padded::default(),
                 losses: vec![0.0; n],
                 loss: 0.0,
                 share,
@@ -180,7 +175,7 @@ impl<B: Backward> Shards<B> {
             for k in 0..batch.len() / batch_size {
                 let first = k * batch_size + shard.share.start;
                 let (b, t) = shard.load(batch, first..first + shard.share.len());
-                let Shard { training, ids, targets, positions, .. } = shard;
+                let Shard { training, rows: Padded { ids, targets, positions, .. }, .. } = shard;
                 let rows = Rows { positions, ..Rows::new(b, t) };
                 let training = training.as_mut().expect("made for training");
                 training.make_room(be, at + rows.n());
@@ -231,13 +226,14 @@ impl<B: Forward> Shard<B> {
         let mut at = first;
         for sums in sums.chunks_mut(self.eval_b) {
             let (b, t) = self.load(batch, at..at + sums.len());
-            let rows = Rows { positions: &self.positions, ..Rows::new(b, t) };
+            let Padded { ids, targets, positions, .. } = &self.rows;
+            let rows = Rows { positions, ..Rows::new(b, t) };
             at += sums.len();
-            model.forward(be, Pass { p, rows, dropout: None }, &mut self.eval, &self.ids);
-            model.losses(be, &mut self.eval, &self.targets);
+            model.forward(be, Pass { p, rows, dropout: None }, &mut self.eval, ids);
+            model.losses(be, &mut self.eval, targets);
             let losses = &mut self.losses[..rows.n()];
             be.download(self.eval.losses(), 0, losses);
-            let rows = losses.chunks_exact(t).zip(self.targets.chunks_exact(t));
+            let rows = losses.chunks_exact(t).zip(targets.chunks_exact(t));
             for (sum, (losses, targets)) in sums.iter_mut().zip(rows) {
                 sum.loss = losses.iter().map(|&loss| f64::from(loss)).sum();
                 sum.targets = targets.iter().filter(|&&target| target != IGNORE).count();
@@ -245,27 +241,10 @@ impl<B: Forward> Shard<B> {
         }
     }
 
-    /// Loads some sequences of a batch as inputs and targets; returns their number and length. Shorter ones are padded
-    /// at the end, where no target counts and where no earlier position looks.
+    /// Loads some sequences of a batch as inputs and targets; returns their number and length.
     fn load(&mut self, batch: &Batch, sequences: Range<usize>) -> (usize, usize) {
-        self.ids.clear();
-        self.targets.clear();
-        self.positions.clear();
-        let (b, t) = (sequences.len(), sequences.clone().map(|i| batch.sequence(i).0.len()).max().unwrap_or(0));
-        for (end, i) in (1..).map(|row| row * t).zip(sequences) {
-            let (ids, targets) = batch.sequence(i);
-            self.ids.extend_from_slice(ids);
-            self.ids.resize(end, 0);
-            self.targets.extend_from_slice(targets);
-            self.targets.resize(end, IGNORE);
-            let positions = batch.positions(i);
-            if !positions.is_empty() {
-                self.positions.extend_from_slice(positions);
-                // The padding goes on with the last document.
-                let next = positions.last().map_or(0, |last| last + 1);
-                self.positions.extend((next..).take(end - self.positions.len()));
-            }
-        }
-        (b, t)
+        let b = sequences.len();
+        self.rows.load(batch, sequences);
+        (b, self.rows.t)
     }
 }

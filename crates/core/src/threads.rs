@@ -66,6 +66,12 @@ impl Pool {
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.0.install(work)
     }
+
+    /// The same, while the threads of the pool poll for work as in [`with_threads`]: for a stretch of work that is made of
+    /// many small pieces.
+    pub fn run_awake<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.run(|| awake_at_work(work))
+    }
 }
 
 /// Most threads that poll for work instead of sleeping. A guess: nothing with more cores was measured.

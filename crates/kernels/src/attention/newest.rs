@@ -10,19 +10,23 @@ use crate::{
     math,
 };
 
-/// Vectors of scores, or of channels, that are summed side by side: enough to hide the latency of the additions.
-const SIDE_BY_SIDE: usize = 4;
+/// Vectors of scores that are summed side by side. The next ones begin before these are done, so that more would not be faster,
+/// and a short context would read more than it has.
+const KEYS: usize = 2;
+
+/// Vectors of channels that are summed side by side.
+const CHANNELS: usize = 4;
 
 /// Heads whose weights are summed side by side.
 const HEADS: usize = 8;
 
-/// Keys that one loop reads on any processor, at most: [`SIDE_BY_SIDE`] of the widest vectors.
-const READ: usize = 64;
+/// Keys that one loop reads on any processor, at most: [`KEYS`] of the widest vectors.
+const READ: usize = 32;
 
 /// Floats from one channel of cached keys to the next, if `block` positions fit: all that a loop may read, and an odd number of
 /// cache lines, so that the channels of a position do not compete for the same place in the cache.
 pub fn key_stride(block: usize) -> usize {
-    block.next_multiple_of(READ) + READ / 4
+    block.next_multiple_of(READ) + READ / 2
 }
 
 /// The arguments.
@@ -76,9 +80,9 @@ impl Newest<'_> {
         let q = &self.q[h * hs..][..hs];
         let k = &self.k[self.heads.shared(h) * self.stride..][..hs * self.stride];
         let scores = &mut self.scores[h * row..][..row];
-        let step = SIDE_BY_SIDE * lanes;
+        let step = KEYS * lanes;
         for (at, scores) in scores[..self.keys.next_multiple_of(step)].chunks_exact_mut(step).enumerate() {
-            let mut sums = [simd.splat_f32s(0.0); SIDE_BY_SIDE];
+            let mut sums = [simd.splat_f32s(0.0); KEYS];
             for (q, k) in q.iter().zip(k.chunks_exact(self.stride)) {
                 let (q, k) = (simd.splat_f32s(*q), S::as_simd_f32s(&k[at * step..][..step]).0);
                 for (sum, k) in sums.iter_mut().zip(k) {
@@ -94,12 +98,12 @@ impl Newest<'_> {
     fn mix<S: Vectors>(&mut self, simd: S, h: usize, row: usize) {
         let (hs, kv, lanes) = (self.heads.hs(), self.heads.kv(), S::F32_LANES);
         let (weights, at) = (&self.scores[h * row..][..self.keys], self.heads.shared(h));
-        for (i, out) in self.out[h * hs..][..hs].chunks_mut(SIDE_BY_SIDE * lanes).enumerate() {
-            let first = at + i * SIDE_BY_SIDE * lanes;
+        for (i, out) in self.out[h * hs..][..hs].chunks_mut(CHANNELS * lanes).enumerate() {
+            let first = at + i * CHANNELS * lanes;
             let values = self.v.chunks_exact(kv).map(|v| &v[first..][..out.len()]);
-            let mut sums = [simd.splat_f32s(0.0); SIDE_BY_SIDE];
-            if out.len() == SIDE_BY_SIDE * lanes {
-                weigh::<S, SIDE_BY_SIDE>(simd, &mut sums, weights, values);
+            let mut sums = [simd.splat_f32s(0.0); CHANNELS];
+            if out.len() == CHANNELS * lanes {
+                weigh::<S, CHANNELS>(simd, &mut sums, weights, values);
             } else if out.len() == 2 * lanes {
                 weigh::<S, 2>(simd, &mut sums, weights, values);
             } else {
@@ -120,7 +124,7 @@ impl Newest<'_> {
 #[inline(always)]
 fn weigh<'a, S: Vectors, const N: usize>(
     simd: S,
-    sums: &mut [S::f32s; SIDE_BY_SIDE],
+    sums: &mut [S::f32s; CHANNELS],
     weights: &[f32],
     values: impl Iterator<Item = &'a [f32]>,
 ) {

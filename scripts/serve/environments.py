@@ -1,0 +1,62 @@
+"""The environments of the clients and of other servers, with pinned versions, each made once in the folder of the cache."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from ..doors import environments as doors
+from ..doors.environments import ROOT, Missing
+
+OPENAI = "openai==3.57.0"
+OPENAI_NODE = "openai@6.49.0"
+SCHEMATHESIS = "schemathesis==4.32.5"
+LM_EVAL = "lm_eval[api]==0.4.13"
+LLAMA_CPP = "xllamacpp==2026.10.11549"
+ONNXRUNTIME = ["onnxruntime==1.32.0", "numpy==2.4.6"]
+
+
+class Environments(doors.Environments):
+    def clients(self):
+        return self._python("clients", [OPENAI, SCHEMATHESIS])
+
+    def node(self):
+        """The folder with OpenAI's package for Node."""
+        return self._npm("openai-node", [OPENAI_NODE])
+
+    def lm_eval(self):
+        return self._python("lm-eval", [LM_EVAL])
+
+    def peers(self):
+        """llama.cpp's server as a library, and ONNX Runtime."""
+        return self._python("peers", [LLAMA_CPP, *ONNXRUNTIME])
+
+    def promtool(self):
+        """Prometheus's checker: the machine's, or Debian's package, unpacked and not installed."""
+        if found := shutil.which("promtool"):
+            return found
+        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+            raise Missing("promtool is not installed, and this is not a Debian")
+        folder = self.cache / "promtool"
+        with self._made(folder, "promtool, of Debian's package prometheus") as new:
+            if new:
+                folder.mkdir(parents=True)
+                run = {"cwd": folder, "check": True, "stdout": sys.stderr, "stderr": subprocess.DEVNULL}
+                subprocess.run(["apt-get", "download", "--quiet", "prometheus"], **run)
+                subprocess.run(["dpkg-deb", "--extract", next(folder.glob("*.deb")), "all"], **run)
+                shutil.copy(folder / "all/usr/bin/promtool", folder / "promtool")
+                shutil.rmtree(folder / "all")
+                next(folder.glob("*.deb")).unlink()
+        return str(folder / "promtool")
+
+
+def command(python, module, *arguments):
+    """The command and the environment that run a module of this folder."""
+    # Its own folder stays out of the path: scripts/tokenizers.py and the like would hide the packages of these names.
+    path = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return [str(python), "-m", f"scripts.serve.{module}", *map(str, arguments)], {**os.environ, **path}
+
+
+def run_module(python, module, *arguments, **options):
+    words, environment = command(python, module, *arguments)
+    return subprocess.run(words, env=environment | options.pop("env", {}), **options)

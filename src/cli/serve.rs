@@ -1,0 +1,188 @@
+//! `kinglet serve`
+
+use super::{
+    choice::Threads,
+    report,
+    run_arg::{RunArg, folder},
+    terminal::{self, Ended},
+};
+use kinglet::{
+    error::Error,
+    run::HOME,
+    serve::{Options, Root, Server, addresses, random_hex},
+};
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// The heading of what concerns clients of elsewhere.
+const ACCESS: &str = "Access";
+
+/// So many models are named at the start.
+const NAMED: usize = 8;
+
+/// The fewest characters of a token.
+const TOKEN: usize = 16;
+
+/// Serve trained models with OpenAI's API
+#[derive(clap::Args)]
+#[command(after_help = "\
+A model is called by the path of its run under the folder that is served; NAME@last and NAME@STEP select another \
+checkpoint than the best. Models are loaded when they are first asked for. New runs are found, and runs that are being trained \
+are renewed; nothing is written into a run. Without --host, only programs on this machine can ask.
+
+Examples:
+  kinglet serve
+  kinglet serve mine --port 8000
+  kinglet serve runs --host 0.0.0.0 --token-file token.txt")]
+pub(super) struct Args {
+    /// Runs or folders of runs [default: runs/]
+    #[arg(value_name = "PATH")]
+    paths: Vec<RunArg>,
+    /// Port to listen on; 0 is any that is free [default: 7317]
+    #[arg(short, long, value_name = "N", default_value_t = 7317, hide_default_value = true)]
+    port: u16,
+    /// Texts that are computed at once [default: 32]
+    #[arg(long, value_name = "N", default_value_t = 32, hide_default_value = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    parallel: u16,
+    /// Texts that may wait for that; more are refused [default: 128]
+    #[arg(long, value_name = "N", default_value_t = 128, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=8192))]
+    queue: u16,
+    /// Models in memory; for another, the one that was used least recently is forgotten [default: 4]
+    #[arg(long, value_name = "N", default_value_t = 4, hide_default_value = true, value_parser = clap::value_parser!(u16).range(1..=256))]
+    models_max: u16,
+    #[command(flatten)]
+    threads: Threads,
+    /// Address to listen on; 0.0.0.0 is all of this machine's [default: 127.0.0.1]
+    #[arg(help_heading = ACCESS, long, value_name = "HOST", default_value = "127.0.0.1", hide_default_value = true)]
+    host: String,
+    /// File with the token that clients must send; where others can connect, one is made if there is no file
+    #[arg(help_heading = ACCESS, long, value_name = "FILE", conflicts_with = "no_auth")]
+    token_file: Option<PathBuf>,
+    /// Demand no token, even where others can connect
+    #[arg(help_heading = ACCESS, long)]
+    no_auth: bool,
+    /// Another name that clients may call this machine by; may be repeated
+    #[arg(help_heading = ACCESS, long, value_name = "NAME")]
+    allow_host: Vec<String>,
+    /// Address of a web page that may use the server, such as http://localhost:3000
+    #[arg(help_heading = ACCESS, long, value_name = "ORIGIN")]
+    cors_origin: Option<String>,
+}
+
+/// The token that is demanded, if any, and whether it was made here.
+struct Token {
+    text: Option<String>,
+    is_new: bool,
+}
+
+impl Args {
+    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
+        let roots = self.roots()?;
+        let token = self.token()?;
+        let mut options = Options::default();
+        (options.host, options.port) = (self.host.clone(), self.port);
+        options.token.clone_from(&token.text);
+        (options.allow_hosts, options.cors_origin) = (self.allow_host.clone(), self.cors_origin.clone());
+        options.models_max = self.models_max.into();
+        (options.engine.parallel, options.engine.queue) = (self.parallel.into(), self.queue.into());
+        options.engine.threads = self.threads.count();
+        options.say = Arc::new(|line| terminal::tell(&format!("note: {line}")));
+        let server = Server::start(roots, options)?;
+        let stopper = server.stopper();
+        report::on_signal(
+            "Closing: what is being written may take 5 s more. Press Ctrl-C again to end at once.",
+            move || {
+                stopper.stop();
+            },
+        )?;
+        show(&server, &token, json)?;
+        server.wait()?;
+        Ok(Ended::Interrupted)
+    }
+
+    /// What is served.
+    fn roots(&self) -> anyhow::Result<Vec<Root>> {
+        if self.paths.is_empty() {
+            if !Path::new(HOME).is_dir() {
+                let what =
+                    format!("there are no runs in {HOME}/ yet: kinglet train creates one, or name the folder of a run");
+                return Err(Error::Data(what).into());
+            }
+            return Ok(vec![PathBuf::from(HOME).into()]);
+        }
+        self.paths.iter().map(root).collect()
+    }
+
+    fn token(&self) -> anyhow::Result<Token> {
+        if let Some(path) = &self.token_file {
+            return Ok(Token { text: Some(read_token(path)?), is_new: false });
+        }
+        let is_open = addresses(&self.host, self.port)?.iter().any(|address| !address.ip().is_loopback());
+        if is_open && self.no_auth {
+            terminal::tell("warning: everybody who can reach this machine can use the models: no token is demanded");
+        }
+        let is_new = is_open && !self.no_auth;
+        Ok(Token { text: is_new.then(|| random_hex(24)).transpose()?, is_new })
+    }
+}
+
+/// A run, a checkpoint of it, or a folder of runs.
+fn root(path: &RunArg) -> anyhow::Result<Root> {
+    let error = match path.found() {
+        Ok((path, which)) => return Ok(Root { path, which }),
+        Err(error) => error,
+    };
+    Ok(folder(path.path()).map_err(|_| error)?.into())
+}
+
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let token = text.trim();
+    if token.len() < TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let what = format!("{}: a token has at least {TOKEN} characters, without spaces", path.display());
+        return Err(Error::BadConfig(what).into());
+    }
+    Ok(token.to_owned())
+}
+
+/// Where it listens, what is there, and how to try it.
+fn show(server: &Server, token: &Token, json: bool) -> anyhow::Result<()> {
+    let (address, names) = (server.address(), server.models());
+    let url = format!("http://{address}");
+    let new = token.text.as_deref().filter(|_| token.is_new);
+    if json {
+        let about = json!({
+            "event": "serving", "url": url, "host": address.ip().to_string(), "port": address.port(), "models": names,
+            "authenticated": token.text.is_some(), "token": new,
+        });
+        return terminal::print_json(&about);
+    }
+    let mut text = format!("{:<10}{url}\n", "serving");
+    for name in names.iter().take(NAMED) {
+        text += &format!("{:<10}{name}\n", "model");
+    }
+    if names.len() > NAMED {
+        text += &format!("{:<10}{} more\n", "", names.len() - NAMED);
+    }
+    if names.is_empty() {
+        terminal::note([&"there is no run with a checkpoint yet; runs are served as soon as they have one".to_owned()]);
+    }
+    if let Some(token) = new {
+        text += &format!("{:<10}{token}\n", "token");
+    }
+    terminal::print(&text)?;
+    let bearer = match (&token.text, token.is_new) {
+        (Some(token), true) => format!(" -H 'Authorization: Bearer {token}'"),
+        (Some(_), false) => " -H 'Authorization: Bearer TOKEN'".to_owned(),
+        (None, _) => String::new(),
+    };
+    let name = names.first().map_or("NAME", String::as_str);
+    let body = json!({"model": name, "prompt": "The ", "max_tokens": 50}).to_string();
+    let curl =
+        format!("curl {url}/v1/completions{bearer} -H 'Content-Type: application/json' -d {}", terminal::quoted(body));
+    Ok(terminal::hints(&[("try it", curl), ("stop it", "Ctrl-C".to_owned())])?)
+}

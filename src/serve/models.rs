@@ -1,0 +1,324 @@
+//! The models that are served: found in folders, loaded when they are first asked for, renewed while they are being trained.
+//! Nothing is written into a run, and no lock is taken.
+
+use super::{
+    answer::Failure,
+    options::{Options, Root},
+};
+use crate::{
+    inference::Model,
+    run::{Kind, Which, all_runs, last_trained, steps},
+};
+use kinglet_core::{
+    backend::Cpu,
+    error::{Error, Result},
+    threads::with_threads,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// How long what was seen of a folder is believed.
+const BELIEVED: Duration = Duration::from_secs(2);
+
+/// How often a run is tried again whose files change while they are read.
+const TRIES: usize = 3;
+
+/// So many models are named when there is no such model.
+const NAMED: usize = 5;
+
+/// A run that can be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// What clients call it.
+    pub(super) id: String,
+    /// Its folder.
+    pub(super) run: PathBuf,
+    /// The only checkpoint that is served, if that was said.
+    pub(super) which: Option<Which>,
+    /// The step of its newest checkpoint, or of the only one that is served.
+    pub(super) step: u64,
+    /// When it was last trained, in seconds since 1970.
+    pub(super) created: u64,
+}
+
+/// A model in memory.
+#[derive(Debug)]
+pub(super) struct Served {
+    /// What clients call it.
+    pub(super) id: String,
+    /// The model.
+    pub(super) model: Model,
+    /// When it was last trained, in seconds since 1970.
+    pub(super) created: u64,
+    /// The run's folder.
+    pub(super) run: PathBuf,
+    /// The same for the same weights, computed the same way.
+    pub(super) fingerprint: String,
+}
+
+/// What tells that a run has changed: its checkpoints, and when and how large their files were.
+type Stamp = Vec<(u64, [Option<(SystemTime, u64)>; 3])>;
+
+/// A place for a model in memory.
+#[derive(Default)]
+struct Held {
+    served: Option<Arc<Served>>,
+    stamp: Stamp,
+    seen: Option<Instant>,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Option<Instant>,
+    listed: Arc<Vec<Listed>>,
+    /// By id; each with the moment of its last use, counted.
+    held: HashMap<String, (u64, Arc<Mutex<Held>>)>,
+    uses: u64,
+}
+
+/// All models.
+pub(super) struct Models {
+    roots: Vec<Root>,
+    most: usize,
+    threads: usize,
+    believed: Duration,
+    say: Arc<dyn Fn(&str) + Send + Sync>,
+    state: Mutex<State>,
+}
+
+impl Models {
+    /// Those in these folders.
+    pub(super) fn new(roots: Vec<Root>, options: &Options) -> Models {
+        Models {
+            roots,
+            most: options.models_max.max(1),
+            threads: options.engine.threads,
+            believed: BELIEVED,
+            say: options.say.clone(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The models that there are, by name.
+    pub(super) fn list(&self) -> Arc<Vec<Listed>> {
+        let mut state = locked(&self.state);
+        if state.seen.is_none_or(|seen| seen.elapsed() >= self.believed) {
+            state.listed = Arc::new(found(&self.roots));
+            state.seen = Some(Instant::now());
+            // What is gone needs no memory. Whoever uses it keeps it.
+            let listed = state.listed.clone();
+            state.held.retain(|id, _| resolve(&listed, id).is_some());
+        }
+        state.listed.clone()
+    }
+
+    /// How many are in memory.
+    pub(super) fn loaded(&self) -> usize {
+        // One that is being loaded is in use, and counts.
+        let is_full = |held: &Arc<Mutex<Held>>| held.try_lock().map_or(true, |held| held.served.is_some());
+        locked(&self.state).held.values().filter(|(_, held)| is_full(held)).count()
+    }
+
+    /// The model of this name, `@best`, `@last` or `@STEP` behind it if need be; loaded, and renewed if its run has changed.
+    ///
+    /// # Errors
+    /// If there is no such model, or its run cannot be read.
+    pub(super) fn get(&self, id: &str) -> Result<Arc<Served>, Failure> {
+        let listed = self.list();
+        let (of, which) = resolve(&listed, id).ok_or_else(|| unknown(id, &listed))?;
+        let held = self.place(id);
+        let result = self.renewed(&mut locked(&held), id, of, which);
+        self.forget(id, result.is_err());
+        result.map_err(|error| unusable(id, &error))
+    }
+
+    /// The place of a model, which is in use now.
+    fn place(&self, id: &str) -> Arc<Mutex<Held>> {
+        let mut state = locked(&self.state);
+        state.uses += 1;
+        let uses = state.uses;
+        let (used, held) = state.held.entry(id.to_owned()).or_default();
+        *used = uses;
+        held.clone()
+    }
+
+    /// The model in its place, as new as its run.
+    fn renewed(&self, held: &mut Held, id: &str, of: &Listed, which: Which) -> Result<Arc<Served>> {
+        if let Some(served) =
+            held.served.clone().filter(|_| held.seen.is_some_and(|seen| seen.elapsed() < self.believed))
+        {
+            return Ok(served);
+        }
+        for tries in 1.. {
+            let now = stamp(&of.run);
+            if let Some(served) = held.served.clone().filter(|_| held.stamp == now) {
+                held.seen = Some(Instant::now());
+                return Ok(served);
+            }
+            match self.load(id, of, which) {
+                Ok(new) => {
+                    let served = self.taken(held, new);
+                    (held.stamp, held.seen) = (now, Some(Instant::now()));
+                    return Ok(served);
+                }
+                // A checkpoint may be removed by the training while it is read.
+                Err(_) if tries < TRIES && stamp(&of.run) != now => {}
+                Err(error) => {
+                    held.served = None;
+                    return Err(error);
+                }
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
+    /// Takes a model that was loaded, unless it is the one that is there.
+    fn taken(&self, held: &mut Held, new: Served) -> Arc<Served> {
+        let (id, step) = (&new.id, new.model.state().step);
+        match &held.served {
+            Some(old) if old.fingerprint == new.fingerprint => return old.clone(),
+            Some(_) => (self.say)(&format!("{id} is renewed: step {step}")),
+            None => (self.say)(&format!("{id} is loaded: step {step}")),
+        }
+        new.model.warnings().iter().for_each(|warning| (self.say)(&format!("{id}: {warning}")));
+        let new = Arc::new(new);
+        held.served = Some(new.clone());
+        new
+    }
+
+    fn load(&self, id: &str, of: &Listed, which: Which) -> Result<Served> {
+        let model = with_threads(self.threads, || Model::load(Cpu::new()?, &of.run, which))??;
+        let (id, run, created) = (id.to_owned(), of.run.clone(), of.created);
+        let fingerprint = format!("fp_{}", &model.fingerprint()[..16]);
+        Ok(Served { id, model, created, run, fingerprint })
+    }
+
+    /// Forgets what was used least recently, if more are in memory than may be; and this one, if it could not be loaded.
+    fn forget(&self, id: &str, failed: bool) {
+        let mut state = locked(&self.state);
+        if failed {
+            state.held.remove(id);
+        }
+        while state.held.len() > self.most {
+            let oldest = state.held.iter().filter(|(other, _)| *other != id).min_by_key(|(_, (used, _))| *used);
+            let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { return };
+            state.held.remove(&oldest);
+        }
+    }
+}
+
+/// The state, whoever panicked while holding it: each change of it is whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The runs with checkpoints in these folders, by name.
+fn found(roots: &[Root]) -> Vec<Listed> {
+    let mut all: BTreeMap<String, Listed> = BTreeMap::new();
+    for root in roots {
+        let runs = match Kind::of(&root.path) {
+            Some(Kind::Run) => vec![root.path.clone()],
+            _ => all_runs(&root.path),
+        };
+        for run in runs {
+            let names = names(root, &run);
+            let Some(id) = names.into_iter().find(|name| all.get(name).is_none_or(|other| other.run == run)) else {
+                continue;
+            };
+            all.extend(listed(root, run, &id).map(|listed| (id, listed)));
+        }
+    }
+    all.into_values().collect()
+}
+
+fn listed(root: &Root, run: PathBuf, id: &str) -> Option<Listed> {
+    let steps = steps(&run).ok()?;
+    let step = match root.which {
+        Some(Which::Step(step)) => step,
+        _ => *steps.last()?,
+    };
+    let created = last_trained(&run).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Some(Listed { id: id.to_owned(), which: root.which, step, created, run })
+}
+
+/// What a run may be called: by its path under its root; where another run has that name, with the root's name before it;
+/// where that is taken too, by all of its path.
+fn names(root: &Root, run: &Path) -> [String; 3] {
+    let own = |path: &Path| -> String {
+        // As `cd` leads to it, it may be called ".".
+        let whole = if path.file_name().is_some() { path.to_owned() } else { path.canonicalize().unwrap_or_default() };
+        whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    };
+    let inside = run.strip_prefix(&root.path).ok().filter(|path| !path.as_os_str().is_empty());
+    let parts = |path: &Path| -> Vec<String> { path.iter().map(|part| part.to_string_lossy().into_owned()).collect() };
+    let whole = parts(run).join("/").trim_start_matches('/').to_owned();
+    match inside {
+        Some(inside) => {
+            let inside = parts(inside).join("/");
+            let longer = format!("{}/{inside}", own(&root.path));
+            [inside, longer, whole]
+        }
+        None => {
+            let parent = own(run.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+            [own(run), format!("{parent}/{}", own(run)), whole]
+        }
+    }
+}
+
+/// The run and the checkpoint of this name.
+fn resolve<'a>(listed: &'a [Listed], id: &str) -> Option<(&'a Listed, Which)> {
+    let find = |id: &str| listed.iter().find(|listed| listed.id == id);
+    if let Some(found) = find(id) {
+        return Some((found, found.which.unwrap_or(Which::Best)));
+    }
+    let (name, at) = id.rsplit_once('@')?;
+    let which = match at {
+        "best" => Which::Best,
+        "last" => Which::Last,
+        at => Which::Step(at.strip_prefix("step-").unwrap_or(at).parse().ok()?),
+    };
+    // Where one checkpoint is served, the others are not.
+    find(name).filter(|found| found.which.is_none_or(|only| only == which)).map(|found| (found, which))
+}
+
+fn stamp(run: &Path) -> Stamp {
+    let about = |path: &Path| fs::metadata(path).ok().and_then(|about| Some((about.modified().ok()?, about.len())));
+    let of = |step: u64, folder: &Path| {
+        let weights = ["model.safetensors", "adapter.safetensors"].iter().find_map(|name| about(&folder.join(name)));
+        (step, [about(folder), weights, about(&folder.join("SHA256SUMS"))])
+    };
+    let steps = steps(run).unwrap_or_default();
+    steps.into_iter().map(|step| of(step, &run.join(format!("checkpoints/step-{step:06}")))).collect()
+}
+
+/// There is no such model.
+fn unknown(id: &str, listed: &[Listed]) -> Failure {
+    let names: Vec<_> = listed.iter().take(NAMED).map(|listed| listed.id.as_str()).collect();
+    let others = match listed.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let there_are = match names[..] {
+        [] => "no run with a checkpoint is there to be served".to_owned(),
+        _ => format!("there are: {}{others}", names.join(", ")),
+    };
+    let mut failure = Failure::of(404, "model_not_found", format!("the model {id:?} does not exist; {there_are}"));
+    failure.param = Some("model".to_owned());
+    failure
+}
+
+/// There is one, but it cannot be used.
+fn unusable(id: &str, error: &Error) -> Failure {
+    let what = format!("the model {id:?} cannot be used: {}", error.one_line());
+    let mut failure = match error {
+        Error::NotFound { .. } => Failure::of(404, "model_not_found", what),
+        _ => Failure::of(503, "model_unusable", what),
+    };
+    failure.param = Some("model".to_owned());
+    failure
+}

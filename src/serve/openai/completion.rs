@@ -1,0 +1,34 @@
+//! `POST /v1/completions`: a text is continued.
+
+use super::{
+    knobs::{Knobs, MOST_LOGPROBS, MOST_TOKENS},
+    prompt,
+    writing::{Kind, Order},
+};
+use crate::serve::{answer::Failure, fields::Fields, models::Served};
+use std::sync::Arc;
+
+/// As in OpenAI's interface.
+const MAX_TOKENS: i64 = 16;
+/// The most texts of a request.
+const MOST_CHOICES: usize = 2048;
+
+/// What a request orders.
+///
+/// # Errors
+/// If a field is not what it must be.
+pub(super) fn order(served: Arc<Served>, fields: &Fields) -> Result<Order, Failure> {
+    let model = &served.model;
+    let knobs = Knobs::of(fields, model.config().vocab_size)?;
+    let max_tokens = fields.count("max_tokens", 0..=MOST_TOKENS)?.unwrap_or(MAX_TOKENS) as usize;
+    let logprobs = fields.count("logprobs", 0..=MOST_LOGPROBS)?.map(|n| n as usize);
+    let echo = fields.flag("echo")?.unwrap_or(false);
+    let (prompts, mut notes) = prompt::prompts(fields, model)?;
+    if prompts.len() * knobs.n > MOST_CHOICES {
+        let what = format!("times the number of prompts is {}: at most {MOST_CHOICES}", prompts.len() * knobs.n);
+        return Err(fields.wrong("n", &what));
+    }
+    // Of many prompts, each loses the same.
+    notes.dedup();
+    Ok(Order { kind: Kind::Completion, prompts, knobs, max_tokens, logprobs, echo, notes, served })
+}

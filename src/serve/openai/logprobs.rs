@@ -1,0 +1,219 @@
+//! The tokens of a text beside it, with their log-probabilities, in both of OpenAI's shapes.
+//!
+//! A token is shown as the text that it adds. One that is not whole characters is shown as OpenAI does: `bytes:\xe2\x80`.
+
+use crate::{
+    inference::TokenScore,
+    text::{
+        chat::Ending,
+        tokenizer::{StreamDecoder, Tokenizer},
+    },
+};
+use kinglet_core::sample::Drawn;
+use serde_json::{Map, Value, json};
+use std::{collections::VecDeque, fmt::Write};
+
+/// What stands for a log-probability that JSON cannot write, as in OpenAI's answers.
+const IMPOSSIBLE: f64 = -9999.0;
+
+/// A token as it is shown.
+#[derive(Clone, Debug, PartialEq)]
+struct Shown {
+    text: String,
+    bytes: Vec<u8>,
+}
+
+/// A token of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Entry {
+    shown: Shown,
+    /// None where nothing comes before it.
+    logprob: Option<f64>,
+    /// The most probable tokens in its place.
+    top: Vec<(Shown, f64)>,
+    /// How many characters of the text are before it.
+    offset: usize,
+}
+
+impl Entry {
+    /// A token of a text whose tokens so far are in `decoder`.
+    fn new(tokenizer: &Tokenizer, decoder: &StreamDecoder, token: (u32, Option<f64>), top: &[(u32, f64)]) -> Entry {
+        let shown = |id| shown(tokenizer, decoder, id);
+        let top = top.iter().map(|&(id, logprob)| (shown(id), logprob)).collect();
+        Entry { shown: shown(token.0), logprob: token.1, top, offset: 0 }
+    }
+
+    /// The same, of which only this is seen in the text.
+    fn seen_as(mut self, text: &str) -> Entry {
+        self.shown = Shown { text: text.to_owned(), bytes: text.as_bytes().to_vec() };
+        self
+    }
+}
+
+fn shown(tokenizer: &Tokenizer, decoder: &StreamDecoder, id: u32) -> Shown {
+    let byte = || Some(vec![byte_named(&tokenizer.name_of(id)?)?]);
+    if let Some(bytes) = tokenizer.bytes_of(id).or_else(byte) {
+        let text = match std::str::from_utf8(&bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => bytes.iter().fold("bytes:".to_owned(), |mut text, byte| {
+                let _ = write!(text, "\\x{byte:02x}");
+                text
+            }),
+        };
+        return Shown { text, bytes };
+    }
+    // What it adds depends on what is before it.
+    let mut decoder = decoder.clone();
+    let text = decoder.push(tokenizer, id) + &decoder.finish(tokenizer);
+    Shown { bytes: text.clone().into_bytes(), text }
+}
+
+/// The byte that a token such as `<0xE2>` stands for.
+fn byte_named(name: &str) -> Option<u8> {
+    let digits = name.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
+/// The tokens of a text that is being written. Each is given out with the text that it is part of.
+pub(super) struct Listing {
+    ending: Ending,
+    /// Whether the token that ends the text is listed too, with no text of its own.
+    lists_end: bool,
+    decoder: StreamDecoder,
+    /// The text so far, while it may be what stands before an answer and is not part of it.
+    head: Option<String>,
+    /// Tokens whose characters are not whole yet.
+    open: Vec<Entry>,
+    /// Tokens that were not given out, and how many bytes of the text are there up to the end of each.
+    closed: VecDeque<(usize, Entry)>,
+    /// How many bytes the tokens so far have.
+    decoded: usize,
+    /// How many characters there are before the next token.
+    chars: usize,
+    /// How many bytes of the text are certain.
+    certain: usize,
+}
+
+impl Listing {
+    /// Lists the tokens of a text that ends so, behind so many characters.
+    pub(super) fn new(ending: Ending, lists_end: bool, chars: usize) -> Listing {
+        let (decoder, head) = (StreamDecoder::default(), Some(String::new()));
+        let (open, closed) = (Vec::new(), VecDeque::new());
+        Listing { ending, lists_end, decoder, head, open, closed, decoded: 0, chars, certain: 0 }
+    }
+
+    /// Adds a token.
+    pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: &Drawn) {
+        let entry = Entry::new(tokenizer, &self.decoder, (token.id, Some(token.logprob)), &token.top);
+        if !self.ending.tokens.contains(&token.id) {
+            let text = self.decoder.push(tokenizer, token.id);
+            return self.add(entry, &text);
+        }
+        self.finish(tokenizer);
+        if self.lists_end {
+            self.closed.push_back((self.decoded, Entry { offset: self.chars, ..entry.seen_as("") }));
+        }
+    }
+
+    /// No more tokens follow.
+    pub(super) fn finish(&mut self, tokenizer: &Tokenizer) {
+        let rest = self.decoder.finish(tokenizer);
+        let rest = self.behind_head(rest) + &self.head.take().unwrap_or_default();
+        self.close(&rest);
+    }
+
+    /// Tells that this text is certain. Returns the tokens that are part of it and of what was certain before.
+    pub(super) fn certain(&mut self, text: &str) -> Vec<Entry> {
+        self.certain += text.len();
+        let certain = self.closed.iter().take_while(|(end, _)| *end <= self.certain).count();
+        self.closed.drain(..certain).map(|(_, entry)| entry).collect()
+    }
+
+    fn add(&mut self, entry: Entry, text: &str) {
+        self.open.push(Entry { offset: self.chars, ..entry });
+        let behind = self.behind_head(text.to_owned());
+        if behind.len() < text.len() && !behind.is_empty() {
+            // The tokens before belong to the head, and this one in part.
+            let last = self.open.pop().map(|entry| entry.seen_as(&behind));
+            self.open = last.into_iter().collect();
+        }
+        if !behind.is_empty() {
+            self.close(&behind);
+        }
+    }
+
+    fn close(&mut self, text: &str) {
+        self.decoded += text.len();
+        self.chars += text.chars().count();
+        self.closed.extend(self.open.drain(..).map(|entry| (self.decoded, entry)));
+    }
+
+    /// As the reader of an answer does: the text without its head; nothing yet while it may still be that.
+    fn behind_head(&mut self, text: String) -> String {
+        let Some(mut begun) = self.head.take() else { return text };
+        begun += &text;
+        let head = &self.ending.head;
+        if begun.len() < head.len() && head.starts_with(&begun) {
+            self.head = Some(begun);
+            return String::new();
+        }
+        match begun.strip_prefix(head.as_str()) {
+            Some("") if !head.is_empty() => {
+                self.open.clear();
+                String::new()
+            }
+            Some(rest) => rest.to_owned(),
+            None => begun,
+        }
+    }
+}
+
+/// The tokens of a prompt. The first `unseen` of them were put before it, and are not seen in its text.
+pub(super) fn of_prompt(tokenizer: &Tokenizer, scores: &[TokenScore], unseen: usize) -> Vec<Entry> {
+    let mut listing = Listing::new(Ending::default(), false, 0);
+    for (i, score) in scores.iter().enumerate() {
+        let entry = Entry::new(tokenizer, &listing.decoder, (score.id, score.logprob), &score.top);
+        if i < unseen {
+            listing.closed.push_back((0, entry.seen_as("")));
+        } else {
+            let text = listing.decoder.push(tokenizer, score.id);
+            listing.add(entry, &text);
+        }
+    }
+    listing.finish(tokenizer);
+    listing.closed.into_iter().map(|(_, entry)| entry).collect()
+}
+
+fn number(logprob: f64) -> f64 {
+    if logprob.is_finite() { logprob } else { IMPOSSIBLE }
+}
+
+/// As `/v1/completions` has them. A token's alternatives have the token itself among them.
+pub(super) fn legacy(entries: &[Entry]) -> Value {
+    let alternatives = |entry: &Entry| {
+        let logprob = entry.logprob?;
+        let mut named = Map::new();
+        // Different tokens may be shown as the same text: then the most probable one is.
+        for (shown, logprob) in entry.top.iter().chain([&(entry.shown.clone(), logprob)]) {
+            named.entry(&shown.text).or_insert_with(|| json!(number(*logprob)));
+        }
+        Some(named)
+    };
+    json!({
+        "tokens": entries.iter().map(|entry| &entry.shown.text).collect::<Vec<_>>(),
+        "token_logprobs": entries.iter().map(|entry| entry.logprob.map(number)).collect::<Vec<_>>(),
+        "top_logprobs": entries.iter().map(alternatives).collect::<Vec<_>>(),
+        "text_offset": entries.iter().map(|entry| entry.offset).collect::<Vec<_>>(),
+    })
+}
+
+/// As `/v1/chat/completions` has them.
+pub(super) fn chat(entries: &[Entry]) -> Value {
+    let token = |Shown { text, bytes }: &Shown, logprob: f64| json!({"token": text, "logprob": number(logprob), "bytes": bytes});
+    let content = entries.iter().map(|entry| {
+        let mut whole = token(&entry.shown, entry.logprob.unwrap_or(IMPOSSIBLE));
+        whole["top_logprobs"] = entry.top.iter().map(|(shown, logprob)| token(shown, *logprob)).collect();
+        whole
+    });
+    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+}

@@ -1,0 +1,79 @@
+//! `GET /v1/models`: what is served, with all fields of OpenAI's, and more in the field `kinglet`.
+
+use crate::{
+    run::{RunDir, Summary, Which, read_config, val_loss_at},
+    serve::{
+        answer::Failure,
+        models::{Listed, Models},
+    },
+    text::chat::DEFAULT_TEMPLATE,
+};
+use kinglet_core::{config::Config, params::Layout};
+use serde_json::{Value, json};
+
+/// All models.
+pub(super) fn list(models: &Models) -> Value {
+    let data: Vec<_> = models.list().iter().map(of_listed).collect();
+    json!({"object": "list", "data": data})
+}
+
+/// One model.
+///
+/// # Errors
+/// If there is none of this name, or it cannot be loaded.
+pub(super) fn one(models: &Models, id: &str) -> Result<Value, Failure> {
+    if let Some(listed) = models.list().iter().find(|listed| listed.id == id) {
+        return Ok(of_listed(listed));
+    }
+    // A checkpoint that was named is known once it is loaded.
+    let served = models.get(id)?;
+    let step = served.model.state().step;
+    Ok(model(id, served.created, Some(served.model.config()), Some(step), val_loss_at(&served.run, step)))
+}
+
+/// Whether a run learned from conversations.
+pub(super) fn learned_conversations(config: &Config) -> bool {
+    matches!(&*config.data_kind, "conversations" | "exchanges")
+}
+
+/// The template of a model's conversations, if it knows any. What a model from elsewhere learned is not known; but it says
+/// whether it has a template.
+pub(super) fn template(config: &Config) -> Option<&str> {
+    let own = Some(&*config.chat_template).filter(|own| !own.is_empty());
+    match &*config.data_kind {
+        "text" => None,
+        _ if learned_conversations(config) => own.or(Some(DEFAULT_TEMPLATE)),
+        _ => own,
+    }
+}
+
+/// What is known of a run without loading its weights.
+fn of_listed(listed: &Listed) -> Value {
+    let damaged = || RunDir::open(&listed.run).ok().map(|run| run.config);
+    let config = read_config(&listed.run.join("config.toml")).ok().or_else(damaged);
+    let summary = Summary::of(&listed.run);
+    let (step, val_loss) = match listed.which {
+        // Without a word, the best checkpoint is served.
+        None | Some(Which::Best) if summary.best_step.is_some() => (summary.best_step, summary.best_val_loss),
+        _ => (Some(listed.step), val_loss_at(&listed.run, listed.step)),
+    };
+    model(&listed.id, listed.created, config.as_ref(), step, val_loss)
+}
+
+fn model(id: &str, created: u64, config: Option<&Config>, step: Option<u64>, val_loss: Option<f64>) -> Value {
+    let params = config.and_then(|config| Layout::new(config).ok()).map(|layout| layout.len());
+    json!({
+        "id": id,
+        "object": "model",
+        "created": created,
+        "owned_by": "kinglet",
+        "kinglet": {
+            "params": params,
+            "block_size": config.map(|config| config.block_size),
+            "tokenizer": config.map(|config| &config.tokenizer),
+            "chat": config.map(|config| template(config).is_some()),
+            "step": step,
+            "val_loss": val_loss,
+        },
+    })
+}

@@ -1,0 +1,43 @@
+//! What handlers work with.
+
+use super::{
+    metrics::{Label, Metrics},
+    models::Models,
+    options::{Options, Root},
+};
+use crate::engine::Engine;
+use kinglet_core::error::Result;
+use std::{sync::atomic::AtomicBool, time::SystemTime};
+
+/// What handlers work with.
+pub(super) struct Service {
+    /// The models.
+    pub(super) models: Models,
+    /// Who computes.
+    pub(super) engine: Engine,
+    /// What was asked for when the server was started.
+    pub(super) options: Options,
+    /// When it was started.
+    pub(super) since: SystemTime,
+    /// What was counted.
+    pub(super) metrics: Metrics,
+    /// Whether the server ends: it takes no new work.
+    pub(super) closing: AtomicBool,
+}
+
+impl Service {
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub(super) fn start(roots: Vec<Root>, options: Options, labels: Vec<Label>) -> Result<Service> {
+        Ok(Service {
+            models: Models::new(roots, &options),
+            engine: Engine::start(options.engine.clone())?,
+            options,
+            since: SystemTime::now(),
+            metrics: Metrics::new(labels),
+            closing: AtomicBool::new(false),
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! Runs that come, change, break and go while they are served.
+
+use super::{super::options::Root, *};
+use crate::{
+    run::{RunDir, State, Which},
+    text::tokenizer::CharTokenizer,
+};
+use kinglet_core::{config::Config, params::Layout};
+use std::path::Path;
+
+/// The age at which what was seen of a folder is looked at again is 2 s; this is a little more.
+const LOOK: Duration = Duration::from_millis(2050);
+
+/// Writes a run with one checkpoint.
+fn create(path: &Path, step: u64) -> RunDir {
+    let config =
+        Config::default().with(&["vocab_size=3", "block_size=8", "n_layer=1", "n_head=1", "n_embd=8"]).unwrap();
+    let (run, lock) = RunDir::create(path, config, CharTokenizer::train("abc").into(), None).unwrap();
+    drop(lock);
+    save(&run, step);
+    run
+}
+
+/// Writes a checkpoint of other weights, which is the best one so far.
+fn save(run: &RunDir, step: u64) {
+    let layout = Layout::new(&run.config).unwrap();
+    let weights = layout.init(step);
+    let mut state = State::default();
+    (state.step, state.best) = (step, Some((1.0 / (step + 1) as f64, step)));
+    run.save_weights(&layout, &state, |span, out| out.copy_from_slice(&weights[span.range()])).unwrap();
+}
+
+/// The names and sizes of all files below a folder.
+fn files(folder: &Path) -> Vec<(String, u64)> {
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
+        let entry = entry.unwrap();
+        found.push((entry.path().display().to_string(), entry.metadata().unwrap().len()));
+    }
+    found
+}
+
+fn step(server: &Running, id: &str) -> (u16, Value) {
+    let answer = server.client().get(&format!("/model/{id}"));
+    (answer.status, answer.json()["step"].clone())
+}
+
+#[test]
+fn runs_are_found_loaded_renewed_and_missed() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = temp.path().join("runs");
+    let mine = create(&home.join("mine"), 10);
+    create(&home.join("group/other"), 1);
+    let before = files(&home);
+    let server = Running::of(vec![home.clone().into()], |options| options.models_max = 2);
+    assert_eq!(server.server.as_ref().unwrap().models(), ["group/other", "mine"]);
+    assert_eq!(server.metric("kinglet_models_loaded"), 0.0);
+    assert_eq!(step(&server, "mine"), (200, json!(10)));
+    assert_eq!(step(&server, "group/other"), (200, json!(1)));
+    assert_eq!(step(&server, "mine@10"), (200, json!(10)));
+    assert_eq!(server.metric("kinglet_models_loaded"), 2.0, "the least recently used is forgotten");
+    let of = |id: &str| server.client().get(&format!("/model/{id}")).json()["fingerprint"].clone();
+    assert!(of("mine") == of("mine@last") && of("mine") != of("group/other"));
+    for id in ["none", "mine@11", "mine@x", "group", "../mine", "mine@"] {
+        let answer = server.client().get(&format!("/model/{id}"));
+        let error = &answer.json()["error"];
+        assert_eq!(
+            (answer.status, error["code"].as_str(), error["param"].as_str()),
+            (404, Some("model_not_found"), Some("model"))
+        );
+    }
+    let none = server.client().get("/model/none").json()["error"]["message"].to_string();
+    assert!(none.contains("there are: group/other, mine"), "{none}");
+    assert_eq!(files(&home), before, "nothing is written into a run");
+    // Training goes on, another run begins, and one is removed.
+    save(&mine, 20);
+    create(&home.join("new"), 5);
+    fs::remove_dir_all(home.join("group")).unwrap();
+    thread::sleep(LOOK);
+    assert_eq!(step(&server, "mine"), (200, json!(20)));
+    assert_eq!(step(&server, "mine@10"), (200, json!(10)));
+    assert_eq!(step(&server, "new"), (200, json!(5)));
+    assert_eq!(step(&server, "group/other").0, 404);
+    // The newest checkpoint is damaged: the one before it is used. Then all are.
+    let weights = |step: u64| home.join(format!("mine/checkpoints/step-{step:06}/model.safetensors"));
+    fs::write(weights(20), "damaged").unwrap();
+    thread::sleep(LOOK);
+    assert_eq!(step(&server, "mine"), (200, json!(10)));
+    fs::write(weights(10), "damaged").unwrap();
+    thread::sleep(LOOK);
+    let answer = server.client().get("/model/mine");
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("model_unusable")));
+    assert_eq!(step(&server, "new"), (200, json!(5)));
+}
+
+#[test]
+fn names_differ_and_one_checkpoint_can_be_all_that_is_served() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    for name in ["a/mine", "b/mine", "c/mine"] {
+        save(&create(&path(name), 1), 2);
+    }
+    let one = Root { path: path("c/mine"), which: Some(Which::Step(1)) };
+    let roots = vec![path("a").into(), path("b/mine").into(), one];
+    let server = Running::of(roots, |_| ());
+    assert_eq!(server.server.as_ref().unwrap().models(), ["b/mine", "c/mine", "mine"]);
+    assert_eq!(step(&server, "c/mine"), (200, json!(1)));
+    assert_eq!(step(&server, "c/mine@1"), (200, json!(1)));
+    assert_eq!(step(&server, "c/mine@2").0, 404);
+    assert_eq!(step(&server, "b/mine@1"), (200, json!(1)));
+    assert_eq!(step(&server, "mine"), (200, json!(2)));
+}
+
+#[test]
+fn many_ask_for_a_model_while_it_changes() {
+    let temp = tempfile::tempdir().unwrap();
+    let run = create(&temp.path().join("mine"), 0);
+    let server = Running::of(vec![temp.path().to_owned().into()], |options| options.models_max = 1);
+    let address = server.address;
+    let asking: Vec<_> = (0..6)
+        .map(|n| {
+            thread::spawn(move || {
+                let mut client = Client::new(address);
+                let path = format!("/model/mine{}", ["", "@last", "@best"][n % 3]);
+                let statuses = (0..40).map(|_| client.get(&path).status);
+                statuses.filter(|status| *status != 200).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    for step in 1..20 {
+        save(&run, step);
+        fs::remove_dir_all(temp.path().join(format!("mine/checkpoints/step-{:06}", step - 1))).unwrap();
+    }
+    asking.into_iter().for_each(|asked| assert_eq!(asked.join().unwrap(), [0; 0], "all good requests are answered"));
+}
