@@ -5,7 +5,8 @@
 //! whole buffers (reduction, AdamW). No sum depends on how the work is split.
 
 use super::waist::{
-    Activated, Attended, Backward, Cached, Forward, Gradients, Normed, Pass, QkInput, Rows, mask_row, rotation,
+    Activated, Attended, Backward, Cached, Forward, Gradients, Normed, Pass, QkInput, Rows, frequency, mask_row,
+    rotation,
 };
 use crate::{
     config::{Activation, NormKind, Precision},
@@ -492,8 +493,9 @@ impl Forward for Cpu {
 
     fn rotations(&self, table: &mut Buf, hs: usize, theta: f64, positions: &[usize]) {
         for i in 0..hs / 2 {
+            let frequency = frequency(i, hs, theta);
             for (row, &pos) in table[..positions.len() * hs].chunks_exact_mut(hs).zip(positions) {
-                let (cos, sin) = rotation(pos, i, hs, theta);
+                let (cos, sin) = rotation(pos, frequency);
                 (row[i], row[hs / 2 + i]) = (cos as f32, sin as f32);
             }
         }

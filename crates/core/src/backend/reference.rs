@@ -1,7 +1,8 @@
 //! The definition of every operation: f64, plain loops, no cleverness. Kept forever, never optimised.
 
 use super::waist::{
-    Activated, Attended, Backward, Cached, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows, mask_row, rotation,
+    Activated, Attended, Backward, Cached, Forward, Gradients, KvCache, Normed, Pass, QkInput, Rows, frequency,
+    mask_row, rotation,
 };
 use crate::{
     config::{Activation, NormKind},
@@ -245,7 +246,7 @@ impl Forward for Reference {
 
     fn rotations(&self, table: &mut Vec<f64>, hs: usize, theta: f64, positions: &[usize]) {
         for (r, i) in (0..positions.len()).flat_map(|r| (0..hs / 2).map(move |i| (r, i))) {
-            (table[r * hs + i], table[r * hs + hs / 2 + i]) = rotation(positions[r], i, hs, theta);
+            (table[r * hs + i], table[r * hs + hs / 2 + i]) = rotation(positions[r], frequency(i, hs, theta));
         }
     }
 

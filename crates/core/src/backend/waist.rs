@@ -151,10 +151,15 @@ pub(super) fn mask_row(c: usize, i: usize) -> usize {
     i * c.next_multiple_of(4)
 }
 
-/// Cosine and sine of the angle by which channels `i` and `i + hs / 2` of a head are rotated at a position:
-/// `pos * theta^(-2 i / hs)` (Su et al. 2021). In f64, so that it is as exact after a million tokens as after one.
-pub(super) fn rotation(pos: usize, i: usize, hs: usize, theta: f64) -> (f64, f64) {
-    let (sin, cos) = libm::sincos(pos as f64 * libm::pow(theta, -2.0 * i as f64 / hs as f64));
+/// By how much the angle of channels `i` and `i + hs / 2` of a head grows from one position to the next: `theta^(-2 i / hs)`
+/// (Su et al. 2021).
+pub(super) fn frequency(i: usize, hs: usize, theta: f64) -> f64 {
+    libm::pow(theta, -2.0 * i as f64 / hs as f64)
+}
+
+/// Cosine and sine of the angle at a position. In f64, so that it is as exact after a million tokens as after one.
+pub(super) fn rotation(pos: usize, frequency: f64) -> (f64, f64) {
+    let (sin, cos) = libm::sincos(pos as f64 * frequency);
     (cos, sin)
 }
 
