@@ -83,7 +83,7 @@ impl Sampling {
             ("temperature", self.temperature, self.temperature >= 0.0, "at least 0"),
             ("top_p", self.top_p, (0.0..=1.0).contains(&self.top_p), "0 to 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1"),
-            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "above 0"),
+            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty as f32 > 0.0, "above 0"),
             ("presence_penalty", self.presence_penalty, true, "a number"),
             ("frequency_penalty", self.frequency_penalty, true, "a number"),
         ];
@@ -97,8 +97,9 @@ impl Sampling {
     }
 
     /// Draws a token from `logits (v)`, which are overwritten; the repetition penalty applies to the tokens of
-    /// `context`, the two others to those that were `drawn` before. A token whose logit is minus infinity is not drawn.
-    pub fn choose(&self, logits: &mut [f32], context: &[u32], drawn: &[u32], rng: &mut Rng) -> u32 {
+    /// `context`, the two others to those that were `drawn` before, each so many times. A token whose logit is minus infinity
+    /// is not drawn.
+    pub fn choose(&self, logits: &mut [f32], context: &[u32], drawn: &BTreeMap<u32, u32>, rng: &mut Rng) -> u32 {
         self.penalise(logits, context);
         self.shift(logits, drawn);
         if self.temperature == 0.0 {
@@ -128,13 +129,16 @@ impl Sampling {
         }
     }
 
+    /// Whether it matters how often a token was drawn.
+    fn counts(&self) -> bool {
+        self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
     /// Takes the penalties from the logits of tokens that were drawn, and adds the biases.
-    fn shift(&self, logits: &mut [f32], drawn: &[u32]) {
-        if self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 {
-            let mut times = BTreeMap::new();
-            drawn.iter().for_each(|id| *times.entry(*id).or_insert(0.0) += 1.0);
-            for (id, n) in times {
-                logits[id as usize] -= (self.presence_penalty + n * self.frequency_penalty) as f32;
+    fn shift(&self, logits: &mut [f32], drawn: &BTreeMap<u32, u32>) {
+        if self.counts() {
+            for (id, n) in drawn {
+                logits[*id as usize] -= (self.presence_penalty + f64::from(*n) * self.frequency_penalty) as f32;
             }
         }
         for (id, bias) in &self.logit_bias {
@@ -215,8 +219,8 @@ pub struct Drawn {
 pub struct Sequence<B: Forward> {
     kv: Kv<B>,
     tokens: Vec<u32>,
-    /// How many of the tokens are the prompt.
-    prompt: usize,
+    /// How often each token was drawn, if that matters.
+    drawn: BTreeMap<u32, u32>,
     sampling: Sampling,
     rng: Rng,
     /// Ids that are never drawn.
@@ -247,8 +251,8 @@ impl<B: Forward> Sequence<B> {
         }
         let rng = Rng::new(sampling.seed, Purpose::Sample, 0, index);
         let (kv, tokens, barred) = (model.kv(be), prompt.to_vec(), Vec::new());
-        let prompt = tokens.len();
-        Ok(Sequence { kv, tokens, prompt, sampling, rng, barred, parting: None, start: 0, top: 0 })
+        let drawn = BTreeMap::new();
+        Ok(Sequence { kv, tokens, drawn, sampling, rng, barred, parting: None, start: 0, top: 0 })
     }
 
     /// For a model that learned documents apart: with this token a new document begins, which sees nothing of what is
@@ -303,7 +307,7 @@ impl<B: Forward> Sequence<B> {
             let what = "the model's logits are not finite: its training diverged, or its weights are damaged";
             return Err(Error::Data(what.to_owned()));
         }
-        let Sequence { tokens, prompt, sampling, rng, barred, start, top, .. } = self;
+        let Sequence { tokens, drawn, sampling, rng, barred, start, top, .. } = self;
         for &id in &*barred {
             if let Some(z) = logits.get_mut(id as usize) {
                 *z = f32::NEG_INFINITY;
@@ -311,7 +315,7 @@ impl<B: Forward> Sequence<B> {
         }
         let top: Vec<_> = most_probable(logits, *top).into_iter().map(|id| (id, logits[id as usize])).collect();
         let before = if top.is_empty() { Vec::new() } else { logits.to_vec() };
-        let id = sampling.choose(logits, seen(tokens, *start, model), &tokens[*prompt..], rng);
+        let id = sampling.choose(logits, seen(tokens, *start, model), drawn, rng);
         let less = |(other, z)| (other, f64::from(z) - f64::from(before[id as usize]));
         Ok(Drawn { id, logprob: 0.0, top: top.into_iter().map(less).collect() })
     }
@@ -321,6 +325,9 @@ impl<B: Forward> Sequence<B> {
         drawn.logprob = logprob;
         drawn.top.iter_mut().for_each(|(_, of)| *of += logprob);
         self.tokens.push(drawn.id);
+        if self.sampling.counts() {
+            *self.drawn.entry(drawn.id).or_default() += 1;
+        }
         if Some(drawn.id) == self.parting {
             self.start = self.tokens.len() - 1;
             self.kv.clear();
@@ -473,7 +480,7 @@ mod tests {
         for _ in 0..50_000 {
             // Probabilities 0.4, 0.1, 0.3, 0.15, 0.05.
             let mut logits = [0.4f32, 0.1, 0.3, 0.15, 0.05].map(f32::ln);
-            counts[sampling.choose(&mut logits, context, &[], &mut rng) as usize] += 1;
+            counts[sampling.choose(&mut logits, context, &BTreeMap::new(), &mut rng) as usize] += 1;
         }
         counts.map(|count| (f64::from(count) / 500.0).round() as i32)
     }
@@ -498,17 +505,17 @@ mod tests {
 
     #[test]
     fn penalties_and_biases_shift_logits() {
-        let shifted = |set: &dyn Fn(&mut Sampling), drawn: &[u32]| {
+        let shifted = |set: &dyn Fn(&mut Sampling), drawn: &[(u32, u32)]| {
             let (mut sampling, mut logits) = (Sampling::default(), [1.0, -2.0, 0.5]);
             set(&mut sampling);
-            sampling.shift(&mut logits, drawn);
+            sampling.shift(&mut logits, &drawn.iter().copied().collect());
             logits
         };
-        assert_eq!(shifted(&|_| (), &[0, 0, 2]), [1.0, -2.0, 0.5]);
-        assert_eq!(shifted(&|s| s.presence_penalty = 0.5, &[1, 1, 1]), [1.0, -2.5, 0.5]);
-        assert_eq!(shifted(&|s| s.frequency_penalty = 0.5, &[1, 1, 2]), [1.0, -3.0, 0.0]);
+        assert_eq!(shifted(&|_| (), &[(0, 2), (2, 1)]), [1.0, -2.0, 0.5]);
+        assert_eq!(shifted(&|s| s.presence_penalty = 0.5, &[(1, 3)]), [1.0, -2.5, 0.5]);
+        assert_eq!(shifted(&|s| s.frequency_penalty = 0.5, &[(1, 2), (2, 1)]), [1.0, -3.0, 0.0]);
         let both = |s: &mut Sampling| (s.presence_penalty, s.frequency_penalty) = (-1.0, 0.25);
-        assert_eq!(shifted(&both, &[0, 0]), [1.5, -2.0, 0.5]);
+        assert_eq!(shifted(&both, &[(0, 2)]), [1.5, -2.0, 0.5]);
         assert_eq!(shifted(&|s| s.logit_bias = vec![(2, 1.5), (0, -1.0)], &[]), [0.0, -2.0, 2.0]);
     }
 
@@ -559,13 +566,14 @@ mod tests {
         for narrowed in [Sampling::default(), Sampling { top_k: 9, min_p: 1e-9, ..Sampling::default() }] {
             for step in 0..2000 {
                 let mut logits = [f32::NEG_INFINITY, -80.0, 0.0, f32::NEG_INFINITY];
-                let id = narrowed.choose(&mut logits, &[0, 3], &[], &mut Rng::new(1, Purpose::Sample, step, 0));
+                let id =
+                    narrowed.choose(&mut logits, &[0, 3], &BTreeMap::new(), &mut Rng::new(1, Purpose::Sample, step, 0));
                 assert!([1, 2].contains(&id));
             }
         }
         let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
         let mut rng = Rng::new(1, Purpose::Sample, 0, 0);
-        assert_eq!(greedy.choose(&mut [f32::NEG_INFINITY, -1e30], &[], &[], &mut rng), 1);
+        assert_eq!(greedy.choose(&mut [f32::NEG_INFINITY, -1e30], &[], &BTreeMap::new(), &mut rng), 1);
     }
 
     #[test]

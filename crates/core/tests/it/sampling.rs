@@ -21,7 +21,7 @@ fn frequencies(probabilities: &[f64], sampling: &Sampling) -> Vec<f64> {
     let mut counts = vec![0; probabilities.len()];
     for _ in 0..DRAWS {
         let mut logits: Vec<f32> = probabilities.iter().map(|p| p.ln() as f32).collect();
-        counts[sampling.choose(&mut logits, &[], &[], &mut rng) as usize] += 1;
+        counts[sampling.choose(&mut logits, &[], &Default::default(), &mut rng) as usize] += 1;
     }
     counts.into_iter().map(|count| count as f64 / DRAWS as f64).collect()
 }
@@ -180,6 +180,7 @@ fn a_stream_without_a_beginning_or_of_unknown_tokens_is_refused() {
         |prompt: &[u32], settings| Stream::new(&Reference, &model, prompt, settings, 0).err().unwrap().to_string();
     assert!(error(&[], Sampling::default()).contains("a prompt needs at least one token"));
     assert!(error(&[1, 7], Sampling::default()).contains("no token with id 7"));
+    assert!(error(&[1], sampling(|s| s.repetition_penalty = 1e-300)).starts_with("repetition_penalty = "));
     for bad in [f64::NAN, f64::INFINITY, -1.0] {
         assert!(error(&[1], sampling(|s| s.temperature = bad)).starts_with("temperature = "));
         assert!(error(&[1], sampling(|s| s.top_p = bad)).starts_with("top_p = "));
