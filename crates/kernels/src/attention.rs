@@ -9,8 +9,10 @@
 //! Groups of heads may share keys and values (Ainslie et al. 2023): head `h` then uses those of key-value head
 //! `h nkv / nh`, whose gradients are the sums over the group.
 
+mod heads;
 mod newest;
 
+pub use heads::Heads;
 pub use newest::key_stride;
 
 use crate::{
@@ -25,45 +27,6 @@ use std::cell::RefCell;
 
 /// Queries in a block: their scores (`t x BLOCK`) stay in the L2 cache up to a few thousand positions.
 const BLOCK: usize = 32;
-
-/// What all heads of a layer share.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    /// Channels, `nh * hs`.
-    pub c: usize,
-    /// Heads.
-    pub nh: usize,
-    /// Heads of keys and values, a divisor of `nh`: each serves `nh / nkv` neighbours (Ainslie et al. 2023).
-    pub nkv: usize,
-    /// The factor on the scores before the softmax.
-    pub scale: f64,
-}
-
-impl Heads {
-    /// Channels of a head.
-    pub fn hs(self) -> usize {
-        self.c / self.nh
-    }
-
-    /// Channels of the keys; the values have as many.
-    pub fn kv(self) -> usize {
-        self.nkv * self.hs()
-    }
-
-    /// Channels of queries, keys and values together.
-    pub fn width(self) -> usize {
-        self.c + 2 * self.kv()
-    }
-
-    /// Where the keys, or the values, of head `h` begin within `kv` channels.
-    fn shared(self, h: usize) -> usize {
-        h / (self.nh / self.nkv) * self.hs()
-    }
-
-    fn check(self) {
-        assert!(self.c.is_multiple_of(self.nh) && self.nh.is_multiple_of(self.nkv));
-    }
-}
 
 /// Index, in the dropout mask, of key `j` of head `h` and the first query; the other queries follow. Rows are padded to
 /// whole 64-bit words of random bits.

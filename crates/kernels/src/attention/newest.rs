@@ -4,7 +4,7 @@
 //! therefore stored by channel, and then neighbouring channels of the output. Each number is the sum of the same products in
 //! the same order as in a block of queries: what a text gets does not depend on how it was divided among passes.
 
-use super::Heads;
+use super::heads::Heads;
 use crate::{
     isa::{Kernel, Vectors},
     math,
