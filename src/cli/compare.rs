@@ -50,10 +50,11 @@ pub(super) struct Args {
     /// Write the curves to this SVG file; for a single run, it includes the learning rate and gradient norm
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Write all recorded numbers to this file, one event per line, for spreadsheets and pandas; "-" is standard output
+    /// Write the numbers of all estimates and updates to this file, one per line, for spreadsheets and pandas; "-" is standard
+    /// output
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Write the curves of each run as an event file of TensorBoard's, in a folder of its own below this one
+    /// Write the curves of each run as a TensorBoard event file, in a folder of its own below this one
     #[arg(long, value_name = "DIR")]
     tensorboard: Option<PathBuf>,
     /// Instead, check whether two runs are bit-identical and show where they first differ: configuration, text, event,
@@ -230,7 +231,7 @@ fn events(overlay: &Overlay, runs: &[RunDir], folder: &Path) -> anyhow::Result<V
 fn note_rest(option: &str, LeftOut { events, damaged }: LeftOut) {
     let mut parts = Vec::new();
     if events > 0 {
-        parts.push(format!("{} that are neither estimates nor updates", terminal::count(events, "event")));
+        parts.push(format!("{} other than estimates and updates", terminal::count(events, "event")));
     }
     if damaged > 0 {
         parts.push(terminal::count(damaged, "damaged line"));

@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Make a run of a model of another program
+/// Import a model of another program as a run
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -39,7 +39,7 @@ pub(super) struct Args {
     path: PathBuf,
     #[command(flatten)]
     place: PlaceArg,
-    /// The format, if the content shows another
+    /// The format, if the one that is found by the content is wrong
     #[arg(long, value_name = "FORMAT", value_parser = FormatName)]
     format: Option<Format>,
     /// An adapter's base: a run (RUN@STEP selects a checkpoint), or a file or folder that `kinglet import` takes
@@ -138,7 +138,7 @@ impl Args {
         }
         if self.base.is_some() {
             let what =
-                format!("--base belongs to adapters of PEFT, and {} has no adapter_config.json", self.path.display());
+                format!("--base is only for adapters of PEFT, and {} has no adapter_config.json", self.path.display());
             return Err(Error::BadConfig(what).into());
         }
         let imported = import(&self.path, &self.told.options(self.format))?;

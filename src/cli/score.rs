@@ -35,10 +35,10 @@ pub(super) struct Args {
     /// File with the text; "-" is standard input
     #[arg(conflicts_with = "text")]
     file: Option<PathBuf>,
-    /// Score this text instead
+    /// Score this text instead of a file
     #[arg(long, value_name = "TEXT")]
     text: Option<String>,
-    /// Number of alternatives that are named for each token, most probable first
+    /// Number of alternatives to list for each token, most probable first
     #[arg(short = 'n', long, value_name = "N", default_value_t = 3)]
     top: usize,
     /// How a text that is longer than the model's context is cut: half = windows that overlap by half, so that each token is

@@ -14,6 +14,7 @@ use kinglet::{
 use serde_json::json;
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -32,7 +33,8 @@ const TOKEN: usize = 16;
 #[command(after_help = "\
 A model is called by the path of its run under the folder that is served; NAME@last and NAME@STEP select another \
 checkpoint than the best. Models are loaded when they are first asked for. New runs are found, and runs that are being trained \
-are renewed; nothing is written into a run. Without --host, only programs on this machine can ask.
+are renewed; nothing is written into a run. Without --host, only programs on this machine can connect. With it, a token is \
+made and required.
 
 Examples:
   kinglet serve
@@ -45,24 +47,24 @@ pub(super) struct Args {
     /// Port to listen on; 0 is any that is free [default: 7317]
     #[arg(short, long, value_name = "N", default_value_t = 7317, hide_default_value = true)]
     port: u16,
-    /// Texts that are computed at once [default: 32]
+    /// Texts that are generated at the same time [default: 32]
     #[arg(long, value_name = "N", default_value_t = 32, hide_default_value = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     parallel: u16,
-    /// Texts that may wait for that; more are refused [default: 128]
+    /// Texts that may wait for their turn; more are refused [default: 128]
     #[arg(long, value_name = "N", default_value_t = 128, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=8192))]
     queue: u16,
-    /// Models in memory; for another, the one that was used least recently is forgotten [default: 4]
+    /// Models to keep in memory; for another, the one that was used least recently is unloaded [default: 4]
     #[arg(long, value_name = "N", default_value_t = 4, hide_default_value = true, value_parser = clap::value_parser!(u16).range(1..=256))]
     models_max: u16,
     #[command(flatten)]
     threads: Threads,
-    /// Address to listen on; 0.0.0.0 is all of this machine's [default: 127.0.0.1]
+    /// Address to listen on; 0.0.0.0 is all addresses of this machine [default: 127.0.0.1]
     #[arg(help_heading = ACCESS, long, value_name = "HOST", default_value = "127.0.0.1", hide_default_value = true)]
     host: String,
-    /// File with the token that clients must send; where others can connect, one is made if there is no file
+    /// File with the token that clients must send as their API key; if there is none yet, a token is made and written to it
     #[arg(help_heading = ACCESS, long, value_name = "FILE", conflicts_with = "no_auth")]
     token_file: Option<PathBuf>,
-    /// Demand no token, even where others can connect
+    /// Do not require a token, even where others can connect
     #[arg(help_heading = ACCESS, long)]
     no_auth: bool,
     /// Another name that clients may call this machine by; may be repeated
@@ -119,7 +121,9 @@ impl Args {
 
     fn token(&self) -> anyhow::Result<Token> {
         if let Some(path) = &self.token_file {
-            return Ok(Token { text: Some(read_token(path)?), is_new: false });
+            let is_new = !path.exists();
+            let text = if is_new { write_token(path)? } else { read_token(path)? };
+            return Ok(Token { text: Some(text), is_new });
         }
         let is_open = addresses(&self.host, self.port)?.iter().any(|address| !address.ip().is_loopback());
         if is_open && self.no_auth {
@@ -137,6 +141,18 @@ fn root(path: &RunArg) -> anyhow::Result<Root> {
         Err(error) => error,
     };
     Ok(folder(path.path()).map_err(|_| error)?.into())
+}
+
+/// Makes a token, and a file with it that only this user can read.
+fn write_token(path: &Path) -> anyhow::Result<String> {
+    let token = random_hex(24)?;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path).map_err(Error::io("write", path))?;
+    file.write_all(format!("{token}\n").as_bytes()).map_err(Error::io("write", path))?;
+    Ok(token)
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {

@@ -356,7 +356,7 @@ fn adapters_that_go_out_come_back_with_the_same_bits() {
     let out: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&out["format"], &out["architecture"]), (&json!("peft"), &json!("llama")));
     fs::write(cli.path("model.bin"), "x").unwrap();
-    cli.fails(&["import", "model.bin", "--base", "llama"], 2, "--base belongs to adapters of PEFT");
+    cli.fails(&["import", "model.bin", "--base", "llama"], 2, "--base is only for adapters of PEFT");
 }
 
 /// A model that is rewritten for transformers is no longer the one whose modules were adapted.

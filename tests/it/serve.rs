@@ -121,6 +121,10 @@ fn where_others_can_connect_a_token_is_demanded() {
     let port = open.about["port"].to_string();
     cli.fails(&["serve", "run", "--port", &port], 1, "another program listens there");
     fs::write(cli.path("short"), "abc\n").unwrap();
+    let made = Serving::new(&cli, &["run", "--token-file", "made"]);
+    let token = fs::read_to_string(cli.path("made")).unwrap();
+    assert!(token.trim().len() == 48, "{token}");
+    drop(made);
     cli.fails(&["serve", "run", "--token-file", "short"], 2, "a token has at least 16 characters");
     cli.fails(&["serve", "nothing"], 1, "there is no such run");
     cli.fails(&["serve"], 1, "there are no runs in runs/ yet");

@@ -145,7 +145,7 @@ fn way(config: &Config, parts: &Parts) -> Result<(Way, Prefixed)> {
             )))
         }
         (Some((_, name, architecture)), _) => Err(Error::Data(format!(
-            "the base has no linear layer {name}, as which architecture ever ({architecture} is the nearest): it is not the \
+            "the base has no linear layer {name}, whichever architecture is assumed ({architecture} is the nearest): it is not the \
              model that was adapted"
         ))),
         (None, Some(refusal)) => Err(refusal),
