@@ -279,3 +279,18 @@ fn what_was_written_is_kept_when_others_take_the_places() {
     });
     assert_eq!(answer["choices"], bench.asked(list)["choices"]);
 }
+
+#[test]
+fn a_prompt_that_is_too_long_to_be_seen_is_said_to_be() {
+    let bench = letters();
+    let notes = |prompt: Value, max_tokens: usize| {
+        bench.asked(json!({"prompt": prompt, "max_tokens": max_tokens}))["kinglet"]["notes"].clone()
+    };
+    let text = |n| "a".repeat(n);
+    assert_eq!(notes(json!(text(32)), 1), json!([]));
+    let one = "the model sees only 32 tokens: the beginning of the prompt was left out, 8 tokens";
+    assert_eq!(notes(json!(text(40)), 1), json!([one]));
+    let some = "the model sees only 32 tokens: the beginning of 2 of 3 prompts was left out, 3 tokens";
+    assert_eq!(notes(json!([text(33), text(5), text(34)]), 1), json!([some]));
+    assert_eq!(notes(json!(text(40)), 0), json!([]), "nothing is written");
+}
