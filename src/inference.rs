@@ -9,7 +9,7 @@ mod writer;
 
 pub use generate::Generation;
 pub use model::{Evaluation, Model, Part};
-pub use readout::{Readout, Tally, spelling};
+pub use readout::{IMPOSSIBLE, Readout, Tally, spelling, written};
 pub use score::{Scoring, TokenScore, Windows};
 pub(crate) use writer::{Desk, Writer};
 pub use writer::{Finish, Piece};

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Scorings that take turns; the others wait, so that not all of them have their scratch space at once.
+/// Scorings that take turns; the others wait, so that those that have begun soon end.
 const SCORED_AT_ONCE: usize = 4;
 
 /// Most tokens of prompts in a pass, unless one has more: what goes on meanwhile waits no longer than for these.

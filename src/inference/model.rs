@@ -96,11 +96,16 @@ impl Model {
 }
 
 impl Model {
-    /// A hash of its weights, its precision and this machine's instruction set.
+    /// A hash of all that a text depends on: its weights, configuration and tokenizer, its precision and this machine's
+    /// instruction set.
     pub fn fingerprint(&self) -> String {
-        let Loaded { be, gpt, weights, .. } = &*self.inner;
+        let Loaded { config, tokenizer, be, gpt, weights, .. } = &*self.inner;
         let mut hash = Sha256::new();
         hash.update(format!("{} {:?} {}", be.isa().name(), be.precision(), gpt.layout.len()));
+        for text in [&*config.to_toml(), tokenizer.to_json()] {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
         let mut part = vec![0.0; 1 << 14];
         for start in (0..gpt.layout.len()).step_by(part.len()) {
             let len = part.len().min(gpt.layout.len() - start);
@@ -349,18 +354,22 @@ impl<B: Forward> Model<B> {
     /// If the template fails, or a message has unknown characters.
     pub fn fit(&self, messages: &mut Vec<Message>, keep: usize) -> Result<Vec<Message>> {
         let template = self.template()?;
-        let mut removed = Vec::new();
-        while messages.len() > keep + 1 {
-            let tokens = chat::encode(&template.prompt(messages)?, self.tokenizer())?.0.len();
-            if tokens < self.config().block_size {
-                break;
-            }
-            // An exchange is a message and all that follows it until the same role speaks again.
-            let role = messages[keep].role.clone();
-            let rest = messages[keep + 1..messages.len() - 1].iter().take_while(|message| message.role != role).count();
-            removed.extend(messages.drain(keep..=keep + rest));
+        let fits = |dropped: usize| -> Result<bool> {
+            let rest = [&messages[..keep], &messages[keep + dropped..]].concat();
+            Ok(chat::encode(&template.prompt(&rest)?, self.tokenizer())?.0.len() < self.config().block_size)
+        };
+        // How many messages go with the first exchanges. A conversation without more of them is shorter, so that few have
+        // to be looked at, however many there are.
+        let cuts = exchanges(messages, keep);
+        let (mut low, mut high) = (0, cuts.len() - 1);
+        if high == 0 || fits(0)? {
+            return Ok(Vec::new());
         }
-        Ok(removed)
+        while low + 1 < high {
+            let middle = low.midpoint(high);
+            *(if fits(cuts[middle])? { &mut high } else { &mut low }) = middle;
+        }
+        Ok(messages.drain(keep..keep + cuts[high]).collect())
     }
 
     /// Encodes a text with this model's tokenizer, to evaluate a `part` of it: the data in `names`, given as for
@@ -437,4 +446,17 @@ impl<B: Forward> Model<B> {
         let (exact, answers) = with_threads(threads, measure)??;
         Ok(Evaluation { exact, floor, answers, notes })
     }
+}
+
+/// How many messages behind the first `keep` are none, one, two and more whole exchanges, of those before the last message.
+fn exchanges(messages: &[Message], keep: usize) -> Vec<usize> {
+    let (mut cuts, mut start) = (vec![0], keep);
+    while start + 1 < messages.len() {
+        // An exchange is a message and all that follows it until the same role speaks again.
+        let role = &messages[start].role;
+        let rest = messages[start + 1..messages.len() - 1].iter().take_while(|message| message.role != *role).count();
+        start += 1 + rest;
+        cuts.push(start - keep);
+    }
+    cuts
 }

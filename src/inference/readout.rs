@@ -6,21 +6,38 @@ use super::{
 };
 use crate::text::tokenizer::Tokenizer;
 use kinglet_core::backend::{Cpu, Forward};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use std::f64::consts::LN_2;
+
+/// What stands in JSON for a log-probability that JSON cannot write, as in OpenAI's answers: of what the model finds impossible.
+pub const IMPOSSIBLE: f64 = -9999.0;
+
+/// A log-probability as it is written in JSON, where null is for a token that is not predicted.
+pub fn written(logprob: f64) -> f64 {
+    if logprob.is_finite() { logprob } else { IMPOSSIBLE }
+}
+
+/// A mean as it is written in JSON: an infinite one as the largest number, for null is for a text of which nothing is predicted.
+fn mean<S: Serializer>(mean: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    mean.map(|mean| mean.min(f64::MAX)).serialize(serializer)
+}
 
 /// The figures of a text that was scored; none of those that are means if no token was predicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Tally {
     /// Mean loss in nats per token that was predicted.
+    #[serde(serialize_with = "mean")]
     pub loss: Option<f64>,
     /// The loss in bits per character of the text, as [`Evaluation`](super::Evaluation) has it.
+    #[serde(serialize_with = "mean")]
     pub bits_per_char: Option<f64>,
     /// The same per byte of UTF-8.
+    #[serde(serialize_with = "mean")]
     pub bits_per_byte: Option<f64>,
     /// `e^loss`.
+    #[serde(serialize_with = "mean")]
     pub perplexity: Option<f64>,
     /// Tokens that were predicted.
     pub predicted_tokens: u64,
@@ -95,7 +112,7 @@ impl<B: Forward> Readout<B> {
                 "text": text,
                 "bytes": bytes,
                 "offset": self.offset(index),
-                "logprob": score.logprob,
+                "logprob": score.logprob.map(written),
                 "rank": score.rank,
                 "entropy": score.entropy,
                 "top": top,
@@ -106,7 +123,7 @@ impl<B: Forward> Readout<B> {
 
     fn alternative(&self, id: u32, logprob: f64) -> Value {
         let (text, bytes) = self.spelt(id);
-        json!({"id": id, "text": text, "bytes": bytes, "logprob": logprob})
+        json!({"id": id, "text": text, "bytes": bytes, "logprob": written(logprob)})
     }
 
     /// The text of a token and, where that is not all of it, its bytes.

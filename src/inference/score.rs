@@ -66,15 +66,14 @@ pub struct Scoring<B: Forward = Cpu> {
     ids: Vec<u32>,
     top: usize,
     windows: Windows,
-    walk: Option<Walk<B>>,
+    walk: Option<Walk>,
     done: bool,
 }
 
 /// The way through a text.
-struct Walk<B: Forward> {
+struct Walk {
     text: Split,
     plan: Plan,
-    acts: Acts<B>,
     /// Windows that are computed together.
     at_once: usize,
     /// The next window.
@@ -138,16 +137,16 @@ impl<B: Forward> Scoring<B> {
     }
 
     /// Plans the windows.
-    fn begin(&self) -> Result<Walk<B>> {
+    fn begin(&self) -> Result<Walk> {
         self.check()?;
-        let Loaded { config, tokenizer, be, gpt, .. } = &*self.model;
+        let Loaded { config, tokenizer, gpt, .. } = &*self.model;
         let text = Split::of_ids(self.ids.clone(), tokenizer, config)?;
         let plan = match self.windows {
             Windows::Eval => Plan::Eval,
             Windows::Half => Plan::Half(half(&text.documents(), gpt.block_size)),
         };
         let at_once = (EVAL_ROWS / gpt.block_size).clamp(1, plan.count(&text).max(1));
-        Ok(Walk { text, plan, acts: gpt.acts(be, at_once, false), at_once, window: 0, token: 0 })
+        Ok(Walk { text, plan, at_once, window: 0, token: 0 })
     }
 
     /// The scores of the next piece; `None` at the end.
@@ -172,21 +171,23 @@ impl<B: Forward> Scoring<B> {
     }
 
     /// Scores the tokens that these windows predict and none before them did; without their ids.
-    fn measure(&self, walk: &mut Walk<B>, windows: Range<usize>) -> Result<Vec<TokenScore>> {
+    fn measure(&self, walk: &mut Walk, windows: Range<usize>) -> Result<Vec<TokenScore>> {
         let Loaded { be, gpt, weights: p, .. } = &*self.model;
         let (mut batch, mut padded) = (Batch::default(), Padded::default());
         let known = windows.map(|i| walk.plan.push(i, &walk.text, &mut batch)).collect::<Result<Vec<_>>>()?;
         padded.load(&batch, 0..batch.len());
         let Padded { t, ids, targets, positions } = &padded;
         let rows = Rows { positions, ..Rows::new(batch.len(), *t) };
-        gpt.forward(be, Pass { p, rows, dropout: None }, &mut walk.acts, ids);
+        // Only for this piece: a text whose reader pauses keeps no scratch space meanwhile.
+        let mut acts = gpt.acts(be, walk.at_once, false);
+        gpt.forward(be, Pass { p, rows, dropout: None }, &mut acts, ids);
         let new = |(i, known)| i * t + known..i * t + batch.sequence(i).0.len();
         let new: Vec<usize> = known.into_iter().enumerate().flat_map(new).collect();
         // What needs all logits comes before the losses, which may overwrite them.
-        let mut scores = self.expected(&walk.acts, &new, targets)?;
-        gpt.losses(be, &mut walk.acts, targets);
+        let mut scores = self.expected(&acts, &new, targets)?;
+        gpt.losses(be, &mut acts, targets);
         let mut losses = vec![0.0; rows.n()];
-        be.download(walk.acts.losses(), 0, &mut losses);
+        be.download(acts.losses(), 0, &mut losses);
         for (score, row) in scores.iter_mut().zip(new).filter(|(_, row)| targets[*row] != IGNORE) {
             // The number that evaluation and generation report too, to the bit.
             let logprob = 0.0 - f64::from(losses[row]);

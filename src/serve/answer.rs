@@ -1,10 +1,14 @@
 //! What is asked of the server, and what it answers.
 
+use crate::engine::{Busy, End};
 use serde_json::{Value, json};
 use std::{
     task::{Context, Poll},
     time::Duration,
 };
+
+/// The most figures of an answer that is in memory whole: its tokens, each with its alternatives.
+pub(super) const WHOLE: usize = 1 << 19;
 
 /// A request whose body has arrived whole.
 #[derive(Debug, Default)]
@@ -92,14 +96,6 @@ impl Failure {
         Failure { status: 400, message, kind: "invalid_request_error", param, code, retry_after: None }
     }
 
-    /// The body.
-    pub(super) fn json(&self) -> Value {
-        let Failure { message, kind, param, code, .. } = self;
-        json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
-    }
-}
-
-impl Failure {
     /// A refusal with another status than 400, whose class follows from the status.
     pub(super) fn of(status: u16, code: &'static str, message: impl Into<String>) -> Failure {
         let kind = match status {
@@ -111,5 +107,38 @@ impl Failure {
         };
         let retry_after = matches!(status, 429 | 503).then_some(1);
         Failure { status, message: message.into(), kind, param: None, code: Some(code), retry_after }
+    }
+
+    /// The server ends.
+    pub(super) fn closing() -> Failure {
+        Failure::of(503, "server_closing", "the server was told to end")
+    }
+
+    /// What there is to say of how a text or scoring ended, if it ended badly.
+    pub(super) fn of_end(end: &End) -> Option<Failure> {
+        Some(match end {
+            End::Finished(_) => return None,
+            End::Failed(what) => Failure::of(500, "model_failed", what.as_str()),
+            End::Stalled => Failure::of(500, "client_stalled", "what was computed was not read for too long"),
+            End::Closed => Failure::closing(),
+        })
+    }
+
+    /// The body.
+    pub(super) fn json(&self) -> Value {
+        let Failure { message, kind, param, code, .. } = self;
+        json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    }
+}
+
+/// Why the engine takes nothing.
+impl From<Busy> for Failure {
+    fn from(busy: Busy) -> Failure {
+        match busy {
+            Busy::Full => {
+                Failure::of(429, "server_busy", "the server has as many requests as it can hold: try again later")
+            }
+            Busy::Closing => Failure::closing(),
+        }
     }
 }

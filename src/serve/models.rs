@@ -18,7 +18,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -57,17 +57,34 @@ pub(super) struct Served {
     pub(super) created: u64,
     /// The run's folder.
     pub(super) run: PathBuf,
-    /// The same for the same weights, computed the same way.
+    /// The same for what writes the same texts.
     pub(super) fingerprint: String,
 }
 
-/// What tells that a run has changed: its checkpoints, and when and how large their files were.
-type Stamp = Vec<(u64, [Option<(SystemTime, u64)>; 3])>;
+/// What tells that a file has changed.
+type About = Option<(SystemTime, u64)>;
+
+/// What tells that a run has changed: its configuration and tokenizer, its checkpoints, and when and how large their files were.
+type Stamp = ([About; 2], Vec<(u64, [About; 3])>);
 
 /// A place for a model in memory.
 #[derive(Default)]
 struct Held {
-    served: Option<Arc<Served>>,
+    /// Never locked for long.
+    served: Mutex<Option<Arc<Served>>>,
+    /// Locked by whoever loads it.
+    look: Mutex<Look>,
+}
+
+impl Held {
+    fn served(&self) -> Option<Arc<Served>> {
+        locked(&self.served).clone()
+    }
+}
+
+/// The last look at a run.
+#[derive(Default)]
+struct Look {
     stamp: Stamp,
     seen: Option<Instant>,
 }
@@ -76,8 +93,8 @@ struct Held {
 struct State {
     seen: Option<Instant>,
     listed: Arc<Vec<Listed>>,
-    /// By id; each with the moment of its last use, counted.
-    held: HashMap<String, (u64, Arc<Mutex<Held>>)>,
+    /// By name, as [`name_of`] has it; each with the moment of its last use, counted.
+    held: HashMap<String, (u64, Arc<Held>)>,
     uses: u64,
 }
 
@@ -120,7 +137,7 @@ impl Models {
     /// How many are in memory.
     pub(super) fn loaded(&self) -> usize {
         // One that is being loaded is in use, and counts.
-        let is_full = |held: &Arc<Mutex<Held>>| held.try_lock().map_or(true, |held| held.served.is_some());
+        let is_full = |held: &Held| held.served().is_some() || held.look.try_lock().is_err();
         locked(&self.state).held.values().filter(|(_, held)| is_full(held)).count()
     }
 
@@ -131,45 +148,56 @@ impl Models {
     pub(super) fn get(&self, id: &str) -> Result<Arc<Served>, Failure> {
         let listed = self.list();
         let (of, which) = resolve(&listed, id).ok_or_else(|| unknown(id, &listed))?;
-        let held = self.place(id);
-        let result = self.renewed(&mut locked(&held), id, of, which);
-        self.forget(id, result.is_err());
+        // However a checkpoint is named, it is in memory once.
+        let name = &name_of(of, which);
+        let held = self.place(name);
+        let mut look = match held.look.try_lock() {
+            Ok(look) => look,
+            Err(TryLockError::Poisoned(look)) => look.into_inner(),
+            Err(TryLockError::WouldBlock) => match held.served() {
+                // While one renews it, the others go on with what is there.
+                Some(served) => return Ok(served),
+                None => locked(&held.look),
+            },
+        };
+        let result = self.renewed(&held, &mut look, name, of, which);
+        drop(look);
+        self.forget(name, result.is_err());
         result.map_err(|error| unusable(id, &error))
     }
 
     /// The place of a model, which is in use now.
-    fn place(&self, id: &str) -> Arc<Mutex<Held>> {
+    fn place(&self, name: &str) -> Arc<Held> {
         let mut state = locked(&self.state);
         state.uses += 1;
         let uses = state.uses;
-        let (used, held) = state.held.entry(id.to_owned()).or_default();
+        let (used, held) = state.held.entry(name.to_owned()).or_default();
         *used = uses;
         held.clone()
     }
 
     /// The model in its place, as new as its run.
-    fn renewed(&self, held: &mut Held, id: &str, of: &Listed, which: Which) -> Result<Arc<Served>> {
-        if let Some(served) =
-            held.served.clone().filter(|_| held.seen.is_some_and(|seen| seen.elapsed() < self.believed))
-        {
+    fn renewed(&self, held: &Held, look: &mut Look, name: &str, of: &Listed, which: Which) -> Result<Arc<Served>> {
+        let there = held.served();
+        if let Some(served) = there.clone().filter(|_| look.seen.is_some_and(|seen| seen.elapsed() < self.believed)) {
             return Ok(served);
         }
         for tries in 1.. {
             let now = stamp(&of.run);
-            if let Some(served) = held.served.clone().filter(|_| held.stamp == now) {
-                held.seen = Some(Instant::now());
+            if let Some(served) = there.clone().filter(|_| look.stamp == now) {
+                look.seen = Some(Instant::now());
                 return Ok(served);
             }
-            match self.load(id, of, which) {
+            match self.load(name, of, which) {
                 Ok(new) => {
                     let served = self.taken(held, new);
-                    (held.stamp, held.seen) = (now, Some(Instant::now()));
+                    *look = Look { stamp: now, seen: Some(Instant::now()) };
                     return Ok(served);
                 }
                 // A checkpoint may be removed by the training while it is read.
                 Err(_) if tries < TRIES && stamp(&of.run) != now => {}
                 Err(error) => {
-                    held.served = None;
+                    *locked(&held.served) = None;
                     return Err(error);
                 }
             }
@@ -178,16 +206,16 @@ impl Models {
     }
 
     /// Takes a model that was loaded, unless it is the one that is there.
-    fn taken(&self, held: &mut Held, new: Served) -> Arc<Served> {
+    fn taken(&self, held: &Held, new: Served) -> Arc<Served> {
         let (id, step) = (&new.id, new.model.state().step);
-        match &held.served {
-            Some(old) if old.fingerprint == new.fingerprint => return old.clone(),
+        match held.served() {
+            Some(old) if old.fingerprint == new.fingerprint && old.model.state().step == step => return old,
             Some(_) => (self.say)(&format!("{id} is renewed: step {step}")),
             None => (self.say)(&format!("{id} is loaded: step {step}")),
         }
         new.model.warnings().iter().for_each(|warning| (self.say)(&format!("{id}: {warning}")));
         let new = Arc::new(new);
-        held.served = Some(new.clone());
+        *locked(&held.served) = Some(new.clone());
         new
     }
 
@@ -280,10 +308,24 @@ fn resolve<'a>(listed: &'a [Listed], id: &str) -> Option<(&'a Listed, Which)> {
     let which = match at {
         "best" => Which::Best,
         "last" => Which::Last,
-        at => Which::Step(at.strip_prefix("step-").unwrap_or(at).parse().ok()?),
+        at => {
+            // As the checkpoint's folder is called, or its number.
+            let digits = at.strip_prefix("step-").unwrap_or(at);
+            Which::Step(digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))?)
+        }
     };
     // Where one checkpoint is served, the others are not.
     find(name).filter(|found| found.which.is_none_or(|only| only == which)).map(|found| (found, which))
+}
+
+/// The one name of a checkpoint of a run, of all by which it may be asked for.
+fn name_of(of: &Listed, which: Which) -> String {
+    match which {
+        _ if which == of.which.unwrap_or(Which::Best) => of.id.clone(),
+        Which::Best => format!("{}@best", of.id),
+        Which::Last => format!("{}@last", of.id),
+        Which::Step(step) => format!("{}@{step}", of.id),
+    }
 }
 
 fn stamp(run: &Path) -> Stamp {
@@ -293,7 +335,8 @@ fn stamp(run: &Path) -> Stamp {
         (step, [about(folder), weights, about(&folder.join("SHA256SUMS"))])
     };
     let steps = steps(run).unwrap_or_default();
-    steps.into_iter().map(|step| of(step, &run.join(format!("checkpoints/step-{step:06}")))).collect()
+    let steps = steps.into_iter().map(|step| of(step, &run.join(format!("checkpoints/step-{step:06}"))));
+    (["config.toml", "tokenizer.json"].map(|name| about(&run.join(name))), steps.collect())
 }
 
 /// There is no such model.

@@ -1,14 +1,14 @@
 //! `POST /api/score`: how probable a model finds each token of a text.
 
 use super::{
-    answer::{Answer, Asked, Failure, Work},
+    answer::{Answer, Asked, Failure, WHOLE, Work},
     fields::{Fields, parse, whole},
     models::Served,
     openai::served,
     service::Service,
 };
 use crate::{
-    engine::{Busy, End, Measuring},
+    engine::Measuring,
     inference::{Readout, Windows},
 };
 use serde_json::{Value, json};
@@ -19,9 +19,6 @@ use std::{
 
 /// The most alternatives of a token.
 const MOST: i64 = 20;
-
-/// The most tokens and alternatives of an answer that is not streamed: it is in memory whole.
-const WHOLE: usize = 1 << 19;
 
 /// A text that is being scored.
 struct Scores {
@@ -82,7 +79,7 @@ pub(super) fn score(service: &Service, asked: &Asked) -> Result<Answer, Failure>
         return Err(Failure::bad(Some(at_fault), Some("too_long"), what));
     }
     let readout = Readout::new(&served.model, &scoring, text);
-    let measuring = service.engine.measure(scoring).map_err(busy)?;
+    let measuring = service.engine.measure(scoring)?;
     let (tokens, done, failure) = Default::default();
     let work = Box::new(Scores { served, measuring, readout, notes, tokens, streams, done, failure });
     Ok(if streams { Answer::Stream(work) } else { Answer::Pending(work) })
@@ -96,14 +93,6 @@ fn numbers(fields: &Fields, value: &Value) -> Result<Vec<u32>, Failure> {
     all.iter().map(|value| one(value).ok_or_else(|| wrong(value))).collect()
 }
 
-/// Why the engine takes nothing.
-fn busy(busy: Busy) -> Failure {
-    match busy {
-        Busy::Full => Failure::of(429, "server_busy", busy.to_string()),
-        Busy::Closing => Failure::of(503, "server_closing", "the server was told to end"),
-    }
-}
-
 impl Scores {
     /// Takes what has come.
     fn take(&mut self) {
@@ -111,12 +100,7 @@ impl Scores {
         self.tokens.extend(self.readout.tokens(&scores));
         let Some(end) = self.measuring.end() else { return };
         self.done = true;
-        self.failure = match end {
-            End::Finished(_) => None,
-            End::Failed(what) => Some(Failure::of(500, "model_failed", what)),
-            End::Stalled => Some(Failure::of(500, "client_stalled", "the scores were not read for too long")),
-            End::Closed => Some(busy(Busy::Closing)),
-        };
+        self.failure = Failure::of_end(&end);
     }
 
     /// What has come, and what all of it comes to, if it has ended.

@@ -2,7 +2,7 @@
 
 use super::{
     knobs::{Knobs, MOST_LOGPROBS, MOST_TOKENS},
-    prompt,
+    prompt::{self, Prompt},
     writing::{Kind, Order},
 };
 use crate::serve::{answer::Failure, fields::Fields, models::Served};
@@ -30,5 +30,15 @@ pub(super) fn order(served: Arc<Served>, fields: &Fields) -> Result<Order, Failu
     }
     // Of many prompts, each loses the same.
     notes.dedup();
+    notes.extend(cut(&prompts, model.config().block_size).filter(|_| max_tokens > 0));
     Ok(Order { kind: Kind::Completion, prompts, knobs, max_tokens, logprobs, echo, notes, served })
+}
+
+/// What is to be said of prompts that are longer than what the model sees.
+fn cut(prompts: &[Prompt], sees: usize) -> Option<String> {
+    let lost: Vec<usize> = prompts.iter().map(|prompt| prompt.tokens.saturating_sub(sees)).filter(|&n| n > 0).collect();
+    let (n, tokens) = (lost.len(), lost.iter().sum::<usize>());
+    let which =
+        if prompts.len() == 1 { "of the prompt".to_owned() } else { format!("of {n} of {} prompts", prompts.len()) };
+    (n > 0).then(|| format!("the model sees only {sees} tokens: the beginning {which} was left out, {tokens} tokens"))
 }

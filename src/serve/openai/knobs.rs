@@ -14,6 +14,8 @@ pub(super) const MOST_TOKENS: i64 = 65_536;
 pub(super) const MOST_LOGPROBS: i64 = 20;
 /// The most stop strings.
 const MOST_STOPS: usize = 4;
+/// The most bytes of a stop string: what may be its beginning is looked at again with each token.
+const LONGEST_STOP: usize = 1 << 10;
 /// The longest time between two events of a stream that may be asked for, in milliseconds.
 const LONGEST_INTERVAL: i64 = 60_000;
 
@@ -113,7 +115,7 @@ fn logit_bias(fields: &Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>, Fai
 /// The texts before which a text ends; an empty one has no effect.
 fn stops(fields: &Fields) -> Result<Vec<String>, Failure> {
     let Some(value) = fields.get("stop") else { return Ok(Vec::new()) };
-    let wrong = |value| fields.wrong_type("stop", "a string or a list of strings", value);
+    let wrong = |value: &Value| fields.wrong_type("stop", "a string or a list of strings", value);
     let list = match value {
         Value::Array(list) => list.as_slice(),
         one => std::slice::from_ref(one),
@@ -121,8 +123,15 @@ fn stops(fields: &Fields) -> Result<Vec<String>, Failure> {
     if list.len() > MOST_STOPS {
         return Err(fields.wrong("stop", &format!("has {} strings: at most {MOST_STOPS} are allowed", list.len())));
     }
-    let texts = list.iter().map(|stop| stop.as_str().map(str::to_owned).ok_or_else(|| wrong(stop)));
-    texts.collect()
+    let text = |stop: &Value| {
+        let text = stop.as_str().ok_or_else(|| wrong(stop))?;
+        if text.len() > LONGEST_STOP {
+            let what = format!("has a string of {} bytes: at most {LONGEST_STOP} are allowed", text.len());
+            return Err(fields.wrong("stop", &what));
+        }
+        Ok(text.to_owned())
+    };
+    list.iter().map(text).collect()
 }
 
 fn streaming(fields: &Fields) -> Result<Option<Streaming>, Failure> {
@@ -199,7 +208,7 @@ mod tests {
             ("n", vec![json!("2")], "invalid_type"),
             ("best_of", vec![json!(2)], "unsupported_parameter"),
             ("best_of", vec![json!(0)], "invalid_value"),
-            ("stop", vec![json!(["a", "b", "c", "d", "e"])], "invalid_value"),
+            ("stop", vec![json!(["a", "b", "c", "d", "e"]), json!("a".repeat(1025))], "invalid_value"),
             ("stop", vec![json!(1), json!([1]), json!([null]), json!({})], "invalid_type"),
             (
                 "logit_bias",

@@ -3,7 +3,7 @@
 //! A token is shown as the text that it adds. One that is not whole characters is shown as OpenAI does: `bytes:\xe2\x80`.
 
 use crate::{
-    inference::TokenScore,
+    inference::{IMPOSSIBLE, TokenScore, written},
     text::{
         chat::Ending,
         tokenizer::{StreamDecoder, Tokenizer},
@@ -12,9 +12,6 @@ use crate::{
 use kinglet_core::sample::Drawn;
 use serde_json::{Map, Value, json};
 use std::{collections::VecDeque, fmt::Write};
-
-/// What stands for a log-probability that JSON cannot write, as in OpenAI's answers.
-const IMPOSSIBLE: f64 = -9999.0;
 
 /// A token as it is shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -184,10 +181,6 @@ pub(super) fn of_prompt(tokenizer: &Tokenizer, scores: &[TokenScore], unseen: us
     listing.closed.into_iter().map(|(_, entry)| entry).collect()
 }
 
-fn number(logprob: f64) -> f64 {
-    if logprob.is_finite() { logprob } else { IMPOSSIBLE }
-}
-
 /// As `/v1/completions` has them. A token's alternatives have the token itself among them.
 pub(super) fn legacy(entries: &[Entry]) -> Value {
     let alternatives = |entry: &Entry| {
@@ -195,13 +188,13 @@ pub(super) fn legacy(entries: &[Entry]) -> Value {
         let mut named = Map::new();
         // Different tokens may be shown as the same text: then the most probable one is.
         for (shown, logprob) in entry.top.iter().chain([&(entry.shown.clone(), logprob)]) {
-            named.entry(&shown.text).or_insert_with(|| json!(number(*logprob)));
+            named.entry(&shown.text).or_insert_with(|| json!(written(*logprob)));
         }
         Some(named)
     };
     json!({
         "tokens": entries.iter().map(|entry| &entry.shown.text).collect::<Vec<_>>(),
-        "token_logprobs": entries.iter().map(|entry| entry.logprob.map(number)).collect::<Vec<_>>(),
+        "token_logprobs": entries.iter().map(|entry| entry.logprob.map(written)).collect::<Vec<_>>(),
         "top_logprobs": entries.iter().map(alternatives).collect::<Vec<_>>(),
         "text_offset": entries.iter().map(|entry| entry.offset).collect::<Vec<_>>(),
     })
@@ -209,7 +202,7 @@ pub(super) fn legacy(entries: &[Entry]) -> Value {
 
 /// As `/v1/chat/completions` has them.
 pub(super) fn chat(entries: &[Entry]) -> Value {
-    let token = |Shown { text, bytes }: &Shown, logprob: f64| json!({"token": text, "logprob": number(logprob), "bytes": bytes});
+    let token = |Shown { text, bytes }: &Shown, logprob: f64| json!({"token": text, "logprob": written(logprob), "bytes": bytes});
     let content = entries.iter().map(|entry| {
         let mut whole = token(&entry.shown, entry.logprob.unwrap_or(IMPOSSIBLE));
         whole["top_logprobs"] = entry.top.iter().map(|(shown, logprob)| token(shown, *logprob)).collect();

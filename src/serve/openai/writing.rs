@@ -11,7 +11,7 @@ use crate::{
     engine::{Busy, End, Engine, Measuring, Text},
     inference::{Finish, Generation, Piece, TokenScore},
     serve::{
-        answer::{Answer, Failure, Work},
+        answer::{Answer, Failure, WHOLE, Work},
         models::Served,
     },
     text::tokenizer::Tokenizer,
@@ -20,14 +20,19 @@ use serde_json::{Value, json};
 use std::{
     collections::VecDeque,
     mem::take,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::time::{Sleep, sleep};
 
 /// How many texts and scorings of one request the engine is given at a time, so that a long list of prompts waits here
 /// and not in the engine's queue.
 const AT_ONCE: usize = 32;
+
+/// When the engine is asked again that had no room for the rest of a request.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Which of OpenAI's two kinds of text it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +79,44 @@ impl Order {
         self.echo && self.logprobs.is_some()
     }
 
+    /// Refuses what could not be in memory: all of an answer that is not streamed; of one that is, the prompts' tokens, which
+    /// are sent once they are complete.
+    fn check(&self) -> Result<(), Failure> {
+        let streams = self.knobs.streaming.is_some();
+        // An answer in a conversation ends where the context does.
+        let most = if self.kind == Kind::Chat { self.served.model.config().block_size } else { usize::MAX };
+        let drawn = self.prompts.len() * self.max_tokens.min(most);
+        let prompts: usize = self.prompts.iter().map(|prompt| prompt.tokens).sum();
+        let (top, echoed) = (self.logprobs.unwrap_or(0), if self.echo { prompts } else { 0 });
+        let figures = |tokens: usize| tokens.saturating_mul(self.knobs.n * (1 + top));
+        let too_many = |tokens: usize, way_out: &str| {
+            let (tokens, most) = (tokens * self.knobs.n, WHOLE / (1 + top));
+            let what = format!(
+                "the answer may have {tokens} tokens with {top} alternatives each, and only {most} of them can be sent at \
+                 once: {way_out}"
+            );
+            Err(Failure::bad(None, Some("too_long"), what))
+        };
+        if self.scores() && figures(echoed) > WHOLE {
+            return too_many(echoed, "name fewer or shorter prompts, or ask for fewer texts or alternatives");
+        }
+        if !streams && figures(echoed + drawn) > WHOLE {
+            return too_many(echoed + drawn, "set \"stream\": true, or ask for fewer tokens, texts or alternatives");
+        }
+        Ok(())
+    }
+
+    /// Whether each piece of a text is sent by itself.
+    fn sends_each(&self) -> bool {
+        self.knobs.streaming.and_then(|streaming| streaming.interval).is_some_and(|interval| interval.is_zero())
+    }
+
     /// Starts writing.
     ///
     /// # Errors
-    /// If the engine takes nothing now, or a text cannot begin.
+    /// If the answer may be too long, the engine takes nothing now, or a text cannot begin.
     pub(super) fn start(self, engine: &Engine) -> Result<Answer, Failure> {
+        self.check()?;
         let streams = self.knobs.streaming.is_some();
         let mut writing = Writing::new(self, engine.clone());
         writing.fill()?;
@@ -129,6 +167,13 @@ struct Delta {
     entries: Vec<Entry>,
 }
 
+impl Delta {
+    fn extend(&mut self, other: Delta) {
+        self.text += &other.text;
+        self.entries.extend(other.entries);
+    }
+}
+
 /// One text.
 #[derive(Default)]
 struct Choice {
@@ -144,13 +189,18 @@ struct Choice {
 }
 
 impl Choice {
-    fn push(&mut self, piece: Piece, tokenizer: &Tokenizer) {
+    /// Takes what has come, to be sent by itself or with what was not sent before it.
+    fn push(&mut self, piece: Piece, tokenizer: &Tokenizer, by_itself: bool) {
         self.tokens += piece.tokens.len();
         let entries = self.listing.as_mut().map(|listing| {
             piece.tokens.iter().for_each(|token| listing.push(tokenizer, token));
             listing.certain(&piece.text)
         });
-        self.deltas.push_back(Delta { text: piece.text, entries: entries.unwrap_or_default() });
+        let delta = Delta { text: piece.text, entries: entries.unwrap_or_default() };
+        match self.deltas.back_mut().filter(|_| !by_itself) {
+            Some(last) => last.extend(delta),
+            None => self.deltas.push_back(delta),
+        }
     }
 
     fn end(&mut self, finish: Finish, tokenizer: &Tokenizer) {
@@ -181,6 +231,10 @@ pub(super) struct Writing {
     scores: Vec<Scores>,
     choices: Vec<Choice>,
     failure: Option<Failure>,
+    /// Whether the engine took anything: then it is asked until it takes the rest.
+    taken: bool,
+    /// When it is asked again, if it had no room while nothing of this request was there.
+    again: Option<Pin<Box<Sleep>>>,
     /// Whether the seed and the notes were sent.
     told: bool,
     /// Whether the last event was made.
@@ -208,6 +262,8 @@ impl Writing {
             scores: (0..scored).map(|_| Scores::default()).collect(),
             choices: (0..prompts * n).map(|_| Choice::default()).collect(),
             failure: None,
+            taken: false,
+            again: None,
             told: false,
             closed: false,
         }
@@ -228,14 +284,11 @@ impl Writing {
             };
             match begun {
                 Ok(running) => self.running.push(running),
-                // A text that ends makes room.
-                Err(Busy::Full) if !self.running.is_empty() => break,
-                Err(Busy::Full) => {
-                    let what = "the server has as many requests as it can hold: try again later";
-                    return Err(Failure::of(429, "server_busy", what));
-                }
-                Err(Busy::Closing) => return Err(closing()),
+                // What was written so far is not given up for want of a place.
+                Err(Busy::Full) if self.taken => break,
+                Err(busy) => return Err(busy.into()),
             }
+            self.taken = true;
             self.jobs.pop_front();
         }
         Ok(())
@@ -265,7 +318,7 @@ impl Writing {
     /// Takes what has come; tells whether that was the end.
     fn absorb(&mut self, running: usize) -> bool {
         let served = self.order.served.clone();
-        let tokenizer = served.model.tokenizer();
+        let (tokenizer, each) = (served.model.tokenizer(), self.order.sends_each());
         let end = match &mut self.running[running] {
             Running::Scoring(prompt, measuring) => {
                 let scores = &mut self.scores[*prompt];
@@ -276,7 +329,7 @@ impl Writing {
             }
             Running::Writing(choice, text) => {
                 let choice = &mut self.choices[*choice];
-                text.take().into_iter().for_each(|piece| choice.push(piece, tokenizer));
+                text.take().into_iter().for_each(|piece| choice.push(piece, tokenizer, each));
                 let end = text.end();
                 if let Some(End::Finished(finish)) = end {
                     choice.end(finish, tokenizer);
@@ -284,16 +337,34 @@ impl Writing {
                 end
             }
         };
-        let failure = match &end {
-            Some(End::Failed(what)) => Some(Failure::of(500, "model_failed", what.as_str())),
-            Some(End::Stalled) => Some(Failure::of(500, "client_stalled", "the text was not read for too long")),
-            Some(End::Closed) => Some(closing()),
-            Some(End::Finished(_)) | None => None,
-        };
+        let failure = end.as_ref().and_then(Failure::of_end);
         if let Some(failure) = failure {
             self.fail(failure);
         }
         end.is_some()
+    }
+
+    /// Takes what has come of all that runs, and gives the engine more where something ended.
+    fn read(&mut self, cx: &mut Context) {
+        let streams = self.order.knobs.streaming.is_some();
+        let mut i = 0;
+        while !self.is_idle() && i < self.running.len() {
+            // What is sent whole is gathered until then.
+            let running = &mut self.running[i];
+            let came = if streams { running.poll(cx) } else { running.poll_urgent(cx) };
+            if came.is_pending() {
+                i += 1;
+            } else if self.absorb(i) {
+                self.running.swap_remove(i);
+                self.refill();
+            }
+        }
+    }
+
+    fn refill(&mut self) {
+        if let Err(failure) = self.fill() {
+            self.fail(failure);
+        }
     }
 
     /// One text that fails is the end of all.
@@ -331,25 +402,34 @@ impl Writing {
     }
 
     /// What was not sent of a text; as one, unless each piece is to be sent by itself.
-    fn news(&mut self, choice: usize, each: bool) -> Vec<Delta> {
+    fn news(&mut self, choice: usize) -> Vec<Delta> {
         if !self.is_ready(choice) {
             return Vec::new();
         }
-        if !std::mem::replace(&mut self.choices[choice].begun, true)
-            && let Some(echo) = self.echo(choice)
-        {
-            self.choices[choice].deltas.push_front(echo);
+        let mut deltas = Vec::new();
+        if !std::mem::replace(&mut self.choices[choice].begun, true) {
+            deltas.extend(self.echo(choice));
+            self.forget_scores(choice / self.order.knobs.n);
         }
-        let deltas = Vec::from(take(&mut self.choices[choice].deltas));
-        let joined = |deltas: Vec<Delta>| {
-            deltas.into_iter().reduce(|mut all, delta| {
-                all.text += &delta.text;
-                all.entries.extend(delta.entries);
+        deltas.extend(take(&mut self.choices[choice].deltas));
+        if !self.order.sends_each() {
+            let joined = deltas.into_iter().reduce(|mut all, delta| {
+                all.extend(delta);
                 all
-            })
-        };
-        let deltas = if each { deltas } else { joined(deltas).into_iter().collect() };
-        deltas.into_iter().filter(|delta| !delta.text.is_empty() || !delta.entries.is_empty()).collect()
+            });
+            deltas = joined.into_iter().collect();
+        }
+        deltas.retain(|delta| !delta.text.is_empty() || !delta.entries.is_empty());
+        deltas
+    }
+
+    /// Frees a prompt's scores once all of its texts have begun.
+    fn forget_scores(&mut self, prompt: usize) {
+        let n = self.order.knobs.n;
+        let begun = self.choices[prompt * n..][..n].iter().all(|choice| choice.begun);
+        if let Some(scores) = self.scores.get_mut(prompt).filter(|_| begun) {
+            scores.scores = Vec::new();
+        }
     }
 
     /// The tokens of a text, as they are shown.
@@ -415,13 +495,13 @@ impl Writing {
     }
 
     /// The events of what is new of a text.
-    fn events_of(&mut self, index: usize, each: bool, events: &mut Vec<Value>) {
+    fn events_of(&mut self, index: usize, events: &mut Vec<Value>) {
         if self.order.kind == Kind::Chat && !self.choices[index].begun {
             let delta = json!({"role": "assistant", "content": "", "refusal": null});
             let begin = json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null});
             events.push(self.event(vec![begin]));
         }
-        for delta in self.news(index, each) {
+        for delta in self.news(index) {
             events.push(self.part(index, delta, None));
         }
         if let Some(reason) = self.choices[index].reason()
@@ -433,7 +513,7 @@ impl Writing {
     }
 
     fn whole_choice(&mut self, index: usize) -> Value {
-        let Delta { text, entries } = self.news(index, false).pop().unwrap_or_default();
+        let Delta { text, entries } = self.news(index).pop().unwrap_or_default();
         let (logprobs, reason) = (self.listed(&entries, true), self.choices[index].reason());
         match self.order.kind {
             Kind::Completion => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}),
@@ -448,26 +528,25 @@ impl Writing {
 impl Work for Writing {
     fn poll(&mut self, cx: &mut Context) -> Poll<()> {
         let streams = self.order.knobs.streaming.is_some();
-        let mut i = 0;
-        while !self.is_idle() && i < self.running.len() {
-            // What is sent whole is gathered until then.
-            let running = &mut self.running[i];
-            let came = if streams { running.poll(cx) } else { running.poll_urgent(cx) };
-            if came.is_pending() {
-                i += 1;
-            } else if self.absorb(i) {
-                self.running.swap_remove(i);
-                if let Err(failure) = self.fill() {
-                    self.fail(failure);
-                }
+        loop {
+            self.read(cx);
+            if self.is_idle() || (streams && self.has_news()) {
+                return Poll::Ready(());
             }
+            if !self.running.is_empty() {
+                return Poll::Pending;
+            }
+            // Others took the places. Nothing of this request is there that would wake it.
+            ready!(self.again.get_or_insert_with(|| Box::pin(sleep(AGAIN))).as_mut().poll(cx));
+            self.again = None;
+            self.refill();
         }
-        if self.is_idle() || (streams && self.has_news()) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn poll_urgent(&mut self, cx: &mut Context) -> Poll<()> {
+        // What waits for a place waits in `poll`.
+        let mut urgent = self.is_idle() || self.running.is_empty();
         // All are asked, so that each can wake.
-        let mut urgent = self.is_idle();
         for running in &mut self.running {
             urgent |= running.poll_urgent(cx).is_ready();
         }
@@ -480,9 +559,8 @@ impl Work for Writing {
 
     fn events(&mut self) -> Result<Vec<Value>, Failure> {
         let streaming = self.order.knobs.streaming;
-        let each = self.interval().is_some_and(|interval| interval.is_zero());
         let mut events = Vec::new();
-        (0..self.choices.len()).for_each(|index| self.events_of(index, each, &mut events));
+        (0..self.choices.len()).for_each(|index| self.events_of(index, &mut events));
         if !self.told
             && let Some(event) = events.first_mut()
         {
@@ -520,8 +598,4 @@ impl Work for Writing {
         (answer["usage"], answer["kinglet"]) = (self.usage(), self.ours());
         Ok(answer)
     }
-}
-
-fn closing() -> Failure {
-    Failure::of(503, "server_closing", "the server was told to end")
 }

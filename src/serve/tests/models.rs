@@ -13,9 +13,14 @@ const LOOK: Duration = Duration::from_millis(2050);
 
 /// Writes a run with one checkpoint.
 fn create(path: &Path, step: u64) -> RunDir {
+    write(path, step, "abc")
+}
+
+/// The same, with these characters.
+fn write(path: &Path, step: u64, chars: &str) -> RunDir {
     let config =
         Config::default().with(&["vocab_size=3", "block_size=8", "n_layer=1", "n_head=1", "n_embd=8"]).unwrap();
-    let (run, lock) = RunDir::create(path, config, CharTokenizer::train("abc").into(), None).unwrap();
+    let (run, lock) = RunDir::create(path, config, CharTokenizer::train(chars).into(), None).unwrap();
     drop(lock);
     save(&run, step);
     run
@@ -28,6 +33,34 @@ fn save(run: &RunDir, step: u64) {
     let mut state = State::default();
     (state.step, state.best) = (step, Some((1.0 / (step + 1) as f64, step)));
     run.save_weights(&layout, &state, |span, out| out.copy_from_slice(&weights[span.range()])).unwrap();
+}
+
+#[test]
+fn a_checkpoint_is_in_memory_once_however_it_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    save(&create(&temp.path().join("mine"), 5), 6);
+    let server = Running::of(vec![temp.path().to_owned().into()], |_| ());
+    for (id, step_of, loaded) in [("mine", 6, 1.0), ("mine@best", 6, 1.0), ("mine@5", 5, 2.0), ("mine@005", 5, 2.0)] {
+        assert_eq!(step(&server, id), (200, json!(step_of)), "{id}");
+        assert_eq!(server.metric("kinglet_models_loaded"), loaded, "{id}");
+    }
+    assert_eq!(step(&server, "mine@step-000005"), (200, json!(5)));
+    assert_eq!(server.metric("kinglet_models_loaded"), 2.0);
+    assert_eq!(step(&server, "mine@%2B5").0, 404);
+}
+
+#[test]
+fn a_run_with_other_characters_is_another_model() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("mine");
+    create(&path, 5);
+    let server = Running::of(vec![temp.path().to_owned().into()], |_| ());
+    let fingerprint = || server.client().get("/model/mine").json()["fingerprint"].clone();
+    let before = fingerprint();
+    fs::remove_dir_all(&path).unwrap();
+    write(&path, 5, "xyz");
+    thread::sleep(LOOK);
+    assert_ne!(fingerprint(), before, "the weights are the same");
 }
 
 /// The names and sizes of all files below a folder.

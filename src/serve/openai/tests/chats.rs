@@ -222,3 +222,26 @@ fn unknown_characters_of_a_message_are_named() {
     );
     assert!(failure.message.contains('X'), "{}", failure.message);
 }
+
+#[test]
+fn as_few_exchanges_are_forgotten_as_must_be() {
+    let bench = chats();
+    let model = bench.model();
+    let fits = |messages: &[Message]| model.ids_of_messages(messages).unwrap().len() < model.config().block_size;
+    for n in 1..40 {
+        // Now and then a role speaks twice.
+        let role = |i: usize| if i.is_multiple_of(2) || i.is_multiple_of(7) { "user" } else { "assistant" };
+        let all: Vec<_> = (0..n).map(|i| Message::new(role(i), &"ab"[..i % 3])).collect();
+        for keep in 0..n.min(2) {
+            let (mut rest, mut want) = (all.clone(), all.clone());
+            let gone = model.fit(&mut rest, keep).unwrap();
+            // One exchange after the other.
+            while want.len() > keep + 1 && !fits(&want) {
+                let role = want[keep].role.clone();
+                let more = want[keep + 1..want.len() - 1].iter().take_while(|message| message.role != role).count();
+                want.drain(keep..=keep + more);
+            }
+            assert_eq!((&rest, gone.len()), (&want, n - want.len()), "{n} messages, of which {keep} are kept");
+        }
+    }
+}

@@ -231,3 +231,66 @@ fn a_full_engine_refuses_and_one_that_closes_says_so() {
     assert_eq!((failure.status, failure.code, failure.kind), (503, Some("server_closing"), "server_error"));
     assert_eq!(bench.refusal(json!({"prompt": "a"})).0, 503);
 }
+
+#[test]
+fn an_answer_that_is_not_streamed_is_bounded() {
+    let bench = letters();
+    let long = json!({"prompt": "a", "max_tokens": 60_000, "n": 9});
+    assert_eq!(bench.refusal(long.clone()), (400, "too_long", String::new()));
+    assert!(bench.ask(long.clone()).unwrap_err().message.contains("540000 tokens with 0 alternatives"));
+    let rich = json!({"prompt": "a", "max_tokens": 30_000, "logprobs": 20});
+    assert_eq!(bench.refusal(rich.clone()).1, "too_long");
+    for mut request in [long, rich] {
+        request["stream"] = json!(true);
+        assert!(matches!(bench.order(request).unwrap().start(&bench.engine), Ok(Answer::Stream(_))));
+    }
+    // The tokens of a prompt are sent at once even in a stream.
+    let echo =
+        json!({"prompt": "a".repeat(5000), "max_tokens": 0, "echo": true, "logprobs": 20, "n": 5, "stream": true});
+    let failure = bench.order(echo).unwrap().start(&bench.engine).err().unwrap();
+    assert_eq!((failure.status, failure.code), (400, Some("too_long")));
+    // An answer in a conversation is no longer than the context, whatever may be asked for.
+    let chat = json!({"messages": [{"role": "user", "content": "a"}], "n": 16, "max_tokens": 65_536, "logprobs": true, "top_logprobs": 20});
+    assert_eq!(chats().asked(chat)["choices"].as_array().unwrap().len(), 16);
+}
+
+#[test]
+fn what_was_written_is_kept_when_others_take_the_places() {
+    let engine = Engine::start(Options { parallel: 1, queue: 1, ..Options::default() }).unwrap();
+    let bench = Bench { engine, ..letters() };
+    let long =
+        || bench.order(json!({"prompt": "a", "max_tokens": 60_000, "stream": true})).unwrap().start(&bench.engine);
+    let first = long().unwrap();
+    let list = json!({"prompt": ["a", "b"], "max_tokens": 3, "seed": 1});
+    let Answer::Pending(mut work) = bench.order(list.clone()).unwrap().start(&bench.engine).unwrap() else { panic!() };
+    // The first of the list is written, and its place goes to another before anyone looks.
+    drop(first);
+    while bench.engine.figures().open() > 0 {
+        std::thread::yield_now();
+    }
+    let others = [long().unwrap(), long().unwrap()];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let answer = runtime.block_on(async {
+        let pending = poll_fn(|cx| std::task::Poll::Ready(work.poll(cx).is_pending())).await;
+        assert!(pending && !work.is_done(), "it waits for a place");
+        drop(others);
+        poll_fn(|cx| work.poll(cx)).await;
+        work.whole().unwrap()
+    });
+    assert_eq!(answer["choices"], bench.asked(list)["choices"]);
+}
+
+#[test]
+fn a_prompt_that_is_too_long_to_be_seen_is_said_to_be() {
+    let bench = letters();
+    let notes = |prompt: Value, max_tokens: usize| {
+        bench.asked(json!({"prompt": prompt, "max_tokens": max_tokens}))["kinglet"]["notes"].clone()
+    };
+    let text = |n| "a".repeat(n);
+    assert_eq!(notes(json!(text(32)), 1), json!([]));
+    let one = "the model sees only 32 tokens: the beginning of the prompt was left out, 8 tokens";
+    assert_eq!(notes(json!(text(40)), 1), json!([one]));
+    let some = "the model sees only 32 tokens: the beginning of 2 of 3 prompts was left out, 3 tokens";
+    assert_eq!(notes(json!([text(33), text(5), text(34)]), 1), json!([some]));
+    assert_eq!(notes(json!(text(40)), 0), json!([]), "nothing is written");
+}

@@ -152,4 +152,12 @@ fn what_is_impossible_is_a_number_in_json() {
     let choice = bench.ask(json!({"prompt": ids, "max_tokens": 0, "echo": true, "logprobs": 1}));
     let text = choice.unwrap()["choices"][0]["logprobs"].to_string();
     assert!(text.contains("-9999.0") && text.matches("null").count() == 2, "{text}");
+    // Scores say it in the same way.
+    let scoring = bench.model().score(ids.to_vec()).top(257);
+    let mut readout = crate::inference::Readout::new(bench.model(), &scoring, None);
+    let tokens: Vec<Value> = scoring.flat_map(|scores| readout.tokens(&scores.unwrap())).collect();
+    assert_eq!((&tokens[0]["logprob"], &tokens[1]["logprob"]), (&json!(null), &json!(-9999.0)));
+    assert!(tokens[1]["top"].as_array().unwrap().iter().all(|top| top["logprob"].is_f64()));
+    let summary = json!(readout.tally());
+    assert_eq!((&summary["loss"], &summary["perplexity"]), (&json!(f64::MAX), &json!(f64::MAX)));
 }
