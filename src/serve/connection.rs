@@ -28,7 +28,10 @@ pub(super) struct Line {
 struct State {
     /// Requests that are being answered.
     busy: usize,
-    /// Since when there is none.
+    /// When the answers began that are in the hands of the writer but not in those of the system: it holds megabytes for a
+    /// client that reads slowly.
+    leaving: Vec<Instant>,
+    /// Since when there is neither.
     idle: Instant,
     /// Since when the head of the next request arrives.
     head: Option<Instant>,
@@ -51,14 +54,24 @@ enum Ending {
     Now,
 }
 
-/// While this lives, a request is being answered.
-pub(super) struct Busy(Arc<Line>);
+/// While this lives, a request is being answered. Counts it, also if its client leaves.
+pub(super) struct Busy {
+    line: Arc<Line>,
+    since: Instant,
+    /// Whether all of the answer was taken by the writer.
+    pub(super) over: bool,
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.line.state();
         state.busy -= 1;
         state.idle = Instant::now();
+        if self.over {
+            state.leaving.push(self.since);
+        } else {
+            self.line.metrics().gone.fetch_add(1, Relaxed);
+        }
         if state.busy == 0 {
             state.bytes = Some(Vec::new());
         }
@@ -70,6 +83,7 @@ impl Line {
         service.metrics.connections.fetch_add(1, Relaxed);
         let state = State {
             busy: 0,
+            leaving: Vec::new(),
             idle: Instant::now(),
             head: None,
             bytes: Some(Vec::new()),
@@ -94,13 +108,14 @@ impl Line {
         let mut state = self.state();
         state.busy += 1;
         (state.head, state.bytes) = (None, None);
-        (Busy(self.clone()), std::mem::take(&mut state.is_double))
+        let busy = Busy { line: self.clone(), since: Instant::now(), over: false };
+        (busy, std::mem::take(&mut state.is_double))
     }
 
     /// Since when it is idle, if it is.
     pub(super) fn idle(&self) -> Option<Instant> {
         let state = self.state();
-        (state.busy == 0 && state.ending == Ending::No).then_some(state.idle)
+        (state.is_free() && state.ending == Ending::No).then_some(state.idle)
     }
 
     /// Ends it after what is being answered.
@@ -125,22 +140,29 @@ impl Line {
     fn deadline(&self, limits: &Limits) -> Option<Instant> {
         let state = self.state();
         let blocked = state.blocked.map(|since| since + limits.stall);
-        let waits = match (state.busy, state.head) {
-            (0, Some(since)) => Some(since + limits.head_within),
-            (0, None) => Some(state.idle + limits.idle),
-            _ => None,
+        let waits = match state.head {
+            Some(since) => since + limits.head_within,
+            None => state.idle + limits.idle,
         };
+        let waits = state.is_free().then_some(waits);
         blocked.into_iter().chain(waits).min()
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
+        // Of these the client has not got all.
+        self.metrics().gone.fetch_add(self.state().leaving.len() as u64, Relaxed);
         self.metrics().connections.fetch_sub(1, Relaxed);
     }
 }
 
 impl State {
+    /// Whether no answer is made or is on its way.
+    fn is_free(&self) -> bool {
+        self.busy == 0 && self.leaving.is_empty()
+    }
+
     /// Something arrived.
     fn arrived(&mut self, bytes: &[u8], limit: usize) {
         if self.busy > 0 || bytes.is_empty() {
@@ -191,6 +213,15 @@ impl Watched {
         }
         written
     }
+
+    /// Everything was handed to the system.
+    fn sent(&self) {
+        let mut state = self.line.state();
+        if !state.leaving.is_empty() {
+            state.idle = Instant::now();
+        }
+        state.leaving.drain(..).for_each(|since| self.line.metrics().took(since.elapsed()));
+    }
 }
 
 impl Read for Watched {
@@ -215,7 +246,12 @@ impl Write for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let flushed = Pin::new(&mut self.socket).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            // hyper asks for this only when it holds nothing more.
+            self.sent();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {

@@ -27,7 +27,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::watch,
@@ -57,31 +57,12 @@ pub(super) struct Host {
 /// The body of an answer. What is still to be done at its end is done when it is dropped.
 pub(super) struct Reply {
     content: Content,
-    tally: Tally,
-    _busy: Busy,
+    busy: Busy,
 }
 
 enum Content {
     Whole(Bytes),
     Stream(Box<Events>),
-}
-
-/// Counts a request, also if its client leaves.
-struct Tally {
-    service: Arc<Service>,
-    since: Instant,
-    over: bool,
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        let metrics = &self.service.metrics;
-        if self.over {
-            metrics.took(self.since.elapsed());
-        } else {
-            metrics.gone.fetch_add(1, Relaxed);
-        }
-    }
 }
 
 impl Body for Reply {
@@ -94,7 +75,7 @@ impl Body for Reply {
             Content::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
             Content::Stream(events) => events.poll(cx),
         };
-        this.tally.over = this.content.is_over();
+        this.busy.over = this.content.is_over();
         piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
     }
 
@@ -168,8 +149,6 @@ pub(super) async fn answer(
 ) -> Result<Response<Reply>, Infallible> {
     let (busy, is_double) = line.begin();
     let (parts, body) = request.into_parts();
-    // A head is an answer's end, too; whatever is sent for it, nobody waits for more.
-    let tally = Tally { service: host.service.clone(), since: Instant::now(), over: false };
     let mut body = Arriving { body: Some(body), is_whole: false };
     let found = find(host.routes, parts.uri.path());
     let route = found.routes.iter().copied().find(|&at| host.routes[at].verb.is(&parts.method));
@@ -182,7 +161,7 @@ pub(super) async fn answer(
     let is_known = parts.headers.contains_key(EXPECT);
     let is_left = !body.is_whole && !is_known && !body.discard(host.service.options.limits.body).await;
     host.service.metrics.answered(route, draft.status.as_u16());
-    let mut response = host.response(&parts, draft, busy, tally);
+    let mut response = host.response(&parts, draft, busy);
     if is_left || parts.headers.contains_key(TRANSFER_ENCODING) {
         // Nothing that follows can be taken for a request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -279,7 +258,7 @@ impl Host {
         draft.with(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))
     }
 
-    fn response(&self, parts: &Parts, draft: Draft, busy: Busy, mut tally: Tally) -> Response<Reply> {
+    fn response(&self, parts: &Parts, draft: Draft, mut busy: Busy) -> Response<Reply> {
         let Draft { status, kind, content, mut headers } = draft;
         if !kind.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -290,8 +269,8 @@ impl Host {
         headers.insert(HeaderName::from_static("x-request-id"), HeaderValue::from_str(&id).expect("letters"));
         self.guard.invite(&parts.headers, &mut headers);
         // Of these nothing will be asked for.
-        tally.over = content.is_over() || parts.method == Method::HEAD;
-        let mut response = Response::new(Reply { content, tally, _busy: busy });
+        busy.over = content.is_over() || parts.method == Method::HEAD;
+        let mut response = Response::new(Reply { content, busy });
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response

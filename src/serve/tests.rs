@@ -107,6 +107,12 @@ fn echo(_: &Service, asked: &Asked) -> Result<Answer, Failure> {
     Ok(Answer::json(&json!({"id": asked.id, "query": asked.query, "bytes": asked.body.len()})))
 }
 
+/// So many bytes, all of them at once.
+fn large(_: &Service, asked: &Asked) -> Result<Answer, Failure> {
+    let bytes = asked.id.parse().map_err(|_| Failure::bad(None, None, "no number"))?;
+    Ok(Answer::Whole { kind: "text/plain", body: vec![b'x'; bytes] })
+}
+
 fn panics(_: &Service, _: &Asked) -> Result<Answer, Failure> {
     panic!("this handler is broken on purpose")
 }
@@ -124,6 +130,7 @@ static TABLE: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route(Verb::Post, "/numbers", numbers as _),
         route(Verb::Post, "/echo", echo as _),
         route(Verb::Get, "/echo/{id}", echo as _),
+        route(Verb::Get, "/large/{id}", large as _),
         route(Verb::Get, "/panics", panics as _),
         route(Verb::Get, "/model/{id}", model as _),
     ])

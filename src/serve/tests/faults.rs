@@ -333,6 +333,40 @@ fn a_client_that_does_not_read_is_given_up() {
     slow.read_to("[DONE]");
 }
 
+/// An answer that is larger than everything that the system holds for a client that does not read.
+const LARGE: usize = 16 << 20;
+
+#[test]
+fn an_answer_on_its_way_keeps_its_connection() {
+    let mut server = Running::with(|options| {
+        options.limits.idle = Duration::from_millis(50);
+        options.limits.connections = 1;
+        options.limits.closing = Duration::from_secs(20);
+    });
+    let mut slow = server.client();
+    slow.send(format!("GET /large/{LARGE} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    slow.head();
+    // It is not idle for being slow, and makes no room for others.
+    thread::sleep(Duration::from_millis(150));
+    assert!(server.client().rest().starts_with("HTTP/1.1 503"));
+    // The end of the server waits for it, too.
+    let reading = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(1500));
+        slow.rest().len()
+    });
+    server.end();
+    assert_eq!(reading.join().unwrap(), LARGE, "all of it came");
+}
+
+#[test]
+fn an_answer_that_was_not_taken_is_not_counted_as_given() {
+    let server = Running::new();
+    let mut client = server.client();
+    client.send(format!("GET /large/{LARGE} HTTP/1.1\r\nHost: localhost\r\n\r\n")).head();
+    client.reset();
+    soon("it is counted", || server.metric("kinglet_http_clients_gone_total") == 1.0);
+}
+
 #[test]
 fn slow_heads_and_idle_connections_are_closed_in_their_time() {
     let server =
