@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::spawn_blocking,
     time::{sleep, timeout},
 };
@@ -52,6 +52,8 @@ pub(super) struct Host {
     /// Begins the name of each request.
     pub(super) name: String,
     pub(super) requests: AtomicU64,
+    /// Places for handlers.
+    pub(super) places: Arc<Semaphore>,
 }
 
 /// The body of an answer. What is still to be done at its end is done when it is dropped.
@@ -191,9 +193,9 @@ impl Host {
             Guard::permit(&parts.headers, allow, &mut draft.headers);
             return Err(Box::new(draft));
         }
-        self.guard.origin(parts).map_err(refuse)?;
         let route = route.map(|at| &self.routes[at]);
         if !route.is_some_and(|route| route.public) {
+            self.guard.origin(parts).map_err(refuse)?;
             self.guard.token(&parts.headers).map_err(refuse)?;
         }
         if let Some(route) = route {
@@ -233,14 +235,18 @@ impl Host {
         let query = pairs(parts.uri.query().unwrap_or_default());
         let asked = Asked { id: found.id.clone(), query, body: bytes };
         let (service, handler) = (self.service.clone(), route.handler);
-        let answered = spawn_blocking(move || {
-            let answered = handler(&service, &asked);
-            drop(held);
-            answered
-        });
-        let broken =
-            |_| Failure::of(500, "internal_error", "the server failed at this request; its own output says why");
-        Ok(match answered.await.map_err(broken)?? {
+        let answered = if route.prompt {
+            handler(&service, &asked)
+        } else {
+            let place = self.places.clone().acquire_owned().await;
+            beside(move || {
+                let answered = handler(&service, &asked);
+                drop((held, place));
+                answered
+            })
+            .await
+        };
+        Ok(match answered? {
             Answer::Whole { kind, body } => Draft::whole(kind, body),
             Answer::Pending(work) => Draft::whole("application/json", whole(work).await?),
             Answer::Stream(work) => self.stream(work),
@@ -286,7 +292,14 @@ async fn whole(mut work: Box<dyn Work>) -> Result<Vec<u8>, Failure> {
             sleep(Duration::from_millis(5)).await;
         }
     }
-    Ok(work.whole()?.to_string().into_bytes())
+    // It may have megabytes.
+    beside(move || Ok(work.whole()?.to_string().into_bytes())).await
+}
+
+/// Does what may take long on another thread than that of the sockets.
+async fn beside<T: Send + 'static>(act: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let broken = |_| Failure::of(500, "internal_error", "the server failed at this request; its own output says why");
+    spawn_blocking(act).await.map_err(broken)?
 }
 
 /// Bytes of bodies that this request holds.
