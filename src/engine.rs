@@ -143,6 +143,12 @@ impl Engine {
         lock(&self.0.figures).clone()
     }
 
+    /// Whether its thread lives and was not told to end.
+    pub fn is_running(&self) -> bool {
+        // Whoever closes it holds the thread.
+        self.0.thread.try_lock().is_ok_and(|thread| thread.as_ref().is_some_and(|thread| !thread.is_finished()))
+    }
+
     /// Refuses new work from now on, lets what there is go on for `within`, ends the rest with [`End::Closed`], and returns
     /// when its thread has ended. The shortest time of all calls counts.
     pub fn close(&self, within: Duration) {

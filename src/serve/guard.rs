@@ -15,6 +15,9 @@ use kinglet_core::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 
+/// The header in which browsers tell how far the page is from the server.
+const SITE: &str = "sec-fetch-site";
+
 /// What is checked of each request.
 pub(super) struct Guard {
     /// The names that clients may call the server by, in small letters.
@@ -32,7 +35,7 @@ impl Guard {
     /// # Errors
     /// If a name or the origin is not one.
     pub(super) fn new(options: &Options, bound: IpAddr) -> Result<Guard> {
-        let mut names = vec![options.host.to_lowercase(), bound.to_string()];
+        let mut names = vec![plain(&options.host), bound.to_string()];
         for name in &options.allow_hosts {
             let host = name.parse::<Authority>().ok().filter(|found| found.host() == name && !name.contains('@'));
             if host.is_none() && name.parse::<IpAddr>().is_err() {
@@ -83,22 +86,22 @@ impl Guard {
         self.origin.is_some() && headers.get(ORIGIN) == self.origin.as_ref()
     }
 
-    /// Refuses a page of elsewhere that wants something done.
+    /// Refuses a page of elsewhere, whatever it wants: it could not read the answer, but even a question may load a model.
     pub(super) fn origin(&self, request: &Parts) -> Result<(), Failure> {
-        let Some(origin) = request.headers.get(ORIGIN) else { return Ok(()) };
-        let own = request.headers.get(HOST).is_some_and(|host| {
-            ["http://", "https://"].iter().any(|scheme| {
-                let rest = origin.as_bytes().strip_prefix(scheme.as_bytes());
-                rest.is_some_and(|rest| rest.eq_ignore_ascii_case(host.as_bytes()))
-            })
-        });
-        if own || self.is_invited(&request.headers) || [Method::GET, Method::HEAD].contains(&request.method) {
+        if self.is_invited(&request.headers) {
             return Ok(());
         }
-        let what = format!(
-            "pages of {} may not use this server; if they should, start it with --cors-origin and that address",
-            String::from_utf8_lossy(origin.as_bytes())
-        );
+        let page = match request.headers.get(ORIGIN) {
+            Some(origin) if is_own(origin, request) => return Ok(()),
+            Some(origin) => format!("pages of {}", String::from_utf8_lossy(origin.as_bytes())),
+            // For pictures, frames and links, browsers tell only how far the page is from here.
+            None if request.headers.get(SITE).is_some_and(|site| site == "cross-site") => {
+                "pages of other sites".to_owned()
+            }
+            None => return Ok(()),
+        };
+        let what =
+            format!("{page} may not use this server; if they should, start it with --cors-origin and that address");
         Err(Failure::of(403, "origin_not_allowed", what))
     }
 
@@ -157,6 +160,15 @@ pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether a page is the server's own.
+fn is_own(origin: &HeaderValue, request: &Parts) -> bool {
+    let Some(host) = request.headers.get(HOST) else { return false };
+    ["http://", "https://"].iter().any(|scheme| {
+        let rest = origin.as_bytes().strip_prefix(scheme.as_bytes());
+        rest.is_some_and(|rest| rest.eq_ignore_ascii_case(host.as_bytes()))
+    })
+}
+
 /// A host without the brackets of an IPv6 address and the dot at the end of a full name, in small letters.
 fn plain(host: &str) -> String {
     host.trim_matches(['[', ']']).trim_end_matches('.').to_lowercase()
@@ -194,8 +206,8 @@ mod tests {
 
     #[test]
     fn only_the_servers_own_names_are_answered_to() {
-        let names = ["Box.example", "10.0.0.7"];
-        let mut options = Options { allow_hosts: names.map(str::to_owned).into(), ..Options::default() };
+        let names = ["Box.example", "10.0.0.7"].map(str::to_owned).into();
+        let mut options = Options { host: "Own.example.".to_owned(), allow_hosts: names, ..Options::default() };
         let local = guard("127.0.0.1", &options);
         options.host = "0.0.0.0".to_owned();
         let wide = guard("0.0.0.0", &options);
@@ -204,6 +216,7 @@ mod tests {
             ("LOCALHOST:7317", true, true),
             ("a.localhost:1", true, true),
             ("localhost.", true, true),
+            ("own.example", true, false),
             ("127.0.0.1:7317", true, true),
             ("127.8.9.1", true, true),
             ("[::1]:7317", true, true),
@@ -247,10 +260,16 @@ mod tests {
         ] {
             let request = parts(Request::post("/").header(HOST, "localhost:7317").header(ORIGIN, origin));
             assert_eq!(guard.origin(&request).is_ok(), may_ask, "{origin}");
+            let asking = parts(Request::get("/").header(HOST, "localhost:7317").header(ORIGIN, origin));
+            assert_eq!(guard.origin(&asking).is_ok(), may_ask, "GET {origin}");
             let mut answered = HeaderMap::new();
             guard.invite(&request.headers, &mut answered);
             assert_eq!(answered.get(ACCESS_CONTROL_ALLOW_ORIGIN).is_some(), may_read, "{origin}");
             assert!(!answered.contains_key("access-control-allow-credentials") && answered.contains_key(VARY));
+        }
+        for (site, may_ask) in [("cross-site", false), ("same-site", true), ("same-origin", true), ("none", true)] {
+            let request = parts(Request::get("/").header(HOST, "localhost:7317").header(SITE, site));
+            assert_eq!(guard.origin(&request).is_ok(), may_ask, "{site}");
         }
         for origin in [
             "*",

@@ -27,10 +27,10 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::spawn_blocking,
     time::{sleep, timeout},
 };
@@ -52,36 +52,19 @@ pub(super) struct Host {
     /// Begins the name of each request.
     pub(super) name: String,
     pub(super) requests: AtomicU64,
+    /// Places for handlers.
+    pub(super) places: Arc<Semaphore>,
 }
 
 /// The body of an answer. What is still to be done at its end is done when it is dropped.
 pub(super) struct Reply {
     content: Content,
-    tally: Tally,
-    _busy: Busy,
+    busy: Busy,
 }
 
 enum Content {
     Whole(Bytes),
     Stream(Box<Events>),
-}
-
-/// Counts a request, also if its client leaves.
-struct Tally {
-    service: Arc<Service>,
-    since: Instant,
-    over: bool,
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        let metrics = &self.service.metrics;
-        if self.over {
-            metrics.took(self.since.elapsed());
-        } else {
-            metrics.gone.fetch_add(1, Relaxed);
-        }
-    }
 }
 
 impl Body for Reply {
@@ -94,7 +77,7 @@ impl Body for Reply {
             Content::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
             Content::Stream(events) => events.poll(cx),
         };
-        this.tally.over = this.content.is_over();
+        this.busy.over = this.content.is_over();
         piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
     }
 
@@ -168,8 +151,6 @@ pub(super) async fn answer(
 ) -> Result<Response<Reply>, Infallible> {
     let (busy, is_double) = line.begin();
     let (parts, body) = request.into_parts();
-    // A head is an answer's end, too; whatever is sent for it, nobody waits for more.
-    let tally = Tally { service: host.service.clone(), since: Instant::now(), over: false };
     let mut body = Arriving { body: Some(body), is_whole: false };
     let found = find(host.routes, parts.uri.path());
     let route = found.routes.iter().copied().find(|&at| host.routes[at].verb.is(&parts.method));
@@ -182,7 +163,7 @@ pub(super) async fn answer(
     let is_known = parts.headers.contains_key(EXPECT);
     let is_left = !body.is_whole && !is_known && !body.discard(host.service.options.limits.body).await;
     host.service.metrics.answered(route, draft.status.as_u16());
-    let mut response = host.response(&parts, draft, busy, tally);
+    let mut response = host.response(&parts, draft, busy);
     if is_left || parts.headers.contains_key(TRANSFER_ENCODING) {
         // Nothing that follows can be taken for a request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -212,9 +193,9 @@ impl Host {
             Guard::permit(&parts.headers, allow, &mut draft.headers);
             return Err(Box::new(draft));
         }
-        self.guard.origin(parts).map_err(refuse)?;
         let route = route.map(|at| &self.routes[at]);
         if !route.is_some_and(|route| route.public) {
+            self.guard.origin(parts).map_err(refuse)?;
             self.guard.token(&parts.headers).map_err(refuse)?;
         }
         if let Some(route) = route {
@@ -254,14 +235,18 @@ impl Host {
         let query = pairs(parts.uri.query().unwrap_or_default());
         let asked = Asked { id: found.id.clone(), query, body: bytes };
         let (service, handler) = (self.service.clone(), route.handler);
-        let answered = spawn_blocking(move || {
-            let answered = handler(&service, &asked);
-            drop(held);
-            answered
-        });
-        let broken =
-            |_| Failure::of(500, "internal_error", "the server failed at this request; its own output says why");
-        Ok(match answered.await.map_err(broken)?? {
+        let answered = if route.prompt {
+            handler(&service, &asked)
+        } else {
+            let place = self.places.clone().acquire_owned().await;
+            beside(move || {
+                let answered = handler(&service, &asked);
+                drop((held, place));
+                answered
+            })
+            .await
+        };
+        Ok(match answered? {
             Answer::Whole { kind, body } => Draft::whole(kind, body),
             Answer::Pending(work) => Draft::whole("application/json", whole(work).await?),
             Answer::Stream(work) => self.stream(work),
@@ -279,7 +264,7 @@ impl Host {
         draft.with(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))
     }
 
-    fn response(&self, parts: &Parts, draft: Draft, busy: Busy, mut tally: Tally) -> Response<Reply> {
+    fn response(&self, parts: &Parts, draft: Draft, mut busy: Busy) -> Response<Reply> {
         let Draft { status, kind, content, mut headers } = draft;
         if !kind.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -290,8 +275,8 @@ impl Host {
         headers.insert(HeaderName::from_static("x-request-id"), HeaderValue::from_str(&id).expect("letters"));
         self.guard.invite(&parts.headers, &mut headers);
         // Of these nothing will be asked for.
-        tally.over = content.is_over() || parts.method == Method::HEAD;
-        let mut response = Response::new(Reply { content, tally, _busy: busy });
+        busy.over = content.is_over() || parts.method == Method::HEAD;
+        let mut response = Response::new(Reply { content, busy });
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
@@ -307,7 +292,14 @@ async fn whole(mut work: Box<dyn Work>) -> Result<Vec<u8>, Failure> {
             sleep(Duration::from_millis(5)).await;
         }
     }
-    Ok(work.whole()?.to_string().into_bytes())
+    // It may have megabytes.
+    beside(move || Ok(work.whole()?.to_string().into_bytes())).await
+}
+
+/// Does what may take long on another thread than that of the sockets.
+async fn beside<T: Send + 'static>(act: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let broken = |_| Failure::of(500, "internal_error", "the server failed at this request; its own output says why");
+    spawn_blocking(act).await.map_err(broken)?
 }
 
 /// Bytes of bodies that this request holds.

@@ -1,6 +1,7 @@
 //! What a server is to do, and its limits.
 
 use crate::{engine, run::Which};
+use kinglet_core::error::{Error, Result};
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 /// A run to serve, or a folder of runs.
@@ -80,7 +81,7 @@ pub struct Limits {
     pub bodies: usize,
     /// The time that a body may take to arrive.
     pub body_within: Duration,
-    /// Bytes of a request's head.
+    /// Bytes of a request's head, 8192 or more.
     pub head: usize,
     /// Headers of a request.
     pub headers: usize,
@@ -96,8 +97,37 @@ pub struct Limits {
     pub closing: Duration,
     /// What comes within this time is sent as one piece.
     pub gather: Duration,
-    /// Requests that are looked at at once; computing is the engine's matter.
+    /// Requests that are looked at at once, and models that are loaded for them; computing is the engine's matter.
     pub handlers: usize,
+}
+
+/// The least that a head may have: the HTTP library takes no less.
+const HEAD: usize = 8192;
+
+/// Longer than anybody waits, and short enough to be added to any moment.
+const LONGEST: Duration = Duration::from_secs(1 << 30);
+
+impl Limits {
+    /// Refuses what cannot be kept.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.head < HEAD {
+            return Err(Error::BadConfig(format!("limits.head is {}: must be {HEAD} bytes or more", self.head)));
+        }
+        for (name, time) in [
+            ("body_within", self.body_within),
+            ("head_within", self.head_within),
+            ("idle", self.idle),
+            ("stall", self.stall),
+            ("closing", self.closing),
+            ("gather", self.gather),
+        ] {
+            if time > LONGEST {
+                let what = format!("limits.{name} is {time:?}: must be {} seconds or less", LONGEST.as_secs());
+                return Err(Error::BadConfig(what));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for Limits {
@@ -116,5 +146,24 @@ impl Default for Limits {
             gather: Duration::from_millis(20),
             handlers: 8,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_cannot_be_kept_are_refused() {
+        let checked = |change: &dyn Fn(&mut Limits)| {
+            let mut limits = Limits::default();
+            change(&mut limits);
+            limits.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(checked(&|_| ()), Ok(()));
+        assert_eq!(checked(&|limits| limits.head = HEAD), Ok(()));
+        assert!(checked(&|limits| limits.head = HEAD - 1).unwrap_err().contains("limits.head is 8191"));
+        assert!(checked(&|limits| limits.stall = Duration::MAX).unwrap_err().contains("limits.stall"));
+        assert!(checked(&|limits| limits.idle = Duration::MAX).unwrap_err().contains("limits.idle"));
     }
 }

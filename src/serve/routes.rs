@@ -31,23 +31,31 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     /// Whether it is answered without a token.
     pub(super) public: bool,
+    /// Whether it waits for nothing, and is answered at once, however many handlers are at work.
+    pub(super) prompt: bool,
     /// Who answers.
     pub(super) handler: Handler,
 }
 
 /// All routes.
 pub(super) const ROUTES: &[Route] = &[
-    Route { verb: Verb::Get, path: "/health", public: true, handler: health },
-    Route { verb: Verb::Get, path: "/metrics", public: false, handler: metrics },
-    Route { verb: Verb::Get, path: "/openapi.json", public: false, handler: openai::openapi },
-    Route { verb: Verb::Get, path: "/v1/models", public: false, handler: openai::models },
-    Route { verb: Verb::Get, path: "/v1/models/{id}", public: false, handler: openai::model },
-    Route { verb: Verb::Post, path: "/v1/completions", public: false, handler: openai::completions },
-    Route { verb: Verb::Post, path: "/v1/chat/completions", public: false, handler: openai::chat_completions },
-    Route { verb: Verb::Post, path: "/tokenize", public: false, handler: openai::tokenize },
-    Route { verb: Verb::Post, path: "/detokenize", public: false, handler: openai::detokenize },
-    Route { verb: Verb::Get, path: "/tokenizer_info", public: false, handler: openai::tokenizer_info },
-    Route { verb: Verb::Post, path: "/api/score", public: false, handler: score::score },
+    Route { verb: Verb::Get, path: "/health", public: true, prompt: true, handler: health },
+    Route { verb: Verb::Get, path: "/metrics", public: false, prompt: true, handler: metrics },
+    Route { verb: Verb::Get, path: "/openapi.json", public: false, prompt: false, handler: openai::openapi },
+    Route { verb: Verb::Get, path: "/v1/models", public: false, prompt: false, handler: openai::models },
+    Route { verb: Verb::Get, path: "/v1/models/{id}", public: false, prompt: false, handler: openai::model },
+    Route { verb: Verb::Post, path: "/v1/completions", public: false, prompt: false, handler: openai::completions },
+    Route {
+        verb: Verb::Post,
+        path: "/v1/chat/completions",
+        public: false,
+        prompt: false,
+        handler: openai::chat_completions,
+    },
+    Route { verb: Verb::Post, path: "/tokenize", public: false, prompt: false, handler: openai::tokenize },
+    Route { verb: Verb::Post, path: "/detokenize", public: false, prompt: false, handler: openai::detokenize },
+    Route { verb: Verb::Get, path: "/tokenizer_info", public: false, prompt: false, handler: openai::tokenizer_info },
+    Route { verb: Verb::Post, path: "/api/score", public: false, prompt: false, handler: score::score },
 ];
 
 /// Where a path leads.
@@ -146,6 +154,10 @@ fn health(service: &Service, _: &Asked) -> Result<Answer, Failure> {
     if service.closing.load(Relaxed) {
         return Err(Failure::of(503, "server_closing", "the server was told to end"));
     }
+    if !service.engine.is_running() {
+        let what = "what computes has failed: start the server again; its own output says why";
+        return Err(Failure::of(503, "engine_failed", what));
+    }
     Ok(Answer::json(&json!({"status": "ok"})))
 }
 
@@ -200,7 +212,7 @@ mod tests {
         fn none(_: &Service, _: &Asked) -> Result<Answer, Failure> {
             unreachable!()
         }
-        let route = |verb, path| Route { verb, path, public: false, handler: none };
+        let route = |verb, path| Route { verb, path, public: false, prompt: false, handler: none };
         let routes = [
             route(Verb::Get, "/v1/models"),
             route(Verb::Get, "/v1/models/{id}"),

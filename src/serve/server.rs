@@ -25,7 +25,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     runtime::{Builder, Runtime},
-    sync::watch,
+    sync::{Semaphore, watch},
     time::sleep,
 };
 
@@ -37,6 +37,9 @@ const SEND_BUFFER: u32 = 64 << 10;
 
 /// How long the last words to clients may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How many answers that were computed are put into words at once, however many handlers are at work.
+const WRITERS: usize = 2;
 
 /// How often it is looked whether all has ended, while it does.
 const GLANCE: Duration = Duration::from_millis(5);
@@ -54,6 +57,8 @@ pub struct Server {
     names: Vec<String>,
     stopper: Stopper,
     thread: JoinHandle<()>,
+    #[cfg(test)]
+    service: Weak<Service>,
 }
 
 /// Ends a server, from any thread.
@@ -78,8 +83,10 @@ impl Server {
 
     pub(super) fn with_routes(roots: Vec<Root>, options: Options, routes: &'static [Route]) -> Result<Server> {
         let limits = options.limits;
+        limits.check()?;
+        let handlers = limits.handlers.max(1);
         let mut builder = Builder::new_current_thread();
-        builder.enable_io().enable_time().max_blocking_threads(limits.handlers.max(1)).thread_name("kinglet-handler");
+        builder.enable_io().enable_time().max_blocking_threads(handlers + WRITERS).thread_name("kinglet-handler");
         let runtime = builder.build().map_err(no_thread)?;
         let listener = listen(&runtime, &options.host, options.port)?;
         let address = listener.local_addr().map_err(|error| cannot(&options.host, options.port, &error))?;
@@ -94,10 +101,13 @@ impl Server {
             bodies: Arc::new(AtomicUsize::new(0)),
             name: random_hex(4)?,
             requests: AtomicU64::new(0),
+            places: Arc::new(Semaphore::new(handlers)),
             service: service.clone(),
         });
         let names = service.models.list().iter().map(|listed| listed.id.clone()).collect();
         let accepting = Accepting { host, listener, lines: Lines::default(), limits, cut, is_stopped };
+        #[cfg(test)]
+        let weak = Arc::downgrade(&service);
         let run = move || {
             runtime.block_on(accepting.run());
             // What handlers still compute is for nobody.
@@ -105,7 +115,19 @@ impl Server {
             drop(service);
         };
         let thread = thread::Builder::new().name("kinglet-http".to_owned()).spawn(run).map_err(no_thread)?;
-        Ok(Server { address, names, stopper: Stopper(stop), thread })
+        Ok(Server {
+            address,
+            names,
+            stopper: Stopper(stop),
+            thread,
+            #[cfg(test)]
+            service: weak,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn service(&self) -> Arc<Service> {
+        self.service.upgrade().expect("the server runs")
     }
 
     /// Where it listens.
@@ -280,12 +302,12 @@ impl Accepting {
         let line = Arc::new(Line::new(self.host.service.clone()));
         self.lines.add(&line);
         let socket = Watched::new(socket, line.clone(), &self.limits);
-        let (host, of) = (self.host.clone(), line.clone());
+        let (host, of) = (self.host.clone(), line);
         let service = service_fn(move |request| answer(host.clone(), of.clone(), request));
         let mut http = http1::Builder::new();
         // The clocks are our own: hyper's would close idle connections as early as slow ones.
         http.header_read_timeout(None).max_buf_size(self.limits.head).max_headers(self.limits.headers);
-        tokio::spawn(Timed::new(http.serve_connection(socket, service), line, self.limits));
+        tokio::spawn(Timed::new(&http, socket, service, self.limits));
     }
 
     /// Lets streams run on for a while, tells the rest, and hangs up.

@@ -57,15 +57,13 @@ impl Events {
                 return Poll::Ready(Some(failed(&closing)));
             }
             if let Some(pause) = &mut self.pause {
-                if pause.as_mut().poll(cx).is_pending() {
-                    ready!(work.poll_urgent(cx));
+                if pause.as_mut().poll(cx).is_pending() && work.poll_urgent(cx).is_pending() {
+                    return self.nothing_yet(cx);
                 }
                 self.pause = None;
             }
             if work.poll(cx).is_pending() {
-                ready!(self.silence.as_mut().poll(cx));
-                self.silence.as_mut().reset(Instant::now() + SILENCE);
-                return Poll::Ready(Some(Bytes::from_static(b": nothing yet\n\n")));
+                return self.nothing_yet(cx);
             }
             let (piece, over) = next(&mut **work);
             if over {
@@ -80,6 +78,13 @@ impl Events {
                 return Poll::Ready(Some(piece));
             }
         }
+    }
+
+    /// Says that there is nothing, once nothing was said for long.
+    fn nothing_yet(&mut self, cx: &mut Context) -> Poll<Option<Bytes>> {
+        ready!(self.silence.as_mut().poll(cx));
+        self.silence.as_mut().reset(Instant::now() + SILENCE);
+        Poll::Ready(Some(Bytes::from_static(b": nothing yet\n\n")))
     }
 }
 
@@ -102,4 +107,52 @@ fn next(work: &mut dyn Work) -> (Bytes, bool) {
 /// The end of a stream that fails.
 fn failed(failure: &Failure) -> Bytes {
     format!("data: {}\n\n{DONE}", failure.json()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::future::{pending, poll_fn};
+
+    /// Never has anything.
+    struct Nothing;
+
+    impl Work for Nothing {
+        fn poll(&mut self, _: &mut Context) -> Poll<()> {
+            Poll::Pending
+        }
+
+        fn poll_urgent(&mut self, _: &mut Context) -> Poll<()> {
+            Poll::Pending
+        }
+
+        fn events(&mut self) -> Result<Vec<Value>, Failure> {
+            Ok(Vec::new())
+        }
+
+        fn is_done(&self) -> bool {
+            false
+        }
+
+        fn whole(&mut self) -> Result<Value, Failure> {
+            Ok(Value::Null)
+        }
+    }
+
+    #[test]
+    fn nothing_is_told_in_time_while_pieces_are_gathered_too() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let hour = Duration::from_secs(3600);
+            for pause in [None, Some(Box::pin(sleep(hour)))] {
+                let mut events = Events::new(Box::new(Nothing), hour, pending());
+                events.pause = pause;
+                assert!(poll_fn(|cx| Poll::Ready(events.poll(cx).is_pending())).await);
+                events.silence.as_mut().reset(Instant::now());
+                let said = tokio::time::timeout(Duration::from_secs(10), poll_fn(|cx| events.poll(cx))).await;
+                assert_eq!(said.unwrap().unwrap(), &b": nothing yet\n\n"[..]);
+            }
+        });
+    }
 }

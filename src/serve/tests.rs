@@ -107,6 +107,20 @@ fn echo(_: &Service, asked: &Asked) -> Result<Answer, Failure> {
     Ok(Answer::json(&json!({"id": asked.id, "query": asked.query, "bytes": asked.body.len()})))
 }
 
+/// What handlers wait for.
+static GATE: Mutex<()> = Mutex::new(());
+
+fn waits(_: &Service, _: &Asked) -> Result<Answer, Failure> {
+    drop(GATE.lock());
+    Ok(Answer::json(&json!({})))
+}
+
+/// So many bytes, all of them at once.
+fn large(_: &Service, asked: &Asked) -> Result<Answer, Failure> {
+    let bytes = asked.id.parse().map_err(|_| Failure::bad(None, None, "no number"))?;
+    Ok(Answer::Whole { kind: "text/plain", body: vec![b'x'; bytes] })
+}
+
 fn panics(_: &Service, _: &Asked) -> Result<Answer, Failure> {
     panic!("this handler is broken on purpose")
 }
@@ -118,12 +132,14 @@ fn model(service: &Service, asked: &Asked) -> Result<Answer, Failure> {
 
 /// The server's own routes and these.
 static TABLE: LazyLock<Vec<Route>> = LazyLock::new(|| {
-    let route = |verb, path, handler| Route { verb, path, public: false, handler };
+    let route = |verb, path, handler| Route { verb, path, public: false, prompt: false, handler };
     let own = ROUTES.iter().map(|route| Route { ..*route });
     own.chain([
         route(Verb::Post, "/numbers", numbers as _),
         route(Verb::Post, "/echo", echo as _),
         route(Verb::Get, "/echo/{id}", echo as _),
+        route(Verb::Get, "/large/{id}", large as _),
+        route(Verb::Get, "/waits", waits as _),
         route(Verb::Get, "/panics", panics as _),
         route(Verb::Get, "/model/{id}", model as _),
     ])

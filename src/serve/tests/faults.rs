@@ -185,6 +185,7 @@ fn heads_that_are_no_good() {
         // Two lengths, in any order.
         (format!("POST /echo HTTP/1.1\r\n{good}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 400),
         (format!("POST /echo HTTP/1.1\r\n{good}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"), 400),
+        (format!("POST /echo HTTP/1.1\n{good}Content-Length: 4\nTransfer-Encoding: chunked\n\n0\r\n\r\n"), 400),
         (format!("POST /echo HTTP/1.1\r\n{good}Content-Length: 4\r\nContent-Length: 5\r\n\r\n{{}}   "), 400),
         (format!("POST /echo HTTP/1.1\r\n{good}Transfer-Encoding: identity\r\n\r\n{{}}"), 400),
         (format!("POST /echo HTTP/1.1\r\n{good}Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"), 400),
@@ -244,6 +245,11 @@ fn foreign_names_pages_and_kinds_are_refused() {
     let foreign = client.post("/echo", "Origin: http://evil.example\r\n", "{}").answer();
     assert_eq!((foreign.status, code(&foreign).as_str()), (403, "origin_not_allowed"));
     assert!(!foreign.has("access-control-allow-origin"));
+    let foreign = "Host: localhost\r\nOrigin: http://evil.example\r\n";
+    assert_eq!(client.send(format!("GET /echo/1 HTTP/1.1\r\n{foreign}\r\n")).answer().status, 403);
+    let picture = "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n";
+    assert_eq!(client.send(format!("GET /echo/1 HTTP/1.1\r\n{picture}\r\n")).answer().status, 403);
+    assert_eq!(client.send(format!("GET /health HTTP/1.1\r\n{foreign}\r\n")).answer().status, 200);
     assert_eq!(client.post("/echo", "Origin: null\r\n", "{}").answer().status, 403);
     assert_eq!(client.post("/echo", "Origin: http://localhost\r\n", "{}").answer().status, 200);
     let invited = client.post("/echo", "Origin: http://page.example\r\n", "{}").answer();
@@ -302,6 +308,15 @@ fn the_work_of_a_client_that_leaves_is_freed() {
         assert!(since.elapsed() < FREED, "{:?}", since.elapsed());
     }
     assert_eq!(server.metric("kinglet_http_clients_gone_total") - before, 4.0);
+    // What comes too much, or too early, does not hide it.
+    for more in ["\r\n", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+        let mut client = server.client();
+        client.post("/numbers", "", r#"{"n": 12, "pause": 200000}"#).send(more);
+        soon("the work is there", || WORKS.load(SeqCst) == 1);
+        client.send(more);
+        drop(client);
+        soon("the work is dropped", || WORKS.load(SeqCst) == 0);
+    }
     // Within the head and the body, too.
     for sent in [
         "GET /hea",
@@ -331,6 +346,64 @@ fn a_client_that_does_not_read_is_given_up() {
         thread::sleep(Duration::from_millis(40));
     }
     slow.read_to("[DONE]");
+}
+
+/// An answer that is larger than everything that the system holds for a client that does not read.
+const LARGE: usize = 16 << 20;
+
+#[test]
+fn an_answer_on_its_way_keeps_its_connection() {
+    let mut server = Running::with(|options| {
+        options.limits.idle = Duration::from_millis(50);
+        options.limits.connections = 1;
+        options.limits.closing = Duration::from_secs(20);
+    });
+    let mut slow = server.client();
+    slow.send(format!("GET /large/{LARGE} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    slow.head();
+    // It is not idle for being slow, and makes no room for others.
+    thread::sleep(Duration::from_millis(150));
+    assert!(server.client().rest().starts_with("HTTP/1.1 503"));
+    // The end of the server waits for it, too.
+    let reading = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(1500));
+        slow.rest().len()
+    });
+    server.end();
+    assert_eq!(reading.join().unwrap(), LARGE, "all of it came");
+}
+
+#[test]
+fn an_answer_that_was_not_taken_is_not_counted_as_given() {
+    let server = Running::new();
+    let mut client = server.client();
+    client.send(format!("GET /large/{LARGE} HTTP/1.1\r\nHost: localhost\r\n\r\n")).head();
+    client.reset();
+    soon("it is counted", || server.metric("kinglet_http_clients_gone_total") == 1.0);
+}
+
+#[test]
+fn health_metrics_and_computed_answers_wait_for_no_handler() {
+    let server = limit(|limits| limits.handlers = 2);
+    let closed = GATE.lock().unwrap();
+    let mut waiting = [server.client(), server.client(), server.client()];
+    let mut computed = server.client();
+    computed.post("/numbers", "", r#"{"n": 3, "pause": 300}"#);
+    soon("the work is there", || WORKS.load(SeqCst) == 1);
+    waiting.iter_mut().for_each(|client| _ = client.send("GET /waits HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    assert_eq!(computed.answer().json()["numbers"], 3);
+    assert_eq!(server.client().get("/health").status, 200);
+    assert!(server.metric("kinglet_http_connections") >= 5.0);
+    drop(closed);
+    waiting.iter_mut().for_each(|client| assert_eq!(client.answer().status, 200));
+}
+
+#[test]
+fn an_engine_that_has_ended_is_no_good_health() {
+    let server = Running::new();
+    server.server.as_ref().unwrap().service().engine.close(Duration::ZERO);
+    let health = server.client().get("/health");
+    assert_eq!((health.status, code(&health).as_str()), (503, "engine_failed"));
 }
 
 #[test]
