@@ -4,6 +4,7 @@ use super::{
     knobs::{Knobs, MOST_LOGPROBS, MOST_TOKENS},
     models::template,
     prompt::{self, Prompt, Source, fault},
+    unsupported,
     writing::{Kind, Order},
 };
 use crate::{
@@ -50,6 +51,7 @@ pub(super) fn check(served: &Served) -> Result<(), Failure> {
 
 /// The most tokens of an answer; without a word of it, as many as the context has room for.
 fn max_tokens(fields: &Fields) -> Result<usize, Failure> {
+    unsupported::refuse_others(fields, &["prompt", "echo"])?;
     // The older name is read in any case, so that what is wrong is refused.
     let older = fields.count("max_tokens", 1..=MOST_TOKENS)?;
     let newer = fields.count("max_completion_tokens", 1..=MOST_TOKENS)?;

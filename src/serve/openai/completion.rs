@@ -3,10 +3,11 @@
 use super::{
     knobs::{Knobs, MOST_LOGPROBS, MOST_TOKENS},
     prompt::{self, Prompt},
+    unsupported,
     writing::{Kind, Order},
 };
 use crate::serve::{answer::Failure, fields::Fields, models::Served};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// As in OpenAI's interface.
 const MAX_TOKENS: i64 = 16;
@@ -20,7 +21,9 @@ const MOST_CHOICES: usize = 2048;
 pub(super) fn order(served: Arc<Served>, fields: &Fields) -> Result<Order, Failure> {
     let model = &served.model;
     let knobs = Knobs::of(fields, model.config().vocab_size)?;
-    let max_tokens = fields.count("max_tokens", 0..=MOST_TOKENS)?.unwrap_or(MAX_TOKENS) as usize;
+    unsupported::refuse_others(fields, &["messages", "top_logprobs"])?;
+    let newer = fields.count("max_completion_tokens", 0..=MOST_TOKENS)?;
+    let max_tokens = newer.or(fields.count("max_tokens", 0..=MOST_TOKENS)?).unwrap_or(MAX_TOKENS) as usize;
     let logprobs = fields.count("logprobs", 0..=MOST_LOGPROBS)?.map(|n| n as usize);
     let echo = fields.flag("echo")?.unwrap_or(false);
     let (prompts, mut notes) = prompt::prompts(fields, model)?;
@@ -30,8 +33,18 @@ pub(super) fn order(served: Arc<Served>, fields: &Fields) -> Result<Order, Failu
     }
     // Of many prompts, each loses the same.
     notes.dedup();
+    notes.extend(repeated(&prompts));
     notes.extend(cut(&prompts, model.config().block_size).filter(|_| max_tokens > 0));
     Ok(Order { kind: Kind::Completion, prompts, knobs, max_tokens, logprobs, echo, notes, served })
+}
+
+/// What is to be said of prompts that are the same.
+fn repeated(prompts: &[Prompt]) -> Option<String> {
+    let different: BTreeSet<_> = prompts.iter().map(|prompt| &prompt.text).collect();
+    let n = prompts.len() - different.len();
+    (n > 0).then(|| {
+        format!("{n} of {} prompts were there before, and have the same texts: n asks for several texts", prompts.len())
+    })
 }
 
 /// What is to be said of prompts that are longer than what the model sees.

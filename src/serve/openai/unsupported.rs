@@ -4,8 +4,9 @@ use crate::serve::{answer::Failure, fields::Fields};
 use serde_json::Value;
 
 /// Their names, each with values that ask for nothing. So do `null`, `false`, 0 and what is empty, but for `{}`.
-const UNSUPPORTED: [(&str, &[&str]); 41] = [
+const UNSUPPORTED: [(&str, &[&str]); 52] = [
     ("add_generation_prompt", &["true"]),
+    ("add_special_tokens", &["true"]),
     ("allowed_token_ids", &[]),
     ("audio", &[]),
     ("bad_words", &[]),
@@ -23,16 +24,25 @@ const UNSUPPORTED: [(&str, &[&str]); 41] = [
     ("guided_json", &[]),
     ("guided_regex", &[]),
     ("ignore_eos", &[]),
+    ("include_stop_str_in_output", &[]),
     ("json_schema", &[]),
     ("length_penalty", &["1", "1.0"]),
     ("logits_processors", &[]),
+    ("max_length", &[]),
+    ("max_new_tokens", &[]),
     ("min_tokens", &[]),
     ("mirostat", &[]),
     ("modalities", &["[\"text\"]"]),
+    ("n_predict", &[]),
+    ("num_predict", &[]),
+    ("penalty_alpha", &[]),
+    ("prompt_embeds", &[]),
     ("prompt_logprobs", &[]),
     ("reasoning_effort", &["\"none\""]),
     ("regex", &[]),
+    ("repeat_penalty", &["1", "1.0"]),
     ("response_format", &["{\"type\":\"text\"}"]),
+    ("stop_sequences", &[]),
     ("stop_token_ids", &[]),
     ("store", &[]),
     ("structured_outputs", &[]),
@@ -40,6 +50,7 @@ const UNSUPPORTED: [(&str, &[&str]); 41] = [
     ("tfs_z", &["1", "1.0"]),
     ("tool_choice", &["\"none\"", "\"auto\""]),
     ("tools", &[]),
+    ("top_a", &[]),
     ("truncate_prompt_tokens", &[]),
     ("typical_p", &["1", "1.0"]),
     ("use_beam_search", &[]),
@@ -56,6 +67,14 @@ pub(super) fn refuse(fields: &Fields) -> Result<(), Failure> {
     }
 }
 
+/// Refuses what belongs to another route.
+pub(super) fn refuse_others(fields: &Fields, keys: &[&str]) -> Result<(), Failure> {
+    match keys.iter().find(|key| fields.get(key).is_some_and(|value| asks(key, value, &[]))) {
+        Some(key) => Err(unsupported(&fields.name(key))),
+        None => Ok(()),
+    }
+}
+
 /// The refusal of a parameter.
 pub(super) fn unsupported(name: &str) -> Failure {
     let what = format!("{name} is not supported by this server: leave it out");
@@ -65,7 +84,7 @@ pub(super) fn unsupported(name: &str) -> Failure {
 fn asks(key: &str, value: &Value, idle: &[&str]) -> bool {
     let nothing = match value {
         Value::Null => true,
-        Value::Bool(on) => !on && key != "add_generation_prompt",
+        Value::Bool(on) => !on && !["add_generation_prompt", "add_special_tokens"].contains(&key),
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
         Value::Array(list) => list.is_empty(),
@@ -99,7 +118,10 @@ mod tests {
             ("modalities", json!(["text", "audio"])),
             ("web_search_options", json!({})),
             ("add_generation_prompt", json!(false)),
+            ("add_special_tokens", json!(false)),
             ("min_tokens", json!(1)),
+            ("repeat_penalty", json!(1.1)),
+            ("n_predict", json!(20)),
             ("ignore_eos", json!(true)),
         ] {
             assert_eq!(refused(json!({key: value})).as_deref(), Some(key));
