@@ -68,10 +68,7 @@ fn sampling(fields: &Fields, vocab_size: usize) -> Result<Sampling, Failure> {
     set(&mut sampling.temperature, "temperature", 0.0..=1000.0)?;
     set(&mut sampling.top_p, "top_p", 0.0..=1.0)?;
     set(&mut sampling.min_p, "min_p", 0.0..=1.0)?;
-    set(&mut sampling.repetition_penalty, "repetition_penalty", 0.0..=1000.0)?;
-    if sampling.repetition_penalty == 0.0 {
-        return Err(fields.wrong("repetition_penalty", "is 0: must be above 0, and 1 changes nothing"));
-    }
+    set(&mut sampling.repetition_penalty, "repetition_penalty", 0.001..=1000.0)?;
     set(&mut sampling.presence_penalty, "presence_penalty", -2.0..=2.0)?;
     set(&mut sampling.frequency_penalty, "frequency_penalty", -2.0..=2.0)?;
     // As in other servers, -1 is all.
