@@ -239,7 +239,7 @@ def two_signals(c):
     server = Server(c.kinglet, c.runs)
     with server.open() as client:
         # Far more than can be written in the time that is left.
-        body = json.dumps({"model": "text", "prompt": PROMPT, "max_tokens": 65_000, "n": 16}).encode()
+        body = json.dumps({"model": "text", "prompt": PROMPT, "max_tokens": 32_000, "n": 16}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
         server.wait_until(lambda: server.open_texts() == 16, 2, "it is written")

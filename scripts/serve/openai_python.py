@@ -286,7 +286,7 @@ def busy(c):
     """A full queue is RateLimitError; a client that retries gets its text once there is room."""
     with c.few("--parallel", 1, "--queue", 31) as server:
         # Two times 16 texts fill it, until the time of these clients is up.
-        fill = lambda: client_of(server, timeout=2).completions.create(model="text", prompt="a", max_tokens=65_000, n=16)
+        fill = lambda: client_of(server, timeout=2).completions.create(model="text", prompt="a", max_tokens=32_000, n=16)
         threads = [threading.Thread(target=refused, args=(openai.APITimeoutError, fill)) for _ in range(2)]
         for thread in threads:
             thread.start()
