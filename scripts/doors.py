@@ -15,45 +15,27 @@ Each line of the answer is what was measured beside what must hold. The exit sta
 one object, --table the lines as Markdown.
 """
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.remove(str(Path(__file__).resolve().parent))
 
-from scripts.doors.environments import Environments, Missing, run_module  # noqa: E402
+from scripts import proving  # noqa: E402
+from scripts.doors.environments import Environments, run_module  # noqa: E402
+
+NAME = "kinglet-doors"
+HELPS = {
+    "binary": "the program; its example `logits` is looked for in examples/ beside it",
+    "light": "only what needs neither PyTorch nor much time",
+    "heavy": "only the rest",
+    "only": "only this part, or cases whose name has this",
+}
 
 
 def main():
-    about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    about.add_argument("binary", type=Path, help="the program; its example `logits` is looked for in examples/ beside it")
-    which = about.add_mutually_exclusive_group()
-    which.add_argument("--light", action="store_true", help="only what needs neither PyTorch nor much time")
-    which.add_argument("--heavy", action="store_true", help="only the rest")
-    about.add_argument("--only", action="append", default=[], metavar="NAME", help="only this part, or cases whose name has this")
-    about.add_argument("--cache", type=Path, help="folder of the environments [default: kinglet-doors in the user's cache]")
-    about.add_argument("--work", type=Path, help="folder for the models, which is kept [default: a temporary one]")
-    about.add_argument("--or-skip", action="store_true", help="say it and succeed where the packages cannot be had, as without a network")
-    about.add_argument("--json", action="store_true", help="print one JSON object")
-    about.add_argument("--table", type=Path, metavar="FILE", help="also write the lines as Markdown")
-    about.add_argument("--write", action="store_true", help="also write the measured tables into docs/INTEROP.md")
-    args = about.parse_args()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = (args.cache or base / "kinglet-doors").resolve()
-    words = [args.binary.resolve(), cache]
-    words += ["--light"] * args.light + ["--heavy"] * args.heavy + ["--json"] * args.json
-    words += [word for name in args.only for word in ("--only", name)]
-    words += ["--write"] * args.write
-    words += ["--work", args.work.resolve()] if args.work else []
-    words += ["--table", args.table.resolve()] if args.table else []
-    try:
-        python = Environments(cache).light()
-    except Missing as missing:
-        print(f"nothing was checked: {missing}")
-        sys.exit(0 if args.or_skip else 1)
-    sys.exit(run_module(python, "proof", *words).returncode)
+    args = proving.options(__doc__, NAME, "docs/INTEROP.md", HELPS).parse_args()
+    proving.go_on(args, NAME, lambda cache: Environments(cache).light(), run_module)
 
 
 if __name__ == "__main__":

@@ -13,45 +13,29 @@ Each line of the answer is what was measured beside what must hold. The exit sta
 one object, --table the lines as Markdown.
 """
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.remove(str(Path(__file__).resolve().parent))
 
-from scripts.serve.environments import Environments, Missing, run_module  # noqa: E402
+from scripts import proving  # noqa: E402
+from scripts.serve.environments import Environments, run_module  # noqa: E402
+
+NAME = "kinglet-serve"
+HELPS = {
+    "binary": "the program; its example `serve_load` is looked for in examples/ beside it",
+    "light": "only what takes little time",
+    "heavy": "more of each, and what takes long; not the speeds",
+    "only": "only this part",
+}
 
 
 def main():
-    about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    about.add_argument("binary", type=Path, help="the program; its example `serve_load` is looked for in examples/ beside it")
-    which = about.add_mutually_exclusive_group()
-    which.add_argument("--light", action="store_true", help="only what takes little time")
-    which.add_argument("--heavy", action="store_true", help="more of each, and what takes long; not the speeds")
-    about.add_argument("--only", action="append", default=[], metavar="NAME", help="only this part")
+    about = proving.options(__doc__, NAME, "docs/SERVING.md", HELPS)
     about.add_argument("--minutes", type=float, default=1, help="how long faults go on [default: 1]")
-    about.add_argument("--cache", type=Path, help="folder of the environments [default: kinglet-serve in the user's cache]")
-    about.add_argument("--work", type=Path, help="folder for the models, which is kept [default: a temporary one]")
-    about.add_argument("--or-skip", action="store_true", help="say it and succeed where the packages cannot be had, as without a network")
-    about.add_argument("--json", action="store_true", help="print one JSON object")
-    about.add_argument("--table", type=Path, metavar="FILE", help="also write the lines as Markdown")
-    about.add_argument("--write", action="store_true", help="also write the measured tables into docs/SERVING.md")
     args = about.parse_args()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = (args.cache or base / "kinglet-serve").resolve()
-    words = [args.binary.resolve(), cache, "--minutes", args.minutes]
-    words += [f"--{name}" for name in ("light", "heavy", "json", "write") if getattr(args, name)]
-    words += [word for name in args.only for word in ("--only", name)]
-    words += ["--work", args.work.resolve()] if args.work else []
-    words += ["--table", args.table.resolve()] if args.table else []
-    try:
-        python = Environments(cache).clients()
-    except Missing as missing:
-        print(f"nothing was checked: {missing}")
-        sys.exit(0 if args.or_skip else 1)
-    sys.exit(run_module(python, "proof", *words).returncode)
+    proving.go_on(args, NAME, lambda cache: Environments(cache).clients(), run_module, ["--minutes", args.minutes])
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ mod works;
 
 pub use end::End;
 pub use figures::{Ended, Figures};
-pub use reading::{Measuring, Text};
+pub use reading::{Measuring, Reading, Text};
 pub use works::Options;
 
 use crate::inference::{Generation, TokenScore};
@@ -135,7 +135,7 @@ impl Engine {
         I: Iterator<Item = Result<Vec<TokenScore>>> + Send + 'static,
     {
         let inbox = self.ask(Stage::Scoring, |out| Job::Scoring(Box::new(scoring), out))?;
-        Ok(Measuring { inbox })
+        Ok(Measuring { inbox, prompt_tokens: 0 })
     }
 
     /// What it is doing, and what it has done.

@@ -109,15 +109,16 @@ def site_packages(folder):
     return next((folder / "lib").glob("python3*")) / "site-packages"
 
 
-def command(python, module, *arguments):
-    """The command and the environment that run a module of this folder; nothing is fetched from a model hub meanwhile."""
+def command(python, module, *arguments, package="doors", offline=True):
+    """The command and the environment that run a module of a package beside this one; `offline`, nothing is fetched from a model
+    hub meanwhile."""
     # Its own folder stays out of the path: scripts/tokenizers.py and the like would hide the packages of these names.
-    path = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    words = [str(python), "-m", f"scripts.doors.{module}", *map(str, arguments)]
-    return words, {**os.environ, **path, **offline}
+    path = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "TOKENIZERS_PARALLELISM": "false"}
+    hub = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if offline else {}
+    words = [str(python), "-m", f"scripts.{package}.{module}", *map(str, arguments)]
+    return words, {**os.environ, **path, **hub}
 
 
-def run_module(python, module, *arguments, **options):
-    words, environment = command(python, module, *arguments)
+def run_module(python, module, *arguments, package="doors", offline=True, **options):
+    words, environment = command(python, module, *arguments, package=package, offline=offline)
     return subprocess.run(words, env=environment | options.pop("env", {}), **options)

@@ -1,14 +1,12 @@
 """The checks of `scripts/doors.py`, in the environment that has numpy and onnxruntime."""
 
-import argparse
 import json
 import shutil
-import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
 
+from .. import proving
 from . import c_program, exports, gguf_files, graphs_in_onnxruntime, imports, interop
 from .environments import Environments, Missing
 from .program import Kinglet
@@ -41,23 +39,13 @@ C_FILES = ["published", "llama", "gpt2", "kinglet", "qwen3"]
 
 
 def main():
-    about = argparse.ArgumentParser()
-    about.add_argument("binary", type=Path)
-    about.add_argument("cache", type=Path)
-    for flag in ("--light", "--heavy", "--json"):
-        about.add_argument(flag, action="store_true")
-    about.add_argument("--only", action="append", default=[])
-    about.add_argument("--work", type=Path)
-    about.add_argument("--table", type=Path)
-    about.add_argument("--write", action="store_true")
-    args = about.parse_args()
+    args = proving.told().parse_args()
     begun = time.monotonic()
     report = Report(quiet=args.json)
     environments = Environments(args.cache)
     kinglet = Kinglet(args.binary, args.binary.parent / "examples" / "logits")
-    work = args.work or Path(tempfile.mkdtemp(prefix="kinglet-doors-"))
-    fresh(work)
-    try:
+    with proving.folder_for_work(args, "kinglet-doors-") as work:
+        fresh(work)
         texts(work)
         proof = Proof(args, kinglet, report, environments, work)
         for part, (light, *_) in PARTS.items():
@@ -65,23 +53,9 @@ def main():
                 proof.run(part)
             elif not args.only and args.light:
                 report.skip(part, "all", "it is one of the heavy checks: without --light")
-    finally:
-        if args.work is None:
-            shutil.rmtree(work, ignore_errors=True)
-    if args.table:
-        args.table.write_text(report.table() + "\n", encoding="utf-8")
-    if args.write:
-        interop.write(report)
-    held, missed, skipped = report.counts()
-    if args.json:
-        print(report.json())
-    else:
-        for line in report.missed:
-            print(f"MISSED {line['part']}: {line['what']}: {line['measured']} {line.get('note', '')}")
-        seconds = time.monotonic() - begun - environments.spent
+    if not args.json:
         print(", ".join(f"{part} {spent:.0f} s" for part, spent in proof.seconds.items()))
-        print(f"{held} hold, {missed} missed, {skipped} not checked; {seconds:.0f} s, and {environments.spent:.0f} s to make environments")
-    sys.exit(1 if missed or not held else 0)
+    proving.end(args, report, environments, begun, interop.write)
 
 
 def wanted(args, part, light):

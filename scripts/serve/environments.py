@@ -1,12 +1,12 @@
 """The environments of the clients and of other servers, with pinned versions, each made once in the folder of the cache."""
 
-import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 from ..doors import environments as doors
-from ..doors.environments import ROOT, Missing
+from ..doors.environments import Missing
 
 OPENAI = "openai==3.57.0"
 OPENAI_NODE = "openai@6.49.0"
@@ -50,13 +50,6 @@ class Environments(doors.Environments):
         return str(folder / "promtool")
 
 
-def command(python, module, *arguments):
-    """The command and the environment that run a module of this folder."""
-    # Its own folder stays out of the path: scripts/tokenizers.py and the like would hide the packages of these names.
-    path = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return [str(python), "-m", f"scripts.serve.{module}", *map(str, arguments)], {**os.environ, **path}
-
-
-def run_module(python, module, *arguments, **options):
-    words, environment = command(python, module, *arguments)
-    return subprocess.run(words, env=environment | options.pop("env", {}), **options)
+# A module of this folder; the evaluation harness may read what it needs from a model hub.
+command = partial(doors.command, package="serve", offline=False)
+run_module = partial(doors.run_module, package="serve", offline=False)

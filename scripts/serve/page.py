@@ -4,7 +4,8 @@ import platform
 import re
 from datetime import date
 
-from .environments import LLAMA_CPP, LM_EVAL, ONNXRUNTIME, OPENAI, OPENAI_NODE, ROOT, SCHEMATHESIS
+from ..doors.environments import ROOT
+from .environments import LLAMA_CPP, LM_EVAL, ONNXRUNTIME, OPENAI, OPENAI_NODE, SCHEMATHESIS
 
 PAGE = ROOT / "docs" / "SERVING.md"
 PARTS = ["openai (Python)", "openai (Node)", "behaviours", "promtool", "schemathesis", "lm_eval", "seeds", "faults"]

@@ -1,16 +1,15 @@
 """The checks of `scripts/serve.py`, in the environment that has OpenAI's client."""
 
-import argparse
 import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
 
-from ..doors.report import Report, number
+from .. import proving
+from ..doors.report import Report
 from . import behaviours, checks, faults, harness, openai_python, page, seeds, tools
 from .environments import Environments, Missing
 from .load import Load
@@ -22,39 +21,16 @@ PARTS = {"openai (Python)": "light", "openai (Node)": "light", "behaviours": "li
 
 
 def main():
-    about = argparse.ArgumentParser()
-    about.add_argument("binary", type=Path)
-    about.add_argument("cache", type=Path)
-    for flag in ("--light", "--heavy", "--json", "--write"):
-        about.add_argument(flag, action="store_true")
-    about.add_argument("--only", action="append", default=[])
+    about = proving.told()
     about.add_argument("--minutes", type=float, default=1)
-    about.add_argument("--work", type=Path)
-    about.add_argument("--table", type=Path)
     args = about.parse_args()
     if unknown := [name for name in args.only if not any(name in part for part in PARTS)]:
         raise SystemExit(f"there is no part {unknown[0]}: {', '.join(PARTS)}")
     begun, report, environments = time.monotonic(), Report(quiet=args.json), Environments(args.cache)
-    work = args.work or Path(tempfile.mkdtemp(prefix="kinglet-serve-"))
-    work.mkdir(parents=True, exist_ok=True)
-    try:
+    with proving.folder_for_work(args, "kinglet-serve-") as work:
+        work.mkdir(parents=True, exist_ok=True)
         prove(args, Kinglet(args.binary), work, report, environments)
-    finally:
-        if args.work is None:
-            shutil.rmtree(work, ignore_errors=True)
-    if args.table:
-        args.table.write_text(report.table() + "\n", encoding="utf-8")
-    if args.write:
-        page.write(report)
-    held, missed, skipped = report.counts()
-    if args.json:
-        print(report.json())
-    else:
-        for line in report.missed:
-            print(f"MISSED {line['part']}: {line['what']}: {number(line['measured'])} {line.get('note', '')}")
-        seconds = time.monotonic() - begun - environments.spent
-        print(f"{held} hold, {missed} missed, {skipped} not checked; {seconds:.0f} s, and {environments.spent:.0f} s to make environments")
-    sys.exit(1 if missed or not held else 0)
+    proving.end(args, report, environments, begun, page.write)
 
 
 def prove(args, kinglet, work, report, environments):

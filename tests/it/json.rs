@@ -6,7 +6,15 @@ use crate::common::{
     needs,
 };
 use serde_json::{Value, json};
-use std::{cell::RefCell, collections::BTreeSet, fmt::Write as _, fs, io::Write as _, path::Path, process::Stdio};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs,
+    io::{BufRead, BufReader, Write as _},
+    path::Path,
+    process::Stdio,
+};
 
 /// Settings of a fine-tuning that takes a moment.
 const TEN: &str = "--set max_iters=20 --set eval_interval=10 --set eval_iters=2";
@@ -370,6 +378,12 @@ fn what_is_printed_is_what_the_schema_says() {
         String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
     };
     schema.lines("chat", &chat("say 1\nand?\nZürich\n"));
+    let mut server = cli.command(&["serve", "a", "--port", "0", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    schema.lines("serve", &line);
     let data = needs::data_folder();
     if let Some(folder) = &data {
         let mut command = cli.command(&["reproduce", "--quick", "--preset", "big-0.2m", "--out", "r", "--json"]);
