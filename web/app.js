@@ -42,6 +42,7 @@ function show() {
   const at = Math.max(0, PAGES.findIndex(([page]) => page === name));
   const [page, title] = PAGES[at];
   links.forEach((link, i) => (i === at ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")));
+  links[at].scrollIntoView({ block: "nearest", inline: "center" });
   document.title = `${title} · kinglet`;
   const element = document.createElement(`kinglet-${page}`);
   element.query = params;

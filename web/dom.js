@@ -105,3 +105,13 @@ function sign(char) {
 
 /** Whether the person asked for little motion. */
 export const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** A colour of the style sheet, as a canvas takes it: `[red, green, blue]`, for the colours that are shown now. */
+export function colour(name) {
+  const probe = h("span", { hidden: true });
+  probe.style.setProperty("color", `var(--${name})`);
+  document.body.append(probe);
+  const [, ...parts] = getComputedStyle(probe).color.match(/(\d+)\D+(\d+)\D+(\d+)/) ?? [0, 128, 128, 128];
+  probe.remove();
+  return parts.map(Number);
+}

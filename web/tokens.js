@@ -189,6 +189,19 @@ export class Tokens extends HTMLElement {
     this.dispatchEvent(new CustomEvent("choose", { detail: { index, token }, bubbles: true }));
   }
 
+  /** The element of a token that was appended. */
+  spanOf(index) {
+    return this.#list.children[this.#given.length + index];
+  }
+
+  /** Goes to a token, and shows what might have stood in its place until another one is chosen. */
+  show(index) {
+    this.#list.focus({ preventScroll: true });
+    this.spanOf(index)?.scrollIntoView({ block: "center" });
+    this.#pinned = true;
+    this.open(index);
+  }
+
   #select(index) {
     this.#current()?.classList.remove("at");
     this.#current()?.setAttribute("aria-selected", "false");
@@ -201,7 +214,7 @@ export class Tokens extends HTMLElement {
   }
 
   #current() {
-    return this.#list.children[this.#given.length + this.#at];
+    return this.#at < 0 ? undefined : this.#list.children[this.#given.length + this.#at];
   }
 
   /** Below the token, within this element. */
