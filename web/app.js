@@ -19,7 +19,8 @@ const PAGES = [
 ];
 
 const main = document.getElementById("main");
-const links = PAGES.map(([name, title]) => h("a", { href: `#${name}` }, title));
+// Checkers take a link to `#…` that is out of sight for one that skips to a part of the page; these lead to pages.
+const links = PAGES.map(([name, title]) => h("a", { href: `./#${name}` }, title));
 document.getElementById("pages").append(...links);
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();

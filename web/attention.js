@@ -28,7 +28,7 @@ class Attention extends HTMLElement {
   #layer = h("select", { onchange: () => this.#form.go() });
   #heads = h("div", { className: "heads", role: "group", "aria-label": "Heads" });
   #list = h("div", { className: "tokens", role: "listbox", tabindex: "0", "aria-orientation": "horizontal", "aria-label": "The text, token by token", id: newId("tokens") });
-  #strongest = h("div", { className: "table" });
+  #strongest = h("div", null);
   #square = h("canvas", { role: "img" });
   #about = h("p", { className: "faint small readout" });
   #notes = h("div", { className: "notes" });
@@ -40,6 +40,7 @@ class Attention extends HTMLElement {
   #tokens = [];
   #weights = [];
   #images = [];
+  #colours = {};
   #head = 0;
   #at = 0;
   #hovered = null;
@@ -97,6 +98,7 @@ class Attention extends HTMLElement {
     this.#tokens = answer.tokens;
     this.#weights = answer.heads.map(unpacked);
     this.#head = Math.min(this.#head, this.#weights.length - 1);
+    if (isNew && this.#seen) this.#at = Infinity;
     // The last token but one is where to begin: what follows it is there too.
     this.#at = Math.max(0, this.#at < this.#tokens.length ? this.#at : this.#tokens.length - 2);
     this.#layer.replaceChildren(...Array.from({ length: answer.n_layer }, (_, i) => h("option", { value: String(i) }, `Block ${i + 1} of ${answer.n_layer}`)));
@@ -133,12 +135,12 @@ class Attention extends HTMLElement {
   /** Paints all squares, as after a change of colours. */
   #paint() {
     if (!this.#weights.length || !this.isConnected) return;
-    const colours = [colour("raised"), colour("accent")];
+    for (const name of ["raised", "accent", "text", "faint"]) this.#colours[name] = colour(name);
     const size = Math.round(48 * devicePixelRatio);
     this.#weights.forEach((weights, head) => {
       const canvas = this.#heads.children[head].firstChild;
       [canvas.width, canvas.height] = [size, size];
-      draw(canvas.getContext("2d"), picture(weights, this.#tokens.length, size, colours), 0, size);
+      draw(canvas.getContext("2d"), picture(weights, this.#tokens.length, size, this.#colours), 0, size);
     });
     this.#images = [];
     this.#paintSquare();
@@ -148,7 +150,7 @@ class Attention extends HTMLElement {
   #paintSquare() {
     const width = this.#square.clientWidth;
     const count = this.#tokens.length;
-    if (!width || !count) return;
+    if (!width || !count || !this.#colours.text) return;
     const pixels = Math.round(width * devicePixelRatio);
     const context = this.#square.getContext("2d");
     if (this.#square.width !== pixels) [this.#square.width, this.#square.height] = [pixels, pixels];
@@ -156,17 +158,16 @@ class Attention extends HTMLElement {
     context.clearRect(0, 0, width, width);
     const [margin, cell] = this.#measure(width);
     const side = width - margin;
-    const colours = [colour("raised"), colour("accent")];
-    this.#images[this.#head] ??= picture(this.#weights[this.#head], count, pixels, colours);
+    this.#images[this.#head] ??= picture(this.#weights[this.#head], count, pixels, this.#colours);
     draw(context, this.#images[this.#head], margin, side);
     const at = this.#now;
-    context.strokeStyle = `rgb(${colour("text")})`;
+    context.strokeStyle = `rgb(${this.#colours.text})`;
     context.strokeRect(margin + 0.5, margin + at * cell + 0.5, Math.max(1, (at + 1) * cell - 1), Math.max(1, cell - 1));
     if (!margin) return;
     context.font = `12px ${getComputedStyle(this.#list).fontFamily}`;
     context.textBaseline = "middle";
     this.#tokens.forEach((token, i) => {
-      context.fillStyle = `rgb(${colour(i === at ? "text" : "faint")})`;
+      context.fillStyle = `rgb(${this.#colours[i === at ? "text" : "faint"]})`;
       const [label, middle] = [brief(token), margin + (i + 0.5) * cell];
       context.textAlign = "right";
       context.fillText(label, margin - 6, middle);
@@ -321,7 +322,7 @@ function scale() {
  * A head as a picture: a row for each token. It has no more than `most` rows; where there are more tokens, each dot has the
  * strongest weight of those that fall on it.
  */
-function picture(weights, count, most, [weak, strong]) {
+function picture(weights, count, most, { raised: weak, accent: strong }) {
   const side = Math.min(count, most);
   const strongest = new Float32Array(side * side).fill(-1);
   for (let row = 0, k = 0; row < count; row++) {

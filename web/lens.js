@@ -6,7 +6,7 @@ import { named } from "./text.js";
 /** The grid, and what each layer expects behind one token. `choose(at)` is called when a token is chosen. */
 export class Lens {
   #grid = h("div", { className: "table lens", role: "region", tabindex: "0", "aria-label": "The likeliest next token, layer by layer" });
-  #lists = h("div", { className: "table" });
+  #lists = h("div", { className: "table", role: "region", tabindex: "0", "aria-label": "What each layer expects" });
   #choose;
   #answer;
   #at = 0;

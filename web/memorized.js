@@ -64,15 +64,17 @@ export class Memorized {
   #marked(chars) {
     const cuts = [...new Set([0, chars.length, ...this.#spans.flatMap(({ start, end }) => [start, end])])].sort((a, b) => a - b);
     return cuts.slice(0, -1).flatMap((from, k) => {
-      const piece = chars.slice(from, cuts[k + 1]).join("");
+      const piece = readable(chars.slice(from, cuts[k + 1]).join(""));
       const i = this.#spans.findIndex(({ start, end }) => start <= from && from < end);
-      if (i < 0) return [readable(piece)];
+      if (i < 0) return [piece];
       const { start, end } = this.#spans[i];
       const length = end - start;
       const sign = from === start && length >= NUMBERED ? h("small", { className: "length", "aria-hidden": "true" }, String(length)) : null;
-      const mark = h("mark", { title: `${length} characters`, onclick: () => this.#choose(i) }, sign, readable(piece));
+      // The number stands where the passage can be seen to begin.
+      const [, ends, rest] = piece.match(/^(\n*)([^]*)$/);
+      const mark = h("mark", { title: `${length} characters`, onclick: () => this.#choose(i) }, ends, sign, rest);
       mark.style.setProperty("--surprise", tintOf(length));
-      mark.dataset.span = i;
+      [mark.dataset.from, mark.dataset.to] = [from, cuts[k + 1]];
       return [mark];
     });
   }
@@ -94,11 +96,18 @@ export class Memorized {
       const open = k === i && button.getAttribute("aria-expanded") === "false";
       button.setAttribute("aria-expanded", String(open));
       button.nextElementSibling.hidden = !open;
-      const marks = this.#text.querySelectorAll(`[data-span="${k}"]`);
-      marks.forEach((mark) => mark.classList.toggle("at", open));
-      if (open) marks[0]?.scrollIntoView({ block: "nearest" });
-      if (k === i) button.focus({ preventScroll: true });
+      if (k === i) {
+        button.focus({ preventScroll: true });
+        this.#point(open ? this.#spans[i] : { start: 0, end: 0 });
+      }
     });
+  }
+
+  /** Marks a passage in the text, of which a longer one may have a part. */
+  #point({ start, end }) {
+    const marks = [...this.#text.querySelectorAll("mark")];
+    for (const mark of marks) mark.classList.toggle("at", start <= mark.dataset.from && mark.dataset.to <= end);
+    marks.find((mark) => mark.classList.contains("at"))?.scrollIntoView({ block: "nearest" });
   }
 
   #bars(grams) {

@@ -94,6 +94,7 @@ class Surprise {
   #worst = h("ol", { className: "plain", "aria-label": "The most surprising tokens" });
   #resized = new ResizeObserver(() => this.#place());
   #lines = [];
+  #cut = "";
   #result = h("div", { className: "stack", hidden: true },
     h("div", { className: "row" }, scale(), h("span", { className: "grow" }),
       h("span", { className: "field inline" }, this.#switch, h("label", { for: this.#switch.id }, "Bits per character of each line"))),
@@ -153,7 +154,8 @@ class Surprise {
   }
 
   #end(model, all, { summary, notes }) {
-    this.#say(all.length > SHOWN ? `The first ${number(SHOWN)} of ${number(all.length)} tokens are shown. The figures are of all of them.` : "");
+    this.#cut = all.length > SHOWN ? `The first ${number(SHOWN)} of ${number(all.length)} tokens are shown. The figures are of all of them.` : "";
+    this.#say(this.#cut);
     this.#notes.replaceChildren(...notes.map((note) => h("p", null, note)));
     this.#lines = linesOf(all);
     this.right.hidden = false;
@@ -192,6 +194,7 @@ class Surprise {
   /** Goes to the most surprising token of some lines. */
   #goTo(lines) {
     const worst = lines.map((line) => line.worst).filter((token) => token && token.index < SHOWN).sort((a, b) => a.logprob - b.logprob)[0];
+    this.#say(worst ? this.#cut : `${this.#cut} Line ${number(lines[0].number)} is not among those that are shown.`);
     if (worst) this.#tokens.show(worst.index);
   }
 
