@@ -1,12 +1,15 @@
 // Look inside: where each head of a layer looks, and how the next token forms from layer to layer.
 
 import { post } from "./api.js";
-import { colour, field, h, newId, number, percent, readable, say } from "./dom.js";
+import { bar, colour, field, h, heads, newId, number, percent, readable, say } from "./dom.js";
 import { Lens } from "./lens.js";
 import { named } from "./text.js";
 
 /** So many of a token's strongest weights are listed. */
 const STRONGEST = 6;
+
+/** So many tokens are listed that a layer expects. */
+const GUESSES = 5;
 
 /** A weight of one is 65535 as the server writes it. */
 const ONE = 65535;
@@ -27,13 +30,14 @@ class Attention extends HTMLElement {
   #form = h("kinglet-text");
   #layer = h("select", { onchange: () => this.#form.go() });
   #heads = h("div", { className: "heads", role: "group", "aria-label": "Heads" });
-  #list = h("div", { className: "tokens", role: "listbox", tabindex: "0", "aria-orientation": "horizontal", "aria-label": "The text, token by token", id: newId("tokens") });
+  #list = h("div", { className: "tokens", role: "listbox", tabindex: "0", "aria-orientation": "horizontal", "aria-label": "The text, token by token" });
   #strongest = h("div", null);
   #square = h("canvas", { role: "img" });
   #about = h("p", { className: "faint small readout" });
   #notes = h("div", { className: "notes" });
   #lens = new Lens((at) => this.#choose(at));
-  #empty = h("p", { className: "empty" }, "Paste a text above and look inside: where each token of it looks, and what each layer of the model expects next.");
+  #empty = h("p", { className: "empty" },
+    "Paste a text above and look inside: where each token of it looks, and what each layer of the model expects next.");
   #result = h("div", { className: "stack wide", hidden: true });
   #repaint = () => this.#paint();
   #resized = new ResizeObserver(() => this.#paintSquare());
@@ -59,10 +63,10 @@ class Attention extends HTMLElement {
     const layer = field("Layer", this.#layer);
     layer.classList.add("inline");
     const where = h("section", { className: "stack" }, h("h2", null, "Where each token looks"), scale(), this.#list, this.#strongest,
-      h("p", { className: "hint small keys" }, h("kbd", null, "←"), " ", h("kbd", null, "→"), " choose a token, ", h("kbd", null, "1"), " to ", h("kbd", null, "9"), " a head"));
-    const heads = h("section", { className: "stack" }, h("div", { className: "row" }, h("h2", { className: "grow" }, "Heads"), layer), this.#heads,
+      h("p", { className: "hint small keys" }, key("←"), " ", key("→"), " choose a token, ", key("1"), " to ", key("9"), " a head"));
+    const look = h("section", { className: "stack" }, h("div", { className: "row" }, h("h2", { className: "grow" }, "Heads"), layer), this.#heads,
       h("div", { className: "square" }, this.#square), this.#about);
-    this.#result.append(this.#notes, h("div", { className: "page look" }, where, heads), this.#lens.section);
+    this.#result.append(this.#notes, h("div", { className: "page look" }, where, look), this.#lens.section);
     this.append(h("div", { className: "stack wide" }, this.#form, this.#empty, this.#result));
     this.#listen();
     this.#form.load(this.query);
@@ -91,7 +95,8 @@ class Attention extends HTMLElement {
     const layer = this.#layer.value === "" ? this.#wantedLayer : this.#layer.selectedIndex;
     const most = model.kinglet?.n_layer ?? Infinity;
     const body = { model: model.id, text, layer: Math.min(layer, most - 1) };
-    const [answer, lens] = await Promise.all([post("/api/attention", body, signal), isNew && post("/api/lens", { model: model.id, text, top: 5 }, signal)]);
+    const seeing = isNew && post("/api/lens", { model: model.id, text, top: GUESSES }, signal);
+    const [answer, lens] = await Promise.all([post("/api/attention", body, signal), seeing]);
     this.#empty.hidden = true;
     this.#result.hidden = false;
     this.#notes.replaceChildren(...answer.notes.map((note) => h("p", null, note)));
@@ -101,7 +106,8 @@ class Attention extends HTMLElement {
     if (isNew && this.#seen) this.#at = Infinity;
     // The last token but one is where to begin: what follows it is there too.
     this.#at = Math.max(0, this.#at < this.#tokens.length ? this.#at : this.#tokens.length - 2);
-    this.#layer.replaceChildren(...Array.from({ length: answer.n_layer }, (_, i) => h("option", { value: String(i) }, `Block ${i + 1} of ${answer.n_layer}`)));
+    const option = (_, i) => h("option", { value: String(i) }, `Block ${i + 1} of ${answer.n_layer}`);
+    this.#layer.replaceChildren(...Array.from({ length: answer.n_layer }, option));
     this.#layer.value = String(answer.layer);
     this.#showText();
     this.#showHeads();
@@ -256,19 +262,18 @@ class Attention extends HTMLElement {
 
   #listStrongest(at, row) {
     const order = [...row.keys()].sort((a, b) => row[b] - row[a]).slice(0, STRONGEST);
-    const rows = order.map((to) => {
-      const bar = h("span", null);
-      bar.style.setProperty("--share", row[to].toFixed(4));
-      return h("tr", null, h("td", { className: "number" }, number(to + 1)), h("td", { className: "mono" }, h("bdi", null, named(this.#tokens[to])), to === at ? h("span", { className: "faint" }, " itself") : null),
-        h("td", { className: "bar-cell" }, h("div", { className: "share" }, bar)), h("td", { className: "number" }, percent(row[to])));
-    });
-    const heads = ["Place", "Token", null, "Weight"].map((title, i) =>
-      h("th", { scope: "col", className: i % 3 ? null : "number" }, title ?? h("span", { className: "unseen" }, "As a bar")));
-    const caption = h("caption", null, "Token ", number(at + 1), ", ", h("bdi", { className: "mono" }, quoted(this.#tokens[at])), `, in head ${this.#head + 1} looks most at`);
-    this.#strongest.replaceChildren(h("table", { className: "strongest" }, caption, h("thead", null, h("tr", null, ...heads)), h("tbody", null, ...rows)));
-    if (this.#hovered == null && this.#list === document.activeElement) {
-      say(`${named(this.#tokens[at])} looks at ${order.slice(0, 3).map((to) => `${named(this.#tokens[to])}, place ${to + 1}, ${percent(row[to])}`).join("; ")}`);
-    }
+    const rows = order.map((to) => h("tr", null,
+      h("td", { className: "number" }, number(to + 1)),
+      h("td", { className: "mono" }, h("bdi", null, named(this.#tokens[to])), to === at ? h("span", { className: "faint" }, " itself") : null),
+      h("td", { className: "bar-cell" }, bar(row[to])),
+      h("td", { className: "number" }, percent(row[to]))));
+    const text = h("bdi", { className: "mono" }, quoted(this.#tokens[at]));
+    const caption = h("caption", null, "Token ", number(at + 1), ", ", text, `, in head ${this.#head + 1} looks most at`);
+    const columns = heads(["Place", "number"], ["Token"], ["As a bar", "unseen"], ["Weight", "number"]);
+    this.#strongest.replaceChildren(h("table", { className: "strongest" }, caption, columns, h("tbody", null, ...rows)));
+    if (this.#hovered != null || this.#list !== document.activeElement) return;
+    const places = order.slice(0, 3).map((to) => `${named(this.#tokens[to])}, place ${to + 1}, ${percent(row[to])}`);
+    say(`${named(this.#tokens[at])} looks at ${places.join("; ")}`);
   }
 
   #key(event) {
@@ -306,6 +311,10 @@ function quoted(token) {
 function brief(token) {
   const chars = [...named(token)];
   return chars.length > 8 ? `${chars.slice(0, 7).join("")}…` : chars.join("");
+}
+
+function key(name) {
+  return h("kbd", null, name);
 }
 
 /** What the tints mean, in numbers. */

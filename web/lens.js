@@ -1,6 +1,6 @@
 // Layer by layer: what the model would say next if it ended after each block.
 
-import { h, newId, number, percent } from "./dom.js";
+import { bar, h, heads, number, percent } from "./dom.js";
 import { named } from "./text.js";
 
 /** The grid, and what each layer expects behind one token. `choose(at)` is called when a token is chosen. */
@@ -12,7 +12,8 @@ export class Lens {
   #at = 0;
   section = h("section", { className: "stack" },
     h("h2", null, "Layer by layer"),
-    h("p", { className: "faint" }, "The likeliest next token if the model ended after each block: tinted by its probability, bold where it is the one that follows. Choose a column to see more."),
+    h("p", { className: "faint" }, "The likeliest next token if the model ended after each block: tinted by its probability, " +
+      "bold where it is the one that follows. Choose a column to see more."),
     this.#grid, this.#lists);
 
   constructor(choose) {
@@ -73,17 +74,24 @@ export class Lens {
     const next = tokens[at + 1];
     const rows = layers.map(({ name, positions }) => {
       const { top, logprob, rank } = positions[at];
-      const list = top.map((token) => h("span", { className: "guess" }, h("bdi", { className: "mono" }, named(token)), ` ${percent(Math.exp(token.logprob))}`));
-      const bar = h("span", null);
-      bar.style.setProperty("--share", logprob == null ? 0 : Math.exp(logprob).toFixed(4));
-      const really = next ? [h("td", { className: "bar-cell" }, h("div", { className: "share" }, bar)), h("td", { className: "number" }, percent(Math.exp(logprob))), h("td", { className: "number" }, number(rank))] : [];
-      return h("tr", null, h("th", { scope: "row" }, name), ...really, h("td", null, h("div", { className: "guesses" }, ...list)));
+      const guess = (token) => h("span", null, h("bdi", { className: "mono" }, named(token)), ` ${percent(Math.exp(token.logprob))}`);
+      const really = next ? this.#really(Math.exp(logprob), rank) : [];
+      return h("tr", null, h("th", { scope: "row" }, name), ...really, h("td", null, h("div", { className: "guesses" }, ...top.map(guess))));
     });
     const quote = (token) => h("bdi", { className: "mono" }, `“${named(token)}”`);
-    const caption = h("caption", { id: newId("after") }, "After token ", number(at + 1), ", ", quote(tokens[at]), ...(next ? [", really follows ", quote(next)] : [", nothing follows in this text"]));
-    const titles = ["Layer", ...(next ? [null, "Its probability", "Rank"] : []), "Expected"];
-    const heads = titles.map((title) => h("th", { scope: "col", className: ["Its probability", "Rank"].includes(title) ? "number" : null }, title ?? h("span", { className: "unseen" }, "As a bar")));
-    return h("table", { className: "expected" }, caption, h("thead", null, h("tr", null, ...heads)), h("tbody", null, ...rows));
+    const follows = next ? [", really follows ", quote(next)] : [", nothing follows in this text"];
+    const caption = h("caption", null, "After token ", number(at + 1), ", ", quote(tokens[at]), ...follows);
+    const figures = next ? [["As a bar", "unseen"], ["Its probability", "number"], ["Rank", "number"]] : [];
+    return h("table", { className: "expected" }, caption, heads(["Layer"], ...figures, ["Expected"]), h("tbody", null, ...rows));
+  }
+
+  /** What a layer says of the token that follows in the text. */
+  #really(p, rank) {
+    return [
+      h("td", { className: "bar-cell" }, bar(p)),
+      h("td", { className: "number" }, percent(p)),
+      h("td", { className: "number" }, number(rank)),
+    ];
   }
 
   #key(event) {

@@ -1,7 +1,7 @@
 // What of a text stands in the training text: the longest passages, and how many short pieces are new.
 
 import { post } from "./api.js";
-import { h, number, percent, readable, say } from "./dom.js";
+import { bar, h, heads, number, percent, readable, say } from "./dom.js";
 
 /** The server tells of so many passages at most. */
 const MOST = 20;
@@ -24,7 +24,8 @@ export class Memorized {
   #grams = h("div", { className: "stack" });
   #empty = h("p", { className: "empty" }, "Read a text, or let the model write one. What of it stands in the training text is marked.");
   #missing = h("p", { className: "hint", hidden: true },
-    "The passages are looked up in the text that the model was trained on, which is read again for that. Start kinglet serve where this text can be found.");
+    "The passages are looked up in the text that the model was trained on, which is read again for that. " +
+    "Start kinglet serve where this text can be found.");
   #result = h("div", { className: "stack", hidden: true }, this.#about, scale(), this.#text, this.#notes);
   #spans = [];
   left = h("div", { className: "stack" }, this.#empty, this.#missing, this.#result);
@@ -48,8 +49,9 @@ export class Memorized {
     const chars = [...text];
     this.#spans = answer.spans;
     const covered = chars.filter((_, at) => this.#spans.some(({ start, end }) => at >= start && at < end)).length;
+    const which = this.#spans.length === MOST ? `The ${MOST} longest passages` : "Passages of at least 8 characters";
     this.#about.textContent = `${number(answer.searched_bytes)} bytes of the training text were searched: ${answer.source}. ` +
-      (this.#spans.length ? `${this.#spans.length === MOST ? `The ${MOST} longest passages` : "Passages of at least 8 characters"} that stand there cover ${percent(covered / chars.length)} of the text.` : "");
+      (this.#spans.length ? `${which} that stand there cover ${percent(covered / chars.length)} of the text.` : "");
     this.#text.replaceChildren(...this.#marked(chars));
     this.#notes.replaceChildren(...answer.notes.map((note) => h("p", null, note)));
     const none = h("li", { className: "faint" }, "Nothing of at least 8 characters stands in the training text.");
@@ -57,7 +59,8 @@ export class Memorized {
     this.#grams.replaceChildren(...this.#bars(answer.ngrams));
     this.#result.hidden = this.right.hidden = false;
     const [longest] = this.#spans;
-    say(longest ? `${this.#spans.length} passages stand in the training text. The longest has ${longest.end - longest.start} characters.` : none.textContent);
+    const found = () => `${this.#spans.length} passages stand in the training text. The longest has ${longest.end - longest.start} characters.`;
+    say(longest ? found() : none.textContent);
   }
 
   /** The text in pieces, each of which is in the same passages throughout; a piece belongs to the longest of them. */
@@ -84,9 +87,11 @@ export class Memorized {
     const often = span.count == null ? "" : span.count === 1 ? ", and nowhere else" : `, ${number(span.count)} times in all`;
     const where = h("div", { className: "where", hidden: true },
       h("small", { className: "faint" }, `${at}${often}:`),
-      h("p", { className: "mono small" }, h("bdi", null, "…", readable(span.before), h("mark", null, readable(span.text)), readable(span.after), "…")));
+      h("p", { className: "mono small" },
+        h("bdi", null, "…", readable(span.before), h("mark", null, readable(span.text)), readable(span.after), "…")));
     const button = h("button", { type: "button", className: "place", "aria-expanded": "false", onclick: () => this.#choose(i) },
-      h("bdi", { className: "mono" }, readable(span.text).trim().replaceAll("\n", "↵")), h("span", { className: "number" }, `${span.end - span.start} characters`));
+      h("bdi", { className: "mono" }, readable(span.text).trim().replaceAll("\n", "↵")),
+      h("span", { className: "number" }, `${span.end - span.start} characters`));
     return h("li", null, button, where);
   }
 
@@ -111,15 +116,12 @@ export class Memorized {
   }
 
   #bars(grams) {
-    const rows = grams.map(({ n, total, unseen }) => {
-      const bar = h("span", null);
-      bar.style.setProperty("--share", total ? unseen / total : 0);
-      return h("tr", null, h("th", { scope: "row", className: "number" }, String(n)), h("td", null, h("div", { className: "share" }, bar)),
-        h("td", { className: "number", title: `${unseen} of ${total}` }, total ? percent(unseen / total) : "–"));
-    });
-    const head = h("tr", null, h("th", { scope: "col" }, "Characters"), h("th", { scope: "col" }, h("span", { className: "unseen" }, "As a bar")), h("th", { scope: "col", className: "number" }, "New"));
+    const rows = grams.map(({ n, total, unseen }) => h("tr", null,
+      h("th", { scope: "row", className: "number" }, String(n)),
+      h("td", null, bar(total ? unseen / total : 0)),
+      h("td", { className: "number", title: `${number(unseen)} of ${number(total)}` }, total ? percent(unseen / total) : "–")));
     const about = h("small", { className: "hint" }, "The share of all pieces of so many characters that do not stand in the training text.");
-    return [h("table", { className: "grams" }, h("thead", null, head), h("tbody", null, ...rows)), about];
+    return [h("table", { className: "grams" }, heads(["Characters"], ["As a bar", "unseen"], ["New", "number"]), h("tbody", null, ...rows)), about];
   }
 }
 

@@ -41,7 +41,8 @@ class Read extends HTMLElement {
     }
     this.#form.work = (signal) => this.#work(signal);
     const views = h("div", { className: "buttons", role: "group", "aria-label": "What to look at" }, ...Object.values(this.#choice));
-    this.append(h("div", { className: "stack wide" }, this.#form, h("div", { className: "row" }, views), h("div", { className: "page beside" }, this.#left, this.#right)));
+    const result = h("div", { className: "page beside" }, this.#left, this.#right);
+    this.append(h("div", { className: "stack wide" }, this.#form, h("div", { className: "row" }, views), result));
     this.#show(this.query.get("view") === "memorized" ? "memorized" : "surprise");
     this.#form.load(this.query);
   }
@@ -185,7 +186,8 @@ class Surprise {
       const around = (from, to) => all.slice(Math.max(0, from), to).map((other) => other.text).join("");
       const [before, after] = [around(token.index - 12, token.index), around(token.index + 1, token.index + 13)];
       const hidden = token.index >= SHOWN;
-      return h("li", null, h("button", { type: "button", className: "place", disabled: hidden, title: hidden ? "It is behind the part that is shown" : null, onclick: () => this.#tokens.show(token.index) },
+      const about = { disabled: hidden, title: hidden ? "It is behind the part that is shown" : null };
+      return h("li", null, h("button", { type: "button", className: "place", ...about, onclick: () => this.#tokens.show(token.index) },
         h("bdi", { className: "mono" }, oneLine([...before].slice(-14)), h("strong", null, named(token)), oneLine([...after].slice(0, 14))),
         h("span", { className: "number" }, percent(Math.exp(token.logprob)))));
     }));

@@ -10,6 +10,8 @@ const LAST = "kinglet-text";
 /** Longer texts stand in no address. */
 const LINKED = 2000;
 
+const MISSING = "There is no text yet: paste one, use the example, or let the model write one.";
+
 /** As much as the model writes. */
 const WRITTEN = { max_tokens: 300, temperature: 0.8 };
 
@@ -49,10 +51,11 @@ export class TextForm extends HTMLElement {
     this.classList.add("stack");
     const example = h("button", { type: "button", onclick: () => this.#example() }, "Use an example");
     const write = h("button", { type: "button", onclick: () => this.#do((signal) => this.#write(signal)) }, "Write one with the model");
+    const keys = h("span", { className: "hint small grow" }, h("kbd", null, "Ctrl"), " ", h("kbd", null, "Enter"));
     this.append(
       this.#models,
       field("Text", this.#area),
-      h("div", { className: "row" }, this.#go, example, write, h("span", { className: "hint small grow" }, h("kbd", null, "Ctrl"), " ", h("kbd", null, "Enter"))),
+      h("div", { className: "row" }, this.#go, example, write, keys),
       this.#error,
     );
     this.addEventListener("keydown", (event) => this.#key(event));
@@ -100,7 +103,7 @@ export class TextForm extends HTMLElement {
 
   async #work(signal) {
     if (!this.model) return;
-    if (!this.text) throw Object.assign(new Error("There is no text yet: paste one, use the example, or let the model write one."), { isMissing: true });
+    if (!this.text) throw Object.assign(new Error(MISSING), { isMissing: true });
     sessionStorage.setItem(LAST, this.text);
     this.#read = this.model.id;
     await this.work(signal);
