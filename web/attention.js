@@ -3,7 +3,7 @@
 import { post } from "./api.js";
 import { bar, colour, field, h, heads, newId, number, percent, readable, say } from "./dom.js";
 import { Lens } from "./lens.js";
-import { named } from "./text.js";
+import { named } from "./paste.js";
 
 /** So many of a token's strongest weights are listed. */
 const STRONGEST = 6;
@@ -27,7 +27,7 @@ function unpacked(base64) {
 
 /** The page. */
 class Attention extends HTMLElement {
-  #form = h("kinglet-text");
+  #form = h("kinglet-paste");
   #layer = h("select", { onchange: () => this.#form.go() });
   #heads = h("div", { className: "heads", role: "group", "aria-label": "Heads" });
   #list = h("div", { className: "tokens", role: "listbox", tabindex: "0", "aria-orientation": "horizontal", "aria-label": "The text, token by token" });

@@ -4,7 +4,7 @@ import { stream } from "./api.js";
 import { h, newId, number, percent, readable, say } from "./dom.js";
 import { bits } from "./bars.js";
 import { Memorized } from "./memorized.js";
-import { named } from "./text.js";
+import { named } from "./paste.js";
 import { scale } from "./tokens.js";
 
 /** So many tokens are shown; more would make a browser slow. The figures are of all. */
@@ -25,7 +25,7 @@ const VIEWS = [
 
 /** The page. */
 class Read extends HTMLElement {
-  #form = h("kinglet-text");
+  #form = h("kinglet-paste");
   #views = { surprise: new Surprise(), memorized: new Memorized() };
   #view = "surprise";
   #choice = {};

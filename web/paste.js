@@ -5,7 +5,7 @@ import { field, h, say, shown } from "./dom.js";
 import "./knobs.js";
 
 /** The text that was looked at last, on whatever page. */
-const LAST = "kinglet-text";
+const LAST = "kinglet-paste";
 
 /** Longer texts stand in no address. */
 const LINKED = 2000;
@@ -36,7 +36,7 @@ export function named(token) {
  * - `work(signal)`: what the page does with the text. It is done once at a time, and ends early if `signal` is aborted.
  * - `label`: what the button says that starts it.
  */
-export class TextForm extends HTMLElement {
+export class Paste extends HTMLElement {
   work = async () => {};
   label = "Read it";
   #models = h("kinglet-model");
@@ -159,4 +159,4 @@ export class TextForm extends HTMLElement {
   }
 }
 
-customElements.define("kinglet-text", TextForm);
+customElements.define("kinglet-paste", Paste);
