@@ -18,12 +18,14 @@ const KNOBS = [
  *
  * - `read(params)` takes what an address says; `write(params)` puts there what is not as usual.
  * - `body()` is what the API gets.
+ * - `seedless`: these settings go with a seed that stands elsewhere.
  */
 export class Knobs extends HTMLElement {
   #inputs = {};
   #seed = h("input", { type: "number", min: 0, max: 4294967295, step: 1, value: "1" });
   #fresh = h("input", { type: "checkbox", checked: true });
   #stop = h("textarea", { rows: 2 });
+  seedless = false;
 
   constructor() {
     super();
@@ -40,7 +42,7 @@ export class Knobs extends HTMLElement {
     this.classList.add("stack");
     this.append(
       ...pick(false),
-      h("div", { className: "stack" }, field("Seed", this.#seed, "The same seed writes the same text."), fresh),
+      this.seedless ? "" : h("div", { className: "stack" }, field("Seed", this.#seed, "The same seed writes the same text."), fresh),
       h("details", null, h("summary", null, "More"), h("div", { className: "stack" }, ...pick(true), field("Stop before (one text a line)", this.#stop))),
     );
   }
@@ -62,6 +64,11 @@ export class Knobs extends HTMLElement {
     const knob = KNOBS.find((knob) => knob.name === name);
     const { exact } = this.#inputs[name];
     return exact.value !== "" && exact.checkValidity() ? exact.valueAsNumber : knob.value;
+  }
+
+  /** Whether each text gets a new seed. */
+  get fresh() {
+    return this.#fresh.checked;
   }
 
   get seed() {
@@ -88,18 +95,17 @@ export class Knobs extends HTMLElement {
     return body;
   }
 
-  /** Takes what an address says. */
+  /** Takes what an address says; what it does not say is as usual. */
   read(params) {
-    for (const { name } of KNOBS) {
-      const given = params.get(name);
-      if (given == null || !Number.isFinite(+given)) continue;
+    for (const { name, value } of KNOBS) {
+      const given = Number(params.get(name) ?? value);
       const { exact, range } = this.#inputs[name];
-      exact.value = range.value = String(+given);
+      exact.value = range.value = String(Number.isFinite(given) ? given : value);
     }
     this.#stop.value = params.getAll("stop").join("\n");
     if (params.has("seed")) {
       this.#seed.value = String(Number.parseInt(params.get("seed"), 10) || 0);
-      this.#fresh.checked = false;
+      this.#fresh.checked = params.has("fresh");
     }
   }
 
@@ -107,7 +113,7 @@ export class Knobs extends HTMLElement {
   write(params) {
     for (const { name, value } of KNOBS) if (this.value(name) !== value) params.set(name, this.value(name));
     this.stops.forEach((stop) => params.append("stop", stop));
-    params.set("seed", this.seed);
+    if (!this.seedless) params.set("seed", this.seed);
   }
 }
 
