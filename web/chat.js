@@ -20,7 +20,7 @@ class Chat extends HTMLElement {
   #list = h("ol", { className: "talk", "aria-label": "Conversation" });
   #draft = h("textarea", { rows: 2, spellcheck: "false", placeholder: "Type a message" });
   #run = runButton("Send", () => this.#send(), () => this.#stop());
-  #anew = h("button", { type: "button", className: "quiet", onclick: () => this.#clear() }, "New conversation");
+  #anew = h("button", { type: "button", className: "quiet push", onclick: () => this.#clear() }, "New conversation");
   #trouble = h("div", { className: "stack" });
   #error = h("div", { className: "stack" });
   #composer = h("div", { className: "stack composer" });
@@ -30,6 +30,9 @@ class Chat extends HTMLElement {
   #running = null;
   #editing = null;
   #saving;
+  #onKey = (event) => {
+    if (event.key === "Escape" && this.#running) this.#stop();
+  };
 
   constructor() {
     super();
@@ -37,23 +40,22 @@ class Chat extends HTMLElement {
     for (const element of [this.#model, this.#knobs]) element.addEventListener("change", () => this.#changed());
     this.#system.addEventListener("input", () => (system = this.#system.value));
     this.#draft.addEventListener("keydown", (event) => this.#onEnter(event, () => this.#send()));
-    this.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.#running) this.#stop();
-    });
   }
 
   connectedCallback() {
-    const hint = h("span", { className: "faint small keys" }, h("kbd", null, "Enter"), " sends, ", h("kbd", null, "Shift"), " ", h("kbd", null, "Enter"), " is a new line, ", h("kbd", null, "Esc"), " stops");
-    const actions = h("div", { className: "row" }, this.#run, hint, h("span", { className: "grow" }), this.#anew);
+    const hint = h("span", { className: "faint small keys" }, h("kbd", null, "Enter"), " sends, ", h("kbd", null, "Esc"), " stops");
+    const actions = h("div", { className: "row" }, this.#run, hint, this.#anew);
     this.#composer.append(this.#error, field("Message", this.#draft), actions);
     const left = h("div", { className: "stack" }, this.#model, this.#trouble, this.#empty, this.#list, this.#composer);
     const right = h("aside", { className: "stack", "aria-label": "Settings" },
       field("System message", this.#system, "It may be empty. Only models that learned with one know what it is."), this.#knobs);
     this.append(h("div", { className: "page beside" }, left, right));
+    document.addEventListener("keydown", this.#onKey);
     this.#open();
   }
 
   disconnectedCallback() {
+    document.removeEventListener("keydown", this.#onKey);
     this.#stop();
     this.#frames.cancel();
     clearTimeout(this.#saving);
@@ -77,11 +79,16 @@ class Chat extends HTMLElement {
     const content = this.#draft.value;
     if (!content.trim() || this.#run.disabled) return;
     this.#draft.value = "";
-    this.#answer([...messages, { role: "user", content }], () => (this.#draft.value ||= content));
+    this.#answer([...messages, { role: "user", content }], () => {
+      this.#draft.value ||= content;
+    });
   }
 
-  /** Goes on from these messages. If that is refused, all is as it was before, and `undo` gives back what was typed. */
-  async #answer(asked, undo = () => {}) {
+  /**
+   * Goes on from these messages. If that is refused, all is as it was before; `undo` gives back what was typed, and says where
+   * the reason belongs, if that is not at the end.
+   */
+  async #answer(asked, undo = () => null) {
     this.#stop();
     const before = messages;
     const writing = new Writing();
@@ -100,9 +107,9 @@ class Chat extends HTMLElement {
     if (isLast) this.#running = null;
     if (writing.error && !writing.texts[0].text && messages.at(-1)?.writing === writing) {
       messages = before;
-      undo();
-      this.#error.replaceChildren(errorBox(writing.error), ...advice(writing.error));
       this.#render();
+      const place = undo() ?? this.#error;
+      place.replaceChildren(errorBox(writing.error));
     } else if (isLast && this.isConnected) say(writing.texts[0].text);
     this.#run.show(!!this.#running);
   }
@@ -144,6 +151,7 @@ class Chat extends HTMLElement {
   #giveBack(message, content) {
     this.#edit(message);
     this.#list.querySelector("textarea").value = content;
+    return this.#list.querySelector(".refused");
   }
 
   #onEnter(event, send) {
@@ -172,8 +180,8 @@ class Chat extends HTMLElement {
 
   #questionView(message) {
     if (this.#editing === message) return { item: this.#editor(message), isEditing: true };
-    const edit = h("button", { type: "button", className: "quiet", onclick: () => this.#edit(message) }, "Edit");
-    const head = h("div", { className: "row head" }, h("h2", null, "You"), h("span", { className: "grow" }), edit);
+    const edit = h("button", { type: "button", className: "quiet push", onclick: () => this.#edit(message) }, "Edit");
+    const head = h("div", { className: "row head" }, h("h2", null, "You"), edit);
     return { item: h("li", { className: "you" }, head, h("p", { className: "said", dir: "auto" }, readable(message.content))), isEditing: false };
   }
 
@@ -196,18 +204,18 @@ class Chat extends HTMLElement {
       h("button", { type: "button", className: "main", onclick: send }, "Send again"),
       h("button", { type: "button", onclick: cancel }, "Cancel"),
       h("span", { className: "faint small" }, "What comes after this message is written anew."));
-    return h("li", { className: "you stack" }, field("Your message", area), actions);
+    return h("li", { className: "you stack" }, field("Your message", area), actions, h("div", { className: "stack refused" }));
   }
 
   #answerView(message) {
     const { writing } = message;
     const said = h("p", { className: "said", dir: "auto" });
     const looked = h("div", { className: "stack", hidden: true });
-    const look = h("button", { type: "button", className: "quiet", "aria-pressed": "false", onclick: () => this.#look(message) }, "Tokens");
+    const look = h("button", { type: "button", className: "quiet push", "aria-pressed": "false", onclick: () => this.#look(message) }, "Tokens");
     const retry = h("button", { type: "button", className: "quiet", onclick: () => this.#retry(message) }, "Retry");
     const copy = copyButton("Copy", () => writing.texts[0].text);
     const state = h("div", { className: "notes" });
-    const head = h("div", { className: "row head" }, h("h2", null, message.model), h("span", { className: "grow" }), look, copy, retry);
+    const head = h("div", { className: "row head" }, h("h2", null, message.model), look, copy, retry);
     return { item: h("li", null, head, said, looked, state), isEditing: false, said, looked, look, retry, state, length: 0, tokens: null };
   }
 
@@ -265,12 +273,6 @@ class Chat extends HTMLElement {
 /** What somebody said. */
 function contentOf({ content, writing }) {
   return writing ? writing.texts[0].text : content;
-}
-
-/** What can be done about a refusal, beyond what it says itself. */
-function advice({ code }) {
-  if (code !== "context_length_exceeded") return [];
-  return [h("p", { className: "hint small" }, "A small model sees little at once. A shorter message, or a new conversation, leaves it more room.")];
 }
 
 function noChats() {

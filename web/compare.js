@@ -11,7 +11,7 @@ const SIDES = ["a", "b"];
 /** One of the two: its model, its settings if it has any of its own, and what it writes. */
 class Side {
   #own = h("input", { type: "checkbox" });
-  #about = h("p", { className: "faint small" });
+  #about = h("p", { className: "faint small grow" });
   #foot = h("div", { className: "row foot" });
   #more = h("div", { className: "stack" });
   model = document.createElement("kinglet-model");
@@ -19,7 +19,7 @@ class Side {
   tokens = document.createElement("kinglet-tokens");
   writing = null;
 
-  constructor(name, changed) {
+  constructor(name, shared, changed) {
     this.name = name;
     this.knobs.seedless = true;
     this.#own.id = newId("own");
@@ -27,13 +27,17 @@ class Side {
     this.tokens.label = `Text ${name.toUpperCase()}`;
     this.#own.addEventListener("change", () => {
       this.knobs.hidden = !this.#own.checked;
+      // They begin as those of both.
+      const both = new URLSearchParams();
+      shared.write(both);
+      this.knobs.read(both);
       changed();
     });
     this.model.addEventListener("change", changed);
     this.knobs.addEventListener("change", changed);
-    this.section = h("section", { className: "card stack", "aria-label": `Side ${name.toUpperCase()}` },
-      this.model, own, this.knobs, this.#more, this.tokens, this.#foot);
-    this.#foot.append(this.#about, h("span", { className: "grow" }), copyButton("Copy", () => this.prompt + this.writing.texts[0].text));
+    this.section = h("section", { className: "card", "aria-label": `Side ${name.toUpperCase()}` },
+      h("div", { className: "stack" }, this.model, own, this.knobs, this.#more), this.tokens, this.#foot);
+    this.#foot.append(this.#about, copyButton("Copy", () => this.prompt + this.writing.texts[0].text));
     this.#foot.hidden = true;
   }
 
@@ -68,7 +72,6 @@ class Side {
     const writing = new Writing();
     this.writing = writing;
     this.prompt = prompt;
-    this.tokens.window = this.model.model.kinglet?.block_size ?? Infinity;
     this.tokens.reset(prompt ? [{ text: prompt }] : []);
     this.shownOf = null;
     const body = this.body(shared);
@@ -103,15 +106,15 @@ class Side {
 }
 
 class Compare extends HTMLElement {
-  #sides = SIDES.map((name) => new Side(name, () => this.#changed()));
   #knobs = document.createElement("kinglet-knobs");
+  #sides = SIDES.map((name) => new Side(name, this.#knobs, () => this.#changed()));
   #prompt = h("textarea", { rows: 3, spellcheck: "false", placeholder: "How both texts begin. It may be empty." });
   #run = runButton("Write both", () => this.#write(), () => this.#stop());
   #link = copyButton("Copy link", () => this.#address());
   #trouble = h("div", { className: "stack" });
-  #parting = h("p", { className: "parting", hidden: true });
+  #parting = h("p", { className: "parting" });
   #scale = h("div", { hidden: true }, scale());
-  #columns = h("div", { className: "split" }, ...this.#sides.map(({ section }) => section));
+  #columns = h("div", { className: "split sides" }, ...this.#sides.map(({ section }) => section));
   #frames = new Frames(() => this.#draw());
   #isRunning = false;
   #same = 0;
@@ -127,10 +130,11 @@ class Compare extends HTMLElement {
 
   connectedCallback() {
     const hint = h("span", { className: "faint small keys" }, h("kbd", null, "Ctrl"), " ", h("kbd", null, "Enter"), " writes, ", h("kbd", null, "Esc"), " stops");
-    const actions = h("div", { className: "row" }, this.#run, hint, h("span", { className: "grow" }), this.#link);
-    const left = h("div", { className: "stack" }, field("Prompt of both", this.#prompt), actions, this.#trouble, this.#columns, this.#parting, this.#scale);
+    const actions = h("div", { className: "row" }, this.#run, hint, this.#link);
+    const left = h("div", { className: "stack" }, field("Prompt of both", this.#prompt), actions, this.#trouble, this.#parting, this.#columns, this.#scale);
     const right = h("aside", { className: "stack", "aria-label": "Settings of both" }, this.#knobs);
     this.append(h("div", { className: "page beside" }, left, right));
+    this.#link.classList.add("push");
     document.addEventListener("keydown", this.#onKey);
     this.#open();
   }
@@ -201,10 +205,17 @@ class Compare extends HTMLElement {
     const [x, y] = [a, b].map((side) => (this.#isParted ? tokenAt(side.text.tokens, this.#same) : -1));
     a.tokens.mark(x, "parts");
     b.tokens.mark(y, "parts");
-    this.#parting.hidden = !(this.#isParted || (!this.#isRunning && least));
-    const after = this.#same ? `after ${number([...one.slice(0, this.#same)].length)} characters` : "at once";
-    if (this.#isParted) this.#parting.textContent = `They part ${after}: “${shown(a.text.tokens[x]?.text ?? "")}” and “${shown(b.text.tokens[y]?.text ?? "")}”.`;
+    if (this.#isParted) this.#parting.replaceChildren(...this.#parted(x, y));
+    else if (this.#isRunning || !least) this.#parting.replaceChildren();
     else this.#parting.textContent = one.length === other.length ? "Both texts are the same." : "Both are the same as far as the shorter one goes.";
+  }
+
+  /** Where they part, in words, with the tokens at which they do. */
+  #parted(x, y) {
+    const [one, other] = [x, y].map((at, i) => h("bdi", { className: "mono parts" }, shown(this.#sides[i].text.tokens[at]?.text ?? "")));
+    const same = [...this.#sides[0].text.text.slice(0, this.#same)].length;
+    const where = same ? `after ${number(same)} ${same === 1 ? "character" : "characters"}` : "with their first character";
+    return [`They part ${where}: `, one, " on one side, ", other, " on the other."];
   }
 
   #key(event) {

@@ -47,11 +47,13 @@ export class Knobs extends HTMLElement {
     );
   }
 
-  #slider({ label, value, min, max, step, hint }) {
-    const exact = h("input", { type: "number", min, max, step, value: String(value) });
+  #slider({ name, label, value, min, max, step, hint }) {
+    const exact = h("input", { type: "number", min, max, step: step === 1 ? 1 : "any", value: String(value) });
     const range = h("input", { type: "range", min, max, step, value: String(value), "aria-label": label });
     range.addEventListener("input", () => (exact.value = range.value));
     exact.addEventListener("input", () => (range.value = exact.value));
+    // What is shown is what is used.
+    exact.addEventListener("change", () => (exact.value = range.value = String(this.value(name))));
     const pair = field(label, exact, hint);
     const both = h("div", { className: "pair" }, range);
     exact.replaceWith(both);
@@ -59,11 +61,12 @@ export class Knobs extends HTMLElement {
     return { exact, range, field: pair };
   }
 
-  /** The value of a setting; what cannot be read as a number within its range is as usual. */
+  /** The value of a setting, within its range; what is no number is as usual. */
   value(name) {
-    const knob = KNOBS.find((knob) => knob.name === name);
-    const { exact } = this.#inputs[name];
-    return exact.value !== "" && exact.checkValidity() ? exact.valueAsNumber : knob.value;
+    const { value, min, max, step } = KNOBS.find((knob) => knob.name === name);
+    const given = this.#inputs[name].exact.valueAsNumber;
+    if (!Number.isFinite(given)) return value;
+    return Math.min(max, Math.max(min, step === 1 ? Math.round(given) : given));
   }
 
   /** Whether each text gets a new seed. */
@@ -100,7 +103,8 @@ export class Knobs extends HTMLElement {
     for (const { name, value } of KNOBS) {
       const given = Number(params.get(name) ?? value);
       const { exact, range } = this.#inputs[name];
-      exact.value = range.value = String(Number.isFinite(given) ? given : value);
+      exact.value = String(Number.isFinite(given) ? given : value);
+      exact.value = range.value = String(this.value(name));
     }
     this.#stop.value = params.getAll("stop").join("\n");
     if (params.has("seed")) {

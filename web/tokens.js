@@ -107,7 +107,6 @@ export class Tokens extends HTMLElement {
     for (const token of tokens) {
       const span = this.#span(token, token.chosen ? "token chosen" : "token");
       span.dataset.index = this.#tokens.length;
-      span.setAttribute("aria-label", `${name(token)}, ${token.logprob == null ? "given" : percent(Math.exp(token.logprob))}`);
       span.style.setProperty("--surprise", surprise(token.logprob).toFixed(3));
       this.#tokens.push(token);
       this.#list.append(span);
@@ -117,6 +116,7 @@ export class Tokens extends HTMLElement {
 
   #span(token, kind) {
     const span = h("span", { className: kind, role: "option", id: newId("token"), "aria-selected": "false" });
+    span.setAttribute("aria-label", `${name(token)}, ${token.logprob == null ? "given" : percent(Math.exp(token.logprob))}`);
     // A line's end has a sign of its own, so that it can be pointed at.
     for (const part of readable(this.#text(token)).split(/(\n)/)) {
       if (part === "\n") span.append(h("span", { className: "end" }), "\n");
@@ -176,7 +176,7 @@ export class Tokens extends HTMLElement {
     if (!token) return;
     this.#select(index);
     const detail = { index, token };
-    this.#box.replaceChildren(this.#head(token, index), ...(token.top?.length ? [this.#alternatives(token, index)] : []));
+    this.#box.replaceChildren(this.#head(token, index), ...(token.top?.length ? this.#alternatives(token, index) : []));
     this.#box.hidden = false;
     this.#place();
     this.dispatchEvent(new CustomEvent("look", { detail }));
@@ -208,7 +208,8 @@ export class Tokens extends HTMLElement {
       const choose = () => this.#choose(index, other);
       return h("li", null, h("button", { type: "button", onclick: choose, "aria-current": same ? "true" : null, title: "Go on from this token" }, ...parts));
     });
-    return h("ol", { "aria-label": this.canChoose ? "Go on with another token" : "What the model expected" }, ...items);
+    const list = h("ol", { "aria-label": this.canChoose ? "Go on with another token" : "What the model expected" }, ...items);
+    return this.canChoose ? [list, h("small", { className: "faint" }, "Choose one, and the text goes on from there.")] : [list];
   }
 
   #choose(index, token) {

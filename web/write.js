@@ -6,6 +6,9 @@ import "./knobs.js";
 import { scale } from "./tokens.js";
 import { Frames, Writing, copyButton, ending, errorBox, loadModels, noModels, notesBox, runButton, spell } from "./text.js";
 
+/** So many new tokens are put on the page in a frame, that it stays smooth; what is left comes with the next one. */
+const A_FRAME = 400;
+
 /** At most so many texts at once. */
 const MOST_TEXTS = 8;
 
@@ -24,7 +27,7 @@ class Write extends HTMLElement {
   #many = h("input", { type: "number", min: 1, max: MOST_TEXTS, step: 1, value: "1" });
   #run = runButton("Write", () => this.#write(), () => this.#stop());
   #link = copyButton("Copy link", () => this.#address());
-  #pace = h("span", { className: "faint small number" });
+  #pace = h("span", { className: "faint small push" });
   #trouble = h("div", { className: "stack" });
   #back = h("button", { type: "button", title: "Alt+Left", "aria-label": "The text before" }, "←");
   #forth = h("button", { type: "button", title: "Alt+Right", "aria-label": "The text after" }, "→");
@@ -44,6 +47,7 @@ class Write extends HTMLElement {
     this.#model.addEventListener("change", () => this.#changed());
     for (const element of [this.#knobs, this.#prompt, this.#many]) element.addEventListener("change", () => this.#changed());
     this.#prompt.addEventListener("input", () => this.#changed());
+    this.#many.addEventListener("change", () => (this.#many.value = this.#n));
     this.#back.addEventListener("click", () => this.#step(-1));
     this.#forth.addEventListener("click", () => this.#step(1));
     this.#branches.addEventListener("change", () => this.#show(entries[this.#branches.value]));
@@ -51,13 +55,14 @@ class Write extends HTMLElement {
 
   connectedCallback() {
     const hint = h("span", { className: "faint small keys" }, h("kbd", null, "Ctrl"), " ", h("kbd", null, "Enter"), " writes, ", h("kbd", null, "Esc"), " stops");
-    const actions = h("div", { className: "row" }, this.#run, hint, h("span", { className: "grow" }), this.#link);
+    const actions = h("div", { className: "row" }, this.#run, hint, this.#link);
     const left = h("div", { className: "stack" },
       this.#model, field("Prompt", this.#prompt), actions, this.#trouble, this.#history, this.#texts, this.#about);
     const many = field("Texts at once", this.#many);
     const right = h("aside", { className: "stack", "aria-label": "Settings" }, this.#knobs, many);
     this.#page.append(left, right);
     this.append(this.#page);
+    this.#link.classList.add("push");
     document.addEventListener("keydown", this.#onKey);
     this.#open();
   }
@@ -77,14 +82,16 @@ class Write extends HTMLElement {
     this.#prompt.value = query.get("prompt") ?? "";
     this.#show(isNew ? linked(query) : lastShown);
     this.#run.disabled = true;
-    this.#run.disabled = !(await loadModels([this.#model], this.#trouble, noModels()));
+    const isThere = await loadModels([this.#model], this.#trouble, noModels());
+    this.#run.disabled = this.#about.hidden = !isThere;
     if (this.#entry?.writing === null) this.#preview(this.#entry);
   }
 
   #fill(query) {
     this.#model.wanted = query.get("model");
     this.#knobs.read(query);
-    this.#many.value = String(Math.min(MOST_TEXTS, Math.max(1, Number.parseInt(query.get("n"), 10) || 1)));
+    this.#many.value = query.get("n") ?? "1";
+    this.#many.value = this.#n;
   }
 
   /** The text of a link is shown before it is gone on with; its tokens come with what follows. */
@@ -99,7 +106,7 @@ class Write extends HTMLElement {
   }
 
   get #n() {
-    return this.#many.checkValidity() ? this.#many.valueAsNumber || 1 : 1;
+    return Math.min(MOST_TEXTS, Math.max(1, Math.round(this.#many.valueAsNumber) || 1));
   }
 
   /** Begins anew; or goes on where a link says. */
@@ -206,9 +213,9 @@ class Write extends HTMLElement {
     tokens.from = entry.writing?.kept.length ?? 0;
     tokens.addEventListener("choose", ({ detail }) => this.#branch(i, detail.index, detail.token));
     const state = h("span", { className: "faint small" });
-    const goOn = h("button", { type: "button", className: "quiet", onclick: () => this.#branch(i, text.tokens.length) }, "Go on");
+    const goOn = h("button", { type: "button", className: "quiet push", onclick: () => this.#branch(i, text.tokens.length) }, "Go on");
     const copy = copyButton("Copy", () => entry.prompt + spell(entry.writing.kept) + text.text);
-    const foot = text.isPreview ? null : h("div", { className: "row foot" }, state, h("span", { className: "grow" }), goOn, copy);
+    const foot = text.isPreview ? null : h("div", { className: "row foot" }, state, goOn, copy);
     const section = h("section", { "aria-label": tokens.label ?? null }, tokens, foot);
     if (many > 1) {
       section.classList.add("card");
@@ -228,11 +235,19 @@ class Write extends HTMLElement {
     const { writing, preview, stops, prompt } = this.#entry ?? {};
     const given = writing?.given ?? preview ?? (prompt ? [{ text: prompt }] : []);
     let isLong = false;
+    let room = A_FRAME;
     for (const { section, tokens, state, goOn, text } of this.#views) {
       section.hidden = !!this.#entry.isRefused;
+      // Pieces of a server that tells no tokens cannot be counted.
+      if (writing && !writing.isExact) tokens.window = Infinity;
       const isOther = tokens.shownOf !== given || tokens.tokens.length > text.tokens.length;
       if (isOther) tokens.reset(given, text.tokens);
-      else if (tokens.tokens.length < text.tokens.length) tokens.extend(text.tokens.slice(tokens.tokens.length));
+      else {
+        const fresh = text.tokens.slice(tokens.tokens.length, tokens.tokens.length + room);
+        room -= fresh.length;
+        if (fresh.length) tokens.extend(fresh);
+        if (tokens.tokens.length < text.tokens.length) this.#frames.ask();
+      }
       tokens.shownOf = given;
       state.textContent = ending(text, stops);
       goOn.disabled = !text.reason;
@@ -254,7 +269,7 @@ class Write extends HTMLElement {
       writing?.error && errorBox(writing.error),
       !view && this.#hint(),
       this.#entry?.preview && !writing && h("p", { className: "hint" }, "Write goes on from here."),
-      h("div", { className: "row" }, isKnown ? scale() : "", h("span", { className: "grow" }), this.#pace),
+      h("div", { className: "row" }, isKnown ? scale() : "", this.#pace),
       isLong && h("p", { className: "hint small" }, `Underlined: the last ${view.tokens.window} tokens, all that the model sees as it goes on. Point at a token for what it saw there.`),
       writing && notesBox(writing.notes),
     ].filter(Boolean));
