@@ -88,7 +88,7 @@ class Chat extends HTMLElement {
    * Goes on from these messages. If that is refused, all is as it was before; `undo` gives back what was typed, and says where
    * the reason belongs, if that is not at the end.
    */
-  async #answer(asked, undo = () => null) {
+  async #answer(asked, undo = () => null, isNew = undefined) {
     this.#stop();
     const before = messages;
     const writing = new Writing();
@@ -101,7 +101,7 @@ class Chat extends HTMLElement {
     say("The model answers");
     const told = asked.map((message) => ({ role: message.role, content: contentOf(message) }));
     if (system.trim()) told.unshift({ role: "system", content: system });
-    const body = { model: this.#model.model.id, messages: told, seed: this.#knobs.nextSeed(), ...this.#knobs.body() };
+    const body = { model: this.#model.model.id, messages: told, seed: this.#knobs.nextSeed(isNew), ...this.#knobs.body() };
     await writing.run("/v1/chat/completions", body, () => this.#frames.ask());
     const isLast = this.#running === writing;
     if (isLast) this.#running = null;
@@ -129,7 +129,7 @@ class Chat extends HTMLElement {
 
   /** Writes an answer once more, with another seed; what came after it is gone. */
   #retry(message) {
-    this.#answer(messages.slice(0, messages.indexOf(message)));
+    this.#answer(messages.slice(0, messages.indexOf(message)), undefined, true);
     this.#draft.focus({ preventScroll: true });
   }
 

@@ -79,8 +79,8 @@ export class Knobs extends HTMLElement {
   }
 
   /** The seed for the next text: a new one, if that is wanted, which is shown. */
-  nextSeed() {
-    if (this.#fresh.checked) this.#seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000);
+  nextSeed(isNew = this.#fresh.checked) {
+    if (isNew) this.#seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000);
     this.dispatchEvent(new Event("change"));
     return this.seed;
   }

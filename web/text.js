@@ -87,12 +87,12 @@ const REASONS = {
   broken: "broken off",
 };
 
-/** Why a text ended. One with a token that is its end has ended by itself; another one met a text before which to stop. */
+/** Why a text ended. The tokens of one that met a text before which to stop have that text. */
 export function ending({ reason, tokens }, stops = []) {
-  const last = tokens.at(-1);
   if (reason !== "stop" || !stops.length) return REASONS[reason] ?? reason ?? "";
-  if (last?.id == null) return "ended";
-  return last.text || last.bytes?.length ? "met a stop text" : "ended by itself";
+  if (tokens.at(-1)?.id == null) return "ended";
+  const all = spell(tokens);
+  return stops.some((stop) => all.includes(stop)) ? "met a stop text" : REASONS.stop;
 }
 
 /** The mean surprise of tokens in bits a token and bits a character; null where nothing was predicted. */

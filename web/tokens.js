@@ -183,8 +183,7 @@ export class Tokens extends HTMLElement {
   }
 
   #head(token, index) {
-    const number = token.index ?? this.#given.length + index;
-    const about = [`token ${number + 1}`, `id ${token.id}`];
+    const about = [`token ${this.#given.length + index + 1}`, `id ${token.id}`];
     if (token.rank != null) about.push(`rank ${token.rank}`);
     if (token.entropy != null) about.push(`entropy ${(token.entropy / Math.LN2).toFixed(2)} bits`);
     const p = token.logprob == null ? "given, not predicted" : percent(Math.exp(token.logprob));

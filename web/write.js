@@ -84,7 +84,7 @@ class Write extends HTMLElement {
     this.#run.disabled = true;
     const isThere = await loadModels([this.#model], this.#trouble, noModels());
     this.#run.disabled = this.#about.hidden = !isThere;
-    if (this.#entry?.writing === null) this.#preview(this.#entry);
+    if (isThere && this.#entry?.writing === null && this.#goesOn()) this.#preview(this.#entry);
   }
 
   #fill(query) {
@@ -346,7 +346,7 @@ function linked(query) {
   const ids = (query.get("ids") ?? "").split(".").filter((id) => /^\d+$/.test(id)).map(Number);
   if (!ids.length) return null;
   const givenCount = Math.min(ids.length, Number.parseInt(query.get("given"), 10) || 0);
-  return { prompt: query.get("prompt") ?? "", ids, givenCount, writing: null, preview: null };
+  return { prompt: query.get("prompt") ?? "", model: query.get("model"), ids, givenCount, writing: null, preview: null };
 }
 
 /** Tokens of a link are told as one prompt: here they become the prompt's own and those that were kept. */
