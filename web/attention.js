@@ -3,7 +3,9 @@
 import { post } from "./api.js";
 import { bar, colour, field, h, heads, newId, number, percent, readable, say } from "./dom.js";
 import { Lens } from "./lens.js";
-import { named } from "./paste.js";
+import "./paste.js";
+import { notesBox } from "./text.js";
+import { named } from "./tokens.js";
 
 /** So many of a token's strongest weights are listed. */
 const STRONGEST = 6;
@@ -34,7 +36,7 @@ class Attention extends HTMLElement {
   #strongest = h("div", null);
   #square = h("canvas", { role: "img" });
   #about = h("p", { className: "faint small readout" });
-  #notes = h("div", { className: "notes" });
+  #notes = h("div", { className: "stack" });
   #lens = new Lens((at) => this.#choose(at));
   #empty = h("p", { className: "empty" },
     "Paste a text above and look inside: where each token of it looks, and what each layer of the model expects next.");
@@ -56,6 +58,7 @@ class Attention extends HTMLElement {
     addEventListener("kinglet-theme", this.#repaint);
     if (this.firstChild) return;
     this.#form.label = "Look inside";
+    this.#form.does = "looks";
     this.#form.work = (signal) => this.#work(signal);
     this.#wantedLayer = whole(this.query.get("layer"), 1) - 1;
     this.#head = whole(this.query.get("head"), 1) - 1;
@@ -99,7 +102,7 @@ class Attention extends HTMLElement {
     const [answer, lens] = await Promise.all([post("/api/attention", body, signal), seeing]);
     this.#empty.hidden = true;
     this.#result.hidden = false;
-    this.#notes.replaceChildren(...answer.notes.map((note) => h("p", null, note)));
+    this.#notes.replaceChildren(...[notesBox(answer.notes)].filter(Boolean));
     this.#tokens = answer.tokens;
     this.#weights = answer.heads.map(unpacked);
     this.#head = Math.min(this.#head, this.#weights.length - 1);

@@ -1,7 +1,7 @@
 // Layer by layer: what the model would say next if it ended after each block.
 
 import { bar, h, heads, number, percent } from "./dom.js";
-import { named } from "./paste.js";
+import { named } from "./tokens.js";
 
 /** The grid, and what each layer expects behind one token. `choose(at)` is called when a token is chosen. */
 export class Lens {

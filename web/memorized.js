@@ -2,6 +2,7 @@
 
 import { post } from "./api.js";
 import { bar, h, heads, number, percent, readable, say } from "./dom.js";
+import { notesBox } from "./text.js";
 
 /** The server tells of so many passages at most. */
 const MOST = 20;
@@ -19,7 +20,7 @@ const tintOf = (length) => Math.min(1, (1 + Math.log2(length / 8)) / (1 + Math.l
 export class Memorized {
   #about = h("p", { className: "faint" });
   #text = h("div", { className: "tokens marked" });
-  #notes = h("div", { className: "notes" });
+  #notes = h("div", null);
   #list = h("ol", { className: "plain" });
   #grams = h("div", { className: "stack" });
   #empty = h("p", { className: "empty" }, "Read a text, or let the model write one. What of it stands in the training text is marked.");
@@ -53,7 +54,7 @@ export class Memorized {
     this.#about.textContent = `${number(answer.searched_bytes)} bytes of the training text were searched: ${answer.source}. ` +
       (this.#spans.length ? `${which} that stand there cover ${percent(covered / chars.length)} of the text.` : "");
     this.#text.replaceChildren(...this.#marked(chars));
-    this.#notes.replaceChildren(...answer.notes.map((note) => h("p", null, note)));
+    this.#notes.replaceChildren(notesBox(answer.notes) ?? "");
     const none = h("li", { className: "faint" }, "Nothing of at least 8 characters stands in the training text.");
     this.#list.replaceChildren(...(this.#spans.length ? this.#spans.map((span, i) => this.#item(span, i)) : [none]));
     this.#grams.replaceChildren(...this.#bars(answer.ngrams));

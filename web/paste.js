@@ -1,11 +1,12 @@
 // A text to look at: pasted, an example, or one that the model writes on the spot. The pages that read texts share it.
 
 import { stream } from "./api.js";
-import { field, h, say, shown } from "./dom.js";
+import { field, h, say } from "./dom.js";
 import "./knobs.js";
+import { errorBox, keysHint, loadModels, noModels, runButton } from "./text.js";
 
 /** The text that was looked at last, on whatever page. */
-const LAST = "kinglet-paste";
+const LAST = "kinglet-text";
 
 /** Longer texts stand in no address. */
 const LINKED = 2000;
@@ -24,25 +25,20 @@ My neighbour bought a yellow bicycle, and on Monday he crashed it
 into the only lamp post of the village.
 `;
 
-/** A token by itself: its text, or its bytes if it is only a part of a character. */
-export function named(token) {
-  if (token.bytes?.length) return token.bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
-  return shown(token.text) || "(nothing)";
-}
-
 /**
  * A text, the model that reads it, and what goes wrong with it.
  *
  * - `work(signal)`: what the page does with the text. It is done once at a time, and ends early if `signal` is aborted.
- * - `label`: what the button says that starts it.
+ * - `label`: what the button says that starts it; `does`: what that is called behind its keys.
  */
 export class Paste extends HTMLElement {
   work = async () => {};
   label = "Read it";
+  does = "reads";
   #models = h("kinglet-model");
   #area = h("textarea", { rows: 6, spellcheck: "false", placeholder: "Paste a text here", maxlength: 1_000_000 });
-  #go = h("button", { type: "button", className: "main", onclick: () => (this.#doing ? this.#doing.abort() : this.go()) });
-  #error = h("p", { className: "error", role: "alert", hidden: true });
+  #trouble = h("div", { className: "stack" });
+  #run;
   #doing;
   #read;
 
@@ -51,16 +47,11 @@ export class Paste extends HTMLElement {
     this.classList.add("stack");
     const example = h("button", { type: "button", onclick: () => this.#example() }, "Use an example");
     const write = h("button", { type: "button", onclick: () => this.#do((signal) => this.#write(signal)) }, "Write one with the model");
-    const keys = h("span", { className: "hint small grow" }, h("kbd", null, "Ctrl"), " ", h("kbd", null, "Enter"));
-    this.append(
-      this.#models,
-      field("Text", this.#area),
-      h("div", { className: "row" }, this.#go, example, write, keys),
-      this.#error,
-    );
+    this.#run = runButton(this.label, () => this.go(), () => this.#doing?.abort());
+    const actions = h("div", { className: "row" }, this.#run, keysHint(["Ctrl", "Enter"], this.does), example, write);
+    this.append(this.#models, field("Text", this.#area), actions, this.#trouble);
     this.addEventListener("keydown", (event) => this.#key(event));
     this.#models.addEventListener("change", () => this.#read && this.#read !== this.model?.id && this.go());
-    this.#busy(false);
   }
 
   disconnectedCallback() {
@@ -80,14 +71,9 @@ export class Paste extends HTMLElement {
   async load(query) {
     this.#models.wanted = query.get("model");
     this.#area.value = query.get("text") ?? sessionStorage.getItem(LAST) ?? "";
-    try {
-      await this.#models.load();
-    } catch (error) {
-      return this.#fail(error);
-    }
-    if (!this.model) return this.#fail({ message: "No model is served. Train one with kinglet train, then serve its folder with kinglet serve." });
-    if (this.#models.missing) return this.#fail({ message: `There is no model ${this.#models.missing} here. Choose another one.` });
-    if (query.get("text")) await this.go();
+    this.#run.disabled = true;
+    this.#run.disabled = !(await loadModels([this.#models], this.#trouble, noModels()));
+    if (query.get("text") && this.model && !this.#models.missing) await this.go();
   }
 
   /** Puts the model and, if it is not too long, the text into an address. */
@@ -112,8 +98,8 @@ export class Paste extends HTMLElement {
   async #do(work) {
     this.#doing?.abort();
     const mine = (this.#doing = new AbortController());
-    this.#error.hidden = true;
-    this.#busy(true);
+    this.#trouble.replaceChildren();
+    this.#run.show(true);
     try {
       await work(mine.signal);
     } catch (error) {
@@ -122,7 +108,7 @@ export class Paste extends HTMLElement {
     } finally {
       if (this.#doing === mine) {
         this.#doing = undefined;
-        this.#busy(false);
+        this.#run.show(false);
       }
     }
   }
@@ -139,13 +125,8 @@ export class Paste extends HTMLElement {
     this.#area.focus();
   }
 
-  #busy(is) {
-    this.#go.textContent = is ? "Stop" : this.label;
-  }
-
   #fail(error) {
-    this.#error.textContent = error.message;
-    this.#error.hidden = false;
+    this.#trouble.replaceChildren(errorBox(error));
     if (error.isMissing) this.#area.focus();
   }
 

@@ -4,8 +4,9 @@ import { stream } from "./api.js";
 import { h, newId, number, percent, readable, say } from "./dom.js";
 import { bits } from "./bars.js";
 import { Memorized } from "./memorized.js";
-import { named } from "./paste.js";
-import { scale } from "./tokens.js";
+import "./paste.js";
+import { notesBox } from "./text.js";
+import { named, scale } from "./tokens.js";
 
 /** So many tokens are shown; more would make a browser slow. The figures are of all. */
 const SHOWN = 20_000;
@@ -86,7 +87,7 @@ class Read extends HTMLElement {
 class Surprise {
   #tokens = h("kinglet-tokens");
   #count = h("small", { className: "faint", hidden: true });
-  #notes = h("div", { className: "notes" });
+  #notes = h("div", null);
   #switch = h("input", { type: "checkbox", checked: true, id: newId("lines") });
   #column = h("div", { className: "line-figures", "aria-hidden": "true" });
   #text = h("div", { className: "lined" }, this.#column, this.#tokens);
@@ -157,7 +158,7 @@ class Surprise {
   #end(model, all, { summary, notes }) {
     this.#cut = all.length > SHOWN ? `The first ${number(SHOWN)} of ${number(all.length)} tokens are shown. The figures are of all of them.` : "";
     this.#say(this.#cut);
-    this.#notes.replaceChildren(...notes.map((note) => h("p", null, note)));
+    this.#notes.replaceChildren(notesBox(notes) ?? "");
     this.#lines = linesOf(all);
     this.right.hidden = false;
     this.#summarize(summary);
