@@ -4,7 +4,7 @@
 import { field, h, readable, say } from "./dom.js";
 import "./knobs.js";
 import { scale } from "./tokens.js";
-import { Frames, Writing, copyButton, ending, errorBox, loadModels, notesBox, runButton } from "./text.js";
+import { Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, notesBox, runButton } from "./text.js";
 
 /**
  * The conversation, which stays when another page is looked at. A message has its `role` and `content`; an answer its
@@ -43,7 +43,7 @@ class Chat extends HTMLElement {
   }
 
   connectedCallback() {
-    const hint = h("span", { className: "faint small keys" }, h("kbd", null, "Enter"), " sends, ", h("kbd", null, "Esc"), " stops");
+    const hint = keysHint(["Enter"], "sends");
     const actions = h("div", { className: "row" }, this.#run, hint, this.#anew);
     this.#composer.append(this.#error, field("Message", this.#draft), actions);
     const left = h("div", { className: "stack" }, this.#model, this.#trouble, this.#empty, this.#list, this.#composer);
@@ -143,7 +143,8 @@ class Chat extends HTMLElement {
 
   #edited(message, content) {
     this.#editing = null;
-    if (content.trim()) this.#answer([...messages.slice(0, messages.indexOf(message)), { role: "user", content }], () => this.#giveBack(message, content));
+    const before = messages.slice(0, messages.indexOf(message));
+    if (content.trim()) this.#answer([...before, { role: "user", content }], () => this.#giveBack(message, content));
     this.#draft.focus({ preventScroll: true });
   }
 
@@ -276,7 +277,9 @@ function contentOf({ content, writing }) {
 }
 
 function noChats() {
-  return [h("p", null, "No model here learned from conversations."), h("p", null, "Train one on a file of them: ", h("code", null, "kinglet train chats.jsonl"), ". Other models write on from a text: ", h("a", { href: "#write" }, "Write"), ".")];
+  const train = h("p", null, "Train one on a file of them: ", h("code", null, "kinglet train chats.jsonl"), ".");
+  const others = h("p", null, "Other models write on from a text: ", h("a", { href: "#write" }, "Write"), ".");
+  return [h("p", null, "No model here learned from conversations."), train, others];
 }
 
 customElements.define("kinglet-chat", Chat);

@@ -3,7 +3,7 @@
 import { field, h, newId, number, say, shown } from "./dom.js";
 import "./knobs.js";
 import { scale } from "./tokens.js";
-import { Frames, Writing, copyButton, ending, errorBox, loadModels, meanSurprise, noModels, notesBox, runButton } from "./text.js";
+import { Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, meanSurprise, noModels, notesBox, runButton } from "./text.js";
 
 /** How the settings of a side are told apart in the address. */
 const SIDES = ["a", "b"];
@@ -94,7 +94,8 @@ class Side {
     }
     this.tokens.extend(text.tokens.slice(this.tokens.tokens.length));
     const mean = meanSurprise(text.tokens);
-    const surprise = mean && `mean surprise ${number(mean.token, 3)} bits a token${mean.char == null ? "" : `, ${number(mean.char, 3)} a character`}`;
+    const aChar = mean?.char == null ? "" : `, ${number(mean.char, 3)} a character`;
+    const surprise = mean && `mean surprise ${number(mean.token, 3)} bits a token${aChar}`;
     this.#about.textContent = [ending(text, this.stops), writing.pace, surprise].filter(Boolean).join(" · ");
     this.#foot.hidden = false;
     if (!writing.isRunning) this.#more.replaceChildren(...[writing.error && errorBox(writing.error), notesBox(writing.notes)].filter(Boolean));
@@ -129,7 +130,7 @@ class Compare extends HTMLElement {
   }
 
   connectedCallback() {
-    const hint = h("span", { className: "faint small keys" }, h("kbd", null, "Ctrl"), " ", h("kbd", null, "Enter"), " writes, ", h("kbd", null, "Esc"), " stops");
+    const hint = keysHint(["Ctrl", "Enter"], "writes");
     const actions = h("div", { className: "row" }, this.#run, hint, this.#link);
     const left = h("div", { className: "stack" }, field("Prompt of both", this.#prompt), actions, this.#trouble, this.#parting, this.#columns, this.#scale);
     const right = h("aside", { className: "stack", "aria-label": "Settings of both" }, this.#knobs);

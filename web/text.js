@@ -180,6 +180,12 @@ async function copy(text) {
   return done;
 }
 
+/** Which keys begin and stop, for those who have keys. */
+export function keysHint(keys, what) {
+  const names = keys.flatMap((key) => [h("kbd", null, key), " "]);
+  return h("span", { className: "faint small keys" }, ...names, `${what}, `, h("kbd", null, "Esc"), " stops");
+}
+
 /** An error where it arose. */
 export function errorBox(error) {
   return h("p", { className: "error", role: "alert" }, error.message);
@@ -206,7 +212,7 @@ export async function loadModels(pickers, holder, nothing) {
     return done;
   }
   const missing = pickers.map((picker) => picker.missing).filter(Boolean);
-  if (missing.length) holder.append(h("p", { className: "error", role: "alert" }, `Not served here: ${missing.join(", ")}. Another model is chosen.`));
+  if (missing.length) holder.append(errorBox({ message: `Not served here: ${missing.join(", ")}. Another model is chosen.` }));
   const isThere = pickers.every((picker) => picker.model);
   if (!isThere) holder.replaceChildren(h("div", { className: "empty" }, ...nothing));
   return isThere;

@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { field, h, say, shown } from "./dom.js";
 import "./knobs.js";
 import { scale } from "./tokens.js";
-import { Frames, Writing, copyButton, ending, errorBox, loadModels, noModels, notesBox, runButton, spell } from "./text.js";
+import { Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, noModels, notesBox, runButton, spell } from "./text.js";
 
 /** So many new tokens are put on the page in a frame, that it stays smooth; what is left comes with the next one. */
 const A_FRAME = 400;
@@ -54,7 +54,7 @@ class Write extends HTMLElement {
   }
 
   connectedCallback() {
-    const hint = h("span", { className: "faint small keys" }, h("kbd", null, "Ctrl"), " ", h("kbd", null, "Enter"), " writes, ", h("kbd", null, "Esc"), " stops");
+    const hint = keysHint(["Ctrl", "Enter"], "writes");
     const actions = h("div", { className: "row" }, this.#run, hint, this.#link);
     const left = h("div", { className: "stack" },
       this.#model, field("Prompt", this.#prompt), actions, this.#trouble, this.#history, this.#texts, this.#about);
@@ -131,11 +131,12 @@ class Write extends HTMLElement {
     const before = text.tokens.slice(0, index);
     const from = { entry: this.#entry, at: (writing.given?.length ?? 0) + index + 1, was: text.tokens[index], token };
     const kept = token ? [...before, { ...text.tokens[index], ...token, rank: rankOf(text.tokens[index], token), chosen: true }] : before;
+    const next = { prompt, kept, from, given: writing.given };
     if (model !== this.#model.model?.id) {
       this.#model.wanted = model;
       // A token is one of its own model, and means something else to another.
-      this.#model.load().then(() => this.#begin({ prompt, kept, from, given: writing.given }), (error) => this.#trouble.replaceChildren(errorBox(error)));
-    } else this.#begin({ prompt, kept, from, given: writing.given });
+      this.#model.load().then(() => this.#begin(next), (error) => this.#trouble.replaceChildren(errorBox(error)));
+    } else this.#begin(next);
   }
 
   async #begin({ prompt, ids, givenCount, kept = [], given = null, from }) {
@@ -191,8 +192,9 @@ class Write extends HTMLElement {
   }
 
   #choose(model) {
-    if (this.#model.model && this.#model.model.id !== model) this.#model.load().catch((error) => this.#trouble.replaceChildren(errorBox(error)));
-    else this.#model.wanted = this.#model.model ? null : model;
+    const chosen = this.#model.model;
+    this.#model.wanted = chosen?.id === model ? null : model;
+    if (chosen && chosen.id !== model) this.#model.load().catch((error) => this.#trouble.replaceChildren(errorBox(error)));
   }
 
   #render() {
@@ -270,7 +272,7 @@ class Write extends HTMLElement {
       !view && this.#hint(),
       this.#entry?.preview && !writing && h("p", { className: "hint" }, "Write goes on from here."),
       h("div", { className: "row" }, isKnown ? scale() : "", this.#pace),
-      isLong && h("p", { className: "hint small" }, `Underlined: the last ${view.tokens.window} tokens, all that the model sees as it goes on. Point at a token for what it saw there.`),
+      isLong && h("p", { className: "hint small" }, aboutWindow(view.tokens.window)),
       writing && notesBox(writing.notes),
     ].filter(Boolean));
   }
@@ -339,6 +341,10 @@ class Write extends HTMLElement {
     }
     return params;
   }
+}
+
+function aboutWindow(size) {
+  return `Underlined: the last ${size} tokens, all that the model sees as it goes on. Point at a token for what it saw there.`;
 }
 
 /** What a link goes on from; null if it begins with its prompt. */
