@@ -123,7 +123,9 @@ class Attention extends HTMLElement {
   #showText() {
     this.#list.replaceChildren(...this.#tokens.map((token, at) => {
       const span = h("span", { className: "token", role: "option", id: newId("token"), "aria-selected": "false", "aria-label": named(token) });
-      for (const part of readable(token.text).split(/(\n)/)) {
+      // A token that is only a part of a character is shown by its bytes: each token is to be pointed at.
+      const text = token.text && !token.bytes?.length ? readable(token.text) : named(token);
+      for (const part of text.split(/(\n)/)) {
         if (part === "\n") span.append(h("span", { className: "end" }), "\n");
         else if (part) span.append(part);
       }

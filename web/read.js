@@ -5,7 +5,7 @@ import { h, newId, number, percent, readable, say } from "./dom.js";
 import { bits } from "./bars.js";
 import { Memorized } from "./memorized.js";
 import "./paste.js";
-import { notesBox } from "./text.js";
+import { notesBox, spell } from "./text.js";
 import { named, scale } from "./tokens.js";
 
 /** So many tokens are shown; more would make a browser slow. The figures are of all. */
@@ -184,7 +184,7 @@ class Surprise {
   #list(all) {
     const order = all.filter((token) => token.logprob != null).sort((a, b) => a.logprob - b.logprob).slice(0, WORST);
     this.#worst.replaceChildren(...order.map((token) => {
-      const around = (from, to) => all.slice(Math.max(0, from), to).map((other) => other.text).join("");
+      const around = (from, to) => spell(all.slice(Math.max(0, from), to));
       const [before, after] = [around(token.index - 12, token.index), around(token.index + 1, token.index + 13)];
       const hidden = token.index >= SHOWN;
       const about = { disabled: hidden, title: hidden ? "It is behind the part that is shown" : null };
