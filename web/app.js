@@ -19,7 +19,8 @@ const PAGES = [
 ];
 
 const main = document.getElementById("main");
-const links = PAGES.map(([name, title]) => h("a", { href: `#${name}` }, title));
+// Checkers take a link to `#…` that is out of sight for one that skips to a part of the page; these lead to pages.
+const links = PAGES.map(([name, title]) => h("a", { href: `./#${name}` }, title));
 document.getElementById("pages").append(...links);
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
@@ -42,6 +43,7 @@ function show() {
   const at = Math.max(0, PAGES.findIndex(([page]) => page === name));
   const [page, title] = PAGES[at];
   links.forEach((link, i) => (i === at ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")));
+  links[at].scrollIntoView({ block: "nearest", inline: "center" });
   document.title = `${title} · kinglet`;
   const element = document.createElement(`kinglet-${page}`);
   element.query = params;

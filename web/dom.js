@@ -51,6 +51,7 @@ let last = 0;
 export function percent(probability) {
   const p = probability * 100;
   if (!Number.isFinite(p)) return "–";
+  if (p === 0) return "0 %";
   if (p >= 99.95 && p < 100) return "> 99.9 %";
   if (p > 0 && p < 0.001) return "< 0.001 %";
   return `${p >= 10 ? p.toFixed(1) : p >= 1 ? p.toFixed(2) : p.toFixed(3)} %`;
@@ -105,3 +106,27 @@ function sign(char) {
 
 /** Whether the person asked for little motion. */
 export const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** A colour of the style sheet, as a canvas takes it: `[red, green, blue]`, for the colours that are shown now. */
+export function colour(name) {
+  const probe = h("span", { hidden: true });
+  probe.style.setProperty("color", `var(--${name})`);
+  document.body.append(probe);
+  const [, ...parts] = getComputedStyle(probe).color.match(/(\d+)\D+(\d+)\D+(\d+)/) ?? [0, 128, 128, 128];
+  probe.remove();
+  return parts.map(Number);
+}
+
+/** A bar for a share, from 0 to 1. */
+export function bar(share) {
+  const part = h("span", null);
+  part.style.setProperty("--share", share.toFixed(4));
+  return h("div", { className: "share" }, part);
+}
+
+/** The heads of a table's columns: `[title, className]` each; those of the class `unseen` are read out alone. */
+export function heads(...columns) {
+  const head = ([title, kind]) =>
+    kind === "unseen" ? h("th", { scope: "col" }, h("span", { className: kind }, title)) : h("th", { scope: "col", className: kind }, title);
+  return h("thead", null, h("tr", null, ...columns.map(head)));
+}

@@ -18,12 +18,14 @@ const KNOBS = [
  *
  * - `read(params)` takes what an address says; `write(params)` puts there what is not as usual.
  * - `body()` is what the API gets.
+ * - `seedless`: these settings go with a seed that stands elsewhere.
  */
 export class Knobs extends HTMLElement {
   #inputs = {};
   #seed = h("input", { type: "number", min: 0, max: 4294967295, step: 1, value: "1" });
   #fresh = h("input", { type: "checkbox", checked: true });
   #stop = h("textarea", { rows: 2 });
+  seedless = false;
 
   constructor() {
     super();
@@ -40,16 +42,18 @@ export class Knobs extends HTMLElement {
     this.classList.add("stack");
     this.append(
       ...pick(false),
-      h("div", { className: "stack" }, field("Seed", this.#seed, "The same seed writes the same text."), fresh),
+      this.seedless ? "" : h("div", { className: "stack" }, field("Seed", this.#seed, "The same seed writes the same text."), fresh),
       h("details", null, h("summary", null, "More"), h("div", { className: "stack" }, ...pick(true), field("Stop before (one text a line)", this.#stop))),
     );
   }
 
-  #slider({ label, value, min, max, step, hint }) {
-    const exact = h("input", { type: "number", min, max, step, value: String(value) });
+  #slider({ name, label, value, min, max, step, hint }) {
+    const exact = h("input", { type: "number", min, max, step: step === 1 ? 1 : "any", value: String(value) });
     const range = h("input", { type: "range", min, max, step, value: String(value), "aria-label": label });
     range.addEventListener("input", () => (exact.value = range.value));
     exact.addEventListener("input", () => (range.value = exact.value));
+    // What is shown is what is used.
+    exact.addEventListener("change", () => (exact.value = range.value = String(this.value(name))));
     const pair = field(label, exact, hint);
     const both = h("div", { className: "pair" }, range);
     exact.replaceWith(both);
@@ -57,11 +61,17 @@ export class Knobs extends HTMLElement {
     return { exact, range, field: pair };
   }
 
-  /** The value of a setting; what cannot be read as a number within its range is as usual. */
+  /** The value of a setting, within its range; what is no number is as usual. */
   value(name) {
-    const knob = KNOBS.find((knob) => knob.name === name);
-    const { exact } = this.#inputs[name];
-    return exact.value !== "" && exact.checkValidity() ? exact.valueAsNumber : knob.value;
+    const { value, min, max, step } = KNOBS.find((knob) => knob.name === name);
+    const given = this.#inputs[name].exact.valueAsNumber;
+    if (!Number.isFinite(given)) return value;
+    return Math.min(max, Math.max(min, step === 1 ? Math.round(given) : given));
+  }
+
+  /** Whether each text gets a new seed. */
+  get fresh() {
+    return this.#fresh.checked;
   }
 
   get seed() {
@@ -69,8 +79,8 @@ export class Knobs extends HTMLElement {
   }
 
   /** The seed for the next text: a new one, if that is wanted, which is shown. */
-  nextSeed() {
-    if (this.#fresh.checked) this.#seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000);
+  nextSeed(isNew = this.#fresh.checked) {
+    if (isNew) this.#seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000);
     this.dispatchEvent(new Event("change"));
     return this.seed;
   }
@@ -88,18 +98,18 @@ export class Knobs extends HTMLElement {
     return body;
   }
 
-  /** Takes what an address says. */
+  /** Takes what an address says; what it does not say is as usual. */
   read(params) {
-    for (const { name } of KNOBS) {
-      const given = params.get(name);
-      if (given == null || !Number.isFinite(+given)) continue;
+    for (const { name, value } of KNOBS) {
+      const given = Number(params.get(name) ?? value);
       const { exact, range } = this.#inputs[name];
-      exact.value = range.value = String(+given);
+      exact.value = String(Number.isFinite(given) ? given : value);
+      exact.value = range.value = String(this.value(name));
     }
     this.#stop.value = params.getAll("stop").join("\n");
     if (params.has("seed")) {
       this.#seed.value = String(Number.parseInt(params.get("seed"), 10) || 0);
-      this.#fresh.checked = false;
+      this.#fresh.checked = params.has("fresh");
     }
   }
 
@@ -107,7 +117,7 @@ export class Knobs extends HTMLElement {
   write(params) {
     for (const { name, value } of KNOBS) if (this.value(name) !== value) params.set(name, this.value(name));
     this.stops.forEach((stop) => params.append("stop", stop));
-    params.set("seed", this.seed);
+    if (!this.seedless) params.set("seed", this.seed);
   }
 }
 

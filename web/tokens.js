@@ -5,6 +5,9 @@ import { h, newId, percent, readable, shown } from "./dom.js";
 /** So many bits of surprise have the strongest tint: one chance in 256. */
 export const MOST_BITS = 8;
 
+/** The height of the bar at the top, under which nothing may be put. */
+const BAR = 48;
+
 /** How strong a token's tint is, from 0 to 1, for its log-probability in nats. */
 export function surprise(logprob) {
   return logprob == null ? 0 : Math.min(1, Math.max(0, -logprob / Math.LN2 / MOST_BITS));
@@ -27,7 +30,10 @@ export function scale() {
  * - `label`: what the text is, for those who do not see it.
  * - `canChoose`: whether another token may be chosen in a token's place; then there are events `choose` with
  *   `detail: {index, token}`, where `index` counts tokens that were appended, and `token` is the alternative.
- * - `window`: how many of the newest tokens the model sees, given ones included; what is before them is paler.
+ * - `window`: how many of the newest tokens the model sees, given ones included; they are marked.
+ * - `from`: the token at which the arrow keys begin.
+ *
+ * A token with `chosen` is marked: somebody put it there.
  *
  * The arrow keys walk, Enter or the digits choose, Escape closes.
  */
@@ -39,9 +45,11 @@ export class Tokens extends HTMLElement {
   #box = h("div", { className: "instead", hidden: true });
   #pinned = false;
   #closing;
-  #edge;
+  #seen = [0, 0];
+  #utf8 = new TextDecoder();
   canChoose = false;
   window = Infinity;
+  from = 0;
 
   constructor() {
     super();
@@ -79,11 +87,17 @@ export class Tokens extends HTMLElement {
     return this.#given;
   }
 
+  focus() {
+    this.#list.focus();
+  }
+
   /** Begins anew, with given tokens, which have no probabilities, and those that follow. */
   reset(given = [], tokens = []) {
     this.close();
     this.#tokens = [];
     this.#given = given;
+    this.#seen = [0, 0];
+    this.#utf8 = new TextDecoder();
     this.#list.replaceChildren(...given.map((token) => this.#span(token, "given")));
     this.extend(tokens);
   }
@@ -91,9 +105,8 @@ export class Tokens extends HTMLElement {
   /** Goes on. */
   extend(tokens) {
     for (const token of tokens) {
-      const span = this.#span(token, "token");
+      const span = this.#span(token, token.chosen ? "token chosen" : "token");
       span.dataset.index = this.#tokens.length;
-      span.setAttribute("aria-label", `${shown(token.text)}, ${token.logprob == null ? "given" : percent(Math.exp(token.logprob))}`);
       span.style.setProperty("--surprise", surprise(token.logprob).toFixed(3));
       this.#tokens.push(token);
       this.#list.append(span);
@@ -103,24 +116,39 @@ export class Tokens extends HTMLElement {
 
   #span(token, kind) {
     const span = h("span", { className: kind, role: "option", id: newId("token"), "aria-selected": "false" });
+    span.setAttribute("aria-label", `${named(token)}, ${token.logprob == null ? "given" : percent(Math.exp(token.logprob))}`);
     // A line's end has a sign of its own, so that it can be pointed at.
-    for (const part of readable(token.text).split(/(\n)/)) {
+    for (const part of readable(this.#text(token)).split(/(\n)/)) {
       if (part === "\n") span.append(h("span", { className: "end" }), "\n");
       else if (part) span.append(part);
     }
+    if (!token.text && !token.bytes?.length) span.append(h("span", { className: "nothing" }));
     return span;
   }
 
-  /** Marks where the part begins that the model sees. */
+  /** What a token adds to the text: a character of several tokens stands where the last of them is. */
+  #text(token) {
+    if (token.bytes) return this.#utf8.decode(new Uint8Array(token.bytes), { stream: true });
+    return this.#utf8.decode() + token.text;
+  }
+
+  /** Gives a token of those appended a mark, or takes it from the one that had it. */
+  mark(index, kind) {
+    this.#list.querySelector(`.${kind}`)?.classList.remove(kind);
+    if (index >= 0) this.#list.children[this.#given.length + index]?.classList.add(kind);
+  }
+
+  /** Marks what the model sees when it predicts the token that is looked at, or the next one; nothing if that is all. */
   #mark() {
-    const first = this.#list.childElementCount - this.window;
-    if (!(first > 0) && this.#edge === undefined) return;
-    for (let i = this.#edge ?? 0; i <= first; i++) {
-      const span = this.#list.children[i];
-      span?.classList.toggle("unseen-by-model", i < first);
-      span?.classList.toggle("seen-from", i === first);
-    }
-    this.#edge = Math.max(0, first);
+    const list = this.#list.children;
+    const end = this.#at < 0 ? list.length : this.#given.length + this.#at;
+    const [first, last] = this.#seen;
+    const [from, to] = (this.#seen = end > this.window ? [end - this.window, end] : [0, 0]);
+    for (let i = first; i < last; i++) if (i < from || i >= to) list[i]?.classList.remove("seen");
+    for (let i = from; i < to; i++) if (i < first || i >= last) list[i].classList.add("seen");
+    if (from === first && to > from === last > first) return;
+    list[first]?.classList.remove("seen-from");
+    if (to > from) list[from].classList.add("seen-from");
   }
 
   #point(event) {
@@ -148,20 +176,19 @@ export class Tokens extends HTMLElement {
     if (!token) return;
     this.#select(index);
     const detail = { index, token };
-    this.#box.replaceChildren(this.#head(token, index), ...(token.top?.length ? [this.#alternatives(token, index)] : []));
+    this.#box.replaceChildren(this.#head(token, index), ...(token.top?.length ? this.#alternatives(token, index) : []));
     this.#box.hidden = false;
     this.#place();
     this.dispatchEvent(new CustomEvent("look", { detail }));
   }
 
   #head(token, index) {
-    const number = token.index ?? this.#given.length + index;
-    const about = [`token ${number + 1}`, `id ${token.id}`];
+    const about = [`token ${this.#given.length + index + 1}`, `id ${token.id}`];
     if (token.rank != null) about.push(`rank ${token.rank}`);
     if (token.entropy != null) about.push(`entropy ${(token.entropy / Math.LN2).toFixed(2)} bits`);
     const p = token.logprob == null ? "given, not predicted" : percent(Math.exp(token.logprob));
     return h("div", null,
-      h("div", { className: "row" }, h("bdi", { className: "mono grow" }, shown(token.text) || bytes(token)), h("strong", null, p)),
+      h("div", { className: "row" }, h("bdi", { className: "mono grow" }, named(token)), h("strong", null, p)),
       h("small", { className: "faint" }, about.join(" · ")));
   }
 
@@ -171,7 +198,7 @@ export class Tokens extends HTMLElement {
       const share = h("span", null);
       share.style.setProperty("--share", p.toFixed(4));
       const parts = [
-        h("bdi", { className: "mono" }, shown(other.text) || bytes(other)),
+        h("bdi", { className: "mono" }, named(other)),
         h("span", { className: "share" }, share),
         h("span", { className: "number" }, percent(p)),
       ];
@@ -180,13 +207,27 @@ export class Tokens extends HTMLElement {
       const choose = () => this.#choose(index, other);
       return h("li", null, h("button", { type: "button", onclick: choose, "aria-current": same ? "true" : null, title: "Go on from this token" }, ...parts));
     });
-    return h("ol", { "aria-label": this.canChoose ? "Go on with another token" : "What the model expected" }, ...items);
+    const list = h("ol", { "aria-label": this.canChoose ? "Go on with another token" : "What the model expected" }, ...items);
+    return this.canChoose ? [list, h("small", { className: "faint" }, "Choose one, and the text goes on from there.")] : [list];
   }
 
   #choose(index, token) {
     this.close();
     this.#list.focus();
     this.dispatchEvent(new CustomEvent("choose", { detail: { index, token }, bubbles: true }));
+  }
+
+  /** The element of a token that was appended. */
+  spanOf(index) {
+    return this.#list.children[this.#given.length + index];
+  }
+
+  /** Goes to a token, and shows what might have stood in its place until another one is chosen. */
+  show(index) {
+    this.#list.focus({ preventScroll: true });
+    this.spanOf(index)?.scrollIntoView({ block: "center" });
+    this.#pinned = true;
+    this.open(index);
   }
 
   #select(index) {
@@ -198,19 +239,22 @@ export class Tokens extends HTMLElement {
     span?.setAttribute("aria-selected", "true");
     if (span) this.#list.setAttribute("aria-activedescendant", span.id);
     else this.#list.removeAttribute("aria-activedescendant");
+    this.#mark();
   }
 
   #current() {
-    return this.#list.children[this.#given.length + this.#at];
+    return this.#at < 0 ? undefined : this.#list.children[this.#given.length + this.#at];
   }
 
-  /** Below the token, within this element. */
+  /** Below the token, or above it where there is no room below; within this element. */
   #place() {
     const [all, token] = [this.getBoundingClientRect(), this.#current().getClientRects()[0]];
     if (!token) return;
     const left = Math.max(0, Math.min(token.left - all.left, all.width - this.#box.offsetWidth));
     this.#box.style.left = `${left}px`;
-    this.#box.style.top = `${token.bottom - all.top + 2}px`;
+    const height = this.#box.offsetHeight + 2;
+    const isAbove = token.bottom + height > innerHeight && token.top - height > BAR;
+    this.#box.style.top = `${(isAbove ? token.top - height : token.bottom + 2) - all.top}px`;
   }
 
   /** Closes what is open. */
@@ -221,6 +265,7 @@ export class Tokens extends HTMLElement {
   }
 
   #key(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
     const last = this.#tokens.length - 1;
     const inside = this.#box.contains(event.target);
     if (event.key === "Escape" && !this.#box.hidden) {
@@ -234,7 +279,7 @@ export class Tokens extends HTMLElement {
       event.preventDefault();
       buttons.at((buttons.indexOf(event.target) + to) % buttons.length).focus();
     } else if (event.target === this.#list && last >= 0) {
-      const steps = { ArrowRight: this.#at + 1, ArrowLeft: this.#at < 0 ? last : this.#at - 1, Home: 0, End: last };
+      const steps = { ArrowRight: this.#at < 0 ? this.from : this.#at + 1, ArrowLeft: this.#at < 0 ? last : this.#at - 1, Home: 0, End: last };
       if (event.key in steps) {
         event.preventDefault();
         this.#pinned = true;
@@ -251,9 +296,10 @@ export class Tokens extends HTMLElement {
   }
 }
 
-/** A token that is no text by itself, by its bytes. */
-function bytes(token) {
-  return (token.bytes ?? []).map((byte) => byte.toString(16).padStart(2, "0")).join(" ") || "(nothing)";
+/** A token by itself: its text, or its bytes if it is only a part of a character. */
+export function named(token) {
+  if (token.bytes?.length) return token.bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
+  return shown(token.text) || "(end of text)";
 }
 
 customElements.define("kinglet-tokens", Tokens);
