@@ -1,13 +1,15 @@
 // Curves on a canvas: axes (linear or logarithmic), bands, points, marks, lines of reference, a crosshair and a zoom.
 // A chart draws only when something has changed; the crosshair is an element of its own, so that it costs no drawing.
 
-import { duration, h, newId, number, readable, say, short } from "./dom.js";
+import { clipped, duration, h, newId, number, oneLine, say, short } from "./dom.js";
 
 const MARGIN = { left: 52, right: 14, top: 18, bottom: 24 };
 const HUES = 8;
-const DASHES = [[], [7, 3], [2, 2], [10, 3, 2, 3], [4, 2], [14, 4], [7, 2, 2, 2, 2, 2], [1, 3]];
+const DASHES = [[], [8, 4], [2, 2], [10, 3, 2, 3], [4, 2], [16, 4], [7, 2, 2, 2, 2, 2], [3, 5]];
 const ROWS = 50;
 const MOST_MARKS = 40;
+/** Where an axis is calm, this share of the values has its place for certain. */
+const USUAL = 0.96;
 
 /** How the curve number `slot` looks: the name of its colour, and its dashes. The first 64 are all different. */
 export function look(slot) {
@@ -53,6 +55,18 @@ function ticks([low, high], log, count) {
   return log && high / low > 4 ? decades(low, high, count) : found;
 }
 
+/** Round times within a range of seconds, about so many. */
+function times([low, high], count) {
+  const rough = (high - low) / count;
+  const step = CLOCK.find((step) => step >= rough);
+  if (rough < 1 || !step) return ticks([low, high], false, count);
+  const found = [];
+  for (let value = Math.ceil(low / step) * step; value <= high; value += step) found.push(value);
+  return found;
+}
+
+const CLOCK = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
+
 function decades(low, high, count) {
   const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
   const every = Math.max(1, Math.ceil((last - first) / count));
@@ -89,9 +103,11 @@ function nearest(xs, x) {
  * A chart. `show(data)` is what it shows:
  *
  * - `title`, `about`: its name, and what it shows, in words.
- * - `x`, `y`: `{label, log, names, time}`: the axes; `names` are in the place of the numbers 0, 1, …; `time` is in seconds.
+ * - `x`, `y`: `{label, log}`: the axes. Of x also `time` (it is in seconds), `whole` (it has no fractions), `names` (these are in the place
+ *   of the numbers 0, 1, …), `domain` (its range, where the series do not say it), `pad` (points on the edge get some room). Of y also
+ *   `calm`: few high values may stick out at the top, and it is said how many.
  * - `series`: `{name, part, slot, x, y, low, high, line, points, quiet}`; x ascends, what is null is a gap.
- * - `lines`: `{y, label}`: lines of reference. `marks`: `{x, slot, text}`.
+ * - `lines`: `{y, label}`: lines of reference. `marks`: `{x, slot, text}`. `hint`: how to use it. `follows`: others have the button for all.
  *
  * Events: `view` (`detail`: the range of x, or null for all) when the person zooms, `point` (`detail`: an x, or null) with the crosshair.
  */
@@ -157,6 +173,11 @@ export class Chart extends HTMLElement {
     this.#cross(false);
   }
 
+  /** The keyboard goes on in the chart. */
+  focus(options) {
+    this.#plot.focus(options);
+  }
+
   /** How long the last drawing took, in milliseconds. */
   took = 0;
 
@@ -181,6 +202,8 @@ export class Chart extends HTMLElement {
   /** The range of all x, with a margin where there is but one, or where points would stand on the edge. */
   #wholeX() {
     let [low, high] = [Infinity, -Infinity];
+    const { domain } = this.#data.x;
+    if (domain && !(this.#data.x.log && domain[0] <= 0) && domain[0] < domain[1]) return domain;
     for (const { x } of this.#data.series) {
       const first = this.#data.x.log ? x.find((value) => value > 0) : x[0];
       if (first < low) low = first;
@@ -202,19 +225,19 @@ export class Chart extends HTMLElement {
 
   /** The range of the values that are seen. Bands do not count: one wild step would press everything flat. */
   #rangeY([from, to]) {
-    const { log } = this.#data.y;
-    let [low, high] = [Infinity, -Infinity];
-    const see = (value) => {
-      if (value === null || !Number.isFinite(value) || (log && value <= 0)) return;
-      if (value < low) low = value;
-      if (value > high) high = value;
-    };
+    const { log, calm } = this.#data.y;
+    const seen = [];
+    const see = (value) => value !== null && Number.isFinite(value) && !(log && value <= 0) && seen.push(value);
     for (const { x, y } of this.#data.series) {
       const end = firstFrom(x, to);
       for (let i = firstFrom(x, from); i <= end && i < x.length; i++) if (x[i] <= to) see(y[i]);
     }
-    if (!this.#view) this.#data.lines.forEach((line) => see(line.y));
-    if (!(low <= high)) return log ? [1, 10] : [0, 1];
+    const sorted = Float64Array.from(seen).sort();
+    let [low, high] = sorted.length ? [sorted[0], sorted.at(-1)] : log ? [1, 10] : [0, 1];
+    const most = calm ? sorted[Math.floor((sorted.length - 1) * USUAL)] : high;
+    if (high - low > 1.5 * (most - low) && most > low) high = most;
+    this.#above = sorted.length - firstFrom(sorted, high + 1e-12 * Math.abs(high));
+    for (const { y } of this.#view || !sorted.length ? [] : this.#data.lines) if (y > 0 || !log) [low, high] = [Math.min(low, y), Math.max(high, y)];
     return this.#padded([low, high], log, 0.05);
   }
 
@@ -241,27 +264,38 @@ export class Chart extends HTMLElement {
     pen.rect(box.left, box.top - 4, box.right - box.left, box.bottom - box.top + 8);
     pen.clip();
     this.#data.series.forEach((series) => this.#band(pen, series));
-    this.#references(pen);
     this.#data.series.forEach((series) => this.#curve(pen, series));
+    this.#references(pen);
     pen.restore();
     this.took = performance.now() - began;
     this.#around();
   }
 
   #frame = null;
+  #above = 0;
 
   /** What stands about the drawing: its name, its marks, the crosshair, its table. */
   #around() {
     const { range } = this.#frame;
     this.#reset.hidden = !this.#view || !!this.#data.follows;
-    const gone = this.#unseen();
-    this.#left.textContent = gone ? `${number(gone)} points are not above 0 and have no place on a logarithmic axis.` : "";
+    this.#say();
     const keys = "Arrow keys move the crosshair, plus and minus zoom, 0 shows all.";
     const { about, title, x } = this.#data;
     this.#plot.setAttribute("aria-label", `${title}: ${about} ${x.label} ${this.#text(x, range[0])} to ${this.#text(x, range[1])}. ${keys}`);
     this.#flags();
     this.#cross(!this.#readout.hidden);
     if (this.#rows.open) this.#tabulate();
+  }
+
+  /** Beside the name: what is left out, with how much it is; or how to use the chart. */
+  #say() {
+    const gone = this.#unseen();
+    const notes = [
+      this.#above && `${number(this.#above)} ${this.#above === 1 ? "value sticks" : "values stick"} out at the top`,
+      gone && `${number(gone)} ${gone === 1 ? "point is" : "points are"} not above 0, with no place on a logarithmic axis`,
+    ].filter(Boolean);
+    const text = [this.#data.y.label, ...notes, this.#data.hint].filter(Boolean).join(" · ");
+    if (this.#left.textContent !== text) this.#left.textContent = text;
   }
 
   /** How many points a logarithmic axis cannot show. */
@@ -273,7 +307,7 @@ export class Chart extends HTMLElement {
   }
 
   #text(axis, value) {
-    if (axis.names) return readable(axis.names[Math.round(value)] ?? "");
+    if (axis.names) return oneLine(axis.names[Math.round(value)] ?? "");
     if (axis.time) return duration(value);
     const whole = axis.whole ? Math.round(value) : value;
     return Math.abs(whole) >= 1e6 ? short(whole) : number(whole, 5);
@@ -304,13 +338,14 @@ export class Chart extends HTMLElement {
     pen.textAlign = "center";
     const { names, log, time } = this.#data.x;
     const wide = names ? 48 : time ? 96 : 72;
-    const places = names ? names.map((_, i) => i) : ticks(range, log, Math.max(2, (box.right - box.left) / wide));
+    const count = Math.max(2, (box.right - box.left) / wide);
+    const places = names ? names.map((_, i) => i) : time && !log ? times(range, count) : ticks(range, log, count);
     let before = -Infinity;
     for (const value of places) {
       const place = x.at(value);
       if (place < box.left - 1 || place > box.right + 1) continue;
       line(pen, Math.round(place) + 0.5, box.bottom, Math.round(place) + 0.5, box.bottom + 4);
-      const text = names ? clipped(readable(names[value]), 12) : time ? duration(value) : tickText(value);
+      const text = names ? clipped(oneLine(names[value]), 12) : time ? duration(value) : tickText(value);
       const half = pen.measureText(text).width / 2;
       const middle = Math.max(box.left, Math.min(place, box.right + MARGIN.right - half));
       if (middle - half < before + 8) continue;
@@ -321,19 +356,25 @@ export class Chart extends HTMLElement {
 
   #references(pen) {
     const { box, values, y } = this.#frame;
-    pen.strokeStyle = this.#color("--edge");
     pen.fillStyle = this.#color("--faint");
     pen.textAlign = "right";
     pen.textBaseline = "bottom";
-    pen.lineWidth = 1;
+    pen.lineJoin = "round";
     for (const { y: value, label } of this.#data.lines) {
       if (value < values[0] || value > values[1]) continue;
       const place = Math.round(y.at(value)) + 0.5;
+      pen.strokeStyle = this.#color("--edge");
+      pen.lineWidth = 1;
       pen.setLineDash([1, 3]);
       line(pen, box.left, place, box.right, place);
-      pen.fillText(clipped(readable(label), 60), box.right - 2, place - 2);
+      pen.setLineDash([]);
+      // A rim keeps the words apart from the curves behind them.
+      const text = clipped(oneLine(label), 60);
+      pen.strokeStyle = this.#color("--ground");
+      pen.lineWidth = 4;
+      pen.strokeText(text, box.right - 2, place - 2);
+      pen.fillText(text, box.right - 2, place - 2);
     }
-    pen.setLineDash([]);
   }
 
   /** The indices of a series that are seen, and one on each side, so that lines go on to the edge. */
@@ -351,7 +392,8 @@ export class Chart extends HTMLElement {
     const { x, y, values } = this.#frame;
     const [first, last] = this.#seen(series);
     pen.fillStyle = this.#color(look(series.slot).color);
-    pen.globalAlpha = 0.16;
+    // Many bands above each other would hide the curves.
+    pen.globalAlpha = Math.min(0.18, 0.48 / this.#data.series.length);
     const within = (value) => y.at(Math.max(values[0] / 2, value));
     for (let i = first; i <= last; i++) {
       if (!this.#shows(series.x[i], series.low[i])) continue;
@@ -421,7 +463,7 @@ export class Chart extends HTMLElement {
     this.#marks.setAttribute("aria-label", `${this.#data.title}: events`);
     this.#marks.hidden = !shown.length;
     const flags = shown.map((mark, i) => {
-      const flag = h("button", { type: "button", className: "flag", tabindex: i ? "-1" : "0", "aria-label": readable(mark.text) }, "▾");
+      const flag = h("button", { type: "button", className: "flag", tabindex: i ? "-1" : "0", "aria-label": oneLine(mark.text) }, "▾");
       flag.style.setProperty("left", `${x.at(mark.x)}px`);
       flag.style.setProperty("color", `var(${look(mark.slot).color})`);
       const tell = () => this.#tell(mark);
@@ -439,7 +481,7 @@ export class Chart extends HTMLElement {
   #flagged = "";
 
   #tell(mark) {
-    this.#readout.replaceChildren(h("div", { className: "told" }, swatch(mark.slot), h("span", null, readable(mark.text))));
+    this.#readout.replaceChildren(h("div", { className: "told" }, swatch(mark.slot), h("span", null, oneLine(mark.text))));
     this.#readout.hidden = false;
     this.#place(this.#frame.x.at(mark.x));
   }
@@ -481,8 +523,8 @@ export class Chart extends HTMLElement {
       row.parts.push(`${series.part ? `${series.part} ` : ""}${number(value, 5)}`);
     }
     return [...rows].map(([name, { slot, parts }]) => ({
-      spoken: `${readable(name)}: ${parts.join(", ")}`,
-      shown: h("div", { className: "told" }, swatch(slot), h("bdi", null, clipped(readable(name), 40)), h("span", { className: "number" }, parts.join(" · "))),
+      spoken: `${oneLine(name)}: ${parts.join(", ")}`,
+      shown: h("div", { className: "told" }, swatch(slot), h("bdi", null, clipped(oneLine(name), 40)), h("span", { className: "number" }, parts.join(" · "))),
     }));
   }
 
@@ -544,13 +586,14 @@ export class Chart extends HTMLElement {
     return b - a >= least ? [a, b] : this.#view;
   }
 
-  /** The x under a pointer, on the nearest point of the curve that has most. */
+  /** The x under a pointer. */
   #under(event) {
     const { box, x } = this.#frame;
     const place = event.clientX - this.#plot.getBoundingClientRect().left;
     return x.back(Math.max(box.left, Math.min(box.right, place)));
   }
 
+  /** Where the crosshair stops: at the points of the curve that has most. */
   #guide() {
     return this.#data.series.reduce((most, { x }) => (x.length > most.length ? x : most), []);
   }
@@ -631,7 +674,7 @@ export class Chart extends HTMLElement {
     const guide = this.#guide().filter((value) => value >= from && value <= to);
     const every = Math.max(1, Math.ceil(guide.length / ROWS));
     const places = guide.filter((_, i) => (guide.length - 1 - i) % every === 0);
-    const head = series.map(({ name, part }) => h("th", { scope: "col", className: "number" }, h("bdi", null, clipped(readable(name), 40)), part ? ` ${part}` : ""));
+    const head = series.map(({ name, part }) => h("th", { scope: "col", className: "number" }, h("bdi", null, clipped(oneLine(name), 40)), part ? ` ${part}` : ""));
     const rows = places.map((place) => h("tr", null,
       h("th", { scope: "row" }, this.#text(x, place)),
       series.map((one) => h("td", { className: "number" }, number(this.#value(one, place), 5)))));
@@ -651,11 +694,6 @@ function line(pen, x0, y0, x1, y1) {
 
 function tickText(value) {
   return value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential() : Math.abs(value) >= 1e4 ? short(value) : String(value);
-}
-
-function clipped(text, most) {
-  const chars = [...text];
-  return chars.length > most ? `${chars.slice(0, most - 1).join("")}…` : text;
 }
 
 /** Charts that have their x in common: what one is zoomed to, all are, and the crosshair is in all. */

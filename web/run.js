@@ -1,7 +1,7 @@
 // One run: what its curves are made of, and what it wrote; and a tuning with its trials.
 
 import { get, path } from "./api.js";
-import { field, h, number, readable, say } from "./dom.js";
+import { field, h, number, oneLine, readable, say } from "./dom.js";
 import { swatch } from "./chart.js";
 
 /** So many spans of steps are asked for. */
@@ -58,12 +58,19 @@ export class History {
   }
 
   #extend({ steps, estimates, marks }) {
-    // A part that goes to the newest step is no longer all of it.
-    if (steps.step.length && this.part && this.part.to >= (this.steps.step.at(-1) ?? 0)) this.part = null;
+    this.#lengthen(steps);
     for (let i = 0; i < steps.step.length; i++) this.#add(steps, i);
     if (this.steps.step.length > 2 * POINTS) this.#halve();
     for (const [key, list] of Object.entries(estimates)) if (list) (this.estimates[key] ??= []).push(...list);
     this.marks.push(...marks);
+  }
+
+  /** A part that goes to the newest step goes on with what is new, as long as it is not too much. */
+  #lengthen(more) {
+    const { part } = this;
+    if (!part || part.to < (this.steps.step.at(-1) ?? 0)) return;
+    for (const key of Object.keys(part.steps)) part.steps[key].push(...(more[key] ?? []));
+    if (part.steps.step.length > 4 * POINTS || part.estimates) this.part = null;
   }
 
   /** Joins the span `i` of `more` to the last one, if that is not as wide as it is to be, or puts it behind it. */
@@ -93,8 +100,9 @@ export class History {
   }
 
   /** Whether, between two steps, there is more to see than what is here, on so many pixels. */
-  coarse(from, to, pixels) {
-    if (this.part && this.part.from <= from && this.part.to >= to && this.part.for <= (to - from) * 2.5) return false;
+  coarse(from, end, pixels) {
+    const to = Math.min(end, this.steps.step.at(-1) ?? 0);
+    if (this.part && this.part.from <= from && this.part.to >= to && this.part.for <= (end - from) * 2.5) return false;
     const spans = this.steps.step.filter((step) => step >= from && step <= to).length;
     return to - from > spans * 1.5 && spans < pixels / 2;
   }
@@ -172,7 +180,7 @@ export function smoothed(steps, values, half) {
 
 /** A value of a configuration, as it stands in a command. */
 export function setting(value) {
-  return value === undefined ? "–" : typeof value === "string" ? readable(value) : JSON.stringify(value);
+  return value === undefined ? "–" : typeof value === "string" ? oneLine(value) : JSON.stringify(value);
 }
 
 /** The run that is looked at: its samples, its events, its settings. */
@@ -185,7 +193,7 @@ export class Run extends HTMLElement {
   #slider = h("input", { type: "range", min: 0, step: 1, value: "0" });
   #step = h("output", { className: "number" });
   #text = h("pre", { className: "sample mono", tabindex: "0", role: "region", "aria-label": "What the model wrote" });
-  #none = h("p", { className: "empty", hidden: true }, "Nothing was written yet. kinglet train --set sample_tokens=200 writes a sample at each estimate.");
+  #none = h("p", { className: "empty", hidden: true }, "No samples yet. A run writes one at each estimate, unless its sample_tokens is 0.");
   #shown = h("div", { className: "stack" });
   #events = h("ol", { className: "events" });
   #quiet = h("p", { className: "faint" }, "Nothing out of the ordinary.");
@@ -219,9 +227,10 @@ export class Run extends HTMLElement {
   show(row, history, slot) {
     const other = row.id !== this.#id;
     if (other) this.#begin(row.id);
-    this.#title.replaceChildren(...(slot === undefined ? [] : [swatch(slot), " "]), h("bdi", null, readable(row.id)));
+    this.#title.replaceChildren(...(slot === undefined ? [] : [swatch(slot), " "]), h("bdi", null, oneLine(row.id)));
     this.#list(history?.marks ?? []);
     const newest = history?.estimates.step.at(-1) ?? -1;
+    if (history?.seen && newest < 0) this.#none.hidden = false;
     if (newest > this.#newest) {
       this.#newest = newest;
       this.#sample();
@@ -286,7 +295,7 @@ export class Run extends HTMLElement {
     await this.#ask(async () => {
       const { config, differs_from_preset: own = {} } = await get(path`/api/runs/${this.#id}/config`, {}, this.#stop.signal);
       const rows = Object.entries(config).map(([key, value]) => h("tr", { className: key in own ? "own" : null },
-        h("th", { scope: "row" }, readable(key)), h("td", { className: "mono" }, setting(value)), h("td", { className: "faint" }, key in own ? "not as in the preset" : "")));
+        h("th", { scope: "row" }, oneLine(key)), h("td", { className: "mono" }, setting(value)), h("td", { className: "faint" }, key in own ? "not as in the preset" : "")));
       const head = h("tr", null, h("th", { scope: "col" }, "Setting"), h("th", { scope: "col" }, "Value"), h("th", { scope: "col" }, "Besides"));
       this.#settings.querySelector(".table")?.remove();
       this.#settings.append(h("div", { className: "table tall", tabindex: "0", role: "region", "aria-label": "All settings" }, h("table", null, h("thead", null, head), h("tbody", null, rows))));
@@ -332,9 +341,9 @@ export class Tuning extends HTMLElement {
   show(row) {
     this.#row = row;
     const { best } = row;
-    const settings = best && Object.entries(best.settings).map(([key, value]) => `${readable(key)}=${setting(value)}`).join(", ");
+    const settings = best && Object.entries(best.settings).map(([key, value]) => `${oneLine(key)}=${setting(value)}`).join(", ");
     this.#best.textContent = ` ${row.state} · ${number(row.finished)} of ${number(row.trials)} trials${best ? ` · best ${number(best.val_loss)} in trial ${best.trial}: ${settings}` : ""}`;
-    this.#summary.replaceChildren(h("bdi", { className: "name" }, readable(row.id)), this.#best);
+    this.#summary.replaceChildren(h("bdi", { className: "name" }, oneLine(row.id)), this.#best);
     this.#load();
   }
 
@@ -354,11 +363,18 @@ export class Tuning extends HTMLElement {
     }
   }
 
+  /** The number of a trial; where its run is known, one may go there. */
+  #link({ trial, run }) {
+    if (!run) return String(trial);
+    const go = () => this.dispatchEvent(new CustomEvent("look", { detail: run, bubbles: true }));
+    return h("button", { type: "button", className: "quiet", title: `Look at ${oneLine(run)}`, onclick: go }, String(trial));
+  }
+
   #fill({ keys, trials, best }) {
-    const head = [["Trial", "number"], ["Validation loss", "number"], ["Step", "number"], ["State"], ...keys.map((key) => [readable(key), "number"])];
+    const head = [["Trial", "number"], ["Validation loss", "number"], ["Step", "number"], ["State"], ...keys.map((key) => [oneLine(key), "number"])];
     const order = [...trials].sort((a, b) => (a.val_loss ?? Infinity) - (b.val_loss ?? Infinity) || a.trial - b.trial);
     const rows = order.map((trial) => h("tr", { className: trial.trial === best ? "own" : null },
-      h("th", { scope: "row", className: "number" }, String(trial.trial)),
+      h("th", { scope: "row", className: "number" }, this.#link(trial)),
       h("td", { className: "number" }, number(trial.val_loss)),
       h("td", { className: "number" }, number(trial.step)),
       h("td", null, trial.trial === best ? `${trial.state}, best` : trial.state),
@@ -366,7 +382,7 @@ export class Tuning extends HTMLElement {
     const table = h("table", null, h("thead", null, h("tr", null, head.map(([text, className]) => h("th", { scope: "col", className }, text)))), h("tbody", null, rows));
     const plots = h("div", { className: "split plots" });
     const before = this.#content.querySelector(".table")?.scrollTop ?? 0;
-    const about = `Trials of ${readable(this.#row.id)}`;
+    const about = `Trials of ${oneLine(this.#row.id)}`;
     const around = h("div", { className: "table tall", tabindex: "0", role: "region", "aria-label": about }, table);
     for (const key of keys) {
       if (!this.#charts.has(key)) this.#charts.set(key, h("kinglet-chart", { className: "small" }));
@@ -392,9 +408,9 @@ function scatter(key, trials, best) {
   };
   const series = [points("trial", 0, done.filter((trial) => trial.trial !== best)), points("best trial", 4, done.filter((trial) => trial.trial === best))];
   return {
-    title: readable(key),
-    about: `validation loss of ${done.length} trials against ${readable(key)}.`,
-    x: { label: readable(key), log, names, pad: true },
+    title: oneLine(key),
+    about: `validation loss of ${done.length} trials against ${oneLine(key)}.`,
+    x: { label: oneLine(key), log, names, pad: true },
     y: { label: "validation loss" },
     series,
   };

@@ -3,11 +3,12 @@
 
 import { get } from "./api.js";
 import { swatch, together } from "./chart.js";
-import { duration, field, h, newId, number, readable, say, short } from "./dom.js";
+import { clipped, duration, field, h, newId, number, oneLine, say, short } from "./dom.js";
 import { History, setting, smoothed } from "./run.js";
 
 const PAUSE = 2000;
 const LONGEST_PAUSE = 30_000;
+const PATIENCE = 20_000;
 const AT_FIRST = 8;
 /** So many curves are drawn at most. */
 const MOST = 24;
@@ -15,7 +16,7 @@ const MOST = 24;
 const UNITS = { step: "Step", tokens: "Tokens", time: "Time" };
 const HALVES = [0, 10, 30, 100, 300, 1000, 3000];
 
-/** Columns: of a run its value (for sorting), and how it is shown, if not as a number. Those of settings that differ come behind. */
+/** Columns: of a run its value (for sorting), and how it is shown, if not as a number. Settings that differ come before `started`. */
 const COLUMNS = [
   { key: "state", title: "State", words: true, text: ({ state, silent_s }) => (state === "running" && silent_s > 60 ? `running, silent for ${duration(silent_s)}` : state) },
   { key: "step", title: "Step", text: ({ step, max_iters }) => (max_iters == null ? number(step) : `${number(step)} of ${number(max_iters)}`) },
@@ -27,12 +28,12 @@ const COLUMNS = [
   { key: "left_s", title: "Time left", text: ({ left_s }) => (left_s == null ? "" : duration(left_s)) },
   { key: "params", title: "Parameters", text: ({ params }) => short(params) },
   { key: "started", title: "Started", text: ({ started }) => (started == null ? "–" : day.format(started * 1000)) },
-  { key: "data", title: "Text", words: true, text: ({ data }) => readable(data ?? "–"), rare: true },
+  { key: "data", title: "Text", words: true, text: ({ data }) => oneLine(data ?? "–"), rare: true },
 ];
 
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
-/** The four charts: what of the steps each shows. */
+/** The small charts: what of the steps each shows. */
 const QUANTITIES = [
   { key: "lr", title: "Learning rate", about: "the learning rate" },
   { key: "grad_norm", title: "Gradient norm", about: "the norm of the gradient" },
@@ -71,7 +72,8 @@ class Runs extends HTMLElement {
   #logY = h("input", { type: "checkbox" });
   #training = h("input", { type: "checkbox", checked: true });
   #validation = h("input", { type: "checkbox", checked: true });
-  #spread = h("input", { type: "checkbox", checked: true });
+  #spread = h("input", { type: "checkbox", checked: true, title: "The least and the greatest training loss of the steps of each point" });
+  #peaks = h("input", { type: "checkbox", title: "Makes room for the few highest values" });
   #smooth = h("select", null, ...HALVES.map((half) => h("option", { value: half }, half ? `half-life ${number(half)} steps` : "none")));
   #showAll = h("button", { type: "button", hidden: true, onclick: () => this.#zoom(null, true) }, "Show all");
   #notes = h("p", { className: "notes", hidden: true });
@@ -115,20 +117,21 @@ class Runs extends HTMLElement {
     const none = h("button", { type: "button", onclick: () => this.#select(new Set()) }, "None");
     const bar = h("div", { className: "row ends" }, filter, h("div", { className: "buttons", role: "group", "aria-label": "Select" }, newest, none), this.#count);
     const knobs = h("div", { className: "row" },
-      along("Along", this.#unit), tick("Logarithmic", this.#logX), h("span", { className: "bar-between" }),
-      tick("Training", this.#training), tick("its spread", this.#spread), tick("Validation", this.#validation), tick("Logarithmic loss", this.#logY),
+      along("Along", this.#unit), tick("Logarithmic", this.#logX),
+      tick("Training", this.#training), tick("Spread", this.#spread), tick("Validation", this.#validation), tick("Logarithmic loss", this.#logY), tick("Peaks", this.#peaks),
       along("Smoothing of training", this.#smooth), this.#showAll);
-    this.#curves.append(knobs, this.#loss, this.#notes, h("div", { className: "split thirds" }, ...this.#small));
+    this.#curves.append(h("h2", { className: "unseen" }, "Curves"), knobs, this.#loss, this.#notes, h("div", { className: "split thirds" }, ...this.#small));
     this.append(this.#error, h("section", { className: "stack", "aria-label": "Table of runs" }, bar, this.#table, this.#none), this.#curves, this.#differ, this.#run, this.#tuned);
     const charts = [this.#loss, ...this.#small];
     together(charts);
     charts.forEach((chart) => chart.addEventListener("view", ({ detail }) => this.#zoom(detail, false)));
+    this.#tuned.addEventListener("look", ({ detail }) => this.#rows.has(detail) && this.#look(detail));
     this.#filter.addEventListener("input", () => this.#changed());
     this.#unit.addEventListener("change", () => {
       this.#zoom(null, true);
       this.#changed();
     });
-    for (const input of [this.#logX, this.#logY, this.#training, this.#validation, this.#spread, this.#smooth]) input.addEventListener("change", () => this.#changed());
+    for (const input of [this.#logX, this.#logY, this.#training, this.#validation, this.#spread, this.#peaks, this.#smooth]) input.addEventListener("change", () => this.#changed());
   }
 
   /** Takes what an address says. */
@@ -187,10 +190,11 @@ class Runs extends HTMLElement {
   async #tick() {
     if (document.hidden || !this.isConnected || this.#busy) return;
     this.#busy = true;
+    this.#hurry = false;
     clearTimeout(this.#timer);
     try {
       const whole = this.#cursor === null;
-      const answer = await get("/api/runs", { since: this.#cursor }, this.#stop.signal);
+      const answer = await get("/api/runs", { since: this.#cursor }, this.#patience());
       if (this.#take(answer, whole)) this.#list();
       if (await this.#refresh()) this.#draw();
       this.#well();
@@ -198,30 +202,22 @@ class Runs extends HTMLElement {
       if (error.name !== "AbortError") this.#ill(error);
     }
     this.#busy = false;
-    if (this.isConnected && !document.hidden) this.#timer = setTimeout(() => this.#tick(), this.#pause);
+    if (this.isConnected && !document.hidden) this.#timer = setTimeout(() => this.#tick(), this.#hurry ? 0 : this.#pause);
   }
 
-  /** Asks at once, where something was chosen that is not there yet. */
+  /** A question ends with the page, or where the server does not answer for long: it may have been stopped half-way. */
+  #patience() {
+    return AbortSignal.any([this.#stop.signal, AbortSignal.timeout(PATIENCE)]);
+  }
+
+  /** Asks at once, where something was chosen that is not here yet. */
   #soon() {
     if (this.#wanted().every((id) => this.#histories.has(id))) return;
     this.#hurry = true;
-    if (!this.#busy) this.#hurried();
+    this.#tick();
   }
 
   #hurry = false;
-
-  async #hurried() {
-    this.#busy = true;
-    try {
-      while (this.#hurry) {
-        this.#hurry = false;
-        if (await this.#refresh()) this.#draw();
-      }
-    } catch (error) {
-      if (error.name !== "AbortError") this.#ill(error);
-    }
-    this.#busy = false;
-  }
 
   #well() {
     this.#pause = PAUSE;
@@ -254,7 +250,7 @@ class Runs extends HTMLElement {
     }
     for (const run of runs.toReversed()) {
       const order = this.#rows.get(run.id)?.order ?? (this.#first -= 1);
-      this.#rows.set(run.id, { ...run, order, heard: performance.now() });
+      this.#rows.set(run.id, { ...run, order });
     }
     for (const tuning of tunings ?? []) {
       if (!this.#tunings.has(tuning.id)) this.#tunings.set(tuning.id, this.#tuned.appendChild(h("kinglet-tuning")));
@@ -273,7 +269,7 @@ class Runs extends HTMLElement {
     const found = await Promise.all(stale.map(async (run) => {
       const history = this.#histories.get(run.id);
       try {
-        const fresh = await history.load(this.#stop.signal);
+        const fresh = await history.load(this.#patience());
         history.seen = sign(run);
         return fresh;
       } catch (error) {
@@ -335,8 +331,8 @@ class Runs extends HTMLElement {
     this.#table.hidden = !seen;
     this.#none.hidden = seen > 0;
     this.#none.textContent = this.#rows.size
-      ? `No run matches. ${this.#keys.length ? `Settings that differ between the runs: ${this.#keys.map(readable).join(", ")}.` : ""}`
-      : "There are no runs in the folders served yet. Start one: kinglet train --out runs/first";
+      ? `No run matches. ${this.#keys.length ? `Settings that differ between the runs: ${this.#keys.map(oneLine).join(", ")}.` : ""}`
+      : "There are no runs in the folders served yet. Start one: kinglet train";
     this.#curves.hidden = !this.#slots.size;
   }
 
@@ -357,7 +353,9 @@ class Runs extends HTMLElement {
     const rows = [...this.#rows.values()];
     const useful = COLUMNS.filter(({ key, rare }) => !rare || (key === "data" ? new Set(rows.map((run) => run.data)).size > 1 : rows.some((run) => run[key] != null)));
     const own = this.#keys.filter((key) => !useful.some((column) => column.key === key));
-    return [...useful, ...own.map((key) => ({ key, title: readable(key), own: true, text: ({ differs }) => setting(differs?.[key]) }))];
+    const settings = own.map((key) => ({ key, title: clipped(oneLine(key), 24), own: true, text: ({ differs }) => clipped(setting(differs?.[key]), 40) }));
+    const least = useful.findIndex(({ key }) => key === "started");
+    return [...useful.slice(0, least), ...settings, ...useful.slice(least)];
   }
 
   #heads(columns) {
@@ -409,7 +407,7 @@ class Runs extends HTMLElement {
   }
 
   #newLine({ id }, columns) {
-    const name = readable(id);
+    const name = oneLine(id);
     const pick = h("input", { type: "checkbox", id: newId("pick"), "aria-label": `Curve of ${name}`, onchange: () => this.#pick(id, pick) });
     const sign = h("label", { for: pick.id, className: "sign" });
     const open = h("button", { type: "button", className: "quiet", title: name, onclick: () => this.#look(id) }, h("bdi", null, name));
@@ -448,7 +446,7 @@ class Runs extends HTMLElement {
   #zoom(view, all) {
     this.#view = view;
     if (all) [this.#loss, ...this.#small].forEach((chart) => (chart.view = view));
-    if (this.#showAll === document.activeElement && !view) this.#unit.focus();
+    if (this.#showAll === document.activeElement && !view) this.#loss.focus();
     this.#showAll.hidden = !view;
     if (!this.#rows.size) return;
     this.#write();
@@ -483,20 +481,22 @@ class Runs extends HTMLElement {
     if (!this.isConnected) return;
     const shown = [...this.#slots].map(([id, slot]) => ({ slot, run: this.#rows.get(id), history: this.#histories.get(id) })).filter(({ history }) => history);
     const unit = this.#unit.value;
-    const x = { label: UNITS[unit].toLowerCase(), log: this.#logX.checked, time: unit === "time", whole: unit !== "time" };
+    const ends = shown.map(({ history }) => Math.max(0, ...history.along(unit, history.steps.step.slice(-1)).filter(Number.isFinite)));
+    const x = { label: UNITS[unit].toLowerCase(), log: this.#logX.checked, time: unit === "time", whole: unit !== "time", domain: [0, Math.max(...ends)] };
     const of = `${shown.length} ${shown.length === 1 ? "run" : "runs"}.`;
     this.#loss.show({
       title: +this.#smooth.value && this.#training.checked ? "Loss (training smoothed)" : "Loss",
       about: `${this.#losses().join(" and ")} of ${of}`,
       x,
-      y: { label: "nats per token", log: this.#logY.checked },
+      y: { label: "nats per token", log: this.#logY.checked, calm: !this.#peaks.checked },
+      hint: this.#view ? null : "drag to zoom",
       series: shown.flatMap((one) => this.#lossSeries(one, unit)),
       lines: references(shown),
       marks: shown.flatMap((one) => flags(one, unit)),
       follows: true,
     });
     QUANTITIES.forEach(({ key, title, about, label }, i) => this.#small[i].show({
-      title, about: `${about} of ${of}`, x, y: { label: label ?? title }, follows: true, series: shown.map((one) => this.#series(one, unit, key)),
+      title, about: `${about} of ${of}`, x, y: { label: label ?? title, calm: key === "grad_norm" && !this.#peaks.checked }, follows: true, series: shown.map((one) => this.#series(one, unit, key)),
     }));
     this.#say(shown, unit);
     this.#compare(shown);
@@ -536,9 +536,9 @@ class Runs extends HTMLElement {
 
   /** What the curves do not show, and what is wrong with some. */
   #say(shown, unit) {
-    const notes = shown.filter(({ history }) => history.error).map(({ run, history }) => `${readable(run.id)}: ${history.error}`);
+    const notes = shown.filter(({ history }) => history.error).map(({ run, history }) => `${clipped(oneLine(run.id), 40)}: ${history.error}`);
     const untimed = shown.filter(({ history }) => history.steps.step.length && Number.isNaN(history.along(unit, [1])[0]));
-    if (untimed.length) notes.push(`Without an estimate yet, and so without ${UNITS[unit].toLowerCase()}: ${untimed.map(({ run }) => readable(run.id)).join(", ")}.`);
+    if (untimed.length) notes.push(`Without an estimate yet, and so without ${UNITS[unit].toLowerCase()}: ${untimed.map(({ run }) => clipped(oneLine(run.id), 40)).join(", ")}.`);
     const hidden = this.#chosen ? [...this.#chosen].filter((id) => this.#rows.has(id) && !this.#slots.has(id)).length : 0;
     if (hidden) notes.push(`${number(hidden)} selected ${hidden === 1 ? "run is" : "runs are"} not drawn: the filter leaves them out, or there are more than ${MOST}.`);
     const text = notes.join(" ");
@@ -553,8 +553,8 @@ class Runs extends HTMLElement {
     if (made === this.#compared) return;
     this.#compared = made;
     this.#differ.hidden = !keys.length;
-    const heads = shown.map(({ run, slot }) => h("th", { scope: "col" }, swatch(slot), h("bdi", { className: "name", title: readable(run.id) }, readable(run.id))));
-    const rows = keys.map((key) => h("tr", null, h("th", { scope: "row" }, readable(key)), shown.map(({ run }) => h("td", { className: "mono" }, setting(run.differs?.[key])))));
+    const heads = shown.map(({ run, slot }) => h("th", { scope: "col" }, swatch(slot), h("bdi", { className: "name", title: oneLine(run.id) }, oneLine(run.id))));
+    const rows = keys.map((key) => h("tr", null, h("th", { scope: "row" }, oneLine(key)), shown.map(({ run }) => h("td", { className: "mono" }, setting(run.differs?.[key])))));
     const table = h("table", null, h("thead", null, h("tr", null, h("th", { scope: "col" }, "Setting"), heads)), h("tbody", null, rows));
     this.#differ.replaceChildren(h("h2", null, "What differs between them"), h("div", { className: "table compared", tabindex: "0", role: "region", "aria-label": "What differs between them" }, table));
   }
@@ -592,14 +592,16 @@ function references(shown) {
     put("entropy floor", history.floor, run.id);
     put(history.baseline?.name, history.baseline?.nats_per_token, run.id);
   }
-  return [...lines.values()].map(({ y, label, ids }) => ({ y, label: ids.length === shown.length ? label : `${label} (${ids.length === 1 ? ids[0] : `${ids.length} of the runs`})` }));
+  return [...lines.values()].map(({ y, label, ids }) => ({ y, label: ids.length === shown.length ? label : `${label} (${ids.length === 1 ? clipped(ids[0], 24) : `${ids.length} of the runs`})` }));
 }
 
 /** The events of a run that are worth a mark. That it is done, one sees. */
 function flags({ run, slot, history }, unit) {
-  const marks = history.marks.filter(({ kind }) => kind !== "done");
-  const places = history.along(unit, marks.map(({ step }) => step));
-  return marks.map(({ step, text }, i) => ({ x: places[i], slot, text: `${run.id}, step ${number(step)}: ${text}` })).filter(({ x }) => !Number.isNaN(x));
+  const texts = new Map();
+  for (const { step, kind, text } of history.marks) if (kind !== "done") texts.set(step, [...(texts.get(step) ?? []), text]);
+  const places = history.along(unit, [...texts.keys()]);
+  const name = clipped(run.id, 40);
+  return [...texts].map(([step, all], i) => ({ x: places[i], slot, text: `${name}, step ${number(step)}: ${all.join(" ")}` })).filter(({ x }) => !Number.isNaN(x));
 }
 
 /** What a column has of a run, to sort by. */
