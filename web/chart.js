@@ -295,7 +295,7 @@ export class Chart extends HTMLElement {
       gone && `${number(gone)} ${gone === 1 ? "point is" : "points are"} not above 0, with no place on a logarithmic axis`,
     ].filter(Boolean);
     const text = [this.#data.y.label, ...notes, this.#data.hint].filter(Boolean).join(" · ");
-    if (this.#left.textContent !== text) this.#left.textContent = text;
+    if (this.#left.textContent !== text) this.#left.textContent = this.#left.title = text;
   }
 
   /** How many points a logarithmic axis cannot show. */
@@ -320,7 +320,7 @@ export class Chart extends HTMLElement {
     pen.textBaseline = "middle";
     pen.textAlign = "right";
     let above = Infinity;
-    for (const value of ticks(values, this.#data.y.log, Math.max(2, (box.bottom - box.top) / 48))) {
+    for (const value of ticks(values, this.#data.y.log, Math.max(3, (box.bottom - box.top) / 48))) {
       const place = Math.round(y.at(value)) + 0.5;
       pen.strokeStyle = this.#color("--line");
       pen.globalAlpha = 0.6;
@@ -488,10 +488,15 @@ export class Chart extends HTMLElement {
 
   #place(left) {
     const { box } = this.#frame;
+    const wide = this.#plot.clientWidth;
+    if (wide < 480) {
+      for (const [name, value] of [["left", "0"], ["right", "auto"], ["max-width", "100%"]]) this.#readout.style.setProperty(name, value);
+      return;
+    }
     const onRight = left < (box.left + box.right) / 2;
     this.#readout.style.setProperty("left", onRight ? `${left + 12}px` : "auto");
-    this.#readout.style.setProperty("right", onRight ? "auto" : `${this.#plot.clientWidth - left + 12}px`);
-    this.#readout.style.setProperty("max-width", `${Math.max(160, onRight ? this.#plot.clientWidth - left - 12 : left - 12)}px`);
+    this.#readout.style.setProperty("right", onRight ? "auto" : `${wide - left + 12}px`);
+    this.#readout.style.setProperty("max-width", `${Math.max(160, onRight ? wide - left - 12 : left - 12)}px`);
   }
 
   /** Moves the crosshair; `values` shows what the curves are there. */
@@ -693,7 +698,8 @@ function line(pen, x0, y0, x1, y1) {
 }
 
 function tickText(value) {
-  return value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential() : Math.abs(value) >= 1e4 ? short(value) : String(value);
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential();
+  return Math.abs(value) >= 1e6 ? short(value) : value.toLocaleString("en", { maximumSignificantDigits: 8 });
 }
 
 /** Charts that have their x in common: what one is zoomed to, all are, and the crosshair is in all. */

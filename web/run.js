@@ -367,7 +367,7 @@ export class Tuning extends HTMLElement {
   #link({ trial, run }) {
     if (!run) return String(trial);
     const go = () => this.dispatchEvent(new CustomEvent("look", { detail: run, bubbles: true }));
-    return h("button", { type: "button", className: "quiet", title: `Look at ${oneLine(run)}`, onclick: go }, String(trial));
+    return h("button", { type: "button", title: `Look at ${oneLine(run)}`, onclick: go }, String(trial));
   }
 
   #fill({ keys, trials, best }) {

@@ -63,10 +63,11 @@ class Runs extends HTMLElement {
   #error = h("p", { className: "error", role: "alert", hidden: true });
   #filter = h("input", { type: "search", placeholder: "name, state, lr=0.001, val_loss<1.8", autocomplete: "off", spellcheck: "false" });
   #count = h("span", { className: "faint", role: "status" });
+  #bar = h("div", { className: "row ends" });
   #head = h("thead");
   #body = h("tbody");
   #none = h("p", { className: "empty", hidden: true });
-  #table = h("div", { className: "table tall runs", tabindex: "0", role: "region", "aria-label": "Runs" }, h("table", null, this.#head, this.#body));
+  #table = h("div", { className: "table tall runs", tabindex: "0", role: "region", "aria-label": "Runs; the up and down keys walk from row to row" }, h("table", null, this.#head, this.#body));
   #unit = h("select", null, ...Object.entries(UNITS).map(([value, title]) => h("option", { value }, title)));
   #logX = h("input", { type: "checkbox" });
   #logY = h("input", { type: "checkbox" });
@@ -115,17 +116,18 @@ class Runs extends HTMLElement {
     filter.classList.add("grow");
     const newest = h("button", { type: "button", title: "Select the newest runs in the table", onclick: () => this.#select(null) }, `Newest ${AT_FIRST}`);
     const none = h("button", { type: "button", onclick: () => this.#select(new Set()) }, "None");
-    const bar = h("div", { className: "row ends" }, filter, h("div", { className: "buttons", role: "group", "aria-label": "Select" }, newest, none), this.#count);
+    this.#bar.append(filter, h("div", { className: "buttons", role: "group", "aria-label": "Select" }, newest, none), this.#count);
     const knobs = h("div", { className: "row" },
       along("Along", this.#unit), tick("Logarithmic", this.#logX),
       tick("Training", this.#training), tick("Spread", this.#spread), tick("Validation", this.#validation), tick("Logarithmic loss", this.#logY), tick("Peaks", this.#peaks),
       along("Smoothing of training", this.#smooth), this.#showAll);
     this.#curves.append(h("h2", { className: "unseen" }, "Curves"), knobs, this.#loss, this.#notes, h("div", { className: "split thirds" }, ...this.#small));
-    this.append(this.#error, h("section", { className: "stack", "aria-label": "Table of runs" }, bar, this.#table, this.#none), this.#curves, this.#differ, this.#run, this.#tuned);
+    this.append(this.#error, h("section", { className: "stack", "aria-label": "Table of runs" }, this.#bar, this.#table, this.#none), this.#curves, this.#differ, this.#run, this.#tuned);
     const charts = [this.#loss, ...this.#small];
     together(charts);
     charts.forEach((chart) => chart.addEventListener("view", ({ detail }) => this.#zoom(detail, false)));
     this.#tuned.addEventListener("look", ({ detail }) => this.#rows.has(detail) && this.#look(detail));
+    this.#body.addEventListener("keydown", (event) => this.#walk(event));
     this.#filter.addEventListener("input", () => this.#changed());
     this.#unit.addEventListener("change", () => {
       this.#zoom(null, true);
@@ -281,7 +283,7 @@ class Runs extends HTMLElement {
       }
     }));
     if (this.#view && found.some(Boolean)) this.#closer();
-    return found.some(Boolean) || stale.length > 0;
+    return found.some(Boolean);
   }
 
   /** The runs whose history is needed. */
@@ -313,6 +315,7 @@ class Runs extends HTMLElement {
     const lines = order.map((run) => this.#line(run, columns));
     const same = lines.length === this.#body.childElementCount && lines.every((line, i) => line === this.#body.children[i]);
     if (!same) this.#replace(lines);
+    this.#rove(order.some(({ id }) => id === this.#here) ? this.#here : order[0]?.id);
     this.#tell(seen.length);
   }
 
@@ -323,11 +326,31 @@ class Runs extends HTMLElement {
     if (held?.isConnected) held.focus({ preventScroll: true });
   }
 
+  #here = null;
+
+  /** Of a hundred rows, the tab key stops at one; the arrow keys walk from there. */
+  #rove(here) {
+    this.#here = here;
+    for (const [id, { pick, open }] of this.#lines) {
+      const stop = id === here ? 0 : -1;
+      if (pick.tabIndex !== stop) pick.tabIndex = open.tabIndex = stop;
+    }
+  }
+
+  #walk(event) {
+    const row = event.target.closest("tr");
+    const next = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key];
+    if (!next) return;
+    event.preventDefault();
+    next.querySelector(event.target.tagName.toLowerCase())?.focus();
+  }
+
   #tell(seen) {
     const running = [...this.#rows.values()].filter(({ state }) => state === "running").length;
     const parts = [seen === this.#rows.size ? `${number(seen)} ${seen === 1 ? "run" : "runs"}` : `${number(seen)} of ${number(this.#rows.size)} runs`, running && `${number(running)} running`, `${number(this.#slots.size)} selected`];
     const text = parts.filter(Boolean).join(" · ");
     if (this.#count.textContent !== text) this.#count.textContent = text;
+    this.#bar.hidden = !this.#rows.size;
     this.#table.hidden = !seen;
     this.#none.hidden = seen > 0;
     this.#none.textContent = this.#rows.size
@@ -412,7 +435,7 @@ class Runs extends HTMLElement {
     const sign = h("label", { for: pick.id, className: "sign" });
     const open = h("button", { type: "button", className: "quiet", title: name, onclick: () => this.#look(id) }, h("bdi", null, name));
     const cells = columns.map(({ words }) => h("td", { className: words ? null : "number" }));
-    const row = h("tr", null, h("td", { className: "pick" }, h("div", null, pick, sign)), h("th", { scope: "row", className: "name" }, open), cells);
+    const row = h("tr", { onfocusin: () => this.#rove(id) }, h("td", { className: "pick" }, h("div", null, pick, sign)), h("th", { scope: "row", className: "name" }, open), cells);
     return { row, pick, sign, open, cells };
   }
 
@@ -496,7 +519,7 @@ class Runs extends HTMLElement {
       follows: true,
     });
     QUANTITIES.forEach(({ key, title, about, label }, i) => this.#small[i].show({
-      title, about: `${about} of ${of}`, x, y: { label: label ?? title, calm: key === "grad_norm" && !this.#peaks.checked }, follows: true, series: shown.map((one) => this.#series(one, unit, key)),
+      title, about: `${about} of ${of}`, x, y: { label, calm: key === "grad_norm" && !this.#peaks.checked }, follows: true, series: shown.map((one) => this.#series(one, unit, key)),
     }));
     this.#say(shown, unit);
     this.#compare(shown);
@@ -514,7 +537,9 @@ class Runs extends HTMLElement {
 
   #series({ run, slot, history }, unit, key) {
     const steps = history.stepsFor(this.#range(history, unit));
-    return known({ name: run.id, slot, x: history.along(unit, steps.step), y: steps[key] ?? [] });
+    const y = steps[key] ?? [];
+    const most = this.#spread.checked ? steps[`${key}_max`] : null;
+    return known({ name: run.id, slot, x: history.along(unit, steps.step), y, low: most && y, high: most });
   }
 
   #lossSeries({ run, slot, history }, unit) {
@@ -528,7 +553,8 @@ class Runs extends HTMLElement {
       series.push(known({ name: run.id, part: this.#validation.checked ? "training" : "", slot, x: history.along(unit, steps.step), y, ...spread, quiet: this.#validation.checked }));
     }
     if (this.#validation.checked) {
-      const { step, val_loss: y } = history.estimatesFor(range);
+      const { step, val_loss: y, old_val_loss: old } = history.estimatesFor(range);
+      if (old?.some((value) => value != null)) series.push(known({ name: run.id, part: "old text", slot, x: history.along(unit, step), y: old, quiet: true }));
       series.push(known({ name: run.id, part: this.#training.checked ? "validation" : "", slot, x: history.along(unit, step), y, points: true }));
     }
     return series;
