@@ -249,14 +249,18 @@ export class Chart extends HTMLElement {
     const ratio = devicePixelRatio || 1;
     const [w, tall] = [Math.round(width * ratio), Math.round(height * ratio)];
     if (this.#canvas.width !== w || this.#canvas.height !== tall) Object.assign(this.#canvas, { width: w, height: tall });
-    const box = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: height - MARGIN.bottom };
     const range = this.#view ?? this.#wholeX();
     const values = this.#rangeY(range);
-    const x = scale(range, this.#data.x.log, box.left, box.right);
-    const y = scale(values, this.#data.y.log, box.bottom, box.top);
-    this.#frame = { box, range, values, x, y };
     const pen = this.#canvas.getContext("2d");
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.font = `12px ${getComputedStyle(this).fontFamily}`;
+    const [top, bottom] = [MARGIN.top, height - MARGIN.bottom];
+    const steps = ticks(values, this.#data.y.log, Math.max(3, (bottom - top) / 48));
+    const widest = Math.max(...steps.map((value) => pen.measureText(tickText(value)).width));
+    const box = { left: Math.max(MARGIN.left, Math.ceil(widest) + 12), right: width - MARGIN.right, top, bottom };
+    const x = scale(range, this.#data.x.log, box.left, box.right);
+    const y = scale(values, this.#data.y.log, box.bottom, box.top);
+    this.#frame = { box, range, values, x, y, steps };
     pen.clearRect(0, 0, width, height);
     this.#axes(pen);
     pen.save();
@@ -314,13 +318,12 @@ export class Chart extends HTMLElement {
   }
 
   #axes(pen) {
-    const { box, range, values, x, y } = this.#frame;
-    pen.font = `12px ${getComputedStyle(this).fontFamily}`;
+    const { box, range, x, y, steps } = this.#frame;
     pen.lineWidth = 1;
     pen.textBaseline = "middle";
     pen.textAlign = "right";
     let above = Infinity;
-    for (const value of ticks(values, this.#data.y.log, Math.max(3, (box.bottom - box.top) / 48))) {
+    for (const value of steps) {
       const place = Math.round(y.at(value)) + 0.5;
       pen.strokeStyle = this.#color("--line");
       pen.globalAlpha = 0.6;
@@ -438,6 +441,7 @@ export class Chart extends HTMLElement {
     const { x, y } = this.#frame;
     const apart = series.line === false ? 0 : 12;
     let before = -Infinity;
+    pen.globalAlpha = series.quiet ? 0.5 : 1;
     pen.beginPath();
     for (let i = first; i <= last; i++) {
       if (!this.#shows(series.x[i], series.y[i])) continue;
@@ -449,6 +453,7 @@ export class Chart extends HTMLElement {
       pen.arc(place, level, 2.5, 0, 2 * Math.PI);
     }
     pen.fill();
+    pen.globalAlpha = 1;
   }
 
   /** The marks above the drawing: one may be reached by the tab key, the arrow keys walk on from it. */
@@ -699,7 +704,7 @@ function line(pen, x0, y0, x1, y1) {
 
 function tickText(value) {
   if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential();
-  return Math.abs(value) >= 1e6 ? short(value) : value.toLocaleString("en", { maximumSignificantDigits: 8 });
+  return Math.abs(value) >= 1e5 ? short(value) : value.toLocaleString("en", { maximumSignificantDigits: 8 });
 }
 
 /** Charts that have their x in common: what one is zoomed to, all are, and the crosshair is in all. */

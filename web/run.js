@@ -28,6 +28,8 @@ export class History {
   part = null;
   #cursor = null;
   #width = 1;
+  /** Whether there is nothing finer than `steps`. */
+  #all = false;
 
   constructor(id) {
     this.id = id;
@@ -51,8 +53,9 @@ export class History {
     return !!fresh;
   }
 
-  #begin({ steps, estimates, marks, estimates_of: all }) {
-    Object.assign(this, { steps, estimates, marks, part: null, thinned: all != null });
+  #begin({ steps, estimates, marks, steps_of: all, estimates_of: allEstimates }) {
+    Object.assign(this, { steps, estimates, marks, part: null, thinned: allEstimates > estimates.step.length });
+    this.#all = all === steps.step.length;
     const { step } = steps;
     this.#width = step.length > 1 ? Math.ceil((step.at(-1) - step[0]) / (step.length - 1)) : 1;
   }
@@ -85,6 +88,7 @@ export class History {
 
   /** Joins span `i` of `more` to the span `at` of `steps`, which begins behind the step `begin`: means are weighed by steps. */
   #join(steps, at, more, i, begin) {
+    this.#all = false;
     const [before, behind] = [steps.step[at] - begin, more.step[i] - steps.step[at]];
     for (const key of MEANS) steps[key][at] = both(steps[key][at], more[key][i], (a, b) => (a * before + b * behind) / (before + behind));
     for (const key of LEASTS) steps[key][at] = both(steps[key][at], more[key][i], Math.min);
@@ -103,6 +107,7 @@ export class History {
   coarse(from, end, pixels) {
     const to = Math.min(end, this.steps.step.at(-1) ?? 0);
     if (this.part && this.part.from <= from && this.part.to >= to && this.part.for <= (end - from) * 2.5) return false;
+    if (this.#all) return false;
     const spans = this.steps.step.filter((step) => step >= from && step <= to).length;
     return to - from > spans * 1.5 && spans < pixels / 2;
   }
@@ -188,6 +193,9 @@ export class Run extends HTMLElement {
   #id = null;
   #samples = [];
   #newest = -1;
+  /** So many samples the server did not send. */
+  #omitted = 0;
+  #few = h("p", { className: "notes", hidden: true });
   #stop = new AbortController();
   #title = h("h2", { tabindex: "-1" });
   #slider = h("input", { type: "range", min: 0, step: 1, value: "0" });
@@ -206,7 +214,7 @@ export class Run extends HTMLElement {
     const slide = field("Sample written at", this.#slider);
     slide.append(this.#step);
     slide.classList.add("inline", "slide");
-    this.#shown.append(slide, this.#text);
+    this.#shown.append(slide, this.#text, this.#few);
     this.#slider.addEventListener("input", () => this.#write());
     this.append(this.#title, this.#error, h("div", { className: "split" },
       h("section", { className: "stack" }, h("h3", null, "Samples"), this.#none, this.#shown),
@@ -243,6 +251,7 @@ export class Run extends HTMLElement {
     this.#id = id;
     this.#newest = -1;
     this.#samples = [];
+    this.#omitted = 0;
     this.#listed = null;
     this.#settings.open = false;
     this.#error.hidden = true;
@@ -272,6 +281,9 @@ export class Run extends HTMLElement {
       // Two questions may have been on their way at once.
       const before = this.#samples.at(-1)?.step ?? -1;
       this.#samples.push(...answer.samples.filter(({ step }) => step > before));
+      this.#omitted += answer.left_out ?? 0;
+      this.#few.textContent = `${number(this.#omitted)} older samples are not shown.`;
+      this.#few.hidden = !this.#omitted;
       const some = this.#samples.length > 0;
       this.#none.hidden = some;
       this.#shown.hidden = !some;
@@ -402,16 +414,23 @@ function scatter(key, trials, best) {
   const names = numeric ? null : [...new Set(values.map(setting))].sort();
   const place = (trial) => (numeric ? trial.settings[key] : names.indexOf(setting(trial.settings[key])));
   const log = numeric && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) >= 20;
-  const points = (part, slot, some) => {
-    const sorted = [...some].sort((a, b) => place(a) - place(b));
-    return { name: part, part: "", slot, x: sorted.map(place), y: sorted.map((trial) => trial.val_loss), line: false, points: true };
+  const points = (name, slot, quiet, is) => {
+    const sorted = done.filter(is).sort((a, b) => place(a) - place(b));
+    return { name, slot, quiet, x: sorted.map(place), y: sorted.map((trial) => trial.val_loss), line: false, points: true };
   };
-  const series = [points("trial", 0, done.filter((trial) => trial.trial !== best)), points("best trial", 4, done.filter((trial) => trial.trial === best))];
+  const early = ({ state }) => state === "stopped early";
+  // What was stopped early was trained less: its loss says less.
+  const series = [
+    points("stopped early", 0, true, (trial) => early(trial) && trial.trial !== best),
+    points("trial", 0, false, (trial) => !early(trial) && trial.trial !== best),
+    points("best trial", 1, false, (trial) => trial.trial === best),
+  ];
   return {
     title: oneLine(key),
     about: `validation loss of ${done.length} trials against ${oneLine(key)}.`,
     x: { label: oneLine(key), log, names, pad: true },
-    y: { label: "validation loss" },
+    y: { label: "validation loss", calm: true },
+    hint: done.some(early) ? "paler: stopped early" : null,
     series,
   };
 }

@@ -61,7 +61,7 @@ class Runs extends HTMLElement {
   #made = "";
 
   #error = h("p", { className: "error", role: "alert", hidden: true });
-  #filter = h("input", { type: "search", placeholder: "name, state, lr=0.001, val_loss<1.8", autocomplete: "off", spellcheck: "false" });
+  #filter = h("input", { type: "search", placeholder: "name, state, n_layer=4, val_loss<1.8", autocomplete: "off", spellcheck: "false" });
   #count = h("span", { className: "faint", role: "status" });
   #bar = h("div", { className: "row ends" });
   #head = h("thead");
@@ -195,9 +195,9 @@ class Runs extends HTMLElement {
     this.#hurry = false;
     clearTimeout(this.#timer);
     try {
-      const whole = this.#cursor === null;
+      const first = this.#cursor === null;
       const answer = await get("/api/runs", { since: this.#cursor }, this.#patience());
-      if (this.#take(answer, whole)) this.#list();
+      if (this.#take(answer, first)) this.#list();
       if (await this.#refresh()) this.#draw();
       this.#well();
     } catch (error) {
@@ -239,10 +239,11 @@ class Runs extends HTMLElement {
   }
 
   /** Takes the list of runs, or what has changed of it; says whether anything has. */
-  #take({ cursor, keys, gone, runs, tunings }, whole) {
+  #take({ cursor, whole, keys = this.#keys, gone = [], runs = [], tunings = [] }, first) {
     this.#cursor = cursor;
-    const all = whole || JSON.stringify(keys) !== JSON.stringify(this.#keys);
-    const left = all ? [...this.#rows.keys()].filter((id) => !runs.some((run) => run.id === id)) : gone;
+    const all = first || whole;
+    const known = [...this.#rows.keys(), ...this.#tunings.keys()];
+    const left = all ? known.filter((id) => ![...runs, ...tunings].some((one) => one.id === id)) : gone;
     this.#keys = keys;
     for (const id of left) {
       this.#rows.delete(id);
@@ -251,15 +252,16 @@ class Runs extends HTMLElement {
       this.#tunings.delete(id);
     }
     for (const run of runs.toReversed()) {
-      const order = this.#rows.get(run.id)?.order ?? (this.#first -= 1);
+      const before = all ? null : this.#rows.get(run.id);
+      const order = before?.order ?? (this.#first -= 1);
       this.#rows.set(run.id, { ...run, order });
     }
-    for (const tuning of tunings ?? []) {
+    for (const tuning of tunings) {
       if (!this.#tunings.has(tuning.id)) this.#tunings.set(tuning.id, this.#tuned.appendChild(h("kinglet-tuning")));
       this.#tunings.get(tuning.id).show(tuning);
     }
     this.#tuned.hidden = !this.#tunings.size;
-    return whole || left.length > 0 || runs.length > 0;
+    return all || left.length > 0 || runs.length > 0;
   }
 
   /** Reads on in the runs that are shown, if the list says that there is more; says whether there is something to draw. */
@@ -611,14 +613,16 @@ function references(shown) {
   const put = (label, y, id) => {
     if (y == null) return;
     const key = `${label} ${number(y)}`;
-    const line = lines.get(key) ?? lines.set(key, { y, label: key, ids: [] }).get(key);
+    const line = lines.get(key) ?? lines.set(key, { y, name: label, label: key, ids: [] }).get(key);
     line.ids.push(id);
   };
   for (const { run, history } of shown) {
     put("entropy floor", history.floor, run.id);
     put(history.baseline?.name, history.baseline?.nats_per_token, run.id);
   }
-  return [...lines.values()].map(({ y, label, ids }) => ({ y, label: ids.length === shown.length ? label : `${label} (${ids.length === 1 ? clipped(ids[0], 24) : `${ids.length} of the runs`})` }));
+  // A run that is not done does not know its own yet; where all have one text, it is that of the others.
+  const one = new Set(shown.map(({ run }) => run.data)).size === 1 && lines.size === new Set([...lines.values()].map(({ name }) => name)).size;
+  return [...lines.values()].map(({ y, label, ids }) => ({ y, label: one || ids.length === shown.length ? label : `${label} (${ids.length === 1 ? clipped(ids[0], 24) : `${ids.length} of the runs`})` }));
 }
 
 /** The events of a run that are worth a mark. That it is done, one sees. */
