@@ -34,7 +34,7 @@ export function swatch(slot) {
 /** Where values are on an axis, and back. */
 function scale([low, high], log, from, to) {
   const a = log ? Math.log(low) : low;
-  const size = ((log ? Math.log(high) : high) - a) || 1;
+  const size = (log ? Math.log(high) : high) - a || 1;
   const per = (to - from) / size;
   return {
     at: (value) => from + ((log ? Math.log(value) : value) - a) * per,
@@ -348,7 +348,7 @@ export class Chart extends HTMLElement {
       const place = x.at(value);
       if (place < box.left - 1 || place > box.right + 1) continue;
       line(pen, Math.round(place) + 0.5, box.bottom, Math.round(place) + 0.5, box.bottom + 4);
-      const text = names ? clipped(oneLine(names[value]), 12) : time ? duration(value) : tickText(value);
+      const text = names ? clipped(oneLine(names[value]), 12) : time ? duration(value).replace(/(\D) 0 (s|min|h)$/, "$1") : tickText(value);
       const half = pen.measureText(text).width / 2;
       const middle = Math.max(box.left, Math.min(place, box.right + MARGIN.right - half));
       if (middle - half < before + 8) continue;
@@ -495,7 +495,12 @@ export class Chart extends HTMLElement {
     const { box } = this.#frame;
     const wide = this.#plot.clientWidth;
     if (wide < 480) {
-      for (const [name, value] of [["left", "0"], ["right", "auto"], ["max-width", "100%"]]) this.#readout.style.setProperty(name, value);
+      for (const [name, value] of [
+        ["left", "0"],
+        ["right", "auto"],
+        ["max-width", "100%"],
+      ])
+        this.#readout.style.setProperty(name, value);
       return;
     }
     const onRight = left < (box.left + box.right) / 2;
@@ -534,7 +539,13 @@ export class Chart extends HTMLElement {
     }
     return [...rows].map(([name, { slot, parts }]) => ({
       spoken: `${oneLine(name)}: ${parts.join(", ")}`,
-      shown: h("div", { className: "told" }, swatch(slot), h("bdi", null, clipped(oneLine(name), 40)), h("span", { className: "number" }, parts.join(" · "))),
+      shown: h(
+        "div",
+        { className: "told" },
+        swatch(slot),
+        h("bdi", null, clipped(oneLine(name), 40)),
+        h("span", { className: "number" }, parts.join(" · ")),
+      ),
     }));
   }
 
@@ -648,7 +659,16 @@ export class Chart extends HTMLElement {
     const here = guide.length ? nearest(guide, this.#at ?? (from + to) / 2) : 0;
     const far = event.shiftKey ? 10 : 1;
     const [first, last] = [firstFrom(guide, from), Math.max(0, firstFrom(guide, to + 1e-9) - 1)];
-    const steps = { ArrowRight: here + far, ArrowLeft: here - far, ArrowUp: here + far, ArrowDown: here - far, PageUp: here + 10, PageDown: here - 10, Home: first, End: last };
+    const steps = {
+      ArrowRight: here + far,
+      ArrowLeft: here - far,
+      ArrowUp: here + far,
+      ArrowDown: here - far,
+      PageUp: here + 10,
+      PageDown: here - 10,
+      Home: first,
+      End: last,
+    };
     if (event.key in steps && guide.length) this.#walk(guide[Math.max(0, Math.min(guide.length - 1, steps[event.key]))]);
     else if (event.key === "+" || event.key === "=") this.#zoom(this.#closer(0.5));
     else if (event.key === "-") this.#zoom(this.#view && this.#closer(2));
@@ -684,14 +704,27 @@ export class Chart extends HTMLElement {
     const guide = this.#guide().filter((value) => value >= from && value <= to);
     const every = Math.max(1, Math.ceil(guide.length / ROWS));
     const places = guide.filter((_, i) => (guide.length - 1 - i) % every === 0);
-    const head = series.map(({ name, part }) => h("th", { scope: "col", className: "number" }, h("bdi", null, clipped(oneLine(name), 40)), part ? ` ${part}` : ""));
-    const rows = places.map((place) => h("tr", null,
-      h("th", { scope: "row" }, this.#text(x, place)),
-      series.map((one) => h("td", { className: "number" }, number(this.#value(one, place), 5)))));
-    const about = h("caption", { className: "notes" }, every > 1 ? `One of ${every} points: ${number(places.length)} of ${number(guide.length)} that are seen.` : "All points that are seen.");
+    const head = series.map(({ name, part }) =>
+      h("th", { scope: "col", className: "number" }, h("bdi", null, clipped(oneLine(name), 40)), part ? ` ${part}` : ""),
+    );
+    const rows = places.map((place) =>
+      h(
+        "tr",
+        null,
+        h("th", { scope: "row" }, this.#text(x, place)),
+        series.map((one) => h("td", { className: "number" }, number(this.#value(one, place), 5))),
+      ),
+    );
+    const about = h(
+      "caption",
+      { className: "notes" },
+      every > 1 ? `One of ${every} points: ${number(places.length)} of ${number(guide.length)} that are seen.` : "All points that are seen.",
+    );
     const table = h("table", null, about, h("thead", null, h("tr", null, h("th", { scope: "col" }, x.label), head)), h("tbody", null, rows));
     this.#rows.querySelector(".table")?.remove();
-    this.#rows.append(h("div", { className: "table", tabindex: "0", role: "region", "aria-label": `${this.#data.title} as a table`, id: newId("rows") }, table));
+    this.#rows.append(
+      h("div", { className: "table", tabindex: "0", role: "group", "aria-label": `${this.#data.title} as a table`, id: newId("rows") }, table),
+    );
   }
 }
 

@@ -216,9 +216,16 @@ export class Run extends HTMLElement {
     slide.classList.add("inline", "slide");
     this.#shown.append(slide, this.#text, this.#few);
     this.#slider.addEventListener("input", () => this.#write());
-    this.append(this.#title, this.#error, h("div", { className: "split" },
-      h("section", { className: "stack" }, h("h3", null, "Samples"), this.#none, this.#shown),
-      h("section", { className: "stack" }, h("h3", null, "Events"), this.#quiet, this.#events, this.#settings)));
+    this.append(
+      this.#title,
+      this.#error,
+      h(
+        "div",
+        { className: "split" },
+        h("section", { className: "stack" }, h("h3", null, "Samples"), this.#none, this.#shown),
+        h("section", { className: "stack" }, h("h3", null, "Events"), this.#quiet, this.#events, this.#settings),
+      ),
+    );
   }
 
   disconnectedCallback() {
@@ -268,7 +275,9 @@ export class Run extends HTMLElement {
     this.#quiet.hidden = marks.length > 0;
     const newest = marks.slice(-100);
     const more = marks.length - newest.length;
-    const items = newest.map(({ step, text }) => h("li", null, h("span", { className: "number faint" }, number(step)), h("span", null, readable(text))));
+    const items = newest.map(({ step, text }) =>
+      h("li", null, h("span", { className: "number faint" }, number(step)), h("span", null, readable(text))),
+    );
     this.#events.replaceChildren(...(more ? [h("li", null, h("span"), `${number(more)} earlier ones are not shown.`)] : []), ...items);
   }
 
@@ -306,11 +315,24 @@ export class Run extends HTMLElement {
     if (!this.#settings.open || this.#settings.querySelector(".table")) return;
     await this.#ask(async () => {
       const { config, differs_from_preset: own = {} } = await get(path`/api/runs/${this.#id}/config`, {}, this.#stop.signal);
-      const rows = Object.entries(config).map(([key, value]) => h("tr", { className: key in own ? "own" : null },
-        h("th", { scope: "row" }, oneLine(key)), h("td", { className: "mono" }, setting(value)), h("td", { className: "faint" }, key in own ? "not as in the preset" : "")));
+      const rows = Object.entries(config).map(([key, value]) =>
+        h(
+          "tr",
+          { className: key in own ? "own" : null },
+          h("th", { scope: "row" }, oneLine(key)),
+          h("td", { className: "mono" }, setting(value)),
+          h("td", { className: "faint" }, key in own ? "not as in the preset" : ""),
+        ),
+      );
       const head = h("tr", null, h("th", { scope: "col" }, "Setting"), h("th", { scope: "col" }, "Value"), h("th", { scope: "col" }, "Besides"));
       this.#settings.querySelector(".table")?.remove();
-      this.#settings.append(h("div", { className: "table tall", tabindex: "0", role: "region", "aria-label": "All settings" }, h("table", null, h("thead", null, head), h("tbody", null, rows))));
+      this.#settings.append(
+        h(
+          "div",
+          { className: "table tall", tabindex: "0", role: "region", "aria-label": "All settings" },
+          h("table", null, h("thead", null, head), h("tbody", null, rows)),
+        ),
+      );
       say(`${rows.length} settings`);
     });
   }
@@ -353,8 +375,12 @@ export class Tuning extends HTMLElement {
   show(row) {
     this.#row = row;
     const { best } = row;
-    const settings = best && Object.entries(best.settings).map(([key, value]) => `${oneLine(key)}=${setting(value)}`).join(", ");
-    this.#best.textContent = ` ${row.state} · ${number(row.finished)} of ${number(row.trials)} trials${best ? ` · best ${number(best.val_loss)} in trial ${best.trial}: ${settings}` : ""}`;
+    const parts = [row.state, `${number(row.finished)} of ${number(row.trials)} trials`];
+    if (best) {
+      const settings = Object.entries(best.settings).map(([key, value]) => `${oneLine(key)}=${setting(value)}`);
+      parts.push(`best ${number(best.val_loss)} in trial ${best.trial}: ${settings.join(", ")}`);
+    }
+    this.#best.textContent = ` ${parts.join(" · ")}`;
     this.#summary.replaceChildren(h("bdi", { className: "name" }, oneLine(row.id)), this.#best);
     this.#load();
   }
@@ -385,13 +411,31 @@ export class Tuning extends HTMLElement {
   #fill({ keys, trials, best }) {
     const head = [["Trial", "number"], ["Validation loss", "number"], ["Step", "number"], ["State"], ...keys.map((key) => [oneLine(key), "number"])];
     const order = [...trials].sort((a, b) => (a.val_loss ?? Infinity) - (b.val_loss ?? Infinity) || a.trial - b.trial);
-    const rows = order.map((trial) => h("tr", { className: trial.trial === best ? "own" : null },
-      h("th", { scope: "row", className: "number" }, this.#link(trial)),
-      h("td", { className: "number" }, number(trial.val_loss)),
-      h("td", { className: "number" }, number(trial.step)),
-      h("td", null, trial.trial === best ? `${trial.state}, best` : trial.state),
-      keys.map((key) => h("td", { className: "number" }, setting(trial.settings[key])))));
-    const table = h("table", null, h("thead", null, h("tr", null, head.map(([text, className]) => h("th", { scope: "col", className }, text)))), h("tbody", null, rows));
+    const rows = order.map((trial) =>
+      h(
+        "tr",
+        { className: trial.trial === best ? "own" : null },
+        h("th", { scope: "row", className: "number" }, this.#link(trial)),
+        h("td", { className: "number" }, number(trial.val_loss)),
+        h("td", { className: "number" }, number(trial.step)),
+        h("td", null, trial.trial === best ? `${trial.state}, best` : trial.state),
+        keys.map((key) => h("td", { className: "number" }, setting(trial.settings[key]))),
+      ),
+    );
+    const table = h(
+      "table",
+      null,
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          head.map(([text, className]) => h("th", { scope: "col", className }, text)),
+        ),
+      ),
+      h("tbody", null, rows),
+    );
     const plots = h("div", { className: "split plots" });
     const before = this.#content.querySelector(".table")?.scrollTop ?? 0;
     const about = `Trials of ${oneLine(this.#row.id)}`;
@@ -402,12 +446,12 @@ export class Tuning extends HTMLElement {
     }
     this.#content.replaceChildren(plots, around);
     around.scrollTop = before;
-    for (const key of keys) this.#charts.get(key).show(scatter(key, trials, best));
+    for (const key of keys) this.#charts.get(key).show(scatter(this.#row.id, key, trials, best));
   }
 }
 
 /** The loss of each trial against one of its settings: numbers on an axis, other values side by side. */
-function scatter(key, trials, best) {
+function scatter(id, key, trials, best) {
   const done = trials.filter((trial) => Number.isFinite(trial.val_loss) && trial.settings[key] !== undefined);
   const values = done.map((trial) => trial.settings[key]);
   const numeric = values.every((value) => typeof value === "number");
@@ -427,7 +471,7 @@ function scatter(key, trials, best) {
   ];
   return {
     title: oneLine(key),
-    about: `validation loss of ${done.length} trials against ${oneLine(key)}.`,
+    about: `validation loss of ${done.length} trials of ${oneLine(id)} against ${oneLine(key)}.`,
     x: { label: oneLine(key), log, names, pad: true },
     y: { label: "validation loss", calm: true },
     hint: done.some(early) ? "paler: stopped early" : null,

@@ -18,7 +18,12 @@ const HALVES = [0, 10, 30, 100, 300, 1000, 3000];
 
 /** Columns: of a run its value (for sorting), and how it is shown, if not as a number. Settings that differ come before `started`. */
 const COLUMNS = [
-  { key: "state", title: "State", words: true, text: ({ state, silent_s }) => (state === "running" && silent_s > 60 ? `running, silent for ${duration(silent_s)}` : state) },
+  {
+    key: "state",
+    title: "State",
+    words: true,
+    text: ({ state, silent_s }) => (state === "running" && silent_s > 60 ? `running, silent for ${duration(silent_s)}` : state),
+  },
   { key: "step", title: "Step", text: ({ step, max_iters }) => (max_iters == null ? number(step) : `${number(step)} of ${number(max_iters)}`) },
   { key: "train_loss", title: "Training loss" },
   { key: "val_loss", title: "Validation loss" },
@@ -67,7 +72,11 @@ class Runs extends HTMLElement {
   #head = h("thead");
   #body = h("tbody");
   #none = h("p", { className: "empty", hidden: true });
-  #table = h("div", { className: "table tall runs", tabindex: "0", role: "region", "aria-label": "Runs; the up and down keys walk from row to row" }, h("table", null, this.#head, this.#body));
+  #table = h(
+    "div",
+    { className: "table tall runs", tabindex: "0", role: "region", "aria-label": "Runs; the up and down keys walk from row to row" },
+    h("table", null, this.#head, this.#body),
+  );
   #unit = h("select", null, ...Object.entries(UNITS).map(([value, title]) => h("option", { value }, title)));
   #logX = h("input", { type: "checkbox" });
   #logY = h("input", { type: "checkbox" });
@@ -114,15 +123,41 @@ class Runs extends HTMLElement {
     };
     const filter = field("Filter", this.#filter);
     filter.classList.add("grow");
-    const newest = h("button", { type: "button", title: "Select the newest runs in the table", onclick: () => this.#select(null) }, `Newest ${AT_FIRST}`);
+    const newest = h(
+      "button",
+      { type: "button", title: "Select the newest runs in the table", onclick: () => this.#select(null) },
+      `Newest ${AT_FIRST}`,
+    );
     const none = h("button", { type: "button", onclick: () => this.#select(new Set()) }, "None");
     this.#bar.append(filter, h("div", { className: "buttons", role: "group", "aria-label": "Select" }, newest, none), this.#count);
-    const knobs = h("div", { className: "row" },
-      along("Along", this.#unit), tick("Logarithmic", this.#logX),
-      tick("Training", this.#training), tick("Spread", this.#spread), tick("Validation", this.#validation), tick("Logarithmic loss", this.#logY), tick("Peaks", this.#peaks),
-      along("Smoothing of training", this.#smooth), this.#showAll);
-    this.#curves.append(h("h2", { className: "unseen" }, "Curves"), knobs, this.#loss, this.#notes, h("div", { className: "split thirds" }, ...this.#small));
-    this.append(this.#error, h("section", { className: "stack", "aria-label": "Table of runs" }, this.#bar, this.#table, this.#none), this.#curves, this.#differ, this.#run, this.#tuned);
+    const knobs = h(
+      "div",
+      { className: "row" },
+      along("Along", this.#unit),
+      tick("Logarithmic", this.#logX),
+      tick("Training", this.#training),
+      tick("Spread", this.#spread),
+      tick("Validation", this.#validation),
+      tick("Logarithmic loss", this.#logY),
+      tick("Peaks", this.#peaks),
+      along("Smoothing of training", this.#smooth),
+      this.#showAll,
+    );
+    this.#curves.append(
+      h("h2", { className: "unseen" }, "Curves"),
+      knobs,
+      this.#loss,
+      this.#notes,
+      h("div", { className: "split thirds" }, ...this.#small),
+    );
+    this.append(
+      this.#error,
+      h("section", { className: "stack", "aria-label": "Table of runs" }, this.#bar, this.#table, this.#none),
+      this.#curves,
+      this.#differ,
+      this.#run,
+      this.#tuned,
+    );
     const charts = [this.#loss, ...this.#small];
     together(charts);
     charts.forEach((chart) => chart.addEventListener("view", ({ detail }) => this.#zoom(detail, false)));
@@ -133,7 +168,8 @@ class Runs extends HTMLElement {
       this.#zoom(null, true);
       this.#changed();
     });
-    for (const input of [this.#logX, this.#logY, this.#training, this.#validation, this.#spread, this.#peaks, this.#smooth]) input.addEventListener("change", () => this.#changed());
+    for (const input of [this.#logX, this.#logY, this.#training, this.#validation, this.#spread, this.#peaks, this.#smooth])
+      input.addEventListener("change", () => this.#changed());
   }
 
   /** Takes what an address says. */
@@ -266,24 +302,28 @@ class Runs extends HTMLElement {
 
   /** Reads on in the runs that are shown, if the list says that there is more; says whether there is something to draw. */
   async #refresh() {
-    const stale = this.#wanted().map((id) => this.#rows.get(id)).filter((run) => {
-      if (!this.#histories.has(run.id)) this.#histories.set(run.id, new History(run.id));
-      return this.#histories.get(run.id).seen !== sign(run);
-    });
-    const found = await Promise.all(stale.map(async (run) => {
-      const history = this.#histories.get(run.id);
-      try {
-        const fresh = await history.load(this.#patience());
-        history.seen = sign(run);
-        return fresh;
-      } catch (error) {
-        // What is wrong with one run says nothing of the others. The server's silence does.
-        if (!error.status) throw error;
-        history.error = error.message;
-        history.seen = sign(run);
-        return true;
-      }
-    }));
+    const stale = this.#wanted()
+      .map((id) => this.#rows.get(id))
+      .filter((run) => {
+        if (!this.#histories.has(run.id)) this.#histories.set(run.id, new History(run.id));
+        return this.#histories.get(run.id).seen !== sign(run);
+      });
+    const found = await Promise.all(
+      stale.map(async (run) => {
+        const history = this.#histories.get(run.id);
+        try {
+          const fresh = await history.load(this.#patience());
+          history.seen = sign(run);
+          return fresh;
+        } catch (error) {
+          // What is wrong with one run says nothing of the others. The server's silence does.
+          if (!error.status) throw error;
+          history.error = error.message;
+          history.seen = sign(run);
+          return true;
+        }
+      }),
+    );
     if (this.#view && found.some(Boolean)) this.#closer();
     return found.some(Boolean);
   }
@@ -307,7 +347,12 @@ class Runs extends HTMLElement {
     const terms = this.#filter.value.trim().split(/\s+/).filter(Boolean).map(term);
     const seen = [...this.#rows.values()].filter((run) => terms.every((matches) => matches(run)));
     const newest = seen.sort((a, b) => a.order - b.order);
-    this.#assign(newest.filter(({ id }, i) => (this.#chosen ? this.#chosen.has(id) : i < AT_FIRST)).slice(0, MOST).map(({ id }) => id));
+    this.#assign(
+      newest
+        .filter(({ id }, i) => (this.#chosen ? this.#chosen.has(id) : i < AT_FIRST))
+        .slice(0, MOST)
+        .map(({ id }) => id),
+    );
     const columns = this.#columns();
     this.#heads(columns);
     const { key, down } = this.#sort;
@@ -349,7 +394,11 @@ class Runs extends HTMLElement {
 
   #tell(seen) {
     const running = [...this.#rows.values()].filter(({ state }) => state === "running").length;
-    const parts = [seen === this.#rows.size ? `${number(seen)} ${seen === 1 ? "run" : "runs"}` : `${number(seen)} of ${number(this.#rows.size)} runs`, running && `${number(running)} running`, `${number(this.#slots.size)} selected`];
+    const parts = [
+      seen === this.#rows.size ? `${number(seen)} ${seen === 1 ? "run" : "runs"}` : `${number(seen)} of ${number(this.#rows.size)} runs`,
+      running && `${number(running)} running`,
+      `${number(this.#slots.size)} selected`,
+    ];
     const text = parts.filter(Boolean).join(" · ");
     if (this.#count.textContent !== text) this.#count.textContent = text;
     this.#bar.hidden = !this.#rows.size;
@@ -366,19 +415,28 @@ class Runs extends HTMLElement {
     const before = this.#slots;
     const kept = new Set(ids.map((id) => before.get(id)).filter((slot) => slot !== undefined));
     let free = 0;
-    this.#slots = new Map(ids.map((id) => {
-      if (before.has(id)) return [id, before.get(id)];
-      while (kept.has(free)) free += 1;
-      kept.add(free);
-      return [id, free];
-    }));
+    this.#slots = new Map(
+      ids.map((id) => {
+        if (before.has(id)) return [id, before.get(id)];
+        while (kept.has(free)) free += 1;
+        kept.add(free);
+        return [id, free];
+      }),
+    );
   }
 
   #columns() {
     const rows = [...this.#rows.values()];
-    const useful = COLUMNS.filter(({ key, rare }) => !rare || (key === "data" ? new Set(rows.map((run) => run.data)).size > 1 : rows.some((run) => run[key] != null)));
+    const useful = COLUMNS.filter(
+      ({ key, rare }) => !rare || (key === "data" ? new Set(rows.map((run) => run.data)).size > 1 : rows.some((run) => run[key] != null)),
+    );
     const own = this.#keys.filter((key) => !useful.some((column) => column.key === key));
-    const settings = own.map((key) => ({ key, title: clipped(oneLine(key), 24), own: true, text: ({ differs }) => clipped(setting(differs?.[key]), 40) }));
+    const settings = own.map((key) => ({
+      key,
+      title: clipped(oneLine(key), 24),
+      own: true,
+      text: ({ differs }) => clipped(setting(differs?.[key]), 40),
+    }));
     const least = useful.findIndex(({ key }) => key === "started");
     return [...useful.slice(0, least), ...settings, ...useful.slice(least)];
   }
@@ -392,13 +450,23 @@ class Runs extends HTMLElement {
     this.#made = made;
     const head = (key, title, className, hint) => {
       const sorted = this.#sort.key === key;
-      const button = h("button", { type: "button", "data-key": key, title: hint, onclick: () => this.#order(key) }, title, sorted ? (this.#sort.down ? " ↓" : " ↑") : "");
+      const button = h(
+        "button",
+        { type: "button", "data-key": key, title: hint, onclick: () => this.#order(key) },
+        title,
+        sorted ? (this.#sort.down ? " ↓" : " ↑") : "",
+      );
       return h("th", { scope: "col", className, "aria-sort": sorted ? (this.#sort.down ? "descending" : "ascending") : "none" }, button);
     };
-    this.#head.replaceChildren(h("tr", null,
-      h("th", { scope: "col", className: "pick" }, h("span", { className: "unseen" }, "Curve")),
-      head("id", "Run", "name"),
-      columns.map(({ key, title, words, hint }) => head(key, title, words ? null : "number", hint))));
+    this.#head.replaceChildren(
+      h(
+        "tr",
+        null,
+        h("th", { scope: "col", className: "pick" }, h("span", { className: "unseen" }, "Curve")),
+        head("id", "Run", "name"),
+        columns.map(({ key, title, words, hint }) => head(key, title, words ? null : "number", hint)),
+      ),
+    );
     if (held) this.#head.querySelector(`[data-key="${CSS.escape(held)}"]`)?.focus();
   }
 
@@ -437,7 +505,13 @@ class Runs extends HTMLElement {
     const sign = h("label", { for: pick.id, className: "sign" });
     const open = h("button", { type: "button", className: "quiet", title: name, onclick: () => this.#look(id) }, h("bdi", null, name));
     const cells = columns.map(({ words }) => h("td", { className: words ? null : "number" }));
-    const row = h("tr", { onfocusin: () => this.#rove(id) }, h("td", { className: "pick" }, h("div", null, pick, sign)), h("th", { scope: "row", className: "name" }, open), cells);
+    const row = h(
+      "tr",
+      { onfocusin: () => this.#rove(id) },
+      h("td", { className: "pick" }, h("div", null, pick, sign)),
+      h("th", { scope: "row", className: "name" }, open),
+      cells,
+    );
     return { row, pick, sign, open, cells };
   }
 
@@ -489,11 +563,16 @@ class Runs extends HTMLElement {
     this.#waiting = setTimeout(async () => {
       this.#asking = new AbortController();
       const { signal } = this.#asking;
-      const asked = this.#histories.size && [...this.#slots.keys()].map((id) => this.#histories.get(id)).filter(Boolean).map(async (history) => {
-        const [from, to] = this.#view.map((place) => history.stepAt(this.#unit.value, place));
-        if (Number.isFinite(from) && history.coarse(from, to, this.#loss.clientWidth)) return history.look(from, to, signal).then(() => true);
-        return false;
-      });
+      const asked =
+        this.#histories.size &&
+        [...this.#slots.keys()]
+          .map((id) => this.#histories.get(id))
+          .filter(Boolean)
+          .map(async (history) => {
+            const [from, to] = this.#view.map((place) => history.stepAt(this.#unit.value, place));
+            if (Number.isFinite(from) && history.coarse(from, to, this.#loss.clientWidth)) return history.look(from, to, signal).then(() => true);
+            return false;
+          });
       try {
         if ((await Promise.all(asked || [])).some(Boolean)) this.#draw();
       } catch (error) {
@@ -504,10 +583,18 @@ class Runs extends HTMLElement {
 
   #draw() {
     if (!this.isConnected) return;
-    const shown = [...this.#slots].map(([id, slot]) => ({ slot, run: this.#rows.get(id), history: this.#histories.get(id) })).filter(({ history }) => history);
+    const shown = [...this.#slots]
+      .map(([id, slot]) => ({ slot, run: this.#rows.get(id), history: this.#histories.get(id) }))
+      .filter(({ history }) => history);
     const unit = this.#unit.value;
     const ends = shown.map(({ history }) => Math.max(0, ...history.along(unit, history.steps.step.slice(-1)).filter(Number.isFinite)));
-    const x = { label: UNITS[unit].toLowerCase(), log: this.#logX.checked, time: unit === "time", whole: unit !== "time", domain: [0, Math.max(...ends)] };
+    const x = {
+      label: UNITS[unit].toLowerCase(),
+      log: this.#logX.checked,
+      time: unit === "time",
+      whole: unit !== "time",
+      domain: [0, Math.max(...ends)],
+    };
     const of = `${shown.length} ${shown.length === 1 ? "run" : "runs"}.`;
     this.#loss.show({
       title: +this.#smooth.value && this.#training.checked ? "Loss (training smoothed)" : "Loss",
@@ -520,9 +607,16 @@ class Runs extends HTMLElement {
       marks: shown.flatMap((one) => flags(one, unit)),
       follows: true,
     });
-    QUANTITIES.forEach(({ key, title, about, label }, i) => this.#small[i].show({
-      title, about: `${about} of ${of}`, x, y: { label, calm: key === "grad_norm" && !this.#peaks.checked }, follows: true, series: shown.map((one) => this.#series(one, unit, key)),
-    }));
+    QUANTITIES.forEach(({ key, title, about, label }, i) =>
+      this.#small[i].show({
+        title,
+        about: `${about} of ${of}`,
+        x,
+        y: { label, calm: key === "grad_norm" && !this.#peaks.checked },
+        follows: true,
+        series: shown.map((one) => this.#series(one, unit, key)),
+      }),
+    );
     this.#say(shown, unit);
     this.#compare(shown);
     this.#show();
@@ -550,13 +644,24 @@ class Runs extends HTMLElement {
     const series = [];
     if (this.#training.checked) {
       const half = +this.#smooth.value;
-      const y = half ? smoothed(steps.step, steps.loss ?? [], half) : steps.loss ?? [];
+      const y = half ? smoothed(steps.step, steps.loss ?? [], half) : (steps.loss ?? []);
       const spread = this.#spread.checked && { low: steps.loss_min, high: steps.loss_max };
-      series.push(known({ name: run.id, part: this.#validation.checked ? "training" : "", slot, x: history.along(unit, steps.step), y, ...spread, quiet: this.#validation.checked }));
+      series.push(
+        known({
+          name: run.id,
+          part: this.#validation.checked ? "training" : "",
+          slot,
+          x: history.along(unit, steps.step),
+          y,
+          ...spread,
+          quiet: this.#validation.checked,
+        }),
+      );
     }
     if (this.#validation.checked) {
       const { step, val_loss: y, old_val_loss: old } = history.estimatesFor(range);
-      if (old?.some((value) => value != null)) series.push(known({ name: run.id, part: "old text", slot, x: history.along(unit, step), y: old, quiet: true }));
+      if (old?.some((value) => value != null))
+        series.push(known({ name: run.id, part: "old text", slot, x: history.along(unit, step), y: old, quiet: true }));
       series.push(known({ name: run.id, part: this.#training.checked ? "validation" : "", slot, x: history.along(unit, step), y, points: true }));
     }
     return series;
@@ -566,9 +671,15 @@ class Runs extends HTMLElement {
   #say(shown, unit) {
     const notes = shown.filter(({ history }) => history.error).map(({ run, history }) => `${clipped(oneLine(run.id), 40)}: ${history.error}`);
     const untimed = shown.filter(({ history }) => history.steps.step.length && Number.isNaN(history.along(unit, [1])[0]));
-    if (untimed.length) notes.push(`Without an estimate yet, and so without ${UNITS[unit].toLowerCase()}: ${untimed.map(({ run }) => clipped(oneLine(run.id), 40)).join(", ")}.`);
+    if (untimed.length)
+      notes.push(
+        `Without an estimate yet, and so without ${UNITS[unit].toLowerCase()}: ${untimed.map(({ run }) => clipped(oneLine(run.id), 40)).join(", ")}.`,
+      );
     const hidden = this.#chosen ? [...this.#chosen].filter((id) => this.#rows.has(id) && !this.#slots.has(id)).length : 0;
-    if (hidden) notes.push(`${number(hidden)} selected ${hidden === 1 ? "run is" : "runs are"} not drawn: the filter leaves them out, or there are more than ${MOST}.`);
+    if (hidden)
+      notes.push(
+        `${number(hidden)} selected ${hidden === 1 ? "run is" : "runs are"} not drawn: the filter leaves them out, or there are more than ${MOST}.`,
+      );
     const text = notes.join(" ");
     if (this.#notes.textContent !== text) this.#notes.textContent = text;
     this.#notes.hidden = !text;
@@ -581,10 +692,22 @@ class Runs extends HTMLElement {
     if (made === this.#compared) return;
     this.#compared = made;
     this.#differ.hidden = !keys.length;
-    const heads = shown.map(({ run, slot }) => h("th", { scope: "col" }, swatch(slot), h("bdi", { className: "name", title: oneLine(run.id) }, oneLine(run.id))));
-    const rows = keys.map((key) => h("tr", null, h("th", { scope: "row" }, oneLine(key)), shown.map(({ run }) => h("td", { className: "mono" }, setting(run.differs?.[key])))));
+    const heads = shown.map(({ run, slot }) =>
+      h("th", { scope: "col" }, swatch(slot), h("bdi", { className: "name", title: oneLine(run.id) }, oneLine(run.id))),
+    );
+    const rows = keys.map((key) =>
+      h(
+        "tr",
+        null,
+        h("th", { scope: "row" }, oneLine(key)),
+        shown.map(({ run }) => h("td", { className: "mono" }, setting(run.differs?.[key]))),
+      ),
+    );
     const table = h("table", null, h("thead", null, h("tr", null, h("th", { scope: "col" }, "Setting"), heads)), h("tbody", null, rows));
-    this.#differ.replaceChildren(h("h2", null, "What differs between them"), h("div", { className: "table compared", tabindex: "0", role: "region", "aria-label": "What differs between them" }, table));
+    this.#differ.replaceChildren(
+      h("h2", null, "What differs between them"),
+      h("div", { className: "table compared", tabindex: "0", role: "region", "aria-label": "What differs between them" }, table),
+    );
   }
 
   #compared = "";
@@ -622,7 +745,10 @@ function references(shown) {
   }
   // A run that is not done does not know its own yet; where all have one text, it is that of the others.
   const one = new Set(shown.map(({ run }) => run.data)).size === 1 && lines.size === new Set([...lines.values()].map(({ name }) => name)).size;
-  return [...lines.values()].map(({ y, label, ids }) => ({ y, label: one || ids.length === shown.length ? label : `${label} (${ids.length === 1 ? clipped(ids[0], 24) : `${ids.length} of the runs`})` }));
+  return [...lines.values()].map(({ y, label, ids }) => ({
+    y,
+    label: one || ids.length === shown.length ? label : `${label} (${ids.length === 1 ? clipped(ids[0], 24) : `${ids.length} of the runs`})`,
+  }));
 }
 
 /** The events of a run that are worth a mark. That it is done, one sees. */
@@ -631,7 +757,9 @@ function flags({ run, slot, history }, unit) {
   for (const { step, kind, text } of history.marks) if (kind !== "done") texts.set(step, [...(texts.get(step) ?? []), text]);
   const places = history.along(unit, [...texts.keys()]);
   const name = clipped(run.id, 40);
-  return [...texts].map(([step, all], i) => ({ x: places[i], slot, text: `${name}, step ${number(step)}: ${all.join(" ")}` })).filter(({ x }) => !Number.isNaN(x));
+  return [...texts]
+    .map(([step, all], i) => ({ x: places[i], slot, text: `${name}, step ${number(step)}: ${all.join(" ")}` }))
+    .filter(({ x }) => !Number.isNaN(x));
 }
 
 /** What a column has of a run, to sort by. */
