@@ -94,6 +94,17 @@ export function readable(text) {
   return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, sign);
 }
 
+/** The same on one line: a name. */
+export function oneLine(text) {
+  return readable(text).replace(/[\n\t\u2028\u2029]/g, sign);
+}
+
+/** A text that is cut where it gets longer than so many characters. */
+export function clipped(text, most) {
+  const chars = [...text];
+  return chars.length > most ? `${chars.slice(0, most - 1).join("")}…` : text;
+}
+
 function sign(char) {
   const code = char.codePointAt(0);
   if (char === " ") return "␣";
