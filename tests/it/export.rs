@@ -76,8 +76,8 @@ fn round(model: &Portable, target: Target, dtype: Dtype) -> (Exported, Portable,
         told.attention_scale = Some(AttentionScale::NEmbd);
     }
     let back = import(&path, &told).unwrap_or_else(|error| panic!("{}", error.one_line())).portable;
-    let before = probabilities(model, &model.config).unwrap();
-    let difference = before.difference(&probabilities(&back, &model.config).unwrap());
+    let said = |model_said: &Portable| probabilities(&mut model_said.clone(), &model.config).unwrap();
+    let difference = said(model).difference(&said(&back));
     (exported, back, difference)
 }
 
