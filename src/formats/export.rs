@@ -10,7 +10,7 @@ use super::{
     import::{ImportOptions, Imported, import},
     numbers, ollama, onnx,
     opened::OWN,
-    peft::Adapters,
+    peft::{Adapters, Factors},
     portable::Portable,
     pth,
     rewrite::{END_OF_BLOCK, Rewrite},
@@ -145,7 +145,7 @@ pub struct Source {
     /// The model, its adapters merged in; or without them, if they are beside it.
     pub model: Portable,
     /// Its adapters, if they are to be written as such.
-    pub adapters: Option<Adapters>,
+    pub adapters: Option<Factors>,
     /// How far it was trained.
     pub step: u64,
     /// Its best validation loss, if it is known.
@@ -190,10 +190,8 @@ impl Source {
         let Some(base) = opened.adapted_weights()? else {
             return Err(Error::run(run, "this run has no adapters: --format hf writes its weights"));
         };
-        let (state, weights) = opened.load_weights(&Layout::new(&opened.config)?, Some(&base), which)?;
-        drop(base);
-        let adapters = Adapters { config: opened.config.clone(), weights };
-        let (config, weights) = adapters.base()?;
+        let (state, weights) = opened.load_weights_onto(&Layout::new(&opened.config)?, base, which)?;
+        let (config, weights, adapters) = Adapters { config: opened.config.clone(), weights }.split()?;
         Ok(Source {
             model: Portable::new(config, weights, opened.tokenizer)?,
             adapters: Some(adapters),
@@ -448,7 +446,7 @@ fn through(
 }
 
 /// Keeps the ways on which adapters stay adapters.
-fn keep_for(adapters: &Adapters, ways: &mut Vec<chain::Way>) -> Result<()> {
+fn keep_for(adapters: &Factors, ways: &mut Vec<chain::Way>) -> Result<()> {
     let in_the_way = ways[0].rewrites.iter().find(|rewrite| !adapters.survive(**rewrite)).copied();
     ways.retain(|way| way.rewrites.iter().all(|rewrite| adapters.survive(*rewrite)));
     match in_the_way.filter(|_| ways.is_empty()) {

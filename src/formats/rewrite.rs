@@ -152,18 +152,22 @@ impl fmt::Display for Rewrite {
     }
 }
 
-/// What of a buffer has to be unused before its memory is given back: where that means a copy of the rest, there are few.
-const UNUSED: usize = 8;
+/// Numbers that are moved at a time.
+const PIECE: usize = 1 << 20;
 
-/// The model with another configuration. `fill` gets the name of each tensor, its numbers before, if there was one of
-/// that name, and where its numbers go; what it does not write is zero.
+/// The part of a buffer that has to be unused before its memory is given back. An allocator that cannot give back an end
+/// copies what is left, which it may have to do so often.
+const UNUSED: usize = 16;
+
+/// The model with another configuration. Tensors keep their numbers; a larger one has them at its beginning, then zeros.
+/// `fill` gets the name of each tensor, how many numbers it had before, and its numbers.
 ///
-/// The model never stands in memory twice. Zeros take no memory until they are written, and tensors are taken from the
-/// end of the old buffer, which becomes shorter by them.
+/// The model never stands in memory twice. Zeros take no memory until they are written, and numbers are taken from the end
+/// of the old buffer, which becomes shorter by them.
 fn reshaped(
     model: Portable,
     configure: impl FnOnce(&mut Config),
-    fill: impl Fn(&str, Option<&[f32]>, &mut [f32]),
+    fill: impl Fn(&str, usize, &mut [f32]),
 ) -> Portable {
     let old = model.layout();
     let Portable { mut config, weights: mut before, tokenizer } = model;
@@ -174,19 +178,37 @@ fn reshaped(
     let mut tensors: Vec<_> = new.tensors.iter().map(|tensor| (source(&tensor.name), tensor)).collect();
     tensors.sort_by_key(|(from, _)| Reverse(from.map_or(0, |from| from.start)));
     for (from, tensor) in tensors {
-        fill(&tensor.name, from.map(|from| &before[from.range()]), &mut weights[tensor.span.range()]);
-        let Some(from) = from else { continue };
-        before.truncate(from.start);
-        if before.capacity() - before.len() >= before.capacity() / UNUSED {
-            before.shrink_to_fit();
+        let numbers = &mut weights[tensor.span.range()];
+        if let Some(from) = from {
+            assert!(from.len <= numbers.len(), "a rewrite makes no tensor smaller");
+            before.truncate(from.start + from.len);
+            take_end(&mut before, &mut numbers[..from.len]);
         }
+        fill(&tensor.name, from.map_or(0, |from| from.len), numbers);
     }
     Portable { config, weights, tokenizer }
 }
 
-/// As far as both go, the same numbers.
-fn same(_: &str, from: Option<&[f32]>, to: &mut [f32]) {
-    from.into_iter().flatten().zip(to).for_each(|(&from, to)| *to = from);
+/// Moves the last numbers of a buffer to `to`.
+fn take_end(from: &mut Vec<f32>, to: &mut [f32]) {
+    for piece in to.rchunks_mut(PIECE) {
+        let rest = from.len() - piece.len();
+        piece.copy_from_slice(&from[rest..]);
+        from.truncate(rest);
+        if from.capacity() - rest >= from.capacity() / UNUSED {
+            from.shrink_to_fit();
+        }
+    }
+}
+
+/// Leaves the numbers as they are.
+fn same(_: &str, _: usize, _: &mut [f32]) {}
+
+/// The numbers that a tensor had before; zeros are left.
+fn taken(known: usize, numbers: &mut [f32]) -> Vec<f32> {
+    let before = numbers[..known].to_vec();
+    numbers.fill(0.0);
+    before
 }
 
 /// Multiplies numbers in place.
@@ -231,8 +253,11 @@ pub fn untie(model: Portable) -> Portable {
 pub fn repeat_keys(model: Portable) -> Portable {
     let (heads, shared) = (model.config.n_head, model.config.kv_heads());
     let queries = model.config.attention_size();
-    reshaped(model, |config| Rewrite::RepeatKeys.configure(config), |name, from, to| {
-        let (true, Some(from)) = (name.contains("c_attn"), from) else { return same(name, from, to) };
+    reshaped(model, |config| Rewrite::RepeatKeys.configure(config), |name, known, to| {
+        if !name.contains("c_attn") {
+            return;
+        }
+        let from = taken(known, to);
         // Of the new tensor a third is queries, of a matrix or of a bias.
         let cols = to.len() / (3 * queries);
         let size = queries / heads * cols;
@@ -323,8 +348,7 @@ fn product(weights: &[f32], linear: Linear, x: &[f64]) -> Vec<f64> {
 /// R7. `relu(x)` is `gelu(k x) / k` but for 0.17 / k, and `silu(k x) / k` times an `up` of 1 but for 0.28 / k. With k a power
 /// of two, multiplying `c_fc` by k and dividing `c_proj` by it rounds nothing.
 pub fn relu_as(model: Portable, activation: Activation, k: f64) -> Portable {
-    let mut model = reshaped(model, |config| Rewrite::ReluAs(activation, k).configure(config), |name, from, to| {
-        same(name, from, to);
+    let mut model = reshaped(model, |config| Rewrite::ReluAs(activation, k).configure(config), |name, _, to| {
         if activation == Activation::Swiglu && name.ends_with("c_fc.bias") {
             let half = to.len() / 2;
             to[half..].fill(1.0);
@@ -517,20 +541,19 @@ pub fn pad(model: Portable, n: usize) -> Portable {
 fn resized(model: Portable, rewrite: Rewrite) -> Portable {
     let parts = if model.config.activation == Activation::Swiglu { 2 } else { 1 };
     let (old, c) = (model.config.mlp_size(), model.config.n_embd);
-    reshaped(model, |config| rewrite.configure(config), |name, from, to| match from {
-        Some(from) if name.contains("mlp.c_fc") => {
-            let (from_part, to_part) = (from.len() / parts, to.len() / parts);
+    reshaped(model, |config| rewrite.configure(config), |name, known, to| {
+        if known > 0 && name.contains("mlp.c_fc") {
+            let from = taken(known, to);
+            let (from_part, to_part) = (known / parts, to.len() / parts);
             for (from, to) in from.chunks_exact(from_part).zip(to.chunks_exact_mut(to_part)) {
                 to[..from_part].copy_from_slice(from);
             }
-        }
-        Some(from) if name.ends_with("mlp.c_proj.weight") => {
-            let width = to.len() / c;
+        } else if name.ends_with("mlp.c_proj.weight") {
+            let (from, width) = (taken(known, to), to.len() / c);
             from.chunks_exact(old)
                 .zip(to.chunks_exact_mut(width))
                 .for_each(|(from, to)| to[..old].copy_from_slice(from));
         }
-        from => same(name, from, to),
     })
 }
 
@@ -570,9 +593,7 @@ fn with_ending(model: Portable, rewrite: Rewrite) -> Result<Portable> {
     let row: Vec<f32> = row.collect();
     let config = &model.config;
     let tokenizer = with_end(&model.tokenizer, end)?.with_ends(&config.bos_token, &config.eos_token)?;
-    let mut model = reshaped(model, |config| rewrite.configure(config), |name, from, to| {
-        same(name, from, to);
-        let known = from.map_or(0, <[f32]>::len);
+    let mut model = reshaped(model, |config| rewrite.configure(config), |name, known, to| {
         if name.ends_with("wpe.weight") {
             let rows = to[known..].chunks_exact_mut(n);
             rows.for_each(|to| to.iter_mut().zip(&v).for_each(|(x, v)| *x = (LEAD * v) as f32));
