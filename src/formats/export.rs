@@ -404,8 +404,11 @@ fn through(
     let large = source.model.weights.len() > chain::LARGE;
     let config = source.model.config.clone();
     let lossy = options.dtype != Dtype::F32 && !large;
-    let before =
-        if !ways[0].rewrites.is_empty() || lossy { Some(chain::probabilities(&mut source.model, &config)?) } else { None };
+    let before = if !ways[0].rewrites.is_empty() || lossy {
+        Some(chain::probabilities(&mut source.model, &config)?)
+    } else {
+        None
+    };
     // There are copies for more than one try only of those that are small.
     let tries = if large { 1 } else { ways.len() };
     let mut refused: Option<Error> = None;

@@ -164,11 +164,7 @@ const UNUSED: usize = 16;
 ///
 /// The model never stands in memory twice. Zeros take no memory until they are written, and numbers are taken from the end
 /// of the old buffer, which becomes shorter by them.
-fn reshaped(
-    model: Portable,
-    configure: impl FnOnce(&mut Config),
-    fill: impl Fn(&str, usize, &mut [f32]),
-) -> Portable {
+fn reshaped(model: Portable, configure: impl FnOnce(&mut Config), fill: impl Fn(&str, usize, &mut [f32])) -> Portable {
     let old = model.layout();
     let Portable { mut config, weights: mut before, tokenizer } = model;
     configure(&mut config);
@@ -253,21 +249,25 @@ pub fn untie(model: Portable) -> Portable {
 pub fn repeat_keys(model: Portable) -> Portable {
     let (heads, shared) = (model.config.n_head, model.config.kv_heads());
     let queries = model.config.attention_size();
-    reshaped(model, |config| Rewrite::RepeatKeys.configure(config), |name, known, to| {
-        if !name.contains("c_attn") {
-            return;
-        }
-        let from = taken(known, to);
-        // Of the new tensor a third is queries, of a matrix or of a bias.
-        let cols = to.len() / (3 * queries);
-        let size = queries / heads * cols;
-        let (q, kv) = from.split_at(queries * cols);
-        to[..q.len()].copy_from_slice(q);
-        for (head, to) in to[q.len()..].chunks_exact_mut(size).enumerate() {
-            let (part, head) = (head / heads, head % heads);
-            to.copy_from_slice(&kv[(part * shared + head / (heads / shared)) * size..][..size]);
-        }
-    })
+    reshaped(
+        model,
+        |config| Rewrite::RepeatKeys.configure(config),
+        |name, known, to| {
+            if !name.contains("c_attn") {
+                return;
+            }
+            let from = taken(known, to);
+            // Of the new tensor a third is queries, of a matrix or of a bias.
+            let cols = to.len() / (3 * queries);
+            let size = queries / heads * cols;
+            let (q, kv) = from.split_at(queries * cols);
+            to[..q.len()].copy_from_slice(q);
+            for (head, to) in to[q.len()..].chunks_exact_mut(size).enumerate() {
+                let (part, head) = (head / heads, head % heads);
+                to.copy_from_slice(&kv[(part * shared + head / (heads / shared)) * size..][..size]);
+            }
+        },
+    )
 }
 
 /// What is written to the residual stream: the embeddings, rows of channels, and the projections, columns of channels, with
@@ -348,12 +348,16 @@ fn product(weights: &[f32], linear: Linear, x: &[f64]) -> Vec<f64> {
 /// R7. `relu(x)` is `gelu(k x) / k` but for 0.17 / k, and `silu(k x) / k` times an `up` of 1 but for 0.28 / k. With k a power
 /// of two, multiplying `c_fc` by k and dividing `c_proj` by it rounds nothing.
 pub fn relu_as(model: Portable, activation: Activation, k: f64) -> Portable {
-    let mut model = reshaped(model, |config| Rewrite::ReluAs(activation, k).configure(config), |name, _, to| {
-        if activation == Activation::Swiglu && name.ends_with("c_fc.bias") {
-            let half = to.len() / 2;
-            to[half..].fill(1.0);
-        }
-    });
+    let mut model = reshaped(
+        model,
+        |config| Rewrite::ReluAs(activation, k).configure(config),
+        |name, _, to| {
+            if activation == Activation::Swiglu && name.ends_with("c_fc.bias") {
+                let half = to.len() / 2;
+                to[half..].fill(1.0);
+            }
+        },
+    );
     let layout = model.layout();
     let gates = model.config.mlp_size();
     for block in &layout.h {
@@ -541,20 +545,24 @@ pub fn pad(model: Portable, n: usize) -> Portable {
 fn resized(model: Portable, rewrite: Rewrite) -> Portable {
     let parts = if model.config.activation == Activation::Swiglu { 2 } else { 1 };
     let (old, c) = (model.config.mlp_size(), model.config.n_embd);
-    reshaped(model, |config| rewrite.configure(config), |name, known, to| {
-        if known > 0 && name.contains("mlp.c_fc") {
-            let from = taken(known, to);
-            let (from_part, to_part) = (known / parts, to.len() / parts);
-            for (from, to) in from.chunks_exact(from_part).zip(to.chunks_exact_mut(to_part)) {
-                to[..from_part].copy_from_slice(from);
+    reshaped(
+        model,
+        |config| rewrite.configure(config),
+        |name, known, to| {
+            if known > 0 && name.contains("mlp.c_fc") {
+                let from = taken(known, to);
+                let (from_part, to_part) = (known / parts, to.len() / parts);
+                for (from, to) in from.chunks_exact(from_part).zip(to.chunks_exact_mut(to_part)) {
+                    to[..from_part].copy_from_slice(from);
+                }
+            } else if name.ends_with("mlp.c_proj.weight") {
+                let (from, width) = (taken(known, to), to.len() / c);
+                from.chunks_exact(old)
+                    .zip(to.chunks_exact_mut(width))
+                    .for_each(|(from, to)| to[..old].copy_from_slice(from));
             }
-        } else if name.ends_with("mlp.c_proj.weight") {
-            let (from, width) = (taken(known, to), to.len() / c);
-            from.chunks_exact(old)
-                .zip(to.chunks_exact_mut(width))
-                .for_each(|(from, to)| to[..old].copy_from_slice(from));
-        }
-    })
+        },
+    )
 }
 
 /// R11. A program that goes past the learned positions gets rows there that make it end the text. These rows are a large
@@ -593,14 +601,18 @@ fn with_ending(model: Portable, rewrite: Rewrite) -> Result<Portable> {
     let row: Vec<f32> = row.collect();
     let config = &model.config;
     let tokenizer = with_end(&model.tokenizer, end)?.with_ends(&config.bos_token, &config.eos_token)?;
-    let mut model = reshaped(model, |config| rewrite.configure(config), |name, known, to| {
-        if name.ends_with("wpe.weight") {
-            let rows = to[known..].chunks_exact_mut(n);
-            rows.for_each(|to| to.iter_mut().zip(&v).for_each(|(x, v)| *x = (LEAD * v) as f32));
-        } else if name == "lm_head.weight" {
-            to[known..].copy_from_slice(&row);
-        }
-    });
+    let mut model = reshaped(
+        model,
+        |config| rewrite.configure(config),
+        |name, known, to| {
+            if name.ends_with("wpe.weight") {
+                let rows = to[known..].chunks_exact_mut(n);
+                rows.for_each(|to| to.iter_mut().zip(&v).for_each(|(x, v)| *x = (LEAD * v) as f32));
+            } else if name == "lm_head.weight" {
+                to[known..].copy_from_slice(&row);
+            }
+        },
+    );
     model.tokenizer = tokenizer;
     Ok(model)
 }

@@ -48,7 +48,6 @@ impl Adapters {
 }
 
 impl Factors {
-
     /// Whether the adapters stay what they are if the model is rewritten so, but for a factor on the queries.
     pub(in crate::formats) fn survive(&self, rewrite: Rewrite) -> bool {
         rows::survive(&self.config, rewrite)
