@@ -40,6 +40,6 @@ pub use foreign::{Dtype, Foreign, Tensor};
 pub use guess::{Certainty, Guess};
 pub use import::{ImportOptions, ImportReport, Imported, import};
 pub use opened::Format;
-pub use peft::Adapters;
+pub use peft::{Adapters, Factors};
 pub use portable::Portable;
 pub use written::Written;

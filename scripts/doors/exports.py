@@ -372,15 +372,19 @@ def large(exports, environments):
     if "failed" in answer:
         exports.report.failed("124M", "making the models", answer["failed"])
         return
-    vocabulary = exports.work / "large" / "tokenizer.json"
+    vocabulary, endless = exports.work / "large" / "tokenizer.json", exports.work / "large" / "endless.json"
     made_up(vocabulary, 50257)
+    made_up(endless, 50257, end=False)
     size = 4 * 124_475_904
     run, tokens = exports.work / "large" / "run", ["--tokenizer", vocabulary]
     steps = [("import of nanoGPT's ckpt.pt", ["import", file, "--out", run, *tokens]),
-             ("import of transformers' folder", ["import", folder, "--out", f"{run}-hf", *tokens])]  # fmt: skip
+             ("import of transformers' folder", ["import", folder, "--out", f"{run}-hf", *tokens]),
+             ("import without an end of text", ["import", folder, "--out", f"{run}-endless", "--tokenizer", endless])]  # fmt: skip
     # GPT-2's GELU is llama.cpp's, nanoGPT's is not.
     of = {"hf": run, "gguf": f"{run}-hf", "onnx": run, "nanogpt": run, "safetensors": run}
     steps += [(f"export to {form}", ["export", of[form], "--format", form, "--out", f"{run}-to-{form}"]) for form in of]
+    # llama.cpp needs an end: the head gets a weight of its own and a token more, so this model is rewritten, and compared.
+    steps.append(("export to gguf, rewritten", ["export", f"{run}-endless", "--format", "gguf", "--out", f"{run}-to-ended"]))
     for what, args in steps:
         try:
             seconds, peak = exports.kinglet.peak(*args)
@@ -390,12 +394,12 @@ def large(exports, environments):
             exports.report.failed("124M", what, str(error)[:500])
 
 
-def made_up(path, size):
-    """A tokenizer of so many tokens, by the library that everybody takes."""
+def made_up(path, size, end=True):
+    """A tokenizer of so many tokens, by the library that everybody takes, with an end of text or without."""
     import tokenizers as tk
 
     alphabet = sorted(tk.pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(["<|endoftext|>", *alphabet])}
+    vocab = {token: i for i, token in enumerate([*(["<|endoftext|>"] if end else []), *alphabet])}
     merges, tokens = [], list(alphabet)
     for a in alphabet:
         for b in alphabet:
@@ -404,7 +408,8 @@ def made_up(path, size):
                 vocab[a + b] = len(vocab)
     assert len(vocab) == size, (len(vocab), len(tokens))
     inner = tk.Tokenizer(tk.models.BPE(vocab, merges))
-    inner.add_special_tokens(["<|endoftext|>"])
+    if end:
+        inner.add_special_tokens(["<|endoftext|>"])
     inner.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = tk.decoders.ByteLevel()
     inner.save(str(path))

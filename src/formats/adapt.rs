@@ -53,7 +53,9 @@ pub struct ImportedAdapters {
     /// The adapters, with the configuration of the run that they become.
     pub adapters: Adapters,
     /// The model that they are on.
-    pub base: Portable,
+    pub base: Base,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
     /// What was found out about them.
     pub report: ImportReport,
 }
@@ -96,7 +98,8 @@ pub fn import_adapters(folder: &Path, base: Source, at: &Path) -> Result<Importe
         buffers_left_out: 0,
         notes,
     };
-    Ok(ImportedAdapters { adapters, base, report })
+    let Portable { config, weights, tokenizer } = base;
+    Ok(ImportedAdapters { adapters, base: Base { config, weights }, tokenizer, report })
 }
 
 fn settings(folder: &Path) -> Result<Settings> {
@@ -121,10 +124,8 @@ impl ImportedAdapters {
     /// If the folder is unusable.
     pub fn save(&self, out: &Path) -> Result<RunDir> {
         let Adapters { config, weights } = &self.adapters;
-        let Portable { config: of_base, weights: base, tokenizer } = self.base.clone();
-        let (layout, state, base) = (Layout::new(config)?, State::default(), Base { config: of_base, weights: base });
-        let tokenizer: Tokenizer = tokenizer;
-        RunDir::create_whole(out, config.clone(), tokenizer, Some(&base), |run| {
+        let (layout, state) = (Layout::new(config)?, State::default());
+        RunDir::create_whole(out, config.clone(), self.tokenizer.clone(), Some(&self.base), |run| {
             run.save_weights(&layout, &state, |span, out| out.copy_from_slice(&weights[span.range()]))?;
             run.prune(&state)
         })

@@ -7,7 +7,7 @@ use super::{
     rewrite::Rewrite,
 };
 use kinglet_core::{
-    backend::{Cpu, Forward, Pass, Reference, Rows},
+    backend::{Buf, Cpu, Forward, Pass, Reference, Rows},
     config::{Activation, Config, NormKind, PRESETS, Position},
     error::{Error, Result},
     model::Gpt,
@@ -333,32 +333,39 @@ fn sequences(config: &Config) -> Vec<Vec<u32>> {
     vec![random, repeated]
 }
 
-/// What a model of the sequences that belong to `config` says. `config` is that of the model before it was rewritten.
+/// What a model of the sequences that belong to `config` says. `config` is that of the model before it was rewritten. The
+/// weights of a large model are lent to the engine, which has no room for a copy of them, and are the same afterwards.
 ///
 /// # Errors
 /// If the machine's instruction set is not known.
-pub fn probabilities(model: &Portable, config: &Config) -> Result<Probabilities> {
-    let large = model.weights.len() > LARGE;
-    let mut logs = Vec::new();
-    let gpt = Gpt::new(&model.config)?;
-    for ids in sequences(config) {
-        logs.extend(match large {
-            true => logits(&Cpu::new()?, &gpt, &model.weights, &ids),
-            false => logits(&Reference, &gpt, &model.weights, &ids),
-        });
-    }
+pub fn probabilities(model: &mut Portable, config: &Config) -> Result<Probabilities> {
+    let (gpt, sequences) = (Gpt::new(&model.config)?, sequences(config));
+    let mut logs = if model.weights.len() > LARGE {
+        let cpu = Cpu::new()?;
+        let p = Buf::in_place(std::mem::take(&mut model.weights));
+        let logs = logits(&cpu, &gpt, &p, &sequences);
+        model.weights = p.into_numbers();
+        logs
+    } else {
+        let mut p = Reference.zeros(model.weights.len());
+        Reference.upload(&mut p, 0, &model.weights);
+        logits(&Reference, &gpt, &p, &sequences)
+    };
     logs.chunks_exact_mut(model.config.vocab_size).for_each(log_softmax);
     Ok(Probabilities { logs, vocab: model.config.vocab_size })
 }
 
-fn logits<B: Read>(be: &B, gpt: &Gpt, weights: &[f32], ids: &[u32]) -> Vec<f64> {
-    let mut p = be.zeros(weights.len());
-    be.upload(&mut p, 0, weights);
+/// The logits at each position of the sequences.
+fn logits<B: Read>(be: &B, gpt: &Gpt, p: &B::Buf, sequences: &[Vec<u32>]) -> Vec<f64> {
+    sequences.iter().flat_map(|ids| logits_of(be, gpt, p, ids)).collect()
+}
+
+fn logits_of<B: Read>(be: &B, gpt: &Gpt, p: &B::Buf, ids: &[u32]) -> Vec<f64> {
     // The block may have been made longer: activations are only for what is read.
     let mut gpt = gpt.clone();
     gpt.block_size = ids.len();
     let mut acts = gpt.acts(be, 1, false);
-    gpt.forward(be, Pass { p: &p, rows: Rows::new(1, ids.len()), dropout: None }, &mut acts, ids);
+    gpt.forward(be, Pass { p, rows: Rows::new(1, ids.len()), dropout: None }, &mut acts, ids);
     be.read(acts.logits(), ids.len() * gpt.vocab_size)
 }
 

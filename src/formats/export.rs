@@ -10,7 +10,7 @@ use super::{
     import::{ImportOptions, Imported, import},
     numbers, ollama, onnx,
     opened::OWN,
-    peft::Adapters,
+    peft::{Adapters, Factors},
     portable::Portable,
     pth,
     rewrite::{END_OF_BLOCK, Rewrite},
@@ -145,7 +145,7 @@ pub struct Source {
     /// The model, its adapters merged in; or without them, if they are beside it.
     pub model: Portable,
     /// Its adapters, if they are to be written as such.
-    pub adapters: Option<Adapters>,
+    pub adapters: Option<Factors>,
     /// How far it was trained.
     pub step: u64,
     /// Its best validation loss, if it is known.
@@ -190,10 +190,8 @@ impl Source {
         let Some(base) = opened.adapted_weights()? else {
             return Err(Error::run(run, "this run has no adapters: --format hf writes its weights"));
         };
-        let (state, weights) = opened.load_weights(&Layout::new(&opened.config)?, Some(&base), which)?;
-        drop(base);
-        let adapters = Adapters { config: opened.config.clone(), weights };
-        let (config, weights) = adapters.base()?;
+        let (state, weights) = opened.load_weights_onto(&Layout::new(&opened.config)?, base, which)?;
+        let (config, weights, adapters) = Adapters { config: opened.config.clone(), weights }.split()?;
         Ok(Source {
             model: Portable::new(config, weights, opened.tokenizer)?,
             adapters: Some(adapters),
@@ -259,7 +257,7 @@ pub fn export(source: Source, target: Target, out: &Path, options: &ExportOption
     let ending = limits(&source.model, target);
     let mut exported = match target.convention() {
         Some(convention) => through(source, convention, target, out, options)?,
-        None => as_it_is(&source, target, out, options)?,
+        None => as_it_is(source, target, out, options)?,
     };
     exported.written.limits.splice(0..0, ending);
     Ok(exported)
@@ -321,15 +319,15 @@ fn limits(model: &Portable, target: Target) -> Vec<String> {
 }
 
 /// Formats that take every model.
-fn as_it_is(source: &Source, target: Target, out: &Path, options: &ExportOptions) -> Result<Exported> {
-    let model = &source.model;
+fn as_it_is(source: Source, target: Target, out: &Path, options: &ExportOptions) -> Result<Exported> {
+    let mut model = source.model;
     let mut written = match target {
         Target::Onnx => {
             let ExportOptions { ids, fixed, int8, .. } = *options;
-            onnx::write(out, model, &onnx::Options { ids, fixed, int8, ..onnx::Options::default() })?
+            onnx::write(out, &model, &onnx::Options { ids, fixed, int8, ..onnx::Options::default() })?
         }
-        Target::C => c::write(out, model, &c::Options { int8: options.int8 })?,
-        _ => own(model, out, options.dtype)?,
+        Target::C => c::write(out, &model, &c::Options { int8: options.int8 })?,
+        _ => own(&model, out, options.dtype)?,
     };
     let large = model.weights.len() > chain::LARGE;
     let stored_difference = match options.rounds() {
@@ -338,13 +336,13 @@ fn as_it_is(source: &Source, target: Target, out: &Path, options: &ExportOptions
             None
         }
         Some(_) => {
-            let mut stored = model.clone();
+            let config = model.config.clone();
+            let before = chain::probabilities(&mut model, &config)?;
             if options.int8 {
-                stored.weights = w8::rounded(model);
+                w8::round(&mut model);
             }
-            numbers::round(&mut stored.weights, options.dtype);
-            let before = chain::probabilities(model, &model.config)?;
-            Some(before.difference(&chain::probabilities(&stored, &model.config)?))
+            numbers::round(&mut model.weights, options.dtype);
+            Some(before.difference(&chain::probabilities(&mut model, &config)?))
         }
         None => None,
     };
@@ -406,8 +404,11 @@ fn through(
     let large = source.model.weights.len() > chain::LARGE;
     let config = source.model.config.clone();
     let lossy = options.dtype != Dtype::F32 && !large;
-    let before =
-        if !ways[0].rewrites.is_empty() || lossy { Some(chain::probabilities(&source.model, &config)?) } else { None };
+    let before = if !ways[0].rewrites.is_empty() || lossy {
+        Some(chain::probabilities(&mut source.model, &config)?)
+    } else {
+        None
+    };
     // There are copies for more than one try only of those that are small.
     let tries = if large { 1 } else { ways.len() };
     let mut refused: Option<Error> = None;
@@ -429,9 +430,9 @@ fn through(
             continue;
         }
         source.model = model;
-        let (mut written, stored) = write(&source, &way, target, out, options)?;
-        let stored = match (before.as_ref(), stored) {
-            (Some(before), Some(stored)) if lossy => Some(before.difference(&chain::probabilities(&stored, &config)?)),
+        let (mut written, mut stored) = write(&source, &way, target, out, options)?;
+        let stored = match (before.as_ref(), &mut stored) {
+            (Some(before), Some(stored)) if lossy => Some(before.difference(&chain::probabilities(stored, &config)?)),
             _ => None,
         };
         written.notes.extend(options.rounds().filter(|_| large).map(|how| not_measured(&how)));
@@ -448,7 +449,7 @@ fn through(
 }
 
 /// Keeps the ways on which adapters stay adapters.
-fn keep_for(adapters: &Adapters, ways: &mut Vec<chain::Way>) -> Result<()> {
+fn keep_for(adapters: &Factors, ways: &mut Vec<chain::Way>) -> Result<()> {
     let in_the_way = ways[0].rewrites.iter().find(|rewrite| !adapters.survive(**rewrite)).copied();
     ways.retain(|way| way.rewrites.iter().all(|rewrite| adapters.survive(*rewrite)));
     match in_the_way.filter(|_| ways.is_empty()) {
@@ -485,10 +486,10 @@ fn rewritten(
     if way.rewrites.is_empty() {
         return Ok((model, None));
     }
-    let model = chain::apply(model, &way.rewrites)?;
+    let mut model = chain::apply(model, &way.rewrites)?;
     model.finite()?;
     let before = before.expect("it was measured, since something is rewritten");
-    let difference = before.difference(&chain::probabilities(&model, config)?);
+    let difference = before.difference(&chain::probabilities(&mut model, config)?);
     Ok((model, Some(difference)))
 }
 
@@ -511,7 +512,7 @@ fn write(
         if compares { as_stored(model, dialect, &read(path)?).map(Some) } else { Ok(None) }
     };
     let rounds = |foreign: &Foreign| -> Result<Option<Portable>> {
-        if compares { as_stored(model, dialect, &numbers::rounded(foreign, dtype)?).map(Some) } else { Ok(None) }
+        if compares { as_stored(model, dialect, &numbers::rounded(foreign, dtype)).map(Some) } else { Ok(None) }
     };
     let (usage, stored) = match target {
         Target::Gguf => {

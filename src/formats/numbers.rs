@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use kinglet_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, BufWriter, Write},
     path::Path,
@@ -52,18 +53,18 @@ pub(super) fn round(numbers: &mut [f32], dtype: Dtype) {
     }
 }
 
-/// The same of tensors.
-///
-/// # Errors
-/// If one cannot be read.
-pub(super) fn rounded(foreign: &Foreign, dtype: Dtype) -> Result<Foreign<'static>> {
+/// The same of tensors, each when it is read.
+pub(super) fn rounded<'a>(foreign: &'a Foreign, dtype: Dtype) -> Foreign<'a> {
     let mut rounded = Foreign { meta: foreign.meta.clone(), ..Foreign::default() };
     for (name, tensor) in &foreign.tensors {
-        let mut numbers = tensor.read()?.into_owned();
-        round(&mut numbers, dtype);
-        rounded.tensors.insert(name.clone(), Tensor::of(tensor.shape.clone(), numbers));
+        let read = move || {
+            let mut numbers = tensor.read()?.into_owned();
+            round(&mut numbers, dtype);
+            Ok(Cow::Owned(numbers))
+        };
+        rounded.tensors.insert(name.clone(), Tensor::new(tensor.shape.clone(), Dtype::F32, read));
     }
-    Ok(rounded)
+    rounded
 }
 
 /// Refuses a type that only GGUF has.

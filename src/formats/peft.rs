@@ -10,7 +10,7 @@ mod parts;
 mod rows;
 mod settings;
 
-pub use adapters::Adapters;
+pub use adapters::{Adapters, Factors};
 pub(super) use fuse::{Fused, fuse};
 pub(super) use parts::Parts;
 pub(super) use settings::Settings;

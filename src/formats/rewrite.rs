@@ -12,7 +12,7 @@ use kinglet_core::{
     rng::{Purpose, Rng},
 };
 use serde_json::{Value, json};
-use std::fmt;
+use std::{cmp::Reverse, fmt};
 
 /// What stands for the end of the block in a model that has an end-of-text token already. llama.cpp knows by its name
 /// that a text ends there.
@@ -152,25 +152,59 @@ impl fmt::Display for Rewrite {
     }
 }
 
-/// The model with another configuration. `fill` gets the name of each tensor, its numbers before, if there was one of
-/// that name, and where its numbers go; what it does not write is zero.
-fn reshaped(model: Portable, rewrite: Rewrite, fill: impl Fn(&str, Option<&[f32]>, &mut [f32])) -> Portable {
+/// Numbers that are moved at a time.
+const PIECE: usize = 1 << 20;
+
+/// The part of a buffer that has to be unused before its memory is given back. An allocator that cannot give back an end
+/// copies what is left, which it may have to do so often.
+const UNUSED: usize = 16;
+
+/// The model with another configuration. Tensors keep their numbers; a larger one has them at its beginning, then zeros.
+/// `fill` gets the name of each tensor, how many numbers it had before, and its numbers.
+///
+/// The model never stands in memory twice. Zeros take no memory until they are written, and numbers are taken from the end
+/// of the old buffer, which becomes shorter by them.
+fn reshaped(model: Portable, configure: impl FnOnce(&mut Config), fill: impl Fn(&str, usize, &mut [f32])) -> Portable {
     let old = model.layout();
-    let mut config = model.config;
-    rewrite.configure(&mut config);
+    let Portable { mut config, weights: mut before, tokenizer } = model;
+    configure(&mut config);
     let new = Layout::new(&config).expect("a rewrite ends in a model");
     let mut weights = vec![0.0; new.len()];
-    for tensor in &new.tensors {
-        let from = old.tensors.iter().find(|from| from.name == tensor.name);
-        let from = from.map(|from| &model.weights[from.span.range()]);
-        fill(&tensor.name, from, &mut weights[tensor.span.range()]);
+    let source = |name: &str| old.tensors.iter().find(|from| from.name == name).map(|from| from.span);
+    let mut tensors: Vec<_> = new.tensors.iter().map(|tensor| (source(&tensor.name), tensor)).collect();
+    tensors.sort_by_key(|(from, _)| Reverse(from.map_or(0, |from| from.start)));
+    for (from, tensor) in tensors {
+        let numbers = &mut weights[tensor.span.range()];
+        if let Some(from) = from {
+            assert!(from.len <= numbers.len(), "a rewrite makes no tensor smaller");
+            before.truncate(from.start + from.len);
+            take_end(&mut before, &mut numbers[..from.len]);
+        }
+        fill(&tensor.name, from.map_or(0, |from| from.len), numbers);
     }
-    Portable { config, weights, tokenizer: model.tokenizer }
+    Portable { config, weights, tokenizer }
 }
 
-/// As far as both go, the same numbers.
-fn same(_: &str, from: Option<&[f32]>, to: &mut [f32]) {
-    from.into_iter().flatten().zip(to).for_each(|(&from, to)| *to = from);
+/// Moves the last numbers of a buffer to `to`.
+fn take_end(from: &mut Vec<f32>, to: &mut [f32]) {
+    for piece in to.rchunks_mut(PIECE) {
+        let rest = from.len() - piece.len();
+        piece.copy_from_slice(&from[rest..]);
+        from.truncate(rest);
+        if from.capacity() - rest >= from.capacity() / UNUSED {
+            from.shrink_to_fit();
+        }
+    }
+}
+
+/// Leaves the numbers as they are.
+fn same(_: &str, _: usize, _: &mut [f32]) {}
+
+/// The numbers that a tensor had before; zeros are left.
+fn taken(known: usize, numbers: &mut [f32]) -> Vec<f32> {
+    let before = numbers[..known].to_vec();
+    numbers.fill(0.0);
+    before
 }
 
 /// Multiplies numbers in place.
@@ -205,7 +239,7 @@ pub fn scale(mut model: Portable, to: AttentionScale) -> Portable {
 
 /// R10. The head gets the token embedding as a weight of its own. Exact.
 pub fn untie(model: Portable) -> Portable {
-    let mut model = reshaped(model, Rewrite::Untie, same);
+    let mut model = reshaped(model, |config| Rewrite::Untie.configure(config), same);
     let layout = model.layout();
     model.weights.copy_within(layout.embedding.wte.range(), layout.lm_head.w.start);
     model
@@ -215,18 +249,25 @@ pub fn untie(model: Portable) -> Portable {
 pub fn repeat_keys(model: Portable) -> Portable {
     let (heads, shared) = (model.config.n_head, model.config.kv_heads());
     let queries = model.config.attention_size();
-    reshaped(model, Rewrite::RepeatKeys, |name, from, to| {
-        let (true, Some(from)) = (name.contains("c_attn"), from) else { return same(name, from, to) };
-        // Of the new tensor a third is queries, of a matrix or of a bias.
-        let cols = to.len() / (3 * queries);
-        let size = queries / heads * cols;
-        let (q, kv) = from.split_at(queries * cols);
-        to[..q.len()].copy_from_slice(q);
-        for (head, to) in to[q.len()..].chunks_exact_mut(size).enumerate() {
-            let (part, head) = (head / heads, head % heads);
-            to.copy_from_slice(&kv[(part * shared + head / (heads / shared)) * size..][..size]);
-        }
-    })
+    reshaped(
+        model,
+        |config| Rewrite::RepeatKeys.configure(config),
+        |name, known, to| {
+            if !name.contains("c_attn") {
+                return;
+            }
+            let from = taken(known, to);
+            // Of the new tensor a third is queries, of a matrix or of a bias.
+            let cols = to.len() / (3 * queries);
+            let size = queries / heads * cols;
+            let (q, kv) = from.split_at(queries * cols);
+            to[..q.len()].copy_from_slice(q);
+            for (head, to) in to[q.len()..].chunks_exact_mut(size).enumerate() {
+                let (part, head) = (head / heads, head % heads);
+                to.copy_from_slice(&kv[(part * shared + head / (heads / shared)) * size..][..size]);
+            }
+        },
+    )
 }
 
 /// What is written to the residual stream: the embeddings, rows of channels, and the projections, columns of channels, with
@@ -258,7 +299,7 @@ pub fn centre(model: Portable) -> Portable {
     let biases: Vec<Option<Vec<f64>>> = norms(&old)
         .map(|(norm, linear)| norm.b.map(|b| product(&model.weights, linear, &doubles(&model.weights, b.span))))
         .collect();
-    let mut model = reshaped(model, Rewrite::Centre, same);
+    let mut model = reshaped(model, |config| Rewrite::Centre.configure(config), same);
     let layout = model.layout();
     for ((_, linear), add) in norms(&layout).zip(biases) {
         if let (Some(b), Some(add)) = (linear.b, add) {
@@ -307,13 +348,16 @@ fn product(weights: &[f32], linear: Linear, x: &[f64]) -> Vec<f64> {
 /// R7. `relu(x)` is `gelu(k x) / k` but for 0.17 / k, and `silu(k x) / k` times an `up` of 1 but for 0.28 / k. With k a power
 /// of two, multiplying `c_fc` by k and dividing `c_proj` by it rounds nothing.
 pub fn relu_as(model: Portable, activation: Activation, k: f64) -> Portable {
-    let mut model = reshaped(model, Rewrite::ReluAs(activation, k), |name, from, to| {
-        same(name, from, to);
-        if activation == Activation::Swiglu && name.ends_with("c_fc.bias") {
-            let half = to.len() / 2;
-            to[half..].fill(1.0);
-        }
-    });
+    let mut model = reshaped(
+        model,
+        |config| Rewrite::ReluAs(activation, k).configure(config),
+        |name, _, to| {
+            if activation == Activation::Swiglu && name.ends_with("c_fc.bias") {
+                let half = to.len() / 2;
+                to[half..].fill(1.0);
+            }
+        },
+    );
     let layout = model.layout();
     let gates = model.config.mlp_size();
     for block in &layout.h {
@@ -351,7 +395,7 @@ pub fn proj_bias(model: Portable) -> Result<Portable> {
         })?;
         added.push(z);
     }
-    let mut model = reshaped(model, Rewrite::ProjBias, same);
+    let mut model = reshaped(model, |config| Rewrite::ProjBias.configure(config), same);
     let layout = model.layout();
     let values = layout.qkv_rows()[2].clone();
     for (block, z) in layout.h.iter().zip(added) {
@@ -437,20 +481,11 @@ fn fold(weights: &mut [f32], norm: Norm, linear: Linear) -> Constant {
 }
 
 /// The model with a bias in each norm, zero where there was none: what `fold` needs.
-fn with_norm_bias(mut model: Portable) -> Portable {
+fn with_norm_bias(model: Portable) -> Portable {
     if model.config.bias.norm {
         return model;
     }
-    let mut config = model.config.clone();
-    config.bias.norm = true;
-    let (old, new) = (model.layout(), Layout::new(&config).expect("a bias more"));
-    let mut weights = vec![0.0; new.len()];
-    for from in &old.tensors {
-        let to = new.tensors.iter().find(|to| to.name == from.name).expect("it has all of them");
-        weights[to.span.range()].copy_from_slice(&model.weights[from.span.range()]);
-    }
-    (model.config, model.weights) = (config, weights);
-    model
+    reshaped(model, |config| config.bias.norm = true, same)
 }
 
 /// R4. The bias of queries, keys and values goes into their weights along the direction in which LayerNorm's output is
@@ -459,7 +494,7 @@ pub fn qkv_bias(model: Portable) -> Portable {
     let mut model = with_norm_bias(model);
     let blocks = model.layout().h;
     blocks.iter().for_each(|block| _ = fold(&mut model.weights, block.ln_1, block.c_attn));
-    reshaped(model, Rewrite::QkvBias, same)
+    reshaped(model, |config| Rewrite::QkvBias.configure(config), same)
 }
 
 /// R3. The head's bias goes into its weight along the direction in which LayerNorm's output is constant, whatever the size of
@@ -468,7 +503,7 @@ pub fn head_bias(model: Portable) -> Portable {
     let mut model = with_norm_bias(model);
     let layout = model.layout();
     fold(&mut model.weights, layout.ln_f, layout.lm_head);
-    reshaped(model, Rewrite::HeadBias, same)
+    reshaped(model, |config| Rewrite::HeadBias.configure(config), same)
 }
 
 /// R6. Of SwiGLU's MLP, the bias of `c_fc` goes into its weights as in `fold`. One more hidden unit is constant: its gate is
@@ -510,21 +545,24 @@ pub fn pad(model: Portable, n: usize) -> Portable {
 fn resized(model: Portable, rewrite: Rewrite) -> Portable {
     let parts = if model.config.activation == Activation::Swiglu { 2 } else { 1 };
     let (old, c) = (model.config.mlp_size(), model.config.n_embd);
-    reshaped(model, rewrite, |name, from, to| match from {
-        Some(from) if name.contains("mlp.c_fc") => {
-            let (from_part, to_part) = (from.len() / parts, to.len() / parts);
-            for (from, to) in from.chunks_exact(from_part).zip(to.chunks_exact_mut(to_part)) {
-                to[..from_part].copy_from_slice(from);
+    reshaped(
+        model,
+        |config| rewrite.configure(config),
+        |name, known, to| {
+            if known > 0 && name.contains("mlp.c_fc") {
+                let from = taken(known, to);
+                let (from_part, to_part) = (known / parts, to.len() / parts);
+                for (from, to) in from.chunks_exact(from_part).zip(to.chunks_exact_mut(to_part)) {
+                    to[..from_part].copy_from_slice(from);
+                }
+            } else if name.ends_with("mlp.c_proj.weight") {
+                let (from, width) = (taken(known, to), to.len() / c);
+                from.chunks_exact(old)
+                    .zip(to.chunks_exact_mut(width))
+                    .for_each(|(from, to)| to[..old].copy_from_slice(from));
             }
-        }
-        Some(from) if name.ends_with("mlp.c_proj.weight") => {
-            let width = to.len() / c;
-            from.chunks_exact(old)
-                .zip(to.chunks_exact_mut(width))
-                .for_each(|(from, to)| to[..old].copy_from_slice(from));
-        }
-        from => same(name, from, to),
-    })
+        },
+    )
 }
 
 /// R11. A program that goes past the learned positions gets rows there that make it end the text. These rows are a large
@@ -563,16 +601,18 @@ fn with_ending(model: Portable, rewrite: Rewrite) -> Result<Portable> {
     let row: Vec<f32> = row.collect();
     let config = &model.config;
     let tokenizer = with_end(&model.tokenizer, end)?.with_ends(&config.bos_token, &config.eos_token)?;
-    let mut model = reshaped(model, rewrite, |name, from, to| {
-        same(name, from, to);
-        let known = from.map_or(0, <[f32]>::len);
-        if name.ends_with("wpe.weight") {
-            let rows = to[known..].chunks_exact_mut(n);
-            rows.for_each(|to| to.iter_mut().zip(&v).for_each(|(x, v)| *x = (LEAD * v) as f32));
-        } else if name == "lm_head.weight" {
-            to[known..].copy_from_slice(&row);
-        }
-    });
+    let mut model = reshaped(
+        model,
+        |config| rewrite.configure(config),
+        |name, known, to| {
+            if name.ends_with("wpe.weight") {
+                let rows = to[known..].chunks_exact_mut(n);
+                rows.for_each(|to| to.iter_mut().zip(&v).for_each(|(x, v)| *x = (LEAD * v) as f32));
+            } else if name == "lm_head.weight" {
+                to[known..].copy_from_slice(&row);
+            }
+        },
+    );
     model.tokenizer = tokenizer;
     Ok(model)
 }

@@ -35,17 +35,15 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The weights of a model as files with such matrices have them.
-pub(super) fn rounded(model: &Portable) -> Vec<f32> {
-    let mut weights = model.weights.clone();
+/// Makes the weights of a model those that files with such matrices have.
+pub(super) fn round(model: &mut Portable) {
     let layout = model.layout();
     let matrices = layout.h.iter().flat_map(|block| [block.c_attn, block.attn_proj, block.c_fc, block.mlp_proj]);
     for Linear { w, i, .. } in matrices {
-        let numbers = &mut weights[w.range()];
+        let numbers = &mut model.weights[w.range()];
         let rounded = Rows::new(numbers, i).rounded();
         numbers.copy_from_slice(&rounded);
     }
-    weights
 }
 
 #[cfg(test)]

@@ -334,10 +334,17 @@ impl Stored {
 
     /// The weights; `base` holds the [`Layout::base_len`] weights that adapters belong to.
     pub(crate) fn weights(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
-        let name = weights_file(layout);
         let mut weights = self.on_base(layout, base)?;
-        self.tensors(name, &[stored(layout)], &mut |_, span, x| weights[span.range()].copy_from_slice(x))?;
+        self.weights_onto(layout, &mut weights)?;
         Ok(weights)
+    }
+
+    /// Puts the stored weights where they belong in a buffer that begins with those which are not stored, if there are any.
+    pub(crate) fn weights_onto(&self, layout: &Layout, weights: &mut Vec<f32>) -> Result<()> {
+        weights.reserve_exact(layout.len().saturating_sub(weights.len()));
+        weights.resize(layout.len(), 0.0);
+        let take = &mut |_, span: Span, x: &[f32]| weights[span.range()].copy_from_slice(x);
+        self.tensors(weights_file(layout), &[stored(layout)], take)
     }
 
     /// A zeroed buffer for the layout (untouched pages), starting with `base` if there are adapters.

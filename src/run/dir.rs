@@ -32,6 +32,7 @@ use kinglet_core::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{
+    cell::RefCell,
     fs,
     io::{self, BufRead},
     path::{Path, PathBuf},
@@ -508,6 +509,20 @@ impl RunDir {
     /// If there is no intact checkpoint, or the run has adapters and `base` is `None`.
     pub fn load_weights(&mut self, layout: &Layout, base: Option<&[f32]>, which: Which) -> Result<(State, Vec<f32>)> {
         self.read(which, |stored| Ok((stored.state()?, stored.weights(layout, base)?)))
+    }
+
+    /// [`RunDir::load_weights`] of a run with adapters, in the memory of the weights that they belong to.
+    ///
+    /// # Errors
+    /// If there is no intact checkpoint.
+    pub fn load_weights_onto(&mut self, layout: &Layout, base: Vec<f32>, which: Which) -> Result<(State, Vec<f32>)> {
+        // What a damaged checkpoint left is overwritten by the next, which holds the same tensors.
+        let weights = RefCell::new(base);
+        let state = self.read(which, |stored| {
+            stored.weights_onto(layout, &mut weights.borrow_mut())?;
+            stored.state()
+        })?;
+        Ok((state, weights.into_inner()))
     }
 
     /// The newest intact checkpoint among those whose step is `wanted`: its state and its verified folder.

@@ -249,10 +249,12 @@ impl Finetune {
 
 /// Loads a checkpoint of a run, with its adapters merged into the weights.
 fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32>)> {
-    let base = run.adapted_weights()?;
-    let (state, weights) = run.load_weights(&Layout::new(&run.config)?, base.as_deref(), which)?;
-    drop(base);
-    let (config, weights) = merge(&run.config, &weights)?;
+    let layout = Layout::new(&run.config)?;
+    let (state, weights) = match run.adapted_weights()? {
+        Some(base) => run.load_weights_onto(&layout, base, which)?,
+        None => run.load_weights(&layout, None, which)?,
+    };
+    let (config, weights) = merge(&run.config, weights)?;
     Ok((state, config, weights))
 }
 

@@ -18,6 +18,8 @@ use kinglet::{
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::{fs, path::Path};
+#[cfg(target_os = "linux")]
+use std::{process::Stdio, time::Duration};
 
 /// A model of random weights: more than a new one has, so that no bias is zero and no norm is one.
 fn random(settings: &[&str]) -> Portable {
@@ -76,8 +78,8 @@ fn round(model: &Portable, target: Target, dtype: Dtype) -> (Exported, Portable,
         told.attention_scale = Some(AttentionScale::NEmbd);
     }
     let back = import(&path, &told).unwrap_or_else(|error| panic!("{}", error.one_line())).portable;
-    let before = probabilities(model, &model.config).unwrap();
-    let difference = before.difference(&probabilities(&back, &model.config).unwrap());
+    let said = |one: &Portable| probabilities(&mut one.clone(), &model.config).unwrap();
+    let difference = said(model).difference(&said(&back));
     (exported, back, difference)
 }
 
@@ -439,5 +441,46 @@ fn what_belongs_to_another_format_is_refused() {
         let error =
             write(source(&model), Target::HuggingFace, &temp.path().join("a"), &options).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
+    }
+}
+
+/// The most memory that a command had, in bytes.
+#[cfg(target_os = "linux")]
+fn peak(cli: &Cli, args: &[&str]) -> f64 {
+    let mut child = cli.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let (status, mut kib) = (format!("/proc/{}/status", child.id()), 0.0);
+    // The kernel keeps the most; the last files take longer to be written than the pause between two looks.
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        kib = line.and_then(|number| number.parse().ok()).unwrap_or(kib);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    1024.0 * kib
+}
+
+/// Neither is it twice in memory while it is rewritten, nor beside the engine that compares, nor on its way to the file.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_large_model_is_rewritten_and_written_without_a_second_copy() {
+    let large = ["n_layer=7", "n_embd=512", "vocab_size=11"];
+    let cases: [(&[&str], &str); 3] = [
+        (&["activation=gelu_tanh", "bias=true", "tie_weights=true"], "gguf"),
+        (&[ROTARY, GATED, "bias=[\"qkv\",\"proj\",\"mlp\",\"head\"]"], "hf"),
+        (&[ROTARY, GATED, RMS, "n_kv_head=2"], "gguf"),
+    ];
+    for (settings, format) in cases {
+        let cli = Cli::new();
+        let model = random(&[&large, settings].concat());
+        let size = 4.0 * model.weights.len() as f64;
+        assert!(model.weights.len() > kinglet::formats::chain::LARGE, "{}", model.weights.len());
+        write(source(&model), Target::Safetensors, &cli.path("model"), &options(Dtype::F32)).unwrap();
+        drop(model);
+        let most = peak(&cli, &["export", "model", "--format", format, "--out", "there", "--max-difference", "1"]);
+        eprintln!("{format}: {:.2} times {:.0} MB", most / size, size / 1e6);
+        // The program itself, and one tensor more than the model.
+        assert!(most < 1.4 * size + 30e6, "{format} of {settings:?}: {:.2} times its size", most / size);
     }
 }

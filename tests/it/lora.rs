@@ -144,7 +144,7 @@ fn merged_adapters_are_the_same_function() {
     ] {
         let config = config(settings);
         let adapted = train(&config, layout(&config).init(9), 20).p;
-        let (plain, merged) = merge(&config, &adapted).unwrap();
+        let (plain, merged) = merge(&config, adapted.to_vec()).unwrap();
         let layout = layout(&plain);
         layout.check(&plain).unwrap();
         assert!(merged.len() == layout.len() && !layout.has_adapters() && layout.trainable_len() == layout.len());
@@ -156,7 +156,7 @@ fn merged_adapters_are_the_same_function() {
         };
         assert!(far(&merged) < 1e-5, "{settings:?}: {}", far(&merged));
         // Without them it is another function.
-        let (_, without) = merge(&config.with(&["lora_alpha=1e-9"]).unwrap(), &adapted).unwrap();
+        let (_, without) = merge(&config.with(&["lora_alpha=1e-9"]).unwrap(), adapted.to_vec()).unwrap();
         assert!(far(&without) > 1e-3, "{settings:?}: {}", far(&without));
     }
 }

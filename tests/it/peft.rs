@@ -66,7 +66,7 @@ fn logits_are_those_of_peft_with_adapters_and_merged() {
         assert!(largest(&has, &want) < 1e-5, "{name}: {}", largest(&has, &want));
         let plain = logits(&found.base.config, &found.base.weights, &ids);
         assert!(largest(&plain, &want) > 1e-2, "{name}: the adapter changes the model");
-        let (config, weights) = merge(config, weights).unwrap();
+        let (config, weights) = merge(config, weights.clone()).unwrap();
         assert!(largest(&logits(&config, &weights, &ids), &want) < 1e-5, "{name}, merged");
     }
 }

@@ -20,6 +20,16 @@ impl Floats {
         Floats { from: memory.as_ptr().align_offset(LINE), memory, len }
     }
 
+    /// Numbers that are in memory already. They stay where they are, at a cache line or not.
+    pub fn in_place(memory: Vec<f32>) -> Floats {
+        Floats { from: 0, len: memory.len(), memory }
+    }
+
+    /// The numbers as a vector: the one of [`Floats::in_place`], or a copy.
+    pub fn into_vec(self) -> Vec<f32> {
+        if self.from == 0 && self.len == self.memory.len() { self.memory } else { self.to_vec() }
+    }
+
     /// Grows scratch memory to at least `len` numbers; growing loses its contents. Like a vector, it grows by at least
     /// half.
     pub fn grow(&mut self, len: usize) {
@@ -62,5 +72,16 @@ mod tests {
             assert!(floats.len() >= len + 3 && at_line(&floats));
             assert!(floats.iter().all(|&x| x == 0.0));
         }
+    }
+
+    #[test]
+    fn numbers_that_are_in_memory_stay_there() {
+        let numbers = vec![1.0, 2.0, 3.0];
+        let at = numbers.as_ptr();
+        let floats = Floats::in_place(numbers);
+        assert_eq!((&*floats, floats.as_ptr()), (&[1.0, 2.0, 3.0][..], at));
+        let numbers = floats.into_vec();
+        assert_eq!((numbers.as_ptr(), numbers.len()), (at, 3));
+        assert_eq!(Floats::zeros(5).into_vec(), [0.0; 5]);
     }
 }

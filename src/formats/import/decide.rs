@@ -9,7 +9,7 @@ use crate::{
     text::source,
 };
 use kinglet_core::{
-    backend::{Cpu, Forward},
+    backend::{Buf, Cpu},
     config::Config,
     error::Result,
     model::Gpt,
@@ -65,7 +65,7 @@ pub(super) fn decide(
 }
 
 /// Where the loss is clearly lower with another value than the one that was told: both losses.
-fn doubt(model: &Portable, data: &Dataset, told: &Open, text: &str) -> Result<Option<String>> {
+fn doubt(model: &mut Portable, data: &Dataset, told: &Open, text: &str) -> Result<Option<String>> {
     let has = model.config.value(told.key).to_string();
     let is_told = |value: &String| value.trim_matches('"') == has.trim_matches('"');
     let other = told.values.iter().filter(|value| !is_told(value)).cloned().collect();
@@ -139,24 +139,24 @@ fn trials(config: &Config, open: &[Open]) -> Result<Vec<Trial>> {
     Ok(trials)
 }
 
-/// The losses of each sequence, trial by trial. The weights are the same for all.
-fn losses(model: &Portable, data: &Dataset, trials: &[Trial]) -> Result<Vec<Vec<Measured>>> {
+/// The losses of each sequence, trial by trial. The weights are the same for all, and afterwards: they are lent to the engine.
+fn losses(model: &mut Portable, data: &Dataset, trials: &[Trial]) -> Result<Vec<Vec<Measured>>> {
     let be = Cpu::new()?;
     let tokens = (WORK / model.weights.len().max(1)).clamp(*TOKENS.start(), *TOKENS.end());
     let tokens = tokens * COMBINATIONS / trials.len().max(COMBINATIONS);
     let sequences = (tokens / model.config.block_size).max(SEQUENCES);
-    let mut all = Vec::new();
-    let mut weights = be.zeros(model.weights.len());
-    be.upload(&mut weights, 0, &model.weights);
-    be.pack_weights(&mut weights, &model.layout().linears(), false);
-    for Trial { config, .. } in trials {
+    // Of passes over whole sequences, those with packed weights would not be faster, and there would be two copies of them.
+    let weights = Buf::in_place(std::mem::take(&mut model.weights));
+    let all = trials.iter().map(|Trial { config, .. }| {
         let gpt = Gpt::new(config)?;
         let mut shards = Shards::new(&be, &gpt, sequences, current(), false);
         let load = |i, batch: &mut _| data.train.sample(1, Purpose::EstimateTrain, 0, i, batch);
         let measured = shards.losses(&be, &gpt, &weights, sequences, load, |_, _| ControlFlow::Continue(()))?;
-        all.push(measured.expect("nothing breaks it off"));
-    }
-    Ok(all)
+        Ok(measured.expect("nothing breaks it off"))
+    });
+    let all = all.collect();
+    model.weights = weights.into_numbers();
+    all
 }
 
 fn mean(losses: &[Measured]) -> f64 {

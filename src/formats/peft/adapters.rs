@@ -10,7 +10,7 @@ use crate::formats::{
 use kinglet_core::{
     config::Config,
     error::{Error, Result},
-    params::Layout,
+    params::{Layout, Param},
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -24,19 +24,30 @@ pub struct Adapters {
     pub weights: Vec<f32>,
 }
 
+/// Adapters without the model that they are on.
+#[derive(Clone, Debug)]
+pub struct Factors {
+    /// The configuration with adapters.
+    config: Config,
+    /// Their numbers: what comes after the model in its layout.
+    numbers: Vec<f32>,
+}
+
 impl Adapters {
-    /// The model without them, with whatever else was trained.
+    /// The model without them, with whatever else was trained, and the adapters alone. Weights are not copied.
     ///
     /// # Errors
     /// If the configuration describes no model.
-    pub(in crate::formats) fn base(&self) -> Result<(Config, Vec<f32>)> {
+    pub(in crate::formats) fn split(mut self) -> Result<(Config, Vec<f32>, Factors)> {
+        let numbers = self.weights.split_off(Layout::new(&self.config)?.base_len);
         let mut config = self.config.clone();
         (config.lora_rank, config.new_tokens) = (0, 0);
         (config.freeze, config.modules_to_save, config.param_groups) = (Vec::new(), Vec::new(), Vec::new());
-        let layout = Layout::new(&self.config)?;
-        Ok((config, self.weights[..layout.base_len].to_vec()))
+        Ok((config, self.weights, Factors { config: self.config, numbers }))
     }
+}
 
+impl Factors {
     /// Whether the adapters stay what they are if the model is rewritten so, but for a factor on the queries.
     pub(in crate::formats) fn survive(&self, rewrite: Rewrite) -> bool {
         rows::survive(&self.config, rewrite)
@@ -68,7 +79,8 @@ impl Adapters {
         for Module { name: module, linear: at, rows } in rows::modules(&model.config, dialect)? {
             let linear = adapted.linears()[at];
             let Some(lora) = linear.lora else { continue };
-            let (a, b) = (&self.weights[lora.a.range()], &self.weights[lora.b.range()]);
+            let of = |param: Param| &self.numbers[param.start - adapted.base_len..][..param.len];
+            let (a, b) = (of(lora.a), of(lora.b));
             let is_qkv = rows::is_qkv(at, config.n_layer);
             let picked = rows.iter().flat_map(|&row| {
                 let factor = if is_qkv && row < queries { factor } else { 1.0 };

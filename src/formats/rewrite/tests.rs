@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    formats::chain::probabilities,
+    formats::chain::{Probabilities, probabilities},
     text::tokenizer::{CharTokenizer, Tokenizer},
 };
 use kinglet_core::{
@@ -23,15 +23,20 @@ fn model(settings: &[&str], bias: Bias, seed: u64) -> Portable {
     Portable::new(config, weights, Tokenizer::from(CharTokenizer::train("abcdefghijklm"))).unwrap()
 }
 
+/// What a model says; the model is kept.
+fn said(model: &Portable, config: &Config) -> Probabilities {
+    probabilities(&mut model.clone(), config).unwrap()
+}
+
 /// How much the rewritten model says something else.
 fn change(model: &Portable, rewrite: Rewrite) -> (f64, Portable) {
-    let before = probabilities(model, &model.config).unwrap();
+    let before = said(model, &model.config);
     let after = rewrite.apply(model.clone()).unwrap();
     let mut config = model.config.clone();
     rewrite.configure(&mut config);
     assert_eq!(after.config, config, "{rewrite}");
     Portable::new(after.config.clone(), after.weights.clone(), after.tokenizer.clone()).unwrap();
-    (before.difference(&probabilities(&after, &model.config).unwrap()), after)
+    (before.difference(&said(&after, &model.config)), after)
 }
 
 const ALL: Bias = Bias { qkv: true, proj: true, mlp: true, head: true, norm: true };
@@ -162,8 +167,8 @@ fn a_text_ends_behind_the_block_and_not_within_it() {
         // A model that goes on as if nothing was there.
         let mut config = model.config.clone();
         config.vocab_size = vocab;
-        let said = probabilities(&model, &config).unwrap();
-        for (at, row) in said.logs_of_first_sequence().enumerate() {
+        let logs = said(&model, &config);
+        for (at, row) in logs.logs_of_first_sequence().enumerate() {
             let end = row[vocab];
             if at < 7 { assert!(end < -2000.0, "{at}: {end}") } else { assert!(end > -1e-9, "{at}: {end}") }
         }

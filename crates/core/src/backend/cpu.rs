@@ -106,6 +106,17 @@ impl Buf {
         Buf { numbers: Floats::zeros(len), panels: Vec::new(), prepared: None }
     }
 
+    /// Numbers that are in memory already, without a copy: for a few passes over a model for which there is no room twice.
+    /// They may begin anywhere in a cache line, which costs time and changes no result.
+    pub fn in_place(numbers: Vec<f32>) -> Buf {
+        Buf { numbers: Floats::in_place(numbers), panels: Vec::new(), prepared: None }
+    }
+
+    /// The numbers; those of [`Buf::in_place`] are not copied.
+    pub fn into_numbers(self) -> Vec<f32> {
+        self.numbers.into_vec()
+    }
+
     /// W of a layer, or its transpose for the forward pass; the packed copy if it is up to date.
     fn weight(&self, w: Linear, backward: bool) -> Rhs<'_> {
         if self.prepared.is_some_and(|both| both || !backward) {

@@ -1,6 +1,6 @@
 //! Turns the parameters of one model into those of another: adapters merged in, tokens added to the vocabulary.
 
-use super::{Layout, of_tokens};
+use super::{Layout, Param, of_tokens};
 use crate::{config::Config, error::Result};
 
 /// Merges the adapters into the model given by `config` and `p`. Returns its new configuration and its weights, with
@@ -11,7 +11,7 @@ use crate::{config::Config, error::Result};
 ///
 /// # Panics
 /// If `p` is not as long as the layout of `config`.
-pub fn merge(config: &Config, p: &[f32]) -> Result<(Config, Vec<f32>)> {
+pub fn merge(config: &Config, mut p: Vec<f32>) -> Result<(Config, Vec<f32>)> {
     let adapted = Layout::new(config)?;
     assert_eq!(p.len(), adapted.len());
     let mut config = Config {
@@ -24,17 +24,22 @@ pub fn merge(config: &Config, p: &[f32]) -> Result<(Config, Vec<f32>)> {
     };
     let layout = Layout::new(&config)?;
     config.param_groups.retain(|group| layout.tensors.iter().any(|tensor| group.names(&tensor.name)));
-    let mut merged = vec![0.0; layout.len()];
-    for tensor in &layout.tensors {
-        // Only the weight of an `lm_head` that was tied has no tensor of the same name.
+    let adapters = p.split_off(adapted.base_len);
+    // The model is the beginning of the buffer. Only a head that was tied is new, and what follows it moves to the end.
+    p.reserve_exact(layout.len() - p.len());
+    p.resize(layout.len(), 0.0);
+    for tensor in layout.tensors.iter().rev() {
         let from = adapted.tensors.iter().find(|from| from.name == tensor.name);
         let from = from.map_or(adapted.lm_head.w.span, |from| from.span);
-        merged[tensor.span.range()].copy_from_slice(&p[from.range()]);
+        if from != tensor.span {
+            p.copy_within(from.range(), tensor.span.start);
+        }
     }
     for (w, from) in layout.linears().iter().zip(adapted.linears()) {
         let Some(lora) = from.lora else { continue };
-        let (a, b) = (&p[lora.a.range()], &p[lora.b.range()]);
-        for (row, b) in merged[w.w.range()].chunks_exact_mut(w.i).zip(b.chunks_exact(lora.r)) {
+        let of = |param: Param| &adapters[param.start - adapted.base_len..][..param.len];
+        let (a, b) = (of(lora.a), of(lora.b));
+        for (row, b) in p[w.w.range()].chunks_exact_mut(w.i).zip(b.chunks_exact(lora.r)) {
             for (i, weight) in row.iter_mut().enumerate() {
                 let column = a[i..].iter().step_by(w.i);
                 let product: f64 = b.iter().zip(column).map(|(&b, &a)| f64::from(b) * f64::from(a)).sum();
@@ -42,7 +47,7 @@ pub fn merge(config: &Config, p: &[f32]) -> Result<(Config, Vec<f32>)> {
             }
         }
     }
-    Ok((config, merged))
+    Ok((config, p))
 }
 
 /// Extends the model given by `config` and `p` to a vocabulary of `vocab_size` tokens, of which only the first `known`

@@ -50,7 +50,7 @@ fn what_describes_no_model_is_refused() {
         let error = Layout::new(&config).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{key} = ")), "{key}: {error}");
         assert_eq!(Gpt::new(&config).unwrap_err().to_string(), error);
-        assert_eq!(merge(&config, &[]).unwrap_err().to_string(), error);
+        assert_eq!(merge(&config, Vec::new()).unwrap_err().to_string(), error);
         if key != "vocab_size" {
             assert_eq!(add_tokens(&config, &[], 0, 7).unwrap_err().to_string(), error);
         }
