@@ -3,6 +3,7 @@
 #![deny(clippy::print_stderr)]
 
 mod bench;
+mod browser;
 mod chat;
 mod chats;
 mod choice;

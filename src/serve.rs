@@ -1,7 +1,9 @@
 //! A server with OpenAI's interface. One thread has all sockets; handlers run on a few threads beside it, and what they ask for
-//! is computed by the engine, on one more. Without being told otherwise, it answers this machine alone.
+//! is computed by the engine, on one more. The page that shows it is a part of the program. Without being told otherwise, it answers this machine alone.
 
 mod answer;
+mod assets;
+mod coding;
 mod connection;
 mod fields;
 mod guard;

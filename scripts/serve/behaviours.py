@@ -153,7 +153,7 @@ def routes(c):
 
 @check(PART)
 def security(c):
-    """A foreign Host or Origin is refused, nothing is said to other pages, and /health alone needs no token."""
+    """A foreign Host or Origin is refused, nothing is said to other pages, and only the page and /health need no token."""
     for host in ("evil.example", "127.0.0.1.evil.example", f"evil.example:{c.server.port}"):
         answer = c.server.ask("GET", "/v1/models", Host=host)
         assert answer.status in (400, 403, 421), f"{host}: {answer.status}"
@@ -170,7 +170,8 @@ def security(c):
     token = c.runs.parent / "token"
     token.write_text("a-token-of-some-length-0123456789\n")
     with c.few("--token-file", token, "--cors-origin", "https://page.example") as server:
-        same(server.ask("GET", "/health").status, 200)
+        for path in ("/health", "/", "/assets/app.js"):
+            same((path, server.ask("GET", path).status), (path, 200))
         for path in ("/v1/models", "/metrics", "/openapi.json", "/tokenizer_info"):
             same((path, server.ask("GET", path).status), (path, 401))
         right = {"Authorization": "Bearer " + token.read_text().strip()}

@@ -1,6 +1,7 @@
 //! `kinglet serve`
 
 use super::{
+    browser,
     choice::Threads,
     report,
     run_arg::{RunArg, folder},
@@ -15,6 +16,7 @@ use serde_json::json;
 use std::{
     fs,
     io::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -28,7 +30,7 @@ const NAMED: usize = 8;
 /// The fewest characters of a token.
 const TOKEN: usize = 16;
 
-/// Serve trained models with OpenAI's API
+/// Serve trained models: a page to look at them, and OpenAI's API
 #[derive(clap::Args)]
 #[command(after_help = "\
 A model is called by the path of its run under the folder that is served; NAME@last and NAME@STEP select another \
@@ -37,7 +39,7 @@ are renewed; nothing is written into a run. Without --host, only programs on thi
 made and required.
 
 Examples:
-  kinglet serve
+  kinglet serve --open
   kinglet serve mine --port 8000
   kinglet serve runs --host 0.0.0.0 --token-file token.txt")]
 pub(super) struct Args {
@@ -58,6 +60,12 @@ pub(super) struct Args {
     models_max: u16,
     #[command(flatten)]
     threads: Threads,
+    /// Open the page in a browser
+    #[arg(long)]
+    open: bool,
+    /// Serve no page, only the API
+    #[arg(long, conflicts_with = "open")]
+    no_page: bool,
     /// Address to listen on; 0.0.0.0 is all addresses of this machine [default: 127.0.0.1]
     #[arg(help_heading = ACCESS, long, value_name = "HOST", default_value = "127.0.0.1", hide_default_value = true)]
     host: String,
@@ -81,6 +89,13 @@ struct Token {
     is_new: bool,
 }
 
+impl Token {
+    /// The token, if nobody knows it yet.
+    fn new(&self) -> Option<&str> {
+        self.text.as_deref().filter(|_| self.is_new)
+    }
+}
+
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
         let roots = self.roots()?;
@@ -89,6 +104,7 @@ impl Args {
         (options.host, options.port) = (self.host.clone(), self.port);
         options.token.clone_from(&token.text);
         (options.allow_hosts, options.cors_origin) = (self.allow_host.clone(), self.cors_origin.clone());
+        options.page = !self.no_page;
         options.models_max = self.models_max.into();
         (options.engine.parallel, options.engine.queue) = (self.parallel.into(), self.queue.into());
         options.engine.threads = self.threads.count();
@@ -101,7 +117,11 @@ impl Args {
                 stopper.stop();
             },
         )?;
-        show(&server, &token, json)?;
+        let page = (!self.no_page).then(|| page(server.address(), &token));
+        show(&server, &token, page.as_deref(), json)?;
+        if let Some(page) = page.filter(|_| self.open) {
+            browser::open(&page);
+        }
         server.wait()?;
         Ok(Ended::Interrupted)
     }
@@ -165,19 +185,32 @@ fn read_token(path: &Path) -> anyhow::Result<String> {
     Ok(token.to_owned())
 }
 
+/// Where the page is, for a browser on this machine. Nobody is told what stands behind `#`.
+fn page(address: SocketAddr, token: &Token) -> String {
+    let ip = match address.ip() {
+        // All addresses are not one that leads anywhere.
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let token = token.new().map(|token| format!("#token={token}")).unwrap_or_default();
+    format!("http://{}/{token}", SocketAddr::new(ip, address.port()))
+}
+
 /// Where it listens, what is there, and how to try it.
-fn show(server: &Server, token: &Token, json: bool) -> anyhow::Result<()> {
+fn show(server: &Server, token: &Token, page: Option<&str>, json: bool) -> anyhow::Result<()> {
     let (address, names) = (server.address(), server.models());
     let url = format!("http://{address}");
-    let new = token.text.as_deref().filter(|_| token.is_new);
+    let new = token.new();
     if json {
         let about = json!({
-            "event": "serving", "url": url, "host": address.ip().to_string(), "port": address.port(), "models": names,
+            "event": "serving", "page": page, "url": url, "host": address.ip().to_string(), "port": address.port(), "models": names,
             "authenticated": token.text.is_some(), "token": new,
         });
         return terminal::print_json(&about);
     }
-    let mut text = format!("{:<10}{url}\n", "serving");
+    let mut text = page.map(|page| format!("{:<10}{page}\n", "page")).unwrap_or_default();
+    text += &format!("{:<10}{url}/v1\n", "API");
     for name in names.iter().take(NAMED) {
         text += &format!("{:<10}{name}\n", "model");
     }

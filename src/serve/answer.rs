@@ -1,5 +1,6 @@
 //! What is asked of the server, and what it answers.
 
+use super::assets::Asset;
 use crate::engine::{Busy, End};
 use serde_json::{Value, json};
 use std::{
@@ -30,6 +31,8 @@ pub(super) enum Answer {
         /// Its bytes.
         body: Vec<u8>,
     },
+    /// A file of the page.
+    Asset(&'static Asset),
     /// What is still being computed, to be sent whole.
     Pending(Box<dyn Work>),
     /// What is still being computed, to be sent as it comes, as server-sent events.

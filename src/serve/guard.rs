@@ -127,7 +127,7 @@ impl Guard {
     /// Adds what a page needs to read the answer, if it may.
     pub(super) fn invite(&self, asked: &HeaderMap, answered: &mut HeaderMap) {
         let Some(origin) = &self.origin else { return };
-        answered.insert(VARY, HeaderValue::from_static("origin"));
+        answered.append(VARY, HeaderValue::from_static("origin"));
         if self.is_invited(asked) {
             answered.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             answered.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, retry-after"));

@@ -2,6 +2,8 @@
 
 use super::{
     answer::{Answer, Asked, Failure, Work},
+    assets::{Asset, Sent},
+    coding::{gzip, takes_gzip},
     connection::{Busy, Line},
     guard::{Guard, is_json},
     options::Limits,
@@ -9,12 +11,13 @@ use super::{
     service::Service,
     sse::Events,
 };
+use flate2::Compression;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Body, Bytes, Frame, Incoming, SizeHint},
     header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER,
-        TRANSFER_ENCODING, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName,
+        HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
     http::request::Parts,
 };
@@ -39,6 +42,9 @@ use tokio::{
 /// in bodies of the largest size, and in time.
 const DRAINED: usize = 8;
 const DRAINING: Duration = Duration::from_secs(1);
+
+/// JSON of this many bytes or fewer is not made smaller: it fits a packet.
+const PACKED_FROM: usize = 1 << 10;
 
 /// What all connections share.
 pub(super) struct Host {
@@ -121,6 +127,26 @@ impl Draft {
         draft.status = StatusCode::NO_CONTENT;
         draft.headers.insert(ALLOW, allow);
         draft
+    }
+
+    /// A file of the page.
+    fn of_asset(asset: &'static Asset, asked: &HeaderMap) -> Draft {
+        let Sent { status, bytes, headers } = asset.sent(asked);
+        let kind = if status == StatusCode::OK { asset.kind } else { "" };
+        Draft { status, kind, content: Content::Whole(Bytes::from_static(bytes)), headers }
+    }
+
+    /// The same, smaller, if the client takes it so.
+    async fn packed(mut self, asked: &HeaderMap) -> Result<Draft, Failure> {
+        self.headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        let Content::Whole(bytes) = &self.content else { return Ok(self) };
+        if bytes.len() > PACKED_FROM && takes_gzip(asked) {
+            let bytes = bytes.clone();
+            let packed = beside(move || Ok(gzip(&bytes, Compression::fast()))).await?;
+            self.content = Content::Whole(packed.into());
+            self.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        Ok(self)
     }
 
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Draft {
@@ -246,11 +272,15 @@ impl Host {
             })
             .await
         };
-        Ok(match answered? {
+        let draft = match answered? {
             Answer::Whole { kind, body } => Draft::whole(kind, body),
+            Answer::Asset(asset) => Draft::of_asset(asset, &parts.headers),
             Answer::Pending(work) => Draft::whole("application/json", whole(work).await?),
-            Answer::Stream(work) => self.stream(work),
-        })
+            Answer::Stream(work) => return Ok(self.stream(work)),
+        };
+        // What the page asks for again and again.
+        let is_page_data = route.verb == Verb::Get && route.path.starts_with("/api/");
+        if is_page_data && draft.kind == "application/json" { draft.packed(&parts.headers).await } else { Ok(draft) }
     }
 
     fn stream(&self, work: Box<dyn Work>) -> Draft {

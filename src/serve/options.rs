@@ -33,6 +33,8 @@ pub struct Options {
     pub allow_hosts: Vec<String>,
     /// The only origin whose pages may use the server, beside its own.
     pub cors_origin: Option<String>,
+    /// Whether there is a page.
+    pub page: bool,
     /// The most models in memory.
     pub models_max: usize,
     /// How texts are computed.
@@ -51,6 +53,7 @@ impl Default for Options {
             token: None,
             allow_hosts: Vec::new(),
             cors_origin: None,
+            page: true,
             models_max: 4,
             engine: engine::Options::default(),
             limits: Limits::default(),

@@ -2,6 +2,7 @@
 
 use super::{
     answer::{Answer, Asked, Failure},
+    assets::{self, Asset},
     metrics::{Label, Text},
     openai, score,
     service::Service,
@@ -39,6 +40,8 @@ pub(super) struct Route {
 
 /// All routes.
 pub(super) const ROUTES: &[Route] = &[
+    Route { verb: Verb::Get, path: "/", public: true, prompt: true, handler: page },
+    Route { verb: Verb::Get, path: "/assets/{id}", public: true, prompt: true, handler: asset },
     Route { verb: Verb::Get, path: "/health", public: true, prompt: true, handler: health },
     Route { verb: Verb::Get, path: "/metrics", public: false, prompt: true, handler: metrics },
     Route { verb: Verb::Get, path: "/openapi.json", public: false, prompt: false, handler: openai::openapi },
@@ -147,6 +150,24 @@ fn decoded(text: &str, in_query: bool) -> Cow<'_, str> {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned().into()
+}
+
+/// The page.
+fn page(service: &Service, _: &Asked) -> Result<Answer, Failure> {
+    shown(service, Some(assets::page()))
+}
+
+/// What the page is made of.
+fn asset(service: &Service, asked: &Asked) -> Result<Answer, Failure> {
+    shown(service, assets::find(&asked.id))
+}
+
+fn shown(service: &Service, asset: Option<&'static Asset>) -> Result<Answer, Failure> {
+    let none = |what: &str| Failure::of(404, "not_found", what);
+    if !service.options.page {
+        return Err(none("there is no page here: the server was started with --no-page"));
+    }
+    asset.map(Answer::Asset).ok_or_else(|| none("the page has no such file"))
 }
 
 /// Whether the server takes work.

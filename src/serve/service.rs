@@ -1,6 +1,7 @@
 //! What handlers work with.
 
 use super::{
+    assets,
     metrics::{Label, Metrics},
     models::Models,
     options::{Options, Root},
@@ -31,6 +32,9 @@ impl Service {
     /// # Errors
     /// If the system refuses a thread.
     pub(super) fn start(roots: Vec<Root>, options: Options, labels: Vec<Label>) -> Result<Service> {
+        if options.page {
+            assets::prepare();
+        }
         Ok(Service {
             models: Models::new(roots, &options),
             engine: Engine::start(options.engine.clone())?,

@@ -4,6 +4,7 @@ mod client;
 mod end;
 mod faults;
 mod models;
+mod page;
 mod score;
 
 use super::{
@@ -121,6 +122,12 @@ fn large(_: &Service, asked: &Asked) -> Result<Answer, Failure> {
     Ok(Answer::Whole { kind: "text/plain", body: vec![b'x'; bytes] })
 }
 
+/// JSON of so many bytes.
+fn large_json(_: &Service, asked: &Asked) -> Result<Answer, Failure> {
+    let bytes: usize = asked.id.parse().map_err(|_| Failure::bad(None, None, "no number"))?;
+    Ok(Answer::json(&json!("x".repeat(bytes - 2))))
+}
+
 fn panics(_: &Service, _: &Asked) -> Result<Answer, Failure> {
     panic!("this handler is broken on purpose")
 }
@@ -139,6 +146,7 @@ static TABLE: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route(Verb::Post, "/echo", echo as _),
         route(Verb::Get, "/echo/{id}", echo as _),
         route(Verb::Get, "/large/{id}", large as _),
+        route(Verb::Get, "/api/large/{id}", large_json as _),
         route(Verb::Get, "/waits", waits as _),
         route(Verb::Get, "/panics", panics as _),
         route(Verb::Get, "/model/{id}", model as _),

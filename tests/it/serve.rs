@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -116,6 +117,7 @@ fn where_others_can_connect_a_token_is_demanded() {
     assert!(
         server.answer(&get("/v1/models", "Authorization: Bearer a-token-of-my-own\r\n")).starts_with("HTTP/1.1 200")
     );
+    assert!(server.about["page"].as_str().unwrap().ends_with('/'), "a token that was there is not shown");
     let open = Serving::new(&cli, &["run", "--host", "0.0.0.0", "--no-auth"]);
     assert!(open.answer(&get("/v1/models", "")).starts_with("HTTP/1.1 200"));
     let port = open.about["port"].to_string();
@@ -130,4 +132,80 @@ fn where_others_can_connect_a_token_is_demanded() {
     cli.fails(&["serve"], 1, "there are no runs in runs/ yet");
     cli.fails(&["serve", "run", "--cors-origin", "*"], 2, "must be one origin");
     cli.fails(&["serve", "run", "--allow-host", "http://a"], 2, "must be a name");
+}
+
+/// What the program says of a server that a person starts, line by line, and what comes after it.
+fn said(
+    mut command: Command,
+    stream: impl Fn(&mut Child) -> Box<dyn Read>,
+    is_last: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = Vec::new();
+    for line in BufReader::new(stream(&mut child)).lines() {
+        lines.push(line.unwrap());
+        if is_last(lines.last().unwrap()) {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    lines
+}
+
+#[test]
+fn the_page_is_named_first_and_opened() {
+    let cli = Cli::trained();
+    let bin = cli.path("bin");
+    fs::create_dir(&bin).unwrap();
+    for name in ["xdg-open", "open"] {
+        let opened = cli.path("opened");
+        let script = format!(
+            "#!/bin/sh\nPATH=/bin:/usr/bin\necho \"$1\" > '{0}.part' && mv '{0}.part' '{0}'\n",
+            opened.display()
+        );
+        fs::write(bin.join(name), script).unwrap();
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let command = |args: &[&str], screen: &str| {
+        let mut command = cli.command(&[&["serve", "run", "--port", "0", "-t", "1"], args].concat());
+        command.env_remove("WAYLAND_DISPLAY").env_remove("BROWSER").env("DISPLAY", screen).env("PATH", &bin);
+        command
+    };
+    let out = |child: &mut Child| -> Box<dyn Read> { Box::new(child.stdout.take().unwrap()) };
+    let err = |child: &mut Child| -> Box<dyn Read> { Box::new(child.stderr.take().unwrap()) };
+    let is_opened = |_: &str| {
+        let since = Instant::now();
+        while !cli.path("opened").exists() {
+            assert!(since.elapsed() < Duration::from_secs(20), "no browser was opened");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    };
+    // With a token that was made, which is behind what a server is told.
+    let lines = said(command(&["--open", "--host", "0.0.0.0"], ":0"), out, is_opened);
+    let page = lines[0].strip_prefix("page      http://127.0.0.1:").unwrap_or_else(|| panic!("{lines:?}"));
+    let (_, token) = page.split_once("/#token=").unwrap();
+    assert_eq!(token.len(), 48);
+    assert_eq!(fs::read_to_string(cli.path("opened")).unwrap(), format!("http://127.0.0.1:{page}\n"));
+    // Without a screen, and without what opens a browser, the server runs all the same.
+    if !cfg!(target_os = "macos") {
+        let note = said(command(&["--open"], ""), err, |line| line.starts_with("note: no browser")).pop().unwrap();
+        assert!(note.contains("there is no screen here): open http://127.0.0.1:"), "{note}");
+    }
+    fs::remove_dir_all(&bin).unwrap();
+    let note = said(command(&["--open"], ":0"), err, |line| line.starts_with("note: no browser")).pop().unwrap();
+    assert!(note.contains("nothing is installed"), "{note}");
+    let without = said(command(&["--no-page"], ""), out, |line| line.starts_with("API"));
+    assert!(without[0].starts_with("API       http://127.0.0.1:") && without[0].ends_with("/v1"), "{without:?}");
+    // The page is there for all, and says nothing by itself.
+    let server = Serving::new(&cli, &["run", "--host", "0.0.0.0"]);
+    let token = server.about["token"].as_str().unwrap();
+    let page = format!("http://127.0.0.1:{}/#token={token}", server.about["port"]);
+    assert_eq!(server.about["page"], page);
+    let answer = server.answer(&get("/", ""));
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("<!doctype html>"), "{answer}");
+    let none = Serving::new(&cli, &["run", "--no-page"]);
+    assert!(none.about["page"].is_null() && none.answer(&get("/", "")).starts_with("HTTP/1.1 404"));
+    cli.fails(&["serve", "run", "--no-page", "--open"], 2, "cannot be used with");
 }

@@ -1,12 +1,12 @@
 //! `GET /v1/models`: what is served, with all fields of OpenAI's, and more in the field `kinglet`.
 
 use crate::{
-    run::{RunDir, Summary, Which, read_config, val_loss_at},
+    run::{Outcome, RunDir, Summary, Which, read_config, val_loss_at},
     serve::{
         answer::Failure,
         models::{Listed, Models},
     },
-    text::chat::DEFAULT_TEMPLATE,
+    text::{chat::DEFAULT_TEMPLATE, source::MEMORY},
 };
 use kinglet_core::{config::Config, params::Layout};
 use serde_json::{Value, json};
@@ -27,8 +27,9 @@ pub(super) fn one(models: &Models, id: &str) -> Result<Value, Failure> {
     }
     // A checkpoint that was named is known once it is loaded.
     let served = models.get(id)?;
-    let step = served.model.state().step;
-    Ok(model(id, served.created, Some(served.model.config()), Some(step), val_loss_at(&served.run, step)))
+    let (step, config) = (served.model.state().step, Some(served.model.config()));
+    let at = (Some(step), val_loss_at(&served.run, step));
+    Ok(model(id, served.created, config, at, &Outcome::of(&served.run)))
 }
 
 /// Whether a run learned from conversations.
@@ -52,15 +53,30 @@ fn of_listed(listed: &Listed) -> Value {
     let damaged = || RunDir::open(&listed.run).ok().map(|run| run.config);
     let config = read_config(&listed.run.join("config.toml")).ok().or_else(damaged);
     let summary = Summary::of(&listed.run);
-    let (step, val_loss) = match listed.which {
+    let at = match listed.which {
         // Without a word, the best checkpoint is served.
         None | Some(Which::Best) if summary.best_step.is_some() => (summary.best_step, summary.best_val_loss),
         _ => (Some(listed.step), val_loss_at(&listed.run, listed.step)),
     };
-    model(&listed.id, listed.created, config.as_ref(), step, val_loss)
+    model(&listed.id, listed.created, config.as_ref(), at, &Outcome::of(&listed.run))
 }
 
-fn model(id: &str, created: u64, config: Option<&Config>, step: Option<u64>, val_loss: Option<f64>) -> Value {
+/// What a run was trained on, by the names that were given.
+fn data(config: &Config) -> Option<String> {
+    let names: Vec<_> = config.data.iter().filter(|name| *name != MEMORY).cloned().collect();
+    Some(names.join(", ")).filter(|names| !names.is_empty())
+}
+
+/// A model, at a step with its loss there, and what its run came to.
+fn model(
+    id: &str,
+    created: u64,
+    config: Option<&Config>,
+    (step, val_loss): (Option<u64>, Option<f64>),
+    outcome: &Outcome,
+) -> Value {
+    let baseline = outcome.baseline.as_ref();
+    let baseline = baseline.map(|of| json!({"name": of.name, "nats_per_token": of.nats_per_token}));
     let params = config.and_then(|config| Layout::new(config).ok()).map(|layout| layout.len());
     json!({
         "id": id,
@@ -74,6 +90,13 @@ fn model(id: &str, created: u64, config: Option<&Config>, step: Option<u64>, val
             "chat": config.map(|config| template(config).is_some()),
             "step": step,
             "val_loss": val_loss,
+            "n_layer": config.map(|config| config.n_layer),
+            "n_head": config.map(|config| config.n_head),
+            "vocab_size": config.map(|config| config.vocab_size),
+            "data": config.and_then(data),
+            "val_loss_exact": outcome.val_loss_exact,
+            "entropy_floor": outcome.entropy_floor,
+            "baseline": baseline,
         },
     })
 }

@@ -22,6 +22,8 @@ pub(super) struct Answered {
     /// Names in small letters.
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: String,
+    /// The same as it is, which may be no text.
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Answered {
@@ -54,6 +56,11 @@ impl Client {
     /// GET with a good head.
     pub(super) fn get(&mut self, path: &str) -> Answered {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).answer()
+    }
+
+    /// The same with more headers.
+    pub(super) fn get_with(&mut self, path: &str, headers: &str) -> Answered {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")).answer()
     }
 
     /// The head of a POST with a good head and more headers.
@@ -96,7 +103,7 @@ impl Client {
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let pair = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned()));
-        Answered { status, headers: lines.filter_map(pair).collect(), body: String::new() }
+        Answered { status, headers: lines.filter_map(pair).collect(), body: String::new(), bytes: Vec::new() }
     }
 
     /// An answer whose length is told.
@@ -105,7 +112,8 @@ impl Client {
         let mut answer = self.head();
         let length: usize = answer.header("content-length").parse().unwrap_or(0);
         assert!(self.until(|bytes| bytes.len() >= length), "{answer:?}: the body is cut off");
-        answer.body = String::from_utf8(self.read.drain(..length).collect()).unwrap();
+        answer.bytes = self.read.drain(..length).collect();
+        answer.body = String::from_utf8_lossy(&answer.bytes).into_owned();
         answer
     }
 

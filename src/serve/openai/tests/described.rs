@@ -55,7 +55,20 @@ fn models_are_listed_and_found() {
     assert_eq!([&one["id"], &one["object"], &one["owned_by"]], [&json!("one"), &json!("model"), &json!("kinglet")]);
     assert!(one["created"].as_u64().unwrap() > 1_700_000_000);
     let Value::Object(about) = &one["kinglet"] else { panic!("{one}") };
-    assert_eq!(about.keys().collect::<Vec<_>>(), ["params", "block_size", "tokenizer", "chat", "step", "val_loss"]);
+    let described: Value = serde_json::from_str(openai::OPENAPI).unwrap();
+    let required = &described["components"]["schemas"]["Model"]["properties"]["kinglet"]["required"];
+    assert_eq!(json!(about.keys().collect::<Vec<_>>()), *required);
+    assert_eq!(
+        (&about["n_layer"], &about["n_head"], &about["vocab_size"], &about["data"]),
+        (&json!(1), &json!(2), &json!(9), &Value::Null)
+    );
+    // As the run's last line has it.
+    let metrics = std::fs::read_to_string(folder.path().join("one/metrics.jsonl")).unwrap();
+    let done: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert!(done["val_loss_exact"].is_f64() && done["baseline"]["name"].is_string(), "{done}");
+    for key in ["val_loss_exact", "entropy_floor", "baseline"] {
+        assert_eq!(about[key], done[key]);
+    }
     assert_eq!(
         (&about["block_size"], &about["tokenizer"], &about["chat"]),
         (&json!(16), &json!("char"), &json!(false))
