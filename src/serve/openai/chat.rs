@@ -25,7 +25,7 @@ pub(super) fn order(served: Arc<Served>, fields: &Fields) -> Result<Order, Failu
     let knobs = Knobs::of(fields, model.config().vocab_size)?;
     let max_tokens = max_tokens(fields)?;
     let logprobs = logprobs(fields)?;
-    let mut notes = Vec::new();
+    let mut notes = served.notes.clone();
     let mut messages = prompt::messages(fields, &mut notes)?;
     notes.extend(unknown(model, &messages));
     let (tokens, forgotten) = fit(fields, model, &mut messages)?;

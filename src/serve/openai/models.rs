@@ -4,7 +4,7 @@ use crate::{
     run::{RunDir, Summary, Which, read_config, val_loss_at},
     serve::{
         answer::Failure,
-        models::{Listed, Models},
+        models::{Listed, Models, Served},
     },
     text::chat::DEFAULT_TEMPLATE,
 };
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// All models.
 pub(super) fn list(models: &Models) -> Value {
-    let data: Vec<_> = models.list().iter().map(of_listed).collect();
+    let data: Vec<_> = models.list().iter().map(|listed| of_listed(models, listed)).collect();
     json!({"object": "list", "data": data})
 }
 
@@ -23,12 +23,13 @@ pub(super) fn list(models: &Models) -> Value {
 /// If there is none of this name, or it cannot be loaded.
 pub(super) fn one(models: &Models, id: &str) -> Result<Value, Failure> {
     if let Some(listed) = models.list().iter().find(|listed| listed.id == id) {
-        return Ok(of_listed(listed));
+        return Ok(of_listed(models, listed));
     }
     // A checkpoint that was named is known once it is loaded.
     let served = models.get(id)?;
     let step = served.model.state().step;
-    Ok(model(id, served.created, Some(served.model.config()), Some(step), val_loss_at(&served.run, step)))
+    let val_loss = val_loss_at(&served.run, step);
+    Ok(noted(model(id, served.created, Some(served.model.config()), Some(step), val_loss), &served))
 }
 
 /// Whether a run learned from conversations.
@@ -47,17 +48,31 @@ pub(super) fn template(config: &Config) -> Option<&str> {
     }
 }
 
-/// What is known of a run without loading its weights.
-fn of_listed(listed: &Listed) -> Value {
+/// What is known of a run without loading its weights; and what was noted if they are loaded.
+fn of_listed(models: &Models, listed: &Listed) -> Value {
     let damaged = || RunDir::open(&listed.run).ok().map(|run| run.config);
     let config = read_config(&listed.run.join("config.toml")).ok().or_else(damaged);
     let summary = Summary::of(&listed.run);
+    let served = models.in_memory(listed);
+    // Another checkpoint may have been taken than was wanted.
+    let taken = served.as_ref().filter(|served| !served.notes.is_empty()).map(|served| served.model.state().step);
     let (step, val_loss) = match listed.which {
+        _ if taken.is_some() => (taken, taken.and_then(|step| val_loss_at(&listed.run, step))),
         // Without a word, the best checkpoint is served.
         None | Some(Which::Best) if summary.best_step.is_some() => (summary.best_step, summary.best_val_loss),
         _ => (Some(listed.step), val_loss_at(&listed.run, listed.step)),
     };
-    model(&listed.id, listed.created, config.as_ref(), step, val_loss)
+    let model = model(&listed.id, listed.created, config.as_ref(), step, val_loss);
+    match served {
+        Some(served) => noted(model, &served),
+        None => model,
+    }
+}
+
+/// A model with what was noted when it was loaded.
+fn noted(mut model: Value, served: &Served) -> Value {
+    model["kinglet"]["notes"] = json!(served.notes);
+    model
 }
 
 fn model(id: &str, created: u64, config: Option<&Config>, step: Option<u64>, val_loss: Option<f64>) -> Value {
@@ -74,6 +89,8 @@ fn model(id: &str, created: u64, config: Option<&Config>, step: Option<u64>, val
             "chat": config.map(|config| template(config).is_some()),
             "step": step,
             "val_loss": val_loss,
+            // Of what is not loaded, they are not known.
+            "notes": null,
         },
     })
 }

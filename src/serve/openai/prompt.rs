@@ -104,7 +104,7 @@ pub(super) fn ids_of(fields: &Fields, key: &str, ids: &[Value], vocab_size: usiz
 }
 
 /// The failure that an error of the library is, about a parameter.
-pub(super) fn fault(param: &str, error: &Error) -> Failure {
+pub(in crate::serve) fn fault(param: &str, error: &Error) -> Failure {
     match error {
         Error::UnknownCharacters { .. } => Failure::bad(Some(param), Some("unknown_characters"), error.one_line()),
         Error::Text(_) | Error::BadConfig(_) => Failure::bad(Some(param), Some("invalid_value"), error.one_line()),

@@ -55,7 +55,10 @@ fn models_are_listed_and_found() {
     assert_eq!([&one["id"], &one["object"], &one["owned_by"]], [&json!("one"), &json!("model"), &json!("kinglet")]);
     assert!(one["created"].as_u64().unwrap() > 1_700_000_000);
     let Value::Object(about) = &one["kinglet"] else { panic!("{one}") };
-    assert_eq!(about.keys().collect::<Vec<_>>(), ["params", "block_size", "tokenizer", "chat", "step", "val_loss"]);
+    assert_eq!(
+        about.keys().collect::<Vec<_>>(),
+        ["params", "block_size", "tokenizer", "chat", "step", "val_loss", "notes"]
+    );
     assert_eq!(
         (&about["block_size"], &about["tokenizer"], &about["chat"]),
         (&json!(16), &json!("char"), &json!(false))
