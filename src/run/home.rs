@@ -253,6 +253,25 @@ pub fn names_in(folder: &Path) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
+    #[test]
+    fn a_run_is_found_once_however_many_links_lead_to_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = |name: &str| temp.path().join(name);
+        let link = |to: &str, from: &str| std::os::unix::fs::symlink(path(to), path(from)).unwrap();
+        for name in ["runs/group/mine", "elsewhere/other"] {
+            fs::create_dir_all(path(name).join("checkpoints")).unwrap();
+            fs::write(path(name).join(CONFIG), "").unwrap();
+        }
+        link("runs", "runs/again");
+        link("runs/group", "runs/a-link");
+        link("runs/group", "runs/group/loop");
+        link("elsewhere", "runs/z-link");
+        assert_eq!(all_runs(&path("runs")), ["runs/group/mine", "runs/z-link/other"].map(path));
+        let (runs, groups) = contents(&path("runs/group")).unwrap();
+        assert_eq!((runs, groups.len()), (vec![path("runs/group/mine")], 0), "a folder is no group in itself");
+    }
+
     #[test]
     fn names_say_what_was_trained_on_what() {
         let name = |data: &[&str], config: &str| {
