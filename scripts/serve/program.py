@@ -15,8 +15,8 @@ from ..doors.words import words
 RUNNING, OPEN = "kinglet_engine_running", [f"kinglet_engine_{how}" for how in ("running", "waiting", "held", "scoring")]
 CANCELLED = 'kinglet_engine_ended_total{how="cancelled"}'
 
-# The exit status of what a signal ended in good order.
-ENDED = 130
+# The exit status of a server that a signal ended in good order, and of one that a second signal cut short.
+ENDED, CUT_SHORT = 0, 130
 
 SMALL = {"max_iters": 60, "eval_interval": 60, "eval_iters": 2, "batch_size": 8, "block_size": 64, "n_layer": 2, "n_head": 2,
          "n_embd": 32, "learning_rate": 0.003, "seed": 7}  # fmt: skip

@@ -221,10 +221,16 @@ fn events(overlay: &Overlay, runs: &[RunDir], folder: &Path) -> anyhow::Result<V
             let what = "its seconds are not recorded, so all of its points have the time at which it began";
             terminal::note([&format!("{}: {what}", run.display())]);
         }
-        written.push(one.path.display().to_string());
+        written.push(one.path);
     }
     note_rest("--tensorboard", rest);
-    Ok(written)
+    let others = tensorboard::others(folder, &written);
+    if others > 0 {
+        let (files, folder) = (terminal::count(others, "event file"), folder.display());
+        let what = "TensorBoard shows their curves as well";
+        terminal::note([&format!("{folder} has {files} of earlier calls or other programs: {what}")]);
+    }
+    Ok(written.iter().map(|path| path.display().to_string()).collect())
 }
 
 /// Says what of the metrics was not written.

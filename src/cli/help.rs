@@ -51,7 +51,7 @@ const EXIT_CODES: [(&str, &str); 4] = [
     ("0", "Success"),
     ("1", "Failed; or `compare --bits` found a difference"),
     ("2", "The command line or a configuration is wrong; nothing was written"),
-    ("130", "Stopped by Ctrl-C or SIGTERM; the work so far is saved"),
+    ("130", "Stopped by Ctrl-C or SIGTERM; the work so far is saved. `serve` ends with 0 then, unless it is cut short"),
 ];
 
 const EXAMPLES: &str = "\

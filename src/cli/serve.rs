@@ -123,7 +123,8 @@ impl Args {
             browser::open(&page);
         }
         server.wait()?;
-        Ok(Ended::Interrupted)
+        // To end when it is told to is all that is asked of it: service managers take another status for a failure.
+        Ok(Ended::Done)
     }
 
     /// What is served.
@@ -176,10 +177,12 @@ fn write_token(path: &Path) -> anyhow::Result<String> {
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    // What is no text is no token either.
+    let text = String::from_utf8_lossy(&bytes);
     let token = text.trim();
     if token.len() < TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let what = format!("{}: a token has at least {TOKEN} characters, without spaces", path.display());
+        let what = format!("{}: a token has at least {TOKEN} characters of ASCII, without spaces", path.display());
         return Err(Error::BadConfig(what).into());
     }
     Ok(token.to_owned())

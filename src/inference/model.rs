@@ -327,6 +327,26 @@ impl<B: Forward> Model<B> {
         Ok(chat::encode(&template.prompt(messages)?, self.tokenizer())?.0)
     }
 
+    /// Why there is no room for an answer to these messages, if there is none, and which of them is to be shorter.
+    ///
+    /// # Errors
+    /// As [`Model::ids_of_messages`].
+    pub fn too_long(&self, messages: &[Message]) -> Result<Option<String>> {
+        let (tokens, sees) = (self.ids_of_messages(messages)?.len(), self.config().block_size);
+        if tokens < sees {
+            return Ok(None);
+        }
+        let system = messages.iter().take_while(|message| message.role == "system").count();
+        // A template may refuse a conversation without them.
+        let rest = self.ids_of_messages(&messages[system..]).map_or(usize::MAX, |ids| ids.len());
+        let what = if system > 0 && system < messages.len() && rest < sees {
+            format!("the system message has {} of {tokens} tokens", tokens.saturating_sub(rest))
+        } else {
+            format!("the message has {tokens} tokens with what the template adds")
+        };
+        Ok(Some(format!("{what}, but the model sees only {sees} at once, including the answer: make it shorter")))
+    }
+
     /// Generates the answer in a conversation, until the model ends it: by its end-of-text token, or by what the template
     /// puts behind an answer. It also ends where the context is full.
     ///
@@ -334,15 +354,10 @@ impl<B: Forward> Model<B> {
     /// If the template fails, a message has unknown characters or nothing but unknown tokens, the messages are too long, or
     /// nothing could end an answer because the tokenizer has no end-of-text token.
     pub fn answer(&self, messages: &[Message]) -> Result<Generation<B>> {
-        let prompt = self.ids_of_messages(messages)?;
-        let block_size = self.config().block_size;
-        if prompt.len() >= block_size {
-            return Err(Error::Text(format!(
-                "the message has {} tokens, but the model sees only {block_size} at once, including the answer: \
-                 make it shorter",
-                prompt.len()
-            )));
+        if let Some(why) = self.too_long(messages)? {
+            return Err(Error::Text(why));
         }
+        let prompt = self.ids_of_messages(messages)?;
         let ending = self.template()?.ending(messages, self.tokenizer())?;
         Ok(Generation::new(self.inner.clone(), Ok(prompt)).answering(ending))
     }

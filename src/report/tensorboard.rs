@@ -82,6 +82,13 @@ fn refuse_other(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How many event files are in a folder and the folders in it besides these: TensorBoard shows their curves as well.
+pub fn others(folder: &Path, written: &[PathBuf]) -> u64 {
+    let files = walkdir::WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_file());
+    let events = files.filter(|entry| entry.file_name().to_string_lossy().contains("tfevents"));
+    events.filter(|entry| !written.iter().any(|path| path == entry.path())).count() as u64
+}
+
 fn is_written_here(path: &Path) -> bool {
     let mut start = [0; 64];
     let begins = fs::File::open(path).and_then(|mut file| io::Read::read(&mut file, &mut start));

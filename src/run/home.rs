@@ -11,7 +11,7 @@ use kinglet_core::{
     error::{Error, Result},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet, VecDeque},
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -85,8 +85,7 @@ pub fn contents(folder: &Path) -> Result<(Vec<PathBuf>, Vec<Group>)> {
             Some(Kind::Checkpoint { .. }) => {}
             kind => {
                 let tuning = kind == Some(Kind::Tuning);
-                let mut found = Vec::new();
-                collect(&path, DEPTH, &mut found);
+                let found = Search::default().not_in(folder).runs(&path);
                 // A tuning is one before its first trial.
                 if tuning || !found.is_empty() {
                     groups.push(Group { path, tuning, runs: found });
@@ -97,22 +96,65 @@ pub fn contents(folder: &Path) -> Result<(Vec<PathBuf>, Vec<Group>)> {
     Ok((runs, groups))
 }
 
-/// All runs in a folder and in the folders in it.
+/// All runs in a folder and in the folders in it, by path. Each is there once, however many links lead to it: by its own path
+/// if that is in the folder.
 pub fn all_runs(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    collect(folder, DEPTH, &mut found);
-    found
+    Search::default().runs(folder)
 }
 
-fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-    // What cannot be read has no runs to offer.
-    for path in folders_in(folder).unwrap_or_default() {
+/// A search for runs.
+#[derive(Default)]
+struct Search {
+    /// The folders that were looked at, by their own paths: a link may lead back.
+    seen: HashSet<PathBuf>,
+    found: Vec<PathBuf>,
+    /// What is looked at last, and how deep, so that everything has its own path that has one here.
+    links: VecDeque<(PathBuf, usize)>,
+}
+
+impl Search {
+    /// Leaves out a folder.
+    fn not_in(mut self, folder: &Path) -> Search {
+        self.is_new(folder);
+        self
+    }
+
+    fn runs(mut self, folder: &Path) -> Vec<PathBuf> {
+        if self.is_new(folder) {
+            self.look_in(folder, DEPTH);
+        }
+        while let Some((link, depth)) = self.links.pop_front() {
+            self.look_at(link, depth);
+        }
+        self.found.sort();
+        self.found
+    }
+
+    fn look_in(&mut self, folder: &Path, depth: usize) {
+        // What cannot be read has no runs to offer.
+        for path in folders_in(folder).unwrap_or_default() {
+            if path.is_symlink() {
+                self.links.push_back((path, depth));
+            } else {
+                self.look_at(path, depth);
+            }
+        }
+    }
+
+    fn look_at(&mut self, path: PathBuf, depth: usize) {
+        if !self.is_new(&path) {
+            return;
+        }
         match Kind::of(&path) {
-            Some(Kind::Run) => found.push(path),
+            Some(Kind::Run) => self.found.push(path),
             Some(Kind::Checkpoint { .. }) => {}
-            _ if depth > 0 => collect(&path, depth - 1, found),
+            _ if depth > 0 => self.look_in(&path, depth - 1),
             _ => {}
         }
+    }
+
+    fn is_new(&mut self, path: &Path) -> bool {
+        path.canonicalize().is_ok_and(|own| self.seen.insert(own))
     }
 }
 
@@ -210,6 +252,25 @@ pub fn names_in(folder: &Path) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_run_is_found_once_however_many_links_lead_to_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = |name: &str| temp.path().join(name);
+        let link = |to: &str, from: &str| std::os::unix::fs::symlink(path(to), path(from)).unwrap();
+        for name in ["runs/group/mine", "elsewhere/other"] {
+            fs::create_dir_all(path(name).join("checkpoints")).unwrap();
+            fs::write(path(name).join(CONFIG), "").unwrap();
+        }
+        link("runs", "runs/again");
+        link("runs/group", "runs/a-link");
+        link("runs/group", "runs/group/loop");
+        link("elsewhere", "runs/z-link");
+        assert_eq!(all_runs(&path("runs")), ["runs/group/mine", "runs/z-link/other"].map(path));
+        let (runs, groups) = contents(&path("runs/group")).unwrap();
+        assert_eq!((runs, groups.len()), (vec![path("runs/group/mine")], 0), "a folder is no group in itself");
+    }
 
     #[test]
     fn names_say_what_was_trained_on_what() {

@@ -37,10 +37,13 @@ impl Guard {
     pub(super) fn new(options: &Options, bound: IpAddr) -> Result<Guard> {
         let mut names = vec![plain(&options.host), bound.to_string()];
         for name in &options.allow_hosts {
-            let host = name.parse::<Authority>().ok().filter(|found| found.host() == name && !name.contains('@'));
-            if host.is_none() && name.parse::<IpAddr>().is_err() {
-                let what = format!("--allow-host {name}: must be a name without http:// and without a port");
-                return Err(Error::BadConfig(what));
+            if !is_host(name) && plain(name).parse::<IpAddr>().is_err() {
+                let what = if name.contains('*') {
+                    "stands for no other names: name each one that clients use, with an --allow-host of its own"
+                } else {
+                    "must be a name such as box.example, or an address, without http:// and without a port"
+                };
+                return Err(Error::BadConfig(format!("--allow-host {name}: {what}")));
             }
             names.push(plain(name));
         }
@@ -174,6 +177,14 @@ fn plain(host: &str) -> String {
     host.trim_matches(['[', ']']).trim_end_matches('.').to_lowercase()
 }
 
+/// Whether this can be the name of a machine, as clients send it: letters beyond ASCII are encoded in it.
+fn is_host(name: &str) -> bool {
+    let is_in_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_in_label);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
 fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
@@ -240,9 +251,21 @@ mod tests {
         assert_eq!(status(Request::get("/").header(HOST, "localhost").header(HOST, "localhost")), Err(400));
         assert_eq!(status(Request::get("/").header(HOST, "a b")), Err(400));
         assert_eq!(status(Request::get("http://evil.example/").header(HOST, "localhost")), Err(403));
-        for name in ["http://a.example", "a.example:80", "a@b", ""] {
+        let mut allow = |name: &str| {
             options.allow_hosts = vec![name.to_owned()];
-            assert!(Guard::new(&options, "127.0.0.1".parse().unwrap()).is_err(), "{name:?}");
+            Guard::new(&options, "127.0.0.1".parse().unwrap()).map(|_| ()).map_err(|error| error.to_string())
+        };
+        let long = "a".repeat(64);
+        for name in
+            ["http://a.example", "a.example:80", "a@b", "", ".", "a..b", "a b", "b\u{fc}cher.example", "%2a", &long]
+        {
+            assert!(allow(name).unwrap_err().contains("must be a name"), "{name:?}");
+        }
+        for name in ["*", "*.example", "10.0.0.*"] {
+            assert!(allow(name).unwrap_err().contains("name each one"), "{name:?}");
+        }
+        for name in ["box", "Box.example.", "my_box-2.local", "xn--bcher-kva.example", "10.0.0.7", "::1", "[::1]"] {
+            assert_eq!(allow(name), Ok(()), "{name:?}");
         }
     }
 

@@ -15,7 +15,7 @@ use kinglet_core::{
     threads::with_threads,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
@@ -51,14 +51,24 @@ pub(super) struct Listed {
 pub(super) struct Served {
     /// What clients call it.
     pub(super) id: String,
-    /// The model.
-    pub(super) model: Model,
+    /// The model. A checkpoint with several names is there once.
+    pub(super) model: Arc<Model>,
     /// When it was last trained, in seconds since 1970.
     pub(super) created: u64,
     /// The run's folder.
     pub(super) run: PathBuf,
     /// The same for what writes the same texts.
     pub(super) fingerprint: String,
+    /// What was found damaged, and what is used instead of what was asked for.
+    pub(super) notes: Vec<String>,
+}
+
+impl Served {
+    /// Whether both are the same checkpoint of the same run.
+    fn is_twin(&self, other: &Served) -> bool {
+        let of = |served: &Served| (served.run.clone(), served.model.state().step);
+        self.fingerprint == other.fingerprint && of(self) == of(other)
+    }
 }
 
 /// What tells that a file has changed.
@@ -98,6 +108,24 @@ struct State {
     uses: u64,
 }
 
+impl State {
+    /// How many models are in memory.
+    fn loaded(&self) -> usize {
+        let (mut models, mut loading) = (HashSet::new(), 0);
+        for (_, held) in self.held.values() {
+            match held.served() {
+                Some(served) => _ = models.insert(Arc::as_ptr(&served.model)),
+                // One that is being loaded is in use, and counts.
+                None => loading += usize::from(held.look.try_lock().is_err()),
+            }
+        }
+        models.len() + loading
+    }
+}
+
+/// The names that runs have got, by the runs' own paths. A run keeps its name as long as it is there.
+type Given = HashMap<PathBuf, String>;
+
 /// All models.
 pub(super) struct Models {
     roots: Vec<Root>,
@@ -105,6 +133,9 @@ pub(super) struct Models {
     threads: usize,
     believed: Duration,
     say: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Locked by whoever looks for runs. Folders may be large or slow, so nobody else waits for that.
+    search: Mutex<Given>,
+    /// Never locked for long.
     state: Mutex<State>,
 }
 
@@ -117,28 +148,52 @@ impl Models {
             threads: options.engine.threads,
             believed: BELIEVED,
             say: options.say.clone(),
+            search: Mutex::default(),
             state: Mutex::default(),
         }
     }
 
     /// The models that there are, by name.
     pub(super) fn list(&self) -> Arc<Vec<Listed>> {
-        let mut state = locked(&self.state);
-        if state.seen.is_none_or(|seen| seen.elapsed() >= self.believed) {
-            state.listed = Arc::new(found(&self.roots));
-            state.seen = Some(Instant::now());
-            // What is gone needs no memory. Whoever uses it keeps it.
-            let listed = state.listed.clone();
-            state.held.retain(|id, _| resolve(&listed, id).is_some());
+        let (listed, age) = self.known();
+        if age.is_some_and(|age| age < self.believed) {
+            return listed;
         }
-        state.listed.clone()
+        let mut given = match self.search.try_lock() {
+            Ok(given) => given,
+            Err(TryLockError::Poisoned(given)) => given.into_inner(),
+            // While one looks, the others go on with what was there.
+            Err(TryLockError::WouldBlock) if age.is_some() => return listed,
+            Err(TryLockError::WouldBlock) => locked(&self.search),
+        };
+        let (listed, age) = self.known();
+        if age.is_some_and(|age| age < self.believed) {
+            // Somebody else has just looked.
+            return listed;
+        }
+        let listed = Arc::new(found(&self.roots, &mut given));
+        let mut state = locked(&self.state);
+        (state.listed, state.seen) = (listed.clone(), Some(Instant::now()));
+        // What is gone needs no memory. Whoever uses it keeps it.
+        state.held.retain(|id, _| resolve(&listed, id).is_some());
+        listed
+    }
+
+    /// What was seen, and how long ago.
+    fn known(&self) -> (Arc<Vec<Listed>>, Option<Duration>) {
+        let state = locked(&self.state);
+        (state.listed.clone(), state.seen.map(|seen| seen.elapsed()))
     }
 
     /// How many are in memory.
     pub(super) fn loaded(&self) -> usize {
-        // One that is being loaded is in use, and counts.
-        let is_full = |held: &Held| held.served().is_some() || held.look.try_lock().is_err();
-        locked(&self.state).held.values().filter(|(_, held)| is_full(held)).count()
+        locked(&self.state).loaded()
+    }
+
+    /// The model that answers to the name of a run, if it is in memory.
+    pub(super) fn in_memory(&self, of: &Listed) -> Option<Arc<Served>> {
+        let held = locked(&self.state).held.get(&of.id).map(|(_, held)| held.clone());
+        held?.served()
     }
 
     /// The model of this name, `@best`, `@last` or `@STEP` behind it if need be; loaded, and renewed if its run has changed.
@@ -148,7 +203,6 @@ impl Models {
     pub(super) fn get(&self, id: &str) -> Result<Arc<Served>, Failure> {
         let listed = self.list();
         let (of, which) = resolve(&listed, id).ok_or_else(|| unknown(id, &listed))?;
-        // However a checkpoint is named, it is in memory once.
         let name = &name_of(of, which);
         let held = self.place(name);
         let mut look = match held.look.try_lock() {
@@ -206,24 +260,31 @@ impl Models {
     }
 
     /// Takes a model that was loaded, unless it is the one that is there.
-    fn taken(&self, held: &Held, new: Served) -> Arc<Served> {
-        let (id, step) = (&new.id, new.model.state().step);
-        match held.served() {
-            Some(old) if old.fingerprint == new.fingerprint && old.model.state().step == step => return old,
-            Some(_) => (self.say)(&format!("{id} is renewed: step {step}")),
-            None => (self.say)(&format!("{id} is loaded: step {step}")),
+    fn taken(&self, held: &Held, mut new: Served) -> Arc<Served> {
+        let old = held.served();
+        if let Some(old) = old.clone().filter(|old| old.is_twin(&new) && old.notes == new.notes) {
+            return old;
         }
-        new.model.warnings().iter().for_each(|warning| (self.say)(&format!("{id}: {warning}")));
+        let what = if old.is_some() { "renewed" } else { "loaded" };
+        (self.say)(&format!("{} is {what}: step {}", new.id, new.model.state().step));
+        new.notes.iter().for_each(|note| (self.say)(&format!("{}: {note}", new.id)));
+        let state = locked(&self.state);
+        let others = state.held.values().filter_map(|(_, other)| other.served());
+        // However a checkpoint is named, it is in memory once.
+        if let Some(twin) = others.chain(old).find(|other| other.is_twin(&new)) {
+            new.model = twin.model.clone();
+        }
         let new = Arc::new(new);
         *locked(&held.served) = Some(new.clone());
         new
     }
 
     fn load(&self, id: &str, of: &Listed, which: Which) -> Result<Served> {
-        let model = with_threads(self.threads, || Model::load(Cpu::new()?, &of.run, which))??;
+        let model = Arc::new(with_threads(self.threads, || Model::load(Cpu::new()?, &of.run, which))??);
         let (id, run, created) = (id.to_owned(), of.run.clone(), of.created);
         let fingerprint = format!("fp_{}", &model.fingerprint()[..16]);
-        Ok(Served { id, model, created, run, fingerprint })
+        let notes = [model.warnings(), model.notes()].concat();
+        Ok(Served { id, model, created, run, fingerprint, notes })
     }
 
     /// Forgets what was used least recently, if more are in memory than may be; and this one, if it could not be loaded.
@@ -232,7 +293,7 @@ impl Models {
         if failed {
             state.held.remove(id);
         }
-        while state.held.len() > self.most {
+        while state.loaded() > self.most {
             let oldest = state.held.iter().filter(|(other, _)| *other != id).min_by_key(|(_, (used, _))| *used);
             let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { return };
             state.held.remove(&oldest);
@@ -245,33 +306,73 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The runs with checkpoints in these folders, by name.
-fn found(roots: &[Root]) -> Vec<Listed> {
-    let mut all: BTreeMap<String, Listed> = BTreeMap::new();
+/// A run that was found in a folder.
+struct There<'a> {
+    /// Its own path, whatever links led to it.
+    own: PathBuf,
+    run: PathBuf,
+    root: &'a Root,
+    which: Option<Which>,
+}
+
+/// The runs in these folders, each once.
+fn there(roots: &[Root]) -> Vec<There<'_>> {
+    let (mut all, mut places) = (Vec::<There>::new(), HashMap::new());
     for root in roots {
         let runs = match Kind::of(&root.path) {
             Some(Kind::Run) => vec![root.path.clone()],
             _ => all_runs(&root.path),
         };
         for run in runs {
-            let names = names(root, &run);
-            let Some(id) = names.into_iter().find(|name| all.get(name).is_none_or(|other| other.run == run)) else {
-                continue;
-            };
-            all.extend(listed(root, run, &id).map(|listed| (id, listed)));
+            // What is gone by now was not found.
+            let Ok(own) = run.canonicalize() else { continue };
+            let place = *places.entry(own.clone()).or_insert(all.len());
+            match all.get_mut(place) {
+                // If it is served by several checkpoints, all of them can be named.
+                Some(there) if there.which != root.which => there.which = None,
+                Some(_) => {}
+                None => all.push(There { own, run, root, which: root.which }),
+            }
         }
     }
-    all.into_values().collect()
+    all
 }
 
-fn listed(root: &Root, run: PathBuf, id: &str) -> Option<Listed> {
-    let steps = steps(&run).ok()?;
-    let step = match root.which {
+/// The runs with checkpoints in these folders, by name. Those that have a name keep it; new ones get one that is free.
+fn found(roots: &[Root], given: &mut Given) -> Vec<Listed> {
+    let there = there(roots);
+    let paths: HashSet<_> = there.iter().map(|there| &there.own).collect();
+    given.retain(|own, _| paths.contains(own));
+    let mut taken: HashSet<String> = given.values().cloned().collect();
+    let mut all = Vec::new();
+    for there in &there {
+        let Some(mut listed) = listed(there) else { continue };
+        listed.id = given.entry(there.own.clone()).or_insert_with(|| new_name(there, &taken)).clone();
+        taken.insert(listed.id.clone());
+        all.push(listed);
+    }
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all
+}
+
+/// What is known of a run that has a checkpoint, but for its name.
+fn listed(there: &There) -> Option<Listed> {
+    let steps = steps(&there.run).ok()?;
+    let step = match there.which {
         Some(Which::Step(step)) => step,
         _ => *steps.last()?,
     };
-    let created = last_trained(&run).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Some(Listed { id: id.to_owned(), which: root.which, step, created, run })
+    let created = last_trained(&there.run).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Some(Listed { id: String::new(), which: there.which, step, created, run: there.run.clone() })
+}
+
+/// A name that no other run has, and no checkpoint of another run.
+fn new_name(there: &There, taken: &HashSet<String>) -> String {
+    let is_free = |name: &String| !taken.contains(name) && parted(name).is_none_or(|(run, _)| !taken.contains(run));
+    let names = names(there.root, &there.run);
+    // Paths that are no text may look the same.
+    let numbered = (2..).map(|n| format!("{}-{n}", names[2]));
+    names.iter().cloned().chain(numbered).find(is_free).expect("there are more numbers than runs")
 }
 
 /// What a run may be called: by its path under its root; where another run has that name, with the root's name before it;
@@ -304,6 +405,13 @@ fn resolve<'a>(listed: &'a [Listed], id: &str) -> Option<(&'a Listed, Which)> {
     if let Some(found) = find(id) {
         return Some((found, found.which.unwrap_or(Which::Best)));
     }
+    let (name, which) = parted(id)?;
+    // Where one checkpoint is served, the others are not.
+    find(name).filter(|found| found.which.is_none_or(|only| only == which)).map(|found| (found, which))
+}
+
+/// The parts of a name with a checkpoint behind it.
+fn parted(id: &str) -> Option<(&str, Which)> {
     let (name, at) = id.rsplit_once('@')?;
     let which = match at {
         "best" => Which::Best,
@@ -314,8 +422,7 @@ fn resolve<'a>(listed: &'a [Listed], id: &str) -> Option<(&'a Listed, Which)> {
             Which::Step(digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))?)
         }
     };
-    // Where one checkpoint is served, the others are not.
-    find(name).filter(|found| found.which.is_none_or(|only| only == which)).map(|found| (found, which))
+    Some((name, which))
 }
 
 /// The one name of a checkpoint of a run, of all by which it may be asked for.
@@ -364,4 +471,33 @@ fn unusable(id: &str, error: &Error) -> Failure {
     };
     failure.param = Some("model".to_owned());
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_waits_while_folders_are_looked_through() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut models = Models::new(vec![temp.path().to_owned().into()], &Options::default());
+        models.believed = Duration::ZERO;
+        models.list();
+        let looked = |models: &Models| locked(&models.state).seen;
+        let before = looked(&models);
+        std::thread::scope(|scope| {
+            // One that is slow.
+            let slow = locked(&models.search);
+            let others = scope.spawn(|| (models.list().len(), models.loaded()));
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while !others.is_finished() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            assert!(others.is_finished(), "they wait");
+            assert_eq!(looked(&models), before, "they have looked themselves");
+            drop(slow);
+        });
+        models.list();
+        assert!(looked(&models) > before);
+    }
 }

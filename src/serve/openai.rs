@@ -1,7 +1,7 @@
 //! OpenAI's interface, and vLLM's to the tokenizer, as functions of what is asked: nothing here knows of HTTP.
 //!
 //! What is not supported is refused by name if it asks for something; a field that nobody knows is ignored. Where kinglet says
-//! more than OpenAI, it is in the field `kinglet`: the seed of the texts, and notes on what was dropped or lost.
+//! more than OpenAI, it is in the field `kinglet`: the seed of the texts, and notes on what was dropped, lost or damaged.
 
 mod chat;
 mod choice;
@@ -22,6 +22,8 @@ use super::{
     service::Service,
 };
 use std::sync::Arc;
+
+pub(super) use prompt::fault;
 
 /// The description of the server's interface.
 const OPENAPI: &str = include_str!("openapi.json");

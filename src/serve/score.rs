@@ -4,7 +4,7 @@ use super::{
     answer::{Answer, Asked, Failure, WHOLE, Work},
     fields::{Fields, parse, whole},
     models::Served,
-    openai::served,
+    openai::{fault, served},
     service::Service,
 };
 use crate::{
@@ -51,9 +51,8 @@ pub(super) fn score(service: &Service, asked: &Asked) -> Result<Answer, Failure>
     };
     let streams = fields.flag("stream")?.unwrap_or(false);
     let at_fault = if ids.is_some() { "ids" } else { "text" };
-    let refused =
-        |error: kinglet_core::error::Error| Failure::bad(Some(at_fault), Some("invalid_value"), error.one_line());
-    let mut notes = Vec::new();
+    let refused = |error| fault(at_fault, &error);
+    let mut notes = served.notes.clone();
     let ids = match (text, ids) {
         (Some(text), None) => {
             let (ids, note) = served.model.ids_of(text).map_err(refused)?;

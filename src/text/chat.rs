@@ -8,7 +8,7 @@ mod jinja;
 mod message;
 mod segment;
 
-pub use ending::{End, Ending, Reader};
+pub use ending::{End, Ending, Head, Reader};
 pub use message::{ASSISTANT, Message};
 pub use segment::{Segment, encode};
 

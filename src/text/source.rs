@@ -30,7 +30,7 @@ use folder::{Walked, is_run};
 use format::{Compression, Format};
 use input::{Bytes, Origin, Rules, Source};
 use kinglet_core::{
-    config::{Config, InvalidUtf8},
+    config::Config,
     error::{Error, Result},
 };
 use reading::Found;
@@ -74,13 +74,14 @@ pub fn text_of_file(path: &Path) -> Result<(String, Vec<String>)> {
 pub fn text_of_bytes(path: &Path, bytes: Vec<u8>) -> Result<(String, Vec<String>)> {
     let (name, promised) = (path.display().to_string(), format::of_name(path).1);
     let source = Source { name, from: Origin::Memory(bytes.into()), format: Format::Text, promised };
-    let input = source.open(InvalidUtf8::Error)?;
+    // Whoever reads one file has no configuration.
+    let input = source.open(None)?;
     let (mut seen, mark) = (Bytes::default(), input.mark);
     seen.see(&input, &source.name);
     let mut bytes = Vec::new();
     let mut reader = input.reader;
     reader.read_to_end(&mut bytes).map_err(|error| unreadable(&source.name, error))?;
-    let text = Utf8::new(&source.name, InvalidUtf8::Error, mark).check(bytes)?;
+    let text = Utf8::new(&source.name, None, mark).check(bytes)?;
     Ok((text, seen.notes().collect()))
 }
 

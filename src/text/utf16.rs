@@ -11,7 +11,7 @@ const CHUNK: usize = 1 << 14;
 pub(super) struct Utf16<R> {
     raw: R,
     big_endian: bool,
-    policy: InvalidUtf8,
+    policy: Option<InvalidUtf8>,
     /// Bytes read that are not yet a character, at most three.
     left: Vec<u8>,
     /// UTF-8 to be handed out, from `at` on; what is no character is a byte that UTF-8 does not have, to be replaced.
@@ -23,8 +23,9 @@ pub(super) struct Utf16<R> {
 }
 
 impl<R: Read> Utf16<R> {
-    pub(super) fn new(raw: R, big_endian: bool, policy: InvalidUtf8) -> Utf16<R> {
-        Utf16 { raw, big_endian, policy, left: Vec::new(), out: Vec::new(), at: 0, offset: 2, line: 1 }
+    /// Without a policy, what is no character is refused, and nobody can set anything about it.
+    pub(super) fn new(raw: R, big_endian: bool, policy: impl Into<Option<InvalidUtf8>>) -> Utf16<R> {
+        Utf16 { raw, big_endian, policy: policy.into(), left: Vec::new(), out: Vec::new(), at: 0, offset: 2, line: 1 }
     }
 
     /// Reads and decodes some bytes. Returns whether there were any.
@@ -66,13 +67,13 @@ impl<R: Read> Utf16<R> {
 
     /// Something that is no character.
     fn invalid(&mut self, at: u64, what: &str) -> io::Result<()> {
-        if self.policy == InvalidUtf8::Replace {
+        if self.policy == Some(InvalidUtf8::Replace) {
             self.out.push(0xFF);
             return Ok(());
         }
+        let or = self.policy.map_or("", |_| "; invalid_utf8 = \"replace\" reads it as U+FFFD");
         Err(refused(format!(
-            " is not valid UTF-16 text, although it has a UTF-16 byte order mark: {what} at offset {at} (line \
-             {}); invalid_utf8 = \"replace\" reads it as U+FFFD",
+            " is not valid UTF-16 text, although it has a UTF-16 byte order mark: {what} at offset {at} (line {}){or}",
             self.line
         )))
     }

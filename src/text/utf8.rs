@@ -62,7 +62,7 @@ fn newlines(bytes: &[u8]) -> usize {
 /// Decodes the bytes of a text piece by piece.
 pub(super) struct Utf8<'a> {
     source: &'a str,
-    policy: InvalidUtf8,
+    policy: Option<InvalidUtf8>,
     /// Where the next bytes are in the source.
     offset: usize,
     pub(super) line: usize,
@@ -71,9 +71,10 @@ pub(super) struct Utf8<'a> {
 }
 
 impl<'a> Utf8<'a> {
-    /// A decoder of what begins at this offset of a source, on its first line.
-    pub(super) fn new(source: &'a str, policy: InvalidUtf8, offset: usize) -> Utf8<'a> {
-        Utf8 { source, policy, offset, line: 1, replaced: 0 }
+    /// A decoder of what begins at this offset of a source, on its first line. Without a policy, what is no UTF-8 is refused,
+    /// and nobody can set anything about it.
+    pub(super) fn new(source: &'a str, policy: impl Into<Option<InvalidUtf8>>, offset: usize) -> Utf8<'a> {
+        Utf8 { source, policy: policy.into(), offset, line: 1, replaced: 0 }
     }
 
     /// The next bytes as text. Where they are refused, the next ones have their place all the same.
@@ -90,13 +91,14 @@ impl<'a> Utf8<'a> {
         self.offset += bytes.len();
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
-            Err(error) if self.policy == InvalidUtf8::Replace => self.replace(error.as_bytes()),
+            Err(error) if self.policy == Some(InvalidUtf8::Replace) => self.replace(error.as_bytes()),
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let (byte, line) = (error.as_bytes()[at], line + newlines(&error.as_bytes()[..at]));
+                let or = self.policy.map_or("", |_| ", or set invalid_utf8 = \"replace\"");
                 return Err(Error::Data(format!(
                     "{} is not UTF-8 text: byte 0x{byte:02x} at offset {} (line {line}); convert it first, for \
-                     example with iconv -f latin1 -t utf-8, or set invalid_utf8 = \"replace\"",
+                     example with iconv -f latin1 -t utf-8{or}",
                     self.source,
                     offset + at
                 )));

@@ -223,7 +223,11 @@ fn a_prompt_in_a_file_is_read_as_a_text_is() {
     fs::write(cli.path("zero.txt"), "ab\0").unwrap();
     fs::write(cli.path("latin.txt"), b"ab\xe9 c").unwrap();
     for (name, message) in [("zero.txt", "zero byte at offset 2 (line 1)"), ("latin.txt", "byte 0xe9 at offset 2")] {
-        cli.fails(&["sample", "run", "--prompt-file", name], 1, message);
+        for args in [["sample", "run", "--prompt-file", name].as_slice(), &["score", "run", name]] {
+            cli.fails(args, 1, message);
+            // Neither of them takes settings.
+            assert!(!String::from_utf8_lossy(&cli.run(args).stderr).contains("invalid_utf8"));
+        }
     }
 }
 

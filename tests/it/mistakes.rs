@@ -2,7 +2,7 @@
 
 use crate::common::cli::Cli;
 use kinglet::config::{Config, FIELDS};
-use std::fs;
+use std::{fs, net::TcpListener};
 
 /// The rows of the table under a heading, as cells.
 fn rows(heading: &str) -> Vec<Vec<String>> {
@@ -145,6 +145,11 @@ fn every_command_says_what_is_wrong() {
     write("same-twice.toml", b"n_layer = 1\nn_layer = 2");
     write("value.toml", b"n_layer = \"many\"");
     write("syntax.toml", b"n_layer = ");
+    write("random.token", &[0x9f, 0xfe, 0x80].repeat(16));
+    write("spaced.token", b"sixteen characters with spaces");
+    write("short.token", b"abc\n");
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap().port().to_string();
     let names = || {
         let mut names: Vec<_> = cli.temp.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
@@ -154,6 +159,7 @@ fn every_command_says_what_is_wrong() {
     let rows = rows("Commands");
     for row in &rows {
         let [command, status, says] = &row[..] else { panic!("{row:?}") };
+        let command = command.replace("TAKEN", &taken);
         let args: Vec<&str> = command.trim_matches('`').split_whitespace().collect();
         match status.parse().unwrap() {
             0 => assert!(cli.ok(&args).contains(says), "{command}"),

@@ -92,7 +92,7 @@ fn a_run_is_served_and_a_stream_is_told_of_the_end() {
         assert!(stream.read_line(&mut line).unwrap() > 0, "the stream has ended");
     }
     let since = Instant::now();
-    assert_eq!(server.signal("-TERM"), Some(130));
+    assert_eq!(server.signal("-TERM"), Some(0));
     assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
     let mut rest = String::new();
     stream.read_to_string(&mut rest).unwrap();
@@ -110,7 +110,7 @@ fn where_others_can_connect_a_token_is_demanded() {
     assert!(
         server.answer(&get("/v1/models", &format!("Authorization: Bearer {token}\r\n"))).starts_with("HTTP/1.1 200")
     );
-    assert_eq!(server.signal("-INT"), Some(130));
+    assert_eq!(server.signal("-INT"), Some(0));
     fs::write(cli.path("token"), "a-token-of-my-own\n").unwrap();
     let server = Serving::new(&cli, &["run", "--token-file", "token"]);
     assert!(server.about["token"].is_null() && server.about["authenticated"] == true);

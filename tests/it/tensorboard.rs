@@ -124,6 +124,11 @@ fn curves_are_written_for_tensorboard() {
     let before = fs::read(&files[1]).unwrap();
     cli.ok(&args);
     assert_eq!(fs::read(&files[1]).unwrap(), before);
+    // What is there of an earlier call would be shown beside it.
+    let told = |args: &[&str]| String::from_utf8_lossy(&cli.run(args).stderr).into_owned();
+    assert!(!told(&args[..5]).contains("TensorBoard shows"));
+    let one = told(&["compare", "run", "--tensorboard", "tb"]);
+    assert!(one.contains("note: tb has 1 event file of earlier calls or other programs"), "{one}");
     let theirs = files[0].with_file_name("events.out.tfevents.1.host");
     fs::write(&theirs, "theirs").unwrap();
     cli.fails(&args, 1, "events.out.tfevents.1.host is not from kinglet's --tensorboard: choose another folder");

@@ -25,7 +25,7 @@ pub(super) fn order(served: Arc<Served>, fields: &Fields) -> Result<Order, Failu
     let knobs = Knobs::of(fields, model.config().vocab_size)?;
     let max_tokens = max_tokens(fields)?;
     let logprobs = logprobs(fields)?;
-    let mut notes = Vec::new();
+    let mut notes = served.notes.clone();
     let mut messages = prompt::messages(fields, &mut notes)?;
     notes.extend(unknown(model, &messages));
     let (tokens, forgotten) = fit(fields, model, &mut messages)?;
@@ -80,11 +80,7 @@ fn fit(fields: &Fields, model: &Model, messages: &mut Vec<Message>) -> Result<(u
     let failed = |error| fault(&name, &error);
     let dropped = model.fit(messages, keep).map_err(failed)?.len();
     let (tokens, sees) = (model.ids_of_messages(messages).map_err(failed)?.len(), model.config().block_size);
-    if tokens >= sees {
-        let what = format!(
-            "the last message has {tokens} tokens with what the template adds, but the model sees only {sees} at once, \
-             including the answer: make it shorter"
-        );
+    if let Some(what) = model.too_long(messages).map_err(failed)? {
         return Err(Failure::bad(Some(&name), Some("context_length_exceeded"), what));
     }
     let note = format!("the model sees only {sees} tokens: the oldest messages were forgotten, {dropped} of them");

@@ -33,6 +33,7 @@ pub(super) fn order(served: Arc<Served>, fields: &Fields) -> Result<Order, Failu
     }
     // Of many prompts, each loses the same.
     notes.dedup();
+    notes.extend(served.notes.iter().cloned());
     notes.extend(repeated(&prompts));
     notes.extend(cut(&prompts, model.config().block_size).filter(|_| max_tokens > 0));
     Ok(Order { kind: Kind::Completion, prompts, knobs, max_tokens, logprobs, echo, notes, served })

@@ -5,7 +5,7 @@
 use crate::{
     inference::{IMPOSSIBLE, Spelt, Token, TokenScore, written},
     text::{
-        chat::Ending,
+        chat::{Ending, Head},
         tokenizer::{StreamDecoder, Tokenizer},
     },
 };
@@ -53,7 +53,7 @@ pub(super) struct Listing {
     top: usize,
     decoder: StreamDecoder,
     /// The text so far, while it may be what stands before an answer and is not part of it.
-    head: Option<String>,
+    head: Head,
     /// Tokens whose characters are not whole yet.
     open: Vec<Entry>,
     /// Tokens that were not given out, and how many bytes of the text are there up to the end of each.
@@ -69,7 +69,7 @@ pub(super) struct Listing {
 impl Listing {
     /// Lists the tokens of a text that ends so, behind so many characters, with so many alternatives.
     pub(super) fn new(ending: Ending, lists_end: bool, chars: usize, top: usize) -> Listing {
-        let (decoder, head) = (StreamDecoder::default(), Some(String::new()));
+        let (decoder, head) = (StreamDecoder::default(), Head::default());
         let (open, closed) = (Vec::new(), VecDeque::new());
         Listing { ending, lists_end, top, decoder, head, open, closed, decoded: 0, chars, certain: 0 }
     }
@@ -91,7 +91,7 @@ impl Listing {
     /// No more tokens follow.
     pub(super) fn finish(&mut self, tokenizer: &Tokenizer) {
         let rest = self.decoder.finish(tokenizer);
-        let rest = self.behind_head(rest) + &self.head.take().unwrap_or_default();
+        let rest = self.behind_head(rest) + &self.head.finish();
         self.close(&rest);
     }
 
@@ -126,23 +126,14 @@ impl Listing {
         self.closed.extend(self.open.drain(..).map(|entry| (self.decoded, entry)));
     }
 
-    /// As the reader of an answer does: the text without its head; nothing yet while it may still be that.
+    /// The text without its head. The tokens of a head are none of the text's.
     fn behind_head(&mut self, text: String) -> String {
-        let Some(mut begun) = self.head.take() else { return text };
-        begun += &text;
-        let head = &self.ending.head;
-        if begun.len() < head.len() && head.starts_with(&begun) {
-            self.head = Some(begun);
-            return String::new();
+        let (head, was_open) = (&self.ending.head, self.head.is_open());
+        let behind = self.head.take_off(head, text);
+        if was_open && !self.head.is_open() && behind.is_empty() && !head.is_empty() {
+            self.open.clear();
         }
-        match begun.strip_prefix(head.as_str()) {
-            Some("") if !head.is_empty() => {
-                self.open.clear();
-                String::new()
-            }
-            Some(rest) => rest.to_owned(),
-            None => begun,
-        }
+        behind
     }
 }
 

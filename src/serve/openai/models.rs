@@ -4,7 +4,7 @@ use crate::{
     run::{Outcome, RunDir, Summary, Which, read_config, val_loss_at},
     serve::{
         answer::Failure,
-        models::{Listed, Models},
+        models::{Listed, Models, Served},
     },
     text::{chat::DEFAULT_TEMPLATE, source::MEMORY},
 };
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// All models.
 pub(super) fn list(models: &Models) -> Value {
-    let data: Vec<_> = models.list().iter().map(of_listed).collect();
+    let data: Vec<_> = models.list().iter().map(|listed| of_listed(models, listed)).collect();
     json!({"object": "list", "data": data})
 }
 
@@ -23,13 +23,13 @@ pub(super) fn list(models: &Models) -> Value {
 /// If there is none of this name, or it cannot be loaded.
 pub(super) fn one(models: &Models, id: &str) -> Result<Value, Failure> {
     if let Some(listed) = models.list().iter().find(|listed| listed.id == id) {
-        return Ok(of_listed(listed));
+        return Ok(of_listed(models, listed));
     }
     // A checkpoint that was named is known once it is loaded.
     let served = models.get(id)?;
     let (step, config) = (served.model.state().step, Some(served.model.config()));
     let at = (Some(step), val_loss_at(&served.run, step));
-    Ok(model(id, served.created, config, at, &Outcome::of(&served.run)))
+    Ok(noted(model(id, served.created, config, at, &Outcome::of(&served.run)), &served))
 }
 
 /// Whether a run learned from conversations.
@@ -48,17 +48,31 @@ pub(super) fn template(config: &Config) -> Option<&str> {
     }
 }
 
-/// What is known of a run without loading its weights.
-fn of_listed(listed: &Listed) -> Value {
+/// What is known of a run without loading its weights; and what was noted if they are loaded.
+fn of_listed(models: &Models, listed: &Listed) -> Value {
     let damaged = || RunDir::open(&listed.run).ok().map(|run| run.config);
     let config = read_config(&listed.run.join("config.toml")).ok().or_else(damaged);
     let summary = Summary::of(&listed.run);
+    let served = models.in_memory(listed);
+    // Another checkpoint may have been taken than was wanted.
+    let taken = served.as_ref().filter(|served| !served.notes.is_empty()).map(|served| served.model.state().step);
     let at = match listed.which {
+        _ if taken.is_some() => (taken, taken.and_then(|step| val_loss_at(&listed.run, step))),
         // Without a word, the best checkpoint is served.
         None | Some(Which::Best) if summary.best_step.is_some() => (summary.best_step, summary.best_val_loss),
         _ => (Some(listed.step), val_loss_at(&listed.run, listed.step)),
     };
-    model(&listed.id, listed.created, config.as_ref(), at, &Outcome::of(&listed.run))
+    let model = model(&listed.id, listed.created, config.as_ref(), at, &Outcome::of(&listed.run));
+    match served {
+        Some(served) => noted(model, &served),
+        None => model,
+    }
+}
+
+/// A model with what was noted when it was loaded.
+fn noted(mut model: Value, served: &Served) -> Value {
+    model["kinglet"]["notes"] = json!(served.notes);
+    model
 }
 
 /// What a run was trained on, by the names that were given.
@@ -97,6 +111,8 @@ fn model(
             "val_loss_exact": outcome.val_loss_exact,
             "entropy_floor": outcome.entropy_floor,
             "baseline": baseline,
+            // Of what is not loaded, they are not known.
+            "notes": null,
         },
     })
 }

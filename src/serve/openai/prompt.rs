@@ -1,6 +1,6 @@
 //! What is to be continued: a text, ids, or a list of them; or a conversation.
 
-use super::unsupported::unsupported;
+use super::unsupported::{unsupported, unsupported_value};
 use crate::{
     inference::Model,
     serve::{
@@ -104,7 +104,7 @@ pub(super) fn ids_of(fields: &Fields, key: &str, ids: &[Value], vocab_size: usiz
 }
 
 /// The failure that an error of the library is, about a parameter.
-pub(super) fn fault(param: &str, error: &Error) -> Failure {
+pub(in crate::serve) fn fault(param: &str, error: &Error) -> Failure {
     match error {
         Error::UnknownCharacters { .. } => Failure::bad(Some(param), Some("unknown_characters"), error.one_line()),
         Error::Text(_) | Error::BadConfig(_) => Failure::bad(Some(param), Some("invalid_value"), error.one_line()),
@@ -145,7 +145,10 @@ fn one_message(fields: &Fields) -> Result<Message, Failure> {
     }
     fields.need("role")?;
     let role = match fields.text("role")?.unwrap_or_default() {
-        "tool" | "function" => return Err(unsupported(&fields.name("role"))),
+        role @ ("tool" | "function") => {
+            let what = format!("is {role}, and tools are not supported by this server: leave such messages out");
+            return Err(unsupported_value(&fields.name("role"), &what));
+        }
         // What OpenAI calls a system message since 2024.
         "developer" => "system",
         role @ ("system" | "user" | "assistant") => role,
@@ -170,6 +173,9 @@ fn of_part<'a>(fields: &Fields, (i, part): (usize, &'a Value)) -> Result<&'a str
             part.need("text")?;
             Ok(part.text("text")?.unwrap_or_default())
         }
-        _ => Err(unsupported(&part.name("type"))),
+        _ => {
+            let what = "must be text: other parts of messages are not supported by this server; leave them out";
+            Err(unsupported_value(&part.name("type"), what))
+        }
     }
 }

@@ -77,7 +77,8 @@ fn chats() -> Bench {
 impl Bench {
     fn of(model: Model) -> Bench {
         let (id, run, fingerprint) = ("mine".to_owned(), PathBuf::new(), "fp_0123456789abcdef".to_owned());
-        let served = Arc::new(Served { id, model, created: 1, run, fingerprint });
+        let model = Arc::new(model);
+        let served = Arc::new(Served { id, model, created: 1, run, fingerprint, notes: Vec::new() });
         Bench { served, engine: Engine::start(Options::default()).unwrap() }
     }
 

@@ -22,7 +22,7 @@ pub(super) fn tokenize(served: &Served, fields: &Fields) -> Result<Value, Failur
     let tokenizer = model.tokenizer();
     let special = fields.flag("add_special_tokens")?;
     let named = fields.flag("return_token_strs")?.unwrap_or(false);
-    let mut notes = Vec::new();
+    let mut notes = served.notes.clone();
     let ids = match (fields.text("prompt")?, fields.get("messages")) {
         (Some(_), Some(_)) => return Err(fields.wrong("messages", "and prompt cannot both be given")),
         (Some(text), None) => {

@@ -77,8 +77,12 @@ pub(super) fn refuse_others(fields: &Fields, keys: &[&str]) -> Result<(), Failur
 
 /// The refusal of a parameter.
 pub(super) fn unsupported(name: &str) -> Failure {
-    let what = format!("{name} is not supported by this server: leave it out");
-    Failure::bad(Some(name), Some("unsupported_parameter"), what)
+    unsupported_value(name, "is not supported by this server: leave it out")
+}
+
+/// The refusal of what a parameter says that must be there.
+pub(super) fn unsupported_value(name: &str, what: &str) -> Failure {
+    Failure::bad(Some(name), Some("unsupported_parameter"), format!("{name} {what}"))
 }
 
 fn asks(key: &str, value: &Value, idle: &[&str]) -> bool {

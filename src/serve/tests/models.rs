@@ -40,7 +40,14 @@ fn a_checkpoint_is_in_memory_once_however_it_is_named() {
     let temp = tempfile::tempdir().unwrap();
     save(&create(&temp.path().join("mine"), 5), 6);
     let server = Running::of(vec![temp.path().to_owned().into()], |_| ());
-    for (id, step_of, loaded) in [("mine", 6, 1.0), ("mine@best", 6, 1.0), ("mine@5", 5, 2.0), ("mine@005", 5, 2.0)] {
+    for (id, step_of, loaded) in [
+        ("mine", 6, 1.0),
+        ("mine@best", 6, 1.0),
+        ("mine@last", 6, 1.0),
+        ("mine@6", 6, 1.0),
+        ("mine@5", 5, 2.0),
+        ("mine@005", 5, 2.0),
+    ] {
         assert_eq!(step(&server, id), (200, json!(step_of)), "{id}");
         assert_eq!(server.metric("kinglet_models_loaded"), loaded, "{id}");
     }
@@ -61,6 +68,125 @@ fn a_run_with_other_characters_is_another_model() {
     write(&path, 5, "xyz");
     thread::sleep(LOOK);
     assert_ne!(fingerprint(), before, "the weights are the same");
+}
+
+/// The names of all models.
+fn ids(server: &Running) -> Vec<String> {
+    let models = server.client().get("/v1/models").json();
+    models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_run_keeps_its_name_as_long_as_it_is_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    fs::create_dir(path("a")).unwrap();
+    create(&path("b/mine"), 1);
+    let server = Running::of(vec![path("a").into(), path("b").into()], |_| ());
+    assert_eq!((ids(&server), step(&server, "mine")), (vec!["mine".to_owned()], (200, json!(1))));
+    // One of the same name comes into the first folder, and one that is called as a checkpoint is.
+    create(&path("a/mine"), 2);
+    create(&path("b/mine@1"), 3);
+    thread::sleep(LOOK);
+    assert_eq!(ids(&server), ["a/mine", "b/mine@1", "mine"]);
+    for (id, step_of) in [("mine", 1), ("mine@1", 1), ("a/mine", 2), ("b/mine@1", 3)] {
+        assert_eq!(step(&server, id), (200, json!(step_of)), "{id}");
+    }
+    fs::remove_dir_all(path("b/mine")).unwrap();
+    thread::sleep(LOOK);
+    assert_eq!(ids(&server), ["a/mine", "b/mine@1"]);
+    assert_eq!(step(&server, "mine").0, 404, "a name is not taken over");
+}
+
+#[test]
+fn a_run_in_two_folders_that_are_served_is_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    save(&create(&path("group/mine"), 1), 2);
+    let only = |step| Root { path: path("group/mine"), which: Some(Which::Step(step)) };
+    let server = Running::of(vec![path("group").into(), temp.path().to_owned().into()], |_| ());
+    assert_eq!(ids(&server), ["mine"]);
+    drop(server);
+    let server = Running::of(vec![only(1), only(2)], |_| ());
+    assert_eq!(ids(&server), ["mine"]);
+    assert_eq!((step(&server, "mine@1"), step(&server, "mine@2")), ((200, json!(1)), (200, json!(2))));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_links_lead_to_is_served_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    let link = |to: &str, from: &str| std::os::unix::fs::symlink(path(to), path(from)).unwrap();
+    create(&path("runs/group/mine"), 1);
+    create(&path("elsewhere/other"), 2);
+    link("runs", "runs/all");
+    link("runs/group", "runs/group/again");
+    link("runs/group/mine", "runs/alias");
+    link("elsewhere/other", "runs/linked");
+    link("runs", "entry");
+    let server = Running::of(vec![path("entry").into(), path("runs").into()], |_| ());
+    assert_eq!(ids(&server), ["group/mine", "linked"]);
+    assert_eq!((step(&server, "group/mine"), step(&server, "linked")), ((200, json!(1)), (200, json!(2))));
+}
+
+/// While a file of the newer checkpoint does not come, as on a slow disk, the older model is there for everybody else.
+#[cfg(unix)]
+#[test]
+fn nobody_else_waits_while_a_model_is_renewed() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("mine");
+    let run = create(&path, 1);
+    let server = Running::of(vec![temp.path().to_owned().into()], |_| ());
+    assert_eq!(step(&server, "mine"), (200, json!(1)));
+    save(&run, 2);
+    let tokenizer = path.join("tokenizer.json");
+    let text = fs::read_to_string(&tokenizer).unwrap();
+    fs::remove_file(&tokenizer).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&tokenizer).status().unwrap().success());
+    thread::sleep(LOOK);
+    let address = server.address;
+    let renews = thread::spawn(move || Client::new(address).get("/model/mine").json()["step"].clone());
+    thread::sleep(Duration::from_millis(100));
+    for _ in 0..20 {
+        let since = Instant::now();
+        assert_eq!(step(&server, "mine"), (200, json!(1)));
+        assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    }
+    assert!(!renews.is_finished());
+    // Now the file comes.
+    fs::write(&tokenizer, text).unwrap();
+    assert_eq!(renews.join().unwrap(), 2);
+    assert_eq!(step(&server, "mine"), (200, json!(2)));
+}
+
+#[test]
+fn who_asks_is_told_that_a_checkpoint_is_damaged() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("mine");
+    save(&create(&path, 1), 2);
+    let server = Running::of(vec![temp.path().to_owned().into()], |_| ());
+    let model = |id: &str| server.client().get(&format!("/v1/models/{id}")).json()["kinglet"].clone();
+    assert_eq!((&model("mine")["step"], &model("mine")["notes"]), (&json!(2), &Value::Null));
+    assert_eq!(step(&server, "mine"), (200, json!(2)));
+    assert_eq!(model("mine")["notes"], json!([]), "it is loaded, and nothing is to be said");
+    fs::write(path.join("checkpoints/step-000002/model.safetensors"), "damaged").unwrap();
+    thread::sleep(LOOK);
+    let ask = |route: &str, body: Value| server.client().post(route, "", &body.to_string()).answer().json();
+    let body = json!({"model": "mine", "prompt": "a", "text": "abc", "max_tokens": 1});
+    let told = |notes: &Value| {
+        let notes = notes.as_array().unwrap();
+        notes.len() == 1 && notes[0].as_str().unwrap().contains("the best checkpoint (step 2) cannot be used")
+    };
+    let written = ask("/v1/completions", body.clone());
+    assert!(told(&written["kinglet"]["notes"]), "{written}");
+    let tokens = ask("/tokenize", body.clone());
+    assert!(told(&tokens["kinglet"]["notes"]), "{tokens}");
+    let scored = ask("/api/score", body);
+    assert!(told(&scored["notes"]), "{scored}");
+    assert_eq!((&model("mine")["step"], told(&model("mine")["notes"])), (&json!(1), true));
+    assert_eq!((&model("mine@1")["step"], &model("mine@1")["notes"]), (&json!(1), &json!([])), "that is intact");
+    assert_eq!(server.metric("kinglet_models_loaded"), 1.0, "both are the same");
 }
 
 /// The names and sizes of all files below a folder.

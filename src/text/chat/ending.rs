@@ -73,12 +73,44 @@ pub enum End {
     Ending,
 }
 
+/// Takes the [`Ending::head`] off a text that comes in pieces.
+#[derive(Clone, Debug)]
+pub struct Head(Option<String>);
+
+impl Default for Head {
+    fn default() -> Head {
+        Head(Some(String::new()))
+    }
+}
+
+impl Head {
+    /// Whether the text so far may be the head, or the beginning of it.
+    pub fn is_open(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The next piece of the text without the head; nothing yet while it may still be the beginning of that.
+    pub fn take_off(&mut self, head: &str, piece: String) -> String {
+        let Some(mut begun) = self.0.take() else { return piece };
+        begun += &piece;
+        if begun.len() < head.len() && head.starts_with(&begun) {
+            self.0 = Some(begun);
+            return String::new();
+        }
+        begun.strip_prefix(head).map(str::to_owned).unwrap_or(begun)
+    }
+
+    /// What was held back, when nothing more follows.
+    pub fn finish(&mut self) -> String {
+        self.0.take().unwrap_or_default()
+    }
+}
+
 /// Turns tokens into text as they are drawn, until something ends it. Text that may belong to an end is held back.
 pub struct Reader {
     ending: Ending,
     decoder: StreamDecoder,
-    /// The text so far, while it may be the head.
-    head: Option<String>,
+    head: Head,
     stopper: Stopper,
     /// How many of the stop strings are the caller's.
     stops: usize,
@@ -90,7 +122,7 @@ impl Reader {
     /// Reads until `ending`, or one of these stop strings.
     pub fn new(ending: Ending, stops: &[String]) -> Reader {
         let stopper = Stopper::new(stops.iter().chain(&ending.texts).cloned());
-        let (decoder, head, stops, held) = (StreamDecoder::default(), Some(String::new()), stops.len(), String::new());
+        let (decoder, head, stops, held) = (StreamDecoder::default(), Head::default(), stops.len(), String::new());
         Reader { ending, decoder, head, stopper, stops, held }
     }
 
@@ -98,7 +130,7 @@ impl Reader {
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> (String, Option<End>) {
         if !self.ending.tokens.contains(&id) {
             let text = self.decoder.push(tokenizer, id);
-            let text = self.behind_head(text);
+            let text = self.head.take_off(&self.ending.head, text);
             return self.stop(&text);
         }
         let (mut text, end) = self.finish(tokenizer);
@@ -113,24 +145,12 @@ impl Reader {
     /// The text that was held back, when no more tokens follow; a stop string may be in it.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> (String, Option<End>) {
         let rest = self.decoder.finish(tokenizer);
-        let rest = self.behind_head(rest) + &self.head.take().unwrap_or_default();
+        let rest = self.head.take_off(&self.ending.head, rest) + &self.head.finish();
         let (mut text, end) = self.stop(&rest);
         if end.is_none() {
             text = text + &std::mem::take(&mut self.held) + &self.stopper.finish();
         }
         (text, end)
-    }
-
-    /// The text without the head; nothing yet while it may still be the beginning of that.
-    fn behind_head(&mut self, text: String) -> String {
-        let Some(mut begun) = self.head.take() else { return text };
-        begun += &text;
-        let head = &self.ending.head;
-        if begun.len() < head.len() && head.starts_with(&begun) {
-            self.head = Some(begun);
-            return String::new();
-        }
-        begun.strip_prefix(head.as_str()).map(str::to_owned).unwrap_or(begun)
     }
 
     fn stop(&mut self, text: &str) -> (String, Option<End>) {

@@ -90,11 +90,11 @@ impl Bytes {
 
 impl Source {
     /// Opens the source, to be read from its start.
-    pub(super) fn open(&self, policy: InvalidUtf8) -> Result<Input<'_>> {
-        self.input(policy).map_err(|error| unreadable(&self.name, error))
+    pub(super) fn open(&self, policy: impl Into<Option<InvalidUtf8>>) -> Result<Input<'_>> {
+        self.input(policy.into()).map_err(|error| unreadable(&self.name, error))
     }
 
-    fn input(&self, policy: InvalidUtf8) -> io::Result<Input<'_>> {
+    fn input(&self, policy: Option<InvalidUtf8>) -> io::Result<Input<'_>> {
         let raw: Box<dyn BufRead + '_> = match &self.from {
             // Nothing in it is special, not even a byte order mark.
             Origin::Own(_, text) => return Ok(Input::plain(Box::new(text.as_bytes()))),

@@ -194,7 +194,22 @@ fn a_long_conversation_forgets_its_oldest_exchanges() {
     assert_eq!(answer["choices"][0]["message"]["content"], want);
     assert_eq!(answer["usage"]["prompt_tokens"], bench.model().ids_of_messages(&same).unwrap().len());
     let long = json!({"messages": [user(&"a".repeat(64))]});
-    assert_eq!(bench.refusal(long), (400, "context_length_exceeded", "messages".to_owned()));
+    assert_eq!(bench.refusal(long.clone()), (400, "context_length_exceeded", "messages".to_owned()));
+    let message = |request| bench.ask(request).unwrap_err().message;
+    assert!(message(long).starts_with("the message has "));
+    // Who is to blame is who could be shorter.
+    let system = json!({"messages": [{"role": "system", "content": "a".repeat(64)}, user("b")]});
+    assert!(message(system.clone()).starts_with("the system message has "), "{}", message(system));
+    let both = json!({"messages": [{"role": "system", "content": "a".repeat(64)}, user(&"b".repeat(64))]});
+    assert!(message(both.clone()).starts_with("the message has "), "{}", message(both));
+    // A message must have a role, and a part a type.
+    for refused in [
+        json!({"messages": [{"role": "tool", "content": "a"}]}),
+        json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]}),
+    ] {
+        let said = message(refused);
+        assert!(said.contains("not supported by this server") && !said.contains("leave it out"), "{said}");
+    }
 }
 
 #[test]
