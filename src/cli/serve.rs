@@ -91,7 +91,7 @@ struct Token {
 
 impl Token {
     /// The token, if nobody knows it yet.
-    fn new(&self) -> Option<&str> {
+    fn made(&self) -> Option<&str> {
         self.text.as_deref().filter(|_| self.is_new)
     }
 }
@@ -196,7 +196,7 @@ fn page(address: SocketAddr, token: &Token) -> String {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
-    let token = token.new().map(|token| format!("#token={token}")).unwrap_or_default();
+    let token = token.made().map(|token| format!("#token={token}")).unwrap_or_default();
     format!("http://{}/{token}", SocketAddr::new(ip, address.port()))
 }
 
@@ -204,7 +204,7 @@ fn page(address: SocketAddr, token: &Token) -> String {
 fn show(server: &Server, token: &Token, page: Option<&str>, json: bool) -> anyhow::Result<()> {
     let (address, names) = (server.address(), server.models());
     let url = format!("http://{address}");
-    let new = token.new();
+    let new = token.made();
     if json {
         let about = json!({
             "event": "serving", "page": page, "url": url, "host": address.ip().to_string(), "port": address.port(), "models": names,
