@@ -1,6 +1,7 @@
-//! Using a trained model: generating text and measuring its loss.
+//! Using a trained model: generating text, measuring its loss, and looking into it.
 
 mod generate;
+mod insight;
 mod loaded;
 mod model;
 mod readout;
@@ -8,8 +9,9 @@ mod score;
 mod writer;
 
 pub use generate::Generation;
+pub use insight::{Attention, Expectation, Lens};
 pub use model::{Evaluation, Model, Part};
-pub use readout::{IMPOSSIBLE, Readout, Tally, spelling, written};
+pub use readout::{IMPOSSIBLE, Readout, Tally, spelling, spelt, written};
 pub use score::{Scoring, TokenScore, Windows};
 pub(crate) use writer::{Desk, Writer};
 pub use writer::{Finish, Piece};

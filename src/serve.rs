@@ -4,8 +4,11 @@
 mod answer;
 mod connection;
 mod fields;
+mod given;
 mod guard;
 mod http;
+mod insight;
+mod memorized;
 mod metrics;
 mod models;
 mod openai;

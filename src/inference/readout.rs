@@ -104,7 +104,7 @@ impl<B: Forward> Readout<B> {
         let first = self.told;
         self.add(scores);
         let token = |(index, score): (usize, &TokenScore)| {
-            let (text, bytes) = self.spelt(score.id);
+            let (text, bytes) = spelt(self.model.tokenizer(), score.id);
             let top: Vec<_> = score.top.iter().map(|&(id, logprob)| self.alternative(id, logprob)).collect();
             json!({
                 "index": index,
@@ -122,16 +122,8 @@ impl<B: Forward> Readout<B> {
     }
 
     fn alternative(&self, id: u32, logprob: f64) -> Value {
-        let (text, bytes) = self.spelt(id);
+        let (text, bytes) = spelt(self.model.tokenizer(), id);
         json!({"id": id, "text": text, "bytes": bytes, "logprob": written(logprob)})
-    }
-
-    /// The text of a token and, where that is not all of it, its bytes.
-    fn spelt(&self, id: u32) -> (String, Option<Vec<u8>>) {
-        match String::from_utf8(spelling(self.model.tokenizer(), id)) {
-            Ok(text) => (text, None),
-            Err(error) => (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(error.into_bytes())),
-        }
     }
 
     /// The figures so far; of bits per character and byte, once all scores were told.
@@ -149,6 +141,14 @@ impl<B: Forward> Readout<B> {
             tokens: self.ids.len() as u64,
             ..self.tally
         }
+    }
+}
+
+/// The text of a token and, where that is not all of it, its bytes.
+pub fn spelt(tokenizer: &Tokenizer, id: u32) -> (String, Option<Vec<u8>>) {
+    match String::from_utf8(spelling(tokenizer, id)) {
+        Ok(text) => (text, None),
+        Err(error) => (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(error.into_bytes())),
     }
 }
 

@@ -7,7 +7,13 @@ use super::{
 };
 use crate::engine::Engine;
 use kinglet_core::error::Result;
-use std::{sync::atomic::AtomicBool, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
+    time::SystemTime,
+};
 
 /// What handlers work with.
 pub(super) struct Service {
@@ -21,6 +27,8 @@ pub(super) struct Service {
     pub(super) since: SystemTime,
     /// What was counted.
     pub(super) metrics: Metrics,
+    /// How many training texts are being searched.
+    pub(super) searches: Arc<AtomicUsize>,
     /// Whether the server ends: it takes no new work.
     pub(super) closing: AtomicBool,
 }
@@ -37,6 +45,7 @@ impl Service {
             options,
             since: SystemTime::now(),
             metrics: Metrics::new(labels),
+            searches: Arc::default(),
             closing: AtomicBool::new(false),
         })
     }
