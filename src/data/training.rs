@@ -9,7 +9,7 @@ use super::{
 use crate::text::{
     chat::{self, Template},
     many,
-    source::{Corpus, MEMORY, Piece},
+    source::{BUILTIN, Corpus, MEMORY, Piece},
     tokenizer::{Cuts, StreamDecoder, Tokenizer},
 };
 use kinglet_core::{
@@ -54,27 +54,27 @@ impl TrainingText {
             let replayed = if config.replay > 0.0 { ", of which some was replayed" } else { "" };
             notes.push(format!("the model was fine-tuned: what it was trained on before{replayed} is not searched"));
         }
-        let (content, name) = match prepared::open(config, Some(tokenizer))? {
+        let content = match prepared::open(config, Some(tokenizer))? {
             Some(files) => {
                 let divided = files.made.as_ref().is_none_or(|made| made.train_split == config.train_split);
                 same_text(config, if divided { &files.sha256 } else { "from another train_split" })?;
                 notes.push("the training text is what its token ids spell".to_owned());
-                (Content::Ids(files.train), config.data.join(", "))
+                Content::Ids(files.train)
             }
             None => {
                 let corpus = Corpus::open(config)?;
                 let Some(survey) = Survey::while_wanted(&corpus, config, go_on)? else { return Ok(None) };
                 same_text(config, &survey.sha256)?;
-                let (name, cut) = (corpus.names(), survey.cut(config));
-                let content = if survey.conversations > 0 {
+                let cut = survey.cut(config);
+                if survey.conversations > 0 {
                     notes.push("conversations are searched as the run's template writes them".to_owned());
                     Content::Conversations(corpus, Box::new(template_of(config, tokenizer)?), cut)
                 } else {
                     Content::Text(corpus, cut)
-                };
-                (content, name)
+                }
             }
         };
+        let name = if config.data.is_empty() { BUILTIN.to_owned() } else { config.data.join(", ") };
         let (config, tokenizer) = (config.clone(), tokenizer.clone());
         Ok(Some(TrainingText { config, tokenizer, content, name, notes }))
     }
