@@ -3,20 +3,13 @@
 use super::{
     model::Model,
     score::{Scoring, TokenScore},
+    token::{Token, spelt},
 };
-use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer::{StreamDecoder, Tokenizer};
 use kinglet_core::backend::{Cpu, Forward};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use std::f64::consts::LN_2;
-
-/// What stands in JSON for a log-probability that JSON cannot write, as in OpenAI's answers: of what the model finds impossible.
-pub const IMPOSSIBLE: f64 = -9999.0;
-
-/// A log-probability as it is written in JSON, where null is for a token that is not predicted.
-pub fn written(logprob: f64) -> f64 {
-    if logprob.is_finite() { logprob } else { IMPOSSIBLE }
-}
 
 /// A mean as it is written in JSON: an infinite one as the largest number, for null is for a text of which nothing is predicted.
 fn mean<S: Serializer>(mean: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -57,29 +50,30 @@ pub struct Readout<B: Forward = Cpu> {
     chars: usize,
     tally: Tally,
     nats: f64,
-    /// Tokens told so far.
+    /// Tokens told so far, and their text as far as it is open.
     told: usize,
+    decoder: StreamDecoder,
 }
 
 impl<B: Forward> Readout<B> {
     /// For the scores of these tokens, and the text that they are; without one, the text that they spell.
     pub fn new(model: &Model<B>, scoring: &Scoring<B>, text: Option<&str>) -> Readout<B> {
         let (tokenizer, ids) = (model.tokenizer(), scoring.ids().to_vec());
-        let (mut ends, mut spelt) = (vec![0], Vec::new());
-        for (at, &id) in ids.iter().enumerate() {
-            let spelling = spelling(tokenizer, id);
+        let (mut ends, mut all) = (vec![0], Vec::new());
+        for (at, token) in spelt(tokenizer, &ids).enumerate() {
             // A token that was put before the text is no part of it.
             let was_put = at == 0
-                && tokenizer.begin_of_text() == Some(id)
-                && !text.is_some_and(|text| text.as_bytes().starts_with(&spelling));
-            spelt.extend(if was_put { Vec::new() } else { spelling });
-            ends.push(spelt.len());
+                && tokenizer.begin_of_text() == Some(token.id)
+                && !text.is_some_and(|text| text.as_bytes().starts_with(&token.bytes));
+            all.extend(if was_put { Vec::new() } else { token.bytes });
+            ends.push(all.len());
         }
-        let is_whole = text.is_none_or(|text| text.as_bytes() == spelt);
-        let text = text.map_or_else(|| String::from_utf8_lossy(&spelt), Into::into);
+        let is_whole = text.is_none_or(|text| text.as_bytes() == all);
+        let text = text.map_or_else(|| String::from_utf8_lossy(&all), Into::into);
         let (bytes, chars) = (text.len(), text.chars().count());
         let offsets = is_whole.then_some(ends);
-        Readout { model: model.clone(), ids, offsets, bytes, chars, tally: Tally::default(), nats: 0.0, told: 0 }
+        let (tally, decoder) = Default::default();
+        Readout { model: model.clone(), ids, offsets, bytes, chars, tally, nats: 0.0, told: 0, decoder }
     }
 
     /// Where token number `index` is in the text, in bytes; none if the tokenizer does not keep the text as it is.
@@ -91,6 +85,7 @@ impl<B: Forward> Readout<B> {
     pub fn add(&mut self, scores: &[TokenScore]) {
         self.told += scores.len();
         for score in scores {
+            self.decoder.push(self.model.tokenizer(), score.id);
             if let Some(logprob) = score.logprob {
                 self.nats -= logprob;
                 self.tally.predicted_tokens += 1;
@@ -102,28 +97,14 @@ impl<B: Forward> Readout<B> {
     /// Counts the next scores, and tells each as JSON.
     pub fn tokens(&mut self, scores: &[TokenScore]) -> Vec<Value> {
         let first = self.told;
-        self.add(scores);
         let token = |(index, score): (usize, &TokenScore)| {
-            let (text, bytes) = spelt(self.model.tokenizer(), score.id);
-            let top: Vec<_> = score.top.iter().map(|&(id, logprob)| self.alternative(id, logprob)).collect();
-            json!({
-                "index": index,
-                "id": score.id,
-                "text": text,
-                "bytes": bytes,
-                "offset": self.offset(index),
-                "logprob": score.logprob.map(written),
-                "rank": score.rank,
-                "entropy": score.entropy,
-                "top": top,
-            })
+            let token = Token::after(&self.decoder, self.model.tokenizer(), (score.id, score.logprob), &score.top);
+            let more =
+                [("offset", json!(self.offset(index))), ("rank", json!(score.rank)), ("entropy", json!(score.entropy))];
+            self.add(std::slice::from_ref(score));
+            token.json(index, &more)
         };
         (first..).zip(scores).map(token).collect()
-    }
-
-    fn alternative(&self, id: u32, logprob: f64) -> Value {
-        let (text, bytes) = spelt(self.model.tokenizer(), id);
-        json!({"id": id, "text": text, "bytes": bytes, "logprob": written(logprob)})
     }
 
     /// The figures so far; of bits per character and byte, once all scores were told.
@@ -141,14 +122,6 @@ impl<B: Forward> Readout<B> {
             tokens: self.ids.len() as u64,
             ..self.tally
         }
-    }
-}
-
-/// The text of a token and, where that is not all of it, its bytes.
-pub fn spelt(tokenizer: &Tokenizer, id: u32) -> (String, Option<Vec<u8>>) {
-    match String::from_utf8(spelling(tokenizer, id)) {
-        Ok(text) => (text, None),
-        Err(error) => (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(error.into_bytes())),
     }
 }
 

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     engine::Seeing,
-    inference::{Attention, Expectation, Lens, spelt, written},
-    text::tokenizer::Tokenizer,
+    inference::{Attention, Expectation, Lens, Spelt, spelt, written},
+    text::tokenizer::{StreamDecoder, Tokenizer},
 };
 use serde_json::{Value, json};
 use std::{
@@ -70,7 +70,8 @@ pub(super) fn lens(service: &Service, asked: &Asked) -> Result<Answer, Failure> 
     let about = json!({"model": served.id, "notes": given.notes});
     let told = move |lens: &Lens, about: &mut Value, tokenizer: &Tokenizer| {
         about["tokens"] = tokens(lens.ids(), tokenizer);
-        about["layers"] = lens.layers().iter().enumerate().map(|layer| of_layer(layer, tokenizer)).collect();
+        about["layers"] =
+            lens.layers().iter().enumerate().map(|layer| of_layer(layer, lens.ids(), tokenizer)).collect();
     };
     Ok(Answer::Pending(Box::new(Look { served, seeing, about, told, done: false })))
 }
@@ -88,20 +89,20 @@ fn seen<'a>(served: &Served, mut given: Given<'a>) -> Given<'a> {
 }
 
 fn tokens(ids: &[u32], tokenizer: &Tokenizer) -> Value {
-    let token = |&id: &u32| {
-        let (text, bytes) = spelt(tokenizer, id);
-        json!({"id": id, "text": text, "bytes": bytes})
-    };
-    ids.iter().map(token).collect()
+    spelt(tokenizer, ids).map(|token| Value::Object(token.json())).collect()
 }
 
-fn of_layer((blocks, expected): (usize, &Vec<Expectation>), tokenizer: &Tokenizer) -> Value {
+fn of_layer((blocks, expected): (usize, &Vec<Expectation>), ids: &[u32], tokenizer: &Tokenizer) -> Value {
     let name = if blocks == 0 { "embedding".to_owned() } else { format!("block {blocks}") };
-    let alternative = |&(id, logprob): &(u32, f64)| {
-        let (text, bytes) = spelt(tokenizer, id);
-        json!({"id": id, "text": text, "bytes": bytes, "logprob": written(logprob)})
-    };
-    let position = |expected: &Expectation| {
+    let mut decoder = StreamDecoder::default();
+    let position = |(expected, &id): (&Expectation, &u32)| {
+        // Alternatives are to what follows this token.
+        decoder.push(tokenizer, id);
+        let alternative = |&(id, logprob): &(u32, f64)| {
+            let mut token = Spelt::after(&decoder, tokenizer, id).json();
+            token.insert("logprob".to_owned(), json!(written(logprob)));
+            Value::Object(token)
+        };
         let top: Vec<Value> = expected.top.iter().map(alternative).collect();
         json!({
             "top": top,
@@ -110,7 +111,7 @@ fn of_layer((blocks, expected): (usize, &Vec<Expectation>), tokenizer: &Tokenize
             "entropy": expected.entropy,
         })
     };
-    json!({"name": name, "positions": expected.iter().map(position).collect::<Vec<_>>()})
+    json!({"name": name, "positions": expected.iter().zip(ids).map(position).collect::<Vec<_>>()})
 }
 
 /// Probabilities as 16 bits each, little-endian, in base64.

@@ -4,6 +4,7 @@
 //! more than OpenAI, it is in the field `kinglet`: the seed of the texts, and notes on what was dropped or lost.
 
 mod chat;
+mod choice;
 mod completion;
 mod knobs;
 mod logprobs;

@@ -144,7 +144,7 @@ impl Default for Limits {
             stall: Duration::from_secs(30),
             closing: Duration::from_secs(5),
             gather: Duration::from_millis(20),
-            handlers: 8,
+            handlers: 4,
         }
     }
 }

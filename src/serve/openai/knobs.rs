@@ -26,6 +26,8 @@ pub(super) struct Knobs {
     /// How many texts of each prompt.
     pub(super) n: usize,
     pub(super) stops: Vec<String>,
+    /// How many alternatives of each token are in the details; none if there are no details.
+    pub(super) details: Option<usize>,
     /// If it is to be sent as it comes.
     pub(super) streaming: Option<Streaming>,
 }
@@ -55,7 +57,8 @@ impl Knobs {
             }
         }
         let sampling = sampling(fields, vocab_size)?;
-        Ok(Knobs { sampling, n, stops: stops(fields)?, streaming: streaming(fields)? })
+        let details = fields.count("details", 0..=MOST_LOGPROBS)?.map(|n| n as usize);
+        Ok(Knobs { sampling, n, stops: stops(fields)?, details, streaming: streaming(fields)? })
     }
 }
 
@@ -160,6 +163,7 @@ mod tests {
             "temperature": 0.5, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.5, "presence_penalty": -2, "top_k": 7,
             "frequency_penalty": 2, "logit_bias": {"5": -100, "3": 1.5}, "seed": 12, "n": 16, "best_of": 16,
             "stop": ["a", "b", "c", "d"], "stream": true, "stream_options": {"include_usage": true}, "stream_interval_ms": 0,
+            "details": 20,
         }));
         let Sampling { temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, .. } =
             all.sampling;
@@ -167,7 +171,7 @@ mod tests {
         assert_eq!([presence_penalty, frequency_penalty], [-2.0, 2.0]);
         let Sampling { top_k, seed, logit_bias, .. } = all.sampling;
         assert_eq!((top_k, seed, logit_bias), (7, 12, vec![(3, 1.5), (5, -100.0)]));
-        assert_eq!((all.n, all.stops.join("")), (16, "abcd".to_owned()));
+        assert_eq!((all.n, all.stops.join(""), all.details), (16, "abcd".to_owned(), Some(20)));
         assert_eq!(all.streaming, Some(Streaming { usage: true, interval: Some(Duration::ZERO) }));
 
         let none =
@@ -175,7 +179,7 @@ mod tests {
         let mut plain = Sampling::default();
         plain.seed = none.sampling.seed;
         assert_eq!(none.sampling, plain);
-        assert_eq!((none.n, none.stops.len(), none.streaming), (1, 0, None));
+        assert_eq!((none.n, none.stops.len(), none.details, none.streaming), (1, 0, None, None));
         let seeds: Vec<u64> = (0..20).map(|_| knobs_of(json!({})).sampling.seed).collect();
         assert!(seeds.windows(2).all(|pair| pair[0] != pair[1]), "a request without a seed has one of its own");
 
@@ -219,6 +223,8 @@ mod tests {
             ("stream_options", vec![json!({})], "invalid_value"),
             ("stream_options", vec![json!(true)], "invalid_type"),
             ("stream_interval_ms", vec![json!(-1), json!(60_001)], "invalid_value"),
+            ("details", vec![json!(-1), json!(21)], "invalid_value"),
+            ("details", vec![json!(true), json!("1")], "invalid_type"),
             ("tools", vec![json!([{}])], "unsupported_parameter"),
         ] {
             for value in values {

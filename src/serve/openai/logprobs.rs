@@ -3,7 +3,7 @@
 //! A token is shown as the text that it adds. One that is not whole characters is shown as OpenAI does: `bytes:\xe2\x80`.
 
 use crate::{
-    inference::{IMPOSSIBLE, TokenScore, written},
+    inference::{IMPOSSIBLE, Spelt, Token, TokenScore, written},
     text::{
         chat::Ending,
         tokenizer::{StreamDecoder, Tokenizer},
@@ -11,64 +11,37 @@ use crate::{
 };
 use kinglet_core::sample::Drawn;
 use serde_json::{Map, Value, json};
-use std::{collections::VecDeque, fmt::Write};
-
-/// A token as it is shown.
-#[derive(Clone, Debug, PartialEq)]
-struct Shown {
-    text: String,
-    bytes: Vec<u8>,
-}
+use std::{borrow::Cow, collections::VecDeque, fmt::Write};
 
 /// A token of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
-    shown: Shown,
-    /// None where nothing comes before it.
-    logprob: Option<f64>,
-    /// The most probable tokens in its place.
-    top: Vec<(Shown, f64)>,
+    token: Token,
     /// How many characters of the text are before it.
     offset: usize,
 }
 
 impl Entry {
-    /// A token of a text whose tokens so far are in `decoder`.
-    fn new(tokenizer: &Tokenizer, decoder: &StreamDecoder, token: (u32, Option<f64>), top: &[(u32, f64)]) -> Entry {
-        let shown = |id| shown(tokenizer, decoder, id);
-        let top = top.iter().map(|&(id, logprob)| (shown(id), logprob)).collect();
-        Entry { shown: shown(token.0), logprob: token.1, top, offset: 0 }
-    }
-
-    /// The same, of which only this is seen in the text.
+    /// A token of which only this is seen in the text.
     fn seen_as(mut self, text: &str) -> Entry {
-        self.shown = Shown { text: text.to_owned(), bytes: text.as_bytes().to_vec() };
+        self.token.spelt.bytes = text.as_bytes().to_vec();
         self
     }
 }
 
-fn shown(tokenizer: &Tokenizer, decoder: &StreamDecoder, id: u32) -> Shown {
-    let byte = || Some(vec![byte_named(&tokenizer.name_of(id)?)?]);
-    if let Some(bytes) = tokenizer.bytes_of(id).or_else(byte) {
-        let text = match std::str::from_utf8(&bytes) {
-            Ok(text) => text.to_owned(),
-            Err(_) => bytes.iter().fold("bytes:".to_owned(), |mut text, byte| {
+/// How a token is shown.
+fn shown(spelt: &Spelt) -> Cow<'_, str> {
+    match std::str::from_utf8(&spelt.bytes) {
+        Ok(text) => text.into(),
+        Err(_) => spelt
+            .bytes
+            .iter()
+            .fold("bytes:".to_owned(), |mut text, byte| {
                 let _ = write!(text, "\\x{byte:02x}");
                 text
-            }),
-        };
-        return Shown { text, bytes };
+            })
+            .into(),
     }
-    // What it adds depends on what is before it.
-    let mut decoder = decoder.clone();
-    let text = decoder.push(tokenizer, id) + &decoder.finish(tokenizer);
-    Shown { bytes: text.clone().into_bytes(), text }
-}
-
-/// The byte that a token such as `<0xE2>` stands for.
-fn byte_named(name: &str) -> Option<u8> {
-    let digits = name.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
-    u8::from_str_radix(digits, 16).ok()
 }
 
 /// The tokens of a text that is being written. Each is given out with the text that it is part of.
@@ -76,6 +49,8 @@ pub(super) struct Listing {
     ending: Ending,
     /// Whether the token that ends the text is listed too, with no text of its own.
     lists_end: bool,
+    /// How many alternatives are shown.
+    top: usize,
     decoder: StreamDecoder,
     /// The text so far, while it may be what stands before an answer and is not part of it.
     head: Option<String>,
@@ -92,16 +67,17 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Lists the tokens of a text that ends so, behind so many characters.
-    pub(super) fn new(ending: Ending, lists_end: bool, chars: usize) -> Listing {
+    /// Lists the tokens of a text that ends so, behind so many characters, with so many alternatives.
+    pub(super) fn new(ending: Ending, lists_end: bool, chars: usize, top: usize) -> Listing {
         let (decoder, head) = (StreamDecoder::default(), Some(String::new()));
         let (open, closed) = (Vec::new(), VecDeque::new());
-        Listing { ending, lists_end, decoder, head, open, closed, decoded: 0, chars, certain: 0 }
+        Listing { ending, lists_end, top, decoder, head, open, closed, decoded: 0, chars, certain: 0 }
     }
 
     /// Adds a token.
     pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: &Drawn) {
-        let entry = Entry::new(tokenizer, &self.decoder, (token.id, Some(token.logprob)), &token.top);
+        let top = &token.top[..self.top.min(token.top.len())];
+        let entry = self.entry(tokenizer, (token.id, Some(token.logprob)), top);
         if !self.ending.tokens.contains(&token.id) {
             let text = self.decoder.push(tokenizer, token.id);
             return self.add(entry, &text);
@@ -124,6 +100,11 @@ impl Listing {
         self.certain += text.len();
         let certain = self.closed.iter().take_while(|(end, _)| *end <= self.certain).count();
         self.closed.drain(..certain).map(|(_, entry)| entry).collect()
+    }
+
+    /// The next token.
+    fn entry(&self, tokenizer: &Tokenizer, token: (u32, Option<f64>), top: &[(u32, f64)]) -> Entry {
+        Entry { token: Token::after(&self.decoder, tokenizer, token, top), offset: 0 }
     }
 
     fn add(&mut self, entry: Entry, text: &str) {
@@ -167,9 +148,9 @@ impl Listing {
 
 /// The tokens of a prompt. The first `unseen` of them were put before it, and are not seen in its text.
 pub(super) fn of_prompt(tokenizer: &Tokenizer, scores: &[TokenScore], unseen: usize) -> Vec<Entry> {
-    let mut listing = Listing::new(Ending::default(), false, 0);
+    let mut listing = Listing::new(Ending::default(), false, 0, 0);
     for (i, score) in scores.iter().enumerate() {
-        let entry = Entry::new(tokenizer, &listing.decoder, (score.id, score.logprob), &score.top);
+        let entry = listing.entry(tokenizer, (score.id, score.logprob), &score.top);
         if i < unseen {
             listing.closed.push_back((0, entry.seen_as("")));
         } else {
@@ -184,17 +165,19 @@ pub(super) fn of_prompt(tokenizer: &Tokenizer, scores: &[TokenScore], unseen: us
 /// As `/v1/completions` has them. A token's alternatives have the token itself among them.
 pub(super) fn legacy(entries: &[Entry]) -> Value {
     let alternatives = |entry: &Entry| {
-        let logprob = entry.logprob?;
+        let Token { spelt, logprob, top } = &entry.token;
+        let own = (spelt.clone(), (*logprob)?);
         let mut named = Map::new();
         // Different tokens may be shown as the same text: then the most probable one is.
-        for (shown, logprob) in entry.top.iter().chain([&(entry.shown.clone(), logprob)]) {
-            named.entry(&shown.text).or_insert_with(|| json!(written(*logprob)));
+        for (spelt, logprob) in top.iter().chain([&own]) {
+            named.entry(shown(spelt)).or_insert_with(|| json!(written(*logprob)));
         }
         Some(named)
     };
+    let tokens = || entries.iter().map(|entry| &entry.token);
     json!({
-        "tokens": entries.iter().map(|entry| &entry.shown.text).collect::<Vec<_>>(),
-        "token_logprobs": entries.iter().map(|entry| entry.logprob.map(written)).collect::<Vec<_>>(),
+        "tokens": tokens().map(|token| shown(&token.spelt)).collect::<Vec<_>>(),
+        "token_logprobs": tokens().map(|token| token.logprob.map(written)).collect::<Vec<_>>(),
         "top_logprobs": entries.iter().map(alternatives).collect::<Vec<_>>(),
         "text_offset": entries.iter().map(|entry| entry.offset).collect::<Vec<_>>(),
     })
@@ -202,10 +185,11 @@ pub(super) fn legacy(entries: &[Entry]) -> Value {
 
 /// As `/v1/chat/completions` has them.
 pub(super) fn chat(entries: &[Entry]) -> Value {
-    let token = |Shown { text, bytes }: &Shown, logprob: f64| json!({"token": text, "logprob": written(logprob), "bytes": bytes});
-    let content = entries.iter().map(|entry| {
-        let mut whole = token(&entry.shown, entry.logprob.unwrap_or(IMPOSSIBLE));
-        whole["top_logprobs"] = entry.top.iter().map(|(shown, logprob)| token(shown, *logprob)).collect();
+    let one =
+        |spelt: &Spelt, logprob: f64| json!({"token": shown(spelt), "logprob": written(logprob), "bytes": spelt.bytes});
+    let content = entries.iter().map(|Entry { token, .. }| {
+        let mut whole = one(&token.spelt, token.logprob.unwrap_or(IMPOSSIBLE));
+        whole["top_logprobs"] = token.top.iter().map(|(spelt, logprob)| one(spelt, *logprob)).collect();
         whole
     });
     json!({"content": content.collect::<Vec<_>>(), "refusal": null})

@@ -3,6 +3,7 @@
 mod chats;
 mod completions;
 mod described;
+mod details;
 mod shown;
 mod tokenizers;
 

@@ -1,6 +1,7 @@
 //! Texts on their way to a client: each prompt's texts, by index, whole or as they come.
 
 use super::{
+    choice::{Beside, Choice, Delta},
     knobs::Knobs,
     logprobs::{self, Entry, Listing},
     models::learned_conversations,
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::{
     engine::{Busy, End, Engine, Measuring, Text},
-    inference::{Finish, Generation, Piece, TokenScore},
+    inference::{Generation, Spelt, Token, TokenScore, spelt},
     serve::{
         answer::{Answer, Failure, WHOLE, Work},
         models::Served,
@@ -70,7 +71,8 @@ impl Order {
             Source::Messages(messages) => model.answer(messages).map_err(|error| fault("messages", &error))?,
         };
         let generation = generation.max_tokens(self.max_tokens).sampling(self.knobs.sampling.clone());
-        let generation = generation.index(index as u64).top(self.logprobs.unwrap_or(0));
+        let top = self.logprobs.max(self.knobs.details).unwrap_or(0);
+        let generation = generation.index(index as u64).top(top);
         Ok(self.knobs.stops.iter().fold(generation, |generation, stop| generation.stop(stop)))
     }
 
@@ -87,23 +89,47 @@ impl Order {
         let most = if self.kind == Kind::Chat { self.served.model.config().block_size } else { usize::MAX };
         let drawn = self.prompts.len() * self.max_tokens.min(most);
         let prompts: usize = self.prompts.iter().map(|prompt| prompt.tokens).sum();
-        let (top, echoed) = (self.logprobs.unwrap_or(0), if self.echo { prompts } else { 0 });
-        let figures = |tokens: usize| tokens.saturating_mul(self.knobs.n * (1 + top));
-        let too_many = |tokens: usize, way_out: &str| {
-            let (tokens, most) = (tokens * self.knobs.n, WHOLE / (1 + top));
+        let shown = |most: Option<usize>| most.map_or(0, |most| 1 + most);
+        let (listed, detailed) = (shown(self.logprobs), shown(self.knobs.details));
+        let (echoed, told) = (if self.echo { prompts } else { 0 }, self.prompt_tokens());
+        let figures = |echoed: usize, drawn: usize| {
+            let of_texts = echoed.saturating_mul(listed.max(1)) + drawn.saturating_mul((listed + detailed).max(1));
+            of_texts.saturating_mul(self.knobs.n) + told
+        };
+        let too_many = |figures: usize, way_out: &str| {
             let what = format!(
-                "the answer may have {tokens} tokens with {top} alternatives each, and only {most} of them can be sent at \
-                 once: {way_out}"
+                "the answer may have {figures} figures, each token and each of its alternatives, and only {WHOLE} of them can \
+                 be sent at once: {way_out}"
             );
             Err(Failure::bad(None, Some("too_long"), what))
         };
-        if self.scores() && figures(echoed) > WHOLE {
-            return too_many(echoed, "name fewer or shorter prompts, or ask for fewer texts or alternatives");
+        let at_once = figures(if self.scores() { echoed } else { 0 }, 0);
+        if at_once > WHOLE {
+            return too_many(at_once, "name fewer or shorter prompts, or ask for fewer texts or alternatives");
         }
-        if !streams && figures(echoed + drawn) > WHOLE {
-            return too_many(echoed + drawn, "set \"stream\": true, or ask for fewer tokens, texts or alternatives");
+        let all = figures(echoed, drawn);
+        if !streams && all > WHOLE {
+            return too_many(all, "set \"stream\": true, or ask for fewer tokens, texts or alternatives");
         }
         Ok(())
+    }
+
+    /// How many tokens of a prompt are told by themselves: those of the first one, with the details.
+    fn prompt_tokens(&self) -> usize {
+        self.knobs.details.and_then(|_| self.prompts.first()).map_or(0, |prompt| prompt.tokens)
+    }
+
+    /// These tokens.
+    fn prompt_spelt(&self) -> Result<Option<Vec<Spelt>>, Failure> {
+        let Some(prompt) = self.prompts.first().filter(|_| self.knobs.details.is_some()) else { return Ok(None) };
+        let model = &self.served.model;
+        let ids = match &prompt.source {
+            Source::Ids(ids) => ids,
+            Source::Messages(messages) => {
+                &model.ids_of_messages(messages).map_err(|error| fault("messages", &error))?
+            }
+        };
+        Ok(Some(spelt(model.tokenizer(), ids).collect()))
     }
 
     /// Whether each piece of a text is sent by itself.
@@ -118,7 +144,9 @@ impl Order {
     pub(super) fn start(self, engine: &Engine) -> Result<Answer, Failure> {
         self.check()?;
         let streams = self.knobs.streaming.is_some();
+        let prompt = self.prompt_spelt()?;
         let mut writing = Writing::new(self, engine.clone());
+        writing.prompt = prompt;
         writing.fill()?;
         let writing = Box::new(writing);
         Ok(if streams { Answer::Stream(writing) } else { Answer::Pending(writing) })
@@ -160,66 +188,6 @@ struct Scores {
     complete: bool,
 }
 
-/// Text and its tokens, to be sent together.
-#[derive(Default)]
-struct Delta {
-    text: String,
-    entries: Vec<Entry>,
-}
-
-impl Delta {
-    fn extend(&mut self, other: Delta) {
-        self.text += &other.text;
-        self.entries.extend(other.entries);
-    }
-}
-
-/// One text.
-#[derive(Default)]
-struct Choice {
-    listing: Option<Listing>,
-    /// What was not sent yet.
-    deltas: VecDeque<Delta>,
-    /// How many tokens were drawn.
-    tokens: usize,
-    finish: Option<Finish>,
-    /// Whether its beginning was sent, and its end.
-    begun: bool,
-    ended: bool,
-}
-
-impl Choice {
-    /// Takes what has come, to be sent by itself or with what was not sent before it.
-    fn push(&mut self, piece: Piece, tokenizer: &Tokenizer, by_itself: bool) {
-        self.tokens += piece.tokens.len();
-        let entries = self.listing.as_mut().map(|listing| {
-            piece.tokens.iter().for_each(|token| listing.push(tokenizer, token));
-            listing.certain(&piece.text)
-        });
-        let delta = Delta { text: piece.text, entries: entries.unwrap_or_default() };
-        match self.deltas.back_mut().filter(|_| !by_itself) {
-            Some(last) => last.extend(delta),
-            None => self.deltas.push_back(delta),
-        }
-    }
-
-    fn end(&mut self, finish: Finish, tokenizer: &Tokenizer) {
-        self.finish = Some(finish);
-        if let Some(mut listing) = self.listing.take() {
-            listing.finish(tokenizer);
-            let entries = listing.certain("");
-            self.deltas.extend((!entries.is_empty()).then(|| Delta { text: String::new(), entries }));
-        }
-    }
-
-    fn reason(&self) -> Option<&'static str> {
-        Some(match self.finish? {
-            Finish::Stop | Finish::EndOfText => "stop",
-            _ => "length",
-        })
-    }
-}
-
 /// All texts of a request.
 pub(super) struct Writing {
     order: Order,
@@ -235,6 +203,8 @@ pub(super) struct Writing {
     taken: bool,
     /// When it is asked again, if it had no room while nothing of this request was there.
     again: Option<Pin<Box<Sleep>>>,
+    /// The first prompt's tokens, if they are to be told and were not.
+    prompt: Option<Vec<Spelt>>,
     /// Whether the seed and the notes were sent.
     told: bool,
     /// Whether the last event was made.
@@ -264,6 +234,7 @@ impl Writing {
             failure: None,
             taken: false,
             again: None,
+            prompt: None,
             told: false,
             closed: false,
         }
@@ -306,12 +277,14 @@ impl Writing {
         let generation = self.order.generation(choice)?;
         let Order { kind, logprobs, echo, prompts, knobs, .. } = &self.order;
         let before = if *echo { prompts[choice / knobs.n].text.chars().count() } else { 0 };
-        let listing = logprobs.map(|_| Listing::new(generation.ending().clone(), *kind == Kind::Completion, before));
+        let lists_end = *kind == Kind::Completion;
+        let listing = logprobs.map(|top| Listing::new(generation.ending().clone(), lists_end, before, top));
+        let beside = Beside::new(listing, knobs.details);
         let text = match self.engine.write(generation) {
             Ok(text) => text,
             Err(busy) => return Ok(Err(busy)),
         };
-        self.choices[choice].listing = listing;
+        self.choices[choice].beside = beside;
         Ok(Ok(Running::Writing(choice, text)))
     }
 
@@ -398,7 +371,7 @@ impl Writing {
         let prompt = &self.order.prompts[at];
         let scores = self.scores.get(at).map_or(&[][..], |scores| &scores.scores);
         let entries = logprobs::of_prompt(self.tokenizer(), scores, prompt.unseen);
-        self.order.echo.then(|| Delta { text: prompt.text.clone(), entries })
+        self.order.echo.then(|| Delta { text: prompt.text.clone(), entries, ..Delta::default() })
     }
 
     /// What was not sent of a text; as one, unless each piece is to be sent by itself.
@@ -419,7 +392,7 @@ impl Writing {
             });
             deltas = joined.into_iter().collect();
         }
-        deltas.retain(|delta| !delta.text.is_empty() || !delta.entries.is_empty());
+        deltas.retain(|delta| !delta.is_empty());
         deltas
     }
 
@@ -440,6 +413,23 @@ impl Writing {
         match self.order.kind {
             Kind::Completion => logprobs::legacy(entries),
             Kind::Chat => logprobs::chat(entries),
+        }
+    }
+
+    /// Puts the details of these tokens beside a text, if they were asked for.
+    fn detail(&mut self, index: usize, details: &[Token], choice: &mut Value) {
+        if self.order.knobs.details.is_some() {
+            let sent = &mut self.choices[index].sent;
+            choice["tokens"] = (*sent..).zip(details).map(|(at, token)| token.json(at, &[])).collect();
+            *sent += details.len();
+        }
+    }
+
+    /// What is said once, beside the first of all texts.
+    fn tell(&mut self, answer: &mut Value) {
+        answer["kinglet"] = self.ours();
+        if let Some(prompt) = self.prompt.take() {
+            answer["prompt_tokens"] = prompt.iter().map(|token| Value::Object(token.json())).collect();
         }
     }
 
@@ -480,7 +470,7 @@ impl Writing {
     }
 
     /// The event of a part of a text.
-    fn part(&self, index: usize, delta: Delta, reason: Option<&str>) -> Value {
+    fn part(&mut self, index: usize, delta: Delta, reason: Option<&str>) -> Value {
         let logprobs = self.listed(&delta.entries, false);
         let mut choice = json!({"index": index});
         match self.order.kind {
@@ -491,6 +481,7 @@ impl Writing {
         }
         choice["logprobs"] = logprobs;
         choice["finish_reason"] = json!(reason);
+        self.detail(index, &delta.details, &mut choice);
         self.event(vec![choice])
     }
 
@@ -498,7 +489,8 @@ impl Writing {
     fn events_of(&mut self, index: usize, events: &mut Vec<Value>) {
         if self.order.kind == Kind::Chat && !self.choices[index].begun {
             let delta = json!({"role": "assistant", "content": "", "refusal": null});
-            let begin = json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null});
+            let mut begin = json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null});
+            self.detail(index, &[], &mut begin);
             events.push(self.event(vec![begin]));
         }
         for delta in self.news(index) {
@@ -513,15 +505,17 @@ impl Writing {
     }
 
     fn whole_choice(&mut self, index: usize) -> Value {
-        let Delta { text, entries } = self.news(index).pop().unwrap_or_default();
+        let Delta { text, entries, details } = self.news(index).pop().unwrap_or_default();
         let (logprobs, reason) = (self.listed(&entries, true), self.choices[index].reason());
-        match self.order.kind {
+        let mut choice = match self.order.kind {
             Kind::Completion => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}),
             Kind::Chat => {
                 let message = json!({"role": "assistant", "content": text, "refusal": null});
                 json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason})
             }
-        }
+        };
+        self.detail(index, &details, &mut choice);
+        choice
     }
 }
 
@@ -564,7 +558,7 @@ impl Work for Writing {
         if !self.told
             && let Some(event) = events.first_mut()
         {
-            event["kinglet"] = self.ours();
+            self.tell(event);
             self.told = true;
         }
         if !self.is_idle() {
@@ -595,7 +589,8 @@ impl Work for Writing {
         }
         let choices = (0..self.choices.len()).map(|index| self.whole_choice(index)).collect();
         let mut answer = self.answer(false, choices);
-        (answer["usage"], answer["kinglet"]) = (self.usage(), self.ours());
+        answer["usage"] = self.usage();
+        self.tell(&mut answer);
         Ok(answer)
     }
 }

@@ -1,0 +1,1 @@
+customElements.define("kinglet-attention", class extends HTMLElement {});

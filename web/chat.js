@@ -1,0 +1,1 @@
+customElements.define("kinglet-chat", class extends HTMLElement {});

@@ -1,0 +1,1 @@
+customElements.define("kinglet-compare", class extends HTMLElement {});

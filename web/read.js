@@ -1,0 +1,1 @@
+customElements.define("kinglet-read", class extends HTMLElement {});

@@ -1,0 +1,1 @@
+customElements.define("kinglet-runs", class extends HTMLElement {});

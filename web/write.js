@@ -1,0 +1,1 @@
+customElements.define("kinglet-write", class extends HTMLElement {});
