@@ -8,6 +8,7 @@ pub mod prepared;
 mod split;
 mod survey;
 mod token_file;
+mod training;
 
 pub use chats::Chats;
 pub use dataset::{Dataset, Made};
@@ -18,3 +19,4 @@ pub(crate) use split::parting;
 pub(crate) use survey::found;
 pub use survey::{Survey, template_of};
 pub use token_file::Header;
+pub use training::TrainingText;

@@ -31,11 +31,13 @@ mod figures;
 mod mailbox;
 mod open;
 mod reading;
+mod seeing;
 mod works;
 
 pub use end::End;
 pub use figures::{Ended, Figures};
 pub use reading::{Measuring, Reading, Text};
+pub use seeing::Seeing;
 pub use works::Options;
 
 use crate::inference::{Generation, TokenScore};
@@ -136,6 +138,29 @@ impl Engine {
     {
         let inbox = self.ask(Stage::Scoring, |out| Job::Scoring(Box::new(scoring), out))?;
         Ok(Measuring { inbox, prompt_tokens: 0 })
+    }
+
+    /// Computes something else, a step at a time, until `step` returns it. A step takes its turn as a piece of a scoring does, and
+    /// should be as short; among the figures it is a scoring of no tokens.
+    ///
+    /// # Errors
+    /// If there is too much to do already, or the engine is closing.
+    pub fn compute<T, F>(&self, mut step: F) -> Result<Seeing<T>, Busy>
+    where
+        T: Send + 'static,
+        F: FnMut() -> Result<Option<T>> + Send + 'static,
+    {
+        let seen = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&seen);
+        let pieces = std::iter::from_fn(move || match step() {
+            Ok(None) => Some(Ok(Vec::new())),
+            Ok(whole) => {
+                *lock(&place) = whole;
+                None
+            }
+            Err(error) => Some(Err(error)),
+        });
+        Ok(Seeing { measuring: self.measure(pieces)?, seen })
     }
 
     /// What it is doing, and what it has done.

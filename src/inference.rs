@@ -1,6 +1,7 @@
-//! Using a trained model: generating text and measuring its loss.
+//! Using a trained model: generating text, measuring its loss, and looking into it.
 
 mod generate;
+mod insight;
 mod loaded;
 mod model;
 mod readout;
@@ -9,6 +10,7 @@ mod token;
 mod writer;
 
 pub use generate::Generation;
+pub use insight::{Attention, Expectation, Lens};
 pub use model::{Evaluation, Model, Part};
 pub use readout::{Readout, Tally, spelling};
 pub use score::{Scoring, TokenScore, Windows};

@@ -1,8 +1,9 @@
-//! Output for people: plots, run comparisons, and baseline losses.
+//! Output for people: plots, run comparisons, baseline losses, and what a text has in common with the training text.
 
 pub mod baselines;
 pub mod compare;
 pub mod long;
+pub mod memorized;
 pub mod overlay;
 pub mod plot;
 pub mod stats;

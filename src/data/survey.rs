@@ -43,13 +43,32 @@ impl Survey {
     /// # Errors
     /// If it cannot be read, is not text, or mixes text and conversations.
     pub fn of(corpus: &Corpus, config: &Config) -> Result<Survey> {
+        let mut progress = Progress::new();
+        let survey = Survey::read(corpus, config, |bytes| {
+            progress.show(|| format!("reading: {} MB of text", bytes / 1_000_000));
+            true
+        });
+        Ok(survey?.expect("nothing breaks it off"))
+    }
+
+    /// The same without a word about how far it is; `None` once nobody wants it any more.
+    pub(super) fn while_wanted(corpus: &Corpus, config: &Config, go_on: &dyn Fn() -> bool) -> Result<Option<Survey>> {
+        Survey::read(corpus, config, |_| go_on())
+    }
+
+    /// Reads a corpus as long as `go_on`, which is told the bytes so far, says so.
+    fn read(corpus: &Corpus, config: &Config, mut go_on: impl FnMut(u64) -> bool) -> Result<Option<Survey>> {
         let template = Template::new(template(config), END_OF_TEXT.to_owned())?.at(config.template_time)?;
         let mut hasher = Sha256::new();
         let (mut bytes, mut chars, mut documents, mut conversations) = (0, 0, 0, 0);
         let (mut alphabet, mut chats) = (Alphabet::default(), Chats::default());
-        let (mut inside, mut progress) = (false, Progress::new());
+        let (mut inside, mut is_wanted) = (false, true);
         let notes = corpus.pieces(Cuts::Anywhere, |piece| {
-            progress.show(|| format!("reading: {} MB of text", bytes / 1_000_000));
+            is_wanted = go_on(bytes);
+            if !is_wanted {
+                // Reading ends with an error only.
+                return Err(Error::Data(String::new()));
+            }
             if documents > 0 && !inside {
                 // Separate documents with a byte that UTF-8 never contains, so that the same text split into different
                 // documents has another hash.
@@ -85,9 +104,12 @@ impl Survey {
                 )));
             }
             Ok(())
-        })?;
-        let sha256 = hex(&hasher.finalize());
-        Ok(Survey { bytes, chars, documents, conversations, sha256, notes, alphabet, chats })
+        });
+        if !is_wanted {
+            return Ok(None);
+        }
+        let (notes, sha256) = (notes?, hex(&hasher.finalize()));
+        Ok(Some(Survey { bytes, chars, documents, conversations, sha256, notes, alphabet, chats }))
     }
 
     /// The distinct characters, in code point order.
@@ -203,7 +225,7 @@ pub(crate) fn found(config: &Config, tokenizer: &Tokenizer) -> TokenizerKind {
 }
 
 /// The beginning of a text: at most `left` characters, which is how many are left afterwards.
-fn first_chars(mut text: String, left: &mut u64) -> String {
+pub(super) fn first_chars(mut text: String, left: &mut u64) -> String {
     let chars = text.chars().count() as u64;
     if chars > *left {
         let end = text.char_indices().nth(*left as usize).map_or(text.len(), |(at, _)| at);

@@ -515,3 +515,36 @@ fn whoever_polls_is_woken() {
     assert!(pending > 0 && woken.0.load(Ordering::SeqCst) > 0);
     assert_eq!(text.poll(&mut cx), Poll::Ready(()), "it stays at its end");
 }
+
+#[test]
+fn other_work_takes_turns_with_texts_and_ends_when_nobody_waits_for_it() {
+    let engine = engine(Options::default());
+    let mut left = 5;
+    let mut seeing = engine
+        .compute(move || {
+            left -= 1;
+            Ok((left == 0).then_some("all of it"))
+        })
+        .unwrap();
+    assert!(seeing.wait(LONG));
+    assert_eq!((seeing.end(), seeing.take()), (Some(End::Finished(Finish::EndOfText)), Some("all of it")));
+    let endless = engine
+        .compute::<(), _>(|| {
+            std::thread::sleep(Duration::from_millis(1));
+            Ok(None)
+        })
+        .unwrap();
+    let (_, end) = read(&mut engine.write(model(&[]).generate("a").max_tokens(20)).unwrap());
+    assert_eq!((end, endless.end()), (End::Finished(Finish::Length), None));
+    drop(endless);
+    until("it ends", || engine.figures().scoring == 0);
+    assert_eq!((engine.figures().ended.scored, engine.figures().ended.cancelled), (1, 1));
+    let wrong = || Err(kinglet_core::error::Error::Text("wrong".to_owned()));
+    let mut failed =
+        [engine.compute::<(), _>(wrong).unwrap(), engine.compute::<(), _>(|| panic!("on purpose")).unwrap()];
+    for (seeing, says) in failed.iter_mut().zip(["wrong", "on purpose"]) {
+        assert!(seeing.wait(LONG) && seeing.take().is_none());
+        let Some(End::Failed(what)) = seeing.end() else { panic!("{:?}", seeing.end()) };
+        assert!(what.contains(says), "{what}");
+    }
+}

@@ -227,6 +227,11 @@ impl<B: Forward> Model<B> {
         Ok(Model { inner: Arc::new(Loaded { config, tokenizer, state, warnings, notes, be, gpt, weights, barred }) })
     }
 
+    /// What all clones share.
+    pub(super) fn loaded(&self) -> Arc<Loaded<B>> {
+        self.inner.clone()
+    }
+
     /// The configuration it was trained with.
     pub fn config(&self) -> &Config {
         &self.inner.config

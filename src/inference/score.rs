@@ -279,7 +279,7 @@ fn half(documents: &[usize], block_size: usize) -> Vec<Window> {
 }
 
 /// The distribution of the next token.
-struct Expected<'a> {
+pub(super) struct Expected<'a> {
     logits: &'a [f32],
     top: f32,
     /// The sum of `e^(z - top)`.
@@ -289,7 +289,7 @@ struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    fn new(logits: &[f32]) -> Result<Expected<'_>> {
+    pub(super) fn new(logits: &[f32]) -> Result<Expected<'_>> {
         let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !top.is_finite() || logits.iter().any(|z| z.is_nan()) {
             let what = "the model's logits are not finite: its training diverged, or its weights are damaged";
@@ -306,18 +306,18 @@ impl Expected<'_> {
     }
 
     /// In nats.
-    fn entropy(&self) -> f64 {
+    pub(super) fn entropy(&self) -> f64 {
         (self.sum.ln() - self.weighted / self.sum).max(0.0)
     }
 
     /// How many tokens are at least as probable as this one.
-    fn rank(&self, id: u32) -> usize {
+    pub(super) fn rank(&self, id: u32) -> usize {
         let before = |&other: &u32| self.by_logit(other, id) == Ordering::Less;
         1 + (0..self.logits.len() as u32).filter(before).count()
     }
 
     /// The most probable tokens, but none of those `barred`, which are in order.
-    fn top(&self, n: usize, barred: &[u32]) -> Vec<(u32, f64)> {
+    pub(super) fn top(&self, n: usize, barred: &[u32]) -> Vec<(u32, f64)> {
         if n == 0 {
             return Vec::new();
         }

@@ -3,6 +3,7 @@
 use super::{
     answer::{Answer, Asked, Failure},
     assets::{self, Asset},
+    insight, memorized,
     metrics::{Label, Text},
     openai, score,
     service::Service,
@@ -59,6 +60,9 @@ pub(super) const ROUTES: &[Route] = &[
     Route { verb: Verb::Post, path: "/detokenize", public: false, prompt: false, handler: openai::detokenize },
     Route { verb: Verb::Get, path: "/tokenizer_info", public: false, prompt: false, handler: openai::tokenizer_info },
     Route { verb: Verb::Post, path: "/api/score", public: false, prompt: false, handler: score::score },
+    Route { verb: Verb::Post, path: "/api/attention", public: false, prompt: false, handler: insight::attention },
+    Route { verb: Verb::Post, path: "/api/lens", public: false, prompt: false, handler: insight::lens },
+    Route { verb: Verb::Post, path: "/api/memorized", public: false, prompt: false, handler: memorized::memorized },
 ];
 
 /// Where a path leads.
@@ -191,6 +195,8 @@ fn metrics(service: &Service, _: &Asked) -> Result<Answer, Failure> {
     text.one("process_start_time_seconds", "gauge", "When the server was started.", since);
     service.metrics.write(&mut text);
     text.one("kinglet_models_loaded", "gauge", "Models in memory.", service.models.loaded());
+    let help = "Training texts that are being searched.";
+    text.one("kinglet_searches_running", "gauge", help, service.searches.load(Relaxed));
     computed(&mut text, &service.engine.figures());
     Ok(Answer::Whole { kind: Text::KIND, body: text.0.into_bytes() })
 }
@@ -201,7 +207,7 @@ fn computed(text: &mut Text, figures: &Figures) {
         ("running", "Texts that are being computed.", figures.running),
         ("waiting", "Texts that wait for a place.", figures.waiting),
         ("held", "Texts and scorings whose clients do not read, so that nothing is computed for them.", figures.held),
-        ("scoring", "Scorings that are being computed, or wait for their turn.", figures.scoring),
+        ("scoring", "Scorings and looks into models that are being computed, or wait for their turn.", figures.scoring),
     ] {
         text.one(&format!("kinglet_engine_{name}"), "gauge", help, value);
     }
@@ -218,7 +224,11 @@ fn computed(text: &mut Text, figures: &Figures) {
     let (name, help) = ("kinglet_engine_busy_seconds_total", "Seconds in which something was computed.");
     text.one(name, "counter", help, figures.busy.as_secs_f64());
     let name = "kinglet_engine_ended_total";
-    text.about(name, "counter", "Texts and scorings, by how they ended; cancelled are those whose client had left.");
+    text.about(
+        name,
+        "counter",
+        "Texts, scorings and looks, by how they ended; cancelled are those whose client had left.",
+    );
     for (how, count) in figures.ended.by_name() {
         text.value(name, &format!("how=\"{how}\""), count);
     }

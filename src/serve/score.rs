@@ -2,9 +2,10 @@
 
 use super::{
     answer::{Answer, Asked, Failure, WHOLE, Work},
-    fields::{Fields, parse, whole},
+    fields::{Fields, parse},
+    given::given,
     models::Served,
-    openai::{fault, served},
+    openai::served,
     service::Service,
 };
 use crate::{
@@ -42,7 +43,6 @@ pub(super) fn score(service: &Service, asked: &Asked) -> Result<Answer, Failure>
     let body = parse(&asked.body)?;
     let fields = Fields::of(&body);
     let served = served(service, fields.text("model")?)?;
-    let (text, ids) = (fields.text("text")?, fields.get("ids").map(|ids| numbers(&fields, ids)).transpose()?);
     let top = fields.count("top", 0..=MOST)?.unwrap_or(5) as usize;
     let windows = match fields.text("windows")? {
         None | Some("half") => Windows::Half,
@@ -50,24 +50,9 @@ pub(super) fn score(service: &Service, asked: &Asked) -> Result<Answer, Failure>
         Some(_) => return Err(fields.wrong("windows", "must be half or eval")),
     };
     let streams = fields.flag("stream")?.unwrap_or(false);
-    let at_fault = if ids.is_some() { "ids" } else { "text" };
-    let refused = |error| fault(at_fault, &error);
-    let mut notes = served.notes.clone();
-    let ids = match (text, ids) {
-        (Some(text), None) => {
-            let (ids, note) = served.model.ids_of(text).map_err(refused)?;
-            notes.extend(note);
-            ids
-        }
-        (None, Some(ids)) => ids,
-        (Some(_), Some(_)) => return Err(fields.wrong("ids", "cannot stand beside text: name one of them")),
-        (None, None) => {
-            let what = "there is nothing to score: name a text, or ids";
-            return Err(Failure::bad(Some("text"), Some("missing_required_parameter"), what));
-        }
-    };
-    let scoring = served.model.score(ids).top(top).windows(windows);
-    scoring.check().map_err(refused)?;
+    let given = given(&fields, &served, "score")?;
+    let scoring = served.model.score(given.ids.clone()).top(top).windows(windows);
+    scoring.check().map_err(|error| given.refused(&error))?;
     let (n, figures) = (scoring.ids().len(), scoring.ids().len() * (1 + top));
     if !streams && figures > WHOLE {
         let most = WHOLE / (1 + top);
@@ -75,21 +60,13 @@ pub(super) fn score(service: &Service, asked: &Asked) -> Result<Answer, Failure>
             "{n} tokens with {top} alternatives are too much for one answer, which may have {most}: set stream, ask for fewer \
              alternatives, or score the text in parts"
         );
-        return Err(Failure::bad(Some(at_fault), Some("too_long"), what));
+        return Err(Failure::bad(Some(given.field), Some("too_long"), what));
     }
-    let readout = Readout::new(&served.model, &scoring, text);
+    let readout = Readout::new(&served.model, &scoring, given.text);
     let measuring = service.engine.measure(scoring)?;
     let (tokens, done, failure) = Default::default();
-    let work = Box::new(Scores { served, measuring, readout, notes, tokens, streams, done, failure });
+    let work = Box::new(Scores { served, measuring, readout, notes: given.notes, tokens, streams, done, failure });
     Ok(if streams { Answer::Stream(work) } else { Answer::Pending(work) })
-}
-
-/// Token ids.
-fn numbers(fields: &Fields, value: &Value) -> Result<Vec<u32>, Failure> {
-    let all = value.as_array().ok_or_else(|| fields.wrong_type("ids", "a list of token ids", value))?;
-    let one = |value: &Value| whole(value).and_then(|id| u32::try_from(id).ok());
-    let wrong = |value: &Value| fields.wrong("ids", &format!("has {value}, which is no token id"));
-    all.iter().map(|value| one(value).ok_or_else(|| wrong(value))).collect()
 }
 
 impl Scores {

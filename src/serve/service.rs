@@ -8,7 +8,13 @@ use super::{
 };
 use crate::engine::Engine;
 use kinglet_core::error::Result;
-use std::{sync::atomic::AtomicBool, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
+    time::SystemTime,
+};
 
 /// What handlers work with.
 pub(super) struct Service {
@@ -22,6 +28,8 @@ pub(super) struct Service {
     pub(super) since: SystemTime,
     /// What was counted.
     pub(super) metrics: Metrics,
+    /// How many training texts are being searched.
+    pub(super) searches: Arc<AtomicUsize>,
     /// Whether the server ends: it takes no new work.
     pub(super) closing: AtomicBool,
 }
@@ -41,6 +49,7 @@ impl Service {
             options,
             since: SystemTime::now(),
             metrics: Metrics::new(labels),
+            searches: Arc::default(),
             closing: AtomicBool::new(false),
         })
     }

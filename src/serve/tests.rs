@@ -3,6 +3,7 @@
 mod client;
 mod end;
 mod faults;
+mod insight;
 mod models;
 mod page;
 mod score;

@@ -5,7 +5,7 @@ use kinglet_core::error::{Error, Result};
 use std::{
     fs,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -19,9 +19,7 @@ const TINY_SHAKESPEARE_BYTES: u64 = 1_115_394;
 
 /// Tiny Shakespeare from `$KINGLET_DATA_DIR`, from the user's cache, or downloaded into that cache.
 pub(super) fn tiny_shakespeare() -> Result<Vec<u8>> {
-    let file = "tinyshakespeare.txt";
-    let own = std::env::var_os("KINGLET_DATA_DIR").map(|dir| Path::new(&dir).join(file));
-    let cached = dirs::cache_dir().map(|dir| dir.join("kinglet").join(file));
+    let [own, cached] = places();
     if let Some(path) = [&own, &cached].into_iter().flatten().find(|path| path.exists()) {
         let bytes = fs::read(path).map_err(Error::io("read", path))?;
         if sha256(&bytes) != TINY_SHAKESPEARE_SHA256 {
@@ -35,6 +33,18 @@ pub(super) fn tiny_shakespeare() -> Result<Vec<u8>> {
         let _ = fs::create_dir_all(path.with_file_name("")).and_then(|()| disk::write_whole(&path, &bytes));
     }
     Ok(bytes)
+}
+
+/// Where it may be: in `$KINGLET_DATA_DIR`, and in the user's cache.
+fn places() -> [Option<PathBuf>; 2] {
+    let file = "tinyshakespeare.txt";
+    let own = std::env::var_os("KINGLET_DATA_DIR").map(|dir| Path::new(&dir).join(file));
+    [own, dirs::cache_dir().map(|dir| dir.join("kinglet").join(file))]
+}
+
+/// Whether it need not be downloaded.
+pub(super) fn is_here() -> bool {
+    places().iter().flatten().any(|path| path.exists())
 }
 
 /// Downloads a file of known length and hash with a program installed on the system. The hash verifies the file, and a

@@ -295,6 +295,11 @@ impl Corpus {
         self.sources.iter().map(size).sum()
     }
 
+    /// Whether a corpus of this name would be downloaded if it was opened.
+    pub(crate) fn is_to_be_downloaded(name: &str) -> bool {
+        name == TINY_SHAKESPEARE && !Path::new(name).exists() && !download::is_here()
+    }
+
     /// The sources' names.
     pub fn names(&self) -> String {
         self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")

@@ -16,7 +16,7 @@
 //! | [`batch`] | sequences of token ids |
 //! | [`params`] | names, shapes and places of the parameters; [`params::edit`] merges adapters and adds tokens |
 //! | [`backend`] | the operations a model is made of: defined by `Reference`, computed by `Cpu`, measured by `Timed` |
-//! | [`model`] | the GPT, forward and backward, in the order of the lecture |
+//! | [`model`] | the GPT, forward and backward, in the order of the lecture; [`model::inside`] looks into it |
 //! | [`sample`] | how the next token is drawn |
 //! | [`shards`] | a batch divided over threads |
 //! | [`optim`] | AdamW and Muon |

@@ -12,6 +12,8 @@
 //! set), `v` tokens in the vocabulary. The computation is behind [`Forward`] and [`Backward`]; dividing the batch is the
 //! job of [`crate::shards`].
 
+pub mod inside;
+
 use crate::{
     backend::{
         Activated, Attended, Backward, Cached, Forward, Gradients, Heads, KvCache, Normed, Objective, Pass, QkInput,
@@ -634,7 +636,7 @@ mod tests {
     const BE: Reference = Reference;
 
     /// A small model with these settings, and its initial weights.
-    fn model(settings: &[&str]) -> (Gpt, Vec<f64>) {
+    pub(super) fn model(settings: &[&str]) -> (Gpt, Vec<f64>) {
         let mut config = Config::default();
         let small = ["vocab_size=7", "block_size=6", "n_layer=3", "n_head=2", "n_embd=8"];
         small.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
@@ -648,7 +650,7 @@ mod tests {
         Pass { p, rows: Rows::new(1, 6), dropout: None }
     }
 
-    const VARIANTS: [&[&str]; 11] = [
+    pub(super) const VARIANTS: [&[&str]; 11] = [
         &[],
         &["activation=gelu", "bias=true"],
         &["activation=relu_squared", "n_inner=5", "z_loss=0.1"],
