@@ -19,6 +19,7 @@
 mod outcome;
 mod plan;
 mod plot;
+mod progress;
 mod range;
 mod sweep;
 
@@ -54,6 +55,7 @@ use std::{
 
 pub use outcome::{Check, Outcome};
 pub use plan::Rung;
+pub use progress::{Plan, Planned, trial_of};
 pub use range::RangeTest;
 pub use sweep::{Sweep, Values};
 

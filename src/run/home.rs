@@ -85,8 +85,7 @@ pub fn contents(folder: &Path) -> Result<(Vec<PathBuf>, Vec<Group>)> {
             Some(Kind::Checkpoint { .. }) => {}
             kind => {
                 let tuning = kind == Some(Kind::Tuning);
-                let mut found = Vec::new();
-                collect(&path, DEPTH, &mut found);
+                let found = all_runs(&path);
                 // A tuning is one before its first trial.
                 if tuning || !found.is_empty() {
                     groups.push(Group { path, tuning, runs: found });
@@ -100,18 +99,33 @@ pub fn contents(folder: &Path) -> Result<(Vec<PathBuf>, Vec<Group>)> {
 /// All runs in a folder and in the folders in it.
 pub fn all_runs(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    collect(folder, DEPTH, &mut found);
+    collect(folder, DEPTH, &mut |path, kind| found.extend((kind == Kind::Run).then_some(path)));
     found
 }
 
-fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+/// All runs and all tunings in a folder and in the folders in it; the folder itself is one of the tunings, if it is one.
+pub fn all_runs_and_tunings(folder: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let (mut runs, mut tunings) = (Vec::new(), Vec::new());
+    tunings.extend((Kind::of(folder) == Some(Kind::Tuning)).then(|| folder.to_owned()));
+    collect(folder, DEPTH, &mut |path, kind| if kind == Kind::Run { runs.push(path) } else { tunings.push(path) });
+    (runs, tunings)
+}
+
+/// Passes the runs and the tunings in a folder to `found`.
+fn collect(folder: &Path, depth: usize, found: &mut impl FnMut(PathBuf, Kind)) {
     // What cannot be read has no runs to offer.
     for path in folders_in(folder).unwrap_or_default() {
         match Kind::of(&path) {
-            Some(Kind::Run) => found.push(path),
+            Some(Kind::Run) => found(path, Kind::Run),
             Some(Kind::Checkpoint { .. }) => {}
-            _ if depth > 0 => collect(&path, depth - 1, found),
-            _ => {}
+            kind => {
+                if depth > 0 {
+                    collect(&path, depth - 1, found);
+                }
+                if let Some(kind) = kind {
+                    found(path, kind);
+                }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     inference::Model,
-    run::{Kind, Which, all_runs, last_trained, steps},
+    run::{Kind, Which, all_runs_and_tunings, last_trained, steps},
 };
 use kinglet_core::{
     backend::Cpu,
@@ -46,6 +46,15 @@ pub(super) struct Listed {
     pub(super) created: u64,
 }
 
+/// What is in the folders that are served: what clients call it, and its folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Places {
+    /// All runs, those without a checkpoint too.
+    pub(super) runs: BTreeMap<String, PathBuf>,
+    /// The tunings.
+    pub(super) tunings: BTreeMap<String, PathBuf>,
+}
+
 /// A model in memory.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -62,7 +71,7 @@ pub(super) struct Served {
 }
 
 /// What tells that a file has changed.
-type About = Option<(SystemTime, u64)>;
+pub(super) type About = Option<(SystemTime, u64)>;
 
 /// What tells that a run has changed: its configuration and tokenizer, its checkpoints, and when and how large their files were.
 type Stamp = ([About; 2], Vec<(u64, [About; 3])>);
@@ -93,6 +102,7 @@ struct Look {
 struct State {
     seen: Option<Instant>,
     listed: Arc<Vec<Listed>>,
+    places: Arc<Places>,
     /// By name, as [`name_of`] has it; each with the moment of its last use, counted.
     held: HashMap<String, (u64, Arc<Held>)>,
     uses: u64,
@@ -123,15 +133,24 @@ impl Models {
 
     /// The models that there are, by name.
     pub(super) fn list(&self) -> Arc<Vec<Listed>> {
+        self.looked().listed.clone()
+    }
+
+    /// All runs and tunings that there are.
+    pub(super) fn places(&self) -> Arc<Places> {
+        self.looked().places.clone()
+    }
+
+    /// What there is, as new as it has to be.
+    fn looked(&self) -> MutexGuard<'_, State> {
         let mut state = locked(&self.state);
         if state.seen.is_none_or(|seen| seen.elapsed() >= self.believed) {
-            state.listed = Arc::new(found(&self.roots));
-            state.seen = Some(Instant::now());
+            let (listed, places) = found(&self.roots);
             // What is gone needs no memory. Whoever uses it keeps it.
-            let listed = state.listed.clone();
             state.held.retain(|id, _| resolve(&listed, id).is_some());
+            (state.listed, state.places, state.seen) = (Arc::new(listed), Arc::new(places), Some(Instant::now()));
         }
-        state.listed.clone()
+        state
     }
 
     /// How many are in memory.
@@ -245,23 +264,33 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The runs with checkpoints in these folders, by name.
-fn found(roots: &[Root]) -> Vec<Listed> {
+/// The runs with checkpoints in these folders, by name; and all that is there. A run has its name before its first checkpoint.
+fn found(roots: &[Root]) -> (Vec<Listed>, Places) {
+    let mut places = Places::default();
     let mut all: BTreeMap<String, Listed> = BTreeMap::new();
     for root in roots {
-        let runs = match Kind::of(&root.path) {
-            Some(Kind::Run) => vec![root.path.clone()],
-            _ => all_runs(&root.path),
+        let (runs, tunings) = match Kind::of(&root.path) {
+            Some(Kind::Run) => (vec![root.path.clone()], Vec::new()),
+            _ => all_runs_and_tunings(&root.path),
         };
         for run in runs {
-            let names = names(root, &run);
-            let Some(id) = names.into_iter().find(|name| all.get(name).is_none_or(|other| other.run == run)) else {
-                continue;
-            };
-            all.extend(listed(root, run, &id).map(|listed| (id, listed)));
+            if let Some(id) = claim(&mut places.runs, root, &run) {
+                all.extend(listed(root, run, &id).map(|listed| (id, listed)));
+            }
+        }
+        for tuning in tunings {
+            claim(&mut places.tunings, root, &tuning);
         }
     }
-    all.into_values().collect()
+    (all.into_values().collect(), places)
+}
+
+/// The first name of a folder that no other one has.
+fn claim(taken: &mut BTreeMap<String, PathBuf>, root: &Root, folder: &Path) -> Option<String> {
+    let is_free = |name: &String| taken.get(name).is_none_or(|other| other == folder);
+    let id = names(root, folder).into_iter().find(is_free)?;
+    taken.insert(id.clone(), folder.to_owned());
+    Some(id)
 }
 
 fn listed(root: &Root, run: PathBuf, id: &str) -> Option<Listed> {
@@ -328,8 +357,12 @@ fn name_of(of: &Listed, which: Which) -> String {
     }
 }
 
+/// When a file was written, and how large it is.
+pub(super) fn about(path: &Path) -> About {
+    fs::metadata(path).ok().and_then(|about| Some((about.modified().ok()?, about.len())))
+}
+
 fn stamp(run: &Path) -> Stamp {
-    let about = |path: &Path| fs::metadata(path).ok().and_then(|about| Some((about.modified().ok()?, about.len())));
     let of = |step: u64, folder: &Path| {
         let weights = ["model.safetensors", "adapter.safetensors"].iter().find_map(|name| about(&folder.join(name)));
         (step, [about(folder), weights, about(&folder.join("SHA256SUMS"))])

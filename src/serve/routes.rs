@@ -3,7 +3,7 @@
 use super::{
     answer::{Answer, Asked, Failure},
     metrics::{Label, Text},
-    openai, score,
+    openai, runs, score,
     service::Service,
 };
 use crate::engine::Figures;
@@ -56,6 +56,11 @@ pub(super) const ROUTES: &[Route] = &[
     Route { verb: Verb::Post, path: "/detokenize", public: false, prompt: false, handler: openai::detokenize },
     Route { verb: Verb::Get, path: "/tokenizer_info", public: false, prompt: false, handler: openai::tokenizer_info },
     Route { verb: Verb::Post, path: "/api/score", public: false, prompt: false, handler: score::score },
+    Route { verb: Verb::Get, path: "/api/runs", public: false, prompt: false, handler: runs::runs },
+    Route { verb: Verb::Get, path: "/api/runs/{id}/events", public: false, prompt: false, handler: runs::events },
+    Route { verb: Verb::Get, path: "/api/runs/{id}/config", public: false, prompt: false, handler: runs::config },
+    Route { verb: Verb::Get, path: "/api/runs/{id}/samples", public: false, prompt: false, handler: runs::samples },
+    Route { verb: Verb::Get, path: "/api/tune/{id}", public: false, prompt: false, handler: runs::tuning },
 ];
 
 /// Where a path leads.

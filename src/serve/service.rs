@@ -4,6 +4,7 @@ use super::{
     metrics::{Label, Metrics},
     models::Models,
     options::{Options, Root},
+    runs::Runs,
 };
 use crate::engine::Engine;
 use kinglet_core::error::Result;
@@ -13,6 +14,8 @@ use std::{sync::atomic::AtomicBool, time::SystemTime};
 pub(super) struct Service {
     /// The models.
     pub(super) models: Models,
+    /// The runs and tunings.
+    pub(super) runs: Runs,
     /// Who computes.
     pub(super) engine: Engine,
     /// What was asked for when the server was started.
@@ -33,6 +36,7 @@ impl Service {
     pub(super) fn start(roots: Vec<Root>, options: Options, labels: Vec<Label>) -> Result<Service> {
         Ok(Service {
             models: Models::new(roots, &options),
+            runs: Runs::default(),
             engine: Engine::start(options.engine.clone())?,
             options,
             since: SystemTime::now(),
