@@ -4,6 +4,7 @@ mod client;
 mod end;
 mod faults;
 mod models;
+mod runs;
 mod score;
 
 use super::{
