@@ -16,6 +16,7 @@ mod models;
 mod openai;
 mod options;
 mod routes;
+mod runs;
 mod score;
 mod server;
 mod service;

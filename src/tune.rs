@@ -19,6 +19,7 @@
 mod outcome;
 mod plan;
 mod plot;
+mod progress;
 mod range;
 mod sweep;
 
@@ -54,6 +55,7 @@ use std::{
 
 pub use outcome::{Check, Outcome};
 pub use plan::Rung;
+pub use progress::{Plan, Planned, trial_of};
 pub use range::RangeTest;
 pub use sweep::{Sweep, Values};
 
@@ -407,7 +409,7 @@ impl Tuning {
         (config.warmup_iters, config.lr_decay_iters) = (part(config.warmup_iters), decay);
         (config.max_iters, config.eval_interval, config.seed) = (steps, eval_interval, seed);
         config.eval_iters = config.eval_iters.min(EVAL_ITERS);
-        (config.keep_last, config.patience) = (1, 0);
+        (config.keep_last, config.patience, config.sample_tokens) = (1, 0, 0);
         Ok(config)
     }
 }

@@ -332,7 +332,8 @@ impl RunDir {
                 let MetricLine { text, about } = &line;
                 let happened = match (about.event.as_str(), about.step) {
                     ("done", _) => false,
-                    ("estimate", Some(at)) if at == state.step => estimated,
+                    // A sample is part of its estimate.
+                    ("estimate" | "sample", Some(at)) if at == state.step => estimated,
                     (_, at) => at.is_none_or(|at| at <= state.step),
                 } && about.rollbacks.is_none_or(|n| n <= state.guard.rollbacks);
                 if happened {

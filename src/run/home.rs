@@ -85,7 +85,7 @@ pub fn contents(folder: &Path) -> Result<(Vec<PathBuf>, Vec<Group>)> {
             Some(Kind::Checkpoint { .. }) => {}
             kind => {
                 let tuning = kind == Some(Kind::Tuning);
-                let found = Search::default().not_in(folder).runs(&path);
+                let found = Search::default().not_in(folder).all(&path).0;
                 // A tuning is one before its first trial.
                 if tuning || !found.is_empty() {
                     groups.push(Group { path, tuning, runs: found });
@@ -99,15 +99,23 @@ pub fn contents(folder: &Path) -> Result<(Vec<PathBuf>, Vec<Group>)> {
 /// All runs in a folder and in the folders in it, by path. Each is there once, however many links lead to it: by its own path
 /// if that is in the folder.
 pub fn all_runs(folder: &Path) -> Vec<PathBuf> {
-    Search::default().runs(folder)
+    Search::default().all(folder).0
 }
 
-/// A search for runs.
+/// All runs and all tunings in a folder and in the folders in it; the folder itself is one of the tunings, if it is one.
+pub fn all_runs_and_tunings(folder: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let (runs, mut tunings) = Search::default().all(folder);
+    tunings.extend((Kind::of(folder) == Some(Kind::Tuning)).then(|| folder.to_owned()));
+    (runs, tunings)
+}
+
+/// A search for runs and tunings.
 #[derive(Default)]
 struct Search {
     /// The folders that were looked at, by their own paths: a link may lead back.
     seen: HashSet<PathBuf>,
-    found: Vec<PathBuf>,
+    runs: Vec<PathBuf>,
+    tunings: Vec<PathBuf>,
     /// What is looked at last, and how deep, so that everything has its own path that has one here.
     links: VecDeque<(PathBuf, usize)>,
 }
@@ -119,15 +127,16 @@ impl Search {
         self
     }
 
-    fn runs(mut self, folder: &Path) -> Vec<PathBuf> {
+    fn all(mut self, folder: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
         if self.is_new(folder) {
             self.look_in(folder, DEPTH);
         }
         while let Some((link, depth)) = self.links.pop_front() {
             self.look_at(link, depth);
         }
-        self.found.sort();
-        self.found
+        self.runs.sort();
+        self.tunings.sort();
+        (self.runs, self.tunings)
     }
 
     fn look_in(&mut self, folder: &Path, depth: usize) {
@@ -146,10 +155,14 @@ impl Search {
             return;
         }
         match Kind::of(&path) {
-            Some(Kind::Run) => self.found.push(path),
+            Some(Kind::Run) => self.runs.push(path),
             Some(Kind::Checkpoint { .. }) => {}
-            _ if depth > 0 => self.look_in(&path, depth - 1),
-            _ => {}
+            kind => {
+                if depth > 0 {
+                    self.look_in(&path, depth - 1);
+                }
+                self.tunings.extend((kind == Some(Kind::Tuning)).then_some(path));
+            }
         }
     }
 

@@ -55,16 +55,21 @@ pub(super) struct About {
 
 impl MetricLine {
     fn parse(line: &[u8]) -> Option<MetricLine> {
-        let text = std::str::from_utf8(line).ok()?;
-        let (json, sum) = split(text)?;
-        let about = (check(&json) == sum).then(|| serde_json::from_str(&json).ok()).flatten()?;
-        Some(MetricLine { text: text.to_owned(), about })
+        let (text, json) = verified(line)?;
+        Some(MetricLine { text: text.to_owned(), about: serde_json::from_str(&json).ok()? })
     }
 
     /// The event as `T`, without the checksum; `None` if it is not such an event.
     pub fn event<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_str(&split(&self.text)?.0).ok()
     }
+}
+
+/// The text of a line and its JSON without the checksum, if that is right.
+pub(super) fn verified(line: &[u8]) -> Option<(&str, String)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let (json, sum) = split(text)?;
+    (check(&json) == sum).then_some((text, json))
 }
 
 /// Splits a line into its JSON and its checksum.
@@ -153,6 +158,10 @@ pub struct DoneRecord {
     pub val_loss_stderr: Option<f64>,
     /// In bits per byte.
     pub bits_per_byte: Option<f64>,
+    /// The lowest estimate.
+    pub best_val_loss: Option<f64>,
+    /// Its step.
+    pub best_step: Option<u64>,
     /// Known for the built-in corpora.
     pub entropy_floor: Option<f64>,
     /// Mean over the run.
@@ -186,21 +195,24 @@ pub struct MetricLines<R> {
     line: Vec<u8>,
     /// Damaged lines passed over so far.
     pub damaged: u64,
+    /// Bytes of the lines read so far, each with its end.
+    pub(super) bytes: u64,
 }
 
 impl<R: BufRead> MetricLines<R> {
     /// Reads from the start of a file.
     pub fn new(from: R) -> MetricLines<R> {
-        MetricLines { from, line: Vec::new(), damaged: 0 }
+        MetricLines { from, line: Vec::new(), damaged: 0, bytes: 0 }
     }
 
     /// The next line without its end, or `None` at the end of the file. Of a line that is too long there is nothing.
-    fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
-        let mut too_long = false;
+    pub(super) fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
+        let (mut too_long, mut bytes) = (false, 0);
         loop {
             self.line.clear();
-            self.from.by_ref().take(LONGEST).read_until(b'\n', &mut self.line)?;
+            bytes += self.from.by_ref().take(LONGEST).read_until(b'\n', &mut self.line)? as u64;
             if self.line.pop() == Some(b'\n') {
+                self.bytes += bytes;
                 return Ok(Some(if too_long { &[] } else { &self.line }));
             }
             if (self.line.len() as u64) < LONGEST - 1 {

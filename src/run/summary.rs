@@ -4,19 +4,16 @@ use super::{
     checkpoint::{CONFIG, OPTIMIZER, State, Stored},
     dir::{RunDir, config_of_run, sealed_config},
     files::{METRICS, checkpoints},
-    metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Record, last_records},
+    history::Latest,
+    metrics::{MetricLine, MetricLines, Record},
     tags::tags,
 };
 use crate::system::disk::Lock;
-use kinglet_core::{
-    config::Config,
-    error::{Error, Result},
-    params::Layout,
-};
+use kinglet_core::{config::Config, error::Result, params::Layout};
 use serde::Serialize;
 use std::{
     fs::{self, File},
-    io::{BufReader, Read, Seek, SeekFrom},
+    io::BufReader,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -88,36 +85,74 @@ pub struct Summary {
     pub changed: SystemTime,
 }
 
-impl Summary {
+/// What is known of a run without its metrics.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// What it is configured to do.
+    pub(crate) config: Result<Config>,
+    /// Where its newest checkpoint stands.
+    pub(crate) state: Option<State>,
+    /// Whether there is a checkpoint.
+    pub(crate) has_checkpoint: bool,
+    /// Whether the newest one has what training goes on with.
+    has_moments: bool,
+    /// The newest one.
+    newest: Option<PathBuf>,
+    /// What is damaged.
+    warnings: Vec<String>,
+}
+
+/// Nothing is known.
+impl Default for Facts {
+    fn default() -> Facts {
+        let (config, warnings) = (Ok(Config::default()), Vec::new());
+        Facts { config, state: None, has_checkpoint: false, has_moments: true, newest: None, warnings }
+    }
+}
+
+impl Facts {
     /// Looks at the run in a folder. Weights are not verified.
-    pub fn of(run: &Path) -> Summary {
+    pub(crate) fn of(run: &Path) -> Facts {
         let mut warnings = Vec::new();
         let config = config(run, &mut warnings);
         let found = checkpoints(run).unwrap_or_default();
         let state = state(&found, &mut warnings);
-        let end = End::of(run);
-        let has_checkpoint = !found.is_empty();
-        let has_moments = found.last().is_none_or(|(_, folder)| folder.join(OPTIMIZER).exists());
-        let over = |config: &Config| state.as_ref().is_some_and(|state| state.step >= config.max_iters);
-        let condition = match &config {
-            _ if Lock::is_held(run) => Condition::Training,
-            Err(_) => Condition::Damaged,
-            _ if has_checkpoint && state.is_none() => Condition::Damaged,
-            _ if end.done.is_some() => Condition::Done,
-            // A merged run and an import have no metrics, and an import no optimizer's state to go on with.
-            Ok(config) if end.nothing && (over(config) || !has_moments) => Condition::Done,
-            _ if end.diverged => Condition::Diverged,
-            _ if !has_checkpoint => Condition::NotBegun,
-            _ => Condition::Stopped,
-        };
         if let Err(error) = &config {
             warnings.push(error.one_line());
         }
+        let has_moments = found.last().is_none_or(|(_, folder)| folder.join(OPTIMIZER).exists());
+        let (has_checkpoint, newest) = (!found.is_empty(), found.into_iter().next_back().map(|(_, folder)| folder));
+        Facts { config, state, has_checkpoint, has_moments, newest, warnings }
+    }
+
+    /// What became of the run, if its metrics end so; `is_held` says whether a process has its lock.
+    pub(crate) fn condition(&self, is_held: bool, latest: &Latest) -> Condition {
+        let over = |config: &Config| self.state.as_ref().is_some_and(|state| state.step >= config.max_iters);
+        match &self.config {
+            _ if is_held => Condition::Training,
+            Err(_) => Condition::Damaged,
+            _ if self.has_checkpoint && self.state.is_none() => Condition::Damaged,
+            _ if latest.done.is_some() => Condition::Done,
+            // A merged run and an import have no metrics, and an import no optimizer's state to go on with.
+            Ok(config) if latest.nothing && (over(config) || !self.has_moments) => Condition::Done,
+            _ if latest.diverged => Condition::Diverged,
+            _ if !self.has_checkpoint => Condition::NotBegun,
+            _ => Condition::Stopped,
+        }
+    }
+}
+
+impl Summary {
+    /// Looks at the run in a folder. Weights are not verified.
+    pub fn of(run: &Path) -> Summary {
+        let (facts, latest) = (Facts::of(run), Latest::of(run));
+        let condition = facts.condition(Lock::is_held(run), &latest);
+        let Facts { config, state, newest, warnings, .. } = facts;
         let config = config.ok();
         let best = state.as_ref().and_then(|state| state.best);
-        let done = end.done.unwrap_or_default();
-        let last = end.estimate;
-        let step = state.as_ref().map(|state| state.step).or(end.done.map(|done| done.step));
+        let done = latest.done.unwrap_or_default();
+        let last = latest.estimate;
+        let step = state.as_ref().map(|state| state.step).or(latest.done.map(|done| done.step));
         Summary {
             state: condition,
             step: step.or((condition == Condition::NotBegun).then_some(0)),
@@ -132,7 +167,7 @@ impl Summary {
             size_bytes: size(run),
             tags: tags(run),
             warnings,
-            changed: changed(run, found.last().map(|(_, folder)| folder)),
+            changed: changed(run, newest.as_ref()),
         }
     }
 }
@@ -156,49 +191,6 @@ fn state(found: &[(u64, PathBuf)], warnings: &mut Vec<String>) -> Option<State> 
             None
         }
     })
-}
-
-/// Bytes of the end of the metrics that are read: hundreds of lines.
-const END_BYTES: u64 = 1 << 17;
-
-/// What the last lines of the metrics say.
-#[derive(Default)]
-struct End {
-    estimate: Option<EstimateRecord>,
-    /// If it is the last event.
-    done: Option<DoneRecord>,
-    /// Whether it ended so.
-    diverged: bool,
-    /// Whether there are no metrics.
-    nothing: bool,
-}
-
-impl End {
-    fn of(run: &Path) -> End {
-        let bytes = end_of_file(&run.join(METRICS)).unwrap_or_default();
-        let mut records = last_records(&bytes).peekable();
-        let mut end = End { nothing: records.peek().is_none(), ..End::default() };
-        match records.peek() {
-            Some(Record::Done(done)) => end.done = Some(*done),
-            Some(Record::Diverged { action }) => end.diverged = action == "stop",
-            _ => {}
-        }
-        end.estimate = records.find_map(|record| if let Record::Estimate(at) = record { Some(at) } else { None });
-        end
-    }
-}
-
-/// The end of a file.
-fn end_of_file(path: &Path) -> Result<Vec<u8>> {
-    let read = || {
-        let mut file = File::open(path)?;
-        let len = file.metadata()?.len();
-        file.seek(SeekFrom::Start(len.saturating_sub(END_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(END_BYTES).read_to_end(&mut bytes)?;
-        std::io::Result::Ok(bytes)
-    };
-    read().map_err(Error::io("read", path))
 }
 
 /// Bytes of all files in a folder.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     inference::Model,
-    run::{Kind, Which, all_runs, last_trained, steps},
+    run::{Kind, Which, all_runs_and_tunings, last_trained, steps},
 };
 use kinglet_core::{
     backend::Cpu,
@@ -15,7 +15,7 @@ use kinglet_core::{
     threads::with_threads,
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
@@ -46,6 +46,15 @@ pub(super) struct Listed {
     pub(super) created: u64,
 }
 
+/// What is in the folders that are served: what clients call it, and its folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Places {
+    /// All runs, those without a checkpoint too.
+    pub(super) runs: BTreeMap<String, PathBuf>,
+    /// The tunings.
+    pub(super) tunings: BTreeMap<String, PathBuf>,
+}
+
 /// A model in memory.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -72,7 +81,7 @@ impl Served {
 }
 
 /// What tells that a file has changed.
-type About = Option<(SystemTime, u64)>;
+pub(super) type About = Option<(SystemTime, u64)>;
 
 /// What tells that a run has changed: its configuration and tokenizer, its checkpoints, and when and how large their files were.
 type Stamp = ([About; 2], Vec<(u64, [About; 3])>);
@@ -103,6 +112,7 @@ struct Look {
 struct State {
     seen: Option<Instant>,
     listed: Arc<Vec<Listed>>,
+    places: Arc<Places>,
     /// By name, as [`name_of`] has it; each with the moment of its last use, counted.
     held: HashMap<String, (u64, Arc<Held>)>,
     uses: u64,
@@ -171,12 +181,19 @@ impl Models {
             // Somebody else has just looked.
             return listed;
         }
-        let listed = Arc::new(found(&self.roots, &mut given));
+        let (listed, places) = found(&self.roots, &mut given);
+        let listed = Arc::new(listed);
         let mut state = locked(&self.state);
-        (state.listed, state.seen) = (listed.clone(), Some(Instant::now()));
+        (state.listed, state.places, state.seen) = (listed.clone(), Arc::new(places), Some(Instant::now()));
         // What is gone needs no memory. Whoever uses it keeps it.
         state.held.retain(|id, _| resolve(&listed, id).is_some());
         listed
+    }
+
+    /// All runs and tunings that there are, by name.
+    pub(super) fn places(&self) -> Arc<Places> {
+        self.list();
+        locked(&self.state).places.clone()
     }
 
     /// What was seen, and how long ago.
@@ -306,70 +323,76 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A run that was found in a folder.
+/// A run or a tuning that was found in a folder.
 struct There<'a> {
     /// Its own path, whatever links led to it.
     own: PathBuf,
-    run: PathBuf,
+    path: PathBuf,
+    is_run: bool,
     root: &'a Root,
     which: Option<Which>,
 }
 
-/// The runs in these folders, each once.
+/// The runs and tunings in these folders, each once.
 fn there(roots: &[Root]) -> Vec<There<'_>> {
     let (mut all, mut places) = (Vec::<There>::new(), HashMap::new());
     for root in roots {
-        let runs = match Kind::of(&root.path) {
-            Some(Kind::Run) => vec![root.path.clone()],
-            _ => all_runs(&root.path),
+        let (runs, tunings) = match Kind::of(&root.path) {
+            Some(Kind::Run) => (vec![root.path.clone()], Vec::new()),
+            _ => all_runs_and_tunings(&root.path),
         };
-        for run in runs {
+        let runs = runs.into_iter().map(|run| (run, true));
+        for (path, is_run) in runs.chain(tunings.into_iter().map(|tuning| (tuning, false))) {
             // What is gone by now was not found.
-            let Ok(own) = run.canonicalize() else { continue };
+            let Ok(own) = path.canonicalize() else { continue };
             let place = *places.entry(own.clone()).or_insert(all.len());
             match all.get_mut(place) {
                 // If it is served by several checkpoints, all of them can be named.
                 Some(there) if there.which != root.which => there.which = None,
                 Some(_) => {}
-                None => all.push(There { own, run, root, which: root.which }),
+                None => all.push(There { own, path, is_run, root, which: root.which }),
             }
         }
     }
     all
 }
 
-/// The runs with checkpoints in these folders, by name. Those that have a name keep it; new ones get one that is free.
-fn found(roots: &[Root], given: &mut Given) -> Vec<Listed> {
+/// The runs with checkpoints in these folders, and all that is there, by name. What has a name keeps it; what is new gets one that
+/// is free, a run before its first checkpoint.
+fn found(roots: &[Root], given: &mut Given) -> (Vec<Listed>, Places) {
     let there = there(roots);
     let paths: HashSet<_> = there.iter().map(|there| &there.own).collect();
     given.retain(|own, _| paths.contains(own));
     let mut taken: HashSet<String> = given.values().cloned().collect();
-    let mut all = Vec::new();
+    let (mut all, mut places) = (Vec::new(), Places::default());
     for there in &there {
-        let Some(mut listed) = listed(there) else { continue };
-        listed.id = given.entry(there.own.clone()).or_insert_with(|| new_name(there, &taken)).clone();
-        taken.insert(listed.id.clone());
-        all.push(listed);
+        let id = given.entry(there.own.clone()).or_insert_with(|| new_name(there, &taken)).clone();
+        taken.insert(id.clone());
+        if there.is_run {
+            all.extend(listed(there, &id));
+        }
+        let places = if there.is_run { &mut places.runs } else { &mut places.tunings };
+        places.insert(id, there.path.clone());
     }
     all.sort_by(|a, b| a.id.cmp(&b.id));
-    all
+    (all, places)
 }
 
-/// What is known of a run that has a checkpoint, but for its name.
-fn listed(there: &There) -> Option<Listed> {
-    let steps = steps(&there.run).ok()?;
+/// What is known of a run that has a checkpoint.
+fn listed(there: &There, id: &str) -> Option<Listed> {
+    let steps = steps(&there.path).ok()?;
     let step = match there.which {
         Some(Which::Step(step)) => step,
         _ => *steps.last()?,
     };
-    let created = last_trained(&there.run).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Some(Listed { id: String::new(), which: there.which, step, created, run: there.run.clone() })
+    let created = last_trained(&there.path).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Some(Listed { id: id.to_owned(), which: there.which, step, created, run: there.path.clone() })
 }
 
 /// A name that no other run has, and no checkpoint of another run.
 fn new_name(there: &There, taken: &HashSet<String>) -> String {
     let is_free = |name: &String| !taken.contains(name) && parted(name).is_none_or(|(run, _)| !taken.contains(run));
-    let names = names(there.root, &there.run);
+    let names = names(there.root, &there.path);
     // Paths that are no text may look the same.
     let numbered = (2..).map(|n| format!("{}-{n}", names[2]));
     names.iter().cloned().chain(numbered).find(is_free).expect("there are more numbers than runs")
@@ -435,8 +458,12 @@ fn name_of(of: &Listed, which: Which) -> String {
     }
 }
 
+/// When a file was written, and how large it is.
+pub(super) fn about(path: &Path) -> About {
+    fs::metadata(path).ok().and_then(|about| Some((about.modified().ok()?, about.len())))
+}
+
 fn stamp(run: &Path) -> Stamp {
-    let about = |path: &Path| fs::metadata(path).ok().and_then(|about| Some((about.modified().ok()?, about.len())));
     let of = |step: u64, folder: &Path| {
         let weights = ["model.safetensors", "adapter.safetensors"].iter().find_map(|name| about(&folder.join(name)));
         (step, [about(folder), weights, about(&folder.join("SHA256SUMS"))])

@@ -5,7 +5,7 @@ use super::{
     assets::{self, Asset},
     insight, memorized,
     metrics::{Label, Text},
-    openai, score,
+    openai, runs, score,
     service::Service,
 };
 use crate::engine::Figures;
@@ -63,6 +63,11 @@ pub(super) const ROUTES: &[Route] = &[
     Route { verb: Verb::Post, path: "/api/attention", public: false, prompt: false, handler: insight::attention },
     Route { verb: Verb::Post, path: "/api/lens", public: false, prompt: false, handler: insight::lens },
     Route { verb: Verb::Post, path: "/api/memorized", public: false, prompt: false, handler: memorized::memorized },
+    Route { verb: Verb::Get, path: "/api/runs", public: false, prompt: false, handler: runs::runs },
+    Route { verb: Verb::Get, path: "/api/runs/{id}/events", public: false, prompt: false, handler: runs::events },
+    Route { verb: Verb::Get, path: "/api/runs/{id}/config", public: false, prompt: false, handler: runs::config },
+    Route { verb: Verb::Get, path: "/api/runs/{id}/samples", public: false, prompt: false, handler: runs::samples },
+    Route { verb: Verb::Get, path: "/api/tune/{id}", public: false, prompt: false, handler: runs::tuning },
 ];
 
 /// Where a path leads.

@@ -5,6 +5,7 @@ use super::{
     metrics::{Label, Metrics},
     models::Models,
     options::{Options, Root},
+    runs::Runs,
 };
 use crate::engine::Engine;
 use kinglet_core::error::Result;
@@ -20,6 +21,8 @@ use std::{
 pub(super) struct Service {
     /// The models.
     pub(super) models: Models,
+    /// The runs and tunings.
+    pub(super) runs: Runs,
     /// Who computes.
     pub(super) engine: Engine,
     /// What was asked for when the server was started.
@@ -45,6 +48,7 @@ impl Service {
         }
         Ok(Service {
             models: Models::new(roots, &options),
+            runs: Runs::default(),
             engine: Engine::start(options.engine.clone())?,
             options,
             since: SystemTime::now(),

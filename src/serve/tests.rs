@@ -6,6 +6,7 @@ mod faults;
 mod insight;
 mod models;
 mod page;
+mod runs;
 mod score;
 
 use super::{

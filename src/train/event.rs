@@ -78,6 +78,14 @@ pub enum Event {
         /// Seconds spent on training steps so far, over all sessions.
         train_s: f64,
     },
+    /// The model wrote a text, as it is at this estimate.
+    Sample {
+        /// Updates done.
+        step: u64,
+        /// At most `sample_tokens` tokens, drawn with the run's seed. For conversations, the first one of the validation split with
+        /// the model's answer.
+        text: String,
+    },
     /// The run has measured how long it will take.
     Planned {
         /// Updates done.

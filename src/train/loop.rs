@@ -2,6 +2,7 @@
 
 mod clock;
 mod finish;
+mod sample;
 
 use super::{
     eval::Evaluator,
@@ -120,6 +121,8 @@ struct Run<'a, B: Backward> {
     planned: bool,
     /// Whether the last write to the metrics failed.
     unwritten: bool,
+    /// Whether it was said that a sample could not be drawn.
+    unsampled: bool,
 }
 
 impl<'a, B: Backward> Run<'a, B> {
@@ -176,6 +179,7 @@ impl<'a, B: Backward> Run<'a, B> {
             batch: Batch::default(),
             planned: false,
             unwritten: false,
+            unsampled: false,
             job,
             be,
             model,
@@ -292,6 +296,7 @@ impl<'a, B: Backward> Run<'a, B> {
         let bits_per_byte = val_loss / LN_2 * self.job.data.val.tokens_per_byte_and_char().0;
         let (tokens, train_s) = (step as f64 * self.tokens_per_step(), self.state.train_s);
         self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, tokens, train_s });
+        self.record_sample();
         if let Err(error) = self.save() {
             // Where nothing was trained yet, nothing is lost.
             let Some((last, _)) = self.saved.filter(|_| !is_over(&self.job.run.config, &self.state)) else {

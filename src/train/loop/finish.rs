@@ -1,72 +1,24 @@
 //! The end of a run: interrupted, or finished with an exact loss and a report.
 
-use super::Run;
+use super::{Run, sample::SAMPLE_ANSWERS};
 use crate::{
-    data,
     report::baselines::{self, Baseline},
-    run::RunDir,
     system::machine,
-    text::chat::{Ending, Reader},
     train::{
         event::{Change, Event},
-        job::Job,
         plan::SAMPLE_TOKENS,
     },
 };
-use kinglet_core::{
-    backend::Backward,
-    batch::{Batch, IGNORE},
-    error::Result,
-    sample::{Sampling, Stream},
-};
-
-/// Number of answers in `sample.txt` for conversations.
-const SAMPLE_ANSWERS: usize = 5;
+use kinglet_core::{backend::Backward, error::Result, sample::Sampling};
 
 impl<B: Backward> Run<'_, B> {
-    /// A sample of the model's output: text or, for conversations, answers to the first ones in the validation split.
-    fn sample(&self) -> Result<String> {
-        let Job { run: RunDir { tokenizer, config, .. }, data: dataset, .. } = &self.job;
-        let barred: Vec<u32> = (0..self.model.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
-        let write = |prompt: &[u32], tokens: usize, ending: Ending| -> Result<String> {
-            let stream = Stream::new(&self.be, &self.model, prompt, Sampling::default(), 0)?;
-            let mut stream = stream.barring(&barred).parting_at(data::parting(tokenizer, config));
-            let (mut reader, mut text) = (Reader::new(ending, &[]), String::new());
-            for _ in 0..tokens {
-                let drawn = stream.draw(&self.be, &self.model, &self.p)?;
-                let (more, end) = reader.push(tokenizer, drawn.id);
-                text += &more;
-                if end.is_some() {
-                    return Ok(text);
-                }
-            }
-            Ok(text + &reader.finish(tokenizer).0)
-        };
-        if !dataset.val.is_conversations() {
-            let ends = tokenizer.given().map(|_| Ending::of_text(tokenizer));
-            return write(&[tokenizer.start_of_text()], SAMPLE_TOKENS, ends.unwrap_or_default());
-        }
-        // Shown is all that the model writes after the prompt, up to the end.
-        let ending = data::template_of(config, tokenizer)?.usual_ending(tokenizer);
-        let ending = Ending { head: String::new(), ..ending };
-        let mut batch = Batch::default();
-        let mut text = String::new();
-        for i in 0..dataset.val.windows().min(SAMPLE_ANSWERS) {
-            dataset.val.window(i, &mut batch)?;
-            let (ids, targets) = batch.sequence(i);
-            let said = targets.iter().position(|&target| target != IGNORE).map_or(ids.len(), |at| at + 1);
-            // An answer ends where the context is full, as in a conversation.
-            let most = (config.block_size + 1).saturating_sub(said).min(SAMPLE_TOKENS / SAMPLE_ANSWERS);
-            let answer = write(&ids[..said], most, ending.clone())?;
-            text += &format!("{}{answer}\n", tokenizer.decode(&ids[..said]));
-        }
-        Ok(text)
-    }
-
     /// Writes the sample and measures the n-gram baseline to compare the loss with. Training is done, so any failure
     /// here is only a warning.
     fn report(&mut self) -> Option<Baseline> {
-        let sampled = self.sample().and_then(|sample| self.job.run.write("sample.txt", sample.as_bytes()));
+        let (tokens, answers) = (SAMPLE_TOKENS, SAMPLE_ANSWERS);
+        let sampled = self
+            .sample(tokens, answers, Sampling::default())
+            .and_then(|sample| self.job.run.write("sample.txt", sample.as_bytes()));
         if let Err(error) = sampled {
             self.warn(error.one_line());
         }
