@@ -126,6 +126,8 @@ pub struct Decoder<B: Forward> {
     last: Last<B>,
     /// Rows and sequences that there is room for.
     room: (usize, usize),
+    /// Those of threads that take sequences of their own through the model.
+    others: Vec<Decoder<B>>,
 }
 
 /// The newest position of each sequence in the last block.
@@ -477,6 +479,7 @@ impl Gpt {
             head: self.head(be, parts),
             last: Last { x: stream(parts), out: stream(parts), block: self.block_acts(be, parts) },
             room: (rows, parts),
+            others: Vec::new(),
         }
     }
 
@@ -606,8 +609,16 @@ impl<B: Forward> Decoder<B> {
     fn fit(&mut self, model: &Gpt, be: &B, wanted: (usize, usize)) {
         let room = (self.room.0.max(wanted.0), self.room.1.max(wanted.1));
         if room != self.room {
-            *self = model.decoder_for(be, room);
+            let others = std::mem::take(&mut self.others);
+            *self = Decoder { others, ..model.decoder_for(be, room) };
         }
+    }
+
+    /// One for each of so many threads.
+    pub(crate) fn apart(&mut self, be: &B, model: &Gpt, threads: usize) -> &mut [Decoder<B>] {
+        let missing = threads.saturating_sub(self.others.len());
+        self.others.extend((0..missing).map(|_| model.decoder(be)));
+        &mut self.others[..threads]
     }
 }
 

@@ -1,25 +1,18 @@
 //! Generating text: the model's distribution over the next token, narrowed by the usual knobs, then sampled.
 
+mod draw;
 mod stopper;
 
 use crate::{
-    backend::{Forward, IGNORE},
+    backend::Forward,
     error::{Error, Result},
     model::{Decoder, Gpt, Kv, Part},
     rng::{Purpose, Rng},
-    threads::for_each,
 };
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 
+pub use draw::draw;
 pub use stopper::Stopper;
-
-/// Rows of a pass over several sequences, at most; a single sequence may have more. Small enough that a long prompt does not
-/// make the others wait long.
-const ROWS: usize = 1024;
-
-/// Logits to choose from that are worth a task of their own.
-const CHOICES: usize = 16 * 1024;
 
 /// How the next token is chosen. The default draws from the model's distribution as it is.
 ///
@@ -345,59 +338,6 @@ fn seen<'a>(tokens: &'a [u32], start: usize, model: &Gpt) -> &'a [u32] {
     &tokens[start.max(tokens.len().saturating_sub(model.block_size))..]
 }
 
-/// Draws the next token of each sequence; every call must pass the same model. They go through the model together, which
-/// costs far less than one after the other, and each gets what it would get alone, to the bit.
-///
-/// Within the first `block_size` tokens, each costs one position. After that, it still does with rotary positions, where the
-/// window slides. Learned positions shift with the window, so the last `block_size` tokens are computed again for each token.
-///
-/// # Errors
-/// Those of each sequence: if a logit is not finite, as after training that diverged. Nothing is drawn for it then.
-pub fn draw<B: Forward>(
-    be: &B,
-    model: &Gpt,
-    weights: &B::Buf,
-    decoder: &mut Decoder<B>,
-    sequences: &mut [&mut Sequence<B>],
-) -> Vec<Result<Drawn>> {
-    let (mut all, mut rest) = (Vec::with_capacity(sequences.len()), sequences);
-    while !rest.is_empty() {
-        let mut rows = 0;
-        let mut fits = |sequence: &&mut Sequence<B>| {
-            rows += sequence.cost(model);
-            rows <= ROWS
-        };
-        let together = rest.iter().take_while(|sequence| fits(sequence)).count().max(1);
-        let (now, later) = rest.split_at_mut(together);
-        all.extend(draw_together(be, model, weights, decoder, now));
-        rest = later;
-    }
-    all
-}
-
-/// [`draw`] of what fits into one pass.
-fn draw_together<B: Forward>(
-    be: &B,
-    model: &Gpt,
-    weights: &B::Buf,
-    decoder: &mut Decoder<B>,
-    sequences: &mut [&mut Sequence<B>],
-) -> Vec<Result<Drawn>> {
-    let v = model.vocab_size;
-    let mut logits = vec![0.0; sequences.len() * v];
-    let mut parts: Vec<_> = sequences.iter_mut().map(|sequence| sequence.part(model)).collect();
-    model.advance(be, weights, decoder, &mut parts, &mut logits);
-    let mut chosen: Vec<_> = sequences.iter().map(|_| Ok(Drawn::default())).collect();
-    let work = sequences.par_iter_mut().zip(logits.par_chunks_exact_mut(v)).zip(&mut chosen);
-    for_each(work.with_min_len(CHOICES.div_ceil(v)), |((sequence, logits), chosen)| {
-        *chosen = sequence.choose(model, logits);
-    });
-    let ids: Vec<u32> = chosen.iter().map(|drawn| drawn.as_ref().map_or(IGNORE, |drawn| drawn.id)).collect();
-    let logprobs = model.logprobs(be, decoder, &ids);
-    let added = sequences.iter_mut().zip(chosen).zip(logprobs);
-    added.map(|((sequence, drawn), logprob)| drawn.map(|drawn| sequence.add(drawn, logprob))).collect()
-}
-
 /// One text, with room of its own to continue it.
 pub struct Stream<B: Forward> {
     sequence: Sequence<B>,
@@ -435,7 +375,7 @@ impl<B: Forward> Stream<B> {
     /// # Errors
     /// As that has.
     pub fn draw(&mut self, be: &B, model: &Gpt, weights: &B::Buf) -> Result<Drawn> {
-        draw_together(be, model, weights, &mut self.decoder, &mut [&mut self.sequence]).swap_remove(0)
+        draw(be, model, weights, &mut self.decoder, &mut [&mut self.sequence]).swap_remove(0)
     }
 }
 

@@ -21,8 +21,13 @@ pub fn cores() -> usize {
 
 /// Number of threads that the caller's work can use: those of the pool that it is in, or 1 outside of a pool.
 pub fn current() -> usize {
-    // Outside of a pool, this question would make rayon start its global pool.
-    if rayon::current_thread_index().is_some() { rayon::current_num_threads() } else { 1 }
+    if divides() { rayon::current_num_threads() } else { 1 }
+}
+
+/// Whether a loop is divided among threads here.
+fn divides() -> bool {
+    // Outside of a pool, rayon's own questions would make it start its global pool.
+    rayon::current_thread_index().is_some() && !APART.get()
 }
 
 /// Calls `work` on each item: on the threads of the pool that the caller is in or, outside of a pool, in order on the
@@ -36,11 +41,27 @@ pub(crate) fn for_each<I: IndexedParallelIterator>(items: I, work: impl Fn(I::It
             items.into_iter().for_each(self.0);
         }
     }
-    if rayon::current_thread_index().is_some() {
+    if divides() {
         items.for_each(work);
     } else {
         items.with_producer(InOrder(work));
     }
+}
+
+/// [`for_each`] of one large item for each thread: loops inside of `work` are not divided again, for the other threads have items
+/// of their own.
+pub(crate) fn apart<I: IndexedParallelIterator>(items: I, work: impl Fn(I::Item) + Send + Sync) {
+    /// Ends it, even if the work panics.
+    struct Over(bool);
+    impl Drop for Over {
+        fn drop(&mut self) {
+            APART.set(self.0);
+        }
+    }
+    for_each(items, |item| {
+        let _over = Over(APART.replace(true));
+        work(item);
+    });
 }
 
 /// A thread pool for generating text with models whose products are worth splitting. Its threads sleep while there is
@@ -82,6 +103,8 @@ const AWAKE: usize = 8;
 const PATIENCE: Duration = Duration::from_millis(2);
 
 thread_local! {
+    /// Whether this thread does its own item of [`apart`].
+    static APART: Cell<bool> = const { Cell::new(false) };
     /// Whether this thread does the one piece of work that its pool is for.
     static WHOLE: Cell<bool> = const { Cell::new(false) };
 }
