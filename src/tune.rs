@@ -21,6 +21,7 @@ mod plan;
 mod plot;
 mod progress;
 mod range;
+mod stored;
 mod sweep;
 
 use crate::{
@@ -38,8 +39,7 @@ use kinglet_core::{
     threads::with_threads,
 };
 use plan::{CHECKS, PLANNED, TrialSpeed};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -52,16 +52,13 @@ use std::{
     },
     time::Instant,
 };
+use stored::{FILE, FORMAT_VERSION, SEAL, TRIALS, TUNE, TuneFile, read};
 
 pub use outcome::{Check, Outcome};
 pub use plan::Rung;
 pub use progress::{Plan, Planned, trial_of};
 pub use range::RangeTest;
 pub use sweep::{Sweep, Values};
-
-const FILE: &str = "tune.json";
-const TRIALS: &str = "trials";
-const FORMAT_VERSION: u64 = 1;
 
 /// Default number of settings to try: for one key, and for several.
 const SETTINGS: (usize, usize) = (9, 27);
@@ -116,22 +113,6 @@ pub struct Tuning {
     /// The speed measured at the start.
     speed: Option<TrialSpeed>,
     _lock: Lock,
-}
-
-/// `tune.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct TuneFile {
-    format_version: u64,
-    /// The fully resolved configuration, as TOML.
-    config: String,
-    sweeps: Vec<String>,
-    trials: Option<usize>,
-    budget_s: f64,
-    /// Seconds spent, as of the last save.
-    spent_s: f64,
-    range: Option<RangeTest>,
-    /// Empty until planned.
-    rungs: Vec<Rung>,
 }
 
 /// Events of a search, in order.
@@ -412,22 +393,6 @@ impl Tuning {
         (config.keep_last, config.patience, config.sample_tokens) = (1, 0, 0);
         Ok(config)
     }
-}
-
-/// The start of `tune.json`, and the text between its checksum and the checksummed content.
-const SEAL: &str = "{\"sha256\":\"";
-const TUNE: &str = "\",\"tune\":";
-
-fn read(path: &Path) -> Result<TuneFile> {
-    let text = disk::read_text(path, 1 << 24)?;
-    let inside = text.trim_end().strip_prefix(SEAL).and_then(|rest| rest.strip_suffix('}'));
-    let sealed = inside.and_then(|rest| rest.split_once(TUNE)).map(|(sum, json)| (json, sum));
-    let json = disk::unseal(path, sealed, "")?;
-    let version = serde_json::from_str::<Value>(json).ok().and_then(|value| value["format_version"].as_u64());
-    if version.is_some_and(|version| version > FORMAT_VERSION) {
-        return Err(Error::run(path, "this file needs a newer kinglet"));
-    }
-    serde_json::from_str(json).map_err(|error| Error::run(path, format!("damaged: {error}")))
 }
 
 /// Returns an error if the folder contains anything except the leftovers of an interrupted start.

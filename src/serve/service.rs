@@ -5,7 +5,7 @@ use super::{
     metrics::{Label, Metrics},
     models::Models,
     options::{Options, Root},
-    runs::Runs,
+    runs::seen::Runs,
 };
 use crate::engine::Engine;
 use kinglet_core::error::Result;

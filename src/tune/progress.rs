@@ -1,6 +1,10 @@
 //! What the files of a tuning say of it, while it runs and afterwards.
 
-use super::{FILE, Rung, Sweep, TRIALS, read};
+use super::{
+    plan::Rung,
+    stored::{FILE, TRIALS, read},
+    sweep::Sweep,
+};
 use kinglet_core::error::Result;
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
 //! Many updates as few: equal spans of steps, each with the mean, the least and the greatest.
 
-use super::Steps;
+use super::columns::Steps;
 use std::ops::Range;
 
 /// A span of updates. What is not known is NaN.

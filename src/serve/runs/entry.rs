@@ -1,6 +1,6 @@
 //! One run, as it was last seen.
 
-use super::{LONGEST, finite, unix_s, value};
+use super::values::{finite, unix_s, value};
 use crate::{
     run::{Condition, Facts, Latest, Lock, Tail, last_trained},
     serve::models::{About, about},
@@ -12,6 +12,9 @@ use std::{
     sync::{Arc, Mutex, TryLockError},
     time::SystemTime,
 };
+
+/// The longest text of a setting that is told in the list of runs, in characters.
+const LONGEST: usize = 80;
 
 /// One run.
 pub(super) struct Entry {

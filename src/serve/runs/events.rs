@@ -1,6 +1,6 @@
 //! The curves of one run, as few points as are asked for.
 
-use super::{cursor, number, parameter};
+use super::values::{cursor, number, parameter};
 use crate::{
     run::{Cursor, Estimates, Span, Spans, Tail},
     serve::answer::{Asked, Failure},

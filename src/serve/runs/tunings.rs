@@ -1,6 +1,9 @@
 //! One tuning, as it was last seen. What its trials have come to is known of them as runs.
 
-use super::{Entry, unix_s, value};
+use super::{
+    entry::Entry,
+    values::{unix_s, value},
+};
 use crate::{
     run::{Condition, Lock},
     serve::models::{About, about},
