@@ -34,8 +34,10 @@ HELPS = {
 def main():
     about = proving.options(__doc__, NAME, "docs/SERVING.md", HELPS)
     about.add_argument("--minutes", type=float, default=1, help="how long faults go on [default: 1]")
+    about.add_argument("--shots", type=Path, help="folder for screenshots of the pages")
     args = about.parse_args()
-    proving.go_on(args, NAME, lambda cache: Environments(cache).clients(), run_module, ["--minutes", args.minutes])
+    more = ["--minutes", args.minutes, *(["--shots", args.shots.resolve()] if args.shots else [])]
+    proving.go_on(args, NAME, lambda cache: Environments(cache).clients(), run_module, more)
 
 
 if __name__ == "__main__":

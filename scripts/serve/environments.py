@@ -1,5 +1,6 @@
 """The environments of the clients and of other servers, with pinned versions, each made once in the folder of the cache."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from ..doors.environments import Missing
 OPENAI = "openai==3.57.0"
 OPENAI_NODE = "openai@6.49.0"
 SCHEMATHESIS = "schemathesis==4.32.5"
+BROWSER = ["playwright-core@1.65.1", "axe-core@4.14.1"]
 LM_EVAL = "lm_eval[api]==0.4.13"
 LLAMA_CPP = "xllamacpp==2026.10.11549"
 ONNXRUNTIME = ["onnxruntime==1.32.0", "numpy==2.4.6"]
@@ -31,6 +33,11 @@ class Environments(doors.Environments):
         """llama.cpp's server as a library, and ONNX Runtime."""
         return self._python("peers", [LLAMA_CPP, *ONNXRUNTIME])
 
+    def browser(self):
+        """The folder with what drives a browser and what looks for barriers in a page, and the browser: the machine's Chromium."""
+        modules = self._npm("browser", BROWSER)
+        return modules, chromium()
+
     def promtool(self):
         """Prometheus's checker: the machine's, or Debian's package, unpacked and not installed."""
         if found := shutil.which("promtool"):
@@ -48,6 +55,24 @@ class Environments(doors.Environments):
                 shutil.rmtree(folder / "all")
                 next(folder.glob("*.deb")).unlink()
         return str(folder / "promtool")
+
+
+def chromium():
+    """The machine's Chromium; where Debian's can be installed, it is."""
+    for attempt in (lambda: None, install_chromium):
+        attempt()
+        for name in ("chromium", "chromium-browser", "google-chrome"):
+            if found := shutil.which(name):
+                return found
+    raise Missing("Chromium is not installed")
+
+
+def install_chromium():
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print("installing Debian's package chromium", file=sys.stderr, flush=True)
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for words in (["update", "--quiet"], ["install", "--quiet", "--yes", "--no-install-recommends", "chromium"]):
+            subprocess.run(["apt-get", *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 # A module of this folder; the evaluation harness may read what it needs from a model hub.

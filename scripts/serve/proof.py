@@ -10,19 +10,20 @@ from pathlib import Path
 
 from .. import proving
 from ..doors.report import Report
-from . import behaviours, checks, faults, harness, openai_python, page, seeds, tools
+from . import behaviours, checks, faults, harness, openai_python, page, pages, seeds, tools
 from .environments import Environments, Missing
 from .load import Load
 from .program import CANCELLED, OPEN, Kinglet, Server, small_runs
 
 # Each part, and whether it belongs to the light checks, the heavy ones, or neither.
 PARTS = {"openai (Python)": "light", "openai (Node)": "light", "behaviours": "light", "promtool": "light", "schemathesis": "light",
-         "lm_eval": "heavy", "seeds": "light", "faults": "heavy", "load": "alone"}  # fmt: skip
+         "lm_eval": "heavy", "seeds": "light", "pages": "light", "faults": "heavy", "load": "alone"}  # fmt: skip
 
 
 def main():
     about = proving.told()
     about.add_argument("--minutes", type=float, default=1)
+    about.add_argument("--shots", type=Path)
     args = about.parse_args()
     if unknown := [name for name in args.only if not any(name in part for part in PARTS)]:
         raise SystemExit(f"there is no part {unknown[0]}: {', '.join(PARTS)}")
@@ -68,6 +69,8 @@ def prove_part(part, args, clients, report, environments):
         harness.check(clients, environments, report)
     elif part == "seeds":
         seeds.check(clients, report, 10 if args.light else 200)
+    elif part == "pages":
+        pages.check(clients, environments, report, args.shots, not args.light)
     elif part == "faults":
         faults.check(clients, report, args.minutes)
 

@@ -60,13 +60,14 @@ pub(super) fn answer(tail: &Tail, wanted: &Wanted, tokens_per_step: Option<f64>)
 }
 
 fn steps(spans: &Spans) -> Value {
-    let wide = |of: fn(&Span) -> f64| -> Value { spans.iter().map(of).collect::<Vec<_>>().into() };
+    // A curve shows no more digits than these have.
+    let rounded = |of: fn(&Span) -> f64| -> Value { spans.iter().map(|span| short(of(span) as f32)).collect() };
     let narrow = |of: fn(&Span) -> f32| -> Value { spans.iter().map(of).map(short).collect() };
     json!({
         "step": spans.iter().map(|span| span.step).collect::<Vec<_>>(),
-        "loss": wide(|span| span.loss),
-        "loss_min": wide(|span| span.loss_min),
-        "loss_max": wide(|span| span.loss_max),
+        "loss": rounded(|span| span.loss),
+        "loss_min": rounded(|span| span.loss_min),
+        "loss_max": rounded(|span| span.loss_max),
         "lr": narrow(|span| span.lr),
         "grad_norm": narrow(|span| span.grad_norm),
         "grad_norm_max": narrow(|span| span.grad_norm_max),
