@@ -2,7 +2,7 @@
 
 use super::terminal;
 use std::{
-    io,
+    env, io,
     process::{Command, Stdio},
     thread,
 };
@@ -48,6 +48,6 @@ fn command(url: &str) -> Command {
 
 /// Whether there is something to show a browser on. Elsewhere, what opens one may choose a browser for terminals.
 fn has_screen() -> bool {
-    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !cfg!(unix) || cfg!(target_os = "macos") || ["DISPLAY", "WAYLAND_DISPLAY", "BROWSER"].into_iter().any(is_set)
+    let any = [env::var_os("BROWSER"), env::var_os("DISPLAY"), env::var_os("WAYLAND_DISPLAY")];
+    !cfg!(unix) || cfg!(target_os = "macos") || any.into_iter().flatten().any(|value| !value.is_empty())
 }

@@ -38,12 +38,15 @@ pub(super) const DISCOVER: usize = 500;
 pub(super) const OTHER: usize = 600;
 
 /// The environment variables that the program reads; a test compares them with the source.
-const ENVIRONMENT: [(&str, &str); 5] = [
+const ENVIRONMENT: [(&str, &str); 8] = [
+    ("BROWSER", "If set, `serve --open` opens a browser though no screen is known"),
+    ("DISPLAY", "If set, there is a screen for `serve --open`"),
     ("KINGLET_DATA_DIR", "Folder with tinyshakespeare.txt, to be used instead of a download"),
     ("KINGLET_ISA", "Instruction set to use: avx512, avx2, neon or scalar [default: the best available]"),
     ("KINGLET_NO_HISTORY", "If set, `kinglet chat` keeps no history of typed lines"),
     ("NO_COLOR", "Turns colours off, unless it is empty"),
     ("TERM", "If it is `dumb`, there are no bars and no colours"),
+    ("WAYLAND_DISPLAY", "The same"),
 ];
 
 /// What the exit status says.
