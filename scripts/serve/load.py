@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import time
+from pathlib import Path
 
 from ..doors.words import words
 from .environments import Missing, command
@@ -14,6 +15,9 @@ PART = "load"
 ROUNDS = 5
 # Tokens of a text in comparisons, and a block that it fits into.
 TOKENS, BLOCK = 240, 256
+# Steps of a training that the page shows: long enough for it to ask several times.
+SHOWN = 600
+SCRIPTS = Path(__file__).with_name("pages")
 THREADS = len(os.sched_getaffinity(0))
 
 
@@ -58,6 +62,10 @@ class Load:
             except Missing as missing:
                 self.report.skip(PART, "other servers", str(missing))
         self.beside_a_training()
+        try:
+            self.beside_the_page()
+        except Missing as missing:
+            self.report.skip(PART, "training beside the page", str(missing))
 
     def against_sample(self, address):
         """One stream within the block, through HTTP and by `kinglet sample`; starting the program is not counted."""
@@ -150,10 +158,28 @@ class Load:
         slower = 100 * (statistics.median(beside) / statistics.median(alone) - 1)
         self.report.most(PART, "an idle server beside a training of big-2.7m: slower by, %", slower, 2.0)
 
-    def training(self, name):
+    def beside_the_page(self):
+        """A training whose curves are shown in a browser while it goes on, on the same processors, and without one."""
+        modules, chromium = self.environments.browser()
+        trainings = self.runs.parent / "trainings"
+        alone, beside = [], []
+        for i in range(ROUNDS):
+            alone.append(self.training(f"unseen-{i}", SHOWN))
+            with Server(self.kinglet, trainings) as server:
+                words = ["node", SCRIPTS / "stay.mjs", modules, chromium, server.url]
+                page = subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                assert page.stdout.readline() == "open\n", "the page is not shown"
+                beside.append(self.training(f"seen-{i}", SHOWN))
+                page.stdin.close()
+                page.wait(30)
+        slower = 100 * (statistics.median(beside) / statistics.median(alone) - 1)
+        self.report.most(PART, "the page of runs beside a training of big-2.7m that it shows: slower by, %", slower, 2.0)
+
+    def training(self, name, steps=60):
+        """Milliseconds of a step."""
         folder = self.runs.parent / "trainings" / name
         words = ["train", self.runs.parent / "load.txt", "--preset", "big-2.7m", "--out", folder, "-q"]
-        for key, value in {"max_iters": 60, "eval_interval": 60, "eval_iters": 1}.items():
+        for key, value in {"max_iters": steps, "eval_interval": steps, "eval_iters": 1}.items():
             words += ["--set", f"{key}={value}"]
         done = [line for line in self.kinglet(*words) if line.get("event") == "done"][-1]
         return done["ms_per_step"]

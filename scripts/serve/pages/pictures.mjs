@@ -14,7 +14,7 @@ const PICTURES = {
   write: ["#write?model=shakespeare-large&max_tokens=220&seed=3&prompt=ROMEO%3A%0A", async (page) => {
     await page.getByRole("button", { name: "Write", exact: true }).click();
     await page.waitForFunction(() => /reached its length/.test(document.querySelector(".foot")?.textContent));
-    await page.locator(".tokens .token").nth(62).click();
+    await page.locator(".tokens .token").nth(8).click();
   }],
   compare: ["#compare?max_tokens=200&seed=3&prompt=ROMEO%3A%0A", async (page) => {
     await page.getByRole("region", { name: "Side A" }).getByRole("combobox", { name: "Model" }).selectOption("shakespeare-small");
@@ -46,7 +46,7 @@ const PICTURES = {
 
 for (const [name, [hash, act]] of Object.entries(PICTURES)) {
   for (const colorScheme of ["light", "dark"]) {
-    const { page, close } = await open(hash, { width: 1120, height: 720, colorScheme });
+    const { page, close } = await open(hash, { width: 1120, height: 760, colorScheme });
     await act(page);
     await page.waitForTimeout(500);
     await page.screenshot({ path: join(folder, `page-${name}-${colorScheme}.png`) });
