@@ -3,6 +3,7 @@
 #![deny(clippy::print_stderr)]
 
 mod bench;
+#[cfg(feature = "serve")]
 mod browser;
 mod chat;
 mod chats;
@@ -32,6 +33,10 @@ mod rm;
 mod run_arg;
 mod sample;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(not(feature = "serve"))]
+#[path = "cli/no_serve.rs"]
 mod serve;
 mod suggest;
 mod table;

@@ -101,6 +101,7 @@ impl RunArg {
     }
 
     /// As it was written.
+    #[cfg(feature = "serve")]
     pub(super) fn path(&self) -> &Path {
         Path::new(&self.0)
     }
