@@ -3,7 +3,7 @@
 import { stream } from "./api.js";
 import { field, h, say } from "./dom.js";
 import "./knobs.js";
-import { errorBox, keysHint, loadModels, noModels, runButton } from "./text.js";
+import { errorBox, keysHint, loadModels, mended, noModels, notesBox, runButton } from "./text.js";
 
 /** The text that was looked at last, on whatever page. */
 const LAST = "kinglet-text";
@@ -90,6 +90,9 @@ export class Paste extends HTMLElement {
   async #work(signal) {
     if (!this.model) return;
     if (!this.text) throw Object.assign(new Error(MISSING), { isMissing: true });
+    const [whole, notes] = mended(this.text);
+    if (notes.length) this.#area.value = whole;
+    this.#trouble.replaceChildren(...[notesBox(notes)].filter(Boolean));
     sessionStorage.setItem(LAST, this.text);
     this.#read = this.model.id;
     await this.work(signal);
@@ -126,7 +129,7 @@ export class Paste extends HTMLElement {
   }
 
   #fail(error) {
-    this.#trouble.replaceChildren(errorBox(error));
+    this.#trouble.replaceChildren(errorBox(error), ...(error.meaning ? [h("p", { className: "hint" }, error.meaning)] : []));
     if (error.isMissing) this.#area.focus();
   }
 
