@@ -136,12 +136,14 @@ class Write extends HTMLElement {
 
   /** Goes on from a text's first tokens; `token` comes after them, if there is one. */
   async #branch(which, index, token) {
-    const { prompt, model, writing } = this.#entry;
+    const entry = this.#entry;
+    const { prompt, model, writing } = entry;
     const text = writing.texts[which];
     this.#mended = [];
-    const before = await this.#whole(model, text.tokens.slice(0, index));
-    if (!before) return;
-    const from = { entry: this.#entry, at: (writing.given?.length ?? 0) + index + 1, was: text.tokens[index], token };
+    let before = text.tokens.slice(0, index);
+    if (before.at(-1)?.isCut) before = await this.#whole(model, before);
+    if (!before || !this.isConnected) return;
+    const from = { entry, at: (writing.given?.length ?? 0) + index + 1, was: text.tokens[index], token };
     const kept = token ? [...before, { ...text.tokens[index], ...token, rank: rankOf(text.tokens[index], token), chosen: true }] : before;
     const next = { prompt, kept, from, given: writing.given };
     if (model !== this.#model.model?.id) {
@@ -151,10 +153,9 @@ class Write extends HTMLElement {
     } else this.#begin(next);
   }
 
-  /** Tokens, of which the last one may be a part of one: what is left of that is one or several others. */
+  /** Tokens, the last of which is only a part of one: what is left of that is one or several others. */
   async #whole(model, tokens) {
     const cut = tokens.at(-1);
-    if (!cut?.isCut) return tokens;
     try {
       const { tokens: ids } = await post("/tokenize", { model, prompt: cut.text });
       const { prompt } = await post("/detokenize", { model, tokens: ids });
@@ -197,7 +198,7 @@ class Write extends HTMLElement {
     if (isRefused && left?.entry === entry) left.entry = before;
     if (!this.isConnected) return;
     say(writing.error ? writing.error.message : `${writing.written} tokens written`);
-    if (isRefused) this.#trouble.replaceChildren(errorBox(writing.error));
+    if (isRefused) this.#trouble.replaceChildren(errorBox(writing.error), notesBox(this.#mended) ?? "");
     if (isRefused && this.#entry === entry) this.#show(before, true);
     this.#frames.ask();
     this.#listBranches();
