@@ -45,7 +45,7 @@ export class Memorized {
       this.#empty.hidden = false;
       if (error.code !== "training_text_not_found") throw error;
       // What the message goes on with is for those who begin a training.
-      throw Object.assign(new Error(error.message.split(/[;:] /)[0] + "."), { meaning: MISSING });
+      throw Object.assign(new Error(`${error.message.split("; ")[0]}.`), { meaning: MISSING });
     }
   }
 
