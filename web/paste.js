@@ -33,6 +33,8 @@ into the only lamp post of the village.
  */
 export class Paste extends HTMLElement {
   work = async () => {};
+  /** Whether the model writes the text, with which the page works once it is there. */
+  isWriting = false;
   label = "Read it";
   does = "reads";
   #models = h("kinglet-model");
@@ -100,6 +102,7 @@ export class Paste extends HTMLElement {
 
   async #do(work) {
     this.#doing?.abort();
+    this.isWriting = false;
     const mine = (this.#doing = new AbortController());
     this.#trouble.replaceChildren();
     this.#run.show(true);
@@ -110,6 +113,7 @@ export class Paste extends HTMLElement {
       else if (this.isConnected) say("Stopped");
     } finally {
       if (this.#doing === mine) {
+        this.isWriting = false;
         this.#doing = undefined;
         this.#run.show(false);
       }
@@ -118,8 +122,10 @@ export class Paste extends HTMLElement {
 
   async #write(signal) {
     this.#area.value = "";
+    this.isWriting = true;
     const body = { ...WRITTEN, model: this.model?.id, prompt: "", seed: crypto.getRandomValues(new Uint32Array(1))[0] };
     for await (const piece of stream("/v1/completions", body, signal)) this.#area.value += piece.choices[0]?.text ?? "";
+    this.isWriting = false;
     await this.#work(signal);
   }
 

@@ -59,7 +59,7 @@ class Read extends HTMLElement {
     this.#left.replaceChildren(this.#views[name].left);
     this.#right.replaceChildren(this.#views[name].right);
     const other = name === "surprise" ? "memorized" : "surprise";
-    if (asked && this.#done[other] && this.#done[name] !== this.#key()) this.#form.go();
+    if (asked && !this.#form.isWriting && this.#done[other] && this.#done[name] !== this.#key()) this.#form.go();
     if (asked) this.#remember();
   }
 
