@@ -10,6 +10,9 @@ export class ApiError extends Error {
 
 const KEY = "kinglet-token";
 
+/** The server speaks of a header, which is nothing that a person can give to a page. */
+const WITHOUT_TOKEN = "Open the address that kinglet serve printed: it ends in #token=…";
+
 /** Keeps the token that came behind the `#` of the address, for this tab alone. */
 export function keepToken(token) {
   sessionStorage.setItem(KEY, token);
@@ -35,7 +38,7 @@ async function asked(path, options) {
   } catch {
     // An answer that is not JSON says no more than its status.
   }
-  const message = about.message ?? `The server answered with status ${answer.status}.`;
+  const message = answer.status === 401 ? WITHOUT_TOKEN : about.message ?? `The server answered with status ${answer.status}.`;
   throw new ApiError(message, { status: answer.status, code: about.code, param: about.param });
 }
 

@@ -4,7 +4,7 @@
 import { field, h, readable, say } from "./dom.js";
 import "./knobs.js";
 import { scale } from "./tokens.js";
-import { Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, notesBox, runButton } from "./text.js";
+import { A_FRAME, Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, mended, notesBox, runButton } from "./text.js";
 
 /**
  * The conversation, which stays when another page is looked at. A message has its `role` and `content`; an answer its
@@ -101,6 +101,11 @@ class Chat extends HTMLElement {
     say("The model answers");
     const told = asked.map((message) => ({ role: message.role, content: contentOf(message) }));
     if (system.trim()) told.unshift({ role: "system", content: system });
+    for (const message of told) {
+      const [content, notes] = mended(message.content);
+      message.content = content;
+      writing.notes.push(...notes);
+    }
     const body = { model: this.#model.model.id, messages: told, seed: this.#knobs.nextSeed(isNew), ...this.#knobs.body() };
     await writing.run("/v1/chat/completions", body, () => this.#frames.ask());
     const isLast = this.#running === writing;
@@ -249,7 +254,12 @@ class Chat extends HTMLElement {
       view.said.append(readable(text.text.slice(view.length)));
       view.length = text.text.length;
     }
-    if (view.tokens && !view.looked.hidden) view.tokens.extend(text.tokens.slice(view.tokens.tokens.length));
+    if (view.tokens && !view.looked.hidden) {
+      const { length } = view.tokens.tokens;
+      if (length > text.tokens.length) view.tokens.reset([], text.tokens);
+      else if (length < text.tokens.length) view.tokens.extend(text.tokens.slice(length, length + A_FRAME));
+      if (view.tokens.tokens.length < text.tokens.length) this.#frames.ask();
+    }
     view.retry.disabled = writing.isRunning;
     if (!text.reason) return;
     const about = [text.reason !== "stop" && ending(text), writing.pace].filter(Boolean).join(" · ");

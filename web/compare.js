@@ -3,10 +3,15 @@
 import { field, h, newId, number, say, shown } from "./dom.js";
 import "./knobs.js";
 import { scale } from "./tokens.js";
-import { Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, meanSurprise, noModels, notesBox, runButton } from "./text.js";
+import {
+  A_FRAME, Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, meanSurprise, mended, noModels, notesBox, runButton,
+} from "./text.js";
 
 /** How the settings of a side are told apart in the address. */
 const SIDES = ["a", "b"];
+
+/** What was on the page when it was looked at last: its address (`query`), whether seeds were `fresh`, and what each side had. */
+let left = null;
 
 /** One of the two: its model, its settings if it has any of its own, and what it writes. */
 class Side {
@@ -45,6 +50,16 @@ class Side {
     return this.writing?.texts[0];
   }
 
+  get hasOwn() {
+    return this.#own.checked;
+  }
+
+  /** Shows what was written before another page was looked at. */
+  restore({ writing, prompt }) {
+    [this.writing, this.prompt] = [writing, prompt];
+    if (writing) this.tokens.reset(prompt ? [{ text: prompt }] : []);
+  }
+
   /** What the API gets, where the settings of both are these. */
   body(shared) {
     return (this.#own.checked ? this.knobs : shared).body();
@@ -68,40 +83,46 @@ class Side {
     for (const [key, value] of own) params.append(`${this.name}.${key}`, value);
   }
 
-  async begin(prompt, seed, shared, came) {
+  async begin(prompt, notes, seed, shared, came) {
     const writing = new Writing();
+    writing.notes.push(...notes);
     this.writing = writing;
     this.prompt = prompt;
     this.tokens.reset(prompt ? [{ text: prompt }] : []);
     this.shownOf = null;
-    const body = this.body(shared);
-    this.stops = body.stop;
-    await writing.run("/v1/completions", { model: this.model.model.id, prompt, seed, ...body }, came);
+    await writing.run("/v1/completions", { model: this.model.model.id, prompt, seed, ...this.body(shared) }, came);
   }
 
   stop() {
     this.writing?.stop();
   }
 
-  /** Puts on the page what has come. */
+  /** Puts on the page what has come, as much as a frame takes. Says whether that is all. */
   draw() {
     const { writing, text } = this;
-    if (!writing) return;
+    if (!writing) return true;
     // The prompt's own tokens come with the first piece.
     if (writing.given && this.shownOf !== writing.given) {
       this.tokens.reset(writing.given);
       this.shownOf = writing.given;
     }
-    this.tokens.extend(text.tokens.slice(this.tokens.tokens.length));
+    if (this.tokens.tokens.length > text.tokens.length) this.tokens.reset(this.tokens.given, text.tokens);
+    const { length } = this.tokens.tokens;
+    if (length < text.tokens.length) this.tokens.extend(text.tokens.slice(length, length + A_FRAME / 2));
     const mean = meanSurprise(text.tokens);
     const aChar = mean?.char == null ? "" : `, ${number(mean.char, 3)} a character`;
     const surprise = mean && `mean surprise ${number(mean.token, 3)} bits a token${aChar}`;
-    this.#about.textContent = [ending(text, this.stops), writing.pace, surprise].filter(Boolean).join(" · ");
+    this.#about.textContent = [ending(text), writing.pace, surprise].filter(Boolean).join(" · ");
     this.#foot.hidden = false;
-    if (!writing.isRunning) this.#more.replaceChildren(...[writing.error && errorBox(writing.error), notesBox(writing.notes)].filter(Boolean));
+    if (!writing.isRunning && this.endedOf !== writing) {
+      this.endedOf = writing;
+      this.#more.replaceChildren(...[writing.error && errorBox(writing.error), notesBox(writing.notes)].filter(Boolean));
+    }
+    return this.tokens.tokens.length >= text.tokens.length;
   }
 
   clear() {
+    this.endedOf = null;
     this.#more.replaceChildren();
   }
 }
@@ -120,6 +141,7 @@ class Compare extends HTMLElement {
   #isRunning = false;
   #same = 0;
   #isParted = false;
+  #partsAt = [-1, -1];
   #saving;
   #onKey = (event) => this.#key(event);
 
@@ -148,10 +170,16 @@ class Compare extends HTMLElement {
   }
 
   async #open() {
-    this.#knobs.read(this.query);
-    this.#prompt.value = this.query.get("prompt") ?? "";
+    const asked = this.query.toString();
+    const back = left && (!asked || asked === left.query) ? left : null;
+    const query = back ? new URLSearchParams(back.query) : this.query;
+    if (back?.fresh) query.set("fresh", "");
+    this.#knobs.read(query);
+    this.#prompt.value = query.get("prompt") ?? "";
     const [a, b] = this.#sides;
-    this.#sides.forEach((side) => side.read(this.query));
+    this.#sides.forEach((side) => side.read(query));
+    if (back) this.#sides.forEach((side, i) => side.restore(back.sides[i]));
+    this.#draw();
     this.#run.disabled = true;
     const isSaid = !!b.model.wanted;
     const isThere = await loadModels([a.model, b.model], this.#trouble, noModels());
@@ -168,6 +196,8 @@ class Compare extends HTMLElement {
   async #write() {
     if (this.#run.disabled) return;
     this.#stop();
+    const [prompt, notes] = mended(this.#prompt.value);
+    if (notes.length) this.#prompt.value = prompt;
     const seed = this.#knobs.nextSeed();
     [this.#same, this.#isParted] = [0, false];
     this.#isRunning = true;
@@ -175,7 +205,8 @@ class Compare extends HTMLElement {
     say("Writing");
     const came = () => this.#frames.ask();
     this.#sides.forEach((side) => side.clear());
-    const writings = this.#sides.map((side) => side.begin(this.#prompt.value, seed, this.#knobs, came));
+    const writings = this.#sides.map((side) => side.begin(prompt, notes, seed, this.#knobs, came));
+    this.#changed();
     const [first] = this.#sides.map(({ writing }) => writing);
     await Promise.all(writings);
     if (!this.isConnected || this.#sides[0].writing !== first) return;
@@ -189,10 +220,13 @@ class Compare extends HTMLElement {
   }
 
   #draw() {
-    this.#sides.forEach((side) => side.draw());
+    const areDone = this.#sides.map((side) => side.draw());
+    if (areDone.includes(false)) this.#frames.ask();
     this.#run.show(this.#isRunning);
     this.#scale.hidden = !this.#sides.some(({ text }) => text?.tokens.some(({ logprob }) => logprob != null));
     this.#part();
+    // The tokens at which they part may come to the page later.
+    this.#sides.forEach(({ tokens }, i) => tokens.mark(this.#partsAt[i], "parts"));
   }
 
   /** Marks where the two texts part for the first time. */
@@ -203,9 +237,7 @@ class Compare extends HTMLElement {
     const least = Math.min(one.length, other.length);
     while (this.#same < least && one[this.#same] === other[this.#same]) this.#same += 1;
     this.#isParted = this.#same < least;
-    const [x, y] = [a, b].map((side) => (this.#isParted ? tokenAt(side.text.tokens, this.#same) : -1));
-    a.tokens.mark(x, "parts");
-    b.tokens.mark(y, "parts");
+    const [x, y] = (this.#partsAt = [a, b].map((side) => (this.#isParted ? tokenAt(side.text.tokens, this.#same) : -1)));
     if (this.#isParted) this.#parting.replaceChildren(...this.#parted(x, y));
     else if (this.#isRunning || !least) this.#parting.replaceChildren();
     else this.#parting.textContent = one.length === other.length ? "Both texts are the same." : "Both are the same as far as the shorter one goes.";
@@ -229,6 +261,9 @@ class Compare extends HTMLElement {
   #changed() {
     clearTimeout(this.#saving);
     this.#saving = setTimeout(() => history.replaceState(null, "", this.#address()), 200);
+    const sides = this.#sides.map(({ writing, prompt }) => ({ writing, prompt }));
+    left = { query: new URLSearchParams(this.#address().split("?")[1]).toString(), fresh: this.#knobs.fresh, sides };
+    this.#columns.classList.toggle("uneven", this.#sides[0].hasOwn !== this.#sides[1].hasOwn);
   }
 
   #address() {

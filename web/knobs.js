@@ -13,6 +13,22 @@ const KNOBS = [
   { name: "max_tokens", label: "Tokens", value: 200, min: 1, max: 2000, step: 1 },
 ];
 
+/** The largest seed: larger whole numbers are not exact in JavaScript. */
+const MOST_SEED = Number.MAX_SAFE_INTEGER;
+
+/** So many texts before which to stop are taken at most. */
+const MOST_STOPS = 4;
+
+/** A seed within its range; what is no number is as usual. */
+function seedOf(value) {
+  return Number.isFinite(value) ? Math.min(MOST_SEED, Math.max(0, Math.round(value))) : 1;
+}
+
+/** A text before which to stop, on a line of its own: what ends a line is written as in most languages. */
+const SIGNS = { "\n": "\\n", "\r": "\\r", "\\": "\\\\" };
+const escaped = (text) => text.replace(/[\n\r\\]/g, (char) => SIGNS[char]);
+const unescaped = (line) => line.replace(/\\[nr\\]/g, (sign) => Object.keys(SIGNS).find((char) => SIGNS[char] === sign));
+
 /**
  * The settings, as a form. The event `change` comes with each change.
  *
@@ -22,14 +38,19 @@ const KNOBS = [
  */
 export class Knobs extends HTMLElement {
   #inputs = {};
-  #seed = h("input", { type: "number", min: 0, max: 4294967295, step: 1, value: "1" });
+  #seed = h("input", { type: "number", className: "seed", min: 0, max: MOST_SEED, step: 1, value: "1" });
   #fresh = h("input", { type: "checkbox", checked: true });
-  #stop = h("textarea", { rows: 2 });
+  #stop = h("textarea", { rows: 2, spellcheck: "false" });
+  #tooMany = h("small", { role: "status" });
   seedless = false;
 
   constructor() {
     super();
     for (const knob of KNOBS) this.#inputs[knob.name] = this.#slider(knob);
+    // Who types a seed wants that one.
+    this.#seed.addEventListener("input", () => (this.#fresh.checked = false));
+    this.#seed.addEventListener("change", () => (this.#seed.value = String(this.seed)));
+    this.#stop.addEventListener("input", () => this.#count());
     this.addEventListener("input", () => this.dispatchEvent(new Event("change")));
   }
 
@@ -43,7 +64,8 @@ export class Knobs extends HTMLElement {
     this.append(
       ...pick(false),
       this.seedless ? "" : h("div", { className: "stack" }, field("Seed", this.#seed, "The same seed writes the same text."), fresh),
-      h("details", null, h("summary", null, "More"), h("div", { className: "stack" }, ...pick(true), field("Stop before (one text a line)", this.#stop))),
+      h("details", null, h("summary", null, "More"), h("div", { className: "stack" }, ...pick(true), 
+        h("div", { className: "stack" }, field("Stop before (one text a line)", this.#stop, "\\n stands for a line's end."), this.#tooMany))),
     );
   }
 
@@ -75,19 +97,29 @@ export class Knobs extends HTMLElement {
   }
 
   get seed() {
-    return this.#seed.valueAsNumber || 0;
+    return seedOf(this.#seed.valueAsNumber);
   }
 
   /** The seed for the next text: a new one, if that is wanted, which is shown. */
   nextSeed(isNew = this.#fresh.checked) {
     if (isNew) this.#seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000);
+    this.#seed.value = String(this.seed);
     this.dispatchEvent(new Event("change"));
     return this.seed;
   }
 
   /** The texts before which to stop. */
   get stops() {
-    return this.#stop.value.split("\n").filter(Boolean).slice(0, 4);
+    return this.#lines.slice(0, MOST_STOPS).map(unescaped);
+  }
+
+  get #lines() {
+    return this.#stop.value.split("\n").filter(Boolean);
+  }
+
+  #count() {
+    const over = this.#lines.length - MOST_STOPS;
+    this.#tooMany.textContent = over > 0 ? `Only the first ${MOST_STOPS} are used: the server takes no more.` : "";
   }
 
   /** What the API gets. */
@@ -106,9 +138,10 @@ export class Knobs extends HTMLElement {
       exact.value = String(Number.isFinite(given) ? given : value);
       exact.value = range.value = String(this.value(name));
     }
-    this.#stop.value = params.getAll("stop").join("\n");
+    this.#stop.value = params.getAll("stop").map(escaped).join("\n");
+    this.#count();
     if (params.has("seed")) {
-      this.#seed.value = String(Number.parseInt(params.get("seed"), 10) || 0);
+      this.#seed.value = String(seedOf(Number(params.get("seed") || NaN)));
       this.#fresh.checked = params.has("fresh");
     }
   }
@@ -133,6 +166,7 @@ const LAST = "kinglet-model";
 export class ModelPicker extends HTMLElement {
   #select = h("select", { "aria-label": "Model" });
   #about = h("small", { className: "faint" });
+  #curves = h("a", { className: "small quiet", hidden: true }, "Curves");
   #models = [];
   wanted = null;
   chatOnly = false;
@@ -140,7 +174,7 @@ export class ModelPicker extends HTMLElement {
   connectedCallback() {
     if (!this.firstChild) {
       this.classList.add("row");
-      this.append(this.#select, this.#about);
+      this.append(this.#select, this.#about, this.#curves);
       this.#select.addEventListener("change", (event) => {
         event.stopPropagation();
         sessionStorage.setItem(LAST, this.#select.value);
@@ -155,7 +189,9 @@ export class ModelPicker extends HTMLElement {
     this.#models = all.filter((model) => !this.chatOnly || model.kinglet?.chat);
     const before = this.#select.value;
     this.#select.replaceChildren(...this.#models.map(({ id }) => h("option", { value: id }, id)));
-    const wishes = [this.wanted, before, sessionStorage.getItem(LAST)];
+    // Who comes for the first time most likely wants the one that was trained last.
+    const newest = this.#models.reduce((a, b) => (b.created > a?.created || !a ? b : a), undefined);
+    const wishes = [this.wanted, before, sessionStorage.getItem(LAST), newest?.id];
     // A checkpoint may be named, as in "mine@last", that is in no list.
     const named = this.wanted?.includes("@") && this.#models.some(({ id }) => this.wanted.startsWith(`${id}@`));
     if (named && !this.#models.some(({ id }) => id === this.wanted)) {
@@ -174,6 +210,10 @@ export class ModelPicker extends HTMLElement {
     const about = this.model?.kinglet;
     const parts = about ? [about.params && `${short(about.params)} parameters`, about.block_size && `sees ${about.block_size} tokens`, about.step != null && `step ${about.step}`] : [];
     this.#about.textContent = parts.filter(Boolean).join(" · ");
+    this.#curves.hidden = !this.model;
+    const run = this.model?.id.replace(/@[^/]*$/, "");
+    this.#curves.setAttribute("href", `./#runs?run=${encodeURIComponent(run)}`);
+    this.#curves.setAttribute("aria-label", `Curves of ${run}`);
     this.dispatchEvent(new Event("change"));
   }
 

@@ -7,6 +7,10 @@ import { notesBox } from "./text.js";
 /** The server tells of so many passages at most. */
 const MOST = 20;
 
+/** What it means that the text cannot be had. */
+const MISSING = "The passages are looked up in the text that the model was trained on, which is read again for that. " +
+  "Start kinglet serve where this text can be found.";
+
 /** Passages of so many characters have the strongest tint, and those of 8, the shortest that the server tells of, the weakest. */
 const LONG = 64;
 
@@ -24,12 +28,9 @@ export class Memorized {
   #list = h("ol", { className: "plain" });
   #grams = h("div", { className: "stack" });
   #empty = h("p", { className: "empty" }, "Read a text, or let the model write one. What of it stands in the training text is marked.");
-  #missing = h("p", { className: "hint", hidden: true },
-    "The passages are looked up in the text that the model was trained on, which is read again for that. " +
-    "Start kinglet serve where this text can be found.");
   #result = h("div", { className: "stack", hidden: true }, this.#about, scale(), this.#text, this.#notes);
   #spans = [];
-  left = h("div", { className: "stack" }, this.#empty, this.#missing, this.#result);
+  left = h("div", { className: "stack" }, this.#empty, this.#result);
   right = h("div", { className: "stack wide", hidden: true },
     h("section", { className: "stack" }, h("h2", null, "Longest passages"), this.#list),
     h("section", { className: "stack" }, h("h2", null, "Pieces that are new"), this.#grams));
@@ -37,12 +38,14 @@ export class Memorized {
   /** Looks a text up. */
   async run(model, text, signal) {
     this.#empty.hidden = true;
-    this.#result.hidden = this.right.hidden = this.#missing.hidden = true;
+    this.#result.hidden = this.right.hidden = true;
     try {
       this.#show(await post("/api/memorized", { model: model.id, text }, signal), text);
     } catch (error) {
-      this.#missing.hidden = error.code !== "training_text_not_found";
-      throw error;
+      this.#empty.hidden = false;
+      if (error.code !== "training_text_not_found") throw error;
+      // What the message goes on with is for those who begin a training.
+      throw Object.assign(new Error(`${error.message.split("; ")[0]}.`), { meaning: MISSING });
     }
   }
 

@@ -3,7 +3,7 @@
 import { stream } from "./api.js";
 import { field, h, say } from "./dom.js";
 import "./knobs.js";
-import { errorBox, keysHint, loadModels, noModels, runButton } from "./text.js";
+import { errorBox, keysHint, loadModels, mended, noModels, notesBox, runButton } from "./text.js";
 
 /** The text that was looked at last, on whatever page. */
 const LAST = "kinglet-text";
@@ -33,6 +33,8 @@ into the only lamp post of the village.
  */
 export class Paste extends HTMLElement {
   work = async () => {};
+  /** Whether the model writes the text, with which the page works once it is there. */
+  isWriting = false;
   label = "Read it";
   does = "reads";
   #models = h("kinglet-model");
@@ -90,6 +92,9 @@ export class Paste extends HTMLElement {
   async #work(signal) {
     if (!this.model) return;
     if (!this.text) throw Object.assign(new Error(MISSING), { isMissing: true });
+    const [whole, notes] = mended(this.text);
+    if (notes.length) this.#area.value = whole;
+    this.#trouble.replaceChildren(...[notesBox(notes)].filter(Boolean));
     sessionStorage.setItem(LAST, this.text);
     this.#read = this.model.id;
     await this.work(signal);
@@ -97,6 +102,7 @@ export class Paste extends HTMLElement {
 
   async #do(work) {
     this.#doing?.abort();
+    this.isWriting = false;
     const mine = (this.#doing = new AbortController());
     this.#trouble.replaceChildren();
     this.#run.show(true);
@@ -107,6 +113,7 @@ export class Paste extends HTMLElement {
       else if (this.isConnected) say("Stopped");
     } finally {
       if (this.#doing === mine) {
+        this.isWriting = false;
         this.#doing = undefined;
         this.#run.show(false);
       }
@@ -115,8 +122,10 @@ export class Paste extends HTMLElement {
 
   async #write(signal) {
     this.#area.value = "";
+    this.isWriting = true;
     const body = { ...WRITTEN, model: this.model?.id, prompt: "", seed: crypto.getRandomValues(new Uint32Array(1))[0] };
     for await (const piece of stream("/v1/completions", body, signal)) this.#area.value += piece.choices[0]?.text ?? "";
+    this.isWriting = false;
     await this.#work(signal);
   }
 
@@ -126,7 +135,7 @@ export class Paste extends HTMLElement {
   }
 
   #fail(error) {
-    this.#trouble.replaceChildren(errorBox(error));
+    this.#trouble.replaceChildren(errorBox(error), ...(error.meaning ? [h("p", { className: "hint" }, error.meaning)] : []));
     if (error.isMissing) this.#area.focus();
   }
 

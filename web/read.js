@@ -59,7 +59,7 @@ class Read extends HTMLElement {
     this.#left.replaceChildren(this.#views[name].left);
     this.#right.replaceChildren(this.#views[name].right);
     const other = name === "surprise" ? "memorized" : "surprise";
-    if (asked && this.#done[other] && this.#done[name] !== this.#key()) this.#form.go();
+    if (asked && !this.#form.isWriting && this.#done[other] && this.#done[name] !== this.#key()) this.#form.go();
     if (asked) this.#remember();
   }
 
@@ -105,7 +105,8 @@ class Surprise {
   left = h("div", { className: "stack" }, this.#empty, this.#result);
   right = h("div", { className: "stack wide", hidden: true },
     h("section", { className: "stack" }, h("h2", null, "The whole text"), this.#summary),
-    h("section", { className: "stack" }, h("h2", null, "Bits per character, line by line"), this.#bars),
+    h("section", { className: "stack" }, h("h2", null, "Bits per character, line by line"), this.#bars,
+      h("small", { className: "hint" }, "A token that goes on over a line's end counts for each line by its characters there.")),
     h("section", { className: "stack" }, h("h2", null, "Where it was most surprised"), this.#worst));
 
   constructor() {
@@ -158,14 +159,15 @@ class Surprise {
   #end(model, all, { summary, notes }) {
     this.#cut = all.length > SHOWN ? `The first ${number(SHOWN)} of ${number(all.length)} tokens are shown. The figures are of all of them.` : "";
     this.#say(this.#cut);
-    this.#notes.replaceChildren(notesBox(notes) ?? "");
+    const alone = summary.predicted_tokens ? [] : ["The first token of a text is never predicted: there is nothing before it. A longer text has figures."];
+    this.#notes.replaceChildren(notesBox([...notes, ...alone]) ?? "");
     this.#lines = linesOf(all);
     this.right.hidden = false;
     this.#summarize(summary);
     this.#bars.show(this.#lines, references(model, summary));
     this.#list(all);
     this.#place();
-    say(`Read. ${mean(summary.bits_per_char)} bits per character, ${share(summary)} of the tokens were the first choice.`);
+    say(alone[0] ?? `Read. ${mean(summary.bits_per_char)} bits per character, ${share(summary)} of the tokens were the first choice.`);
   }
 
   #summarize(summary) {

@@ -1,10 +1,14 @@
 // Texts while they are written: what has come, how it ended, and what is said of it. For the pages that write.
 
-import { stream } from "./api.js";
-import { h, number, say } from "./dom.js";
+import { keepToken, stream } from "./api.js";
+import { field, h, number, say } from "./dom.js";
+import { isSign } from "./tokens.js";
 
 /** So many alternatives of each token are asked for. */
 const ALTERNATIVES = 8;
+
+/** So many new tokens are put on the page in a frame, that it stays smooth; what is left comes with the next one. */
+export const A_FRAME = 400;
 
 /**
  * What one request writes: `texts`, each with `tokens` (those of `kept` first, which were there before), the `text` that is
@@ -31,6 +35,7 @@ export class Writing {
     this.isRunning = true;
     const begun = performance.now();
     const question = { ...body, details: ALTERNATIVES, stream_options: { include_usage: true } };
+    this.stops = body.stop ?? [];
     try {
       for await (const piece of stream(path, question, this.#stop.signal)) {
         this.#take(piece);
@@ -59,7 +64,16 @@ export class Writing {
         text.tokens.push({ text: words });
       }
       text.reason ??= choice.finish_reason ?? null;
+      if (choice.finish_reason === "stop" && this.isExact) this.#cut(text);
     }
+  }
+
+  /** Takes away the tokens of a text before which to stop: the last one that is left may be a part of one (`isCut`). */
+  #cut(text) {
+    const fresh = text.tokens.slice(this.kept.length);
+    const rest = spell(fresh).slice(text.text.length);
+    text.isMet = this.stops.some((stop) => rest.startsWith(stop));
+    if (text.isMet) text.tokens = [...this.kept, ...shortened(fresh, text.text.length)];
   }
 
   stop() {
@@ -87,22 +101,52 @@ const REASONS = {
   broken: "broken off",
 };
 
-/** Why a text ended. The tokens of one that met a text before which to stop have that text. */
-export function ending({ reason, tokens }, stops = []) {
-  if (reason !== "stop" || !stops.length) return REASONS[reason] ?? reason ?? "";
-  if (tokens.at(-1)?.id == null) return "ended";
-  const all = spell(tokens);
-  return stops.some((stop) => all.includes(stop)) ? "met a stop text" : REASONS.stop;
+/** Why a text ended. */
+export function ending({ reason, isMet }) {
+  return isMet ? "met a stop text" : REASONS[reason] ?? reason ?? "";
+}
+
+/** The first tokens, as far as so many units of JavaScript's strings go. */
+function shortened(tokens, length) {
+  const utf8 = new TextDecoder();
+  const left = [];
+  let end = 0;
+  for (const token of tokens) {
+    if (end >= length) break;
+    const { text, bytes } = token;
+    const piece = bytes ? utf8.decode(new Uint8Array(bytes), { stream: true }) : utf8.decode() + text;
+    const over = piece.slice(Math.max(0, length - end));
+    end += piece.length;
+    if (!over) left.push(token);
+    else {
+      const own = bytes && bytes.slice(0, -new TextEncoder().encode(over).length);
+      left.push({ ...token, text: text.slice(0, -over.length), bytes: own, isCut: true });
+    }
+  }
+  return left;
+}
+
+/**
+ * The seed of a text that goes on behind so many tokens. Draws are keyed by the seed and by how many were made before: with
+ * the same seed each part would be drawn as the one before it was, and the text would go round in circles.
+ */
+export function seedAt(seed, place) {
+  if (!place) return seed;
+  let mixed = (seed % 2 ** 32) ^ Math.imul(Math.floor(seed / 2 ** 32) + 1, 0x9e3779b1) ^ Math.imul(place, 0x85ebca6b);
+  for (const by of [0x7feb352d, 0x846ca68b]) mixed = Math.imul(mixed ^ (mixed >>> 16), by);
+  return (mixed ^ (mixed >>> 15)) >>> 0;
 }
 
 /** The mean surprise of tokens in bits a token and bits a character; null where nothing was predicted. */
 export function meanSurprise(tokens) {
   let [nats, count, chars] = [0, 0, 0];
-  for (const { logprob, text } of tokens) {
-    if (logprob == null) continue;
+  for (const token of tokens) {
+    const { logprob, text, isCut } = token;
+    // The probability of a token is that of the whole of it.
+    if (logprob == null || isCut) continue;
     nats -= logprob;
     count += 1;
-    chars += [...text].length;
+    if (!isSign(token)) chars += [...text].length;
   }
   const bits = nats / Math.LN2;
   return count ? { token: bits / count, char: chars ? bits / chars : null } : null;
@@ -186,14 +230,51 @@ export function keysHint(keys, what) {
   return h("span", { className: "faint small keys" }, ...names, `${what}, `, h("kbd", null, "Esc"), " stops");
 }
 
-/** An error where it arose. */
-export function errorBox(error) {
-  return h("p", { className: "error", role: "alert" }, error.message);
+/** An error where it arose; `again` tries once more what failed. One that the server's token would mend asks for it. */
+export function errorBox(error, again) {
+  const box = h("p", { className: "error", role: "alert" }, sentence(error.message));
+  return error.status === 401 ? h("div", { className: "stack" }, box, tokenField(box, again)) : box;
+}
+
+function tokenField(box, again) {
+  const input = h("input", { type: "text", autocomplete: "off", spellcheck: "false" });
+  const use = () => {
+    // The whole address will do.
+    const token = input.value.trim().replace(/^.*#token=/, "");
+    if (!token) return input.focus();
+    keepToken(decoded(token));
+    box.textContent = "The token is kept for this tab. Try once more.";
+    again?.();
+  };
+  input.addEventListener("keydown", (event) => event.key === "Enter" && !event.ctrlKey && use());
+  return h("div", { className: "row ends" }, field("Or paste the token here", input), h("button", { type: "button", onclick: use }, "Use it"));
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Halves of characters (lone surrogates) can be in no request. Returns the text without them, and a note if there were any. */
+export function mended(text) {
+  const whole = text.toWellFormed?.() ?? text;
+  const count = [...text].filter((char) => /^[\ud800-\udfff]$/.test(char)).length;
+  if (whole === text) return [text, []];
+  return [whole, [`${count === 1 ? "One character was" : `${number(count)} characters were`} replaced by �: only ${count === 1 ? "half of it was" : "halves of them were"} there.`]];
+}
+
+/** What the server says begins small, as it stands behind a name elsewhere. */
+function sentence(text) {
+  const [first = "", ...rest] = text;
+  return first.toUpperCase() + rest.join("");
 }
 
 /** What the server notes, each once. */
 export function notesBox(notes) {
-  const each = [...new Set(notes)].map((note) => h("p", null, note));
+  const each = [...new Set(notes)].map((note) => h("p", null, sentence(note)));
   return each.length ? h("div", { className: "notes" }, ...each) : null;
 }
 
@@ -207,9 +288,11 @@ export async function loadModels(pickers, holder, nothing) {
     for (const picker of pickers) await picker.load();
   } catch (error) {
     const again = h("button", { type: "button" }, "Try again");
-    const done = new Promise((resolve) => again.addEventListener("click", () => resolve(loadModels(pickers, holder, nothing))));
-    holder.replaceChildren(errorBox(error), h("div", null, again));
-    return done;
+    return new Promise((resolve) => {
+      const retry = () => resolve(loadModels(pickers, holder, nothing));
+      again.addEventListener("click", retry);
+      holder.replaceChildren(errorBox(error, retry), error.status === 401 ? "" : h("div", null, again));
+    });
   }
   const missing = pickers.map((picker) => picker.missing).filter(Boolean);
   if (missing.length) holder.append(errorBox({ message: `Not served here: ${missing.join(", ")}. Another model is chosen.` }));

@@ -1,6 +1,6 @@
 // A text as its tokens: each tinted by how surprising it is, each with what might have stood in its place.
 
-import { h, newId, percent, readable, shown } from "./dom.js";
+import { h, newId, number, percent, readable, shown } from "./dom.js";
 
 /** So many bits of surprise have the strongest tint: one chance in 256. */
 export const MOST_BITS = 8;
@@ -8,9 +8,17 @@ export const MOST_BITS = 8;
 /** The height of the bar at the top, under which nothing may be put. */
 const BAR = 48;
 
-/** How strong a token's tint is, from 0 to 1, for its log-probability in nats. */
+/** Of a longer prompt, only so many characters at its end are shown at first. */
+const FOLD = 600;
+
+/** How strong a token's tint is, from 0 to 1, for its log-probability in nats. The first bits count most: 50 % is not 100 %. */
 export function surprise(logprob) {
-  return logprob == null ? 0 : Math.min(1, Math.max(0, -logprob / Math.LN2 / MOST_BITS));
+  return logprob == null ? 0 : Math.min(1, Math.max(0, -logprob / Math.LN2 / MOST_BITS)) ** 0.65;
+}
+
+/** Whether a token stands for the end of a text, or the like, and for no text. */
+export function isSign({ text, bytes }) {
+  return bytes?.length ? false : !text || /^<\|\w+\|>$/.test(text);
 }
 
 /** What the tints mean, in numbers. */
@@ -30,10 +38,10 @@ export function scale() {
  * - `label`: what the text is, for those who do not see it.
  * - `canChoose`: whether another token may be chosen in a token's place; then there are events `choose` with
  *   `detail: {index, token}`, where `index` counts tokens that were appended, and `token` is the alternative.
- * - `window`: how many of the newest tokens the model sees, given ones included; they are marked.
+ * - `window`: how many of the newest tokens the model looks at, given ones included; they are marked.
  * - `from`: the token at which the arrow keys begin.
  *
- * A token with `chosen` is marked: somebody put it there.
+ * A token with `chosen` is marked: somebody put it there. One with `isCut` is only the beginning of one.
  *
  * The arrow keys walk, Enter or the digits choose, Escape closes.
  */
@@ -43,6 +51,8 @@ export class Tokens extends HTMLElement {
   #at = -1;
   #list = h("div", { className: "tokens", role: "listbox", tabindex: "0", "aria-orientation": "horizontal" });
   #box = h("div", { className: "instead", hidden: true });
+  #more = h("button", { type: "button", className: "quiet small fold", hidden: true, onclick: () => this.#unfold() });
+  #isUnfolded = false;
   #pinned = false;
   #closing;
   #seen = [0, 0];
@@ -66,7 +76,7 @@ export class Tokens extends HTMLElement {
   }
 
   connectedCallback() {
-    if (!this.#list.isConnected) this.append(this.#list, this.#box);
+    if (!this.#list.isConnected) this.append(this.#more, this.#list, this.#box);
   }
 
   disconnectedCallback() {
@@ -99,7 +109,37 @@ export class Tokens extends HTMLElement {
     this.#seen = [0, 0];
     this.#utf8 = new TextDecoder();
     this.#list.replaceChildren(...given.map((token) => this.#span(token, "given")));
+    this.#fold();
     this.extend(tokens);
+  }
+
+  /** Hides all but the end of a long prompt, behind which the text would not be seen. */
+  #fold() {
+    const spans = [...this.#list.children];
+    const lengths = this.#given.map(({ text }) => text.length);
+    const all = lengths.reduce((sum, length) => sum + length, 0);
+    this.#more.hidden = this.#isUnfolded || all <= FOLD;
+    if (this.#more.hidden) return;
+    let shown = 0;
+    for (let i = spans.length - 1; i >= 0; i--) {
+      // The whole prompt may be one piece, as long as its tokens are not known.
+      if (!shown && lengths[i] > FOLD) spans[i].replaceChildren(readable(this.#given[i].text.slice(-FOLD)));
+      else if (shown + lengths[i] > FOLD) spans[i].hidden = true;
+      shown += spans[i].hidden ? FOLD : Math.min(FOLD, lengths[i]);
+    }
+    const hidden = all - lengths.reduce((sum, length, i) => sum + (spans[i].hidden ? 0 : Math.min(FOLD, length)), 0);
+    this.#more.textContent = `… ${number(hidden)} ${hidden === 1 ? "character" : "characters"} before this`;
+  }
+
+  #unfold() {
+    this.#isUnfolded = true;
+    this.#more.hidden = true;
+    this.#given.forEach(({ text }, i) => {
+      const span = this.#list.children[i];
+      span.hidden = false;
+      if (text.length > FOLD) span.replaceChildren(readable(text));
+    });
+    this.focus();
   }
 
   /** Goes on. */
@@ -118,11 +158,12 @@ export class Tokens extends HTMLElement {
     const span = h("span", { className: kind, role: "option", id: newId("token"), "aria-selected": "false" });
     span.setAttribute("aria-label", `${named(token)}, ${token.logprob == null ? "given" : percent(Math.exp(token.logprob))}`);
     // A line's end has a sign of its own, so that it can be pointed at.
-    for (const part of readable(this.#text(token)).split(/(\n)/)) {
+    for (const part of readable(isSign(token) ? "" : this.#text(token)).split(/(\n)/)) {
       if (part === "\n") span.append(h("span", { className: "end" }), "\n");
       else if (part) span.append(part);
     }
-    if (!token.text && !token.bytes?.length) span.append(h("span", { className: "nothing" }));
+    if (isSign(token)) span.append(h("span", { className: "nothing" }));
+    if (token.isCut) span.classList.add("cut");
     return span;
   }
 
@@ -183,7 +224,9 @@ export class Tokens extends HTMLElement {
   }
 
   #head(token, index) {
-    const about = [`token ${this.#given.length + index + 1}`, `id ${token.id}`];
+    const about = [`token ${this.#given.length + index + 1}`];
+    if (token.id != null) about.push(`id ${token.id}`);
+    if (token.isCut) about.push("cut where the text stops; the probability is the whole token's");
     if (token.rank != null) about.push(`rank ${token.rank}`);
     if (token.entropy != null) about.push(`entropy ${(token.entropy / Math.LN2).toFixed(2)} bits`);
     const p = token.logprob == null ? "given, not predicted" : percent(Math.exp(token.logprob));
@@ -299,7 +342,7 @@ export class Tokens extends HTMLElement {
 /** A token by itself: its text, or its bytes if it is only a part of a character. */
 export function named(token) {
   if (token.bytes?.length) return token.bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
-  return shown(token.text) || "(end of text)";
+  return shown(token.text ?? "") || "(end of text)";
 }
 
 customElements.define("kinglet-tokens", Tokens);

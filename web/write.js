@@ -3,11 +3,10 @@
 import { post } from "./api.js";
 import { field, h, say, shown } from "./dom.js";
 import "./knobs.js";
-import { scale } from "./tokens.js";
-import { Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, noModels, notesBox, runButton, spell } from "./text.js";
-
-/** So many new tokens are put on the page in a frame, that it stays smooth; what is left comes with the next one. */
-const A_FRAME = 400;
+import { isSign, scale } from "./tokens.js";
+import {
+  A_FRAME, Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, mended, noModels, notesBox, runButton, seedAt, spell,
+} from "./text.js";
 
 /** At most so many texts at once. */
 const MOST_TEXTS = 8;
@@ -18,7 +17,9 @@ const MOST_TEXTS = 8;
  * tokens that the model got instead of the prompt's text: the prompt's own, `givenCount` of them, and those that were kept.
  */
 const entries = [];
-let lastShown = null;
+
+/** What was on the page when it was looked at last: its address (`query`), whether seeds were `fresh`, and the `entry`. */
+let left = null;
 
 class Write extends HTMLElement {
   #model = document.createElement("kinglet-model");
@@ -40,6 +41,7 @@ class Write extends HTMLElement {
   #views = [];
   #entry = null;
   #running = null;
+  #mended = [];
   #onKey = (event) => this.#key(event);
 
   constructor() {
@@ -50,7 +52,7 @@ class Write extends HTMLElement {
     this.#many.addEventListener("change", () => (this.#many.value = this.#n));
     this.#back.addEventListener("click", () => this.#step(-1));
     this.#forth.addEventListener("click", () => this.#step(1));
-    this.#branches.addEventListener("change", () => this.#show(entries[this.#branches.value]));
+    this.#branches.addEventListener("change", () => entries[this.#branches.value] && this.#show(entries[this.#branches.value]));
   }
 
   connectedCallback() {
@@ -76,13 +78,18 @@ class Write extends HTMLElement {
 
   /** Fills everything in as the address says, or as it was; nothing is written before somebody asks for it. */
   async #open() {
-    const isNew = [...this.query.keys()].length > 0;
-    const query = isNew ? this.query : new URLSearchParams(lastShown && `${lastShown.query}&fresh`);
+    const asked = this.query.toString();
+    const isBack = left && (!asked || asked === left.query);
+    const query = isBack ? new URLSearchParams(left.query) : this.query;
+    const entry = isBack ? left.entry : entries.findLast((entry) => entry.query === asked);
+    if (isBack ? left.fresh : entry) query.set("fresh", "");
+    const link = linked(query);
     this.#fill(query);
     this.#prompt.value = query.get("prompt") ?? "";
-    this.#show(isNew ? linked(query) : lastShown);
+    this.#show(entry ?? (link instanceof Error ? null : link), true);
     this.#run.disabled = true;
     const isThere = await loadModels([this.#model], this.#trouble, noModels());
+    if (link instanceof Error) this.#trouble.append(errorBox(link));
     this.#run.disabled = this.#about.hidden = !isThere;
     if (isThere && this.#entry?.writing === null && this.#goesOn()) this.#preview(this.#entry);
   }
@@ -112,6 +119,9 @@ class Write extends HTMLElement {
   /** Begins anew; or goes on where a link says. */
   #write() {
     if (this.#run.disabled) return;
+    const [whole, notes] = mended(this.#prompt.value);
+    if (notes.length) this.#prompt.value = whole;
+    this.#mended = notes;
     const { prompt, ids, givenCount, writing } = this.#goesOn() ?? {};
     if (ids && !writing) this.#begin({ prompt, ids, givenCount });
     else this.#begin({ prompt: this.#prompt.value });
@@ -125,11 +135,15 @@ class Write extends HTMLElement {
   }
 
   /** Goes on from a text's first tokens; `token` comes after them, if there is one. */
-  #branch(which, index, token) {
-    const { prompt, model, writing } = this.#entry;
+  async #branch(which, index, token) {
+    const entry = this.#entry;
+    const { prompt, model, writing } = entry;
     const text = writing.texts[which];
-    const before = text.tokens.slice(0, index);
-    const from = { entry: this.#entry, at: (writing.given?.length ?? 0) + index + 1, was: text.tokens[index], token };
+    this.#mended = [];
+    let before = text.tokens.slice(0, index);
+    if (before.at(-1)?.isCut) before = await this.#whole(model, before);
+    if (!before || !this.isConnected) return;
+    const from = { entry, at: (writing.given?.length ?? 0) + index + 1, was: text.tokens[index], token };
     const kept = token ? [...before, { ...text.tokens[index], ...token, rank: rankOf(text.tokens[index], token), chosen: true }] : before;
     const next = { prompt, kept, from, given: writing.given };
     if (model !== this.#model.model?.id) {
@@ -139,32 +153,53 @@ class Write extends HTMLElement {
     } else this.#begin(next);
   }
 
+  /** Tokens, the last of which is only a part of one: what is left of that is one or several others. */
+  async #whole(model, tokens) {
+    const cut = tokens.at(-1);
+    try {
+      const { tokens: ids } = await post("/tokenize", { model, prompt: cut.text });
+      const { prompt } = await post("/detokenize", { model, tokens: ids });
+      if (prompt !== cut.text) throw new Error("The text cannot be gone on with behind a part of a token.");
+      const each = ids.length === 1 ? [{ prompt }] : await Promise.all(ids.map((id) => post("/detokenize", { model, tokens: [id] })));
+      return [...tokens.slice(0, -1), ...ids.map((id, i) => ({ id, text: each[i].prompt, bytes: null }))];
+    } catch (error) {
+      this.#trouble.replaceChildren(errorBox(error));
+      return null;
+    }
+  }
+
   async #begin({ prompt, ids, givenCount, kept = [], given = null, from }) {
     this.#stop();
     const seed = this.#knobs.nextSeed();
     const model = this.#model.model.id;
+    const before = this.#entry;
     const writing = new Writing(this.#n, kept);
     writing.given = given;
+    writing.notes.push(...this.#mended);
     const isKnown = given && kept.every(({ id }) => id != null);
     if (kept.length && isKnown) [ids, givenCount] = [[...given, ...kept].map(({ id }) => id), given.length];
-    const entry = { prompt, model, writing, ids, givenCount, from, stops: this.#knobs.stops };
+    const entry = { prompt, model, writing, ids, givenCount, from };
     entry.query = this.#params(entry).toString();
     entries.push(entry);
     this.#running = entry;
     this.#show(entry);
     this.#trouble.replaceChildren();
     say("Writing");
-    const body = { model, prompt: ids ?? prompt + spell(kept), n: this.#n, seed, ...this.#knobs.body() };
+    const place = ids ? ids.length - givenCount : kept.length;
+    const body = { model, prompt: ids ?? prompt + spell(kept), n: this.#n, seed: seedAt(seed, place), ...this.#knobs.body() };
     await writing.run("/v1/completions", body, () => {
       if (ids && !given && !writing.kept.length) split(entry);
       this.#frames.ask();
     });
     if (this.#running === entry) this.#running = null;
+    // A refusal, of which no text has come, is no part of what was written: what was there before it stays.
+    const isRefused = writing.error && !writing.written;
+    if (isRefused) entries.splice(entries.indexOf(entry), 1);
+    if (isRefused && left?.entry === entry) left.entry = before;
     if (!this.isConnected) return;
     say(writing.error ? writing.error.message : `${writing.written} tokens written`);
-    // A refusal, of which no text has come, is no part of what was written.
-    entry.isRefused = writing.error && !writing.written && !kept.length;
-    if (entry.isRefused) entries.splice(entries.indexOf(entry), 1);
+    if (isRefused) this.#trouble.replaceChildren(errorBox(writing.error), notesBox(this.#mended) ?? "");
+    if (isRefused && this.#entry === entry) this.#show(before, true);
     this.#frames.ask();
     this.#listBranches();
   }
@@ -174,13 +209,12 @@ class Write extends HTMLElement {
     this.#running = null;
   }
 
-  /** Shows an entry: its texts, and the settings that wrote it. A prompt that was changed since stays. */
-  #show(entry) {
+  /** Shows an entry: its texts, and, unless they stay, the settings that wrote it. A prompt that was changed since stays too. */
+  #show(entry, settingsStay = false) {
     const isUntouched = !this.#entry || this.#prompt.value === this.#entry.prompt;
     this.#entry = entry ?? null;
-    lastShown = this.#entry;
-    if (entry && isUntouched) this.#prompt.value = entry.prompt;
-    if (entry?.writing && this.#running !== entry) {
+    if (entry && isUntouched && !settingsStay) this.#prompt.value = entry.prompt;
+    if (entry?.writing && this.#running !== entry && !settingsStay) {
       const query = new URLSearchParams(entry.query);
       if (this.#knobs.fresh) query.set("fresh", "");
       this.#fill(query);
@@ -216,7 +250,7 @@ class Write extends HTMLElement {
     tokens.addEventListener("choose", ({ detail }) => this.#branch(i, detail.index, detail.token));
     const state = h("span", { className: "faint small" });
     const goOn = h("button", { type: "button", className: "quiet push", onclick: () => this.#branch(i, text.tokens.length) }, "Go on");
-    const copy = copyButton("Copy", () => entry.prompt + spell(entry.writing.kept) + text.text);
+    const copy = copyButton("Copy", () => entry.prompt + spell(text.tokens.filter((token) => !isSign(token))));
     const foot = text.isPreview ? null : h("div", { className: "row foot" }, state, goOn, copy);
     const section = h("section", { "aria-label": tokens.label ?? null }, tokens, foot);
     if (many > 1) {
@@ -234,12 +268,11 @@ class Write extends HTMLElement {
 
   /** Puts on the page what has come since it was last drawn. */
   #draw() {
-    const { writing, preview, stops, prompt } = this.#entry ?? {};
+    const { writing, preview, prompt } = this.#entry ?? {};
     const given = writing?.given ?? preview ?? (prompt ? [{ text: prompt }] : []);
     let isLong = false;
     let room = A_FRAME;
-    for (const { section, tokens, state, goOn, text } of this.#views) {
-      section.hidden = !!this.#entry.isRefused;
+    for (const { tokens, state, goOn, text } of this.#views) {
       // Pieces of a server that tells no tokens cannot be counted.
       if (writing && !writing.isExact) tokens.window = Infinity;
       const isOther = tokens.shownOf !== given || tokens.tokens.length > text.tokens.length;
@@ -251,7 +284,7 @@ class Write extends HTMLElement {
         if (tokens.tokens.length < text.tokens.length) this.#frames.ask();
       }
       tokens.shownOf = given;
-      state.textContent = ending(text, stops);
+      state.textContent = ending(text);
       goOn.disabled = !text.reason;
       isLong ||= given.length + text.tokens.length > tokens.window;
     }
@@ -284,17 +317,20 @@ class Write extends HTMLElement {
   }
 
   #listBranches() {
-    this.#history.hidden = entries.length < 2;
-    this.#branches.replaceChildren(...entries.map((entry, i) => h("option", { value: i }, named(entry, i))));
     const at = entries.indexOf(this.#entry);
+    this.#history.hidden = entries.length < (at < 0 ? 1 : 2);
+    const other = at < 0 ? [h("option", { value: at }, "Nothing written yet")] : [];
+    this.#branches.replaceChildren(...entries.map((entry, i) => h("option", { value: i }, named(entry, i))), ...other);
     this.#branches.value = String(at);
-    this.#back.disabled = at <= 0;
-    this.#forth.disabled = at >= entries.length - 1;
+    this.#back.disabled = at === 0;
+    this.#forth.disabled = at < 0 || at === entries.length - 1;
   }
 
   /** Goes back or forth. Says whether there was anything. */
   #step(by) {
-    const to = entries[entries.indexOf(this.#entry) + by];
+    const at = entries.indexOf(this.#entry);
+    // What is not written yet stands behind all that was.
+    const to = entries[(at < 0 ? entries.length : at) + by];
     if (!to) return false;
     const focused = document.activeElement;
     this.#show(to);
@@ -321,6 +357,7 @@ class Write extends HTMLElement {
   #changed() {
     clearTimeout(this.saving);
     this.saving = setTimeout(() => history.replaceState(null, "", this.#address()), 200);
+    left = { query: this.#params(this.#goesOn()).toString(), fresh: this.#knobs.fresh, entry: this.#entry };
     for (const { tokens } of this.#views) tokens.window = this.#windowOf(this.#entry);
   }
 
@@ -344,14 +381,17 @@ class Write extends HTMLElement {
 }
 
 function aboutWindow(size) {
-  return `Underlined: the last ${size} tokens, all that the model sees as it goes on. Point at a token for what it saw there.`;
+  return `Underlined: the last ${size} tokens, which the model looks at directly as it goes on. Point at a token for those it looked at there.`;
 }
 
-/** What a link goes on from; null if it begins with its prompt. */
+/** What a link goes on from; null if it begins with its prompt; an error if it is not whole. */
 function linked(query) {
-  const ids = (query.get("ids") ?? "").split(".").filter((id) => /^\d+$/.test(id)).map(Number);
-  if (!ids.length) return null;
-  const givenCount = Math.min(ids.length, Number.parseInt(query.get("given"), 10) || 0);
+  if (!query.get("ids")) return null;
+  const given = query.get("given") ?? "0";
+  const ids = query.get("ids").split(".").map(Number);
+  const isWhole = /^\d+(\.\d+)*$/.test(query.get("ids")) && /^\d+$/.test(given) && +given <= ids.length;
+  if (!isWhole) return new Error("This link goes on from tokens that it does not tell rightly (ids, given). It begins with its prompt instead.");
+  const givenCount = +given;
   return { prompt: query.get("prompt") ?? "", model: query.get("model"), ids, givenCount, writing: null, preview: null };
 }
 
