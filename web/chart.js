@@ -413,7 +413,7 @@ export class Chart extends HTMLElement {
     pen.textBaseline = "middle";
     for (const { y: value, label } of lines.toSorted((a, b) => b.y - a.y)) {
       const place = y.at(value);
-      const top = [-LABEL - 2, 2, ...[1, 2, 3, 4].flatMap((n) => [2 + n * LABEL, -2 - (n + 1) * LABEL])].map((by) => place + by).find(free);
+      const top = [-LABEL - 2, 2, ...[1, 2].flatMap((n) => [2 + n * LABEL, -2 - (n + 1) * LABEL])].map((by) => place + by).find(free);
       if (top === undefined) continue;
       taken.push(top);
       const text = clipped(oneLine(label), Math.min(80, letters));

@@ -308,7 +308,7 @@ export class Run extends HTMLElement {
     const listed = `${marks.length} ${marks.at(-1)?.text}`;
     if (this.#listed === listed) return;
     this.#listed = listed;
-    this.#quiet.hidden = marks.length > 0;
+    this.#quiet.hidden = marks.some(({ kind }) => kind !== "done");
     const newest = marks.slice(-100);
     const more = marks.length - newest.length;
     const items = newest.map(({ step, text }) =>

@@ -678,25 +678,29 @@ function known(series) {
   return { ...series, x: [], y: [], low: null, high: null };
 }
 
-/** The lines of reference: each value once, with the names of those that have it, unless all do. */
+/** The lines of reference: each value once, with the names of what has it, and of the runs, unless all have it. */
 function references(shown) {
   const lines = new Map();
-  const put = (label, y, id) => {
+  const put = (name, y, id) => {
     if (y == null) return;
-    const key = `${label} ${number(y)}`;
-    const line = lines.get(key) ?? lines.set(key, { y, name: label, label: key, ids: [] }).get(key);
-    line.ids.push(id);
+    const key = number(y);
+    const line = lines.get(key) ?? lines.set(key, { y, names: new Set(), ids: new Set() }).get(key);
+    line.names.add(clipped(oneLine(name), 32));
+    line.ids.add(id);
   };
   for (const { run, history } of shown) {
     put("entropy floor", history.floor, run.id);
-    put(clipped(oneLine(history.baseline?.name ?? ""), 32), history.baseline?.nats_per_token, run.id);
+    put(history.baseline?.name ?? "", history.baseline?.nats_per_token, run.id);
   }
   // A run that is not done does not know its own yet; where all have one text, it is that of the others.
-  const one = new Set(shown.map(({ run }) => run.data)).size === 1 && lines.size === new Set([...lines.values()].map(({ name }) => name)).size;
-  return [...lines.values()].map(({ y, label, ids }) => ({
-    y,
-    label: one || ids.length === shown.length ? label : `${label} (${ids.length === 1 ? clipped(oneLine(ids[0]), 24) : `${ids.length} of the runs`})`,
-  }));
+  const names = [...lines.values()].flatMap(({ names }) => [...names]);
+  const one = new Set(shown.map(({ run }) => run.data)).size === 1 && names.length === new Set(names).size;
+  return [...lines].map(([value, { y, names, ids }]) => {
+    const [first, ...more] = names;
+    const name = `${first}${more.length ? ` and ${more.length} more` : ""} ${value}`;
+    const whose = ids.size === 1 ? clipped(oneLine([...ids][0]), 24) : `${ids.size} of the runs`;
+    return { y, label: one || ids.size === shown.length ? name : `${name} (${whose})` };
+  });
 }
 
 /** The events of a run that are worth a mark. That it is done, one sees. */
