@@ -11,7 +11,7 @@ import { filter, filterable, tooMany } from "./table.js";
 const PAUSE = 3000;
 const IDLE_PAUSE = 5000;
 /** Curves that grow are read and drawn again no more often, unless something is chosen. */
-const REDRAW = 5000;
+const REDRAW = 8000;
 const LONGEST_PAUSE = 30_000;
 const PATIENCE = 20_000;
 const AT_FIRST = 8;
@@ -63,8 +63,8 @@ class Runs extends HTMLElement {
   #logY = h("input", { type: "checkbox" });
   #training = h("input", { type: "checkbox", checked: true });
   #validation = h("input", { type: "checkbox", checked: true });
-  #spread = h("input", { type: "checkbox", checked: true });
-  #outliers = h("input", { type: "checkbox" });
+  #spread = h("input", { type: "checkbox", checked: true, title: "The least and the greatest training loss of the steps of each point" });
+  #outliers = h("input", { type: "checkbox", title: "Makes room for the few highest values" });
   #smooth = h("select", null, ...HALVES.map((half) => h("option", { value: half }, half ? `half-life ${number(half)} steps` : "none")));
   #showAll = h("button", { type: "button", hidden: true, onclick: () => this.#zoom(null, true) }, "Show all");
   #notes = h("p", { className: "notes", hidden: true });
