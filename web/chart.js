@@ -764,13 +764,13 @@ export class Chart extends HTMLElement {
         "tr",
         null,
         h("th", { scope: "row" }, this.#text(x, place)),
-        series.map(({ x, y }) => h("td", { className: "number" }, number(x[nearest(x, place)] === place ? y[nearest(x, place)] : null, 5))),
+        series.map((one) => h("td", { className: "number" }, number(exactly(one, place), 5))),
       ),
     );
     const about = h(
       "caption",
       { className: "notes" },
-      `${places.length < all ? `${number(places.length)} of ${number(all)} points that are seen` : "All points that are seen"}; – is a place where a curve has none.`,
+      `${places.length < all ? `${number(places.length)} of ${number(all)} points` : "All points"} that are seen; – is a place where a curve has none.`,
     );
     const table = h("table", null, about, h("thead", null, h("tr", null, h("th", { scope: "col" }, x.label), head)), h("tbody", null, rows));
     this.#rows.querySelector(".table")?.remove();
@@ -778,6 +778,12 @@ export class Chart extends HTMLElement {
       h("div", { className: "table", tabindex: "0", role: "group", "aria-label": `${this.#data.title} as a table`, id: newId("rows") }, table),
     );
   }
+}
+
+/** The value at a place, if a curve has one there. */
+function exactly({ x, y }, place) {
+  const i = nearest(x, place);
+  return x[i] === place ? y[i] : null;
 }
 
 /** The places of a table's rows, evenly over what is seen: those that most curves have, of lines and of single points half each. */
