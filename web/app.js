@@ -24,7 +24,8 @@ const links = PAGES.map(([name, title]) => h("a", { href: `./#${name}` }, title)
 document.getElementById("pages").append(...links);
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
-  main.focus();
+  main.focus({ preventScroll: true });
+  scrollTo(0, 0);
 });
 
 /**
@@ -75,10 +76,13 @@ theme.addEventListener("click", () => {
   paint();
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+// Another tab chose other colours.
+addEventListener("storage", ({ key }) => key === "kinglet-theme" && paint());
 
 paint();
 show();
 addEventListener("hashchange", () => {
   show();
-  main.focus();
+  main.focus({ preventScroll: true });
+  scrollTo(0, 0);
 });

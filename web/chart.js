@@ -8,6 +8,9 @@ const HUES = 8;
 const DASHES = [[], [8, 4], [2, 2], [10, 3, 2, 3], [4, 2], [16, 4], [7, 2, 2, 2, 2, 2], [3, 5]];
 const ROWS = 50;
 const MOST_MARKS = 40;
+const LABEL = 16;
+/** So many pixels from the crosshair a point is still near it. */
+const NEAR = 12;
 /** Where an axis is calm, this share of the values has its place for certain. */
 const USUAL = 0.96;
 
@@ -42,8 +45,16 @@ function scale([low, high], log, from, to) {
   };
 }
 
-/** Round numbers within a range, about so many. */
-function ticks([low, high], log, count) {
+/** Round numbers within a range, about so many; at least two, as one alone is no scale. */
+function ticks(range, log, count) {
+  for (let more = count; more < 64; more *= 1.5) {
+    const found = round(range, log, more);
+    if (found.length > 1) return found;
+  }
+  return round(range, false, 8);
+}
+
+function round([low, high], log, count) {
   if (log && high / low >= 30) return decades(low, high, count);
   const rough = (high - low) / count;
   if (!(rough > 0)) return [low];
@@ -62,7 +73,7 @@ function times([low, high], count) {
   if (rough < 1 || !step) return ticks([low, high], false, count);
   const found = [];
   for (let value = Math.ceil(low / step) * step; value <= high; value += step) found.push(value);
-  return found;
+  return found.length > 1 || count > 16 ? found : times([low, high], count * 1.5);
 }
 
 const CLOCK = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
@@ -105,7 +116,7 @@ function nearest(xs, x) {
  * - `title`, `about`: its name, and what it shows, in words.
  * - `x`, `y`: `{label, log}`: the axes. Of x also `time` (it is in seconds), `whole` (it has no fractions), `names` (these are in the place
  *   of the numbers 0, 1, …), `domain` (its range, where the series do not say it), `pad` (points on the edge get some room). Of y also
- *   `calm`: few high values may stick out at the top, and it is said how many.
+ *   `calm`: few high values may have no place, and it is said how many.
  * - `series`: `{name, part, slot, x, y, low, high, line, points, quiet}`; x ascends, what is null is a gap.
  * - `lines`: `{y, label}`: lines of reference. `marks`: `{x, slot, text}`. `hint`: how to use it. `follows`: others have the button for all.
  *
@@ -130,7 +141,19 @@ export class Chart extends HTMLElement {
   #reset = h("button", { type: "button", className: "quiet", hidden: true, onclick: () => this.#zoom(null) }, "Show all");
   #left = h("small", { className: "faint" });
   #rows = h("details", { ontoggle: () => this.#tabulate() }, h("summary", { className: "small" }, "As a table"));
-  #sizes = new ResizeObserver(() => this.#later());
+  /** The size of the plot and whether it is in the window, as the browser tells them: asking for them would cost a layout. */
+  #size = [0, 0];
+  #inView = false;
+  #font = "";
+  #sizes = new ResizeObserver(([{ contentRect }]) => {
+    this.#size = [contentRect.width, contentRect.height];
+    this.#later();
+  });
+  #views = new IntersectionObserver((entries) => {
+    this.#inView = entries.at(-1).isIntersecting;
+    if (this.#stale) this.#later();
+  });
+  #stale = true;
 
   connectedCallback() {
     if (!this.firstChild) {
@@ -141,11 +164,13 @@ export class Chart extends HTMLElement {
     }
     addEventListener("kinglet-theme", this.#painted);
     this.#sizes.observe(this.#plot);
+    this.#views.observe(this);
   }
 
   disconnectedCallback() {
     removeEventListener("kinglet-theme", this.#painted);
     this.#sizes.disconnect();
+    this.#views.disconnect();
     cancelAnimationFrame(this.#due);
     this.#due = 0;
   }
@@ -153,7 +178,9 @@ export class Chart extends HTMLElement {
   /** Shows this from now on. */
   show(data) {
     this.#data = { lines: [], marks: [], ...data };
-    this.#title.textContent = data.title;
+    if (this.#title.textContent !== data.title) this.#title.textContent = data.title;
+    // One that is out of the window is not drawn yet, but it has a name.
+    if (!this.#plot.hasAttribute("aria-label")) this.#plot.setAttribute("aria-label", `${data.title}: ${data.about}`);
     this.#later();
   }
 
@@ -187,7 +214,8 @@ export class Chart extends HTMLElement {
   }
 
   #later() {
-    if (this.isConnected) this.#due ||= requestAnimationFrame(() => this.#draw());
+    this.#stale = true;
+    if (this.isConnected && this.#inView) this.#due ||= requestAnimationFrame(() => this.#draw());
   }
 
   /** A colour of the style sheet, as the canvas wants it. */
@@ -244,16 +272,18 @@ export class Chart extends HTMLElement {
   #draw() {
     this.#due = 0;
     const began = performance.now();
-    const [width, height] = [this.#plot.clientWidth, this.#plot.clientHeight];
+    const [width, height] = this.#size;
     if (width < 80 || height < 60) return;
+    this.#stale = false;
     const ratio = devicePixelRatio || 1;
     const [w, tall] = [Math.round(width * ratio), Math.round(height * ratio)];
     if (this.#canvas.width !== w || this.#canvas.height !== tall) Object.assign(this.#canvas, { width: w, height: tall });
-    const range = this.#view ?? this.#wholeX();
+    const placeless = this.#data.x.log && this.#view?.[0] <= 0;
+    const range = (!placeless && this.#view) || this.#wholeX();
     const values = this.#rangeY(range);
     const pen = this.#canvas.getContext("2d");
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.font = `12px ${getComputedStyle(this).fontFamily}`;
+    pen.font = `12px ${(this.#font ||= getComputedStyle(this).fontFamily)}`;
     const [top, bottom] = [MARGIN.top, height - MARGIN.bottom];
     const steps = ticks(values, this.#data.y.log, Math.max(3, (bottom - top) / 48));
     const widest = Math.max(...steps.map((value) => pen.measureText(tickText(value)).width));
@@ -281,11 +311,13 @@ export class Chart extends HTMLElement {
   /** What stands about the drawing: its name, its marks, the crosshair, its table. */
   #around() {
     const { range } = this.#frame;
-    this.#reset.hidden = !this.#view || !!this.#data.follows;
+    const reset = !this.#view || !!this.#data.follows;
+    if (this.#reset.hidden !== reset) this.#reset.hidden = reset;
     this.#say();
     const keys = "Arrow keys move the crosshair, plus and minus zoom, 0 shows all.";
     const { about, title, x } = this.#data;
-    this.#plot.setAttribute("aria-label", `${title}: ${about} ${x.label} ${this.#text(x, range[0])} to ${this.#text(x, range[1])}. ${keys}`);
+    const label = `${title}: ${about} ${x.label} ${this.#text(x, range[0])} to ${this.#text(x, range[1])}. ${keys}`;
+    if (this.#plot.getAttribute("aria-label") !== label) this.#plot.setAttribute("aria-label", label);
     this.#flags();
     this.#cross(!this.#readout.hidden);
     if (this.#rows.open) this.#tabulate();
@@ -295,7 +327,7 @@ export class Chart extends HTMLElement {
   #say() {
     const gone = this.#unseen();
     const notes = [
-      this.#above && `${number(this.#above)} ${this.#above === 1 ? "value sticks" : "values stick"} out at the top`,
+      this.#above && `${number(this.#above)} higher ${this.#above === 1 ? "value is" : "values are"} not shown`,
       gone && `${number(gone)} ${gone === 1 ? "point is" : "points are"} not above 0, with no place on a logarithmic axis`,
     ].filter(Boolean);
     const text = [this.#data.y.label, ...notes, this.#data.hint].filter(Boolean).join(" · ");
@@ -359,24 +391,37 @@ export class Chart extends HTMLElement {
 
   #references(pen) {
     const { box, values, y } = this.#frame;
-    pen.fillStyle = this.#color("--faint");
-    pen.textAlign = "right";
-    pen.textBaseline = "bottom";
-    pen.lineJoin = "round";
-    for (const { y: value, label } of this.#data.lines) {
-      if (value < values[0] || value > values[1]) continue;
+    const seen = this.#data.lines.filter(({ y: value }) => value >= values[0] && value <= values[1]);
+    pen.strokeStyle = this.#color("--edge");
+    pen.lineWidth = 1;
+    pen.setLineDash([1, 3]);
+    for (const { y: value } of seen) {
       const place = Math.round(y.at(value)) + 0.5;
-      pen.strokeStyle = this.#color("--edge");
-      pen.lineWidth = 1;
-      pen.setLineDash([1, 3]);
       line(pen, box.left, place, box.right, place);
-      pen.setLineDash([]);
-      // A rim keeps the words apart from the curves behind them.
-      const text = clipped(oneLine(label), 60);
-      pen.strokeStyle = this.#color("--ground");
-      pen.lineWidth = 4;
-      pen.strokeText(text, box.right - 2, place - 2);
-      pen.fillText(text, box.right - 2, place - 2);
+    }
+    pen.setLineDash([]);
+    this.#labels(pen, seen);
+  }
+
+  /** The names of the lines of reference: each on a ground of its own, above its line or below it, or as near as there is room. */
+  #labels(pen, lines) {
+    const { box, y } = this.#frame;
+    const taken = [];
+    const free = (top) => top >= box.top && top + LABEL <= box.bottom && taken.every((other) => Math.abs(other - top) >= LABEL);
+    const letters = Math.floor((box.right - box.left) / 7);
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    for (const { y: value, label } of lines.toSorted((a, b) => b.y - a.y)) {
+      const place = y.at(value);
+      const top = [-LABEL - 2, 2, ...[1, 2].flatMap((n) => [2 + n * LABEL, -2 - (n + 1) * LABEL])].map((by) => place + by).find(free);
+      if (top === undefined) continue;
+      taken.push(top);
+      const text = clipped(oneLine(label), Math.min(80, letters));
+      const wide = pen.measureText(text).width + 8;
+      pen.fillStyle = this.#color("--ground");
+      pen.fillRect(box.right - wide, top, wide, LABEL);
+      pen.fillStyle = this.#color("--faint");
+      pen.fillText(text, box.right - 4, top + LABEL / 2);
     }
   }
 
@@ -468,7 +513,7 @@ export class Chart extends HTMLElement {
     this.#marks.setAttribute("aria-label", `${this.#data.title}: events`);
     this.#marks.hidden = !shown.length;
     const flags = shown.map((mark, i) => {
-      const flag = h("button", { type: "button", className: "flag", tabindex: i ? "-1" : "0", "aria-label": oneLine(mark.text) }, "▾");
+      const flag = h("button", { type: "button", className: "flag", tabindex: i ? "-1" : "0", "aria-label": clipped(oneLine(mark.text), 300) }, "▾");
       flag.style.setProperty("left", `${x.at(mark.x)}px`);
       flag.style.setProperty("color", `var(${look(mark.slot).color})`);
       const tell = () => this.#tell(mark);
@@ -486,7 +531,7 @@ export class Chart extends HTMLElement {
   #flagged = "";
 
   #tell(mark) {
-    this.#readout.replaceChildren(h("div", { className: "told" }, swatch(mark.slot), h("span", null, oneLine(mark.text))));
+    this.#readout.replaceChildren(h("div", { className: "told" }, swatch(mark.slot), h("span", null, clipped(oneLine(mark.text), 300))));
     this.#readout.hidden = false;
     this.#place(this.#frame.x.at(mark.x));
   }
@@ -532,10 +577,10 @@ export class Chart extends HTMLElement {
   #values(at) {
     const rows = new Map();
     for (const series of this.#data.series) {
-      const value = this.#value(series, at);
-      if (value === undefined) continue;
+      const found = this.#nearby(series, at);
+      if (!found) continue;
       const row = rows.get(series.name) ?? rows.set(series.name, { slot: series.slot, parts: [] }).get(series.name);
-      row.parts.push(`${series.part ? `${series.part} ` : ""}${number(value, 5)}`);
+      row.parts.push(`${series.part ? `${series.part} ` : ""}${number(found.y, 5)}${found.told}`);
     }
     return [...rows].map(([name, { slot, parts }]) => ({
       spoken: `${oneLine(name)}: ${parts.join(", ")}`,
@@ -549,14 +594,18 @@ export class Chart extends HTMLElement {
     }));
   }
 
-  /** The value at an x: that of the nearest point, unless the curve does not reach so far; undefined if there is none. */
-  #value({ x, y }, at) {
-    if (!x.length) return undefined;
+  /**
+   * What a curve is near an x: nothing beyond its ends, and of single points nothing that is not near on the screen. Where it is
+   * the value of another place, that is said.
+   */
+  #nearby({ x, y, points }, at) {
+    if (!x.length) return null;
     const i = nearest(x, at);
-    const gap = x.length > 1 ? Math.abs(x[Math.min(x.length - 1, i + 1)] - x[Math.max(0, i - 1)]) : 0;
-    const { range } = this.#frame;
-    if (Math.abs(x[i] - at) > Math.max(gap, (range[1] - range[0]) * 0.01)) return undefined;
-    return y[i];
+    const away = Math.abs(this.#frame.x.at(x[i]) - this.#frame.x.at(at));
+    if (points ? away > NEAR : at < x[0] || at > x.at(-1)) return null;
+    const { x: axis } = this.#data;
+    const other = points ? x[i] !== at : away > NEAR;
+    return { y: y[i], told: other ? ` at ${axis.label} ${this.#text(axis, x[i])}` : "" };
   }
 
   #listen() {
@@ -592,7 +641,10 @@ export class Chart extends HTMLElement {
   #zoom(view) {
     const before = JSON.stringify(this.#view);
     this.view = view && this.#held(view);
-    if (JSON.stringify(this.#view) === before) return;
+    if (JSON.stringify(this.#view) === before) {
+      if (view) say("This is as near as it goes");
+      return;
+    }
     const { x } = this.#data;
     say(this.#view ? `Zoomed: ${x.label} ${this.#text(x, this.#view[0])} to ${this.#text(x, this.#view[1])}` : "All is shown");
     this.dispatchEvent(new CustomEvent("view", { detail: this.#view }));
@@ -603,8 +655,10 @@ export class Chart extends HTMLElement {
     const [low, high] = this.#wholeX();
     const least = this.#data.x.whole ? 2 : (high - low) * 1e-6;
     const [a, b] = [Math.max(low, from), Math.min(high, to)];
-    if (a <= low && b >= high) return null;
-    return b - a >= least ? [a, b] : this.#view;
+    if ((a <= low && b >= high) || high - low <= least) return null;
+    if (b - a >= least) return [a, b];
+    const begin = Math.max(low, Math.min(high - least, (a + b - least) / 2));
+    return [begin, begin + least];
   }
 
   /** The x under a pointer. */
@@ -701,9 +755,7 @@ export class Chart extends HTMLElement {
     if (!this.#rows.open || !this.#frame) return;
     const { series, x } = this.#data;
     const [from, to] = this.#frame.range;
-    const guide = this.#guide().filter((value) => value >= from && value <= to);
-    const every = Math.max(1, Math.ceil(guide.length / ROWS));
-    const places = guide.filter((_, i) => (guide.length - 1 - i) % every === 0);
+    const { places, all } = rowsOf(series, from, to);
     const head = series.map(({ name, part }) =>
       h("th", { scope: "col", className: "number" }, h("bdi", null, clipped(oneLine(name), 40)), part ? ` ${part}` : ""),
     );
@@ -712,13 +764,13 @@ export class Chart extends HTMLElement {
         "tr",
         null,
         h("th", { scope: "row" }, this.#text(x, place)),
-        series.map((one) => h("td", { className: "number" }, number(this.#value(one, place), 5))),
+        series.map((one) => h("td", { className: "number" }, number(exactly(one, place), 5))),
       ),
     );
     const about = h(
       "caption",
       { className: "notes" },
-      every > 1 ? `One of ${every} points: ${number(places.length)} of ${number(guide.length)} that are seen.` : "All points that are seen.",
+      `${places.length < all ? `${number(places.length)} of ${number(all)} points` : "All points"} that are seen; – is a place where a curve has none.`,
     );
     const table = h("table", null, about, h("thead", null, h("tr", null, h("th", { scope: "col" }, x.label), head)), h("tbody", null, rows));
     this.#rows.querySelector(".table")?.remove();
@@ -726,6 +778,32 @@ export class Chart extends HTMLElement {
       h("div", { className: "table", tabindex: "0", role: "group", "aria-label": `${this.#data.title} as a table`, id: newId("rows") }, table),
     );
   }
+}
+
+/** The value at a place, if a curve has one there. */
+function exactly({ x, y }, place) {
+  const i = nearest(x, place);
+  return x[i] === place ? y[i] : null;
+}
+
+/** The places of a table's rows, evenly over what is seen: those that most curves have, of lines and of single points half each. */
+function rowsOf(series, from, to) {
+  const kinds = [true, false].map((points) => series.filter((one) => !!one.points === points)).filter((some) => some.some(({ x }) => x.length));
+  const everywhere = new Set();
+  const chosen = kinds.flatMap((some) => {
+    const counts = new Map();
+    for (const { x } of some) for (const place of x) if (place >= from && place <= to) counts.set(place, (counts.get(place) ?? 0) + 1);
+    const places = [...counts.keys()].sort((a, b) => a - b);
+    places.forEach((place) => everywhere.add(place));
+    const size = Math.max(1, places.length / (ROWS / kinds.length));
+    const rows = [];
+    for (let end = places.length; end > 0.5; end -= size) {
+      const some = places.slice(Math.round(Math.max(0, end - size)), Math.round(end));
+      if (some.length) rows.push(some.reduceRight((best, place) => (counts.get(place) > counts.get(best) ? place : best)));
+    }
+    return rows;
+  });
+  return { places: [...new Set(chosen)].sort((a, b) => a - b), all: everywhere.size };
 }
 
 function line(pen, x0, y0, x1, y1) {

@@ -1,7 +1,7 @@
 // One run: what its curves are made of, and what it wrote; and a tuning with its trials.
 
 import { get, path } from "./api.js";
-import { field, h, number, oneLine, readable, say } from "./dom.js";
+import { clipped, field, h, number, oneLine, readable, say, stillness } from "./dom.js";
 import { swatch } from "./chart.js";
 
 /** So many spans of steps are asked for. */
@@ -33,6 +33,16 @@ export class History {
 
   constructor(id) {
     this.id = id;
+  }
+
+  /** What has happened: the marks that the server knows, and where the training loss was no number. */
+  get events() {
+    const { step, loss = [] } = this.steps;
+    const at = loss.findIndex((value) => value === null);
+    if (at < 0) return this.marks;
+    const first = (step[at - 1] ?? step[at] - 1) + 1;
+    const where = first < step[at] ? `in steps ${number(first)} to ${number(step[at])}` : `from step ${number(first)}`;
+    return [...this.marks, { step: step[at], kind: "not_a_number", text: `loss is not a number ${where}` }].sort((a, b) => a.step - b.step);
   }
 
   /** Reads what is new; says whether something was. */
@@ -201,11 +211,13 @@ export class Run extends HTMLElement {
   #slider = h("input", { type: "range", min: 0, step: 1, value: "0" });
   #step = h("output", { className: "number" });
   #text = h("pre", { className: "sample mono", tabindex: "0", role: "region", "aria-label": "What the model wrote" });
-  #none = h("p", { className: "empty", hidden: true }, "No samples yet. A run writes one at each estimate, unless its sample_tokens is 0.");
+  #none = h("p", { className: "empty", hidden: true });
   #shown = h("div", { className: "stack" });
   #events = h("ol", { className: "events" });
-  #quiet = h("p", { className: "faint" }, "Nothing out of the ordinary.");
+  #quiet = h("p", { className: "faint" }, "No divergence, early stop or damage is recorded.");
   #error = h("p", { className: "error", role: "alert", hidden: true });
+  /** Where else the model of the run can be looked at. */
+  #links = h("nav", { className: "row", "aria-label": "The model of this run" });
   #settings = h("details", { ontoggle: () => this.#configure() }, h("summary", null, "All settings"));
 
   connectedCallback() {
@@ -216,8 +228,10 @@ export class Run extends HTMLElement {
     slide.classList.add("inline", "slide");
     this.#shown.append(slide, this.#text, this.#few);
     this.#slider.addEventListener("input", () => this.#write());
+    const back = h("button", { type: "button", className: "quiet push", onclick: () => this.dispatchEvent(new CustomEvent("back")) });
+    back.textContent = "Back to the table";
     this.append(
-      this.#title,
+      h("div", { className: "row" }, this.#title, this.#links, back),
       this.#error,
       h(
         "div",
@@ -235,21 +249,42 @@ export class Run extends HTMLElement {
   /** The keyboard goes on here. */
   enter() {
     this.#title.focus({ preventScroll: true });
-    this.scrollIntoView({ block: "start" });
+    this.scrollIntoView({ block: "start", behavior: stillness.matches ? "auto" : "smooth" });
   }
 
   /** Shows a run, of which this is known: its row in the list, its history, and which curve it has (undefined if none). */
   show(row, history, slot) {
     const other = row.id !== this.#id;
     if (other) this.#begin(row.id);
-    this.#title.replaceChildren(...(slot === undefined ? [] : [swatch(slot), " "]), h("bdi", null, oneLine(row.id)));
-    this.#list(history?.marks ?? []);
+    if (other || slot !== this.#slot)
+      this.#title.replaceChildren(...(slot === undefined ? [] : [swatch(slot), " "]), h("bdi", null, clipped(oneLine(row.id), 120)));
+    this.#slot = slot;
+    this.#link(row);
+    this.#list(history?.events ?? []);
     const newest = history?.estimates.step.at(-1) ?? -1;
+    const none =
+      row.state === "running"
+        ? "No samples yet. A run writes a few at its estimates, as many as cost little time; none if its sample_tokens is 0."
+        : "This run has written no samples.";
+    if (this.#none.textContent !== none) this.#none.textContent = none;
     if (history?.seen && newest < 0) this.#none.hidden = false;
     if (newest > this.#newest) {
       this.#newest = newest;
       this.#sample();
     }
+  }
+
+  #slot;
+  #linked = "";
+
+  #link({ id, has_checkpoint: some }) {
+    const linked = some ? id : "";
+    if (linked === this.#linked) return;
+    this.#linked = linked;
+    const pages = { write: ["model", "Write"], compare: ["a", "Compare"], read: ["model", "Read"], attention: ["model", "Look inside"] };
+    const links = Object.entries(pages).map(([page, [key, title]]) => h("a", { href: `./#${page}?${new URLSearchParams({ [key]: id })}` }, title));
+    this.#links.replaceChildren(...(some ? links : []));
+    this.#links.hidden = !some;
   }
 
   #begin(id) {
@@ -270,9 +305,10 @@ export class Run extends HTMLElement {
   #listed = null;
 
   #list(marks) {
-    if (this.#listed === marks.length) return;
-    this.#listed = marks.length;
-    this.#quiet.hidden = marks.length > 0;
+    const listed = `${marks.length} ${marks.at(-1)?.text}`;
+    if (this.#listed === listed) return;
+    this.#listed = listed;
+    this.#quiet.hidden = marks.some(({ kind }) => kind !== "done");
     const newest = marks.slice(-100);
     const more = marks.length - newest.length;
     const items = newest.map(({ step, text }) =>

@@ -1,12 +1,17 @@
 // The runs in the folders served: a table, which is the legend of the curves below it, and the run that is looked at.
-// The server is asked every two seconds for what has changed, unless nobody looks; what has not changed is not drawn again.
+// The server is asked every few seconds for what has changed, unless nobody looks; what has not changed is not drawn again.
 
 import { get } from "./api.js";
 import { swatch, together } from "./chart.js";
-import { clipped, duration, field, h, newId, number, oneLine, say, short } from "./dom.js";
+import { clipped, field, h, number, oneLine, say } from "./dom.js";
 import { History, setting, smoothed } from "./run.js";
+import { filter, filterable, tooMany } from "./table.js";
 
-const PAUSE = 2000;
+/** Between two questions, where a run is being trained and where none is. The page is to take little from a training beside it. */
+const PAUSE = 3000;
+const IDLE_PAUSE = 5000;
+/** Curves that grow are read and drawn again no more often, unless something is chosen. */
+const REDRAW = 8000;
 const LONGEST_PAUSE = 30_000;
 const PATIENCE = 20_000;
 const AT_FIRST = 8;
@@ -15,28 +20,6 @@ const MOST = 24;
 
 const UNITS = { step: "Step", tokens: "Tokens", time: "Time" };
 const HALVES = [0, 10, 30, 100, 300, 1000, 3000];
-
-/** Columns: of a run its value (for sorting), and how it is shown, if not as a number. Settings that differ come before `started`. */
-const COLUMNS = [
-  {
-    key: "state",
-    title: "State",
-    words: true,
-    text: ({ state, silent_s }) => (state === "running" && silent_s > 60 ? `running, silent for ${duration(silent_s)}` : state),
-  },
-  { key: "step", title: "Step", text: ({ step, max_iters }) => (max_iters == null ? number(step) : `${number(step)} of ${number(max_iters)}`) },
-  { key: "train_loss", title: "Training loss" },
-  { key: "val_loss", title: "Validation loss" },
-  { key: "best_val_loss", title: "Best", hint: "The lowest validation loss so far" },
-  { key: "val_loss_exact", title: "Whole", hint: "The loss over the whole validation text", rare: true },
-  { key: "tokens_per_s", title: "Tokens/s", text: ({ tokens_per_s }) => short(tokens_per_s) },
-  { key: "left_s", title: "Time left", text: ({ left_s }) => (left_s == null ? "" : duration(left_s)) },
-  { key: "params", title: "Parameters", text: ({ params }) => short(params) },
-  { key: "started", title: "Started", text: ({ started }) => (started == null ? "–" : day.format(started * 1000)) },
-  { key: "data", title: "Text", words: true, text: ({ data }) => oneLine(data ?? "–"), rare: true },
-];
-
-const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
 /** The small charts: what of the steps each shows. */
 const QUANTITIES = [
@@ -58,38 +41,36 @@ class Runs extends HTMLElement {
   #slots = new Map();
   #looked = null;
   #sort = { key: null, down: false };
+  /** Whether the table has the settings, however many; null as long as nobody has said. */
+  #open = null;
   #view = null;
   #stop = new AbortController();
   #asking = null;
   #timer;
-  #lines = new Map();
-  #made = "";
 
   #error = h("p", { className: "error", role: "alert", hidden: true });
   #filter = h("input", { type: "search", placeholder: "name, state, n_layer=4, val_loss<1.8", autocomplete: "off", spellcheck: "false" });
   #count = h("span", { className: "faint", role: "status" });
   #bar = h("div", { className: "row ends" });
-  #head = h("thead");
-  #body = h("tbody");
+  #limit = h("p", { className: "error", role: "alert", hidden: true });
   #none = h("p", { className: "empty", hidden: true });
-  #table = h(
-    "div",
-    { className: "table tall runs", tabindex: "0", role: "region", "aria-label": "Runs; the up and down keys walk from row to row" },
-    h("table", null, this.#head, this.#body),
-  );
+  #table = h("kinglet-runs-table");
+  #settings = h("button", { type: "button", hidden: true, onclick: () => this.#unfold() });
+  #tabled = h("section", { className: "stack", "aria-label": "Table of runs", hidden: true });
+  #empty = h("p", { className: "empty", hidden: true });
   #unit = h("select", null, ...Object.entries(UNITS).map(([value, title]) => h("option", { value }, title)));
   #logX = h("input", { type: "checkbox" });
   #logY = h("input", { type: "checkbox" });
   #training = h("input", { type: "checkbox", checked: true });
   #validation = h("input", { type: "checkbox", checked: true });
   #spread = h("input", { type: "checkbox", checked: true, title: "The least and the greatest training loss of the steps of each point" });
-  #peaks = h("input", { type: "checkbox", title: "Makes room for the few highest values" });
+  #outliers = h("input", { type: "checkbox", title: "Makes room for the few highest values" });
   #smooth = h("select", null, ...HALVES.map((half) => h("option", { value: half }, half ? `half-life ${number(half)} steps` : "none")));
   #showAll = h("button", { type: "button", hidden: true, onclick: () => this.#zoom(null, true) }, "Show all");
   #notes = h("p", { className: "notes", hidden: true });
   #loss = h("kinglet-chart", { className: "large" });
   #small = QUANTITIES.map(() => h("kinglet-chart", { className: "small" }));
-  #curves = h("section", { className: "stack", "aria-label": "Curves" });
+  #curves = h("section", { className: "stack", "aria-label": "Curves", hidden: true });
   #differ = h("section", { className: "stack", hidden: true });
   #run = h("kinglet-run", { hidden: true });
   #tuned = h("section", { className: "stack", hidden: true }, h("h2", null, "Tunings"));
@@ -129,17 +110,17 @@ class Runs extends HTMLElement {
       `Newest ${AT_FIRST}`,
     );
     const none = h("button", { type: "button", onclick: () => this.#select(new Set()) }, "None");
-    this.#bar.append(filter, h("div", { className: "buttons", role: "group", "aria-label": "Select" }, newest, none), this.#count);
+    this.#bar.append(filter, h("div", { className: "buttons", role: "group", "aria-label": "Select" }, newest, none), this.#settings, this.#count);
     const knobs = h(
       "div",
       { className: "row" },
-      along("Along", this.#unit),
-      tick("Logarithmic", this.#logX),
+      along("x axis", this.#unit),
+      tick("Log x", this.#logX),
       tick("Training", this.#training),
       tick("Spread", this.#spread),
       tick("Validation", this.#validation),
-      tick("Logarithmic loss", this.#logY),
-      tick("Peaks", this.#peaks),
+      tick("Log y", this.#logY),
+      tick("Show outliers", this.#outliers),
       along("Smoothing of training", this.#smooth),
       this.#showAll,
     );
@@ -150,25 +131,33 @@ class Runs extends HTMLElement {
       this.#notes,
       h("div", { className: "split thirds" }, ...this.#small),
     );
+    this.#tabled.append(this.#bar, this.#limit, this.#table, this.#none);
     this.append(
       this.#error,
-      h("section", { className: "stack", "aria-label": "Table of runs" }, this.#bar, this.#table, this.#none),
+      this.#tabled,
+      this.#empty,
       this.#curves,
-      this.#differ,
       this.#run,
+      this.#differ,
       this.#tuned,
     );
     const charts = [this.#loss, ...this.#small];
     together(charts);
     charts.forEach((chart) => chart.addEventListener("view", ({ detail }) => this.#zoom(detail, false)));
     this.#tuned.addEventListener("look", ({ detail }) => this.#rows.has(detail) && this.#look(detail));
-    this.#body.addEventListener("keydown", (event) => this.#walk(event));
+    this.#table.addEventListener("pick", ({ detail }) => this.#pick(detail));
+    this.#table.addEventListener("look", ({ detail }) => this.#look(detail));
+    this.#table.addEventListener("order", ({ detail }) => {
+      this.#sort = detail;
+      this.#changed();
+    });
+    this.#run.addEventListener("back", () => this.#table.enter(this.#lookedAt()));
     this.#filter.addEventListener("input", () => this.#changed());
     this.#unit.addEventListener("change", () => {
       this.#zoom(null, true);
       this.#changed();
     });
-    for (const input of [this.#logX, this.#logY, this.#training, this.#validation, this.#spread, this.#peaks, this.#smooth])
+    for (const input of [this.#logX, this.#logY, this.#training, this.#validation, this.#spread, this.#outliers, this.#smooth])
       input.addEventListener("change", () => this.#changed());
   }
 
@@ -180,11 +169,20 @@ class Runs extends HTMLElement {
     this.#logX.checked = query.has("logx");
     this.#logY.checked = query.has("logy");
     this.#smooth.value = HALVES.includes(+query.get("smooth")) ? String(+query.get("smooth")) : "0";
+    const hidden = (query.get("hide") ?? "").split(",");
+    for (const [name, input] of Object.entries(this.#parts())) input.checked = !hidden.includes(name);
+    this.#outliers.checked = query.has("outliers");
+    if (query.has("settings")) this.#open = query.get("settings") !== "0";
     this.#looked = query.get("look");
     const sort = query.get("sort");
     if (sort) this.#sort = { key: sort.replace(/^-/, ""), down: sort.startsWith("-") };
     const view = query.get("view")?.split(",").map(Number);
-    if (view?.length === 2 && view[0] < view[1]) this.#zoom(view, true);
+    if (view?.length === 2 && view.every(Number.isFinite) && view[0] < view[1]) this.#zoom(view, true);
+  }
+
+  /** What of the curves may be hidden, by its name in the address. */
+  #parts() {
+    return { training: this.#training, spread: this.#spread, validation: this.#validation };
   }
 
   /** Puts what was chosen into the address. */
@@ -198,6 +196,9 @@ class Runs extends HTMLElement {
       logx: this.#logX.checked ? "1" : "",
       logy: this.#logY.checked ? "1" : "",
       smooth: +this.#smooth.value ? this.#smooth.value : "",
+      hide: Object.entries(this.#parts()).filter(([, input]) => !input.checked).map(([name]) => name).join(","),
+      outliers: this.#outliers.checked ? "1" : "",
+      settings: this.#open === null ? "" : this.#open ? "1" : "0",
       look: this.#looked ?? "",
       sort: this.#sort.key ? `${this.#sort.down ? "-" : ""}${this.#sort.key}` : "",
       view: this.#view?.map((place) => +place.toPrecision(6)).join(",") ?? "",
@@ -209,6 +210,8 @@ class Runs extends HTMLElement {
   /** Something was chosen. */
   #changed() {
     this.#write();
+    this.#limit.hidden = true;
+    if (!this.#known) return;
     this.#list();
     this.#draw();
     this.#soon();
@@ -233,15 +236,19 @@ class Runs extends HTMLElement {
     try {
       const first = this.#cursor === null;
       const answer = await get("/api/runs", { since: this.#cursor }, this.#patience());
-      if (this.#take(answer, first)) this.#list();
-      if (await this.#refresh()) this.#draw();
+      this.#known = true;
       this.#well();
+      if (this.#take(answer, first)) this.#list();
+      if ((await this.#refresh()) || first) this.#draw();
     } catch (error) {
       if (error.name !== "AbortError") this.#ill(error);
     }
     this.#busy = false;
     if (this.isConnected && !document.hidden) this.#timer = setTimeout(() => this.#tick(), this.#hurry ? 0 : this.#pause);
   }
+
+  /** Whether the server has ever answered: before that, there is nothing to show. */
+  #known = false;
 
   /** A question ends with the page, or where the server does not answer for long: it may have been stopped half-way. */
   #patience() {
@@ -258,6 +265,7 @@ class Runs extends HTMLElement {
   #hurry = false;
 
   #well() {
+    this.#tabled.hidden = false;
     this.#pause = PAUSE;
     if (this.#error.hidden) return;
     this.#error.hidden = true;
@@ -268,7 +276,10 @@ class Runs extends HTMLElement {
   #ill(error) {
     this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
     this.#cursor = null;
-    const text = `${error.message} It is asked again from time to time.`;
+    const text =
+      error.status === 401
+        ? "Open the address that kinglet serve printed: it ends in #token=…"
+        : `${error.message} It is asked again from time to time.`;
     if (!this.#error.hidden && this.#error.textContent === text) return;
     this.#error.textContent = text;
     this.#error.hidden = false;
@@ -297,17 +308,27 @@ class Runs extends HTMLElement {
       this.#tunings.get(tuning.id).show(tuning);
     }
     this.#tuned.hidden = !this.#tunings.size;
+    this.#pause = this.#running() ? PAUSE : IDLE_PAUSE;
     return all || left.length > 0 || runs.length > 0;
   }
 
+  #running() {
+    return [...this.#rows.values()].filter(({ state }) => state === "running").length;
+  }
+
+  #readAt = 0;
+
   /** Reads on in the runs that are shown, if the list says that there is more; says whether there is something to draw. */
   async #refresh() {
+    const due = performance.now() - this.#readAt >= REDRAW;
     const stale = this.#wanted()
       .map((id) => this.#rows.get(id))
       .filter((run) => {
         if (!this.#histories.has(run.id)) this.#histories.set(run.id, new History(run.id));
-        return this.#histories.get(run.id).seen !== sign(run);
+        const { seen } = this.#histories.get(run.id);
+        return seen === null || (seen !== sign(run) && (due || run.state !== "running"));
       });
+    if (due) this.#readAt = performance.now();
     const found = await Promise.all(
       stale.map(async (run) => {
         const history = this.#histories.get(run.id);
@@ -342,72 +363,72 @@ class Runs extends HTMLElement {
 
   // The table
 
-  /** Brings the table to what is known: rows that are the same stay as they are, and so does what has the focus. */
+  /** Brings the table to what is known. */
   #list() {
-    const terms = this.#filter.value.trim().split(/\s+/).filter(Boolean).map(term);
-    const seen = [...this.#rows.values()].filter((run) => terms.every((matches) => matches(run)));
-    const newest = seen.sort((a, b) => a.order - b.order);
+    const rows = [...this.#rows.values()];
+    const { matches, unknown } = filter(this.#filter.value, rows, this.#keys);
+    const seen = rows.filter(matches).sort((a, b) => a.order - b.order);
     this.#assign(
-      newest
+      seen
         .filter(({ id }, i) => (this.#chosen ? this.#chosen.has(id) : i < AT_FIRST))
         .slice(0, MOST)
         .map(({ id }) => id),
     );
-    const columns = this.#columns();
-    this.#heads(columns);
-    const { key, down } = this.#sort;
-    const column = columns.find((column) => column.key === key);
-    const order = column ? newest.toSorted((a, b) => compare(value(column, a), value(column, b), down)) : newest;
-    for (const id of this.#lines.keys()) if (!this.#rows.has(id)) this.#lines.delete(id);
-    const lines = order.map((run) => this.#line(run, columns));
-    const same = lines.length === this.#body.childElementCount && lines.every((line, i) => line === this.#body.children[i]);
-    if (!same) this.#replace(lines);
-    this.#rove(order.some(({ id }) => id === this.#here) ? this.#here : order[0]?.id);
-    this.#tell(seen.length);
+    const open = this.#open ?? !tooMany(this.#keys);
+    const looked = this.#lookedAt();
+    this.#table.show({ rows, seen, keys: this.#keys, sort: this.#sort, open, slots: this.#slots, looked });
+    this.#fold(open);
+    this.#tell(seen.length, unknown);
   }
 
-  /** Puts the rows in their order; what had the focus keeps it. */
-  #replace(lines) {
-    const held = this.#body.contains(document.activeElement) ? document.activeElement : null;
-    this.#body.replaceChildren(...lines);
-    if (held?.isConnected) held.focus({ preventScroll: true });
+  /** The settings that differ are many columns, sometimes: they are folded away then. */
+  #fold(open) {
+    this.#settings.hidden = !tooMany(this.#keys);
+    const text = `Settings (${this.#keys.length})`;
+    if (this.#settings.textContent !== text) this.#settings.textContent = text;
+    this.#settings.setAttribute("aria-pressed", String(open));
   }
 
-  #here = null;
-
-  /** Of a hundred rows, the tab key stops at one; the arrow keys walk from there. */
-  #rove(here) {
-    this.#here = here;
-    for (const [id, { pick, open }] of this.#lines) {
-      const stop = id === here ? 0 : -1;
-      if (pick.tabIndex !== stop) pick.tabIndex = open.tabIndex = stop;
-    }
+  #unfold() {
+    this.#open = !(this.#open ?? false);
+    this.#changed();
+    say(this.#open ? "The table has the settings that differ" : "The table is without settings");
   }
 
-  #walk(event) {
-    const row = event.target.closest("tr");
-    const next = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key];
-    if (!next) return;
-    event.preventDefault();
-    next.querySelector(event.target.tagName.toLowerCase())?.focus();
-  }
-
-  #tell(seen) {
-    const running = [...this.#rows.values()].filter(({ state }) => state === "running").length;
+  #tell(seen, unknown) {
+    const running = this.#running();
+    const all = this.#rows.size;
     const parts = [
-      seen === this.#rows.size ? `${number(seen)} ${seen === 1 ? "run" : "runs"}` : `${number(seen)} of ${number(this.#rows.size)} runs`,
+      seen === all ? `${number(seen)} ${seen === 1 ? "run" : "runs"}` : `${number(seen)} of ${number(all)} runs`,
       running && `${number(running)} running`,
       `${number(this.#slots.size)} selected`,
     ];
     const text = parts.filter(Boolean).join(" · ");
     if (this.#count.textContent !== text) this.#count.textContent = text;
-    this.#bar.hidden = !this.#rows.size;
+    this.#bar.hidden = !all;
     this.#table.hidden = !seen;
     this.#none.hidden = seen > 0;
-    this.#none.textContent = this.#rows.size
-      ? `No run matches. ${this.#keys.length ? `Settings that differ between the runs: ${this.#keys.map(oneLine).join(", ")}.` : ""}`
-      : "There are no runs in the folders served yet. Start one: kinglet train";
+    this.#none.textContent = all ? this.#unmatched(unknown) : "There are no runs in the folders served yet. Start one: kinglet train";
     this.#curves.hidden = !this.#slots.size;
+    const empty = [this.#missing(), seen && !this.#slots.size && "Select runs to see their curves."].filter(Boolean).join(" ");
+    if (this.#empty.textContent !== empty) this.#empty.textContent = empty;
+    this.#empty.hidden = !empty;
+    this.#empty.classList.toggle("empty", !this.#slots.size);
+    this.#empty.classList.toggle("notes", this.#slots.size > 0);
+  }
+
+  #unmatched(unknown) {
+    if (!unknown.length) return `No run matches. ${filterable(this.#keys)}`;
+    const names = unknown.map((name) => clipped(oneLine(name), 40)).join(", ");
+    return `No run matches: ${names}: all runs share that setting or it is unknown. ${filterable(this.#keys)}`;
+  }
+
+  /** What the address names and is not there, or no more. */
+  #missing() {
+    const ids = new Set([...(this.#chosen ?? []), this.#looked].filter((id) => id && !this.#rows.has(id)));
+    if (!ids.size) return "";
+    const names = [...ids].slice(0, 5).map((id) => clipped(oneLine(id), 60));
+    return `Not here: ${names.join(", ")}${ids.size > 5 ? ` and ${ids.size - 5} more` : ""}.`;
   }
 
   /** Gives each run that is shown a curve. One that was shown before keeps its own. */
@@ -425,104 +446,14 @@ class Runs extends HTMLElement {
     );
   }
 
-  #columns() {
-    const rows = [...this.#rows.values()];
-    const useful = COLUMNS.filter(
-      ({ key, rare }) => !rare || (key === "data" ? new Set(rows.map((run) => run.data)).size > 1 : rows.some((run) => run[key] != null)),
-    );
-    const own = this.#keys.filter((key) => !useful.some((column) => column.key === key));
-    const settings = own.map((key) => ({
-      key,
-      title: clipped(oneLine(key), 24),
-      own: true,
-      text: ({ differs }) => clipped(setting(differs?.[key]), 40),
-    }));
-    const least = useful.findIndex(({ key }) => key === "started");
-    return [...useful.slice(0, least), ...settings, ...useful.slice(least)];
-  }
-
-  #heads(columns) {
-    const made = JSON.stringify([columns.map(({ key }) => key), this.#sort]);
-    if (made === this.#made) return;
-    const held = this.#head.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    if (JSON.stringify(columns.map(({ key }) => key)) !== JSON.stringify(this.#shownKeys)) this.#lines.clear();
-    this.#shownKeys = columns.map(({ key }) => key);
-    this.#made = made;
-    const head = (key, title, className, hint) => {
-      const sorted = this.#sort.key === key;
-      const button = h(
-        "button",
-        { type: "button", "data-key": key, title: hint, onclick: () => this.#order(key) },
-        title,
-        sorted ? (this.#sort.down ? " ↓" : " ↑") : "",
-      );
-      return h("th", { scope: "col", className, "aria-sort": sorted ? (this.#sort.down ? "descending" : "ascending") : "none" }, button);
-    };
-    this.#head.replaceChildren(
-      h(
-        "tr",
-        null,
-        h("th", { scope: "col", className: "pick" }, h("span", { className: "unseen" }, "Curve")),
-        head("id", "Run", "name"),
-        columns.map(({ key, title, words, hint }) => head(key, title, words ? null : "number", hint)),
-      ),
-    );
-    if (held) this.#head.querySelector(`[data-key="${CSS.escape(held)}"]`)?.focus();
-  }
-
-  #shownKeys = [];
-
-  #order(key) {
-    const { key: old, down } = this.#sort;
-    this.#sort = old !== key ? { key, down: false } : down ? { key: null, down: false } : { key, down: true };
-    this.#changed();
-    say(this.#sort.key ? `Sorted by ${key}, ${this.#sort.down ? "descending" : "ascending"}` : "Newest first");
-  }
-
-  /** The row of a run in the table. Only what is not as it was is touched. */
-  #line(run, columns) {
-    let line = this.#lines.get(run.id);
-    if (!line) this.#lines.set(run.id, (line = this.#newLine(run, columns)));
-    const slot = this.#slots.get(run.id);
-    if (line.slot !== slot) {
-      line.slot = slot;
-      line.pick.checked = slot !== undefined;
-      line.sign.replaceChildren(...(slot === undefined ? [] : [swatch(slot)]));
-    }
-    const looked = String(run.id === this.#lookedAt());
-    if (line.open.getAttribute("aria-pressed") !== looked) line.open.setAttribute("aria-pressed", looked);
-    columns.forEach((column, i) => {
-      const text = column.text ? column.text(run) : number(run[column.key]);
-      if (line.cells[i].textContent !== text) line.cells[i].textContent = text;
-    });
-    if (line.row.dataset.state !== run.state) line.row.dataset.state = run.state;
-    return line.row;
-  }
-
-  #newLine({ id }, columns) {
-    const name = oneLine(id);
-    const pick = h("input", { type: "checkbox", id: newId("pick"), "aria-label": `Curve of ${name}`, onchange: () => this.#pick(id, pick) });
-    const sign = h("label", { for: pick.id, className: "sign" });
-    const open = h("button", { type: "button", className: "quiet", title: name, onclick: () => this.#look(id) }, h("bdi", null, name));
-    const cells = columns.map(({ words }) => h("td", { className: words ? null : "number" }));
-    const row = h(
-      "tr",
-      { onfocusin: () => this.#rove(id) },
-      h("td", { className: "pick" }, h("div", null, pick, sign)),
-      h("th", { scope: "row", className: "name" }, open),
-      cells,
-    );
-    return { row, pick, sign, open, cells };
-  }
-
-  #pick(id, pick) {
-    const chosen = new Set(this.#chosen ?? this.#slots.keys());
-    if (pick.checked && this.#slots.size >= MOST) {
-      pick.checked = false;
-      say(`At most ${MOST} runs are drawn at once`);
+  #pick({ id, on }) {
+    if (on && this.#slots.size >= MOST) {
+      this.#limit.textContent = `At most ${MOST} runs are drawn at once: take one away first.`;
+      this.#limit.hidden = false;
       return;
     }
-    if (pick.checked) chosen.add(id);
+    const chosen = new Set(this.#chosen ?? this.#slots.keys());
+    if (on) chosen.add(id);
     else chosen.delete(id);
     // Those that are no more, and those beyond the most that are drawn, are no choice.
     this.#select(new Set([...chosen].filter((id) => this.#rows.has(id))));
@@ -587,6 +518,11 @@ class Runs extends HTMLElement {
       .map(([id, slot]) => ({ slot, run: this.#rows.get(id), history: this.#histories.get(id) }))
       .filter(({ history }) => history);
     const unit = this.#unit.value;
+    if (!shown.length) {
+      this.#compare(shown);
+      this.#show();
+      return;
+    }
     const ends = shown.map(({ history }) => Math.max(0, ...history.along(unit, history.steps.step.slice(-1)).filter(Number.isFinite)));
     const x = {
       label: UNITS[unit].toLowerCase(),
@@ -595,12 +531,13 @@ class Runs extends HTMLElement {
       whole: unit !== "time",
       domain: [0, Math.max(...ends)],
     };
+    this.#clamp(x.domain[1], shown.length === this.#slots.size && shown.every(({ history }) => history.seen));
     const of = `${shown.length} ${shown.length === 1 ? "run" : "runs"}.`;
     this.#loss.show({
       title: +this.#smooth.value && this.#training.checked ? "Loss (training smoothed)" : "Loss",
       about: `${this.#losses().join(" and ")} of ${of}`,
       x,
-      y: { label: "nats per token", log: this.#logY.checked, calm: !this.#peaks.checked },
+      y: { label: "nats per token", log: this.#logY.checked, calm: !this.#outliers.checked },
       hint: this.#view ? null : "drag to zoom",
       series: shown.flatMap((one) => this.#lossSeries(one, unit)),
       lines: references(shown),
@@ -612,7 +549,7 @@ class Runs extends HTMLElement {
         title,
         about: `${about} of ${of}`,
         x,
-        y: { label, calm: key === "grad_norm" && !this.#peaks.checked },
+        y: { label, calm: key === "grad_norm" && !this.#outliers.checked },
         follows: true,
         series: shown.map((one) => this.#series(one, unit, key)),
       }),
@@ -620,6 +557,17 @@ class Runs extends HTMLElement {
     this.#say(shown, unit);
     this.#compare(shown);
     this.#show();
+  }
+
+  /** An address may name a part that is not there: once all curves are, what is beyond their end is let go. */
+  #clamp(end, all) {
+    if (!this.#view || !all || !(end > 0)) return;
+    const [from, to] = [Math.max(0, this.#view[0]), Math.min(end, this.#view[1])];
+    if (from === this.#view[0] && to === this.#view[1]) return;
+    this.#view = from < to && (from > 0 || to < end) ? [from, to] : null;
+    [this.#loss, ...this.#small].forEach((chart) => (chart.view = this.#view));
+    this.#showAll.hidden = !this.#view;
+    this.#write();
   }
 
   #losses() {
@@ -730,64 +678,40 @@ function known(series) {
   return { ...series, x: [], y: [], low: null, high: null };
 }
 
-/** The lines of reference: each value once, with the names of those that have it, unless all do. */
+/** The lines of reference: each value once, with the names of what has it, and of the runs, unless all have it. */
 function references(shown) {
   const lines = new Map();
-  const put = (label, y, id) => {
+  const put = (name, y, id) => {
     if (y == null) return;
-    const key = `${label} ${number(y)}`;
-    const line = lines.get(key) ?? lines.set(key, { y, name: label, label: key, ids: [] }).get(key);
-    line.ids.push(id);
+    const key = number(y);
+    const line = lines.get(key) ?? lines.set(key, { y, names: new Set(), ids: new Set() }).get(key);
+    line.names.add(clipped(oneLine(name), 32));
+    line.ids.add(id);
   };
   for (const { run, history } of shown) {
     put("entropy floor", history.floor, run.id);
-    put(history.baseline?.name, history.baseline?.nats_per_token, run.id);
+    put(history.baseline?.name ?? "", history.baseline?.nats_per_token, run.id);
   }
   // A run that is not done does not know its own yet; where all have one text, it is that of the others.
-  const one = new Set(shown.map(({ run }) => run.data)).size === 1 && lines.size === new Set([...lines.values()].map(({ name }) => name)).size;
-  return [...lines.values()].map(({ y, label, ids }) => ({
-    y,
-    label: one || ids.length === shown.length ? label : `${label} (${ids.length === 1 ? clipped(ids[0], 24) : `${ids.length} of the runs`})`,
-  }));
+  const names = [...lines.values()].flatMap(({ names }) => [...names]);
+  const one = new Set(shown.map(({ run }) => run.data)).size === 1 && names.length === new Set(names).size;
+  return [...lines].map(([value, { y, names, ids }]) => {
+    const [first, ...more] = names;
+    const name = `${first}${more.length ? ` and ${more.length} more` : ""} ${value}`;
+    const whose = ids.size === 1 ? clipped(oneLine([...ids][0]), 24) : `${ids.size} of the runs`;
+    return { y, label: one || ids.size === shown.length ? name : `${name} (${whose})` };
+  });
 }
 
 /** The events of a run that are worth a mark. That it is done, one sees. */
 function flags({ run, slot, history }, unit) {
   const texts = new Map();
-  for (const { step, kind, text } of history.marks) if (kind !== "done") texts.set(step, [...(texts.get(step) ?? []), text]);
+  for (const { step, kind, text } of history.events) if (kind !== "done") texts.set(step, [...(texts.get(step) ?? []), text]);
   const places = history.along(unit, [...texts.keys()]);
-  const name = clipped(run.id, 40);
+  const name = clipped(oneLine(run.id), 40);
   return [...texts]
     .map(([step, all], i) => ({ x: places[i], slot, text: `${name}, step ${number(step)}: ${all.join(" ")}` }))
     .filter(({ x }) => !Number.isNaN(x));
-}
-
-/** What a column has of a run, to sort by. */
-function value(column, run) {
-  return column.own ? run.differs?.[column.key] : run[column.key];
-}
-
-/** Numbers by size, other values by their text; what is not known comes last, whichever way. */
-function compare(a, b, down) {
-  if (a == null || b == null) return (a == null) - (b == null);
-  const order = typeof a === "number" && typeof b === "number" ? a - b : setting(a).localeCompare(setting(b), "en", { numeric: true });
-  return down ? -order : order;
-}
-
-/** One word of the filter: `key=value` (also `!=`, `<`, `>`, `<=`, `>=`), or a part of a name or a state. */
-function term(text) {
-  const [, key, sign, wanted] = /^([\w.-]+)(!=|<=|>=|=|<|>)(.+)$/.exec(text) ?? [];
-  const part = text.toLowerCase();
-  const plain = (run) => run.id.toLowerCase().includes(part) || run.state.startsWith(part);
-  if (!key) return plain;
-  return (run) => {
-    const found = run.differs?.[key] ?? run[key];
-    if (found == null) return plain(run);
-    const [a, b] = [Number(found), Number(wanted)];
-    const same = (typeof found === "number" && a === b) || setting(found).toLowerCase() === wanted.toLowerCase();
-    if (sign === "=" || sign === "!=") return same === (sign === "=");
-    return sign[0] === "<" ? a < b || (sign === "<=" && a === b) : a > b || (sign === ">=" && a === b);
-  };
 }
 
 customElements.define("kinglet-runs", Runs);

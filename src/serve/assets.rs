@@ -38,6 +38,7 @@ const FILES: &[(&str, &[u8])] = files![
     "run.js",
     "runs.js",
     "style.css",
+    "table.js",
     "text.js",
     "tokens.js",
     "write.js",

@@ -12,6 +12,7 @@ export async function runs() {
   const { page, wrongs, close } = await open("#runs");
   await check("Runs, by mouse: two runs beside each other, and what differs in them", async () => {
     await page.getByRole("button", { name: "None", exact: true }).click();
+    await page.getByText("Select runs to see their curves").waitFor();
     await page.getByRole("checkbox", { name: "Curve of text" }).check();
     await page.getByRole("checkbox", { name: "Curve of pieces" }).check();
     await settled(page);
@@ -31,6 +32,10 @@ export async function runs() {
     await page.locator("kinglet-chart table tbody tr").first().waitFor();
   });
   await check("Runs, by keyboard: a run is found, chosen and opened; the chart is walked, zoomed and shown whole", async () => {
+    await page.getByLabel("Filter").fill("no_such=1");
+    await page.getByText("No run matches: no_such").waitFor();
+    await page.getByLabel("Filter").fill("Validation loss < 1e3 STEP>0 text");
+    await page.getByRole("checkbox", { name: "Curve of text" }).waitFor();
     await page.getByLabel("Filter").fill("text");
     await page.getByLabel("Filter").press("Tab");
     await page.getByRole("checkbox", { name: "Curve of text" }).focus();
@@ -47,6 +52,8 @@ export async function runs() {
     await page.keyboard.press("Enter");
     await page.getByRole("heading", { name: "text", exact: true }).waitFor();
     await page.getByLabel("Sample written at").waitFor();
+    await page.getByRole("button", { name: "Back to the table" }).press("Enter");
+    assert(await page.evaluate(() => !!document.activeElement.closest("kinglet-runs-table")), "the keyboard is in the table again");
   });
   tell("Runs: nothing was asked elsewhere, nothing failed, no policy was broken", wrongs.length === 0, wrongs.join("\n"));
   await close();
@@ -100,7 +107,7 @@ async function firstView(page, timed) {
 async function idle(page, pid, timed) {
   const before = await page.evaluate(() => performance.getEntriesByType("resource").length);
   const [used, begun] = [processor(pid), performance.now()];
-  await page.waitForTimeout(timed ? 20_000 : 5000);
+  await page.waitForTimeout(timed ? 20_000 : 12_000);
   const share = (processor(pid) - used) / ((performance.now() - begun) / 1000);
   const ticks = await page.evaluate((before) => performance.getEntriesByType("resource").slice(before).map(({ transferSize }) => transferSize), before);
   assert(ticks.length > 0, "the page asks");
