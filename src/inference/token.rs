@@ -23,7 +23,7 @@ pub struct Spelt {
 impl Spelt {
     /// A token behind those that are in `decoder`.
     pub fn after(decoder: &StreamDecoder, tokenizer: &Tokenizer, id: u32) -> Spelt {
-        let byte = || Some(vec![byte_named(&tokenizer.name_of(id)?)?]);
+        let byte = || tokenizer.byte_of(id).map(|byte| vec![byte]);
         let bytes = tokenizer.bytes_of(id).or_else(byte).unwrap_or_else(|| {
             // What it adds depends on what is before it. What that leaves open is said already.
             let (mut with, mut without) = (decoder.clone(), decoder.clone());
@@ -53,12 +53,6 @@ pub fn spelt<'a>(tokenizer: &'a Tokenizer, ids: &'a [u32]) -> impl Iterator<Item
         decoder.push(tokenizer, id);
         spelt
     })
-}
-
-/// The byte that a token such as `<0xE2>` stands for.
-fn byte_named(name: &str) -> Option<u8> {
-    let digits = name.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
-    u8::from_str_radix(digits, 16).ok()
 }
 
 /// A token of a text, how probable it is there, and what is more probable.
