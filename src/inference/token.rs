@@ -93,3 +93,27 @@ impl Token {
         Value::Object(map)
     }
 }
+
+#[cfg(all(test, feature = "hf-tokenizers"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_byte_only_where_the_decoder_takes_it_for_one() {
+        let spelling = |decoder: Value| {
+            let vocab = json!({"a": 0, "<0xC3>": 1, "<0xA9>": 2});
+            let json = json!({
+                "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+                "pre_tokenizer": null, "post_processor": null, "decoder": decoder,
+                "model": {"type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true},
+            });
+            let tokenizer = Tokenizer::from_json(&json.to_string()).unwrap();
+            let bytes: Vec<u8> = spelt(&tokenizer, &[0, 1, 2]).flat_map(|token| token.bytes).collect();
+            (String::from_utf8(bytes).unwrap(), tokenizer.decode(&[0, 1, 2]))
+        };
+        let (bytes, text) = spelling(json!({"type": "ByteFallback"}));
+        assert_eq!((bytes.as_str(), text.as_str()), ("aé", "aé"));
+        let (bytes, text) = spelling(json!({"type": "Fuse"}));
+        assert_eq!((bytes.as_str(), text.as_str()), ("a<0xC3><0xA9>", "a<0xC3><0xA9>"));
+    }
+}
