@@ -15,6 +15,7 @@ mod metrics;
 mod models;
 mod openai;
 mod options;
+mod room;
 mod routes;
 mod runs;
 mod score;

@@ -119,9 +119,9 @@ impl Args {
         )?;
         let page = (!self.no_page).then(|| page(server.address(), &token));
         show(&server, &token, page.as_deref(), json)?;
-        if let Some(page) = page.filter(|_| self.open) {
-            browser::open(&page);
-        }
+        let is_secret = token.made().is_some();
+        // What leads the browser to the page is removed when the server ends.
+        let _leads = page.filter(|_| self.open).and_then(|page| browser::open(&page, is_secret));
         server.wait()?;
         // To end when it is told to is all that is asked of it: service managers take another status for a failure.
         Ok(Ended::Done)
@@ -188,7 +188,8 @@ fn read_token(path: &Path) -> anyhow::Result<String> {
     Ok(token.to_owned())
 }
 
-/// Where the page is, for a browser on this machine. Nobody is told what stands behind `#`.
+/// Where the page is, for a browser on this machine. What stands behind `#` is not sent to any server; it is a secret on a
+/// command line all the same.
 fn page(address: SocketAddr, token: &Token) -> String {
     let ip = match address.ip() {
         // All addresses are not one that leads anywhere.

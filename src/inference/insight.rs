@@ -119,8 +119,7 @@ impl<B: Forward> Model<B> {
             return Err(Error::Text(what));
         }
         let walk = Walk::new(self, ids)?;
-        let n = walk.ids.len();
-        Ok(Attending { walk, layer, heads: vec![vec![0.0; n * (n + 1) / 2]; self.config().n_head], next: 0 })
+        Ok(Attending { walk, layer, heads: Vec::new(), next: 0 })
     }
 
     /// [`Model::lens`], to be computed a step at a time.
@@ -183,6 +182,7 @@ fn positions(ids: &[u32], parting: Option<u32>) -> Vec<u32> {
 pub(crate) struct Attending<B: Forward = Cpu> {
     walk: Walk<B>,
     layer: usize,
+    /// Once the blocks are passed: what waits for its turn has none.
     heads: Vec<Vec<f32>>,
     /// The next key.
     next: usize,
@@ -196,6 +196,9 @@ impl<B: Forward> Attending<B> {
         }
         let Walk { model, ids, inside } = &mut self.walk;
         let (gpt, n) = (&model.gpt, ids.len());
+        if self.heads.is_empty() {
+            self.heads = vec![vec![0.0; n * (n + 1) / 2]; model.config.n_head];
+        }
         let keys = self.next..n.min(self.next + gpt.keys_at_once());
         if let Some(inside) = inside.as_ref().filter(|_| !keys.is_empty()) {
             let weights = gpt.weights(&model.be, inside, keys.clone());
@@ -343,6 +346,17 @@ mod tests {
             assert!(lens.layers().iter().flatten().flat_map(|expected| &expected.top).all(|&(id, _)| id < 7));
             assert_ne!(lens.layers()[0], lens.layers()[3]);
         }
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_holds_nothing_large() {
+        let model = model(Cpu::new().unwrap(), &[]);
+        let mut work = model.attending(IDS.to_vec(), 1).unwrap();
+        assert!(work.heads.is_empty() && work.walk.inside.is_none());
+        // Two blocks are passed before the weights are asked for.
+        assert!(work.step().unwrap().is_none() && work.step().unwrap().is_none() && work.heads.is_empty());
+        let attention = (0..99).find_map(|_| work.step().unwrap()).unwrap();
+        assert_eq!(attention, model.attention(IDS.to_vec(), 1).unwrap());
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Spelt {
 impl Spelt {
     /// A token behind those that are in `decoder`.
     pub fn after(decoder: &StreamDecoder, tokenizer: &Tokenizer, id: u32) -> Spelt {
-        let byte = || Some(vec![byte_named(&tokenizer.name_of(id)?)?]);
+        let byte = || tokenizer.byte_of(id).map(|byte| vec![byte]);
         let bytes = tokenizer.bytes_of(id).or_else(byte).unwrap_or_else(|| {
             // What it adds depends on what is before it. What that leaves open is said already.
             let (mut with, mut without) = (decoder.clone(), decoder.clone());
@@ -53,12 +53,6 @@ pub fn spelt<'a>(tokenizer: &'a Tokenizer, ids: &'a [u32]) -> impl Iterator<Item
         decoder.push(tokenizer, id);
         spelt
     })
-}
-
-/// The byte that a token such as `<0xE2>` stands for.
-fn byte_named(name: &str) -> Option<u8> {
-    let digits = name.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
-    u8::from_str_radix(digits, 16).ok()
 }
 
 /// A token of a text, how probable it is there, and what is more probable.
@@ -97,5 +91,29 @@ impl Token {
         map.extend(more.iter().map(|(key, value)| pair(key, value.clone())));
         map.extend([pair("top", self.top.iter().map(alternative).collect())]);
         Value::Object(map)
+    }
+}
+
+#[cfg(all(test, feature = "hf-tokenizers"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_byte_only_where_the_decoder_takes_it_for_one() {
+        let spelling = |decoder: Value| {
+            let vocab = json!({"a": 0, "<0xC3>": 1, "<0xA9>": 2});
+            let json = json!({
+                "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+                "pre_tokenizer": null, "post_processor": null, "decoder": decoder,
+                "model": {"type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true},
+            });
+            let tokenizer = Tokenizer::from_json(&json.to_string()).unwrap();
+            let bytes: Vec<u8> = spelt(&tokenizer, &[0, 1, 2]).flat_map(|token| token.bytes).collect();
+            (String::from_utf8(bytes).unwrap(), tokenizer.decode(&[0, 1, 2]))
+        };
+        let (bytes, text) = spelling(json!({"type": "ByteFallback"}));
+        assert_eq!((bytes.as_str(), text.as_str()), ("aé", "aé"));
+        let (bytes, text) = spelling(json!({"type": "Fuse"}));
+        assert_eq!((bytes.as_str(), text.as_str()), ("a<0xC3><0xA9>", "a<0xC3><0xA9>"));
     }
 }

@@ -6,6 +6,7 @@ use super::{
     given::{Given, given},
     models::Served,
     openai::served,
+    room::Place,
     service::Service,
 };
 use crate::{
@@ -21,6 +22,12 @@ use std::{
 
 /// The most tokens that are looked at.
 const TOKENS: usize = 512;
+/// The most bytes that looks hold at once until they are written; one that needs more is computed alone.
+const LOOKS: usize = 64 << 20;
+/// Bytes that a weight of attention takes: four of the number, and its part of the text.
+const WEIGHT: usize = 8;
+/// About the bytes that a place or an alternative of a lens takes, which is an object of JSON.
+const FIGURE: usize = 512;
 /// The most alternatives in a place.
 const TOP: i64 = 20;
 
@@ -35,6 +42,8 @@ pub(super) fn attention(service: &Service, asked: &Asked) -> Result<Answer, Fail
     let layers = served.model.config().n_layer;
     let layer = fields.count("layer", 0..=layers as i64 - 1)?.unwrap_or(0) as usize;
     let given = seen(&served, given(&fields, &served, "look at")?);
+    let n = given.ids.len();
+    let place = room(service, n * (n + 1) / 2 * served.model.config().n_head * WEIGHT)?;
     let mut work = served.model.attending(given.ids.clone(), layer).map_err(|error| given.refused(&error))?;
     let seeing = service.engine.compute(move || work.step())?;
     let about = json!({"model": served.id, "notes": given.notes, "n_layer": layers, "layer": layer});
@@ -43,7 +52,7 @@ pub(super) fn attention(service: &Service, asked: &Asked) -> Result<Answer, Fail
         about["n_head"] = json!(attention.heads().len());
         about["heads"] = attention.heads().iter().map(|head| json!(coded(head))).collect();
     };
-    Ok(Answer::Pending(Box::new(Look { served, seeing, about, told, done: false })))
+    Ok(Answer::Pending(Box::new(Look { served, seeing, about, told, done: false, _place: place })))
 }
 
 /// Answers with what the model would say after each of its blocks.
@@ -65,6 +74,7 @@ pub(super) fn lens(service: &Service, asked: &Asked) -> Result<Answer, Failure> 
         );
         return Err(Failure::bad(Some(given.field), Some("too_long"), what));
     }
+    let place = room(service, n * looks * (1 + top) * FIGURE)?;
     let mut work = served.model.lensing(given.ids.clone(), top).map_err(|error| given.refused(&error))?;
     let seeing = service.engine.compute(move || work.step())?;
     let about = json!({"model": served.id, "notes": given.notes});
@@ -73,7 +83,12 @@ pub(super) fn lens(service: &Service, asked: &Asked) -> Result<Answer, Failure> 
         about["layers"] =
             lens.layers().iter().enumerate().map(|layer| of_layer(layer, lens.ids(), tokenizer)).collect();
     };
-    Ok(Answer::Pending(Box::new(Look { served, seeing, about, told, done: false })))
+    Ok(Answer::Pending(Box::new(Look { served, seeing, about, told, done: false, _place: place })))
+}
+
+/// A place among the looks that are on their way.
+fn room(service: &Service, bytes: usize) -> Result<Place, Failure> {
+    Place::of(&service.looks, bytes, LOOKS, "as many looks into models as may are on their way")
 }
 
 /// What is looked at: as many tokens as the model sees at once, at most so many as a picture shows, from the end.
@@ -145,6 +160,7 @@ struct Look<T, F> {
     /// Adds what was seen.
     told: F,
     done: bool,
+    _place: Place,
 }
 
 impl<T: Send, F: FnMut(&T, &mut Value, &Tokenizer) + Send> Work for Look<T, F> {

@@ -7,6 +7,7 @@ use super::{
     fields::{Fields, parse},
     models::Served,
     openai::served,
+    room::Place,
     service::Service,
 };
 use crate::{
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
     task::{Context, Poll, Waker},
     thread,
@@ -39,7 +40,8 @@ pub(super) fn memorized(service: &Service, asked: &Asked) -> Result<Answer, Fail
     let text = fields.text("text")?.unwrap_or_default().to_owned();
     let code = if text.is_empty() { "invalid_value" } else { "too_long" };
     check(&text).map_err(|error| Failure::bad(Some("text"), Some(code), error.one_line()))?;
-    let place = Place::of(&service.searches)?;
+    let full = format!("{SEARCHES} texts are being looked for already");
+    let place = Place::of(&service.searches, 1, SEARCHES, &full)?;
     let desk = Arc::new(Desk::default());
     let teller = Teller(desk.clone());
     let work = move || {
@@ -71,26 +73,6 @@ fn not_found(error: &Error) -> Failure {
     let mut failure = Failure::of(404, "training_text_not_found", error.one_line());
     failure.param = Some("model".to_owned());
     failure
-}
-
-/// One of the places for searches.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn of(searches: &Arc<AtomicUsize>) -> Result<Place, Failure> {
-        let place = Place(searches.clone());
-        if searches.fetch_add(1, SeqCst) < SEARCHES {
-            return Ok(place);
-        }
-        let what = format!("{SEARCHES} texts are being looked for already: try again later");
-        Err(Failure::of(429, "server_busy", what))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-    }
 }
 
 /// What the searching thread and the server share.
@@ -177,14 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_given_back_and_who_leaves_is_noticed() {
-        let searches = Arc::default();
-        let places: Vec<_> = (0..SEARCHES).map(|_| Place::of(&searches).unwrap()).collect();
-        assert_eq!(Place::of(&searches).err().map(|failure| failure.status), Some(429));
-        assert_eq!(searches.load(SeqCst), SEARCHES);
-        drop(places);
-        assert!(Place::of(&searches).is_ok());
-
+    fn who_leaves_is_noticed_and_a_thread_that_fails() {
         let desk = Arc::new(Desk::default());
         let (teller, mut search) = (Teller(desk.clone()), Search(desk.clone()));
         assert!(!search.is_done());

@@ -33,6 +33,8 @@ pub(super) struct Service {
     pub(super) metrics: Metrics,
     /// How many training texts are being searched.
     pub(super) searches: Arc<AtomicUsize>,
+    /// How many bytes the looks into models hold that are on their way.
+    pub(super) looks: Arc<AtomicUsize>,
     /// Whether the server ends: it takes no new work.
     pub(super) closing: AtomicBool,
 }
@@ -54,6 +56,7 @@ impl Service {
             since: SystemTime::now(),
             metrics: Metrics::new(labels),
             searches: Arc::default(),
+            looks: Arc::default(),
             closing: AtomicBool::new(false),
         })
     }

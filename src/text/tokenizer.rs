@@ -335,6 +335,15 @@ impl Tokenizer {
         }
     }
 
+    /// The byte that a token such as `<0xE2>` stands for, where such tokens stand for bytes. It is text only if those beside it
+    /// make a character of it.
+    pub fn byte_of(&self, id: u32) -> Option<u8> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.byte_of(id),
+            _ => None,
+        }
+    }
+
     /// If it is byte pair encoding of GPT-2's words with at most one special token: what kind of character each code point is
     /// for the pattern that finds the words, as ranges, each by its first code point.
     pub fn word_classes(&self) -> Option<Vec<(u32, CharClass)>> {

@@ -158,10 +158,11 @@ fn the_page_is_named_first_and_opened() {
     let cli = Cli::trained();
     let bin = cli.path("bin");
     fs::create_dir(&bin).unwrap();
+    fs::create_dir(cli.path("own")).unwrap();
     for name in ["xdg-open", "open"] {
         let opened = cli.path("opened");
         let script = format!(
-            "#!/bin/sh\nPATH=/bin:/usr/bin\necho \"$1\" > '{0}.part' && mv '{0}.part' '{0}'\n",
+            "#!/bin/sh\nPATH=/bin:/usr/bin\n{{ echo \"$1\"; ls -l \"$1\"; cat \"$1\"; ps -o pgid= -p $$; echo $$; }} > '{0}.part' && mv '{0}.part' '{0}'\n",
             opened.display()
         );
         fs::write(bin.join(name), script).unwrap();
@@ -170,6 +171,7 @@ fn the_page_is_named_first_and_opened() {
     let command = |args: &[&str], screen: &str| {
         let mut command = cli.command(&[&["serve", "run", "--port", "0", "-t", "1"], args].concat());
         command.env_remove("WAYLAND_DISPLAY").env_remove("BROWSER").env("DISPLAY", screen).env("PATH", &bin);
+        command.env("XDG_RUNTIME_DIR", cli.path("own"));
         command
     };
     let out = |child: &mut Child| -> Box<dyn Read> { Box::new(child.stdout.take().unwrap()) };
@@ -187,7 +189,21 @@ fn the_page_is_named_first_and_opened() {
     let page = lines[0].strip_prefix("page      http://127.0.0.1:").unwrap_or_else(|| panic!("{lines:?}"));
     let (_, token) = page.split_once("/#token=").unwrap();
     assert_eq!(token.len(), 48);
-    assert_eq!(fs::read_to_string(cli.path("opened")).unwrap(), format!("http://127.0.0.1:{page}\n"));
+    let opened = fs::read_to_string(cli.path("opened")).unwrap();
+    let opened: Vec<&str> = opened.lines().map(str::trim).collect();
+    // Others can read command lines: it is in a file that they cannot read.
+    let own = cli.path("own").display().to_string();
+    assert!(opened[0].starts_with(&own) && opened[0].ends_with(".html") && !opened[0].contains(token), "{opened:?}");
+    assert!(opened[1].starts_with("-rw-------"), "{opened:?}");
+    assert!(opened[2].contains(&format!("content=\"0; url=http://127.0.0.1:{page}\"")), "{opened:?}");
+    // Ctrl-C in the terminal does not reach it: it leads a group of its own.
+    assert_eq!(opened[3], opened[4]);
+    // What fails at once is named with its status.
+    for name in ["xdg-open", "open"] {
+        fs::write(bin.join(name), "#!/bin/sh\nexit 3\n").unwrap();
+    }
+    let note = said(command(&["--open"], ":0"), err, |line| line.starts_with("note: no browser")).pop().unwrap();
+    assert!(note.contains("ended with exit status: 3): open http://127.0.0.1:"), "{note}");
     // Without a screen, and without what opens a browser, the server runs all the same.
     if !cfg!(target_os = "macos") {
         let note = said(command(&["--open"], ""), err, |line| line.starts_with("note: no browser")).pop().unwrap();

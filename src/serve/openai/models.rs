@@ -1,7 +1,7 @@
 //! `GET /v1/models`: what is served, with all fields of OpenAI's, and more in the field `kinglet`.
 
 use crate::{
-    run::{Outcome, RunDir, Summary, Which, read_config, val_loss_at},
+    run::{Facts, Outcome, Which, val_loss_at},
     serve::{
         answer::Failure,
         models::{Listed, Models, Served},
@@ -50,16 +50,15 @@ pub(super) fn template(config: &Config) -> Option<&str> {
 
 /// What is known of a run without loading its weights; and what was noted if they are loaded.
 fn of_listed(models: &Models, listed: &Listed) -> Value {
-    let damaged = || RunDir::open(&listed.run).ok().map(|run| run.config);
-    let config = read_config(&listed.run.join("config.toml")).ok().or_else(damaged);
-    let summary = Summary::of(&listed.run);
+    let facts = Facts::of(&listed.run);
+    let (config, best) = (facts.config.ok(), facts.state.and_then(|state| state.best));
     let served = models.in_memory(listed);
     // Another checkpoint may have been taken than was wanted.
     let taken = served.as_ref().filter(|served| !served.notes.is_empty()).map(|served| served.model.state().step);
     let at = match listed.which {
         _ if taken.is_some() => (taken, taken.and_then(|step| val_loss_at(&listed.run, step))),
         // Without a word, the best checkpoint is served.
-        None | Some(Which::Best) if summary.best_step.is_some() => (summary.best_step, summary.best_val_loss),
+        None | Some(Which::Best) if best.is_some() => (best.map(|best| best.1), best.map(|best| best.0)),
         _ => (Some(listed.step), val_loss_at(&listed.run, listed.step)),
     };
     let model = model(&listed.id, listed.created, config.as_ref(), at, &Outcome::of(&listed.run));

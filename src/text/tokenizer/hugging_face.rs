@@ -81,6 +81,11 @@ impl HuggingFace {
         decoder::bytes_of(&self.steps, &self.inner.id_to_token(id)?)
     }
 
+    /// See [`super::Tokenizer::byte_of`].
+    pub(super) fn byte_of(&self, id: u32) -> Option<u8> {
+        decoder::byte_of(&self.steps, &self.inner.id_to_token(id)?)
+    }
+
     /// See [`super::Tokenizer::word_classes`].
     pub(super) fn word_classes(&self) -> Option<Vec<(u32, CharClass)>> {
         self.words.as_ref().map(|words| words.classes())

@@ -42,6 +42,11 @@ impl HuggingFace {
     }
 
     /// Never called.
+    pub(super) fn byte_of(&self, _: u32) -> Option<u8> {
+        match *self {}
+    }
+
+    /// Never called.
     pub(super) fn word_classes(&self) -> Option<Vec<(u32, CharClass)>> {
         match *self {}
     }

@@ -282,6 +282,11 @@ pub(super) fn bytes_of(steps: &[Step], token: &str) -> Option<Vec<u8>> {
     matches!(steps, [Step { kind: Kind::ByteLevel(_), .. }]).then(|| bytes(token))
 }
 
+/// The byte that a token stands for, if one of these steps takes it for one.
+pub(super) fn byte_of(steps: &[Step], token: &str) -> Option<u8> {
+    steps.iter().any(|step| matches!(step.kind, Kind::Bytes(_))).then(|| byte(token)).flatten()
+}
+
 /// The byte that a token like `<0x0A>` stands for.
 fn byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
