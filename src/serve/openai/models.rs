@@ -1,7 +1,7 @@
 //! `GET /v1/models`: what is served, with all fields of OpenAI's, and more in the field `kinglet`.
 
 use crate::{
-    run::{Outcome, RunDir, Summary, Which, read_config, val_loss_at},
+    run::{Outcome, Summary, Which, config as run_config, val_loss_at},
     serve::{
         answer::Failure,
         models::{Listed, Models, Served},
@@ -50,8 +50,7 @@ pub(super) fn template(config: &Config) -> Option<&str> {
 
 /// What is known of a run without loading its weights; and what was noted if they are loaded.
 fn of_listed(models: &Models, listed: &Listed) -> Value {
-    let damaged = || RunDir::open(&listed.run).ok().map(|run| run.config);
-    let config = read_config(&listed.run.join("config.toml")).ok().or_else(damaged);
+    let config = run_config(&listed.run, &mut Vec::new()).ok();
     let summary = Summary::of(&listed.run);
     let served = models.in_memory(listed);
     // Another checkpoint may have been taken than was wanted.
