@@ -19,14 +19,16 @@ pub use cleanup::{Cleanup, Item, What, abandoned, remove_abandoned};
 pub use dir::{Base, RunDir, Which, read_config};
 pub(crate) use files::NewRun;
 pub use files::steps;
-pub use history::{Added, Cursor, Estimates, Finish, Latest, Mark, MarkKind, Span, Spans, Steps, Tail};
+pub use history::{
+    Added, Cursor, Estimates, Finish, Latest, Mark, MarkKind, Most, Samples, Since, Span, Spans, Steps, Tail,
+};
 pub use home::{
     Group, HOME, Kind, all_runs, all_runs_and_tunings, contents, data_name, first_free, names_in, run_name,
 };
 pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, StepRecord, parse_metrics};
 pub use outcome::{Beaten, Outcome};
 pub use removal::Removal;
+pub use summary::{Condition, Summary, last_trained, size, val_loss_at};
 #[cfg(feature = "serve")]
 pub(crate) use summary::Facts;
-pub use summary::{Condition, Summary, last_trained, size, val_loss_at};
 pub use tags::{change_tags, check_tag, tags};

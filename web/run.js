@@ -205,6 +205,9 @@ export class Run extends HTMLElement {
   #newest = -1;
   /** So many samples the server did not send. */
   #omitted = 0;
+
+  // How far the samples were told.
+  #heard;
   #few = h("p", { className: "notes", hidden: true });
   #stop = new AbortController();
   #title = h("h2", { tabindex: "-1" });
@@ -294,6 +297,7 @@ export class Run extends HTMLElement {
     this.#newest = -1;
     this.#samples = [];
     this.#omitted = 0;
+    this.#heard = undefined;
     this.#listed = null;
     this.#settings.open = false;
     this.#error.hidden = true;
@@ -322,7 +326,13 @@ export class Run extends HTMLElement {
     const last = this.#samples.length - 1;
     const following = last < 0 || +this.#slider.value === last;
     await this.#ask(async () => {
-      const answer = await get(path`/api/runs/${this.#id}/samples`, { since: this.#samples[last]?.step }, signal);
+      const answer = await get(path`/api/runs/${this.#id}/samples`, { since: this.#heard }, signal);
+      // What was drawn before a return to a checkpoint is void.
+      if (answer.whole) {
+        this.#samples = [];
+        this.#omitted = 0;
+      }
+      this.#heard = answer.cursor;
       // Two questions may have been on their way at once.
       const before = this.#samples.at(-1)?.step ?? -1;
       this.#samples.push(...answer.samples.filter(({ step }) => step > before));

@@ -10,6 +10,7 @@ use super::{
     files::METRICS,
     metrics::{MetricLines, verified},
 };
+use crate::system::disk::open_regular;
 use columns::Line;
 use follow::{Follow, Look};
 use kinglet_core::error::{Error, Result};
@@ -88,12 +89,13 @@ pub struct Cursor {
     estimates: usize,
     marks: usize,
     untold: u64,
+    samples: usize,
 }
 
 impl std::fmt::Display for Cursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Cursor { generation, steps, estimates, marks, untold } = self;
-        write!(f, "{generation:x}:{steps}.{estimates}.{marks}.{untold}")
+        let Cursor { generation, steps, estimates, marks, untold, samples } = self;
+        write!(f, "{generation:x}:{steps}.{estimates}.{marks}.{untold}.{samples}")
     }
 }
 
@@ -104,11 +106,49 @@ impl std::str::FromStr for Cursor {
         let (generation, counts) = text.split_once(':').ok_or(())?;
         let counts = counts.split('.').map(|count| count.parse().map_err(|_| ()));
         let counts: Vec<u64> = counts.collect::<std::result::Result<_, ()>>()?;
-        let [steps, estimates, marks, untold] = counts[..] else { return Err(()) };
+        let [steps, estimates, marks, untold, samples] = counts[..] else { return Err(()) };
         let generation = u64::from_str_radix(generation, 16).map_err(|_| ())?;
-        let [steps, estimates, marks] = [steps, estimates, marks].map(|count| count as usize);
-        Ok(Cursor { generation, steps, estimates, marks, untold })
+        let [steps, estimates, marks, samples] = [steps, estimates, marks, samples].map(|count| count as usize);
+        Ok(Cursor { generation, steps, estimates, marks, untold, samples })
     }
+}
+
+/// From where on somebody wants to know samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Those after this step.
+    Step(u64),
+    /// Those after what was read; all, if that is not known or no longer so.
+    Cursor(Option<Cursor>),
+}
+
+/// How much is read of samples at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Most {
+    /// So many.
+    pub samples: usize,
+    /// So many bytes of text; but one at least.
+    pub bytes: usize,
+}
+
+impl Most {
+    /// So many samples, and bytes of them all.
+    pub fn new(samples: usize, bytes: usize) -> Most {
+        Most { samples, bytes }
+    }
+}
+
+/// Samples, with their steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Samples {
+    /// Oldest first.
+    pub all: Vec<(u64, String)>,
+    /// So many older ones are left out.
+    pub left_out: usize,
+    /// Whether what was read before is no longer so.
+    pub whole: bool,
 }
 
 /// What has come since a [`Cursor`], as places in the columns.
@@ -187,8 +227,10 @@ fn next_generation() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let began = now.map_or(0, |since| since.as_micros() as u64) << 8;
-    let next = |last: u64| Some(began.max(last + 1));
-    NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default().max(began)
+    let after = |last: u64| began.max(last + 1);
+    // What is returned is the number before.
+    let last = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(after(last)));
+    last.map_or_else(after, after)
 }
 
 impl Tail {
@@ -227,7 +269,10 @@ impl Tail {
         let mut lines = MetricLines::new(from);
         loop {
             let at = began + lines.bytes;
-            let Some(line) = lines.next_line()? else { return Ok(()) };
+            let Some(line) = lines.next_line()? else {
+                self.follow.finished();
+                return Ok(());
+            };
             match verified(line) {
                 Some((_, json)) => self.add(&json, at),
                 None => self.damaged += 1,
@@ -256,7 +301,10 @@ impl Tail {
             }
             "sample" => {
                 let kept = self.samples.partition_point(|sample| sample.0 < step);
-                self.samples.truncate(kept);
+                if kept < self.samples.len() {
+                    self.samples.truncate(kept);
+                    self.generation = next_generation();
+                }
                 self.samples.push((step, at));
             }
             "diverged" => self.diverged(step, json),
@@ -310,7 +358,7 @@ impl Tail {
     /// Forgets what will happen again from this step on. Whoever has read it must read everything again.
     fn cut(&mut self, step: u64, with_estimates_of_it: bool) {
         self.generation = next_generation();
-        self.steps.truncate(self.steps.step.partition_point(|&at| at < step + u64::from(!with_estimates_of_it)));
+        self.steps.truncate(self.steps.step.partition_point(|&at| at < step || at == step && !with_estimates_of_it));
         self.estimates.truncate(self.estimates.step.partition_point(|&at| at < step));
         self.samples.truncate(self.samples.partition_point(|sample| sample.0 < step));
         self.finish = None;
@@ -325,6 +373,7 @@ impl Tail {
             estimates: self.estimates.step.len(),
             marks: self.marks.len(),
             untold: self.damaged + self.unmarked,
+            samples: self.samples.len(),
         }
     }
 
@@ -360,25 +409,41 @@ impl Tail {
         (!text.is_empty()).then(|| Mark { step, kind: MarkKind::Warning, text: text.join("; ") })
     }
 
-    /// The samples after a step, oldest first, read from the file: at most `most`, the newest ones; and how many are left out.
+    /// The samples since then, read from the file: the newest ones that are not too many and not too long.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn samples(&self, run: &Path, after: Option<u64>, most: usize) -> Result<(Vec<(u64, String)>, usize)> {
-        let first = after.map_or(0, |after| self.samples.partition_point(|sample| sample.0 <= after));
-        let left_out = (self.samples.len() - first).saturating_sub(most);
-        let wanted = &self.samples[first + left_out..];
-        if wanted.is_empty() {
-            return Ok((Vec::new(), left_out));
-        }
-        let path = run.join(METRICS);
-        let read = || {
-            let mut file = File::open(&path)?;
-            wanted.iter().map(|&(step, at)| Ok(sample_at(&mut file, at)?.filter(|sample| sample.0 == step))).collect()
+    pub fn samples(&self, run: &Path, since: Since, most: Most) -> Result<Samples> {
+        let known = |cursor: &Cursor| cursor.generation == self.generation && cursor.samples <= self.samples.len();
+        let (first, whole) = match since {
+            Since::Step(step) => (self.samples.partition_point(|sample| sample.0 <= step), false),
+            Since::Cursor(Some(cursor)) if known(&cursor) => (cursor.samples, false),
+            Since::Cursor(_) => (0, true),
         };
-        let found: io::Result<Vec<_>> = read();
-        let found = found.map_err(Error::io("read", &path))?;
-        Ok((found.into_iter().flatten().collect(), left_out))
+        let wanted = &self.samples[first..];
+        let path = run.join(METRICS);
+        let all = self.newest(&path, wanted, most).map_err(Error::io("read", &path))?;
+        Ok(Samples { left_out: wanted.len() - all.len(), all: all.into_iter().flatten().collect(), whole })
+    }
+
+    /// The newest of these samples, oldest first; none where a line is no longer what it was.
+    fn newest(&self, path: &Path, wanted: &[(u64, u64)], most: Most) -> io::Result<Vec<Option<(u64, String)>>> {
+        let mut found = Vec::new();
+        if wanted.is_empty() {
+            return Ok(found);
+        }
+        let (mut file, mut bytes) = (open_regular(path)?, 0);
+        for &(step, at) in wanted.iter().rev().take(most.samples) {
+            let sample = sample_at(&mut file, at)?.filter(|sample| sample.0 == step);
+            bytes += sample.as_ref().map_or(0, |sample| sample.1.len());
+            // The newest is told, however long it is.
+            if bytes > most.bytes && !found.is_empty() {
+                break;
+            }
+            found.push(sample);
+        }
+        found.reverse();
+        Ok(found)
     }
 
     /// About how many bytes it takes in memory.

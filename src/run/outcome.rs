@@ -1,9 +1,9 @@
 //! What a run came to, as its last line says.
 
 use super::{files::METRICS, metrics::MetricLines};
+use crate::system::disk::open_regular;
 use serde::Deserialize;
 use std::{
-    fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::Path,
 };
@@ -49,7 +49,7 @@ impl Outcome {
 }
 
 fn end_of(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = open_regular(path)?;
     let len = file.metadata()?.len();
     file.seek(SeekFrom::Start(len.saturating_sub(END_BYTES)))?;
     let mut bytes = Vec::new();

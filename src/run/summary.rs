@@ -8,11 +8,11 @@ use super::{
     metrics::{MetricLine, MetricLines, Record},
     tags::tags,
 };
-use crate::system::disk::Lock;
+use crate::system::disk::{Lock, open_regular};
 use kinglet_core::{config::Config, error::Result, params::Layout};
 use serde::Serialize;
 use std::{
-    fs::{self, File},
+    fs,
     io::BufReader,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -99,7 +99,7 @@ pub(crate) struct Facts {
     /// The newest one.
     newest: Option<PathBuf>,
     /// What is damaged.
-    warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Nothing is known.
@@ -173,7 +173,7 @@ impl Summary {
 }
 
 /// The configuration, without a look at the tokenizer, which may be large, unless something is damaged.
-fn config(run: &Path, warnings: &mut Vec<String>) -> Result<Config> {
+pub(crate) fn config(run: &Path, warnings: &mut Vec<String>) -> Result<Config> {
     let config = sealed_config(run).and_then(|text| config_of_run(&run.join(CONFIG), &text));
     config.or_else(|_| {
         let run = RunDir::open(run)?;
@@ -210,7 +210,7 @@ pub fn last_trained(run: &Path) -> SystemTime {
 
 /// The estimate of the validation loss at a step, if the metrics have it.
 pub fn val_loss_at(run: &Path, step: u64) -> Option<f64> {
-    let file = File::open(run.join(METRICS)).ok()?;
+    let file = open_regular(&run.join(METRICS)).ok()?;
     let lines = MetricLines::new(BufReader::new(file)).map_while(std::result::Result::ok);
     let at = |line: MetricLine| match line.event() {
         Some(Record::Estimate(at)) if at.step == step => Some(at.val_loss),

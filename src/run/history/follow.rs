@@ -1,6 +1,6 @@
 //! A place in a file that grows, until it is written anew.
 
-use crate::system::disk::read_exact_at;
+use crate::system::disk::{not_regular, read_exact_at};
 use std::{
     fs::{self, File, Metadata},
     io::{self, Seek, SeekFrom},
@@ -30,15 +30,17 @@ impl Identity {
 }
 
 /// How far a file was read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Follow {
     identity: Option<Identity>,
     /// The end of the last line that was read.
     at: u64,
     /// What stands before that.
     before: Vec<u8>,
-    /// Its length and time at the last look.
+    /// Its length and time at the last look after which all of it was read.
     seen: Option<(u64, Option<SystemTime>)>,
+    /// The same at the last look.
+    looked: Option<(u64, Option<SystemTime>)>,
 }
 
 /// What a look at a file shows.
@@ -66,6 +68,9 @@ impl Follow {
             }
             Err(error) => return Err(error),
         };
+        if !about.is_file() {
+            return Err(not_regular());
+        }
         let seen = |about: &Metadata| Some((about.len(), about.modified().ok()));
         if self.identity == Some(Identity::of(&about)) && self.seen == seen(&about) {
             return Ok(Look::Same);
@@ -75,10 +80,10 @@ impl Follow {
         let about = file.metadata()?;
         let identity = Some(Identity::of(&about));
         if identity != self.identity || about.len() < self.at || !self.is_as_before(&file)? {
-            *self = Follow { identity, seen: seen(&about), ..Follow::default() };
+            *self = Follow { identity, looked: seen(&about), ..Follow::default() };
             return Ok(Look::Anew(file));
         }
-        self.seen = seen(&about);
+        self.looked = seen(&about);
         file.seek(SeekFrom::Start(self.at))?;
         Ok(Look::More(file))
     }
@@ -101,6 +106,11 @@ impl Follow {
         self.before.clear();
         self.before.extend_from_slice(&line[line.len().saturating_sub(REMEMBERED)..]);
         self.before.push(b'\n');
+    }
+
+    /// It was read up to its end. Until then, each look reads on.
+    pub(super) fn finished(&mut self) {
+        self.seen = self.looked;
     }
 
     /// It was read up to here.

@@ -21,7 +21,7 @@ const MORE: u64 = 8;
 const MOST_BYTES: u64 = END_BYTES * MORE * MORE;
 
 /// The last events of a run.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Latest {
     follow: Follow,
@@ -70,7 +70,13 @@ impl Latest {
     }
 
     /// Reads the end of what is new.
-    fn read(&mut self, mut file: File) -> io::Result<bool> {
+    fn read(&mut self, file: File) -> io::Result<bool> {
+        let is_new = self.read_end(file)?;
+        self.follow.finished();
+        Ok(is_new)
+    }
+
+    fn read_end(&mut self, mut file: File) -> io::Result<bool> {
         let (began, len) = (self.follow.at(), file.metadata()?.len());
         let mut most = END_BYTES;
         loop {

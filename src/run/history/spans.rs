@@ -38,10 +38,10 @@ impl Steps {
         let (first, last) = (self.step[places.start], self.step[places.end - 1]);
         let (all, n) = (u128::from(last - first) + 1, most.max(1) as u128);
         // The end of a span: the first step that is not in it.
-        let end = |span: u128| first + (all * (span + 1)).div_ceil(n) as u64;
+        let end = |span: u128| u128::from(first) + (all * (span + 1)).div_ceil(n);
         let (mut spans, mut from) = (Vec::new(), places.start);
         for span in 0..n {
-            let to = from + self.step[from..places.end].partition_point(|&step| step < end(span));
+            let to = from + self.step[from..places.end].partition_point(|&step| u128::from(step) < end(span));
             if from < to {
                 spans.push(self.span(from..to));
             }

@@ -156,7 +156,7 @@ fn a_file_that_is_written_anew_is_read_anew() {
     fs::remove_file(&path).unwrap();
     tail.update(temp.path()).unwrap();
     assert!(tail.since(Some(third)).whole && tail.steps.step.is_empty());
-    for text in ["", "x", "1:2", "1:2.3.4", "g:1.2.3.4", "1:1.2.3.-4", "1:1.2.3.4.5"] {
+    for text in ["", "x", "1:2", "1:2.3.4", "g:1.2.3.4.5", "1:1.2.3.4.-5", "1:1.2.3.4.5.6", "1:1.2.3.4"] {
         assert!(text.parse::<Cursor>().is_err(), "{text}");
     }
 }
@@ -177,10 +177,22 @@ fn steps_that_are_made_again_replace_those_of_before() {
     assert_eq!((&tail.steps.step[..], &tail.steps.loss[..]), (&[2, 3, 4][..], &[3.0, 2.5, 2.25][..]));
     assert_eq!(tail.estimates.train_loss, [2.9, 2.0]);
     assert!(tail.finish.is_none() && tail.since(Some(before)).whole && tail.since(None).marks.is_empty());
-    let (samples, left_out) = tail.samples(temp.path(), None, 10).unwrap();
-    assert_eq!((samples, left_out), (vec![(2, "a".to_owned()), (4, "c".to_owned())], 0));
-    assert_eq!(tail.samples(temp.path(), Some(2), 10).unwrap().0.len(), 1);
-    assert_eq!(tail.samples(temp.path(), None, 1).unwrap(), (vec![(4, "c".to_owned())], 1));
+    let samples = |since, most, bytes| {
+        let of = tail.samples(temp.path(), since, Most::new(most, bytes)).unwrap();
+        (
+            of.all.into_iter().map(|(step, text)| format!("{step}{text}")).collect::<Vec<_>>().join(" "),
+            of.left_out,
+            of.whole,
+        )
+    };
+    let told = |text: &str, left_out, whole| (text.to_owned(), left_out, whole);
+    assert_eq!(samples(Since::Cursor(None), 10, 100), told("2a 4c", 0, true));
+    assert_eq!(samples(Since::Cursor(Some(before)), 10, 100), told("2a 4c", 0, true), "one was drawn again");
+    assert_eq!(samples(Since::Cursor(Some(tail.cursor())), 10, 100), told("", 0, false));
+    assert_eq!(samples(Since::Step(2), 10, 100), told("4c", 0, false));
+    assert_eq!(samples(Since::Cursor(None), 1, 100), told("4c", 1, true));
+    assert_eq!(samples(Since::Cursor(None), 10, 1), told("4c", 1, true));
+    assert_eq!(samples(Since::Cursor(None), 10, 0), told("4c", 1, true), "one at least");
 }
 
 trait Lines {
@@ -223,4 +235,46 @@ fn the_end_is_read_until_there_is_an_estimate() {
     fs::write(temp.path().join(METRICS), bytes).unwrap();
     let latest = Latest::of(temp.path());
     assert_eq!((latest.step.unwrap().step, latest.estimate.unwrap().train_loss), (2999, 4.0));
+}
+
+/// A generation is given once.
+#[test]
+fn generations_are_never_given_twice() {
+    let mut all: Vec<_> = (0..1000).map(|_| next_generation()).collect();
+    assert!(all.is_sorted_by(|a, b| a < b));
+    all.dedup();
+    assert_eq!(all.len(), 1000);
+}
+
+/// What could not be read is read at the next look, though the file is as it was.
+#[test]
+fn a_look_that_failed_is_repeated() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join(METRICS);
+    fs::write(&path, lines(&[step(1, 3.0)])).unwrap();
+    let mut follow = Follow::default();
+    assert!(matches!(follow.look(&path).unwrap(), Look::Anew(_)));
+    assert!(matches!(follow.look(&path).unwrap(), Look::More(_)), "nothing was read");
+    follow.finished();
+    assert!(matches!(follow.look(&path).unwrap(), Look::Same));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(follow.look(&path).is_err() && Tail::default().update(temp.path()).is_err());
+}
+
+#[test]
+fn the_greatest_step_is_one_as_any_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let greatest = [
+        step(0, 3.0),
+        step(1, 2.0),
+        step(u64::MAX, 1.0),
+        step(u64::MAX, 0.5),
+        estimate(u64::MAX, 1.0),
+        estimate(u64::MAX, 2.0),
+    ];
+    fs::write(temp.path().join(METRICS), lines(&greatest)).unwrap();
+    let tail = read(temp.path());
+    assert_eq!((&tail.steps.loss[..], &tail.estimates.train_loss[..]), (&[3.0, 2.0, 0.5][..], &[2.0][..]));
+    assert_eq!(tail.steps.spans(0..3, 2).iter().map(|span| span.step).collect::<Vec<_>>(), [1, u64::MAX]);
 }

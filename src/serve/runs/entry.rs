@@ -2,21 +2,18 @@
 
 use super::values::{finite, unix_s, value};
 use crate::{
-    run::{Condition, Facts, Latest, Lock, Tail, last_trained},
+    run::{Condition, Facts, Latest, Lock, last_trained},
     serve::models::{About, about},
 };
-use kinglet_core::{config::Config, params::Layout};
+use kinglet_core::{config::Config, error::Error, params::Layout};
 use serde_json::{Map, Value, json};
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, TryLockError},
-    time::SystemTime,
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 /// The longest text of a setting that is told in the list of runs, in characters.
 const LONGEST: usize = 80;
 
 /// One run.
+#[derive(Clone)]
 pub(super) struct Entry {
     /// Its folder.
     pub(super) run: PathBuf,
@@ -24,13 +21,9 @@ pub(super) struct Entry {
     pub(super) version: u64,
     /// When it was last trained.
     pub(super) changed: SystemTime,
-    /// Its metrics, once somebody asks for them.
-    pub(super) tail: Arc<Mutex<Tail>>,
-    /// When that was, counted.
-    pub(super) used: u64,
     /// Its configuration and its checkpoints, as they were looked at.
     stamp: Option<[About; 2]>,
-    facts: Facts,
+    facts: Arc<Facts>,
     latest: Latest,
     lock: About,
     is_held: bool,
@@ -47,10 +40,8 @@ impl Entry {
         Entry {
             version: 0,
             changed: SystemTime::UNIX_EPOCH,
-            tail: Arc::default(),
-            used: 0,
             stamp: None,
-            facts: Facts::default(),
+            facts: Arc::default(),
             latest: Latest::new(),
             lock: None,
             is_held: false,
@@ -68,7 +59,7 @@ impl Entry {
         let is_new = self.stamp != Some(stamp);
         let config_changed = self.stamp.map(|stamp| stamp[0]) != Some(stamp[0]);
         if is_new {
-            self.facts = Facts::of(&self.run);
+            self.facts = Arc::new(Facts::of(&self.run));
             self.stamp = Some(stamp);
         }
         if config_changed {
@@ -96,13 +87,14 @@ impl Entry {
         self.facts.config.as_ref().ok()
     }
 
-    /// Bytes of its metrics in memory; of what is being read that is not known.
-    pub(super) fn held(&self) -> Option<usize> {
-        match self.tail.try_lock() {
-            Ok(tail) => Some(tail.bytes()),
-            Err(TryLockError::Poisoned(tail)) => Some(tail.into_inner().bytes()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+    /// The same, or why it cannot be read.
+    pub(super) fn readable_config(&self) -> Result<&Config, &Error> {
+        self.facts.config.as_ref()
+    }
+
+    /// What is damaged.
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.facts.warnings
     }
 
     /// Tokens that an update trains on.

@@ -1,19 +1,12 @@
 //! All runs and tunings, as they were last seen.
 
-use super::{entry::Entry, tunings::Search, values::unknown};
-use crate::{
-    run::Tail,
-    serve::{
-        answer::Failure,
-        models::{Models, Places},
-    },
-};
+use super::{entry::Entry, tails::Tails, tunings::Search};
+use crate::serve::models::{Models, Places};
 use kinglet_core::config::FIELDS;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,14 +16,17 @@ const BELIEVED: Duration = Duration::from_millis(400);
 /// So many runs that are gone are remembered. Whoever looks again after more of them gets everything.
 const GONE: usize = 1000;
 
-/// Bytes of metrics that are kept in memory, of all runs together.
-const TAILS: usize = 64 << 20;
-
 /// The runs and tunings, as they were last seen.
 #[derive(Default)]
-pub(in crate::serve) struct Runs(Mutex<Seen>);
+pub(in crate::serve) struct Runs {
+    /// Whoever has it looks at the files. Nothing else is locked meanwhile: a disk that does not answer keeps one waiting.
+    search: Mutex<()>,
+    seen: Mutex<Arc<Seen>>,
+    /// Their metrics, of those that are asked for.
+    pub(super) tails: Tails,
+}
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Seen {
     at: Option<Instant>,
     /// Begins each cursor: another server's are of no use.
@@ -45,24 +41,48 @@ pub(super) struct Seen {
     gone: VecDeque<(u64, String)>,
     /// What is gone has been forgotten up to this version.
     forgotten: u64,
-    /// Counts uses, so that what was used least recently is forgotten first.
-    uses: u64,
 }
 
 impl Runs {
-    /// To look at, one after another.
-    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
-        // Each look makes it whole again.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What was seen last, whenever that was.
+    pub(super) fn last(&self) -> Arc<Seen> {
+        locked(&self.seen).clone()
+    }
+
+    /// Looks at everything, unless that was done a moment ago. While one looks, the others get what was there.
+    pub(super) fn look(&self, models: &Models) -> Arc<Seen> {
+        let last = self.last();
+        if last.is_fresh() {
+            return last;
+        }
+        let _search = match self.search.try_lock() {
+            Ok(search) => search,
+            Err(TryLockError::Poisoned(search)) => search.into_inner(),
+            Err(TryLockError::WouldBlock) if last.at.is_some() => return last,
+            Err(TryLockError::WouldBlock) => locked(&self.search),
+        };
+        let last = self.last();
+        if last.is_fresh() {
+            // Somebody else has just looked.
+            return last;
+        }
+        let mut seen = Seen::clone(&last);
+        seen.look(models);
+        let seen = Arc::new(seen);
+        *locked(&self.seen) = seen.clone();
+        self.tails.keep(|id, run| seen.runs.get(id).is_some_and(|entry| entry.run == run));
+        seen
     }
 }
 
 impl Seen {
-    /// Looks at everything, unless that was done a moment ago.
-    pub(super) fn look(&mut self, models: &Models) {
-        if self.at.is_some_and(|at| at.elapsed() < BELIEVED) {
-            return;
-        }
+    /// Whether it was seen a moment ago.
+    fn is_fresh(&self) -> bool {
+        self.at.is_some_and(|at| at.elapsed() < BELIEVED)
+    }
+
+    /// Looks at everything.
+    fn look(&mut self, models: &Models) {
         if self.began == 0 {
             self.began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_micros() as u64);
         }
@@ -162,41 +182,9 @@ impl Seen {
         let gone = self.gone.back().map_or(0, |gone| gone.0);
         runs.chain(tunings).max().unwrap_or(0).max(gone).max(self.keys.1).max(self.forgotten)
     }
-
-    /// What is needed to read a run.
-    pub(super) fn place(&mut self, models: &Models, id: &str) -> Result<Place, Failure> {
-        if !self.runs.contains_key(id) {
-            self.look(models);
-        }
-        self.uses += 1;
-        let entry = self.runs.get_mut(id).ok_or_else(|| unknown(id))?;
-        entry.used = self.uses;
-        Ok(Place { run: entry.run.clone(), tail: entry.tail.clone(), tokens_per_step: entry.tokens_per_step() })
-    }
-
-    /// Forgets the metrics of runs that nobody asks for, if they are too many; not those of this run.
-    pub(super) fn forget_tails(&mut self, id: &str) {
-        let mut held: Vec<_> =
-            self.runs.iter().filter_map(|(id, entry)| Some((entry.used, id, entry.held()?))).collect();
-        let mut bytes: usize = held.iter().map(|held| held.2).sum();
-        held.sort();
-        let mut forgotten = Vec::new();
-        for (_, other, size) in held {
-            if bytes <= TAILS || other == id {
-                continue;
-            }
-            bytes -= size;
-            forgotten.push(other.clone());
-        }
-        for id in forgotten {
-            self.runs.entry(id).and_modify(|entry| entry.tail = Arc::default());
-        }
-    }
 }
 
-/// A run to be read.
-pub(super) struct Place {
-    pub(super) run: PathBuf,
-    pub(super) tail: Arc<Mutex<Tail>>,
-    pub(super) tokens_per_step: Option<f64>,
+/// What is whole at all times, whoever panicked meanwhile.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,6 +17,7 @@ use std::{
 };
 
 /// One tuning.
+#[derive(Clone)]
 pub(super) struct Search {
     /// Its folder.
     pub(super) folder: PathBuf,

@@ -150,11 +150,21 @@ fn curves_samples_and_settings_of_a_run() {
     let cursor = more["cursor"].as_str().unwrap();
     let back = get(&server, &format!("/api/runs/a/b/events?since={cursor}"));
     assert_eq!((&back["whole"], column(&back, "step")), (&json!(true), vec![json!(1)]));
-    assert_eq!(get(&server, "/api/runs/a/b/samples"), json!({"samples": [], "left_out": 0}));
+    let none = get(&server, "/api/runs/a/b/samples");
+    assert_eq!((&none["samples"], &none["left_out"], &none["whole"]), (&json!([]), &json!(0), &json!(true)));
     append(&run, &[json!({"event": "sample", "step": 1, "text": "<script>\u{0}"})]);
     let samples = get(&server, "/api/runs/a/b/samples?since=0");
     assert_eq!(samples["samples"], json!([{"step": 1, "text": "<script>\u{0}"}]));
+    assert_eq!(samples["whole"], false);
+    let cursor = none["cursor"].as_str().unwrap();
+    assert_eq!(get(&server, &format!("/api/runs/a/b/samples?since={cursor}"))["samples"], samples["samples"]);
+    // Long ones: about a megabyte of them.
+    let long = "x".repeat(100_000);
+    append(&run, &(2..40).map(|at| json!({"event": "sample", "step": at, "text": long})).collect::<Vec<_>>());
+    let many = get(&server, &format!("/api/runs/a/b/samples?since={cursor}"));
+    assert_eq!((many["samples"].as_array().unwrap().len(), &many["left_out"]), (10, &json!(29)));
     let config = get(&server, "/api/runs/a/b/config");
+    assert_eq!(config["warnings"], json!([]));
     assert_eq!((&config["config"]["seed"], &config["config"]["n_layer"]), (&json!(7), &json!(1)));
     for (path, status, code) in [
         ("/api/runs/none/events", 404, "run_not_found"),
@@ -200,4 +210,26 @@ fn trials_of_a_tuning_are_told() {
     let states: Vec<_> = details["trials"].as_array().unwrap().iter().map(|trial| trial["state"].clone()).collect();
     assert_eq!(states, [json!("stopped early"), json!("finished")]);
     assert_eq!(details["trials"][1]["run"], "search/trials/001-rung2");
+}
+
+/// A run whose metrics are a pipe that nobody writes to keeps nobody waiting; a config that is damaged is not told as it stands.
+#[cfg(unix)]
+#[test]
+fn what_does_not_answer_keeps_nobody_waiting() {
+    let temp = tempfile::tempdir().unwrap();
+    create(&temp.path().join("good"), &[]);
+    let bad = temp.path().join("bad");
+    create(&bad, &["seed=7"]);
+    fs::remove_file(bad.join("metrics.jsonl")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(bad.join("metrics.jsonl")).status().unwrap().success());
+    let text = fs::read_to_string(bad.join("config.toml")).unwrap();
+    fs::write(bad.join("config.toml"), text.replace("seed = 7", "seed = 8")).unwrap();
+    let server = Running::of(root(temp.path().to_owned()), |_| ());
+    assert_eq!(ids(&get(&server, "/api/runs")), ["bad", "good"]);
+    assert_eq!(server.client().get("/api/runs/bad/events").status, 503);
+    assert_eq!(server.client().get("/api/runs/bad/samples").status, 503);
+    assert_eq!(server.client().get("/v1/models").status, 200);
+    let config = server.client().get("/api/runs/bad/config");
+    let warned = config.status == 503 || !config.json()["warnings"].as_array().unwrap().is_empty();
+    assert!(warned, "{config:?}");
 }
