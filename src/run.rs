@@ -28,7 +28,7 @@ pub use home::{
 pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, StepRecord, parse_metrics};
 pub use outcome::{Beaten, Outcome};
 pub use removal::Removal;
-pub use summary::{Condition, Summary, last_trained, size, val_loss_at};
 #[cfg(feature = "serve")]
 pub(crate) use summary::Facts;
+pub use summary::{Condition, Summary, last_trained, size, val_loss_at};
 pub use tags::{change_tags, check_tag, tags};

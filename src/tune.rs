@@ -56,7 +56,7 @@ use stored::{FILE, FORMAT_VERSION, SEAL, TRIALS, TUNE, TuneFile, read};
 
 pub use outcome::{Check, Outcome};
 pub use plan::Rung;
-pub use progress::{Plan, Planned, trial_of};
+pub use progress::{Plan, Planned, best_trial, trial_of};
 pub use range::RangeTest;
 pub use sweep::{Sweep, Values};
 
@@ -760,10 +760,7 @@ fn ranking(outcomes: &[Outcome]) -> Vec<usize> {
 
 /// The outcome with the lowest loss in the last rung that has a finite one.
 fn best_of(outcomes: &[Vec<Outcome>]) -> Option<&Outcome> {
-    outcomes.iter().rev().find_map(|rung| {
-        let best = *ranking(rung).first()?;
-        rung.iter().find(|outcome| outcome.trial == best)
-    })
+    best_trial(outcomes.iter().flatten(), |outcome| (outcome.rung, outcome.trial, outcome.loss))
 }
 
 /// The last trial of each of the settings: by rung reached, highest first, then by loss; diverged ones come last.

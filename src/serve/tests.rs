@@ -246,3 +246,19 @@ fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
 fn limit(change: impl Fn(&mut Limits)) -> Running {
     Running::with(|options| change(&mut options.limits))
 }
+
+/// The table of routes in the documentation is the table of routes.
+#[test]
+fn the_documentation_has_all_routes() {
+    let text = include_str!("../../docs/SERVING.md");
+    let table = text.split("## Routes").nth(1).unwrap().trim_start().split("\n\n").next().unwrap();
+    let cells = table.lines().map(|line| line.split(" | ").next().unwrap());
+    let mut told: Vec<&str> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .map(|text| text.split(' ').next_back().unwrap())
+        .collect();
+    let mut there: Vec<_> = super::routes::ROUTES.iter().map(|route| route.path).collect();
+    told.sort();
+    there.sort();
+    assert_eq!(told, there);
+}

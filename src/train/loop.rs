@@ -297,6 +297,7 @@ impl<'a, B: Backward> Run<'a, B> {
         let (tokens, train_s) = (step as f64 * self.tokens_per_step(), self.state.train_s);
         self.record(Event::Estimate { step, train_loss, val_loss, old_val_loss, bits_per_byte, tokens, train_s });
         self.record_sample();
+        self.clock.sampled();
         if let Err(error) = self.save() {
             // Where nothing was trained yet, nothing is lost.
             let Some((last, _)) = self.saved.filter(|_| !is_over(&self.job.run.config, &self.state)) else {

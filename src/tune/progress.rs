@@ -67,6 +67,15 @@ pub fn trial_of(tuning: &Path, run: &Path) -> Option<Planned> {
     }
 }
 
+/// Of trials with a rung, a number and a loss each: the one with the lowest loss in the last rung that has a finite one.
+pub fn best_trial<T>(trials: impl IntoIterator<Item = T>, of: impl Fn(&T) -> (usize, usize, f64)) -> Option<T> {
+    let finite = trials.into_iter().filter(|trial| of(trial).2.is_finite());
+    finite.min_by(|a, b| {
+        let ((rung, trial, loss), (other_rung, other, other_loss)) = (of(a), of(b));
+        other_rung.cmp(&rung).then(loss.total_cmp(&other_loss)).then(trial.cmp(&other))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

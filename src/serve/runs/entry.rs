@@ -126,10 +126,14 @@ impl Entry {
         }
     }
 
+    /// The exact loss at its end.
+    pub(super) fn loss_at_end(&self) -> Option<f64> {
+        self.latest.done.and_then(|done| done.val_loss_exact)
+    }
+
     /// The exact loss at its end, or else its last estimate.
     pub(super) fn loss(&self) -> Option<f64> {
-        let exact = self.latest.done.and_then(|done| done.val_loss_exact);
-        exact.or(self.latest.estimate.map(|at| at.val_loss)).filter(|loss| loss.is_finite())
+        self.loss_at_end().or(self.latest.estimate.map(|at| at.val_loss)).filter(|loss| loss.is_finite())
     }
 
     /// Seconds to the end of a run that is being trained.

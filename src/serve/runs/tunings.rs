@@ -7,7 +7,7 @@ use super::{
 use crate::{
     run::{Condition, Lock},
     serve::models::{About, about},
-    tune::{Plan, trial_of},
+    tune::{Plan, best_trial, trial_of},
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -34,7 +34,8 @@ pub(super) struct Search {
     summary: Value,
 }
 
-/// One trial: the furthest run with its settings.
+/// One trial on one rung.
+#[derive(Clone, Copy)]
 struct Trial<'a> {
     trial: usize,
     rung: usize,
@@ -74,10 +75,11 @@ impl Search {
         if !self.is_done || self.is_held {
             self.is_done = !self.is_held && Plan::is_done(&self.folder);
         }
-        let trials = self.trials(runs);
+        let all = self.all_trials(runs);
+        let trials = furthest(&all);
         let changed = trials.iter().map(|trial| trial.entry.changed).max();
         let changed = changed.max(stamp.map(|stamp| stamp.0)).unwrap_or(UNIX_EPOCH);
-        let summary = self.summarized(&trials);
+        let summary = self.summarized(&all, &trials);
         if first || summary != self.summary {
             (self.summary, self.version) = (summary, version);
         }
@@ -92,27 +94,14 @@ impl Search {
         }
     }
 
-    /// Its trials, by number; of each the furthest.
-    fn trials<'a>(&self, runs: &'a BTreeMap<String, Entry>) -> Vec<Trial<'a>> {
-        let mut all: BTreeMap<usize, Trial> = BTreeMap::new();
-        for (id, entry) in runs {
-            let Some(place) = trial_of(&self.folder, &entry.run) else { continue };
+    /// Its trials, on all rungs.
+    fn all_trials<'a>(&self, runs: &'a BTreeMap<String, Entry>) -> Vec<Trial<'a>> {
+        let trial = |(id, entry): (&'a String, &'a Entry)| {
+            let place = trial_of(&self.folder, &entry.run)?;
             // Those with other seeds say nothing about which settings are best.
-            let Some(rung) = place.rung else { continue };
-            let trial = Trial { trial: place.trial, rung, id, entry };
-            if all.get(&place.trial).is_none_or(|other| other.rung < rung) {
-                all.insert(place.trial, trial);
-            }
-        }
-        all.into_values().collect()
-    }
-
-    /// The best trial: the one with the lowest loss of the furthest that have one.
-    fn best<'a, 'b>(&self, trials: &'b [Trial<'a>]) -> Option<&'b Trial<'a>> {
-        let ended =
-            trials.iter().filter(|trial| trial.entry.condition() == Condition::Done && trial.entry.loss().is_some());
-        let loss = |trial: &Trial| trial.entry.loss().unwrap_or(f64::INFINITY);
-        ended.min_by(|a, b| b.rung.cmp(&a.rung).then(loss(a).total_cmp(&loss(b))))
+            Some(Trial { trial: place.trial, rung: place.rung?, id, entry })
+        };
+        runs.iter().filter_map(trial).collect()
     }
 
     fn settings(&self, trial: &Trial) -> Value {
@@ -122,11 +111,10 @@ impl Search {
         keys.map(|key| ((*key).to_owned(), value(key))).collect::<Map<_, _>>().into()
     }
 
-    fn summarized(&self, trials: &[Trial]) -> Value {
+    fn summarized(&self, all: &[Trial], trials: &[Trial]) -> Value {
         let planned = self.plan.as_ref().and_then(|plan| plan.rungs.first()).map(|rung| rung.trials);
-        let finished = trials.iter().filter(|trial| self.state_of(trial, trials) != "running");
-        let best = self
-            .best(trials)
+        let finished = trials.iter().filter(|trial| !matches!(self.state_of(trial, trials), "running" | "stopped"));
+        let best = best(all)
             .map(|best| json!({"trial": best.trial, "val_loss": best.entry.loss(), "settings": self.settings(best)}));
         json!({
             "state": self.state(),
@@ -161,7 +149,8 @@ impl Search {
 
     /// All of it.
     pub(super) fn details(&self, id: &str, runs: &BTreeMap<String, Entry>) -> Value {
-        let trials = self.trials(runs);
+        let all = self.all_trials(runs);
+        let trials = furthest(&all);
         let told = trials.iter().map(|trial| {
             json!({
                 "trial": trial.trial,
@@ -178,7 +167,24 @@ impl Search {
             "state": self.state(),
             "keys": self.plan.as_ref().map_or(&[][..], |plan| &plan.keys),
             "trials": told.collect::<Vec<_>>(),
-            "best": self.best(&trials).map(|best| best.trial),
+            "best": best(&all).map(|best| best.trial),
         })
     }
+}
+
+/// Of each trial the furthest, by number.
+fn furthest<'a>(all: &[Trial<'a>]) -> Vec<Trial<'a>> {
+    let mut furthest: BTreeMap<usize, Trial> = BTreeMap::new();
+    for trial in all {
+        if furthest.get(&trial.trial).is_none_or(|other| other.rung < trial.rung) {
+            furthest.insert(trial.trial, *trial);
+        }
+    }
+    furthest.into_values().collect()
+}
+
+/// The best trial, as the tuning itself finds it.
+fn best<'a, 'b>(all: &'b [Trial<'a>]) -> Option<&'b Trial<'a>> {
+    let ended = all.iter().filter(|trial| trial.entry.condition() == Condition::Done);
+    best_trial(ended, |trial| (trial.rung, trial.trial, trial.entry.loss_at_end().unwrap_or(f64::INFINITY)))
 }

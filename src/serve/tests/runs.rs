@@ -210,6 +210,13 @@ fn trials_of_a_tuning_are_told() {
     let states: Vec<_> = details["trials"].as_array().unwrap().iter().map(|trial| trial["state"].clone()).collect();
     assert_eq!(states, [json!("stopped early"), json!("finished")]);
     assert_eq!(details["trials"][1]["run"], "search/trials/001-rung2");
+    // On the next rung one is interrupted, and has not ended: the best so far stays the best.
+    create(&tuning.join("trials/001-rung3"), &["learning_rate=0.01"]);
+    append(&tuning.join("trials/001-rung3"), &[step(1)]);
+    thread::sleep(LOOK);
+    let one = &get(&server, "/api/runs")["tunings"][0];
+    assert_eq!((&one["best"], &one["finished"]), (&best, &json!(1)));
+    assert_eq!(get(&server, "/api/tune/search")["best"], 1);
 }
 
 /// A run whose metrics are a pipe that nobody writes to keeps nobody waiting; a config that is damaged is not told as it stands.

@@ -88,6 +88,11 @@ impl Clock {
         self.lap();
     }
 
+    /// A sample was drawn, if one was due. That takes a small part of the time, which is not forecast.
+    pub(super) fn sampled(&mut self) {
+        self.lap();
+    }
+
     /// The checkpoint of an estimate and the plot are written.
     pub(super) fn saved(&mut self) {
         let seconds = self.lap();

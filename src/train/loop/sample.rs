@@ -31,10 +31,14 @@ const TRAINED: f64 = 3.0;
 /// The part of the time that samples may take.
 const PART: f64 = 0.004;
 
-/// So many samples of a run are worth their time, however short it is.
+/// So many samples of a run are worth more: [`MOST`].
 const WORTH: u64 = 8;
 
-/// At every how manyth estimate a sample is drawn. It depends on the configuration alone: a resumed run has the same samples.
+/// The part of the time that these may take.
+const MOST: f64 = 0.02;
+
+/// At every how manyth estimate a sample is drawn; besides, there is one at the beginning and one at the end. It depends on the
+/// configuration alone: a resumed run has the same samples.
 fn every(config: &Config) -> u64 {
     let block = config.block_size as f64;
     let within = config.sample_tokens.min(config.block_size) as f64;
@@ -42,9 +46,11 @@ fn every(config: &Config) -> u64 {
     let sample = within * TOKEN.0 + beyond * TOKEN.1;
     let trained = TRAINED * config.eval_interval as f64 * config.sequences_per_step() as f64 * block;
     let estimated = 2.0 * config.eval_iters as f64 * config.batch_size as f64 * block;
-    let for_its_part = (sample / (PART * (trained + estimated))).ceil() as u64;
-    let estimates = config.max_iters.div_ceil(config.eval_interval);
-    for_its_part.min(estimates.div_ceil(WORTH)).max(1)
+    let between = trained + estimated;
+    let for_its_part = (sample / (PART * between)).ceil() as u64;
+    let estimates = config.max_iters.div_ceil(config.eval_interval).max(1);
+    let worth = ((MOST * between * estimates as f64 / sample) as u64).clamp(1, WORTH);
+    for_its_part.min(estimates.div_ceil(worth)).max(1)
 }
 
 /// Whether a sample is drawn at the estimate of this step.

@@ -156,7 +156,7 @@ fields! {
     eval_iters: u64 = 200, "1 to 1000000" if |v| (1..=1_000_000).contains(v),
         "Random batches per split in each estimate.";
     sample_tokens: usize = 200, "0 (none) to 10000" if |&v| v <= 10_000,
-        "Tokens of the text that the model writes at an estimate, for metrics.jsonl; at every few estimates only, where each would take more than about 0.5 % of the time.";
+        "Tokens of the text that the model writes at an estimate, for metrics.jsonl: at the first, at the last, and at as many between as take about 0.5 % of the time, or 2 % if they are fewer than 8.";
     precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
         "Precision of the inputs of matrix products in linear layers and Muon, if the processor supports it; everything else is f32.";
     z_loss: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),

@@ -60,9 +60,9 @@ fn samples_change_nothing_else_and_come_again_after_a_resume() {
     let temp = tempfile::tempdir().unwrap();
     let path = |name: &str| temp.path().join(name);
     train(&path("without"), "sample_tokens=0", None);
-    let told = train(&path("with"), "sample_tokens=30", None);
-    train(&path("stopped"), "sample_tokens=30", Some(25));
-    train(&path("stopped"), "sample_tokens=30", None);
+    let told = train(&path("with"), "sample_tokens=4", None);
+    train(&path("stopped"), "sample_tokens=4", Some(25));
+    train(&path("stopped"), "sample_tokens=4", None);
     let weights = |name: &str| {
         let mut run = RunDir::open(&path(name)).unwrap();
         let layout = Layout::new(&run.config).unwrap();
@@ -87,9 +87,12 @@ fn samples_take_a_small_part_of_the_time() {
     let small = config(&["max_iters=5000", "eval_interval=100", "batch_size=16", "block_size=32", "eval_iters=200"]);
     let steps: Vec<_> = (0..=5000).step_by(100).filter(|&step| is_due(&small, step)).collect();
     assert!((8..=12).contains(&steps.len()) && steps.last() == Some(&5000), "{steps:?}");
-    // A short run has some, however little it costs.
-    let short = config(&["max_iters=50", "eval_interval=10", "eval_iters=1", "batch_size=2"]);
-    assert_eq!((0..=50).step_by(10).filter(|&step| is_due(&short, step)).count(), 6);
+    // A short run has as many as are cheap, and one at each end.
+    let short = ["max_iters=50", "eval_interval=10", "eval_iters=1", "batch_size=2"];
+    for (tokens, samples) in [("sample_tokens=2", 6), ("sample_tokens=200", 2)] {
+        let short = config(&[&short[..], &[tokens]].concat());
+        assert_eq!((0..=50).step_by(10).filter(|&step| is_due(&short, step)).count(), samples, "{tokens}");
+    }
     assert!(!is_due(&config(&["sample_tokens=0"]), 0));
     assert_eq!(cut("猫".repeat(LONGEST + 1)).chars().count(), LONGEST + 1);
     assert_eq!(cut("猫".repeat(LONGEST)).chars().count(), LONGEST);
