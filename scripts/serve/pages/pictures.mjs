@@ -1,6 +1,6 @@
 // The pictures of the page in the README.
 //
-//     node pictures.mjs NODE_MODULES CHROMIUM URL docs/img
+//     node pictures.mjs NODE_MODULES CHROMIUM URL docs/img     # then: 64 colours, by any program that reduces a palette
 //
 // The server has the runs shakespeare-small and shakespeare-large (presets kinglet-0.2m and kinglet-2.7m on Tiny Shakespeare), and
 // chat (of conversations).
@@ -46,7 +46,7 @@ const PICTURES = {
 
 for (const [name, [hash, act]] of Object.entries(PICTURES)) {
   for (const colorScheme of ["light", "dark"]) {
-    const { page, close } = await open(hash, { width: 1120, height: 760, colorScheme });
+    const { page, close } = await open(hash, { width: 1120, height: name === "runs" ? 960 : 760, colorScheme });
     await act(page);
     await page.waitForTimeout(500);
     await page.screenshot({ path: join(folder, `page-${name}-${colorScheme}.png`) });
