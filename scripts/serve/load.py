@@ -169,6 +169,8 @@ class Load:
                 words = ["node", SCRIPTS / "stay.mjs", modules, chromium, server.url]
                 page = subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                 assert page.stdout.readline() == "open\n", "the page is not shown"
+                # It is to be open, and not being opened.
+                time.sleep(5)
                 beside.append(self.training(f"seen-{i}", SHOWN))
                 page.stdin.close()
                 page.wait(30)
