@@ -38,7 +38,7 @@ pub(super) const DISCOVER: usize = 500;
 pub(super) const OTHER: usize = 600;
 
 /// The environment variables that the program reads; a test compares them with the source.
-const ENVIRONMENT: [(&str, &str); 8] = [
+const ENVIRONMENT: [(&str, &str); 9] = [
     ("BROWSER", "If set, `serve --open` opens a browser though no screen is known"),
     ("DISPLAY", "If set, there is a screen for `serve --open`"),
     ("KINGLET_DATA_DIR", "Folder with tinyshakespeare.txt, to be used instead of a download"),
@@ -46,7 +46,8 @@ const ENVIRONMENT: [(&str, &str); 8] = [
     ("KINGLET_NO_HISTORY", "If set, `kinglet chat` keeps no history of typed lines"),
     ("NO_COLOR", "Turns colours off, unless it is empty"),
     ("TERM", "If it is `dumb`, there are no bars and no colours"),
-    ("WAYLAND_DISPLAY", "The same"),
+    ("WAYLAND_DISPLAY", "As DISPLAY"),
+    ("XDG_RUNTIME_DIR", "Folder of the file by which `serve --open` tells a browser the token, if there is one"),
 ];
 
 /// What the exit status says.

@@ -58,7 +58,8 @@ fn json_is_one_object_a_line_and_ends_with_done() {
     let out = cli.ok(&[&["train", "--json", "--out", "run"], SMALL].concat());
     let events: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
-    let wanted = ["start", "estimate", "sample", "step", "estimate", "sample", "step", "estimate", "sample", "done"];
+    // The first estimate and the last have a sample; more would take too long.
+    let wanted = ["start", "estimate", "sample", "step", "estimate", "step", "estimate", "sample", "done"];
     assert_eq!(kinds, wanted);
     let done = events.last().unwrap();
     for key in ["step", "params", "train_loss", "val_loss", "val_loss_exact", "ms_per_step", "tokens_per_s", "wall_s"] {

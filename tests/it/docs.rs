@@ -35,9 +35,11 @@ fn pages() -> Vec<PathBuf> {
     top.into_iter().chain(files("docs", &["md"])).collect()
 }
 
-/// The targets of a page's links.
+/// The targets of a page's links, and what it shows, also in the HTML of pictures that have a light and a dark form.
 fn links(text: &str) -> impl Iterator<Item = &str> {
-    text.split("](").skip(1).filter_map(|rest| rest.split(')').next())
+    let marked = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let within = |attribute| text.split(attribute).skip(1).filter_map(|rest| rest.split('"').next());
+    marked.chain(within(" src=\"")).chain(within(" srcset=\""))
 }
 
 /// A heading as the end of a link to it.

@@ -234,13 +234,9 @@ fn a_run_whose_first_losses_are_not_finite_goes_on() {
     run_until(resume(), |event| matches!(event, Event::Estimate { step: 4, .. }));
     let at = newest(&out).state;
     assert_eq!((at.step, at.best, at.since_best, at.updates), (4, None, 3, Some(0)));
-    // Each checkpoint can be read, and is not passed over; but nothing can be drawn.
+    // Each checkpoint can be read, and is not passed over.
     let events = run_until(resume(), |event| matches!(event, Event::Estimate { step: 6, .. }));
-    let said = warnings(&events);
-    assert!(
-        said.len() == 1 && said[0].starts_with("no sample was drawn: the model's logits are not finite"),
-        "{said:?}"
-    );
+    assert_eq!(warnings(&events), [] as [&str; 0]);
 
     // Good weights: the first finite loss is the best, and with it the run ends as any other.
     let state = newest(&out).state;

@@ -138,7 +138,7 @@ fn curves_are_written_for_tensorboard() {
     let table = cli.run(&["compare", "run", "--csv", "all.csv"]);
     assert!(
         String::from_utf8_lossy(&table.stderr)
-            .contains("note: --csv leaves out 4 events other than estimates and updates"),
+            .contains("note: --csv leaves out 3 events other than estimates and updates"),
         "{table:?}"
     );
 }
