@@ -4,7 +4,7 @@
 import { field, h, readable, say } from "./dom.js";
 import "./knobs.js";
 import { scale } from "./tokens.js";
-import { A_FRAME, Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, mended, notesBox, runButton } from "./text.js";
+import { A_FRAME, Frames, Writing, WritingPage, copyButton, ending, errorBox, keysHint, loadModels, mended, notesBox, runButton } from "./text.js";
 
 /**
  * The conversation, which stays when another page is looked at. A message has its `role` and `content`; an answer its
@@ -13,25 +13,24 @@ import { A_FRAME, Frames, Writing, copyButton, ending, errorBox, keysHint, loadM
 let messages = [];
 let system = "";
 
-class Chat extends HTMLElement {
+class Chat extends WritingPage {
   #model = document.createElement("kinglet-model");
   #knobs = document.createElement("kinglet-knobs");
   #system = h("textarea", { rows: 2, spellcheck: "false" });
   #list = h("ol", { className: "talk", "aria-label": "Conversation" });
   #draft = h("textarea", { rows: 2, spellcheck: "false", placeholder: "Type a message" });
-  #run = runButton("Send", () => this.#send(), () => this.#stop());
+  #run = runButton("Send", () => this.#send(), () => this.stop());
   #anew = h("button", { type: "button", className: "quiet push", onclick: () => this.#clear() }, "New conversation");
   #trouble = h("div", { className: "stack" });
   #error = h("div", { className: "stack" });
   #composer = h("div", { className: "stack composer" });
   #empty = h("div", { className: "empty" }, "Say something. Each answer can be looked at token by token.");
-  #frames = new Frames(() => this.#draw());
+  frames = new Frames(() => this.#draw());
   #views = new Map();
   #running = null;
   #editing = null;
-  #saving;
-  #onKey = (event) => {
-    if (event.key === "Escape" && this.#running) this.#stop();
+  onKey = (event) => {
+    if (event.key === "Escape" && this.#running) this.stop();
   };
 
   constructor() {
@@ -46,19 +45,10 @@ class Chat extends HTMLElement {
     const hint = keysHint(["Enter"], "sends");
     const actions = h("div", { className: "row" }, this.#run, hint, this.#anew);
     this.#composer.append(this.#error, field("Message", this.#draft), actions);
-    const left = h("div", { className: "stack" }, this.#model, this.#trouble, this.#empty, this.#list, this.#composer);
-    const right = h("aside", { className: "stack", "aria-label": "Settings" },
-      field("System message", this.#system, "It may be empty. Only models that learned with one know what it is."), this.#knobs);
-    this.append(h("div", { className: "page beside" }, left, right));
-    document.addEventListener("keydown", this.#onKey);
+    const message = field("System message", this.#system, "It may be empty. Only models that learned with one know what it is.");
+    const left = [this.#model, this.#trouble, this.#empty, this.#list, this.#composer];
+    this.lay(h("div", { className: "page beside" }), left, [message, this.#knobs], "Settings");
     this.#open();
-  }
-
-  disconnectedCallback() {
-    document.removeEventListener("keydown", this.#onKey);
-    this.#stop();
-    this.#frames.cancel();
-    clearTimeout(this.#saving);
   }
 
   async #open() {
@@ -89,7 +79,7 @@ class Chat extends HTMLElement {
    * the reason belongs, if that is not at the end.
    */
   async #answer(asked, undo = () => null, isNew = undefined) {
-    this.#stop();
+    this.stop();
     const before = messages;
     const writing = new Writing();
     messages = [...asked, { role: "assistant", writing, model: this.#model.model.id }];
@@ -107,7 +97,7 @@ class Chat extends HTMLElement {
       writing.notes.push(...notes);
     }
     const body = { model: this.#model.model.id, messages: told, seed: this.#knobs.nextSeed(isNew), ...this.#knobs.body() };
-    await writing.run("/v1/chat/completions", body, () => this.#frames.ask());
+    await writing.run("/v1/chat/completions", body, () => this.frames.ask());
     const isLast = this.#running === writing;
     if (isLast) this.#running = null;
     if (writing.error && !writing.texts[0].text && messages.at(-1)?.writing === writing) {
@@ -119,13 +109,13 @@ class Chat extends HTMLElement {
     this.#run.show(!!this.#running);
   }
 
-  #stop() {
+  stop() {
     this.#running?.stop();
     this.#running = null;
   }
 
   #clear() {
-    this.#stop();
+    this.stop();
     messages = [];
     this.#error.replaceChildren();
     this.#render();
@@ -258,7 +248,7 @@ class Chat extends HTMLElement {
       const { length } = view.tokens.tokens;
       if (length > text.tokens.length) view.tokens.reset([], text.tokens);
       else if (length < text.tokens.length) view.tokens.extend(text.tokens.slice(length, length + A_FRAME));
-      if (view.tokens.tokens.length < text.tokens.length) this.#frames.ask();
+      if (view.tokens.tokens.length < text.tokens.length) this.frames.ask();
     }
     view.retry.disabled = writing.isRunning;
     if (!text.reason) return;
@@ -268,8 +258,7 @@ class Chat extends HTMLElement {
   }
 
   #changed() {
-    clearTimeout(this.#saving);
-    this.#saving = setTimeout(() => history.replaceState(null, "", this.#address()), 200);
+    this.saveSoon(() => this.#address());
   }
 
   #address() {

@@ -4,7 +4,7 @@ import { field, h, newId, number, say, shown } from "./dom.js";
 import "./knobs.js";
 import { scale } from "./tokens.js";
 import {
-  A_FRAME, Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, meanSurprise, mended, noModels, notesBox, runButton,
+  A_FRAME, Frames, Writing, WritingPage, copyButton, ending, errorBox, keysHint, loadModels, meanSurprise, mended, noModels, notesBox, runButton,
 } from "./text.js";
 
 /** How the settings of a side are told apart in the address. */
@@ -127,23 +127,22 @@ class Side {
   }
 }
 
-class Compare extends HTMLElement {
+class Compare extends WritingPage {
   #knobs = document.createElement("kinglet-knobs");
   #sides = SIDES.map((name) => new Side(name, this.#knobs, () => this.#changed()));
   #prompt = h("textarea", { rows: 3, spellcheck: "false", placeholder: "How both texts begin. It may be empty." });
-  #run = runButton("Write both", () => this.#write(), () => this.#stop());
+  #run = runButton("Write both", () => this.#write(), () => this.stop());
   #link = copyButton("Copy link", () => this.#address());
   #trouble = h("div", { className: "stack" });
   #parting = h("p", { className: "parting" });
   #scale = h("div", { hidden: true }, scale());
   #columns = h("div", { className: "split sides" }, ...this.#sides.map(({ section }) => section));
-  #frames = new Frames(() => this.#draw());
+  frames = new Frames(() => this.#draw());
   #isRunning = false;
   #same = 0;
   #isParted = false;
   #partsAt = [-1, -1];
-  #saving;
-  #onKey = (event) => this.#key(event);
+  onKey = (event) => this.#key(event);
 
   constructor() {
     super();
@@ -154,19 +153,10 @@ class Compare extends HTMLElement {
   connectedCallback() {
     const hint = keysHint(["Ctrl", "Enter"], "writes");
     const actions = h("div", { className: "row" }, this.#run, hint, this.#link);
-    const left = h("div", { className: "stack" }, field("Prompt of both", this.#prompt), actions, this.#trouble, this.#parting, this.#columns, this.#scale);
-    const right = h("aside", { className: "stack", "aria-label": "Settings of both" }, this.#knobs);
-    this.append(h("div", { className: "page beside" }, left, right));
+    const left = [field("Prompt of both", this.#prompt), actions, this.#trouble, this.#parting, this.#columns, this.#scale];
+    this.lay(h("div", { className: "page beside" }), left, [this.#knobs], "Settings of both");
     this.#link.classList.add("push");
-    document.addEventListener("keydown", this.#onKey);
     this.#open();
-  }
-
-  disconnectedCallback() {
-    document.removeEventListener("keydown", this.#onKey);
-    this.#stop();
-    this.#frames.cancel();
-    clearTimeout(this.#saving);
   }
 
   async #open() {
@@ -195,7 +185,7 @@ class Compare extends HTMLElement {
 
   async #write() {
     if (this.#run.disabled) return;
-    this.#stop();
+    this.stop();
     const [prompt, notes] = mended(this.#prompt.value);
     if (notes.length) this.#prompt.value = prompt;
     const seed = this.#knobs.nextSeed();
@@ -203,7 +193,7 @@ class Compare extends HTMLElement {
     this.#isRunning = true;
     this.#run.show(true);
     say("Writing");
-    const came = () => this.#frames.ask();
+    const came = () => this.frames.ask();
     this.#sides.forEach((side) => side.clear());
     const writings = this.#sides.map((side) => side.begin(prompt, notes, seed, this.#knobs, came));
     this.#changed();
@@ -215,13 +205,13 @@ class Compare extends HTMLElement {
     say(this.#parting.textContent);
   }
 
-  #stop() {
+  stop() {
     this.#sides.forEach((side) => side.stop());
   }
 
   #draw() {
     const areDone = this.#sides.map((side) => side.draw());
-    if (areDone.includes(false)) this.#frames.ask();
+    if (areDone.includes(false)) this.frames.ask();
     this.#run.show(this.#isRunning);
     this.#scale.hidden = !this.#sides.some(({ text }) => text?.tokens.some(({ logprob }) => logprob != null));
     this.#part();
@@ -255,12 +245,11 @@ class Compare extends HTMLElement {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       this.#write();
-    } else if (event.key === "Escape" && this.#isRunning) this.#stop();
+    } else if (event.key === "Escape" && this.#isRunning) this.stop();
   }
 
   #changed() {
-    clearTimeout(this.#saving);
-    this.#saving = setTimeout(() => history.replaceState(null, "", this.#address()), 200);
+    this.saveSoon(() => this.#address());
     const sides = this.#sides.map(({ writing, prompt }) => ({ writing, prompt }));
     left = { query: new URLSearchParams(this.#address().split("?")[1]).toString(), fresh: this.#knobs.fresh, sides };
     this.#columns.classList.toggle("uneven", this.#sides[0].hasOwn !== this.#sides[1].hasOwn);

@@ -159,6 +159,34 @@ export function spell(tokens) {
   return tokens.map(piece).join("") + utf8.decode();
 }
 
+/**
+ * A page that writes texts. It has `frames`, in which it draws, `onKey`, which hears all keys, and `stop()`, which ends what is
+ * being written.
+ */
+export class WritingPage extends HTMLElement {
+  saving;
+
+  /** Puts what is looked at beside what is set, and begins to hear keys. */
+  lay(page, left, settings, label) {
+    page.append(h("div", { className: "stack" }, ...left), h("aside", { className: "stack", "aria-label": label }, ...settings));
+    this.append(page);
+    document.addEventListener("keydown", this.onKey);
+  }
+
+  /** Puts what is set into the address, soon: browsers refuse many changes within a short time. */
+  saveSoon(address) {
+    clearTimeout(this.saving);
+    this.saving = setTimeout(() => history.replaceState(null, "", address()), 200);
+  }
+
+  disconnectedCallback() {
+    document.removeEventListener("keydown", this.onKey);
+    this.stop();
+    this.frames.cancel();
+    clearTimeout(this.saving);
+  }
+}
+
 /** Draws at most once a frame, however often it is asked. */
 export class Frames {
   #draw;

@@ -5,7 +5,7 @@ import { field, h, say, shown } from "./dom.js";
 import "./knobs.js";
 import { isSign, scale } from "./tokens.js";
 import {
-  A_FRAME, Frames, Writing, copyButton, ending, errorBox, keysHint, loadModels, mended, noModels, notesBox, runButton, seedAt, spell,
+  A_FRAME, Frames, Writing, WritingPage, copyButton, ending, errorBox, keysHint, loadModels, mended, noModels, notesBox, runButton, seedAt, spell,
 } from "./text.js";
 
 /** At most so many texts at once. */
@@ -21,12 +21,12 @@ const entries = [];
 /** What was on the page when it was looked at last: its address (`query`), whether seeds were `fresh`, and the `entry`. */
 let left = null;
 
-class Write extends HTMLElement {
+class Write extends WritingPage {
   #model = document.createElement("kinglet-model");
   #knobs = document.createElement("kinglet-knobs");
   #prompt = h("textarea", { rows: 4, spellcheck: "false", placeholder: "How the text begins. It may be empty." });
   #many = h("input", { type: "number", min: 1, max: MOST_TEXTS, step: 1, value: "1" });
-  #run = runButton("Write", () => this.#write(), () => this.#stop());
+  #run = runButton("Write", () => this.#write(), () => this.stop());
   #link = copyButton("Copy link", () => this.#address());
   #pace = h("span", { className: "faint small push" });
   #trouble = h("div", { className: "stack" });
@@ -37,12 +37,12 @@ class Write extends HTMLElement {
   #texts = h("div", { className: "split texts" });
   #about = h("div", { className: "stack about" });
   #page = h("div", { className: "page beside" });
-  #frames = new Frames(() => this.#draw());
+  frames = new Frames(() => this.#draw());
   #views = [];
   #entry = null;
   #running = null;
   #mended = [];
-  #onKey = (event) => this.#key(event);
+  onKey = (event) => this.#key(event);
 
   constructor() {
     super();
@@ -58,22 +58,10 @@ class Write extends HTMLElement {
   connectedCallback() {
     const hint = keysHint(["Ctrl", "Enter"], "writes");
     const actions = h("div", { className: "row" }, this.#run, hint, this.#link);
-    const left = h("div", { className: "stack" },
-      this.#model, field("Prompt", this.#prompt), actions, this.#trouble, this.#history, this.#texts, this.#about);
-    const many = field("Texts at once", this.#many);
-    const right = h("aside", { className: "stack", "aria-label": "Settings" }, this.#knobs, many);
-    this.#page.append(left, right);
-    this.append(this.#page);
+    const left = [this.#model, field("Prompt", this.#prompt), actions, this.#trouble, this.#history, this.#texts, this.#about];
+    this.lay(this.#page, left, [this.#knobs, field("Texts at once", this.#many)], "Settings");
     this.#link.classList.add("push");
-    document.addEventListener("keydown", this.#onKey);
     this.#open();
-  }
-
-  disconnectedCallback() {
-    document.removeEventListener("keydown", this.#onKey);
-    this.#stop();
-    this.#frames.cancel();
-    clearTimeout(this.saving);
   }
 
   /** Fills everything in as the address says, or as it was; nothing is written before somebody asks for it. */
@@ -169,7 +157,7 @@ class Write extends HTMLElement {
   }
 
   async #begin({ prompt, ids, givenCount, kept = [], given = null, from }) {
-    this.#stop();
+    this.stop();
     const seed = this.#knobs.nextSeed();
     const model = this.#model.model.id;
     const before = this.#entry;
@@ -189,7 +177,7 @@ class Write extends HTMLElement {
     const body = { model, prompt: ids ?? prompt + spell(kept), n: this.#n, seed: seedAt(seed, place), ...this.#knobs.body() };
     await writing.run("/v1/completions", body, () => {
       if (ids && !given && !writing.kept.length) split(entry);
-      this.#frames.ask();
+      this.frames.ask();
     });
     if (this.#running === entry) this.#running = null;
     // A refusal, of which no text has come, is no part of what was written: what was there before it stays.
@@ -200,11 +188,11 @@ class Write extends HTMLElement {
     say(writing.error ? writing.error.message : `${writing.written} tokens written`);
     if (isRefused) this.#trouble.replaceChildren(errorBox(writing.error), notesBox(this.#mended) ?? "");
     if (isRefused && this.#entry === entry) this.#show(before, true);
-    this.#frames.ask();
+    this.frames.ask();
     this.#listBranches();
   }
 
-  #stop() {
+  stop() {
     this.#running?.writing.stop();
     this.#running = null;
   }
@@ -281,7 +269,7 @@ class Write extends HTMLElement {
         const fresh = text.tokens.slice(tokens.tokens.length, tokens.tokens.length + room);
         room -= fresh.length;
         if (fresh.length) tokens.extend(fresh);
-        if (tokens.tokens.length < text.tokens.length) this.#frames.ask();
+        if (tokens.tokens.length < text.tokens.length) this.frames.ask();
       }
       tokens.shownOf = given;
       state.textContent = ending(text);
@@ -346,7 +334,7 @@ class Write extends HTMLElement {
       event.preventDefault();
       this.#write();
     } else if (event.key === "Escape" && this.#running) {
-      this.#stop();
+      this.stop();
     } else if (event.altKey && !isText && ["ArrowLeft", "ArrowRight"].includes(event.key)) {
       // Where there is nothing to go back to, the browser goes back.
       if (this.#step(event.key === "ArrowLeft" ? -1 : 1)) event.preventDefault();
@@ -355,8 +343,7 @@ class Write extends HTMLElement {
 
   /** The address is always a link to what is on the page: safe to copy, to reload and to keep. */
   #changed() {
-    clearTimeout(this.saving);
-    this.saving = setTimeout(() => history.replaceState(null, "", this.#address()), 200);
+    this.saveSoon(() => this.#address());
     left = { query: this.#params(this.#goesOn()).toString(), fresh: this.#knobs.fresh, entry: this.#entry };
     for (const { tokens } of this.#views) tokens.window = this.#windowOf(this.#entry);
   }
