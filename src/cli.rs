@@ -27,6 +27,7 @@ mod plan;
 mod presets;
 mod prune;
 mod published;
+mod quantize;
 mod report;
 mod reproduce;
 mod rm;
@@ -102,6 +103,8 @@ enum Command {
     #[command(display_order = help::USE)]
     Merge(merge::Args),
     #[command(display_order = help::USE)]
+    Quantize(quantize::Args),
+    #[command(display_order = help::USE)]
     Import(import::Args),
     #[command(display_order = help::USE)]
     Export(export::Args),
@@ -165,6 +168,7 @@ impl Args {
             Command::Chat(command) => command.run(json).map(done),
             Command::Serve(command) => command.run(json),
             Command::Merge(command) => command.run(json).map(done),
+            Command::Quantize(command) => command.run(json).map(done),
             Command::Import(command) => command.run(json).map(done),
             Command::Export(command) => command.run(json).map(done),
             Command::List(command) => command.run(json).map(done),

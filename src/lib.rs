@@ -66,6 +66,7 @@ pub mod data;
 pub mod engine;
 pub mod formats;
 pub mod inference;
+pub mod quantize;
 pub mod report;
 pub mod run;
 #[cfg(feature = "serve")]
@@ -76,4 +77,6 @@ pub mod train;
 pub mod tune;
 
 pub use inference::Model;
-pub use kinglet_core::{backend, batch, config, error, guard, model, optim, params, rng, sample, shards, threads};
+pub use kinglet_core::{
+    backend, batch, config, error, guard, model, optim, params, quant, rng, sample, shards, threads,
+};

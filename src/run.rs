@@ -13,6 +13,7 @@ mod summary;
 mod tags;
 
 pub use crate::system::disk::Lock;
+pub(crate) use checkpoint::parse_weights;
 pub use checkpoint::{Buffer, Checkpoint, State, read_tensors};
 pub(crate) use checkpoint::{CONFIG, Stored};
 pub use cleanup::{Cleanup, Item, What, abandoned, remove_abandoned};

@@ -14,8 +14,8 @@ const FLOORS: [(&str, &str, &[&str]); 3] = [
         "kinglet_core",
         "crates/core/src",
         &[
-            "error", "config", "rng", "threads", "batch", "params", "backend", "model", "sample", "shards", "optim",
-            "guard",
+            "error", "config", "rng", "threads", "batch", "params", "quant", "backend", "model", "sample", "shards",
+            "optim", "guard",
         ],
     ),
     (
@@ -30,6 +30,7 @@ const FLOORS: [(&str, &str, &[&str]); 3] = [
             "train",
             "tune",
             "inference",
+            "quantize",
             "formats",
             "engine",
             "serve",

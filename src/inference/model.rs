@@ -3,7 +3,7 @@
 use super::{generate::Generation, loaded::Loaded, score::Scoring};
 use crate::{
     data::{self, Dataset, TokenizerChoice},
-    run::{RunDir, State, Which, read_tensors},
+    run::{RunDir, State, Which, parse_weights},
     text::{
         chat::{self, Message, Template},
         tokenizer::Tokenizer,
@@ -12,16 +12,17 @@ use crate::{
 };
 use kinglet_core::{
     backend::{Cpu, Forward},
-    config::{Config, Precision},
+    config::{Config, Precision, Quantization},
     error::{Error, Result},
     model::Gpt,
     params::{Layout, edit::add_tokens},
+    quant::Weights,
     shards::Shards,
     threads::{current, with_threads},
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::{io::Cursor, ops::ControlFlow, path::Path, sync::Arc};
+use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 /// A trained model. Clones share its weights, and any number of threads can generate text with it at once.
 pub struct Model<B: Forward = Cpu> {
@@ -86,12 +87,8 @@ impl Model {
             let what = "these are adapters (lora_rank is set); kinglet merge adds them to the weights";
             return Err(Error::BadConfig(what.to_owned()));
         }
-        let layout = Layout::new(&config)?;
-        let mut weights = vec![0.0; layout.len()];
-        read_tensors(&mut Cursor::new(tensors), &layout.stored(), "", |tensor, x| {
-            weights[tensor.span.range()].copy_from_slice(x);
-        })?;
-        Model::from_weights(Cpu::new()?, config, tokenizer, &weights)
+        let weights = parse_weights(&config, tensors)?;
+        Model::assemble(Cpu::new()?, config, tokenizer, Default::default(), weights)
     }
 }
 
@@ -101,7 +98,9 @@ impl Model {
     pub fn fingerprint(&self) -> String {
         let Loaded { config, tokenizer, be, gpt, weights, .. } = &*self.inner;
         let mut hash = Sha256::new();
-        hash.update(format!("{} {:?} {}", be.isa().name(), be.precision(), gpt.layout.len()));
+        // Weights in few bits make the same text on all of them.
+        let isa = if config.quantization == Quantization::None { be.isa().name() } else { "any" };
+        hash.update(format!("{isa} {:?} {}", be.precision(), gpt.layout.len()));
         for text in [&*config.to_toml(), tokenizer.to_json()] {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
@@ -125,8 +124,8 @@ impl<B: Forward> Model<B> {
         let mut run = RunDir::open(run)?;
         let layout = Layout::new(&run.config)?;
         let base = run.adapted_weights()?;
-        let (state, weights) = run.load_weights(&layout, base.as_deref(), which)?;
-        Model::new(be, run, state, &weights)
+        let (state, weights) = run.load_model(&layout, base.as_deref(), which)?;
+        Model::new(be, run, state, weights)
     }
 
     /// A fine-tuned run with its adapters left out: the base weights.
@@ -139,7 +138,7 @@ impl<B: Forward> Model<B> {
         let base = base.ok_or_else(|| Error::run(run.path(), "this run has no adapters to disable"))?;
         let (state, _) = run.load_weights(&Layout::new(&run.config)?, Some(&base.weights), which)?;
         run.config = base.config;
-        Model::new(be, run, state, &base.weights)
+        Model::new(be, run, state, base.weights.into())
     }
 
     /// The weights of a run, without its own adapters, combined with the adapters of another run; a checkpoint of each.
@@ -185,7 +184,7 @@ impl<B: Forward> Model<B> {
             let what = "the adapters were trained with different base weights";
             other.warnings.push(format!("{}: {what}", adapter.display()));
         }
-        Model::new(be, other, state, &adapted)
+        Model::new(be, other, state, adapted.into())
     }
 
     /// Builds a model from weights in the layout of `config`, for a backend.
@@ -194,10 +193,24 @@ impl<B: Forward> Model<B> {
     /// If the configuration is invalid, the number of weights does not match it, or the tokenizer has more tokens than
     /// it allows.
     pub fn from_weights(be: B, config: Config, tokenizer: Tokenizer, weights: &[f32]) -> Result<Model<B>> {
-        Model::assemble(be, config, tokenizer, (State::default(), Vec::new(), Vec::new()), weights)
+        let layout = Layout::new(&config)?;
+        let (has, wants) = (weights.len(), layout.len());
+        if has != wants {
+            return Err(Error::Data(format!("there are {has} weights, but the configuration describes {wants}")));
+        }
+        let weights = Weights::rounded(&config, &layout, weights.to_vec())?;
+        Model::of(be, config, tokenizer, weights)
     }
 
-    fn new(be: B, run: RunDir, state: State, weights: &[f32]) -> Result<Model<B>> {
+    /// Builds a model from weights of which some are in few bits, for a backend.
+    ///
+    /// # Errors
+    /// As [`Model::from_weights`].
+    pub fn of(be: B, config: Config, tokenizer: Tokenizer, weights: Weights) -> Result<Model<B>> {
+        Model::assemble(be, config, tokenizer, Default::default(), weights)
+    }
+
+    fn new(be: B, run: RunDir, state: State, weights: Weights) -> Result<Model<B>> {
         let RunDir { config, tokenizer, warnings, notes, .. } = run;
         Model::assemble(be, config, tokenizer, (state, warnings, notes), weights)
     }
@@ -207,11 +220,11 @@ impl<B: Forward> Model<B> {
         config: Config,
         tokenizer: Tokenizer,
         (state, warnings, notes): (State, Vec<String>, Vec<String>),
-        host: &[f32],
+        host: Weights,
     ) -> Result<Model<B>> {
-        let be = be.with_precision(config.precision);
+        let be = be.with_precision(config.precision).with_quantization(config.quantization);
         let gpt = Gpt::new(&config)?;
-        let (has, wants) = (host.len(), gpt.layout.len());
+        let (has, wants) = (host.numbers.len(), gpt.layout.len());
         if has != wants {
             return Err(Error::Data(format!("there are {has} weights, but the configuration describes {wants}")));
         }
@@ -221,7 +234,16 @@ impl<B: Forward> Model<B> {
             return Err(Error::Data(format!("the tokenizer has {tokens} tokens, but the model has {known}")));
         }
         let mut weights = be.zeros(wants);
-        be.upload(&mut weights, 0, host);
+        // What is in few bits is left out: memory that is not touched is not used.
+        let mut at = 0;
+        for (start, matrix) in &host.rounded {
+            be.upload(&mut weights, at, &host.numbers[at..*start]);
+            let (rows, cols) = matrix.shape();
+            at = start + rows * cols;
+        }
+        be.upload(&mut weights, at, &host.numbers[at..]);
+        host.rounded.iter().for_each(|(start, matrix)| be.place(&mut weights, *start, matrix));
+        drop(host);
         be.pack_weights(&mut weights, &gpt.layout.linears(), false);
         let barred = (0..gpt.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
         Ok(Model { inner: Arc::new(Loaded { config, tokenizer, state, warnings, notes, be, gpt, weights, barred }) })

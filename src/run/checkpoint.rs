@@ -1,7 +1,7 @@
 //! A checkpoint: one folder with everything needed to resume training, or to use the model without the rest of its run.
 //!
 //! ```text
-//! model.safetensors        weights, under nanoGPT's names
+//! model.safetensors        weights, under nanoGPT's names; of one in few bits, its integers NAME.q and its scales NAME.scale
 //! adapter.safetensors      replaces model.safetensors for adapters: the trained tensors, without the base weights
 //! optimizer.safetensors    moments of the trained tensors: exp_avg.NAME and, unless Muon updates it, exp_avg_sq.NAME
 //! state.json               the run's progress
@@ -14,10 +14,11 @@ use crate::{
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
-    config::{Config, FORMAT_VERSION},
+    config::{Config, FORMAT_VERSION, Quantization},
     error::{Error, Result},
     guard::Guard,
     params::{Layout, Span, Tensor},
+    quant::{self, Rounded, Weights},
 };
 use safetensors::{
     Dtype, View,
@@ -31,6 +32,8 @@ use std::{
     io::{self, Read, Seek},
     path::Path,
 };
+
+mod rounded;
 
 const MODEL: &str = "model.safetensors";
 const ADAPTER: &str = "adapter.safetensors";
@@ -194,16 +197,41 @@ pub(super) fn write(
     (read, with_moments): (Source, bool),
     (config, tokenizer): (&str, &str),
 ) -> Result<()> {
+    write_folder(folder, state, (config, tokenizer), |files| {
+        files.add(weights_file(layout), |path| write_tensors(path, &[stored(layout)], read))?;
+        if with_moments {
+            files.add(OPTIMIZER, |path| write_tensors(path, &moments(layout), read))?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes a checkpoint's folder, with what `tensors` adds to it.
+fn write_folder(
+    folder: &Path,
+    state: &State,
+    (config, tokenizer): (&str, &str),
+    tensors: impl FnOnce(&mut FolderWriter) -> Result<()>,
+) -> Result<()> {
     let mut files = FolderWriter::new(folder)?;
+    tensors(&mut files)?;
     let state = serde_json::to_string_pretty(state).expect("plain values");
-    files.add(weights_file(layout), |path| write_tensors(path, &[stored(layout)], read))?;
-    if with_moments {
-        files.add(OPTIMIZER, |path| write_tensors(path, &moments(layout), read))?;
-    }
     for (name, text) in [(STATE, state.as_str()), (CONFIG, config), (TOKENIZER, tokenizer)] {
         files.add(name, |path| fs::write(path, text))?;
     }
     files.finish()
+}
+
+/// [`write`] of weights of which some are in few bits, without moments.
+pub(super) fn write_rounded(
+    folder: &Path,
+    layout: &Layout,
+    state: &State,
+    weights: &Weights,
+    texts: (&str, &str),
+) -> Result<()> {
+    let tensors = layout.stored().into_iter().flat_map(|tensor| rounded::stored(tensor, weights));
+    write_folder(folder, state, texts, |files| files.add(MODEL, |path| write_views(path, tensors)))
 }
 
 /// Writes the folder with the starting point of a fine-tuning run, atomically.
@@ -339,6 +367,12 @@ impl Stored {
         Ok(weights)
     }
 
+    /// The weights that a model without adapters computes with.
+    pub(crate) fn model(&self, config: &Config, layout: &Layout) -> Result<Weights> {
+        let weights = weights_of(&mut self.files.open(MODEL)?, layout);
+        weights.and_then(|weights| settled(config, layout, weights)).map_err(|error| self.files.error(MODEL, &error))
+    }
+
     /// Puts the stored weights where they belong in a buffer that begins with those which are not stored, if there are any.
     pub(crate) fn weights_onto(&self, layout: &Layout, weights: &mut Vec<f32>) -> Result<()> {
         weights.reserve_exact(layout.len().saturating_sub(weights.len()));
@@ -404,6 +438,18 @@ impl View for TensorData<'_> {
     }
 }
 
+/// Writes tensors to a file.
+fn write_views<V: View>(path: &Path, data: impl IntoIterator<Item = (String, V)>) -> io::Result<()> {
+    // The library creates a file that only its owner can read; restore the default permissions.
+    let permissions = fs::File::create(path)?.metadata()?.permissions();
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    serialize_to_file(data, Some(about), path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => source,
+        other => io::Error::other(other),
+    })?;
+    fs::set_permissions(path, permissions)
+}
+
 /// Writes groups of tensors.
 fn write_tensors<'a>(path: &Path, groups: &'a [Group<'a>], read: Source) -> io::Result<()> {
     let data = groups.iter().flat_map(|&Group { prefix, buffer, ref tensors }| {
@@ -413,14 +459,7 @@ fn write_tensors<'a>(path: &Path, groups: &'a [Group<'a>], read: Source) -> io::
         };
         tensors.iter().map(named)
     });
-    // The library creates a file that only its owner can read; restore the default permissions.
-    let permissions = fs::File::create(path)?.metadata()?.permissions();
-    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize_to_file(data, Some(about), path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => source,
-        other => io::Error::other(other),
-    })?;
-    fs::set_permissions(path, permissions)
+    write_views(path, data)
 }
 
 /// Largest accepted safetensors header, in bytes.
@@ -437,6 +476,63 @@ pub fn read_tensors(
     prefix: &str,
     mut take: impl FnMut(&Tensor, &[f32]),
 ) -> Result<()> {
+    let mut out = Vec::new();
+    read_weights(from, tensors, prefix, |tensor, read| match read {
+        Values::Numbers(numbers) => take(tensor, numbers),
+        Values::Rounded(rounded) => {
+            out.resize(tensor.span.len, 0.0);
+            rounded.numbers(&mut out);
+            take(tensor, &out);
+        }
+    })
+}
+
+/// The weights in the bytes of a `model.safetensors` of a model without adapters.
+///
+/// # Errors
+/// As [`read_tensors`], or if other matrices are in few bits than the configuration says.
+pub(crate) fn parse_weights(config: &Config, bytes: &[u8]) -> Result<Weights> {
+    let layout = Layout::new(config)?;
+    let weights = weights_of(&mut io::Cursor::new(bytes), &layout)?;
+    settled(config, &layout, weights)
+}
+
+/// All weights in a file of a model without adapters.
+fn weights_of(from: &mut (impl Read + Seek), layout: &Layout) -> Result<Weights> {
+    let mut weights = Weights { numbers: vec![0.0; layout.len()], rounded: Vec::new() };
+    read_weights(from, &layout.stored(), "", |tensor, values| match values {
+        Values::Numbers(x) => weights.numbers[tensor.span.range()].copy_from_slice(x),
+        Values::Rounded(matrix) => weights.rounded.push((tensor.span.start, matrix)),
+    })?;
+    Ok(weights)
+}
+
+/// The weights that the model computes with: stored ones, or what the configuration says is made of them.
+fn settled(config: &Config, layout: &Layout, weights: Weights) -> Result<Weights> {
+    if weights.rounded.is_empty() {
+        return Weights::rounded(config, layout, weights.numbers);
+    }
+    let found = weights.rounded.iter().map(|(start, matrix)| (*start, matrix.scheme()));
+    let wanted = quant::matrices(config, layout);
+    if !found.eq(wanted.iter().map(|matrix| (matrix.span.start, config.quantization))) {
+        return Err(Error::Data("other weights are in few bits than the configuration says".into()));
+    }
+    Ok(weights)
+}
+
+/// What a file has of a tensor.
+enum Values<'a> {
+    Numbers(&'a [f32]),
+    Rounded(Rounded),
+}
+
+/// [`read_tensors`], where matrices of few bits stay so.
+fn read_weights(
+    from: &mut (impl Read + Seek),
+    tensors: &[&Tensor],
+    prefix: &str,
+    mut take: impl FnMut(&Tensor, Values),
+) -> Result<()> {
     let damaged = |error: &dyn std::fmt::Display| Error::Data(format!("damaged: {error}"));
     let read = |from: &mut dyn Read, bytes: &mut [u8]| from.read_exact(bytes).map_err(|error| damaged(&error));
     let len = from.seek(io::SeekFrom::End(0)).and_then(|len| from.rewind().map(|()| len)).map_err(|e| damaged(&e))?;
@@ -449,33 +545,85 @@ pub fn read_tensors(
     let mut header = vec![0; size as usize];
     read(from, &mut header)?;
     let header: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(&error))?;
-    let data = 8 + size;
     // Look up all tensors before allocating memory for their values.
-    let mut found = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let name = format!("{prefix}{}", tensor.name);
-        let info = header.info(&name).ok_or_else(|| Error::Data(format!("it has no tensor {name}")))?;
-        if info.dtype != Dtype::F32 || info.shape != tensor.shape {
-            let found = format!("{:?} {:?}", info.dtype, info.shape);
-            return Err(Error::Data(format!(
-                "{name} is {found}, but the configuration requires F32 {:?}",
-                tensor.shape
-            )));
-        }
-        let (start, end) = info.data_offsets;
-        let inside = (end as u64).checked_add(data).is_some_and(|end| end <= len);
-        if !inside || end.checked_sub(start) != Some(4 * tensor.span.len) {
-            return Err(damaged(&format!("{name} would be at bytes {start} to {end} of {}", len - data)));
-        }
-        found.push((*tensor, start as u64));
-    }
+    let header = Header { header, data: 8 + size, len };
+    let found: Vec<_> =
+        tensors.iter().map(|tensor| Ok((*tensor, header.find(prefix, tensor)?))).collect::<Result<_>>()?;
     let mut numbers = Vec::new();
-    for (tensor, start) in found {
-        from.seek(io::SeekFrom::Start(data + start)).map_err(|error| damaged(&error))?;
-        numbers.resize(tensor.span.len, 0.0f32);
-        read(from, bytemuck::cast_slice_mut(&mut numbers))?;
-        numbers.iter_mut().for_each(|x| *x = f32::from_bits(u32::from_le(x.to_bits())));
-        take(tensor, &numbers);
+    for (tensor, found) in found {
+        match found {
+            Found::Numbers(at) => {
+                numbers.resize(tensor.span.len, 0.0f32);
+                from.seek(io::SeekFrom::Start(at)).map_err(|error| damaged(&error))?;
+                read(from, bytemuck::cast_slice_mut(&mut numbers))?;
+                numbers.iter_mut().for_each(|x| *x = f32::from_bits(u32::from_le(x.to_bits())));
+                take(tensor, Values::Numbers(&numbers));
+            }
+            Found::Rounded { scheme, codes, scales } => {
+                let mut bytes = |(at, len): (u64, usize)| {
+                    let mut bytes = vec![0; len];
+                    from.seek(io::SeekFrom::Start(at)).map_err(|error| damaged(&error))?;
+                    read(from, &mut bytes)?;
+                    Ok(bytes)
+                };
+                let (codes, scales) = (bytes(codes)?, bytes(scales)?);
+                let matrix = rounded::read(scheme, &tensor.shape, &codes, &scales);
+                take(tensor, Values::Rounded(matrix.map_err(|error| damaged(&format!("{}: {error}", tensor.name)))?));
+            }
+        }
     }
     Ok(())
+}
+
+/// The header of a safetensors file, where its data begins, and how long the file is.
+struct Header {
+    header: Metadata,
+    data: u64,
+    len: u64,
+}
+
+/// Where a tensor's values are in a file.
+enum Found {
+    Numbers(u64),
+    /// Begin and number of bytes of both.
+    Rounded {
+        scheme: Quantization,
+        codes: (u64, usize),
+        scales: (u64, usize),
+    },
+}
+
+impl Header {
+    fn find(&self, prefix: &str, tensor: &Tensor) -> Result<Found> {
+        let name = format!("{prefix}{}", tensor.name);
+        let codes = rounded::codes_name(&name);
+        if self.header.info(&name).is_some() || self.header.info(&codes).is_none() {
+            return Ok(Found::Numbers(self.place(&name, Dtype::F32, &tensor.shape)?.0));
+        }
+        let scheme = rounded::scheme(self.header.info(&codes).expect("looked up").dtype);
+        let stored = scheme.and_then(|scheme| Some((scheme, rounded::shapes(scheme, &tensor.shape)?)));
+        let Some((scheme, [of_codes, of_scales])) = stored else {
+            return Err(Error::Data(format!("{codes} is not a matrix of I8 or U8")));
+        };
+        let codes = self.place(&codes, of_codes.0, &of_codes.1)?;
+        let scales = self.place(&rounded::scales_name(&name), of_scales.0, &of_scales.1)?;
+        Ok(Found::Rounded { scheme, codes, scales })
+    }
+
+    /// The begin and the number of bytes of a tensor that must have this type and shape.
+    fn place(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<(u64, usize)> {
+        let info = self.header.info(name).ok_or_else(|| Error::Data(format!("it has no tensor {name}")))?;
+        if info.dtype != dtype || info.shape != shape {
+            let found = format!("{:?} {:?}", info.dtype, info.shape);
+            return Err(Error::Data(format!("{name} is {found}, but the configuration requires {dtype:?} {shape:?}")));
+        }
+        let (start, end) = info.data_offsets;
+        let inside = (end as u64).checked_add(self.data).is_some_and(|end| end <= self.len);
+        let len = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        if !inside || end.checked_sub(start) != Some(len) {
+            let (data, size) = (self.len - self.data, format!("{start} to {end}"));
+            return Err(Error::Data(format!("damaged: {name} would be at bytes {size} of {data}")));
+        }
+        Ok((self.data + start as u64, len))
+    }
 }

@@ -25,9 +25,10 @@ use crate::{
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
-    config::Config,
+    config::{Config, Quantization},
     error::{Error, Result},
     params::{Layout, Span},
+    quant::Weights,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -382,6 +383,18 @@ impl RunDir {
         self.write_checkpoint(layout, state, (&|_, span, out: &mut [f32]| read(span, out), false))
     }
 
+    /// [`RunDir::save_weights`] of a model with matrices of few bits.
+    ///
+    /// # Errors
+    /// As [`RunDir::save`].
+    pub fn save_model(&self, layout: &Layout, state: &State, weights: &Weights) -> Result<()> {
+        let folder = self.path.join(CHECKPOINTS).join(folder_name(state.step));
+        let texts = (&*self.config.to_toml(), self.tokenizer.to_json());
+        checkpoint::write_rounded(&folder, layout, state, weights, texts)?;
+        self.new.iter().for_each(NewRun::keep);
+        Ok(())
+    }
+
     fn write_checkpoint(&self, layout: &Layout, state: &State, from: (checkpoint::Source, bool)) -> Result<()> {
         let folder = self.path.join(CHECKPOINTS).join(folder_name(state.step));
         checkpoint::write(&folder, layout, state, from, (&self.config.to_toml(), self.tokenizer.to_json()))?;
@@ -510,6 +523,21 @@ impl RunDir {
     /// If there is no intact checkpoint, or the run has adapters and `base` is `None`.
     pub fn load_weights(&mut self, layout: &Layout, base: Option<&[f32]>, which: Which) -> Result<(State, Vec<f32>)> {
         self.read(which, |stored| Ok((stored.state()?, stored.weights(layout, base)?)))
+    }
+
+    /// A checkpoint's state and the weights that the model computes with: of a run whose configuration has them in few bits,
+    /// matrices are, whether they are stored so or as the numbers that training goes on from. `base` as in
+    /// [`RunDir::load_weights`].
+    ///
+    /// # Errors
+    /// As [`RunDir::load_weights`], or if other matrices are stored in few bits than the configuration says.
+    pub fn load_model(&mut self, layout: &Layout, base: Option<&[f32]>, which: Which) -> Result<(State, Weights)> {
+        let config = self.config.clone();
+        if layout.has_adapters() || config.quantization == Quantization::None {
+            let (state, numbers) = self.load_weights(layout, base, which)?;
+            return Ok((state, numbers.into()));
+        }
+        self.read(which, |stored| Ok((stored.state()?, stored.model(&config, layout)?)))
     }
 
     /// [`RunDir::load_weights`] of a run with adapters, in the memory of the weights that they belong to.

@@ -9,6 +9,7 @@
 //! Buffers may be longer than an operation needs; it uses only their beginning.
 
 mod cpu;
+mod quantized;
 mod reference;
 mod timed;
 mod waist;

@@ -15,6 +15,7 @@
 //! | [`threads`] | the thread pool of a training run |
 //! | [`batch`] | sequences of token ids |
 //! | [`params`] | names, shapes and places of the parameters; [`params::edit`] merges adapters and adds tokens |
+//! | [`quant`] | weights in eight and four bits |
 //! | [`backend`] | the operations a model is made of: defined by `Reference`, computed by `Cpu`, measured by `Timed` |
 //! | [`model`] | the GPT, forward and backward, in the order of the lecture; [`model::inside`] looks into it |
 //! | [`sample`] | how the next token is drawn |
@@ -31,6 +32,7 @@ pub mod guard;
 pub mod model;
 pub mod optim;
 pub mod params;
+pub mod quant;
 pub mod rng;
 pub mod sample;
 pub mod shards;

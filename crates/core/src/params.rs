@@ -344,6 +344,12 @@ impl Layout {
         Ok(())
     }
 
+    /// An error about the tensor at a place, with its name.
+    pub fn named(&self, span: Span, error: Error) -> Error {
+        let name = self.tensors.iter().find(|tensor| tensor.span == span).map_or("a weight", |tensor| &tensor.name);
+        Error::Data(format!("{name}: {error}"))
+    }
+
     /// Whether there are adapters.
     pub fn has_adapters(&self) -> bool {
         self.base_len < self.len()

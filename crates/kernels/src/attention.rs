@@ -123,7 +123,8 @@ pub fn cached(
             let keys = pos + 1;
             SCORES.with_borrow_mut(|[scores, _]| {
                 scores.grow(heads.nh * scores_stride(keys));
-                isa.run_generic(Newest { out, q: &qkv[..c], k: k_cache, stride, v: v_cache, keys, heads, scores });
+                let (q, k, v, fused) = (&qkv[..c], &*k_cache, &*v_cache, isa.is_fused());
+                isa.run_generic(Newest { out, q, k, stride, v, keys, heads, fused, scores });
             });
         } else {
             let keys = Keys { pos, k: k_cache, v: v_cache, strides: [1, stride, kv] };

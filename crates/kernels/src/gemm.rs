@@ -29,11 +29,13 @@
 //! | `loops` | LOOPs 5 to 2 |
 //! | `bf16` | products of bf16 in vectors |
 //! | `amx` | products of bf16 in tiles |
+//! | `int8` | products with weights of eight or four bits, in integers |
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+pub mod int8;
 mod kernel;
 mod loops;
 mod mat;
@@ -85,9 +87,11 @@ pub fn gemm_with(isa: Isa, precision: Precision, c: MatMut, init: Init, a: Mat, 
     if a.cols == 0 {
         return without_product(c, init, epilogue);
     }
+    let fused = isa.is_fused();
     with_scratch(|scratch| match precision {
         Precision::F32 => {
-            let mut product = |c, a| isa.run_generic(Gemm { c, init, a, b, epilogue, packed: &mut scratch.packed });
+            let mut product =
+                |c, a| isa.run_generic(Gemm { c, init, a, b, epilogue, fused, packed: &mut scratch.packed });
             if a.col_stride <= NEAR || a.rows <= TALL || a.zeros != Zeros::Nowhere || c.diagonal != ALL {
                 return product(c, a);
             }
@@ -96,7 +100,7 @@ pub fn gemm_with(isa: Isa, precision: Precision, c: MatMut, init: Init, a: Mat, 
         }
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16(bf16) if bf16.tiles => {
-            amx::run(bf16, Gemm { c, init, a, b, epilogue, packed: &mut scratch.packed })
+            amx::run(bf16, Gemm { c, init, a, b, epilogue, fused, packed: &mut scratch.packed })
         }
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16(bf16) => {
@@ -106,7 +110,7 @@ pub fn gemm_with(isa: Isa, precision: Precision, c: MatMut, init: Init, a: Mat, 
                 Rhs::Mat(b) => Rhs::Mat(bf16::pairs_by_row(bf16, pairs_b, b.t()).t()),
                 panels => panels,
             };
-            bf16::run(bf16, Gemm { c, init, a, b, epilogue, packed: &mut scratch.packed });
+            bf16::run(bf16, Gemm { c, init, a, b, epilogue, fused, packed: &mut scratch.packed });
         }
     });
 }

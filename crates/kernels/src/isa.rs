@@ -9,8 +9,9 @@ pub struct Isa(Token);
 
 #[derive(Clone, Copy, Debug)]
 enum Token {
-    /// Portable code for the compilation target's baseline.
-    Scalar,
+    /// Portable code for the compilation target's baseline. The others round `a b + c` once; this one does only if `fused`,
+    /// which takes long where the processor cannot.
+    Scalar { fused: bool },
     #[cfg(target_arch = "x86_64")]
     Avx2(pulp::x86::V3),
     #[cfg(target_arch = "x86_64")]
@@ -30,7 +31,7 @@ impl Isa {
         }
         #[cfg(target_arch = "aarch64")]
         found.extend(pulp::aarch64::Neon::try_new().map(|simd| Isa(Token::Neon(simd))));
-        found.push(Isa(Token::Scalar));
+        found.push(Isa(Token::Scalar { fused: false }));
         found
     }
 
@@ -42,13 +43,35 @@ impl Isa {
     /// `avx512`, `avx2`, `neon` or `scalar`.
     pub fn name(self) -> &'static str {
         match self.0 {
-            Token::Scalar => "scalar",
+            Token::Scalar { .. } => "scalar",
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => "avx512",
             #[cfg(target_arch = "aarch64")]
             Token::Neon(_) => "neon",
+        }
+    }
+
+    /// The same instruction set with results that have the bits of all others, whatever that takes.
+    pub fn fused(self) -> Isa {
+        match self.0 {
+            Token::Scalar { .. } => Isa(Token::Scalar { fused: true }),
+            _ => self,
+        }
+    }
+
+    /// Whether `a b + c` has to be rounded once.
+    pub(crate) fn is_fused(self) -> bool {
+        !matches!(self.0, Token::Scalar { fused: false })
+    }
+
+    /// The AVX2 token, if this is AVX2.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn avx2(self) -> Option<pulp::x86::V3> {
+        match self.0 {
+            Token::Avx2(simd) => Some(simd),
+            _ => None,
         }
     }
 
@@ -67,7 +90,7 @@ impl Isa {
     #[inline(always)]
     pub(crate) fn run<R>(self, kernel: impl FnOnce() -> R) -> R {
         match self.0 {
-            Token::Scalar => pulp::Scalar.vectorize(kernel),
+            Token::Scalar { .. } => pulp::Scalar.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(simd) => Simd::vectorize(simd, kernel),
             #[cfg(target_arch = "x86_64")]
@@ -81,7 +104,7 @@ impl Isa {
     #[inline(always)]
     pub(crate) fn run_generic<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Token::Scalar => pulp::Scalar.compiled(
+            Token::Scalar { .. } => pulp::Scalar.compiled(
                 #[inline(always)]
                 || kernel.run(pulp::Scalar),
             ),
@@ -123,6 +146,14 @@ pub(crate) trait Vectors: Simd {
     const TILE_VECTORS: usize;
     /// Whether the processor has AVX.
     const AVX: bool;
+    /// Whether the processor rounds `a b + c` once.
+    const FUSES: bool;
+
+    /// `a b + c`, rounded once if the processor does, or `fused` says that it has to be.
+    #[inline(always)]
+    fn mul_add(self, fused: bool, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s {
+        if fused && !Self::FUSES { self.mul_add_f32s(a, b, c) } else { self.mul_add_e_f32s(a, b, c) }
+    }
 
     /// Runs `kernel` with the tile's size as constants.
     fn with_tile<K: TileKernel>(self, kernel: K) -> K::Output;
@@ -144,13 +175,15 @@ pub(crate) trait TileKernel {
     fn run<S: Vectors, const ROWS: usize, const VECTORS: usize>(self, simd: S) -> Self::Output;
 }
 
-/// Implements [`Vectors`] for a type, given the rows and vectors of a tile and whether there is AVX.
+/// Implements [`Vectors`] for a type, given the rows and vectors of a tile, whether there is AVX and whether `a b + c` is rounded
+/// once.
 macro_rules! vectors {
-    ($type:ty, $rows:literal x $vectors:literal, $avx:literal) => {
+    ($type:ty, $rows:literal x $vectors:literal, $avx:literal, $fuses:literal) => {
         impl Vectors for $type {
             const TILE_ROWS: usize = $rows;
             const TILE_VECTORS: usize = $vectors;
             const AVX: bool = $avx;
+            const FUSES: bool = $fuses;
 
             #[inline(always)]
             fn with_tile<K: TileKernel>(self, kernel: K) -> K::Output {
@@ -161,13 +194,13 @@ macro_rules! vectors {
 }
 
 // The compiler vectorises the eight columns.
-vectors!(pulp::Scalar, 3 x 8, false);
+vectors!(pulp::Scalar, 3 x 8, false, false);
 // 12 + 2 + 1 of 16 registers.
 #[cfg(target_arch = "x86_64")]
-vectors!(pulp::x86::V3, 6 x 2, true);
+vectors!(pulp::x86::V3, 6 x 2, true, true);
 // 24 + 4 + 1 of 32 registers.
 #[cfg(target_arch = "x86_64")]
-vectors!(pulp::x86::V4, 6 x 4, true);
+vectors!(pulp::x86::V4, 6 x 4, true, true);
 // The same.
 #[cfg(target_arch = "aarch64")]
-vectors!(pulp::aarch64::Neon, 6 x 4, false);
+vectors!(pulp::aarch64::Neon, 6 x 4, false, true);

@@ -10,6 +10,7 @@
 //! | file | equation |
 //! |---|---|
 //! | [`gemm()`] | `C = A B`, `C += A B` or `C = A B + bias`, any strides |
+//! | [`int8`] | the same with weights of eight or four bits, in integers |
 //! | [`norm`] | LayerNorm, `y = (x - mean) / sqrt(var + eps) * w + b`, and RMSNorm |
 //! | [`activation`] | ReLU, its square, GELU, GELU (tanh), SwiGLU |
 //! | [`attention`] | `softmax(scale * Q K^T + causal mask) V`, one head at a time |
@@ -40,6 +41,6 @@ pub mod qk;
 pub mod rng;
 
 pub use floats::Floats;
-pub use gemm::{Epilogue, Init, Mat, MatMut, Panels, Precision, Rhs, Strip, gemm, gemm_with};
+pub use gemm::{Epilogue, Init, Mat, MatMut, Panels, Precision, Rhs, Strip, gemm, gemm_with, int8};
 pub use isa::Isa;
 pub use math::{add, sum_rows};

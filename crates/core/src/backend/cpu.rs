@@ -4,14 +4,16 @@
 //! only for large products (split by rows or columns, whichever are more), attention (split by sequence) and loops over
 //! whole buffers (reduction, AdamW). No sum depends on how the work is split.
 
+use super::quantized::{self, FEW_ROWS, Integers, split};
 use super::waist::{
     Activated, Attended, Backward, Cached, Forward, Gradients, Normed, Pass, QkInput, Rows, frequency, mask_row,
     rotation,
 };
 use crate::{
-    config::{Activation, NormKind, Precision},
+    config::{Activation, NormKind, Precision, Quantization},
     error::{Error, Result},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
+    quant::Rounded,
     rng::Dropout,
     threads::{self, for_each},
 };
@@ -44,9 +46,6 @@ const SPREAD: usize = 1 << 27;
 /// the other threads have no sequence of their own.
 const SPREAD_ALONE: usize = 1 << 20;
 
-/// Number of rows at which multiplying takes as long as reading the weights.
-const FEW_ROWS: usize = 8;
-
 /// Number of rows of an adapter's input that dropout is applied to at once: the copy stays in the L2 cache.
 const DROPPED: usize = 128;
 
@@ -65,6 +64,8 @@ pub struct Buf {
     panels: Vec<WeightPanels>,
     /// `None` if `panels` are out of date; otherwise, whether they are packed for the backward pass too.
     prepared: Option<bool>,
+    /// Weights in few bits, which take the place of numbers.
+    integers: Integers,
 }
 
 /// A layer's weight W (o, i), packed.
@@ -103,13 +104,17 @@ impl From<Vec<f32>> for Buf {
 
 impl Buf {
     fn zeros(len: usize) -> Buf {
-        Buf { numbers: Floats::zeros(len), panels: Vec::new(), prepared: None }
+        Buf::of(Floats::zeros(len))
     }
 
     /// Numbers that are in memory already, without a copy: for a few passes over a model for which there is no room twice.
     /// They may begin anywhere in a cache line, which costs time and changes no result.
     pub fn in_place(numbers: Vec<f32>) -> Buf {
-        Buf { numbers: Floats::in_place(numbers), panels: Vec::new(), prepared: None }
+        Buf::of(Floats::in_place(numbers))
+    }
+
+    fn of(numbers: Floats) -> Buf {
+        Buf { numbers, panels: Vec::new(), prepared: None, integers: Integers::default() }
     }
 
     /// The numbers; those of [`Buf::in_place`] are not copied.
@@ -119,6 +124,7 @@ impl Buf {
 
     /// W of a layer, or its transpose for the forward pass; the packed copy if it is up to date.
     fn weight(&self, w: Linear, backward: bool) -> Rhs<'_> {
+        assert!(self.integers.at(w.w.start).is_none(), "weights in few bits have no gradient and no adapter");
         if self.prepared.is_some_and(|both| both || !backward) {
             let at = self.panels.iter().position(|panels| panels.start == w.w.start).expect("every layer is prepared");
             return if backward { &self.panels[at].backward } else { &self.panels[at].forward }.rhs();
@@ -189,9 +195,7 @@ impl Cpu {
         if m == 0 || threads == 1 || work < spread {
             return kernels::gemm_with(self.isa, self.precision, c, init, a, b, epilogue);
         }
-        let width = n.div_ceil(threads).next_multiple_of(kernels::Panels::STEP);
-        let enough_columns = n.div_ceil(width) >= threads.min(m);
-        let (rows, cols) = if n > m && enough_columns { (m, width) } else { (m.div_ceil(threads), n) };
+        let (rows, cols) = split(m, n, threads, kernels::Panels::STEP);
         let blocks: Vec<_> = c.blocks(rows, cols).collect();
         for_each(blocks.into_par_iter(), |(rows, cols, c)| {
             let init = match init {
@@ -205,6 +209,10 @@ impl Cpu {
     /// [`Forward::linear`], with `epilogue` applied to strips of `y`.
     fn linear_then(&self, y: &mut [f32], x: &[f32], pass: Pass<Buf>, w: Linear, epilogue: Option<Epilogue>) {
         let (p, n) = (pass.p, pass.rows.n());
+        if let Some(panels) = p.integers.at(w.w.start).filter(|_| w.lora.is_none()) {
+            let (bias, spread) = (w.b.map(|b| &p[b.range()]), if pass.rows.b == 1 { SPREAD_ALONE } else { SPREAD });
+            return quantized::product(self.isa, y, &x[..n * w.i], (w, panels), bias, spread, epilogue);
+        }
         let mut init = w.b.map_or(Init::Zero, |b| Init::Bias(&p[b.range()]));
         if let Some(lora) = w.lora {
             // y = h B^T + b here; the product with W is added to it below.
@@ -378,6 +386,17 @@ impl Forward for Cpu {
         Cpu { precision: bf16.unwrap_or(kernels::Precision::F32), ..self }
     }
 
+    fn with_quantization(self, quantization: Quantization) -> Cpu {
+        match quantization {
+            Quantization::None => self,
+            _ => Cpu { isa: self.isa.fused(), precision: kernels::Precision::F32 },
+        }
+    }
+
+    fn place(&self, dst: &mut Buf, start: usize, w: &Rounded) {
+        dst.integers.place(start, w);
+    }
+
     fn precision(&self) -> Precision {
         if self.precision == kernels::Precision::F32 { Precision::F32 } else { Precision::Bf16 }
     }
@@ -387,6 +406,7 @@ impl Forward for Cpu {
     }
 
     fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {
+        dst.integers.overwrite(start, src.len());
         // In parallel, because the first write to a page makes the system allocate memory for it.
         let pieces = dst[start..start + src.len()].par_chunks_mut(PIECE).zip(src.par_chunks(PIECE));
         for_each(pieces.with_min_len(PIECES), |(dst, src)| dst.copy_from_slice(src));
@@ -394,6 +414,7 @@ impl Forward for Cpu {
 
     fn download(&self, src: &Buf, start: usize, dst: &mut [f32]) {
         dst.copy_from_slice(&src[start..start + dst.len()]);
+        src.integers.numbers(start, dst);
     }
 
     fn clear(&self, x: &mut Buf, span: Span) {
@@ -409,7 +430,7 @@ impl Forward for Cpu {
         if backward && self.precision == kernels::Precision::F32 {
             return;
         }
-        let Buf { numbers, panels, prepared } = p;
+        let Buf { numbers, panels, prepared, integers } = p;
         if prepared.is_some_and(|both| both || !backward) {
             return;
         }
@@ -424,6 +445,9 @@ impl Forward for Cpu {
         assert_eq!(panels.len(), linears.len(), "always the same layers");
         for_each(panels.par_iter_mut().zip(linears), |(panels, w)| {
             assert_eq!(panels.start, w.w.start, "always the same layers");
+            if integers.at(w.w.start).is_some() {
+                return;
+            }
             let weight = Mat::new(&numbers[w.w.range()], w.o, w.i);
             panels.forward.pack(self.isa, weight.t());
             if backward {
@@ -436,10 +460,19 @@ impl Forward for Cpu {
     fn embed(&self, x: &mut Buf, pass: Pass<Buf>, w: Embedding, ids: &[u32], drop: Option<Dropout>) {
         let Pass { p, rows, .. } = pass;
         let (wte, wpe, c) = (&p[w.wte.range()], w.wpe.map(|wpe| &p[wpe.range()]), w.c);
+        let of_tokens = p.integers.at(w.wte.start);
+        let of_positions = w.wpe.and_then(|wpe| p.integers.at(wpe.start));
+        let mut position = vec![0.0; if of_positions.is_some() { c } else { 0 }];
         let x = &mut x[..rows.n() * c];
         for (row, (x, &id)) in x.chunks_exact_mut(c).zip(ids).enumerate() {
-            x.copy_from_slice(&wte[id as usize * c..][..c]);
-            if let Some(wpe) = wpe {
+            match of_tokens {
+                Some(wte) => wte.row(id as usize, x),
+                None => x.copy_from_slice(&wte[id as usize * c..][..c]),
+            }
+            if let Some(wpe) = of_positions {
+                wpe.row(rows.position(row), &mut position);
+                kernels::add(self.isa, x, &position);
+            } else if let Some(wpe) = wpe {
                 kernels::add(self.isa, x, &wpe[rows.position(row) * c..][..c]);
             }
         }

@@ -2,8 +2,9 @@
 
 use super::waist::{Activated, Attended, Backward, Cached, Forward, Gradients, Normed, Pass, QkInput, Rows};
 use crate::{
-    config::{Activation, Precision},
+    config::{Activation, Precision, Quantization},
     params::{Embedding, Linear, Matrix, Norm, Qk, Span},
+    quant::Rounded,
     rng::Dropout,
 };
 use kinglet_kernels::{
@@ -115,6 +116,10 @@ impl<B: Forward> Forward for Timed<B> {
         Timed { be: self.be.with_precision(precision), ..self }
     }
 
+    fn with_quantization(self, quantization: Quantization) -> Self {
+        Timed { be: self.be.with_quantization(quantization), ..self }
+    }
+
     fn precision(&self) -> Precision {
         self.be.precision()
     }
@@ -125,6 +130,10 @@ impl<B: Forward> Forward for Timed<B> {
 
     fn upload(&self, dst: &mut B::Buf, start: usize, src: &[f32]) {
         self.be.upload(dst, start, src);
+    }
+
+    fn place(&self, dst: &mut B::Buf, start: usize, w: &Rounded) {
+        self.be.place(dst, start, w);
     }
 
     fn download(&self, src: &B::Buf, start: usize, dst: &mut [f32]) {

@@ -1,8 +1,9 @@
 //! The operations and their arguments.
 
 use crate::{
-    config::{Activation, Precision},
+    config::{Activation, Precision, Quantization},
     params::{Embedding, Linear, Matrix, Norm, Qk, Span},
+    quant::Rounded,
     rng::{Dropout, DropoutKey},
 };
 use kinglet_kernels::{
@@ -187,10 +188,25 @@ pub trait Forward: Send + Sync {
         Precision::F32
     }
 
+    /// The same backend for a model with such weights. Its results may then have the same bits on every processor.
+    fn with_quantization(self, _: Quantization) -> Self
+    where
+        Self: Sized,
+    {
+        self
+    }
+
     /// A buffer of `len` zeros.
     fn zeros(&self, len: usize) -> Self::Buf;
     /// `dst[start..start + src.len()] = src`.
     fn upload(&self, dst: &mut Self::Buf, start: usize, src: &[f32]);
+    /// Puts a matrix of few bits where its numbers would be, from `start` on. By default its numbers are uploaded.
+    fn place(&self, dst: &mut Self::Buf, start: usize, w: &Rounded) {
+        let (rows, cols) = w.shape();
+        let mut numbers = vec![0.0; rows * cols];
+        w.numbers(&mut numbers);
+        self.upload(dst, start, &numbers);
+    }
     /// `dst = src[start..start + dst.len()]`; waits for the result.
     fn download(&self, src: &Self::Buf, start: usize, dst: &mut [f32]);
     /// `x[span] = 0`.

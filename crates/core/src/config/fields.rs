@@ -144,6 +144,12 @@ fields! {
         "If true, queries and keys are normalized (RMSNorm) before attention.";
     init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
         "Initial weights: PyTorch's defaults, or GPT-2's (normal with std 0.02, residual projections scaled by 1/sqrt(2 n_layer)).";
+    quantization: Quantization = Quantization::None, "\"none\", \"w8\" or \"w4\"" if |_| true,
+        "Bits of the weights of the linear layers in the blocks, wherever the model computes: w8 is 8 bits and a scale for each row, w4 is 4 bits and a scale for each 32 weights. Training keeps the weights that are rounded, and their gradients go straight through the rounding.";
+    quantize_head: bool = false, "true or false" if |_| true,
+        "If true, quantization includes the weight of the head.";
+    quantize_embeddings: bool = false, "true or false" if |_| true,
+        "If true, quantization includes the token and position embeddings.";
 "training":
     batch_size: usize = 16, "1 to 65536" if |v| (1..=65536).contains(v),
         "Sequences per batch.";
@@ -335,6 +341,19 @@ pub enum Precision {
     F32,
     /// bf16, eight significant bits, on processors that have instructions for it; elsewhere f32.
     Bf16,
+}
+
+/// What weights are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Quantization {
+    /// Nothing.
+    None,
+    /// Eight bits, with an f32 scale for each row of a matrix.
+    W8,
+    /// Four bits, with an f16 scale for each 32 neighbours in a row.
+    W4,
 }
 
 /// What to do about a step that the guard against divergence rejects.
@@ -674,6 +693,24 @@ impl Config {
         if self.lr_schedule != LrSchedule::Constant && self.min_lr > self.learning_rate {
             return fail("min_lr", self.min_lr.to_string(), format!("at most learning_rate = {}", self.learning_rate));
         }
+        if self.quantization == Quantization::None {
+            for (key, value) in
+                [("quantize_head", self.quantize_head), ("quantize_embeddings", self.quantize_embeddings)]
+            {
+                if value {
+                    return fail(key, "true".into(), "false if quantization is \"none\"".into());
+                }
+            }
+        } else if self.lora_rank > 0 {
+            let allowed = "\"none\" if lora_rank is above 0: adapters are not rounded".to_owned();
+            return fail("quantization", self.value("quantization").to_string(), allowed);
+        } else if self.tie_weights && self.quantize_head != self.quantize_embeddings {
+            let allowed = format!(
+                "{} if tie_weights is true, as the embeddings: they are the same weights",
+                self.quantize_embeddings
+            );
+            return fail("quantize_head", self.quantize_head.to_string(), allowed);
+        }
         for group in &self.param_groups {
             self.of_group(group)
                 .and_then(|config| config.check())
@@ -764,6 +801,10 @@ impl Config {
             // Earlier versions call this key `new_words`. Without new tokens it is left out, so that they can read the
             // file.
             if field.key == "new_tokens" && self.new_tokens == 0 {
+                continue;
+            }
+            // Earlier versions know no quantization.
+            if field.key.starts_with("quanti") && self.quantization == Quantization::None {
                 continue;
             }
             if field.section != section {

@@ -43,6 +43,8 @@ pub(super) struct Newest<'a> {
     /// How many positions are seen: the first of the cache.
     pub(super) keys: usize,
     pub(super) heads: Heads,
+    /// Whether products are added with one rounding on any processor.
+    pub(super) fused: bool,
     /// Scratch: `(nh, scores_stride(keys))`.
     pub(super) scores: &'a mut [f32],
 }
@@ -86,7 +88,7 @@ impl Newest<'_> {
             for (q, k) in q.iter().zip(k.chunks_exact(self.stride)) {
                 let (q, k) = (simd.splat_f32s(*q), S::as_simd_f32s(&k[at * step..][..step]).0);
                 for (sum, k) in sums.iter_mut().zip(k) {
-                    *sum = simd.mul_add_e_f32s(*k, q, *sum);
+                    *sum = simd.mul_add(self.fused, *k, q, *sum);
                 }
             }
             S::as_mut_simd_f32s(scores).0.copy_from_slice(&sums);
@@ -103,13 +105,13 @@ impl Newest<'_> {
             let values = self.v.chunks_exact(kv).map(|v| &v[first..][..out.len()]);
             let mut sums = [simd.splat_f32s(0.0); CHANNELS];
             if out.len() == CHANNELS * lanes {
-                weigh::<S, CHANNELS>(simd, &mut sums, weights, values);
+                weigh::<S, CHANNELS>(simd, self.fused, &mut sums, weights, values);
             } else if out.len() == 2 * lanes {
-                weigh::<S, 2>(simd, &mut sums, weights, values);
+                weigh::<S, 2>(simd, self.fused, &mut sums, weights, values);
             } else {
                 for (p, v) in weights.iter().zip(values) {
                     for (sum, v) in sums.iter_mut().zip(v.chunks(lanes)) {
-                        *sum = simd.mul_add_e_f32s(simd.splat_f32s(*p), simd.partial_load_f32s(v), *sum);
+                        *sum = simd.mul_add(self.fused, simd.splat_f32s(*p), simd.partial_load_f32s(v), *sum);
                     }
                 }
             }
@@ -124,6 +126,7 @@ impl Newest<'_> {
 #[inline(always)]
 fn weigh<'a, S: Vectors, const N: usize>(
     simd: S,
+    fused: bool,
     sums: &mut [S::f32s; CHANNELS],
     weights: &[f32],
     values: impl Iterator<Item = &'a [f32]>,
@@ -131,7 +134,7 @@ fn weigh<'a, S: Vectors, const N: usize>(
     for (p, v) in weights.iter().zip(values) {
         let (p, v) = (simd.splat_f32s(*p), &S::as_simd_f32s(v).0[..N]);
         for i in 0..N {
-            sums[i] = simd.mul_add_e_f32s(p, v[i], sums[i]);
+            sums[i] = simd.mul_add(fused, p, v[i], sums[i]);
         }
     }
 }

@@ -33,7 +33,7 @@ const STRIP: usize = 4 * BLOCK;
 /// Computes the product; B may have been packed by [`pack`].
 pub(super) fn run(proof: Bf16, gemm: Gemm) {
     assert!(proof.tiles);
-    let Gemm { mut c, init, a, b, epilogue, packed } = gemm;
+    let Gemm { mut c, init, a, b, epilogue, packed, .. } = gemm;
     let MatMut { rows, cols, diagonal, .. } = c;
     let pairs = padded_pairs(a.cols);
     let b = match b {

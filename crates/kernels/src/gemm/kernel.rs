@@ -28,6 +28,21 @@ impl<S: Simd> MulAdd<S> for Numbers {
     }
 }
 
+/// Each lane is one number, and `acc + a b` is rounded once on any processor.
+pub(super) struct FusedNumbers;
+
+impl<S: Simd> MulAdd<S> for FusedNumbers {
+    #[inline(always)]
+    fn mul_add(simd: S, a: S::f32s, b: S::f32s, acc: S::f32s) -> S::f32s {
+        simd.mul_add_f32s(a, b, acc)
+    }
+
+    #[inline(always)]
+    fn compiled<R>(simd: S, kernel: impl FnOnce() -> R) -> R {
+        simd.vectorize(kernel)
+    }
+}
+
 /// Where a part of a factor is: row i of A, or panel i of B, begins at `ptr + i * stride`, and each next k is `step`
 /// further. For A, a k is one number; for B, it is a row of the panel.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! The outer loops: the order in which blocks of the factors are multiplied, and where each block is in memory.
 
 use super::{
-    kernel::{Located, MulAdd, Numbers, PanelProduct, vectors_read},
+    kernel::{FusedNumbers, Located, MulAdd, Numbers, PanelProduct, vectors_read},
     mat::{Epilogue, Init, Mat, MatMut},
     pack::{KC, NC, Panels, Rhs, WIDE, block_start, pack_a, pack_b, panel_width},
 };
@@ -27,6 +27,8 @@ pub(super) struct Gemm<'a> {
     pub(super) a: Mat<'a>,
     pub(super) b: Rhs<'a>,
     pub(super) epilogue: Option<Epilogue<'a>>,
+    /// Whether products are added with one rounding on any processor.
+    pub(super) fused: bool,
     pub(super) packed: &'a mut Packed,
 }
 
@@ -51,7 +53,11 @@ impl TileKernel for Gemm<'_> {
 
     #[inline(always)]
     fn run<S: Vectors, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
-        self.blocks::<S, Numbers, ROWS, VECTORS>(simd);
+        if self.fused && !S::FUSES {
+            self.blocks::<S, FusedNumbers, ROWS, VECTORS>(simd);
+        } else {
+            self.blocks::<S, Numbers, ROWS, VECTORS>(simd);
+        }
     }
 }
 
@@ -59,7 +65,7 @@ impl Gemm<'_> {
     /// LOOPs 5 to 2, for tiles of `MR` rows and `NV` vectors.
     #[inline(always)]
     pub(super) fn blocks<S: Vectors, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
-        let Gemm { mut c, init, a, b, epilogue, packed } = self;
+        let Gemm { mut c, init, a, b, epilogue, packed, .. } = self;
         let nr = panel_width::<S>();
         const { assert!(NV == S::TILE_VECTORS && Panels::STEP.is_multiple_of(panel_width::<S>())) };
         const { assert!(WIDE.is_multiple_of(MR * STRIP)) };

@@ -1,0 +1,283 @@
+//! Weights in few bits: small integers, each times a scale that it shares with its neighbours.
+//!
+//! | | integers | scale | a weight takes |
+//! |---|---|---|---|
+//! | [`Quantization::W8`] | -127 to 127 | f32, for each row: the largest magnitude is 127 | 8 bits |
+//! | [`Quantization::W4`] | -8 to 7 | f16, for each 32 neighbours in a row: the one with the least squared error | 4.5 bits |
+//!
+//! The scale of four bits may be negative, so that whichever sign the largest magnitude has, it can be 8 steps away from zero.
+//! So these are numbers that llama.cpp's `q4_0` has too.
+
+use crate::{
+    config::{Config, Quantization},
+    error::{Error, Result},
+    params::{Layout, Matrix, Param},
+    threads::for_each,
+};
+use half::f16;
+use kinglet_kernels::int8::GROUP;
+use rayon::prelude::*;
+
+/// A matrix `(rows, cols)` in few bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rounded {
+    scheme: Quantization,
+    rows: usize,
+    cols: usize,
+    /// The integers `(rows, cols)`.
+    codes: Vec<i8>,
+    /// `(rows, groups)`, where a group is a row, or 32 neighbours in it.
+    scales: Vec<f32>,
+}
+
+impl Rounded {
+    /// The matrix `w (rows, cols)` in few bits. With the mean squares of what each column is multiplied by, `importance (cols)`,
+    /// the scales of four bits are those with the least squared error of the product.
+    ///
+    /// # Panics
+    /// If the scheme is [`Quantization::None`], or the lengths do not fit.
+    pub fn new(scheme: Quantization, w: &[f32], cols: usize, importance: Option<&[f32]>) -> Rounded {
+        let rows = w.len() / cols.max(1);
+        assert!(w.len() == rows * cols && importance.is_none_or(|x| x.len() == cols));
+        let width = group(scheme, cols);
+        let groups = cols.div_ceil(width);
+        let (mut codes, mut scales) = (vec![0; w.len()], vec![0.0; rows * groups]);
+        let each = codes.par_chunks_mut(cols).zip(scales.par_chunks_mut(groups)).zip(w.par_chunks(cols));
+        for_each(each.with_min_len(ROWS), |((codes, scales), w)| {
+            let parts = codes.chunks_mut(width).zip(w.chunks(width)).zip(scales);
+            for (k, ((codes, w), scale)) in parts.enumerate() {
+                *scale = match (scheme, importance) {
+                    (Quantization::W8, _) => largest(w).abs() / 127.0,
+                    (_, None) => searched(w, |_| 1.0),
+                    (_, Some(importance)) => searched(w, |i| importance[k * width + i]),
+                };
+                let (inverse, (least, most)) = (inverse(*scale), range(scheme));
+                codes.iter_mut().zip(w).for_each(|(code, w)| *code = rounded(w * inverse, least, most) as i8);
+            }
+        });
+        Rounded { scheme, rows, cols, codes, scales }
+    }
+
+    /// A matrix from its integers `(rows, cols)` and its scales `(rows, groups)`.
+    ///
+    /// # Errors
+    /// If there are not as many as the scheme has, a code is out of range, or a scale is not finite or no f16.
+    pub fn from_parts(scheme: Quantization, cols: usize, codes: Vec<i8>, scales: Vec<f32>) -> Result<Rounded> {
+        let rows = codes.len() / cols.max(1);
+        let refuse = |what: String| Err(Error::Data(what));
+        let groups = groups(scheme, cols);
+        if scheme == Quantization::None || rows * cols != codes.len() || scales.len() != rows * groups {
+            return refuse(format!(
+                "{} integers and {} scales are no matrix of {cols} columns",
+                codes.len(),
+                scales.len()
+            ));
+        }
+        let (least, most) = range(scheme);
+        if let Some(code) = codes.iter().find(|&&code| !(least..=most).contains(&f32::from(code))) {
+            return refuse(format!("the integer {code} is not between {least} and {most}"));
+        }
+        let fits = |&&scale: &&f32| {
+            scale.is_finite() && (scheme == Quantization::W8 || f16::from_f32(scale).to_f32() == scale)
+        };
+        if let Some(scale) = scales.iter().find(|scale| !fits(scale)) {
+            return refuse(format!("{scale} is no scale"));
+        }
+        Ok(Rounded { scheme, rows, cols, codes, scales })
+    }
+
+    /// Checks that every number of `w` is near the one that stands for it: that none was lost.
+    ///
+    /// # Errors
+    /// If one is not finite, or too large for a scale.
+    pub fn check(&self, w: &[f32]) -> Result<()> {
+        match self.scales.iter().position(|scale| !scale.is_finite()) {
+            None => Ok(()),
+            Some(at) => {
+                let (groups, width) = (groups(self.scheme, self.cols), group(self.scheme, self.cols));
+                let group = &w[at / groups * self.cols..][..self.cols][at % groups * width..];
+                let x = largest(&group[..width.min(group.len())]);
+                Err(Error::Data(format!("{x} has no scale: weights must be finite, and for w4 below 500000")))
+            }
+        }
+    }
+
+    /// How its weights are stored.
+    pub fn scheme(&self) -> Quantization {
+        self.scheme
+    }
+
+    /// `(rows, columns)`.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// The integers `(rows, cols)`.
+    pub fn codes(&self) -> &[i8] {
+        &self.codes
+    }
+
+    /// The scales `(rows, groups)`.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// The numbers that it stands for, in `w (rows, cols)`: each integer times its scale, rounded to f32.
+    pub fn numbers(&self, w: &mut [f32]) {
+        for row in 0..self.rows {
+            self.row(row, &mut w[row * self.cols..][..self.cols]);
+        }
+    }
+
+    /// The numbers of a row.
+    pub fn row(&self, row: usize, w: &mut [f32]) {
+        let (codes, groups) = (&self.codes[row * self.cols..][..self.cols], groups(self.scheme, self.cols));
+        let parts = w.chunks_mut(group(self.scheme, self.cols)).zip(codes.chunks(group(self.scheme, self.cols)));
+        for ((w, codes), scale) in parts.zip(&self.scales[row * groups..]) {
+            w.iter_mut().zip(codes).for_each(|(w, code)| *w = f32::from(*code) * scale);
+        }
+    }
+
+    /// Bytes that it takes in a file.
+    pub fn bytes(&self) -> usize {
+        bytes(self.scheme, self.rows, self.cols)
+    }
+}
+
+/// Bytes of a matrix in a file.
+pub fn bytes(scheme: Quantization, rows: usize, cols: usize) -> usize {
+    match scheme {
+        Quantization::None => 4 * rows * cols,
+        Quantization::W8 => rows * (cols + 4),
+        Quantization::W4 => rows * (cols.div_ceil(2) + 2 * groups(scheme, cols)),
+    }
+}
+
+/// Scales of each row.
+pub fn groups(scheme: Quantization, cols: usize) -> usize {
+    cols.div_ceil(group(scheme, cols))
+}
+
+/// Neighbours that share a scale.
+fn group(scheme: Quantization, cols: usize) -> usize {
+    if scheme == Quantization::W4 { GROUP } else { cols.max(1) }
+}
+
+/// The smallest and the largest integer.
+fn range(scheme: Quantization) -> (f32, f32) {
+    match scheme {
+        Quantization::W4 => (-8.0, 7.0),
+        _ => (-127.0, 127.0),
+    }
+}
+
+/// Rows that a thread rounds at once, at least.
+const ROWS: usize = 16;
+
+/// The matrices that are rounded, in the order of the buffer.
+pub fn matrices(config: &Config, layout: &Layout) -> Vec<Matrix> {
+    if config.quantization == Quantization::None {
+        return Vec::new();
+    }
+    let matrix = |w: Param, cols: usize| Matrix { span: w.span, rows: w.len / cols, cols };
+    let (embedding, head) = (layout.embedding, layout.lm_head);
+    let blocks = layout.h.iter().flat_map(|h| [h.c_attn, h.attn_proj, h.c_fc, h.mlp_proj]);
+    let mut found: Vec<_> = blocks.map(|w| matrix(w.w, w.i)).collect();
+    if config.quantize_embeddings {
+        found.extend([Some(embedding.wte), embedding.wpe].into_iter().flatten().map(|w| matrix(w, embedding.c)));
+    }
+    if config.quantize_head {
+        found.push(matrix(head.w, head.i));
+    }
+    found.sort_by_key(|matrix| matrix.span.start);
+    // With tied weights, the head's are those of the embedding.
+    found.dedup();
+    found
+}
+
+/// The weights of a model, some of them in few bits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// All parameters, in the layout's order; zeros, in memory that is not touched, where a matrix of few bits is.
+    pub numbers: Vec<f32>,
+    /// The matrices of few bits, and where each begins.
+    pub rounded: Vec<(usize, Rounded)>,
+}
+
+impl From<Vec<f32>> for Weights {
+    /// None of them in few bits.
+    fn from(numbers: Vec<f32>) -> Weights {
+        Weights { numbers, rounded: Vec::new() }
+    }
+}
+
+impl Weights {
+    /// These weights, where `config` has them rounded.
+    ///
+    /// # Errors
+    /// If a weight that is to be rounded is not finite, or too large.
+    pub fn rounded(config: &Config, layout: &Layout, mut numbers: Vec<f32>) -> Result<Weights> {
+        let mut rounded = Vec::new();
+        for Matrix { span, cols, .. } in matrices(config, layout) {
+            let w = &mut numbers[span.range()];
+            let matrix = Rounded::new(config.quantization, w, cols, None);
+            matrix.check(w).map_err(|error| layout.named(span, error))?;
+            w.fill(0.0);
+            rounded.push((span.start, matrix));
+        }
+        Ok(Weights { numbers, rounded })
+    }
+
+    /// All numbers: those of matrices of few bits are multiplied out.
+    pub fn into_numbers(self) -> Vec<f32> {
+        let Weights { mut numbers, rounded } = self;
+        for (start, matrix) in rounded {
+            let (rows, cols) = matrix.shape();
+            matrix.numbers(&mut numbers[start..][..rows * cols]);
+        }
+        numbers
+    }
+}
+
+/// The element with the largest magnitude, the first of several; one that is not finite, if there is one.
+fn largest(w: &[f32]) -> f32 {
+    let largest = w.iter().fold(0.0f32, |most, &x| if x.abs() > most.abs() { x } else { most });
+    w.iter().copied().find(|x| x.is_nan()).unwrap_or(largest)
+}
+
+/// The factor that turns numbers into integers.
+fn inverse(scale: f32) -> f32 {
+    let inverse = 1.0 / scale;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// The nearest integer, ties to even, as far as it is in range. Adding 1.5 * 2^23 rounds to an integer.
+fn rounded(x: f32, least: f32, most: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    x.clamp(least, most) + ROUND - ROUND
+}
+
+/// How much smaller than for the largest magnitude the scales are that are tried.
+const TRIED: [f32; 8] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7];
+
+/// The f16 scale of a group of four bits with the least squared error, where the error of each element weighs `weight(i)`.
+///
+/// The largest magnitude is 8 steps away from zero at first. Smaller scales cut it off and are finer elsewhere.
+fn searched(w: &[f32], weight: impl Fn(usize) -> f32) -> f32 {
+    let full = largest(w) / -8.0;
+    // It stays where a scale is not finite.
+    let (mut best, mut least) = (f32::NAN, f32::INFINITY);
+    for part in TRIED {
+        let scale = f16::from_f32(full * part).to_f32();
+        let inverse = inverse(scale);
+        let mut error = 0.0;
+        for (i, &w) in w.iter().enumerate() {
+            let off = rounded(w * inverse, -8.0, 7.0) * scale - w;
+            error += weight(i) * off * off;
+        }
+        if error < least {
+            (best, least) = (scale, error);
+        }
+    }
+    best
+}

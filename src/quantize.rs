@@ -1,0 +1,136 @@
+//! Models with weights in few bits: made of others, and compared with them.
+
+mod calibrate;
+
+use crate::{
+    data::Dataset,
+    inference::{Model, Part},
+    run::{RunDir, State, Which},
+    text::tokenizer::Tokenizer,
+    train::finetune,
+};
+use kinglet_core::{
+    backend::Cpu,
+    config::{Config, Precision, Quantization},
+    error::{Error, Result},
+    params::Layout,
+    quant::Weights,
+};
+use std::{ops::ControlFlow, path::Path};
+
+/// How a model's weights are rounded.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What to.
+    pub scheme: Quantization,
+    /// Whether the head's are too.
+    pub head: bool,
+    /// Whether those of the embeddings are too.
+    pub embeddings: bool,
+    /// Whether the error of each column is made up for by the columns after it (GPTQ, Frantar et al. 2023). This needs text.
+    pub feedback: bool,
+    /// Tokens of the text that it is measured on what each weight is multiplied by; 0 to round without text.
+    pub tokens: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { scheme: Quantization::W8, head: false, embeddings: false, feedback: false, tokens: 16 * 1024 }
+    }
+}
+
+/// A model in full precision, to be rounded.
+#[derive(Debug)]
+pub struct Source {
+    /// Its configuration, without adapters.
+    pub config: Config,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The state of its checkpoint.
+    pub state: State,
+    /// Its weights, with adapters merged.
+    pub weights: Vec<f32>,
+    /// Damage that was found, and what was used instead.
+    pub warnings: Vec<String>,
+    /// What a user should know.
+    pub notes: Vec<String>,
+}
+
+impl Source {
+    /// A checkpoint of the run in a folder.
+    ///
+    /// # Errors
+    /// If there is none, or its weights are in few bits already.
+    pub fn open(run: &Path, which: Which) -> Result<Source> {
+        let (RunDir { tokenizer, warnings, notes, .. }, state, config, weights) = finetune::load(run, which)?;
+        Ok(Source { config, tokenizer, state, weights, warnings, notes })
+    }
+
+    /// The model as it is.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn model(&self) -> Result<Model> {
+        Model::from_weights(Cpu::new()?, self.config.clone(), self.tokenizer.clone(), &self.weights)
+    }
+
+    /// The configuration of the rounded model.
+    ///
+    /// # Errors
+    /// If its weights are in few bits already, or the options do not fit it.
+    pub fn rounded_config(&self, options: &Options) -> Result<Config> {
+        let mut config = self.config.clone();
+        config.quantization = options.scheme;
+        (config.quantize_head, config.quantize_embeddings) = (options.head, options.embeddings);
+        if config.tie_weights {
+            let both = options.head || options.embeddings;
+            (config.quantize_head, config.quantize_embeddings) = (both, both);
+        }
+        // Its results have the same bits on every processor.
+        config.precision = Precision::F32;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The rounded weights. `data` is text to measure on what weights are multiplied by; its training split is used.
+    /// `progress` receives the layers done and their number; if it breaks, the result is `None`.
+    ///
+    /// # Errors
+    /// If the text cannot be read, or a weight cannot be rounded.
+    pub fn round(
+        &self,
+        options: &Options,
+        data: Option<&Dataset>,
+        progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Weights>> {
+        let config = self.rounded_config(options)?;
+        let layout = Layout::new(&config)?;
+        match data.filter(|_| options.tokens > 0 && (options.scheme == Quantization::W4 || options.feedback)) {
+            None if options.feedback => Err(Error::BadConfig("--calibrate needs text".into())),
+            None => Weights::rounded(&config, &layout, self.weights.clone()).map(Some),
+            Some(data) => calibrate::round(self, &config, &layout, options, data, progress),
+        }
+    }
+
+    /// Writes a rounded model as a run in a new folder, which can be used and fine-tuned, but not resumed. The folder is there
+    /// whole or not at all.
+    ///
+    /// # Errors
+    /// If the folder is unusable.
+    pub fn save(&self, config: &Config, weights: &Weights, out: &Path) -> Result<RunDir> {
+        let layout = Layout::new(config)?;
+        let state = State { best: None, since_best: 0, ..self.state.clone() };
+        RunDir::create_whole(out, config.clone(), self.tokenizer.clone(), None, |run| {
+            run.save_model(&layout, &state, weights)?;
+            run.prune(&state)
+        })
+    }
+
+    /// The text that its run was trained on, as it is split there.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn data(&self, names: Option<&[String]>) -> Result<Dataset> {
+        self.model()?.dataset(names, Part::Train)
+    }
+}
