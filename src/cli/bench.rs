@@ -8,10 +8,11 @@ use super::{
 use anyhow::Context;
 use kinglet::{
     backend::{Buf, Cost, Cpu, Forward, Op, Timed},
-    config::{Config, Precision},
+    config::{Config, Precision, Quantization},
     data::Split,
     error::Result,
     model::Gpt,
+    quant::Weights,
     rng::{Purpose, Rng},
     sample::{self, Sampling, Sequence, Stream},
     threads::{cores, with_threads},
@@ -155,7 +156,7 @@ impl Args {
         config.check()?;
         kinglet::train::Memory::of(&config)?.check()?;
         let threads = if self.threads.count() == 0 { cores() } else { self.threads.count() };
-        let be = be.with_precision(config.precision);
+        let be = be.with_precision(config.precision).with_quantization(config.quantization);
         terminal::note_precision(config.precision, be.precision());
         let mut report = with_threads(threads, || self.measure(&config, threads, be))??;
         if !self.quick {
@@ -185,6 +186,11 @@ impl Args {
         let Trial { p: mut weights, shards, .. } = trial;
         let shards = shards.count();
         if !self.quick {
+            if config.quantization != Quantization::None {
+                let mut numbers = vec![0.0; model.layout.len()];
+                be.download(&weights, 0, &mut numbers);
+                weights = be.parameters(&Weights::rounded(config, &model.layout, numbers)?);
+            }
             be.pack_weights(&mut weights, &model.layout.linears(), false);
         }
         let (parts, profile) = if self.quick && !self.profile {
