@@ -1,6 +1,7 @@
 //! Models with weights in few bits: made of others, and compared with them.
 
 mod calibrate;
+pub mod report;
 
 use crate::{
     data::Dataset,
@@ -16,6 +17,7 @@ use kinglet_core::{
     params::Layout,
     quant::Weights,
 };
+use report::Report;
 use std::{ops::ControlFlow, path::Path};
 
 /// How a model's weights are rounded.
@@ -48,6 +50,8 @@ pub struct Source {
     pub tokenizer: Tokenizer,
     /// The state of its checkpoint.
     pub state: State,
+    /// Bytes of the file with its weights; none where these are those of another run with adapters.
+    pub file_bytes: Option<u64>,
     /// Its weights, with adapters merged.
     pub weights: Vec<f32>,
     /// Damage that was found, and what was used instead.
@@ -62,16 +66,32 @@ impl Source {
     /// # Errors
     /// If there is none, or its weights are in few bits already.
     pub fn open(run: &Path, which: Which) -> Result<Source> {
-        let (RunDir { tokenizer, warnings, notes, .. }, state, config, weights) = finetune::load(run, which)?;
-        Ok(Source { config, tokenizer, state, weights, warnings, notes })
+        let (opened, state, config, weights) = finetune::load(run, which)?;
+        let has_adapters = opened.config.lora_rank > 0;
+        let layout = Layout::new(&opened.config)?;
+        let file_bytes = (!has_adapters).then(|| opened.weights_bytes(&layout, state.step)).transpose()?;
+        // A run that learned in few bits has numbers of four bytes.
+        let small = file_bytes.is_some_and(|bytes| bytes < size_of::<f32>() as u64 * weights.len() as u64);
+        if config.quantization != Quantization::None && small {
+            let what = format!("its weights are in few bits already ({})", name(config.quantization));
+            return Err(Error::run(run, what + ": name the run that it was made of"));
+        }
+        let RunDir { tokenizer, warnings, mut notes, .. } = opened;
+        if has_adapters {
+            notes.push("the run's adapters are merged into its weights first".to_owned());
+        }
+        Ok(Source { config, tokenizer, state, file_bytes, weights, warnings, notes })
     }
 
-    /// The model as it is.
+    /// The model in full precision.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn model(&self) -> Result<Model> {
-        Model::from_weights(Cpu::new()?, self.config.clone(), self.tokenizer.clone(), &self.weights)
+        let mut config = self.config.clone();
+        config.quantization = Quantization::None;
+        (config.quantize_head, config.quantize_embeddings) = (false, false);
+        Model::from_weights(Cpu::new()?, config, self.tokenizer.clone(), &self.weights)
     }
 
     /// The configuration of the rounded model.
@@ -80,16 +100,39 @@ impl Source {
     /// If its weights are in few bits already, or the options do not fit it.
     pub fn rounded_config(&self, options: &Options) -> Result<Config> {
         let mut config = self.config.clone();
+        // Its results have the same bits on every processor.
+        config.precision = Precision::F32;
+        if self.has_learned_so() {
+            self.check_learned(options)?;
+            return Ok(config);
+        }
         config.quantization = options.scheme;
         (config.quantize_head, config.quantize_embeddings) = (options.head, options.embeddings);
         if config.tie_weights {
             let both = options.head || options.embeddings;
             (config.quantize_head, config.quantize_embeddings) = (both, both);
         }
-        // Its results have the same bits on every processor.
-        config.precision = Precision::F32;
         config.check()?;
         Ok(config)
+    }
+
+    /// Whether its run learned with its weights in few bits: then these are what it computes with, and only how they are stored
+    /// changes.
+    pub fn has_learned_so(&self) -> bool {
+        self.config.quantization != Quantization::None
+    }
+
+    /// Refuses to make something else of a run that learned in few bits.
+    fn check_learned(&self, options: &Options) -> Result<()> {
+        let learned = name(self.config.quantization);
+        let what = match options {
+            _ if options.scheme != self.config.quantization => format!("round it to {learned} too"),
+            Options { head: true, .. } if !self.config.quantize_head => "leave out --head".to_owned(),
+            Options { embeddings: true, .. } if !self.config.quantize_embeddings => "leave out --embeddings".to_owned(),
+            Options { feedback: true, .. } => "leave out --calibrate".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(Error::BadConfig(format!("this run learned with its weights in {learned}: {what}")))
     }
 
     /// The rounded weights. `data` is text to measure on what weights are multiplied by; its training split is used.
@@ -105,7 +148,8 @@ impl Source {
     ) -> Result<Option<Weights>> {
         let config = self.rounded_config(options)?;
         let layout = Layout::new(&config)?;
-        match data.filter(|_| options.tokens > 0 && (options.scheme == Quantization::W4 || options.feedback)) {
+        let by_text = options.tokens > 0 && !self.has_learned_so();
+        match data.filter(|_| by_text && (options.scheme == Quantization::W4 || options.feedback)) {
             None if options.feedback => Err(Error::BadConfig("--calibrate needs text".into())),
             None => Weights::rounded(&config, &layout, self.weights.clone()).map(Some),
             Some(data) => calibrate::round(self, &config, &layout, options, data, progress),
@@ -118,11 +162,42 @@ impl Source {
     /// # Errors
     /// If the folder is unusable.
     pub fn save(&self, config: &Config, weights: &Weights, out: &Path) -> Result<RunDir> {
+        self.save_with(config, weights, out, |_, _| Ok(()))
+    }
+
+    /// The same with its report card, as a page and a picture in the folder. Both get the sizes of the files. `name` is what the
+    /// page calls the model before.
+    ///
+    /// # Errors
+    /// As [`Source::save`].
+    pub fn save_reported(
+        &self,
+        config: &Config,
+        weights: &Weights,
+        (report, name): (&mut Report, &str),
+        out: &Path,
+    ) -> Result<RunDir> {
+        self.save_with(config, weights, out, |run, layout| {
+            report.before.file_bytes = self.file_bytes;
+            report.after.file_bytes = Some(run.weights_bytes(layout, self.state.step)?);
+            run.write(report::PAGE, report.page(name).as_bytes())?;
+            report.picture().map_or(Ok(()), |picture| run.write(report::PICTURE, picture.as_bytes()))
+        })
+    }
+
+    fn save_with(
+        &self,
+        config: &Config,
+        weights: &Weights,
+        out: &Path,
+        then: impl FnOnce(&RunDir, &Layout) -> Result<()>,
+    ) -> Result<RunDir> {
         let layout = Layout::new(config)?;
         let state = State { best: None, since_best: 0, ..self.state.clone() };
         RunDir::create_whole(out, config.clone(), self.tokenizer.clone(), None, |run| {
             run.save_model(&layout, &state, weights)?;
-            run.prune(&state)
+            run.prune(&state)?;
+            then(run, &layout)
         })
     }
 
@@ -132,5 +207,14 @@ impl Source {
     /// If it cannot be read.
     pub fn data(&self, names: Option<&[String]>) -> Result<Dataset> {
         self.model()?.dataset(names, Part::Train)
+    }
+}
+
+/// What a scheme is called.
+fn name(scheme: Quantization) -> &'static str {
+    match scheme {
+        Quantization::W8 => "w8",
+        Quantization::W4 => "w4",
+        _ => "none",
     }
 }

@@ -254,6 +254,11 @@ impl<B: Forward> Model<B> {
         self.inner.clone()
     }
 
+    /// What computes it, its architecture, and its parameters.
+    pub(crate) fn parts(&self) -> (&B, &Gpt, &B::Buf) {
+        (&self.inner.be, &self.inner.gpt, &self.inner.weights)
+    }
+
     /// The configuration it was trained with.
     pub fn config(&self) -> &Config {
         &self.inner.config
