@@ -39,7 +39,8 @@ impl Default for Options {
     }
 }
 
-/// A model in full precision, to be rounded.
+/// A model in full precision, to be rounded. That of a run that trained with rounded weights is what these are rounded from, and
+/// it is rounded as there: the result is the model that the run is.
 #[derive(Debug)]
 pub struct Source {
     /// Its configuration, without adapters.
@@ -62,6 +63,17 @@ impl Source {
     /// # Errors
     /// If there is none, or its weights are in few bits already.
     pub fn open(run: &Path, which: Which) -> Result<Source> {
+        let mut opened = RunDir::open(run)?;
+        if opened.config.quantization != Quantization::None {
+            let (state, weights) = opened.load_masters(&Layout::new(&opened.config)?, which)?;
+            let weights = weights.ok_or_else(|| Error::run(run, "its weights are in few bits already"))?;
+            let RunDir { config, tokenizer, warnings, mut notes, .. } = opened;
+            notes.push(format!(
+                "this run trained with weights rounded to {}: they are rounded as in training, without calibration",
+                config.quantization.name()
+            ));
+            return Ok(Source { config, tokenizer, state, weights, warnings, notes });
+        }
         let (RunDir { tokenizer, warnings, notes, .. }, state, config, weights) = finetune::load(run, which)?;
         Ok(Source { config, tokenizer, state, weights, warnings, notes })
     }
@@ -77,9 +89,14 @@ impl Source {
     /// The configuration of the rounded model.
     ///
     /// # Errors
-    /// If its weights are in few bits already, or the options do not fit it.
+    /// If the options do not fit it, or are others than those it was trained with.
     pub fn rounded_config(&self, options: &Options) -> Result<Config> {
         let mut config = self.config.clone();
+        if config.quantization != Quantization::None {
+            self.check_trained(options)?;
+            config.precision = Precision::F32;
+            return Ok(config);
+        }
         config.quantization = options.scheme;
         (config.quantize_head, config.quantize_embeddings) = (options.head, options.embeddings);
         if config.tie_weights {
@@ -90,6 +107,24 @@ impl Source {
         config.precision = Precision::F32;
         config.check()?;
         Ok(config)
+    }
+
+    /// Checks that the options are those that the run was trained with, as far as they were chosen.
+    fn check_trained(&self, options: &Options) -> Result<()> {
+        let Config { quantization, quantize_head, quantize_embeddings, .. } = self.config;
+        let trained = quantization.name();
+        let what = if options.scheme != quantization {
+            format!("its weights were trained to be rounded to {trained}: use --scheme {trained}")
+        } else if options.head && !quantize_head || options.embeddings && !quantize_embeddings {
+            let both = |on: bool| if on { "rounded" } else { "as they are" };
+            let (head, embeddings) = (both(quantize_head), both(quantize_embeddings));
+            format!("it was trained with its head {head} and its embeddings {embeddings}")
+        } else if options.feedback {
+            "its weights are rounded as in training, which --calibrate would change".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::BadConfig(what))
     }
 
     /// The rounded weights. `data` is text to measure on what weights are multiplied by; its training split is used.
@@ -105,6 +140,9 @@ impl Source {
     ) -> Result<Option<Weights>> {
         let config = self.rounded_config(options)?;
         let layout = Layout::new(&config)?;
+        if self.config.quantization != Quantization::None {
+            return Weights::rounded(&config, &layout, self.weights.clone()).map(Some);
+        }
         match data.filter(|_| options.tokens > 0 && (options.scheme == Quantization::W4 || options.feedback)) {
             None if options.feedback => Err(Error::BadConfig("--calibrate needs text".into())),
             None => Weights::rounded(&config, &layout, self.weights.clone()).map(Some),

@@ -157,7 +157,7 @@ impl<B: Forward> Model<B> {
         let layout = Layout::new(&run.config)?;
         let weights = match run.adapted_weights()? {
             Some(weights) => weights,
-            None => run.load_weights(&layout, None, which)?.1,
+            None => run.load_numbers(&layout, None, which)?.1,
         };
         let mut plain = run.config.clone();
         (plain.lora_rank, plain.new_tokens) = (0, 0);

@@ -46,10 +46,9 @@ impl Rounded {
         for_each(each.with_min_len(ROWS), |((codes, scales), w)| {
             let parts = codes.chunks_mut(width).zip(w.chunks(width)).zip(scales);
             for (k, ((codes, w), scale)) in parts.enumerate() {
-                *scale = match (scheme, importance) {
-                    (Quantization::W8, _) => largest(w).abs() / 127.0,
-                    (_, None) => searched(w, |_| 1.0),
-                    (_, Some(importance)) => searched(w, |i| importance[k * width + i]),
+                *scale = match importance.filter(|_| scheme == Quantization::W4) {
+                    None => plain_scale(scheme, w),
+                    Some(importance) => searched(w, |i| importance[k * width + i]),
                 };
                 let (inverse, (least, most)) = (inverse(*scale), range(scheme));
                 codes.iter_mut().zip(w).for_each(|(code, w)| *code = rounded(w * inverse, least, most) as i8);
@@ -173,6 +172,30 @@ fn range(scheme: Quantization) -> (f32, f32) {
 
 /// Rows that a thread rounds at once, at least.
 const ROWS: usize = 16;
+
+/// The scale of a group that depends on its weights alone.
+fn plain_scale(scheme: Quantization, w: &[f32]) -> f32 {
+    match scheme {
+        Quantization::W4 => searched(w, |_| 1.0),
+        _ => largest(w).abs() / 127.0,
+    }
+}
+
+/// The numbers that [`Rounded::new`] without importance stands for, in `to (rows, cols)`: what training computes with.
+///
+/// # Panics
+/// If the scheme is [`Quantization::None`], or the lengths do not fit.
+pub fn round(scheme: Quantization, w: &[f32], cols: usize, to: &mut [f32]) {
+    assert!(scheme != Quantization::None && w.len() == to.len() && w.len().is_multiple_of(cols));
+    let (width, (least, most)) = (group(scheme, cols), range(scheme));
+    for_each(to.par_chunks_mut(cols).zip(w.par_chunks(cols)).with_min_len(ROWS), |(to, w)| {
+        for (to, w) in to.chunks_mut(width).zip(w.chunks(width)) {
+            let scale = plain_scale(scheme, w);
+            let inverse = inverse(scale);
+            to.iter_mut().zip(w).for_each(|(to, w)| *to = rounded(w * inverse, least, most) * scale);
+        }
+    });
+}
 
 /// The matrices that are rounded, in the order of the buffer.
 pub fn matrices(config: &Config, layout: &Layout) -> Vec<Matrix> {
