@@ -157,7 +157,7 @@ impl<B: Forward> Model<B> {
         let layout = Layout::new(&run.config)?;
         let weights = match run.adapted_weights()? {
             Some(weights) => weights,
-            None => run.load_weights(&layout, None, which)?.1,
+            None => run.load_numbers(&layout, None, which)?.1,
         };
         let mut plain = run.config.clone();
         (plain.lora_rank, plain.new_tokens) = (0, 0);
@@ -243,6 +243,11 @@ impl<B: Forward> Model<B> {
     /// What all clones share.
     pub(super) fn loaded(&self) -> Arc<Loaded<B>> {
         self.inner.clone()
+    }
+
+    /// What computes it, its architecture, and its parameters.
+    pub(crate) fn parts(&self) -> (&B, &Gpt, &B::Buf) {
+        (&self.inner.be, &self.inner.gpt, &self.inner.weights)
     }
 
     /// The configuration it was trained with.

@@ -3,7 +3,7 @@
 use crate::{
     config::{Activation, Precision, Quantization},
     params::{Embedding, Linear, Matrix, Norm, Qk, Span},
-    quant::{Rounded, Weights},
+    quant::{self, Rounded, Weights},
     rng::{Dropout, DropoutKey},
 };
 use kinglet_kernels::{
@@ -395,4 +395,14 @@ pub trait Backward: Forward {
     /// `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`, where `x` is the gradient with Nesterov momentum; `m` holds
     /// the gradient's running mean.
     fn muon(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, matrices: &[Matrix], h: &Muon);
+
+    /// `q =` the numbers that `p` is rounded to, in each of `matrices`: see [`quant::round`]. By default on the host.
+    fn round(&self, q: &mut Self::Buf, p: &Self::Buf, matrices: &[Matrix], scheme: Quantization) {
+        for &Matrix { span, cols, .. } in matrices {
+            let (mut w, mut rounded) = (vec![0.0; span.len], vec![0.0; span.len]);
+            self.download(p, span.start, &mut w);
+            quant::round(scheme, &w, cols, &mut rounded);
+            self.upload(q, span.start, &rounded);
+        }
+    }
 }

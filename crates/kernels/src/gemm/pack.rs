@@ -77,6 +77,11 @@ impl Panels {
     /// Packed matrices may be split at multiples of this many columns, which is a multiple of every tile's width.
     pub const STEP: usize = 64;
 
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.data)
+    }
+
     /// Panels without a matrix yet.
     ///
     /// # Panics
