@@ -163,10 +163,13 @@ impl Source {
     ) -> Result<Option<Weights>> {
         let config = self.rounded_config(options)?;
         let layout = Layout::new(&config)?;
-        let by_text = options.tokens > 0 && !self.has_learned_so();
-        match data.filter(|_| by_text && (options.scheme == Quantization::W4 || options.feedback)) {
+        if self.has_learned_so() {
+            return Weights::rounded(&config, &layout, self.weights.clone()).map(Some);
+        }
+        let by_text = options.tokens > 0 && (options.scheme == Quantization::W4 || options.feedback);
+        match data.filter(|_| by_text) {
             None if options.feedback => Err(Error::BadConfig("--calibrate needs text".into())),
-            None => Weights::rounded(&config, &layout, self.weights.clone()).map(Some),
+            None => calibrate::round_alone(self, &config, &layout).map(Some),
             Some(data) => calibrate::round(self, &config, &layout, options, data, progress),
         }
     }

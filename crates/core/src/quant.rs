@@ -8,6 +8,8 @@
 //! The scale of four bits may be negative, so that whichever sign the largest magnitude has, it can be 8 steps away from zero.
 //! So these are numbers that llama.cpp's `q4_0` has too.
 
+pub mod feedback;
+
 use crate::{
     config::{Config, Quantization},
     error::{Error, Result},
@@ -31,8 +33,9 @@ pub struct Rounded {
 }
 
 impl Rounded {
-    /// The matrix `w (rows, cols)` in few bits. With the mean squares of what each column is multiplied by, `importance (cols)`,
-    /// the scales of four bits are those with the least squared error of the product.
+    /// The matrix `w (rows, cols)` in few bits. Without `importance`, this is how training rounds. With the mean squares of what
+    /// each column is multiplied by, `importance (cols)`, the scales of four bits are looked for among more, so that the squared
+    /// error of the product is the least.
     ///
     /// # Panics
     /// If the scheme is [`Quantization::None`], or the lengths do not fit.
@@ -48,7 +51,7 @@ impl Rounded {
             for (k, ((codes, w), scale)) in parts.enumerate() {
                 *scale = match importance.filter(|_| scheme == Quantization::W4) {
                     None => plain_scale(scheme, w),
-                    Some(importance) => searched(w, |i| importance[k * width + i]),
+                    Some(importance) => fine_scale(w, &importance[k * width..][..w.len()]),
                 };
                 let (inverse, (least, most)) = (inverse(*scale), range(scheme));
                 codes.iter_mut().zip(w).for_each(|(code, w)| *code = rounded(w * inverse, least, most) as i8);
@@ -176,7 +179,7 @@ const ROWS: usize = 16;
 /// The scale of a group that depends on its weights alone.
 fn plain_scale(scheme: Quantization, w: &[f32]) -> f32 {
     match scheme {
-        Quantization::W4 => searched(w, |_| 1.0),
+        Quantization::W4 => quick_scale(w),
         _ => largest(w).abs() / 127.0,
     }
 }
@@ -239,14 +242,28 @@ impl Weights {
     ///
     /// # Errors
     /// If a weight that is to be rounded is not finite, or too large.
-    pub fn rounded(config: &Config, layout: &Layout, mut numbers: Vec<f32>) -> Result<Weights> {
+    pub fn rounded(config: &Config, layout: &Layout, numbers: Vec<f32>) -> Result<Weights> {
+        let scheme = config.quantization;
+        Weights::rounded_by(config, layout, numbers, |matrix, w| Rounded::new(scheme, w, matrix.cols, None))
+    }
+
+    /// The same, where `make(matrix, w)` rounds each.
+    ///
+    /// # Errors
+    /// As [`Weights::rounded`].
+    pub fn rounded_by(
+        config: &Config,
+        layout: &Layout,
+        mut numbers: Vec<f32>,
+        mut make: impl FnMut(&Matrix, &[f32]) -> Rounded,
+    ) -> Result<Weights> {
         let mut rounded = Vec::new();
-        for Matrix { span, cols, .. } in matrices(config, layout) {
-            let w = &mut numbers[span.range()];
-            let matrix = Rounded::new(config.quantization, w, cols, None);
-            matrix.check(w).map_err(|error| layout.named(span, error))?;
+        for matrix in matrices(config, layout) {
+            let w = &mut numbers[matrix.span.range()];
+            let made = make(&matrix, w);
+            made.check(w).map_err(|error| layout.named(matrix.span, error))?;
             w.fill(0.0);
-            rounded.push((span.start, matrix));
+            rounded.push((matrix.span.start, made));
         }
         Ok(Weights { numbers, rounded })
     }
@@ -303,15 +320,35 @@ fn half(x: f32) -> f32 {
 /// How much smaller than for the largest magnitude the scales are that are tried.
 const TRIED: [f32; 8] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7];
 
-/// The f16 scale of a group of four bits with the least squared error, where the error of each element weighs `weight(i)`.
+/// The f16 scale of a group of four bits with the least squared error among [`TRIED`]: training looks for it in every step.
 ///
 /// The largest magnitude is 8 steps away from zero at first. Smaller scales cut it off and are finer elsewhere.
-fn searched(w: &[f32], weight: impl Fn(usize) -> f32) -> f32 {
+fn quick_scale(w: &[f32]) -> f32 {
     let full = largest(w) / -8.0;
-    let scales = TRIED.map(|part| half(full * part));
+    best_scale(TRIED.map(|part| full * part), w, |_| 1.0)
+}
+
+/// Scales of either sign that [`fine_scale`] tries.
+const FINE: usize = 24;
+
+/// The same among more scales, where the squared error of each element has a weight.
+fn fine_scale(w: &[f32], weights: &[f32]) -> f32 {
+    let largest = largest(w);
+    // The largest magnitude is 5.5 to 9.5 steps away from zero, of which there are 8 on one side and 7 on the other.
+    let steps = |i: usize| 5.5 + 4.0 * (i % FINE) as f32 / (FINE - 1) as f32;
+    let scales: [f32; 2 * FINE] =
+        std::array::from_fn(|i| if i < FINE { largest / -steps(i) } else { largest / steps(i) });
+    best_scale(scales, w, |i| weights[i])
+}
+
+/// The one of these scales, rounded to f16, with the least squared error, where that of each element weighs `weight(i)`; NaN if
+/// none is finite.
+#[inline(always)]
+fn best_scale<const N: usize>(scales: [f32; N], w: &[f32], weight: impl Fn(usize) -> f32) -> f32 {
+    let scales = scales.map(half);
     let inverses = scales.map(inverse);
-    // All of them at once, so that they are computed side by side: training searches in every step.
-    let mut errors = [0.0; TRIED.len()];
+    // All of them at once, so that they are computed side by side.
+    let mut errors = [0.0; N];
     for (i, &w) in w.iter().enumerate() {
         let weight = weight(i);
         for ((error, scale), inverse) in errors.iter_mut().zip(scales).zip(inverses) {
@@ -319,7 +356,6 @@ fn searched(w: &[f32], weight: impl Fn(usize) -> f32) -> f32 {
             *error += weight * off * off;
         }
     }
-    // It stays where a scale is not finite.
     let (mut best, mut least) = (f32::NAN, f32::INFINITY);
     for (scale, error) in scales.into_iter().zip(errors) {
         if error < least {
