@@ -155,7 +155,7 @@ impl Args {
         config.check()?;
         kinglet::train::Memory::of(&config)?.check()?;
         let threads = if self.threads.count() == 0 { cores() } else { self.threads.count() };
-        let be = be.with_precision(config.precision);
+        let be = be.with_precision(config.precision).with_quantization(config.quantization);
         terminal::note_precision(config.precision, be.precision());
         let mut report = with_threads(threads, || self.measure(&config, threads, be))??;
         if !self.quick {

@@ -280,7 +280,7 @@ fn moments(layout: &Layout) -> [Group<'_>; 2] {
 }
 
 /// The file that holds the tensors listed by [`Layout::stored`].
-fn weights_file(layout: &Layout) -> &'static str {
+pub(super) fn weights_file(layout: &Layout) -> &'static str {
     if layout.has_adapters() { ADAPTER } else { MODEL }
 }
 

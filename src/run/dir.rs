@@ -106,6 +106,14 @@ impl RunDir {
         }
     }
 
+    /// Refuses a folder that a new run cannot be in, before the work that it takes to make one.
+    ///
+    /// # Errors
+    /// If it has anything in it except what an interrupted start left.
+    pub fn check_new(path: &Path) -> Result<()> {
+        refuse_full(path)
+    }
+
     /// Writes a run that is complete once `fill` has saved its checkpoint. The folder is there whole or not at all, even
     /// if this process is killed.
     ///
@@ -400,6 +408,15 @@ impl RunDir {
         checkpoint::write(&folder, layout, state, from, (&self.config.to_toml(), self.tokenizer.to_json()))?;
         self.new.iter().for_each(NewRun::keep);
         Ok(())
+    }
+
+    /// Bytes of the file with the weights of a checkpoint, as far as they are not those of a base run.
+    ///
+    /// # Errors
+    /// If there is no such file.
+    pub fn weights_bytes(&self, layout: &Layout, step: u64) -> Result<u64> {
+        let path = self.path.join(CHECKPOINTS).join(folder_name(step)).join(checkpoint::weights_file(layout));
+        Ok(path.metadata().map_err(Error::io("read", &path))?.len())
     }
 
     /// Updates `last` and `best` for `state` and removes checkpoints that are no longer needed. It keeps the checkpoint

@@ -117,6 +117,14 @@ impl Buf {
         Buf { numbers, panels: Vec::new(), prepared: None, integers: Integers::default() }
     }
 
+    /// Bytes of memory that it takes: numbers, copies of them that are laid out for products, and weights in few bits. The
+    /// numbers that those stand for are never touched, so that they take none.
+    pub fn bytes(&self) -> usize {
+        let panels = self.panels.iter().flat_map(|panels| [&panels.forward, &panels.backward]);
+        let numbers = self.numbers.len() - self.integers.len();
+        size_of::<f32>() * numbers + panels.map(kernels::Panels::bytes).sum::<usize>() + self.integers.bytes()
+    }
+
     /// The numbers; those of [`Buf::in_place`] are not copied.
     pub fn into_numbers(self) -> Vec<f32> {
         self.numbers.into_vec()

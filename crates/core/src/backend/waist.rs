@@ -3,7 +3,7 @@
 use crate::{
     config::{Activation, Precision, Quantization},
     params::{Embedding, Linear, Matrix, Norm, Qk, Span},
-    quant::{self, Rounded},
+    quant::{self, Rounded, Weights},
     rng::{Dropout, DropoutKey},
 };
 use kinglet_kernels::{
@@ -206,6 +206,20 @@ pub trait Forward: Send + Sync {
         let mut numbers = vec![0.0; rows * cols];
         w.numbers(&mut numbers);
         self.upload(dst, start, &numbers);
+    }
+    /// A buffer of parameters with these weights. Numbers in whose place a matrix of few bits stands are not written: memory
+    /// that is not touched is not used.
+    fn parameters(&self, w: &Weights) -> Self::Buf {
+        let mut p = self.zeros(w.numbers.len());
+        let mut at = 0;
+        for (start, matrix) in &w.rounded {
+            self.upload(&mut p, at, &w.numbers[at..*start]);
+            self.place(&mut p, *start, matrix);
+            let (rows, cols) = matrix.shape();
+            at = start + rows * cols;
+        }
+        self.upload(&mut p, at, &w.numbers[at..]);
+        p
     }
     /// `dst = src[start..start + dst.len()]`; waits for the result.
     fn download(&self, src: &Self::Buf, start: usize, dst: &mut [f32]);
