@@ -32,14 +32,14 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-fn config(settings: &[&str]) -> Config {
+pub(crate) fn config(settings: &[&str]) -> Config {
     let preset = Config::preset("big-0.2m").unwrap().with(&["data=[\"builtin\"]"]).unwrap();
     let short = ["max_iters=12", "eval_interval=5", "eval_iters=2", "n_layer=2", "shards=3"];
     preset.with(&short).unwrap().with(settings).unwrap()
 }
 
 /// Trains `config` on 1, 2, 3 and 8 threads and with two interruptions: all must end with the same bits.
-fn one_trajectory(config: Config) {
+pub(crate) fn one_trajectory(config: Config) {
     let temp = tempfile::tempdir().unwrap();
     let start = |name: &str| Job::start(config.clone(), temp.path().join(name)).unwrap();
     let whole = train(start("whole"), 1, None);
@@ -292,10 +292,19 @@ fn a_bad_stretch_of_text_is_skipped_and_the_trajectory_stays_one() {
 
 #[test]
 fn a_return_to_a_checkpoint_does_not_depend_on_interruptions() {
+    returns_to_a_checkpoint("quantization=none");
+}
+
+#[test]
+fn nor_does_one_with_rounded_weights() {
+    returns_to_a_checkpoint("quantization=w4");
+}
+
+fn returns_to_a_checkpoint(quantization: &str) {
     let temp = tempfile::tempdir().unwrap();
     let run = |name: &str, stop_at: Option<u64>| {
         let out = temp.path().join(name);
-        let calm = config(&["max_iters=60", "eval_interval=20", "n_layer=1"]);
+        let calm = config(&["max_iters=60", "eval_interval=20", "n_layer=1", quantization]);
         train(Job::start(calm, &out).unwrap(), 2, None);
         // Then somebody tries more.
         let more =

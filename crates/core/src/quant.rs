@@ -176,11 +176,11 @@ fn range(scheme: Quantization) -> (f32, f32) {
 /// Rows that a thread rounds at once, at least.
 const ROWS: usize = 16;
 
-/// The scale of a group that depends on its weights alone.
+/// The scale of a group that depends on its weights alone; if one of them is not finite, it is no number.
 fn plain_scale(scheme: Quantization, w: &[f32]) -> f32 {
     match scheme {
         Quantization::W4 => quick_scale(w),
-        _ => largest(w).abs() / 127.0,
+        _ => Some(largest(w).abs() / 127.0).filter(|scale| scale.is_finite()).unwrap_or(f32::NAN),
     }
 }
 

@@ -4,7 +4,7 @@
 //! that were measured, is made up for by the columns after it as well as they can: with `H = E[x x^T]` and `H^-1 = U^T U`,
 //! U upper triangular, column j then changes by `-(w_i - q_i) U[i, j] / U[i, i]`.
 
-use super::{Rounded, fine_scale, group, groups, inverse, largest, range, rounded};
+use super::{Rounded, fine_scale, group, groups, inverse, plain_scale, range, rounded};
 use crate::{config::Quantization, threads::for_each};
 use rayon::prelude::*;
 
@@ -57,7 +57,7 @@ impl Layer<'_> {
                     let w = &w[i..cols.min(i + width)];
                     *scale = match scheme {
                         Quantization::W4 => fine_scale(w, &importance[i..][..w.len()]),
-                        _ => largest(w).abs() / 127.0,
+                        _ => plain_scale(scheme, w),
                     };
                 }
                 let q = rounded(w[i] * inverse(*scale), least, most);

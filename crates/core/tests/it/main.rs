@@ -4,6 +4,7 @@ mod batches;
 mod close;
 mod conformance;
 mod gradcheck;
+mod masters;
 mod sampling;
 mod unchecked;
 
