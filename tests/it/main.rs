@@ -25,6 +25,7 @@ mod mistakes;
 mod model;
 mod parsers;
 mod peft;
+mod quantize;
 mod resume;
 mod runs;
 mod score;
