@@ -41,7 +41,8 @@ impl Default for Options {
     }
 }
 
-/// A model in full precision, to be rounded.
+/// A model in full precision, to be rounded. That of a run that trained with rounded weights is what these are rounded from, and
+/// it is rounded as there: the result is the model that the run is.
 #[derive(Debug)]
 pub struct Source {
     /// Its configuration, without adapters.
@@ -66,16 +67,25 @@ impl Source {
     /// # Errors
     /// If there is none, or its weights are in few bits already.
     pub fn open(run: &Path, which: Which) -> Result<Source> {
+        let mut opened = RunDir::open(run)?;
+        let layout = Layout::new(&opened.config)?;
+        if opened.config.quantization != Quantization::None {
+            let (state, weights) = opened.load_masters(&layout, which)?;
+            let name = opened.config.quantization.name();
+            let weights = weights.ok_or_else(|| {
+                let what = format!("its weights are in few bits already ({name}): name the run that it was made of");
+                Error::run(run, what)
+            })?;
+            let file_bytes = Some(opened.weights_bytes(&layout, state.step)?);
+            let RunDir { config, tokenizer, warnings, mut notes, .. } = opened;
+            notes.push(format!(
+                "this run trained with weights rounded to {name}: they are rounded as in training, without calibration"
+            ));
+            return Ok(Source { config, tokenizer, state, file_bytes, weights, warnings, notes });
+        }
         let (opened, state, config, weights) = finetune::load(run, which)?;
         let has_adapters = opened.config.lora_rank > 0;
-        let layout = Layout::new(&opened.config)?;
         let file_bytes = (!has_adapters).then(|| opened.weights_bytes(&layout, state.step)).transpose()?;
-        // A run that learned in few bits has numbers of four bytes.
-        let small = file_bytes.is_some_and(|bytes| bytes < size_of::<f32>() as u64 * weights.len() as u64);
-        if config.quantization != Quantization::None && small {
-            let what = format!("its weights are in few bits already ({})", name(config.quantization));
-            return Err(Error::run(run, what + ": name the run that it was made of"));
-        }
         let RunDir { tokenizer, warnings, mut notes, .. } = opened;
         if has_adapters {
             notes.push("the run's adapters are merged into its weights first".to_owned());
@@ -97,13 +107,13 @@ impl Source {
     /// The configuration of the rounded model.
     ///
     /// # Errors
-    /// If its weights are in few bits already, or the options do not fit it.
+    /// If the options do not fit it, or are others than those it was trained with.
     pub fn rounded_config(&self, options: &Options) -> Result<Config> {
         let mut config = self.config.clone();
         // Its results have the same bits on every processor.
         config.precision = Precision::F32;
         if self.has_learned_so() {
-            self.check_learned(options)?;
+            self.check_trained(options)?;
             return Ok(config);
         }
         config.quantization = options.scheme;
@@ -122,17 +132,22 @@ impl Source {
         self.config.quantization != Quantization::None
     }
 
-    /// Refuses to make something else of a run that learned in few bits.
-    fn check_learned(&self, options: &Options) -> Result<()> {
-        let learned = name(self.config.quantization);
-        let what = match options {
-            _ if options.scheme != self.config.quantization => format!("round it to {learned} too"),
-            Options { head: true, .. } if !self.config.quantize_head => "leave out --head".to_owned(),
-            Options { embeddings: true, .. } if !self.config.quantize_embeddings => "leave out --embeddings".to_owned(),
-            Options { feedback: true, .. } => "leave out --calibrate".to_owned(),
-            _ => return Ok(()),
+    /// Checks that the options are those that the run was trained with, as far as they were chosen.
+    fn check_trained(&self, options: &Options) -> Result<()> {
+        let Config { quantization, quantize_head, quantize_embeddings, .. } = self.config;
+        let trained = quantization.name();
+        let what = if options.scheme != quantization {
+            format!("its weights were trained to be rounded to {trained}: use --scheme {trained}")
+        } else if options.head && !quantize_head || options.embeddings && !quantize_embeddings {
+            let both = |on: bool| if on { "rounded" } else { "as they are" };
+            let (head, embeddings) = (both(quantize_head), both(quantize_embeddings));
+            format!("it was trained with its head {head} and its embeddings {embeddings}")
+        } else if options.feedback {
+            "its weights are rounded as in training, which --calibrate would change".to_owned()
+        } else {
+            return Ok(());
         };
-        Err(Error::BadConfig(format!("this run learned with its weights in {learned}: {what}")))
+        Err(Error::BadConfig(what))
     }
 
     /// The rounded weights. `data` is text to measure on what weights are multiplied by; its training split is used.
@@ -207,14 +222,5 @@ impl Source {
     /// If it cannot be read.
     pub fn data(&self, names: Option<&[String]>) -> Result<Dataset> {
         self.model()?.dataset(names, Part::Train)
-    }
-}
-
-/// What a scheme is called.
-fn name(scheme: Quantization) -> &'static str {
-    match scheme {
-        Quantization::W8 => "w8",
-        Quantization::W4 => "w4",
-        _ => "none",
     }
 }

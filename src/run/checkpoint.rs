@@ -373,6 +373,13 @@ impl Stored {
         weights.and_then(|weights| settled(config, layout, weights)).map_err(|error| self.files.error(MODEL, &error))
     }
 
+    /// The weights of a model without adapters, if none of them are stored in few bits.
+    pub(crate) fn masters(&self, layout: &Layout) -> Result<Option<Vec<f32>>> {
+        let weights = weights_of(&mut self.files.open(MODEL)?, layout);
+        let weights = weights.map_err(|error| self.files.error(MODEL, &error))?;
+        Ok(weights.rounded.is_empty().then_some(weights.numbers))
+    }
+
     /// Puts the stored weights where they belong in a buffer that begins with those which are not stored, if there are any.
     pub(crate) fn weights_onto(&self, layout: &Layout, weights: &mut Vec<f32>) -> Result<()> {
         weights.reserve_exact(layout.len().saturating_sub(weights.len()));

@@ -557,6 +557,24 @@ impl RunDir {
         self.read(which, |stored| Ok((stored.state()?, stored.model(&config, layout)?)))
     }
 
+    /// A checkpoint's state and the numbers that the model computes with: of matrices in few bits, each integer times its scale.
+    /// `base` as in [`RunDir::load_weights`].
+    ///
+    /// # Errors
+    /// As [`RunDir::load_model`].
+    pub fn load_numbers(&mut self, layout: &Layout, base: Option<&[f32]>, which: Which) -> Result<(State, Vec<f32>)> {
+        let (state, weights) = self.load_model(layout, base, which)?;
+        Ok((state, weights.into_numbers()))
+    }
+
+    /// A checkpoint's state and the numbers that its weights of few bits are rounded from; of a run that stores the integers, none.
+    ///
+    /// # Errors
+    /// As [`RunDir::load_weights`].
+    pub fn load_masters(&mut self, layout: &Layout, which: Which) -> Result<(State, Option<Vec<f32>>)> {
+        self.read(which, |stored| Ok((stored.state()?, stored.masters(layout)?)))
+    }
+
     /// [`RunDir::load_weights`] of a run with adapters, in the memory of the weights that they belong to.
     ///
     /// # Errors

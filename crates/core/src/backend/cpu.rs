@@ -13,7 +13,7 @@ use crate::{
     config::{Activation, NormKind, Precision, Quantization},
     error::{Error, Result},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
-    quant::Rounded,
+    quant::{self, Rounded},
     rng::Dropout,
     threads::{self, for_each},
 };
@@ -757,5 +757,9 @@ impl Backward for Cpu {
             kernels::optimizer::muon(self.isa, self.precision, p, g, m, (w.rows, w.cols), h);
         };
         for_each(work.into_par_iter().with_max_len(1), each);
+    }
+
+    fn round(&self, q: &mut Buf, p: &Buf, matrices: &[Matrix], scheme: Quantization) {
+        matrices.iter().for_each(|m| quant::round(scheme, &p[m.span.range()], m.cols, &mut q[m.span.range()]));
     }
 }
