@@ -100,12 +100,8 @@ impl Args {
         let config = source.rounded_config(&options)?;
         let before = source.model()?;
         let mut notes = source.notes.clone();
-        if source.has_learned_so() {
-            notes.push(
-                "the run learned with its weights in few bits: these are what it computes with already, and are \
-                 compared with the numbers that they are rounded from"
-                    .to_owned(),
-            );
+        if source.has_learned_so() && !self.no_report {
+            notes.push("the report card compares with the numbers that these weights are rounded from".to_owned());
         }
         let text = self.text(&before, &mut notes)?;
         terminal::note(&notes);

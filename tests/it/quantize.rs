@@ -232,10 +232,14 @@ fn a_run_that_learned_in_few_bits_is_stored_in_them_and_stays_the_same() {
     cli.fails(
         &["quantize", "run", "--scheme", "w8", "-o", "new"],
         2,
-        "learned with its weights in w4: round it to w4 too",
+        "its weights were trained to be rounded to w4: use --scheme w4",
     );
-    cli.fails(&["quantize", "run", "--scheme", "w4", "--head", "-o", "new"], 2, "leave out --head");
-    cli.fails(&["quantize", "run", "--scheme", "w4", "--calibrate", "-o", "new"], 2, "leave out --calibrate");
+    cli.fails(
+        &["quantize", "run", "--scheme", "w4", "--head", "-o", "new"],
+        2,
+        "it was trained with its head as they are",
+    );
+    cli.fails(&["quantize", "run", "--scheme", "w4", "--calibrate", "-o", "new"], 2, "which --calibrate would change");
     let made = json(&cli.ok(&["quantize", "run@last", "--scheme", "w4", "-o", "small", "--json"]));
     let [learned, stored] = ["run@last", "small"].map(|run| json(&cli.ok(&["eval", run, "--json"]))["loss"].clone());
     assert_eq!((&learned, &made["report"]["text"]["after"]["loss"]), (&stored, &stored));

@@ -235,11 +235,11 @@ impl Sums {
     }
 
     fn paired(&self, split: &Split, of_sequences: usize) -> Paired {
-        let bits = split.tokens_per_byte_and_char().1 / LN_2;
+        let bits = |loss: f64| loss / LN_2 * split.tokens_per_byte_and_char().1;
         let loss = |which: usize| {
             let each: Vec<_> = self.sequences.iter().map(|&(sums, n)| (sums[which], n)).collect();
             let (loss, stderr) = mean(&each);
-            Loss { loss, stderr, bits_per_char: loss * bits, perplexity: loss.exp() }
+            Loss { loss, stderr, bits_per_char: bits(loss), perplexity: loss.exp() }
         };
         let (before, after) = (loss(0), loss(1));
         let differences: Vec<_> = self.sequences.iter().map(|&([before, after], n)| (after - before, n)).collect();
@@ -251,7 +251,7 @@ impl Sums {
             tokens,
             before,
             after,
-            difference: Difference { loss: difference, stderr, bits_per_char: difference * bits },
+            difference: Difference { loss: difference, stderr, bits_per_char: bits(difference) },
             same_top: self.same_top as f64 / tokens as f64,
             kl_mean: self.kl_sum / tokens as f64,
             kl_max: self.kl_max,
