@@ -69,6 +69,15 @@ enum SchemeArg {
     W4,
 }
 
+impl SchemeArg {
+    fn name(self) -> &'static str {
+        match self {
+            SchemeArg::W8 => "w8",
+            SchemeArg::W4 => "w4",
+        }
+    }
+}
+
 /// The text to calibrate and measure on.
 struct Text {
     data: Dataset,
@@ -91,12 +100,8 @@ impl Args {
         let config = source.rounded_config(&options)?;
         let before = source.model()?;
         let mut notes = source.notes.clone();
-        if source.has_learned_so() {
-            notes.push(
-                "the run learned with its weights in few bits: these are what it computes with already, and are \
-                 compared with the numbers that they are rounded from"
-                    .to_owned(),
-            );
+        if source.has_learned_so() && !self.no_report {
+            notes.push("the report card compares with the numbers that these weights are rounded from".to_owned());
         }
         let text = self.text(&before, &mut notes)?;
         terminal::note(&notes);
@@ -135,7 +140,8 @@ impl Args {
         let card = report.map_or_else(String::new, |report| card(&report));
         let page = self.out.join(PAGE);
         let page = if self.no_report { out } else { format!("{out}; the report card is in {}", page.display()) };
-        Ok(terminal::print(&format!("{card}{from} (step {}) is now smaller: {page}\n", source.state.step))?)
+        let (step, scheme) = (source.state.step, self.scheme.name());
+        Ok(terminal::print(&format!("{card}{from} (step {step}) in {scheme}: {page}\n"))?)
     }
 
     fn options(&self) -> Options {

@@ -170,10 +170,27 @@ impl Report {
     }
 }
 
-/// A difference with its sign and its error.
+/// A difference with its sign and its error, with as many digits as the error has something to say with.
 pub fn signed(Difference { loss, stderr, .. }: &Difference) -> String {
-    let error = stderr.map_or_else(String::new, |stderr| format!(" ± {stderr:.4}"));
+    let digits = stderr.filter(|stderr| *stderr > 0.0).map_or(4.0, |stderr| -stderr.log10().floor());
+    let digits = digits.clamp(4.0, 7.0) as usize;
+    let error = stderr.map_or_else(String::new, |stderr| format!(" ± {stderr:.digits$}"));
+    let shown = format!("{loss:+.digits$}");
     // Not "-0.0000".
-    let loss = if loss.abs() < 0.000_05 { 0.0 } else { *loss };
-    format!("{loss:+.4}{error}")
+    let is_zero = shown.chars().all(|c| !('1'..='9').contains(&c));
+    format!("{}{error}", if is_zero { format!("+{:.digits$}", 0.0) } else { shown })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_has_the_digits_of_its_error() {
+        let shown = |loss: f64, stderr: Option<f64>| signed(&Difference { loss, stderr, bits_per_char: 0.0 });
+        assert_eq!(shown(0.015_93, Some(0.000_81)), "+0.0159 ± 0.0008");
+        assert_eq!(shown(-0.000_161, Some(0.000_023)), "-0.00016 ± 0.00002");
+        assert_eq!(shown(-0.000_01, None), "+0.0000");
+        assert_eq!(shown(0.0, Some(0.0)), "+0.0000 ± 0.0000");
+    }
 }

@@ -26,6 +26,7 @@ mod model;
 mod parsers;
 mod peft;
 mod qat;
+mod quantize;
 mod resume;
 mod runs;
 mod score;

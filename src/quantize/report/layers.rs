@@ -1,9 +1,9 @@
 //! Where the error comes from: what each linear layer is given and puts out, and what it costs alone.
 
-use super::paired::{self, rows_at_once, spread};
+use super::paired::{self, Sequence, rows_at_once, spread};
 use crate::{data::Split, inference::Model};
 use kinglet_core::{
-    backend::{Buf, Cpu, Forward, IGNORE},
+    backend::{Cpu, Forward},
     batch::Batch,
     error::Result,
     model::Gpt,
@@ -42,6 +42,9 @@ pub struct Layer {
     pub loss_increase: Option<f64>,
     /// The standard error of this difference, treating sequences as independent.
     pub loss_increase_stderr: Option<f64>,
+    /// The mean Kullback-Leibler divergence from the model before in nats, if only this layer's weights are in few bits. It
+    /// tells layers apart where the differences of their losses are chance.
+    pub kl_alone: Option<f64>,
 }
 
 /// What was found.
@@ -51,7 +54,7 @@ pub struct Layers {
     pub tokens: u64,
     /// Each layer in the order in which it computes, embeddings first.
     pub layers: Vec<Layer>,
-    /// The name of the one that hurts most alone; none if none makes the loss larger.
+    /// The name of the one that changes predictions most if it alone is in few bits; none if none does.
     pub worst: Option<String>,
 }
 
@@ -91,39 +94,40 @@ pub(super) fn measure(
 ) -> Result<Option<Layers>> {
     let gpt = models[0].parts().1;
     let matrices = weights.rounded.len();
-    let batch = some(split, gpt, matrices + 2)?;
+    let batch = some(split, gpt, 2 * matrices + 3)?;
     let mut errors = vec![Errors::default(); 4 * gpt.layout.h.len() + 1];
     for i in 0..batch.len() {
         compare(models, &batch, i, &mut errors);
     }
-    let counts: Vec<u64> = (0..batch.len()).map(|i| counted(batch.sequence(i).1)).collect();
-    let losses = |be: &Cpu, gpt: &Gpt, p: &Buf| paired::each(batch.len(), |i| paired::loss(be, gpt, p, &batch, i));
-    let (be, _, p) = models[0].parts();
-    let plain = losses(be, gpt, p);
     let mut alone = Vec::with_capacity(matrices);
     if progress(1, matrices + 1).is_break() {
         return Ok(None);
     }
     for (done, matrix) in weights.rounded.iter().enumerate() {
         let one = with_one(models, matrix)?;
-        let (be, gpt, p) = one.parts();
-        let each: Vec<_> = losses(be, gpt, p)
-            .iter()
-            .zip(&plain)
-            .zip(&counts)
-            .map(|((after, before), n)| (after - before, *n))
-            .collect();
-        alone.push((matrix.0, paired::mean(&each)));
+        let found = paired::each(batch.len(), |i| paired::sequence([models[0], &one], &batch, i));
+        alone.push((matrix.0, Alone::of(&found)));
         if progress(done + 2, matrices + 1).is_break() {
             return Ok(None);
         }
     }
-    Ok(Some(listed(&gpt.layout, &errors, &alone, counts.iter().sum())))
+    Ok(Some(listed(&gpt.layout, &errors, &alone, batch.counted() as u64)))
 }
 
-/// Targets that count.
-fn counted(targets: &[u32]) -> u64 {
-    targets.iter().filter(|&&target| target != IGNORE).count() as u64
+/// What a matrix costs that alone is in few bits.
+struct Alone {
+    loss: f64,
+    stderr: Option<f64>,
+    kl: f64,
+}
+
+impl Alone {
+    fn of(found: &[Sequence]) -> Alone {
+        let differences: Vec<_> = found.iter().map(Sequence::losses).map(|([a, b], n)| (b - a, n)).collect();
+        let tokens: u64 = differences.iter().map(|one| one.1).sum();
+        let (loss, stderr) = paired::mean(&differences);
+        Alone { loss, stderr, kl: found.iter().map(|one| one.kl_sum).sum::<f64>() / tokens as f64 }
+    }
 }
 
 /// A part of the text that is always the same, with as many tokens as there is time for `passes` passes.
@@ -198,9 +202,9 @@ fn add(models: [&Model; 2], layer: Linear, before: &[f32], after: &[f32], errors
 }
 
 /// All layers with what was found of them.
-fn listed(layout: &Layout, errors: &[Errors], alone: &[(usize, (f64, Option<f64>))], tokens: u64) -> Layers {
+fn listed(layout: &Layout, errors: &[Errors], alone: &[(usize, Alone)], tokens: u64) -> Layers {
     let layer = |start: usize, block: Option<usize>, errors: Option<Errors>| {
-        let found = alone.iter().find(|(at, _)| *at == start).map(|found| found.1);
+        let found = alone.iter().find(|(at, _)| *at == start).map(|(_, found)| found);
         let [input_error, output_error, own_error] =
             [0, 1, 2].map(|which| errors.map(|errors| errors[which].relative()));
         Layer {
@@ -210,8 +214,9 @@ fn listed(layout: &Layout, errors: &[Errors], alone: &[(usize, (f64, Option<f64>
             input_error,
             output_error,
             own_error,
-            loss_increase: found.map(|found| found.0),
-            loss_increase_stderr: found.and_then(|found| found.1),
+            loss_increase: found.map(|found| found.loss),
+            loss_increase_stderr: found.and_then(|found| found.stderr),
+            kl_alone: found.map(|found| found.kl),
         }
     };
     let of_blocks = layout.h.iter().enumerate().flat_map(|(l, h)| {
@@ -223,8 +228,8 @@ fn listed(layout: &Layout, errors: &[Errors], alone: &[(usize, (f64, Option<f64>
     let mut layers: Vec<_> = embeddings.map(|start| layer(start, None, None)).collect();
     layers.extend(of_blocks.map(|(l, at, w)| layer(w.w.span.start, Some(l), Some(errors[at]))));
     layers.push(layer(head, None, errors.last().copied()));
-    let worst = layers.iter().filter(|layer| layer.loss_increase.is_some_and(|loss| loss > 0.0));
-    let worst = worst.max_by(|a, b| a.loss_increase.partial_cmp(&b.loss_increase).expect("they are numbers"));
+    let worst = layers.iter().filter(|layer| layer.kl_alone.is_some_and(|kl| kl > 0.0));
+    let worst = worst.max_by(|a, b| a.kl_alone.partial_cmp(&b.kl_alone).expect("they are numbers"));
     Layers { tokens, worst: worst.map(|layer| layer.name.clone()), layers }
 }
 

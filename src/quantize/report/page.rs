@@ -58,13 +58,15 @@ impl Report {
         }
         if let Some(layers) = &self.layers {
             let worst = layers.layers.iter().find(|layer| Some(&layer.name) == layers.worst.as_ref());
-            let what = match worst.and_then(|layer| Some((layer, layer.loss_increase?))) {
-                Some((layer, increase)) => {
-                    let error = layer.loss_increase_stderr.map_or_else(String::new, |e| format!(" ± {}", small(e)));
-                    let tokens = layers.tokens;
-                    format!("{}: alone it costs {}{error} nats, on {tokens} tokens", layer.name, plus(increase))
-                }
-                None => format!("none: alone, no layer makes the loss larger on {} tokens", layers.tokens),
+            let what = match worst {
+                Some(layer) => format!(
+                    "{}: alone it costs {} nats, KL {}, on {} tokens",
+                    layer.name,
+                    alone(layer),
+                    small(layer.kl_alone.unwrap_or(0.0)),
+                    layers.tokens
+                ),
+                None => format!("none: alone, no layer changes a prediction on {} tokens", layers.tokens),
             };
             found.push(("layer that hurts most", what));
         }
@@ -86,7 +88,8 @@ impl Report {
         }
         page += &self.measured();
         if self.text.is_some() {
-            page += &format!("![Loss by position, and errors by layer]({})\n\n", super::PICTURE);
+            page +=
+                &format!("![Difference of the losses by position, and what each layer costs]({})\n\n", super::PICTURE);
             page += &self.positions();
             page += &self.layers_table();
         }
@@ -148,24 +151,25 @@ impl Report {
         let mut page = format!(
             "## Layers\n\nErrors are relative to the model before, on {} tokens. The input's error comes from the layers below, \
              the output's has the layer's own as well. The own error is that of the output for the input before. The last \
-             column is how much the loss grows if only this layer is in few bits.\n\n\
-             | layer | input | output | own | loss alone |\n|---|---|---|---|---|\n",
+             columns are how much the loss grows and how large the KL divergence is if only this layer is in few bits. Where \
+             a loss is not several times its error, it is chance: the divergence tells more.\n\n\
+             | layer | input | output | own | loss alone | KL alone |\n|---|---|---|---|---|---|\n",
             layers.tokens
         );
         for layer in &layers.layers {
             let share = |error: Option<f64>| error.map_or("-".to_owned(), |error| format!("{:.2} %", 100.0 * error));
-            let error = layer.loss_increase_stderr.map_or_else(String::new, |e| format!(" ± {}", small(e)));
-            let alone = layer.loss_increase.map_or("not rounded".to_owned(), |loss| plus(loss) + &error);
+            let kl = layer.kl_alone.map_or("-".to_owned(), small);
             let [input, output, own] = [layer.input_error, layer.output_error, layer.own_error].map(share);
-            _ = writeln!(page, "| {} | {input} | {output} | {own} | {alone} |", layer.name);
+            _ = writeln!(page, "| {} | {input} | {output} | {own} | {} | {kl} |", layer.name, alone(layer));
         }
         page + "\n"
     }
 
-    /// The picture beside the page: the loss by position, and for each layer its error and what it costs. `None` without text.
+    /// The picture beside the page: the difference of the losses by position, and for each layer what it costs alone and its
+    /// error. `None` without text.
     pub fn picture(&self) -> Option<String> {
         let (text, layers) = (self.text.as_ref()?, self.layers.as_ref()?);
-        let cost = by_block(&layers.layers, "loss alone", "nats per token", |layer| layer.loss_increase);
+        let cost = by_block(&layers.layers, "KL divergence alone", "nats", |layer| layer.kl_alone);
         let own = by_block(&layers.layers, "own error", "% of the output", |layer| layer.own_error.map(|e| 100.0 * e));
         Some(Chart::panels(&[by_position(text), cost, own]))
     }
@@ -192,6 +196,12 @@ fn loss_rows(text: &Paired) -> Vec<[String; 4]> {
     ]
 }
 
+/// What a layer costs alone, with its error.
+fn alone(layer: &Layer) -> String {
+    let error = layer.loss_increase_stderr.map_or_else(String::new, |error| format!(" ± {}", small(error)));
+    layer.loss_increase.map_or("not rounded".to_owned(), |loss| plus(loss) + &error)
+}
+
 /// Tokens per second, without digits that say nothing.
 fn rate(rate: f64) -> String {
     if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
@@ -211,17 +221,18 @@ fn plus(x: f64) -> String {
     if x > 0.0 { format!("+{}", small(x)) } else { small(x) }
 }
 
-/// The losses of both by position.
+/// The difference of the losses by position.
 fn by_position(text: &Paired) -> Chart {
-    let at = |at: &ByPosition| ((at.from + at.to) as f64 / 2.0) + 1.0;
-    let before = text.by_position.iter().map(|range| (at(range), range.before)).collect();
-    let after = text.by_position.iter().map(|range| (at(range), range.after)).collect();
+    let at = |at: &ByPosition| (at.from + at.to) as f64 / 2.0 + 1.0;
+    let points: Vec<_> = text.by_position.iter().map(|range| (at(range), range.after - range.before)).collect();
+    let ends = points.first().map_or(1.0, |point| point.0)..points.last().map_or(1.0, |point| point.0);
+    let all = signed(&text.difference);
     Chart {
         title: "What smaller weights cost".into(),
         x_desc: "tokens that the model sees".into(),
-        y_desc: "loss (nats per token)".into(),
+        y_desc: "loss after - before (nats)".into(),
         log_x: true,
-        series: vec![Series::new(0, "before", before), Series::dots(1, "after", after)],
+        series: vec![Series::new(0, format!("all positions: {all}"), points), Series::limit("as before", 0.0, ends)],
         ..Chart::default()
     }
 }
@@ -243,6 +254,7 @@ fn by_block(layers: &[Layer], what: &str, unit: &str, value: impl Fn(&Layer) -> 
         x_desc: "block".into(),
         y_desc: format!("{what} ({unit})"),
         series: series.chain(outside).collect(),
+        y_limits: (Some(0.0), None),
         ..Chart::default()
     }
 }

@@ -2,10 +2,9 @@
 
 use crate::{data::Split, inference::Model};
 use kinglet_core::{
-    backend::{Buf, Cpu, IGNORE},
+    backend::IGNORE,
     batch::Batch,
     error::{Error, Result},
-    model::Gpt,
     threads::current,
 };
 use rayon::prelude::*;
@@ -88,12 +87,20 @@ pub struct Paired {
 
 /// What was found in a sequence.
 #[derive(Default)]
-struct Sequence {
+pub(super) struct Sequence {
     /// Of each row that counts: its position, and its losses.
     rows: Vec<(usize, [f32; 2])>,
     same_top: u64,
-    kl_sum: f64,
+    pub(super) kl_sum: f64,
     kl_max: f64,
+}
+
+impl Sequence {
+    /// The sums of both losses, and of how many tokens.
+    pub(super) fn losses(&self) -> ([f64; 2], u64) {
+        let sum = |which: usize| self.rows.iter().map(|(_, losses)| f64::from(losses[which])).sum();
+        ([sum(0), sum(1)], self.rows.len() as u64)
+    }
 }
 
 /// Two models on the same text. Every token is predicted as in [`Model::eval`], so that the losses are those; `most` is the
@@ -142,7 +149,7 @@ pub(super) fn spread(n: usize, most: usize) -> Vec<usize> {
 }
 
 /// Passes a sequence through both models.
-fn sequence(models: [&Model; 2], batch: &Batch, i: usize) -> Sequence {
+pub(super) fn sequence(models: [&Model; 2], batch: &Batch, i: usize) -> Sequence {
     let ((ids, targets), positions) = (batch.sequence(i), batch.positions(i));
     let mut passes = models.map(|model| {
         let (be, gpt, p) = model.parts();
@@ -216,27 +223,23 @@ impl Sums {
     }
 
     fn add(&mut self, found: &Sequence) {
-        let add = |sum: &mut ([f64; 2], u64), losses: [f32; 2]| {
-            sum.0.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += f64::from(loss));
-            sum.1 += 1;
-        };
-        let mut of_sequence = ([0.0; 2], 0);
         for &(position, losses) in &found.rows {
-            add(&mut of_sequence, losses);
-            add(&mut self.positions[position], losses);
+            let (sums, n) = &mut self.positions[position];
+            sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += f64::from(loss));
+            *n += 1;
         }
-        self.sequences.push(of_sequence);
+        self.sequences.push(found.losses());
         self.same_top += found.same_top;
         self.kl_sum += found.kl_sum;
         self.kl_max = self.kl_max.max(found.kl_max);
     }
 
     fn paired(&self, split: &Split, of_sequences: usize) -> Paired {
-        let bits = split.tokens_per_byte_and_char().1 / LN_2;
+        let bits = |loss: f64| loss / LN_2 * split.tokens_per_byte_and_char().1;
         let loss = |which: usize| {
             let each: Vec<_> = self.sequences.iter().map(|&(sums, n)| (sums[which], n)).collect();
             let (loss, stderr) = mean(&each);
-            Loss { loss, stderr, bits_per_char: loss * bits, perplexity: loss.exp() }
+            Loss { loss, stderr, bits_per_char: bits(loss), perplexity: loss.exp() }
         };
         let (before, after) = (loss(0), loss(1));
         let differences: Vec<_> = self.sequences.iter().map(|&([before, after], n)| (after - before, n)).collect();
@@ -248,7 +251,7 @@ impl Sums {
             tokens,
             before,
             after,
-            difference: Difference { loss: difference, stderr, bits_per_char: difference * bits },
+            difference: Difference { loss: difference, stderr, bits_per_char: bits(difference) },
             same_top: self.same_top as f64 / tokens as f64,
             kl_mean: self.kl_sum / tokens as f64,
             kl_max: self.kl_max,
@@ -284,20 +287,6 @@ pub(super) fn mean(each: &[(f64, u64)]) -> (f64, Option<f64>) {
     let mean = each.iter().map(|one| one.0).sum::<f64>() / count;
     let squares: f64 = each.iter().map(|&(value, n)| (value - mean * n as f64).powi(2)).sum();
     (mean, (each.len() > 1).then(|| (squares * of / (of - 1.0)).sqrt() / count))
-}
-
-/// The sum of the losses of a sequence.
-pub(super) fn loss(be: &Cpu, gpt: &Gpt, p: &Buf, batch: &Batch, i: usize) -> f64 {
-    let (ids, targets) = batch.sequence(i);
-    let mut inside = gpt.enter(be, p, ids, batch.positions(i));
-    (0..gpt.layout.h.len()).for_each(|_| gpt.pass_block(be, p, &mut inside));
-    let mut sum = 0.0;
-    for first in (0..ids.len()).step_by(rows_at_once(gpt.vocab_size)) {
-        let rows = first..ids.len().min(first + rows_at_once(gpt.vocab_size));
-        gpt.read_off(be, p, &mut inside, rows.clone());
-        sum += gpt.losses_of(be, &mut inside, &targets[rows]).into_iter().map(f64::from).sum::<f64>();
-    }
-    sum
 }
 
 #[cfg(test)]
