@@ -225,7 +225,7 @@ impl Imported {
     /// # Errors
     /// If the folder is unusable.
     pub fn save(&self, out: &Path) -> Result<RunDir> {
-        let Portable { config, weights, tokenizer } = &self.portable;
+        let Portable { config, weights, tokenizer, .. } = &self.portable;
         let layout = Layout::new(config)?;
         let state = State { step: self.report.step, ..State::default() };
         RunDir::create_whole(out, config.clone(), tokenizer.clone(), None, |run| {
