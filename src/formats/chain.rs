@@ -166,7 +166,7 @@ impl Plan {
         // Beyond these, numbers of fewer bits overflow or vanish, or the scales of blocks do.
         let k = match dtype {
             Dtype::F32 | Dtype::Bf16 => 16384.0,
-            Dtype::Q8_0 => 64.0,
+            Dtype::Q8_0 => 128.0,
             _ => 256.0,
         };
         let own = self.config.activation;

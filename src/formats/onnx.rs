@@ -118,6 +118,13 @@ fn notes(model: &Portable, options: &Options) -> Written {
         limits.push(format!("{nameless} ids are no tokens: kinglet never draws them, other programs may"));
     }
     notes.extend(integers(model));
+    if !model.rounded.is_empty() {
+        limits.push(
+            "onnxruntime, unless its session option session.qdq_matmulnbits_accuracy_level is \"1\", rounds what these matrices \
+             are multiplied by to 8 bits for each 32 numbers or so: coarser than kinglet does"
+                .to_owned(),
+        );
+    }
     if options.ids == Ids::Int32 {
         notes.push(
             "ids are int32: optimum and transformers.js pass int64, so this graph is for other runtimes".to_owned(),

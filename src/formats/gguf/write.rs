@@ -153,15 +153,18 @@ fn other_types(tensors: &[(&str, &Tensor, Dtype)], types: Types) -> Option<Strin
 
 /// Says what became of matrices that have few bits in the model.
 fn own_integers(tensors: &[(&str, &Tensor, Dtype)], types: Types) -> Option<String> {
+    if !matches!(types.matrices, Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0) {
+        return None;
+    }
     let scheme = tensors.iter().find_map(|(_, tensor, _)| Some(tensor.rounded.as_ref()?.scheme()))?;
     let own = tensors.iter().filter(|(_, tensor, dtype)| own(tensor, *dtype).is_some()).count();
     let of = tensors.iter().filter(|(_, tensor, _)| tensor.rounded.is_some()).count();
     let (own, of) = (many(own as u64, "matrix has", "matrices have"), of - own);
     let name = types.matrices.name();
-    let scales = if scheme == Quantization::W8 { ", and its scales rounded to f16" } else { " and scales" };
+    let scales = if scheme == Quantization::W8 { ", with scales rounded to f16" } else { " and scales" };
     let mut said = format!("{own} the model's own integers{scales}");
     if of > 0 {
-        said += &format!("; {of} more are multiplied out, and stored as {name} as far as that goes");
+        said += &format!("; {of} others are rounded again, or multiplied out, where {name} does not have theirs");
     }
     Some(said)
 }

@@ -117,6 +117,7 @@ fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description>
     }
     if let Some(config) = opened.own.clone() {
         refuse_heads(options, &config, OWN)?;
+        int8::join(&mut opened.foreign)?;
         let (origin, dialect) = ("kinglet's export of tensors".to_owned(), Dialect::own());
         return Ok(Description { origin, dialect, config, open: Vec::new(), notes: Vec::new(), step: 0 });
     }
