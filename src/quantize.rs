@@ -1,6 +1,7 @@
 //! Models with weights in few bits: made of others, and compared with them.
 
 mod calibrate;
+pub mod report;
 
 use crate::{
     data::Dataset,
@@ -16,6 +17,7 @@ use kinglet_core::{
     params::Layout,
     quant::Weights,
 };
+use report::Report;
 use std::{ops::ControlFlow, path::Path};
 
 /// How a model's weights are rounded.
@@ -39,7 +41,8 @@ impl Default for Options {
     }
 }
 
-/// A model in full precision, to be rounded.
+/// A model in full precision, to be rounded. That of a run that trained with rounded weights is what these are rounded from, and
+/// it is rounded as there: the result is the model that the run is.
 #[derive(Debug)]
 pub struct Source {
     /// Its configuration, without adapters.
@@ -48,6 +51,8 @@ pub struct Source {
     pub tokenizer: Tokenizer,
     /// The state of its checkpoint.
     pub state: State,
+    /// Bytes of the file with its weights; none where these are those of another run with adapters.
+    pub file_bytes: Option<u64>,
     /// Its weights, with adapters merged.
     pub weights: Vec<f32>,
     /// Damage that was found, and what was used instead.
@@ -62,34 +67,87 @@ impl Source {
     /// # Errors
     /// If there is none, or its weights are in few bits already.
     pub fn open(run: &Path, which: Which) -> Result<Source> {
-        let (RunDir { tokenizer, warnings, notes, .. }, state, config, weights) = finetune::load(run, which)?;
-        Ok(Source { config, tokenizer, state, weights, warnings, notes })
+        let mut opened = RunDir::open(run)?;
+        let layout = Layout::new(&opened.config)?;
+        if opened.config.quantization != Quantization::None {
+            let (state, weights) = opened.load_masters(&layout, which)?;
+            let name = opened.config.quantization.name();
+            let weights = weights.ok_or_else(|| {
+                let what = format!("its weights are in few bits already ({name}): name the run that it was made of");
+                Error::run(run, what)
+            })?;
+            let file_bytes = Some(opened.weights_bytes(&layout, state.step)?);
+            let RunDir { config, tokenizer, warnings, mut notes, .. } = opened;
+            notes.push(format!(
+                "this run trained with weights rounded to {name}: they are rounded as in training, without calibration"
+            ));
+            return Ok(Source { config, tokenizer, state, file_bytes, weights, warnings, notes });
+        }
+        let (opened, state, config, weights) = finetune::load(run, which)?;
+        let has_adapters = opened.config.lora_rank > 0;
+        let file_bytes = (!has_adapters).then(|| opened.weights_bytes(&layout, state.step)).transpose()?;
+        let RunDir { tokenizer, warnings, mut notes, .. } = opened;
+        if has_adapters {
+            notes.push("the run's adapters are merged into its weights first".to_owned());
+        }
+        Ok(Source { config, tokenizer, state, file_bytes, weights, warnings, notes })
     }
 
-    /// The model as it is.
+    /// The model in full precision.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn model(&self) -> Result<Model> {
-        Model::from_weights(Cpu::new()?, self.config.clone(), self.tokenizer.clone(), &self.weights)
+        let mut config = self.config.clone();
+        config.quantization = Quantization::None;
+        (config.quantize_head, config.quantize_embeddings) = (false, false);
+        Model::from_weights(Cpu::new()?, config, self.tokenizer.clone(), &self.weights)
     }
 
     /// The configuration of the rounded model.
     ///
     /// # Errors
-    /// If its weights are in few bits already, or the options do not fit it.
+    /// If the options do not fit it, or are others than those it was trained with.
     pub fn rounded_config(&self, options: &Options) -> Result<Config> {
         let mut config = self.config.clone();
+        // Its results have the same bits on every processor.
+        config.precision = Precision::F32;
+        if self.has_learned_so() {
+            self.check_trained(options)?;
+            return Ok(config);
+        }
         config.quantization = options.scheme;
         (config.quantize_head, config.quantize_embeddings) = (options.head, options.embeddings);
         if config.tie_weights {
             let both = options.head || options.embeddings;
             (config.quantize_head, config.quantize_embeddings) = (both, both);
         }
-        // Its results have the same bits on every processor.
-        config.precision = Precision::F32;
         config.check()?;
         Ok(config)
+    }
+
+    /// Whether its run learned with its weights in few bits: then these are what it computes with, and only how they are stored
+    /// changes.
+    pub fn has_learned_so(&self) -> bool {
+        self.config.quantization != Quantization::None
+    }
+
+    /// Checks that the options are those that the run was trained with, as far as they were chosen.
+    fn check_trained(&self, options: &Options) -> Result<()> {
+        let Config { quantization, quantize_head, quantize_embeddings, .. } = self.config;
+        let trained = quantization.name();
+        let what = if options.scheme != quantization {
+            format!("its weights were trained to be rounded to {trained}: use --scheme {trained}")
+        } else if options.head && !quantize_head || options.embeddings && !quantize_embeddings {
+            let both = |on: bool| if on { "rounded" } else { "as they are" };
+            let (head, embeddings) = (both(quantize_head), both(quantize_embeddings));
+            format!("it was trained with its head {head} and its embeddings {embeddings}")
+        } else if options.feedback {
+            "its weights are rounded as in training, which --calibrate would change".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::BadConfig(what))
     }
 
     /// The rounded weights. `data` is text to measure on what weights are multiplied by; its training split is used.
@@ -105,7 +163,8 @@ impl Source {
     ) -> Result<Option<Weights>> {
         let config = self.rounded_config(options)?;
         let layout = Layout::new(&config)?;
-        match data.filter(|_| options.tokens > 0 && (options.scheme == Quantization::W4 || options.feedback)) {
+        let by_text = options.tokens > 0 && !self.has_learned_so();
+        match data.filter(|_| by_text && (options.scheme == Quantization::W4 || options.feedback)) {
             None if options.feedback => Err(Error::BadConfig("--calibrate needs text".into())),
             None => Weights::rounded(&config, &layout, self.weights.clone()).map(Some),
             Some(data) => calibrate::round(self, &config, &layout, options, data, progress),
@@ -118,11 +177,42 @@ impl Source {
     /// # Errors
     /// If the folder is unusable.
     pub fn save(&self, config: &Config, weights: &Weights, out: &Path) -> Result<RunDir> {
+        self.save_with(config, weights, out, |_, _| Ok(()))
+    }
+
+    /// The same with its report card, as a page and a picture in the folder. Both get the sizes of the files. `name` is what the
+    /// page calls the model before.
+    ///
+    /// # Errors
+    /// As [`Source::save`].
+    pub fn save_reported(
+        &self,
+        config: &Config,
+        weights: &Weights,
+        (report, name): (&mut Report, &str),
+        out: &Path,
+    ) -> Result<RunDir> {
+        self.save_with(config, weights, out, |run, layout| {
+            report.before.file_bytes = self.file_bytes;
+            report.after.file_bytes = Some(run.weights_bytes(layout, self.state.step)?);
+            run.write(report::PAGE, report.page(name).as_bytes())?;
+            report.picture().map_or(Ok(()), |picture| run.write(report::PICTURE, picture.as_bytes()))
+        })
+    }
+
+    fn save_with(
+        &self,
+        config: &Config,
+        weights: &Weights,
+        out: &Path,
+        then: impl FnOnce(&RunDir, &Layout) -> Result<()>,
+    ) -> Result<RunDir> {
         let layout = Layout::new(config)?;
         let state = State { best: None, since_best: 0, ..self.state.clone() };
         RunDir::create_whole(out, config.clone(), self.tokenizer.clone(), None, |run| {
             run.save_model(&layout, &state, weights)?;
-            run.prune(&state)
+            run.prune(&state)?;
+            then(run, &layout)
         })
     }
 

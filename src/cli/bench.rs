@@ -155,7 +155,7 @@ impl Args {
         config.check()?;
         kinglet::train::Memory::of(&config)?.check()?;
         let threads = if self.threads.count() == 0 { cores() } else { self.threads.count() };
-        let be = be.with_precision(config.precision);
+        let be = be.with_precision(config.precision).with_quantization(config.quantization);
         terminal::note_precision(config.precision, be.precision());
         let mut report = with_threads(threads, || self.measure(&config, threads, be))??;
         if !self.quick {
@@ -184,9 +184,11 @@ impl Args {
         let gflops = gflop_per_step / ms_per_step * 1e3;
         let Trial { p: mut weights, shards, .. } = trial;
         let shards = shards.count();
+        let weights = weights.weights_mut(&be);
         if !self.quick {
-            be.pack_weights(&mut weights, &model.layout.linears(), false);
+            be.pack_weights(weights, &model.layout.linears(), false);
         }
+        let weights = &*weights;
         let (parts, profile) = if self.quick && !self.profile {
             (None, None)
         } else {
@@ -220,7 +222,7 @@ impl Args {
             gflops,
             peak_gflops,
             fraction_of_peak: gflops / peak_gflops,
-            sample: (!self.quick).then(|| self.sample(&be, &model, &weights)).transpose()?,
+            sample: (!self.quick).then(|| self.sample(&be, &model, weights)).transpose()?,
             process: None,
             profile,
         })
@@ -349,7 +351,7 @@ fn breakdown(costs: &BTreeMap<Op, Cost>, ms: f64, steps: f64, threads: f64) -> (
         let seconds: f64 = costs.iter().filter(|(op, _)| which(op.name)).map(|(_, cost)| cost.seconds).sum();
         1e3 * seconds / steps / threads
     };
-    let optimizer = |name: &str| matches!(name, "pack_weights" | "reduce" | "adamw" | "muon");
+    let optimizer = |name: &str| matches!(name, "round" | "pack_weights" | "reduce" | "adamw" | "muon");
     let backward = |name: &str| name.contains("_bwd") || name == "clear";
     // Work that the whole pool shares is timed only once, by the thread that waits for it.
     let optimizer_ms = threads * sum(&optimizer);

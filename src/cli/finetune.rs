@@ -9,6 +9,7 @@ use super::{
 };
 use kinglet::{
     backend::Cpu,
+    error::Error,
     run::{Kind, change_tags, data_name},
     train::{
         self, Event, Options,
@@ -36,6 +37,7 @@ pub(super) struct Args {
 
 /// The headings of options.
 const ADAPTERS: &str = "Adapters (LoRA)";
+const ROUNDED: &str = "Weights in few bits";
 const MODEL: &str = "Model and data";
 
 /// What to fine-tune on what.
@@ -45,8 +47,12 @@ pub(super) struct Choice {
     run: RunArg,
     /// Text, as for train; or .jsonl with "prompt" and "response", or with "messages", where only the answers are
     /// learned
-    #[arg(required = true)]
+    #[arg(required_unless_present = "qat")]
     data: Vec<String>,
+    /// Round the weights while training (quantization-aware training): the run's model has weights in 8 or 4 bits, and loses
+    /// less by that than if it were rounded afterwards. DATA may be left out: it is the base run's then
+    #[arg(help_heading = ROUNDED, long, value_name = "SCHEME", value_parser = ["w8", "w4"])]
+    qat: Option<String>,
     /// Train LoRA adapters of this rank instead of the weights; they are small and saved separately
     #[arg(help_heading = ADAPTERS, long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=4096))]
     lora: Option<u16>,
@@ -91,7 +97,7 @@ impl Args {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = Cpu::new()?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
-        let out = default_out(&chosen.run, &self.choice.data);
+        let out = default_out(&chosen.run, &self.choice.data, self.choice.qat.as_deref());
         let prepared = self.choice.prepare(&chosen)?;
         if self.plan {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
@@ -122,12 +128,14 @@ impl Args {
     }
 }
 
-/// The folder of a run that goes on from `run` with `data`: beside that one, or beside the tuning that it is in.
-fn default_out(run: &Path, data: &[String]) -> PathBuf {
+/// The folder of a run that goes on from `run` with `data`, or with its own text in few bits (`qat`): beside that one, or beside the
+/// tuning that it is in.
+fn default_out(run: &Path, data: &[String], qat: Option<&str>) -> PathBuf {
     // A run that is given as "." has a name too.
     let run = if run.file_name().is_some() { run.to_owned() } else { run.canonicalize().unwrap_or_default() };
     let data = data.first().map(|name| data_name(name)).filter(|name| !name.is_empty());
-    let name = format!("{}-{}", run.file_name().unwrap_or_default().display(), data.as_deref().unwrap_or("finetuned"));
+    let what = data.as_deref().or(qat).unwrap_or("finetuned");
+    let name = format!("{}-{what}", run.file_name().unwrap_or_default().display());
     let tuning = run.parent().and_then(Path::parent).filter(|above| Kind::of(above) == Some(Kind::Tuning));
     match tuning.and_then(|tuning| Some((tuning, tuning.file_name()?))) {
         Some((tuning, of)) => tuning.with_file_name(format!("{}-{name}", of.display())),
@@ -137,9 +145,15 @@ fn default_out(run: &Path, data: &[String]) -> PathBuf {
 
 impl Choice {
     pub(super) fn prepare(&self, Chosen { run, which }: &Chosen) -> anyhow::Result<Finetune> {
+        if self.qat.is_some() && self.lora.is_some() {
+            let what = "--qat and --lora exclude each other, because adapters are not rounded: fine-tune with --lora first, and \
+                        then that run with --qat";
+            return Err(Error::BadConfig(what.into()).into());
+        }
         let texts = Texts { data: &self.data, replay_data: &self.replay_data };
         Ok(finetune::prepare_with(run, *which, texts, |config| {
             self.set.iter().try_for_each(|setting| config.set(setting))?;
+            self.qat.iter().try_for_each(|scheme| config.set(&format!("quantization={scheme}")))?;
             config.lora_rank = self.lora.map_or(config.lora_rank, usize::from);
             config.lora_alpha = self.lora_alpha.unwrap_or(config.lora_alpha);
             config.lora_dropout = self.lora_dropout.unwrap_or(config.lora_dropout);

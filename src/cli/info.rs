@@ -128,14 +128,18 @@ pub(super) fn assumed_vocab(config: &Config) -> usize {
 
 /// The parts of the memory for training, in MiB.
 pub(super) fn memory_parts_mib(memory: &Memory) -> Value {
-    let Memory { weights, optimizer, gradients, activations, panels, .. } = *memory;
-    json!({
+    let Memory { weights, optimizer, gradients, activations, panels, rounded, .. } = *memory;
+    let mut parts = json!({
         "weights_mib": mib(weights),
         "optimizer_mib": mib(optimizer),
         "gradients_mib": mib(gradients),
         "activations_mib": mib(activations),
         "panels_mib": mib(panels),
-    })
+    });
+    if rounded > 0 {
+        parts["rounded_mib"] = mib(rounded).into();
+    }
+    parts
 }
 
 impl Shown {
@@ -234,9 +238,13 @@ impl Shown {
         let Memory { weights, optimizer, gradients, activations, panels, .. } = self.memory;
         let [weights, optimizer, gradients, activations, panels] =
             [weights, optimizer, gradients, activations, panels].map(mib);
+        let rounded = match self.memory.rounded {
+            0 => String::new(),
+            rounded => format!(", rounded weights {:.1}", mib(rounded)),
+        };
         format!(
             "{:.0} MiB: weights {weights:.1}, optimizer {optimizer:.1}, gradients {gradients:.1}, activations \
-             {activations:.1}, weights laid out for products {panels:.1}",
+             {activations:.1}, weights laid out for products {panels:.1}{rounded}",
             mib(self.memory.total())
         )
     }

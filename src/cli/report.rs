@@ -5,7 +5,7 @@ use super::{
     watch::{Parts, Watch, left},
 };
 use kinglet::{
-    config::{Config, OnDivergence, Precision, TokenizerKind},
+    config::{Config, OnDivergence, Precision, Quantization, TokenizerKind},
     report::with_error,
     run::HOME,
     system::remove_unfinished,
@@ -331,6 +331,7 @@ pub(super) fn conversations(of: Option<(usize, usize)>) -> String {
 fn begun(event: &Event, unit: &str) -> String {
     let Event::Start {
         step,
+        quantization,
         params,
         trainable_params,
         vocab_size,
@@ -352,9 +353,14 @@ fn begun(event: &Event, unit: &str) -> String {
     let floor =
         optional(*entropy_floor, |nats| format!("entropy floor {nats:.4} nats per {unit}: the lowest possible loss\n"));
     let conversations = conversations(train_conversations.zip(*train_rows));
+    let bits = match quantization {
+        Quantization::None => "",
+        Quantization::W8 => ", rounded to 8 bits in each pass",
+        _ => ", rounded to 4 bits in each pass",
+    };
     let from = optional((*step > 0).then_some(step), |step| format!(", from step {step}"));
     format!(
-        "{}{trainable}, vocabulary of {}\n{train_tokens} tokens to train on, {val_tokens} to validate on{conversations}\n{}{floor}run in {out}{from}\n",
+        "{}{bits}{trainable}, vocabulary of {}\n{train_tokens} tokens to train on, {val_tokens} to validate on{conversations}\n{}{floor}run in {out}{from}\n",
         parameters(*params),
         count(*vocab_size as u64, unit),
         size(plan)

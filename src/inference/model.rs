@@ -157,7 +157,7 @@ impl<B: Forward> Model<B> {
         let layout = Layout::new(&run.config)?;
         let weights = match run.adapted_weights()? {
             Some(weights) => weights,
-            None => run.load_weights(&layout, None, which)?.1,
+            None => run.load_numbers(&layout, None, which)?.1,
         };
         let mut plain = run.config.clone();
         (plain.lora_rank, plain.new_tokens) = (0, 0);
@@ -233,16 +233,7 @@ impl<B: Forward> Model<B> {
         if tokens > known {
             return Err(Error::Data(format!("the tokenizer has {tokens} tokens, but the model has {known}")));
         }
-        let mut weights = be.zeros(wants);
-        // What is in few bits is left out: memory that is not touched is not used.
-        let mut at = 0;
-        for (start, matrix) in &host.rounded {
-            be.upload(&mut weights, at, &host.numbers[at..*start]);
-            let (rows, cols) = matrix.shape();
-            at = start + rows * cols;
-        }
-        be.upload(&mut weights, at, &host.numbers[at..]);
-        host.rounded.iter().for_each(|(start, matrix)| be.place(&mut weights, *start, matrix));
+        let mut weights = be.parameters(&host);
         drop(host);
         be.pack_weights(&mut weights, &gpt.layout.linears(), false);
         let barred = (0..gpt.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
@@ -252,6 +243,11 @@ impl<B: Forward> Model<B> {
     /// What all clones share.
     pub(super) fn loaded(&self) -> Arc<Loaded<B>> {
         self.inner.clone()
+    }
+
+    /// What computes it, its architecture, and its parameters.
+    pub(crate) fn parts(&self) -> (&B, &Gpt, &B::Buf) {
+        (&self.inner.be, &self.inner.gpt, &self.inner.weights)
     }
 
     /// The configuration it was trained with.

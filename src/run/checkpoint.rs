@@ -280,7 +280,7 @@ fn moments(layout: &Layout) -> [Group<'_>; 2] {
 }
 
 /// The file that holds the tensors listed by [`Layout::stored`].
-fn weights_file(layout: &Layout) -> &'static str {
+pub(super) fn weights_file(layout: &Layout) -> &'static str {
     if layout.has_adapters() { ADAPTER } else { MODEL }
 }
 
@@ -371,6 +371,13 @@ impl Stored {
     pub(crate) fn model(&self, config: &Config, layout: &Layout) -> Result<Weights> {
         let weights = weights_of(&mut self.files.open(MODEL)?, layout);
         weights.and_then(|weights| settled(config, layout, weights)).map_err(|error| self.files.error(MODEL, &error))
+    }
+
+    /// The weights of a model without adapters, if none of them are stored in few bits.
+    pub(crate) fn masters(&self, layout: &Layout) -> Result<Option<Vec<f32>>> {
+        let weights = weights_of(&mut self.files.open(MODEL)?, layout);
+        let weights = weights.map_err(|error| self.files.error(MODEL, &error))?;
+        Ok(weights.rounded.is_empty().then_some(weights.numbers))
     }
 
     /// Puts the stored weights where they belong in a buffer that begins with those which are not stored, if there are any.

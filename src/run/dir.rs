@@ -106,6 +106,14 @@ impl RunDir {
         }
     }
 
+    /// Refuses a folder that a new run cannot be in, before the work that it takes to make one.
+    ///
+    /// # Errors
+    /// If it has anything in it except what an interrupted start left.
+    pub fn check_new(path: &Path) -> Result<()> {
+        refuse_full(path)
+    }
+
     /// Writes a run that is complete once `fill` has saved its checkpoint. The folder is there whole or not at all, even
     /// if this process is killed.
     ///
@@ -402,6 +410,15 @@ impl RunDir {
         Ok(())
     }
 
+    /// Bytes of the file with the weights of a checkpoint, as far as they are not those of a base run.
+    ///
+    /// # Errors
+    /// If there is no such file.
+    pub fn weights_bytes(&self, layout: &Layout, step: u64) -> Result<u64> {
+        let path = self.path.join(CHECKPOINTS).join(folder_name(step)).join(checkpoint::weights_file(layout));
+        Ok(path.metadata().map_err(Error::io("read", &path))?.len())
+    }
+
     /// Updates `last` and `best` for `state` and removes checkpoints that are no longer needed. It keeps the checkpoint
     /// of `state`, the best one, and the newest `keep_last` of those written at estimates.
     ///
@@ -538,6 +555,24 @@ impl RunDir {
             return Ok((state, numbers.into()));
         }
         self.read(which, |stored| Ok((stored.state()?, stored.model(&config, layout)?)))
+    }
+
+    /// A checkpoint's state and the numbers that the model computes with: of matrices in few bits, each integer times its scale.
+    /// `base` as in [`RunDir::load_weights`].
+    ///
+    /// # Errors
+    /// As [`RunDir::load_model`].
+    pub fn load_numbers(&mut self, layout: &Layout, base: Option<&[f32]>, which: Which) -> Result<(State, Vec<f32>)> {
+        let (state, weights) = self.load_model(layout, base, which)?;
+        Ok((state, weights.into_numbers()))
+    }
+
+    /// A checkpoint's state and the numbers that its weights of few bits are rounded from; of a run that stores the integers, none.
+    ///
+    /// # Errors
+    /// As [`RunDir::load_weights`].
+    pub fn load_masters(&mut self, layout: &Layout, which: Which) -> Result<(State, Option<Vec<f32>>)> {
+        self.read(which, |stored| Ok((stored.state()?, stored.masters(layout)?)))
     }
 
     /// [`RunDir::load_weights`] of a run with adapters, in the memory of the weights that they belong to.

@@ -20,7 +20,8 @@ pub(super) const TAGS: &str = "tags";
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// What a run writes beside its folders.
-pub(super) const FILES: [&str; 8] = [TOKENIZER, CONFIG, METRICS, "loss.svg", "sample.txt", LAST, BEST, TAGS];
+pub(super) const FILES: [&str; 10] =
+    [TOKENIZER, CONFIG, METRICS, "loss.svg", "sample.txt", "quantization.md", "quantization.svg", LAST, BEST, TAGS];
 
 /// A run directory that was created and has no checkpoint yet: if it never gets one, what was written is removed.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use crate::report::baselines::Baseline;
 use kinglet_core::{
-    config::{OnDivergence, Precision},
+    config::{OnDivergence, Precision, Quantization},
     error::Divergence,
 };
 use serde::Serialize;
@@ -21,6 +21,9 @@ pub enum Event {
         max_iters: u64,
         /// The precision of linear layers' and Muon's matrix products on this machine.
         precision: Precision,
+        /// What weights are rounded to in each pass.
+        #[serde(skip_serializing_if = "Quantization::is_none")]
+        quantization: Quantization,
         /// Parameters.
         params: usize,
         /// Parameters that are trained.

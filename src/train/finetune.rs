@@ -14,7 +14,7 @@ use crate::{
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
-    config::{Config, FIELDS, LrSchedule, OptimizerKind},
+    config::{Config, FIELDS, LrSchedule, OptimizerKind, Quantization},
     error::{Error, Result},
     params::{
         Layout,
@@ -25,6 +25,9 @@ use std::path::Path;
 
 /// Default number of updates.
 pub const MAX_ITERS: u64 = 1000;
+
+/// The same where weights are rounded in training.
+pub const QAT_MAX_ITERS: u64 = 500;
 
 /// A fine-tuning run that is ready to start.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ pub struct Finetune {
 /// The texts of a fine-tuning, as names of data.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Texts<'a> {
-    /// What to train on.
+    /// What to train on; empty: the text of the run it begins with.
     pub data: &'a [String],
     /// Where the text of the run it begins with is now; empty: where that run had it.
     pub replay_data: &'a [String],
@@ -62,7 +65,8 @@ pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) 
 
 /// Prepares to fine-tune a checkpoint of the run in `from`. The configuration is inherited from the old run, except the
 /// schedule ([`MAX_ITERS`] updates, over which the learning rate decays to zero) and the learning rates, which are the
-/// old run's divided by [`RATE_DIVISOR`]; then `set` changes it.
+/// old run's divided by [`RATE_DIVISOR`]; then `set` changes it. If it sets `quantization`, the new run trains with rounded
+/// weights, and the defaults are [`QAT_MAX_ITERS`] and [`QAT_RATE_DIVISOR`]; if it does not, no weight is rounded.
 ///
 /// # Errors
 /// If there is no such run, the data is unusable, or a setting is not allowed.
@@ -70,11 +74,13 @@ pub fn prepare_with(
     from: &Path,
     which: Which,
     texts: Texts,
-    set: impl FnOnce(&mut Config) -> Result<()>,
+    set: impl Fn(&mut Config) -> Result<()>,
 ) -> Result<Finetune> {
     let mut run = RunDir::open(from)?;
-    let (_, old_config, weights) = load_merged(&mut run, which)?;
-    let (mut config, lower) = configure(&old_config, from, texts.data, set)?;
+    let rounding = rounding(&run.config, &set)?;
+    let (old_config, weights) = load_to_train(&mut run, which, &rounding)?;
+    let (mut config, lower) = configure(&old_config, &rounding, from, texts.data, set)?;
+    let rounded = unrounded(&run, &rounding);
     let RunDir { tokenizer: old_tokenizer, warnings, notes, .. } = run;
 
     fix_time(&mut config);
@@ -85,7 +91,7 @@ pub fn prepare_with(
         (error, _) => error,
     })?;
     data.notes.extend(advice);
-    data.notes.splice(0..0, warnings.into_iter().chain(notes).chain(lower));
+    data.notes.splice(0..0, warnings.into_iter().chain(notes).chain(rounded).chain(lower));
     let known = old_tokenizer.vocab_size();
     let added = tokenizer.vocab_size() - known;
     let vocab_size = old_config.vocab_size.max(tokenizer.vocab_size());
@@ -102,6 +108,54 @@ pub fn prepare_with(
     let mut base = Base { config: base_config, weights };
     let old = old_data(&mut base.config, &tokenizer, config.replay, texts.replay_data, &mut data.notes)?;
     Ok(Finetune { config, tokenizer, data, old, base })
+}
+
+/// `old`, with the keys of `quantization` as they are in the new run. What is rounded stays as it was, unless `set` changes it.
+fn rounding(old: &Config, set: impl Fn(&mut Config) -> Result<()>) -> Result<Config> {
+    let mut config = old.clone();
+    config.quantization = Quantization::None;
+    set(&mut config)?;
+    let mut rounding = old.clone();
+    (rounding.quantization, rounding.quantize_head) = (config.quantization, config.quantize_head);
+    rounding.quantize_embeddings = config.quantize_embeddings;
+    if rounding.quantization.is_none() {
+        unround(&mut rounding);
+    }
+    Ok(rounding)
+}
+
+fn unround(config: &mut Config) {
+    (config.quantization, config.quantize_head, config.quantize_embeddings) = (Quantization::None, false, false);
+}
+
+/// The configuration and the weights that the new run begins with, without adapters and with no weight in few bits: if it rounds
+/// them as the old run did, those that the old run rounded; else those that the old model computes with.
+fn load_to_train(run: &mut RunDir, which: Which, rounding: &Config) -> Result<(Config, Vec<f32>)> {
+    let mut config = run.config.clone();
+    let weights = if config.quantization.is_none() {
+        let (_, merged, weights) = load_merged(run, which)?;
+        config = merged;
+        weights
+    } else if config == *rounding {
+        run.load_weights(&Layout::new(&config)?, None, which)?.1
+    } else {
+        run.load_numbers(&Layout::new(&config)?, None, which)?.1
+    };
+    unround(&mut config);
+    Ok((config, weights))
+}
+
+/// A note on weights that were in few bits and are no longer.
+fn unrounded(old: &RunDir, new: &Config) -> Option<String> {
+    let scheme = old.config.quantization;
+    let ends = !scheme.is_none() && new.quantization.is_none();
+    ends.then(|| {
+        let (scheme, run) = (scheme.name(), old.path().display());
+        format!(
+            "the weights of {run} are in few bits ({scheme}); those of the new run begin with the same numbers and are not \
+             rounded. --qat {scheme} rounds them while it trains"
+        )
+    })
 }
 
 /// A note on tokens that only the new text has.
@@ -137,13 +191,16 @@ fn larger_base(old: &Config, config: &Config, from: &Path, data: &Dataset) -> Op
 /// trained with, it soon forgets what it learned.
 pub const RATE_DIVISOR: f64 = 10.0;
 
+/// The same where weights are rounded in training, which is mostly on the text that the model knows: a quarter.
+pub const QAT_RATE_DIVISOR: f64 = 4.0;
+
 /// The keys of learning rates, and how they are called.
 const RATES: [(&str, &str); 2] = [("learning_rate", "learning rate"), ("muon_lr", "Muon's learning rate")];
 
-/// Lowers all learning rates.
-fn lower_rates(config: &mut Config) {
+/// Divides all learning rates.
+fn lower_rates(config: &mut Config, divisor: f64) {
     // Rounded to decimals, so that a tenth of 3e-3 is 3e-4.
-    let lower = |rate: f64| format!("{:.14e}", rate / RATE_DIVISOR).parse().expect("a number");
+    let lower = |rate: f64| format!("{:.14e}", rate / divisor).parse().expect("a number");
     (config.learning_rate, config.muon_lr) = (lower(config.learning_rate), lower(config.muon_lr));
     for group in &mut config.param_groups {
         for (key, _) in RATES {
@@ -159,19 +216,19 @@ fn number(value: &toml::Value) -> Option<f64> {
 }
 
 /// A note on the learning rates that were lowered and not set to something else.
-fn lowered(old: &Config, config: &Config) -> Option<String> {
+fn lowered(old: &Config, config: &Config, (divisor, part): (f64, &str)) -> Option<String> {
     let mut default = old.clone();
-    lower_rates(&mut default);
+    lower_rates(&mut default, divisor);
     let of = |config: &Config, key| number(&config.value(key));
     let used = RATES.iter().filter(|(key, _)| *key != "muon_lr" || config.optimizer == OptimizerKind::Muon);
     let mut parts: Vec<String> = used
         .filter(|(key, _)| of(config, key) == of(&default, key))
         .filter_map(|(key, name)| {
-            Some(format!("{name} {:e}, a tenth of the old run's {:e}", of(config, key)?, of(old, key)?))
+            Some(format!("{name} {:e}, {part} of the old run's {:e}", of(config, key)?, of(old, key)?))
         })
         .collect();
     if default.param_groups != old.param_groups && config.param_groups == default.param_groups {
-        parts.push("learning rates in param_groups, a tenth of the old run's".to_owned());
+        parts.push(format!("learning rates in param_groups, {part} of the old run's"));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }
@@ -179,33 +236,47 @@ fn lowered(old: &Config, config: &Config) -> Option<String> {
 /// The new run's configuration, as far as it is known before the text is read, and a note on its learning rates.
 fn configure(
     old: &Config,
+    rounding: &Config,
     from: &Path,
     data: &[String],
-    set: impl FnOnce(&mut Config) -> Result<()>,
+    set: impl Fn(&mut Config) -> Result<()>,
 ) -> Result<(Config, Option<String>)> {
     let defaults = Config::default();
     let mut config = old.clone();
-    config.data = data.to_vec();
-    (config.max_iters, config.eval_interval, config.warmup_iters) = (MAX_ITERS, 100, 0);
+    let (max_iters, part) = match rounding.quantization {
+        Quantization::None => (MAX_ITERS, (RATE_DIVISOR, "a tenth")),
+        _ => (QAT_MAX_ITERS, (QAT_RATE_DIVISOR, "a quarter")),
+    };
+    (config.max_iters, config.eval_interval, config.warmup_iters) = (max_iters, 100, 0);
     (config.lr_schedule, config.min_lr, config.lr_decay_iters) = (LrSchedule::Linear, 0.0, 0);
     (config.cooldown, config.template_time) = (defaults.cooldown, 0);
     (config.shards, config.replay) = (0, 0.0);
     (config.lora_alpha, config.lora_dropout) = (defaults.lora_alpha, defaults.lora_dropout);
     config.lora_targets = defaults.lora_targets;
-    (config.data_field, config.invalid_utf8) = (defaults.data_field, defaults.invalid_utf8);
-    config.skip_bad = defaults.skip_bad;
+    if data.is_empty() {
+        refuse_no_data(old, from)?;
+    } else {
+        config.data = data.to_vec();
+        (config.data_field, config.invalid_utf8) = (defaults.data_field, defaults.invalid_utf8);
+        config.skip_bad = defaults.skip_bad;
+    }
     // The groups' schedules belonged to the old run.
     const SCHEDULE: [&str; 5] = ["lr_schedule", "warmup_iters", "lr_decay_iters", "min_lr", "cooldown"];
     let groups = config.param_groups.iter_mut();
     groups.for_each(|group| group.settings.retain(|key, _| !SCHEDULE.contains(&key.as_str())));
     let inherited = config.clone();
-    lower_rates(&mut config);
+    lower_rates(&mut config, part.0);
+    if !rounding.quantization.is_none() {
+        let Config { quantize_head, quantize_embeddings, .. } = *rounding;
+        (config.quantize_head, config.quantize_embeddings) = (quantize_head, quantize_embeddings);
+    }
     set(&mut config)?;
-    let note = lowered(&inherited, &config);
+    let note = lowered(&inherited, &config, part);
     config.check()?;
     config.base = std::path::absolute(from).unwrap_or_else(|_| from.to_owned()).display().to_string();
     for field in FIELDS {
-        let fixed = field.section == "model" && !field.key.contains("dropout") || field.key == "tokenizer";
+        let is_free = field.key.contains("dropout") || field.key.starts_with("quanti");
+        let fixed = field.section == "model" && !is_free || field.key == "tokenizer";
         if fixed && config.value(field.key) != old.value(field.key) {
             let (key, from) = (field.key, from.display());
             return Err(Error::BadConfig(match key {
@@ -222,6 +293,18 @@ fn configure(
         }
     }
     Ok((config, note))
+}
+
+/// Checks that the text of the old run can be read again.
+fn refuse_no_data(old: &Config, from: &Path) -> Result<()> {
+    let why = if old.data.is_empty() {
+        "is not known"
+    } else if old.data.iter().any(|name| name == "-") {
+        "came from standard input"
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadConfig(format!("name a text to train on: that of {} {why}", from.display())))
 }
 
 impl Finetune {
@@ -259,7 +342,7 @@ fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32
 }
 
 /// Opens the run in `from`, and loads a checkpoint of it with its adapters merged into the weights: its state, its
-/// configuration without adapters, and its weights. Weights without adapters are not copied.
+/// configuration without adapters, and the numbers that it computes with. Weights without adapters are not copied.
 ///
 /// # Errors
 /// If there is no such run, or it has no intact checkpoint.
@@ -269,7 +352,7 @@ pub fn load(from: &Path, which: Which) -> Result<(RunDir, State, Config, Vec<f32
         let (state, config, weights) = load_merged(&mut run, which)?;
         return Ok((run, state, config, weights));
     }
-    let (state, weights) = run.load_weights(&Layout::new(&run.config)?, None, which)?;
+    let (state, weights) = run.load_numbers(&Layout::new(&run.config)?, None, which)?;
     let config = run.config.clone();
     Ok((run, state, config, weights))
 }
@@ -281,6 +364,10 @@ pub fn load(from: &Path, which: Which) -> Result<(RunDir, State, Config, Vec<f32
 /// If there is no such run, or the folder is unusable.
 pub fn merged(from: &Path, which: Which, out: &Path) -> Result<RunDir> {
     let mut run = RunDir::open(from)?;
+    if !run.config.quantization.is_none() {
+        let what = "this run has no adapters to merge: its weights are in few bits. To copy it, copy its folder";
+        return Err(Error::run(from, what));
+    }
     let (state, mut config, weights) = load_merged(&mut run, which)?;
     let layout = Layout::new(&config)?;
     config.base.clear();

@@ -22,6 +22,7 @@ use kinglet_core::{
     config::{Config, OnDivergence},
     error::{Divergence, Error, Result},
     guard::Guard,
+    masters::Masters,
     model::Gpt,
     optim::Optimizer,
     params::Span,
@@ -105,7 +106,7 @@ struct Run<'a, B: Backward> {
     model: Gpt,
     shards: Shards<B>,
     optimizer: Optimizer<B>,
-    p: B::Buf,
+    p: Masters<B>,
     state: State,
     /// The newest checkpoint on disk: its step, and the step of the last estimate that is part of it.
     saved: Option<(u64, Option<u64>)>,
@@ -133,20 +134,20 @@ impl<'a, B: Backward> Run<'a, B> {
         let model = Gpt::new(config)?;
         let shards = Shards::new(&be, &model, config.batch_size, config.shards, true);
         let mut optimizer = Optimizer::new(&be, &model.layout, config)?;
-        let mut p = be.zeros(model.layout.len());
+        let mut p = Masters::new(&be, &model.layout, config);
         // Take both out of the job: neither the initial weights nor the checkpoint stays in memory after the upload.
         let (from, base) = (job.from.take(), job.base.take().unwrap_or_default());
         let state = match &from {
             None => {
-                be.upload(&mut p, 0, &model.layout.init(config.seed));
-                be.upload(&mut p, 0, &base);
+                be.upload(p.masters_mut(), 0, &model.layout.init(config.seed));
+                be.upload(p.masters_mut(), 0, &base);
                 State::default()
             }
             Some((_, stored)) => {
                 if model.layout.has_adapters() {
-                    be.upload(&mut p, 0, &base);
+                    be.upload(p.masters_mut(), 0, &base);
                 }
-                restore(&be, &model, config, stored, &mut p, &mut optimizer)?
+                restore(&be, &model, config, stored, p.masters_mut(), &mut optimizer)?
             }
         };
         drop(base);
@@ -161,6 +162,7 @@ impl<'a, B: Backward> Run<'a, B> {
             step: state.step,
             max_iters: config.max_iters,
             precision: be.precision(),
+            quantization: config.quantization,
             params: model.layout.len(),
             trainable_params: model.layout.trainable_len(),
             vocab_size: config.vocab_size,
@@ -247,7 +249,7 @@ impl<'a, B: Backward> Run<'a, B> {
         let due = self.estimate_is_due();
         let Run { job, be, model, shards, p, state, stop, observe, clock, .. } = self;
         clock.calibrate(job, be, model, p, shards);
-        shards::pack_to_read(be, model, p);
+        shards::pack_to_read(be, model, p.weights_mut(be));
         clock.lap();
         let step = state.step;
         let mut progress = |done, of| {
@@ -255,7 +257,7 @@ impl<'a, B: Backward> Run<'a, B> {
             observe(&Event::Measuring { step, done, of, left_s: clock.left_s(step, due) });
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        measure(Evaluator { be, model, shards, p }, job, &mut progress)
+        measure(Evaluator { be, model, shards, p: p.weights() }, job, &mut progress)
     }
 
     /// Mean number of tokens trained on in an update.
@@ -331,7 +333,7 @@ impl<'a, B: Backward> Run<'a, B> {
             }
             let Run { be, optimizer, p, .. } = &*self;
             let read = |buffer, span: Span, out: &mut [f32]| match buffer {
-                Buffer::Weights => be.download(p, span.start, out),
+                Buffer::Weights => be.download(p.masters(), span.start, out),
                 Buffer::FirstMoments => be.download(&optimizer.m, span.start, out),
                 Buffer::SecondMoments => be.download(&optimizer.v, span.start, out),
             };
@@ -350,8 +352,8 @@ impl<'a, B: Backward> Run<'a, B> {
         let Run { job, be, model, shards, optimizer, p, state, batch, .. } = self;
         let (config, step) = (&job.run.config, state.step);
         job.data.train.load_step(config, step, job.old.as_ref().map(|old| &old.train), batch)?;
-        be.pack_weights(p, &model.layout.linears(), true);
-        let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, step);
+        be.pack_weights(p.weights_mut(be), &model.layout.linears(), true);
+        let (loss, grad_norm) = shards.gradient(be, model, p.weights(), batch, config.seed, step);
         let g = shards.last_gradient();
         let gradient = || {
             let mut host = vec![0.0; model.layout.len()];
@@ -363,7 +365,7 @@ impl<'a, B: Backward> Run<'a, B> {
             return self.diverged(divergence);
         }
         let lr_scale = state.guard.lr_scale(config);
-        optimizer.step(be, p, g, grad_norm, lr_scale, step);
+        optimizer.step(be, p.masters_mut(), g, grad_norm, lr_scale, step);
         (state.step, state.updates) = (step + 1, Some(optimizer.updates));
         state.train_s += clock.elapsed().as_secs_f64();
         self.clock.stepped();
@@ -412,7 +414,7 @@ impl<'a, B: Backward> Run<'a, B> {
                 self.tell_warnings();
                 // The base weights of adapters never change, so they need no restoring.
                 let config = &self.job.run.config;
-                let state = restore(&self.be, &self.model, config, &stored, &mut self.p, &mut self.optimizer)?;
+                let state = restore(&self.be, &self.model, config, &stored, self.p.masters_mut(), &mut self.optimizer)?;
                 let rollbacks = self.state.guard.rollbacks + 1;
                 self.state = State {
                     guard: Guard { rollbacks, ..state.guard },

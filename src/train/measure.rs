@@ -51,12 +51,12 @@ impl Plan {
         let (run, _lock) = RunDir::create(&folder.join("trial"), config.clone(), tokenizer.clone(), None)?;
         let clock = Instant::now();
         run.save(&model.layout, &State::default(), |buffer: Buffer, span: Span, out: &mut [f32]| match buffer {
-            Buffer::Weights => be.download(&trial.p, span.start, out),
+            Buffer::Weights => be.download(trial.p.masters(), span.start, out),
             Buffer::FirstMoments => be.download(&trial.optimizer.m, span.start, out),
             Buffer::SecondMoments => be.download(&trial.optimizer.v, span.start, out),
         })?;
         speed.checkpoint.add(clock, 1.0);
-        speed.report_s = calibrate::sample_s(be, &model, &mut trial.p)?;
+        speed.report_s = calibrate::sample_s(be, &model, trial.p.weights_mut(be))?;
         let clock = Instant::now();
         match baselines::best(data, config.vocab_size) {
             Ok(_) => speed.report_s += clock.elapsed().as_secs_f64(),

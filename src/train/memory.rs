@@ -3,7 +3,7 @@
 use crate::system::machine;
 use kinglet_core::threads::cores;
 use kinglet_core::{
-    config::{Config, Precision},
+    config::{Config, Precision, Quantization},
     error::{Error, Result},
     model::Gpt,
     params::Matrix,
@@ -25,6 +25,13 @@ pub struct Memory {
     pub activations: u64,
     /// Weights packed for matrix multiplication.
     pub panels: u64,
+    /// Where training is for weights in few bits: the rounded weights that it computes with.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rounded: u64,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl Memory {
@@ -53,6 +60,7 @@ impl Memory {
                 .saturating_add(of_shards(eval / config.n_layer))
                 .saturating_add(sequences),
             panels: if prepared { params } else { 0 },
+            rounded: if config.quantization == Quantization::None { 0 } else { params },
         })
     }
 
@@ -78,8 +86,8 @@ impl Memory {
 
     /// Total bytes.
     pub fn total(&self) -> u64 {
-        let Memory { weights, optimizer, gradients, activations, panels } = *self;
-        [weights, optimizer, gradients, activations, panels].into_iter().fold(0, u64::saturating_add)
+        let Memory { weights, optimizer, gradients, activations, panels, rounded } = *self;
+        [weights, optimizer, gradients, activations, panels, rounded].into_iter().fold(0, u64::saturating_add)
     }
 
     /// Checks that it fits into this machine's memory.

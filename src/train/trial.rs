@@ -6,6 +6,7 @@ use kinglet_core::{
     batch::Batch,
     config::Config,
     error::Result,
+    masters::Masters,
     model::Gpt,
     optim::Optimizer,
     rng::Purpose,
@@ -20,7 +21,7 @@ pub struct Trial<'a, B: Backward> {
     /// The optimizer.
     pub optimizer: Optimizer<B>,
     /// The parameters.
-    pub p: B::Buf,
+    pub p: Masters<B>,
     config: &'a Config,
     model: &'a Gpt,
     split: &'a Split,
@@ -35,8 +36,8 @@ impl<'a, B: Backward> Trial<'a, B> {
     /// If `config` does not describe a valid model.
     pub fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Result<Self> {
         let count = shards::count(config, model.layout.trainable_len());
-        let mut p = be.zeros(model.layout.len());
-        be.upload(&mut p, 0, &model.layout.init(config.seed));
+        let mut p = Masters::new(be, &model.layout, config);
+        be.upload(p.masters_mut(), 0, &model.layout.init(config.seed));
         Ok(Trial {
             shards: Shards::new(be, model, config.batch_size, count, true),
             optimizer: Optimizer::new(be, &model.layout, config)?,
@@ -65,9 +66,9 @@ impl<'a, B: Backward> Trial<'a, B> {
     pub fn step_at(&mut self, be: &B, lr_scale: f64) -> Result<f64> {
         let Trial { config, model, split, batch, shards, optimizer, p, steps } = self;
         split.load_step(config, *steps, None, batch)?;
-        be.pack_weights(p, &model.layout.linears(), true);
-        let (loss, grad_norm) = shards.gradient(be, model, p, batch, config.seed, *steps);
-        optimizer.step(be, p, shards.last_gradient(), grad_norm, lr_scale, *steps);
+        be.pack_weights(p.weights_mut(be), &model.layout.linears(), true);
+        let (loss, grad_norm) = shards.gradient(be, model, p.weights(), batch, config.seed, *steps);
+        optimizer.step(be, p.masters_mut(), shards.last_gradient(), grad_norm, lr_scale, *steps);
         *steps += 1;
         Ok(loss)
     }
@@ -77,10 +78,10 @@ impl<'a, B: Backward> Trial<'a, B> {
     /// # Errors
     /// If the text cannot be read.
     pub fn eval(&mut self, be: &B, batches: u32) -> Result<()> {
-        shards::pack_to_read(be, self.model, &mut self.p);
+        shards::pack_to_read(be, self.model, self.p.weights_mut(be));
         let sequences = batches as usize * self.config.batch_size;
         let load = |i, batch: &mut _| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i, batch);
-        self.shards.losses(be, self.model, &self.p, sequences, load, |_, _| ControlFlow::Continue(()))?;
+        self.shards.losses(be, self.model, self.p.weights(), sequences, load, |_, _| ControlFlow::Continue(()))?;
         Ok(())
     }
 }

@@ -21,6 +21,7 @@
 //! | [`sample`] | how the next token is drawn |
 //! | [`shards`] | a batch divided over threads |
 //! | [`optim`] | AdamW and Muon |
+//! | [`masters`] | what the optimizer changes, and what the model computes with where weights are in few bits |
 //! | [`guard`] | stops a step that went wrong |
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,7 @@ pub mod batch;
 pub mod config;
 pub mod error;
 pub mod guard;
+pub mod masters;
 pub mod model;
 pub mod optim;
 pub mod params;

@@ -46,10 +46,9 @@ impl Rounded {
         for_each(each.with_min_len(ROWS), |((codes, scales), w)| {
             let parts = codes.chunks_mut(width).zip(w.chunks(width)).zip(scales);
             for (k, ((codes, w), scale)) in parts.enumerate() {
-                *scale = match (scheme, importance) {
-                    (Quantization::W8, _) => largest(w).abs() / 127.0,
-                    (_, None) => searched(w, |_| 1.0),
-                    (_, Some(importance)) => searched(w, |i| importance[k * width + i]),
+                *scale = match importance.filter(|_| scheme == Quantization::W4) {
+                    None => plain_scale(scheme, w),
+                    Some(importance) => searched(w, |i| importance[k * width + i]),
                 };
                 let (inverse, (least, most)) = (inverse(*scale), range(scheme));
                 codes.iter_mut().zip(w).for_each(|(code, w)| *code = rounded(w * inverse, least, most) as i8);
@@ -174,6 +173,30 @@ fn range(scheme: Quantization) -> (f32, f32) {
 /// Rows that a thread rounds at once, at least.
 const ROWS: usize = 16;
 
+/// The scale of a group that depends on its weights alone.
+fn plain_scale(scheme: Quantization, w: &[f32]) -> f32 {
+    match scheme {
+        Quantization::W4 => searched(w, |_| 1.0),
+        _ => largest(w).abs() / 127.0,
+    }
+}
+
+/// The numbers that [`Rounded::new`] without importance stands for, in `to (rows, cols)`: what training computes with.
+///
+/// # Panics
+/// If the scheme is [`Quantization::None`], or the lengths do not fit.
+pub fn round(scheme: Quantization, w: &[f32], cols: usize, to: &mut [f32]) {
+    assert!(scheme != Quantization::None && w.len() == to.len() && w.len().is_multiple_of(cols));
+    let (width, (least, most)) = (group(scheme, cols), range(scheme));
+    for_each(to.par_chunks_mut(cols).zip(w.par_chunks(cols)).with_min_len(ROWS), |(to, w)| {
+        for (to, w) in to.chunks_mut(width).zip(w.chunks(width)) {
+            let scale = plain_scale(scheme, w);
+            let inverse = inverse(scale);
+            to.iter_mut().zip(w).for_each(|(to, w)| *to = rounded(w * inverse, least, most) * scale);
+        }
+    });
+}
+
 /// The matrices that are rounded, in the order of the buffer.
 pub fn matrices(config: &Config, layout: &Layout) -> Vec<Matrix> {
     if config.quantization == Quantization::None {
@@ -239,10 +262,12 @@ impl Weights {
     }
 }
 
-/// The element with the largest magnitude, the first of several; one that is not finite, if there is one.
+/// The element with the largest magnitude, the first of several; one that is not a number, if there is one.
 fn largest(w: &[f32]) -> f32 {
-    let largest = w.iter().fold(0.0f32, |most, &x| if x.abs() > most.abs() { x } else { most });
-    w.iter().copied().find(|x| x.is_nan()).unwrap_or(largest)
+    // As integers, magnitudes have the same order, with what is not a number after infinity. Their maximum is found several at once.
+    let magnitude = |x: &f32| (x.to_bits() & 0x7FFF_FFFF) as i32;
+    let most = w.iter().map(magnitude).max();
+    w.iter().copied().find(|x| Some(magnitude(x)) == most).unwrap_or(0.0)
 }
 
 /// The factor that turns numbers into integers.
@@ -254,7 +279,25 @@ fn inverse(scale: f32) -> f32 {
 /// The nearest integer, ties to even, as far as it is in range. Adding 1.5 * 2^23 rounds to an integer.
 fn rounded(x: f32, least: f32, most: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
-    x.clamp(least, most) + ROUND - ROUND
+    // Each comparison is one instruction; `clamp` would keep what is not a number.
+    let x = if x > least { x } else { least };
+    let x = if x < most { x } else { most };
+    x + ROUND - ROUND
+}
+
+/// The nearest f16, ties to even: `f16::from_f32(x).to_f32()` without a call.
+fn half(x: f32) -> f32 {
+    /// From here on there is only infinity.
+    const TOO_LARGE: f32 = 65_520.0;
+    /// Below this the f16 are multiples of 2^-24, which are the numbers that can be added to 0.75.
+    const SMALLEST_NORMAL: f32 = 1.0 / 16_384.0;
+    // Of 23 bits after the point 10 are kept. All cases are computed, and one of them is chosen: that takes no branches.
+    let bits = x.to_bits();
+    let normal = f32::from_bits(bits.wrapping_add(0xFFF + (bits >> 13 & 1)) & !0x1FFF);
+    let small = ((x.abs() + 0.75) - 0.75).copysign(x);
+    let finite = if x.abs() < SMALLEST_NORMAL { small } else { normal };
+    let number = if x.abs() >= TOO_LARGE { f32::INFINITY.copysign(x) } else { finite };
+    if x.is_nan() { x } else { number }
 }
 
 /// How much smaller than for the largest magnitude the scales are that are tried.
@@ -265,19 +308,63 @@ const TRIED: [f32; 8] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7];
 /// The largest magnitude is 8 steps away from zero at first. Smaller scales cut it off and are finer elsewhere.
 fn searched(w: &[f32], weight: impl Fn(usize) -> f32) -> f32 {
     let full = largest(w) / -8.0;
+    let scales = TRIED.map(|part| half(full * part));
+    let inverses = scales.map(inverse);
+    // All of them at once, so that they are computed side by side: training searches in every step.
+    let mut errors = [0.0; TRIED.len()];
+    for (i, &w) in w.iter().enumerate() {
+        let weight = weight(i);
+        for ((error, scale), inverse) in errors.iter_mut().zip(scales).zip(inverses) {
+            let off = rounded(w * inverse, -8.0, 7.0) * scale - w;
+            *error += weight * off * off;
+        }
+    }
     // It stays where a scale is not finite.
     let (mut best, mut least) = (f32::NAN, f32::INFINITY);
-    for part in TRIED {
-        let scale = f16::from_f32(full * part).to_f32();
-        let inverse = inverse(scale);
-        let mut error = 0.0;
-        for (i, &w) in w.iter().enumerate() {
-            let off = rounded(w * inverse, -8.0, 7.0) * scale - w;
-            error += weight(i) * off * off;
-        }
+    for (scale, error) in scales.into_iter().zip(errors) {
         if error < least {
             (best, least) = (scale, error);
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_those_of_the_type() {
+        let all = (0..=u16::MAX).map(f16::from_bits).filter(|x| !x.is_nan());
+        for x in all.map(f16::to_f32) {
+            // It, what is beside it, and the middles between it and the next.
+            let near = [x, x.next_up(), x.next_down(), x * (1.0 + 1.0 / 2048.0), x * (1.0 - 1.0 / 2048.0)];
+            let middle = x + f16::from_bits(1).to_f32() / 2.0;
+            for x in near.into_iter().flat_map(|x| [x, x.next_up(), x.next_down()]).chain([middle]) {
+                assert_eq!(half(x).to_bits(), f16::from_f32(x).to_f32().to_bits(), "{x:e}");
+            }
+        }
+        assert!(half(f32::NAN).is_nan());
+        assert_eq!(half(f32::MAX), f32::INFINITY);
+    }
+
+    /// What training computes with is what is stored, bit for bit.
+    #[test]
+    fn numbers_are_those_of_the_integers() {
+        let random = |i: usize| f32::from_bits((i as u32).wrapping_mul(2_654_435_761) >> 9 | 0x3F80_0000) - 1.5;
+        for (scheme, rows, cols) in [(Quantization::W8, 5, 40), (Quantization::W4, 33, 96), (Quantization::W4, 3, 71)] {
+            let mut w: Vec<f32> = (0..rows * cols).map(|i| 0.1 * random(i)).collect();
+            w[..32].fill(0.0);
+            let (mut want, mut got) = (vec![1.0; w.len()], vec![2.0; w.len()]);
+            Rounded::new(scheme, &w, cols, None).numbers(&mut want);
+            round(scheme, &w, cols, &mut got);
+            assert!(want.iter().map(|x| x.to_bits()).eq(got.iter().map(|x| x.to_bits())), "{scheme:?}");
+            // What has no scale is no number, so that the loss is none either.
+            for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                w[cols + 1] = broken;
+                round(scheme, &w, cols, &mut got);
+                assert!(got[cols + 1].is_nan(), "{scheme:?} {broken}");
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
         plan::{Plan, Shape, Speed, Work},
     },
 };
-use kinglet_core::{backend::Backward, model::Gpt, shards::Shards};
+use kinglet_core::{backend::Backward, masters::Masters, model::Gpt, shards::Shards};
 use std::time::Instant;
 
 /// The seconds of measuring that what earlier sessions took counts as.
@@ -110,13 +110,14 @@ impl Clock {
         job: &Job,
         be: &B,
         model: &Gpt,
-        p: &mut B::Buf,
+        p: &mut Masters<B>,
         shards: &mut Shards<B>,
     ) {
         if self.calibrated || !self.speed.steps_are_known() {
             return;
         }
         self.calibrated = true;
+        let p = p.weights_mut(be);
         // A resumed run has no estimate yet, and may have none for long.
         if self.speed.sequence.n == 0.0
             && let Ok(seconds) = calibrate::sequence_s(be, model, p, shards, &job.data.val, &job.run.config)

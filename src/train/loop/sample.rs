@@ -89,7 +89,7 @@ impl<B: Backward> Run<'_, B> {
             let mut stream = stream.barring(&barred).parting_at(data::parting(tokenizer, config));
             let (mut reader, mut text) = (Reader::new(ending, &[]), String::new());
             for _ in 0..tokens {
-                let drawn = stream.draw(&self.be, &self.model, &self.p)?;
+                let drawn = stream.draw(&self.be, &self.model, self.p.weights())?;
                 let (more, end) = reader.push(tokenizer, drawn.id);
                 text += &more;
                 if end.is_some() {

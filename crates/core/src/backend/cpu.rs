@@ -13,7 +13,7 @@ use crate::{
     config::{Activation, NormKind, Precision, Quantization},
     error::{Error, Result},
     params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
-    quant::Rounded,
+    quant::{self, Rounded},
     rng::Dropout,
     threads::{self, for_each},
 };
@@ -115,6 +115,14 @@ impl Buf {
 
     fn of(numbers: Floats) -> Buf {
         Buf { numbers, panels: Vec::new(), prepared: None, integers: Integers::default() }
+    }
+
+    /// Bytes of memory that it takes: numbers, copies of them that are laid out for products, and weights in few bits. The
+    /// numbers that those stand for are never touched, so that they take none.
+    pub fn bytes(&self) -> usize {
+        let panels = self.panels.iter().flat_map(|panels| [&panels.forward, &panels.backward]);
+        let numbers = self.numbers.len() - self.integers.len();
+        size_of::<f32>() * numbers + panels.map(kernels::Panels::bytes).sum::<usize>() + self.integers.bytes()
     }
 
     /// The numbers; those of [`Buf::in_place`] are not copied.
@@ -749,5 +757,9 @@ impl Backward for Cpu {
             kernels::optimizer::muon(self.isa, self.precision, p, g, m, (w.rows, w.cols), h);
         };
         for_each(work.into_par_iter().with_max_len(1), each);
+    }
+
+    fn round(&self, q: &mut Buf, p: &Buf, matrices: &[Matrix], scheme: Quantization) {
+        matrices.iter().for_each(|m| quant::round(scheme, &p[m.span.range()], m.cols, &mut q[m.span.range()]));
     }
 }

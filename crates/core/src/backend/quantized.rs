@@ -41,6 +41,16 @@ impl Integers {
         self.0.retain(|(span, _)| span.range().end <= start || start + len <= span.start);
     }
 
+    /// How many numbers they stand for.
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|(span, _)| span.len).sum()
+    }
+
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|(_, panels)| panels.bytes()).sum()
+    }
+
     /// The matrix that begins at a place.
     pub(super) fn at(&self, start: usize) -> Option<&Panels> {
         self.0.iter().find(|(span, _)| span.start == start).map(|(_, panels)| panels)

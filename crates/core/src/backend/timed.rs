@@ -331,4 +331,9 @@ impl<B: Backward> Backward for Timed<B> {
         let products = matrices.iter().map(|w| w.multiply_adds(h.ns_steps)).sum();
         self.time("muon", Size::Products(products), |be| be.muon(p, g, m, matrices, h));
     }
+
+    fn round(&self, q: &mut B::Buf, p: &B::Buf, matrices: &[Matrix], scheme: Quantization) {
+        let numbers: usize = matrices.iter().map(|matrix| 2 * matrix.span.len).sum();
+        self.time("round", Size::Numbers(numbers), |be| be.round(q, p, matrices, scheme));
+    }
 }

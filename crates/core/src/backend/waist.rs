@@ -3,7 +3,7 @@
 use crate::{
     config::{Activation, Precision, Quantization},
     params::{Embedding, Linear, Matrix, Norm, Qk, Span},
-    quant::Rounded,
+    quant::{self, Rounded, Weights},
     rng::{Dropout, DropoutKey},
 };
 use kinglet_kernels::{
@@ -207,6 +207,20 @@ pub trait Forward: Send + Sync {
         w.numbers(&mut numbers);
         self.upload(dst, start, &numbers);
     }
+    /// A buffer of parameters with these weights. Numbers in whose place a matrix of few bits stands are not written: memory
+    /// that is not touched is not used.
+    fn parameters(&self, w: &Weights) -> Self::Buf {
+        let mut p = self.zeros(w.numbers.len());
+        let mut at = 0;
+        for (start, matrix) in &w.rounded {
+            self.upload(&mut p, at, &w.numbers[at..*start]);
+            self.place(&mut p, *start, matrix);
+            let (rows, cols) = matrix.shape();
+            at = start + rows * cols;
+        }
+        self.upload(&mut p, at, &w.numbers[at..]);
+        p
+    }
     /// `dst = src[start..start + dst.len()]`; waits for the result.
     fn download(&self, src: &Self::Buf, start: usize, dst: &mut [f32]);
     /// `x[span] = 0`.
@@ -381,4 +395,14 @@ pub trait Backward: Forward {
     /// `p -= lr sqrt(max(1, rows / cols)) orthogonal(x)`, where `x` is the gradient with Nesterov momentum; `m` holds
     /// the gradient's running mean.
     fn muon(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, matrices: &[Matrix], h: &Muon);
+
+    /// `q =` the numbers that `p` is rounded to, in each of `matrices`: see [`quant::round`]. By default on the host.
+    fn round(&self, q: &mut Self::Buf, p: &Self::Buf, matrices: &[Matrix], scheme: Quantization) {
+        for &Matrix { span, cols, .. } in matrices {
+            let (mut w, mut rounded) = (vec![0.0; span.len], vec![0.0; span.len]);
+            self.download(p, span.start, &mut w);
+            quant::round(scheme, &w, cols, &mut rounded);
+            self.upload(q, span.start, &rounded);
+        }
+    }
 }

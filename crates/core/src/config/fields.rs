@@ -356,6 +356,22 @@ pub enum Quantization {
     W4,
 }
 
+impl Quantization {
+    /// What it is called in configurations and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Quantization::None => "none",
+            Quantization::W8 => "w8",
+            Quantization::W4 => "w4",
+        }
+    }
+
+    /// Whether it is nothing, for what is written of it.
+    pub fn is_none(&self) -> bool {
+        *self == Quantization::None
+    }
+}
+
 /// What to do about a step that the guard against divergence rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -7,7 +7,7 @@
 use super::{BlockActs, Context, Gpt, Head};
 use crate::{
     backend::{Forward, Pass, Rows},
-    params::Span,
+    params::{Linear, Span},
 };
 use std::ops::Range;
 
@@ -109,6 +109,46 @@ impl Gpt {
         (0..heads.nh).flat_map(of_keys).flatten().copied().collect()
     }
 
+    /// What goes into the linear layers of the block that was passed last, each `(t, i)`: the layers `c_attn`, `attn_proj`,
+    /// `c_fc` and `mlp_proj` of [`crate::params::Block`], in this order.
+    ///
+    /// # Panics
+    /// If no block was passed.
+    pub fn inputs<B: Forward>(&self, be: &B, inside: &Inside<B>) -> [Vec<f32>; 4] {
+        assert!(inside.blocks > 0);
+        let (w, a) = (&self.layout.h[inside.blocks - 1], &inside.block);
+        [(&a.ln_1, w.c_attn), (&a.att, w.attn_proj), (&a.ln_2, w.c_fc), (&a.act, w.mlp_proj)].map(|(x, layer)| {
+            let mut host = vec![0.0; inside.ids.len() * layer.i];
+            be.download(x, 0, &mut host);
+            host
+        })
+    }
+
+    /// What would go into the head, `(t, c)`, if the blocks that were not passed did nothing.
+    pub fn head_input<B: Forward>(&self, be: &B, p: &B::Buf, inside: &Inside<B>) -> Vec<f32> {
+        let t = inside.ids.len();
+        let (mut y, mut stats) = (be.zeros(t * self.n_embd), be.zeros(2 * t));
+        be.norm(&mut y, &mut stats, &inside.x[0], Pass { p, rows: Rows::new(1, t), dropout: None }, self.layout.ln_f);
+        let mut host = vec![0.0; t * self.n_embd];
+        be.download(&y, 0, &mut host);
+        host
+    }
+
+    /// What a linear layer of this model makes of `x (n, i)`: `(n, o)`, with its bias.
+    ///
+    /// # Panics
+    /// If `x` is not a whole number of rows.
+    pub fn product<B: Forward>(&self, be: &B, p: &B::Buf, layer: Linear, x: &[f32]) -> Vec<f32> {
+        let n = x.len() / layer.i;
+        assert_eq!(x.len(), n * layer.i);
+        let (mut given, mut y) = (be.zeros(x.len()), be.zeros(n * layer.o));
+        be.upload(&mut given, 0, x);
+        be.linear(&mut y, &given, Pass { p, rows: Rows::new(1, n), dropout: None }, layer);
+        let mut host = vec![0.0; n * layer.o];
+        be.download(&y, 0, &mut host);
+        host
+    }
+
     /// The logits `(rows, v)` that the head makes of the residual stream in these rows as it is now, as if the blocks that it
     /// has not passed did nothing.
     ///
@@ -202,6 +242,44 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn inputs_of_layers_make_what_comes_after_them() {
+        let near =
+            |a: &[f32], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5);
+        for (settings, positions) in VARIANTS.into_iter().flat_map(|settings| POSITIONS.map(|p| (settings, p))) {
+            let (model, p) = model(settings);
+            let mut inside = model.enter(&BE, &p, &IDS, positions);
+            for l in 0..3 {
+                let before = inside.x[0].clone();
+                model.pass_block(&BE, &p, &mut inside);
+                let (w, [ln_1, att, ln_2, act]) = (&model.layout.h[l], model.inputs(&BE, &inside));
+                let qkv = model.product(&BE, &p, w.c_attn, &ln_1);
+                // Values are not rotated: they are what the layer puts out.
+                let (width, kv) = (model.heads.width(), model.heads.kv());
+                for (row, want) in qkv.chunks_exact(width).zip(inside.block.qkv.chunks_exact(width)) {
+                    assert!(near(&row[width - kv..], &want[width - kv..]), "{settings:?}");
+                }
+                let add =
+                    |x: &[f64], y: Vec<f32>| -> Vec<f32> { x.iter().zip(y).map(|(x, y)| *x as f32 + y).collect() };
+                let middle = add(&before, model.product(&BE, &p, w.attn_proj, &att));
+                assert!(near(&middle, &inside.block.x_mid), "{settings:?}");
+                if w.c_fc.o == inside.block.fc.len() / IDS.len() {
+                    assert!(near(&model.product(&BE, &p, w.c_fc, &ln_2), &inside.block.fc), "{settings:?}");
+                }
+                let out = add(&inside.block.x_mid, model.product(&BE, &p, w.mlp_proj, &act));
+                assert!(near(&out, &inside.x[0]), "{settings:?}");
+            }
+            let x = model.head_input(&BE, &p, &inside);
+            let mut logits = model.product(&BE, &p, model.layout.lm_head, &x);
+            if model.logit_softcap > 0.0 {
+                let cap = model.logit_softcap as f32;
+                logits.iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
+            }
+            let want: Vec<f64> = model.read_off(&BE, &p, &mut inside, 0..6).into_iter().map(f64::from).collect();
+            assert!(near(&logits, &want), "{settings:?}");
         }
     }
 

@@ -13,7 +13,10 @@
 //! Weights are packed in panels of 64 outputs. Two neighbouring inputs of an output stand next to each other: the processor
 //! multiplies pairs of 16 bits and adds them to a lane of 32 bits, and a lane belongs to an output.
 
-use super::mat::{Epilogue, MatMut};
+use super::{
+    mat::{Epilogue, MatMut},
+    pack::prefetch,
+};
 use crate::isa::Isa;
 use std::ops::Range;
 
@@ -395,6 +398,15 @@ fn tile<L: Lanes, const ROWS: usize>(
     );
 }
 
+/// Asks for the weights that are needed soon: with a single row they come from far away.
+#[inline(always)]
+fn ahead(lines: &[Line; 2]) {
+    const LINES: usize = 96;
+    let at = lines.as_ptr().wrapping_add(LINES).cast();
+    prefetch(at);
+    prefetch(at.wrapping_add(size_of::<Line>() / size_of::<f32>()));
+}
+
 /// Two neighbouring inputs in a lane.
 #[inline(always)]
 fn pair(x: &[i16], at: usize) -> i32 {
@@ -409,6 +421,9 @@ fn eight<L: Lanes, const ROWS: usize>(lanes: L, sums: &mut [[f32; WIDTH]; ROWS],
         for (block, codes) in codes.chunks(BLOCK).enumerate() {
             let mut acc = [[lanes.splat(0); VECTORS]; ROWS];
             for (k, lines) in codes.as_chunks::<2>().0.iter().enumerate() {
+                if ROWS == 1 {
+                    ahead(lines);
+                }
                 let mut w = [lanes.splat(0); VECTORS];
                 for v in 0..VECTORS {
                     w[v] = lanes.eight(lines, first + v * L::LANES);
@@ -450,6 +465,9 @@ fn four<L: Lanes, const ROWS: usize>(
                 acc[r] = [lanes.splat(-8 * of_groups[r][group]); VECTORS];
             }
             for (k, lines) in codes.as_chunks::<2>().0.iter().enumerate() {
+                if ROWS == 1 {
+                    ahead(lines);
+                }
                 let mut w = [[lanes.splat(0); 2]; VECTORS];
                 for v in 0..VECTORS {
                     w[v] = lanes.four(lines, first + v * L::LANES);

@@ -77,6 +77,11 @@ impl Panels {
     /// Packed matrices may be split at multiples of this many columns, which is a multiple of every tile's width.
     pub const STEP: usize = 64;
 
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.data)
+    }
+
     /// Panels without a matrix yet.
     ///
     /// # Panics
@@ -223,7 +228,7 @@ fn copy(to: &mut [f32], from: &[f32]) {
 
 /// Prefetches the cache line at `address`, which need not be valid.
 #[inline(always)]
-fn prefetch(address: *const f32) {
+pub(super) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -1,0 +1,235 @@
+//! Where the error comes from: what each linear layer is given and puts out, and what it costs alone.
+
+use super::paired::{self, rows_at_once, spread};
+use crate::{data::Split, inference::Model};
+use kinglet_core::{
+    backend::{Buf, Cpu, Forward, IGNORE},
+    batch::Batch,
+    error::Result,
+    model::Gpt,
+    params::{Layout, Linear},
+    quant::{Rounded, Weights},
+};
+use serde::Serialize;
+use std::ops::ControlFlow;
+
+/// Tokens that layers are measured on, at most.
+const TOKENS: usize = 2048;
+
+/// Multiply-adds that measuring each layer alone may take together.
+const WORK: usize = 1 << 40;
+
+/// The fewest tokens, where a model is so large that there is no time for more.
+const FEWEST: usize = 128;
+
+/// A linear layer, or an embedding in few bits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Layer {
+    /// Its name, such as `h.0.attn.c_attn`.
+    pub name: String,
+    /// Its block; none for embeddings and the head.
+    pub block: Option<usize>,
+    /// Whether its weights are in few bits.
+    pub rounded: bool,
+    /// How far its input is from that of the model before, relative to that: the error of all layers below. `None` for an
+    /// embedding.
+    pub input_error: Option<f64>,
+    /// The same of its output: with its own error.
+    pub output_error: Option<f64>,
+    /// How far its output is off if its input is that of the model before: its own error alone.
+    pub own_error: Option<f64>,
+    /// How much the loss grows in nats per token if only this layer's weights are in few bits; `None` if they are not.
+    pub loss_increase: Option<f64>,
+    /// The standard error of this difference, treating sequences as independent.
+    pub loss_increase_stderr: Option<f64>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Layers {
+    /// Tokens of the text that they were measured on.
+    pub tokens: u64,
+    /// Each layer in the order in which it computes, embeddings first.
+    pub layers: Vec<Layer>,
+    /// The name of the one that hurts most alone; none if none makes the loss larger.
+    pub worst: Option<String>,
+}
+
+/// Squares of differences, and of what they are relative to.
+#[derive(Clone, Copy, Default)]
+struct Squares {
+    off: f64,
+    of: f64,
+}
+
+impl Squares {
+    fn add(&mut self, before: &[f32], after: &[f32]) {
+        for (&a, &b) in before.iter().zip(after) {
+            self.off += (f64::from(b) - f64::from(a)).powi(2);
+            self.of += f64::from(a).powi(2);
+        }
+    }
+
+    fn relative(self) -> f64 {
+        if self.of > 0.0 { (self.off / self.of).sqrt() } else { 0.0 }
+    }
+}
+
+/// Of a layer: input, output, and output for the input before.
+type Errors = [Squares; 3];
+
+/// Measures each layer. `weights` are those of the model after. `progress` receives what is done and of how much; if it
+/// breaks, the result is `None`.
+///
+/// # Errors
+/// If the text cannot be read.
+pub(super) fn measure(
+    models: [&Model; 2],
+    weights: &Weights,
+    split: &Split,
+    mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Option<Layers>> {
+    let gpt = models[0].parts().1;
+    let matrices = weights.rounded.len();
+    let batch = some(split, gpt, matrices + 2)?;
+    let mut errors = vec![Errors::default(); 4 * gpt.layout.h.len() + 1];
+    for i in 0..batch.len() {
+        compare(models, &batch, i, &mut errors);
+    }
+    let counts: Vec<u64> = (0..batch.len()).map(|i| counted(batch.sequence(i).1)).collect();
+    let losses = |be: &Cpu, gpt: &Gpt, p: &Buf| paired::each(batch.len(), |i| paired::loss(be, gpt, p, &batch, i));
+    let (be, _, p) = models[0].parts();
+    let plain = losses(be, gpt, p);
+    let mut alone = Vec::with_capacity(matrices);
+    if progress(1, matrices + 1).is_break() {
+        return Ok(None);
+    }
+    for (done, matrix) in weights.rounded.iter().enumerate() {
+        let one = with_one(models, matrix)?;
+        let (be, gpt, p) = one.parts();
+        let each: Vec<_> = losses(be, gpt, p)
+            .iter()
+            .zip(&plain)
+            .zip(&counts)
+            .map(|((after, before), n)| (after - before, *n))
+            .collect();
+        alone.push((matrix.0, paired::mean(&each)));
+        if progress(done + 2, matrices + 1).is_break() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(listed(&gpt.layout, &errors, &alone, counts.iter().sum())))
+}
+
+/// Targets that count.
+fn counted(targets: &[u32]) -> u64 {
+    targets.iter().filter(|&&target| target != IGNORE).count() as u64
+}
+
+/// A part of the text that is always the same, with as many tokens as there is time for `passes` passes.
+fn some(split: &Split, gpt: &Gpt, passes: usize) -> Result<Batch> {
+    let tokens = (WORK / gpt.layout.len() / passes).clamp(FEWEST, TOKENS);
+    let (mut batch, mut one) = (Batch::default(), Batch::default());
+    let mut chosen = spread(split.windows(), tokens.div_ceil(gpt.block_size)).into_iter();
+    while let Some(window) = chosen.next().filter(|_| batch.tokens() < tokens) {
+        one.clear();
+        split.window(window, &mut one)?;
+        let room = tokens - batch.tokens();
+        if one.tokens() <= room || !one.positions(0).is_empty() {
+            split.window(window, &mut batch)?;
+        } else {
+            // The beginning of a sequence does not depend on its rest.
+            let (ids, targets) = one.sequence(0);
+            batch.add(&ids[..=room]).copy_from_slice(&targets[..room]);
+        }
+    }
+    Ok(batch)
+}
+
+/// The model before, with one matrix as it is after.
+fn with_one([before, after]: [&Model; 2], matrix: &(usize, Rounded)) -> Result<Model> {
+    let (be, gpt, p) = before.parts();
+    let mut numbers = vec![0.0; gpt.layout.len()];
+    be.download(p, 0, &mut numbers);
+    let weights = Weights { numbers, rounded: vec![matrix.clone()] };
+    Model::of(Cpu::new()?, after.config().clone(), after.tokenizer().clone(), weights)
+}
+
+/// Adds the errors of a sequence.
+fn compare(models: [&Model; 2], batch: &Batch, i: usize, errors: &mut [Errors]) {
+    let ((ids, _), positions) = (batch.sequence(i), batch.positions(i));
+    let enter = |model: &Model| {
+        let (be, gpt, p) = model.parts();
+        gpt.enter(be, p, ids, positions)
+    };
+    let mut passes = models.map(enter);
+    let gpt = models[0].parts().1;
+    for (l, block) in gpt.layout.h.iter().enumerate() {
+        let [before, after] = std::array::from_fn(|which| {
+            let ((be, gpt, p), inside) = (models[which].parts(), &mut passes[which]);
+            gpt.pass_block(be, p, inside);
+            gpt.inputs(be, inside)
+        });
+        let layers = [block.c_attn, block.attn_proj, block.c_fc, block.mlp_proj];
+        for (k, layer) in layers.into_iter().enumerate() {
+            add(models, layer, &before[k], &after[k], &mut errors[4 * l + k]);
+        }
+    }
+    let [before, after] = std::array::from_fn(|which| {
+        let (be, gpt, p) = models[which].parts();
+        gpt.head_input(be, p, &passes[which])
+    });
+    add(models, gpt.layout.lm_head, &before, &after, &mut errors[4 * gpt.layout.h.len()]);
+}
+
+/// Adds the errors of a layer with these inputs.
+fn add(models: [&Model; 2], layer: Linear, before: &[f32], after: &[f32], errors: &mut Errors) {
+    let put_out = |model: &Model, x: &[f32]| {
+        let (be, gpt, p) = model.parts();
+        gpt.product(be, p, layer, x)
+    };
+    let rows = rows_at_once(layer.o.max(layer.i)) * layer.i;
+    for (before, after) in before.chunks(rows).zip(after.chunks(rows)) {
+        let y = put_out(models[0], before);
+        errors[0].add(before, after);
+        errors[1].add(&y, &put_out(models[1], after));
+        errors[2].add(&y, &put_out(models[1], before));
+    }
+}
+
+/// All layers with what was found of them.
+fn listed(layout: &Layout, errors: &[Errors], alone: &[(usize, (f64, Option<f64>))], tokens: u64) -> Layers {
+    let layer = |start: usize, block: Option<usize>, errors: Option<Errors>| {
+        let found = alone.iter().find(|(at, _)| *at == start).map(|found| found.1);
+        let [input_error, output_error, own_error] =
+            [0, 1, 2].map(|which| errors.map(|errors| errors[which].relative()));
+        Layer {
+            name: name(layout, start),
+            block,
+            rounded: found.is_some(),
+            input_error,
+            output_error,
+            own_error,
+            loss_increase: found.map(|found| found.0),
+            loss_increase_stderr: found.and_then(|found| found.1),
+        }
+    };
+    let of_blocks = layout.h.iter().enumerate().flat_map(|(l, h)| {
+        [h.c_attn, h.attn_proj, h.c_fc, h.mlp_proj].into_iter().enumerate().map(move |(k, w)| (l, 4 * l + k, w))
+    });
+    let head = layout.lm_head.w.span.start;
+    let embeddings = [Some(layout.embedding.wte), layout.embedding.wpe].into_iter().flatten().map(|w| w.span.start);
+    let embeddings = embeddings.filter(|&start| start != head && alone.iter().any(|(at, _)| *at == start));
+    let mut layers: Vec<_> = embeddings.map(|start| layer(start, None, None)).collect();
+    layers.extend(of_blocks.map(|(l, at, w)| layer(w.w.span.start, Some(l), Some(errors[at]))));
+    layers.push(layer(head, None, errors.last().copied()));
+    let worst = layers.iter().filter(|layer| layer.loss_increase.is_some_and(|loss| loss > 0.0));
+    let worst = worst.max_by(|a, b| a.loss_increase.partial_cmp(&b.loss_increase).expect("they are numbers"));
+    Layers { tokens, worst: worst.map(|layer| layer.name.clone()), layers }
+}
+
+/// The name of the tensor that begins at a place, without what all have.
+fn name(layout: &Layout, start: usize) -> String {
+    let tensor = layout.tensors.iter().find(|tensor| tensor.span.start == start).expect("every matrix is a tensor");
+    tensor.name.trim_start_matches("transformer.").trim_end_matches(".weight").to_owned()
+}
