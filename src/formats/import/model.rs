@@ -7,7 +7,7 @@ use crate::{
         foreign::{Dtype, Foreign},
         gguf,
         guess::{self, Description, Guess, Open},
-        hugging_face,
+        hugging_face, int8,
         opened::{self, Format, OWN, Opened},
         portable::Portable,
     },
