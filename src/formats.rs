@@ -29,9 +29,9 @@ mod pth;
 #[cfg_attr(not(feature = "pytorch"), path = "formats/no_pytorch.rs")]
 mod pytorch;
 pub mod rewrite;
+mod rounded;
 mod safetensors;
 mod shape;
-mod w8;
 mod written;
 
 pub use adapt::{ImportedAdapters, adapter_base, adapter_folder, import_adapters};

@@ -83,27 +83,29 @@ def eight_bits(exports, trained):
     """Weights in 8 bits are another model; how much another is said, and it must stay small."""
     report = exports.report
     try:
-        folder = exports.export(trained, "onnx", "any", "--quantize", "int8")
+        folder = exports.export(trained, "onnx", "any", "--scheme", "w8")
         if folder is None:
             return
         model = Model(next(file for file in sorted(folder.rglob("*.onnx"))))
         from .program import divergence
 
         kl = divergence(trained.logits, [model.at_once(ids) for ids in trained.lists])
-        report.most("onnxruntime", f"{trained.name} --quantize int8: KL divergence", kl, 5e-3)
+        report.most("onnxruntime", f"{trained.name} --scheme w8: KL divergence", kl, 5e-3)
     except (Failed, StopIteration) as error:
-        report.failed("onnxruntime", f"{trained.name} --quantize int8", str(error))
+        report.failed("onnxruntime", f"{trained.name} --scheme w8", str(error))
 
 
 class Model:
     """A graph with a cache, or without one."""
 
-    def __init__(self, file):
+    def __init__(self, file, settings=()):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
+        for key in settings:
+            options.add_session_config_entry(key, settings[key])
         self.session = onnxruntime.InferenceSession(str(Path(file)), options, providers=["CPUExecutionProvider"])
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from .. import proving
-from . import c_program, exports, gguf_files, graphs_in_onnxruntime, imports, interop
+from . import c_program, exports, gguf_files, graphs_in_onnxruntime, imports, interop, quantized
 from .environments import Environments, Missing
 from .program import Kinglet
 from .report import Report
@@ -20,6 +20,7 @@ PARTS = {
     "onnxruntime": (True, ["export"], "onnxruntime"),
     "vocabulary": (True, ["export"], "vocabulary"),
     "c": (True, ["export"], "c"),
+    "quantized": (True, ["quantize", "import", "export"], "quantized"),
     "import": (False, ["import"], "imports"),
     "blocks": (False, ["export"], "blocks"),
     "transformers": (False, ["export"], "transformers"),
@@ -137,6 +138,9 @@ class Proof:
         else:
             models = [self.exports.train(name, SHAPES[name]) for name in self.names(C_FILES)]
         c_program.check(self.exports, models)
+
+    def quantized(self):
+        quantized.check(self.exports, self.environments, self.names(HF))
 
     def imports(self):
         imports.check(self.kinglet, self.report, self.environments, self.work, self.cases())

@@ -413,10 +413,12 @@ def llama2_c(path, model, shared, new):
 
 def published_int8(cases):
     """The lecture's model with its linear layers as bytes and a scale for each row."""
-    model = stir(Lecture(len(cases.chars), BLOCK, LAYERS, HEADS, WIDTH, "n_embd"), 32)
-    path = cases.case("int8-published")
-    torch.save(in_bytes(model), path / "model.pth")
-    cases.add("int8-published", "model.pth", model, ["--attention-scale", "n_embd", *cases.by_data])
+    published = {"int8-published": (LAYERS, HEADS, WIDTH), "int8-big-0.2m": (4, 4, 64)}
+    for name, sizes in published.items():
+        model = stir(Lecture(len(cases.chars), BLOCK, *sizes, "n_embd"), 32)
+        path = cases.case(name)
+        torch.save(in_bytes(model), path / "model.pth")
+        cases.add(name, "model.pth", model, ["--attention-scale", "n_embd", *cases.by_data])
 
 
 def in_bytes(model):

@@ -12,6 +12,7 @@ use clap::{
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
 use kinglet::{
+    config::Quantization,
     error::Error,
     formats::{self, Dtype, ExportOptions, Exported, Format, Source, Target, onnx::Ids},
 };
@@ -46,9 +47,10 @@ pub(super) struct Args {
     /// New folder [default: exports/RUN-FORMAT]
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How weights are stored: f32, f16 or bf16; in gguf also q8_0, q5_0 or q4_0 [default: f32]
-    #[arg(long, value_name = "TYPE", value_parser = dtype, default_value = "f32", hide_default_value = true)]
-    dtype: Dtype,
+    /// How weights are stored: f32, f16 or bf16; in gguf also q8_0, q5_0 or q4_0; in safetensors also int8 [default: f32; in
+    /// gguf, of a run with weights in few bits, the type that has its integers]
+    #[arg(long, value_name = "TYPE", value_parser = dtype)]
+    dtype: Option<Dtype>,
     /// Largest difference of log-probabilities that rewriting may make [default: 1e-4, or 1e-2 with a --dtype of fewer
     /// bits than f32]
     #[arg(long, value_name = "X", value_parser = max_difference)]
@@ -59,9 +61,10 @@ pub(super) struct Args {
     /// onnx: a graph of fixed sizes, without a cache, for phones
     #[arg(long = "static")]
     fixed: bool,
-    /// onnx and c: the matrices of the blocks in eight bits
-    #[arg(long, value_name = "TYPE", value_parser = ["int8"], hide_possible_values = true)]
-    quantize: Option<String>,
+    /// gguf, onnx, c and safetensors: round the matrices of the blocks to eight bits (w8) or four (w4) on the way out,
+    /// without measuring what they are multiplied by; kinglet quantize does, and shows what it costs
+    #[arg(long, alias = "quantize", value_name = "SCHEME", value_parser = scheme)]
+    scheme: Option<Quantization>,
     #[command(flatten)]
     checkpoint: CheckpointArg,
     #[command(flatten)]
@@ -97,7 +100,17 @@ impl TypedValueParser for TargetName {
 fn dtype(text: &str) -> Result<Dtype, String> {
     let all = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q5_0, Dtype::Q4_0];
     let found = all.into_iter().find(|dtype| dtype.name() == text);
-    found.ok_or_else(|| "must be f32, f16, bf16, q8_0, q5_0 or q4_0".to_owned())
+    let int8 = (text == "int8").then_some(Dtype::I8);
+    found.or(int8).ok_or_else(|| "must be f32, f16, bf16, q8_0, q5_0, q4_0 or int8".to_owned())
+}
+
+/// Reads a scheme; `int8` is what w8 was called here before.
+fn scheme(text: &str) -> Result<Quantization, String> {
+    match text {
+        "w8" | "int8" => Ok(Quantization::W8),
+        "w4" => Ok(Quantization::W4),
+        _ => Err("must be w8 or w4".to_owned()),
+    }
 }
 
 fn max_difference(text: &str) -> Result<f64, String> {
@@ -122,7 +135,8 @@ impl Args {
     fn export(&self, json: bool) -> anyhow::Result<()> {
         let mut options = ExportOptions::default();
         (options.dtype, options.max_difference) = (self.dtype, self.max_difference);
-        (options.ids, options.fixed, options.int8) = (self.ids, self.fixed, self.quantize.is_some());
+        (options.ids, options.fixed) = (self.ids, self.fixed);
+        options.scheme = self.scheme.unwrap_or(Quantization::None);
         let source = self.source()?;
         terminal::warn(&source.warnings);
         terminal::note(&source.notes);
@@ -164,13 +178,15 @@ impl Args {
 }
 
 fn show(exported: &Exported, target: Target, out: &Path, json: bool) -> anyhow::Result<()> {
-    let Exported { architecture, rewrites, difference, stored_difference, measured_in_f32, written, .. } = exported;
+    let Exported { architecture, rewrites, difference, stored_difference, run_difference, measured_in_f32, written, .. } =
+        exported;
     if json {
         let steps: Vec<_> = rewrites.iter().map(ToString::to_string).collect();
         let files: Vec<_> = written.files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
         return terminal::print_json(&json!({
             "format": target.name(), "out": out.display().to_string(), "architecture": architecture, "rewrites": steps,
-            "difference": difference, "stored_difference": stored_difference, "measured_in_f32": measured_in_f32,
+            "difference": difference, "stored_difference": stored_difference, "run_difference": run_difference,
+            "measured_in_f32": measured_in_f32,
             "limits": written.limits, "notes": written.notes, "files": files, "usage": written.usage,
         }));
     }
@@ -180,7 +196,8 @@ fn show(exported: &Exported, target: Target, out: &Path, json: bool) -> anyhow::
 }
 
 fn text(exported: &Exported, out: &Path) -> String {
-    let Exported { architecture, rewrites, difference, stored_difference, measured_in_f32, written, .. } = exported;
+    let Exported { architecture, rewrites, difference, stored_difference, run_difference, measured_in_f32, written, .. } =
+        exported;
     let mut text = String::new();
     let mut line = |what: &str, value: &str| _ = writeln!(text, "{what:<12}{value}");
     for limit in &written.limits {
@@ -201,6 +218,9 @@ fn text(exported: &Exported, out: &Path) -> String {
     }
     if let Some(difference) = stored_difference {
         line("stored", &format!("{difference:.1e} with the numbers as they are stored"));
+    }
+    if let Some(difference) = run_difference {
+        line("kinglet", &format!("{difference:.1e}, since it rounds what weights in few bits are multiplied by too"));
     }
     for (name, size) in &written.files {
         line("file", &format!("{} ({})", out.join(name).display(), bytes(*size)));

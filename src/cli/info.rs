@@ -7,9 +7,10 @@ use super::{
     terminal::{self, count},
 };
 use kinglet::{
-    config::{Config, FIELDS, PRESETS, SHAKESPEARE_VOCAB, TokenizerKind, preset_like},
+    config::{Config, FIELDS, PRESETS, Quantization, SHAKESPEARE_VOCAB, TokenizerKind, preset_like},
     error::Error,
     model::Gpt,
+    quant::{matrices, weight_bytes},
     run::{RunDir, State},
     train::Memory,
 };
@@ -158,13 +159,27 @@ impl Shown {
     }
 
     fn weights_mib(&self) -> f64 {
-        mib(4 * self.model.layout.len() as u64)
+        mib(weight_bytes(&self.config, &self.model.layout) as u64)
     }
 
     /// The published "MB" include the weights and PyTorch's causal masks, one for each head.
     fn published_mib(&self) -> f64 {
         let Config { n_layer, n_head, block_size, .. } = self.config;
-        mib(4 * (self.model.layout.len() + n_layer * n_head * block_size.pow(2)) as u64)
+        self.weights_mib() + mib(4 * (n_layer * n_head * block_size.pow(2)) as u64)
+    }
+
+    /// The size of the weights, and which are in few bits.
+    fn weights_text(&self) -> String {
+        let size = format!("{:.2} MiB", self.weights_mib());
+        let matrices = matrices(&self.config, &self.model.layout).len();
+        match self.config.quantization {
+            Quantization::None => size,
+            scheme => {
+                let plain = mib(4 * self.model.layout.len() as u64);
+                // There are at least those of a block.
+                format!("{size}: {matrices} matrices in few bits ({}); {plain:.2} MiB in f32", scheme.name())
+            }
+        }
     }
 
     fn json(&self) -> anyhow::Result<Value> {
@@ -190,6 +205,9 @@ impl Shown {
                 report["best_step"] = json!(best.map(|(_, step)| step));
             }
         }
+        if !self.config.quantization.is_none() {
+            report["published_mib"] = json!(self.published_mib());
+        }
         if let Some(Published { params, train_loss, val_loss, size, .. }) = self.published {
             report["published"] = json!({
                 "params": params, "train_loss": train_loss, "val_loss": val_loss, "size_mib": size,
@@ -212,7 +230,7 @@ impl Shown {
         };
         let shape = format!("{}, {heads} in each, {}", count(n_layer as u64, "block"), count(n_embd as u64, "channel"));
         lines.push(("model", format!("{shape}; sees {}", count(block_size as u64, "token"))));
-        lines.push(("weights", format!("{:.2} MiB", self.weights_mib())));
+        lines.push(("weights", self.weights_text()));
         lines.push(("memory to train", self.memory_text()));
         lines.extend(self.published_text());
         let assumed = match self.assumed {
@@ -251,10 +269,12 @@ impl Shown {
 
     /// Of a published model: its size as it was published, and its results.
     fn published_text(&self) -> Vec<(&'static str, String)> {
-        let Some(Published { params, train_loss, val_loss, size, .. }) = self.published else { return Vec::new() };
-        let params = *params as f64 / 1e6;
-        let results = format!("{params:.6} M parameters, train loss {train_loss}, val loss {val_loss}, {size} MB");
         let size = format!("{:.2} MB (MiB, with PyTorch's causal masks)", self.published_mib());
+        let Some(Published { params, train_loss, val_loss, size: published, .. }) = self.published else {
+            return if self.config.quantization.is_none() { Vec::new() } else { vec![("published size", size)] };
+        };
+        let params = *params as f64 / 1e6;
+        let results = format!("{params:.6} M parameters, train loss {train_loss}, val loss {val_loss}, {published} MB");
         vec![("published size", size), ("published", results)]
     }
 

@@ -224,6 +224,10 @@ impl Line {
             _ => String::new(),
         };
         let params = run.params.map_or_else(String::new, |params| number(params as f64));
+        let params = match run.quantization {
+            Some(scheme) if scheme != "none" => format!("{params} {scheme}"),
+            _ => params,
+        };
         [
             run.state.to_string(),
             step,

@@ -98,7 +98,7 @@ pub fn import_adapters(folder: &Path, base: Source, at: &Path) -> Result<Importe
         buffers_left_out: 0,
         notes,
     };
-    let Portable { config, weights, tokenizer } = base;
+    let Portable { config, weights, tokenizer, .. } = base;
     Ok(ImportedAdapters { adapters, base: Base { config, weights }, tokenizer, report })
 }
 

@@ -11,9 +11,10 @@ use super::{portable::Portable, shape::Shape, written::Written};
 use crate::{
     data::parting,
     system::disk::{FolderWriter, refuse_full},
+    text::many,
 };
 use kinglet_core::{
-    config::{Activation, NormKind},
+    config::{Activation, NormKind, Quantization},
     error::{Error, Result},
 };
 use std::{
@@ -25,22 +26,15 @@ use std::{
 use vocabulary::{Encoder, Vocabulary};
 use weights::Arrays;
 
-/// How the model is written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// The matrices of the blocks in eight bits, with a scale for each row.
-    pub int8: bool,
-}
-
 /// More weights than this make a source that compilers need many gigabytes for.
 const MOST: usize = 50_000_000;
 
-/// Writes a model as `model.c` and `model.h`, in a new folder.
+/// Writes a model as `model.c` and `model.h`, in a new folder. Matrices of its blocks that have few bits have them there.
 ///
 /// # Errors
 /// If the folder is not empty or cannot be written, if weights are not finite, or if there are too many for a compiler. Nothing
 /// is left then.
-pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Written> {
+pub fn write(folder: &Path, model: &Portable) -> Result<Written> {
     model.finite()?;
     let weights = model.weights.len();
     if weights > MOST {
@@ -53,14 +47,14 @@ pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Writt
     let vocabulary = Vocabulary::of(&model.tokenizer);
     let mut writer = FolderWriter::beside(folder)?;
     let mut files = Vec::new();
-    let header = header(model, options, vocabulary.as_ref());
+    let header = header(model, vocabulary.as_ref());
     for name in ["model.h", "model.c"] {
         let mut size = 0;
         writer.add(name, |path| {
             let mut out = BufWriter::with_capacity(1 << 16, File::create(path)?);
             match name {
                 "model.h" => out.write_all(header.as_bytes())?,
-                _ => source(model, options, vocabulary.as_ref(), &mut out)?,
+                _ => source(model, vocabulary.as_ref(), &mut out)?,
             }
             out.flush()?;
             size = path.metadata()?.len();
@@ -71,12 +65,7 @@ pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Writt
     let mut notes = writer.notes.clone();
     writer.finish()?;
     let s = Shape::of(&model.config);
-    if options.int8 {
-        notes.push(format!(
-            "{} matrices, those of the blocks, have 8 bits, with a scale for each row; embeddings, head, norms and biases stay f32",
-            4 * model.config.n_layer
-        ));
-    }
+    notes.extend(integers(model));
     let cache = 8 * s.layers * s.block * s.kv();
     let all = state_floats(&s, model) * 4 + cache;
     notes.push(format!("the state takes about {all} bytes, {cache} of them for keys and values"));
@@ -85,6 +74,21 @@ pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Writt
         "cc -std=c99 -O2 -DKINGLET_MAIN {shown}/model.c -lm -o {shown}/model && {shown}/model --temperature 0"
     )];
     Ok(Written { files, notes, limits: limits(vocabulary.as_ref()), usage })
+}
+
+/// What became of matrices in few bits.
+fn integers(model: &Portable) -> Option<String> {
+    let blocks = 4 * model.config.n_layer;
+    let how = match model.config.quantization {
+        Quantization::None => return None,
+        Quantization::W8 => "a byte for each, with a scale for each row",
+        _ => "two to a byte, with a scale for each 32 weights of a row",
+    };
+    let rest = match model.rounded.len() - blocks {
+        0 => "embeddings, head, norms and biases are f32".to_owned(),
+        apart => format!("{} of embeddings and head multiplied out to f32", many(apart as u64, "matrix is", "matrices are")),
+    };
+    Some(format!("{blocks} matrices, those of the blocks, have the model's own integers, {how}; {rest}"))
 }
 
 /// What the program cannot do.
@@ -112,7 +116,7 @@ fn stop(model: &Portable) -> Option<u32> {
 }
 
 /// The macros that describe the model.
-fn sizes(model: &Portable, options: &Options, vocabulary: Option<&Vocabulary>) -> String {
+fn sizes(model: &Portable, vocabulary: Option<&Vocabulary>) -> String {
     let (config, s) = (&model.config, Shape::of(&model.config));
     let encoder = vocabulary.and_then(|vocabulary| vocabulary.encoder.as_ref());
     let words = match encoder {
@@ -147,7 +151,8 @@ fn sizes(model: &Portable, options: &Options, vocabulary: Option<&Vocabulary>) -
     define("ACTIVATION", format!("KINGLET_{}", activation.expect("every activation has a name").1));
     define("SOFTCAP", u8::from(config.logit_softcap > 0.0).to_string());
     define("CAP", format!("{:e}f", config.logit_softcap as f32));
-    define("INT8", u8::from(options.int8).to_string());
+    define("INT8", u8::from(config.quantization == Quantization::W8).to_string());
+    define("INT4", u8::from(config.quantization == Quantization::W4).to_string());
     define("START", model.tokenizer.start_of_text().to_string());
     let some = [
         ("END_OF_TEXT", model.tokenizer.end_of_text()),
@@ -172,14 +177,14 @@ fn sizes(model: &Portable, options: &Options, vocabulary: Option<&Vocabulary>) -
 }
 
 /// `model.h`
-fn header(model: &Portable, options: &Options, vocabulary: Option<&Vocabulary>) -> String {
-    include_str!("c/model.h").replace("/*SIZES*/\n", &sizes(model, options, vocabulary))
+fn header(model: &Portable, vocabulary: Option<&Vocabulary>) -> String {
+    include_str!("c/model.h").replace("/*SIZES*/\n", &sizes(model, vocabulary))
 }
 
 /// `model.c`
-fn source(model: &Portable, options: &Options, vocabulary: Option<&Vocabulary>, out: &mut dyn Write) -> io::Result<()> {
+fn source(model: &Portable, vocabulary: Option<&Vocabulary>, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(include_str!("c/types.c").as_bytes())?;
-    let mut arrays = Arrays { model, int8: options.int8, out };
+    let mut arrays = Arrays { model, out };
     arrays.weights()?;
     if let Some(vocabulary) = vocabulary {
         arrays.vocabulary(vocabulary)?;

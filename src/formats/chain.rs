@@ -5,6 +5,7 @@ use super::{
     foreign::Dtype,
     portable::Portable,
     rewrite::Rewrite,
+    rounded,
 };
 use kinglet_core::{
     backend::{Buf, Cpu, Forward, Pass, Reference, Rows},
@@ -162,8 +163,12 @@ impl Plan {
     fn activation(&mut self, dtype: Dtype) {
         use Activation::{Gelu, GeluTanh, Relu, Swiglu};
         let has = |activation: &Activation| self.holds().activations.contains(activation);
-        // Beyond these, numbers of fewer bits overflow or vanish.
-        let k = if matches!(dtype, Dtype::F32 | Dtype::Bf16) { 16384.0 } else { 256.0 };
+        // Beyond these, numbers of fewer bits overflow or vanish, or the scales of blocks do.
+        let k = match dtype {
+            Dtype::F32 | Dtype::Bf16 => 16384.0,
+            Dtype::Q8_0 => 128.0,
+            _ => 256.0,
+        };
         let own = self.config.activation;
         let instead = |from: &[Activation]| from.iter().copied().find(has);
         match own {
@@ -309,12 +314,14 @@ fn nearest_preset(config: &Config, convention: Convention, dtype: Dtype) -> Opti
     presets.rev().filter(|(_, preset)| goes(preset)).max_by_key(|(_, preset)| alike(preset)).map(|(name, _)| name)
 }
 
-/// Applies a chain.
+/// Applies a chain. Matrices in few bits keep their integers where these are still what they were.
 ///
 /// # Errors
 /// If the weights do not allow it.
 pub fn apply(model: Portable, rewrites: &[Rewrite]) -> Result<Portable> {
-    rewrites.iter().try_fold(model, |model, rewrite| rewrite.apply(model))
+    let mut model = rewrites.iter().try_fold(model, |model, rewrite| rewrite.apply(model))?;
+    rounded::follow(&mut model);
+    Ok(model)
 }
 
 /// Log-probabilities of a model on fixed sequences, of each token of its vocabulary at each position.
@@ -351,6 +358,25 @@ pub fn probabilities(model: &mut Portable, config: &Config) -> Result<Probabilit
         Reference.upload(&mut p, 0, &model.weights);
         logits(&Reference, &gpt, &p, &sequences)
     };
+    logs.chunks_exact_mut(model.config.vocab_size).for_each(log_softmax);
+    Ok(Probabilities { logs, vocab: model.config.vocab_size })
+}
+
+/// The same of a model with matrices in few bits, as kinglet runs it: it rounds what they are multiplied by too.
+///
+/// # Errors
+/// If the machine's instruction set is not known.
+pub fn probabilities_as_run(model: &Portable, config: &Config) -> Result<Probabilities> {
+    let gpt = Gpt::new(&model.config)?;
+    let cpu = Cpu::new()?.with_quantization(model.config.quantization);
+    let mut p = cpu.zeros(model.weights.len());
+    cpu.upload(&mut p, 0, &model.weights);
+    for tensor in &gpt.layout.tensors {
+        if let Some(matrix) = model.rounded.get(&tensor.name) {
+            cpu.place(&mut p, tensor.span.start, matrix);
+        }
+    }
+    let mut logs = logits(&cpu, &gpt, &p, &sequences(config));
     logs.chunks_exact_mut(model.config.vocab_size).for_each(log_softmax);
     Ok(Probabilities { logs, vocab: model.config.vocab_size })
 }

@@ -1,230 +1,41 @@
 //! A model as the files of another program.
 
+mod files;
+mod options;
+mod source;
+
+pub use options::{ExportOptions, MAX_DIFFERENCE, MAX_DIFFERENCE_ROUNDED, Target};
+pub use source::Source;
+
 use super::{
     c, chain,
     chain::Probabilities,
     dialect::{Convention, Dialect},
     folder,
-    foreign::{Dtype, Foreign},
+    foreign::{Dtype, Foreign, Tensor},
     gguf,
-    import::{ImportOptions, Imported, import},
+    gguf::Types,
+    int8,
     numbers, ollama, onnx,
     opened::OWN,
-    peft::{Adapters, Factors},
+    peft::Factors,
     portable::Portable,
     pth,
     rewrite::{END_OF_BLOCK, Rewrite},
-    safetensors, w8,
+    safetensors,
     written::Written,
 };
 use crate::{
-    run::{RunDir, Which},
-    system::{
-        disk::{FolderWriter, refuse_full},
-        shell,
-    },
-    train::finetune,
+    system::{disk::refuse_full, shell},
+    text::many,
 };
+use files::Files;
 use kinglet_core::{
-    config::{Bias, Config, Position, TokenizerKind},
+    config::{Bias, Config, Position, Quantization, TokenizerKind},
     error::{Error, Result},
-    params::Layout,
 };
-use std::{fs, io, path::Path};
-
-/// The largest difference of log-probabilities that rewriting may make, unless told otherwise.
-pub const MAX_DIFFERENCE: f64 = 1e-4;
-
-/// The same where weights have fewer bits than 32. Storing them makes a larger difference than this, and activations that are
-/// written as others are nearer to them only with numbers that such types do not have.
-pub const MAX_DIFFERENCE_ROUNDED: f64 = 1e-2;
-
-/// A format that is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Target {
-    /// A folder for Hugging Face's transformers.
-    HuggingFace,
-    /// A GGUF, for llama.cpp, Ollama and others.
-    Gguf,
-    /// An ONNX graph.
-    Onnx,
-    /// The `state_dict` of the lecture's code.
-    Lecture,
-    /// nanoGPT's `ckpt.pt`.
-    NanoGpt,
-    /// Kinglet's own tensors, with configuration and tokenizer.
-    Safetensors,
-    /// C source.
-    C,
-    /// The adapters of a run, for PEFT, with the model they are on.
-    Peft,
-}
-
-impl Target {
-    /// All formats.
-    pub const ALL: [Target; 8] = [
-        Target::HuggingFace,
-        Target::Gguf,
-        Target::Onnx,
-        Target::Lecture,
-        Target::NanoGpt,
-        Target::Safetensors,
-        Target::C,
-        Target::Peft,
-    ];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Target::HuggingFace => "hf",
-            Target::Gguf => "gguf",
-            Target::Onnx => "onnx",
-            Target::Lecture => "pth",
-            Target::NanoGpt => "nanogpt",
-            Target::Safetensors => "safetensors",
-            Target::C => "c",
-            Target::Peft => "peft",
-        }
-    }
-
-    /// Whose names and shapes it has, if it has not kinglet's.
-    fn convention(self) -> Option<Convention> {
-        match self {
-            Target::HuggingFace | Target::Peft => Some(Convention::HuggingFace),
-            Target::Gguf => Some(Convention::Gguf),
-            Target::Lecture => Some(Convention::Lecture),
-            Target::NanoGpt => Some(Convention::NanoGpt),
-            Target::Onnx | Target::Safetensors | Target::C => None,
-        }
-    }
-}
-
-/// How a model is written.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ExportOptions {
-    /// How weights are stored.
-    pub dtype: Dtype,
-    /// The largest difference of log-probabilities that rewriting may make; [`MAX_DIFFERENCE`] or
-    /// [`MAX_DIFFERENCE_ROUNDED`] if it is none.
-    pub max_difference: Option<f64>,
-    /// The type of token ids in ONNX.
-    pub ids: onnx::Ids,
-    /// ONNX: a graph of one text of exactly `block_size` tokens.
-    pub fixed: bool,
-    /// ONNX and C: the matrices of the blocks in eight bits.
-    pub int8: bool,
-}
-
-impl ExportOptions {
-    fn allowed(&self) -> f64 {
-        let usual = if self.dtype == Dtype::F32 { MAX_DIFFERENCE } else { MAX_DIFFERENCE_ROUNDED };
-        self.max_difference.unwrap_or(usual)
-    }
-
-    /// How numbers are rounded, if they are.
-    fn rounds(&self) -> Option<String> {
-        match self.dtype {
-            Dtype::F32 => self.int8.then(|| "matrices are stored in eight bits".to_owned()),
-            dtype => Some(format!("numbers are stored as {}", dtype.name())),
-        }
-    }
-}
-
-impl Default for ExportOptions {
-    fn default() -> ExportOptions {
-        let ids = onnx::Ids::default();
-        ExportOptions { dtype: Dtype::F32, max_difference: None, ids, fixed: false, int8: false }
-    }
-}
-
-/// A model that is to be exported.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// The model, its adapters merged in; or without them, if they are beside it.
-    pub model: Portable,
-    /// Its adapters, if they are to be written as such.
-    pub adapters: Option<Factors>,
-    /// How far it was trained.
-    pub step: u64,
-    /// Its best validation loss, if it is known.
-    pub val_loss: Option<f64>,
-    /// What its files are called.
-    pub name: String,
-    /// Damage found in the run, and what was used instead.
-    pub warnings: Vec<String>,
-    /// What else the user should know of it.
-    pub notes: Vec<String>,
-}
-
-impl Source {
-    /// A checkpoint of a run, its adapters merged in.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn of_run(run: &Path, which: Which) -> Result<Source> {
-        let name = run.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-        let (run, state, config, weights) = finetune::load(run, which)?;
-        let merged = run.config.lora_rank > 0;
-        let mut notes = run.notes;
-        notes.extend(merged.then(|| "the adapters are merged into the weights".to_owned()));
-        Ok(Source {
-            model: Portable::new(config, weights, run.tokenizer)?,
-            adapters: None,
-            step: state.step,
-            val_loss: state.best.map(|(loss, _)| loss),
-            name: name.unwrap_or_else(|| "model".to_owned()),
-            warnings: run.warnings,
-            notes,
-        })
-    }
-
-    /// A checkpoint of a run with adapters, these beside the model.
-    ///
-    /// # Errors
-    /// If there is none, or the run has no adapters.
-    pub fn of_adapters(run: &Path, which: Which) -> Result<Source> {
-        let name = run.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-        let mut opened = RunDir::open(run)?;
-        let Some(base) = opened.adapted_weights()? else {
-            return Err(Error::run(run, "this run has no adapters: --format hf writes its weights"));
-        };
-        let (state, weights) = opened.load_weights_onto(&Layout::new(&opened.config)?, base, which)?;
-        let (config, weights, adapters) = Adapters { config: opened.config.clone(), weights }.split()?;
-        Ok(Source {
-            model: Portable::new(config, weights, opened.tokenizer)?,
-            adapters: Some(adapters),
-            step: state.step,
-            val_loss: state.best.map(|(loss, _)| loss),
-            name: name.unwrap_or_else(|| "model".to_owned()),
-            warnings: opened.warnings,
-            notes: opened.notes,
-        })
-    }
-
-    /// A model of another program.
-    ///
-    /// # Errors
-    /// As [`import`].
-    pub fn of_import(path: &Path, options: &ImportOptions) -> Result<Source> {
-        let name = path.canonicalize().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
-        let Imported { portable: model, report, .. } = import(path, options)?;
-        let guessed = report
-            .guesses
-            .iter()
-            .map(|guess| format!("guessed: {} = {} ({}): {}", guess.key, guess.value, guess.certainty, guess.reason));
-        Ok(Source {
-            model,
-            adapters: None,
-            step: report.step,
-            val_loss: None,
-            name: name.unwrap_or_else(|| "model".to_owned()),
-            warnings: Vec::new(),
-            notes: report.notes.iter().cloned().chain(guessed).collect(),
-        })
-    }
-}
+use options::refuse_options;
+use std::{fs, path::Path};
 
 /// What an export made.
 #[derive(Clone, Debug)]
@@ -239,6 +50,9 @@ pub struct Exported {
     pub difference: Option<f64>,
     /// The same between the model and what the files hold, where they hold fewer bits.
     pub stored_difference: Option<f64>,
+    /// Of a model with matrices in few bits: the same between what kinglet computes, which rounds what they are multiplied by
+    /// too, and the product of the same weights with numbers that are not rounded, which others compute.
+    pub run_difference: Option<f64>,
     /// Whether the f32 engine measured them, since the model is large, instead of the f64 reference.
     pub measured_in_f32: bool,
     /// What was written.
@@ -250,38 +64,72 @@ pub struct Exported {
 /// # Errors
 /// If the other side has no place for the model, if what is written would say something else, or if the folder is not empty
 /// or cannot be written.
-pub fn export(source: Source, target: Target, out: &Path, options: &ExportOptions) -> Result<Exported> {
+pub fn export(mut source: Source, target: Target, out: &Path, options: &ExportOptions) -> Result<Exported> {
     refuse_full(out, |_| false)?;
     source.model.finite()?;
-    refuse_options(target, options)?;
+    refuse_options(target, options, &source.model)?;
     let ending = limits(&source.model, target);
-    let mut exported = match target.convention() {
-        Some(convention) => through(source, convention, target, out, options)?,
-        None => as_it_is(source, target, out, options)?,
+    let small = source.model.weights.len() <= chain::LARGE;
+    let config = source.model.config.clone();
+    let mut plain = None;
+    if options.scheme != Quantization::None {
+        plain = small.then(|| chain::probabilities(&mut source.model, &config)).transpose()?;
+        source.model = source.model.round(options.scheme)?;
+    }
+    let run_difference = match config.quantization {
+        Quantization::None => None,
+        _ if small => {
+            let run = chain::probabilities_as_run(&source.model, &config)?;
+            Some(run.difference(&chain::probabilities(&mut source.model, &config)?))
+        }
+        _ => None,
     };
+    let how = How { types: options.types(target, &source.model), options, plain };
+    let multiplied = multiplied_out(&source.model, target, how.types);
+    if target.convention().is_some() {
+        // There, how numbers are stored is no setting of the model.
+        let config = &mut source.model.config;
+        config.quantization = Quantization::None;
+        (config.quantize_head, config.quantize_embeddings) = (false, false);
+    }
+    let mut exported = match target.convention() {
+        Some(convention) => through(source, convention, target, out, &how)?,
+        None => as_it_is(source, target, out, &how)?,
+    };
+    exported.run_difference = run_difference;
+    exported.written.notes.extend(multiplied);
     exported.written.limits.splice(0..0, ending);
     Ok(exported)
 }
 
-/// Refuses what belongs to another format.
-fn refuse_options(target: Target, options: &ExportOptions) -> Result<()> {
-    let name = target.name();
-    let refuse =
-        |what: &str, of: &str| Err(Error::BadConfig(format!("{what} belongs to {of}, not to --format {name}")));
-    if options.int8 && !matches!(target, Target::Onnx | Target::C) {
-        return refuse("--quantize int8", "--format onnx and c");
+/// How a model is written.
+struct How<'a> {
+    options: &'a ExportOptions,
+    types: Types,
+    /// What the model said before it was rounded, if it was.
+    plain: Option<Probabilities>,
+}
+
+impl How<'_> {
+    /// The type of matrices.
+    fn dtype(&self) -> Dtype {
+        self.types.matrices
     }
-    if options.fixed && target != Target::Onnx {
-        return refuse("--static", "--format onnx");
+}
+
+/// Says that matrices in few bits are written as other numbers.
+fn multiplied_out(model: &Portable, target: Target, types: Types) -> Option<String> {
+    let kept = match target {
+        // They say it themselves.
+        Target::Onnx | Target::C => true,
+        Target::Gguf => matches!(types.matrices, Dtype::Q8_0 | Dtype::Q5_0 | Dtype::Q4_0),
+        _ => types.matrices == Dtype::I8,
+    };
+    if kept || model.rounded.is_empty() {
+        return None;
     }
-    if options.ids != onnx::Ids::default() && target != Target::Onnx {
-        return refuse("--ids", "--format onnx");
-    }
-    match target {
-        Target::Onnx | Target::C if options.dtype != Dtype::F32 => refuse("--dtype", "other formats"),
-        Target::Gguf | Target::Onnx | Target::C => Ok(()),
-        _ => numbers::check(options.dtype, name),
-    }
+    let n = many(model.rounded.len() as u64, "matrix in few bits is", "matrices in few bits are");
+    Some(format!("{n} multiplied out: {}", if types.matrices == Dtype::F32 { "the same numbers in f32" } else { types.matrices.name() }))
 }
 
 /// What the other side cannot do.
@@ -319,30 +167,31 @@ fn limits(model: &Portable, target: Target) -> Vec<String> {
 }
 
 /// Formats that take every model.
-fn as_it_is(source: Source, target: Target, out: &Path, options: &ExportOptions) -> Result<Exported> {
+fn as_it_is(source: Source, target: Target, out: &Path, how: &How) -> Result<Exported> {
     let mut model = source.model;
     let mut written = match target {
         Target::Onnx => {
-            let ExportOptions { ids, fixed, int8, .. } = *options;
-            onnx::write(out, &model, &onnx::Options { ids, fixed, int8, ..onnx::Options::default() })?
+            let ExportOptions { ids, fixed, .. } = *how.options;
+            onnx::write(out, &model, &onnx::Options { ids, fixed, ..onnx::Options::default() })?
         }
-        Target::C => c::write(out, &model, &c::Options { int8: options.int8 })?,
-        _ => own(&model, out, options.dtype)?,
+        Target::C => c::write(out, &model)?,
+        _ => own(&model, out, how.dtype())?,
     };
     let large = model.weights.len() > chain::LARGE;
-    let stored_difference = match options.rounds() {
+    let stored_difference = match how.options.rounds(how.dtype()) {
         Some(how) if large => {
             written.notes.push(not_measured(&how));
             None
         }
         Some(_) => {
             let config = model.config.clone();
-            let before = chain::probabilities(&mut model, &config)?;
-            if options.int8 {
-                w8::round(&mut model);
-            }
-            numbers::round(&mut model.weights, options.dtype);
-            Some(before.difference(&chain::probabilities(&mut model, &config)?))
+            let before = match &how.plain {
+                Some(_) => None,
+                None => Some(chain::probabilities(&mut model, &config)?),
+            };
+            numbers::round(&mut model.weights, how.dtype());
+            let after = chain::probabilities(&mut model, &config)?;
+            how.plain.as_ref().or(before.as_ref()).map(|before| before.difference(&after))
         }
         None => None,
     };
@@ -351,6 +200,7 @@ fn as_it_is(source: Source, target: Target, out: &Path, options: &ExportOptions)
         rewrites: Vec::new(),
         difference: None,
         stored_difference,
+        run_difference: None,
         measured_in_f32: false,
         written,
     })
@@ -366,20 +216,32 @@ fn own(model: &Portable, out: &Path, dtype: Dtype) -> Result<Written> {
     let mut foreign = Foreign::default();
     for tensor in &model.layout().tensors {
         let numbers = &model.weights[tensor.span.range()];
-        foreign.tensors.insert(tensor.name.clone(), super::foreign::Tensor::of(tensor.shape.clone(), numbers));
+        let matrix = model.rounded.get(&tensor.name).filter(|_| dtype == Dtype::I8).cloned();
+        let stored = Tensor::of(tensor.shape.clone(), numbers).with_rounded(matrix);
+        foreign.tensors.insert(tensor.name.clone(), stored);
     }
+    let foreign = int8::parted(foreign);
     let mut files = Files::new(out)?;
     files.add("model.safetensors", |path| numbers::safetensors(path, &foreign, dtype))?;
     // Its text and the run it came from stay behind, and so does where its tokenizer was.
     let mut config = model.config.clone();
     (config.data, config.base, config.data_sha256) = (Vec::new(), String::new(), String::new());
+    // Whoever reads it gets the numbers that there are, and rounds none again.
+    config.quantization = Quantization::None;
+    (config.quantize_head, config.quantize_embeddings) = (false, false);
     if let TokenizerKind::File(path) = &mut config.tokenizer {
         "tokenizer.json".clone_into(path);
     }
     files.add(OWN, |path| fs::write(path, config.to_toml()))?;
     files.add("tokenizer.json", |path| fs::write(path, model.tokenizer.to_json()))?;
     let shown = out.display();
-    files.finish(vec![format!("safetensors.torch.load_file(\"{shown}/model.safetensors\")  # nanoGPT's names")])
+    let mut written =
+        files.finish(vec![format!("safetensors.torch.load_file(\"{shown}/model.safetensors\")  # nanoGPT's names")])?;
+    if dtype == Dtype::I8 {
+        let n = many(model.rounded.len() as u64, "matrix has", "matrices have");
+        written.notes.push(format!("{n} the model's own integers as NAME.int8_weights, and their scales as NAME.scales"));
+    }
+    Ok(written)
 }
 
 /// Formats whose programs have shapes of their own.
@@ -388,9 +250,10 @@ fn through(
     convention: Convention,
     target: Target,
     out: &Path,
-    options: &ExportOptions,
+    how: &How,
 ) -> Result<Exported> {
-    let mut ways = chain::ways(&source.model.config, convention, options.dtype)?;
+    let (dtype, allowed) = (how.dtype(), how.options.allowed(how.dtype()));
+    let mut ways = chain::ways(&source.model.config, convention, dtype)?;
     if target == Target::Gguf {
         let Config { bos_token, eos_token, .. } = &source.model.config;
         let tokenizer = source.model.tokenizer.clone().with_ends(bos_token, eos_token)?;
@@ -403,7 +266,7 @@ fn through(
     }
     let large = source.model.weights.len() > chain::LARGE;
     let config = source.model.config.clone();
-    let lossy = options.dtype != Dtype::F32 && !large;
+    let lossy = dtype != Dtype::F32 && !large;
     let before = if !ways[0].rewrites.is_empty() || lossy {
         Some(chain::probabilities(&mut source.model, &config)?)
     } else {
@@ -415,7 +278,9 @@ fn through(
     for (i, way) in ways.into_iter().take(tries).enumerate() {
         let kept = if i + 1 < tries { source.model.weights.clone() } else { Vec::new() };
         let weights = std::mem::replace(&mut source.model.weights, kept);
-        let model = Portable { config: config.clone(), weights, tokenizer: source.model.tokenizer.clone() };
+        let Portable { rounded, tokenizer, .. } = &source.model;
+        let model =
+            Portable { config: config.clone(), weights, rounded: rounded.clone(), tokenizer: tokenizer.clone() };
         let (model, difference) = match rewritten(model, &way, before.as_ref(), &config) {
             Ok(done) => done,
             Err(error) => {
@@ -424,23 +289,27 @@ fn through(
             }
         };
         // A difference that is not a number is not small.
-        let small = |difference: f64| difference <= options.allowed();
+        let small = |difference: f64| difference <= allowed;
         if !difference.is_none_or(small) {
-            refused.get_or_insert(too_different(&way, difference.unwrap_or(f64::NAN), options.allowed()));
+            refused.get_or_insert(too_different(&way, difference.unwrap_or(f64::NAN), allowed));
             continue;
         }
         source.model = model;
-        let (mut written, mut stored) = write(&source, &way, target, out, options)?;
+        let (mut written, mut stored) = write(&source, &way, target, out, how.types)?;
         let stored = match (before.as_ref(), &mut stored) {
-            (Some(before), Some(stored)) if lossy => Some(before.difference(&chain::probabilities(stored, &config)?)),
+            (Some(before), Some(stored)) if lossy => {
+                let before = how.plain.as_ref().unwrap_or(before);
+                Some(before.difference(&chain::probabilities(stored, &config)?))
+            }
             _ => None,
         };
-        written.notes.extend(options.rounds().filter(|_| large).map(|how| not_measured(&how)));
+        written.notes.extend(how.options.rounds(dtype).filter(|_| large).map(|how| not_measured(&how)));
         return Ok(Exported {
             architecture: Some(way.dialect.name),
             rewrites: way.rewrites,
             difference,
             stored_difference: stored,
+            run_difference: None,
             measured_in_f32: large && difference.is_some(),
             written,
         });
@@ -499,9 +368,9 @@ fn write(
     way: &chain::Way,
     target: Target,
     out: &Path,
-    options: &ExportOptions,
+    types: Types,
 ) -> Result<(Written, Option<Portable>)> {
-    let (model, dialect, dtype) = (&source.model, way.dialect, options.dtype);
+    let (model, dialect, dtype) = (&source.model, way.dialect, types.matrices);
     let mut foreign = dialect.write(model)?;
     let bias = dialect.biases(&foreign);
     let mut files = Files::new(out)?;
@@ -519,7 +388,7 @@ fn write(
             let name = format!("{}-{}.gguf", source.name, dtype.name());
             let path = files.writer.aside().join(&name);
             let stops = way.rewrites.iter().any(|rewrite| matches!(rewrite, Rewrite::EndOfBlock(_)));
-            let made = gguf::write(&path, model, dialect, &foreign, dtype, stops.then_some(END_OF_BLOCK))?;
+            let made = gguf::write(&path, model, dialect, &foreign, types, stops.then_some(END_OF_BLOCK))?;
             notes.extend(made.notes);
             let stored = reads(&path, gguf::read)?;
             files.add(&name, |_| Ok(()))?;
@@ -644,35 +513,5 @@ fn meta(source: &Source, files: &mut Files) -> Result<Option<String>> {
                  such as with Python's tokenizers";
             Ok(Some(what.to_owned()))
         }
-    }
-}
-
-/// The files of an export, being written.
-struct Files {
-    writer: FolderWriter,
-    sizes: Vec<(String, u64)>,
-}
-
-impl Files {
-    fn new(out: &Path) -> Result<Files> {
-        Ok(Files { writer: FolderWriter::beside(out)?, sizes: Vec::new() })
-    }
-
-    fn add(&mut self, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
-        let mut size = 0;
-        self.writer.add(name, |path| {
-            fs::create_dir_all(path.parent().unwrap_or(path))?;
-            write(path)?;
-            size = path.metadata()?.len();
-            Ok(())
-        })?;
-        self.sizes.push((name.to_owned(), size));
-        Ok(())
-    }
-
-    fn finish(self, usage: Vec<String>) -> Result<Written> {
-        let notes = self.writer.notes.clone();
-        self.writer.finish()?;
-        Ok(Written { files: self.sizes, notes, usage, ..Written::default() })
     }
 }

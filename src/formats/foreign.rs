@@ -1,7 +1,10 @@
 //! Tensors as another program names, shapes and stores them.
 
 use half::{bf16, f16};
-use kinglet_core::error::{Error, Result};
+use kinglet_core::{
+    error::{Error, Result},
+    quant::Rounded,
+};
 use serde_json::Value;
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -104,6 +107,8 @@ pub struct Tensor<'a> {
     pub shape: Vec<usize>,
     /// How a file that was read stores it; what is to be written, or was put together by the reader, is f32.
     pub dtype: Dtype,
+    /// Its integers and scales, if it is a matrix in few bits that will be written: what it reads as is multiplied out.
+    pub rounded: Option<Rounded>,
     read: Read<'a>,
 }
 
@@ -116,7 +121,7 @@ impl fmt::Debug for Tensor<'_> {
 impl<'a> Tensor<'a> {
     /// A tensor whose numbers `read` produces, row by row as C orders them.
     pub fn new(shape: Vec<usize>, dtype: Dtype, read: impl Fn() -> Result<Cow<'a, [f32]>> + Send + Sync + 'a) -> Self {
-        Tensor { shape, dtype, read: Box::new(read) }
+        Tensor { shape, dtype, rounded: None, read: Box::new(read) }
     }
 
     /// A tensor of f32 that is in memory.
@@ -127,6 +132,13 @@ impl<'a> Tensor<'a> {
         let numbers = numbers.into();
         assert_eq!(numbers.len(), shape.iter().product::<usize>());
         Tensor::new(shape, Dtype::F32, move || Ok(numbers.clone()))
+    }
+
+    /// The same tensor with the integers that its numbers are made of.
+    #[must_use]
+    pub fn with_rounded(mut self, rounded: Option<Rounded>) -> Self {
+        self.rounded = rounded;
+        self
     }
 
     /// How many numbers it has.

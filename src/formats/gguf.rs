@@ -12,7 +12,7 @@ mod write;
 pub use keys::{Described, describe};
 pub use read::{read, read_bytes};
 pub use vocabulary::{ends, leaves_out, needs_end, tokenizer};
-pub use write::Written;
+pub use write::{Types, Written};
 
 use super::{
     dialect::{Convention, Dialect},
@@ -29,21 +29,24 @@ use write::Kv;
 /// `tensors` are what the architecture makes of the model: [`Dialect::write`]. `last` is the name of the model's last token
 /// if that ends a text, though the tokenizer need not have it.
 ///
+/// Matrices in few bits have their own integers in the file, where its type has them.
+///
 /// # Errors
 /// If the architecture cannot have one of the model's settings, llama.cpp has no such tokenizer, a number does not fit
-/// into `dtype`, or the file cannot be written.
+/// into its type, or the file cannot be written.
 pub fn write(
     path: &Path,
     model: &Portable,
     dialect: &Dialect,
     tensors: &Foreign,
-    dtype: Dtype,
+    types: impl Into<Types>,
     last: Option<&str>,
 ) -> Result<Written> {
     if dialect.convention != Convention::Gguf {
         return Err(Error::Data(format!("{} is not an architecture of llama.cpp's", dialect.name)));
     }
-    let config = &model.config;
+    let (config, types) = (&model.config, types.into());
+    let dtype = types.matrices;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut keys = vec![
         ("general.architecture".to_owned(), Kv::Text(dialect.name.to_owned())),
@@ -61,7 +64,7 @@ pub fn write(
     if let Some(template) = chat_template(config) {
         keys.push(("tokenizer.chat_template".to_owned(), Kv::Text(template)));
     }
-    let mut written = write::file(path, &keys, tensors, dtype)?;
+    let mut written = write::file(path, &keys, tensors, types)?;
     written.notes.splice(0..0, notes);
     Ok(written)
 }

@@ -60,6 +60,22 @@ fn joined<'a>(name: &str, weights: Tensor<'a>, scales: Tensor<'a>) -> Result<Ten
     }))
 }
 
+/// The tensors of a file, those in eight bits as such pairs.
+pub(super) fn parted(foreign: Foreign<'_>) -> Foreign<'_> {
+    let mut parted = Foreign { meta: foreign.meta, notes: foreign.notes, ..Foreign::default() };
+    for (name, tensor) in foreign.tensors {
+        let Some((module, matrix)) = name.strip_suffix(".weight").zip(tensor.rounded.as_ref()) else {
+            parted.tensors.insert(name, tensor);
+            continue;
+        };
+        let integers: Cow<[f32]> = matrix.codes().iter().map(|&code| f32::from(code)).collect::<Vec<_>>().into();
+        let integers = Tensor::new(tensor.shape, Dtype::I8, move || Ok(integers.clone()));
+        parted.tensors.insert(format!("{module}{WEIGHTS}"), integers);
+        parted.tensors.insert(format!("{module}{SCALES}"), Tensor::of(vec![matrix.shape().0], matrix.scales().to_vec()));
+    }
+    parted
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,11 +14,12 @@ use std::{
 /// Numbers that are converted at a time.
 const PIECE: usize = 1 << 16;
 
-/// Little-endian numbers of this type: f32, f16 or bf16.
+/// Little-endian numbers of this type: f32, f16, bf16 or int8.
 fn bytes(numbers: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {
         Dtype::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
         Dtype::Bf16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+        Dtype::I8 => numbers.iter().map(|&x| (x as i8).cast_unsigned()).collect(),
         _ => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
     }
 }
@@ -86,15 +87,18 @@ pub(super) fn check(dtype: Dtype, format: &str) -> Result<()> {
 /// # Errors
 /// As [`each`].
 pub(super) fn safetensors(path: &Path, foreign: &Foreign, dtype: Dtype) -> io::Result<()> {
-    let name = match dtype {
-        Dtype::F16 => "F16",
-        Dtype::Bf16 => "BF16",
-        _ => "F32",
+    // Integers stay what they are; beside them, all is f32.
+    let of = |tensor: &Tensor| match (tensor.dtype, dtype) {
+        (Dtype::I8, _) => (Dtype::I8, "I8"),
+        (_, Dtype::F16) => (dtype, "F16"),
+        (_, Dtype::Bf16) => (dtype, "BF16"),
+        _ => (Dtype::F32, "F32"),
     };
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut at = 0;
     for (tensor_name, tensor) in &foreign.tensors {
+        let (dtype, name) = of(tensor);
         let end = at + tensor.len() * dtype.size().expect("whole numbers");
         header.insert(tensor_name.clone(), json!({"dtype": name, "shape": tensor.shape, "data_offsets": [at, end]}));
         at = end;
@@ -106,7 +110,7 @@ pub(super) fn safetensors(path: &Path, foreign: &Foreign, dtype: Dtype) -> io::R
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(header.as_bytes())?;
     for (name, tensor) in &foreign.tensors {
-        each(name, tensor, dtype, |bytes| out.write_all(bytes))?;
+        each(name, tensor, of(tensor).0, |bytes| out.write_all(bytes))?;
     }
     out.flush()
 }

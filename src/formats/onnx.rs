@@ -2,7 +2,7 @@
 //!
 //! | file | who reads it |
 //! |---|---|
-//! | `onnx/model.onnx` or `onnx/model_quantized.onnx` | all |
+//! | `onnx/model.onnx`, or `onnx/model_quantized.onnx` (8 bits) or `onnx/model_q4.onnx` (4 bits) | all |
 //! | `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` | optimum, transformers.js |
 //! | `genai_config.json` | onnxruntime-genai |
 //!
@@ -23,9 +23,13 @@ use super::{portable::Portable, shape::Shape, written::Written};
 use crate::{
     data::parting,
     system::disk::{FolderWriter, refuse_full},
+    text::many,
 };
 use file::File;
-use kinglet_core::error::{Error, Result};
+use kinglet_core::{
+    config::{Config, Quantization},
+    error::{Error, Result},
+};
 use std::{fs, io, path::Path};
 
 /// The longest text of a graph of fixed length: its mask has a number for each pair of positions.
@@ -53,7 +57,7 @@ fn write_file(folder: &Path, model: &Portable, options: &Options, file: &File) -
     let mut writer = FolderWriter::beside(folder)?;
     let mut written = notes(model, options);
     written.notes.splice(0..0, writer.notes.drain(..));
-    let name = if options.int8 { "onnx/model_quantized.onnx" } else { "onnx/model.onnx" };
+    let name = &format!("onnx/{}", file_name(&model.config).0);
     let beside = format!("{name}_data");
     let mut sizes = Vec::new();
     let mut add = |name: &str, write: &dyn Fn(&Path) -> io::Result<()>| {
@@ -76,7 +80,7 @@ fn write_file(folder: &Path, model: &Portable, options: &Options, file: &File) -
     }
     writer.finish()?;
     written.files = sizes;
-    written.usage = usage(folder, options);
+    written.usage = usage(folder, options, file_name(&model.config));
     Ok(written)
 }
 
@@ -113,11 +117,13 @@ fn notes(model: &Portable, options: &Options) -> Written {
     if nameless > 0 {
         limits.push(format!("{nameless} ids are no tokens: kinglet never draws them, other programs may"));
     }
-    if options.int8 {
-        notes.push(format!(
-            "{} matrices, those of the blocks, have 8 bits, with a scale for each row; embeddings, head, norms and biases stay f32",
-            4 * model.config.n_layer
-        ));
+    notes.extend(integers(model));
+    if !model.rounded.is_empty() {
+        limits.push(
+            "onnxruntime, unless its session option session.qdq_matmulnbits_accuracy_level is \"1\", rounds what these matrices \
+             are multiplied by to 8 bits for each 32 numbers or so: coarser than kinglet does"
+                .to_owned(),
+        );
     }
     if options.ids == Ids::Int32 {
         notes.push(
@@ -130,12 +136,38 @@ fn notes(model: &Portable, options: &Options) -> Written {
     Written { notes, limits, ..Written::default() }
 }
 
-fn usage(folder: &Path, options: &Options) -> Vec<String> {
-    let (name, file) = match options.int8 {
-        true => (", file_name=\"model_quantized.onnx\", subfolder=\"onnx\"", "model_quantized.onnx"),
-        false => ("", "model.onnx"),
+/// The name of the graph's file, and what transformers.js calls its type.
+fn file_name(config: &Config) -> (&'static str, &'static str) {
+    match config.quantization {
+        Quantization::None => ("model.onnx", "fp32"),
+        Quantization::W8 => ("model_quantized.onnx", "q8"),
+        _ => ("model_q4.onnx", "q4"),
+    }
+}
+
+/// What became of matrices in few bits.
+fn integers(model: &Portable) -> Option<String> {
+    let embeddings = ["transformer.wte.weight", "transformer.wpe.weight"];
+    let apart = model.rounded.keys().filter(|name| embeddings.contains(&name.as_str())).count();
+    let matrices = many((model.rounded.len() - apart) as u64, "matrix has", "matrices have");
+    let how = match model.config.quantization {
+        Quantization::None => return None,
+        Quantization::W8 => "int8, with a scale for each row",
+        _ => "int4, with a scale for each 32 weights of a row (opset 21)",
     };
-    let dtype = if options.int8 { "q8" } else { "fp32" };
+    let rest = match (apart, model.config.quantize_head) {
+        (0, false) => "embeddings, head, norms and biases are f32",
+        (0, true) => "embeddings, norms and biases are f32",
+        _ => "embeddings are multiplied out to f32, and so is a head that shares them",
+    };
+    Some(format!("{matrices} the model's own integers, {how}; {rest}"))
+}
+
+fn usage(folder: &Path, options: &Options, (file, dtype): (&str, &str)) -> Vec<String> {
+    let name = match file {
+        "model.onnx" => String::new(),
+        _ => format!(", file_name=\"{file}\", subfolder=\"onnx\""),
+    };
     let shown = folder.display();
     let session = format!("onnxruntime.InferenceSession(\"{shown}/onnx/{file}\")");
     if !options.cached() || options.ids == Ids::Int32 {

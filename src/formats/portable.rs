@@ -2,18 +2,22 @@
 
 use crate::text::tokenizer::Tokenizer;
 use kinglet_core::{
-    config::Config,
+    config::{Config, Quantization},
     error::{Error, Result},
     params::Layout,
+    quant::{Rounded, Weights},
 };
+use std::collections::BTreeMap;
 
 /// A kinglet model in memory, without adapters.
 #[derive(Clone, Debug)]
 pub struct Portable {
     /// Its configuration, `vocab_size` included.
     pub config: Config,
-    /// Its weights, in the layout of the configuration.
+    /// Its weights, in the layout of the configuration. Those of matrices in few bits are multiplied out.
     pub weights: Vec<f32>,
+    /// Its matrices in few bits, by the names of their tensors.
+    pub rounded: BTreeMap<String, Rounded>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
 }
@@ -35,7 +39,36 @@ impl Portable {
         if tokens > known {
             return Err(Error::Data(format!("the tokenizer has {tokens} tokens, but the model has {known}")));
         }
-        Ok(Portable { config, weights, tokenizer })
+        Ok(Portable { config, weights, rounded: BTreeMap::new(), tokenizer })
+    }
+
+    /// A model of these parts, some of its matrices in few bits.
+    ///
+    /// # Errors
+    /// If they do not belong together.
+    pub fn of_weights(config: Config, weights: Weights, tokenizer: Tokenizer) -> Result<Portable> {
+        let layout = Layout::new(&config)?;
+        let name = |start: usize| {
+            let tensor = layout.tensors.iter().find(|tensor| tensor.span.start == start);
+            tensor.expect("a matrix begins where its tensor does").name.clone()
+        };
+        let rounded = weights.rounded.iter().map(|(start, matrix)| (name(*start), matrix.clone())).collect();
+        Ok(Portable { rounded, ..Portable::new(config, weights.into_numbers(), tokenizer)? })
+    }
+
+    /// The same model with the matrices of its blocks in few bits.
+    ///
+    /// # Errors
+    /// If some are already, or a weight cannot be rounded.
+    pub fn round(self, scheme: Quantization) -> Result<Portable> {
+        let Portable { mut config, weights, tokenizer, .. } = self;
+        if config.quantization != Quantization::None {
+            let what = "its weights are in few bits already: rounding them again would make them worse";
+            return Err(Error::BadConfig(what.to_owned()));
+        }
+        config.quantization = scheme;
+        let weights = Weights::rounded(&config, &Layout::new(&config)?, weights)?;
+        Portable::of_weights(config, weights, tokenizer)
     }
 
     /// Where its weights stand.

@@ -166,7 +166,7 @@ const UNUSED: usize = 16;
 /// of the old buffer, which becomes shorter by them.
 fn reshaped(model: Portable, configure: impl FnOnce(&mut Config), fill: impl Fn(&str, usize, &mut [f32])) -> Portable {
     let old = model.layout();
-    let Portable { mut config, weights: mut before, tokenizer } = model;
+    let Portable { mut config, weights: mut before, rounded, tokenizer } = model;
     configure(&mut config);
     let new = Layout::new(&config).expect("a rewrite ends in a model");
     let mut weights = vec![0.0; new.len()];
@@ -182,7 +182,7 @@ fn reshaped(model: Portable, configure: impl FnOnce(&mut Config), fill: impl Fn(
         }
         fill(&tensor.name, from.map_or(0, |from| from.len), numbers);
     }
-    Portable { config, weights, tokenizer }
+    Portable { config, weights, rounded, tokenizer }
 }
 
 /// Moves the last numbers of a buffer to `to`.

@@ -74,6 +74,8 @@ pub struct Summary {
     pub best_step: Option<u64>,
     /// Parameters.
     pub params: Option<usize>,
+    /// What its weights are rounded to: none, w8 or w4.
+    pub quantization: Option<&'static str>,
     /// Size of its files.
     pub size_bytes: u64,
     /// The user's tags.
@@ -163,6 +165,7 @@ impl Summary {
             val_loss_stderr: done.val_loss_stderr,
             best_val_loss: best.map(|(loss, _)| loss),
             best_step: best.map(|(_, step)| step),
+            quantization: config.as_ref().map(|config| config.quantization.name()),
             params: config.and_then(|config| Some(Layout::new(&config).ok()?.len())),
             size_bytes: size(run),
             tags: tags(run),

@@ -4,7 +4,7 @@ use crate::common::needs::skip;
 use kinglet::{
     Model,
     backend::Cpu,
-    config::Config,
+    config::{Config, Quantization},
     formats::{Portable, c},
     params::Layout,
     rng::{Purpose, Rng},
@@ -87,11 +87,11 @@ struct Trial<'a> {
 }
 
 /// Writes a model as C, and compares what its programs print.
-fn compare(model: &Portable, options: &c::Options, expected: &Model, trial: &Trial) {
+fn compare(model: &Portable, expected: &Model, trial: &Trial) {
     let Trial { compilers, flags, prompts, temperatures, tokens } = *trial;
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path().join("c");
-    c::write(&folder, model, options).unwrap();
+    c::write(&folder, model).unwrap();
     for compiler in compilers {
         let program = compile(compiler, &folder, &[flags, &["-DKINGLET_MAIN"]].concat(), &["model.c"]);
         for prompt in prompts {
@@ -108,44 +108,33 @@ fn compare(model: &Portable, options: &c::Options, expected: &Model, trial: &Tri
 
 #[test]
 fn every_shape_writes_the_text_that_kinglet_writes() {
+    use Quantization::{W4, W8};
     let compilers = compilers();
     let tokenizer = Tokenizer::from(CharTokenizer::train("abcdefghijklmnopqrstuvwxyz ;é\n"));
     let shapes = [
-        (&["bias=[\"proj\",\"mlp\",\"head\",\"norm\"]", "attention_scale=n_embd"][..], false),
-        (&["bias=true", "activation=gelu_tanh", "tie_weights=true"], true),
-        (&["activation=gelu", "bias=[\"qkv\"]", "norm_eps=0.01"], false),
-        (&["activation=relu_squared", "norm=rmsnorm", "bias=true"], false),
-        (&["position=rotary", "norm=rmsnorm", "activation=swiglu", "n_kv_head=2", "qk_norm=true"], false),
-        (&["position=rotary", "activation=swiglu", "bias=[\"qkv\",\"proj\",\"mlp\",\"head\",\"norm\"]"], true),
-        (&["position=rotary", "logit_softcap=3", "tie_weights=true", "bias=[\"head\"]", "rope_theta=100"], false),
-        (&["position=rotary", "head_size=10", "n_kv_head=1", "n_inner=37", "n_head=3"], false),
-        (&["head_size=5", "qk_norm=true", "block_size=1"], false),
+        (&["bias=[\"proj\",\"mlp\",\"head\",\"norm\"]", "attention_scale=n_embd"][..], None),
+        (&["bias=true", "activation=gelu_tanh", "tie_weights=true"], Some(W8)),
+        (&["activation=gelu", "bias=[\"qkv\"]", "norm_eps=0.01"], None),
+        (&["activation=relu_squared", "norm=rmsnorm", "bias=true"], None),
+        (&["position=rotary", "norm=rmsnorm", "activation=swiglu", "n_kv_head=2", "qk_norm=true"], Some(W8)),
+        (&["position=rotary", "activation=swiglu", "bias=[\"qkv\",\"proj\",\"mlp\",\"head\",\"norm\"]"], Some(W4)),
+        (&["position=rotary", "logit_softcap=3", "tie_weights=true", "bias=[\"head\"]", "rope_theta=100"], None),
+        (&["position=rotary", "head_size=10", "n_kv_head=1", "n_inner=37", "n_head=3"], Some(W4)),
+        (&["head_size=5", "qk_norm=true", "block_size=1"], None),
     ];
     // The compilers take turns.
-    for ((settings, int8), compiler) in shapes.into_iter().zip(compilers.chunks(1).cycle()) {
-        let model = random(settings, &tokenizer);
-        let mut rounded = model.clone();
-        if int8 {
-            round(&mut rounded);
+    for ((settings, scheme), compiler) in shapes.into_iter().zip(compilers.chunks(1).cycle()) {
+        let mut model = random(settings, &tokenizer);
+        let config = model.config.clone();
+        if let Some(scheme) = scheme {
+            model = model.round(scheme).unwrap();
         }
-        let options = c::Options { int8 };
+        // The same numbers, multiplied out.
+        let expected = kinglet(&Portable { config, ..model.clone() });
         // Within the block and far past it, and from a prompt that is longer than it.
         let prompts = &["", "a bébé", "once the long winter; goe"];
         let trial = Trial { compilers: compiler, flags: &STRICT, prompts, temperatures: &[0.0, 0.8], tokens: 60 };
-        compare(&model, &options, &kinglet(&rounded), &trial);
-    }
-}
-
-/// Rounds the matrices of the blocks to eight bits, with a scale for each row.
-fn round(model: &mut Portable) {
-    for tensor in model.layout().tensors {
-        if !tensor.name.contains(".h.") || tensor.shape.len() < 2 {
-            continue;
-        }
-        for row in model.weights[tensor.span.range()].chunks_exact_mut(tensor.shape[1]) {
-            let scale = row.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0;
-            row.iter_mut().for_each(|x| *x = (*x / scale).round_ties_even() * scale);
-        }
+        compare(&model, &expected, &trial);
     }
 }
 
@@ -200,7 +189,7 @@ fn hex(bytes: &[u8]) -> String {
 fn harness(model: &Portable, lines: &[String]) -> Vec<(&'static str, Vec<String>)> {
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path().join("c");
-    c::write(&folder, model, &c::Options::default()).unwrap();
+    c::write(&folder, model).unwrap();
     fs::write(folder.join("harness.c"), HARNESS).unwrap();
     fs::write(folder.join("input"), lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     let run = |compiler| {
@@ -320,7 +309,7 @@ fn a_tokenizer_that_c_does_not_have_leaves_ids() {
     let model = random(&["vocab_size=3"], &Tokenizer::from_json(words).unwrap());
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path().join("c");
-    let written = c::write(&folder, &model, &c::Options::default()).unwrap();
+    let written = c::write(&folder, &model).unwrap();
     assert!(written.limits[0].starts_with("the program reads and writes ids"), "{:?}", written.limits);
     let mut text = kinglet(&model).generate_after(&[1, 2, 2]).max_tokens(20).temperature(0.0);
     let ids: Vec<u32> = (&mut text).flat_map(|piece| piece.unwrap().ids().collect::<Vec<_>>()).collect();
@@ -346,7 +335,7 @@ fn a_trained_model_writes_a_thousand_tokens_as_kinglet_does_in_little_memory() {
     // As users compile it; what is not allowed would have been found with smaller models.
     let flags = &["-std=c99", "-O2"];
     let trial = Trial { compilers: &compilers(), flags, prompts: &["The "], temperatures: &[0.0], tokens: 1000 };
-    compare(&model, &c::Options::default(), &kinglet(&model), &trial);
+    compare(&model, &kinglet(&model), &trial);
     for (_, lines) in harness(&model, &[]) {
         let beside: usize = lines[0].parse().unwrap();
         assert!(beside < 40_000, "{beside} bytes beside keys, values and weights");
@@ -360,10 +349,10 @@ fn what_no_compiler_takes_is_refused() {
     let mut model = random(&["vocab_size=2"], &tokenizer);
     let last = model.weights.len() - 1;
     model.weights[last] = f32::INFINITY;
-    let error = c::write(&temp.path().join("c"), &model, &c::Options::default()).unwrap_err().to_string();
+    let error = c::write(&temp.path().join("c"), &model).unwrap_err().to_string();
     assert!(error.starts_with("lm_head.weight has values that are not finite"), "{error}");
     let large = random(&["n_embd=4096", "n_layer=1", "vocab_size=2"], &tokenizer);
-    let error = c::write(&temp.path().join("c"), &large, &c::Options::default()).unwrap_err().to_string();
+    let error = c::write(&temp.path().join("c"), &large).unwrap_err().to_string();
     assert!(error.contains("a C file is for small models"), "{error}");
     assert!(!temp.path().join("c").exists());
 }
@@ -373,7 +362,7 @@ fn the_program_refuses_numbers_that_are_none() {
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path().join("c");
     let model = random(&["vocab_size=2"], &Tokenizer::from(CharTokenizer::train("ab")));
-    c::write(&folder, &model, &c::Options::default()).unwrap();
+    c::write(&folder, &model).unwrap();
     for compiler in compilers() {
         let program = compile(compiler, &folder, &[&STRICT[..], &["-DKINGLET_MAIN"]].concat(), &["model.c"]);
         let run = |arguments: &[&str]| Command::new(&program).args(arguments).output().unwrap().status.code();

@@ -3,7 +3,7 @@
 
 use crate::common::cli::Cli;
 use kinglet::{
-    config::{AttentionScale, Config},
+    config::{AttentionScale, Config, Quantization},
     formats::{
         Dtype, ExportOptions, Exported, ImportOptions, Portable, Source, Target,
         chain::probabilities,
@@ -45,7 +45,7 @@ fn source(model: &Portable) -> Source {
 
 fn options(dtype: Dtype) -> ExportOptions {
     let mut options = ExportOptions::default();
-    options.dtype = dtype;
+    options.dtype = Some(dtype);
     options
 }
 
@@ -297,7 +297,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
         (&["--format", "tar"][..], 2, "tar is no format that is written; these are: hf, gguf, onnx, pth, nanogpt"),
         (&["--dtype", "q8_0"], 2, "--dtype q8_0: hf has f32, f16 or bf16; gguf has q8_0 too"),
         (&["--dtype", "f8"], 2, "must be f32, f16, bf16, q8_0, q5_0 or q4_0"),
-        (&["--quantize", "int8"], 2, "--quantize int8 belongs to --format onnx and c, not to --format hf"),
+        (&["--quantize", "int8"], 2, "--scheme w8 belongs to --format gguf, onnx, c and safetensors, not to --format hf"),
         (&["--ids", "int32"], 2, "--ids belongs to --format onnx, not to --format hf"),
         (&["--format", "nanogpt"], 1, "nanoGPT's code has no place for tie_weights = false. The most similar preset"),
         (&["--tokenizer", "x.json"], 2, "is a run, which says itself what --tokenizer, --data and the like tell"),
@@ -351,7 +351,7 @@ fn every_format_says_how_much_storing_changes() {
     let temp = tempfile::tempdir().unwrap();
     let model = of_preset("big-0.2m", &[], &letters());
     let stored = |model: &Portable, target: Target, options: &ExportOptions| {
-        let out = temp.path().join(format!("{}-{}", target.name(), options.dtype.name()));
+        let out = temp.path().join(format!("{}-{}", target.name(), options.dtype.unwrap_or(Dtype::F32).name()));
         write(source(model), target, &out, options).unwrap()
     };
     for target in [Target::HuggingFace, Target::Gguf, Target::Lecture, Target::Safetensors] {
@@ -362,8 +362,8 @@ fn every_format_says_how_much_storing_changes() {
         });
         assert!(1e-6 < half && half < brain && brain < 1.0, "{} {half} {brain}", target.name());
     }
-    let mut int8 = options(Dtype::F32);
-    int8.int8 = true;
+    let mut int8 = ExportOptions::default();
+    int8.scheme = Quantization::W8;
     for (target, name) in [(Target::Onnx, "onnx-8"), (Target::C, "c-8")] {
         if target == Target::Onnx && cfg!(not(feature = "onnx")) {
             continue;
@@ -430,12 +430,20 @@ fn what_belongs_to_another_format_is_refused() {
     fixed.fixed = true;
     let mut ids = options(Dtype::F32);
     ids.ids = onnx::Ids::Int32;
-    let mut int8 = options(Dtype::F32);
-    int8.int8 = true;
+    let rounds = |scheme, dtype| {
+        let mut options = ExportOptions::default();
+        (options.scheme, options.dtype) = (scheme, dtype);
+        options
+    };
     for (options, what) in [
         (fixed, "--static belongs to --format onnx, not to --format hf"),
         (ids, "--ids belongs to --format onnx, not to --format hf"),
-        (int8, "--quantize int8 belongs to --format onnx and c, not to --format hf"),
+        (
+            rounds(Quantization::W8, None),
+            "--scheme w8 belongs to --format gguf, onnx, c and safetensors, not to --format hf",
+        ),
+        (rounds(Quantization::W4, None), "--scheme w4 belongs to --format gguf, onnx and c, not to --format hf"),
+        (rounds(Quantization::None, Some(Dtype::I8)), "--dtype int8 belongs to --format safetensors, not to --format hf"),
         (self::options(Dtype::Q8_0), "--dtype q8_0: hf has f32, f16 or bf16"),
     ] {
         let error =

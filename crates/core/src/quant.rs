@@ -155,6 +155,12 @@ pub fn bytes(scheme: Quantization, rows: usize, cols: usize) -> usize {
     }
 }
 
+/// Bytes of a model's weights in a file, where those are in few bits that the configuration says are.
+pub fn weight_bytes(config: &Config, layout: &Layout) -> usize {
+    let saved = |matrix: &Matrix| 4 * matrix.span.len - bytes(config.quantization, matrix.rows, matrix.cols);
+    4 * layout.len() - matrices(config, layout).iter().map(saved).sum::<usize>()
+}
+
 /// Scales of each row.
 pub fn groups(scheme: Quantization, cols: usize) -> usize {
     cols.div_ceil(group(scheme, cols))

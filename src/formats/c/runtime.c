@@ -31,6 +31,28 @@ static float dot_int8(const int8_t *a, const float *b, size_t n)
 }
 #endif
 
+#if KINGLET_INT4
+/* Neighbours in a row that share a scale. */
+#define GROUP 32
+
+/* The same where a is two numbers to a byte, with a scale for each group of them. */
+static float dot_int4(const uint8_t *a, const float *scale, const float *b, size_t n)
+{
+    float sum = 0;
+    size_t start, i;
+    for (start = 0; start < n; start += GROUP) {
+        float s[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+        size_t end = n - start < GROUP ? n : start + GROUP;
+        for (i = start; i < end; i++) {
+            int code = (i & 1 ? a[i / 2] >> 4 : a[i / 2] & 15) - 8;
+            s[i & 7] += (float)code * b[i];
+        }
+        sum += (((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))) * scale[start / GROUP];
+    }
+    return sum;
+}
+#endif
+
 /* y = W x + b, or y += W x + b. */
 static void linear(float *y, const float *x, const struct linear *w, int add)
 {
@@ -38,6 +60,9 @@ static void linear(float *y, const float *x, const struct linear *w, int add)
     for (o = 0; o < w->out; o++) {
 #if KINGLET_INT8
         float sum = dot_int8(w->weight + o * w->in, x, w->in) * w->scale[o];
+#elif KINGLET_INT4
+        size_t bytes = (w->in + 1) / 2, groups = (w->in + GROUP - 1) / GROUP;
+        float sum = dot_int4(w->weight + o * bytes, w->scale + o * groups, x, w->in);
 #else
         float sum = dot(w->weight + o * w->in, x, w->in);
 #endif

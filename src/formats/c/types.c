@@ -7,14 +7,17 @@
 
 #if KINGLET_INT8
 typedef int8_t weight;
+#elif KINGLET_INT4
+/* Two of them: 8 more than each, the first in the low half. */
+typedef uint8_t weight;
 #else
 typedef float weight;
 #endif
 
-/* y (out) = W x + b with W (out, in). In eight bits, each row has a scale. */
+/* y (out) = W x + b with W (out, in). In eight bits, each row has a scale; in four, each GROUP of a row. */
 struct linear {
     const weight *weight;
-#if KINGLET_INT8
+#if KINGLET_INT8 || KINGLET_INT4
     const float *scale;
 #endif
     const float *bias; /* or none */

@@ -1,8 +1,11 @@
 //! The arrays of the C file.
 
 use super::vocabulary::{Encoder, Vocabulary};
-use crate::formats::{portable::Portable, shape::Shape, w8::Rows};
-use kinglet_core::params::{Layout, Linear, Norm, Param};
+use crate::formats::{portable::Portable, rounded::packed, shape::Shape};
+use kinglet_core::{
+    config::Quantization,
+    params::{Layout, Linear, Norm, Param},
+};
 use std::io::{self, Write};
 
 /// Characters of a line before it is broken.
@@ -11,7 +14,6 @@ const LINE: usize = 120;
 /// Writes arrays.
 pub(super) struct Arrays<'a> {
     pub(super) model: &'a Portable,
-    pub(super) int8: bool,
     pub(super) out: &'a mut dyn Write,
 }
 
@@ -79,16 +81,24 @@ impl Arrays<'_> {
     }
 
     fn linear(&mut self, name: &str, w: Linear) -> io::Result<String> {
-        let values = &self.model.weights[w.w.range()];
-        let scale = if self.int8 {
-            let rows = Rows::new(values, w.i);
-            let bytes = (0..w.o).flat_map(|o| (0..w.i).map(move |i| (o, i))).map(|(o, i)| rows.at(o, i).to_string());
-            self.array("int8_t", name, bytes)?;
-            self.array("float", &format!("{name}_scale"), rows.scales.iter().copied().map(float))?;
-            format!("{name}_scale, ")
-        } else {
-            self.param(name, w.w)?;
-            String::new()
+        let (model, layout) = (self.model, self.model.layout());
+        let tensor = layout.tensors.iter().find(|tensor| tensor.span == w.w.span).expect("every parameter has a tensor");
+        let scale = match model.rounded.get(&tensor.name) {
+            Some(matrix) => {
+                match matrix.scheme() {
+                    Quantization::W4 => {
+                        let bytes = packed(matrix.codes(), w.i, 8);
+                        self.array("uint8_t", name, bytes.iter().map(u8::to_string))?;
+                    }
+                    _ => self.array("int8_t", name, matrix.codes().iter().map(i8::to_string))?,
+                }
+                self.array("float", &format!("{name}_scale"), matrix.scales().iter().copied().map(float))?;
+                format!("{name}_scale, ")
+            }
+            None => {
+                self.param(name, w.w)?;
+                String::new()
+            }
         };
         let bias = self.optional(&format!("{name}_bias"), w.b)?;
         Ok(format!("{{{name}, {scale}{bias}, {}, {}}}", w.i, w.o))

@@ -7,6 +7,7 @@ use super::{
 use crate::formats::{
     foreign::{Dtype, Foreign, Tensor},
     portable::Portable,
+    rounded::rows,
 };
 use kinglet_core::{
     config::{Bias, Config, NormKind},
@@ -350,7 +351,9 @@ impl Dialect {
         for place in self.places(&model.config, &layout) {
             let name = place.theirs.clone();
             let tensor = tensor_of(&model.weights, &place);
-            foreign.tensors.insert(name, tensor);
+            let rounded = model.rounded.get(&place.tensor.name).filter(|_| place.how != How::Transposed);
+            let from = (0..place.rows.len()).map(|row| place.rows.start + place.ours(row));
+            foreign.tensors.insert(name, tensor.with_rounded(rounded.map(|matrix| rows(matrix, from))));
         }
         let kept = |tensor: &params::Tensor| {
             let module = tensor.name.rsplit_once('.').expect("names end in .weight or .bias").0;

@@ -12,6 +12,10 @@
 
 use crate::formats::foreign::Dtype;
 use half::{bf16, f16};
+use kinglet_core::{
+    config::Quantization,
+    quant::{Rounded, groups},
+};
 
 /// Numbers of a block.
 pub(super) const BLOCK: usize = 32;
@@ -101,6 +105,37 @@ fn encode_block(dtype: Dtype, block: &[f32; BLOCK], scale: f32, out: &mut Vec<u8
     }
 }
 
+/// Whether blocks of this type have the integers of such a matrix.
+pub(super) fn has(dtype: Dtype, scheme: Quantization) -> bool {
+    matches!(
+        (dtype, scheme),
+        (Dtype::Q8_0, Quantization::W8 | Quantization::W4) | (Dtype::Q4_0, Quantization::W4)
+    )
+}
+
+/// Appends a matrix of which [`has`] is true and whose rows are whole blocks: its own integers, and its scales as f16, which
+/// those of four bits are.
+///
+/// # Errors
+/// If a scale is too large for f16.
+pub(super) fn encode_rounded(dtype: Dtype, matrix: &Rounded, out: &mut Vec<u8>) -> Result<(), String> {
+    let (_, cols) = matrix.shape();
+    let groups = groups(matrix.scheme(), cols);
+    for (at, codes) in matrix.codes().as_chunks::<BLOCK>().0.iter().enumerate() {
+        let (row, group) = (at * BLOCK / cols, at * BLOCK % cols / BLOCK);
+        let scale = matrix.scales()[row * groups + group.min(groups - 1)];
+        if f16::from_f32(scale).is_infinite() {
+            return Err(format!("a scale of {scale} does not fit into {}", dtype.name()));
+        }
+        out.extend(f16::from_f32(scale).to_le_bytes());
+        match dtype {
+            Dtype::Q4_0 => out.extend((0..16).map(|i| (codes[i] + 8) as u8 | ((codes[i + 16] + 8) as u8) << 4)),
+            _ => out.extend(codes.iter().map(|code| code.cast_unsigned())),
+        }
+    }
+    Ok(())
+}
+
 /// The numbers of whole blocks.
 pub(super) fn decode(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     match dtype {
@@ -187,6 +222,30 @@ mod tests {
         out.clear();
         encode(Dtype::F16, &[f32::NEG_INFINITY], &mut out).unwrap();
         assert_eq!(decode(Dtype::F16, &out), [f32::NEG_INFINITY]);
+    }
+
+    /// Four bits are the same numbers in blocks of either type, eight but for the rounding of their scales.
+    #[test]
+    fn blocks_hold_the_integers_of_matrices_in_few_bits() {
+        let w: Vec<f32> = (0..3 * 64).map(|i| ((i * 7919 % 1013) as f32 - 500.0) / 3000.0).collect();
+        for (scheme, dtype) in
+            [(Quantization::W4, Dtype::Q4_0), (Quantization::W4, Dtype::Q8_0), (Quantization::W8, Dtype::Q8_0)]
+        {
+            assert!(has(dtype, scheme));
+            let matrix = Rounded::new(scheme, &w, 64, None);
+            let (mut bytes, mut numbers) = (Vec::new(), vec![0.0; w.len()]);
+            encode_rounded(dtype, &matrix, &mut bytes).unwrap();
+            matrix.numbers(&mut numbers);
+            let read = decode(dtype, &bytes);
+            let near = |(a, b): (&f32, &f32)| match scheme {
+                Quantization::W4 => a == b,
+                _ => (a - b).abs() <= b.abs() / 2000.0,
+            };
+            assert!(read.len() == numbers.len() && read.iter().zip(&numbers).all(near), "{scheme:?} {dtype:?}");
+        }
+        assert!(!has(Dtype::Q4_0, Quantization::W8) && !has(Dtype::F16, Quantization::W8));
+        let huge = Rounded::from_parts(Quantization::W8, 32, vec![1; 32], vec![1e6]).unwrap();
+        assert!(encode_rounded(Dtype::Q8_0, &huge, &mut Vec::new()).unwrap_err().contains("does not fit into q8_0"));
     }
 
     #[test]

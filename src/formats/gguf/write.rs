@@ -7,8 +7,13 @@ use super::{
 use crate::{
     formats::foreign::{Dtype, Foreign, Tensor},
     system::disk,
+    text::many,
 };
-use kinglet_core::error::{Error, Result};
+use kinglet_core::{
+    config::Quantization,
+    error::{Error, Result},
+    quant::Rounded,
+};
 use std::{io, path::Path};
 
 /// The version that is written.
@@ -42,16 +47,38 @@ pub struct Written {
     pub notes: Vec<String>,
 }
 
-/// How each tensor is stored in a file of type `dtype`, as llama.cpp's own files are: vectors and the table of positions
-/// in f32. Where matrices have 4 or 5 bits, those of tokens have 8, which they need more and are few.
-fn stored(name: &str, shape: &[usize], dtype: Dtype) -> Dtype {
+/// How matrices are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Types {
+    /// Those of the blocks, and others that have few bits in the model.
+    pub matrices: Dtype,
+    /// Those of tokens.
+    pub tokens: Dtype,
+}
+
+impl From<Dtype> for Types {
+    /// All of them as llama.cpp's own files of this type: where matrices have 4 or 5 bits, those of tokens have 8, which they need
+    /// more and are few.
+    fn from(dtype: Dtype) -> Types {
+        let tokens = if matches!(dtype, Dtype::Q4_0 | Dtype::Q5_0) { Dtype::Q8_0 } else { dtype };
+        Types { matrices: dtype, tokens }
+    }
+}
+
+/// How each tensor is stored; vectors and the table of positions in f32.
+fn stored(name: &str, tensor: &Tensor, types: Types) -> Dtype {
     let of_tokens = ["token_embd.weight", "output.weight"].contains(&name);
+    let dtype = if of_tokens && tensor.rounded.is_none() { types.tokens } else { types.matrices };
     match dtype {
-        _ if shape.len() < 2 || name == "position_embd.weight" => Dtype::F32,
-        Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 if blocks::bytes(dtype, shape).is_none() => Dtype::F16,
-        Dtype::Q4_0 | Dtype::Q5_0 if of_tokens => Dtype::Q8_0,
+        _ if tensor.shape.len() < 2 || name == "position_embd.weight" => Dtype::F32,
+        Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 if blocks::bytes(dtype, &tensor.shape).is_none() => Dtype::F16,
         plain => plain,
     }
+}
+
+/// The integers that a tensor has, if its type has them too.
+fn own<'a>(tensor: &'a Tensor, dtype: Dtype) -> Option<&'a Rounded> {
+    tensor.rounded.as_ref().filter(|matrix| blocks::has(dtype, matrix.scheme()))
 }
 
 /// What llama.cpp calls a file of this type.
@@ -71,12 +98,12 @@ pub(super) fn file_type(dtype: Dtype) -> Result<u32> {
 }
 
 /// Writes a file, whole or not at all.
-pub(super) fn file(path: &Path, keys: &Keys, foreign: &Foreign, dtype: Dtype) -> Result<Written> {
+pub(super) fn file(path: &Path, keys: &Keys, foreign: &Foreign, types: Types) -> Result<Written> {
     let mut written = Written { tensors: foreign.tensors.len(), ..Written::default() };
     let tensors: Vec<_> = foreign
         .tensors
         .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor, stored(name, &tensor.shape, dtype)))
+        .map(|(name, tensor)| (name.as_str(), tensor, stored(name, tensor, types)))
         .collect();
     let head = head(keys, &tensors);
     written.bytes = head.len() as u64;
@@ -99,13 +126,15 @@ pub(super) fn file(path: &Path, keys: &Keys, foreign: &Foreign, dtype: Dtype) ->
         return Err(error);
     }
     result.map_err(Error::io("write", path))?;
-    written.notes.extend(other_types(&tensors, dtype));
-    written.notes.extend(not_blocks(&tensors, dtype));
+    written.notes.extend(other_types(&tensors, types));
+    written.notes.extend(own_integers(&tensors, types));
+    written.notes.extend(not_blocks(&tensors, types.matrices));
     Ok(written)
 }
 
 /// Says which tensors have another type than was asked for, and why.
-fn other_types(tensors: &[(&str, &Tensor, Dtype)], dtype: Dtype) -> Option<String> {
+fn other_types(tensors: &[(&str, &Tensor, Dtype)], types: Types) -> Option<String> {
+    let dtype = types.matrices;
     let count = |is: &dyn Fn(&Dtype) -> bool| tensors.iter().filter(|(.., stored)| is(stored)).count();
     let (exact, better) = (count(&|stored| *stored == Dtype::F32), count(&|stored| *stored == Dtype::Q8_0));
     if dtype == Dtype::F32 {
@@ -115,8 +144,27 @@ fn other_types(tensors: &[(&str, &Tensor, Dtype)], dtype: Dtype) -> Option<Strin
     if dtype != Dtype::Q8_0 && better > 0 {
         said += &format!(", the {better} of tokens (token_embd, output) q8_0");
     }
+    let tokens = if types.tokens == Dtype::F32 { ", and what has to do with tokens" } else { "" };
     if exact > 0 {
-        said += &format!(", {exact} f32: norms, biases and positions");
+        said += &format!(", {exact} f32: norms, biases and positions{tokens}");
+    }
+    Some(said)
+}
+
+/// Says what became of matrices that have few bits in the model.
+fn own_integers(tensors: &[(&str, &Tensor, Dtype)], types: Types) -> Option<String> {
+    if !matches!(types.matrices, Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0) {
+        return None;
+    }
+    let scheme = tensors.iter().find_map(|(_, tensor, _)| Some(tensor.rounded.as_ref()?.scheme()))?;
+    let own = tensors.iter().filter(|(_, tensor, dtype)| own(tensor, *dtype).is_some()).count();
+    let of = tensors.iter().filter(|(_, tensor, _)| tensor.rounded.is_some()).count();
+    let (own, of) = (many(own as u64, "matrix has", "matrices have"), of - own);
+    let name = types.matrices.name();
+    let scales = if scheme == Quantization::W8 { ", with scales rounded to f16" } else { " and scales" };
+    let mut said = format!("{own} the model's own integers{scales}");
+    if of > 0 {
+        said += &format!("; {of} others are rounded again, or multiplied out, where {name} does not have theirs");
     }
     Some(said)
 }
@@ -213,12 +261,17 @@ enum Failed {
 
 /// Writes a tensor and its padding; returns how many bytes that is.
 fn numbers(file: &mut dyn io::Write, tensor: &Tensor, dtype: Dtype) -> Result<u64, Failed> {
-    let numbers = tensor.read().map_err(|error| Failed::Data(error.to_string()))?;
     let mut bytes = Vec::new();
-    for piece in numbers.chunks(PIECE) {
-        bytes.clear();
-        blocks::encode(dtype, piece, &mut bytes).map_err(Failed::Data)?;
+    if let Some(matrix) = own(tensor, dtype) {
+        blocks::encode_rounded(dtype, matrix, &mut bytes).map_err(Failed::Data)?;
         file.write_all(&bytes).map_err(Failed::Io)?;
+    } else {
+        let numbers = tensor.read().map_err(|error| Failed::Data(error.to_string()))?;
+        for piece in numbers.chunks(PIECE) {
+            bytes.clear();
+            blocks::encode(dtype, piece, &mut bytes).map_err(Failed::Data)?;
+            file.write_all(&bytes).map_err(Failed::Io)?;
+        }
     }
     let (size, whole) = (size(tensor, dtype), size(tensor, dtype).next_multiple_of(ALIGNMENT));
     file.write_all(&[0; ALIGNMENT as usize][..(whole - size) as usize]).map_err(Failed::Io)?;

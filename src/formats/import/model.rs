@@ -7,7 +7,7 @@ use crate::{
         foreign::{Dtype, Foreign},
         gguf,
         guess::{self, Description, Guess, Open},
-        hugging_face,
+        hugging_face, int8,
         opened::{self, Format, OWN, Opened},
         portable::Portable,
     },
@@ -117,6 +117,7 @@ fn describe(opened: &mut Opened, options: &ImportOptions) -> Result<Description>
     }
     if let Some(config) = opened.own.clone() {
         refuse_heads(options, &config, OWN)?;
+        int8::join(&mut opened.foreign)?;
         let (origin, dialect) = ("kinglet's export of tensors".to_owned(), Dialect::own());
         return Ok(Description { origin, dialect, config, open: Vec::new(), notes: Vec::new(), step: 0 });
     }
@@ -225,7 +226,7 @@ impl Imported {
     /// # Errors
     /// If the folder is unusable.
     pub fn save(&self, out: &Path) -> Result<RunDir> {
-        let Portable { config, weights, tokenizer } = &self.portable;
+        let Portable { config, weights, tokenizer, .. } = &self.portable;
         let layout = Layout::new(config)?;
         let state = State { step: self.report.step, ..State::default() };
         RunDir::create_whole(out, config.clone(), tokenizer.clone(), None, |run| {

@@ -11,10 +11,10 @@ use std::{
     path::Path,
 };
 
-/// The version of ONNX's file format that came with this opset.
-const IR_VERSION: i64 = 8;
-/// The version of the operators.
-const OPSET: i64 = 17;
+/// The version of ONNX's file format that came with an opset.
+fn ir_version(opset: i64) -> i64 {
+    if opset < 21 { 8 } else { 10 }
+}
 
 /// A file as protocol buffers have it may have 2 GiB; this leaves room for all but the tensors.
 const LARGEST: u64 = (1 << 31) - (1 << 26);
@@ -22,13 +22,14 @@ const LARGEST: u64 = (1 << 31) - (1 << 26);
 /// A model's graph, ready to be written.
 pub(super) struct File<'a> {
     graph: graph::Graph<'a>,
+    opset: i64,
     largest: u64,
 }
 
 impl<'a> File<'a> {
     /// The graph of a model.
     pub(super) fn new(model: &'a Portable, options: &'a Options) -> File<'a> {
-        File { graph: model::graph(model, options), largest: LARGEST }
+        File { graph: model::graph(model, options), opset: model::opset(&model.config), largest: LARGEST }
     }
 
     /// The same, with the numbers in a file of their own from this many bytes on.
@@ -44,9 +45,9 @@ impl<'a> File<'a> {
 
     /// Writes the graph; its numbers, if they are apart, are in the file `beside`.
     pub(super) fn write(&self, path: &Path, beside: &str) -> io::Result<()> {
-        let opset = proto::OperatorSet { domain: String::new(), version: Some(OPSET) };
+        let opset = proto::OperatorSet { domain: String::new(), version: Some(self.opset) };
         let head = proto::Model {
-            ir_version: Some(IR_VERSION),
+            ir_version: Some(ir_version(self.opset)),
             producer_name: "kinglet".to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             opset_import: vec![opset],

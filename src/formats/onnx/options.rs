@@ -19,8 +19,6 @@ pub struct Options {
     pub ids: Ids,
     /// For compilers that need fixed sizes: one text of exactly `block_size` tokens, without a cache.
     pub fixed: bool,
-    /// The matrices of the blocks in eight bits, with a scale for each row.
-    pub int8: bool,
 }
 
 impl Options {

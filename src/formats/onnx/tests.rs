@@ -3,7 +3,10 @@ use crate::{
     system::disk::{Fault, with_fault},
     text::tokenizer::{CharTokenizer, Tokenizer},
 };
-use kinglet_core::{config::Config, params::Layout};
+use kinglet_core::{
+    config::{Config, Quantization},
+    params::Layout,
+};
 use prost::Message;
 use std::collections::HashSet;
 
@@ -91,7 +94,8 @@ fn written(model: &Portable, options: &Options) -> (Graph, Written) {
         assert_eq!(folder.join(name).metadata().unwrap().len(), *size, "{name}");
     }
     let file = Model::decode(&*fs::read(folder.join(name)).unwrap()).unwrap();
-    assert_eq!(file.opsets[0].version, 17);
+    let four = model.config.quantization == Quantization::W4;
+    assert_eq!(file.opsets[0].version, if four { 21 } else { 17 });
     (file.graph.unwrap(), written)
 }
 
@@ -104,7 +108,8 @@ fn check(graph: &Graph) {
             7 => 8,
             _ => 1,
         };
-        let bytes = size * tensor.dims.iter().product::<i64>();
+        let numbers = tensor.dims.iter().product::<i64>();
+        let bytes = if tensor.element == 22 { (numbers + 1) / 2 } else { size * numbers };
         assert_eq!(tensor.raw.len() as i64, bytes, "{}", tensor.name);
         assert!(known.insert(&tensor.name), "{}", tensor.name);
     }
@@ -131,12 +136,15 @@ fn graphs_of_all_shapes_have_every_value_before_it_is_used_and_none_twice() {
     for settings in SHAPES {
         let model = model(settings);
         let cached = Options::default();
-        for options in [
-            cached.clone(),
-            Options { int8: true, ids: Ids::Int32, ..cached.clone() },
-            Options { plain: true, ..cached.clone() },
-            Options { fixed: true, ..cached.clone() },
+        for (scheme, options) in [
+            (Quantization::None, cached.clone()),
+            (Quantization::W8, Options { ids: Ids::Int32, ..cached.clone() }),
+            (Quantization::W4, cached.clone()),
+            (Quantization::None, Options { plain: true, ..cached.clone() }),
+            (Quantization::W4, Options { fixed: true, ..cached.clone() }),
         ] {
+            let plain = model.clone();
+            let model = if scheme == Quantization::None { plain } else { plain.round(scheme).unwrap() };
             let (graph, _) = written(&model, &options);
             check(&graph);
             let names = |values: &[Value]| values.iter().map(|value| value.name.clone()).collect::<Vec<_>>();
@@ -166,11 +174,34 @@ fn weights_are_those_of_the_model_transposed_and_in_eight_bits_within_half_a_ste
     let found = tensor(&graph, name);
     assert_eq!(found.dims, [8, 32]);
     assert!(floats(&found.raw).iter().enumerate().all(|(at, x)| *x == want[at % 32 * 8 + at / 32]));
-    let (graph, _) = written(&model, &Options { int8: true, ..Options::default() });
+    let rounded = model.clone().round(Quantization::W8).unwrap();
+    let (graph, _) = written(&rounded, &Options::default());
     let (bytes, scales) = (tensor(&graph, name).raw, floats(&tensor(&graph, &format!("{name}.scale")).raw));
     for (at, byte) in bytes.iter().enumerate() {
         let (o, i) = (at % 32, at / 32);
         assert!((f32::from(*byte as i8) * scales[o] - want[o * 8 + i]).abs() <= 0.501 * scales[o]);
+        assert_eq!(*byte as i8, rounded.rounded[name].codes()[o * 8 + i]);
+    }
+    assert_eq!(scales, rounded.rounded[name].scales());
+}
+
+/// 40 columns are two groups, the second of them of eight.
+#[test]
+fn weights_in_four_bits_are_those_of_the_model_two_to_a_byte() {
+    let model = model(&["n_embd=40", "n_layer=1"]).round(Quantization::W4).unwrap();
+    let name = "transformer.h.0.attn.c_attn.weight";
+    let (graph, written) = written(&model, &Options::default());
+    assert_eq!(written.files[0].0, "onnx/model_q4.onnx");
+    let tensor = |name: &str| graph.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+    let (codes, scales) = (tensor(name), tensor(&format!("{name}.scale")));
+    assert_eq!((&codes.dims[..], codes.element, &scales.dims[..]), (&[40, 120][..], 22, &[2, 120][..]));
+    let scale = |at: usize| f32::from_le_bytes(scales.raw.as_chunks().0[at]);
+    for (at, want) in model.tensor(name).unwrap().iter().enumerate() {
+        let (o, i) = (at / 40, at % 40);
+        let place = i * 120 + o;
+        let nibble = codes.raw[place / 2] >> (place % 2 * 4) & 15;
+        let code = (nibble << 4) as i8 >> 4;
+        assert_eq!(f32::from(code) * scale(i / 32 * 120 + o), *want, "{o} {i}");
     }
 }
 

@@ -98,6 +98,7 @@ fn model(
         "owned_by": "kinglet",
         "kinglet": {
             "params": params,
+            "quantization": config.map(|config| config.quantization.name()),
             "block_size": config.map(|config| config.block_size),
             "tokenizer": config.map(|config| &config.tokenizer),
             "chat": config.map(|config| template(config).is_some()),

@@ -175,6 +175,7 @@ impl Entry {
             "train_s": number(estimate.and_then(|at| at.train_s)),
             "tokens": number(self.tokens_per_step().map(|each| each * step as f64)),
             "params": self.params,
+            "quantization": config.map(|config| config.quantization.name()),
             "started": self.started,
             "changed": unix_s(self.changed),
             "silent_s": now.duration_since(self.changed).map_or(0, |since| since.as_secs()),

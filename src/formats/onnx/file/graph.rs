@@ -7,7 +7,8 @@ use super::proto::{
     self, Attribute, Dimension, Entry, GRAPH, INITIALIZER, Node, RAW_DATA, TensorShape, TensorType, Type, ValueInfo,
     attribute, element,
 };
-use crate::formats::w8::Rows;
+use crate::formats::rounded::packed;
+use kinglet_core::quant::Rounded;
 use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
@@ -25,8 +26,10 @@ pub(super) enum Numbers<'a> {
     Own(Vec<f32>),
     /// A matrix of rows of this length, to be written column by column.
     Columns(&'a [f32], usize),
-    /// A matrix in eight bits, to be written column by column.
-    Bytes(Rows<'a>, usize),
+    /// The integers of a matrix, to be written column by column.
+    Bytes(&'a Rounded),
+    /// The same, two to a byte.
+    Nibbles(&'a Rounded),
     /// Indices and shapes.
     Integers(Vec<i64>),
     /// The same in half the size.
@@ -37,7 +40,8 @@ impl Numbers<'_> {
     fn element(&self) -> i32 {
         match self {
             Numbers::Floats(_) | Numbers::Own(_) | Numbers::Columns(..) => element::FLOAT,
-            Numbers::Bytes(..) => element::INT8,
+            Numbers::Bytes(_) => element::INT8,
+            Numbers::Nibbles(_) => element::INT4,
             Numbers::Integers(_) => element::INT64,
             Numbers::Shorts(_) => element::INT32,
         }
@@ -48,7 +52,8 @@ impl Numbers<'_> {
         match self {
             Numbers::Floats(x) | Numbers::Columns(x, _) => 4 * x.len(),
             Numbers::Own(x) => 4 * x.len(),
-            Numbers::Bytes(rows, cols) => rows.scales.len() * cols,
+            Numbers::Bytes(matrix) => matrix.codes().len(),
+            Numbers::Nibbles(matrix) => matrix.codes().len().div_ceil(2),
             Numbers::Integers(x) => 8 * x.len(),
             Numbers::Shorts(x) => 4 * x.len(),
         }
@@ -63,14 +68,23 @@ impl Numbers<'_> {
                 let column: Vec<f32> = x[i..].iter().step_by(*cols).copied().collect();
                 floats(out, &column)
             }),
-            Numbers::Bytes(rows, cols) => (0..*cols).try_for_each(|i| {
-                let column: Vec<u8> = (0..rows.scales.len()).map(|o| rows.at(o, i).cast_unsigned()).collect();
+            Numbers::Bytes(matrix) => (0..matrix.shape().1).try_for_each(|i| {
+                let column: Vec<u8> = column(matrix, i).map(i8::cast_unsigned).collect();
                 out.write_all(&column)
             }),
+            Numbers::Nibbles(matrix) => {
+                let codes: Vec<i8> = (0..matrix.shape().1).flat_map(|i| column(matrix, i)).collect();
+                out.write_all(&packed(&codes, codes.len(), 0))
+            }
             Numbers::Integers(x) => x.iter().try_for_each(|x| out.write_all(&x.to_le_bytes())),
             Numbers::Shorts(x) => x.iter().try_for_each(|x| out.write_all(&x.to_le_bytes())),
         }
     }
+}
+
+/// The integers of a column.
+fn column(matrix: &Rounded, i: usize) -> impl Iterator<Item = i8> {
+    matrix.codes()[i..].iter().step_by(matrix.shape().1).copied()
 }
 
 /// A tensor of the file.

@@ -1,4 +1,4 @@
-//! The graph of a model, in operators of opset 17.
+//! The graph of a model, in operators of opset 17; of one with weights in four bits, which need newer ones, of opset 21.
 //!
 //! ```text
 //! x = wte[input_ids] + wpe[position_ids]
@@ -17,13 +17,14 @@ use super::{
 use crate::formats::{
     onnx::options::{Ids, Options},
     portable::Portable,
+    rounded::scales_by_group,
     shape::{STRIDE, Shape},
-    w8::Rows,
 };
 use kinglet_core::{
-    config::{Activation, NormKind},
+    config::{Activation, Config, NormKind, Quantization},
     params::{Layout, Linear, Norm, Param, Qk},
 };
+use kinglet_kernels::int8::GROUP;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 /// ONNX's number for truth values.
@@ -45,6 +46,11 @@ enum Mask {
     Of(String),
     /// What is added to the scores.
     Added(String),
+}
+
+/// The version of the operators. The later one has integers of four bits, and scales for parts of a row.
+pub(super) fn opset(config: &Config) -> i64 {
+    if config.quantization == Quantization::W4 { 21 } else { 17 }
 }
 
 /// The graph of a model.
@@ -78,13 +84,13 @@ impl<'a> Drawing<'a> {
             self.g.scope = format!("h.{l}.attn");
             let normed = self.norm(&x, h.ln_1);
             let att = self.attention(&normed, l, &shared);
-            let branch = self.linear(&att, h.attn_proj, self.options.int8);
+            let branch = self.linear(&att, h.attn_proj);
             x = self.g.op("Add", &[&x, &branch], &[], "x");
             self.g.scope = format!("h.{l}.mlp");
             let normed = self.norm(&x, h.ln_2);
-            let fc = self.linear(&normed, h.c_fc, self.options.int8);
+            let fc = self.linear(&normed, h.c_fc);
             let act = self.activation(&fc);
-            let branch = self.linear(&act, h.mlp_proj, self.options.int8);
+            let branch = self.linear(&act, h.mlp_proj);
             x = self.g.op("Add", &[&x, &branch], &[], "x");
         }
         self.g.scope = "head".to_owned();
@@ -280,8 +286,13 @@ impl<'a> Drawing<'a> {
     /// `x / sqrt(mean(x^2) + eps) w` along the last dimension.
     fn rms_norm(&mut self, x: &str, weight: &str, eps: f64) -> String {
         let square = self.g.op("Mul", &[x, x], &[], "square");
-        let settings = [Setting::Ints("axes", &[-1]), Setting::Int("keepdims", 1)];
-        let mean = self.g.op("ReduceMean", &[&square], &settings, "mean");
+        let keep = Setting::Int("keepdims", 1);
+        let mean = if opset(&self.model.config) < 18 {
+            self.g.op("ReduceMean", &[&square], &[Setting::Ints("axes", &[-1]), keep], "mean")
+        } else {
+            let axes = self.g.integers("axes", &[-1]);
+            self.g.op("ReduceMean", &[&square, &axes], &[keep], "mean")
+        };
         let eps = self.g.number("eps", eps);
         let shifted = self.g.op("Add", &[&mean, &eps], &[], "shifted");
         let rms = self.g.op("Sqrt", &[&shifted], &[], "rms");
@@ -290,16 +301,29 @@ impl<'a> Drawing<'a> {
     }
 
     /// `x W^T + b`; the weight is stored as its transpose, which products take as it is.
-    fn linear(&mut self, x: &str, w: Linear, int8: bool) -> String {
-        let (name, weights, dims) = (self.name(w.w), self.weights(w.w), [w.i, w.o]);
-        let weight = if int8 {
-            let rows = Rows::new(weights, w.i);
-            let scale = Numbers::Own(rows.scales.clone());
-            let weight = self.g.tensor(&name, &dims, Numbers::Bytes(rows, w.i));
-            let scale = self.g.tensor(&format!("{name}.scale"), &[w.o], scale);
-            self.g.op("DequantizeLinear", &[&weight, &scale], &[Setting::Int("axis", 1)], "weight")
-        } else {
-            self.g.tensor(&name, &dims, Numbers::Columns(weights, w.i))
+    ///
+    /// One in few bits has its own integers: with a scale for each column or, of four bits, for each [`GROUP`] rows of one.
+    fn linear(&mut self, x: &str, w: Linear) -> String {
+        let (name, weights, dims, model) = (self.name(w.w), self.weights(w.w), [w.i, w.o], self.model);
+        let weight = match model.rounded.get(&name) {
+            Some(matrix) => {
+                let scales = Numbers::Own(scales_by_group(matrix));
+                let scale = format!("{name}.scale");
+                let (integers, scale, settings) = match matrix.scheme() {
+                    Quantization::W4 => {
+                        let scale = self.g.tensor(&scale, &[w.i.div_ceil(GROUP), w.o], scales);
+                        let settings = [Setting::Int("axis", 0), Setting::Int("block_size", GROUP as i64)];
+                        (Numbers::Nibbles(matrix), scale, settings.to_vec())
+                    }
+                    _ => {
+                        let scale = self.g.tensor(&scale, &[w.o], scales);
+                        (Numbers::Bytes(matrix), scale, vec![Setting::Int("axis", 1)])
+                    }
+                };
+                let integers = self.g.tensor(&name, &dims, integers);
+                self.g.op("DequantizeLinear", &[&integers, &scale], &settings, "weight")
+            }
+            None => self.g.tensor(&name, &dims, Numbers::Columns(weights, w.i)),
         };
         let product = self.g.op("MatMul", &[x, &weight], &[], "product");
         self.biased(product, w)
@@ -314,7 +338,7 @@ impl<'a> Drawing<'a> {
     fn head(&mut self, x: &str, wte: &str) -> String {
         let w = self.layout.lm_head;
         if !self.model.config.tie_weights {
-            return self.linear(x, w, false);
+            return self.linear(x, w);
         }
         let weight = self.g.op("Transpose", &[wte], &[Setting::Ints("perm", &[1, 0])], "weight");
         let product = self.g.op("MatMul", &[x, &weight], &[], "product");
@@ -325,7 +349,7 @@ impl<'a> Drawing<'a> {
     fn attention(&mut self, x: &str, l: usize, shared: &Shared) -> String {
         let s = self.s;
         let h = self.layout.h[l];
-        let qkv = self.linear(x, h.c_attn, self.options.int8);
+        let qkv = self.linear(x, h.c_attn);
         let [q, k, v] = self.g.split(&qkv, [s.att(), s.kv(), s.kv()], ["q", "k", "v"]);
         let [mut q, mut k, mut v] = [(q, s.nh), (k, s.nkv), (v, s.nkv)].map(|(x, heads)| self.heads(&x, heads));
         if let Some(qk) = h.qk {

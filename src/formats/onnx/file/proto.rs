@@ -8,6 +8,7 @@ pub(super) mod element {
     pub(in super::super) const INT8: i32 = 3;
     pub(in super::super) const INT32: i32 = 6;
     pub(in super::super) const INT64: i32 = 7;
+    pub(in super::super) const INT4: i32 = 22;
 }
 
 /// Types of attributes.
