@@ -8,10 +8,11 @@ use super::{
 use anyhow::Context;
 use kinglet::{
     backend::{Buf, Cost, Cpu, Forward, Op, Timed},
-    config::{Config, Precision},
+    config::{Config, Precision, Quantization},
     data::Split,
     error::Result,
     model::Gpt,
+    quant::Weights,
     rng::{Purpose, Rng},
     sample::{self, Sampling, Sequence, Stream},
     threads::{cores, with_threads},
@@ -182,13 +183,20 @@ impl Args {
         let tokens = config.gradient_accumulation_steps * config.batch_size * config.block_size;
         let gflop_per_step = 1e-9 * model.flops_per_token() * tokens as f64;
         let gflops = gflop_per_step / ms_per_step * 1e3;
-        let Trial { p: mut weights, shards, .. } = trial;
+        let Trial { p: weights, shards, .. } = trial;
         let shards = shards.count();
-        let weights = weights.weights_mut(&be);
+        let mut weights = match config.quantization {
+            Quantization::None => weights.into_masters(),
+            // Training multiplies weights in few bits out; what draws texts does not.
+            _ => {
+                let mut numbers = vec![0.0; model.layout.len()];
+                be.download(weights.masters(), 0, &mut numbers);
+                be.parameters(&Weights::rounded(config, &model.layout, numbers)?)
+            }
+        };
         if !self.quick {
-            be.pack_weights(weights, &model.layout.linears(), false);
+            be.pack_weights(&mut weights, &model.layout.linears(), false);
         }
-        let weights = &*weights;
         let (parts, profile) = if self.quick && !self.profile {
             (None, None)
         } else {
@@ -222,7 +230,7 @@ impl Args {
             gflops,
             peak_gflops,
             fraction_of_peak: gflops / peak_gflops,
-            sample: (!self.quick).then(|| self.sample(&be, &model, weights)).transpose()?,
+            sample: (!self.quick).then(|| self.sample(&be, &model, &weights)).transpose()?,
             process: None,
             profile,
         })

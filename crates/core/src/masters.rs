@@ -51,6 +51,11 @@ impl<B: Backward> Masters<B> {
         &self.p
     }
 
+    /// The same, to keep.
+    pub fn into_masters(self) -> B::Buf {
+        self.p
+    }
+
     /// The same, to be changed.
     pub fn masters_mut(&mut self) -> &mut B::Buf {
         if let Some(rounding) = &mut self.rounding {
