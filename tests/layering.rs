@@ -15,7 +15,7 @@ const FLOORS: [(&str, &str, &[&str]); 3] = [
         "crates/core/src",
         &[
             "error", "config", "rng", "threads", "batch", "params", "quant", "backend", "model", "sample", "shards",
-            "optim", "guard",
+            "optim", "masters", "guard",
         ],
     ),
     (

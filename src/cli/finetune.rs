@@ -49,8 +49,9 @@ pub(super) struct Choice {
     /// learned
     #[arg(required_unless_present = "qat")]
     data: Vec<String>,
-    /// Round the weights while training (quantization-aware training): the run's model has weights in 8 or 4 bits, and loses
-    /// less by that than if it were rounded afterwards. DATA may be left out: it is the base run's then
+    /// Round the weights while training (quantization-aware training): the new run is a model with weights in 8 or 4 bits, and
+    /// better than one that is rounded afterwards. Without DATA it trains on the base run's. By default there are 500 updates, and
+    /// learning rates are a quarter of the base run's
     #[arg(help_heading = ROUNDED, long, value_name = "SCHEME", value_parser = ["w8", "w4"])]
     qat: Option<String>,
     /// Train LoRA adapters of this rank instead of the weights; they are small and saved separately

@@ -191,7 +191,8 @@ fn larger_base(old: &Config, config: &Config, from: &Path, data: &Dataset) -> Op
 /// trained with, it soon forgets what it learned.
 pub const RATE_DIVISOR: f64 = 10.0;
 
-/// The same where weights are rounded in training, which is mostly on the text that the model knows: a quarter.
+/// The same where weights are rounded in training, which is mostly on the text that the model knows: there is less to forget, and
+/// the weights have some way to go.
 pub const QAT_RATE_DIVISOR: f64 = 4.0;
 
 /// The keys of learning rates, and how they are called.

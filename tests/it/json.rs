@@ -312,6 +312,7 @@ fn what_is_printed_is_what_the_schema_says() {
     let small = SMALL.join(" ");
     for (command, line) in [
         ("train", format!("train --out a {small}")),
+        ("train", format!("train --out few-bits {small} --set quantization=w4")),
         ("train", "train --out slow --set max_iters=700 --set eval_interval=200 --set eval_iters=40".into()),
         (
             "train",
@@ -333,6 +334,7 @@ fn what_is_printed_is_what_the_schema_says() {
         ("score", "score a --text T".into()),
         ("sample", "sample a -n 5 --num 2 --prompt The".into()),
         ("info", "info a".into()),
+        ("info", "info few-bits".into()),
         ("info", "info l".into()),
         ("info", "info big-2.7m".into()),
         ("compare", "compare a b l text.txt".into()),
