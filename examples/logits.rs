@@ -10,6 +10,7 @@ use kinglet::{
     error::{Error, Result},
     model::Gpt,
     params::Layout,
+    quant::Weights,
     run::{RunDir, Which},
 };
 use std::{io::Write, path::Path};
@@ -19,14 +20,14 @@ fn main() -> Result<()> {
     let run = args.iter().find(|arg| !arg.starts_with("--")).map_or("runs/memory-example", String::as_str);
     let mut run = RunDir::open(Path::new(run))?;
     let base = run.adapted_weights()?;
-    let (_, weights) = run.load_weights(&Layout::new(&run.config)?, base.as_deref(), Which::Best)?;
+    let (_, weights) = run.load_model(&Layout::new(&run.config)?, base.as_deref(), Which::Best)?;
     let gpt = Gpt::new(&run.config)?;
     let lists = lists(&gpt)?;
     let cached = args.iter().any(|arg| arg == "--cached");
     let logits = if args.iter().any(|arg| arg == "--reference") {
         compute(&Reference, &gpt, &weights, &lists, cached)
     } else {
-        compute(&Cpu::new()?, &gpt, &weights, &lists, cached)
+        compute(&Cpu::new()?.with_quantization(run.config.quantization), &gpt, &weights, &lists, cached)
     };
     let bytes: Vec<u8> = logits.into_iter().flat_map(f32::to_le_bytes).collect();
     std::io::stdout().write_all(&bytes).map_err(Error::io("write", Path::new("standard output")))
@@ -44,9 +45,8 @@ fn lists(gpt: &Gpt) -> Result<Vec<Vec<u32>>> {
     Err(Error::Data(format!("each list must have 1 to {block} ids, each below {v}")))
 }
 
-fn compute<B: Forward>(be: &B, gpt: &Gpt, weights: &[f32], lists: &[Vec<u32>], cached: bool) -> Vec<f32> {
-    let mut p = be.zeros(weights.len());
-    be.upload(&mut p, 0, weights);
+fn compute<B: Forward>(be: &B, gpt: &Gpt, weights: &Weights, lists: &[Vec<u32>], cached: bool) -> Vec<f32> {
+    let p = be.parameters(weights);
     let (mut acts, mut cache) = (gpt.acts(be, 1, false), gpt.cache(be));
     let mut all = Vec::new();
     for ids in lists {

@@ -14,7 +14,7 @@ from .llama_cpp import PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What needs neither PyTorch nor a compiler: some 90 MB.
-LIGHT = ["numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0", "safetensors==0.8.0", "tokenizers==0.23.2"]
+LIGHT = ["numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0", "safetensors==0.8.0", "tokenizers==0.23.2", "gguf==0.19.0"]
 TORCH = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0"]
 TRANSFORMERS_5 = ["transformers==5.24.0", "tokenizers==0.23.2", "peft==0.21.2", "gguf==0.19.0"]
 TRANSFORMERS_4 = ["transformers==4.57.6", "optimum-onnx==0.1.0", "onnx==1.23.2", "onnxruntime==1.32.0"]

@@ -18,6 +18,8 @@ PART = "quantized"
 KL = 1e-2
 EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}
 NAMES = ("published", "kinglet", "llama")
+# There, llama.cpp has no place for biases of the MLP: they go into its weights, which are other numbers then.
+CHANGED = ("kinglet",)
 
 
 def check(exports, environments, names):
@@ -67,7 +69,8 @@ def in_llama_cpp(exports, environments, small, plain):
     file = exported(exports, small, "any", "--max-difference", "1e-2")
     if file is None:
         return
-    own_integers(exports, small, file)
+    if not small.name.startswith(CHANGED):
+        own_integers(exports, small, file)
     asked = job(exports, plain, file.parent, f"llama-{small.name}", file=str(file))
     answer = ask(exports, environments, asked)
     if "failed" in answer:

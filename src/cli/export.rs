@@ -178,8 +178,16 @@ impl Args {
 }
 
 fn show(exported: &Exported, target: Target, out: &Path, json: bool) -> anyhow::Result<()> {
-    let Exported { architecture, rewrites, difference, stored_difference, run_difference, measured_in_f32, written, .. } =
-        exported;
+    let Exported {
+        architecture,
+        rewrites,
+        difference,
+        stored_difference,
+        run_difference,
+        measured_in_f32,
+        written,
+        ..
+    } = exported;
     if json {
         let steps: Vec<_> = rewrites.iter().map(ToString::to_string).collect();
         let files: Vec<_> = written.files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
@@ -196,8 +204,16 @@ fn show(exported: &Exported, target: Target, out: &Path, json: bool) -> anyhow::
 }
 
 fn text(exported: &Exported, out: &Path) -> String {
-    let Exported { architecture, rewrites, difference, stored_difference, run_difference, measured_in_f32, written, .. } =
-        exported;
+    let Exported {
+        architecture,
+        rewrites,
+        difference,
+        stored_difference,
+        run_difference,
+        measured_in_f32,
+        written,
+        ..
+    } = exported;
     let mut text = String::new();
     let mut line = |what: &str, value: &str| _ = writeln!(text, "{what:<12}{value}");
     for limit in &written.limits {

@@ -11,6 +11,7 @@ use kinglet::{
     backend::Cpu,
     config::{Config, Quantization},
     data::{Dataset, Split},
+    error::Error,
     inference::{Model, Part},
     quant::Weights,
     quantize::{
@@ -166,9 +167,14 @@ impl Args {
         }
         if self.data.is_empty() {
             return match model.dataset(None, Part::Val) {
-                Ok(data) => {
+                Ok(data) if data.val.windows() > 0 => {
                     notes.extend_from_slice(&data.notes);
                     Ok(Some(Text { data, part: Part::Val }))
+                }
+                Ok(_) if self.calibrate => Err(too_short().into()),
+                Ok(_) => {
+                    notes.push(format!("{}: losses and layers are not measured", too_short().one_line()));
+                    Ok(None)
                 }
                 Err(error) if self.calibrate => Err(error.into()),
                 Err(error) => {
@@ -190,6 +196,9 @@ impl Args {
             notes.push(
                 "this is the text that the run was trained on, so only its validation part is measured".to_owned(),
             );
+        }
+        if data.val.windows() == 0 && (part != Part::All || data.train.windows() == 0) {
+            return Err(too_short().into());
         }
         notes.extend_from_slice(&data.notes);
         Ok(Some(Text { data, part }))
@@ -227,6 +236,10 @@ impl Text {
             _ => self.data.val,
         })
     }
+}
+
+fn too_short() -> Error {
+    Error::Data("the part of the text to measure on is too short: it needs at least 2 tokens".to_owned())
 }
 
 /// The model that the new run will be.

@@ -86,7 +86,9 @@ fn integers(model: &Portable) -> Option<String> {
     };
     let rest = match model.rounded.len() - blocks {
         0 => "embeddings, head, norms and biases are f32".to_owned(),
-        apart => format!("{} of embeddings and head multiplied out to f32", many(apart as u64, "matrix is", "matrices are")),
+        apart => {
+            format!("{} of embeddings and head multiplied out to f32", many(apart as u64, "matrix is", "matrices are"))
+        }
     };
     Some(format!("{blocks} matrices, those of the blocks, have the model's own integers, {how}; {rest}"))
 }

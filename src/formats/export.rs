@@ -15,8 +15,7 @@ use super::{
     foreign::{Dtype, Foreign, Tensor},
     gguf,
     gguf::Types,
-    int8,
-    numbers, ollama, onnx,
+    int8, numbers, ollama, onnx,
     opened::OWN,
     peft::Factors,
     portable::Portable,
@@ -117,6 +116,14 @@ impl How<'_> {
     }
 }
 
+/// Says that rewriting left matrices without their integers.
+fn rounded_again(lost: usize, types: Types) -> Option<String> {
+    let blocks = matches!(types.matrices, Dtype::Q8_0 | Dtype::Q5_0 | Dtype::Q4_0);
+    let name = types.matrices.name();
+    let n = many(lost as u64, "matrix has", "matrices have");
+    (blocks && lost > 0).then(|| format!("{n} other numbers after rewriting, so they are rounded again, to {name}"))
+}
+
 /// Says that matrices in few bits are written as other numbers.
 fn multiplied_out(model: &Portable, target: Target, types: Types) -> Option<String> {
     let kept = match target {
@@ -129,7 +136,10 @@ fn multiplied_out(model: &Portable, target: Target, types: Types) -> Option<Stri
         return None;
     }
     let n = many(model.rounded.len() as u64, "matrix in few bits is", "matrices in few bits are");
-    Some(format!("{n} multiplied out: {}", if types.matrices == Dtype::F32 { "the same numbers in f32" } else { types.matrices.name() }))
+    Some(format!(
+        "{n} multiplied out: {}",
+        if types.matrices == Dtype::F32 { "the same numbers in f32" } else { types.matrices.name() }
+    ))
 }
 
 /// What the other side cannot do.
@@ -239,19 +249,15 @@ fn own(model: &Portable, out: &Path, dtype: Dtype) -> Result<Written> {
         files.finish(vec![format!("safetensors.torch.load_file(\"{shown}/model.safetensors\")  # nanoGPT's names")])?;
     if dtype == Dtype::I8 {
         let n = many(model.rounded.len() as u64, "matrix has", "matrices have");
-        written.notes.push(format!("{n} the model's own integers as NAME.int8_weights, and their scales as NAME.scales"));
+        written
+            .notes
+            .push(format!("{n} the model's own integers as NAME.int8_weights, and their scales as NAME.scales"));
     }
     Ok(written)
 }
 
 /// Formats whose programs have shapes of their own.
-fn through(
-    mut source: Source,
-    convention: Convention,
-    target: Target,
-    out: &Path,
-    how: &How,
-) -> Result<Exported> {
+fn through(mut source: Source, convention: Convention, target: Target, out: &Path, how: &How) -> Result<Exported> {
     let (dtype, allowed) = (how.dtype(), how.options.allowed(how.dtype()));
     let mut ways = chain::ways(&source.model.config, convention, dtype)?;
     if target == Target::Gguf {
@@ -294,8 +300,10 @@ fn through(
             refused.get_or_insert(too_different(&way, difference.unwrap_or(f64::NAN), allowed));
             continue;
         }
+        let lost = source.model.rounded.keys().filter(|name| !model.rounded.contains_key(*name)).count();
         source.model = model;
         let (mut written, mut stored) = write(&source, &way, target, out, how.types)?;
+        written.notes.extend(rounded_again(lost, how.types));
         let stored = match (before.as_ref(), &mut stored) {
             (Some(before), Some(stored)) if lossy => {
                 let before = how.plain.as_ref().unwrap_or(before);

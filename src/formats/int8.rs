@@ -71,7 +71,9 @@ pub(super) fn parted(foreign: Foreign<'_>) -> Foreign<'_> {
         let integers: Cow<[f32]> = matrix.codes().iter().map(|&code| f32::from(code)).collect::<Vec<_>>().into();
         let integers = Tensor::new(tensor.shape, Dtype::I8, move || Ok(integers.clone()));
         parted.tensors.insert(format!("{module}{WEIGHTS}"), integers);
-        parted.tensors.insert(format!("{module}{SCALES}"), Tensor::of(vec![matrix.shape().0], matrix.scales().to_vec()));
+        parted
+            .tensors
+            .insert(format!("{module}{SCALES}"), Tensor::of(vec![matrix.shape().0], matrix.scales().to_vec()));
     }
     parted
 }

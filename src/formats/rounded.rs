@@ -4,11 +4,11 @@
 //! a file that has integers gets those of the run, and none is rounded a second time.
 
 use super::portable::Portable;
+use half::f16;
 use kinglet_core::{
     config::Quantization,
     quant::{Rounded, groups},
 };
-use half::f16;
 
 /// How much numbers may differ that a multiplication made of the same integers: two roundings to f32.
 const ROUNDING: f64 = 3e-7;
@@ -45,7 +45,8 @@ pub(super) fn follow(model: &mut Portable) -> usize {
     let (layout, before) = (model.layout(), std::mem::take(&mut model.rounded));
     let mut lost = 0;
     for (name, matrix) in &before {
-        let tensor = layout.tensors.iter().find(|tensor| &tensor.name == name).expect("rewrites leave names as they are");
+        let tensor =
+            layout.tensors.iter().find(|tensor| &tensor.name == name).expect("rewrites leave names as they are");
         match followed(matrix, &model.weights[tensor.span.range()], tensor.shape[1]) {
             Some(matrix) => _ = model.rounded.insert(name.clone(), matrix),
             None => lost += 1,

@@ -2,14 +2,15 @@
 //! The property tests and the fuzz targets share these.
 
 use kinglet::{
-    config::Config,
+    Model,
+    config::{Config, Quantization},
     data::Header,
     params::Layout,
     run::{State, parse_metrics, read_tensors},
     text::{
         chat::{Message, Segment, Template, encode},
         source::{Corpus, Piece},
-        tokenizer::{Cuts, Tokenizer},
+        tokenizer::{CharTokenizer, Cuts, Tokenizer},
     },
 };
 use std::io::Cursor;
@@ -125,13 +126,29 @@ pub(crate) fn tensors(bytes: &[u8]) {
         });
         assert!(read.is_err() || numbers == layout.len());
     }
+    // A model is made of it only if its matrices have the bits that the configuration says.
+    let whole = read_tensors(&mut Cursor::new(bytes), &layout.stored(), "", |_, _| ()).is_ok();
+    for scheme in SCHEMES {
+        let tokenizer = CharTokenizer::train("a").into();
+        let model = Model::from_parts(config_of(scheme), tokenizer, bytes);
+        assert!(whole || model.is_err());
+    }
+}
+
+/// What weights are rounded to.
+pub(crate) const SCHEMES: [Quantization; 3] = [Quantization::None, Quantization::W8, Quantization::W4];
+
+/// The configuration of [`layout`].
+pub(crate) fn config_of(scheme: Quantization) -> Config {
+    let mut config = Config::default();
+    (config.vocab_size, config.block_size, config.n_layer, config.n_head, config.n_embd) = (1, 1, 1, 1, 1);
+    config.quantization = scheme;
+    config
 }
 
 /// The layout that [`tensors`] reads.
 pub(crate) fn layout() -> Layout {
-    let mut config = Config::default();
-    (config.vocab_size, config.block_size, config.n_layer, config.n_head, config.n_embd) = (1, 1, 1, 1, 1);
-    Layout::new(&config).unwrap()
+    Layout::new(&config_of(Quantization::None)).unwrap()
 }
 
 /// A `metrics.jsonl`.

@@ -296,8 +296,12 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     for (arguments, status, message) in [
         (&["--format", "tar"][..], 2, "tar is no format that is written; these are: hf, gguf, onnx, pth, nanogpt"),
         (&["--dtype", "q8_0"], 2, "--dtype q8_0: hf has f32, f16 or bf16; gguf has q8_0 too"),
-        (&["--dtype", "f8"], 2, "must be f32, f16, bf16, q8_0, q5_0 or q4_0"),
-        (&["--quantize", "int8"], 2, "--scheme w8 belongs to --format gguf, onnx, c and safetensors, not to --format hf"),
+        (&["--dtype", "f8"], 2, "must be f32, f16, bf16, q8_0, q5_0, q4_0 or int8"),
+        (
+            &["--quantize", "int8"],
+            2,
+            "--scheme w8 belongs to --format gguf, onnx, c and safetensors, not to --format hf",
+        ),
         (&["--ids", "int32"], 2, "--ids belongs to --format onnx, not to --format hf"),
         (&["--format", "nanogpt"], 1, "nanoGPT's code has no place for tie_weights = false. The most similar preset"),
         (&["--tokenizer", "x.json"], 2, "is a run, which says itself what --tokenizer, --data and the like tell"),
@@ -443,7 +447,10 @@ fn what_belongs_to_another_format_is_refused() {
             "--scheme w8 belongs to --format gguf, onnx, c and safetensors, not to --format hf",
         ),
         (rounds(Quantization::W4, None), "--scheme w4 belongs to --format gguf, onnx and c, not to --format hf"),
-        (rounds(Quantization::None, Some(Dtype::I8)), "--dtype int8 belongs to --format safetensors, not to --format hf"),
+        (
+            rounds(Quantization::None, Some(Dtype::I8)),
+            "--dtype int8 belongs to --format safetensors, not to --format hf",
+        ),
         (self::options(Dtype::Q8_0), "--dtype q8_0: hf has f32, f16 or bf16"),
     ] {
         let error =

@@ -12,6 +12,7 @@ mod discover;
 mod docs;
 mod earlier;
 mod export;
+mod few_bits;
 mod finetune;
 mod foreign;
 mod formats;

@@ -6,7 +6,8 @@ use crate::common::{
     parsers,
 };
 use kinglet::{
-    config::Config,
+    Model,
+    config::{Config, Quantization},
     run::{State, read_tensors},
     text::tokenizer::CharTokenizer,
 };
@@ -49,6 +50,8 @@ fn good() -> Vec<(Parse, Vec<u8>)> {
         (parsers::ids, [b"KINGLET\0", &[1, 0, 0, 0, 2, 0, 0, 0, 2][..], &[0; 111], &[5, 0, 6, 0]].concat()),
         (parsers::template, kinglet::text::chat::DEFAULT_TEMPLATE.as_bytes().to_vec()),
         (parsers::template, GENERATION.as_bytes().to_vec()),
+        (parsers::tensors, include_bytes!("../../fuzz/corpus/tensors/w8").to_vec()),
+        (parsers::tensors, include_bytes!("../../fuzz/corpus/tensors/w4").to_vec()),
         (parsers::metrics, include_bytes!("../../fuzz/corpus/metrics/run").to_vec()),
     ]
 }
@@ -85,6 +88,21 @@ fn the_good_files_are_good() {
     let mut numbers = Vec::new();
     read_tensors(&mut Cursor::new(weights()), &layout.stored(), "", |_, x| numbers.extend_from_slice(x)).unwrap();
     assert_eq!(numbers, (0..layout.len()).map(|i| i as f32).collect::<Vec<_>>());
+}
+
+/// The files in few bits that the fuzzer begins with are models of their scheme, and of no other.
+#[test]
+fn files_in_few_bits_are_of_their_scheme() {
+    for (name, scheme) in [("w8", Quantization::W8), ("w4", Quantization::W4)] {
+        let bytes = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/tensors").join(name)).unwrap();
+        for told in parsers::SCHEMES {
+            let made = Model::from_parts(parsers::config_of(told), CharTokenizer::train("a").into(), &bytes);
+            match told == scheme {
+                true => assert_eq!(made.unwrap().config().quantization, scheme),
+                false => assert!(made.unwrap_err().to_string().contains("other weights are in few bits"), "{told:?}"),
+            }
+        }
+    }
 }
 
 #[test]

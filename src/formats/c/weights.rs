@@ -82,7 +82,8 @@ impl Arrays<'_> {
 
     fn linear(&mut self, name: &str, w: Linear) -> io::Result<String> {
         let (model, layout) = (self.model, self.model.layout());
-        let tensor = layout.tensors.iter().find(|tensor| tensor.span == w.w.span).expect("every parameter has a tensor");
+        let tensor =
+            layout.tensors.iter().find(|tensor| tensor.span == w.w.span).expect("every parameter has a tensor");
         let scale = match model.rounded.get(&tensor.name) {
             Some(matrix) => {
                 match matrix.scheme() {

@@ -107,10 +107,7 @@ fn encode_block(dtype: Dtype, block: &[f32; BLOCK], scale: f32, out: &mut Vec<u8
 
 /// Whether blocks of this type have the integers of such a matrix.
 pub(super) fn has(dtype: Dtype, scheme: Quantization) -> bool {
-    matches!(
-        (dtype, scheme),
-        (Dtype::Q8_0, Quantization::W8 | Quantization::W4) | (Dtype::Q4_0, Quantization::W4)
-    )
+    matches!((dtype, scheme), (Dtype::Q8_0, Quantization::W8 | Quantization::W4) | (Dtype::Q4_0, Quantization::W4))
 }
 
 /// Appends a matrix of which [`has`] is true and whose rows are whole blocks: its own integers, and its scales as f16, which

@@ -100,11 +100,8 @@ pub(super) fn file_type(dtype: Dtype) -> Result<u32> {
 /// Writes a file, whole or not at all.
 pub(super) fn file(path: &Path, keys: &Keys, foreign: &Foreign, types: Types) -> Result<Written> {
     let mut written = Written { tensors: foreign.tensors.len(), ..Written::default() };
-    let tensors: Vec<_> = foreign
-        .tensors
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor, stored(name, tensor, types)))
-        .collect();
+    let tensors: Vec<_> =
+        foreign.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor, stored(name, tensor, types))).collect();
     let head = head(keys, &tensors);
     written.bytes = head.len() as u64;
     let mut failed = None;

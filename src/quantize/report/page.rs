@@ -139,8 +139,10 @@ impl Report {
             let ByPosition { before, after, perplexity_before, perplexity_after, .. } = at;
             _ = writeln!(
                 page,
-                "| {range} | {before:.4} | {after:.4} | {} | {perplexity_before:.3} | {perplexity_after:.3} |",
-                plus(after - before)
+                "| {range} | {before:.4} | {after:.4} | {} | {} | {} |",
+                plus(after - before),
+                large(*perplexity_before),
+                large(*perplexity_after)
             );
         }
         page + "\n"
@@ -192,7 +194,7 @@ fn loss_rows(text: &Paired) -> Vec<[String; 4]> {
             format!("{:.4}", after.bits_per_char),
             plus(text.difference.bits_per_char),
         ],
-        ["perplexity".to_owned(), format!("{:.3}", before.perplexity), format!("{:.3}", after.perplexity), perplexity],
+        ["perplexity".to_owned(), large(before.perplexity), large(after.perplexity), perplexity],
     ]
 }
 
@@ -200,6 +202,11 @@ fn loss_rows(text: &Paired) -> Vec<[String; 4]> {
 fn alone(layer: &Layer) -> String {
     let error = layer.loss_increase_stderr.map_or_else(String::new, |error| format!(" ± {}", small(error)));
     layer.loss_increase.map_or("not rounded".to_owned(), |loss| plus(loss) + &error)
+}
+
+/// A perplexity, which may be huge.
+fn large(x: f64) -> String {
+    if x < 1e6 { format!("{x:.3}") } else { format!("{x:.3e}") }
 }
 
 /// Tokens per second, without digits that say nothing.
