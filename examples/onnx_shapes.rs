@@ -5,7 +5,7 @@
 
 use kinglet::{
     backend::{Forward, Reference},
-    config::Config,
+    config::{Config, Quantization},
     formats::{Portable, onnx},
     model::Gpt,
     rng::{Purpose, Rng},
@@ -78,10 +78,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             ("cached32", narrow.clone()),
             ("plain", onnx::Options { plain: true, ..plain.clone() }),
             ("static", onnx::Options { fixed: true, ..narrow }),
-            ("int8", onnx::Options { int8: true, ..plain }),
         ] {
             onnx::write(&folder.join(kind), &model, &options)?;
         }
+        onnx::write(&folder.join("int8"), &model.round(Quantization::W8)?, &plain)?;
         let reference = json!({"block_size": block, "ids": ids, "logits": rows});
         fs::write(folder.join("reference.json"), reference.to_string())?;
         println!("{name}");

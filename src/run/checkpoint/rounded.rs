@@ -102,7 +102,7 @@ impl View for Part<'_> {
         Cow::Owned(match self {
             Part::Numbers(_, numbers) => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Part::Codes(matrix, Dtype::U8, _) => {
-                let byte = |pair: &[i8]| (pair[0] + 8) as u8 | (pair.get(1).unwrap_or(&0) + 8) as u8 * 16;
+                let byte = |pair: &[i8]| (pair[0] + 8) as u8 | ((pair.get(1).unwrap_or(&0) + 8) as u8 * 16);
                 matrix.codes().chunks(matrix.shape().1).flat_map(|row| row.chunks(2).map(byte)).collect()
             }
             Part::Codes(matrix, ..) => matrix.codes().iter().map(|&code| code as u8).collect(),
