@@ -10,6 +10,7 @@ use crate::{
     text::tokenizer::Tokenizer,
     train::finetune,
 };
+use calibrate::Wanted;
 use kinglet_core::{
     backend::Cpu,
     config::{Config, Precision, Quantization},
@@ -166,11 +167,13 @@ impl Source {
         if self.has_learned_so() {
             return Weights::rounded(&config, &layout, self.weights.clone()).map(Some);
         }
-        let by_text = options.tokens > 0 && (options.scheme == Quantization::W4 || options.feedback);
+        let (weights, feedback) = (&self.weights, options.feedback);
+        let wanted = Wanted { config: &self.config, weights, rounded: (&config, &layout), feedback };
+        let by_text = options.tokens > 0 && (options.scheme == Quantization::W4 || feedback);
         match data.filter(|_| by_text) {
-            None if options.feedback => Err(Error::BadConfig("--calibrate needs text".into())),
-            None => calibrate::round_alone(self, &config, &layout).map(Some),
-            Some(data) => calibrate::round(self, &config, &layout, options, data, progress),
+            None if feedback => Err(Error::BadConfig("--calibrate needs text".into())),
+            None => wanted.alone().map(Some),
+            Some(data) => wanted.by_text(data, options.tokens, progress),
         }
     }
 

@@ -3,7 +3,6 @@
 //! The text goes through the model in full precision, block by block, and what goes into each linear layer is measured: the mean
 //! square of each channel or, for error feedback, the products of all channels with each other.
 
-use super::{Options, Source};
 use crate::data::Dataset;
 use kinglet_core::{
     backend::{Cpu, Forward},
@@ -17,42 +16,57 @@ use kinglet_core::{
 use kinglet_kernels::{Init, Isa, Mat, MatMut, gemm};
 use std::{collections::BTreeMap, ops::ControlFlow};
 
-/// The rounded weights of a model; `progress` as in [`Source::round`].
-pub(super) fn round(
-    source: &Source,
-    config: &Config,
-    layout: &Layout,
-    options: &Options,
-    data: &Dataset,
-    mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
-) -> Result<Option<Weights>> {
-    let scheme = config.quantization;
-    let mut made = BTreeMap::new();
-    let mut pass = Text::enter(source, options, data)?;
-    let blocks = layout.h.len();
-    for (l, h) in layout.h.iter().enumerate() {
-        if progress(l, blocks).is_break() {
-            return Ok(None);
-        }
-        let inputs = pass.block();
-        for (layer, inputs) in [h.c_attn, h.attn_proj, h.c_fc, h.mlp_proj].into_iter().zip(inputs) {
-            let w = &source.weights[layer.w.range()];
-            made.insert(layer.w.start, inputs.round(scheme, w, layer.i));
-        }
-    }
-    if config.quantize_head && !config.tie_weights {
-        let head = layout.lm_head;
-        made.insert(head.w.start, pass.head().round(scheme, &source.weights[head.w.range()], head.i));
-    }
-    let _ = progress(blocks, blocks);
-    let make = |matrix: &Matrix, w: &[f32]| made.remove(&matrix.span.start).unwrap_or_else(|| alone(scheme, w, matrix));
-    Weights::rounded_by(config, layout, source.weights.clone(), make).map(Some)
+/// A model to round.
+pub(super) struct Wanted<'a> {
+    /// Its configuration.
+    pub(super) config: &'a Config,
+    /// Its weights.
+    pub(super) weights: &'a [f32],
+    /// The configuration of what is made of it, and its layout.
+    pub(super) rounded: (&'a Config, &'a Layout),
+    /// Whether error is fed back.
+    pub(super) feedback: bool,
 }
 
-/// The rounded weights of a model without a text.
-pub(super) fn round_alone(source: &Source, config: &Config, layout: &Layout) -> Result<Weights> {
-    let make = |matrix: &Matrix, w: &[f32]| alone(config.quantization, w, matrix);
-    Weights::rounded_by(config, layout, source.weights.clone(), make)
+impl Wanted<'_> {
+    /// The rounded weights, by about so many tokens of the training split. `progress` receives the layers done and their number;
+    /// if it breaks, the result is `None`.
+    pub(super) fn by_text(
+        &self,
+        data: &Dataset,
+        tokens: usize,
+        mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Weights>> {
+        let (config, layout) = self.rounded;
+        let (scheme, blocks, mut made) = (config.quantization, layout.h.len(), BTreeMap::new());
+        let mut text = Text::enter(self, data, tokens)?;
+        for (l, h) in layout.h.iter().enumerate() {
+            if progress(l, blocks).is_break() {
+                return Ok(None);
+            }
+            let inputs = text.block();
+            for (layer, inputs) in [h.c_attn, h.attn_proj, h.c_fc, h.mlp_proj].into_iter().zip(inputs) {
+                made.insert(layer.w.start, inputs.round(scheme, &self.weights[layer.w.range()], layer.i));
+            }
+        }
+        if config.quantize_head && !config.tie_weights {
+            let head = layout.lm_head;
+            made.insert(head.w.start, text.head().round(scheme, &self.weights[head.w.range()], head.i));
+        }
+        if progress(blocks, blocks).is_break() {
+            return Ok(None);
+        }
+        let make =
+            |matrix: &Matrix, w: &[f32]| made.remove(&matrix.span.start).unwrap_or_else(|| alone(scheme, w, matrix));
+        Weights::rounded_by(config, layout, self.weights.to_vec(), make).map(Some)
+    }
+
+    /// The rounded weights without a text.
+    pub(super) fn alone(&self) -> Result<Weights> {
+        let (config, layout) = self.rounded;
+        let make = |matrix: &Matrix, w: &[f32]| alone(config.quantization, w, matrix);
+        Weights::rounded_by(config, layout, self.weights.to_vec(), make)
+    }
 }
 
 /// A matrix all of whose columns are alike, as far as is known.
@@ -110,19 +124,19 @@ struct Text {
 
 impl Text {
     /// Sequences of the training split, at equal distances.
-    fn enter(source: &Source, options: &Options, data: &Dataset) -> Result<Text> {
-        let config = &source.config;
+    fn enter(wanted: &Wanted, data: &Dataset, tokens: usize) -> Result<Text> {
+        let config = wanted.config;
         // Its results have the same bits on every processor.
-        let be = Cpu::new()?.with_quantization(options.scheme);
+        let be = Cpu::new()?.with_quantization(wanted.rounded.0.quantization);
         let gpt = Gpt::new(config)?;
-        let p = be.parameters(&source.weights.clone().into());
+        let p = be.parameters(&wanted.weights.to_vec().into());
         let mut batch = Batch::default();
         let windows = data.train.windows();
-        let n = options.tokens.div_ceil(config.block_size).min(windows);
+        let n = tokens.div_ceil(config.block_size).min(windows);
         (0..n).try_for_each(|i| data.train.window(i * windows / n, &mut batch))?;
         let enter = |i: usize| gpt.enter(&be, &p, batch.sequence(i).0, batch.positions(i));
         let sequences = (0..batch.len()).map(enter).collect();
-        Ok(Text { be, gpt, p, sequences, feedback: options.feedback })
+        Ok(Text { be, gpt, p, sequences, feedback: wanted.feedback })
     }
 
     /// Passes a block, and measures what goes into its layers.

@@ -13,12 +13,19 @@
 //! Weights are packed in panels of 64 outputs. Two neighbouring inputs of an output stand next to each other: the processor
 //! multiplies pairs of 16 bits and adds them to a lane of 32 bits, and a lane belongs to an output.
 
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use super::{
     mat::{Epilogue, MatMut},
     pack::prefetch,
 };
 use crate::isa::Isa;
+use lanes::{IN_LINE, Lanes, Line, Portable};
 use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
+use x86::{Avx2, Avx512, Vnni};
 
 /// Inputs that share a scale in four bits.
 pub const GROUP: usize = 32;
@@ -34,15 +41,6 @@ const LARGEST: f32 = 32767.0;
 
 /// Vectors of sums that a kernel has for each row.
 const VECTORS: usize = 4;
-
-/// A cache line of weights: two neighbouring inputs of each of 32 outputs or, in four bits, four of them, the first two in the
-/// low halves of the bytes.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Line([u8; 64]);
-
-/// Outputs in a line.
-const IN_LINE: usize = 32;
 
 /// A matrix `(o, i)` of small integers, packed to multiply by.
 #[derive(Debug)]
@@ -283,7 +281,7 @@ pub fn product(
     assert!(rows == x.rows.len() && first.is_multiple_of(WIDTH) && first + cols <= w.o && w.i == x.of.i);
     assert!(bias.is_none_or(|bias| bias.len() == w.o));
     let mut out = Out { c: &mut c, first, bias };
-    match lanes(isa) {
+    match lanes_of(isa) {
         IntLanes::Portable(lanes) => isa.run(
             #[inline(always)]
             || all_panels(lanes, &mut out, x, w),
@@ -391,8 +389,8 @@ fn tile<L: Lanes, const ROWS: usize>(
                     None
                 }
             };
-            for r in 0..ROWS {
-                out.put(row + r, panel, &sums[r], scales, x.of.scales[first + r]);
+            for (r, sums) in sums.iter().enumerate() {
+                out.put(row + r, panel, sums, scales, x.of.scales[first + r]);
             }
         },
     );
@@ -425,8 +423,8 @@ fn eight<L: Lanes, const ROWS: usize>(lanes: L, sums: &mut [[f32; WIDTH]; ROWS],
                     ahead(lines);
                 }
                 let mut w = [lanes.splat(0); VECTORS];
-                for v in 0..VECTORS {
-                    w[v] = lanes.eight(lines, first + v * L::LANES);
+                for (v, w) in w.iter_mut().enumerate() {
+                    *w = lanes.eight(lines, first + v * L::LANES);
                 }
                 for r in 0..ROWS {
                     let x = lanes.splat(pair(x[r], block * BLOCK + 2 * k));
@@ -435,11 +433,8 @@ fn eight<L: Lanes, const ROWS: usize>(lanes: L, sums: &mut [[f32; WIDTH]; ROWS],
                     }
                 }
             }
-            for r in 0..ROWS {
-                for v in 0..VECTORS {
-                    let to = &mut sums[r][first + v * L::LANES..][..L::LANES];
-                    lanes.add_to(to, acc[r][v]);
-                }
+            for (sums, acc) in sums.iter_mut().zip(&acc) {
+                sums[first..].chunks_exact_mut(L::LANES).zip(acc).for_each(|(to, acc)| lanes.add_to(to, *acc));
             }
         }
     }
@@ -469,8 +464,8 @@ fn four<L: Lanes, const ROWS: usize>(
                     ahead(lines);
                 }
                 let mut w = [[lanes.splat(0); 2]; VECTORS];
-                for v in 0..VECTORS {
-                    w[v] = lanes.four(lines, first + v * L::LANES);
+                for (v, w) in w.iter_mut().enumerate() {
+                    *w = lanes.four(lines, first + v * L::LANES);
                 }
                 for r in 0..ROWS {
                     let at = group * GROUP + 4 * k;
@@ -481,123 +476,15 @@ fn four<L: Lanes, const ROWS: usize>(
                     }
                 }
             }
-            for v in 0..VECTORS {
-                let at = first + v * L::LANES;
-                let scale = lanes.floats(&scales[at..][..L::LANES]);
-                for r in 0..ROWS {
-                    lanes.add_scaled_to(&mut sums[r][at..][..L::LANES], acc[r][v], scale);
+            for (sums, acc) in sums.iter_mut().zip(&acc) {
+                let scales = scales[first..].chunks_exact(L::LANES);
+                for ((to, acc), scale) in sums[first..].chunks_exact_mut(L::LANES).zip(acc).zip(scales) {
+                    lanes.add_scaled_to(to, *acc, lanes.floats(scale));
                 }
             }
         }
     }
 }
-
-/// Vectors of 32-bit integers, one output in each lane.
-trait Lanes: Copy {
-    /// 32-bit integers, or pairs of 16 bits.
-    type Ints: Copy;
-    /// As many floats.
-    type Floats: Copy;
-    /// How many.
-    const LANES: usize;
-    /// Rows that a kernel computes at once.
-    const ROWS: usize;
-
-    /// Compiles `kernel` for these vectors and runs it.
-    fn compiled<R>(self, kernel: impl FnOnce() -> R) -> R;
-    fn splat(self, x: i32) -> Self::Ints;
-    /// Pairs of weights of eight bits, of output number `at` of these lines and those after it.
-    fn eight(self, lines: &[Line; 2], at: usize) -> Self::Ints;
-    /// Two pairs of weights of four bits.
-    fn four(self, lines: &[Line; 2], at: usize) -> [Self::Ints; 2];
-    /// `acc + w[0] x[0] + w[1] x[1]` in each lane.
-    fn multiply_add(self, acc: Self::Ints, w: Self::Ints, x: Self::Ints) -> Self::Ints;
-    fn floats(self, from: &[f32]) -> Self::Floats;
-    /// `to += x`.
-    fn add_to(self, to: &mut [f32], x: Self::Ints);
-    /// `to += x scale`, rounded twice.
-    fn add_scaled_to(self, to: &mut [f32], x: Self::Ints, scale: Self::Floats);
-}
-
-/// Bytes of the weights of output `at` and those after it.
-#[inline(always)]
-fn bytes<const N: usize>(lines: &[Line; 2], at: usize) -> &[u8; N] {
-    lines[at / IN_LINE].0[2 * (at % IN_LINE)..].first_chunk().expect("a vector lies in a line")
-}
-
-/// What the compiler makes of plain loops.
-#[derive(Clone, Copy, Debug)]
-struct Portable;
-
-impl Lanes for Portable {
-    type Ints = [i32; 8];
-    type Floats = [f32; 8];
-    const LANES: usize = 8;
-    const ROWS: usize = 1;
-
-    #[inline(always)]
-    fn compiled<R>(self, kernel: impl FnOnce() -> R) -> R {
-        kernel()
-    }
-
-    #[inline(always)]
-    fn splat(self, x: i32) -> [i32; 8] {
-        [x; 8]
-    }
-
-    #[inline(always)]
-    fn eight(self, lines: &[Line; 2], at: usize) -> [i32; 8] {
-        let bytes = bytes::<16>(lines, at);
-        let mut pairs = [0; 8];
-        for lane in 0..8 {
-            let [low, high] = [bytes[2 * lane], bytes[2 * lane + 1]].map(|byte| i32::from(byte as i8));
-            pairs[lane] = low & 0xffff | high << 16;
-        }
-        pairs
-    }
-
-    #[inline(always)]
-    fn four(self, lines: &[Line; 2], at: usize) -> [[i32; 8]; 2] {
-        let bytes = bytes::<16>(lines, at);
-        let mut pairs = [[0; 8]; 2];
-        for lane in 0..8 {
-            let [first, second] = [bytes[2 * lane], bytes[2 * lane + 1]].map(i32::from);
-            pairs[0][lane] = first & 15 | (second & 15) << 16;
-            pairs[1][lane] = first >> 4 | (second >> 4) << 16;
-        }
-        pairs
-    }
-
-    #[inline(always)]
-    fn multiply_add(self, mut acc: [i32; 8], w: [i32; 8], x: [i32; 8]) -> [i32; 8] {
-        for lane in 0..8 {
-            let low = i32::from(w[lane] as i16) * i32::from(x[lane] as i16);
-            acc[lane] += low + (w[lane] >> 16) * (x[lane] >> 16);
-        }
-        acc
-    }
-
-    #[inline(always)]
-    fn floats(self, from: &[f32]) -> [f32; 8] {
-        *from.first_chunk().expect("a vector")
-    }
-
-    #[inline(always)]
-    fn add_to(self, to: &mut [f32], x: [i32; 8]) {
-        to.iter_mut().zip(x).for_each(|(to, x)| *to += x as f32);
-    }
-
-    #[inline(always)]
-    fn add_scaled_to(self, to: &mut [f32], x: [i32; 8], scale: [f32; 8]) {
-        to.iter_mut().zip(x).zip(scale).for_each(|((to, x), scale)| *to += x as f32 * scale);
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-use x86::{Avx2, Avx512, Vnni};
-
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 /// The vectors of an instruction set.
 enum IntLanes {
@@ -611,7 +498,7 @@ enum IntLanes {
     Vnni(Vnni),
 }
 
-fn lanes(isa: Isa) -> IntLanes {
+fn lanes_of(isa: Isa) -> IntLanes {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = isa.avx512() {
         return Vnni::try_new(simd).map_or(IntLanes::Avx512(Avx512(simd)), IntLanes::Vnni);

@@ -1,6 +1,6 @@
 //! The vectors of x86 processors.
 
-use super::{Lanes, Line, bytes};
+use super::lanes::{Lanes, Line, bytes};
 use pulp::{
     cast,
     x86::{V3, V4},
