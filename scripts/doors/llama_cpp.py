@@ -149,7 +149,7 @@ class Model:
             raise RuntimeError(f"{path}: {self.library.complaints()[-2000:]}")
         self.vocab = lib.llama_model_get_vocab(self.model)
         self.n_tokens = lib.llama_vocab_n_tokens(self.vocab)
-        self.context = None
+        self.context = self.one = None
         if vocab_only:
             return
         context = lib.llama_context_default_params()
@@ -164,6 +164,8 @@ class Model:
         self.said = self.library.complaints()
 
     def close(self):
+        if self.one:
+            self.lib.llama_batch_free(self.one)
         if self.context:
             self.lib.llama_free(self.context)
         self.lib.llama_model_free(self.model)
@@ -191,6 +193,16 @@ class Model:
 
     def forget(self):
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+
+    def step(self, id, at):
+        """The logits after one id, which stands behind `at` others, where they are: as fast as it goes."""
+        if not self.one:
+            self.one = self.lib.llama_batch_init(1, 0, 1)
+            self.one.n_tokens, self.one.n_seq_id[0], self.one.seq_id[0][0], self.one.logits[0] = 1, 1, 0, 1
+        self.one.token[0], self.one.pos[0] = id, at
+        if self.lib.llama_decode(self.context, self.one):
+            raise RuntimeError(f"llama_decode: {self.library.complaints()[-2000:]}")
+        return self.lib.llama_get_logits(self.context)
 
     def feed(self, ids, at):
         """The logits after each of these ids, which stand behind `at` others."""
