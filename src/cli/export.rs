@@ -62,7 +62,7 @@ pub(super) struct Args {
     #[arg(long = "static")]
     fixed: bool,
     /// gguf, onnx, c and safetensors: round the matrices of the blocks to eight bits (w8) or four (w4) on the way out,
-    /// without measuring what they are multiplied by; kinglet quantize does, and shows what it costs
+    /// without measuring what they are multiplied by; `kinglet quantize` does, and shows what it costs
     #[arg(long, alias = "quantize", value_name = "SCHEME", value_parser = scheme)]
     scheme: Option<Quantization>,
     #[command(flatten)]

@@ -89,8 +89,7 @@ impl Deref for Buf {
 
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [f32] {
-        self.prepared = None;
-        &mut self.numbers
+        self.written(0, self.numbers.len())
     }
 }
 
@@ -105,6 +104,13 @@ impl From<Vec<f32>> for Buf {
 impl Buf {
     fn zeros(len: usize) -> Buf {
         Buf::of(Floats::zeros(len))
+    }
+
+    /// Some numbers, to be written: what was made of them is out of date.
+    fn written(&mut self, start: usize, len: usize) -> &mut [f32] {
+        self.prepared = None;
+        self.integers.overwrite(start, len);
+        &mut self.numbers[start..start + len]
     }
 
     /// Numbers that are in memory already, without a copy: for a few passes over a model for which there is no room twice.
@@ -414,9 +420,8 @@ impl Forward for Cpu {
     }
 
     fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {
-        dst.integers.overwrite(start, src.len());
         // In parallel, because the first write to a page makes the system allocate memory for it.
-        let pieces = dst[start..start + src.len()].par_chunks_mut(PIECE).zip(src.par_chunks(PIECE));
+        let pieces = dst.written(start, src.len()).par_chunks_mut(PIECE).zip(src.par_chunks(PIECE));
         for_each(pieces.with_min_len(PIECES), |(dst, src)| dst.copy_from_slice(src));
     }
 
@@ -426,11 +431,13 @@ impl Forward for Cpu {
     }
 
     fn clear(&self, x: &mut Buf, span: Span) {
-        x[span.range()].fill(0.0);
+        x.written(span.start, span.len).fill(0.0);
     }
 
     fn copy(&self, dst: &mut Buf, start: usize, src: &Buf, span: Span) {
-        dst[start..start + span.len].copy_from_slice(&src[span.range()]);
+        let to = dst.written(start, span.len);
+        to.copy_from_slice(&src[span.range()]);
+        src.integers.numbers(span.start, to);
     }
 
     fn pack_weights(&self, p: &mut Buf, linears: &[Linear], backward: bool) {

@@ -2,8 +2,9 @@
 
 use kinglet_core::{
     backend::{Cpu, Forward},
-    config::{Config, Precision},
+    config::Config,
     model::{Gpt, Part},
+    quant::Weights,
     rng::{Purpose, Rng},
     sample::{Drawn, Sampling, Sequence, Stream, draw},
     threads::Pool,
@@ -27,13 +28,22 @@ struct Setting {
     weights: <Cpu as Forward>::Buf,
 }
 
-fn setting(isa: Isa, precision: Precision, shape: &[&str], packed: bool) -> Setting {
-    let config = Config::default().with(&[&["vocab_size=61"], shape].concat()).unwrap();
+/// What weights are.
+const KINDS: [&[&str]; 5] = [
+    &[],
+    &["precision=bf16"],
+    &["quantization=w8"],
+    &["quantization=w4"],
+    &["quantization=w4", "quantize_head=true", "quantize_embeddings=true"],
+];
+
+fn setting(isa: Isa, kind: &[&str], shape: &[&str], packed: bool) -> Setting {
+    let config = Config::default().with(&[&["vocab_size=61"], shape, kind].concat()).unwrap();
     let model = Gpt::new(&config).unwrap();
-    let be = Cpu::with_isa(isa).with_precision(precision);
-    let mut weights = be.zeros(model.layout.len());
+    let be = Cpu::with_isa(isa).with_precision(config.precision).with_quantization(config.quantization);
     // Larger than at initialisation, so that no token is certain and none impossible.
-    be.upload(&mut weights, 0, &model.layout.init(5).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
+    let numbers = model.layout.init(5).iter().map(|x| 3.0 * x).collect();
+    let mut weights = be.parameters(&Weights::rounded(&config, &model.layout, numbers).unwrap());
     if packed {
         be.pack_weights(&mut weights, &model.layout.linears(), false);
     }
@@ -91,16 +101,16 @@ fn together(on: &Setting, tasks: &[Task], rng: &mut Rng) -> Vec<Vec<Drawn>> {
 fn what_a_sequence_gets_does_not_depend_on_the_others() {
     let (mut rng, mut documents) = (Rng::new(11, Purpose::Sample, 0, 0), 0);
     for isa in Isa::available() {
-        for (precision, packed) in [(Precision::F32, true), (Precision::F32, false), (Precision::Bf16, true)] {
+        for (kind, packed) in KINDS.map(|kind| (kind, true)).into_iter().chain([(KINDS[0], false)]) {
             for shape in SHAPES {
-                let on = setting(isa, precision, shape, packed);
+                let on = setting(isa, kind, shape, packed);
                 let tasks: Vec<_> = (0..20).map(|_| task(&mut rng, &on.model)).collect();
                 let want: Vec<_> = tasks.iter().map(|task| alone(&on, task)).collect();
                 documents += want.iter().flatten().filter(|drawn| drawn.id == 0).count();
-                assert!(together(&on, &tasks, &mut rng) == want, "{isa:?} {precision:?} {shape:?}");
+                assert!(together(&on, &tasks, &mut rng) == want, "{isa:?} {kind:?} {shape:?}");
                 let pool = Pool::new(3).unwrap();
                 let in_pool = pool.run(|| together(&on, &tasks, &mut rng));
-                assert!(in_pool == want, "{isa:?} {precision:?} {shape:?} in a pool");
+                assert!(in_pool == want, "{isa:?} {kind:?} {shape:?} in a pool");
             }
         }
     }
@@ -111,9 +121,9 @@ fn what_a_sequence_gets_does_not_depend_on_the_others() {
 fn how_a_prompt_is_divided_among_passes_does_not_matter() {
     let mut rng = Rng::new(12, Purpose::Sample, 0, 0);
     for isa in Isa::available() {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for kind in KINDS {
             for shape in SHAPES {
-                let on = setting(isa, precision, shape, true);
+                let on = setting(isa, kind, shape, true);
                 let Setting { be, model, weights } = &on;
                 let ids: Vec<u32> = (0..model.block_size).map(|_| rng.below(model.vocab_size as u64) as u32).collect();
                 let logits = |pieces: &mut dyn FnMut(usize) -> usize| {
@@ -128,10 +138,10 @@ fn how_a_prompt_is_divided_among_passes_does_not_matter() {
                     logits
                 };
                 let whole = logits(&mut |left| left);
-                assert_eq!(logits(&mut |_| 1), whole, "{isa:?} {precision:?} {shape:?}");
+                assert_eq!(logits(&mut |_| 1), whole, "{isa:?} {kind:?} {shape:?}");
                 for _ in 0..5 {
                     let divided = logits(&mut |left| 1 + rng.below(left as u64) as usize);
-                    assert_eq!(divided, whole, "{isa:?} {precision:?} {shape:?}");
+                    assert_eq!(divided, whole, "{isa:?} {kind:?} {shape:?}");
                 }
             }
         }
@@ -140,7 +150,7 @@ fn how_a_prompt_is_divided_among_passes_does_not_matter() {
 
 #[test]
 fn the_most_probable_tokens_come_with_what_the_model_gives_them() {
-    let on = setting(Isa::detect(), Precision::F32, SHAPES[1], true);
+    let on = setting(Isa::detect(), KINDS[0], SHAPES[1], true);
     let Setting { be, model, weights } = &on;
     let mut sampling = Sampling::default();
     sampling.logit_bias = vec![(3, 2.0)];

@@ -3,6 +3,7 @@
 mod batches;
 mod close;
 mod conformance;
+mod few_bits;
 mod gradcheck;
 mod masters;
 mod sampling;
