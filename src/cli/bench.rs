@@ -156,7 +156,7 @@ impl Args {
         config.check()?;
         kinglet::train::Memory::of(&config)?.check()?;
         let threads = if self.threads.count() == 0 { cores() } else { self.threads.count() };
-        let be = be.with_precision(config.precision).with_quantization(config.quantization);
+        let be = be.with_precision(config.precision);
         terminal::note_precision(config.precision, be.precision());
         let mut report = with_threads(threads, || self.measure(&config, threads, be))??;
         if !self.quick {
@@ -185,6 +185,7 @@ impl Args {
         let gflops = gflop_per_step / ms_per_step * 1e3;
         let Trial { p: weights, shards, .. } = trial;
         let shards = shards.count();
+        let drawing = be.with_quantization(config.quantization);
         let mut weights = match config.quantization {
             Quantization::None => weights.into_masters(),
             // Training multiplies weights in few bits out; what draws texts does not.
@@ -195,7 +196,7 @@ impl Args {
             }
         };
         if !self.quick {
-            be.pack_weights(&mut weights, &model.layout.linears(), false);
+            drawing.pack_weights(&mut weights, &model.layout.linears(), false);
         }
         let (parts, profile) = if self.quick && !self.profile {
             (None, None)
@@ -230,7 +231,7 @@ impl Args {
             gflops,
             peak_gflops,
             fraction_of_peak: gflops / peak_gflops,
-            sample: (!self.quick).then(|| self.sample(&be, &model, &weights)).transpose()?,
+            sample: (!self.quick).then(|| self.sample(&drawing, &model, &weights)).transpose()?,
             process: None,
             profile,
         })

@@ -88,20 +88,19 @@ impl Rounded {
         Ok(Rounded { scheme, rows, cols, codes, scales })
     }
 
-    /// Checks that every number of `w` is near the one that stands for it: that none was lost.
+    /// Checks that `w`, which it was made of, has numbers that can be rounded.
     ///
     /// # Errors
-    /// If one is not finite, or too large for a scale.
+    /// If one of them is not finite, or there is no scale for some of them.
     pub fn check(&self, w: &[f32]) -> Result<()> {
-        match self.scales.iter().position(|scale| !scale.is_finite()) {
-            None => Ok(()),
-            Some(at) => {
-                let (groups, width) = (groups(self.scheme, self.cols), group(self.scheme, self.cols));
-                let group = &w[at / groups * self.cols..][..self.cols][at % groups * width..];
-                let x = largest(&group[..width.min(group.len())]);
-                Err(Error::Data(format!("{x} has no scale: weights must be finite, and for w4 below 500000")))
-            }
+        if let Some(x) = w.iter().find(|x| !x.is_finite()) {
+            return Err(Error::Data(format!("{x} cannot be rounded")));
         }
+        if self.scales.iter().all(|scale| scale.is_finite()) {
+            return Ok(());
+        }
+        let x = largest(w);
+        Err(Error::Data(format!("{x} is too large for the scales of its row, or so is what the text multiplies it by")))
     }
 
     /// How its weights are stored.
@@ -157,8 +156,10 @@ pub fn bytes(scheme: Quantization, rows: usize, cols: usize) -> usize {
 
 /// Bytes of a model's weights in a file, where those are in few bits that the configuration says are.
 pub fn weight_bytes(config: &Config, layout: &Layout) -> usize {
-    let saved = |matrix: &Matrix| 4 * matrix.span.len - bytes(config.quantization, matrix.rows, matrix.cols);
-    4 * layout.len() - matrices(config, layout).iter().map(saved).sum::<usize>()
+    let few = matrices(config, layout);
+    let of_few: usize = few.iter().map(|matrix| bytes(config.quantization, matrix.rows, matrix.cols)).sum();
+    let numbers = layout.len() - few.iter().map(|matrix| matrix.span.len).sum::<usize>();
+    of_few + size_of::<f32>() * numbers
 }
 
 /// Scales of each row.
@@ -323,27 +324,26 @@ fn half(x: f32) -> f32 {
     if x.is_nan() { x } else { number }
 }
 
-/// How much smaller than for the largest magnitude the scales are that are tried.
-const TRIED: [f32; 8] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7];
+/// How many steps away from zero training tries to put the largest magnitude, of a positive number: less than 8 are coarser than
+/// they need be, more cut it off. With whole numbers, what was rounded before is rounded to itself.
+const TRIED: [f32; 8] = [-8.0, 7.0, -7.0, 6.0, -6.0, -8.4, -9.0, -9.7];
 
-/// The f16 scale of a group of four bits with the least squared error among [`TRIED`]: training looks for it in every step.
-///
-/// The largest magnitude is 8 steps away from zero at first. Smaller scales cut it off and are finer elsewhere.
+/// The f16 scale of a group of four bits with the least squared error among those of [`TRIED`]: training looks for it in every step.
 fn quick_scale(w: &[f32]) -> f32 {
-    let full = largest(w) / -8.0;
-    best_scale(TRIED.map(|part| full * part), w, |_| 1.0)
+    let largest = largest(w);
+    best_scale(TRIED.map(|steps| largest / steps), w, |_| 1.0)
 }
 
 /// Scales of either sign that [`fine_scale`] tries.
-const FINE: usize = 24;
+const FINE: usize = 25;
 
 /// The same among more scales, where the squared error of each element has a weight.
 fn fine_scale(w: &[f32], weights: &[f32]) -> f32 {
     let largest = largest(w);
-    // The largest magnitude is 5.5 to 9.5 steps away from zero, of which there are 8 on one side and 7 on the other.
-    let steps = |i: usize| 5.5 + 4.0 * (i % FINE) as f32 / (FINE - 1) as f32;
+    // From 5.5 to 9.5 steps, a sixth apart.
+    let steps = |i: usize| (33 + i) as f32 / 6.0;
     let scales: [f32; 2 * FINE] =
-        std::array::from_fn(|i| if i < FINE { largest / -steps(i) } else { largest / steps(i) });
+        std::array::from_fn(|i| if i < FINE { largest / -steps(i) } else { largest / steps(i - FINE) });
     best_scale(scales, w, |i| weights[i])
 }
 
@@ -388,6 +388,39 @@ mod tests {
         }
         assert!(half(f32::NAN).is_nan());
         assert_eq!(half(f32::MAX), f32::INFINITY);
+    }
+
+    #[test]
+    fn what_was_rounded_is_rounded_to_itself() {
+        for seed in 0..200 {
+            let scale = f16::from_f32(0.01 + 0.003 * seed as f32).to_f32() * if seed % 2 == 0 { 1.0 } else { -1.0 };
+            let code = |i: usize| ((i * 2_654_435_761 + seed * 40_503) >> 7) % 16;
+            // Of a group, the largest magnitude is 6, 7 or 8.
+            let most = 6 + seed % 3;
+            let code = |i: usize| if i == 5 { -(most as f32) } else { (code(i) % (2 * most)) as f32 - most as f32 };
+            let w: Vec<f32> = (0..32).map(|i| code(i).clamp(-8.0, 7.0) * scale).collect();
+            for importance in [None, Some(&[1.0; 32][..])] {
+                let mut again = vec![0.0; 32];
+                Rounded::new(Quantization::W4, &w, 32, importance).numbers(&mut again);
+                assert_eq!(again, w, "{seed} {importance:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_rounded_is_refused() {
+        let refused = |scheme, x: f32, what: &str| {
+            let mut w = vec![0.5; 64];
+            w[40] = x;
+            let error = Rounded::new(scheme, &w, 64, None).check(&w).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        };
+        for scheme in [Quantization::W8, Quantization::W4] {
+            refused(scheme, f32::NAN, "NaN cannot be rounded");
+            refused(scheme, f32::NEG_INFINITY, "-inf cannot be rounded");
+        }
+        refused(Quantization::W4, 1e6, "1000000 is too large for the scales of its row");
+        assert!(Rounded::new(Quantization::W8, &[1e30, 0.0], 2, None).check(&[1e30, 0.0]).is_ok());
     }
 
     /// What training computes with is what is stored, bit for bit.

@@ -21,6 +21,7 @@ use kinglet_kernels::{
     self as kernels, Epilogue, Floats, Init, Isa, Mat, MatMut, Rhs, Strip, activation,
     attention::{self, Heads},
     dropout,
+    int8::Outputs,
     loss::Objective,
     norm,
     optimizer::{AdamW, Muon},
@@ -56,7 +57,7 @@ pub struct Cpu {
     precision: kernels::Precision,
 }
 
-/// A vector of numbers. If they are parameters, it also holds the weights that [`Forward::pack_weights`] packed, which
+/// A vector of numbers. Read as a slice, it is zeros where weights in few bits stand. If they are parameters, it also holds the weights that [`Forward::pack_weights`] packed, which
 /// any mutable access to the numbers invalidates.
 #[derive(Debug)]
 pub struct Buf {
@@ -131,9 +132,12 @@ impl Buf {
         size_of::<f32>() * numbers + panels.map(kernels::Panels::bytes).sum::<usize>() + self.integers.bytes()
     }
 
-    /// The numbers; those of [`Buf::in_place`] are not copied.
+    /// The numbers; those of [`Buf::in_place`] are not copied. Weights in few bits are multiplied out.
     pub fn into_numbers(self) -> Vec<f32> {
-        self.numbers.into_vec()
+        let Buf { numbers, integers, .. } = self;
+        let mut numbers = numbers.into_vec();
+        integers.numbers(0, &mut numbers);
+        numbers
     }
 
     /// W of a layer, or its transpose for the forward pass; the packed copy if it is up to date.
@@ -224,8 +228,9 @@ impl Cpu {
     fn linear_then(&self, y: &mut [f32], x: &[f32], pass: Pass<Buf>, w: Linear, epilogue: Option<Epilogue>) {
         let (p, n) = (pass.p, pass.rows.n());
         if let Some(panels) = p.integers.at(w.w.start).filter(|_| w.lora.is_none()) {
-            let (bias, spread) = (w.b.map(|b| &p[b.range()]), if pass.rows.b == 1 { SPREAD_ALONE } else { SPREAD });
-            return quantized::product(self.isa, y, &x[..n * w.i], (w, panels), bias, spread, epilogue);
+            let outputs = Outputs { panels, bias: w.b.map(|b| &p[b.range()]), first: 0 };
+            let spread = if pass.rows.b == 1 { SPREAD_ALONE } else { SPREAD };
+            return quantized::product(self.isa, y, &x[..n * w.i], outputs, spread, epilogue);
         }
         let mut init = w.b.map_or(Init::Zero, |b| Init::Bias(&p[b.range()]));
         if let Some(lora) = w.lora {

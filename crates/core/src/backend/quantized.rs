@@ -5,13 +5,13 @@
 
 use crate::{
     config::Quantization,
-    params::{Linear, Span},
+    params::Span,
     quant::Rounded,
     threads::{self, for_each},
 };
 use kinglet_kernels::{
     Epilogue, Isa, MatMut,
-    int8::{self, Inputs, Panels},
+    int8::{self, Inputs, Outputs, Panels},
 };
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -76,27 +76,21 @@ impl Integers {
 
 /// `y (n, o) = x (n, i) W^T + bias`, with `epilogue` applied to strips of it. From `spread` multiply-adds on, the longer side of
 /// `y` is split across threads.
-pub(super) fn product(
-    isa: Isa,
-    y: &mut [f32],
-    x: &[f32],
-    (w, panels): (Linear, &Panels),
-    bias: Option<&[f32]>,
-    spread: usize,
-    epilogue: Option<Epilogue>,
-) {
-    let n = x.len() / w.i;
-    let y = MatMut::new(&mut y[..n * w.o], n, w.o);
+pub(super) fn product(isa: Isa, y: &mut [f32], x: &[f32], w: Outputs, spread: usize, epilogue: Option<Epilogue>) {
+    let (o, i) = w.panels.shape();
+    let n = x.len() / i;
+    let y = MatMut::new(&mut y[..n * o], n, o);
     with_inputs(|inputs| {
-        inputs.round(isa, x, w.i);
+        inputs.round(isa, x, i);
         let threads = threads::current();
-        if threads == 1 || n.max(FEW_ROWS) * w.o * w.i < spread {
-            return int8::product(isa, y, &inputs.all(), panels, 0, bias, epilogue);
+        if threads == 1 || n.max(FEW_ROWS) * o * i < spread {
+            return int8::product(isa, y, &inputs.all(), w, epilogue);
         }
-        let (rows, cols) = split(n, w.o, threads, int8::WIDTH);
+        let (rows, cols) = split(n, o, threads, int8::WIDTH);
         let blocks: Vec<_> = y.blocks(rows, cols).collect();
         for_each(blocks.into_par_iter(), |(rows, cols, y)| {
-            int8::product(isa, y, &inputs.all().part(rows), panels, cols.start, bias, epilogue);
+            let w = Outputs { first: cols.start, ..w };
+            int8::product(isa, y, &inputs.all().part(rows), w, epilogue);
         });
     });
 }

@@ -11,15 +11,17 @@ use kinglet_core::{
     threads::Pool,
 };
 
-const SHAPES: [&[&str]; 7] = [
+const SHAPES: [&[&str]; 8] = [
     &["n_embd=32", "n_head=4", "activation=relu", "bias=true"],
     &["n_embd=48", "n_head=3", "position=rotary", "activation=swiglu", "norm=rmsnorm"],
     &["n_embd=64", "n_head=4", "position=rotary", "n_kv_head=2", "qk_norm=true", "activation=gelu"],
     // No whole groups, panels or pairs anywhere.
-    &["n_embd=33", "n_head=3", "n_inner=71", "activation=gelu_tanh", "bias=true", "logit_softcap=3.0"],
+    &["n_embd=33", "n_head=3", "n_inner=71", "activation=gelu_tanh", "bias=true", "logit_softcap=30.0"],
     &["n_embd=10", "n_head=2", "head_size=7", "n_inner=1", "activation=relu_squared"],
     &["n_embd=128", "n_head=4", "vocab_size=300", "block_size=70"],
     &["n_embd=1", "n_head=1", "n_inner=1"],
+    // More inputs than are summed in 32 bits.
+    &["n_embd=32", "n_head=4", "n_inner=1100", "bias=true", "n_layer=1"],
 ];
 
 const KINDS: [&[&str]; 5] = [

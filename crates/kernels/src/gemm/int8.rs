@@ -1,7 +1,7 @@
 //! Products with weights of eight or four bits, computed in integers.
 //!
-//! Each row of the input is rounded to 16 bits, with a scale of its own: its largest magnitude becomes 32767. That is a
-//! thousandth of what rounding the weights changes. Then a sum of integer products is exact, so its order does not matter, and
+//! Each row of the input is rounded to 16 bits, with a scale of its own: its largest magnitude becomes 32767. Compared with
+//! what rounding the weights changes, that is little: a 256th of it for eight bits. Then a sum of integer products is exact, so its order does not matter, and
 //! what is done with it in f32 has one order everywhere. So the results have the same bits for every instruction set, any
 //! division among threads and any number of rows.
 //!
@@ -263,44 +263,40 @@ impl Rows<'_> {
     }
 }
 
-/// `C = X W^T + bias` for some of the outputs, `first` and those after it, which is a multiple of [`WIDTH`]; `bias` has all of
-/// them. Then `epilogue` is applied to C.
+/// Some outputs of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Outputs<'a> {
+    /// The weights of all outputs.
+    pub panels: &'a Panels,
+    /// The biases of all outputs, if there are any.
+    pub bias: Option<&'a [f32]>,
+    /// The first of these outputs, a multiple of [`WIDTH`].
+    pub first: usize,
+}
+
+/// `C = X W^T + bias` for as many of these outputs as C has columns. Then `epilogue` is applied to C.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn product(
-    isa: Isa,
-    mut c: MatMut,
-    x: &Rows,
-    w: &Panels,
-    first: usize,
-    bias: Option<&[f32]>,
-    epilogue: Option<Epilogue>,
-) {
+pub fn product(isa: Isa, c: MatMut, x: &Rows, w: Outputs, epilogue: Option<Epilogue>) {
+    product_in(vectors(isa), c, x, w, epilogue);
+}
+
+/// The same with these vectors.
+fn product_in(vectors: IntLanes, mut c: MatMut, x: &Rows, w: Outputs, epilogue: Option<Epilogue>) {
+    let Outputs { panels, bias, first } = w;
     let (rows, cols) = (c.rows, c.cols);
-    assert!(rows == x.rows.len() && first.is_multiple_of(WIDTH) && first + cols <= w.o && w.i == x.of.i);
-    assert!(bias.is_none_or(|bias| bias.len() == w.o));
-    let mut out = Out { c: &mut c, first, bias };
-    match lanes_of(isa) {
-        IntLanes::Portable(lanes) => isa.run(
-            #[inline(always)]
-            || all_panels(lanes, &mut out, x, w),
-        ),
+    assert!(rows == x.rows.len() && first.is_multiple_of(WIDTH) && first + cols <= panels.o && panels.i == x.of.i);
+    assert!(bias.is_none_or(|bias| bias.len() == panels.o));
+    let mut out = Out { c: &mut c, w };
+    match vectors {
+        IntLanes::Portable(lanes) => all_panels(lanes, &mut out, x),
         #[cfg(target_arch = "x86_64")]
-        IntLanes::Avx2(lanes) => isa.run(
-            #[inline(always)]
-            || all_panels(lanes, &mut out, x, w),
-        ),
+        IntLanes::Avx2(lanes) => all_panels(lanes, &mut out, x),
         #[cfg(target_arch = "x86_64")]
-        IntLanes::Avx512(lanes) => isa.run(
-            #[inline(always)]
-            || all_panels(lanes, &mut out, x, w),
-        ),
+        IntLanes::Avx512(lanes) => all_panels(lanes, &mut out, x),
         #[cfg(target_arch = "x86_64")]
-        IntLanes::Vnni(lanes) => lanes.compiled(
-            #[inline(always)]
-            || all_panels(lanes, &mut out, x, w),
-        ),
+        IntLanes::Vnni(lanes) => all_panels(lanes, &mut out, x),
     }
     if let Some(epilogue) = epilogue {
         epilogue(c.strip(0..rows, 0..cols));
@@ -310,16 +306,15 @@ pub fn product(
 /// Where the results go.
 struct Out<'a, 'b> {
     c: &'a mut MatMut<'b>,
-    /// The output that is the first column of C.
-    first: usize,
-    bias: Option<&'a [f32]>,
+    /// The outputs that are its columns.
+    w: Outputs<'a>,
 }
 
 impl Out<'_, '_> {
     /// Scales a row's sums of a panel, adds the bias and writes them.
     #[inline(always)]
     fn put(&mut self, row: usize, panel: usize, sums: &[f32; WIDTH], scales: Option<&[f32]>, x_scale: f32) {
-        let at = panel * WIDTH - self.first;
+        let at = panel * WIDTH - self.w.first;
         let cols = at..self.c.cols.min(at + WIDTH);
         for (_, to) in self.c.strip(row..row + 1, cols).iter_mut() {
             match scales {
@@ -328,7 +323,7 @@ impl Out<'_, '_> {
                 }
                 None => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum * x_scale),
             }
-            if let Some(bias) = self.bias {
+            if let Some(bias) = self.w.bias {
                 to.iter_mut().zip(&bias[panel * WIDTH..]).for_each(|(to, bias)| *to += bias);
             }
         }
@@ -336,61 +331,58 @@ impl Out<'_, '_> {
 }
 
 /// All panels that the columns are in, one after another: each stays in a near cache for all rows.
-#[inline(always)]
-fn all_panels<L: Lanes>(lanes: L, out: &mut Out, x: &Rows, w: &Panels) {
+fn all_panels<L: Lanes>(lanes: L, out: &mut Out, x: &Rows) {
+    let w = out.w.panels;
     let lines = 2 * match w.scales {
         Scales::Rows(_) => w.i.div_ceil(2),
         Scales::Groups(_) => w.i.div_ceil(GROUP) * GROUP / 4,
     };
-    let (begin, end) = (out.first / WIDTH, (out.first + out.c.cols).div_ceil(WIDTH));
+    let (begin, end) = (out.w.first / WIDTH, (out.w.first + out.c.cols).div_ceil(WIDTH));
     for panel in begin..end {
-        let codes = &w.lines[panel * lines..][..lines];
+        let panel = Panel { number: panel, codes: &w.lines[panel * lines..][..lines] };
         let mut row = 0;
         while row < x.rows.len() {
             let left = (x.rows.len() - row).min(L::ROWS);
-            // The function pointers keep the compiler from making one function of all of them, with too few registers.
-            let tile: fn(L, &mut Out, &Rows, &Panels, usize, usize, &[Line]) = match left {
-                4.. if L::ROWS >= 4 => tile::<L, 4>,
-                2.. if L::ROWS >= 2 => tile::<L, 2>,
-                _ => tile::<L, 1>,
-            };
-            tile(lanes, out, x, w, panel, row, codes);
+            match left {
+                4.. if L::ROWS >= 4 => tile::<L, 4>(lanes, out, x, &panel, row),
+                2.. if L::ROWS >= 2 => tile::<L, 2>(lanes, out, x, &panel, row),
+                _ => tile::<L, 1>(lanes, out, x, &panel, row),
+            }
             row += if left >= 4 { 4 } else { left.min(2) };
         }
     }
 }
 
-/// `ROWS` rows from `row` on times a panel.
-fn tile<L: Lanes, const ROWS: usize>(
-    lanes: L,
-    out: &mut Out,
-    x: &Rows,
-    w: &Panels,
-    panel: usize,
-    row: usize,
-    codes: &[Line],
-) {
+/// A panel of weights.
+struct Panel<'a> {
+    number: usize,
+    codes: &'a [Line],
+}
+
+/// `ROWS` rows from `row` on times a panel. A function of its own: with all of them in one, there would be too few registers.
+#[inline(never)]
+fn tile<L: Lanes, const ROWS: usize>(lanes: L, out: &mut Out, x: &Rows, panel: &Panel, row: usize) {
     lanes.compiled(
         #[inline(always)]
         || {
-            let first = x.rows.start + row;
+            let (w, first, &Panel { number, codes }) = (out.w.panels, x.rows.start + row, panel);
             let integers: [&[i16]; ROWS] = std::array::from_fn(|r| x.integers(first + r));
             let mut sums = [[0.0f32; WIDTH]; ROWS];
             let scales = match &w.scales {
                 Scales::Rows(scales) => {
                     eight(lanes, &mut sums, integers, codes);
-                    Some(&scales[panel * WIDTH..][..WIDTH])
+                    Some(&scales[number * WIDTH..][..WIDTH])
                 }
                 Scales::Groups(scales) => {
                     let groups = w.i.div_ceil(GROUP);
-                    let scales = &scales[panel * groups * WIDTH..][..groups * WIDTH];
+                    let scales = &scales[number * groups * WIDTH..][..groups * WIDTH];
                     let of_groups: [&[i32]; ROWS] = std::array::from_fn(|r| x.sums(first + r));
                     four(lanes, &mut sums, integers, of_groups, codes, scales);
                     None
                 }
             };
             for (r, sums) in sums.iter().enumerate() {
-                out.put(row + r, panel, sums, scales, x.of.scales[first + r]);
+                out.put(row + r, number, sums, scales, x.of.scales[first + r]);
             }
         },
     );
@@ -487,6 +479,7 @@ fn four<L: Lanes, const ROWS: usize>(
 }
 
 /// The vectors of an instruction set.
+#[derive(Clone, Copy, Debug)]
 enum IntLanes {
     Portable(Portable),
     #[cfg(target_arch = "x86_64")]
@@ -498,7 +491,8 @@ enum IntLanes {
     Vnni(Vnni),
 }
 
-fn lanes_of(isa: Isa) -> IntLanes {
+/// The best vectors of an instruction set.
+fn vectors(isa: Isa) -> IntLanes {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = isa.avx512() {
         return Vnni::try_new(simd).map_or(IntLanes::Avx512(Avx512(simd)), IntLanes::Vnni);
@@ -573,14 +567,15 @@ mod tests {
                     (Panels::of_groups(&four, o, &of_groups), &four, &of_groups, GROUP),
                 ] {
                     let want = defined(&x, (o, i), codes, scales, width, &bias);
-                    for isa in Isa::available() {
+                    for (isa, vectors) in all_vectors() {
                         let (mut inputs, mut y) = (Inputs::default(), vec![9.0; n * o]);
                         inputs.round(isa, &x, i);
                         for (rows, cols, c) in MatMut::new(&mut y, n, o).blocks(2, 2 * WIDTH) {
-                            product(isa, c, &inputs.all().part(rows), &panels, cols.start, Some(&bias), None);
+                            let w = Outputs { panels: &panels, bias: Some(&bias), first: cols.start };
+                            product_in(vectors, c, &inputs.all().part(rows), w, None);
                         }
                         let same = y.iter().zip(&want).all(|(y, want)| y.to_bits() == want.to_bits());
-                        assert!(same, "{} {n} x {o} x {i}, {width}", isa.name());
+                        assert!(same, "{vectors:?} {n} x {o} x {i}, {width}");
                     }
                     let mut row = vec![0.0; i];
                     for out in 0..o {
@@ -595,22 +590,35 @@ mod tests {
         }
     }
 
+    /// All vectors that this processor has, with an instruction set that has them.
+    fn all_vectors() -> Vec<(Isa, IntLanes)> {
+        let mut all: Vec<_> = Isa::available().into_iter().map(|isa| (isa, vectors(isa))).collect();
+        // Of a processor without VNNI.
+        #[cfg(target_arch = "x86_64")]
+        all.extend(Isa::available().into_iter().filter_map(|isa| Some((isa, IntLanes::Avx512(Avx512(isa.avx512()?))))));
+        all
+    }
+
     #[test]
     fn the_largest_sums_fit_and_what_is_not_finite_stays_so() {
         let i = 2 * BLOCK;
-        let panels = Panels::of_rows(&vec![-127; i], &[1.0]);
-        for isa in Isa::available() {
-            let (mut inputs, mut y) = (Inputs::default(), [0.0]);
-            inputs.round(isa, &vec![2.0; i], i);
-            product(isa, MatMut::new(&mut y, 1, 1), &inputs.all(), &panels, 0, None, None);
-            assert_eq!(y[0], -127.0 * 2.0 * i as f32);
+        let eight = (Panels::of_rows(&vec![-127; i], &[1.0]), -127.0);
+        let four = (Panels::of_groups(&vec![-8; i], 1, &vec![1.0; i / GROUP]), -8.0);
+        for ((isa, vectors), (panels, code)) in all_vectors().into_iter().flat_map(|of| [(of, &eight), (of, &four)]) {
+            let of = |x: &[f32]| {
+                let (mut inputs, mut y) = (Inputs::default(), [0.0]);
+                inputs.round(isa, x, i);
+                let w = Outputs { panels, bias: None, first: 0 };
+                product_in(vectors, MatMut::new(&mut y, 1, 1), &inputs.all(), w, None);
+                y[0]
+            };
+            assert_eq!(of(&vec![2.0; i]), code * 2.0 * i as f32);
+            assert_eq!(of(&vec![-2.0; i]), code * -2.0 * i as f32);
             for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 for at in [0, 20, i - 1] {
                     let mut x = vec![1.0; i];
                     x[at] = wrong;
-                    inputs.round(isa, &x, i);
-                    product(isa, MatMut::new(&mut y, 1, 1), &inputs.all(), &panels, 0, None, None);
-                    assert!(y[0].is_nan(), "{wrong} {at}");
+                    assert!(of(&x).is_nan(), "{wrong} {at}");
                 }
             }
         }

@@ -140,7 +140,7 @@ impl Lanes for Vnni {
 
     #[inline(always)]
     fn compiled<R>(self, kernel: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi1,bmi2")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi1,bmi2")]
         fn inner<R>(kernel: impl FnOnce() -> R) -> R {
             kernel()
         }
@@ -165,7 +165,7 @@ impl Lanes for Vnni {
 
     #[inline(always)]
     fn multiply_add(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        // SAFETY: as above.
+        // SAFETY: `self` shows that the processor has the instruction.
         unsafe { _mm512_dpwssd_epi32(acc, w, x) }
     }
 
