@@ -32,13 +32,6 @@ pub(super) fn scales_by_group(matrix: &Rounded) -> Vec<f32> {
     (0..groups).flat_map(|group| (0..rows).map(move |row| matrix.scales()[row * groups + group])).collect()
 }
 
-/// Codes two to a byte, the first of two in the low half; a row begins with a byte of its own.
-pub(super) fn packed(codes: &[i8], cols: usize, zero: i8) -> Vec<u8> {
-    let nibble = |code: i8| (code + zero).cast_unsigned() & 15;
-    let byte = |pair: &[i8]| nibble(pair[0]) | nibble(pair.get(1).copied().unwrap_or(0)) << 4;
-    codes.chunks(cols.max(1)).flat_map(|row| row.chunks(2).map(byte)).collect()
-}
-
 /// Gives a rewritten model the integers of the one that it was, where rewriting left them what they are. Returns how many
 /// matrices have none any more.
 pub(super) fn follow(model: &mut Portable) -> usize {
@@ -164,11 +157,5 @@ mod tests {
         let before = matrix(Quantization::W4, 4, 32);
         let huge: Vec<f32> = numbers(&before).iter().map(|x| x * 1e6).collect();
         assert_eq!(followed(&before, &huge, 32), None);
-    }
-
-    #[test]
-    fn two_codes_are_a_byte_and_rows_begin_with_their_own() {
-        assert_eq!(packed(&[-8, 7, 0, 1, 2, -1], 3, 8), [0xf0, 0x88, 0xa9, 0x87]);
-        assert_eq!(packed(&[-8, 7, 0, 1], 4, 0), [0x78, 0x10]);
     }
 }
