@@ -164,20 +164,54 @@ fn a_model_whose_configuration_has_few_bits_has_them() {
 }
 
 /// Where a rewrite changes numbers, matrices are rounded again; where it multiplies them, scales of f16 are. Both are said with
-/// a count, a head that was the embedding's matrix too.
+/// a count, of a head that was the embedding's matrix too.
 #[test]
 fn integers_that_a_rewrite_changes_are_counted() {
     let temp = tempfile::tempdir().unwrap();
-    for (scheme, name) in [(Quantization::W8, "q8_0"), (Quantization::W4, "q4_0")] {
-        // LayerNorm becomes RMSNorm: what goes into the residual stream is centred, and the head is no longer the embedding.
-        let tied = ["norm=layernorm", "tie_weights=true", "quantize_head=true", "quantize_embeddings=true"];
-        let model = model(scheme, &tied);
-        let made = exported(&model, Target::Gguf, &temp.path().join(name), &ExportOptions::default());
-        let notes = &made.written.notes;
-        let said = format!(" other numbers after rewriting, so they are rounded again, to {name}");
-        let note = notes.iter().find(|note| note.ends_with(&said)).unwrap_or_else(|| panic!("{notes:?}"));
-        // Both projections of both blocks, the embedding, and the head's copy of it.
-        assert!(note.starts_with("LOST matrices have"), "{note} {:?}", made.rewrites);
+    let again = |n| format!("{n} other numbers after rewriting, so they are rounded again");
+    for (name, settings, of_w8, of_w4) in [
+        // Biases of the MLP go into both of its matrices.
+        (
+            "folded",
+            &["norm=layernorm", "bias=true"][..],
+            Some(again("4 matrices have")),
+            Some(again("4 matrices have")),
+        ),
+        // Queries are multiplied by the root of 32 / 64.
+        (
+            "scaled",
+            &["attention_scale=n_embd"],
+            None,
+            Some("2 matrices are multiplied by a number, with scales rounded to f16".into()),
+        ),
+        // The embedding gets a row for a token that ends texts, and the head is a copy of it that says when.
+        (
+            "ended",
+            &[
+                "norm=layernorm",
+                "position=learned",
+                "activation=gelu_tanh",
+                "bias=true",
+                "tie_weights=true",
+                "quantize_head=true",
+                "quantize_embeddings=true",
+            ],
+            Some(again("2 matrices have")),
+            Some(again("2 matrices have")),
+        ),
+    ] {
+        for (scheme, want) in [(Quantization::W8, of_w8), (Quantization::W4, of_w4)] {
+            let out = temp.path().join(format!("{name}-{}", scheme.name()));
+            let made = exported(&model(scheme, settings), Target::Gguf, &out, &ExportOptions::default());
+            let notes = &made.written.notes;
+            let said = notes.iter().find(|note| note.contains("after rewriting") || note.contains("multiplied by"));
+            match want {
+                Some(want) => {
+                    assert!(said.is_some_and(|said| said.starts_with(&want)), "{name}: {notes:?} {:?}", made.rewrites)
+                }
+                None => assert_eq!(said, None, "{name}"),
+            }
+        }
     }
 }
 
