@@ -13,9 +13,9 @@ mod summary;
 mod tags;
 
 pub use crate::system::disk::Lock;
-pub(crate) use checkpoint::parse_weights;
 pub use checkpoint::{Buffer, Checkpoint, State, read_tensors};
 pub(crate) use checkpoint::{CONFIG, Stored};
+pub(crate) use checkpoint::{packed, parse_weights};
 pub use cleanup::{Cleanup, Item, What, abandoned, remove_abandoned};
 pub use dir::{Base, RunDir, Which, read_config};
 pub(crate) use files::NewRun;

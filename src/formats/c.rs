@@ -78,7 +78,7 @@ pub fn write(folder: &Path, model: &Portable) -> Result<Written> {
 
 /// What became of matrices in few bits.
 fn integers(model: &Portable) -> Option<String> {
-    let blocks = 4 * model.config.n_layer;
+    let blocks = model.rounded.keys().filter(|name| name.starts_with("transformer.h.")).count();
     let how = match model.config.quantization {
         Quantization::None => return None,
         Quantization::W8 => "a byte for each, with a scale for each row",

@@ -15,6 +15,8 @@ use kinglet_core::{
     rng::{Purpose, Rng},
 };
 
+pub use rounded::Followed;
+
 /// The epsilon of norms in code that has no key for it, which is PyTorch's.
 const PYTORCH_EPS: f64 = 1e-5;
 
@@ -314,14 +316,15 @@ fn nearest_preset(config: &Config, convention: Convention, dtype: Dtype) -> Opti
     presets.rev().filter(|(_, preset)| goes(preset)).max_by_key(|(_, preset)| alike(preset)).map(|(name, _)| name)
 }
 
-/// Applies a chain. Matrices in few bits keep their integers where these are still what they were.
+/// Applies a chain. Matrices in few bits keep their integers where these are still what they were; what became of them is
+/// returned too.
 ///
 /// # Errors
 /// If the weights do not allow it.
-pub fn apply(model: Portable, rewrites: &[Rewrite]) -> Result<Portable> {
+pub fn apply(model: Portable, rewrites: &[Rewrite]) -> Result<(Portable, Followed)> {
     let mut model = rewrites.iter().try_fold(model, |model, rewrite| rewrite.apply(model))?;
-    rounded::follow(&mut model);
-    Ok(model)
+    let followed = rounded::follow(&mut model);
+    Ok((model, followed))
 }
 
 /// Log-probabilities of a model on fixed sequences, of each token of its vocabulary at each position.

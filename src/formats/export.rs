@@ -9,7 +9,7 @@ pub use source::Source;
 
 use super::{
     c, chain,
-    chain::Probabilities,
+    chain::{Followed, Probabilities},
     dialect::{Convention, Dialect},
     folder,
     foreign::{Dtype, Foreign, Tensor},
@@ -116,12 +116,21 @@ impl How<'_> {
     }
 }
 
-/// Says that rewriting left matrices without their integers.
-fn rounded_again(lost: usize, types: Types) -> Option<String> {
-    let blocks = matches!(types.matrices, Dtype::Q8_0 | Dtype::Q5_0 | Dtype::Q4_0);
-    let name = types.matrices.name();
-    let n = many(lost as u64, "matrix has", "matrices have");
-    (blocks && lost > 0).then(|| format!("{n} other numbers after rewriting, so they are rounded again, to {name}"))
+/// Says what rewriting did to matrices in few bits, where they are stored so.
+fn after_rewriting(followed: Followed, types: Types) -> Vec<String> {
+    if !matches!(types.matrices, Dtype::Q8_0 | Dtype::Q5_0 | Dtype::Q4_0) {
+        return Vec::new();
+    }
+    let mut notes = Vec::new();
+    if followed.lost > 0 {
+        let (n, name) = (many(followed.lost as u64, "matrix has", "matrices have"), types.matrices.name());
+        notes.push(format!("{n} other numbers after rewriting, so they are rounded again, to {name}"));
+    }
+    if followed.rescaled > 0 {
+        let n = many(followed.rescaled as u64, "matrix is", "matrices are");
+        notes.push(format!("{n} multiplied by a number, with scales rounded to f16"));
+    }
+    notes
 }
 
 /// Says that matrices in few bits are written as other numbers.
@@ -287,7 +296,7 @@ fn through(mut source: Source, convention: Convention, target: Target, out: &Pat
         let Portable { rounded, tokenizer, .. } = &source.model;
         let model =
             Portable { config: config.clone(), weights, rounded: rounded.clone(), tokenizer: tokenizer.clone() };
-        let (model, difference) = match rewritten(model, &way, before.as_ref(), &config) {
+        let (model, followed, difference) = match rewritten(model, &way, before.as_ref(), &config) {
             Ok(done) => done,
             Err(error) => {
                 refused.get_or_insert(error);
@@ -300,10 +309,9 @@ fn through(mut source: Source, convention: Convention, target: Target, out: &Pat
             refused.get_or_insert(too_different(&way, difference.unwrap_or(f64::NAN), allowed));
             continue;
         }
-        let lost = source.model.rounded.keys().filter(|name| !model.rounded.contains_key(*name)).count();
         source.model = model;
         let (mut written, mut stored) = write(&source, &way, target, out, how.types)?;
-        written.notes.extend(rounded_again(lost, how.types));
+        written.notes.extend(after_rewriting(followed, how.types));
         let stored = match (before.as_ref(), &mut stored) {
             (Some(before), Some(stored)) if lossy => {
                 let before = how.plain.as_ref().unwrap_or(before);
@@ -353,21 +361,21 @@ fn too_different(way: &chain::Way, difference: f64, allowed: f64) -> Error {
     ))
 }
 
-/// The model that is written, and by how much it differs.
+/// The model that is written, what became of its integers, and by how much it differs.
 fn rewritten(
     model: Portable,
     way: &chain::Way,
     before: Option<&Probabilities>,
     config: &Config,
-) -> Result<(Portable, Option<f64>)> {
+) -> Result<(Portable, Followed, Option<f64>)> {
     if way.rewrites.is_empty() {
-        return Ok((model, None));
+        return Ok((model, Followed::default(), None));
     }
-    let mut model = chain::apply(model, &way.rewrites)?;
+    let (mut model, followed) = chain::apply(model, &way.rewrites)?;
     model.finite()?;
     let before = before.expect("it was measured, since something is rewritten");
     let difference = before.difference(&chain::probabilities(&mut model, config)?);
-    Ok((model, Some(difference)))
+    Ok((model, followed, Some(difference)))
 }
 
 /// Writes a rewritten model. Also returns it as the files have it, if they have fewer bits and it is small.

@@ -5,7 +5,7 @@ use kinglet_core::{
     config::{Config, Quantization},
     error::{Error, Result},
     params::Layout,
-    quant::{Rounded, Weights},
+    quant::{Rounded, Weights, matrices},
 };
 use std::collections::BTreeMap;
 
@@ -23,23 +23,15 @@ pub struct Portable {
 }
 
 impl Portable {
-    /// A model of these parts.
+    /// A model of these parts. Where its configuration says that matrices are in few bits, they are rounded.
     ///
     /// # Errors
-    /// If they do not belong together.
+    /// If they do not belong together, or a weight cannot be rounded.
     pub fn new(config: Config, weights: Vec<f32>, tokenizer: Tokenizer) -> Result<Portable> {
-        let (has, wants) = (weights.len(), Layout::new(&config)?.len());
-        if has != wants {
-            return Err(Error::Data(format!("there are {has} weights, but the configuration describes {wants}")));
-        }
-        if config.lora_rank > 0 {
-            return Err(Error::Data("adapters have to be merged first".to_owned()));
-        }
-        let (known, tokens) = (config.vocab_size, tokenizer.vocab_size());
-        if tokens > known {
-            return Err(Error::Data(format!("the tokenizer has {tokens} tokens, but the model has {known}")));
-        }
-        Ok(Portable { config, weights, rounded: BTreeMap::new(), tokenizer })
+        let layout = Layout::new(&config)?;
+        fits(&layout, weights.len())?;
+        let weights = Weights::rounded(&config, &layout, weights)?;
+        Portable::of_weights(config, weights, tokenizer)
     }
 
     /// A model of these parts, some of its matrices in few bits.
@@ -48,12 +40,24 @@ impl Portable {
     /// If they do not belong together.
     pub fn of_weights(config: Config, weights: Weights, tokenizer: Tokenizer) -> Result<Portable> {
         let layout = Layout::new(&config)?;
+        fits(&layout, weights.numbers.len())?;
+        if config.lora_rank > 0 {
+            return Err(Error::Data("adapters have to be merged first".to_owned()));
+        }
+        let (known, tokens) = (config.vocab_size, tokenizer.vocab_size());
+        if tokens > known {
+            return Err(Error::Data(format!("the tokenizer has {tokens} tokens, but the model has {known}")));
+        }
+        let has = weights.rounded.iter().map(|(start, matrix)| (*start, matrix.scheme()));
+        if !has.eq(matrices(&config, &layout).iter().map(|matrix| (matrix.span.start, config.quantization))) {
+            return Err(Error::Data("other weights are in few bits than the configuration says".to_owned()));
+        }
         let name = |start: usize| {
             let tensor = layout.tensors.iter().find(|tensor| tensor.span.start == start);
             tensor.expect("a matrix begins where its tensor does").name.clone()
         };
         let rounded = weights.rounded.iter().map(|(start, matrix)| (name(*start), matrix.clone())).collect();
-        Ok(Portable { rounded, ..Portable::new(config, weights.into_numbers(), tokenizer)? })
+        Ok(Portable { config, weights: weights.into_numbers(), rounded, tokenizer })
     }
 
     /// The same model with the matrices of its blocks in few bits.
@@ -67,8 +71,7 @@ impl Portable {
             return Err(Error::BadConfig(what.to_owned()));
         }
         config.quantization = scheme;
-        let weights = Weights::rounded(&config, &Layout::new(&config)?, weights)?;
-        Portable::of_weights(config, weights, tokenizer)
+        Portable::new(config, weights, tokenizer)
     }
 
     /// Where its weights stand.
@@ -102,4 +105,13 @@ impl Portable {
         let tensor = layout.tensors.iter().find(|tensor| tensor.name == name)?;
         Some(&self.weights[tensor.span.range()])
     }
+}
+
+/// Refuses another number of weights than there are.
+fn fits(layout: &Layout, has: usize) -> Result<()> {
+    let wants = layout.len();
+    if has != wants {
+        return Err(Error::Data(format!("there are {has} weights, but the configuration describes {wants}")));
+    }
+    Ok(())
 }

@@ -32,42 +32,43 @@ pub(super) fn scales_by_group(matrix: &Rounded) -> Vec<f32> {
     (0..groups).flat_map(|group| (0..rows).map(move |row| matrix.scales()[row * groups + group])).collect()
 }
 
-/// Codes two to a byte, the first of two in the low half; a row begins with a byte of its own.
-pub(super) fn packed(codes: &[i8], cols: usize, zero: i8) -> Vec<u8> {
-    let nibble = |code: i8| (code + zero).cast_unsigned() & 15;
-    let byte = |pair: &[i8]| nibble(pair[0]) | nibble(pair.get(1).copied().unwrap_or(0)) << 4;
-    codes.chunks(cols.max(1)).flat_map(|row| row.chunks(2).map(byte)).collect()
+/// What became of the integers of a model that was rewritten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// Matrices that have none any more, because their numbers are others.
+    pub lost: usize,
+    /// Matrices that have theirs, with scales that were multiplied and then rounded to f16.
+    pub rescaled: usize,
 }
 
-/// Gives a rewritten model the integers of the one that it was, where rewriting left them what they are. Returns how many
-/// matrices have none any more.
-pub(super) fn follow(model: &mut Portable) -> usize {
+/// Gives a rewritten model the integers of the one that it was, where rewriting left them what they are.
+pub(super) fn follow(model: &mut Portable) -> Followed {
     let (layout, before) = (model.layout(), std::mem::take(&mut model.rounded));
-    let mut lost = 0;
-    for (name, matrix) in &before {
+    let mut all = Followed::default();
+    let mut give = |name: &str, matrix: &Rounded| {
         let tensor =
-            layout.tensors.iter().find(|tensor| &tensor.name == name).expect("rewrites leave names as they are");
+            layout.tensors.iter().find(|tensor| tensor.name == name).expect("rewrites leave names as they are");
         match followed(matrix, &model.weights[tensor.span.range()], tensor.shape[1]) {
-            Some(matrix) => _ = model.rounded.insert(name.clone(), matrix),
-            None => lost += 1,
+            Some((matrix, rescaled)) => {
+                all.rescaled += usize::from(rescaled);
+                model.rounded.insert(name.to_owned(), matrix);
+            }
+            None => all.lost += 1,
         }
-    }
+    };
+    before.iter().for_each(|(name, matrix)| give(name, matrix));
     // A head that was the embedding's matrix has a copy of its own.
     let (head, embedding) = ("lm_head.weight", "transformer.wte.weight");
-    let tensor = layout.tensors.iter().find(|tensor| tensor.name == head);
-    if let (Some(tensor), Some(matrix), false) = (tensor, before.get(embedding), before.contains_key(head)) {
-        match followed(matrix, &model.weights[tensor.span.range()], tensor.shape[1]) {
-            Some(matrix) if !model.config.tie_weights => _ = model.rounded.insert(head.to_owned(), matrix),
-            Some(_) => {}
-            None => lost += 1,
-        }
+    let has_head = !model.config.tie_weights && layout.tensors.iter().any(|tensor| tensor.name == head);
+    if let (true, Some(matrix), false) = (has_head, before.get(embedding), before.contains_key(head)) {
+        give(head, matrix);
     }
-    lost
+    all
 }
 
 /// The integers of a matrix for numbers that are its rows, some of them moved, copied or multiplied, with zeros behind them and
-/// between them; none if they are anything else.
-fn followed(matrix: &Rounded, numbers: &[f32], cols: usize) -> Option<Rounded> {
+/// between them; none if they are anything else, or have no scales. Also whether scales were rounded.
+fn followed(matrix: &Rounded, numbers: &[f32], cols: usize) -> Option<(Rounded, bool)> {
     let (scheme, (known, old)) = (matrix.scheme(), matrix.shape());
     let (of, to) = (groups(scheme, old), groups(scheme, cols));
     let mut before = vec![0.0; known * old];
@@ -75,7 +76,7 @@ fn followed(matrix: &Rounded, numbers: &[f32], cols: usize) -> Option<Rounded> {
     let mut codes = vec![0; numbers.len()];
     let mut scales = vec![0.0; numbers.len() / cols.max(1) * to];
     // The row that stands behind the one that was found last is likely to be the next.
-    let mut next = 0;
+    let (mut next, mut rescaled) = (0, false);
     for (row, numbers) in numbers.chunks_exact(cols.max(1)).enumerate() {
         if cols < old || numbers[old..].iter().any(|x| *x != 0.0) {
             return None;
@@ -87,15 +88,24 @@ fn followed(matrix: &Rounded, numbers: &[f32], cols: usize) -> Option<Rounded> {
         let likely = [row, next].into_iter().filter(|from| *from < known);
         let (from, factor) = likely.chain(0..known).find_map(is)?;
         codes[row * cols..][..old].copy_from_slice(&matrix.codes()[from * old..][..old]);
-        let scale = |scale: &f32| match (f64::from(*scale) * factor, scheme) {
-            (scale, Quantization::W4) => f16::from_f64(scale).to_f32(),
-            (scale, _) => scale as f32,
-        };
-        let from_scales = &matrix.scales()[from * of..][..of];
-        scales[row * to..][..of].iter_mut().zip(from_scales).for_each(|(to, from)| *to = scale(from));
+        for (to, from) in scales[row * to..][..of].iter_mut().zip(&matrix.scales()[from * of..]) {
+            let exact = f64::from(*from) * factor;
+            *to = scale(scheme, exact)?;
+            // The factor is a quotient of numbers that were rounded to f32.
+            rescaled |= scheme == Quantization::W4 && (f64::from(*to) - exact).abs() > ROUNDING * exact.abs();
+        }
         next = from + 1;
     }
-    Rounded::from_parts(scheme, cols, codes, scales).ok()
+    Some((Rounded::from_parts(scheme, cols, codes, scales).ok()?, rescaled))
+}
+
+/// The scale nearest to a number; none if it is farther than a normal f16 may be, so that rounding the weights again is nearer.
+fn scale(scheme: Quantization, exact: f64) -> Option<f32> {
+    if scheme != Quantization::W4 {
+        return Some(exact as f32);
+    }
+    let scale = f16::from_f64(exact).to_f32();
+    ((f64::from(scale) - exact).abs() <= exact.abs() / 2048.0).then_some(scale)
 }
 
 /// What a row was multiplied by, if that is all that happened to it.
@@ -136,7 +146,8 @@ mod tests {
                 old[row * 40..][..40].iter().map(move |x| x * factor).chain([0.0; 24]).collect::<Vec<_>>()
             };
             let after: Vec<f32> = order.iter().flat_map(row).collect();
-            let found = followed(&before, &after, 64).unwrap();
+            let (found, rescaled) = followed(&before, &after, 64).unwrap();
+            assert_eq!(rescaled, scheme == Quantization::W4, "2.5 times an f16 may be none");
             assert_eq!(found.shape(), (6, 64));
             for (to, (from, factor)) in order.iter().enumerate() {
                 let codes = &found.codes()[to * 64..][..64];
@@ -152,7 +163,7 @@ mod tests {
     fn integers_do_not_follow_numbers_that_are_something_else() {
         let before = matrix(Quantization::W8, 4, 32);
         let same = numbers(&before);
-        assert_eq!(followed(&before, &same, 32).as_ref(), Some(&before));
+        assert_eq!(followed(&before, &same, 32), Some((before.clone(), false)));
         for change in [1.0001, 0.0, -1.0, f32::NAN] {
             let mut other = same.clone();
             other[70] *= change;
@@ -160,15 +171,11 @@ mod tests {
             assert_eq!(followed(&before, &other, 32), None, "{change}");
         }
         assert_eq!(followed(&before, &same, 16), None);
-        // A scale that no f16 is.
+        // Scales that no f16 is near to.
         let before = matrix(Quantization::W4, 4, 32);
-        let huge: Vec<f32> = numbers(&before).iter().map(|x| x * 1e6).collect();
-        assert_eq!(followed(&before, &huge, 32), None);
-    }
-
-    #[test]
-    fn two_codes_are_a_byte_and_rows_begin_with_their_own() {
-        assert_eq!(packed(&[-8, 7, 0, 1, 2, -1], 3, 8), [0xf0, 0x88, 0xa9, 0x87]);
-        assert_eq!(packed(&[-8, 7, 0, 1], 4, 0), [0x78, 0x10]);
+        for factor in [1e6, 1.1e-6, 1e-9] {
+            let other: Vec<f32> = numbers(&before).iter().map(|x| x * factor).collect();
+            assert_eq!(followed(&before, &other, 32), None, "{factor}");
+        }
     }
 }

@@ -18,12 +18,9 @@ use kinglet_core::{
     error::{Error, Result},
     guard::Guard,
     params::{Layout, Span, Tensor},
-    quant::{self, Rounded, Weights},
+    quant::{self, Weights},
 };
-use safetensors::{
-    Dtype, View,
-    tensor::{Metadata, serialize_to_file},
-};
+use safetensors::{Dtype, View, tensor::serialize_to_file};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{
     borrow::Cow,
@@ -34,6 +31,11 @@ use std::{
 };
 
 mod rounded;
+mod tensors;
+
+pub(crate) use rounded::packed;
+pub use tensors::read_tensors;
+use tensors::{Values, read_numbers, read_weights};
 
 const MODEL: &str = "model.safetensors";
 const ADAPTER: &str = "adapter.safetensors";
@@ -253,7 +255,7 @@ pub(crate) fn write_base_config(folder: &Path, config: &Config) -> Result<()> {
 pub(crate) fn read_base(folder: &Path) -> Result<(Config, Vec<f32>)> {
     let stored = Stored::open(folder)?;
     let config = stored.config()?;
-    let weights = stored.weights(&Layout::new(&config)?, None)?;
+    let weights = stored.weights(&config, &Layout::new(&config)?, None)?;
     Ok((config, weights))
 }
 
@@ -312,11 +314,12 @@ impl Stored {
         self.parsed(TOKENIZER, |bytes| Tokenizer::from_json(&String::from_utf8_lossy(bytes)))
     }
 
-    /// Verifies a file, then passes the tensors of the given groups to `take`.
+    /// Verifies a file, then passes the tensors of the given groups to `take`. None may be in few bits: it is what training goes
+    /// on from, or adapters.
     fn tensors(&self, name: &str, groups: &[Group], take: Sink) -> Result<()> {
         let mut file = self.files.open(name)?;
         let read = |group: &Group| {
-            read_tensors(&mut file, &group.tensors, group.prefix, |tensor, x| {
+            read_numbers(&mut file, &group.tensors, group.prefix, Some(&[]), |tensor, x| {
                 // Moments of frozen parameters are zero; skipping them leaves that zeroed memory untouched by the OS.
                 let span = if group.buffer == Buffer::Weights { tensor.span } else { tensor.trains };
                 take(group.buffer, span, &x[span.start - tensor.span.start..][..span.len]);
@@ -354,14 +357,24 @@ impl Stored {
     /// # Errors
     /// If something is missing, damaged, or of another model.
     pub(super) fn check_weights(&self, layout: &Layout) -> Result<State> {
-        self.tensors(weights_file(layout), &[stored(layout)], &mut |_, _, _| ())?;
-        self.config()?;
+        let config = self.config()?;
+        if layout.has_adapters() {
+            self.tensors(ADAPTER, &[stored(layout)], &mut |_, _, _| ())?;
+        } else {
+            let (mut file, few) = (self.files.open(MODEL)?, few_bits(&config, layout));
+            let read = read_weights(&mut file, &layout.stored(), "", Some(&few), |_, _| ());
+            read.map_err(|error| self.files.error(MODEL, &error))?;
+        }
         self.tokenizer()?;
         self.state()
     }
 
-    /// The weights; `base` holds the [`Layout::base_len`] weights that adapters belong to.
-    pub(crate) fn weights(&self, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
+    /// The weights as numbers; `base` holds the [`Layout::base_len`] weights that adapters belong to. Without adapters, matrices
+    /// stored in few bits are multiplied out.
+    pub(crate) fn weights(&self, config: &Config, layout: &Layout, base: Option<&[f32]>) -> Result<Vec<f32>> {
+        if !layout.has_adapters() {
+            return Ok(self.model_as_stored(config, layout)?.into_numbers());
+        }
         let mut weights = self.on_base(layout, base)?;
         self.weights_onto(layout, &mut weights)?;
         Ok(weights)
@@ -369,15 +382,20 @@ impl Stored {
 
     /// The weights that a model without adapters computes with.
     pub(crate) fn model(&self, config: &Config, layout: &Layout) -> Result<Weights> {
-        let weights = weights_of(&mut self.files.open(MODEL)?, layout);
-        weights.and_then(|weights| settled(config, layout, weights)).map_err(|error| self.files.error(MODEL, &error))
+        let weights = self.model_as_stored(config, layout)?;
+        settled(config, layout, weights).map_err(|error| self.files.error(MODEL, &error))
     }
 
     /// The weights of a model without adapters, if none of them are stored in few bits.
-    pub(crate) fn masters(&self, layout: &Layout) -> Result<Option<Vec<f32>>> {
-        let weights = weights_of(&mut self.files.open(MODEL)?, layout);
-        let weights = weights.map_err(|error| self.files.error(MODEL, &error))?;
+    pub(crate) fn masters(&self, config: &Config, layout: &Layout) -> Result<Option<Vec<f32>>> {
+        let weights = self.model_as_stored(config, layout)?;
         Ok(weights.rounded.is_empty().then_some(weights.numbers))
+    }
+
+    /// The weights of a model without adapters, those in few bits that are stored so.
+    fn model_as_stored(&self, config: &Config, layout: &Layout) -> Result<Weights> {
+        let weights = weights_of(&mut self.files.open(MODEL)?, config, layout);
+        weights.map_err(|error| self.files.error(MODEL, &error))
     }
 
     /// Puts the stored weights where they belong in a buffer that begins with those which are not stored, if there are any.
@@ -469,168 +487,32 @@ fn write_tensors<'a>(path: &Path, groups: &'a [Group<'a>], read: Source) -> io::
     write_views(path, data)
 }
 
-/// Largest accepted safetensors header, in bytes.
-const LONGEST_HEADER: u64 = 1 << 26;
-
-/// Reads `tensors` of a layout from a safetensors file, where their names are prefixed with `prefix`, and passes the
-/// values of each to `take`, one tensor at a time.
-///
-/// # Errors
-/// If it is not a safetensors file, or a tensor is missing or has another type or shape; `take` is not called then.
-pub fn read_tensors(
-    from: &mut (impl Read + Seek),
-    tensors: &[&Tensor],
-    prefix: &str,
-    mut take: impl FnMut(&Tensor, &[f32]),
-) -> Result<()> {
-    let mut out = Vec::new();
-    read_weights(from, tensors, prefix, |tensor, read| match read {
-        Values::Numbers(numbers) => take(tensor, numbers),
-        Values::Rounded(rounded) => {
-            out.resize(tensor.span.len, 0.0);
-            rounded.numbers(&mut out);
-            take(tensor, &out);
-        }
-    })
-}
-
 /// The weights in the bytes of a `model.safetensors` of a model without adapters.
 ///
 /// # Errors
 /// As [`read_tensors`], or if other matrices are in few bits than the configuration says.
 pub(crate) fn parse_weights(config: &Config, bytes: &[u8]) -> Result<Weights> {
     let layout = Layout::new(config)?;
-    let weights = weights_of(&mut io::Cursor::new(bytes), &layout)?;
+    let weights = weights_of(&mut io::Cursor::new(bytes), config, &layout)?;
     settled(config, &layout, weights)
 }
 
-/// All weights in a file of a model without adapters.
-fn weights_of(from: &mut (impl Read + Seek), layout: &Layout) -> Result<Weights> {
+/// All weights in a file of a model without adapters: those that the configuration says are in few bits may be stored so.
+fn weights_of(from: &mut (impl Read + Seek), config: &Config, layout: &Layout) -> Result<Weights> {
     let mut weights = Weights { numbers: vec![0.0; layout.len()], rounded: Vec::new() };
-    read_weights(from, &layout.stored(), "", |tensor, values| match values {
+    read_weights(from, &layout.stored(), "", Some(&few_bits(config, layout)), |tensor, values| match values {
         Values::Numbers(x) => weights.numbers[tensor.span.range()].copy_from_slice(x),
         Values::Rounded(matrix) => weights.rounded.push((tensor.span.start, matrix)),
     })?;
     Ok(weights)
 }
 
+/// Where the matrices begin that the configuration says are in few bits, and in how many.
+fn few_bits(config: &Config, layout: &Layout) -> Vec<(usize, Quantization)> {
+    quant::matrices(config, layout).iter().map(|matrix| (matrix.span.start, config.quantization)).collect()
+}
+
 /// The weights that the model computes with: stored ones, or what the configuration says is made of them.
 fn settled(config: &Config, layout: &Layout, weights: Weights) -> Result<Weights> {
-    if weights.rounded.is_empty() {
-        return Weights::rounded(config, layout, weights.numbers);
-    }
-    let found = weights.rounded.iter().map(|(start, matrix)| (*start, matrix.scheme()));
-    let wanted = quant::matrices(config, layout);
-    if !found.eq(wanted.iter().map(|matrix| (matrix.span.start, config.quantization))) {
-        return Err(Error::Data("other weights are in few bits than the configuration says".into()));
-    }
-    Ok(weights)
-}
-
-/// What a file has of a tensor.
-enum Values<'a> {
-    Numbers(&'a [f32]),
-    Rounded(Rounded),
-}
-
-/// [`read_tensors`], where matrices of few bits stay so.
-fn read_weights(
-    from: &mut (impl Read + Seek),
-    tensors: &[&Tensor],
-    prefix: &str,
-    mut take: impl FnMut(&Tensor, Values),
-) -> Result<()> {
-    let damaged = |error: &dyn std::fmt::Display| Error::Data(format!("damaged: {error}"));
-    let read = |from: &mut dyn Read, bytes: &mut [u8]| from.read_exact(bytes).map_err(|error| damaged(&error));
-    let len = from.seek(io::SeekFrom::End(0)).and_then(|len| from.rewind().map(|()| len)).map_err(|e| damaged(&e))?;
-    let mut size = [0; 8];
-    read(from, &mut size)?;
-    let size = u64::from_le_bytes(size);
-    if size > LONGEST_HEADER || size > len {
-        return Err(damaged(&format!("a header of {size} bytes")));
-    }
-    let mut header = vec![0; size as usize];
-    read(from, &mut header)?;
-    let header: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(&error))?;
-    // Look up all tensors before allocating memory for their values.
-    let header = Header { header, data: 8 + size, len };
-    let found: Vec<_> =
-        tensors.iter().map(|tensor| Ok((*tensor, header.find(prefix, tensor)?))).collect::<Result<_>>()?;
-    let mut numbers = Vec::new();
-    for (tensor, found) in found {
-        match found {
-            Found::Numbers(at) => {
-                numbers.resize(tensor.span.len, 0.0f32);
-                from.seek(io::SeekFrom::Start(at)).map_err(|error| damaged(&error))?;
-                read(from, bytemuck::cast_slice_mut(&mut numbers))?;
-                numbers.iter_mut().for_each(|x| *x = f32::from_bits(u32::from_le(x.to_bits())));
-                take(tensor, Values::Numbers(&numbers));
-            }
-            Found::Rounded { scheme, codes, scales } => {
-                let mut bytes = |(at, len): (u64, usize)| {
-                    let mut bytes = vec![0; len];
-                    from.seek(io::SeekFrom::Start(at)).map_err(|error| damaged(&error))?;
-                    read(from, &mut bytes)?;
-                    Ok(bytes)
-                };
-                let (codes, scales) = (bytes(codes)?, bytes(scales)?);
-                let matrix = rounded::read(scheme, &tensor.shape, &codes, &scales);
-                take(tensor, Values::Rounded(matrix.map_err(|error| damaged(&format!("{}: {error}", tensor.name)))?));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The header of a safetensors file, where its data begins, and how long the file is.
-struct Header {
-    header: Metadata,
-    data: u64,
-    len: u64,
-}
-
-/// Where a tensor's values are in a file.
-enum Found {
-    Numbers(u64),
-    /// Begin and number of bytes of both.
-    Rounded {
-        scheme: Quantization,
-        codes: (u64, usize),
-        scales: (u64, usize),
-    },
-}
-
-impl Header {
-    fn find(&self, prefix: &str, tensor: &Tensor) -> Result<Found> {
-        let name = format!("{prefix}{}", tensor.name);
-        let codes = rounded::codes_name(&name);
-        if self.header.info(&name).is_some() || self.header.info(&codes).is_none() {
-            return Ok(Found::Numbers(self.place(&name, Dtype::F32, &tensor.shape)?.0));
-        }
-        let scheme = rounded::scheme(self.header.info(&codes).expect("looked up").dtype);
-        let stored = scheme.and_then(|scheme| Some((scheme, rounded::shapes(scheme, &tensor.shape)?)));
-        let Some((scheme, [of_codes, of_scales])) = stored else {
-            return Err(Error::Data(format!("{codes} is not a matrix of I8 or U8")));
-        };
-        let codes = self.place(&codes, of_codes.0, &of_codes.1)?;
-        let scales = self.place(&rounded::scales_name(&name), of_scales.0, &of_scales.1)?;
-        Ok(Found::Rounded { scheme, codes, scales })
-    }
-
-    /// The begin and the number of bytes of a tensor that must have this type and shape.
-    fn place(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<(u64, usize)> {
-        let info = self.header.info(name).ok_or_else(|| Error::Data(format!("it has no tensor {name}")))?;
-        if info.dtype != dtype || info.shape != shape {
-            let found = format!("{:?} {:?}", info.dtype, info.shape);
-            return Err(Error::Data(format!("{name} is {found}, but the configuration requires {dtype:?} {shape:?}")));
-        }
-        let (start, end) = info.data_offsets;
-        let inside = (end as u64).checked_add(self.data).is_some_and(|end| end <= self.len);
-        let len = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        if !inside || end.checked_sub(start) != Some(len) {
-            let (data, size) = (self.len - self.data, format!("{start} to {end}"));
-            return Err(Error::Data(format!("damaged: {name} would be at bytes {size} of {data}")));
-        }
-        Ok((self.data + start as u64, len))
-    }
+    if weights.rounded.is_empty() { Weights::rounded(config, layout, weights.numbers) } else { Ok(weights) }
 }

@@ -25,7 +25,7 @@ use crate::{
     text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
-    config::{Config, Quantization},
+    config::Config,
     error::{Error, Result},
     params::{Layout, Span},
     quant::Weights,
@@ -539,7 +539,8 @@ impl RunDir {
     /// # Errors
     /// If there is no intact checkpoint, or the run has adapters and `base` is `None`.
     pub fn load_weights(&mut self, layout: &Layout, base: Option<&[f32]>, which: Which) -> Result<(State, Vec<f32>)> {
-        self.read(which, |stored| Ok((stored.state()?, stored.weights(layout, base)?)))
+        let config = self.config.clone();
+        self.read(which, |stored| Ok((stored.state()?, stored.weights(&config, layout, base)?)))
     }
 
     /// A checkpoint's state and the weights that the model computes with: of a run whose configuration has them in few bits,
@@ -550,7 +551,7 @@ impl RunDir {
     /// As [`RunDir::load_weights`], or if other matrices are stored in few bits than the configuration says.
     pub fn load_model(&mut self, layout: &Layout, base: Option<&[f32]>, which: Which) -> Result<(State, Weights)> {
         let config = self.config.clone();
-        if layout.has_adapters() || config.quantization == Quantization::None {
+        if layout.has_adapters() {
             let (state, numbers) = self.load_weights(layout, base, which)?;
             return Ok((state, numbers.into()));
         }
@@ -572,7 +573,8 @@ impl RunDir {
     /// # Errors
     /// As [`RunDir::load_weights`].
     pub fn load_masters(&mut self, layout: &Layout, which: Which) -> Result<(State, Option<Vec<f32>>)> {
-        self.read(which, |stored| Ok((stored.state()?, stored.masters(layout)?)))
+        let config = self.config.clone();
+        self.read(which, |stored| Ok((stored.state()?, stored.masters(&config, layout)?)))
     }
 
     /// [`RunDir::load_weights`] of a run with adapters, in the memory of the weights that they belong to.

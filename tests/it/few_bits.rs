@@ -15,6 +15,7 @@ use safetensors::{
     tensor::{TensorView, serialize},
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
 
 const SCHEMES: [Quantization; 2] = [Quantization::W8, Quantization::W4];
@@ -23,10 +24,11 @@ const SCHEMES: [Quantization; 2] = [Quantization::W8, Quantization::W4];
 fn model(scheme: Quantization, settings: &[&str]) -> Portable {
     let small = ["block_size=8", "n_embd=64", "n_layer=2", "n_head=2", "vocab_size=11", "position=rotary"];
     let llama = ["norm=rmsnorm", "activation=swiglu", "bias=false", "n_inner=96"];
-    let config = Config::default().with(&[&small, &llama[..], settings].concat()).unwrap();
+    let rounded = format!("quantization={}", scheme.name());
+    let config = Config::default().with(&[&small, &llama[..], &[&rounded], settings].concat()).unwrap();
     let weights = Layout::new(&config).unwrap().init(3);
     let tokenizer = Tokenizer::from(CharTokenizer::train("abcdefghij")).extended([], true);
-    Portable::new(config, weights, tokenizer).unwrap().round(scheme).unwrap()
+    Portable::new(config, weights, tokenizer).unwrap()
 }
 
 fn exported(model: &Portable, target: Target, out: &Path, options: &ExportOptions) -> Exported {
@@ -42,11 +44,15 @@ fn exported(model: &Portable, target: Target, out: &Path, options: &ExportOption
     write(source, target, out, options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The difference between two lists of numbers, as a part of the largest.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = a.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    a.iter().zip(b).fold(0.0f32, |most, (a, b)| most.max((a - b).abs())) / largest
+/// A tensor of a model with so many hidden units, as it is in one that has 96 of them, the others zero.
+fn of_96_hidden_units(name: &str, numbers: &[f32], n_inner: usize) -> Vec<f32> {
+    // Gate and up are one matrix, each with a row for each unit; the projection has a column for each.
+    let (part, zeros) = match name {
+        _ if name.ends_with("mlp.c_fc.weight") => (n_inner * 64, (96 - n_inner) * 64),
+        _ if name.ends_with("mlp.c_proj.weight") => (n_inner, 96 - n_inner),
+        _ => (numbers.len(), 0),
+    };
+    numbers.chunks(part).flat_map(|part| part.iter().copied().chain(vec![0.0; zeros])).collect()
 }
 
 /// Where nothing is rewritten but that hidden units of zeros are added, four bits are the same numbers there, and eight bits
@@ -68,14 +74,14 @@ fn a_gguf_has_the_integers_of_the_run() {
         let padded = made.rewrites.iter().any(|rewrite| rewrite.to_string().starts_with("hidden units"));
         assert_eq!(padded, n_inner == 90);
         let back = import(&out.join(name), &ImportOptions::default()).unwrap().portable;
-        for (tensor, matrix) in &model.rounded {
-            let (ours, theirs) = (model.tensor(tensor).unwrap(), back.tensor(tensor).unwrap());
-            if n_inner == 96 {
-                let most = if scheme == Quantization::W4 { 0.0 } else { 1.0 / 2048.0 };
-                assert!(apart(ours, theirs) <= most, "{tensor}: {}", apart(ours, theirs));
-            } else {
-                assert!(theirs.len() >= ours.len() && matrix.shape().1 <= 90, "{tensor}");
-            }
+        // Of another integer, a number would be farther away than of another scale; and zeros are zero.
+        let most = if scheme == Quantization::W4 { 0.0 } else { 1.0 / 2047.0 };
+        for tensor in model.rounded.keys() {
+            let ours = of_96_hidden_units(tensor, model.tensor(tensor).unwrap(), n_inner);
+            let theirs = back.tensor(tensor).unwrap();
+            assert_eq!(ours.len(), theirs.len(), "{tensor}");
+            let other = ours.iter().zip(theirs).position(|(a, b)| (a - b).abs() > most * a.abs());
+            assert_eq!(other, None, "{scheme:?} {tensor}");
         }
         // What has to do with tokens is as it was.
         assert_eq!(model.tensor("transformer.wte.weight"), back.tensor("transformer.wte.weight"));
@@ -135,6 +141,80 @@ fn other_formats_get_the_same_numbers_multiplied_out() {
     assert_eq!(import(&out, &ImportOptions::default()).unwrap().portable.weights, model.weights);
 }
 
+/// Whoever makes a model of a configuration in few bits has one in few bits, and every format writes its integers.
+#[test]
+fn a_model_whose_configuration_has_few_bits_has_them() {
+    let temp = tempfile::tempdir().unwrap();
+    for scheme in SCHEMES {
+        let made = model(scheme, &[]);
+        let want = model(Quantization::None, &[]).round(scheme).unwrap();
+        assert_eq!(made.rounded.len(), 8);
+        assert_eq!((&made.rounded, &made.weights), (&want.rounded, &want.weights));
+        let none = Portable::of_weights(want.config.clone(), want.weights.clone().into(), want.tokenizer.clone());
+        assert!(none.unwrap_err().to_string().contains("other weights are in few bits"));
+        for target in [Target::C, Target::Onnx] {
+            let out = temp.path().join(format!("{}-{}", scheme.name(), target.name()));
+            let notes = exported(&made, target, &out, &ExportOptions::default()).written.notes;
+            assert!(
+                notes.iter().any(|note| note.starts_with("8 matrices") && note.contains("own integers")),
+                "{notes:?}"
+            );
+        }
+    }
+}
+
+/// Where a rewrite changes numbers, matrices are rounded again; where it multiplies them, scales of f16 are. Both are said with
+/// a count, of a head that was the embedding's matrix too.
+#[test]
+fn integers_that_a_rewrite_changes_are_counted() {
+    let temp = tempfile::tempdir().unwrap();
+    let again = |n| format!("{n} other numbers after rewriting, so they are rounded again");
+    for (name, settings, of_w8, of_w4) in [
+        // Biases of the MLP go into both of its matrices.
+        (
+            "folded",
+            &["norm=layernorm", "bias=true"][..],
+            Some(again("4 matrices have")),
+            Some(again("4 matrices have")),
+        ),
+        // Queries are multiplied by the root of 32 / 64.
+        (
+            "scaled",
+            &["attention_scale=n_embd"],
+            None,
+            Some("2 matrices are multiplied by a number, with scales rounded to f16".into()),
+        ),
+        // The embedding gets a row for a token that ends texts, and the head is a copy of it that says when.
+        (
+            "ended",
+            &[
+                "norm=layernorm",
+                "position=learned",
+                "activation=gelu_tanh",
+                "bias=true",
+                "tie_weights=true",
+                "quantize_head=true",
+                "quantize_embeddings=true",
+            ],
+            Some(again("2 matrices have")),
+            Some(again("2 matrices have")),
+        ),
+    ] {
+        for (scheme, want) in [(Quantization::W8, of_w8), (Quantization::W4, of_w4)] {
+            let out = temp.path().join(format!("{name}-{}", scheme.name()));
+            let made = exported(&model(scheme, settings), Target::Gguf, &out, &ExportOptions::default());
+            let notes = &made.written.notes;
+            let said = notes.iter().find(|note| note.contains("after rewriting") || note.contains("multiplied by"));
+            match want {
+                Some(want) => {
+                    assert!(said.is_some_and(|said| said.starts_with(&want)), "{name}: {notes:?} {:?}", made.rewrites)
+                }
+                None => assert_eq!(said, None, "{name}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_model_is_rounded_once() {
     let model = model(Quantization::W8, &[]);
@@ -180,12 +260,40 @@ fn every_command_takes_a_run_in_few_bits() {
         cli.fails(&["merge", scheme, "--out", "merged"], 1, "its weights are in few bits");
         cli.fails(&["quantize", scheme, "--scheme", "w8", "--out", "again"], 1, "in few bits already");
         cli.fails(&["export", scheme, "--format", "gguf", "--scheme", "w8"], 2, "in few bits already");
-        let refused = ["finetune", scheme, "--lora", "2", "--out", "tuned", "--set", "max_iters=2"];
-        let tuned = cli.run(&refused);
-        assert!(!String::from_utf8_lossy(&tuned.stderr).contains("panicked"));
+        adapters_on(&cli, scheme);
     }
     assert!(sizes[2] < sizes[1] && sizes[1] < sizes[0], "{sizes:?}");
     assert_eq!(cli.ok(&["list", "run", "--json"]).matches("\"quantization\":\"none\"").count(), 1);
+}
+
+/// Adapters are on the numbers of the run, which are not rounded there: all commands see the same base and the same model.
+fn adapters_on(cli: &Cli, scheme: &str) {
+    let (tuned, merged) = (format!("tuned-{scheme}"), format!("merged-{scheme}"));
+    let settings = ["--set", "max_iters=20", "--set", "eval_iters=2", "--set", "learning_rate=0.01"];
+    cli.ok(&[&["finetune", scheme, "builtin", "--lora", "2", "--out", &tuned], &settings[..]].concat());
+    cli.ok(&["merge", &tuned, "--out", &merged]);
+    let weights = |run: &str| {
+        let mut run = RunDir::open(&cli.path(run)).unwrap();
+        let layout = Layout::new(&run.config).unwrap();
+        run.load_numbers(&layout, None, Which::Last).unwrap().1
+    };
+    let base = RunDir::open(&cli.path(&tuned)).unwrap().adapted_weights().unwrap().expect("it has adapters");
+    assert!(base == weights(scheme), "{scheme}: the base of the adapters");
+    assert!(base != weights(&merged), "{scheme}: adapters learned nothing");
+    let loss = |run: &str| {
+        let said: Value = serde_json::from_str(&cli.ok(&["eval", run, "builtin", "--json"])).unwrap();
+        said["loss"].as_f64().unwrap_or_else(|| panic!("{said}"))
+    };
+    // Merged weights are rounded to f32; inputs of matrices in few bits are rounded too.
+    let (of_base, of_tuned, of_merged) = (loss(scheme), loss(&tuned), loss(&merged));
+    assert!((of_tuned - of_merged).abs() < 1e-5, "{scheme}: {of_tuned} {of_merged}");
+    assert!((of_tuned - of_base).abs() > 1e-4, "{scheme}: {of_tuned} {of_base}");
+    // Without adapters it says what the base does, multiplied out.
+    let (file, plain) = (format!("file-{scheme}"), format!("plain-{scheme}"));
+    cli.ok(&["export", scheme, "--format", "safetensors", "--out", &file]);
+    cli.ok(&["import", &file, "--out", &plain]);
+    let draw = |args: &[&str]| cli.ok(&[&["sample"], args, &["--tokens", "50", "--seed", "1"]].concat());
+    assert_eq!(draw(&[&tuned, "--adapter", "none"]), draw(&[&plain]), "{scheme}");
 }
 
 /// Rounding on the way out is what the command makes without text, and eight bits are that with text too.
@@ -198,6 +306,10 @@ fn rounding_on_the_way_out_makes_the_integers_of_the_run() {
     assert!(a == b);
     cli.ok(&["export", "run", "--format", "c", "--quantize", "int8", "-o", "c"]);
     assert!(fs::read_to_string(cli.path("c/model.h")).unwrap().contains("#define KINGLET_INT8 1"));
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn newest(run: &Path) -> std::path::PathBuf {
@@ -307,6 +419,11 @@ fn damaged_and_hostile_files_are_refused() {
             t.remove(Q);
             t.insert("transformer.h.0.attn.c_proj.weight".to_owned(), (D::F32, vec![64, 64], vec![0; 4 * len]));
         };
+        let both = |t: &mut Tensors| {
+            let len = 64 * 64;
+            t.insert("transformer.h.0.attn.c_proj.weight".to_owned(), (D::F32, vec![64, 64], vec![0; 4 * len]));
+        };
+        changed("both", &both, &format!("it has both transformer.h.0.attn.c_proj.weight and {Q}"));
         changed("one of all bits", &numbers, "other weights are in few bits than the configuration says");
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let scale = |t: &mut Tensors| match scheme {
@@ -380,14 +497,81 @@ fn a_damaged_run_in_few_bits_is_refused() {
     for command in ["sample", "eval", "export"] {
         cli.fails(&[command, "w8"], 1, "damaged");
     }
-    // Whose configuration says something else than its file has.
+    // A configuration that was changed by hand is none: the copy in the checkpoint is used.
     let config = cli.path("w4/config.toml");
     let text = fs::read_to_string(&config).unwrap();
+    let (above, _) = text.rsplit_once("# SHA-256 of all above: ").unwrap();
+    let changed = |to: &str| {
+        assert!(above.contains("quantization = \"w4\"\n"));
+        above.replace("quantization = \"w4\"\n", to)
+    };
     fs::write(&config, text.replace("quantization = \"w4\"", "quantization = \"w8\"")).unwrap();
     let mut run = RunDir::open(&cli.path("w4")).unwrap();
+    assert_eq!(run.config.quantization, Quantization::W4);
+    assert!(run.warnings.iter().any(|warning| warning.contains("using the copy")), "{:?}", run.warnings);
     let layout = Layout::new(&run.config).unwrap();
-    if run.config.quantization == Quantization::W8 {
-        run.load_model(&layout, None, Which::Last).unwrap_err();
+    assert_eq!(run.load_model(&layout, None, Which::Last).unwrap().1.rounded.len(), 4);
+    // One that says of itself that it is whole is believed, and its file has something else then.
+    for (to, scheme) in [("quantization = \"w8\"\n", Quantization::W8), ("", Quantization::None)] {
+        let text = changed(to);
+        fs::write(&config, format!("{text}# SHA-256 of all above: {}\n", sha256(text.as_bytes()))).unwrap();
+        let mut run = RunDir::open(&cli.path("w4")).unwrap();
+        assert_eq!((run.config.quantization, &run.warnings[..]), (scheme, &[][..]));
+        let errors = [
+            run.load_model(&layout, None, Which::Last).map(|_| ()),
+            run.load_numbers(&layout, None, Which::Last).map(|_| ()),
+            run.load_weights(&layout, None, Which::Last).map(|_| ()),
+            run.load_masters(&layout, Which::Last).map(|_| ()),
+        ];
+        for error in errors.map(Result::unwrap_err) {
+            assert!(error.to_string().contains("other weights are in few bits"), "{scheme:?}: {error}");
+        }
+        cli.fails(&["sample", "w4"], 1, "other weights are in few bits than the configuration says");
+    }
+}
+
+/// Adapters and what training goes on from have all their bits: integers there are none of this program's.
+#[test]
+fn integers_are_refused_where_there_are_none() {
+    let cli = Cli::trained();
+    cli.ok(&["finetune", "run", "builtin", "--lora", "2", "--out", "tuned", "--set", "max_iters=2"]);
+    for run in ["run", "tuned"] {
+        let kept = newest(&cli.path(run));
+        for folder in fs::read_dir(kept.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()) {
+            if folder != kept && folder.is_dir() {
+                fs::remove_dir_all(folder).unwrap();
+            }
+        }
+    }
+    for (run, file, prefix, command) in [
+        ("tuned", "adapter.safetensors", "", "sample"),
+        ("run", "optimizer.safetensors", "exp_avg.", "train"),
+        ("run", "model.safetensors", "", "train"),
+        ("run", "model.safetensors", "", "sample"),
+    ] {
+        let folder = newest(&cli.path(run));
+        let (path, good) = (folder.join(file), fs::read(folder.join(file)).unwrap());
+        let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+        let mut tensors = tensors(&good);
+        let is_matrix =
+            |(name, (_, shape, _)): &(&String, &(_, Vec<usize>, _))| name.starts_with(prefix) && shape.len() == 2;
+        let (name, shape) =
+            tensors.iter().find(is_matrix).map(|(name, tensor)| (name.clone(), tensor.1.clone())).unwrap();
+        tensors.remove(&name);
+        let [rows, cols] = shape[..] else { panic!("a matrix") };
+        tensors.insert(format!("{name}.q"), (safetensors::Dtype::I8, shape, vec![1; rows * cols]));
+        tensors.insert(format!("{name}.scale"), (safetensors::Dtype::F32, vec![rows], vec![0; 4 * rows]));
+        let bytes = self::file(&tensors);
+        fs::write(&path, &bytes).unwrap();
+        fs::write(folder.join("SHA256SUMS"), sums.replace(&sha256(&good), &sha256(&bytes))).unwrap();
+        let args = if command == "train" {
+            vec!["train", "--resume", run, "--set", "max_iters=30"]
+        } else {
+            vec![command, run]
+        };
+        cli.fails(&args, 1, "other weights are in few bits than the configuration says");
+        fs::write(&path, &good).unwrap();
+        fs::write(folder.join("SHA256SUMS"), sums).unwrap();
     }
 }
 

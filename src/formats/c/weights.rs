@@ -1,7 +1,10 @@
 //! The arrays of the C file.
 
 use super::vocabulary::{Encoder, Vocabulary};
-use crate::formats::{portable::Portable, rounded::packed, shape::Shape};
+use crate::{
+    formats::{portable::Portable, shape::Shape},
+    run::packed,
+};
 use kinglet_core::{
     config::Quantization,
     params::{Layout, Linear, Norm, Param},

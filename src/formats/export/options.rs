@@ -116,7 +116,7 @@ impl ExportOptions {
         match (self.scheme, dtype) {
             (Quantization::None, Dtype::F32 | Dtype::I8) => None,
             (Quantization::None, dtype) => Some(format!("numbers are stored as {}", dtype.name())),
-            (scheme, _) => Some(format!("matrices are rounded to {}", name_of(scheme))),
+            (scheme, _) => Some(format!("matrices are rounded to {}", scheme.name())),
         }
     }
 }
@@ -125,14 +125,6 @@ impl Default for ExportOptions {
     fn default() -> ExportOptions {
         let ids = onnx::Ids::default();
         ExportOptions { dtype: None, max_difference: None, ids, fixed: false, scheme: Quantization::None }
-    }
-}
-
-fn name_of(scheme: Quantization) -> &'static str {
-    match scheme {
-        Quantization::None => "none",
-        Quantization::W8 => "w8",
-        _ => "w4",
     }
 }
 
@@ -172,15 +164,24 @@ fn refuse_scheme(target: Target, options: &ExportOptions) -> Result<()> {
         Target::Safetensors => scheme == Quantization::W8,
         Target::HuggingFace | Target::Lecture | Target::NanoGpt | Target::Peft => false,
     };
-    if scheme != Quantization::None && !stores {
-        let (scheme, name) = (name_of(scheme), target.name());
-        let of = if scheme == "w8" { "gguf, onnx, c and safetensors" } else { "gguf, onnx and c" };
-        return Err(Error::BadConfig(format!("--scheme {scheme} belongs to --format {of}, not to --format {name}")));
+    if scheme.is_none() {
+        return Ok(());
     }
-    let blocks = [None, Some(Dtype::Q8_0), Some(Dtype::Q5_0), Some(Dtype::Q4_0), Some(Dtype::I8)];
-    if scheme != Quantization::None && !blocks.contains(&options.dtype) {
-        let (scheme, dtype) = (name_of(scheme), options.dtype.map_or("f32", Dtype::name));
-        let what = format!("--scheme {scheme} rounds weights, but --dtype {dtype} does not store them so: choose one");
+    let name = scheme.name();
+    if !stores {
+        let of = if scheme == Quantization::W8 { "gguf, onnx, c and safetensors" } else { "gguf, onnx and c" };
+        let target = target.name();
+        return Err(Error::BadConfig(format!("--scheme {name} belongs to --format {of}, not to --format {target}")));
+    }
+    // Types that have all of its integers: what is stored in others would be rounded twice.
+    let has = match (scheme, options.dtype) {
+        (_, None) => true,
+        (Quantization::W8, Some(dtype)) => matches!(dtype, Dtype::Q8_0 | Dtype::I8),
+        (_, Some(dtype)) => matches!(dtype, Dtype::Q8_0 | Dtype::Q4_0),
+    };
+    if !has {
+        let dtype = options.dtype.map_or("f32", Dtype::name);
+        let what = format!("--scheme {name} rounds weights, but --dtype {dtype} does not store them so: choose one");
         return Err(Error::BadConfig(what));
     }
     Ok(())

@@ -158,7 +158,7 @@ fn own_integers(tensors: &[(&str, &Tensor, Dtype)], types: Types) -> Option<Stri
     let of = tensors.iter().filter(|(_, tensor, _)| tensor.rounded.is_some()).count();
     let (own, of) = (many(own as u64, "matrix has", "matrices have"), of - own);
     let name = types.matrices.name();
-    let scales = if scheme == Quantization::W8 { ", with scales rounded to f16" } else { " and scales" };
+    let scales = if scheme == Quantization::W8 { ", with scales rounded to f16" } else { "" };
     let mut said = format!("{own} the model's own integers{scales}");
     if of > 0 {
         said += &format!("; {of} others are rounded again, or multiplied out, where {name} does not have theirs");

@@ -173,7 +173,20 @@ fn settle(config: &mut Config, open: Vec<Open>, options: &ImportOptions) -> Resu
     }
     known.extend(options.n_head.map(|_| "n_head".to_owned()));
     config.check()?;
+    refuse_few_bits(config)?;
     Ok(open.into_iter().partition(|open| !known.iter().any(|key| key == open.key)))
+}
+
+/// Refuses to round what is imported: the model is to be the one of the file.
+fn refuse_few_bits(config: &Config) -> Result<()> {
+    if config.quantization.is_none() {
+        return Ok(());
+    }
+    let name = config.quantization.name();
+    Err(Error::BadConfig(format!(
+        "quantization = \"{name}\": an import has the numbers of the file, and none is rounded. Import it with --set \
+         quantization=none; kinglet quantize RUN --scheme {name} makes a model in few bits of it afterwards"
+    )))
 }
 
 /// The weights, and notes on what was left out of the file or was not in it.

@@ -62,6 +62,13 @@ pub(super) fn read(scheme: Quantization, shape: &[usize], codes: &[u8], scales: 
     Rounded::from_parts(scheme, cols, codes, scales)
 }
 
+/// Codes two to a byte, the first of two in the low half, each `zero` more than it is; a row begins with a byte of its own.
+pub(crate) fn packed(codes: &[i8], cols: usize, zero: i8) -> Vec<u8> {
+    let nibble = |code: i8| (code + zero).cast_unsigned() & 15;
+    let byte = |pair: &[i8]| nibble(pair[0]) | nibble(pair.get(1).copied().unwrap_or(0)) << 4;
+    codes.chunks(cols.max(1)).flat_map(|row| row.chunks(2).map(byte)).collect()
+}
+
 /// A part of a file.
 pub(super) enum Part<'a> {
     Numbers(&'a Tensor, &'a [f32]),
@@ -101,10 +108,7 @@ impl View for Part<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         Cow::Owned(match self {
             Part::Numbers(_, numbers) => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Part::Codes(matrix, Dtype::U8, _) => {
-                let byte = |pair: &[i8]| (pair[0] + 8) as u8 | ((pair.get(1).unwrap_or(&0) + 8) as u8 * 16);
-                matrix.codes().chunks(matrix.shape().1).flat_map(|row| row.chunks(2).map(byte)).collect()
-            }
+            Part::Codes(matrix, Dtype::U8, _) => packed(matrix.codes(), matrix.shape().1, 8),
             Part::Codes(matrix, ..) => matrix.codes().iter().map(|&code| code as u8).collect(),
             Part::Scales(matrix, Dtype::F16, _) => {
                 matrix.scales().iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()
@@ -115,5 +119,16 @@ impl View for Part<'_> {
 
     fn data_len(&self) -> usize {
         self.shape().iter().product::<usize>() * self.dtype().bitsize() / 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_codes_are_a_byte_and_rows_begin_with_their_own() {
+        assert_eq!(packed(&[-8, 7, 0, 1, 2, -1], 3, 8), [0xf0, 0x88, 0xa9, 0x87]);
+        assert_eq!(packed(&[-8, 7, 0, 1], 4, 0), [0x78, 0x10]);
     }
 }

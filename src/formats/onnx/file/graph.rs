@@ -7,7 +7,7 @@ use super::proto::{
     self, Attribute, Dimension, Entry, GRAPH, INITIALIZER, Node, RAW_DATA, TensorShape, TensorType, Type, ValueInfo,
     attribute, element,
 };
-use crate::formats::rounded::packed;
+use crate::run::packed;
 use kinglet_core::quant::Rounded;
 use prost::{
     Message,
