@@ -84,7 +84,7 @@ fn the_run_the_model_and_the_file_of_integers_are_one() {
         let other = if scheme == Quantization::W4 { Quantization::W8 } else { Quantization::W4 };
         let refused = |options: Options| source.rounded_config(&options).unwrap_err().to_string();
         assert!(refused(Options { scheme: other, ..options }).contains(&format!("use --scheme {name}")));
-        assert!(refused(Options { embeddings: true, ..options }).contains("its embeddings as they are"));
+        assert!(refused(Options { embeddings: true, ..options }).contains("its embeddings in full precision"));
         assert!(refused(Options { feedback: true, ..options }).contains("--calibrate"));
         let error = Source::open(&smaller, Which::Last).unwrap_err().to_string();
         assert!(error.contains("its weights are in few bits already"), "{error}");
