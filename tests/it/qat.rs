@@ -169,6 +169,14 @@ fn fine_tuning_rounds_what_it_is_told_to() {
     let rounded = source.round(&options, None, |_, _| ControlFlow::Continue(())).unwrap().unwrap();
     source.save(&source.rounded_config(&options).unwrap(), &rounded, &base.cli.path("integers")).unwrap();
     assert!(base.prepare("integers", &[]).base.weights == numbers);
+
+    // What is loaded of both are these numbers, which nobody rounds again.
+    for name in ["aware", "integers"] {
+        let (run, _, config, loaded) = finetune::load(&base.cli.path(name), Which::Last).unwrap();
+        assert!(loaded == numbers && config.quantization.is_none() && !config.quantize_head, "{name}");
+        let model = Model::from_weights(Cpu::new().unwrap(), config, run.tokenizer.clone(), &loaded).unwrap();
+        assert!((model.config().quantization, run.config.quantization) == (Quantization::None, Quantization::W4));
+    }
     assert!(base.prepare("integers", &["quantization=w4"]).base.weights == numbers);
 }
 

@@ -260,3 +260,68 @@ fn name(layout: &Layout, start: usize) -> String {
     let tensor = layout.tensors.iter().find(|tensor| tensor.span.start == start).expect("every matrix is a tensor");
     tensor.name.trim_start_matches("transformer.").trim_end_matches(".weight").to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::tokenizer::Tokenizer;
+    use kinglet_core::{
+        config::{Config, Quantization},
+        rng::{Purpose, Rng},
+    };
+
+    /// A model of random weights in full precision and in eight bits.
+    fn pair() -> (Model, Config, Weights) {
+        let small = ["tokenizer=byte", "vocab_size=257", "block_size=16", "n_layer=2", "n_head=2", "n_embd=32"];
+        let config = Config::default().with(&small).unwrap();
+        let layout = Layout::new(&config).unwrap();
+        let mut rng = Rng::new(3, Purpose::Init, 0, 0);
+        let numbers: Vec<f32> = (0..layout.len()).map(|_| 0.2 * rng.normal() as f32).collect();
+        let before = Model::from_weights(Cpu::new().unwrap(), config.clone(), Tokenizer::byte(), &numbers).unwrap();
+        let config = config.with(&["quantization=w8"]).unwrap();
+        let weights = Weights::rounded(&config, &layout, numbers).unwrap();
+        (before, config, weights)
+    }
+
+    fn measured(before: &Model, config: &Config, weights: &Weights) -> Layers {
+        let after = Model::of(Cpu::new().unwrap(), config.clone(), Tokenizer::byte(), weights.clone()).unwrap();
+        let split = Split::new((0..100).map(|i| i * 37 % 257).collect(), 16);
+        measure([before, &after], weights, &split, |_, _| ControlFlow::Continue(())).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_layer_that_breaks_everything_is_the_worst() {
+        let (before, config, mut weights) = pair();
+        let start = before.parts().1.layout.h[1].c_fc.w.span.start;
+        let (_, matrix) = weights.rounded.iter_mut().find(|(at, _)| *at == start).unwrap();
+        let scales = vec![3e38; matrix.scales().len()];
+        *matrix = Rounded::from_parts(Quantization::W8, matrix.shape().1, matrix.codes().to_vec(), scales).unwrap();
+        let layers = measured(&before, &config, &weights);
+        assert_eq!(layers.worst.as_deref(), Some("h.1.mlp.c_fc"), "{layers:?}");
+        for layer in &layers.layers {
+            let is_broken = layer.name == "h.1.mlp.c_fc";
+            assert_eq!(layer.kl_alone.is_some_and(f64::is_nan), is_broken, "{layer:?}");
+        }
+        assert!(Squares { off: f64::NAN, of: 1.0 }.relative().is_nan());
+        assert!(Squares { off: 1.0, of: f64::NAN }.relative().is_nan() && Squares::default().relative() == 0.0);
+    }
+
+    #[test]
+    fn a_layer_costs_the_same_whatever_was_measured_before_it() {
+        let (before, config, weights) = pair();
+        let all = measured(&before, &config, &weights).layers;
+        let layout = &before.parts().1.layout;
+        for (start, matrix) in &weights.rounded {
+            let mut one = weights.clone();
+            let mut numbers = vec![0.0; layout.len()];
+            before.parts().0.download(before.parts().2, 0, &mut numbers);
+            one.numbers = numbers;
+            one.rounded = vec![(*start, matrix.clone())];
+            let name = name(layout, *start);
+            let of = |layers: &[Layer]| layers.iter().find(|layer| layer.name == name).unwrap().clone();
+            let (alone, among) = (of(&measured(&before, &config, &one).layers), of(&all));
+            assert!(alone.kl_alone > Some(0.0) && alone.kl_alone == among.kl_alone, "{alone:?} {among:?}");
+            assert_eq!(alone.loss_increase, among.loss_increase);
+        }
+    }
+}
