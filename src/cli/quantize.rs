@@ -23,7 +23,7 @@ use kinglet::{
 use serde_json::json;
 use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
-/// Make a run's weights up to four (w8) or seven (w4) times smaller, in a new folder, and say what that costs
+/// Make a run's weights up to four times smaller (w8) or seven times (w4), in a new folder, and say what that costs
 ///
 /// The new run is used like any other. A report card compares both: sizes, losses on the same tokens with the error of their
 /// difference, how far apart predictions are, which layer hurts most, speed and memory. It is printed, and written into the new
