@@ -11,6 +11,7 @@ mod writer;
 
 pub use generate::Generation;
 pub use insight::{Attention, Expectation, Lens};
+pub(crate) use model::dataset;
 pub use model::{Evaluation, Model, Part};
 pub use readout::{Readout, Tally, spelling};
 pub use score::{Scoring, TokenScore, Windows};

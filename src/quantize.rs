@@ -5,7 +5,7 @@ pub mod report;
 
 use crate::{
     data::Dataset,
-    inference::{Model, Part},
+    inference::{Model, Part, dataset},
     run::{RunDir, State, Which},
     text::tokenizer::Tokenizer,
     train::finetune,
@@ -20,6 +20,12 @@ use kinglet_core::{
 };
 use report::Report;
 use std::{ops::ControlFlow, path::Path};
+
+/// Bytes that what is measured on a text may take, if one block does not take more.
+const MEMORY: usize = 256 << 20;
+
+/// Why a text is of no use for rounding.
+const NO_TEXT: &str = "the training part of the text has fewer than 2 tokens";
 
 /// How a model's weights are rounded.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +88,7 @@ impl Source {
             notes.push(format!(
                 "this run trained with weights rounded to {name}: they are rounded as in training, without calibration"
             ));
+            notes.extend(without_bf16(&config));
             return Ok(Source { config, tokenizer, state, file_bytes, weights, warnings, notes });
         }
         let (opened, state, config, weights) = finetune::load(run, which)?;
@@ -91,6 +98,7 @@ impl Source {
         if has_adapters {
             notes.push("the run's adapters are merged into its weights first".to_owned());
         }
+        notes.extend(without_bf16(&config));
         Ok(Source { config, tokenizer, state, file_bytes, weights, warnings, notes })
     }
 
@@ -140,7 +148,7 @@ impl Source {
         let what = if options.scheme != quantization {
             format!("its weights were trained to be rounded to {trained}: use --scheme {trained}")
         } else if options.head && !quantize_head || options.embeddings && !quantize_embeddings {
-            let both = |on: bool| if on { "rounded" } else { "as they are" };
+            let both = |on: bool| if on { "rounded" } else { "in full precision" };
             let (head, embeddings) = (both(quantize_head), both(quantize_embeddings));
             format!("it was trained with its head {head} and its embeddings {embeddings}")
         } else if options.feedback {
@@ -151,7 +159,19 @@ impl Source {
         Err(Error::BadConfig(what))
     }
 
-    /// The rounded weights. `data` is text to measure on what weights are multiplied by; its training split is used.
+    /// Whether a text decides how weights are rounded.
+    fn reads_text(&self, options: &Options) -> bool {
+        !self.has_learned_so() && options.tokens > 0 && (options.scheme == Quantization::W4 || options.feedback)
+    }
+
+    /// A note if these options ask for a text to round by and this one has nothing for that: then weights are rounded without.
+    pub fn note_text(&self, options: &Options, data: &Dataset) -> Option<String> {
+        let lacks = self.reads_text(options) && data.train.windows() == 0;
+        lacks.then(|| format!("{NO_TEXT}: scales are chosen for the weights alone"))
+    }
+
+    /// The rounded weights. `data` is text to measure on what weights are multiplied by; its training split is used, and where
+    /// that is empty, weights are rounded without text.
     /// `progress` receives the layers done and their number; if it breaks, the result is `None`.
     ///
     /// # Errors
@@ -168,12 +188,15 @@ impl Source {
             return Weights::rounded(&config, &layout, self.weights.clone()).map(Some);
         }
         let (weights, feedback) = (&self.weights, options.feedback);
-        let wanted = Wanted { config: &self.config, weights, rounded: (&config, &layout), feedback };
-        let by_text = options.tokens > 0 && (options.scheme == Quantization::W4 || feedback);
-        match data.filter(|_| by_text) {
+        let wanted = Wanted { config: &self.config, weights, rounded: (&config, &layout), feedback, memory: MEMORY };
+        match data.filter(|_| self.reads_text(options)) {
             None if feedback => Err(Error::BadConfig("--calibrate needs text".into())),
             None => wanted.alone().map(Some),
-            Some(data) => wanted.by_text(data, options.tokens, progress),
+            Some(data) if data.train.windows() == 0 => match feedback {
+                true => Err(Error::Data(format!("--calibrate needs more text: {NO_TEXT}"))),
+                false => wanted.alone().map(Some),
+            },
+            Some(data) => wanted.by_text(&data.train, options.tokens, progress),
         }
     }
 
@@ -227,6 +250,18 @@ impl Source {
     /// # Errors
     /// If it cannot be read.
     pub fn data(&self, names: Option<&[String]>) -> Result<Dataset> {
-        self.model()?.dataset(names, Part::Train)
+        let Config { bos_token, eos_token, .. } = &self.config;
+        let tokenizer = self.tokenizer.clone().with_ends(bos_token, eos_token)?;
+        dataset(&self.config, &tokenizer, names, Part::Train)
     }
+}
+
+/// A note on a precision that the rounded model does not have.
+fn without_bf16(config: &Config) -> Option<String> {
+    let had = config.precision == Precision::Bf16;
+    had.then(|| {
+        "precision = \"bf16\" does not apply to weights in few bits: the new run has precision = \"f32\", and so has what is \
+         fine-tuned from it unless --set precision=bf16 says otherwise"
+            .to_owned()
+    })
 }

@@ -7,7 +7,7 @@ use clap::{
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
 use kinglet::{
-    config::{Config, FIELDS, PRESETS, TokenizerKind, key_like},
+    config::{Config, FIELDS, PRESETS, Quantization, TokenizerKind, key_like},
     error::Error,
     run::read_config,
     system::shell,
@@ -52,6 +52,26 @@ pub(super) struct Choice {
     /// Seed of all random numbers [default: 1337]
     #[arg(help_heading = MODEL, long, value_name = "N")]
     seed: Option<u64>,
+}
+
+/// What weights are rounded to.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum Scheme {
+    /// Eight bits, and a scale for each row
+    // What it was called in exports before.
+    #[value(alias = "int8")]
+    W8,
+    /// Four bits, and a scale for each 32 weights of a row
+    W4,
+}
+
+impl From<Scheme> for Quantization {
+    fn from(scheme: Scheme) -> Quantization {
+        match scheme {
+            Scheme::W8 => Quantization::W8,
+            Scheme::W4 => Quantization::W4,
+        }
+    }
 }
 
 /// How many threads work.

@@ -1,7 +1,7 @@
 //! `kinglet export`
 
 use super::{
-    choice::Threads,
+    choice::{Scheme, Threads},
     confirm::bytes,
     import::{FormatName, Told},
     run_arg::{CheckpointArg, RunArg},
@@ -63,8 +63,8 @@ pub(super) struct Args {
     fixed: bool,
     /// gguf, onnx, c and safetensors: round the matrices of the blocks to eight bits (w8) or four (w4) on the way out,
     /// without measuring what they are multiplied by; `kinglet quantize` does, and shows what it costs
-    #[arg(long, alias = "quantize", value_name = "SCHEME", value_parser = scheme)]
-    scheme: Option<Quantization>,
+    #[arg(long, alias = "quantize", value_name = "SCHEME", value_enum)]
+    scheme: Option<Scheme>,
     #[command(flatten)]
     checkpoint: CheckpointArg,
     #[command(flatten)]
@@ -104,15 +104,6 @@ fn dtype(text: &str) -> Result<Dtype, String> {
     found.or(int8).ok_or_else(|| "must be f32, f16, bf16, q8_0, q5_0, q4_0 or int8".to_owned())
 }
 
-/// Reads a scheme; `int8` is what w8 was called here before.
-fn scheme(text: &str) -> Result<Quantization, String> {
-    match text {
-        "w8" | "int8" => Ok(Quantization::W8),
-        "w4" => Ok(Quantization::W4),
-        _ => Err("must be w8 or w4".to_owned()),
-    }
-}
-
 fn max_difference(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0);
     number.ok_or_else(|| "must be a number that is not negative".to_owned())
@@ -136,7 +127,7 @@ impl Args {
         let mut options = ExportOptions::default();
         (options.dtype, options.max_difference) = (self.dtype, self.max_difference);
         (options.ids, options.fixed) = (self.ids, self.fixed);
-        options.scheme = self.scheme.unwrap_or(Quantization::None);
+        options.scheme = self.scheme.map_or(Quantization::None, Quantization::from);
         let source = self.source()?;
         terminal::warn(&source.warnings);
         terminal::note(&source.notes);

@@ -1,7 +1,7 @@
 //! `kinglet finetune`
 
 use super::{
-    choice::Threads,
+    choice::{Scheme, Threads},
     plan::{self, Planned},
     report::{Finished, Reporter, finish, stop_on_signal},
     run_arg::{self, CheckpointArg, Chosen, Place, PlaceArg, RunArg},
@@ -9,6 +9,7 @@ use super::{
 };
 use kinglet::{
     backend::Cpu,
+    config::Quantization,
     error::Error,
     run::{Kind, change_tags, data_name},
     train::{
@@ -52,8 +53,8 @@ pub(super) struct Choice {
     /// Round the weights while training (quantization-aware training): the new run is a model with weights in 8 or 4 bits, and
     /// better than one that is rounded afterwards. Without DATA it trains on the base run's. By default there are 500 updates, and
     /// learning rates are a quarter of the base run's
-    #[arg(help_heading = ROUNDED, long, value_name = "SCHEME", value_parser = ["w8", "w4"])]
-    qat: Option<String>,
+    #[arg(help_heading = ROUNDED, long, value_name = "SCHEME", value_enum)]
+    qat: Option<Scheme>,
     /// Train LoRA adapters of this rank instead of the weights; they are small and saved separately
     #[arg(help_heading = ADAPTERS, long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=4096))]
     lora: Option<u16>,
@@ -98,7 +99,7 @@ impl Args {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = Cpu::new()?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
-        let out = default_out(&chosen.run, &self.choice.data, self.choice.qat.as_deref());
+        let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);
         let prepared = self.choice.prepare(&chosen)?;
         if self.plan {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
@@ -131,11 +132,11 @@ impl Args {
 
 /// The folder of a run that goes on from `run` with `data`, or with its own text in few bits (`qat`): beside that one, or beside the
 /// tuning that it is in.
-fn default_out(run: &Path, data: &[String], qat: Option<&str>) -> PathBuf {
+fn default_out(run: &Path, data: &[String], qat: Option<Scheme>) -> PathBuf {
     // A run that is given as "." has a name too.
     let run = if run.file_name().is_some() { run.to_owned() } else { run.canonicalize().unwrap_or_default() };
     let data = data.first().map(|name| data_name(name)).filter(|name| !name.is_empty());
-    let what = data.as_deref().or(qat).unwrap_or("finetuned");
+    let what = data.as_deref().or(qat.map(|scheme| Quantization::from(scheme).name())).unwrap_or("finetuned");
     let name = format!("{}-{what}", run.file_name().unwrap_or_default().display());
     let tuning = run.parent().and_then(Path::parent).filter(|above| Kind::of(above) == Some(Kind::Tuning));
     match tuning.and_then(|tuning| Some((tuning, tuning.file_name()?))) {
@@ -154,7 +155,7 @@ impl Choice {
         let texts = Texts { data: &self.data, replay_data: &self.replay_data };
         Ok(finetune::prepare_with(run, *which, texts, |config| {
             self.set.iter().try_for_each(|setting| config.set(setting))?;
-            self.qat.iter().try_for_each(|scheme| config.set(&format!("quantization={scheme}")))?;
+            config.quantization = self.qat.map_or(config.quantization, Quantization::from);
             config.lora_rank = self.lora.map_or(config.lora_rank, usize::from);
             config.lora_alpha = self.lora_alpha.unwrap_or(config.lora_alpha);
             config.lora_dropout = self.lora_dropout.unwrap_or(config.lora_dropout);

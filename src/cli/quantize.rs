@@ -1,7 +1,7 @@
 //! `kinglet quantize`
 
 use super::{
-    choice::Threads,
+    choice::{Scheme, Threads},
     run_arg::{CheckpointArg, RunArg},
     table::{columns, pairs},
     terminal,
@@ -9,7 +9,7 @@ use super::{
 };
 use kinglet::{
     backend::Cpu,
-    config::{Config, Quantization},
+    config::Config,
     data::{Dataset, Split},
     error::Error,
     inference::{Model, Part},
@@ -23,7 +23,7 @@ use kinglet::{
 use serde_json::json;
 use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
-/// Make a run's weights four or eight times smaller, in a new folder, and say what that costs
+/// Make a run's weights up to four times smaller (w8) or seven times (w4), in a new folder, and say what that costs
 ///
 /// The new run is used like any other. A report card compares both: sizes, losses on the same tokens with the error of their
 /// difference, how far apart predictions are, which layer hurts most, speed and memory. It is printed, and written into the new
@@ -36,7 +36,7 @@ pub(super) struct Args {
     data: Vec<String>,
     /// What to round weights to
     #[arg(long, value_enum)]
-    scheme: SchemeArg,
+    scheme: Scheme,
     /// New folder for the smaller run
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
@@ -60,23 +60,6 @@ pub(super) struct Args {
     checkpoint: CheckpointArg,
     #[command(flatten)]
     threads: Threads,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum SchemeArg {
-    /// Eight bits, and a scale for each row
-    W8,
-    /// Four bits, and a scale for each 32 weights of a row
-    W4,
-}
-
-impl SchemeArg {
-    fn name(self) -> &'static str {
-        match self {
-            SchemeArg::W8 => "w8",
-            SchemeArg::W4 => "w4",
-        }
-    }
 }
 
 /// The text to calibrate and measure on.
@@ -105,6 +88,7 @@ impl Args {
             notes.push("the report card compares with the numbers that these weights are rounded from".to_owned());
         }
         let text = self.text(&before, &mut notes)?;
+        notes.extend(text.as_ref().and_then(|text| source.note_text(&options, &text.data)));
         terminal::note(&notes);
         let data = text.as_ref().map(|text| &text.data);
         let (mut watch, began) = (Watch::new(true), Instant::now());
@@ -141,22 +125,19 @@ impl Args {
         let card = report.map_or_else(String::new, |report| card(&report));
         let page = self.out.join(PAGE);
         let page = if self.no_report { out } else { format!("{out}; the report card is in {}", page.display()) };
-        let (step, scheme) = (source.state.step, self.scheme.name());
+        let (step, scheme) = (source.state.step, config.quantization.name());
         Ok(terminal::print(&format!("{card}{from} (step {step}) in {scheme}: {page}\n"))?)
     }
 
     fn options(&self) -> Options {
-        let scheme = match self.scheme {
-            SchemeArg::W8 => Quantization::W8,
-            SchemeArg::W4 => Quantization::W4,
-        };
+        let scheme = self.scheme.into();
         let (head, embeddings) = (self.head, self.embeddings);
         Options { scheme, head, embeddings, feedback: self.calibrate, ..Options::default() }
     }
 
     /// Whether the text also decides how weights are rounded.
     fn calibrates(&self) -> bool {
-        self.calibrate || matches!(self.scheme, SchemeArg::W4)
+        self.calibrate || matches!(self.scheme, Scheme::W4)
     }
 
     /// The text, if it is needed and there is one. A text that was named must be there; without the run's own, some of it can

@@ -416,31 +416,7 @@ impl<B: Forward> Model<B> {
     /// # Errors
     /// If the text cannot be read or has unknown characters.
     pub fn dataset(&self, names: Option<&[String]>, part: Part) -> Result<Dataset> {
-        let mut config = self.config().clone();
-        // Measure the data as it is now, even if it has changed since training.
-        config.data_sha256.clear();
-        // Packing is for speed in training.
-        config.packing = false;
-        if let Some(names) = names {
-            config.data = names.to_vec();
-        } else if config.data.iter().any(|name| name == "-") {
-            return Err(Error::Data("this run was trained on standard input: name a text to evaluate".to_owned()));
-        }
-        if part == Part::All {
-            // Put all of the text into the validation split.
-            config.train_split = 0.0;
-        }
-        let mut data = data::read(&config, TokenizerChoice::Fixed(self.tokenizer()))?.1;
-        let known = &self.config().data_sha256;
-        if names.is_none() && part != Part::All && !known.is_empty() && !self.trained_on(&data) {
-            data.notes.push(format!(
-                "{} is not the text that this run was trained on (SHA-256 {}, was {known}): its validation part \
-                 may contain text that the model was trained on",
-                config.data.join(", "),
-                data.sha256
-            ));
-        }
-        Ok(data)
+        dataset(self.config(), self.tokenizer(), names, part)
     }
 
     /// Whether a dataset is of the text that the run was trained on, wherever it is now.
@@ -497,4 +473,36 @@ fn exchanges(messages: &[Message], keep: usize) -> Vec<usize> {
         cuts.push(start - keep);
     }
     cuts
+}
+
+/// [`Model::dataset`] of the model of a run with this configuration and this tokenizer.
+///
+/// # Errors
+/// If the text cannot be read or has unknown characters.
+pub(crate) fn dataset(of: &Config, tokenizer: &Tokenizer, names: Option<&[String]>, part: Part) -> Result<Dataset> {
+    let mut config = of.clone();
+    // Measure the data as it is now, even if it has changed since training.
+    config.data_sha256.clear();
+    // Packing is for speed in training.
+    config.packing = false;
+    if let Some(names) = names {
+        config.data = names.to_vec();
+    } else if config.data.iter().any(|name| name == "-") {
+        return Err(Error::Data("this run was trained on standard input: name a text to evaluate".to_owned()));
+    }
+    if part == Part::All {
+        // Put all of the text into the validation split.
+        config.train_split = 0.0;
+    }
+    let mut data = data::read(&config, TokenizerChoice::Fixed(tokenizer))?.1;
+    let known = &of.data_sha256;
+    if names.is_none() && part != Part::All && !known.is_empty() && *known != data.sha256 {
+        data.notes.push(format!(
+            "{} is not the text that this run was trained on (SHA-256 {}, was {known}): its validation part \
+             may contain text that the model was trained on",
+            config.data.join(", "),
+            data.sha256
+        ));
+    }
+    Ok(data)
 }

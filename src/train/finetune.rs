@@ -343,7 +343,8 @@ fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32
 }
 
 /// Opens the run in `from`, and loads a checkpoint of it with its adapters merged into the weights: its state, its
-/// configuration without adapters, and the numbers that it computes with. Weights without adapters are not copied.
+/// configuration without adapters and without weights in few bits, and the numbers that it computes with: those are multiplied
+/// out, and are not to be rounded again. Weights without adapters are not copied.
 ///
 /// # Errors
 /// If there is no such run, or it has no intact checkpoint.
@@ -354,7 +355,8 @@ pub fn load(from: &Path, which: Which) -> Result<(RunDir, State, Config, Vec<f32
         return Ok((run, state, config, weights));
     }
     let (state, weights) = run.load_numbers(&Layout::new(&run.config)?, None, which)?;
-    let config = run.config.clone();
+    let mut config = run.config.clone();
+    unround(&mut config);
     Ok((run, state, config, weights))
 }
 

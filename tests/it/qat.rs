@@ -84,7 +84,7 @@ fn the_run_the_model_and_the_file_of_integers_are_one() {
         let other = if scheme == Quantization::W4 { Quantization::W8 } else { Quantization::W4 };
         let refused = |options: Options| source.rounded_config(&options).unwrap_err().to_string();
         assert!(refused(Options { scheme: other, ..options }).contains(&format!("use --scheme {name}")));
-        assert!(refused(Options { embeddings: true, ..options }).contains("its embeddings as they are"));
+        assert!(refused(Options { embeddings: true, ..options }).contains("its embeddings in full precision"));
         assert!(refused(Options { feedback: true, ..options }).contains("--calibrate"));
         let error = Source::open(&smaller, Which::Last).unwrap_err().to_string();
         assert!(error.contains("its weights are in few bits already"), "{error}");
@@ -169,6 +169,14 @@ fn fine_tuning_rounds_what_it_is_told_to() {
     let rounded = source.round(&options, None, |_, _| ControlFlow::Continue(())).unwrap().unwrap();
     source.save(&source.rounded_config(&options).unwrap(), &rounded, &base.cli.path("integers")).unwrap();
     assert!(base.prepare("integers", &[]).base.weights == numbers);
+
+    // What is loaded of both are these numbers, which nobody rounds again.
+    for name in ["aware", "integers"] {
+        let (run, _, config, loaded) = finetune::load(&base.cli.path(name), Which::Last).unwrap();
+        assert!(loaded == numbers && config.quantization.is_none() && !config.quantize_head, "{name}");
+        let model = Model::from_weights(Cpu::new().unwrap(), config, run.tokenizer.clone(), &loaded).unwrap();
+        assert!((model.config().quantization, run.config.quantization) == (Quantization::None, Quantization::W4));
+    }
     assert!(base.prepare("integers", &["quantization=w4"]).base.weights == numbers);
 }
 

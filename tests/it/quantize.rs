@@ -4,13 +4,17 @@ use crate::common::cli::{Cli, SMALL};
 use kinglet::{
     Model,
     backend::Cpu,
-    config::{Config, Quantization},
-    data::Split,
+    config::{Config, Precision, Quantization},
+    data::{Dataset, Split},
     inference::Part,
     model::Gpt,
     quant::{Rounded, Weights},
-    quantize::report::{Measured, Report, Stage},
+    quantize::{
+        Options, Source,
+        report::{Measured, Report, Stage},
+    },
     rng::{Purpose, Rng},
+    run::{RunDir, Which},
     text::tokenizer::Tokenizer,
 };
 use serde_json::Value;
@@ -237,7 +241,7 @@ fn a_run_that_learned_in_few_bits_is_stored_in_them_and_stays_the_same() {
     cli.fails(
         &["quantize", "run", "--scheme", "w4", "--head", "-o", "new"],
         2,
-        "it was trained with its head as they are",
+        "it was trained with its head in full precision and its embeddings in full precision",
     );
     cli.fails(&["quantize", "run", "--scheme", "w4", "--calibrate", "-o", "new"], 2, "which --calibrate would change");
     let made = json(&cli.ok(&["quantize", "run@last", "--scheme", "w4", "-o", "small", "--json"]));
@@ -261,6 +265,46 @@ fn the_text_that_is_measured_is_the_one_that_is_named() {
     assert_eq!(quantize("w8"), eval("w8", "all"));
     // Scales are chosen on the rest of it.
     assert_eq!(quantize("w4"), eval("w4", "val"));
+}
+
+/// A text that is so short, or so much of which is measured, that nothing is left to round by.
+#[test]
+fn without_text_to_round_by_weights_are_rounded_alone_and_a_note_says_so() {
+    let cli = Cli::new();
+    cli.ok(&[&["train", "--out", "run", "--set", "train_split=0.05"], SMALL].concat());
+    fs::write(cli.path("short.txt"), "What is it that you do not know?").unwrap();
+    let args = ["quantize", "run", "short.txt", "--scheme", "w4", "--no-report", "-o"];
+    let output = cli.run(&[&args[..], &["new"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let note = "the training part of the text has fewer than 2 tokens: scales are chosen for the weights alone";
+    assert!(output.status.success() && said.contains(note), "{said}");
+    cli.fails(&[&args[..], &["other", "--calibrate"]].concat(), 1, "--calibrate needs more text: the training part");
+    assert!(!cli.path("other").exists());
+
+    let source = Source::open(&cli.path("run"), Which::Best).unwrap();
+    let short = source.data(Some(&[cli.path("short.txt").display().to_string()])).unwrap();
+    assert!(short.train.windows() == 0 && short.val.windows() > 0);
+    let round = |options: &Options, data: Option<&Dataset>| {
+        source.round(options, data, |_, _| ControlFlow::Continue(())).map(Option::unwrap)
+    };
+    let w4 = Options { scheme: Quantization::W4, ..Options::default() };
+    let alone = round(&w4, None).unwrap();
+    assert!(round(&w4, Some(&short)).unwrap() == alone && source.note_text(&w4, &short).is_some());
+    let own = source.data(None).unwrap();
+    assert!(round(&w4, Some(&own)).unwrap() != alone && source.note_text(&w4, &own).is_none());
+    assert!(source.note_text(&Options::default(), &short).is_none());
+    assert!(round(&Options { feedback: true, ..w4 }, Some(&short)).is_err());
+}
+
+#[test]
+fn a_precision_that_does_not_apply_is_left_out_with_a_note() {
+    let cli = Cli::new();
+    cli.ok(&[&["train", "--out", "run", "--set", "precision=bf16"], SMALL].concat());
+    let output = cli.run(&["quantize", "run", "--scheme", "w8", "--no-report", "-o", "new"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("--set precision=bf16"), "{said}");
+    let config = |run: &str| RunDir::open(&cli.path(run)).unwrap().config;
+    assert_eq!([config("run").precision, config("new").precision], [Precision::Bf16, Precision::F32]);
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Where the error comes from: what each linear layer is given and puts out, and what it costs alone.
 
-use super::paired::{self, Sequence, rows_at_once, spread};
+use super::paired::{self, Parts, Sequence, rows_at_once, spread};
 use crate::{data::Split, inference::Model};
 use kinglet_core::{
     backend::{Cpu, Forward},
     batch::Batch,
     error::Result,
     model::Gpt,
-    params::{Layout, Linear},
+    params::{Layout, Linear, Span},
     quant::{Rounded, Weights},
 };
 use serde::Serialize;
@@ -74,7 +74,7 @@ impl Squares {
     }
 
     fn relative(self) -> f64 {
-        if self.of > 0.0 { (self.off / self.of).sqrt() } else { 0.0 }
+        if self.off == 0.0 { 0.0 } else { (self.off / self.of).sqrt() }
     }
 }
 
@@ -103,10 +103,12 @@ pub(super) fn measure(
     if progress(1, matrices + 1).is_break() {
         return Ok(None);
     }
-    for (done, matrix) in weights.rounded.iter().enumerate() {
-        let one = with_one(models, matrix)?;
-        let found = paired::each(batch.len(), |i| paired::sequence([models[0], &one], &batch, i));
-        alone.push((matrix.0, Alone::of(&found)));
+    let mut one = One::new(models);
+    for (done, (start, matrix)) in weights.rounded.iter().enumerate() {
+        let found = one.with(*start, matrix, |one| {
+            paired::each(batch.len(), |i| paired::sequence([models[0].parts(), one], &batch, i))
+        });
+        alone.push((*start, Alone::of(&found)));
         if progress(done + 2, matrices + 1).is_break() {
             return Ok(None);
         }
@@ -150,13 +152,31 @@ fn some(split: &Split, gpt: &Gpt, passes: usize) -> Result<Batch> {
     Ok(batch)
 }
 
-/// The model before, with one matrix as it is after.
-fn with_one([before, after]: [&Model; 2], matrix: &(usize, Rounded)) -> Result<Model> {
-    let (be, gpt, p) = before.parts();
-    let mut numbers = vec![0.0; gpt.layout.len()];
-    be.download(p, 0, &mut numbers);
-    let weights = Weights { numbers, rounded: vec![matrix.clone()] };
-    Model::of(Cpu::new()?, after.config().clone(), after.tokenizer().clone(), weights)
+/// The model before, in which one matrix at a time is as it is after.
+struct One<'a> {
+    be: Cpu,
+    before: Parts<'a>,
+    /// A copy of the parameters before, which is not packed: each of its matrices is written over in turn.
+    p: <Cpu as Forward>::Buf,
+}
+
+impl One<'_> {
+    fn new([before, after]: [&Model; 2]) -> One<'_> {
+        let (be, (_, gpt, p)) = (*after.parts().0, before.parts());
+        let mut copy = be.zeros(gpt.layout.len());
+        be.copy(&mut copy, 0, p, Span { start: 0, len: gpt.layout.len() });
+        One { be, before: before.parts(), p: copy }
+    }
+
+    /// What `measure` finds with this matrix.
+    fn with<R>(&mut self, start: usize, matrix: &Rounded, measure: impl FnOnce(Parts) -> R) -> R {
+        let One { be, before: (_, gpt, p), p: one } = self;
+        be.place(one, start, matrix);
+        let found = measure((be, gpt, one));
+        let (rows, cols) = matrix.shape();
+        be.copy(one, start, p, Span { start, len: rows * cols });
+        found
+    }
 }
 
 /// Adds the errors of a sequence.
@@ -228,8 +248,10 @@ fn listed(layout: &Layout, errors: &[Errors], alone: &[(usize, Alone)], tokens: 
     let mut layers: Vec<_> = embeddings.map(|start| layer(start, None, None)).collect();
     layers.extend(of_blocks.map(|(l, at, w)| layer(w.w.span.start, Some(l), Some(errors[at]))));
     layers.push(layer(head, None, errors.last().copied()));
-    let worst = layers.iter().filter(|layer| layer.kl_alone.is_some_and(|kl| kl > 0.0));
-    let worst = worst.max_by(|a, b| a.kl_alone.partial_cmp(&b.kl_alone).expect("they are numbers"));
+    // After one layer that leaves no numbers there is nothing worse.
+    let harm = |layer: &Layer| layer.kl_alone.map(|kl| if kl.is_nan() { f64::INFINITY } else { kl });
+    let worst = layers.iter().filter(|layer| harm(layer) > Some(0.0));
+    let worst = worst.max_by(|a, b| harm(a).partial_cmp(&harm(b)).expect("they are numbers"));
     Layers { tokens, worst: worst.map(|layer| layer.name.clone()), layers }
 }
 
@@ -237,4 +259,69 @@ fn listed(layout: &Layout, errors: &[Errors], alone: &[(usize, Alone)], tokens: 
 fn name(layout: &Layout, start: usize) -> String {
     let tensor = layout.tensors.iter().find(|tensor| tensor.span.start == start).expect("every matrix is a tensor");
     tensor.name.trim_start_matches("transformer.").trim_end_matches(".weight").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::tokenizer::Tokenizer;
+    use kinglet_core::{
+        config::{Config, Quantization},
+        rng::{Purpose, Rng},
+    };
+
+    /// A model of random weights in full precision and in eight bits.
+    fn pair() -> (Model, Config, Weights) {
+        let small = ["tokenizer=byte", "vocab_size=257", "block_size=16", "n_layer=2", "n_head=2", "n_embd=32"];
+        let config = Config::default().with(&small).unwrap();
+        let layout = Layout::new(&config).unwrap();
+        let mut rng = Rng::new(3, Purpose::Init, 0, 0);
+        let numbers: Vec<f32> = (0..layout.len()).map(|_| 0.2 * rng.normal() as f32).collect();
+        let before = Model::from_weights(Cpu::new().unwrap(), config.clone(), Tokenizer::byte(), &numbers).unwrap();
+        let config = config.with(&["quantization=w8"]).unwrap();
+        let weights = Weights::rounded(&config, &layout, numbers).unwrap();
+        (before, config, weights)
+    }
+
+    fn measured(before: &Model, config: &Config, weights: &Weights) -> Layers {
+        let after = Model::of(Cpu::new().unwrap(), config.clone(), Tokenizer::byte(), weights.clone()).unwrap();
+        let split = Split::new((0..100).map(|i| i * 37 % 257).collect(), 16);
+        measure([before, &after], weights, &split, |_, _| ControlFlow::Continue(())).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_layer_that_breaks_everything_is_the_worst() {
+        let (before, config, mut weights) = pair();
+        let start = before.parts().1.layout.h[1].c_fc.w.span.start;
+        let (_, matrix) = weights.rounded.iter_mut().find(|(at, _)| *at == start).unwrap();
+        let scales = vec![3e38; matrix.scales().len()];
+        *matrix = Rounded::from_parts(Quantization::W8, matrix.shape().1, matrix.codes().to_vec(), scales).unwrap();
+        let layers = measured(&before, &config, &weights);
+        assert_eq!(layers.worst.as_deref(), Some("h.1.mlp.c_fc"), "{layers:?}");
+        for layer in &layers.layers {
+            let is_broken = layer.name == "h.1.mlp.c_fc";
+            assert_eq!(layer.kl_alone.is_some_and(f64::is_nan), is_broken, "{layer:?}");
+        }
+        assert!(Squares { off: f64::NAN, of: 1.0 }.relative().is_nan());
+        assert!(Squares { off: 1.0, of: f64::NAN }.relative().is_nan() && Squares::default().relative() == 0.0);
+    }
+
+    #[test]
+    fn a_layer_costs_the_same_whatever_was_measured_before_it() {
+        let (before, config, weights) = pair();
+        let all = measured(&before, &config, &weights).layers;
+        let layout = &before.parts().1.layout;
+        for (start, matrix) in &weights.rounded {
+            let mut one = weights.clone();
+            let mut numbers = vec![0.0; layout.len()];
+            before.parts().0.download(before.parts().2, 0, &mut numbers);
+            one.numbers = numbers;
+            one.rounded = vec![(*start, matrix.clone())];
+            let name = name(layout, *start);
+            let of = |layers: &[Layer]| layers.iter().find(|layer| layer.name == name).unwrap().clone();
+            let (alone, among) = (of(&measured(&before, &config, &one).layers), of(&all));
+            assert!(alone.kl_alone > Some(0.0) && alone.kl_alone == among.kl_alone, "{alone:?} {among:?}");
+            assert_eq!(alone.loss_increase, among.loss_increase);
+        }
+    }
 }

@@ -2,9 +2,10 @@
 
 use crate::{data::Split, inference::Model};
 use kinglet_core::{
-    backend::IGNORE,
+    backend::{Cpu, Forward, IGNORE},
     batch::Batch,
     error::{Error, Result},
+    model::Gpt,
     threads::current,
 };
 use rayon::prelude::*;
@@ -126,7 +127,9 @@ pub(super) fn measure(
     for (done, part) in chosen.chunks(at_once).enumerate() {
         batch.clear();
         part.iter().try_for_each(|&i| split.window(i, &mut batch))?;
-        each(batch.len(), |i| sequence(models, &batch, i)).iter().for_each(|sequence| sums.add(sequence));
+        each(batch.len(), |i| sequence(models.map(Model::parts), &batch, i))
+            .iter()
+            .for_each(|sequence| sums.add(sequence));
         if progress(done * at_once + part.len(), chosen.len()).is_break() {
             return Ok(None);
         }
@@ -148,22 +151,24 @@ pub(super) fn spread(n: usize, most: usize) -> Vec<usize> {
     (0..most).map(|i| i * n / most).collect()
 }
 
+/// What computes a model, its architecture, and its parameters.
+pub(super) type Parts<'a> = (&'a Cpu, &'a Gpt, &'a <Cpu as Forward>::Buf);
+
 /// Passes a sequence through both models.
-pub(super) fn sequence(models: [&Model; 2], batch: &Batch, i: usize) -> Sequence {
+pub(super) fn sequence(models: [Parts; 2], batch: &Batch, i: usize) -> Sequence {
     let ((ids, targets), positions) = (batch.sequence(i), batch.positions(i));
-    let mut passes = models.map(|model| {
-        let (be, gpt, p) = model.parts();
+    let mut passes = models.map(|(be, gpt, p)| {
         let mut inside = gpt.enter(be, p, ids, positions);
         (0..gpt.layout.h.len()).for_each(|_| gpt.pass_block(be, p, &mut inside));
         inside
     });
-    let v = models[0].parts().1.vocab_size;
+    let v = models[0].1.vocab_size;
     let mut found = Sequence::default();
     for first in (0..ids.len()).step_by(rows_at_once(v)) {
         let rows = first..ids.len().min(first + rows_at_once(v));
         let targets = &targets[rows.clone()];
         let [before, after] = std::array::from_fn(|which| {
-            let ((be, gpt, p), inside) = (models[which].parts(), &mut passes[which]);
+            let ((be, gpt, p), inside) = (models[which], &mut passes[which]);
             let logits = gpt.read_off(be, p, inside, rows.clone());
             (logits, gpt.losses_of(be, inside, targets))
         });
@@ -174,7 +179,7 @@ pub(super) fn sequence(models: [&Model; 2], batch: &Batch, i: usize) -> Sequence
             found.rows.push((position, [before.1[row], after.1[row]]));
             found.same_top += u64::from(top(p) == top(q));
             found.kl_sum += kl;
-            found.kl_max = found.kl_max.max(kl);
+            found.kl_max = larger(found.kl_max, kl);
         }
     }
     found
@@ -200,10 +205,17 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let (of_p, of_q) = (normalizer(p), normalizer(q));
     let each = p.iter().zip(q).map(|(&p, &q)| {
         let (p, q) = (f64::from(p) - of_p, f64::from(q) - of_q);
-        p.exp() * (p - q)
+        // What never comes may be as far away as it likes.
+        if p.exp() == 0.0 { 0.0 } else { p.exp() * (p - q) }
     });
-    // Rounding may leave a little less than nothing.
-    each.sum::<f64>().max(0.0)
+    let sum: f64 = each.sum();
+    // Rounding may leave a little less than nothing. What is not a number stays so: it is the worst, not the best.
+    if sum < 0.0 { 0.0 } else { sum }
+}
+
+/// The larger one; what is not a number, if there is one.
+fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a > b { a } else { b }
 }
 
 /// What sequences add up to.
@@ -231,7 +243,7 @@ impl Sums {
         self.sequences.push(found.losses());
         self.same_top += found.same_top;
         self.kl_sum += found.kl_sum;
-        self.kl_max = self.kl_max.max(found.kl_max);
+        self.kl_max = larger(self.kl_max, found.kl_max);
     }
 
     fn paired(&self, split: &Split, of_sequences: usize) -> Paired {
@@ -301,6 +313,26 @@ mod tests {
         assert!((divergence(&p, &q) - want).abs() < 1e-6);
         assert_eq!(divergence(&p, &p), 0.0);
         assert_eq!((top(&[1.0, 3.0, 3.0]), top(&[f32::NEG_INFINITY, -1.0])), (1, 1));
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_taken_for_no_difference() {
+        let (p, never) = ([0.5, 1.0, -1.0], [0.5, f32::NEG_INFINITY, 1.0]);
+        for broken in [[f32::NAN; 3], [0.5, f32::NAN, 1.0], [f32::INFINITY; 3], [f32::NEG_INFINITY; 3]] {
+            assert!(divergence(&p, &broken).is_nan() && divergence(&broken, &p).is_nan(), "{broken:?}");
+        }
+        assert_eq!(divergence(&p, &never), f64::INFINITY);
+        assert_eq!(divergence(&never, &never), 0.0);
+        // The rest is that of the others.
+        let others = divergence(&[0.5, 1.0], &[1.0, -1.0]);
+        assert!((divergence(&never, &[1.0, -60.0, -1.0]) - others).abs() < 1e-9);
+        assert!(larger(f64::NAN, 1.0).is_nan() && larger(1.0, f64::NAN).is_nan());
+        assert_eq!((larger(1.0, 2.0), larger(2.0, 1.0)), (2.0, 2.0));
+        let mut sums = Sums::new(1);
+        for kl_max in [1.0, f64::NAN, 2.0] {
+            sums.add(&Sequence { kl_max, ..Sequence::default() });
+        }
+        assert!(sums.kl_max.is_nan());
     }
 
     #[test]
