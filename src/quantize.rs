@@ -15,7 +15,7 @@ use kinglet_core::{
     backend::Cpu,
     config::{Config, Precision, Quantization},
     error::{Error, Result},
-    params::Layout,
+    params::{Layout, Tensor},
     quant::Weights,
 };
 use report::Report;
@@ -102,6 +102,14 @@ impl Source {
         Ok(Source { config, tokenizer, state, file_bytes, weights, warnings, notes })
     }
 
+    /// Refuses weights that are not finite: what they are multiplied by would be blamed on others.
+    fn check(&self, layout: &Layout) -> Result<()> {
+        let broken = |w: &[f32]| w.iter().copied().find(|x| !x.is_finite());
+        let found = layout.tensors.iter().find_map(|tensor| Some((tensor, broken(&self.weights[tensor.span.range()])?)));
+        let refused = |(tensor, x): (&Tensor, f32)| Err(Error::Data(format!("{}: {x} cannot be rounded", tensor.name)));
+        found.map_or(Ok(()), refused)
+    }
+
     /// The model in full precision.
     ///
     /// # Errors
@@ -184,6 +192,7 @@ impl Source {
     ) -> Result<Option<Weights>> {
         let config = self.rounded_config(options)?;
         let layout = Layout::new(&config)?;
+        self.check(&layout)?;
         if self.has_learned_so() {
             return Weights::rounded(&config, &layout, self.weights.clone()).map(Some);
         }
@@ -210,7 +219,8 @@ impl Source {
     }
 
     /// The same with its report card, as a page and a picture in the folder. Both get the sizes of the files. `name` is what the
-    /// page calls the model before.
+    /// page calls the model before. If the card is about all of the run's own validation text, the run has its loss in its metrics
+    /// too.
     ///
     /// # Errors
     /// As [`Source::save`].
@@ -224,6 +234,9 @@ impl Source {
         self.save_with(config, weights, out, |run, layout| {
             report.before.file_bytes = self.file_bytes;
             report.after.file_bytes = Some(run.weights_bytes(layout, self.state.step)?);
+            if let Some(done) = report.done(self.state.step, layout.len()) {
+                run.clone().continue_metrics(&self.state, |_| ())?.append(&done)?;
+            }
             run.write(report::PAGE, report.page(name).as_bytes())?;
             report.picture().map_or(Ok(()), |picture| run.write(report::PICTURE, picture.as_bytes()))
         })

@@ -152,6 +152,10 @@ impl Choice {
                         then that run with --qat";
             return Err(Error::BadConfig(what.into()).into());
         }
+        let sets = |setting: &String| setting.split('=').next().is_some_and(|key| key.trim() == "quantization");
+        if self.qat.is_some() && self.set.iter().any(sets) {
+            return Err(Error::BadConfig("--qat and --set quantization say the same twice: leave one out".into()).into());
+        }
         let texts = Texts { data: &self.data, replay_data: &self.replay_data };
         Ok(finetune::prepare_with(run, *which, texts, |config| {
             self.set.iter().try_for_each(|setting| config.set(setting))?;

@@ -98,11 +98,13 @@ impl Args {
         };
         let weights = source.round(&options, data, progress)?.expect("nothing breaks it off");
         watch.end();
+        let is_own_text = self.data.is_empty();
         let mut report = match self.no_report {
             true => None,
             false => Some(self.report([&before, &after(&before, &config, &weights)?], &weights, text)?),
         };
         let (from, out) = (chosen.run.display().to_string(), self.out.display().to_string());
+        report.iter_mut().for_each(|report| report.is_own_text = is_own_text);
         match &mut report {
             Some(report) => source.save_reported(&config, &weights, (report, &from), &self.out)?,
             None => source.save(&config, &weights, &self.out)?,

@@ -42,10 +42,11 @@ fn joined<'a>(name: &str, weights: Tensor<'a>, scales: Tensor<'a>) -> Result<Ten
     let (shape, n) = (weights.shape.clone(), scales.len());
     let rows = shape.first().copied().unwrap_or(1);
     let fits = n == 1 || n == rows && scales.shape.iter().all(|&of| of == 1 || of == rows);
-    if !fits || weights.dtype != Dtype::I8 || rows == 0 {
-        let (kind, of) = (weights.dtype.name(), &scales.shape);
+    let is_float = matches!(scales.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
+    if !fits || weights.dtype != Dtype::I8 || !is_float || rows == 0 {
+        let (kind, of, scale) = (weights.dtype.name(), &scales.shape, scales.dtype.name());
         let what = format!(
-            "{name}{WEIGHTS} is {kind} {shape:?} and {name}{SCALES} is {of:?}: not int8 with a scale for each row"
+            "{name}{WEIGHTS} is {kind} {shape:?} and {name}{SCALES} is {scale} {of:?}: not int8 with a scale for each row"
         );
         return Err(Error::Data(what));
     }
@@ -112,6 +113,7 @@ mod tests {
             (&[("a.scales", Dtype::F32, &[2])], "it has a.scales, but not the weights"),
             (&[("a.int8_weights", Dtype::I8, &[2, 2]), ("a.scales", Dtype::F32, &[4])], "not int8 with a scale"),
             (&[("a.int8_weights", Dtype::F32, &[2, 2]), ("a.scales", Dtype::F32, &[2])], "a.int8_weights is f32"),
+            (&[("a.int8_weights", Dtype::I8, &[2, 2]), ("a.scales", Dtype::I32, &[2])], "a.scales is i32"),
             (
                 &[("a.int8_weights", Dtype::I8, &[1]), ("a.scales", Dtype::F32, &[1]), ("a.weight", Dtype::F32, &[1])],
                 "it has both",

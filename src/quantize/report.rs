@@ -16,6 +16,7 @@ use kinglet_core::{
 pub use layers::{Layer, Layers};
 pub use paired::{ByPosition, Difference, Loss, Paired};
 use serde::Serialize;
+use serde_json::{Value, json};
 pub use sizes::Size;
 pub use speed::Speed;
 use std::ops::ControlFlow;
@@ -75,6 +76,9 @@ pub struct Report {
     pub isa: &'static str,
     /// What a reader should know.
     pub notes: Vec<String>,
+    /// Whether the text is the validation part of the text that the run was trained on.
+    #[serde(skip)]
+    pub is_own_text: bool,
 }
 
 impl Report {
@@ -155,6 +159,19 @@ impl Report {
             self.notes
                 .push(format!("the speed is that of at most {n} at once instead of 32: there is no memory for more"));
         }
+    }
+
+    /// The event that says the loss of the model after, if the card is about all of its run's own validation text.
+    pub(super) fn done(&self, step: u64, params: usize) -> Option<Value> {
+        let text = self.text.as_ref().filter(|text| self.is_own_text && text.sequences == text.of_sequences)?;
+        let Loss { loss, stderr, .. } = text.after;
+        Some(json!({
+            "event": "done",
+            "step": step,
+            "params": params,
+            "val_loss_exact": loss,
+            "val_loss_stderr": stderr,
+        }))
     }
 
     /// The outcome in a sentence.

@@ -131,11 +131,13 @@ impl Report {
 
     fn positions(&self) -> String {
         let Some(text) = &self.text else { return String::new() };
-        let mut page = "## Loss by position\n\nTokens before the predicted one that the model sees.\n\n\
-                        | tokens before | loss before | loss after | difference | perplexity before | after |\n|---|---|---|---|---|---|\n"
+        let mut page = "## Loss by position\n\nTokens that the model sees before the predicted one.\n\n\
+                        | tokens seen | loss before | loss after | difference | perplexity before | after |\n|---|---|---|---|---|---|\n"
             .to_owned();
         for at in &text.by_position {
-            let range = if at.from == at.to { at.from.to_string() } else { format!("{} to {}", at.from, at.to) };
+            // At the first position it sees one.
+            let (from, to) = (at.from + 1, at.to + 1);
+            let range = if from == to { from.to_string() } else { format!("{from} to {to}") };
             let ByPosition { before, after, perplexity_before, perplexity_after, .. } = at;
             _ = writeln!(
                 page,

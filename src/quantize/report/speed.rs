@@ -35,7 +35,7 @@ pub struct Speed {
     pub before: f64,
     /// Of the second.
     pub after: f64,
-    /// How many times as fast the second one is: the median over the turns.
+    /// How many times as fast the second one is.
     pub times_faster: f64,
 }
 
@@ -62,14 +62,9 @@ fn at_once(models: [&Model; 2], streams: usize) -> Result<Speed> {
         turns.push((before, after));
     }
     let all = (streams * tokens) as f64;
-    Ok(Speed {
-        streams,
-        tokens,
-        turns: TURNS,
-        before: all / middle(turns.iter().map(|turn| turn.0)),
-        after: all / middle(turns.iter().map(|turn| turn.1)),
-        times_faster: middle(turns.iter().map(|(before, after)| before / after)),
-    })
+    let (before, after) = (middle(turns.iter().map(|turn| turn.0)), middle(turns.iter().map(|turn| turn.1)));
+    let times_faster = before / after;
+    Ok(Speed { streams, tokens, turns: TURNS, before: all / before, after: all / after, times_faster })
 }
 
 /// Writes up to `most` tokens of each text, within the context, until a turn is over: how many, and the seconds it took.
