@@ -105,7 +105,8 @@ impl Source {
     /// Refuses weights that are not finite: what they are multiplied by would be blamed on others.
     fn check(&self, layout: &Layout) -> Result<()> {
         let broken = |w: &[f32]| w.iter().copied().find(|x| !x.is_finite());
-        let found = layout.tensors.iter().find_map(|tensor| Some((tensor, broken(&self.weights[tensor.span.range()])?)));
+        let found =
+            layout.tensors.iter().find_map(|tensor| Some((tensor, broken(&self.weights[tensor.span.range()])?)));
         let refused = |(tensor, x): (&Tensor, f32)| Err(Error::Data(format!("{}: {x} cannot be rounded", tensor.name)));
         found.map_or(Ok(()), refused)
     }

@@ -154,7 +154,9 @@ impl Choice {
         }
         let sets = |setting: &String| setting.split('=').next().is_some_and(|key| key.trim() == "quantization");
         if self.qat.is_some() && self.set.iter().any(sets) {
-            return Err(Error::BadConfig("--qat and --set quantization say the same twice: leave one out".into()).into());
+            return Err(
+                Error::BadConfig("--qat and --set quantization say the same twice: leave one out".into()).into()
+            );
         }
         let texts = Texts { data: &self.data, replay_data: &self.replay_data };
         Ok(finetune::prepare_with(run, *which, texts, |config| {

@@ -108,6 +108,7 @@ impl Report {
             speed: Vec::new(),
             isa: before.parts().0.isa().name(),
             notes: Vec::new(),
+            is_own_text: false,
         };
         if before.precision() == Precision::Bf16 {
             report.notes.push("before, linear layers compute in bf16, as the run's configuration says".to_owned());
