@@ -339,6 +339,16 @@ fn tensors_alone_come_back_as_the_same_model() {
         }
         assert!(!fs::read_to_string(out.join("kinglet.toml")).unwrap().contains("somebody"));
         // What the configuration asks for must be there.
+        // Nothing is rounded on the way in, whoever asks for it.
+        let few = "an import has the numbers of the file, and none is rounded";
+        let set = |setting: &str| ImportOptions { set: vec![setting.to_owned()], ..ImportOptions::default() };
+        assert!(refused(&out, &set("quantization=w8")).contains(few));
+        let own = fs::read_to_string(out.join("kinglet.toml")).unwrap();
+        fs::write(out.join("kinglet.toml"), format!("quantization = \"w4\"\n{own}")).unwrap();
+        assert!(refused(&out, &ImportOptions::default()).contains(few));
+        let plain = import(&out, &set("quantization=none")).unwrap().portable;
+        assert!(plain.config.quantization.is_none() && plain.rounded.is_empty());
+        fs::write(out.join("kinglet.toml"), own).unwrap();
         let toml = fs::read_to_string(out.join("kinglet.toml")).unwrap().replace("n_layer = 2", "n_layer = 3");
         fs::write(out.join("kinglet.toml"), toml).unwrap();
         let error = refused(&out, &ImportOptions::default());
