@@ -25,13 +25,6 @@ pub(super) fn rows(matrix: &Rounded, rows: impl Iterator<Item = usize>) -> Round
     Rounded::from_parts(matrix.scheme(), cols, codes, scales).expect("rows of a matrix are one")
 }
 
-/// The scales of a matrix in eight bits, or of each column of groups of one in four.
-pub(super) fn scales_by_group(matrix: &Rounded) -> Vec<f32> {
-    let (rows, cols) = matrix.shape();
-    let groups = groups(matrix.scheme(), cols);
-    (0..groups).flat_map(|group| (0..rows).map(move |row| matrix.scales()[row * groups + group])).collect()
-}
-
 /// What became of the integers of a model that was rewritten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Followed {

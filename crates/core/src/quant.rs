@@ -17,7 +17,7 @@ use crate::{
     threads::for_each,
 };
 use half::f16;
-use kinglet_kernels::int8::GROUP;
+pub use kinglet_kernels::int8::GROUP;
 use rayon::prelude::*;
 
 /// A matrix `(rows, cols)` in few bits.

@@ -17,14 +17,13 @@ use super::{
 use crate::formats::{
     onnx::options::{Ids, Options},
     portable::Portable,
-    rounded::scales_by_group,
     shape::{STRIDE, Shape},
 };
 use kinglet_core::{
     config::{Activation, Config, NormKind, Quantization},
     params::{Layout, Linear, Norm, Param, Qk},
+    quant::{GROUP, Rounded, groups},
 };
-use kinglet_kernels::int8::GROUP;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 /// ONNX's number for truth values.
@@ -480,4 +479,11 @@ fn half_of_one_plus(g: &mut Graph, x: &str, y: &str) -> String {
 /// The name of keys or values of the past.
 fn past_name(l: usize, part: &str) -> String {
     format!("past_key_values.{l}.{part}")
+}
+
+/// The scales of a matrix in eight bits, or of each column of groups of one in four.
+fn scales_by_group(matrix: &Rounded) -> Vec<f32> {
+    let (rows, cols) = matrix.shape();
+    let groups = groups(matrix.scheme(), cols);
+    (0..groups).flat_map(|group| (0..rows).map(move |row| matrix.scales()[row * groups + group])).collect()
 }
