@@ -101,9 +101,9 @@ fn weights_learn_to_be_rounded() {
     let settings =
         ["max_iters=300", "n_layer=1", "n_embd=32", "learning_rate=3e-3", "lr_schedule=cosine", "eval_interval=100"];
     run(&plain, &settings);
-    run(&aware, &[&settings[..], &["quantization=w4"]].concat());
+    run(&aware, &[&settings[..], &["quantization=w4", "quantize_head=true", "quantize_embeddings=true"]].concat());
     let source = Source::open(&plain, Which::Last).unwrap();
-    let options = Options { scheme: Quantization::W4, tokens: 0, ..Options::default() };
+    let options = Options { scheme: Quantization::W4, head: true, embeddings: true, ..Options::default() };
     // By the rule of training: only what the weights have learned differs.
     let config = source.rounded_config(&options).unwrap();
     let layout = Layout::new(&config).unwrap();
