@@ -60,10 +60,10 @@ impl Report {
             let worst = layers.layers.iter().find(|layer| Some(&layer.name) == layers.worst.as_ref());
             let what = match worst {
                 Some(layer) => format!(
-                    "{}: alone it costs {} nats, KL {}, on {} tokens",
+                    "{}: if it alone is rounded, KL {} and loss {}, on {} tokens",
                     layer.name,
-                    alone(layer),
                     small(layer.kl_alone.unwrap_or(0.0)),
+                    alone(layer),
                     layers.tokens
                 ),
                 None => format!("none: alone, no layer changes a prediction on {} tokens", layers.tokens),
