@@ -24,11 +24,14 @@ use serde_json::json;
 use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 /// Make a run's weights up to four times smaller (w8) or seven times (w4), in a new folder, and say what that costs
-///
-/// The new run is used like any other. A report card compares both: sizes, losses on the same tokens with the error of their
-/// difference, how far apart predictions are, which layer hurts most, speed and memory. It is printed, and written into the new
-/// run as quantization.md with a picture.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  kinglet quantize mine --scheme w8 --out runs/mine-w8
+  kinglet quantize mine --scheme w4 --calibrate --out runs/mine-w4
+
+A report card compares both runs: sizes, losses on the same tokens with the error of their difference, how far apart predictions \
+are, which layer hurts most, speed and memory. It is printed, and written into the new run as quantization.md with a picture.")]
 pub(super) struct Args {
     /// Run: its folder, or its name in runs/; RUN@STEP selects a checkpoint
     run: RunArg,
