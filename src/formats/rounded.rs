@@ -92,13 +92,14 @@ fn followed(matrix: &Rounded, numbers: &[f32], cols: usize) -> Option<(Rounded, 
     Some((Rounded::from_parts(scheme, cols, codes, scales).ok()?, rescaled))
 }
 
-/// The scale nearest to a number; none if it is farther than a normal f16 may be, so that rounding the weights again is nearer.
+/// The scale nearest to a number; none if it is a hundredth away. Where f16 has fewer digits, the weights move together by less than
+/// rounding them again would move each.
 fn scale(scheme: Quantization, exact: f64) -> Option<f32> {
     if scheme != Quantization::W4 {
         return Some(exact as f32);
     }
     let scale = f16::from_f64(exact).to_f32();
-    ((f64::from(scale) - exact).abs() <= exact.abs() / 2048.0).then_some(scale)
+    ((f64::from(scale) - exact).abs() <= exact.abs() / 128.0).then_some(scale)
 }
 
 /// What a row was multiplied by, if that is all that happened to it.
