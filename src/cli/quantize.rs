@@ -145,11 +145,30 @@ impl Args {
         self.calibrate || matches!(self.scheme, Scheme::W4)
     }
 
+    /// What a note says of rounding without a text.
+    fn alone(&self) -> &'static str {
+        if self.calibrates() { ", and scales are chosen for the weights alone" } else { "" }
+    }
+
     /// The text, if it is needed and there is one. A text that was named must be there; without the run's own, some of it can
     /// be done, and a note says what not.
     fn text(&self, model: &Model, notes: &mut Vec<String>) -> anyhow::Result<Option<Text>> {
         if self.no_report && !self.calibrates() {
             return Ok(None);
+        }
+        if self.data.is_empty() && model.config().data_sha256.is_empty() {
+            // Without a name, commands would read the built-in text, which says nothing about this model.
+            let what = "the text that this model was trained on is not known";
+            return match self.calibrate {
+                true => Err(Error::Data(format!("{what}: name a text behind the run")).into()),
+                false => {
+                    notes.push(format!(
+                        "{what}: losses and layers are not measured{}; name a text behind the run",
+                        self.alone()
+                    ));
+                    Ok(None)
+                }
+            };
         }
         if self.data.is_empty() {
             return match model.dataset(None, Part::Val) {
@@ -164,11 +183,11 @@ impl Args {
                 }
                 Err(error) if self.calibrate => Err(error.into()),
                 Err(error) => {
-                    let rounding = if self.calibrates() { ", and scales are chosen for the weights alone" } else { "" };
                     notes.push(format!(
-                        "the run's text cannot be read ({}): losses and layers are not measured{rounding}; name a text \
-                         behind the run to use that",
-                        error.one_line()
+                        "the run's text cannot be read ({}): losses and layers are not measured{}; name a text behind the \
+                         run to use that",
+                        error.one_line(),
+                        self.alone()
                     ));
                     Ok(None)
                 }

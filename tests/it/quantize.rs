@@ -343,3 +343,25 @@ fn an_interruption_leaves_nothing() {
     assert!(model.dataset(None, Part::Val).is_ok());
     cli.ok(&["quantize", "run", "--scheme", "w8", "-o", "new", "--no-report"]);
 }
+
+#[test]
+fn a_model_whose_text_is_not_known_is_measured_on_none() {
+    let cli = Cli::trained();
+    cli.ok(&["export", "run", "--out", "files"]);
+    cli.ok(&["import", "files", "--out", "imported"]);
+    let output = cli.run(&["quantize", "imported", "--scheme", "w4", "-o", "small", "--json"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let note =
+        "the text that this model was trained on is not known: losses and layers are not measured, and scales are";
+    assert!(output.status.success() && said.contains(note), "{said}");
+    assert!(json(&String::from_utf8_lossy(&output.stdout))["report"]["text"].is_null());
+    assert!(!cli.path("small/metrics.jsonl").exists());
+    let calibrate = ["quantize", "imported", "--scheme", "w4", "--calibrate", "-o", "new"];
+    cli.fails(&calibrate, 1, "the text that this model was trained on is not known: name a text behind the run");
+    // A text that is named is measured, and is not taken for its own.
+    cli.ok(&["quantize", "imported", "builtin", "--scheme", "w8", "-o", "named"]);
+    assert!(!cli.path("named/metrics.jsonl").exists());
+    // The run's own text is.
+    cli.ok(&["quantize", "run", "--scheme", "w8", "-o", "own"]);
+    assert!(std::fs::read_to_string(cli.path("own/metrics.jsonl")).unwrap().contains("\"val_loss_exact\""));
+}

@@ -57,8 +57,8 @@ pub struct Cpu {
     precision: kernels::Precision,
 }
 
-/// A vector of numbers. Read as a slice, it is zeros where weights in few bits stand. If they are parameters, it also holds the weights that [`Forward::pack_weights`] packed, which
-/// any mutable access to the numbers invalidates.
+/// A vector of numbers. Read as a slice, it is zeros where weights in few bits stand. If they are parameters, it also holds the
+/// weights that [`Forward::pack_weights`] packed, which any mutable access to the numbers invalidates.
 #[derive(Debug)]
 pub struct Buf {
     numbers: Floats,
