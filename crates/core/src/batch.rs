@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Sequences to train or evaluate on: tokens, and the target that should follow each. A sequence is one document or
 /// several, which do not see each other.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     ids: Vec<u32>,
     /// One for each token; [`IGNORE`] marks those that do not count.
@@ -126,6 +126,27 @@ impl Batch {
         self.ids.len()
     }
 
+    /// The batch as bytes, for [`Batch::from_bytes`].
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let lens = [self.ids.len(), self.ends.len(), self.positions.len()].map(|len| len as u32);
+        let ends = self.ends.iter().map(|&end| end as u32);
+        let words = lens.into_iter().chain(self.ids.iter().copied()).chain(self.targets.iter().copied()).chain(ends);
+        words.chain(self.positions.iter().copied()).flat_map(u32::to_le_bytes).collect()
+    }
+
+    /// What [`Batch::to_bytes`] wrote; `None` if it is something else.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Batch> {
+        let mut words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let [ids, ends, positions] = [words.next()?, words.next()?, words.next()?].map(|len| len as usize);
+        let mut take = |n: usize| {
+            let some: Vec<u32> = words.by_ref().take(n).collect();
+            (some.len() == n).then_some(some)
+        };
+        let (ids, targets) = (take(ids)?, take(ids)?);
+        let ends = take(ends)?.into_iter().map(|end| end as usize).collect();
+        Some(Batch { ids, targets, ends, positions: take(positions)? })
+    }
+
     fn row(&self, index: usize) -> Range<usize> {
         index.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[index]
     }
@@ -171,6 +192,9 @@ mod tests {
             (3, &[1, 2, 0, 4, 6, 7][..], &[2, 3, IGNORE, 5, IGNORE, IGNORE][..])
         );
         assert_eq!(padded.positions, [0, 1, 2, 0, 0, 1]);
+        let bytes = batch.to_bytes();
+        assert_eq!(Batch::from_bytes(&bytes).unwrap(), batch);
+        assert!((0..bytes.len()).all(|len| Batch::from_bytes(&bytes[..len]).is_none()));
         batch.clear();
         batch.add_document(&[1, 2]);
         assert_eq!((batch.len(), batch.sequence(0)), (1, (&[1][..], &[2][..])));

@@ -82,6 +82,9 @@ pub enum Error {
     /// The system refused to start as many threads as requested.
     #[error("{0}")]
     Threads(String),
+    /// A rank that was lost, or ranks that do not fit together.
+    #[error("{0}")]
+    Ranks(String),
     /// An address that cannot be listened on.
     #[error("{0}")]
     Address(String),

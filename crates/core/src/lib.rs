@@ -35,6 +35,8 @@ pub mod model;
 pub mod optim;
 pub mod params;
 pub mod quant;
+pub mod ranks;
+pub mod replica;
 pub mod rng;
 pub mod sample;
 pub mod shards;

@@ -2,8 +2,8 @@
 //! themselves use more), with its own activations and gradient buffer. The shards synchronise once per step, for the
 //! sum of the gradients, in shard order.
 //!
-//! The number of shards is fixed for a run, threads merely pick up shards, and every random number is keyed by the
-//! sequence's index in the batch. So the bits of the result do not depend on the number of threads.
+//! The number of shards is fixed for a run, threads and ranks merely pick up shards, and every random number is keyed by the
+//! sequence's index in the batch. So the bits of the result depend neither on the number of threads nor on that of ranks.
 
 use crate::{
     backend::{Backward, Forward, Gradients, Pass, Rows},
@@ -12,16 +12,26 @@ use crate::{
     error::Result,
     model::{ActGrads, Acts, Gpt},
     params::Span,
+    ranks::{Command, Team, Wire, sum},
     rng::DropoutKey,
     threads::{cores, for_each},
 };
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
 
-/// The workers that compute with a model.
+/// The workers that compute with a model: all of them or, where there are several ranks, those of this one.
 pub struct Shards<B: Forward> {
     shards: Vec<Shard<B>>,
+    /// How many there are on all ranks.
+    count: usize,
     batch_size: usize,
+    team: Team,
+    wire: Wire,
+}
+
+/// Which of `count` shards a rank computes.
+pub fn of_rank(count: usize, rank: usize, size: usize) -> Range<usize> {
+    rank * count / size..(rank + 1) * count / size
 }
 
 /// Rows that a shard evaluates at once: fewer would read the weights too often, more would not fit in the L2 cache.
@@ -47,6 +57,23 @@ pub struct Measured {
     pub loss: f64,
     /// Number of targets that count.
     pub targets: usize,
+}
+
+impl Measured {
+    const BYTES: usize = 16;
+
+    fn to_bytes(&self) -> [u8; Measured::BYTES] {
+        let mut bytes = [0; Measured::BYTES];
+        bytes[..8].copy_from_slice(&self.loss.to_le_bytes());
+        bytes[8..].copy_from_slice(&(self.targets as u64).to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Measured {
+        let (loss, targets) = bytes.split_at(8);
+        let of = |bytes: &[u8]| -> [u8; 8] { bytes.try_into().expect("eight bytes") };
+        Measured { loss: f64::from_le_bytes(of(loss)), targets: u64::from_le_bytes(of(targets)) as usize }
+    }
 }
 
 /// What only training needs, for a shard's whole share.
@@ -81,8 +108,23 @@ pub fn pack_to_read<B: Forward>(be: &B, model: &Gpt, p: &mut B::Buf) {
 impl<B: Forward> Shards<B> {
     /// Workers for batches of `batch_size` sequences, split into `shards` parts (at most one for each sequence).
     pub fn new(be: &B, model: &Gpt, batch_size: usize, shards: usize, training: bool) -> Shards<B> {
+        Shards::of(be, model, (batch_size, shards), training, Team::default())
+    }
+
+    /// The same where a team shares the shards: those of this rank.
+    ///
+    /// # Panics
+    /// If there are more ranks than shards.
+    pub fn of(
+        be: &B,
+        model: &Gpt,
+        (batch_size, shards): (usize, usize),
+        training: bool,
+        team: Team,
+    ) -> Shards<B> {
         let count = shards.clamp(1, batch_size);
-        let shards = (0..count).map(|s| {
+        assert!(team.size() <= count, "{count} shards for {} ranks", team.size());
+        let shards = of_rank(count, team.rank(), team.size()).map(|s| {
             let share = s * batch_size / count..(s + 1) * batch_size / count;
             let eval_b = (EVAL_ROWS / model.block_size).clamp(1, share.len());
             let n = share.len() * model.block_size;
@@ -102,12 +144,12 @@ impl<B: Forward> Shards<B> {
                 share,
             }
         });
-        Shards { shards: shards.collect(), batch_size }
+        Shards { shards: shards.collect(), count, batch_size, team, wire: Wire::F32 }
     }
 
     /// Number of parts that a batch is split into.
     pub fn count(&self) -> usize {
-        self.shards.len()
+        self.count
     }
 
     /// The gradient that [`Shards::gradient`] computed last.
@@ -139,22 +181,53 @@ impl<B: Forward> Shards<B> {
         for (k, sums) in sums.chunks_mut(piece).enumerate() {
             batch.clear();
             (k * piece..k * piece + sums.len()).try_for_each(|i| load(i, &mut batch))?;
-            let batch = &batch;
-            let (pieces, shards) = (sums.len(), self.shards.len());
-            let mut rest = &mut *sums;
-            let mut work = Vec::with_capacity(shards);
-            for (s, shard) in self.shards.iter_mut().enumerate() {
-                let (start, end) = (s * pieces / shards, (s + 1) * pieces / shards);
-                let (mine, others) = rest.split_at_mut(end - start);
-                rest = others;
-                work.push((shard, start, mine));
-            }
-            for_each(work.into_par_iter(), |(shard, first, sums)| shard.losses(be, model, p, first, sums, batch));
-            if progress(k * piece + pieces, count).is_break() {
+            let asked = self.measure(be, model, p, &batch, sums).is_break();
+            if progress(k * piece + sums.len(), count).is_break() || asked {
                 return Ok(None);
             }
         }
         Ok(Some(sums))
+    }
+
+    /// Evaluates the sequences of a batch, on all ranks. Breaks if one of the others was asked to stop.
+    fn measure(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, sums: &mut [Measured]) -> ControlFlow<()> {
+        if self.team.is_alone() {
+            self.measure_own(be, model, p, batch, sums);
+            return ControlFlow::Continue(());
+        }
+        self.team.tell(&Command::Measure(batch.clone()));
+        let own = self.sequences_of(0, batch);
+        self.measure_own(be, model, p, batch, &mut sums[own.clone()]);
+        let reports = self.team.report(Vec::new(), |from| Measured::BYTES * self.sequences_of(from, batch).len());
+        let others = reports.iter().flat_map(|report| report.chunks_exact(Measured::BYTES));
+        sums[own.end..].iter_mut().zip(others).for_each(|(sum, bytes)| *sum = Measured::from_bytes(bytes));
+        if self.team.is_asked_to_stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Evaluates this rank's part of the sequences of a batch, and tells rank 0.
+    pub(crate) fn measure_as_told(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch) {
+        let mut sums = vec![Measured::default(); self.sequences_of(self.team.rank(), batch).len()];
+        self.measure_own(be, model, p, batch, &mut sums);
+        self.team.report(sums.iter().flat_map(Measured::to_bytes).collect(), |_| 0);
+    }
+
+    /// The sequences of a batch that a rank evaluates.
+    fn sequences_of(&self, rank: usize, batch: &Batch) -> Range<usize> {
+        let shards = of_rank(self.count, rank, self.team.size());
+        shards.start * batch.len() / self.count..shards.end * batch.len() / self.count
+    }
+
+    /// Evaluates this rank's part of the sequences of a batch.
+    fn measure_own(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, mut sums: &mut [Measured]) {
+        let (count, first) = (self.count, of_rank(self.count, self.team.rank(), self.team.size()).start);
+        let mut work = Vec::with_capacity(self.shards.len());
+        for (s, shard) in (first..).zip(&mut self.shards) {
+            let (start, end) = (s * batch.len() / count, (s + 1) * batch.len() / count);
+            let (mine, others) = sums.split_at_mut(end - start);
+            sums = others;
+            work.push((shard, start, mine));
+        }
+        for_each(work.into_par_iter(), |(shard, first, sums)| shard.losses(be, model, p, first, sums, batch));
     }
 }
 
@@ -165,6 +238,21 @@ impl<B: Backward> Shards<B> {
     /// # Panics
     /// If the workers were not made for training, or the sequences are not a whole number of batches.
     pub fn gradient(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch, seed: u64, step: u64) -> (f64, f64) {
+        if !self.team.is_alone() {
+            self.team.tell(&Command::Gradient { seed, step, batch: batch.clone() });
+        }
+        self.gradient_as_told(be, model, p, batch, (seed, step))
+    }
+
+    /// The same on a rank that was told to. Only rank 0 knows the loss.
+    pub(crate) fn gradient_as_told(
+        &mut self,
+        be: &B,
+        model: &Gpt,
+        p: &B::Buf,
+        batch: &Batch,
+        (seed, step): (u64, u64),
+    ) -> (f64, f64) {
         let batch_size = self.batch_size;
         assert!(!batch.is_empty() && batch.len().is_multiple_of(batch_size));
         // The gradient is that of the mean over all positions of all batches.
@@ -200,8 +288,18 @@ impl<B: Backward> Shards<B> {
             }
         });
         let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
-        let norm = be.reduce(&mut grads, &model.layout.trainable).sqrt();
-        (self.shards.iter().map(|shard| shard.loss).sum(), norm)
+        let norm = sum(be, &self.team, self.wire, &mut grads, &model.layout.trainable).sqrt();
+        let own = self.shards.iter().map(|shard| shard.loss);
+        if self.team.is_alone() {
+            return (own.sum(), norm);
+        }
+        // Rank 0 adds up the losses of all shards in order.
+        let (count, size) = (self.count, self.team.size());
+        let reports =
+            self.team.report(own.clone().flat_map(f64::to_le_bytes).collect(), |from| 8 * of_rank(count, from, size).len());
+        let others = reports.iter().flat_map(|report| report.chunks_exact(8));
+        let others = others.map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes")));
+        (own.chain(others).sum(), norm)
     }
 }
 
