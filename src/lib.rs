@@ -78,5 +78,5 @@ pub mod tune;
 
 pub use inference::Model;
 pub use kinglet_core::{
-    backend, batch, config, error, guard, model, optim, params, quant, rng, sample, shards, threads,
+    backend, batch, config, error, guard, model, optim, params, quant, ranks, replica, rng, sample, shards, threads,
 };

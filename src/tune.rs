@@ -251,7 +251,7 @@ impl Tuning {
         };
         let be = be.with_precision(config.precision);
         let began = Instant::now();
-        let speed = with_threads(threads, || measure(&be, &config, &data, budget_s))??;
+        let speed = with_threads(threads, || measure(be, &config, &data, budget_s))??;
         let tested = sweeps.iter().any(|sweep| sweep.values == Values::Tested);
         let range_s = if tested { range::STEPS.0 as f64 * speed.step_s } else { 0.0 };
         let left_s = budget_s - began.elapsed().as_secs_f64() - range_s;
@@ -425,29 +425,28 @@ fn draw(config: &Config, data: &Dataset, sweeps: &[Sweep], n: usize) -> Result<V
 }
 
 /// Measures training speed, for 1% of the budget but at most about a second.
-fn measure<B: Backward>(be: &B, config: &Config, data: &Dataset, budget_s: f64) -> Result<TrialSpeed> {
+fn measure<B: Backward>(be: B, config: &Config, data: &Dataset, budget_s: f64) -> Result<TrialSpeed> {
     /// Evaluation batches to measure, and minimum training steps.
     const BATCHES: u32 = 4;
-    let model = Gpt::new(config)?;
-    let mut trial = Trial::new(be, config, &model, &data.train)?;
+    let mut trial = Trial::new(be, config, &data.train)?;
     // Warm up: the first step and batch touch memory for the first time.
-    trial.step(be)?;
-    trial.eval(be, 1)?;
+    trial.step()?;
+    trial.eval(1)?;
     let (clock, mut steps) = (Instant::now(), 0);
     while steps < BATCHES || clock.elapsed().as_secs_f64() < (0.01 * budget_s).min(1.0) {
-        trial.step(be)?;
+        trial.step()?;
         steps += 1;
     }
     let step_s = clock.elapsed().as_secs_f64() / f64::from(steps);
     let clock = Instant::now();
-    trial.eval(be, BATCHES)?;
+    trial.eval(BATCHES)?;
     let batch_s = clock.elapsed().as_secs_f64() / f64::from(BATCHES);
     let estimates = (1 + ESTIMATES).min(1 + config.max_iters.div_ceil(config.eval_interval)) as f64;
     let batches = estimates * 2.0 * config.eval_iters.min(EVAL_ITERS) as f64
         + data.val.windows() as f64 / config.batch_size as f64;
     // Per checkpoint: three numbers per parameter, file system overhead and the plot. A guess; the budget is enforced
     // regardless.
-    let checkpoint_s = 0.05 + 12.0 * model.layout.len() as f64 / 2e8;
+    let checkpoint_s = 0.05 + 12.0 * trial.replica.model.layout.len() as f64 / 2e8;
     Ok(TrialSpeed { step_s, rest_s: batches * batch_s + estimates * checkpoint_s })
 }
 
@@ -551,12 +550,12 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
                 Some(speed) => speed,
                 None => {
                     let Tuning { config, stored, .. } = &self.tuning;
-                    with_threads(threads, || measure(&be, config, self.tuning.data(), stored.budget_s))??
+                    with_threads(threads, || measure(be, config, self.tuning.data(), stored.budget_s))??
                 }
             };
             if self.tuning.sweeps.iter().any(|sweep| sweep.values == Values::Tested) {
                 let steps = (RANGE_PART * self.left_s() / speed.step_s) as u64;
-                let Some(found) = self.range_test(&be, steps.clamp(range::STEPS.0, range::STEPS.1))? else {
+                let Some(found) = self.range_test(be, steps.clamp(range::STEPS.0, range::STEPS.1))? else {
                     return Ok(None);
                 };
                 self.tuning.stored.range = Some(found);
@@ -590,16 +589,13 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         Ok(Some(settings))
     }
 
-    fn range_test(&mut self, be: &Cpu, of: u64) -> Result<Option<RangeTest>> {
+    fn range_test(&mut self, be: Cpu, of: u64) -> Result<Option<RangeTest>> {
         let Search { tuning, stop, observe, .. } = self;
-        let model = Gpt::new(&tuning.config)?;
         let mut progress = |step, learning_rate, loss| {
             observe(&Event::RangeStep { step, of, learning_rate, loss });
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        with_threads(tuning.threads, || {
-            RangeTest::run(be, &tuning.config, &model, &tuning.data().train, of, &mut progress)
-        })?
+        with_threads(tuning.threads, || RangeTest::run(be, &tuning.config, &tuning.data().train, of, &mut progress))?
     }
 
     /// Fills the range found by the range test into the sweeps, rounded to two digits.

@@ -14,8 +14,8 @@ const FLOORS: [(&str, &str, &[&str]); 3] = [
         "kinglet_core",
         "crates/core/src",
         &[
-            "error", "config", "rng", "threads", "batch", "params", "quant", "backend", "model", "sample", "shards",
-            "optim", "masters", "guard",
+            "error", "config", "rng", "threads", "batch", "params", "quant", "backend", "model", "sample", "ranks",
+            "shards", "optim", "masters", "replica", "guard",
         ],
     ),
     (

@@ -13,6 +13,7 @@ use kinglet::{
     error::Result,
     model::Gpt,
     quant::Weights,
+    replica::Replica,
     rng::{Purpose, Rng},
     sample::{self, Sampling, Sequence, Stream},
     threads::{cores, with_threads},
@@ -174,16 +175,16 @@ impl Args {
         let ids = (0..20 * config.block_size.max(1000)).map(|_| rng.below(config.vocab_size as u64) as u32).collect();
         let split = Split::new(ids, config.block_size);
         let peak_before = peak_gflops(threads, be);
-        let mut trial = Trial::new(&be, config, &model, &split)?;
-        let ms_per_step = 1e3 * median(self.seconds, || trial.step(&be).expect("ids in memory"));
+        let mut trial = Trial::new(be, config, &split)?;
+        let ms_per_step = 1e3 * median(self.seconds, || trial.step().expect("ids in memory"));
         let peak_gflops = (peak_before + peak_gflops(threads, be)) / 2.0;
         let batches = 16;
         let ms_per_eval_batch =
-            1e3 / f64::from(batches) * median(self.seconds, || trial.eval(&be, batches).expect("ids in memory"));
+            1e3 / f64::from(batches) * median(self.seconds, || trial.eval(batches).expect("ids in memory"));
         let tokens = config.gradient_accumulation_steps * config.batch_size * config.block_size;
         let gflop_per_step = 1e-9 * model.flops_per_token() * tokens as f64;
         let gflops = gflop_per_step / ms_per_step * 1e3;
-        let Trial { p: weights, shards, .. } = trial;
+        let Replica { p: weights, shards, .. } = trial.replica;
         let shards = shards.count();
         let drawing = be.with_quantization(config.quantization);
         let mut weights = match config.quantization {
@@ -201,19 +202,18 @@ impl Args {
         let (parts, profile) = if self.quick && !self.profile {
             (None, None)
         } else {
-            let timed = Timed::new(be);
-            let mut trial = Trial::new(&timed, config, &model, &split)?;
-            trial.step(&timed).expect("ids in memory");
-            timed.take();
+            let mut trial = Trial::new(Timed::new(be), config, &split)?;
+            trial.step().expect("ids in memory");
+            trial.replica.be.take();
             let (start, mut steps) = (Instant::now(), 0);
             while steps == 0 || start.elapsed().as_secs_f64() < self.seconds {
-                trial.step(&timed).expect("ids in memory");
+                trial.step().expect("ids in memory");
                 steps += 1;
             }
             let ms = 1e3 * start.elapsed().as_secs_f64() / f64::from(steps);
             // Shards run in parallel; a single shard parallelizes its matrix products over all threads.
             let side_by_side = threads.min(shards) as f64;
-            let (parts, rows) = breakdown(&timed.take(), ms, f64::from(steps), side_by_side);
+            let (parts, rows) = breakdown(&trial.replica.be.take(), ms, f64::from(steps), side_by_side);
             (Some(parts), self.profile.then_some(rows))
         };
         Ok(Report {

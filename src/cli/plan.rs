@@ -69,7 +69,7 @@ pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: b
     let be = be.with_precision(config.precision);
     terminal::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let measure = || Plan::measure(config, tokenizer, (data, old), &be, folder.path(), seconds);
+    let measure = || Plan::measure(config, tokenizer, (data, old), be, folder.path(), seconds);
     let plan = with_threads(threads, measure)??;
     let params = Gpt::new(config)?.layout.len();
     let (memory, disk_mib) = (Memory::of(config)?, mib(Memory::of_checkpoints(config)?));

@@ -12,7 +12,7 @@ use kinglet_core::{
     model::Gpt,
     rng::Purpose,
     sample::{Sampling, Stream},
-    shards::{self, Shards},
+    shards::Shards,
 };
 use std::{ops::ControlFlow, time::Instant};
 
@@ -33,26 +33,23 @@ fn quickest(mut attempt: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(least)
 }
 
-/// The seconds that a sequence of an estimate takes.
+/// The seconds that a sequence of an estimate takes. The weights are packed to be read.
 pub(super) fn sequence_s<B: Backward>(
     be: &B,
     model: &Gpt,
-    p: &mut B::Buf,
+    p: &B::Buf,
     shards: &mut Shards<B>,
     split: &Split,
     config: &Config,
 ) -> Result<f64> {
-    shards::pack_to_read(be, model, p);
     let sequences = 2 * config.batch_size;
     let load = |i, batch: &mut _| split.sample(config.seed, Purpose::EstimateVal, 0, i, batch);
     let all = || shards.losses(be, model, p, sequences, load, |_, _| ControlFlow::Continue(())).map(|_| ());
     Ok(quickest(all)? / sequences as f64)
 }
 
-/// The seconds that the sample at the end of a run takes. It does not change the model.
-pub(super) fn sample_s<B: Backward>(be: &B, model: &Gpt, p: &mut B::Buf) -> Result<f64> {
-    shards::pack_to_read(be, model, p);
-    let p = &*p;
+/// The seconds that the sample at the end of a run takes. It does not change the model. The weights are packed to be read.
+pub(super) fn sample_s<B: Backward>(be: &B, model: &Gpt, p: &B::Buf) -> Result<f64> {
     let each = |context: usize| -> Result<f64> {
         let mut stream = Stream::new(be, model, &vec![0; context.max(1)], Sampling::default(), 0)?;
         // The first draw reads the whole context.

@@ -22,12 +22,10 @@ use kinglet_core::{
     config::{Config, OnDivergence},
     error::{Divergence, Error, Result},
     guard::Guard,
-    masters::Masters,
-    model::Gpt,
-    optim::Optimizer,
     params::Span,
+    ranks::Team,
+    replica::Replica,
     rng::Purpose,
-    shards::{self, Shards},
     threads::with_threads,
 };
 use std::{
@@ -48,12 +46,14 @@ pub struct Options<'a> {
     pub threads: usize,
     /// Once this is set, the run saves a checkpoint and ends.
     pub stop: &'a AtomicBool,
+    /// The ranks that compute the run. This one is rank 0; the others [serve](kinglet_core::replica::serve) it.
+    pub team: Option<&'a Team>,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
         static NEVER: AtomicBool = AtomicBool::new(false);
-        Options { threads: 0, stop: &NEVER }
+        Options { threads: 0, stop: &NEVER, team: None }
     }
 }
 
@@ -67,6 +67,11 @@ impl<'a> Options<'a> {
     pub fn stop(self, stop: &'a AtomicBool) -> Self {
         Options { stop, ..self }
     }
+
+    /// Sets the ranks that compute the run.
+    pub fn team(self, team: &'a Team) -> Self {
+        Options { team: Some(team), ..self }
+    }
 }
 
 /// Trains until `max_iters`, or until `options.stop` is set; in the latter case a checkpoint is written and the last
@@ -79,12 +84,19 @@ impl<'a> Options<'a> {
 /// threads cannot be started. The last checkpoint is kept; of a new run that has none yet, nothing is left.
 pub fn run<B: Backward>(job: Job, be: B, options: &Options, mut observe: impl FnMut(&Event) + Send) -> Result<Event> {
     let new = job.run.new_run();
-    let ended = with_threads(options.threads, || train(job, be, options.stop, &mut observe)).flatten();
+    let team = options.team.cloned().unwrap_or_default();
+    let ended = with_threads(options.threads, || train(job, be, team, options.stop, &mut observe)).flatten();
     ended.inspect_err(|_| new.iter().for_each(NewRun::remove))
 }
 
-fn train<B: Backward>(job: Job, be: B, stop: &AtomicBool, observe: &mut (dyn FnMut(&Event) + Send)) -> Result<Event> {
-    let mut run = Run::new(job, be, stop, observe)?;
+fn train<B: Backward>(
+    job: Job,
+    be: B,
+    team: Team,
+    stop: &AtomicBool,
+    observe: &mut (dyn FnMut(&Event) + Send),
+) -> Result<Event> {
+    let mut run = Run::new(job, be, team, stop, observe)?;
     loop {
         if run.estimate_is_due() {
             run.estimate()?;
@@ -102,11 +114,7 @@ fn train<B: Backward>(job: Job, be: B, stop: &AtomicBool, observe: &mut (dyn FnM
 /// The state of a run in progress.
 struct Run<'a, B: Backward> {
     job: Job,
-    be: B,
-    model: Gpt,
-    shards: Shards<B>,
-    optimizer: Optimizer<B>,
-    p: Masters<B>,
+    replica: Replica<B>,
     state: State,
     /// The newest checkpoint on disk: its step, and the step of the last estimate that is part of it.
     saved: Option<(u64, Option<u64>)>,
@@ -127,16 +135,19 @@ struct Run<'a, B: Backward> {
 }
 
 impl<'a, B: Backward> Run<'a, B> {
-    fn new(mut job: Job, be: B, stop: &'a AtomicBool, observe: &'a mut (dyn FnMut(&Event) + Send)) -> Result<Self> {
+    fn new(
+        mut job: Job,
+        be: B,
+        team: Team,
+        stop: &'a AtomicBool,
+        observe: &'a mut (dyn FnMut(&Event) + Send),
+    ) -> Result<Self> {
         let began = Instant::now();
         let config = &job.run.config;
-        let be = be.with_precision(config.precision);
-        let model = Gpt::new(config)?;
-        let shards = Shards::new(&be, &model, config.batch_size, config.shards, true);
-        let mut optimizer = Optimizer::new(&be, &model.layout, config)?;
-        let mut p = Masters::new(&be, &model.layout, config);
+        let mut replica = Replica::new(be, config, team)?;
         // Take both out of the job: neither the initial weights nor the checkpoint stays in memory after the upload.
         let (from, base) = (job.from.take(), job.base.take().unwrap_or_default());
+        let Replica { be, model, p, .. } = &mut replica;
         let state = match &from {
             None => {
                 be.upload(p.masters_mut(), 0, &model.layout.init(config.seed));
@@ -147,21 +158,22 @@ impl<'a, B: Backward> Run<'a, B> {
                 if model.layout.has_adapters() {
                     be.upload(p.masters_mut(), 0, &base);
                 }
-                restore(&be, &model, config, stored, p.masters_mut(), &mut optimizer)?
+                restore(&mut replica, config, stored)?
             }
         };
         drop(base);
+        replica.share();
         let mut curves = Curves::default();
         let read = from.as_ref().map_or(&state, |(state, _)| state);
         let metrics = job.run.continue_metrics(read, |record| curves.add(&record))?;
         // That of this text, whatever an earlier end of the run recorded.
         curves.floor = job.data.floor;
         let saved = from.map(|_| (state.step, state.last_estimate));
-        let config = &job.run.config;
+        let (config, model) = (&job.run.config, &replica.model);
         observe(&Event::Start {
             step: state.step,
             max_iters: config.max_iters,
-            precision: be.precision(),
+            precision: replica.be.precision(),
             quantization: config.quantization,
             params: model.layout.len(),
             trainable_params: model.layout.trainable_len(),
@@ -171,7 +183,7 @@ impl<'a, B: Backward> Run<'a, B> {
             train_conversations: job.data.train.conversations().map(|of| of.0),
             train_rows: job.data.train.conversations().map(|of| of.1),
             entropy_floor: job.data.floor,
-            plan: Plan::new(config, &model, &job.data, job.old.as_ref())?,
+            plan: Plan::new(config, model, &job.data, job.old.as_ref())?,
             out: job.run.path().display().to_string(),
         });
         let clock = Clock::new(began, &state, &job, curves.points.len());
@@ -183,11 +195,7 @@ impl<'a, B: Backward> Run<'a, B> {
             unwritten: false,
             unsampled: false,
             job,
-            be,
-            model,
-            shards,
-            optimizer,
-            p,
+            replica,
             state,
             metrics,
             curves,
@@ -210,7 +218,7 @@ impl<'a, B: Backward> Run<'a, B> {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.replica.is_asked_to_stop()
     }
 
     fn warn(&mut self, warning: String) {
@@ -247,9 +255,9 @@ impl<'a, B: Backward> Run<'a, B> {
         measure: impl FnOnce(Evaluator<B>, &Job, &mut dyn FnMut(usize, usize) -> ControlFlow<()>) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let due = self.estimate_is_due();
-        let Run { job, be, model, shards, p, state, stop, observe, clock, .. } = self;
-        clock.calibrate(job, be, model, p, shards);
-        shards::pack_to_read(be, model, p.weights_mut(be));
+        let Run { job, replica, state, stop, observe, clock, .. } = self;
+        clock.calibrate(job, replica);
+        replica.pack_to_read();
         clock.lap();
         let step = state.step;
         let mut progress = |done, of| {
@@ -257,6 +265,7 @@ impl<'a, B: Backward> Run<'a, B> {
             observe(&Event::Measuring { step, done, of, left_s: clock.left_s(step, due) });
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let Replica { be, model, shards, p, .. } = replica;
         measure(Evaluator { be, model, shards, p: p.weights() }, job, &mut progress)
     }
 
@@ -331,13 +340,13 @@ impl<'a, B: Backward> Run<'a, B> {
             if let Err(error) = self.metrics.flush() {
                 self.warn(error.one_line());
             }
-            let Run { be, optimizer, p, .. } = &*self;
+            let Replica { be, optimizer, p, .. } = &self.replica;
             let read = |buffer, span: Span, out: &mut [f32]| match buffer {
                 Buffer::Weights => be.download(p.masters(), span.start, out),
                 Buffer::FirstMoments => be.download(&optimizer.m, span.start, out),
                 Buffer::SecondMoments => be.download(&optimizer.v, span.start, out),
             };
-            self.job.run.save(&self.model.layout, &self.state, read)?;
+            self.job.run.save(&self.replica.model.layout, &self.state, read)?;
             self.saved = now;
         }
         if let Err(error) = self.job.run.prune(&self.state) {
@@ -349,15 +358,14 @@ impl<'a, B: Backward> Run<'a, B> {
     /// One update, if the guard allows it.
     fn step(&mut self) -> Result<()> {
         let clock = Instant::now();
-        let Run { job, be, model, shards, optimizer, p, state, batch, .. } = self;
+        let Run { job, replica, state, batch, .. } = self;
         let (config, step) = (&job.run.config, state.step);
         job.data.train.load_step(config, step, job.old.as_ref().map(|old| &old.train), batch)?;
-        be.pack_weights(p.weights_mut(be), &model.layout.linears(), true);
-        let (loss, grad_norm) = shards.gradient(be, model, p.weights(), batch, config.seed, step);
-        let g = shards.last_gradient();
+        let (loss, grad_norm) = replica.gradient(batch, config.seed, step);
+        let Replica { be, model, shards, .. } = &*replica;
         let gradient = || {
             let mut host = vec![0.0; model.layout.len()];
-            be.download(g, 0, &mut host);
+            be.download(shards.last_gradient(), 0, &mut host);
             host
         };
         let judged = state.guard.judge(config, &model.layout, step + 1, loss, grad_norm, gradient);
@@ -365,8 +373,8 @@ impl<'a, B: Backward> Run<'a, B> {
             return self.diverged(divergence);
         }
         let lr_scale = state.guard.lr_scale(config);
-        optimizer.step(be, p.masters_mut(), g, grad_norm, lr_scale, step);
-        (state.step, state.updates) = (step + 1, Some(optimizer.updates));
+        replica.update(grad_norm, lr_scale, step);
+        (state.step, state.updates) = (step + 1, Some(replica.optimizer.updates));
         state.train_s += clock.elapsed().as_secs_f64();
         self.clock.stepped();
         let step = self.state.step;
@@ -384,7 +392,7 @@ impl<'a, B: Backward> Run<'a, B> {
         if let (false, Some(left_s)) = (planned, left_s) {
             self.planned = true;
             let Job { run: RunDir { config, .. }, data, old, .. } = &self.job;
-            let mut plan = Plan::new(config, &self.model, data, old.as_ref())?;
+            let mut plan = Plan::new(config, &self.replica.model, data, old.as_ref())?;
             self.clock.complete(&mut plan, left_s);
             (self.observe)(&Event::Planned { step, plan });
         }
@@ -394,8 +402,8 @@ impl<'a, B: Backward> Run<'a, B> {
     /// Seconds to the end, once it is known what everything costs.
     fn left_s(&mut self) -> Option<f64> {
         let due = self.estimate_is_due();
-        let Run { clock, job, be, model, shards, p, state, .. } = self;
-        clock.calibrate(job, be, model, p, shards);
+        let Run { clock, job, replica, state, .. } = self;
+        clock.calibrate(job, replica);
         clock.left_s(state.step, due)
     }
 
@@ -410,11 +418,11 @@ impl<'a, B: Backward> Run<'a, B> {
                 self.state.step += 1;
             }
             OnDivergence::Rollback => {
-                let (_, stored) = self.job.run.newest_estimated(&self.model.layout)?;
+                let (_, stored) = self.job.run.newest_estimated(&self.replica.model.layout)?;
                 self.tell_warnings();
                 // The base weights of adapters never change, so they need no restoring.
-                let config = &self.job.run.config;
-                let state = restore(&self.be, &self.model, config, &stored, self.p.masters_mut(), &mut self.optimizer)?;
+                let state = restore(&mut self.replica, &self.job.run.config, &stored)?;
+                self.replica.share();
                 let rollbacks = self.state.guard.rollbacks + 1;
                 self.state = State {
                     guard: Guard { rollbacks, ..state.guard },
@@ -435,16 +443,10 @@ impl<'a, B: Backward> Run<'a, B> {
 }
 
 /// Loads the weights and moments of a checkpoint; returns its state.
-fn restore<B: Backward>(
-    be: &B,
-    model: &Gpt,
-    config: &Config,
-    stored: &Stored,
-    p: &mut B::Buf,
-    optimizer: &mut Optimizer<B>,
-) -> Result<State> {
+fn restore<B: Backward>(replica: &mut Replica<B>, config: &Config, stored: &Stored) -> Result<State> {
+    let Replica { be, model, optimizer, p, .. } = replica;
     let state = stored.restore(&model.layout, &mut |buffer, span, x| match buffer {
-        Buffer::Weights => be.upload(p, span.start, x),
+        Buffer::Weights => be.upload(p.masters_mut(), span.start, x),
         Buffer::FirstMoments => be.upload(&mut optimizer.m, span.start, x),
         Buffer::SecondMoments => be.upload(&mut optimizer.v, span.start, x),
     })?;

@@ -11,7 +11,7 @@ use crate::{
     run::{Buffer, RunDir, State},
     text::tokenizer::Tokenizer,
 };
-use kinglet_core::{backend::Backward, config::Config, error::Result, model::Gpt, params::Span};
+use kinglet_core::{backend::Backward, config::Config, error::Result, model::Gpt, params::Span, replica::Replica};
 use std::{path::Path, time::Instant};
 
 impl Plan {
@@ -24,20 +24,20 @@ impl Plan {
         config: &Config,
         tokenizer: &Tokenizer,
         (data, old): (&Dataset, Option<&Dataset>),
-        be: &B,
+        be: B,
         folder: &Path,
         seconds: f64,
     ) -> Result<Plan> {
         let model = Gpt::new(config)?;
         let mut plan = Plan::new(config, &model, data, old)?;
         let mut speed = Speed::default();
-        let mut trial = Trial::new(be, config, &model, &data.train)?;
+        let mut trial = Trial::new(be, config, &data.train)?;
         // Warm up: the first step touches memory for the first time.
-        trial.step(be)?;
+        trial.step()?;
         let clock = Instant::now();
         while speed.step.n < 3.0 || clock.elapsed().as_secs_f64() < 0.7 * seconds {
             let clock = Instant::now();
-            trial.step(be)?;
+            trial.step()?;
             speed.step.add(clock, 1.0);
         }
         // A whole estimate can take minutes. It consists of equal batches, so measure a few.
@@ -45,18 +45,21 @@ impl Plan {
         let clock = Instant::now();
         while speed.sequence.n == 0.0 || clock.elapsed().as_secs_f64() < 0.3 * seconds {
             let clock = Instant::now();
-            trial.eval(be, batches)?;
+            trial.eval(batches)?;
             speed.sequence.add(clock, f64::from(batches) * config.batch_size as f64);
         }
+        let Replica { be, optimizer, p, .. } = &trial.replica;
         let (run, _lock) = RunDir::create(&folder.join("trial"), config.clone(), tokenizer.clone(), None)?;
         let clock = Instant::now();
         run.save(&model.layout, &State::default(), |buffer: Buffer, span: Span, out: &mut [f32]| match buffer {
-            Buffer::Weights => be.download(trial.p.masters(), span.start, out),
-            Buffer::FirstMoments => be.download(&trial.optimizer.m, span.start, out),
-            Buffer::SecondMoments => be.download(&trial.optimizer.v, span.start, out),
+            Buffer::Weights => be.download(p.masters(), span.start, out),
+            Buffer::FirstMoments => be.download(&optimizer.m, span.start, out),
+            Buffer::SecondMoments => be.download(&optimizer.v, span.start, out),
         })?;
         speed.checkpoint.add(clock, 1.0);
-        speed.report_s = calibrate::sample_s(be, &model, trial.p.weights_mut(be))?;
+        trial.replica.pack_to_read();
+        let Replica { be, model, p, .. } = &trial.replica;
+        speed.report_s = calibrate::sample_s(be, model, p.weights())?;
         let clock = Instant::now();
         match baselines::best(data, config.vocab_size) {
             Ok(_) => speed.report_s += clock.elapsed().as_secs_f64(),

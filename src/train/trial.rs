@@ -2,28 +2,15 @@
 
 use crate::data::Split;
 use kinglet_core::{
-    backend::Backward,
-    batch::Batch,
-    config::Config,
-    error::Result,
-    masters::Masters,
-    model::Gpt,
-    optim::Optimizer,
-    rng::Purpose,
-    shards::{self, Shards},
+    backend::Backward, batch::Batch, config::Config, error::Result, ranks::Team, replica::Replica, rng::Purpose,
 };
 use std::ops::ControlFlow;
 
 /// The in-memory state of a run, without a run directory.
 pub struct Trial<'a, B: Backward> {
-    /// The workers that compute in parallel.
-    pub shards: Shards<B>,
-    /// The optimizer.
-    pub optimizer: Optimizer<B>,
-    /// The parameters.
-    pub p: Masters<B>,
+    /// The model.
+    pub replica: Replica<B>,
     config: &'a Config,
-    model: &'a Gpt,
     split: &'a Split,
     batch: Batch,
     steps: u64,
@@ -34,28 +21,19 @@ impl<'a, B: Backward> Trial<'a, B> {
     ///
     /// # Errors
     /// If `config` does not describe a valid model.
-    pub fn new(be: &B, config: &'a Config, model: &'a Gpt, split: &'a Split) -> Result<Self> {
-        let count = shards::count(config, model.layout.trainable_len());
-        let mut p = Masters::new(be, &model.layout, config);
+    pub fn new(be: B, config: &'a Config, split: &'a Split) -> Result<Self> {
+        let mut replica = Replica::new(be, config, Team::default())?;
+        let Replica { be, model, p, .. } = &mut replica;
         be.upload(p.masters_mut(), 0, &model.layout.init(config.seed));
-        Ok(Trial {
-            shards: Shards::new(be, model, config.batch_size, count, true),
-            optimizer: Optimizer::new(be, &model.layout, config)?,
-            p,
-            config,
-            model,
-            split,
-            batch: Batch::default(),
-            steps: 0,
-        })
+        Ok(Trial { replica, config, split, batch: Batch::default(), steps: 0 })
     }
 
     /// One update, as in training.
     ///
     /// # Errors
     /// If the text cannot be read.
-    pub fn step(&mut self, be: &B) -> Result<()> {
-        self.step_at(be, 1.0)?;
+    pub fn step(&mut self) -> Result<()> {
+        self.step_at(1.0)?;
         Ok(())
     }
 
@@ -63,12 +41,11 @@ impl<'a, B: Backward> Trial<'a, B> {
     ///
     /// # Errors
     /// If the text cannot be read.
-    pub fn step_at(&mut self, be: &B, lr_scale: f64) -> Result<f64> {
-        let Trial { config, model, split, batch, shards, optimizer, p, steps } = self;
+    pub fn step_at(&mut self, lr_scale: f64) -> Result<f64> {
+        let Trial { replica, config, split, batch, steps } = self;
         split.load_step(config, *steps, None, batch)?;
-        be.pack_weights(p.weights_mut(be), &model.layout.linears(), true);
-        let (loss, grad_norm) = shards.gradient(be, model, p.weights(), batch, config.seed, *steps);
-        optimizer.step(be, p.masters_mut(), shards.last_gradient(), grad_norm, lr_scale, *steps);
+        let (loss, grad_norm) = replica.gradient(batch, config.seed, *steps);
+        replica.update(grad_norm, lr_scale, *steps);
         *steps += 1;
         Ok(loss)
     }
@@ -77,11 +54,12 @@ impl<'a, B: Backward> Trial<'a, B> {
     ///
     /// # Errors
     /// If the text cannot be read.
-    pub fn eval(&mut self, be: &B, batches: u32) -> Result<()> {
-        shards::pack_to_read(be, self.model, self.p.weights_mut(be));
+    pub fn eval(&mut self, batches: u32) -> Result<()> {
+        self.replica.pack_to_read();
         let sequences = batches as usize * self.config.batch_size;
         let load = |i, batch: &mut _| self.split.sample(self.config.seed, Purpose::EstimateVal, 0, i, batch);
-        self.shards.losses(be, self.model, self.p.weights(), sequences, load, |_, _| ControlFlow::Continue(()))?;
+        let Replica { be, model, shards, p, .. } = &mut self.replica;
+        shards.losses(be, model, p.weights(), sequences, load, |_, _| ControlFlow::Continue(()))?;
         Ok(())
     }
 }

@@ -6,7 +6,6 @@ use kinglet_core::{
     backend::Backward,
     config::{Config, LrSchedule},
     error::Result,
-    model::Gpt,
 };
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -41,22 +40,21 @@ impl RangeTest {
     /// # Errors
     /// If the text cannot be read.
     pub(super) fn run<B: Backward>(
-        be: &B,
+        be: B,
         config: &Config,
-        model: &Gpt,
         split: &Split,
         steps: u64,
         mut progress: impl FnMut(u64, f64, f64) -> ControlFlow<()>,
     ) -> Result<Option<RangeTest>> {
         let mut plain = config.clone();
         (plain.lr_schedule, plain.warmup_iters) = (LrSchedule::Constant, 0);
-        let mut trial = Trial::new(be, &plain, model, split)?;
+        let mut trial = Trial::new(be, &plain, split)?;
         let newest = NEWEST * STEPS.0 as f64 / steps as f64;
         let (mut points, mut sum, mut weight) = (Vec::new(), 0.0, 0.0);
         let mut first = None;
         for step in 0..steps {
             let rate = RATES.0 * libm::pow(RATES.1 / RATES.0, step as f64 / (steps - 1) as f64);
-            let loss = trial.step_at(be, rate / config.learning_rate)?;
+            let loss = trial.step_at(rate / config.learning_rate)?;
             let first = *first.get_or_insert(loss);
             sum = (1.0 - newest) * sum + newest * loss;
             weight = (1.0 - newest) * weight + newest;

@@ -153,7 +153,7 @@ fn a_baseline_that_cannot_be_measured_spoils_neither_a_run_nor_a_plan() {
     file.set_len(file.metadata().unwrap().len() - 2).unwrap();
     let (be, said) = (Cpu::new().unwrap(), "the n-gram baseline could not be computed: ");
     let RunDir { config, tokenizer, .. } = &job.run;
-    let plan = Plan::measure(config, tokenizer, (&job.data, None), &be, cli.temp.path(), 0.0).unwrap();
+    let plan = Plan::measure(config, tokenizer, (&job.data, None), be, cli.temp.path(), 0.0).unwrap();
     assert!(plan.advice.unwrap().contains(said) && plan.time.unwrap().wall_s > 0.0);
     let mut warned = false;
     let done = train::run(job, be, &Options::default().threads(1), |event| {

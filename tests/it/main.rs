@@ -28,6 +28,7 @@ mod parsers;
 mod peft;
 mod qat;
 mod quantize;
+mod ranks;
 mod resume;
 mod runs;
 mod score;

@@ -29,7 +29,11 @@ pub struct Replica<B: Backward> {
     /// The parameters.
     pub p: Masters<B>,
     team: Team,
+    _run: Run,
 }
+
+/// A run that rank 0 has begun; it is over for all when this is dropped.
+struct Run(Team);
 
 impl<B: Backward> Replica<B> {
     /// A model with all parameters zero. Rank 0 tells the others to make theirs; once it has put weights and moments into its
@@ -54,7 +58,7 @@ impl<B: Backward> Replica<B> {
         }
         let shards = Shards::of(&be, &model, (config.batch_size, count), true, team.clone());
         let p = Masters::new(&be, &model.layout, config);
-        Ok(Replica { be, model, shards, optimizer, p, team })
+        Ok(Replica { be, model, shards, optimizer, p, _run: Run(team.clone()), team })
     }
 
     /// Whether any rank was asked to stop.
@@ -142,11 +146,11 @@ impl<B: Backward> Replica<B> {
     }
 }
 
-impl<B: Backward> Drop for Replica<B> {
-    /// The run of rank 0 is over for all. If it panics, the others notice that it is lost.
+impl Drop for Run {
     fn drop(&mut self) {
-        if self.team.rank() == 0 && !std::thread::panicking() {
-            self.team.tell(&Command::End);
+        // If this rank panics, the others notice that it is lost.
+        if self.0.rank() == 0 && !std::thread::panicking() {
+            self.0.tell(&Command::End);
         }
     }
 }

@@ -115,13 +115,7 @@ impl<B: Forward> Shards<B> {
     ///
     /// # Panics
     /// If there are more ranks than shards.
-    pub fn of(
-        be: &B,
-        model: &Gpt,
-        (batch_size, shards): (usize, usize),
-        training: bool,
-        team: Team,
-    ) -> Shards<B> {
+    pub fn of(be: &B, model: &Gpt, (batch_size, shards): (usize, usize), training: bool, team: Team) -> Shards<B> {
         let count = shards.clamp(1, batch_size);
         assert!(team.size() <= count, "{count} shards for {} ranks", team.size());
         let shards = of_rank(count, team.rank(), team.size()).map(|s| {
@@ -295,8 +289,9 @@ impl<B: Backward> Shards<B> {
         }
         // Rank 0 adds up the losses of all shards in order.
         let (count, size) = (self.count, self.team.size());
-        let reports =
-            self.team.report(own.clone().flat_map(f64::to_le_bytes).collect(), |from| 8 * of_rank(count, from, size).len());
+        let reports = self
+            .team
+            .report(own.clone().flat_map(f64::to_le_bytes).collect(), |from| 8 * of_rank(count, from, size).len());
         let others = reports.iter().flat_map(|report| report.chunks_exact(8));
         let others = others.map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes")));
         (own.chain(others).sum(), norm)

@@ -8,7 +8,7 @@ use crate::{
         plan::{Plan, Shape, Speed, Work},
     },
 };
-use kinglet_core::{backend::Backward, masters::Masters, model::Gpt, shards::Shards};
+use kinglet_core::{backend::Backward, replica::Replica};
 use std::time::Instant;
 
 /// The seconds of measuring that what earlier sessions took counts as.
@@ -105,19 +105,14 @@ impl Clock {
     }
 
     /// Forecasts, once, what cannot be measured before it happens.
-    pub(super) fn calibrate<B: Backward>(
-        &mut self,
-        job: &Job,
-        be: &B,
-        model: &Gpt,
-        p: &mut Masters<B>,
-        shards: &mut Shards<B>,
-    ) {
+    pub(super) fn calibrate<B: Backward>(&mut self, job: &Job, replica: &mut Replica<B>) {
         if self.calibrated || !self.speed.steps_are_known() {
             return;
         }
         self.calibrated = true;
-        let p = p.weights_mut(be);
+        replica.pack_to_read();
+        let Replica { be, model, shards, p, .. } = replica;
+        let p = p.weights();
         // A resumed run has no estimate yet, and may have none for long.
         if self.speed.sequence.n == 0.0
             && let Ok(seconds) = calibrate::sequence_s(be, model, p, shards, &job.data.val, &job.run.config)

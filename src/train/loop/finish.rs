@@ -60,7 +60,7 @@ impl<B: Backward> Run<'_, B> {
         });
         let done = Event::Done {
             step,
-            params: self.model.layout.len(),
+            params: self.replica.model.layout.len(),
             train_loss,
             val_loss,
             val_loss_exact: exact.loss,

@@ -12,6 +12,7 @@ use kinglet_core::{
     batch::{Batch, IGNORE},
     config::Config,
     error::Result,
+    replica::Replica,
     sample::{Sampling, Stream},
 };
 
@@ -83,13 +84,14 @@ impl<B: Backward> Run<'_, B> {
     /// A sample of the model's output: a text or, for conversations, answers to the first ones in the validation split.
     pub(super) fn sample(&self, tokens: usize, answers: usize, sampling: Sampling) -> Result<String> {
         let Job { run: RunDir { tokenizer, config, .. }, data: dataset, .. } = &self.job;
-        let barred: Vec<u32> = (0..self.model.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
+        let Replica { be, model, p, .. } = &self.replica;
+        let barred: Vec<u32> = (0..model.vocab_size as u32).filter(|&id| !tokenizer.is_token(id)).collect();
         let write = |prompt: &[u32], tokens: usize, ending: Ending| -> Result<String> {
-            let stream = Stream::new(&self.be, &self.model, prompt, sampling.clone(), 0)?;
+            let stream = Stream::new(be, model, prompt, sampling.clone(), 0)?;
             let mut stream = stream.barring(&barred).parting_at(data::parting(tokenizer, config));
             let (mut reader, mut text) = (Reader::new(ending, &[]), String::new());
             for _ in 0..tokens {
-                let drawn = stream.draw(&self.be, &self.model, self.p.weights())?;
+                let drawn = stream.draw(be, model, p.weights())?;
                 let (more, end) = reader.push(tokenizer, drawn.id);
                 text += &more;
                 if end.is_some() {

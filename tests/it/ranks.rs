@@ -1,0 +1,182 @@
+//! Several ranks train the run that one process would have trained, bit by bit. Here each rank is a thread.
+
+use crate::common::runs::{newest, same_bits};
+use kinglet::{
+    backend::Cpu,
+    config::{Config, OnDivergence},
+    ranks::{Team, threads},
+    replica::{quit, serve},
+    run::{Checkpoint, RunDir, Which},
+    threads::with_threads,
+    train::{self, Event, Job, Options, finetune::prepare},
+};
+use serde_json::Value;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+fn config(settings: &[&str]) -> Config {
+    let small = [
+        "data=[\"builtin\"]",
+        "n_layer=2",
+        "n_head=2",
+        "n_embd=16",
+        "block_size=16",
+        "batch_size=9",
+        "gradient_accumulation_steps=2",
+        "dropout=0.1",
+        "max_iters=7",
+        "eval_interval=3",
+        "eval_iters=2",
+        "sample_tokens=0",
+    ];
+    Config::default().with(&small).unwrap().with(settings).unwrap()
+}
+
+/// Runs a job on so many ranks, each with one thread, until its end or until `stop_at` updates are done; the last event.
+/// `asked` is the rank that is asked to stop.
+fn train_on(job: Job, size: usize, stop_at: Option<u64>, asked: usize) -> kinglet::error::Result<Event> {
+    let teams: Vec<Team> = threads(size).into_iter().map(Team::new).collect();
+    let be = Cpu::new().unwrap();
+    std::thread::scope(|scope| {
+        for team in &teams[1..] {
+            scope.spawn(move || with_threads(1, || serve(&be, team)).unwrap().unwrap());
+        }
+        let never = AtomicBool::new(false);
+        let options = Options::default().threads(1).stop(&never).team(&teams[0]);
+        let last = train::run(job, be, &options, |event| {
+            if let Event::Step { step, .. } = event {
+                teams[asked].stop().store(Some(*step) == stop_at, Ordering::Relaxed);
+            }
+        });
+        quit(&teams[0]);
+        last
+    })
+}
+
+/// What a run has measured, without the times.
+fn measured(run: &Path) -> Vec<Value> {
+    let mut events = RunDir::open(run).unwrap().metrics().unwrap();
+    for event in &mut events {
+        let event = event.as_object_mut().unwrap();
+        event.retain(|key, _| {
+            !key.ends_with("_s") && !key.starts_with("ms_per") && key != "peak_memory_mib" && key != "out"
+        });
+    }
+    events
+}
+
+/// One process and every number of ranks that `shards` allows end with the same weights, moments and metrics.
+fn same_on_any_number(shards: &[usize], start: impl Fn(usize, &Path) -> Job) -> Vec<Checkpoint> {
+    let temp = tempfile::tempdir().unwrap();
+    let each = |&shards: &usize| {
+        let run = |size: usize| {
+            let out = temp.path().join(format!("{shards}-{size}"));
+            let job = start(shards, &out);
+            let last = train_on(job, size, None, 0).unwrap();
+            assert!(matches!(last, Event::Done { .. }), "{last:?}");
+            (newest(&out), measured(&out))
+        };
+        let (alone, metrics) = run(1);
+        for size in 2..=shards {
+            let (together, of_all) = run(size);
+            same_bits(&together, &alone);
+            assert_eq!(of_all, metrics, "{shards} shards on {size} ranks");
+        }
+        alone
+    };
+    shards.iter().map(each).collect()
+}
+
+fn same_with(settings: &[&str]) -> Vec<Checkpoint> {
+    same_on_any_number(&[1, 2, 3, 4, 7, 8], |shards, out| {
+        Job::start(config(&[settings, &[&format!("shards={shards}")]].concat()), out).unwrap()
+    })
+}
+
+#[test]
+fn any_number_of_ranks_ends_with_the_same_bits() {
+    let all = same_with(&[]);
+    assert!(all.windows(2).all(|pair| pair[0].weights != pair[1].weights), "the number of shards does matter");
+}
+
+#[test]
+fn also_with_muon() {
+    same_with(&["optimizer=muon", "grad_clip=0.1"]);
+}
+
+#[test]
+fn also_in_bf16_with_rounded_weights() {
+    same_with(&["precision=bf16"]);
+    same_on_any_number(&[3], |_, out| Job::start(config(&["quantization=w4", "n_embd=32", "shards=3"]), out).unwrap());
+}
+
+#[test]
+fn also_with_adapters() {
+    let temp = tempfile::tempdir().unwrap();
+    let base = temp.path().join("base");
+    train_on(Job::start(config(&["shards=1"]), &base).unwrap(), 1, None, 0).unwrap();
+    let data = ["builtin".to_owned()];
+    same_on_any_number(&[1, 2, 3, 4, 7, 8], |shards, out| {
+        let settings = ["lora_rank=4", "lora_dropout=0.1", "max_iters=6", "eval_iters=2", "batch_size=8"];
+        let settings = settings.map(str::to_owned).into_iter().chain([format!("shards={shards}")]);
+        prepare(&base, Which::Last, &data, &settings.collect::<Vec<_>>()).unwrap().start(out).unwrap()
+    });
+}
+
+#[test]
+fn also_when_updates_are_skipped_or_rolled_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = temp.path().join("text.txt");
+    let good = "in winter the kinglet weighs no more than a coin. ".repeat(60);
+    let bad: String = (0..300u32).map(|i| char::from(b'a' + (i * i % 89 * i % 26) as u8)).collect();
+    std::fs::write(&text, [good.as_str(), &bad, &good].concat()).unwrap();
+    for (action, settings) in [
+        (OnDivergence::Skip, &["on_divergence=skip", "spike_zscore=0.5", "max_iters=120", "learning_rate=1e-2"][..]),
+        (OnDivergence::Rollback, &["on_divergence=rollback", "rollback_lr=0.1", "learning_rate=10", "max_iters=9"]),
+    ] {
+        let mut acts = 0;
+        let settings = [settings, &["dropout=0", "gradient_accumulation_steps=1", "n_layer=1"]].concat();
+        let mut config = config(&settings);
+        config.data = vec![text.display().to_string()];
+        let start = |shards, out: &Path| {
+            let config = config.clone().with(&[format!("shards={shards}").as_str()]).unwrap();
+            Job::start(config, out).unwrap()
+        };
+        same_on_any_number(&[1, 2, 3, 4, 7, 8], start);
+        let out = temp.path().join(format!("{action:?}"));
+        train_on(start(4, &out), 3, None, 0).unwrap();
+        for event in measured(&out) {
+            acts += usize::from(event["event"] == "diverged");
+        }
+        assert!(acts > 0, "{action:?} was tried");
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_whichever_rank_is_asked_to_stop() {
+    let temp = tempfile::tempdir().unwrap();
+    let start = |name: &str| Job::start(config(&["shards=4", "max_iters=12"]), temp.path().join(name)).unwrap();
+    train_on(start("whole"), 1, None, 0).unwrap();
+    let out = temp.path().join("stopped");
+    let mut job = start("stopped");
+    for (size, stop_at, asked) in [(4, 2, 3), (1, 4, 0), (3, 6, 1), (2, 9, 1)] {
+        let last = train_on(job, size, Some(stop_at), asked).unwrap();
+        // Rank 0 hears of another with its next report, of a step or of an estimate.
+        let steps = stop_at..=stop_at + u64::from(asked > 0);
+        assert!(matches!(&last, Event::Interrupted { step, .. } if steps.contains(step)), "{last:?}");
+        job = Job::resume(&out, &[]).unwrap();
+    }
+    train_on(job, 4, None, 0).unwrap();
+    same_bits(&newest(&out), &newest(&temp.path().join("whole")));
+}
+
+#[test]
+fn more_ranks_than_shards_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let error = train_on(Job::start(config(&["shards=2"]), &out).unwrap(), 3, None, 0).unwrap_err().to_string();
+    assert!(error.contains("shards = 2: must be at least 3"), "{error}");
+    assert!(!out.exists(), "nothing is left of it");
+}
