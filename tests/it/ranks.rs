@@ -134,7 +134,17 @@ fn also_when_updates_are_skipped_or_rolled_back() {
     std::fs::write(&text, [good.as_str(), &bad, &good].concat()).unwrap();
     for (action, settings) in [
         (OnDivergence::Skip, &["on_divergence=skip", "spike_zscore=0.5", "max_iters=120", "learning_rate=1e-2"][..]),
-        (OnDivergence::Rollback, &["on_divergence=rollback", "rollback_lr=0.1", "learning_rate=10", "max_iters=9"]),
+        (
+            OnDivergence::Rollback,
+            &[
+                "on_divergence=rollback",
+                "rollback_lr=0.1",
+                "learning_rate=10",
+                "weight_decay=10",
+                "max_iters=30",
+                "eval_interval=10",
+            ],
+        ),
     ] {
         let mut acts = 0;
         let settings = [settings, &["dropout=0", "gradient_accumulation_steps=1", "n_layer=1"]].concat();
