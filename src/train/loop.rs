@@ -24,7 +24,7 @@ use kinglet_core::{
     guard::Guard,
     params::Span,
     ranks::Team,
-    replica::Replica,
+    replica::{Moments, Replica},
     rng::Purpose,
     threads::with_threads,
 };
@@ -48,12 +48,15 @@ pub struct Options<'a> {
     pub stop: &'a AtomicBool,
     /// The ranks that compute the run. This one is rank 0; the others [serve](kinglet_core::replica::serve) it.
     pub team: Option<&'a Team>,
+    /// Whether each rank updates a part of the weights, and has the optimizer's moments of that part alone: less memory, more to
+    /// send.
+    pub zero: bool,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
         static NEVER: AtomicBool = AtomicBool::new(false);
-        Options { threads: 0, stop: &NEVER, team: None }
+        Options { threads: 0, stop: &NEVER, team: None, zero: false }
     }
 }
 
@@ -72,6 +75,11 @@ impl<'a> Options<'a> {
     pub fn team(self, team: &'a Team) -> Self {
         Options { team: Some(team), ..self }
     }
+
+    /// Sets whether each rank updates a part of the weights.
+    pub fn zero(self, zero: bool) -> Self {
+        Options { zero, ..self }
+    }
 }
 
 /// Trains until `max_iters`, or until `options.stop` is set; in the latter case a checkpoint is written and the last
@@ -84,19 +92,12 @@ impl<'a> Options<'a> {
 /// threads cannot be started. The last checkpoint is kept; of a new run that has none yet, nothing is left.
 pub fn run<B: Backward>(job: Job, be: B, options: &Options, mut observe: impl FnMut(&Event) + Send) -> Result<Event> {
     let new = job.run.new_run();
-    let team = options.team.cloned().unwrap_or_default();
-    let ended = with_threads(options.threads, || train(job, be, team, options.stop, &mut observe)).flatten();
+    let ended = with_threads(options.threads, || train(job, be, options, &mut observe)).flatten();
     ended.inspect_err(|_| new.iter().for_each(NewRun::remove))
 }
 
-fn train<B: Backward>(
-    job: Job,
-    be: B,
-    team: Team,
-    stop: &AtomicBool,
-    observe: &mut (dyn FnMut(&Event) + Send),
-) -> Result<Event> {
-    let mut run = Run::new(job, be, team, stop, observe)?;
+fn train<B: Backward>(job: Job, be: B, options: &Options, observe: &mut (dyn FnMut(&Event) + Send)) -> Result<Event> {
+    let mut run = Run::new(job, be, options, observe)?;
     loop {
         if run.estimate_is_due() {
             run.estimate()?;
@@ -135,16 +136,10 @@ struct Run<'a, B: Backward> {
 }
 
 impl<'a, B: Backward> Run<'a, B> {
-    fn new(
-        mut job: Job,
-        be: B,
-        team: Team,
-        stop: &'a AtomicBool,
-        observe: &'a mut (dyn FnMut(&Event) + Send),
-    ) -> Result<Self> {
+    fn new(mut job: Job, be: B, options: &Options<'a>, observe: &'a mut (dyn FnMut(&Event) + Send)) -> Result<Self> {
         let began = Instant::now();
         let config = &job.run.config;
-        let mut replica = Replica::new(be, config, team)?;
+        let mut replica = Replica::new(be, config, options.team.cloned().unwrap_or_default(), options.zero)?;
         // Take both out of the job: neither the initial weights nor the checkpoint stays in memory after the upload.
         let (from, base) = (job.from.take(), job.base.take().unwrap_or_default());
         let Replica { be, model, p, .. } = &mut replica;
@@ -199,7 +194,7 @@ impl<'a, B: Backward> Run<'a, B> {
             state,
             metrics,
             curves,
-            stop,
+            stop: options.stop,
             observe,
         };
         let data: Arc<Dataset> = run.job.data.clone();
@@ -340,11 +335,11 @@ impl<'a, B: Backward> Run<'a, B> {
             if let Err(error) = self.metrics.flush() {
                 self.warn(error.one_line());
             }
-            let Replica { be, optimizer, p, .. } = &self.replica;
+            let replica = &self.replica;
             let read = |buffer, span: Span, out: &mut [f32]| match buffer {
-                Buffer::Weights => be.download(p.masters(), span.start, out),
-                Buffer::FirstMoments => be.download(&optimizer.m, span.start, out),
-                Buffer::SecondMoments => be.download(&optimizer.v, span.start, out),
+                Buffer::Weights => replica.be.download(replica.p.masters(), span.start, out),
+                Buffer::FirstMoments => replica.read_moments(Moments::First, span, out),
+                Buffer::SecondMoments => replica.read_moments(Moments::Second, span, out),
             };
             self.job.run.save(&self.replica.model.layout, &self.state, read)?;
             self.saved = now;

@@ -22,7 +22,7 @@ impl<'a, B: Backward> Trial<'a, B> {
     /// # Errors
     /// If `config` does not describe a valid model.
     pub fn new(be: B, config: &'a Config, split: &'a Split) -> Result<Self> {
-        let mut replica = Replica::new(be, config, Team::default())?;
+        let mut replica = Replica::new(be, config, Team::default(), false)?;
         let Replica { be, model, p, .. } = &mut replica;
         be.upload(p.masters_mut(), 0, &model.layout.init(config.seed));
         Ok(Trial { replica, config, split, batch: Batch::default(), steps: 0 })

@@ -1,9 +1,10 @@
 //! Several ranks train the run that one process would have trained, bit by bit. Here each rank is a thread.
 
-use crate::common::runs::{newest, same_bits};
+use crate::common::runs::{copy, newest, same_bits};
 use kinglet::{
     backend::Cpu,
     config::{Config, OnDivergence},
+    error::Result,
     ranks::{Team, threads},
     replica::{quit, serve},
     run::{Checkpoint, RunDir, Which},
@@ -36,7 +37,12 @@ fn config(settings: &[&str]) -> Config {
 
 /// Runs a job on so many ranks, each with one thread, until its end or until `stop_at` updates are done; the last event.
 /// `asked` is the rank that is asked to stop.
-fn train_on(job: Job, size: usize, stop_at: Option<u64>, asked: usize) -> kinglet::error::Result<Event> {
+fn train_on(job: Job, size: usize, stop_at: Option<u64>, asked: usize) -> Result<Event> {
+    train_in_parts(job, size, false, stop_at, asked)
+}
+
+/// The same, where each rank updates a part of the weights or all of them.
+fn train_in_parts(job: Job, size: usize, zero: bool, stop_at: Option<u64>, asked: usize) -> Result<Event> {
     let teams: Vec<Team> = threads(size).into_iter().map(Team::new).collect();
     let be = Cpu::new().unwrap();
     std::thread::scope(|scope| {
@@ -44,7 +50,7 @@ fn train_on(job: Job, size: usize, stop_at: Option<u64>, asked: usize) -> kingle
             scope.spawn(move || with_threads(1, || serve(&be, team)).unwrap().unwrap());
         }
         let never = AtomicBool::new(false);
-        let options = Options::default().threads(1).stop(&never).team(&teams[0]);
+        let options = Options::default().threads(1).stop(&never).team(&teams[0]).zero(zero);
         let last = train::run(job, be, &options, |event| {
             if let Event::Step { step, .. } = event {
                 teams[asked].stop().store(Some(*step) == stop_at, Ordering::Relaxed);
@@ -78,11 +84,19 @@ fn same_on_any_number(shards: &[usize], start: impl Fn(usize, &Path) -> Job) -> 
             assert!(matches!(last, Event::Done { .. }), "{last:?}");
             (newest(&out), measured(&out))
         };
+        let in_parts = |size: usize| {
+            let out = temp.path().join(format!("{shards}-{size}-parts"));
+            train_in_parts(start(shards, &out), size, true, None, 0).unwrap();
+            newest(&out)
+        };
         let (alone, metrics) = run(1);
         for size in 2..=shards {
             let (together, of_all) = run(size);
             same_bits(&together, &alone);
             assert_eq!(of_all, metrics, "{shards} shards on {size} ranks");
+            if size == shards || size == 2 {
+                same_bits(&in_parts(size), &alone);
+            }
         }
         alone
     };
@@ -172,14 +186,41 @@ fn a_run_goes_on_with_another_number_whichever_rank_is_asked_to_stop() {
     let out = temp.path().join("stopped");
     let mut job = start("stopped");
     for (size, stop_at, asked) in [(4, 2, 3), (1, 4, 0), (3, 6, 1), (2, 9, 1)] {
-        let last = train_on(job, size, Some(stop_at), asked).unwrap();
+        let last = train_in_parts(job, size, size > 2, Some(stop_at), asked).unwrap();
         // Rank 0 hears of another with its next report, of a step or of an estimate.
         let steps = stop_at..=stop_at + u64::from(asked > 0);
         assert!(matches!(&last, Event::Interrupted { step, .. } if steps.contains(step)), "{last:?}");
         job = Job::resume(&out, &[]).unwrap();
     }
-    train_on(job, 4, None, 0).unwrap();
+    train_in_parts(job, 4, true, None, 0).unwrap();
     same_bits(&newest(&out), &newest(&temp.path().join("whole")));
+}
+
+/// Rounded gradients train a model nearly as well, and all ranks have the same weights: what they measure is of one model.
+#[test]
+fn gradients_may_travel_in_bf16() {
+    let temp = tempfile::tempdir().unwrap();
+    let run = |name: &str, size: usize, precision: &str| {
+        let settings = [precision, "shards=3", "max_iters=60", "eval_interval=60"];
+        let out = temp.path().join(name);
+        let last = train_in_parts(Job::start(config(&settings), &out).unwrap(), size, false, None, 0).unwrap();
+        let Event::Done { val_loss_exact, .. } = last else { panic!("{last:?}") };
+        (newest(&out), val_loss_exact)
+    };
+    let (exact, loss) = run("f32", 3, "reduce_precision=f32");
+    let (rounded, near) = run("bf16", 3, "reduce_precision=bf16");
+    assert!(exact.weights != rounded.weights && (loss - near).abs() < 0.02, "{loss} and {near}");
+    // One process sends nothing.
+    same_bits(&run("alone", 1, "reduce_precision=bf16").0, &exact);
+    // Measured on one process, it is the same model.
+    let more = |size: usize| {
+        let out = temp.path().join(format!("more-{size}"));
+        copy(&temp.path().join("bf16"), &out);
+        let job = Job::resume(&out, &["max_iters=61".to_owned()]).unwrap();
+        let Event::Done { train_loss, .. } = train_in_parts(job, size, false, None, 0).unwrap() else { panic!() };
+        train_loss
+    };
+    assert!((more(1) - more(3)).abs() < 1e-4, "one more update, with gradients that are rounded or not");
 }
 
 #[test]

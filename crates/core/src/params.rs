@@ -31,6 +31,12 @@ impl Span {
     pub fn range(self) -> Range<usize> {
         self.start..self.start + self.len
     }
+
+    /// The part of this piece that is also in another one, if there is any.
+    pub fn within(self, other: Span) -> Option<Span> {
+        let (start, end) = (self.start.max(other.start), self.range().end.min(other.range().end));
+        (start < end).then(|| Span { start, len: end - start })
+    }
 }
 
 /// A parameter's place in the buffers, and whether it is trained.

@@ -141,6 +141,11 @@ impl<B: Forward> Shards<B> {
         Shards { shards: shards.collect(), count, batch_size, team, wire: Wire::F32 }
     }
 
+    /// Sets how gradients travel between ranks.
+    pub fn with_wire(self, wire: Wire) -> Shards<B> {
+        Shards { wire, ..self }
+    }
+
     /// Number of parts that a batch is split into.
     pub fn count(&self) -> usize {
         self.count

@@ -165,6 +165,8 @@ fields! {
         "Tokens of the text that the model writes at an estimate, for metrics.jsonl: at the first, at the last, and at as many between as take about 0.5 % of the time, or 2 % if they are fewer than 8.";
     precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
         "Precision of the inputs of matrix products in linear layers and Muon, if the processor supports it; everything else is f32.";
+    reduce_precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
+        "Precision of the gradients that ranks send each other; bf16 halves what is sent, and makes the result depend on the number of ranks.";
     z_loss: f64 = 0.0, "0 (off) to 1000" if |v| (0.0..=1000.0).contains(v),
         "Weight of the squared log-sum-exp of the logits. It is added to the training loss, but not to the losses that are shown.";
     log_interval: u64 = 10, "1 to 1000000000" if |v| (1..=1_000_000_000).contains(v),

@@ -34,7 +34,7 @@ impl Wire {
         }
     }
 
-    fn write(self, x: &[f32]) -> Vec<u8> {
+    pub(crate) fn write(self, x: &[f32]) -> Vec<u8> {
         let mut bytes = vec![0; self.bytes() * x.len()];
         match self {
             Wire::F32 => {
@@ -50,10 +50,21 @@ impl Wire {
     }
 
     fn read(self, bytes: &[u8], x: &mut Vec<f32>) {
-        x.clear();
+        x.resize(bytes.len() / self.bytes(), 0.0);
+        self.read_into(bytes, x);
+    }
+
+    pub(crate) fn read_into(self, bytes: &[u8], x: &mut [f32]) {
+        assert_eq!(bytes.len(), self.bytes() * x.len());
         match self {
-            Wire::F32 => x.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-            Wire::Bf16 => x.extend(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+            Wire::F32 => {
+                let each = x.iter_mut().zip(bytes.chunks_exact(4));
+                each.for_each(|(x, b)| *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            }
+            Wire::Bf16 => {
+                let each = x.iter_mut().zip(bytes.chunks_exact(2));
+                each.for_each(|(x, b)| *x = bf16::from_le_bytes([b[0], b[1]]).to_f32());
+            }
         }
     }
 }

@@ -1,19 +1,31 @@
 //! What rank 0 tells the others to do.
 
 use super::Team;
-use crate::batch::Batch;
+use crate::{batch::Batch, params::Span};
 
 /// A command of rank 0, which runs the loop; the others do as they are told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A run of this configuration (TOML) begins.
-    Begin(String),
+    /// A run begins.
+    Begin {
+        /// Its configuration (TOML).
+        config: String,
+        /// Whether each rank updates a part of the weights.
+        parts: bool,
+    },
     /// The weights follow; and the moments, where there have been updates since they were zero.
     State {
         /// Updates made with the moments.
         updates: u64,
         /// Whether the moments are all zero.
         fresh: bool,
+    },
+    /// Send numbers of your part to rank 0.
+    Fetch {
+        /// Of what: an index of what a part consists of.
+        what: u64,
+        /// Which numbers, where they are yours.
+        span: Span,
     },
     /// Compute the gradient of the loss of a batch.
     Gradient {
@@ -50,13 +62,14 @@ const HEAD: usize = 40;
 impl Command {
     fn encode(&self) -> (Head, Vec<u8>) {
         match self {
-            Command::Begin(config) => ([0; 4], config.as_bytes().to_vec()),
+            Command::Begin { config, parts } => ([0, (*parts).into(), 0, 0], config.as_bytes().to_vec()),
             &Command::State { updates, fresh } => ([1, updates, fresh.into(), 0], Vec::new()),
             Command::Gradient { seed, step, batch } => ([2, *seed, *step, 0], batch.to_bytes()),
             Command::Update { grad_norm, lr_scale, step } => {
                 ([3, grad_norm.to_bits(), lr_scale.to_bits(), *step], Vec::new())
             }
             Command::Measure(batch) => ([4, 0, 0, 0], batch.to_bytes()),
+            &Command::Fetch { what, span } => ([7, what, span.start as u64, span.len as u64], Vec::new()),
             Command::End => ([5, 0, 0, 0], Vec::new()),
             Command::Quit => ([6, 0, 0, 0], Vec::new()),
         }
@@ -64,13 +77,14 @@ impl Command {
 
     fn decode([number, a, b, c]: Head, bytes: Vec<u8>) -> Option<Command> {
         Some(match number {
-            0 => Command::Begin(String::from_utf8(bytes).ok()?),
+            0 => Command::Begin { config: String::from_utf8(bytes).ok()?, parts: a != 0 },
             1 => Command::State { updates: a, fresh: b != 0 },
             2 => Command::Gradient { seed: a, step: b, batch: Batch::from_bytes(&bytes)? },
             3 => Command::Update { grad_norm: f64::from_bits(a), lr_scale: f64::from_bits(b), step: c },
             4 => Command::Measure(Batch::from_bytes(&bytes)?),
             5 => Command::End,
             6 => Command::Quit,
+            7 => Command::Fetch { what: a, span: Span { start: b as usize, len: c as usize } },
             _ => return None,
         })
     }
