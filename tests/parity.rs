@@ -214,7 +214,7 @@ fn check<B: Backward>(be: &B, name: &str, tolerance: f64, grad_tolerance: f64, h
         model.losses_grad(be, &mut acts, &targets, 1.0 / rows.n() as f64);
         be.download(acts.losses(), 0, &mut row_losses);
         losses.push(row_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / rows.n() as f64);
-        model.backward(be, pass, &mut Gradients { g: &mut g, add: false }, &acts, &mut scratch, &ids);
+        model.backward(be, pass, &mut Gradients { g: &mut g, add: false }, (&acts, &mut scratch), &ids, |_, _| ());
         if step == 0 {
             check_gradients(&model, &host(&g), &fixture, grad_tolerance);
         }

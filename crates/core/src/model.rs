@@ -283,15 +283,16 @@ impl Gpt {
 
     /// Backward: computes the gradient of every trainable parameter from what [`Gpt::forward`] and [`Gpt::losses_grad`]
     /// left in `a`. With `grads.add` it is added to what is in `grads`, otherwise it overwrites that. The other
-    /// arguments are those of `forward`.
+    /// arguments are those of `forward`. `done` is called with the gradients when a [stage](crate::params::Layout::stage) of them is
+    /// complete.
     pub fn backward<B: Backward>(
         &self,
         be: &B,
         pass: Pass<B::Buf>,
         grads: &mut Gradients<B::Buf>,
-        a: &Acts<B>,
-        d: &mut ActGrads<B>,
+        (a, d): (&Acts<B>, &mut ActGrads<B>),
         ids: &[u32],
+        mut done: impl FnMut(&B::Buf, usize),
     ) {
         let (w, n, key) = (&self.layout, pass.rows.n(), pass.dropout);
         if !grads.add {
@@ -301,6 +302,7 @@ impl Gpt {
         be.linear_bwd(&mut d.dc, grads, &a.head.logits, &a.head.ln_f, pass, w.lm_head);
         be.clear(&mut d.dx, Span { start: 0, len: n * self.n_embd });
         be.norm_bwd(&mut d.dx, grads, &d.dc, Normed { x: a.x(w.h.len()), stats: &a.head.stats_f }, pass, w.ln_f);
+        done(grads.g, 0);
         for (l, (w, acts)) in w.h.iter().zip(&a.blocks).enumerate().rev() {
             // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
             let dbranch = self.branch_bwd(be, &mut d.dc, &d.dx, pass.rows, self.drop(key, Site::MlpBranch(l)));
@@ -324,9 +326,11 @@ impl Gpt {
             }
             be.linear_bwd(&mut d.dc, grads, &d.dqkv, &acts.ln_1, pass, w.c_attn);
             be.norm_bwd(&mut d.dx, grads, &d.dc, Normed { x: a.x(l), stats: &acts.stats_1 }, pass, w.ln_1);
+            done(grads.g, self.layout.h.len() - l);
         }
         // x = dropout(wte[id] + wpe[t])
         be.embed_bwd(grads, &mut d.dx, pass, w.embedding, ids, self.drop(key, Site::Embedding));
+        done(grads.g, self.layout.stages() - 1);
     }
 
     /// The gradient of a branch that was added to the residual stream: the gradient `dx` of the sum, through dropout if

@@ -371,6 +371,23 @@ impl Layout {
         self.tensors.iter().filter(|tensor| tensor.trainable).collect()
     }
 
+    /// The number of stages in which a backward pass completes gradients: see [`Layout::stage`].
+    pub fn stages(&self) -> usize {
+        self.h.len() + 2
+    }
+
+    /// The stage of a backward pass that completes a tensor's gradient: the head's is the first, then come the blocks from the
+    /// last to the first, then the embeddings.
+    pub fn stage(&self, tensor: &Tensor) -> usize {
+        let block = tensor.name.strip_prefix("transformer.h.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        match block {
+            Some(block) => self.h.len() - usize::min(block, self.h.len()),
+            // A weight that is also an embedding's is complete when that is.
+            None if tensor.name.starts_with("lm_head.") || tensor.name.starts_with("transformer.ln_f.") => 0,
+            None => self.stages() - 1,
+        }
+    }
+
     /// The tensors whose weights a checkpoint holds: all of them or, with adapters, only the adapters and the other
     /// trainable tensors.
     pub fn stored(&self) -> Vec<&Tensor> {

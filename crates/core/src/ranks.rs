@@ -10,8 +10,8 @@ mod team;
 mod threads;
 
 pub use alone::Alone;
-pub(crate) use chain::sum;
-pub use chain::{CHUNK, Wire};
+pub use chain::Wire;
+pub(crate) use chain::{Chunks, Part, sum};
 pub(crate) use command::Command;
 pub use team::Team;
 pub use threads::threads;

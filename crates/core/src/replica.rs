@@ -127,7 +127,7 @@ impl<B: Backward> Replica<B> {
         for (rank, part) in parts.iter().enumerate().skip(1) {
             for piece in part.iter().filter_map(|part| part.within(span)) {
                 let bytes = team.receive(rank, 4 * piece.len);
-                Wire::F32.read_into(&bytes, &mut out[piece.start - span.start..][..piece.len]);
+                Wire::F32.read(&bytes, &mut out[piece.start - span.start..][..piece.len]);
             }
         }
     }
@@ -187,7 +187,7 @@ impl<B: Backward> Replica<B> {
                 let (of_span, others) = rest.split_at(4 * span.len);
                 rest = others;
                 numbers.resize(span.len, 0.0);
-                Wire::F32.read_into(of_span, &mut numbers);
+                Wire::F32.read(of_span, &mut numbers);
                 be.upload(p, span.start, &numbers);
             }
         }
@@ -279,7 +279,7 @@ fn exchange<B: Backward>(be: &B, team: &Team, buffer: &mut B::Buf, all: Span, wa
         }
         let bytes = team.broadcast(bytes, 4 * span.len);
         if team.rank() > 0 {
-            Wire::F32.read_into(&bytes, &mut numbers);
+            Wire::F32.read(&bytes, &mut numbers);
             for piece in wanted.iter().filter_map(|wanted| wanted.within(span)) {
                 be.upload(buffer, piece.start, &numbers[piece.start - start..][..piece.len]);
             }

@@ -12,12 +12,15 @@ use crate::{
     error::Result,
     model::{ActGrads, Acts, Gpt},
     params::Span,
-    ranks::{Command, Team, Wire, sum},
+    ranks::{self, Chunks, Command, Part, Team, Wire},
     rng::DropoutKey,
     threads::{cores, for_each},
 };
 use rayon::prelude::*;
-use std::ops::{ControlFlow, Range};
+use std::{
+    ops::{ControlFlow, Range},
+    sync::mpsc::sync_channel,
+};
 
 /// The workers that compute with a model: all of them or, where there are several ranks, those of this one.
 pub struct Shards<B: Forward> {
@@ -27,12 +30,17 @@ pub struct Shards<B: Forward> {
     batch_size: usize,
     team: Team,
     wire: Wire,
+    /// How the gradient is passed on to other ranks.
+    chunks: Chunks,
 }
 
 /// Which of `count` shards a rank computes.
 pub fn of_rank(count: usize, rank: usize, size: usize) -> Range<usize> {
     rank * count / size..(rank + 1) * count / size
 }
+
+/// Chunks of a gradient that a shard by itself may be ahead of the chain that passes them on.
+const AHEAD: usize = 16;
 
 /// Rows that a shard evaluates at once: fewer would read the weights too often, more would not fit in the L2 cache.
 pub const EVAL_ROWS: usize = 256;
@@ -138,7 +146,7 @@ impl<B: Forward> Shards<B> {
                 share,
             }
         });
-        Shards { shards: shards.collect(), count, batch_size, team, wire: Wire::F32 }
+        Shards { shards: shards.collect(), count, batch_size, team, wire: Wire::F32, chunks: Chunks::of(&model.layout) }
     }
 
     /// Sets how gradients travel between ranks.
@@ -256,38 +264,39 @@ impl<B: Backward> Shards<B> {
         assert!(!batch.is_empty() && batch.len().is_multiple_of(batch_size));
         // The gradient is that of the mean over all positions of all batches.
         let scale = 1.0 / batch.counted().max(1) as f64;
-        for_each(self.shards.par_iter_mut(), |shard| {
-            let mut ends = Vec::with_capacity(batch.len() / batch_size);
-            let mut at = 0;
-            for k in 0..batch.len() / batch_size {
-                let first = k * batch_size + shard.share.start;
-                let (b, t) = shard.load(batch, first..first + shard.share.len());
-                let Shard { training, rows: Padded { ids, targets, positions, .. }, .. } = shard;
-                let rows = Rows { positions, ..Rows::new(b, t) };
-                let training = training.as_mut().expect("made for training");
-                training.make_room(be, at + rows.n());
-                let Training { acts, scratch, grads, losses, .. } = training;
-                let dropout = Some(DropoutKey { seed, step, first_sequence: first as u64 });
-                let pass = Pass { p, rows, dropout };
-                model.forward(be, pass, acts, ids);
-                model.losses_grad(be, acts, targets, scale);
-                be.copy(losses, at, acts.losses(), Span { start: 0, len: rows.n() });
-                model.backward(be, pass, &mut Gradients { g: grads, add: k > 0 }, acts, scratch, ids);
-                at += rows.n();
-                ends.push(at);
-            }
-            shard.losses.resize(shard.losses.len().max(at), 0.0);
-            let losses = &mut shard.losses[..at];
-            be.download(&shard.training.as_ref().expect("made for training").losses, 0, losses);
-            let mut first = 0;
-            shard.loss = 0.0;
-            for end in ends {
-                shard.loss += scale * losses[first..end].iter().map(|&loss| f64::from(loss)).sum::<f64>();
-                first = end;
-            }
+        let key = DropoutKey { seed, step, first_sequence: 0 };
+        let Shards { shards, team, wire, chunks, .. } = self;
+        let (team, wire, chunks) = (&*team, *wire, &*chunks);
+        let count = shards.len();
+        // Alone, a shard may be ahead of the chain by a few chunks only; several may wait for each other, so they do not wait for it.
+        let room = if count == 1 { AHEAD } else { count * chunks.spans().len() };
+        let (parts, arriving) = sync_channel(room);
+        let totals = std::thread::scope(|scope| {
+            let chain =
+                (!team.is_alone()).then(|| scope.spawn(move || ranks::sum(team, wire, chunks, count, &arriving)));
+            let parts = chain.is_some().then_some(parts);
+            let each = shards.par_iter_mut().enumerate().map(|(s, shard)| (s, shard, parts.clone()));
+            for_each(each, |(s, shard, parts)| {
+                shard.gradient((be, model, p), batch, (batch_size, scale), key, |g, stage| {
+                    for (chunk, span) in chunks.of_stage(stage) {
+                        let Some(parts) = &parts else { return };
+                        let mut numbers = vec![0.0; span.len];
+                        be.download(g, span.start, &mut numbers);
+                        // If the chain has ended, it says why.
+                        let _ = parts.send(Part { shard: s, chunk, numbers });
+                    }
+                });
+            });
+            drop(parts);
+            chain.map(|chain| chain.join().expect("what fails ends all ranks").expect("all shards are done"))
         });
-        let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
-        let norm = sum(be, &self.team, self.wire, &mut grads, &model.layout.trainable).sqrt();
+        let mut grads: Vec<_> = shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
+        if let Some(totals) = totals {
+            grads.truncate(1);
+            let each = chunks.spans().iter().zip(&totals);
+            each.for_each(|(span, total)| be.upload(grads[0], span.start, total));
+        }
+        let norm = be.reduce(&mut grads, &model.layout.trainable).sqrt();
         let own = self.shards.iter().map(|shard| shard.loss);
         if self.team.is_alone() {
             return (own.sum(), norm);
@@ -300,6 +309,53 @@ impl<B: Backward> Shards<B> {
         let others = reports.iter().flat_map(|report| report.chunks_exact(8));
         let others = others.map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes")));
         (own.chain(others).sum(), norm)
+    }
+}
+
+impl<B: Backward> Shard<B> {
+    /// Computes the gradient of this shard's part of a batch or several, each loss times `scale`, and its loss. Calls `done` when
+    /// a stage of the gradient is complete.
+    fn gradient(
+        &mut self,
+        (be, model, p): (&B, &Gpt, &B::Buf),
+        batch: &Batch,
+        (batch_size, scale): (usize, f64),
+        key: DropoutKey,
+        done: impl Fn(&B::Buf, usize),
+    ) {
+        let batches = batch.len() / batch_size;
+        let mut ends = Vec::with_capacity(batches);
+        let mut at = 0;
+        for k in 0..batches {
+            let first = k * batch_size + self.share.start;
+            let (b, t) = self.load(batch, first..first + self.share.len());
+            let Shard { training, rows: Padded { ids, targets, positions, .. }, .. } = self;
+            let rows = Rows { positions, ..Rows::new(b, t) };
+            let training = training.as_mut().expect("made for training");
+            training.make_room(be, at + rows.n());
+            let Training { acts, scratch, grads, losses, .. } = training;
+            let pass = Pass { p, rows, dropout: Some(DropoutKey { first_sequence: first as u64, ..key }) };
+            model.forward(be, pass, acts, ids);
+            model.losses_grad(be, acts, targets, scale);
+            be.copy(losses, at, acts.losses(), Span { start: 0, len: rows.n() });
+            at += rows.n();
+            ends.push(at);
+            let grads = &mut Gradients { g: grads, add: k > 0 };
+            model.backward(be, pass, grads, (acts, scratch), ids, |g, stage| {
+                if k + 1 == batches {
+                    done(g, stage);
+                }
+            });
+        }
+        self.losses.resize(self.losses.len().max(at), 0.0);
+        let losses = &mut self.losses[..at];
+        be.download(&self.training.as_ref().expect("made for training").losses, 0, losses);
+        let mut first = 0;
+        self.loss = 0.0;
+        for end in ends {
+            self.loss += scale * losses[first..end].iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            first = end;
+        }
     }
 }
 

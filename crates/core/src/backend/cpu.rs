@@ -726,29 +726,23 @@ impl Backward for Cpu {
         self.cross_entropy_of(losses, logits, targets, v, Some(objective));
     }
 
-    fn reduce(&self, mut before: &[f32], parts: &mut [&mut Buf], spans: &[Span], squares: &mut Vec<f64>) {
-        let Some((total, rest)) = parts.split_first_mut() else { return };
-        // The partial sums are collected first, so that they are added in the same order for any number of threads.
-        let first = squares.len();
-        squares.resize(first + spans.iter().map(|span| span.len.div_ceil(PIECE)).sum::<usize>(), 0.0);
-        let mut sums = &mut squares[first..];
+    fn reduce(&self, parts: &mut [&mut Buf], spans: &[Span]) -> f64 {
+        let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
+        let mut squares = vec![0.0; spans.iter().map(|span| span.len.div_ceil(PIECE)).sum()];
+        let mut sums = &mut squares[..];
         for span in spans {
             let (mine, others) = sums.split_at_mut(span.len.div_ceil(PIECE));
             sums = others;
-            let (here, later) = before.split_at(span.len.min(before.len()));
-            before = later;
             let pieces = total[span.range()].par_chunks_mut(PIECE).zip(mine).enumerate();
             for_each(pieces, |(piece, (total, sum))| {
-                if !here.is_empty() {
-                    // Of two numbers the order does not matter.
-                    kernels::add(self.isa, total, &here[piece * PIECE..][..total.len()]);
-                }
                 for part in &*rest {
                     kernels::add(self.isa, total, &part[span.start + piece * PIECE..][..total.len()]);
                 }
                 *sum = kernels::optimizer::sum_squares(self.isa, total);
             });
         }
+        // The partial sums are collected first, so that they are added in the same order for any number of threads.
+        squares.iter().sum()
     }
 
     fn adamw(&self, p: &mut Buf, g: &Buf, m: &mut Buf, v: &mut Buf, span: Span, h: &AdamW) {

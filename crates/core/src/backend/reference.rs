@@ -566,13 +566,14 @@ impl Backward for Reference {
         }
     }
 
-    fn reduce(&self, before: &[f32], parts: &mut [&mut Vec<f64>], spans: &[Span], squares: &mut Vec<f64>) {
-        let Some((total, rest)) = parts.split_first_mut() else { return };
-        for (i, at) in spans.iter().flat_map(|span| span.range()).enumerate() {
-            total[at] += before.get(i).map_or(0.0, |&x| f64::from(x));
+    fn reduce(&self, parts: &mut [&mut Vec<f64>], spans: &[Span]) -> f64 {
+        let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
+        let mut squares = 0.0;
+        for at in spans.iter().flat_map(|span| span.range()) {
             rest.iter().for_each(|part| total[at] += part[at]);
-            squares.push(total[at] * total[at]);
+            squares += total[at] * total[at];
         }
+        squares
     }
 
     fn adamw(&self, p: &mut Vec<f64>, g: &Vec<f64>, m: &mut Vec<f64>, v: &mut Vec<f64>, span: Span, h: &AdamW) {

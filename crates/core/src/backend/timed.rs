@@ -319,8 +319,8 @@ impl<B: Backward> Backward for Timed<B> {
         self.time("cross_entropy_grad", size, |be| be.cross_entropy_grad(losses, logits, targets, v, objective));
     }
 
-    fn reduce(&self, before: &[f32], parts: &mut [&mut B::Buf], spans: &[Span], squares: &mut Vec<f64>) {
-        self.time("reduce", Size::Numbers(0), |be| be.reduce(before, parts, spans, squares));
+    fn reduce(&self, parts: &mut [&mut B::Buf], spans: &[Span]) -> f64 {
+        self.time("reduce", Size::Numbers(0), |be| be.reduce(parts, spans))
     }
 
     fn adamw(&self, p: &mut B::Buf, g: &B::Buf, m: &mut B::Buf, v: &mut B::Buf, span: Span, h: &AdamW) {

@@ -386,10 +386,9 @@ pub trait Backward: Forward {
         objective: Objective,
     );
 
-    /// `parts[0] = ((before + parts[0]) + parts[1]) + ...`, in this order for each element of `spans`; waits for the result and
-    /// appends sums of its squares to `squares`, one for every so many elements of a span. `before` has the elements of all
-    /// spans, one after another, or is empty.
-    fn reduce(&self, before: &[f32], parts: &mut [&mut Self::Buf], spans: &[Span], squares: &mut Vec<f64>);
+    /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element of `spans`; waits for the
+    /// result and returns the sum of its squares.
+    fn reduce(&self, parts: &mut [&mut Self::Buf], spans: &[Span]) -> f64;
     /// One AdamW step on the elements of `span`.
     fn adamw(&self, p: &mut Self::Buf, g: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, span: Span, h: &AdamW);
     /// One Muon step on each of `matrices`, which must be in the order of the buffer:

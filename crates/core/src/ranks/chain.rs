@@ -3,14 +3,20 @@
 //! Floating-point sums depend on their order. So partial sums go along a chain: rank 0 adds up its shards, each next rank adds
 //! its own to what it receives, in shard order, and the totals come back the same way. In chunks, so that all links work at the
 //! same time: with `N` bytes of gradient a rank sends `N` up and `N` down, and the first chunk is back after `2 (R - 1)` hops.
+//!
+//! The chunks go in the order in which a backward pass completes them, so the last layers' gradients travel while those of the
+//! first layers are still computed.
 
 use super::Team;
-use crate::{backend::Backward, params::Span};
+use crate::params::{Layout, Span};
 use half::bf16;
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::Instant,
+};
 
-/// Numbers of a chunk: few enough that a chain of a small model is busy, enough that a message is worth its overhead. It is a
-/// multiple of the pieces whose squares are summed by themselves.
-pub const CHUNK: usize = 64 * 1024;
+/// Numbers of a chunk: few enough that a chain of a small model is busy, enough that a message is worth its overhead.
+const CHUNK: usize = 64 * 1024;
 
 /// Chunks that may be under way from a rank, beyond those that the chain's length takes.
 const AHEAD: usize = 4;
@@ -34,6 +40,7 @@ impl Wire {
         }
     }
 
+    /// The bytes of these numbers.
     pub(crate) fn write(self, x: &[f32]) -> Vec<u8> {
         let mut bytes = vec![0; self.bytes() * x.len()];
         match self {
@@ -49,12 +56,8 @@ impl Wire {
         bytes
     }
 
-    fn read(self, bytes: &[u8], x: &mut Vec<f32>) {
-        x.resize(bytes.len() / self.bytes(), 0.0);
-        self.read_into(bytes, x);
-    }
-
-    pub(crate) fn read_into(self, bytes: &[u8], x: &mut [f32]) {
+    /// The numbers of these bytes.
+    pub(crate) fn read(self, bytes: &[u8], x: &mut [f32]) {
         assert_eq!(bytes.len(), self.bytes() * x.len());
         match self {
             Wire::F32 => {
@@ -69,97 +72,158 @@ impl Wire {
     }
 }
 
-/// Adds up `grads`, the gradients of this rank's shards, and those of the ranks before and after it, in shard order; the total is
-/// then in the first of them, on every rank. Returns the sum of its squares.
-pub(crate) fn sum<B: Backward>(be: &B, team: &Team, wire: Wire, grads: &mut [&mut B::Buf], spans: &[Span]) -> f64 {
-    let mut squares = Vec::new();
-    if team.is_alone() {
-        be.reduce(&[], grads, spans, &mut squares);
-        return squares.iter().sum();
-    }
-    let (rank, last) = (team.rank(), team.size() - 1);
-    let ranks = team.ranks();
-    let chunks: Vec<Span> = spans.iter().flat_map(|&span| chunks(span)).collect();
-    // What the last rank sends back with the last chunk: the sum of squares.
-    let len = |i: usize| wire.bytes() * chunks[i].len;
-    let window = 2 * (last - rank) + AHEAD;
-    let expect = |from: usize, i: usize| {
-        if i < chunks.len() {
-            team.sure(ranks.expect(from, len(i)));
-        }
-    };
-    for i in 0..window.min(chunks.len()) {
-        if rank > 0 {
-            expect(rank - 1, i);
-        }
-        if rank < last {
-            expect(rank + 1, i);
-        }
-    }
-    let mut numbers = Vec::new();
-    // Chunks that went up, and that came back.
-    let (mut up, mut down) = (0, 0);
-    while down < chunks.len() {
-        team.wait("the next chunk of gradients", || {
-            let mut moved = false;
-            if up < chunks.len() && up < down + window {
-                numbers.clear();
-                let arrived = rank == 0 || {
-                    let bytes = team.sure(ranks.poll(rank - 1));
-                    bytes.is_some_and(|bytes| {
-                        wire.read(&bytes, &mut numbers);
-                        true
-                    })
-                };
-                if arrived {
-                    let span = chunks[up];
-                    // Rank 0 has nothing before its own.
-                    be.reduce(&numbers, grads, &[span], &mut squares);
-                    numbers.resize(span.len, 0.0);
-                    be.download(grads[0], span.start, &mut numbers);
-                    let bytes = wire.write(&numbers);
-                    if rank == last {
-                        down += 1;
-                        if wire != Wire::F32 {
-                            // All ranks have what the others receive.
-                            wire.read(&bytes, &mut numbers);
-                            be.upload(grads[0], span.start, &numbers);
-                        }
-                    }
-                    team.sure(ranks.send(if rank == last { rank - 1 } else { rank + 1 }, bytes));
-                    if rank > 0 {
-                        expect(rank - 1, up + window);
-                    }
-                    up += 1;
-                    moved = true;
-                }
-            }
-            if rank < last
-                && down < up
-                && let Some(bytes) = team.sure(ranks.poll(rank + 1))
-            {
-                wire.read(&bytes, &mut numbers);
-                be.upload(grads[0], chunks[down].start, &numbers);
-                if rank > 0 {
-                    team.sure(ranks.send(rank - 1, bytes));
-                }
-                expect(rank + 1, down + window);
-                down += 1;
-                moved = true;
-            }
-            moved.then_some(())
-        });
-    }
-    // The last rank alone saw all totals.
-    let total: f64 = squares.iter().sum();
-    let total = if rank == last { total.to_le_bytes().to_vec() } else { team.receive(rank + 1, 8) };
-    if rank > 0 {
-        team.send(rank - 1, total.clone());
-    }
-    f64::from_le_bytes(total.try_into().expect("eight bytes"))
+/// The chunks of a gradient, in the order in which a backward pass completes them.
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    spans: Vec<Span>,
+    /// Where the chunks of each stage end: see [`Layout::stage`].
+    ends: Vec<usize>,
 }
 
-/// The chunks of a span.
-fn chunks(span: Span) -> impl Iterator<Item = Span> {
-    (0..span.len).step_by(CHUNK).map(move |at| Span { start: span.start + at, len: CHUNK.min(span.len - at) })
+impl Chunks {
+    /// Those of a model's gradient.
+    pub(crate) fn of(layout: &Layout) -> Chunks {
+        let trained = layout.trained();
+        let stage = |chunk: Span| {
+            let within = trained.iter().filter(|tensor| tensor.trains.within(chunk).is_some());
+            within.map(|tensor| layout.stage(tensor)).max().unwrap_or(0)
+        };
+        let chunks = layout.trainable.iter().flat_map(|span| {
+            span.range().step_by(CHUNK).map(|start| Span { start, len: CHUNK.min(span.range().end - start) })
+        });
+        let mut chunks: Vec<(usize, Span)> = chunks.map(|chunk| (stage(chunk), chunk)).collect();
+        chunks.sort_by_key(|&(stage, _)| stage);
+        let ends = (0..layout.stages()).map(|stage| chunks.partition_point(|chunk| chunk.0 <= stage)).collect();
+        Chunks { spans: chunks.into_iter().map(|(_, span)| span).collect(), ends }
+    }
+
+    /// All of them.
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Those that a stage completes, with their numbers.
+    pub(crate) fn of_stage(&self, stage: usize) -> impl Iterator<Item = (usize, Span)> {
+        let start = stage.checked_sub(1).map_or(0, |before| self.ends[before]);
+        (start..self.ends[stage]).map(|i| (i, self.spans[i]))
+    }
+}
+
+/// A chunk of the gradient of one of a rank's shards.
+pub(crate) struct Part {
+    /// Which of the rank's shards.
+    pub(crate) shard: usize,
+    /// Which chunk.
+    pub(crate) chunk: usize,
+    /// Its numbers.
+    pub(crate) numbers: Vec<f32>,
+}
+
+/// What a rank's shards have computed of each chunk so far.
+struct Own {
+    /// Of each chunk, that of each shard.
+    parts: Vec<Vec<Option<Vec<f32>>>>,
+    shards: usize,
+}
+
+impl Own {
+    fn add(&mut self, part: Part) {
+        self.parts[part.chunk][part.shard] = Some(part.numbers);
+    }
+
+    fn has(&self, chunk: usize) -> bool {
+        self.parts[chunk].iter().all(Option::is_some)
+    }
+
+    /// The sum of what came before, if anything did, and of each shard's, in this order.
+    fn take(&mut self, chunk: usize, before: Option<Vec<f32>>) -> Vec<f32> {
+        debug_assert_eq!(self.parts[chunk].len(), self.shards);
+        let own = std::mem::take(&mut self.parts[chunk]).into_iter().flatten();
+        let sum = before.into_iter().chain(own).reduce(|mut sum, next| {
+            sum.iter_mut().zip(&next).for_each(|(sum, x)| *sum += x);
+            sum
+        });
+        sum.expect("a rank has a shard")
+    }
+}
+
+/// The totals of all chunks over all ranks, whose shards send their parts as they are computed. `None` if they cease to.
+pub(crate) fn sum(
+    team: &Team,
+    wire: Wire,
+    chunks: &Chunks,
+    shards: usize,
+    parts: &Receiver<Part>,
+) -> Option<Vec<Vec<f32>>> {
+    let (rank, last, ranks) = (team.rank(), team.size() - 1, team.ranks());
+    let n = chunks.spans.len();
+    let window = 2 * (last - rank) + AHEAD;
+    let expect = |from: usize, chunk: usize| {
+        if let Some(span) = chunks.spans.get(chunk) {
+            team.sure(ranks.expect(from, wire.bytes() * span.len));
+        }
+    };
+    let read = |bytes: &[u8]| {
+        let mut numbers = vec![0.0; bytes.len() / wire.bytes()];
+        wire.read(bytes, &mut numbers);
+        numbers
+    };
+    for chunk in 0..window {
+        if rank > 0 {
+            expect(rank - 1, chunk);
+        }
+        if rank < last {
+            expect(rank + 1, chunk);
+        }
+    }
+    let mut own = Own { parts: vec![vec![None; shards]; n], shards };
+    // Those of chunks that came back, and the number of chunks that went up.
+    let (mut totals, mut up) = (Vec::with_capacity(n), 0);
+    let mut waiting = Instant::now();
+    while totals.len() < n {
+        parts.try_iter().for_each(|part| own.add(part));
+        let mut moved = false;
+        if up < n && up < totals.len() + window && own.has(up) {
+            let before = if rank > 0 { team.sure(ranks.poll(rank - 1)) } else { None };
+            if rank == 0 || before.is_some() {
+                let sum = own.take(up, before.map(|bytes| read(&bytes)));
+                let bytes = wire.write(&sum);
+                if rank == last {
+                    // All ranks have what the others receive.
+                    totals.push(if wire == Wire::F32 { sum } else { read(&bytes) });
+                }
+                team.send(if rank == last { rank - 1 } else { rank + 1 }, bytes);
+                if rank > 0 {
+                    expect(rank - 1, up + window);
+                }
+                up += 1;
+                moved = true;
+            }
+        }
+        if rank < last
+            && totals.len() < up
+            && let Some(bytes) = team.sure(ranks.poll(rank + 1))
+        {
+            expect(rank + 1, totals.len() + window);
+            totals.push(read(&bytes));
+            if rank > 0 {
+                team.send(rank - 1, bytes);
+            }
+            moved = true;
+        }
+        if moved {
+            waiting = Instant::now();
+        } else if up < n && !own.has(up) {
+            // This rank itself is not done: nobody hangs.
+            waiting = Instant::now();
+            match parts.recv_timeout(Team::PAUSE) {
+                Ok(part) => own.add(part),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        } else {
+            team.pause(waiting, "the next chunk of gradients");
+        }
+    }
+    Some(totals)
 }

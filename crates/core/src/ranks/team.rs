@@ -14,9 +14,6 @@ use std::{
 /// How long a rank that waits keeps asking without a pause: as long as a computation keeps it waiting, but not a disk.
 const AWAKE: Duration = Duration::from_millis(2);
 
-/// Its pauses after that.
-const PAUSE: Duration = Duration::from_micros(200);
-
 /// The longest time that a rank is waited for, by default.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -42,6 +39,9 @@ impl fmt::Debug for Team {
 }
 
 impl Team {
+    /// The pauses of a rank that waits for longer.
+    pub(super) const PAUSE: Duration = Duration::from_micros(200);
+
     /// The team of these ranks.
     pub fn new(ranks: Arc<dyn Ranks>) -> Team {
         Team { ranks, patience: PATIENCE, asked: Arc::default() }
@@ -122,15 +122,20 @@ impl Team {
             if let Some(answer) = ask() {
                 return answer;
             }
-            match began.elapsed() {
-                waited if waited > self.patience => self.abort(&format!(
-                    "rank {} has heard nothing of {whom} for {} seconds: a process or a link hangs",
-                    self.rank(),
-                    self.patience.as_secs_f64()
-                )),
-                waited if waited > AWAKE => std::thread::sleep(PAUSE),
-                _ => std::thread::yield_now(),
-            }
+            self.pause(began, whom);
+        }
+    }
+
+    /// Pauses before asking again, if this rank has not waited too long since `began`.
+    pub(super) fn pause(&self, began: Instant, whom: &str) {
+        match began.elapsed() {
+            waited if waited > self.patience => self.abort(&format!(
+                "rank {} has heard nothing of {whom} for {} seconds: a process or a link hangs",
+                self.rank(),
+                self.patience.as_secs_f64()
+            )),
+            waited if waited > AWAKE => std::thread::sleep(Team::PAUSE),
+            _ => std::thread::yield_now(),
         }
     }
 

@@ -329,7 +329,7 @@ fn whole_model_of(settings: &[&str], rows: Rows) {
     trained.for_each(|tensor| g[tensor.span.range()].fill(f64::NAN)); // overwritten
     let mut backward = |g: &mut _, add| {
         let pass = Pass { p: &p, rows, dropout: Some(KEY) };
-        model.backward(&BE, pass, &mut Gradients { g, add }, &acts, &mut scratch, &ids);
+        model.backward(&BE, pass, &mut Gradients { g, add }, (&acts, &mut scratch), &ids, |_, _| ());
     };
     backward(&mut g, false);
     let mut twice = g.clone();
