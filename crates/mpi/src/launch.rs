@@ -16,6 +16,8 @@ pub struct Launch {
     pub size: Option<usize>,
     /// Which of them this one is.
     pub rank: usize,
+    /// Whether it is the first of them on its machine, as far as the launcher tells.
+    pub is_first_here: bool,
     /// Whether Slurm's `srun` started it, which may or may not speak MPI's language.
     pub by_slurm: bool,
     /// Where the library may be, the likeliest first.
@@ -69,11 +71,13 @@ impl Launch {
             return None;
         }
         let rank = first(&["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"]).unwrap_or(0);
+        let here = first(&["OMPI_COMM_WORLD_LOCAL_RANK", "PMIX_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"]);
+        let is_first_here = rank == 0 || here == Some(0);
         let libraries = match chosen {
             Some(path) => vec![Library::At(path.into())],
             None => libraries(by_open_mpi || by_pmix && !by_pmi, launcher),
         };
-        Some(Launch { size, rank, by_slurm, libraries })
+        Some(Launch { size, rank, is_first_here, by_slurm, libraries })
     }
 }
 

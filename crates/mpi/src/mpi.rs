@@ -42,7 +42,7 @@ trait Processes: Send + Sync {
     fn expect(&self, from: usize, len: usize) -> Result<()>;
     fn poll(&self, from: usize) -> Result<Option<Vec<u8>>>;
     fn unsent(&self) -> Result<usize>;
-    fn abort(&self);
+    fn abort(&self, status: c_int);
     fn finish(&self) -> Result<()>;
 }
 
@@ -91,6 +91,12 @@ impl Mpi {
         &self.host
     }
 
+    /// Ends all processes at once, with this exit status and without a word.
+    pub fn end_all(&self, status: c_int) -> ! {
+        self.processes.abort(status);
+        process::exit(status)
+    }
+
     /// Ends MPI in this process, once nothing is under way. All processes have to do it.
     ///
     /// # Errors
@@ -134,8 +140,7 @@ impl Ranks for Mpi {
 
     fn abort(&self, why: &str) -> ! {
         (self.say)(&format!("rank {} (host {}): {why}", self.rank(), self.host));
-        self.processes.abort();
-        process::exit(1)
+        self.end_all(1)
     }
 }
 
@@ -204,14 +209,14 @@ impl<H: Handle> Processes for World<H> {
         self.with(Messages::unsent)
     }
 
-    fn abort(&self) {
+    fn abort(&self, status: c_int) {
         let began = Instant::now();
         // Another thread may be inside of MPI; if it hangs there, the end of this process is noticed by the launcher.
         while began.elapsed() < LAST_WAIT {
             if let Ok(messages) = self.messages.try_lock() {
                 if messages.is_some() {
                     // SAFETY: MPI has not ended, and no other thread calls it.
-                    unsafe { (self.calls.abort)(self.world, 1) };
+                    unsafe { (self.calls.abort)(self.world, status) };
                 }
                 return;
             }
