@@ -46,12 +46,15 @@ mod terminal;
 mod train;
 mod tune;
 mod watch;
+mod world;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
-use kinglet::{backend::Cpu, error::Error};
+use kinglet::backend::Cpu;
+use kinglet_mpi::Launch;
 use serde_json::json;
 use std::{io, process::ExitCode};
 use terminal::{Ended, tell};
+use world::{Silent, World};
 
 /// Train, evaluate, sample and fine-tune small GPT language models on a CPU
 #[derive(Parser)]
@@ -141,22 +144,60 @@ fn definition() -> clap::Command {
 
 pub(crate) fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
-    let args = Args::command().try_get_matches_from(&words).and_then(|matches| Args::from_arg_matches(&matches));
+    let launch = world::launched();
+    let matches = Args::command().try_get_matches_from(&words);
+    let name = matches.as_ref().ok().and_then(|matches| matches.subcommand_name()).unwrap_or_default().to_owned();
+    let args = matches.and_then(|matches| Args::from_arg_matches(&matches));
     let words: Vec<_> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     match args {
-        Ok(args) => args.run(),
+        Ok(args) => args.run(&name, launch),
+        Err(error) if launch.is_some_and(|launch| launch.rank > 0) => silently(if error.use_stderr() { 2 } else { 0 }),
         Err(error) => answer(&error, &words),
     }
 }
 
 impl Args {
-    fn run(self) -> ExitCode {
+    /// Runs the command, which is called `name`.
+    fn run(self, name: &str, launch: Option<Launch>) -> ExitCode {
         terminal::set_loudness(self.quiet, self.verbose);
         let json = self.json;
+        let ended = match (self.command.shared(), launch) {
+            (Some(threads), launch) => {
+                World::start(launch, threads).and_then(|world| world.run(|world| self.command.run(json, world)))
+            }
+            (None, Some(launch)) if launch.rank > 0 => Err(Silent(2).into()),
+            (None, Some(_)) => Err(world::refuse(name)),
+            (None, None) => World::start(None, 0).and_then(|world| self.command.run(json, &world)),
+        };
+        match ended {
+            Ok(Ended::Done) => ExitCode::SUCCESS,
+            Ok(Ended::Interrupted) => ExitCode::from(130),
+            Ok(Ended::Different) => ExitCode::FAILURE,
+            // The reader of our output closed the pipe, for example `head`.
+            Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+            Err(error) => match error.downcast_ref() {
+                Some(&Silent(status)) => silently(status),
+                None => fail(&format!("{error:#}"), terminal::status(&error), json),
+            },
+        }
+    }
+}
+
+impl Command {
+    /// The number of threads that was asked for (or 0), if several processes can share the work of this command.
+    fn shared(&self) -> Option<usize> {
+        match self {
+            Command::Train(command) => command.is_shared().then(|| command.threads()),
+            Command::Finetune(command) => command.is_shared().then(|| command.threads()),
+            _ => None,
+        }
+    }
+
+    fn run(self, json: bool, world: &World) -> anyhow::Result<Ended> {
         let done = |()| Ended::Done;
-        let ended = match self.command {
-            Command::Train(command) => command.run(json),
-            Command::Finetune(command) => command.run(json),
+        match self {
+            Command::Train(command) => command.run(json, world),
+            Command::Finetune(command) => command.run(json, world),
             Command::Tune(command) => command.run(json),
             Command::Plan(command) => command.run(json).map(done),
             Command::Data(command) => command.run(json),
@@ -182,19 +223,14 @@ impl Args {
             Command::Reproduce(command) => command.run(json),
             Command::Completions(command) => command.run(Args::command()).map(done),
             Command::Man(command) => command.run(definition()).map(done),
-        };
-        match ended {
-            Ok(Ended::Done) => ExitCode::SUCCESS,
-            Ok(Ended::Interrupted) => ExitCode::from(130),
-            Ok(Ended::Different) => ExitCode::FAILURE,
-            // The reader of our output closed the pipe, for example `head`.
-            Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-            Err(error) => {
-                let usage = matches!(error.downcast_ref(), Some(Error::Config { .. } | Error::BadConfig(_)));
-                fail(&format!("{error:#}"), if usage { 2 } else { 1 }, json)
-            }
         }
     }
+}
+
+/// Ends without a message, because rank 0 of several processes has one.
+fn silently(exit_status: u8) -> ExitCode {
+    world::let_speak();
+    ExitCode::from(exit_status)
 }
 
 /// Prints what a command line without a command to run asks for, or what is wrong with it.

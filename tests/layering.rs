@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The crates and their rooms, lowest first: a room is a folder or file directly below a crate's `src`.
-const FLOORS: [(&str, &str, &[&str]); 3] = [
+const FLOORS: [(&str, &str, &[&str]); 4] = [
     ("kinglet_kernels", "crates/kernels/src", &[]),
     (
         "kinglet_core",
@@ -18,6 +18,7 @@ const FLOORS: [(&str, &str, &[&str]); 3] = [
             "shards", "optim", "masters", "replica", "guard",
         ],
     ),
+    ("kinglet_mpi", "crates/mpi/src", &["calls", "launch", "library", "messages", "mpi"]),
     (
         "kinglet",
         "src",

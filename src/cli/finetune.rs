@@ -3,15 +3,16 @@
 use super::{
     choice::{Scheme, Threads},
     plan::{self, Planned},
-    report::{Finished, Reporter, finish, stop_on_signal},
+    report::{Finished, Reporter, finish, stop_team_on_signal},
     run_arg::{self, CheckpointArg, Chosen, Place, PlaceArg, RunArg},
     terminal::{self, Ended},
+    world::World,
 };
 use kinglet::{
-    backend::Cpu,
     config::Quantization,
     error::Error,
     run::{Kind, change_tags, data_name},
+    threads::whole,
     train::{
         self, Event, Options,
         finetune::{self, Finetune, Texts},
@@ -91,13 +92,27 @@ pub(super) struct Choice {
 }
 
 impl Args {
-    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
-        self.threads.run(|| self.finetune(json))
+    /// Whether several processes can share the work.
+    pub(super) fn is_shared(&self) -> bool {
+        !self.plan
     }
 
-    fn finetune(&self, json: bool) -> anyhow::Result<Ended> {
+    /// The number of threads that was asked for, or 0.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
+    pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
+        let threads = world.threads(self.threads());
+        if !world.is_first() {
+            return world.serve(threads);
+        }
+        whole(threads, || self.finetune(json, world, threads))?
+    }
+
+    fn finetune(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
-        let be = Cpu::new()?;
+        let be = world.cpu()?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
         let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);
         let prepared = self.choice.prepare(&chosen)?;
@@ -106,7 +121,7 @@ impl Args {
             let out = self.place.given().unwrap_or(out);
             let name = out.to_string_lossy();
             let run = Planned { name: &name, kind: "out", config, tokenizer, data, old: old.as_ref() };
-            plan::show(&run, be, self.threads.count(), 3.0, json)?;
+            plan::show(&run, be, threads, 3.0, json)?;
             return Ok(Ended::Done);
         }
         let start = |place| match place {
@@ -118,10 +133,10 @@ impl Args {
         if let Err(error) = change_tags(job.run.path(), &self.tag, &[]) {
             terminal::warn(&[format!("the run is not tagged: {}", error.one_line())]);
         }
-        let stop = stop_on_signal()?;
+        stop_team_on_signal(world.team())?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
-        let options = Options::default().threads(self.threads.count()).stop(&stop);
+        let options = Options::default().threads(threads).stop(world.team().stop()).team(world.team());
         let last = train::run(job, be, &options, |event| reporter.event(event))?;
         if let Event::Interrupted { .. } = last {
             return Ok(Ended::Interrupted);

@@ -38,12 +38,17 @@ pub(super) const DISCOVER: usize = 500;
 pub(super) const OTHER: usize = 600;
 
 /// The environment variables that the program reads; a test compares them with the source.
-const ENVIRONMENT: [(&str, &str); 9] = [
+const ENVIRONMENT: [(&str, &str); 11] = [
     ("BROWSER", "If set, `serve --open` opens a browser though no screen is known"),
     ("DISPLAY", "If set, there is a screen for `serve --open`"),
     ("KINGLET_DATA_DIR", "Folder with tinyshakespeare.txt, to be used instead of a download"),
     ("KINGLET_ISA", "Instruction set to use: avx512, avx2, neon or scalar [default: the best available]"),
+    (
+        "KINGLET_MPI",
+        "Path of the MPI library; or `none`, and processes that a launcher starts know nothing of each other",
+    ),
     ("KINGLET_NO_HISTORY", "If set, `kinglet chat` keeps no history of typed lines"),
+    ("KINGLET_RANK_TIMEOUT", "Seconds that one process of `mpirun` waits for another before all end [default: 600]"),
     ("NO_COLOR", "Turns colours off, unless it is empty"),
     ("TERM", "If it is `dumb`, there are no bars and no colours"),
     ("WAYLAND_DISPLAY", "As DISPLAY"),

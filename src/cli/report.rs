@@ -6,9 +6,9 @@ use super::{
 };
 use kinglet::{
     config::{Config, OnDivergence, Precision, Quantization, TokenizerKind},
+    ranks::Team,
     report::with_error,
     run::HOME,
-    system::remove_unfinished,
     train::{Event, Job, plan::Plan},
 };
 use std::{
@@ -81,7 +81,16 @@ pub(super) fn finish(finished: &Finished, json: bool) -> anyhow::Result<Ended> {
 
 /// A flag that SIGINT (Ctrl-C) and SIGTERM set; a second signal ends the program at once.
 pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
-    stop_saying("Saving a checkpoint. Press Ctrl-C again to quit without it.")
+    stop_saying(SAVING)
+}
+
+/// What the first signal makes a run say.
+const SAVING: &str = "Saving a checkpoint. Press Ctrl-C again to quit without it.";
+
+/// The same for a run of several ranks: the flag is the team's, which a signal to another rank sets too.
+pub(super) fn stop_team_on_signal(team: &Team) -> anyhow::Result<()> {
+    let team = team.clone();
+    on_signal(SAVING, move || team.stop().store(true, Ordering::Relaxed))
 }
 
 /// Signals that come within this time are one.
@@ -103,10 +112,7 @@ pub(super) fn on_signal(text: &'static str, stop: impl Fn() + Send + 'static) ->
         match first {
             // Some programs signal a process and then its group: that is one wish to stop.
             Some(first) if first.elapsed() < SAME_SIGNAL => return,
-            Some(_) => {
-                remove_unfinished();
-                std::process::exit(130);
-            }
+            Some(_) => terminal::leave_now(),
             None => first = Some(Instant::now()),
         }
         terminal::tell(&format!("\n{text}"));

@@ -14,7 +14,10 @@ use std::{
     fs::File,
     io::{self, IsTerminal, Read, Write},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use unicode_width::UnicodeWidthStr;
 
@@ -27,12 +30,32 @@ pub(super) enum Ended {
     Different,
 }
 
+/// The exit status of a program that ends with this error.
+pub(super) fn status(error: &anyhow::Error) -> u8 {
+    if matches!(error.downcast_ref(), Some(Error::Config { .. } | Error::BadConfig(_))) { 2 } else { 1 }
+}
+
 /// Lets Ctrl-C and SIGTERM end the program, but first remove what it has begun to write.
 pub(super) fn leave_nothing_on_signal() -> anyhow::Result<()> {
     Ok(ctrlc::set_handler(|| {
         remove_unfinished();
         std::process::exit(130);
     })?)
+}
+
+/// How the other processes of a launcher are ended.
+static END_OTHERS: OnceLock<fn(i32)> = OnceLock::new();
+
+/// Says how the other processes of a launcher are ended, with their exit status, when this one ends at once.
+pub(super) fn end_others_by(end: fn(i32)) {
+    let _ = END_OTHERS.set(end);
+}
+
+/// Ends the program at once, because of a second signal.
+pub(super) fn leave_now() -> ! {
+    remove_unfinished();
+    END_OTHERS.get().iter().for_each(|end| end(130));
+    std::process::exit(130)
 }
 
 static QUIET: AtomicBool = AtomicBool::new(false);

@@ -3,13 +3,15 @@
 use super::{
     choice::{Choice, Threads},
     plan,
-    report::{Finished, Reporter, finish, stop_on_signal},
+    report::{Finished, Reporter, finish, stop_team_on_signal},
     run_arg::{self, Place, PlaceArg},
     terminal::{self, Ended},
+    world::World,
 };
 use kinglet::{
     backend::Cpu,
     run::{HOME, change_tags, run_name},
+    threads::whole,
     train::{self, Changes, Event, Job, Options},
 };
 use std::path::Path;
@@ -40,13 +42,27 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
-        self.threads.run(|| self.train(json))
+    /// Whether several processes can share the work.
+    pub(super) fn is_shared(&self) -> bool {
+        !self.plan
     }
 
-    fn train(&self, json: bool) -> anyhow::Result<Ended> {
+    /// The number of threads that was asked for, or 0.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
+    pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
+        let threads = world.threads(self.threads());
+        if !world.is_first() {
+            return world.serve(threads);
+        }
+        whole(threads, || self.train(json, world, threads))?
+    }
+
+    fn train(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
-        let be = Cpu::new()?;
+        let be = world.cpu()?;
         if self.plan {
             return self.plan(be, json);
         }
@@ -55,10 +71,10 @@ impl Args {
         if let Err(error) = change_tags(job.run.path(), &self.tag, &[]) {
             terminal::warn(&[format!("the run is not tagged: {}", error.one_line())]);
         }
-        let stop = stop_on_signal()?;
+        stop_team_on_signal(world.team())?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
-        let options = Options::default().threads(self.threads.count()).stop(&stop);
+        let options = Options::default().threads(threads).stop(world.team().stop()).team(world.team());
         let last = train::run(job, be, &options, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => Ended::Interrupted,

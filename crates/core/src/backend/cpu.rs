@@ -55,6 +55,8 @@ const DROPPED: usize = 128;
 pub struct Cpu {
     isa: Isa,
     precision: kernels::Precision,
+    /// What bf16 means, if that is not the best that this processor has.
+    bf16: Option<kernels::Precision>,
 }
 
 /// A vector of numbers. Read as a slice, it is zeros where weights in few bits stand. If they are parameters, it also holds the
@@ -162,16 +164,33 @@ impl Cpu {
         let Ok(name) = std::env::var("KINGLET_ISA") else {
             return Ok(Cpu::with_isa(Isa::detect()));
         };
-        let available = Isa::available();
-        available.iter().find(|isa| isa.name() == name).map(|&isa| Cpu::with_isa(isa)).ok_or_else(|| {
-            let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
+        let all = Cpu::all();
+        all.iter().copied().find(|be| be.isa.name() == name).ok_or_else(|| {
+            let names: Vec<_> = all.iter().map(|be| be.isa.name()).collect();
             Error::BadConfig(format!("KINGLET_ISA = {name}: this processor supports {}", names.join(", ")))
         })
     }
 
+    /// A backend with each instruction set of this processor, the fastest first.
+    pub fn all() -> Vec<Cpu> {
+        Isa::available().into_iter().map(Cpu::with_isa).collect()
+    }
+
     /// A backend with a given instruction set.
     pub fn with_isa(isa: Isa) -> Cpu {
-        Cpu { isa, precision: kernels::Precision::F32 }
+        Cpu { isa, precision: kernels::Precision::F32, bf16: None }
+    }
+
+    /// How products in bf16 are computed, the best last: each way has bits of its own. The first is f32, which takes its place on
+    /// processors without it.
+    pub fn ways_of_bf16(&self) -> Vec<&'static str> {
+        kernels::Precision::available(self.isa).into_iter().map(kernels::Precision::name).collect()
+    }
+
+    /// The same backend, with products in bf16 computed in this way of [`Cpu::ways_of_bf16`]; `None` if there is no such.
+    pub fn with_bf16_as(self, way: &str) -> Option<Cpu> {
+        let found = kernels::Precision::available(self.isa).into_iter().find(|precision| precision.name() == way);
+        found.map(|precision| Cpu { bf16: Some(precision), ..self })
     }
 
     /// The instruction set in use.
@@ -401,14 +420,15 @@ impl Forward for Cpu {
     type Buf = Buf;
 
     fn with_precision(self, precision: Precision) -> Cpu {
-        let bf16 = if precision == Precision::Bf16 { kernels::Precision::bf16(self.isa) } else { None };
+        let bf16 = || self.bf16.or_else(|| kernels::Precision::bf16(self.isa));
+        let bf16 = if precision == Precision::Bf16 { bf16() } else { None };
         Cpu { precision: bf16.unwrap_or(kernels::Precision::F32), ..self }
     }
 
     fn with_quantization(self, quantization: Quantization) -> Cpu {
         match quantization {
             Quantization::None => self,
-            _ => Cpu { isa: self.isa.fused(), precision: kernels::Precision::F32 },
+            _ => Cpu { isa: self.isa.fused(), precision: kernels::Precision::F32, ..self },
         }
     }
 

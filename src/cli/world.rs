@@ -1,0 +1,255 @@
+//! The processes that a launcher such as `mpirun` started together. Rank 0 runs the command; the others serve it, and print nothing.
+
+mod agree;
+
+pub(super) use agree::Silent;
+
+use super::terminal::{self, Ended, tell};
+use agree::{Process, Terms, agree, decide, notes};
+use anyhow::anyhow;
+use kinglet::{
+    backend::Cpu,
+    error::Error,
+    ranks::{Ranks, Team},
+    replica,
+    threads::{whole, with_threads},
+};
+use kinglet_mpi::{Launch, Mpi};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process, str,
+    sync::{
+        Arc, OnceLock,
+        atomic::Ordering,
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+/// How long a rank waits for another, unless `KINGLET_RANK_TIMEOUT` says otherwise.
+const PATIENCE_S: f64 = 600.0;
+
+/// A higher rank loses its patience later than rank 0, by so long for each rank, so that one of them speaks for all.
+const LATER: Duration = Duration::from_secs(1);
+
+/// Ranks that lose their patience at different times.
+const SPEAKERS: u32 = 10;
+
+/// How long a rank that has nothing to say waits before it ends: a launcher that sees it end kills the others, and rank 0 has
+/// something to say.
+const FIRST_WORD: Duration = Duration::from_millis(300);
+
+/// How this process was started, if that was as one of several.
+pub(super) fn launched() -> Option<Launch> {
+    Mpi::launched()
+}
+
+/// This process, alone or one of several.
+pub(super) struct World {
+    team: Team,
+    /// What was agreed, unless this process is alone.
+    terms: Option<Terms>,
+    mpi: Option<Arc<Mpi>>,
+}
+
+impl World {
+    /// This process by itself.
+    fn alone() -> World {
+        World { team: Team::default(), terms: None, mpi: None }
+    }
+
+    /// Meets the other processes, for a command that they can share. `threads` is the number that was asked for, or 0. Without a
+    /// launcher of several, there are none, and nothing is done.
+    ///
+    /// # Errors
+    /// If they cannot be met, or would not compute the same bits. All end with the same status then, and one of them says why.
+    pub(super) fn start(launch: Option<Launch>, threads: usize) -> anyhow::Result<World> {
+        let Some(launch) = launch else { return Ok(World::alone()) };
+        World::meet(&launch, threads).map_err(|error| match error.downcast_ref() {
+            Some(Silent(_)) => error,
+            // On each machine, because each may have a fault of its own.
+            None if launch.is_first_here && launch.rank > 0 => error.context(format!("rank {}", launch.rank)),
+            None if launch.rank > 0 => Silent(terminal::status(&error)).into(),
+            None => error,
+        })
+    }
+
+    fn meet(launch: &Launch, threads: usize) -> anyhow::Result<World> {
+        let patience = patience();
+        let limit = Duration::from_secs_f64(*patience.as_ref().unwrap_or(&PATIENCE_S));
+        let started = {
+            let _limit = Limit::new(limit, "MPI did not start");
+            Mpi::start(launch, |why| {
+                tell(&format!(
+                    "error: {why}. All ranks end. If they were training a run, its last checkpoint is intact: `kinglet train \
+                     --resume` continues from there, with any number of ranks"
+                ));
+            })
+        };
+        let mpi = Arc::new(started.map_err(|error| anyhow!(no_library(launch, &error.one_line())))?);
+        static MPI: OnceLock<Arc<Mpi>> = OnceLock::new();
+        let _ = MPI.set(Arc::clone(&mpi));
+        terminal::end_others_by(|status| {
+            if let Some(mpi) = MPI.get() {
+                mpi.end_all(status)
+            }
+        });
+        if mpi.size() == 1 {
+            finish(&mpi, limit);
+            return match launch.size {
+                Some(size) => Err(anyhow!(singletons(launch, size, mpi.library()))),
+                None => Ok(World::alone()),
+            };
+        }
+        let team = Team::new(mpi.clone()).with_patience(limit);
+        let isa = std::env::var("KINGLET_ISA").ok();
+        let decided = agree(&team, &Process::mine(mpi.host()), |processes| {
+            // An unknown one is known to nobody.
+            Cpu::new()?;
+            let terms = decide(processes, isa.as_deref(), patience?)?;
+            terminal::note(&notes(processes, &terms[0], threads > 0));
+            Ok(terms)
+        });
+        let terms = match decided {
+            Ok(terms) => terms,
+            Err(error) => {
+                finish(&mpi, limit);
+                return Err(error);
+            }
+        };
+        let rank = u32::try_from(team.rank()).unwrap_or(SPEAKERS).min(SPEAKERS);
+        let team = team.with_patience(Duration::from_secs_f64(terms.patience_s) + rank * LATER);
+        Ok(World { team, terms: Some(terms), mpi: Some(mpi) })
+    }
+
+    /// All ranks.
+    pub(super) fn team(&self) -> &Team {
+        &self.team
+    }
+
+    /// Whether this process runs the command, rather than serve the one that does.
+    pub(super) fn is_first(&self) -> bool {
+        self.team.rank() == 0
+    }
+
+    /// The number of threads of this rank: `given`, or if that is 0, those that it has cores for; alone, still 0.
+    pub(super) fn threads(&self, given: usize) -> usize {
+        match &self.terms {
+            Some(terms) if given == 0 => terms.threads,
+            _ => given,
+        }
+    }
+
+    /// The backend, which computes the same bits on all ranks.
+    ///
+    /// # Errors
+    /// If `KINGLET_ISA` names an instruction set that this processor does not have.
+    pub(super) fn cpu(&self) -> Result<Cpu, Error> {
+        let Some(terms) = &self.terms else { return Cpu::new() };
+        let be = Cpu::all().into_iter().find(|be| be.isa().name() == terms.isa);
+        let be = be.and_then(|be| be.with_bf16_as(&terms.bf16));
+        be.ok_or_else(|| Error::Ranks(format!("this processor has lost its instruction set {}", terms.isa)))
+    }
+
+    /// Runs a command, of rank 0 or of another, and then ends what all share, whether the command succeeded or not.
+    pub(super) fn run(self, command: impl FnOnce(&World) -> anyhow::Result<Ended>) -> anyhow::Result<Ended> {
+        let Some(mpi) = &self.mpi else { return command(&self) };
+        let ended = catch_unwind(AssertUnwindSafe(|| command(&self)));
+        let ended = ended.unwrap_or_else(|_| self.team.abort("the program panicked; this is a fault of its own"));
+        if self.is_first() {
+            replica::quit(&self.team);
+        } else {
+            // Whatever went wrong here, rank 0 waits for this one.
+            if let Err(error) = &ended {
+                self.team.abort(&format!("{error:#}"));
+            }
+            self.team.settle();
+        }
+        finish(mpi, Duration::from_secs_f64(self.terms.as_ref().map_or(PATIENCE_S, |terms| terms.patience_s)));
+        ended
+    }
+
+    /// What a rank above 0 does: it serves rank 0 until that quits. A signal asks the run to stop, as one to rank 0 does.
+    ///
+    /// # Errors
+    /// If its threads cannot be started, or it does not understand rank 0.
+    pub(super) fn serve(&self, threads: usize) -> anyhow::Result<Ended> {
+        let team = self.team.clone();
+        ctrlc::set_handler(move || team.stop().store(true, Ordering::Relaxed))?;
+        let (threads, be) = (self.threads(threads), self.cpu()?);
+        whole(threads, || with_threads(threads, || replica::serve(&be, &self.team)))???;
+        Ok(Ended::Done)
+    }
+}
+
+/// Ends MPI in this process. A launcher that sees a process end without this may kill the others.
+fn finish(mpi: &Mpi, patience: Duration) {
+    let _limit = Limit::new(patience, "MPI did not end");
+    if let Err(error) = mpi.finish() {
+        terminal::warn(&[format!("rank {}: {}", mpi.rank(), error.one_line())]);
+    }
+}
+
+/// The seconds that one rank waits for another.
+fn patience() -> Result<f64, Error> {
+    let Ok(value) = std::env::var("KINGLET_RANK_TIMEOUT") else { return Ok(PATIENCE_S) };
+    let seconds = value.trim().parse().ok().filter(|seconds| (0.1..=1e7).contains(seconds));
+    seconds.ok_or_else(|| {
+        Error::BadConfig(format!("KINGLET_RANK_TIMEOUT = {value}: must be a number of seconds, from 0.1 to 10000000"))
+    })
+}
+
+/// Ends this process if something in MPI takes longer than this: its own calls may wait for other processes.
+struct Limit(#[allow(dead_code, reason = "its end is what is noticed")] Sender<()>);
+
+impl Limit {
+    fn new(limit: Duration, what: &'static str) -> Limit {
+        let (over, waits) = channel::<()>();
+        thread::spawn(move || {
+            if let Err(RecvTimeoutError::Timeout) = waits.recv_timeout(limit) {
+                tell(&format!("error: {what} within {} seconds: a process or a link hangs", limit.as_secs_f64()));
+                process::exit(1);
+            }
+        });
+        Limit(over)
+    }
+}
+
+/// Refuses a command that processes cannot share.
+pub(super) fn refuse(command: &str) -> anyhow::Error {
+    Error::BadConfig(format!(
+        "`kinglet {command}` runs in one process: start it without mpirun or srun; or set KINGLET_MPI=none, and each process \
+         runs it by itself"
+    ))
+    .into()
+}
+
+/// Waits until rank 0 has spoken, if this rank has nothing to say.
+pub(super) fn let_speak() {
+    thread::sleep(FIRST_WORD);
+}
+
+fn no_library(launch: &Launch, error: &str) -> String {
+    let started = launch.size.map_or("several processes".into(), |size| format!("{size} processes"));
+    format!(
+        "a launcher started {started}, but {error}\nInstall the MPI that the launcher belongs to on every host (Debian: `apt install \
+         openmpi-bin` or `apt install mpich`; Python: `pip install mpich`), or name its library: \
+         KINGLET_MPI=/path/to/libmpi.so.12. With KINGLET_MPI=none each process runs by itself"
+    )
+}
+
+fn singletons(launch: &Launch, size: usize, library: &str) -> String {
+    let why = match launch.by_slurm {
+        true => {
+            "srun did not introduce them to each other: use `srun --mpi=pmix` for Open MPI, `srun --mpi=pmi2` for MPICH and Intel \
+             MPI (`srun --mpi=list` shows which there are), or `mpirun` inside of the job"
+        }
+        false => {
+            "the launcher belongs to another MPI: name the library of the launcher's with KINGLET_MPI=/path/to/libmpi.so"
+        }
+    };
+    format!(
+        "{size} processes were started, but {library} knows only one: {why}. With KINGLET_MPI=none each process runs by itself"
+    )
+}
