@@ -9,7 +9,7 @@ use super::{
     world::World,
 };
 use kinglet::{
-    config::Quantization,
+    config::{Config, Quantization},
     error::Error,
     run::{Kind, change_tags, data_name},
     threads::whole,
@@ -30,6 +30,10 @@ pub(super) struct Args {
     /// Tag the new run, for `kinglet list --tag`; may be repeated
     #[arg(long, value_name = "TAG", value_parser = run_arg::tag)]
     tag: Vec<String>,
+    /// On several ranks: each keeps the optimizer's moments of a part of the weights only (ZeRO-1), which takes less memory and
+    /// more traffic; results do not depend on it
+    #[arg(long)]
+    zero: bool,
     #[command(flatten)]
     threads: Threads,
     /// Only estimate the time and memory, after a few seconds of measuring
@@ -115,7 +119,7 @@ impl Args {
         let be = world.cpu()?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
         let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);
-        let prepared = self.choice.prepare(&chosen)?;
+        let prepared = self.choice.prepare(&chosen, |config| world.share(config, threads))?;
         if self.plan {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
             let out = self.place.given().unwrap_or(out);
@@ -136,7 +140,7 @@ impl Args {
         stop_team_on_signal(world.team())?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
-        let options = Options::default().threads(threads).stop(world.team().stop()).team(world.team());
+        let options = Options::default().threads(threads).stop(world.team().stop()).team(world.team()).zero(self.zero);
         let last = train::run(job, be, &options, |event| reporter.event(event))?;
         if let Event::Interrupted { .. } = last {
             return Ok(Ended::Interrupted);
@@ -161,7 +165,12 @@ fn default_out(run: &Path, data: &[String], qat: Option<Scheme>) -> PathBuf {
 }
 
 impl Choice {
-    pub(super) fn prepare(&self, Chosen { run, which }: &Chosen) -> anyhow::Result<Finetune> {
+    /// Prepares the run; `last` changes the configuration when all else is set.
+    pub(super) fn prepare(
+        &self,
+        Chosen { run, which }: &Chosen,
+        last: impl Fn(&mut Config) -> Result<(), Error>,
+    ) -> anyhow::Result<Finetune> {
         if self.qat.is_some() && self.lora.is_some() {
             let what = "--qat and --lora exclude each other, because adapters are not rounded: fine-tune with --lora first, and \
                         then that run with --qat";
@@ -187,7 +196,7 @@ impl Choice {
             if !self.freeze.is_empty() {
                 config.freeze.clone_from(&self.freeze);
             }
-            Ok(())
+            last(config)
         })?)
     }
 }

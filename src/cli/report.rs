@@ -338,6 +338,7 @@ fn begun(event: &Event, unit: &str) -> String {
     let Event::Start {
         step,
         quantization,
+        ranks,
         params,
         trainable_params,
         vocab_size,
@@ -365,8 +366,9 @@ fn begun(event: &Event, unit: &str) -> String {
         _ => ", rounded to 4 bits in each pass",
     };
     let from = optional((*step > 0).then_some(step), |step| format!(", from step {step}"));
+    let on = optional((*ranks > 1).then_some(ranks), |ranks| format!(", on {ranks} ranks"));
     format!(
-        "{}{bits}{trainable}, vocabulary of {}\n{train_tokens} tokens to train on, {val_tokens} to validate on{conversations}\n{}{floor}run in {out}{from}\n",
+        "{}{bits}{trainable}, vocabulary of {}\n{train_tokens} tokens to train on, {val_tokens} to validate on{conversations}\n{}{floor}run in {out}{on}{from}\n",
         parameters(*params),
         count(*vocab_size as u64, unit),
         size(plan)

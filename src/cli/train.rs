@@ -37,6 +37,10 @@ pub(super) struct Args {
     /// With --resume of a fine-tuned run: current location of the base run's text; may be repeated
     #[arg(long, value_name = "DATA", requires = "resume")]
     replay_data: Vec<String>,
+    /// On several ranks: each keeps the optimizer's moments of a part of the weights only (ZeRO-1), which takes less memory and
+    /// more traffic; results do not depend on it
+    #[arg(long)]
+    zero: bool,
     #[command(flatten)]
     threads: Threads,
 }
@@ -66,7 +70,7 @@ impl Args {
         if self.plan {
             return self.plan(be, json);
         }
-        let job = self.job()?;
+        let job = self.job(world, threads)?;
         // The run has been created: it begins, with its tags or without them.
         if let Err(error) = change_tags(job.run.path(), &self.tag, &[]) {
             terminal::warn(&[format!("the run is not tagged: {}", error.one_line())]);
@@ -74,7 +78,7 @@ impl Args {
         stop_team_on_signal(world.team())?;
         let mut reporter = Reporter::new(json, &job.run.config);
         let finished = Finished::of(&job);
-        let options = Options::default().threads(threads).stop(world.team().stop()).team(world.team());
+        let options = Options::default().threads(threads).stop(world.team().stop()).team(world.team()).zero(self.zero);
         let last = train::run(job, be, &options, |event| reporter.event(event))?;
         Ok(match last {
             Event::Interrupted { .. } => Ended::Interrupted,
@@ -82,14 +86,15 @@ impl Args {
         })
     }
 
-    fn job(&self) -> anyhow::Result<Job> {
+    fn job(&self, world: &World, threads: usize) -> anyhow::Result<Job> {
         if self.resume {
             let (run, data) = run_arg::to_resume(&self.place, &self.choice.data)?;
             let settings = self.choice.set.clone();
             let changes = Changes { settings, data: data.to_vec(), replay_data: self.replay_data.clone() };
             return Ok(Job::resume_with(run, &changes)?);
         }
-        let (config, name) = self.choice.config()?;
+        let (mut config, name) = self.choice.config()?;
+        world.share(&mut config, threads)?;
         let default = run_name(&config, &name);
         let start = |place| match place {
             Place::Given(out) => Job::start(config, out),

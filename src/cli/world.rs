@@ -9,9 +9,10 @@ use agree::{Process, Terms, agree, decide, notes};
 use anyhow::anyhow;
 use kinglet::{
     backend::Cpu,
+    config::Config,
     error::Error,
     ranks::{Ranks, Team},
-    replica,
+    replica, shards,
     threads::{whole, with_threads},
 };
 use kinglet_mpi::{Launch, Mpi};
@@ -139,6 +140,17 @@ impl World {
             Some(terms) if given == 0 => terms.threads,
             _ => given,
         }
+    }
+
+    /// Sets what a configuration leaves open and several ranks need: the number of shards. `threads` are those of a rank.
+    ///
+    /// # Errors
+    /// If the configuration does not describe a valid model.
+    pub(super) fn share(&self, config: &mut Config, threads: usize) -> Result<(), Error> {
+        if !self.team.is_alone() {
+            config.shards = shards::count_on(config, self.team.size(), threads)?;
+        }
+        Ok(())
     }
 
     /// The backend, which computes the same bits on all ranks.

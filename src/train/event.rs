@@ -24,6 +24,8 @@ pub enum Event {
         /// What weights are rounded to in each pass.
         #[serde(skip_serializing_if = "Quantization::is_none")]
         quantization: Quantization,
+        /// Ranks that compute the run.
+        ranks: usize,
         /// Parameters.
         params: usize,
         /// Parameters that are trained.

@@ -19,7 +19,7 @@ use clock::Clock;
 use kinglet_core::{
     backend::Backward,
     batch::Batch,
-    config::{Config, OnDivergence},
+    config::{Config, OnDivergence, Precision},
     error::{Divergence, Error, Result},
     guard::Guard,
     params::Span,
@@ -170,6 +170,7 @@ impl<'a, B: Backward> Run<'a, B> {
             max_iters: config.max_iters,
             precision: replica.be.precision(),
             quantization: config.quantization,
+            ranks: replica.ranks(),
             params: model.layout.len(),
             trainable_params: model.layout.trainable_len(),
             vocab_size: config.vocab_size,
@@ -200,6 +201,10 @@ impl<'a, B: Backward> Run<'a, B> {
         let data: Arc<Dataset> = run.job.data.clone();
         data.notes.iter().for_each(|note| (run.observe)(&Event::Note { note: note.clone() }));
         run.job.run.config.doubts().into_iter().for_each(|doubt| run.warn(doubt));
+        if run.replica.ranks() > 1 && run.job.run.config.reduce_precision == Precision::Bf16 {
+            let warning = "reduce_precision = \"bf16\" rounds what ranks send each other: the result depends on the number of ranks";
+            run.warn(warning.to_owned());
+        }
         run.tell_warnings();
         Ok(run)
     }

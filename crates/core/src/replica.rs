@@ -58,10 +58,15 @@ impl<B: Backward> Replica<B> {
         let model = Gpt::new(config)?;
         let count = shards::count(config, model.layout.trainable_len());
         if count < team.size() {
+            // There are no more shards than sequences in a batch.
+            let key = if config.batch_size < team.size() { "batch_size" } else { "shards" };
             return Err(Error::Config {
-                key: "shards".into(),
-                value: count.to_string(),
-                allowed: format!("at least {}, so that each rank has one; or start fewer ranks", team.size()),
+                key: key.into(),
+                value: config.value(key).to_string(),
+                allowed: format!(
+                    "at least {}, so that each rank has something to do; or start fewer ranks",
+                    team.size()
+                ),
             });
         }
         let parts = parts && !team.is_alone();
@@ -76,6 +81,11 @@ impl<B: Backward> Replica<B> {
         let parts = if parts { of_all } else { Vec::new() };
         let p = Masters::new(&be, &model.layout, config);
         Ok(Replica { be, model, shards, optimizer, p, parts, _run: Run(team.clone()), team })
+    }
+
+    /// How many ranks there are.
+    pub fn ranks(&self) -> usize {
+        self.team.size()
     }
 
     /// Whether any rank was asked to stop.

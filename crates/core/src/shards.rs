@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     error::Result,
     model::{ActGrads, Acts, Gpt},
-    params::Span,
+    params::{Layout, Span},
     ranks::{self, Chunks, Command, Part, Team, Wire},
     rng::DropoutKey,
     threads::{cores, for_each},
@@ -104,6 +104,20 @@ pub const LARGE: usize = 1 << 25;
 pub fn count(config: &Config, trainable: usize) -> usize {
     let default = if trainable > LARGE { 1 } else { cores() };
     if config.shards == 0 { default } else { config.shards }.min(config.batch_size)
+}
+
+/// Number of shards in a run of `config` that so many ranks begin, each with so many threads: what the configuration says or, by
+/// default, one for each thread (one for each rank above [`LARGE`]), but not more than sequences in a batch. While the vocabulary
+/// is not known, it does not count.
+///
+/// # Errors
+/// If `config` does not describe a valid model.
+pub fn count_on(config: &Config, ranks: usize, threads: usize) -> Result<usize> {
+    let mut known = config.clone();
+    known.vocab_size = known.vocab_size.max(1);
+    let large = Layout::new(&known)?.trainable_len() > LARGE;
+    let default = if large { ranks } else { ranks * threads };
+    Ok(if config.shards == 0 { default } else { config.shards }.min(config.batch_size))
 }
 
 /// Packs the parameters for evaluation and sampling during training. For a large model a second copy of the weights
