@@ -31,7 +31,7 @@ use std::{
 Every run is what `kinglet train` makes of the same settings, in a folder that is named after them. Complete runs are kept
 when a sweep goes on. A list has the settings of one run on each line, such as learning_rate=1e-3 n_layer=2; with
 --grid, each line is combined with the grid. `kinglet tune` searches within a budget of time instead.
-    kinglet sweep my.txt --grid learning_rate=1e-3,3e-3 --grid n_layer=2,4 --seeds 3
+    kinglet sweep my.txt --grid n_layer=2,4 --grid dropout=0,0.1 --seeds 3
     kinglet sweep my.txt --list settings.txt --name shapes
     kinglet sweep --resume shapes")]
 pub(super) struct Args {
