@@ -236,7 +236,7 @@ impl Plan {
         let config = &self.runs[0].config;
         let be = Cpu::new()?.with_precision(config.precision);
         let plan = with_threads(threads, || {
-            train::plan::Plan::measure(config, &tokenizer, (&data, None), &be, folder, seconds)
+            train::plan::Plan::measure(config, &tokenizer, (&data, None), be, folder, seconds)
         })??;
         let one_s = plan.time.map_or(0.0, |time| time.wall_s);
         let works = self.runs.iter().map(|run| work(&run.config)).collect::<Result<Vec<f64>>>()?;
