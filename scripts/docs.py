@@ -131,6 +131,10 @@ def shorter(args):
         replace(args, "--trials", "3")
         if "--resume" not in args:
             put("max_iters", 20)
+    if command == "sweep" and "--resume" not in args:
+        given |= {arg.partition("=")[0] for option, arg in zip(args, args[1:]) if option == "--grid"}
+        for key, value in dict(max_iters=10, eval_interval=5, eval_iters=2).items():
+            put(key, value)
     if command in ("plan", "bench"):
         replace(args, "--seconds", "0")
     if command == "bench" and "--profile" not in args and "--quick" not in args:

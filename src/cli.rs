@@ -40,6 +40,7 @@ mod serve;
 #[path = "cli/no_serve.rs"]
 mod serve;
 mod suggest;
+mod sweep;
 mod table;
 mod tag;
 mod terminal;
@@ -85,6 +86,8 @@ enum Command {
     Finetune(finetune::Args),
     #[command(display_order = help::TRAIN)]
     Tune(tune::Args),
+    #[command(display_order = help::TRAIN)]
+    Sweep(sweep::Args),
     #[command(display_order = help::TRAIN)]
     Plan(plan::Args),
     #[command(display_order = help::TRAIN)]
@@ -199,6 +202,7 @@ impl Command {
             Command::Train(command) => command.run(json, world),
             Command::Finetune(command) => command.run(json, world),
             Command::Tune(command) => command.run(json),
+            Command::Sweep(command) => command.run(json),
             Command::Plan(command) => command.run(json).map(done),
             Command::Data(command) => command.run(json),
             Command::Info(command) => command.run(json).map(done),

@@ -44,7 +44,9 @@
 //! | [`run`] | the run directory: the only thing passed between commands |
 //! | [`report`] | plots, run comparisons, and baseline losses |
 //! | [`train`] | one run: its starting point and the training loop |
-//! | [`tune`] | many runs: hyperparameter search |
+//! | [`hands`] | many runs: one after another, or handed to ranks |
+//! | [`tune`] | hyperparameter search |
+//! | [`grid`] | every combination of settings, each with several seeds |
 //! | [`inference`] | generating text with a trained model, and evaluating it |
 //! | [`formats`] | models of other programs, read and written |
 //! | [`engine`] | many texts at once, on one thread |
@@ -65,6 +67,8 @@
 pub mod data;
 pub mod engine;
 pub mod formats;
+pub mod grid;
+pub mod hands;
 pub mod inference;
 pub mod quantize;
 pub mod report;

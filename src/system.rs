@@ -4,6 +4,7 @@
 pub(crate) mod disk;
 pub mod machine;
 pub mod progress;
+pub(crate) mod sealed;
 pub mod shell;
 
 pub use disk::remove_unfinished;

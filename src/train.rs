@@ -14,6 +14,6 @@ pub mod trial;
 
 pub use event::{Change, Event};
 pub use job::{Changes, Job, resolve};
-pub(crate) use job::{refuse_finetuning, resolve_rest};
+pub(crate) use job::{fix_time, refuse_finetuning, resolve_rest, settle};
 pub use r#loop::{Options, run};
 pub use memory::Memory;

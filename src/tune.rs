@@ -21,13 +21,13 @@ mod plan;
 mod plot;
 mod progress;
 mod range;
+mod space;
 mod stored;
-mod sweep;
 
 use crate::{
     data::{self, Dataset, TokenizerChoice},
     run::{DoneRecord, Record, RunDir},
-    system::disk::{self, Lock, NewFolders, sha256},
+    system::disk::{self, Lock, NewFolders},
     text::{source, tokenizer::Tokenizer},
     train::{self, Job, Options, trial::Trial},
 };
@@ -52,13 +52,14 @@ use std::{
     },
     time::Instant,
 };
-use stored::{FILE, FORMAT_VERSION, SEAL, TRIALS, TUNE, TuneFile, read};
+use stored::{FILE, FORMAT_VERSION, TRIALS, TuneFile, read};
 
 pub use outcome::{Check, Outcome};
 pub use plan::Rung;
 pub use progress::{Plan, Planned, best_trial, trial_of};
 pub use range::RangeTest;
-pub use sweep::{Sweep, Values};
+pub(crate) use space::values_of;
+pub use space::{Sweep, Values};
 
 /// Default number of settings to try: for one key, and for several.
 const SETTINGS: (usize, usize) = (9, 27);
@@ -217,7 +218,7 @@ impl Tuning {
         // An unknown KINGLET_ISA is refused before anything is read or written.
         let be = Cpu::new()?;
         if sweeps.is_empty() {
-            sweeps.push(Sweep { key: sweep::LEARNING_RATE, values: Values::Tested });
+            sweeps.push(Sweep { key: space::LEARNING_RATE, values: Values::Tested });
         }
         for (i, Sweep { key, .. }) in sweeps.iter().enumerate() {
             if sweeps[..i].iter().any(|other| other.key == *key) {
@@ -366,9 +367,7 @@ impl Tuning {
     /// Writes `tune.json`, after adding `more_s` to the seconds spent.
     fn write(&mut self, more_s: f64) -> Result<()> {
         self.stored.spent_s += more_s;
-        let json = serde_json::to_string(&self.stored).expect("plain values");
-        let text = format!("{SEAL}{}{TUNE}{json}}}\n", sha256(json.as_bytes()));
-        self.write_file(FILE, text.as_bytes())
+        self.write_file(FILE, stored::text(&self.stored).as_bytes())
     }
 
     fn write_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -382,7 +381,7 @@ impl Tuning {
 
     /// The configuration of a complete run of `steps` updates, with the schedule scaled down to it.
     fn trial_config(&self, settings: &[toml::Value], steps: u64, seed: u64) -> Result<Config> {
-        let mut config = sweep::apply(&self.config, &self.sweeps, settings)?;
+        let mut config = space::apply(&self.config, &self.sweeps, settings)?;
         train::resolve_rest(&mut config, self.data())?;
         let part = |iters: u64| (iters as f64 * steps as f64 / config.max_iters as f64).round() as u64;
         let decay = if config.lr_decay_iters > 0 { part(config.lr_decay_iters).max(1) } else { 0 };
@@ -421,7 +420,7 @@ fn wanted(stored: &TuneFile, sweeps: &[Sweep]) -> usize {
 
 /// Draws settings that a run can be started with.
 fn draw(config: &Config, data: &Dataset, sweeps: &[Sweep], n: usize) -> Result<Vec<Vec<toml::Value>>> {
-    sweep::draw(config, sweeps, n, |config| train::resolve_rest(&mut config.clone(), data))
+    space::draw(config, sweeps, n, |config| train::resolve_rest(&mut config.clone(), data))
 }
 
 /// Measures training speed, for 1% of the budget but at most about a second.
@@ -565,7 +564,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
             let settings = draw(config, self.tuning.data(), sweeps, wanted(stored, sweeps))?;
             // A model twice as large takes twice as long.
             let size = |config: &Config| Ok(Gpt::new(config)?.layout.len() as f64 * config.tokens_per_step());
-            let sizes = settings.iter().map(|set| Ok(size(&sweep::apply(config, sweeps, set)?)? / size(config)?));
+            let sizes = settings.iter().map(|set| Ok(size(&space::apply(config, sweeps, set)?)? / size(config)?));
             let mean = sizes.sum::<Result<f64>>()? / settings.len() as f64;
             let speed = TrialSpeed { step_s: speed.step_s * mean, rest_s: speed.rest_s * mean };
             let rungs = plan::plan(settings.len(), stored.trials.is_none(), config.max_iters, self.left_s(), speed)
@@ -729,7 +728,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         };
         let Tuning { config, sweeps, tokenizer, stored, .. } = &self.tuning;
         let values: Vec<_> = sweeps.iter().map(|sweep| found.best.settings[sweep.key].clone()).collect();
-        let mut tuned = sweep::apply(config, sweeps, &values)?;
+        let mut tuned = space::apply(config, sweeps, &values)?;
         // Make it usable for any text, not just this one.
         if tuned.vocab_size == tokenizer.vocab_size() {
             tuned.vocab_size = 0;
@@ -896,6 +895,7 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::sealed;
 
     fn outcomes(rung: usize, losses: &[(usize, f64)]) -> Vec<Outcome> {
         let outcome = |&(trial, loss)| Outcome {
@@ -939,7 +939,7 @@ mod tests {
         for text in ["", "{}", "{\"sha256\":\"0\",\"tune\":{}}"] {
             assert!(error(text).contains("its checksum does not match"), "{text}");
         }
-        let sealed = |json: &str| format!("{SEAL}{}{TUNE}{json}}}\n", sha256(json.as_bytes()));
+        let sealed = |json: &str| sealed::text(stored::NAME, json);
         assert!(error(&sealed("{\"format_version\":99}")).contains("needs a newer kinglet"));
         assert!(error(&sealed("{\"format_version\":1}")).contains("damaged: missing field"));
     }

@@ -4,6 +4,7 @@ use super::terminal;
 use kinglet::{
     config::PRESETS,
     error::{Error, Result},
+    grid,
     inference::Model,
     run::{
         Condition, HOME, Kind, RunDir, Summary, Which, all_runs, check_tag, contents, first_free, last_trained,
@@ -395,6 +396,31 @@ pub(super) fn tuning_to_resume<'a>(place: &PlaceArg, data: &'a [String]) -> Resu
         )));
     };
     terminal::note([&format!("{} is the newest tuning", newest.display())]);
+    Ok((newest, data))
+}
+
+/// The sweep to go on with, and what else stands where data does, as [`to_resume`].
+pub(super) fn sweep_to_resume<'a>(place: &PlaceArg, data: &'a [String]) -> Result<(PathBuf, &'a [String])> {
+    if let Some(sweep) = place.given() {
+        return Ok((sweep, data));
+    }
+    if let Some((first, rest)) = data.split_first() {
+        let inside = Path::new(HOME).join(first);
+        if let Some(found) = [PathBuf::from(first), inside].into_iter().find(|path| grid::is_sweep(path)) {
+            return Ok((found, rest));
+        }
+        // A folder that is no sweep is a mistake, not a text.
+        if Path::new(first).is_dir() && rest.is_empty() {
+            return Ok((first.into(), rest));
+        }
+    }
+    let folders = Path::new(HOME).read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let Some(newest) = folders.filter(|path| grid::is_sweep(path)).max_by_key(|path| grid::begun(path)) else {
+        return Err(Error::Data(format!(
+            "there are no sweeps in {HOME}/; to resume one elsewhere: kinglet sweep --resume DIR"
+        )));
+    };
+    terminal::note([&format!("{} is the newest sweep", newest.display())]);
     Ok((newest, data))
 }
 

@@ -285,8 +285,14 @@ fn resolve_with(
     Memory::of(&smallest)?.check()?;
     fix_time(&mut config);
     let (tokenizer, data) = read(&config, TokenizerChoice::FromConfig)?;
-    data.check(&config)?;
-    config.tokenizer = data::found(&config, &tokenizer);
+    settle(&mut config, &tokenizer, &data)?;
+    Ok((config, tokenizer, data))
+}
+
+/// Resolves a configuration whose data has been read.
+pub(crate) fn settle(config: &mut Config, tokenizer: &Tokenizer, data: &Dataset) -> Result<()> {
+    data.check(config)?;
+    config.tokenizer = data::found(config, tokenizer);
     let tokens = tokenizer.vocab_size();
     if config.vocab_size == 0 {
         config.vocab_size = tokens;
@@ -297,12 +303,11 @@ fn resolve_with(
             allowed: format!("0 or at least {tokens}, the number of tokens in the tokenizer"),
         });
     }
-    resolve_rest(&mut config, &data)?;
-    Ok((config, tokenizer, data))
+    resolve_rest(config, data)
 }
 
 /// Fixes what time it is for a template that asks: the text of a run must not change from day to day.
-pub(super) fn fix_time(config: &mut Config) {
+pub(crate) fn fix_time(config: &mut Config) {
     if config.template_time == 0 && config.chat_template.contains("strftime_now") {
         config.template_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     }

@@ -3,7 +3,7 @@
 use super::{
     outcome::Outcome,
     range::RangeTest,
-    sweep::{Sweep, Values},
+    space::{Sweep, Values},
 };
 use crate::report::plot::{Chart, Series};
 use toml::Value;

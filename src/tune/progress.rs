@@ -2,8 +2,8 @@
 
 use super::{
     plan::Rung,
+    space::Sweep,
     stored::{FILE, TRIALS, read},
-    sweep::Sweep,
 };
 use kinglet_core::error::Result;
 use std::path::{Path, PathBuf};

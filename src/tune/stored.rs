@@ -1,10 +1,9 @@
 //! The search plan in `tune.json`.
 
 use super::{plan::Rung, range::RangeTest};
-use crate::system::disk;
-use kinglet_core::error::{Error, Result};
+use crate::system::sealed;
+use kinglet_core::error::Result;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::path::Path;
 
 pub(super) const FILE: &str = "tune.json";
@@ -27,18 +26,14 @@ pub(super) struct TuneFile {
     pub(super) rungs: Vec<Rung>,
 }
 
-/// The start of `tune.json`, and the text between its checksum and the checksummed content.
-pub(super) const SEAL: &str = "{\"sha256\":\"";
-pub(super) const TUNE: &str = "\",\"tune\":";
+/// What the plan is called in its file.
+pub(super) const NAME: &str = "tune";
+
+/// The text of `tune.json`.
+pub(super) fn text(plan: &TuneFile) -> String {
+    sealed::text(NAME, &serde_json::to_string(plan).expect("plain values"))
+}
 
 pub(super) fn read(path: &Path) -> Result<TuneFile> {
-    let text = disk::read_text(path, 1 << 24)?;
-    let inside = text.trim_end().strip_prefix(SEAL).and_then(|rest| rest.strip_suffix('}'));
-    let sealed = inside.and_then(|rest| rest.split_once(TUNE)).map(|(sum, json)| (json, sum));
-    let json = disk::unseal(path, sealed, "")?;
-    let version = serde_json::from_str::<Value>(json).ok().and_then(|value| value["format_version"].as_u64());
-    if version.is_some_and(|version| version > FORMAT_VERSION) {
-        return Err(Error::run(path, "this file needs a newer kinglet"));
-    }
-    serde_json::from_str(json).map_err(|error| Error::run(path, format!("damaged: {error}")))
+    sealed::read(path, NAME, FORMAT_VERSION)
 }

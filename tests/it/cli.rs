@@ -543,6 +543,7 @@ fn an_unknown_instruction_set_is_refused_before_anything_is_written() {
         &["finetune", "run", "text.txt", "--out", "new/run"],
         &["finetune", "run", "text.txt", "--plan"],
         &["tune", "text.txt", "--out", "new/tune", "--budget", "60s"],
+        &["sweep", "text.txt", "--out", "new/sweep", "--seeds", "2"],
         &["plan", "text.txt"],
         &["bench", "--quick", "--seconds", "0"],
         &["reproduce", "--quick", "--out", "new"],

@@ -358,6 +358,8 @@ fn what_is_printed_is_what_the_schema_says() {
         ("bench", "bench --quick --seconds 0.1".into()),
         ("bench", "bench --profile --seconds 0.1".into()),
         ("tune", format!("tune text.txt --budget 20s --trials 4 --out t {small}")),
+        ("sweep", format!("sweep text.txt --grid dropout=0,0.1 --seeds 2 --out s {small}")),
+        ("sweep", "sweep text.txt --grid dropout=0,0.1 --plan".into()),
         ("tag", "tag a good".into()),
         ("list", "list .".into()),
         ("prune", "prune a".into()),

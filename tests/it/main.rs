@@ -33,6 +33,7 @@ mod resume;
 mod runs;
 mod score;
 mod serve;
+mod sweep;
 mod tensorboard;
 mod terminal;
 mod tokenizers;

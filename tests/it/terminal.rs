@@ -60,6 +60,7 @@ fn no_line_is_wider_than_the_terminal_and_no_word_is_broken() {
             format!("train --out new{columns} {small}"),
             format!("train -v --out loud{columns} {small}"),
             format!("tune --out tune{columns} --sweep learning_rate=1e-3..1e-1 --trials 2 {small}"),
+            format!("sweep --out sweep{columns} --grid learning_rate=1e-3,1e-2 --seeds 2 {small}"),
             "plan --seconds 0 --set n_layer=1".to_owned(),
             "eval run".to_owned(),
             "compare run run".to_owned(),

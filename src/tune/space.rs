@@ -77,7 +77,7 @@ impl FromStr for Sweep {
                      has an automatic range"
                 )));
             }
-            Some(list) if list.starts_with('[') => one_of(key, list)?,
+            Some(list) if list.starts_with('[') => Values::OneOf(values_of(key, list)?),
             Some(range) => between(key, range)?,
         };
         Ok(Sweep { key, values })
@@ -87,7 +87,11 @@ impl FromStr for Sweep {
 /// The key that the range test determines.
 pub(super) const LEARNING_RATE: &str = "learning_rate";
 
-fn one_of(key: &str, text: &str) -> Result<Values> {
+/// The different values of a key in a list such as `[a, b, c]`, each a value that the key may have.
+///
+/// # Errors
+/// If one is not, or the list is empty.
+pub(crate) fn values_of(key: &str, text: &str) -> Result<Vec<toml::Value>> {
     let parsed = format!("x = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("x"));
     let list: Vec<toml::Value> = match parsed {
         Some(toml::Value::Array(list)) => list,
@@ -110,7 +114,7 @@ fn one_of(key: &str, text: &str) -> Result<Values> {
     if values.is_empty() {
         return Err(Error::BadConfig(format!("{key}={text}: this list is empty")));
     }
-    Ok(Values::OneOf(values))
+    Ok(values)
 }
 
 fn between(key: &str, text: &str) -> Result<Values> {
