@@ -83,8 +83,9 @@ impl World {
             let _limit = Limit::new(limit, "MPI did not start");
             Mpi::start(launch, |why| {
                 tell(&format!(
-                    "error: {why}. All ranks end. If they were training a run, its last checkpoint is intact: `kinglet train \
-                     --resume` continues from there, with any number of ranks"
+                    "error: {}. All ranks end. If they were training a run, its last checkpoint is intact: `kinglet train \
+                     --resume` continues from there, with any number of ranks",
+                    why.trim_end_matches('.')
                 ));
             })
         };
@@ -179,6 +180,11 @@ impl World {
             self.team.settle();
         }
         finish(mpi, Duration::from_secs_f64(self.terms.as_ref().map_or(PATIENCE_S, |terms| terms.patience_s)));
+        if self.is_first() && matches!(ended, Ok(Ended::Interrupted)) {
+            // After a signal to itself, `mpiexec` of MPICH 4.0 forgets the status of the last processes that end. So the others,
+            // which the signal reached too, end before.
+            thread::sleep(FIRST_WORD);
+        }
         ended
     }
 
@@ -191,7 +197,7 @@ impl World {
         ctrlc::set_handler(move || team.stop().store(true, Ordering::Relaxed))?;
         let (threads, be) = (self.threads(threads), self.cpu()?);
         whole(threads, || with_threads(threads, || replica::serve(&be, &self.team)))???;
-        Ok(Ended::Done)
+        Ok(if self.team.is_asked_to_stop() { Ended::Interrupted } else { Ended::Done })
     }
 }
 

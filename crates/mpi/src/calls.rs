@@ -90,7 +90,7 @@ impl<H: Handle> Calls<H> {
         }
         // SAFETY: there is room for the text.
         let why = text(|to, len| unsafe { (self.explain)(code, to, len) });
-        Err(Error::Ranks(format!("MPI: {}", why.unwrap_or_else(|| format!("error {code}")))))
+        Err(Error::Ranks(format!("MPI: {}", why.map_or_else(|| format!("error {code}"), |why| one_line(&why)))))
     }
 
     /// The name of the machine.
@@ -100,12 +100,16 @@ impl<H: Handle> Calls<H> {
     }
 }
 
-/// A text that `ask` writes, in one line, if it succeeds.
+/// A text that `ask` writes, if it succeeds.
 pub(crate) fn text(ask: impl FnOnce(*mut c_char, *mut c_int) -> c_int) -> Option<String> {
     let (mut bytes, mut len) = (vec![0_u8; TEXT], 0);
     let code = ask(bytes.as_mut_ptr().cast(), &mut len);
     bytes.truncate(usize::try_from(len).ok()?);
     let text = String::from_utf8_lossy(&bytes);
-    let line = text.trim_matches('\0').lines().next().unwrap_or_default();
-    (code == 0).then(|| line.split_whitespace().collect::<Vec<_>>().join(" "))
+    (code == 0).then(|| text.trim_matches('\0').to_owned())
+}
+
+/// A text in one line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

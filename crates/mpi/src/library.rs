@@ -1,6 +1,6 @@
 //! The MPI library: opened, and told apart from others by what is in it.
 
-use crate::calls::{Calls, Constants, text};
+use crate::calls::{Calls, Constants, one_line, text};
 use crate::launch::Library as Place;
 use kinglet_core::error::{Error, Result};
 use libloading::Library;
@@ -38,7 +38,7 @@ pub(crate) fn open(places: &[Place]) -> Result<(&'static Library, String)> {
         }
         match open_one(path) {
             Ok(library) => return Ok((Box::leak(Box::new(library)), path.display().to_string())),
-            Err(error) => tried.push(format!("  {}: {}", path.display(), innermost(&error))),
+            Err(error) => tried.push(format!("  {}", innermost(&error, path))),
         }
     }
     Err(Error::Ranks(format!("no MPI library could be opened:\n{}", tried.join("\n"))))
@@ -59,22 +59,24 @@ fn open_one(path: &Path) -> Result<Library, libloading::Error> {
     }
 }
 
-/// The system's words.
-fn innermost(error: &libloading::Error) -> String {
+/// The system's words, which may name the file.
+fn innermost(error: &libloading::Error, path: &Path) -> String {
     let mut error: &dyn std::error::Error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    let (what, path) = (error.to_string(), path.display().to_string());
+    if what.contains(&path) { what } else { format!("{path}: {what}") }
 }
 
-/// The library's own words for what it is.
+/// The library's own words for what it is. Some go on about how it was compiled.
 pub(crate) fn version(library: &Library) -> Option<String> {
     type Version = unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int;
     // SAFETY: the standard's declaration; it may be called before MPI is initialized, and there is room for the text.
     unsafe {
         let version = library.get::<Version>("MPI_Get_library_version\0").ok()?;
-        text(|to, len| version(to, len))
+        let version = text(|to, len| version(to, len))?;
+        Some(one_line(version.lines().next().unwrap_or_default()))
     }
 }
 

@@ -25,6 +25,9 @@ use std::{
 /// How long a rank that ends all waits for its own thread that is inside of MPI.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
+/// How long the launcher has to pass on why all end.
+const LAST_WORD: Duration = Duration::from_millis(200);
+
 /// The processes of MPI. There is one such value in a process; MPI itself allows no second start.
 pub struct Mpi {
     processes: Box<dyn Processes>,
@@ -108,7 +111,7 @@ impl Mpi {
 
 fn described(library: &Library, name: &str) -> String {
     match library::version(library) {
-        Some(version) => format!("{name} ({})", version.split(',').next().unwrap_or_default()),
+        Some(version) => format!("{name} ({})", version.split(',').next().unwrap_or_default().replace("Version: ", "")),
         None => name.to_owned(),
     }
 }
@@ -140,6 +143,8 @@ impl Ranks for Mpi {
 
     fn abort(&self, why: &str) -> ! {
         (self.say)(&format!("rank {} (host {}): {why}", self.rank(), self.host));
+        // The launcher passes on what was said; once it hears of the end, it may not.
+        thread::sleep(LAST_WORD);
         self.end_all(1)
     }
 }

@@ -130,8 +130,7 @@ impl Team {
     pub(super) fn pause(&self, began: Instant, whom: &str) {
         match began.elapsed() {
             waited if waited > self.patience => self.abort(&format!(
-                "rank {} has heard nothing of {whom} for {} seconds: a process or a link hangs",
-                self.rank(),
+                "nothing was heard of {whom} for {} seconds: a process or a link hangs",
                 self.patience.as_secs_f64()
             )),
             waited if waited > AWAKE => std::thread::sleep(Team::PAUSE),
