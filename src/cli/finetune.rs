@@ -2,14 +2,15 @@
 
 use super::{
     choice::{Scheme, Threads},
-    plan::{self, Planned},
+    machines::MachinesArg,
+    plan::{self, How, Planned},
     report::{Finished, Reporter, finish, stop_team_on_signal},
     run_arg::{self, CheckpointArg, Chosen, Place, PlaceArg, RunArg},
     terminal::{self, Ended},
     world::World,
 };
 use kinglet::{
-    config::Quantization,
+    config::{Config, Quantization},
     error::Error,
     run::{Kind, change_tags, data_name},
     threads::whole,
@@ -35,6 +36,8 @@ pub(super) struct Args {
     /// Only estimate the time and memory, after a few seconds of measuring
     #[arg(long)]
     plan: bool,
+    #[command(flatten)]
+    machines: MachinesArg,
 }
 
 /// The headings of options.
@@ -113,6 +116,7 @@ impl Args {
     fn finetune(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
+        let machines = self.machines.only_with(self.plan)?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
         let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);
         let prepared = self.choice.prepare(&chosen)?;
@@ -120,8 +124,9 @@ impl Args {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
             let out = self.place.given().unwrap_or(out);
             let name = out.to_string_lossy();
-            let run = Planned { name: &name, kind: "out", config, tokenizer, data, old: old.as_ref() };
-            plan::show(&run, be, threads, 3.0, json)?;
+            let shards = self.choice.shards()?;
+            let run = Planned { name: &name, kind: "out", config, shards, tokenizer, data, old: old.as_ref() };
+            plan::show(&run, be, &How { threads, seconds: 3.0, machines, json })?;
             return Ok(Ended::Done);
         }
         let start = |place| match place {
@@ -161,6 +166,14 @@ fn default_out(run: &Path, data: &[String], qat: Option<Scheme>) -> PathBuf {
 }
 
 impl Choice {
+    /// The parts of a batch that are asked for; 0 is the default, which is not the base run's.
+    fn shards(&self) -> Result<usize, Error> {
+        let mut alone = Config::default();
+        let of_shards = self.set.iter().filter(|set| set.split('=').next().is_some_and(|key| key.trim() == "shards"));
+        of_shards.map(|setting| alone.set(setting)).collect::<Result<(), Error>>()?;
+        Ok(alone.shards)
+    }
+
     pub(super) fn prepare(&self, Chosen { run, which }: &Chosen) -> anyhow::Result<Finetune> {
         if self.qat.is_some() && self.lora.is_some() {
             let what = "--qat and --lora exclude each other, because adapters are not rounded: fine-tune with --lora first, and \
