@@ -22,6 +22,7 @@ mod info;
 mod init;
 mod keys;
 mod list;
+mod machines;
 mod merge;
 mod plan;
 mod presets;

@@ -2,7 +2,8 @@
 
 use super::{
     choice::{Scheme, Threads},
-    plan::{self, Planned},
+    machines::MachinesArg,
+    plan::{self, How, Planned},
     report::{Finished, Reporter, finish, stop_team_on_signal},
     run_arg::{self, CheckpointArg, Chosen, Place, PlaceArg, RunArg},
     terminal::{self, Ended},
@@ -39,6 +40,8 @@ pub(super) struct Args {
     /// Only estimate the time and memory, after a few seconds of measuring
     #[arg(long)]
     plan: bool,
+    #[command(flatten)]
+    machines: MachinesArg,
 }
 
 /// The headings of options.
@@ -117,6 +120,7 @@ impl Args {
     fn finetune(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
+        let machines = self.machines.only_with(self.plan)?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
         let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);
         let prepared = self.choice.prepare(&chosen, |config| world.share(config, threads))?;
@@ -124,8 +128,9 @@ impl Args {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
             let out = self.place.given().unwrap_or(out);
             let name = out.to_string_lossy();
-            let run = Planned { name: &name, kind: "out", config, tokenizer, data, old: old.as_ref() };
-            plan::show(&run, be, threads, 3.0, json)?;
+            let shards = self.choice.shards()?;
+            let run = Planned { name: &name, kind: "out", config, shards, tokenizer, data, old: old.as_ref() };
+            plan::show(&run, be, &How { threads, seconds: 3.0, machines, json })?;
             return Ok(Ended::Done);
         }
         let start = |place| match place {
@@ -165,6 +170,14 @@ fn default_out(run: &Path, data: &[String], qat: Option<Scheme>) -> PathBuf {
 }
 
 impl Choice {
+    /// The parts of a batch that are asked for; 0 is the default, which is not the base run's.
+    fn shards(&self) -> Result<usize, Error> {
+        let mut alone = Config::default();
+        let of_shards = self.set.iter().filter(|set| set.split('=').next().is_some_and(|key| key.trim() == "shards"));
+        of_shards.map(|setting| alone.set(setting)).collect::<Result<(), Error>>()?;
+        Ok(alone.shards)
+    }
+
     /// Prepares the run; `last` changes the configuration when all else is set.
     pub(super) fn prepare(
         &self,

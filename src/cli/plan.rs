@@ -1,10 +1,11 @@
 //! `kinglet plan`
 
-use super::terminal;
 use super::{
     choice::{Choice, Threads},
     info::{in_mib, memory_parts_mib, mib},
+    machines::{self, MachinesArg},
     report::{conversations, parameters, size, time},
+    terminal,
 };
 use anyhow::Context;
 use kinglet::{
@@ -14,7 +15,7 @@ use kinglet::{
     model::Gpt,
     text::tokenizer::Tokenizer,
     threads::with_threads,
-    train::{Memory, plan::Plan, resolve},
+    train::{Machines, Memory, plan::Plan, resolve},
 };
 use serde_json::{Value, json};
 
@@ -23,6 +24,8 @@ use serde_json::{Value, json};
 pub(super) struct Args {
     #[command(flatten)]
     choice: Choice,
+    #[command(flatten)]
+    machines: MachinesArg,
     #[command(flatten)]
     threads: Threads,
     /// Seconds to measure
@@ -36,17 +39,29 @@ impl Args {
     }
 
     fn plan(&self, json: bool) -> anyhow::Result<()> {
-        of_choice(&self.choice, Cpu::new()?, self.threads.count(), self.seconds, json)
+        let how =
+            How { threads: self.threads.count(), seconds: self.seconds, machines: self.machines.machines(), json };
+        of_choice(&self.choice, Cpu::new()?, &how)
     }
 }
 
+/// How to plan.
+pub(super) struct How {
+    pub(super) threads: usize,
+    /// Seconds to measure.
+    pub(super) seconds: f64,
+    pub(super) machines: Option<Machines>,
+    pub(super) json: bool,
+}
+
 /// Plans a training from the start.
-pub(super) fn of_choice(choice: &Choice, be: Cpu, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
+pub(super) fn of_choice(choice: &Choice, be: Cpu, how: &How) -> anyhow::Result<()> {
     let (config, name) = choice.config()?;
+    let shards = config.shards;
     let (config, tokenizer, data) = resolve(config)?;
     let name = name.to_string_lossy();
     let (kind, config, tokenizer, data) = (choice.kind(), &config, &tokenizer, &data);
-    show(&Planned { name: &name, kind, config, tokenizer, data, old: None }, be, threads, seconds, json)
+    show(&Planned { name: &name, kind, config, shards, tokenizer, data, old: None }, be, how)
 }
 
 /// A run that is planned.
@@ -55,6 +70,8 @@ pub(super) struct Planned<'a> {
     /// What has that name, as JSON calls it: `preset`, `config` (a file) or `out` (a run).
     pub(super) kind: &'static str,
     pub(super) config: &'a Config,
+    /// The parts of a batch that were asked for; 0 is the default.
+    pub(super) shards: usize,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) data: &'a Dataset,
     /// What a fine-tuning may forget.
@@ -62,15 +79,24 @@ pub(super) struct Planned<'a> {
 }
 
 /// Measures and prints the time and memory that a run would take.
-pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: bool) -> anyhow::Result<()> {
-    let &Planned { name, kind, config, tokenizer, data, old } = run;
+pub(super) fn show(run: &Planned, be: Cpu, how: &How) -> anyhow::Result<()> {
+    let &Planned { name, kind, config, shards, tokenizer, data, old } = run;
+    let &How { threads, seconds, machines, json } = how;
     terminal::note(&data.notes);
     terminal::warn(&config.doubts());
     let be = be.with_precision(config.precision);
     terminal::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let measure = || Plan::measure(config, tokenizer, (data, old), be, folder.path(), seconds);
-    let plan = with_threads(threads, measure)??;
+    let (data_of_run, folder) = ((data, old), folder.path());
+    let measure = || -> kinglet::error::Result<_> {
+        let Some(machines) = machines else {
+            return Ok((Plan::measure(config, tokenizer, data_of_run, be, folder, seconds)?, None));
+        };
+        let (plan, scaling) =
+            Plan::measure_on(config, tokenizer, data_of_run, be, folder, seconds, (machines, shards))?;
+        Ok((plan, Some(scaling)))
+    };
+    let (plan, scaling) = with_threads(threads, measure)??;
     let params = Gpt::new(config)?.layout.len();
     let (memory, disk_mib) = (Memory::of(config)?, mib(Memory::of_checkpoints(config)?));
     if json {
@@ -86,17 +112,21 @@ pub(super) fn show(run: &Planned, be: Cpu, threads: usize, seconds: f64, json: b
         });
         let (Value::Object(report), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };
         report.extend(about);
+        if let Some(scaling) = &scaling {
+            report.insert("scaling".into(), serde_json::to_value(scaling)?);
+        }
         return terminal::print_json(&report);
     }
     let text = format!(
-        "{name}: {}, {} + {} tokens{}\n{}{}checkpoints: {} on disk in the end\n",
+        "{name}: {}, {} + {} tokens{}\n{}{}checkpoints: {} on disk in the end\n{}",
         parameters(params),
         data.train.tokens(),
         data.val.tokens(),
         conversations(data.train.conversations()),
         size(&plan),
         time(&plan),
-        in_mib(disk_mib)
+        in_mib(disk_mib),
+        scaling.as_ref().map(machines::text).unwrap_or_default()
     );
     terminal::print(&text)?;
     terminal::warn(plan.advice.as_slice());

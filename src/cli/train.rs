@@ -2,14 +2,14 @@
 
 use super::{
     choice::{Choice, Threads},
-    plan,
+    machines::MachinesArg,
+    plan::{self, How},
     report::{Finished, Reporter, finish, stop_team_on_signal},
     run_arg::{self, Place, PlaceArg},
     terminal::{self, Ended},
     world::World,
 };
 use kinglet::{
-    backend::Cpu,
     run::{HOME, change_tags, run_name},
     threads::whole,
     train::{self, Changes, Event, Job, Options},
@@ -34,6 +34,8 @@ pub(super) struct Args {
     /// Only estimate the time and memory, after a few seconds of measuring, as `kinglet plan` does
     #[arg(long, conflicts_with_all = ["resume", "tag"])]
     plan: bool,
+    #[command(flatten)]
+    machines: MachinesArg,
     /// With --resume of a fine-tuned run: current location of the base run's text; may be repeated
     #[arg(long, value_name = "DATA", requires = "resume")]
     replay_data: Vec<String>,
@@ -67,8 +69,10 @@ impl Args {
     fn train(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
+        let machines = self.machines.only_with(self.plan)?;
         if self.plan {
-            return self.plan(be, json);
+            plan::of_choice(&self.choice, be, &How { threads, seconds: 3.0, machines, json })?;
+            return Ok(Ended::Done);
         }
         let job = self.job(world, threads)?;
         // The run has been created: it begins, with its tags or without them.
@@ -101,11 +105,5 @@ impl Args {
             Place::Free(out) => Job::start_free(config, out),
         };
         Ok(self.place.start(|| Path::new(HOME).join(default), start, |job| job.run.path())?)
-    }
-
-    /// Says what the training would take.
-    fn plan(&self, be: Cpu, json: bool) -> anyhow::Result<Ended> {
-        plan::of_choice(&self.choice, be, self.threads.count(), 3.0, json)?;
-        Ok(Ended::Done)
     }
 }

@@ -7,6 +7,7 @@ use kinglet_core::{
     error::{Error, Result},
     model::Gpt,
     params::Matrix,
+    ranks::{Traffic, Wire},
     shards,
 };
 use serde::Serialize;
@@ -28,6 +29,9 @@ pub struct Memory {
     /// Where training is for weights in few bits: the rounded weights that it computes with.
     #[serde(skip_serializing_if = "is_zero")]
     pub rounded: u64,
+    /// Where there are several ranks: gradients that wait to be sent, that are under way, and that have arrived.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub messages: u64,
 }
 
 fn is_zero(bytes: &u64) -> bool {
@@ -40,10 +44,19 @@ impl Memory {
     /// # Errors
     /// If `config` does not describe a valid model.
     pub fn of(config: &Config) -> Result<Memory> {
+        Memory::of_rank(config, 1, false)
+    }
+
+    /// The memory of each of so many ranks that share the run: gradients and activations of its own shards only. Of ranks with
+    /// different numbers of shards, it is that of one with the most. With `zero`, each has the moments of a part alone.
+    ///
+    /// # Errors
+    /// If `config` does not describe a valid model.
+    pub fn of_rank(config: &Config, ranks: usize, zero: bool) -> Result<Memory> {
         let model = Gpt::new(config)?;
         let (params, trainable) = (4 * model.layout.len() as u64, 4 * model.layout.trainable_len() as u64);
-        let shards = shards::count(config, model.layout.trainable_len());
-        let share = config.batch_size.div_ceil(shards);
+        let all = shards::count(config, model.layout.trainable_len());
+        let (shards, share) = (all.div_ceil(ranks), config.batch_size.div_ceil(all));
         let (forward, backward) = model.activation_floats(share);
         let (eval, _) = model.activation_floats(share.min(shards::EVAL_ROWS.div_ceil(config.block_size)));
         // Saturate: sizes far beyond memory only need to be recognised as too large.
@@ -54,13 +67,14 @@ impl Memory {
         let scratch = of_muon.iter().map(Matrix::scratch).max().unwrap_or(0);
         Ok(Memory {
             weights: params,
-            optimizer: moments(&model, &of_muon) + 4 * (cores() * scratch) as u64,
+            optimizer: moments(&model, &of_muon) / if zero { ranks as u64 } else { 1 } + 4 * (cores() * scratch) as u64,
             gradients: (shards as u64).saturating_mul(trainable),
             activations: of_shards(forward + backward)
                 .saturating_add(of_shards(eval / config.n_layer))
                 .saturating_add(sequences),
             panels: if prepared { params } else { 0 },
             rounded: if config.quantization == Quantization::None { 0 } else { params },
+            messages: of_messages(&model, Wire::of(config), (shards, ranks)),
         })
     }
 
@@ -86,8 +100,8 @@ impl Memory {
 
     /// Total bytes.
     pub fn total(&self) -> u64 {
-        let Memory { weights, optimizer, gradients, activations, panels, rounded } = *self;
-        [weights, optimizer, gradients, activations, panels, rounded].into_iter().fold(0, u64::saturating_add)
+        let Memory { weights, optimizer, gradients, activations, panels, rounded, messages } = *self;
+        [weights, optimizer, gradients, activations, panels, rounded, messages].into_iter().fold(0, u64::saturating_add)
     }
 
     /// Checks that it fits into this machine's memory.
@@ -102,6 +116,16 @@ impl Memory {
             ))
         })
     }
+}
+
+/// Bytes of gradients on their way between so many ranks, in one with so many shards.
+fn of_messages(model: &Gpt, wire: Wire, (shards, ranks): (usize, usize)) -> u64 {
+    if ranks == 1 {
+        return 0;
+    }
+    // On a slow network all of them wait; totals are kept until all have arrived.
+    let kept = 4 * (shards as u64 + 1).saturating_mul(model.layout.trainable_len() as u64);
+    kept.saturating_add(Traffic::of(&model.layout, wire).in_flight(ranks) as u64)
 }
 
 /// The matrices that Muon updates.

@@ -69,9 +69,8 @@ impl Plan {
                  epochs; expect overfitting: set patience or dropout, or use a smaller model"
             )
         });
-        let in_memory = |data: &Dataset| data.train.tokens_in_memory() + data.val.tokens_in_memory();
-        let text_tokens = in_memory(data) + old.map_or(0, in_memory);
-        let memory_mib = (Memory::of(config)?.total() + Memory::of_process(text_tokens)) as f64 / f64::from(1 << 20);
+        let of_process = Memory::of_process(tokens_in_memory(data, old));
+        let memory_mib = (Memory::of(config)?.total() + of_process) as f64 / f64::from(1 << 20);
         Ok(Plan { steps: config.max_iters, tokens, epochs, tokens_per_param, memory_mib, advice, time: None })
     }
 
@@ -142,6 +141,12 @@ pub struct Work {
     pub checkpoints: f64,
     /// The sample and the n-gram baseline: 1 until they are done.
     pub reports: f64,
+}
+
+/// Tokens of the text that are kept in memory.
+pub(super) fn tokens_in_memory(data: &Dataset, old: Option<&Dataset>) -> usize {
+    let of = |data: &Dataset| data.train.tokens_in_memory() + data.val.tokens_in_memory();
+    of(data) + old.map_or(0, of)
 }
 
 /// Mean number of tokens trained on in an update. Padding does not count.

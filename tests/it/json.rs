@@ -322,7 +322,7 @@ fn what_is_printed_is_what_the_schema_says() {
         ),
         ("train", format!("train chats.jsonl --out c {small} --set block_size=64 --tokenizer char")),
         ("plan", format!("train --plan {small}")),
-        ("plan", "plan chats.jsonl --preset chat".into()),
+        ("plan", "plan chats.jsonl --preset chat --seconds 0 --ranks 3 --network 1G".into()),
         ("finetune", format!("finetune a dates --out b {TEN}")),
         ("finetune", format!("finetune a logbook --out l --lora 4 {TEN}")),
         ("plan", "finetune a logbook --plan --set max_iters=20".into()),

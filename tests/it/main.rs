@@ -31,6 +31,7 @@ mod quantize;
 mod ranks;
 mod resume;
 mod runs;
+mod scaling;
 mod score;
 mod serve;
 mod sweep;

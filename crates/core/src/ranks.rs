@@ -10,8 +10,8 @@ mod team;
 mod threads;
 
 pub use alone::Alone;
-pub use chain::Wire;
 pub(crate) use chain::{Chunks, Part, sum};
+pub use chain::{Traffic, Wire};
 pub(crate) use command::Command;
 pub use team::Team;
 pub use threads::threads;

@@ -7,7 +7,7 @@
 use crate::{
     backend::Backward,
     batch::Batch,
-    config::{Config, Precision},
+    config::Config,
     error::{Error, Result},
     masters::Masters,
     model::Gpt,
@@ -76,8 +76,7 @@ impl<B: Backward> Replica<B> {
             team.tell(&Command::Begin { config: config.to_toml(), parts });
         }
         let shards = Shards::of(&be, &model, (config.batch_size, count), true, team.clone());
-        let wire = if config.reduce_precision == Precision::Bf16 { Wire::Bf16 } else { Wire::F32 };
-        let shards = shards.with_wire(wire);
+        let shards = shards.with_wire(Wire::of(config));
         let parts = if parts { of_all } else { Vec::new() };
         let p = Masters::new(&be, &model.layout, config);
         Ok(Replica { be, model, shards, optimizer, p, parts, _run: Run(team.clone()), team })

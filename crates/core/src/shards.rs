@@ -19,7 +19,7 @@ use crate::{
 use rayon::prelude::*;
 use std::{
     ops::{ControlFlow, Range},
-    sync::mpsc::sync_channel,
+    sync::mpsc::{channel, sync_channel},
 };
 
 /// The workers that compute with a model: all of them or, where there are several ranks, those of this one.
@@ -304,13 +304,7 @@ impl<B: Backward> Shards<B> {
             drop(parts);
             chain.map(|chain| chain.join().expect("what fails ends all ranks").expect("all shards are done"))
         });
-        let mut grads: Vec<_> = shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
-        if let Some(totals) = totals {
-            grads.truncate(1);
-            let each = chunks.spans().iter().zip(&totals);
-            each.for_each(|(span, total)| be.upload(grads[0], span.start, total));
-        }
-        let norm = be.reduce(&mut grads, &model.layout.trainable).sqrt();
+        let norm = self.take_totals(be, model, totals);
         let own = self.shards.iter().map(|shard| shard.loss);
         if self.team.is_alone() {
             return (own.sum(), norm);
@@ -323,6 +317,40 @@ impl<B: Backward> Shards<B> {
         let others = reports.iter().flat_map(|report| report.chunks_exact(8));
         let others = others.map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes")));
         (own.chain(others).sum(), norm)
+    }
+
+    /// The norm of the gradient: of the totals over all ranks, which become it or, of a rank alone, of the sum over its shards.
+    fn take_totals(&mut self, be: &B, model: &Gpt, totals: Option<Vec<Vec<f32>>>) -> f64 {
+        let mut grads: Vec<_> = self.shards.iter_mut().map(|shard| &mut shard.training().grads).collect();
+        if let Some(totals) = totals {
+            grads.truncate(1);
+            let each = self.chunks.spans().iter().zip(&totals);
+            each.for_each(|(span, total)| be.upload(grads[0], span.start, total));
+        }
+        be.reduce(&mut grads, &model.layout.trainable).sqrt()
+    }
+
+    /// Adds up the gradients that the shards of all ranks have, and returns the norm. [`Shards::gradient`] does so while it
+    /// computes them; this is for measuring what it costs by itself.
+    ///
+    /// # Panics
+    /// If the workers were not made for training.
+    pub fn sum_gradients(&mut self, be: &B, model: &Gpt) -> f64 {
+        let Shards { shards, team, wire, chunks, .. } = &*self;
+        let sum = || {
+            let (parts, arriving) = channel();
+            for (s, shard) in shards.iter().enumerate() {
+                let training = shard.training.as_ref().expect("made for training");
+                for (chunk, &span) in chunks.spans().iter().enumerate() {
+                    let mut numbers = vec![0.0; span.len];
+                    be.download(&training.grads, span.start, &mut numbers);
+                    parts.send(Part { shard: s, chunk, numbers }).expect("it is received below");
+                }
+            }
+            ranks::sum(team, *wire, chunks, shards.len(), &arriving).expect("all parts are there")
+        };
+        let totals = (!team.is_alone()).then(sum);
+        self.take_totals(be, model, totals)
     }
 }
 

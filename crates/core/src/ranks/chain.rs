@@ -8,7 +8,10 @@
 //! first layers are still computed.
 
 use super::Team;
-use crate::params::{Layout, Span};
+use crate::{
+    config::{Config, Precision},
+    params::{Layout, Span},
+};
 use half::bf16;
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -32,6 +35,11 @@ pub enum Wire {
 }
 
 impl Wire {
+    /// What a run of `config` uses.
+    pub fn of(config: &Config) -> Wire {
+        if config.reduce_precision == Precision::Bf16 { Wire::Bf16 } else { Wire::F32 }
+    }
+
     /// Bytes of a number.
     pub fn bytes(self) -> usize {
         match self {
@@ -106,6 +114,31 @@ impl Chunks {
     pub(crate) fn of_stage(&self, stage: usize) -> impl Iterator<Item = (usize, Span)> {
         let start = stage.checked_sub(1).map_or(0, |before| self.ends[before]);
         (start..self.ends[stage]).map(|i| (i, self.spans[i]))
+    }
+}
+
+/// What a sum over several ranks sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// The bytes of each chunk, in the order in which they go. A rank sends all of them to each neighbour that it has.
+    pub chunks: Vec<usize>,
+}
+
+impl Traffic {
+    /// That of a model's gradient.
+    pub fn of(layout: &Layout, wire: Wire) -> Traffic {
+        Traffic { chunks: Chunks::of(layout).spans.iter().map(|span| wire.bytes() * span.len).collect() }
+    }
+
+    /// Bytes of a gradient.
+    pub fn bytes(&self) -> usize {
+        self.chunks.iter().sum()
+    }
+
+    /// Bytes of messages that a rank of so many holds at most: those that it expects, and those that have not left it.
+    pub fn in_flight(&self, ranks: usize) -> usize {
+        let largest = self.chunks.iter().max().unwrap_or(&0);
+        if ranks == 1 { 0 } else { 2 * self.bytes().min((2 * (ranks - 1) + AHEAD) * largest) }
     }
 }
 
