@@ -15,7 +15,7 @@ use kinglet::{
     run::{Kind, change_tags, data_name},
     threads::whole,
     train::{
-        self, Event, Options,
+        self, Event, Memory, Options,
         finetune::{self, Finetune, Texts},
     },
 };
@@ -120,6 +120,7 @@ impl Args {
     fn finetune(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
+        Memory::is_of_one_of(world.team().size(), self.zero);
         let machines = self.machines.only_with(self.plan)?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
         let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);

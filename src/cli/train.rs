@@ -12,7 +12,7 @@ use super::{
 use kinglet::{
     run::{HOME, change_tags, run_name},
     threads::whole,
-    train::{self, Changes, Event, Job, Options},
+    train::{self, Changes, Event, Job, Memory, Options},
 };
 use std::path::Path;
 
@@ -69,6 +69,7 @@ impl Args {
     fn train(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
+        Memory::is_of_one_of(world.team().size(), self.zero);
         let machines = self.machines.only_with(self.plan)?;
         if self.plan {
             plan::of_choice(&self.choice, be, &How { threads, seconds: 3.0, machines, json })?;

@@ -11,6 +11,7 @@ use kinglet_core::{
     shards,
 };
 use serde::Serialize;
+use std::sync::OnceLock;
 
 /// Bytes needed for training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -38,13 +39,24 @@ fn is_zero(bytes: &u64) -> bool {
     *bytes == 0
 }
 
+/// The ranks that share the runs of this process, and whether each has the moments of a part alone.
+static RANKS: OnceLock<(usize, bool)> = OnceLock::new();
+
 impl Memory {
-    /// The memory for a run of `config`, whose vocabulary size must be known; shards default to one per core.
+    /// The memory for a run of `config`, whose vocabulary size must be known; shards default to one per core. Where this process
+    /// [is one of several](Memory::is_of_one_of), it is that of each.
     ///
     /// # Errors
     /// If `config` does not describe a valid model.
     pub fn of(config: &Config) -> Result<Memory> {
-        Memory::of_rank(config, 1, false)
+        let &(ranks, zero) = RANKS.get().unwrap_or(&(1, false));
+        Memory::of_rank(config, ranks, zero)
+    }
+
+    /// From now on, the runs of this process are shared by so many ranks; with `zero`, each has the moments of a part alone. A
+    /// program says so once, as it starts.
+    pub fn is_of_one_of(ranks: usize, zero: bool) {
+        let _ = RANKS.set((ranks, zero));
     }
 
     /// The memory of each of so many ranks that share the run: gradients and activations of its own shards only. Of ranks with
