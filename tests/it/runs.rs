@@ -268,6 +268,10 @@ fn a_plan_of_a_training_is_that_of_the_command_plan() {
         plan.as_object().unwrap().keys().cloned().collect()
     };
     assert_eq!(keys(&["train", "--plan"]), keys(&["plan"]));
+    let of_two = ["--ranks", "2", "--network", "1G"];
+    let more = keys(&[&["train", "--plan"], &of_two[..]].concat());
+    assert_eq!(more, keys(&[&["plan", "--seconds", "0"], &of_two[..]].concat()));
+    assert!(more.contains("scaling") && !keys(&["plan"]).contains("scaling"));
     assert!(!cli.path("runs").exists(), "nothing is written");
     cli.fails(&["train", "--plan", "--resume"], 2, "cannot be used with");
 }
