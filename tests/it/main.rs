@@ -29,6 +29,7 @@ mod peft;
 mod qat;
 mod quantize;
 mod ranks;
+mod ranks_mpi;
 mod resume;
 mod runs;
 mod scaling;
