@@ -1,6 +1,7 @@
 """The same bits on any number of ranks, with every MPI that there is; and what must be refused."""
 
 from .mpis import needs_no_library
+from .processes import Done
 from .program import bits, first_difference, settings
 
 PART = "bits"
@@ -22,6 +23,11 @@ def train(keys):
     return ["train", "--quiet", *settings(**keys)]
 
 
+def lines(done):
+    """The beginnings of the lines that a run prints: neither seconds nor its folder."""
+    return [line[:8] for line in done.out.splitlines() if " steps in " not in line]
+
+
 def must_end_well(done):
     """Without what is compared with, nothing can be."""
     if done.status != 0:
@@ -29,9 +35,9 @@ def must_end_well(done):
 
 
 class Bits:
-    def __init__(self, kinglet, work, report, mpis):
+    def __init__(self, kinglet, work, report, mpis, _):
         self.kinglet, self.work, self.report, self.mpis = kinglet, work, report, mpis
-        self.wanted = {}
+        self.wanted, self.printed = {}, {}
 
     def all(self):
         libraries = needs_no_library(self.kinglet.binary)
@@ -70,15 +76,19 @@ class Bits:
 
     def alone(self, case, *words):
         folder = self.folder(case, 1)
-        must_end_well(self.kinglet.alone(*words, "--out", folder))
+        done = self.kinglet.alone(*words, "--out", folder)
+        must_end_well(done)
+        self.printed[case] = lines(done)
         return bits(folder)
 
     def same(self, mpi, ranks, case):
-        """A run on so many ranks has the bits of one process."""
+        """A run on so many ranks has the bits of one process, and prints what one process prints."""
         folder = self.folder(case, ranks, mpi)
         words = self.finetune() if case == "LoRA" else train(CASES[case])
         done = self.kinglet.ranks(mpi, ranks, *words, "--out", folder)
-        self.compare(f"{mpi}, {ranks} ranks: {case}", done, folder, case)
+        what = f"{mpi}, {ranks} ranks: {case}"
+        if self.compare(what, done, folder, case) and lines(done) != self.printed[case]:
+            self.report.failed(PART, what, f"it prints {done.out}")
 
     def compare(self, what, done, folder, case):
         if done.status != 0:
@@ -146,8 +156,10 @@ class Bits:
                 done = self.kinglet.ranks(launcher, 2, *self.short(out), env={"KINGLET_MPI": library.library}, seconds=40)
                 self.one_message(f"the launcher of {launcher}, the library of {library}", done, 1)
         # srun without PMI: variables of Slurm's, and nobody who speaks MPI.
-        step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0"}
-        self.one_message("srun that speaks no MPI", self.kinglet.alone(*self.short(out), env=step), 1)
+        step = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "3", "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0"}
+        each = [self.kinglet.alone(*self.short(out), env={**step, "SLURM_PROCID": str(rank)}) for rank in range(3)]
+        said = Done(max(done.status for done in each), "", "".join(done.err for done in each), max(done.seconds for done in each))
+        self.one_message("srun that speaks no MPI", said, 1)
         # A script of sbatch runs once.
         self.unchanged("a script of sbatch", env={"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"})
         self.unchanged("a launcher that is to be ignored", env={"KINGLET_MPI": "none", "OMPI_COMM_WORLD_SIZE": "4"})
