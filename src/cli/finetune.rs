@@ -121,7 +121,7 @@ impl Args {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
         Memory::is_of_one_of(world.team().size(), self.zero);
-        let machines = self.machines.only_with(self.plan)?;
+        let machines = self.machines.only_with(self.plan, self.zero)?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
         let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);
         let prepared = self.choice.prepare(&chosen, |config| world.share(config, threads))?;

@@ -24,14 +24,14 @@ pub(super) struct MachinesArg {
 }
 
 impl MachinesArg {
-    /// The machines that are asked for.
-    pub(super) fn machines(&self) -> Option<Machines> {
-        self.ranks.map(|ranks| Machines { ranks, network: self.network.unwrap_or(Network::TEN_G), zero: false })
+    /// The machines that are asked for; with `zero`, each has the moments of a part of the weights.
+    pub(super) fn machines(&self, zero: bool) -> Option<Machines> {
+        self.ranks.map(|ranks| Machines { ranks, network: self.network.unwrap_or(Network::TEN_G), zero })
     }
 
     /// The same where a command does more than to plan, unless `--plan` is given.
-    pub(super) fn only_with(&self, plan: bool) -> Result<Option<Machines>, Error> {
-        match self.machines() {
+    pub(super) fn only_with(&self, plan: bool, zero: bool) -> Result<Option<Machines>, Error> {
+        match self.machines(zero) {
             Some(Machines { ranks, .. }) if !plan => Err(Error::BadConfig(format!(
                 "--ranks is for --plan; a run has the ranks that a launcher starts: mpirun -n {ranks} kinglet ..."
             ))),

@@ -26,6 +26,9 @@ pub(super) struct Args {
     choice: Choice,
     #[command(flatten)]
     machines: MachinesArg,
+    /// With --ranks: each keeps the optimizer's moments of a part of the weights only, as with `kinglet train --zero`
+    #[arg(long, requires = "ranks")]
+    zero: bool,
     #[command(flatten)]
     threads: Threads,
     /// Seconds to measure
@@ -39,8 +42,8 @@ impl Args {
     }
 
     fn plan(&self, json: bool) -> anyhow::Result<()> {
-        let how =
-            How { threads: self.threads.count(), seconds: self.seconds, machines: self.machines.machines(), json };
+        let machines = self.machines.machines(self.zero);
+        let how = How { threads: self.threads.count(), seconds: self.seconds, machines, json };
         of_choice(&self.choice, Cpu::new()?, &how)
     }
 }

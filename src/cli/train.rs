@@ -70,7 +70,7 @@ impl Args {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
         Memory::is_of_one_of(world.team().size(), self.zero);
-        let machines = self.machines.only_with(self.plan)?;
+        let machines = self.machines.only_with(self.plan, self.zero)?;
         if self.plan {
             plan::of_choice(&self.choice, be, &How { threads, seconds: 3.0, machines, json })?;
             return Ok(Ended::Done);

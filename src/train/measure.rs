@@ -237,7 +237,7 @@ impl Machines {
         };
         let (mut rows, mut last) = (Vec::new(), one.own.clone());
         for ranks in self.numbers() {
-            let config = &on(config, shards, ranks, model.layout.trainable_len());
+            let config = &on(config, shards, ranks)?;
             if ranks > 1 {
                 last = own_of(ranks, config, data, be.clone(), &run.load.sum, (self.zero, seconds))?;
             }
@@ -263,16 +263,13 @@ impl Machines {
 }
 
 /// The configuration of a run that was asked for `shards`, where so many ranks start it, each with the current threads.
-fn on(config: &Config, shards: usize, ranks: usize, trainable: usize) -> Config {
-    let default = match trainable > shards::LARGE {
-        true => ranks,
-        false => (ranks * threads::current()).min(config.batch_size),
-    };
+fn on(config: &Config, shards: usize, ranks: usize) -> Result<Config> {
     let mut config = config.clone();
     if ranks > 1 && shards == 0 {
-        config.shards = default;
+        config.shards = 0;
+        config.shards = shards::count_on(&config, ranks, threads::current())?;
     }
-    config
+    Ok(config)
 }
 
 /// What the rank with the most sequences does by itself.
