@@ -15,10 +15,11 @@ use kinglet::{
     replica, shards,
     threads::{whole, with_threads},
 };
-use kinglet_mpi::{Launch, Mpi};
+use kinglet_mpi::{Launch, Mpi, end_now};
 use std::{
+    ffi::c_int,
     panic::{AssertUnwindSafe, catch_unwind},
-    process, str,
+    str,
     sync::{
         Arc, OnceLock,
         atomic::Ordering,
@@ -31,11 +32,19 @@ use std::{
 /// How long a rank waits for another, unless `KINGLET_RANK_TIMEOUT` says otherwise.
 const PATIENCE_S: f64 = 600.0;
 
-/// A higher rank loses its patience later than rank 0, by so long for each rank, so that one of them speaks for all.
-const LATER: Duration = Duration::from_secs(1);
+/// A higher rank loses its patience later than rank 0, by so long for each rank, so that one of them speaks for all: Open MPI takes
+/// three seconds to end the others where one of them is cut off.
+const LATER: Duration = Duration::from_secs(4);
 
 /// Ranks that lose their patience at different times.
-const SPEAKERS: u32 = 10;
+const SPEAKERS: u32 = 3;
+
+/// How long all ranks leave MPI alone before they end it together. MPICH before 4.2 on UCX hangs if one that is still awake answers
+/// another that has begun to end: https://github.com/pmodels/mpich/pull/6596.
+const ASLEEP: Duration = Duration::from_millis(100);
+
+/// How long MPI may take to end. All is done by then.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a rank that has nothing to say waits before it ends: a launcher that sees it end kills the others, and rank 0 has
 /// something to say.
@@ -80,7 +89,11 @@ impl World {
         let patience = patience();
         let limit = Duration::from_secs_f64(*patience.as_ref().unwrap_or(&PATIENCE_S));
         let started = {
-            let _limit = Limit::new(limit, "MPI did not start");
+            let seconds = limit.as_secs_f64();
+            let _limit = Limit::new(limit, move || {
+                tell(&format!("error: MPI did not start within {seconds} seconds: a process or a link hangs"));
+                1
+            });
             Mpi::start(launch, |why| {
                 tell(&format!(
                     "error: {}. All ranks end. If they were training a run, its last checkpoint is intact: `kinglet train \
@@ -98,11 +111,12 @@ impl World {
             }
         });
         if mpi.size() == 1 {
-            finish(&mpi, limit);
-            return match launch.size {
-                Some(size) => Err(anyhow!(singletons(launch, size, mpi.library()))),
-                None => Ok(World::alone()),
-            };
+            let alone = launch.size.map(|size| anyhow!(singletons(launch, size, mpi.library())));
+            finish(
+                &mpi,
+                Outcome { status: alone.is_some().into(), error: alone.as_ref().map(|error| format!("{error:#}")) },
+            );
+            return alone.map_or_else(|| Ok(World::alone()), Err);
         }
         let team = Team::new(mpi.clone()).with_patience(limit);
         let isa = std::env::var("KINGLET_ISA").ok();
@@ -116,8 +130,9 @@ impl World {
         let terms = match decided {
             Ok(terms) => terms,
             Err(error) => {
-                finish(&mpi, limit);
-                return Err(error);
+                let refused = Err(error);
+                finish(&mpi, Outcome::of(&refused));
+                return refused.map(|_: Ended| World::alone());
             }
         };
         let rank = u32::try_from(team.rank()).unwrap_or(SPEAKERS).min(SPEAKERS);
@@ -177,9 +192,9 @@ impl World {
             if let Err(error) = &ended {
                 self.team.abort(&format!("{error:#}"));
             }
-            self.team.settle();
         }
-        finish(mpi, Duration::from_secs_f64(self.terms.as_ref().map_or(PATIENCE_S, |terms| terms.patience_s)));
+        self.team.meet();
+        finish(mpi, Outcome::of(&ended));
         if self.is_first() && matches!(ended, Ok(Ended::Interrupted)) {
             // After a signal to itself, `mpiexec` of MPICH 4.0 forgets the status of the last processes that end. So the others,
             // which the signal reached too, end before.
@@ -201,9 +216,39 @@ impl World {
     }
 }
 
+/// How a command ended, for the case that MPI does not.
+struct Outcome {
+    status: c_int,
+    error: Option<String>,
+}
+
+impl Outcome {
+    fn of(ended: &anyhow::Result<Ended>) -> Outcome {
+        let error = ended.as_ref().err();
+        let status = match ended {
+            Ok(Ended::Done) => 0,
+            Ok(Ended::Interrupted) => 130,
+            Ok(Ended::Different) => 1,
+            Err(error) => terminal::status(error).into(),
+        };
+        Outcome { status, error: error.map(|error| format!("{error:#}")) }
+    }
+
+    /// What rank 0 has to say, and the exit status.
+    fn tell(self, first: bool) -> c_int {
+        if first {
+            let last = "the MPI library does not end. All else has ended, and nothing is lost";
+            tell(&self.error.map_or_else(|| format!("warning: {last}"), |error| format!("error: {error}")));
+        }
+        self.status
+    }
+}
+
 /// Ends MPI in this process. A launcher that sees a process end without this may kill the others.
-fn finish(mpi: &Mpi, patience: Duration) {
-    let _limit = Limit::new(patience, "MPI did not end");
+fn finish(mpi: &Mpi, outcome: Outcome) {
+    thread::sleep(ASLEEP);
+    let first = mpi.rank() == 0;
+    let _limit = Limit::new(LAST_PATIENCE, move || outcome.tell(first));
     if let Err(error) = mpi.finish() {
         terminal::warn(&[format!("rank {}: {}", mpi.rank(), error.one_line())]);
     }
@@ -222,12 +267,12 @@ fn patience() -> Result<f64, Error> {
 struct Limit(#[allow(dead_code, reason = "its end is what is noticed")] Sender<()>);
 
 impl Limit {
-    fn new(limit: Duration, what: &'static str) -> Limit {
+    /// `late` has the last word, and the exit status.
+    fn new(limit: Duration, late: impl FnOnce() -> c_int + Send + 'static) -> Limit {
         let (over, waits) = channel::<()>();
         thread::spawn(move || {
             if let Err(RecvTimeoutError::Timeout) = waits.recv_timeout(limit) {
-                tell(&format!("error: {what} within {} seconds: a process or a link hangs", limit.as_secs_f64()));
-                process::exit(1);
+                end_now(late());
             }
         });
         Limit(over)

@@ -12,4 +12,4 @@ mod mpi;
 
 pub use launch::{Launch, Library, Variables};
 pub use library::Interface;
-pub use mpi::Mpi;
+pub use mpi::{Mpi, end_now};

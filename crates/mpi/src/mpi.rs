@@ -13,7 +13,7 @@ use kinglet_core::{
 use libloading::Library;
 use std::{
     ffi::c_int,
-    process, ptr,
+    ptr,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a rank that ends all waits for its own thread that is inside of MPI.
+/// How long a rank that ends all waits for its own thread that is inside of MPI, and then for MPI.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// How long the launcher has to pass on why all end.
@@ -96,8 +96,13 @@ impl Mpi {
 
     /// Ends all processes at once, with this exit status and without a word.
     pub fn end_all(&self, status: c_int) -> ! {
+        // MPICH 4.0 waits for the launcher to end this process. A launcher that is cut off does not.
+        thread::spawn(move || {
+            thread::sleep(LAST_WAIT);
+            end_now(status)
+        });
         self.processes.abort(status);
-        process::exit(status)
+        end_now(status)
     }
 
     /// Ends MPI in this process, once nothing is under way. All processes have to do it.
@@ -107,6 +112,14 @@ impl Mpi {
     pub fn finish(&self) -> Result<()> {
         self.processes.finish()
     }
+}
+
+/// Ends this process at once. What libraries do when a program ends may wait for other processes; this does not.
+pub fn end_now(status: c_int) -> ! {
+    unsafe extern "C" {
+        safe fn _exit(status: c_int) -> !;
+    }
+    _exit(status)
 }
 
 fn described(library: &Library, name: &str) -> String {

@@ -168,6 +168,13 @@ impl Team {
         (1..self.size()).map(each).collect()
     }
 
+    /// Waits until all ranks are here. Nothing that was sent before is under way then.
+    pub fn meet(&self) {
+        self.gather(Vec::new(), |_| 0);
+        self.broadcast(Vec::new(), 0);
+        self.settle();
+    }
+
     /// Waits until all that was sent has left.
     pub fn settle(&self) {
         self.wait("what it sent", || (self.sure(self.ranks.unsent()) == 0).then_some(()));
