@@ -174,8 +174,9 @@ impl Choice {
     /// The parts of a batch that are asked for; 0 is the default, which is not the base run's.
     fn shards(&self) -> Result<usize, Error> {
         let mut alone = Config::default();
-        let of_shards = self.set.iter().filter(|set| set.split('=').next().is_some_and(|key| key.trim() == "shards"));
-        of_shards.map(|setting| alone.set(setting)).collect::<Result<(), Error>>()?;
+        let mut of_shards =
+            self.set.iter().filter(|set| set.split('=').next().is_some_and(|key| key.trim() == "shards"));
+        of_shards.try_for_each(|setting| alone.set(setting))?;
         Ok(alone.shards)
     }
 

@@ -16,13 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Messages, and when they arrive.
+type Messages = VecDeque<(Instant, Vec<u8>)>;
+
 /// Links of a network: each rank has one, and sends and receives at its rate.
 struct Links {
     bit_per_s: f64,
     /// When the last byte that each rank sends has left it, and when the last one has reached it.
     free: Mutex<Vec<(Instant, Instant)>>,
-    /// Messages from each rank to each, and when they arrive.
-    under_way: Vec<Vec<Mutex<VecDeque<(Instant, Vec<u8>)>>>>,
+    /// Messages from each rank to each.
+    under_way: Vec<Vec<Mutex<Messages>>>,
 }
 
 struct Linked {
