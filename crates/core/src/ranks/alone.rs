@@ -1,6 +1,6 @@
 //! One process by itself.
 
-use super::Ranks;
+use super::carrier::Ranks;
 use crate::error::Result;
 
 /// The only rank.

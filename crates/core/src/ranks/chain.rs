@@ -7,7 +7,7 @@
 //! The chunks go in the order in which a backward pass completes them, so the last layers' gradients travel while those of the
 //! first layers are still computed.
 
-use super::Team;
+use super::team::Team;
 use crate::{
     config::{Config, Precision},
     params::{Layout, Span},

@@ -1,6 +1,6 @@
 //! What rank 0 tells the others to do.
 
-use super::Team;
+use super::team::Team;
 use crate::{batch::Batch, params::Span};
 
 /// A command of rank 0, which runs the loop; the others do as they are told.

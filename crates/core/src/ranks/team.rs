@@ -1,6 +1,6 @@
 //! What ranks do together, made of single messages. Whatever fails here ends all of them: none can go on without the others.
 
-use super::{Alone, Ranks};
+use super::{alone::Alone, carrier::Ranks};
 use crate::error::Result;
 use std::{
     fmt,

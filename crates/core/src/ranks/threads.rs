@@ -1,6 +1,6 @@
 //! Threads of one process as ranks, so that tests need no MPI.
 
-use super::Ranks;
+use super::carrier::Ranks;
 use crate::error::{Error, Result};
 use std::{
     collections::VecDeque,
