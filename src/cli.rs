@@ -23,6 +23,7 @@ mod init;
 mod keys;
 mod list;
 mod machines;
+mod many;
 mod merge;
 mod plan;
 mod presets;
@@ -56,7 +57,7 @@ use kinglet_mpi::Launch;
 use serde_json::json;
 use std::{io, process::ExitCode};
 use terminal::{Ended, tell};
-use world::{Silent, World};
+use world::{Shared, Silent, World};
 
 /// Train, evaluate, sample and fine-tune small GPT language models on a CPU
 #[derive(Parser)]
@@ -166,12 +167,12 @@ impl Args {
         terminal::set_loudness(self.quiet, self.verbose);
         let json = self.json;
         let ended = match (self.command.shared(), launch) {
-            (Some(threads), launch) => {
-                World::start(launch, threads).and_then(|world| world.run(|world| self.command.run(json, world)))
+            (Some(shared), launch) => {
+                World::start(launch, shared).and_then(|world| world.run(|world| self.command.run(json, world)))
             }
             (None, Some(launch)) if launch.rank > 0 => Err(Silent(2).into()),
             (None, Some(_)) => Err(world::refuse(name)),
-            (None, None) => World::start(None, 0).and_then(|world| self.command.run(json, &world)),
+            (None, None) => World::start(None, Shared::default()).and_then(|world| self.command.run(json, &world)),
         };
         match ended {
             Ok(Ended::Done) => ExitCode::SUCCESS,
@@ -188,11 +189,16 @@ impl Args {
 }
 
 impl Command {
-    /// The number of threads that was asked for (or 0), if several processes can share the work of this command.
-    fn shared(&self) -> Option<usize> {
+    /// What several processes share of this command, if they can.
+    fn shared(&self) -> Option<Shared> {
+        let steps = |threads| Shared { threads, runs: false };
+        let runs = |threads| Shared { threads, runs: true };
         match self {
-            Command::Train(command) => command.is_shared().then(|| command.threads()),
-            Command::Finetune(command) => command.is_shared().then(|| command.threads()),
+            Command::Train(command) => command.is_shared().then(|| steps(command.threads())),
+            Command::Finetune(command) => command.is_shared().then(|| steps(command.threads())),
+            Command::Tune(command) => Some(runs(command.threads())),
+            Command::Sweep(command) => command.is_shared().then(|| runs(command.threads())),
+            Command::Reproduce(command) => Some(runs(command.threads())),
             _ => None,
         }
     }
@@ -202,8 +208,8 @@ impl Command {
         match self {
             Command::Train(command) => command.run(json, world),
             Command::Finetune(command) => command.run(json, world),
-            Command::Tune(command) => command.run(json),
-            Command::Sweep(command) => command.run(json),
+            Command::Tune(command) => command.run(json, world),
+            Command::Sweep(command) => command.run(json, world),
             Command::Plan(command) => command.run(json).map(done),
             Command::Data(command) => command.run(json),
             Command::Info(command) => command.run(json).map(done),
@@ -225,7 +231,7 @@ impl Command {
             Command::Keys(command) => command.run(json).map(done),
             Command::Init(command) => command.run(json).map(done),
             Command::Bench(command) => command.run(json).map(done),
-            Command::Reproduce(command) => command.run(json),
+            Command::Reproduce(command) => command.run(json, world),
             Command::Completions(command) => command.run(Args::command()).map(done),
             Command::Man(command) => command.run(definition()).map(done),
         }

@@ -17,16 +17,15 @@ mod space;
 mod stored;
 
 use crate::{
-    data::{self, Dataset, TokenizerChoice},
-    hands::{self, Ended, Hands, Tasks},
+    hands::{self, Ended, Hands, Tasks, Texts},
     run::{CONFIG, RunDir},
     system::disk::{self, Lock, NewFolders},
-    text::{source, tokenizer::Tokenizer},
+    text::source,
     train::{self, Changes, Job},
 };
 use kinglet_core::{
     backend::{Cpu, Forward},
-    config::{Config, FIELDS},
+    config::Config,
     error::{Error, Result},
     model::Gpt,
     threads::with_threads,
@@ -34,10 +33,7 @@ use kinglet_core::{
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 use stored::{FILE, FORMAT_VERSION, Stored, SweepFile};
 
@@ -78,35 +74,6 @@ struct Run {
     /// The values of all keys that vary.
     settings: Settings,
     config: Config,
-}
-
-/// The text that was read last, and what it was read for. Runs that read the same share it.
-#[derive(Clone, Debug, Default)]
-struct Texts(Option<(String, Tokenizer, Arc<Dataset>)>);
-
-impl Texts {
-    fn of(&mut self, config: &Config) -> Result<(Tokenizer, Arc<Dataset>)> {
-        let reading = reading(config);
-        if let Some((of, tokenizer, data)) = &self.0
-            && *of == reading
-        {
-            return Ok((tokenizer.clone(), data.clone()));
-        }
-        // The old one is not needed beside the new one.
-        self.0 = None;
-        let (tokenizer, data) = data::read(config, TokenizerChoice::FromConfig)?;
-        data::same_text(config, &data.sha256)?;
-        let data = Arc::new(data);
-        self.0 = Some((reading, tokenizer.clone(), data.clone()));
-        Ok((tokenizer, data))
-    }
-}
-
-/// What the data of a run depend on.
-fn reading(config: &Config) -> String {
-    let of_data = FIELDS.iter().filter(|field| field.section == "data" && field.key != "tokenizer_sha256");
-    let keys = of_data.map(|field| field.key).chain(["block_size"]);
-    keys.map(|key| format!("{key}={}\n", config.value(key))).collect()
 }
 
 /// A sweep, ready to start or resume; its folder is locked while this value lives.
@@ -161,6 +128,16 @@ pub enum Event {
         number: usize,
         /// The training event.
         training: train::Event,
+    },
+    /// A rank is lost; its run begins again on another. It is a warning, and no result.
+    #[serde(skip)]
+    Lost {
+        /// Which rank.
+        rank: usize,
+        /// The name of its run.
+        run: Option<String>,
+        /// How that is known.
+        why: String,
     },
     /// A run ended, now or in an earlier session.
     Outcome(Outcome),
@@ -265,7 +242,7 @@ impl Plan {
 
     /// What the text was read like.
     pub fn notes(&self) -> &[String] {
-        self.texts.0.as_ref().map_or(&[], |(_, _, data)| &data.notes)
+        self.texts.notes()
     }
 
     /// Creates the folder of the sweep, which must be new or empty.
@@ -307,8 +284,7 @@ fn resolve(runs: &mut [Run]) -> Result<Texts> {
         let (tokenizer, data) = texts.of(config).map_err(|error| with(settings, error))?;
         train::settle(config, &tokenizer, &data).map_err(|error| with(settings, error))?;
         // Read for what it is now called, too.
-        let known = Texts(Some((reading(config), tokenizer, data)));
-        first.get_or_insert(known);
+        first.get_or_insert(Texts::known(config, tokenizer, data));
     }
     Ok(first.unwrap_or_default())
 }
@@ -535,6 +511,10 @@ impl<O: FnMut(&Event) + Send> Tasks for Session<'_, O> {
                 Err(error) => self.error = Some(error),
             },
             hands::Event::Ended { .. } => {}
+            hands::Event::Lost { rank, task, why } => {
+                let (run, why) = (task.map(|task| of(task).name.clone()), why.to_owned());
+                (self.observe)(&Event::Lost { rank, run, why });
+            }
         }
     }
 }

@@ -26,10 +26,11 @@ mod stored;
 
 use crate::{
     data::{self, Dataset, TokenizerChoice},
-    run::{DoneRecord, Record, RunDir},
+    hands::{self, Ended, Hands, Tasks},
+    run::{CONFIG, RunDir},
     system::disk::{self, Lock, NewFolders},
     text::{source, tokenizer::Tokenizer},
-    train::{self, Job, Options, trial::Trial},
+    train::{self, Job, trial},
 };
 use kinglet_core::{
     backend::{Backward, Cpu, Forward},
@@ -167,10 +168,22 @@ pub enum Event {
     },
     /// A trial reported a training event.
     Training {
+        /// Number of the trial, as when it started.
+        number: usize,
         /// The training event.
         training: train::Event,
         /// Seconds left in the budget.
         left_s: f64,
+    },
+    /// A rank is lost; its trial begins again on another. It is a warning, and no result.
+    #[serde(skip)]
+    Lost {
+        /// Which rank.
+        rank: usize,
+        /// The folder of its trial.
+        run: Option<String>,
+        /// How that is known.
+        why: String,
     },
     /// A trial finished, now or in an earlier session.
     Outcome(Outcome),
@@ -214,6 +227,14 @@ impl Tuning {
     /// If the configuration, the text or the folder is unusable, settings conflict, or the budget is too short. Nothing
     /// is written then.
     pub fn start(request: Request, out: &Path, threads: usize) -> Result<Tuning> {
+        Tuning::start_for(request, out, threads, 1)
+    }
+
+    /// The same for a search that has so many trials in training at a time.
+    ///
+    /// # Errors
+    /// As [`Tuning::start`].
+    pub fn start_for(request: Request, out: &Path, threads: usize, at_a_time: usize) -> Result<Tuning> {
         let Request { config, mut sweeps, trials, budget_s } = request;
         // An unknown KINGLET_ISA is refused before anything is read or written.
         let be = Cpu::new()?;
@@ -264,7 +285,7 @@ impl Tuning {
         } else if !known.is_empty() {
             draw(&config, &data, &known, most)?;
         }
-        plan::plan(most, trials.is_none(), config.max_iters, left_s, speed)
+        plan::plan((most, trials.is_none()), config.max_iters, left_s, speed, at_a_time)
             .map_err(|need| too_short(budget_s, budget_s - left_s + need))?;
         let folders = NewFolders::create(out)?;
         let lock = Lock::take(out).inspect_err(|_| folders.remove())?;
@@ -360,8 +381,17 @@ impl Tuning {
     /// # Errors
     /// If something cannot be read or written, the budget ends before any trial does, or all trials diverge.
     pub fn run(self, stop: &AtomicBool, observe: impl FnMut(&Event) + Send) -> Result<Event> {
+        let mut hands = Hands::alone(Cpu::new()?, self.threads);
+        self.run_by(&mut hands, stop, observe)
+    }
+
+    /// The same, where `hands` train the trials.
+    ///
+    /// # Errors
+    /// As [`Tuning::run`].
+    pub fn run_by(self, hands: &mut Hands, stop: &AtomicBool, observe: impl FnMut(&Event) + Send) -> Result<Event> {
         let session = Search { began: Instant::now(), before_s: self.stored.spent_s, tuning: self, stop, observe };
-        session.run()
+        session.run(hands)
     }
 
     /// Writes `tune.json`, after adding `more_s` to the seconds spent.
@@ -427,7 +457,7 @@ fn draw(config: &Config, data: &Dataset, sweeps: &[Sweep], n: usize) -> Result<V
 fn measure<B: Backward>(be: B, config: &Config, data: &Dataset, budget_s: f64) -> Result<TrialSpeed> {
     /// Evaluation batches to measure, and minimum training steps.
     const BATCHES: u32 = 4;
-    let mut trial = Trial::new(be, config, &data.train)?;
+    let mut trial = trial::Trial::new(be, config, &data.train)?;
     // Warm up: the first step and batch touch memory for the first time.
     trial.step()?;
     trial.eval(1)?;
@@ -459,7 +489,8 @@ struct Search<'a, O: FnMut(&Event) + Send> {
     before_s: f64,
 }
 
-/// A trial to be trained.
+/// What a trial is.
+#[derive(Clone, Copy)]
 struct Task {
     trial: usize,
     rung: usize,
@@ -492,29 +523,28 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         Ok(event)
     }
 
-    fn run(mut self) -> Result<Event> {
-        let Some(settings) = self.plan()? else { return self.interrupted() };
+    fn run(mut self, hands: &mut Hands) -> Result<Event> {
+        let Some(settings) = self.plan(hands)? else { return self.interrupted() };
         let rungs = self.tuning.stored.rungs.clone();
         let mut outcomes: Vec<Vec<Outcome>> = Vec::new();
         let mut field: Vec<usize> = (0..settings.len().min(rungs[0].trials)).collect();
         let mut complete = true;
         for (i, rung) in rungs.iter().enumerate() {
             field.truncate(rung.trials);
-            let mut done = Vec::new();
-            for (k, &trial) in field.iter().enumerate() {
-                let task = Task {
-                    trial,
-                    rung: i + 1,
-                    number: k + 1,
-                    of: field.len(),
-                    check: false,
-                    steps: rung.steps,
-                    seed: self.tuning.config.seed,
-                };
-                done.extend(self.train(&task, &settings[trial])?);
-                if self.stopped() {
-                    return self.interrupted();
-                }
+            let seed = self.tuning.config.seed;
+            let task = |(k, &trial): (usize, &usize)| Task {
+                trial,
+                rung: i + 1,
+                number: k + 1,
+                of: field.len(),
+                check: false,
+                steps: rung.steps,
+                seed,
+            };
+            let tasks: Vec<Task> = field.iter().enumerate().map(task).collect();
+            let done: Vec<Outcome> = self.train(hands, tasks, &settings)?.into_iter().flatten().collect();
+            if self.stopped() {
+                return self.interrupted();
             }
             complete &= done.len() == field.len();
             field = ranking(&done);
@@ -532,7 +562,7 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
             };
             return Err(Error::run(&self.tuning.out, what));
         };
-        let checks = self.check(&best, &settings)?;
+        let checks = self.check(hands, &best, &settings)?;
         if self.stopped() {
             return self.interrupted();
         }
@@ -541,9 +571,9 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
     }
 
     /// Plans the rungs, unless an earlier session did, and returns the settings to try. `None` if it was asked to stop.
-    fn plan(&mut self) -> Result<Option<Vec<Vec<toml::Value>>>> {
+    fn plan(&mut self, hands: &Hands) -> Result<Option<Vec<Vec<toml::Value>>>> {
         let threads = self.tuning.threads;
-        let be = Cpu::new()?.with_precision(self.tuning.config.precision);
+        let be = hands.be().with_precision(self.tuning.config.precision);
         if self.tuning.stored.rungs.is_empty() {
             let speed = match self.tuning.speed {
                 Some(speed) => speed,
@@ -567,7 +597,8 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
             let sizes = settings.iter().map(|set| Ok(size(&space::apply(config, sweeps, set)?)? / size(config)?));
             let mean = sizes.sum::<Result<f64>>()? / settings.len() as f64;
             let speed = TrialSpeed { step_s: speed.step_s * mean, rest_s: speed.rest_s * mean };
-            let rungs = plan::plan(settings.len(), stored.trials.is_none(), config.max_iters, self.left_s(), speed)
+            let wanted = (settings.len(), stored.trials.is_none());
+            let rungs = plan::plan(wanted, config.max_iters, self.left_s(), speed, hands.count())
                 .map_err(|need| too_short(stored.budget_s, stored.budget_s - self.left_s() + need))?;
             self.tuning.stored.rungs = rungs;
             self.save()?;
@@ -606,101 +637,45 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
         }
     }
 
-    /// The outcome of a trial, read from its folder; trains it first if it is not finished. `None` if it was stopped by
+    /// The outcomes of trials, read from their folders; trains those that are not finished. `None` of one that was stopped by
     /// the user or by the end of the budget.
-    fn train(&mut self, task: &Task, settings: &[toml::Value]) -> Result<Option<Outcome>> {
-        let name = match task.check {
-            false => format!("{:03}-rung{}", task.trial, task.rung),
-            true => format!("{:03}-seed{}", task.trial, task.seed),
-        };
-        let path = self.tuning.out.join(TRIALS).join(name);
-        let named = self.tuning.sweeps.iter().zip(settings).map(|(sweep, value)| (sweep.key.to_owned(), value.clone()));
-        let named: BTreeMap<_, _> = named.collect();
-        let read = |path: &Path| Ok::<_, Error>(if path.exists() { outcome(path, task, &named)? } else { None });
-        let mut found = read(&path)?;
-        if found.is_none() {
-            if self.left_s() <= 0.0 || self.stopped() {
-                return Ok(None);
+    fn train(
+        &mut self,
+        hands: &mut Hands,
+        tasks: Vec<Task>,
+        settings: &[Vec<toml::Value>],
+    ) -> Result<Vec<Option<Outcome>>> {
+        let trial = |task| Trial::new(&self.tuning, task, settings);
+        let trials: Vec<Trial> = tasks.into_iter().map(trial).collect();
+        let mut group = Group { search: self, todo: Vec::new(), trials, error: None };
+        for i in 0..group.trials.len() {
+            match group.trials[i].outcome()? {
+                Some(outcome) => group.tell(i, outcome)?,
+                None => group.todo.push(i),
             }
-            (self.observe)(&Event::Trial {
-                trial: task.trial,
-                rung: task.rung,
-                rungs: self.tuning.stored.rungs.len(),
-                number: task.number,
-                of: task.of,
-                check: task.check,
-                steps: task.steps,
-                seed: task.seed,
-                settings: named.clone(),
-            });
-            self.train_in(&path, task, settings)?;
-            self.save()?;
-            found = read(&path)?;
         }
-        if let Some(outcome) = &found {
-            // Each rung trains from scratch, so these checkpoints are never resumed from. Keep those of the last rung:
-            // one may be the best.
-            if task.check || task.rung < self.tuning.stored.rungs.len() {
-                remove_checkpoints(&path)?;
-            }
-            (self.observe)(&Event::Outcome(outcome.clone()));
-        }
-        Ok(found)
-    }
-
-    /// Starts or resumes the run in `path`, and trains it until it finishes or is stopped.
-    fn train_in(&mut self, path: &Path, task: &Task, settings: &[toml::Value]) -> Result<()> {
-        let has_config = path.join(crate::run::CONFIG).exists();
-        let mut job = if has_config {
-            // The text may have moved since the trial began.
-            Job::resume_with(path, &train::Changes { data: self.tuning.config.data.clone(), ..Default::default() })?
-        } else {
-            let config = self.tuning.trial_config(settings, task.steps, task.seed)?;
-            let (run, lock) = RunDir::create(path, config, self.tuning.tokenizer.clone(), None)?;
-            Job::new(run, lock, self.tuning.data.clone())
-        };
-        job.skip_report = true;
-        let (began, before_s, budget_s) = (self.began, self.before_s, self.tuning.stored.budget_s);
-        let Search { tuning, stop, observe, .. } = self;
-        let halt = AtomicBool::new(false);
-        let ended = train::run(job, Cpu::new()?, &Options::default().threads(tuning.threads).stop(&halt), |training| {
-            let left_s = budget_s - before_s - began.elapsed().as_secs_f64();
-            observe(&Event::Training { training: training.clone(), left_s });
-            halt.store(stop.load(Ordering::Relaxed) || left_s <= 0.0, Ordering::Relaxed);
-        });
-        match ended {
-            // Divergence is a result like any other, recorded in the trial's folder.
-            Ok(_) | Err(Error::Diverged(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        hands.train(group.todo.len(), &mut group)?;
+        group.error.map_or(Ok(()), Err)?;
+        group.trials.iter().map(Trial::outcome).collect()
     }
 
     /// Trains the best and the configured settings with other seeds, as far as the budget allows; returns each seed and
     /// both losses.
-    fn check(&mut self, best: &Outcome, settings: &[Vec<toml::Value>]) -> Result<Vec<Check>> {
+    fn check(&mut self, hands: &mut Hands, best: &Outcome, settings: &[Vec<toml::Value>]) -> Result<Vec<Check>> {
         let pair: &[usize] = if best.trial == 0 { &[0] } else { &[best.trial, 0] };
-        let mut checks = Vec::new();
-        for i in 1..=CHECKS {
-            let seed = self.tuning.config.seed.wrapping_add(i) & i64::MAX as u64;
-            let mut losses = Vec::new();
-            for (k, &trial) in pair.iter().enumerate() {
-                let task = Task {
-                    trial,
-                    rung: best.rung,
-                    number: (i as usize - 1) * pair.len() + k + 1,
-                    of: CHECKS as usize * pair.len(),
-                    check: true,
-                    steps: best.steps,
-                    seed,
-                };
-                match self.train(&task, &settings[trial])? {
-                    Some(outcome) => losses.push(outcome.loss),
-                    None => return Ok(checks),
-                }
-            }
-            checks.push(Check { seed, loss: losses[0], configured_loss: losses[pair.len() - 1] });
-        }
-        Ok(checks)
+        let seed = |i: u64| self.tuning.config.seed.wrapping_add(i) & i64::MAX as u64;
+        let seeds: Vec<u64> = (1..=CHECKS).map(seed).collect();
+        let each = seeds.iter().flat_map(|&seed| pair.iter().map(move |&trial| (seed, trial)));
+        let of = seeds.len() * pair.len();
+        let (rung, steps) = (best.rung, best.steps);
+        let task = |(k, (seed, trial))| Task { trial, rung, number: k + 1, of, check: true, steps, seed };
+        let outcomes = self.train(hands, each.enumerate().map(task).collect(), settings)?;
+        let check = |(&seed, pair): (&u64, &[Option<Outcome>])| {
+            let losses: Option<Vec<f64>> = pair.iter().map(|outcome| Some(outcome.as_ref()?.loss)).collect();
+            let losses = losses?;
+            Some(Check { seed, loss: losses[0], configured_loss: losses[losses.len() - 1] })
+        };
+        Ok(seeds.iter().zip(outcomes.chunks(pair.len())).map_while(check).collect())
     }
 
     /// Writes the results.
@@ -746,6 +721,131 @@ impl<O: FnMut(&Event) + Send> Search<'_, O> {
     }
 }
 
+/// A trial, with its settings and its folder.
+struct Trial {
+    task: Task,
+    /// The values of the swept keys, in their order.
+    settings: Vec<toml::Value>,
+    named: BTreeMap<String, toml::Value>,
+    path: PathBuf,
+}
+
+impl Trial {
+    fn new(tuning: &Tuning, task: Task, settings: &[Vec<toml::Value>]) -> Trial {
+        let name = match task.check {
+            false => format!("{:03}-rung{}", task.trial, task.rung),
+            true => format!("{:03}-seed{}", task.trial, task.seed),
+        };
+        let settings = settings[task.trial].clone();
+        let named = tuning.sweeps.iter().zip(&settings).map(|(sweep, value)| (sweep.key.to_owned(), value.clone()));
+        Trial { task, named: named.collect(), settings, path: tuning.out.join(TRIALS).join(name) }
+    }
+
+    /// What its folder says that it came to, if it is finished.
+    fn outcome(&self) -> Result<Option<Outcome>> {
+        let &Trial { task: Task { trial, rung, steps, seed, .. }, ref named, ref path, .. } = self;
+        // Runs that diverged or ended with a non-finite loss have no loss.
+        Ok(hands::end_of(path)?.map(|end| Outcome {
+            trial,
+            rung,
+            steps,
+            seed,
+            settings: named.clone(),
+            loss: end.val_loss_exact.unwrap_or(f64::INFINITY),
+            loss_stderr: end.val_loss_stderr,
+            wall_s: end.wall_s.unwrap_or(0.0),
+            run: path.display().to_string(),
+        }))
+    }
+}
+
+/// Trials that do not depend on each other: those of a rung, or those with other seeds.
+struct Group<'a, 'b, O: FnMut(&Event) + Send> {
+    search: &'a mut Search<'b, O>,
+    trials: Vec<Trial>,
+    /// Which of them are not finished.
+    todo: Vec<usize>,
+    /// What went wrong where no error can be returned.
+    error: Option<Error>,
+}
+
+impl<O: FnMut(&Event) + Send> Group<'_, '_, O> {
+    /// Tells of a trial that is finished.
+    fn tell(&mut self, i: usize, outcome: Outcome) -> Result<()> {
+        let Trial { task, path, .. } = &self.trials[i];
+        // Each rung trains from scratch, so these checkpoints are never resumed from. Keep those of the last rung: one may be
+        // the best.
+        if task.check || task.rung < self.search.tuning.stored.rungs.len() {
+            remove_checkpoints(path)?;
+        }
+        (self.search.observe)(&Event::Outcome(outcome));
+        Ok(())
+    }
+
+    /// Tells of a trial that has ended in this session.
+    fn ended(&mut self, i: usize) -> Result<()> {
+        self.search.save()?;
+        self.trials[i].outcome()?.map_or(Ok(()), |outcome| self.tell(i, outcome))
+    }
+}
+
+impl<O: FnMut(&Event) + Send> Tasks for Group<'_, '_, O> {
+    fn open(&mut self, task: usize) -> Result<Job> {
+        let (Trial { task, settings, path, .. }, tuning) = (&self.trials[self.todo[task]], &self.search.tuning);
+        let mut job = if path.join(CONFIG).exists() {
+            // The text may have moved since the trial began.
+            Job::resume_with(path, &train::Changes { data: tuning.config.data.clone(), ..Default::default() })?
+        } else {
+            let config = tuning.trial_config(settings, task.steps, task.seed)?;
+            let (run, lock) = RunDir::create(path, config, tuning.tokenizer.clone(), None)?;
+            Job::new(run, lock, tuning.data.clone())
+        };
+        job.skip_report = true;
+        Ok(job)
+    }
+
+    fn is_over(&self) -> bool {
+        self.error.is_some() || self.search.stopped() || self.search.left_s() <= 0.0
+    }
+
+    fn event(&mut self, event: hands::Event<'_>) {
+        match event {
+            hands::Event::Began { task } => {
+                let Trial { task, named, .. } = &self.trials[self.todo[task]];
+                (self.search.observe)(&Event::Trial {
+                    trial: task.trial,
+                    rung: task.rung,
+                    rungs: self.search.tuning.stored.rungs.len(),
+                    number: task.number,
+                    of: task.of,
+                    check: task.check,
+                    steps: task.steps,
+                    seed: task.seed,
+                    settings: named.clone(),
+                });
+            }
+            hands::Event::Training { task, event } => {
+                let (number, left_s) = (self.trials[self.todo[task]].task.number, self.search.left_s());
+                (self.search.observe)(&Event::Training { number, training: event.clone(), left_s });
+            }
+            hands::Event::Ended { task, how: Ended::Done | Ended::Diverged } => {
+                if let Err(error) = self.ended(self.todo[task]) {
+                    self.error = Some(error);
+                }
+            }
+            hands::Event::Ended { .. } => {
+                if let Err(error) = self.search.save() {
+                    self.error = Some(error);
+                }
+            }
+            hands::Event::Lost { rank, task, why } => {
+                let run = task.map(|task| self.trials[self.todo[task]].path.display().to_string());
+                (self.search.observe)(&Event::Lost { rank, run, why: why.to_owned() });
+            }
+        }
+    }
+}
+
 /// The trials with a finite loss, best first.
 fn ranking(outcomes: &[Outcome]) -> Vec<usize> {
     let mut finite: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.loss.is_finite()).collect();
@@ -766,31 +866,6 @@ fn ranked(outcomes: &[Vec<Outcome>]) -> Vec<Outcome> {
     let place = |outcome: &Outcome| if outcome.loss.is_finite() { outcome.rung } else { 0 };
     all.sort_by(|a, b| place(b).cmp(&place(a)).then(a.loss.total_cmp(&b.loss)).then(a.trial.cmp(&b.trial)));
     all
-}
-
-/// The outcome stored in the folder of a finished trial.
-fn outcome(path: &Path, task: &Task, settings: &BTreeMap<String, toml::Value>) -> Result<Option<Outcome>> {
-    if !path.join(crate::run::CONFIG).exists() {
-        return Ok(None);
-    }
-    let mut end = None;
-    RunDir::open(path)?.records(|record| match record {
-        // Runs that diverged or ended with a non-finite loss have no loss.
-        Record::Done(done) => end = Some(done),
-        Record::Diverged { action } if action == "stop" => end = Some(DoneRecord::default()),
-        _ => {}
-    })?;
-    Ok(end.map(|end| Outcome {
-        trial: task.trial,
-        rung: task.rung,
-        steps: task.steps,
-        seed: task.seed,
-        settings: settings.clone(),
-        loss: end.val_loss_exact.unwrap_or(f64::INFINITY),
-        loss_stderr: end.val_loss_stderr,
-        wall_s: end.wall_s.unwrap_or(0.0),
-        run: path.display().to_string(),
-    }))
 }
 
 /// Removes the checkpoints of a run, and the files that name them.

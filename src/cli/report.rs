@@ -79,15 +79,11 @@ pub(super) fn finish(finished: &Finished, json: bool) -> anyhow::Result<Ended> {
     Ok(Ended::Done)
 }
 
-/// A flag that SIGINT (Ctrl-C) and SIGTERM set; a second signal ends the program at once.
-pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
-    stop_saying(SAVING)
-}
-
 /// What the first signal makes a run say.
 const SAVING: &str = "Saving a checkpoint. Press Ctrl-C again to quit without it.";
 
-/// The same for a run of several ranks: the flag is the team's, which a signal to another rank sets too.
+/// Lets SIGINT (Ctrl-C) and SIGTERM set the team's flag, which a signal to another rank sets too; a second signal ends the program at
+/// once.
 pub(super) fn stop_team_on_signal(team: &Team) -> anyhow::Result<()> {
     let team = team.clone();
     on_signal(SAVING, move || team.stop().store(true, Ordering::Relaxed))
@@ -96,7 +92,7 @@ pub(super) fn stop_team_on_signal(team: &Team) -> anyhow::Result<()> {
 /// Signals that come within this time are one.
 const SAME_SIGNAL: Duration = Duration::from_millis(300);
 
-/// The same, where something else is said.
+/// A flag that SIGINT and SIGTERM set; this is said then. A second signal ends the program at once.
 pub(super) fn stop_saying(text: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();

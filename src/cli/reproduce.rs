@@ -1,28 +1,33 @@
 //! `kinglet reproduce`
 
-use super::terminal;
 use super::{
     choice::Threads,
+    many::{Many, is_shown},
     published::{PUBLISHED, Published},
-    report::{Reporter, stop_on_signal},
-    terminal::Ended,
+    report::{Reporter, optional, stop_team_on_signal},
+    terminal::{self, Ended},
+    watch::Watch,
+    world::World,
 };
 use anyhow::{Context, bail};
 use kinglet::{
     backend::Cpu,
     config::Config,
+    hands::{self, Hands, Tasks},
+    model::Gpt,
     run::RunDir,
     system::machine::processor,
     text::source::TINY_SHAKESPEARE,
-    threads::cores,
-    train::{self, Event, Job, Options},
+    threads::{cores, whole},
+    train::{Event, Job},
 };
 use serde_json::{Value, json};
 use std::{
+    collections::HashSet,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
     time::SystemTime,
 };
 
@@ -57,31 +62,56 @@ struct Runs {
 }
 
 impl Args {
-    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
-        self.threads.run(|| self.reproduce(json))
+    /// The number of threads that was asked for, or 0.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.count()
     }
 
-    fn reproduce(&self, json: bool) -> anyhow::Result<Ended> {
-        let be = Cpu::new()?;
-        let stop = stop_on_signal()?;
-        let mut all = Vec::new();
-        for published in &PUBLISHED {
-            if !self.preset.is_empty() && !self.preset.iter().any(|name| name == published.preset) {
-                continue;
-            }
-            let mut done = Vec::new();
+    pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
+        let threads = world.threads(self.threads());
+        if !world.is_first() {
+            return world.serve(threads);
+        }
+        whole(threads, || world.with_hands(threads, |hands| self.reproduce(json, world, hands)))?
+    }
+
+    fn reproduce(&self, json: bool, world: &World, hands: &mut Hands) -> anyhow::Result<Ended> {
+        stop_team_on_signal(world.team())?;
+        let wanted = |name: &str| self.preset.is_empty() || self.preset.iter().any(|wanted| wanted == name);
+        let published: Vec<_> = PUBLISHED.iter().filter(|published| wanted(published.preset)).collect();
+        let mut each = Vec::new();
+        for Published { preset, .. } in &published {
             for seed in 1..=self.seeds {
-                if !json {
-                    terminal::print(&format!("--- {} with seed {seed}\n", published.preset))?;
-                }
-                let mut config = Config::preset(published.preset)?;
-                config.seed = seed;
-                match self.one(be, config, &self.folder(published.preset, seed), json, &stop)? {
-                    Some(event) => done.push(event),
-                    None => return Ok(Ended::Interrupted),
-                }
+                each.push(Seeded::new(preset, seed, self.quick, self.folder(preset, seed))?);
             }
-            let folders = (1..=self.seeds).map(|seed| self.folder(published.preset, seed)).collect();
+        }
+        let several = hands.count() > 1;
+        let stop = world.team().stop();
+        let todo = (0..each.len()).filter(|&i| !each[i].is_done()).collect();
+        let mut runs = Training { json, each, todo, stop, shown: Shown::new(several), error: None };
+        runs.begins()?;
+        let ended = hands.train(runs.todo.len(), &mut runs)?;
+        if let Some(error) = runs.error {
+            return Err(error);
+        }
+        if let Some((&i, _)) = runs.todo.iter().zip(&ended).find(|(_, how)| **how == hands::Ended::Diverged) {
+            bail!("{} diverged", runs.each[i].name());
+        }
+        if !ended.iter().all(|how| *how == hands::Ended::Done) {
+            if several && !json {
+                terminal::print(&format!("stopped; what is done is saved in {}\n", self.out.display()))?;
+                terminal::hints(&[("to continue", terminal::this_command())])?;
+            }
+            return Ok(Ended::Interrupted);
+        }
+        let mut each = runs.each.into_iter();
+        let mut all = Vec::new();
+        for published in published {
+            let (mut done, mut folders) = (Vec::new(), Vec::new());
+            for run in each.by_ref().take(usize::try_from(self.seeds)?) {
+                done.extend(run.done);
+                folders.push(run.folder);
+            }
             all.push(Runs { published, done, folders });
         }
         if json {
@@ -103,51 +133,6 @@ impl Args {
     fn folder(&self, name: &str, seed: u64) -> PathBuf {
         let quick = if self.quick { "-quick" } else { "" };
         self.out.join(format!("{name}-seed{seed}{quick}"))
-    }
-
-    /// Trains on Tiny Shakespeare, resuming an unfinished run; returns the `done` event, or `None` if it was
-    /// interrupted.
-    fn one(
-        &self,
-        be: Cpu,
-        mut config: Config,
-        out: &Path,
-        json: bool,
-        stop: &AtomicBool,
-    ) -> anyhow::Result<Option<Value>> {
-        config.data = vec![TINY_SHAKESPEARE.to_owned()];
-        if self.quick {
-            (config.max_iters, config.eval_iters) = (300, 20);
-        }
-        let job = if out.exists() {
-            let run = RunDir::open(out)?;
-            // Copy the values a run resolves for itself; all others must match the requested configuration.
-            let Config { data, data_sha256, tokenizer_sha256, vocab_size, shards, .. } = run.config.clone();
-            (config.data, config.data_sha256, config.tokenizer_sha256) = (data, data_sha256, tokenizer_sha256);
-            (config.vocab_size, config.shards) = (vocab_size, shards);
-            if run.config != config {
-                bail!(
-                    "{} contains a run with a different configuration: remove it, or choose another --out",
-                    out.display()
-                );
-            }
-            let mut events = run.events::<Value>()?;
-            let is_done =
-                |event: &kinglet::error::Result<Value>| event.as_ref().map_or(true, |event| event["event"] == "done");
-            if let Some(done) = events.find(is_done).transpose()? {
-                return Ok(Some(done));
-            }
-            Job::resume(out, &[])?
-        } else {
-            Job::start(config, out)?
-        };
-        let mut reporter = Reporter::new(json, &job.run.config).resumed_by(terminal::this_command());
-        let options = Options::default().threads(self.threads.count()).stop(stop);
-        let last = train::run(job, be, &options, |event| reporter.event(event))?;
-        Ok(match last {
-            Event::Interrupted { .. } => None,
-            done => Some(serde_json::to_value(done)?),
-        })
     }
 
     /// Writes the report and its pictures into the folder of the runs.
@@ -191,6 +176,185 @@ impl Args {
         let report = self.out.join(REPORT);
         fs::write(&report, text).with_context(|| format!("cannot write {}", report.display()))?;
         Ok(report)
+    }
+}
+
+/// A run of a preset on Tiny Shakespeare with one seed.
+struct Seeded {
+    preset: &'static str,
+    seed: u64,
+    config: Config,
+    folder: PathBuf,
+    /// The `done` event, if it is complete.
+    done: Option<Value>,
+}
+
+impl Seeded {
+    fn new(preset: &'static str, seed: u64, quick: bool, folder: PathBuf) -> anyhow::Result<Seeded> {
+        let mut config = Config::preset(preset)?;
+        config.seed = seed;
+        config.data = vec![TINY_SHAKESPEARE.to_owned()];
+        if quick {
+            (config.max_iters, config.eval_iters) = (300, 20);
+        }
+        let mut run = Seeded { preset, seed, config, folder, done: None };
+        if run.folder.exists() {
+            run.check()?;
+            run.look()?;
+        }
+        Ok(run)
+    }
+
+    fn name(&self) -> String {
+        format!("{} with seed {}", self.preset, self.seed)
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.is_some()
+    }
+
+    /// Refuses a folder with another run in it.
+    fn check(&self) -> anyhow::Result<()> {
+        let run = RunDir::open(&self.folder)?;
+        let mut config = self.config.clone();
+        // Copy the values a run resolves for itself; all others must match the requested configuration.
+        let Config { data, data_sha256, tokenizer_sha256, vocab_size, shards, .. } = run.config.clone();
+        (config.data, config.data_sha256, config.tokenizer_sha256) = (data, data_sha256, tokenizer_sha256);
+        (config.vocab_size, config.shards) = (vocab_size, shards);
+        if run.config != config {
+            bail!(
+                "{} contains a run with a different configuration: remove it, or choose another --out",
+                self.folder.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Looks whether it is complete.
+    fn look(&mut self) -> anyhow::Result<()> {
+        let is_done =
+            |event: &kinglet::error::Result<Value>| event.as_ref().map_or(true, |event| event["event"] == "done");
+        self.done = RunDir::open(&self.folder)?.events::<Value>()?.find(is_done).transpose()?;
+        Ok(())
+    }
+}
+
+/// How the training of runs is shown.
+enum Shown {
+    /// One after another, each as `kinglet train` shows it.
+    Each(Option<Box<Reporter>>),
+    /// Several at a time, with one bar for all, and the notes and warnings that were shown.
+    Together(Box<(Watch, Many, HashSet<String>)>),
+}
+
+impl Shown {
+    fn new(several: bool) -> Shown {
+        match several {
+            false => Shown::Each(None),
+            true => Shown::Together(Box::new((Watch::new(true), Many::new("", []), HashSet::new()))),
+        }
+    }
+}
+
+/// Runs that are trained.
+struct Training<'a> {
+    json: bool,
+    each: Vec<Seeded>,
+    /// Those that are not complete.
+    todo: Vec<usize>,
+    stop: &'a AtomicBool,
+    shown: Shown,
+    /// What went wrong where no error can be returned.
+    error: Option<anyhow::Error>,
+}
+
+impl Training<'_> {
+    /// Says which runs are complete already.
+    fn begins(&mut self) -> anyhow::Result<()> {
+        for run in self.each.iter().filter(|run| run.is_done() && !self.json) {
+            terminal::print(&format!("--- {}: complete\n", run.name()))?;
+        }
+        if let Shown::Together(shown) = &mut self.shown {
+            // The larger model takes the longer.
+            let size = |config: &Config| Gpt::new(config).map_or(1.0, |model| model.layout.len() as f64);
+            let of = |run: &Seeded| {
+                let mut config = run.config.clone();
+                config.vocab_size = config.vocab_size.max(65);
+                (run.name(), size(&config) * config.max_iters as f64, config.max_iters)
+            };
+            shown.1 = Many::new("", self.each.iter().map(of));
+            let done = self.each.iter().enumerate().filter(|(_, run)| run.is_done());
+            done.for_each(|(i, _)| shown.1.ended(i));
+        }
+        Ok(())
+    }
+
+    /// A run has ended.
+    fn ended(&mut self, i: usize) -> anyhow::Result<()> {
+        self.each[i].look()?;
+        if let (Shown::Together(shown), Some(done)) = (&mut self.shown, &self.each[i].done) {
+            shown.1.ended(i);
+            match self.json {
+                true => terminal::print_json(done)?,
+                false => shown.0.say(&format!("{}: validation loss {:.4}\n", self.each[i].name(), done["val_loss"]))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tasks for Training<'_> {
+    fn open(&mut self, task: usize) -> kinglet::error::Result<Job> {
+        let run = &self.each[self.todo[task]];
+        let job = match run.folder.exists() {
+            true => Job::resume(&run.folder, &[])?,
+            false => Job::start(run.config.clone(), &run.folder)?,
+        };
+        if let Shown::Each(reporter) = &mut self.shown {
+            let of_run = Reporter::new(self.json, &job.run.config).resumed_by(terminal::this_command());
+            *reporter = Some(Box::new(of_run));
+        }
+        Ok(job)
+    }
+
+    fn is_over(&self) -> bool {
+        self.error.is_some() || self.stop.load(Ordering::Relaxed)
+    }
+
+    fn event(&mut self, event: hands::Event<'_>) {
+        match (event, &mut self.shown) {
+            (hands::Event::Began { task }, Shown::Each(_)) if !self.json => {
+                // A closed output pipe must not end the training.
+                let _ = terminal::print(&format!("--- {}\n", self.each[self.todo[task]].name()));
+            }
+            (hands::Event::Began { task }, Shown::Together(shown)) => shown.1.begins(self.todo[task]),
+            (hands::Event::Training { event, .. }, Shown::Each(Some(reporter))) => reporter.event(event),
+            (hands::Event::Training { task, event }, Shown::Together(shown)) => {
+                let ((watch, many, told), i) = (&mut **shown, self.todo[task]);
+                match event {
+                    Event::Warning { step, warning } => {
+                        watch.tell(&format!("warning: {}: at step {step}: {warning}", many.name(i)));
+                    }
+                    Event::Note { note } if told.insert(note.clone()) => watch.tell(&format!("note: {note}")),
+                    event => {
+                        if let Some(what) = many.training(i, event).filter(|_| is_shown(self.json)) {
+                            many.show(watch, i, &what, None);
+                        }
+                    }
+                }
+            }
+            (hands::Event::Ended { task, how: hands::Ended::Done }, _) => {
+                if let Err(error) = self.ended(self.todo[task]) {
+                    self.error = Some(error);
+                }
+            }
+            (hands::Event::Lost { rank, task, why }, Shown::Together(shown)) => {
+                let again =
+                    optional(task, |task| format!("; {} begins again on another", self.each[self.todo[task]].name()));
+                shown.0.tell(&format!("warning: rank {rank} is lost: {why}{again}"));
+            }
+            _ => {}
+        }
     }
 }
 
@@ -268,6 +432,7 @@ fn table(all: &[Runs]) -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+    use kinglet::train::{self, Options};
 
     #[derive(Parser)]
     struct Alone {

@@ -2,27 +2,27 @@
 
 use super::{
     choice::{Choice, Threads},
-    report::{duration, optional, stop_on_signal},
+    many::{Many, is_shown},
+    report::{duration, optional, stop_team_on_signal},
     run_arg::{self, Place, PlaceArg},
     table::columns,
     terminal::{self, Ended, count, quoted},
-    watch::{Watch, left},
+    watch::Watch,
+    world::World,
 };
 use anyhow::Context;
 use kinglet::{
-    backend::Cpu,
-    config::Config,
     error::Error,
     grid::{Axis, Event, Grid, Outcome, Plan, Request, Row, points, read_list, table, written_all},
     hands::Hands,
     run::{HOME, run_name},
+    threads::whole,
     train,
 };
 use serde_json::json;
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 /// Train every combination of settings, each with several seeds
@@ -63,18 +63,30 @@ pub(super) struct Args {
 const MEASURE_S: f64 = 1.0;
 
 impl Args {
-    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
-        self.threads.run(|| self.sweep(json))
+    /// Whether several processes can share the work.
+    pub(super) fn is_shared(&self) -> bool {
+        !self.plan
     }
 
-    fn sweep(&self, json: bool) -> anyhow::Result<Ended> {
-        let threads = self.threads.count();
-        let mut hands = Hands::alone(Cpu::new()?, threads);
+    /// The number of threads that was asked for, or 0.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
+    pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
+        let threads = world.threads(self.threads());
+        if !world.is_first() {
+            return world.serve(threads);
+        }
+        whole(threads, || world.with_hands(threads, |hands| self.sweep(json, world, hands, threads)))?
+    }
+
+    fn sweep(&self, json: bool, world: &World, hands: &mut Hands, threads: usize) -> anyhow::Result<Ended> {
         let grid = if self.resume {
             let (out, data) = run_arg::sweep_to_resume(&self.place, &self.choice.data)?;
             Grid::resume(&out, data, threads)?
         } else {
-            let (plan, name) = self.planned(hands.count())?;
+            let (plan, name) = self.planned(hands.count(), threads)?;
             if self.plan {
                 show(&plan, json)?;
                 return Ok(Ended::Done);
@@ -82,14 +94,14 @@ impl Args {
             let default = Path::new(HOME).join(format!("{name}-sweep"));
             self.place.start(|| default, |place: Place| place.start(|out| plan.start(out)), Grid::path)?
         };
-        let stop = stop_on_signal()?;
+        stop_team_on_signal(world.team())?;
         let mut reporter = Reporter::new(json, &grid)?;
-        let last = grid.run(&mut hands, &stop, |event| reporter.event(event))?;
+        let last = grid.run(hands, world.team().stop(), |event| reporter.event(event))?;
         Ok(if let Event::Interrupted { .. } = last { Ended::Interrupted } else { Ended::Done })
     }
 
     /// What is to be trained, and the name of what it is made of.
-    fn planned(&self, at_a_time: usize) -> anyhow::Result<(Plan, String)> {
+    fn planned(&self, at_a_time: usize, threads: usize) -> anyhow::Result<(Plan, String)> {
         let grid = self.grid.iter().map(|text| text.parse()).collect::<Result<Vec<Axis>, _>>()?;
         let list = self.list.as_deref().map(read_list).transpose()?.unwrap_or_default();
         let points = points(&grid, &list)?;
@@ -100,9 +112,9 @@ impl Args {
             return Err(Error::BadConfig(what.into()).into());
         }
         let name = run_name(&config, &name);
-        let mut plan = Plan::new(Request { config, points, seeds: self.seeds }, self.threads.count())?;
+        let mut plan = Plan::new(Request { config, points, seeds: self.seeds }, threads)?;
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-        plan.forecast(MEASURE_S, folder.path(), at_a_time, self.threads.count())?;
+        plan.forecast(MEASURE_S, folder.path(), at_a_time, threads)?;
         Ok((plan, name))
     }
 }
@@ -135,26 +147,11 @@ fn show(plan: &Plan, json: bool) -> anyhow::Result<()> {
     Ok(terminal::print(&text)?)
 }
 
-/// Where a run stands.
-#[derive(Clone, Default)]
-struct At {
-    name: String,
-    /// How much it has to compute, and in how many steps.
-    work: f64,
-    steps: u64,
-    /// The steps that are done, and those that were before this session.
-    step: u64,
-    before: u64,
-    begun: bool,
-    ended: bool,
-}
-
 /// Reports a sweep's events, as lines and a progress bar, or as JSON.
 struct Reporter {
     json: bool,
     watch: Watch,
-    began: Instant,
-    runs: Vec<At>,
+    many: Many,
     /// Notes and warnings that were shown: what concerns the text is the same in every run.
     told: HashSet<String>,
 }
@@ -162,26 +159,21 @@ struct Reporter {
 impl Reporter {
     fn new(json: bool, grid: &Grid) -> anyhow::Result<Reporter> {
         let each = grid.works()?.into_iter().zip(grid.runs());
-        let at = |(work, (name, config)): (f64, (&str, &Config))| {
-            let (name, steps) = (name.to_owned(), config.max_iters);
-            At { name, work, steps, ..At::default() }
-        };
-        let runs = each.map(at).collect();
-        Ok(Reporter { json, watch: Watch::new(true), began: Instant::now(), runs, told: HashSet::new() })
+        let many = Many::new("", each.map(|(work, (name, config))| (name.to_owned(), work, config.max_iters)));
+        Ok(Reporter { json, watch: Watch::new(true), many, told: HashSet::new() })
     }
 
     fn event(&mut self, event: &Event) {
-        if let Event::Training { number, training } = event {
-            return self.training(*number, training);
-        }
         match event {
-            Event::Run { number, .. } => self.runs[number - 1].begun = true,
+            Event::Training { number, training } => return self.training(number - 1, training),
+            Event::Run { number, .. } => self.many.begins(number - 1),
             Event::Outcome(Outcome { run, .. }) => {
-                let at = self.runs.iter_mut().find(|at| at.name == file_name(run));
-                at.into_iter().for_each(|at| {
-                    at.before = if at.begun { at.before } else { at.steps };
-                    at.ended = true;
-                });
+                let i = self.many.named(&file_name(run));
+                i.into_iter().for_each(|i| self.many.ended(i));
+            }
+            Event::Lost { rank, run, why } => {
+                let again = optional(run.as_ref(), |run| format!("; {run} begins again on another"));
+                return self.watch.tell(&format!("warning: rank {rank} is lost: {why}{again}"));
             }
             Event::Interrupted { .. } | Event::Done { .. } => self.watch.end(),
             _ => {}
@@ -190,8 +182,8 @@ impl Reporter {
         let _ = if self.json { terminal::print_json(event) } else { self.event_text(event) };
     }
 
-    fn training(&mut self, number: usize, event: &train::Event) {
-        let name = self.runs[number - 1].name.clone();
+    fn training(&mut self, i: usize, event: &train::Event) {
+        let name = self.many.name(i);
         let said = match event {
             train::Event::Warning { step, warning } => {
                 Some((format!("{name}{warning}"), format!("warning: {name}: at step {step}: {warning}")))
@@ -205,52 +197,9 @@ impl Reporter {
             }
             return;
         }
-        let at = &mut self.runs[number - 1];
-        let what = match *event {
-            train::Event::Start { step, .. } => {
-                (at.step, at.before) = (step, step);
-                return;
-            }
-            train::Event::Step { step, loss, .. } => {
-                at.step = step;
-                format!("loss {loss:.3}")
-            }
-            train::Event::Measuring { done, of, .. } => format!("measuring {} %", 100 * done / of.max(1)),
-            _ => return,
-        };
-        if !self.json || terminal::columns_err().is_some() {
-            self.progress(number, &what);
+        if let Some(what) = self.many.training(i, event).filter(|_| is_shown(self.json)) {
+            self.many.show(&mut self.watch, i, &what, None);
         }
-    }
-
-    /// Moves the bar, or writes a line where there is none.
-    fn progress(&mut self, number: usize, what: &str) {
-        let Reporter { watch, runs, began, .. } = self;
-        let share = |at: &At, step: u64| at.work * step as f64 / at.steps.max(1) as f64;
-        let done: f64 = runs.iter().map(|at| if at.ended { at.work } else { share(at, at.step) }).sum();
-        let all: f64 = runs.iter().map(|at| at.work).sum();
-        // What earlier sessions did took other time.
-        let before: f64 = runs.iter().map(|at| share(at, at.before)).sum();
-        let seconds = began.elapsed().as_secs_f64();
-        let now = done - before;
-        let rest = optional((now > 0.0 && seconds > 2.0).then(|| seconds * (all - done) / now), left);
-        let over = runs.iter().filter(|at| at.ended).count();
-        let At { name, step, steps, .. } = &runs[number - 1];
-        let many = format!("{over}/{} runs", runs.len());
-        let parts = || {
-            vec![
-                (0, many.clone()),
-                (4, name.clone()),
-                (2, format!("step {step}/{steps}")),
-                (3, what.to_owned()),
-                (1, rest.clone()),
-            ]
-        };
-        let line = || {
-            let rest = if rest.is_empty() { String::new() } else { format!(", {rest}") };
-            format!("{many} done; {name}: step {step} of {steps}, {what}{rest}")
-        };
-        watch.at((1e6 * done / all) as u64, 1_000_000, parts, line);
     }
 
     fn event_text(&mut self, event: &Event) -> anyhow::Result<()> {

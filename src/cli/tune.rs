@@ -2,15 +2,19 @@
 
 use super::{
     choice::{Choice, Threads},
-    report::{duration, optional, stop_on_signal},
+    many::{Many, is_shown},
+    report::{duration, optional, stop_team_on_signal},
     run_arg::{self, Place, PlaceArg},
     table::columns,
     terminal::{self, Ended, count, quoted},
     watch::{Watch, left},
+    world::World,
 };
 use kinglet::{
+    hands::Hands,
     report::with_error,
     run::{HOME, run_name},
+    threads::whole,
     train,
     tune::{Changes, Event, Found, Outcome, RangeTest, Request, Sweep, Tuning, written},
 };
@@ -63,15 +67,23 @@ fn budget(text: &str) -> Result<f64, String> {
 }
 
 impl Args {
-    pub(super) fn run(&self, json: bool) -> anyhow::Result<Ended> {
-        self.threads.run(|| self.tune(json))
+    /// The number of threads that was asked for, or 0.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.count()
     }
 
-    fn tune(&self, json: bool) -> anyhow::Result<Ended> {
-        let threads = self.threads.count();
+    pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
+        let threads = world.threads(self.threads());
+        if !world.is_first() {
+            return world.serve(threads);
+        }
+        whole(threads, || world.with_hands(threads, |hands| self.tune(json, world, hands, threads)))?
+    }
+
+    fn tune(&self, json: bool, world: &World, hands: &mut Hands, threads: usize) -> anyhow::Result<Ended> {
         let sweeps = self.sweep.iter().map(|text| text.parse()).collect::<Result<Vec<Sweep>, _>>()?;
         let trials = self.trials.map(usize::from);
-        let stop = stop_on_signal()?;
+        stop_team_on_signal(world.team())?;
         let tuning = if self.resume {
             let (out, data) = run_arg::tuning_to_resume(&self.place, &self.choice.data)?;
             let changes = Changes { sweeps, trials, budget_s: self.budget, data: data.to_vec() };
@@ -80,10 +92,11 @@ impl Args {
             let (config, name) = self.choice.config()?;
             let request = Request { config, sweeps, trials, budget_s: self.budget.unwrap_or(BUDGET_S) };
             let default = Path::new(HOME).join(format!("{}-tune", run_name(&request.config, &name)));
-            let start = |place: Place| place.start(|out| Tuning::start(request.clone(), out, threads));
+            let start =
+                |place: Place| place.start(|out| Tuning::start_for(request.clone(), out, threads, hands.count()));
             self.place.start(|| default, start, Tuning::path)?
         };
-        let mut reporter = Reporter::new(json);
+        let mut reporter = Reporter::new(json, hands.count());
         if !json && !terminal::is_quiet() {
             let (budget_s, spent_s) = tuning.budget_s();
             let spent = optional((spent_s > 5.0).then_some(spent_s), |s| {
@@ -91,7 +104,7 @@ impl Args {
             });
             terminal::print(&format!("tuning for at most {}{spent}\n", duration(budget_s)))?;
         }
-        let last = tuning.run(&stop, |event| reporter.event(event))?;
+        let last = tuning.run_by(hands, world.team().stop(), |event| reporter.event(event))?;
         Ok(if let Event::Interrupted { .. } = last { Ended::Interrupted } else { Ended::Done })
     }
 }
@@ -102,13 +115,18 @@ struct Reporter {
     watch: Watch,
     /// The trial that is in progress, and its steps.
     trial: (String, u64),
+    /// How many are in progress at a time.
+    at_a_time: usize,
+    /// If that is several: which these are, and how far.
+    group: (String, Many),
     /// Notes and warnings that were shown: what concerns the text is the same in every trial.
     told: HashSet<String>,
 }
 
 impl Reporter {
-    fn new(json: bool) -> Reporter {
-        Reporter { json, watch: Watch::new(true), trial: (String::new(), 0), told: HashSet::new() }
+    fn new(json: bool, at_a_time: usize) -> Reporter {
+        let (trial, group) = ((String::new(), 0), (String::new(), Many::new("", [])));
+        Reporter { json, watch: Watch::new(true), trial, at_a_time, group, told: HashSet::new() }
     }
 
     fn event(&mut self, event: &Event) {
@@ -125,7 +143,11 @@ impl Reporter {
             }
             return;
         }
-        if !self.json || terminal::columns_err().is_some() {
+        if let Event::Lost { rank, run, why } = event {
+            let again = optional(run.as_ref(), |run| format!("; {run} begins again on another"));
+            return self.watch.tell(&format!("warning: rank {rank} is lost: {why}{again}"));
+        }
+        if is_shown(self.json) {
             self.progress(event);
         }
         // A closed output pipe must not end the search.
@@ -146,8 +168,23 @@ impl Reporter {
             Event::Trial { rung, rungs, number, of, check, steps, seed, .. } => {
                 let which = if *check { format!("seed {seed}") } else { format!("rung {rung}/{rungs}") };
                 self.trial = (format!("{which}, {number}/{of}"), *steps);
+                if self.at_a_time > 1 {
+                    let group = if *check { "other seeds".to_owned() } else { which };
+                    if self.group.0 != group {
+                        let runs = (1..=*of).map(|i| (format!("trial {i}"), 1.0, *steps));
+                        self.group = (group.clone(), Many::new(&format!("{group}: "), runs));
+                    }
+                    self.group.1.begins(number - 1);
+                }
             }
-            Event::Training { training, left_s } => {
+            Event::Training { number, training, left_s } if self.at_a_time > 1 => {
+                let Reporter { watch, group: (_, many), .. } = self;
+                let rest = format!("{} of the budget", left(*left_s));
+                if let Some(what) = many.training(number - 1, training) {
+                    many.show(watch, number - 1, &what, Some(rest));
+                }
+            }
+            Event::Training { training, left_s, .. } => {
                 let (trial, steps) = (&self.trial.0, self.trial.1);
                 let (step, what) = match training {
                     train::Event::Step { step, loss, .. } => (*step, format!("loss {loss:.3}")),

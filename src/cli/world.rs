@@ -11,6 +11,7 @@ use kinglet::{
     backend::Cpu,
     config::Config,
     error::Error,
+    hands::{self, Crew, Hands},
     ranks::{Ranks, Team},
     replica, shards,
     threads::{whole, with_threads},
@@ -21,8 +22,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     str,
     sync::{
-        Arc, OnceLock,
-        atomic::Ordering,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -55,28 +56,44 @@ pub(super) fn launched() -> Option<Launch> {
     Mpi::launched()
 }
 
+/// What several processes share.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shared {
+    /// The number of threads that was asked for, or 0.
+    pub(super) threads: usize,
+    /// Whether they share out whole runs, rather than the steps of one.
+    pub(super) runs: bool,
+}
+
 /// This process, alone or one of several.
 pub(super) struct World {
     team: Team,
     /// What was agreed, unless this process is alone.
     terms: Option<Terms>,
     mpi: Option<Arc<Mpi>>,
+    /// Whether whole runs are shared out.
+    runs: bool,
+    /// The ranks that runs are shared out to, as rank 0 sees them.
+    crew: Mutex<Option<Crew>>,
+    /// Whether a rank was lost: MPI does not end then, since it would wait for it.
+    parted: AtomicBool,
 }
 
 impl World {
     /// This process by itself.
     fn alone() -> World {
-        World { team: Team::default(), terms: None, mpi: None }
+        let (crew, parted) = (Mutex::default(), AtomicBool::default());
+        World { team: Team::default(), terms: None, mpi: None, runs: false, crew, parted }
     }
 
-    /// Meets the other processes, for a command that they can share. `threads` is the number that was asked for, or 0. Without a
-    /// launcher of several, there are none, and nothing is done.
+    /// Meets the other processes, for a command that they can share. Without a launcher of several, there are none, and nothing is
+    /// done.
     ///
     /// # Errors
     /// If they cannot be met, or would not compute the same bits. All end with the same status then, and one of them says why.
-    pub(super) fn start(launch: Option<Launch>, threads: usize) -> anyhow::Result<World> {
+    pub(super) fn start(launch: Option<Launch>, shared: Shared) -> anyhow::Result<World> {
         let Some(launch) = launch else { return Ok(World::alone()) };
-        World::meet(&launch, threads).map_err(|error| match error.downcast_ref() {
+        World::meet(&launch, shared).map_err(|error| match error.downcast_ref() {
             Some(Silent(_)) => error,
             // On each machine, because each may have a fault of its own.
             None if launch.is_first_here && launch.rank > 0 => error.context(format!("rank {}", launch.rank)),
@@ -85,7 +102,7 @@ impl World {
         })
     }
 
-    fn meet(launch: &Launch, threads: usize) -> anyhow::Result<World> {
+    fn meet(launch: &Launch, Shared { threads, runs }: Shared) -> anyhow::Result<World> {
         let patience = patience();
         let limit = Duration::from_secs_f64(*patience.as_ref().unwrap_or(&PATIENCE_S));
         let started = {
@@ -137,7 +154,8 @@ impl World {
         };
         let rank = u32::try_from(team.rank()).unwrap_or(SPEAKERS).min(SPEAKERS);
         let team = team.with_patience(Duration::from_secs_f64(terms.patience_s) + rank * LATER);
-        Ok(World { team, terms: Some(terms), mpi: Some(mpi) })
+        let (terms, mpi) = (Some(terms), Some(mpi));
+        Ok(World { team, terms, mpi, runs, ..World::alone() })
     }
 
     /// All ranks.
@@ -180,18 +198,50 @@ impl World {
         be.ok_or_else(|| Error::Ranks(format!("this processor has lost its instruction set {}", terms.isa)))
     }
 
+    /// What trains runs: this process, or all ranks. It is for rank 0.
+    ///
+    /// # Errors
+    /// Those of `work`, or if this processor lacks the instruction set that `KINGLET_ISA` names.
+    pub(super) fn with_hands<T>(
+        &self,
+        threads: usize,
+        work: impl FnOnce(&mut Hands) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let (be, mut crew) = (self.cpu()?, self.crew());
+        work(&mut match crew.as_mut() {
+            Some(crew) => Hands::with(be, threads, crew),
+            None => Hands::alone(be, threads),
+        })
+    }
+
+    fn crew(&self) -> MutexGuard<'_, Option<Crew>> {
+        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs a command, of rank 0 or of another, and then ends what all share, whether the command succeeded or not.
     pub(super) fn run(self, command: impl FnOnce(&World) -> anyhow::Result<Ended>) -> anyhow::Result<Ended> {
         let Some(mpi) = &self.mpi else { return command(&self) };
+        if self.runs && self.is_first() {
+            let crew = Crew::new(&self.team).unwrap_or_else(|error| self.team.abort(&error.one_line()));
+            *self.crew() = Some(crew);
+        }
         let ended = catch_unwind(AssertUnwindSafe(|| command(&self)));
         let ended = ended.unwrap_or_else(|_| self.team.abort("the program panicked; this is a fault of its own"));
         if self.is_first() {
-            replica::quit(&self.team);
+            let crew = self.crew().take();
+            match crew {
+                Some(crew) => self.parted.store(!crew.end().is_empty(), Ordering::Relaxed),
+                None => replica::quit(&self.team),
+            }
         } else {
             // Whatever went wrong here, rank 0 waits for this one.
             if let Err(error) = &ended {
                 self.team.abort(&format!("{error:#}"));
             }
+        }
+        if self.parted.load(Ordering::Relaxed) {
+            // What a launcher thinks of that is its own affair: it was told to go on without a process.
+            return ended;
         }
         self.team.meet();
         finish(mpi, Outcome::of(&ended));
@@ -211,6 +261,11 @@ impl World {
         let team = self.team.clone();
         ctrlc::set_handler(move || team.stop().store(true, Ordering::Relaxed))?;
         let (threads, be) = (self.threads(threads), self.cpu()?);
+        if self.runs {
+            let all = hands::serve(be, &self.team, threads)?;
+            self.parted.store(!all, Ordering::Relaxed);
+            return Ok(Ended::Done);
+        }
         whole(threads, || with_threads(threads, || replica::serve(&be, &self.team)))???;
         Ok(if self.team.is_asked_to_stop() { Ended::Interrupted } else { Ended::Done })
     }

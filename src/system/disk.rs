@@ -115,6 +115,14 @@ fn write_flushed(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<(
     file.into_inner()?.sync_all()
 }
 
+/// Writes a file of a folder that is not there yet, and waits until it is on the disk.
+///
+/// # Errors
+/// Any file system error.
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_flushed(path, |file| file.write_all(bytes))
+}
+
 /// Writes a file whole or not at all.
 ///
 /// # Errors
@@ -249,6 +257,19 @@ impl FolderWriter {
         self.forget();
         self.parents = NewFolders::default();
         self.unlock(&self.path.clone())
+    }
+
+    /// The same where a folder is at the final path: it is moved away first, and removed at last. If this process is killed in
+    /// between, one of the two is there, or none.
+    pub(crate) fn finish_over(self) -> Result<()> {
+        let path = self.path.clone();
+        let mut old = path.file_name().unwrap_or_default().to_owned();
+        old.push(".old");
+        let old = doomed(&path.with_file_name(old));
+        allowed().and_then(|()| fs::rename(&path, &old)).map_err(Error::io("replace", &path))?;
+        // What could not be placed leaves what was there.
+        self.finish().inspect_err(|_| _ = allowed().and_then(|()| fs::rename(&old, &path)))?;
+        remove_folder(&old)
     }
 
     /// From now on a signal has nothing to remove.

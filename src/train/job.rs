@@ -16,7 +16,7 @@ use kinglet_core::{
     shards,
 };
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -43,6 +43,8 @@ pub struct Job {
     pub old: Option<Dataset>,
     /// Skip the sample and the n-gram baseline at the end, for example in one run of a search.
     pub skip_report: bool,
+    /// The run's folder as events name it: where another machine has it, if it is trained here for that one.
+    pub(crate) place: PathBuf,
     /// The checkpoint to resume from.
     pub(super) from: Option<(State, Stored)>,
     /// The [`Layout::base_len`] weights that a new run starts from instead of random ones, and that adapters belong to.
@@ -94,7 +96,8 @@ impl Job {
 
     /// A job for a new run whose folder exists.
     pub(crate) fn new(run: RunDir, lock: Lock, data: Arc<Dataset>) -> Job {
-        Job { run, data, old: None, base: None, from: None, skip_report: false, _lock: lock }
+        let place = run.path().to_owned();
+        Job { run, data, old: None, base: None, from: None, skip_report: false, place, _lock: lock }
     }
 
     /// Prepares to resume a run, with `settings` (`key=value`) changed: [`Job::resume_with`] without anything moved.
@@ -111,9 +114,11 @@ impl Job {
     /// If there is no run, another process is training it, its text is missing or has changed, no checkpoint is intact,
     /// or a setting is not allowed.
     pub fn resume_with(out: impl AsRef<Path>, changes: &Changes) -> Result<Job> {
-        Job::resume_by(out.as_ref(), changes, |config, choice| {
+        Job::resume_by(out.as_ref(), changes, |config, tokenizer| {
             let moved = !changes.data.is_empty();
-            data::read(config, choice).map_err(|error| if moved { error } else { or_moved(error) })
+            let (_, data) = data::read(config, TokenizerChoice::Fixed(tokenizer))
+                .map_err(|error| if moved { error } else { or_moved(error) })?;
+            Ok(data.into())
         })
     }
 
@@ -123,15 +128,17 @@ impl Job {
     /// As [`Job::resume_with`].
     pub fn resume_on_text(text: &str, out: impl AsRef<Path>, settings: &[String]) -> Result<Job> {
         let changes = Changes { settings: settings.to_vec(), ..Changes::default() };
-        Job::resume_by(out.as_ref(), &changes, |config, choice| {
-            data::read_corpus(&Corpus::from_text(text), config, choice)
+        Job::resume_by(out.as_ref(), &changes, |config, tokenizer| {
+            let (_, data) = data::read_corpus(&Corpus::from_text(text), config, TokenizerChoice::Fixed(tokenizer))?;
+            Ok(data.into())
         })
     }
 
-    fn resume_by(
+    /// The same for data that `read` reads for the run's configuration and tokenizer, or has read before.
+    pub(crate) fn resume_by(
         out: &Path,
         changes: &Changes,
-        read: impl FnOnce(&Config, TokenizerChoice) -> Result<(Tokenizer, Dataset)>,
+        read: impl FnOnce(&Config, &Tokenizer) -> Result<Arc<Dataset>>,
     ) -> Result<Job> {
         let mut run = RunDir::open(out)?;
         let lock = run.lock()?;
@@ -140,7 +147,7 @@ impl Job {
         if !changes.data.is_empty() {
             run.config.data.clone_from(&changes.data);
         }
-        let (_, mut data) = read(&run.config, TokenizerChoice::Fixed(&run.tokenizer))?;
+        let mut data = read(&run.config, &run.tokenizer)?;
         data.check(&run.config)?;
         if !changes.data.is_empty() {
             // Only now, so that earlier errors show the names as given.
@@ -150,8 +157,12 @@ impl Job {
         layout.check(&run.config)?;
         let has_checkpoint = !run.steps()?.is_empty();
         let needs_base = layout.has_adapters() || !has_checkpoint;
+        let mut notes = Vec::new();
         let base::Resumed { weights, old, moved } =
-            base::resume(&mut run, needs_base, &changes.replay_data, &mut data.notes)?;
+            base::resume(&mut run, needs_base, &changes.replay_data, &mut notes)?;
+        if !notes.is_empty() {
+            Arc::make_mut(&mut data).notes.extend(notes);
+        }
         let from = has_checkpoint.then(|| run.newest(&layout, |_| true)).transpose()?;
         if let Some((state, _)) = &from {
             refuse_done(&run, state)?;
@@ -163,7 +174,7 @@ impl Job {
         if run.config != before || !run.warnings.is_empty() {
             run.write_config()?;
         }
-        Ok(Job { old, base: weights, from, ..Job::new(run, lock, data.into()) })
+        Ok(Job { old, base: weights, from, ..Job::new(run, lock, data) })
     }
 
     /// Updates done in earlier sessions.

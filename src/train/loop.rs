@@ -180,7 +180,7 @@ impl<'a, B: Backward> Run<'a, B> {
             train_rows: job.data.train.conversations().map(|of| of.1),
             entropy_floor: job.data.floor,
             plan: Plan::new(config, model, &job.data, job.old.as_ref())?,
-            out: job.run.path().display().to_string(),
+            out: job.place.display().to_string(),
         });
         let clock = Clock::new(began, &state, &job, curves.points.len());
         let mut run = Run {
@@ -324,7 +324,7 @@ impl<'a, B: Backward> Run<'a, B> {
                 error.one_line()
             ));
         }
-        let title = format!("{}: loss", self.job.run.path().file_name().unwrap_or_default().display());
+        let title = format!("{}: loss", self.job.place.file_name().unwrap_or_default().display());
         if let Err(error) = self.job.run.write("loss.svg", loss_svg(&title, &self.curves).as_bytes()) {
             self.warn(error.one_line());
         }

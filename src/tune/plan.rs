@@ -33,11 +33,12 @@ pub(super) struct TrialSpeed {
 }
 
 impl TrialSpeed {
-    /// Total seconds for all rungs, including the trials with other seeds.
-    fn total_s(self, rungs: &[Rung]) -> f64 {
-        let one = |steps: u64| steps as f64 * self.step_s + self.rest_s;
-        let last = rungs.last().map_or(0.0, |rung| one(rung.steps));
-        rungs.iter().map(|rung| rung.trials as f64 * one(rung.steps)).sum::<f64>() + 2.0 * CHECKS as f64 * last
+    /// Total seconds for all rungs, including the trials with other seeds, if so many are in training at a time.
+    fn total_s(self, rungs: &[Rung], at_a_time: usize) -> f64 {
+        let all =
+            |trials: usize, steps: u64| trials.div_ceil(at_a_time) as f64 * (steps as f64 * self.step_s + self.rest_s);
+        let checks = rungs.last().map_or(0.0, |rung| all(2 * CHECKS as usize, rung.steps));
+        rungs.iter().map(|rung| all(rung.trials, rung.steps)).sum::<f64>() + checks
     }
 }
 
@@ -56,21 +57,21 @@ fn rungs(trials: usize, steps: u64) -> Vec<Rung> {
     (0..rounds).zip(counts).map(|(rung, trials)| Rung { trials, steps: horizon(rung) }).collect()
 }
 
-/// The rungs that fit into `seconds`. If `fewer` is set, they may try a third or a ninth of the `trials` settings. The
-/// last rung trains for `max_iters` updates, or for as many as time allows.
+/// The rungs that fit into `seconds` if `at_a_time` trials are in training at a time. If `fewer` is set, they may try a third or a
+/// ninth of the `trials` settings. The last rung trains for `max_iters` updates, or for as many as time allows.
 ///
 /// # Errors
 /// The seconds that the smallest plan takes.
 pub(super) fn plan(
-    trials: usize,
-    fewer: bool,
+    (trials, fewer): (usize, bool),
     max_iters: u64,
     seconds: f64,
     speed: TrialSpeed,
+    at_a_time: usize,
 ) -> Result<Vec<Rung>, f64> {
     let (mut trials, least) = (trials, if fewer { ETA } else { trials });
     loop {
-        let fits = |steps: u64| speed.total_s(&rungs(trials, steps)) <= PLANNED * seconds;
+        let fits = |steps: u64| speed.total_s(&rungs(trials, steps), at_a_time) <= PLANNED * seconds;
         let enough = |steps: u64| steps == max_iters || rungs(trials, steps)[0].steps >= FEWEST_STEPS;
         // Binary search for the most updates that fit: `low` fits (or is 0), `high` does not.
         let (mut low, mut high) = (0, max_iters + 1);
@@ -83,7 +84,7 @@ pub(super) fn plan(
         }
         if trials <= least {
             let steps = (1..=max_iters).find(|&steps| enough(steps)).unwrap_or(max_iters);
-            return Err(speed.total_s(&rungs(trials, steps)) / PLANNED);
+            return Err(speed.total_s(&rungs(trials, steps), at_a_time) / PLANNED);
         }
         trials = (trials / ETA).max(least);
     }
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn time_gives_steps_then_trials() {
-        let plan = |trials, fewer, seconds| plan(trials, fewer, 900, seconds, SPEED).map(|rungs| pairs(&rungs));
+        let plan = |trials, fewer, seconds| plan((trials, fewer), 900, seconds, SPEED, 1).map(|rungs| pairs(&rungs));
         assert_eq!(plan(9, true, 1e9).unwrap(), [(9, 300), (3, 900)]);
         let some = plan(9, true, 60.0).unwrap();
         assert!(some[0].0 == 9 && (300..900).contains(&some[1].1), "{some:?}");
@@ -124,17 +125,28 @@ mod tests {
         assert!(few[0].0 == 9 && few[0].1 >= FEWEST_STEPS, "{few:?}");
         let need = plan(9, true, 1.0).unwrap_err();
         assert!((5.0..7.0).contains(&need), "{need}");
-        assert_eq!(pairs(&super::plan(9, true, 900, need * 1.001, SPEED).unwrap()), [(3, 20)]);
+        assert_eq!(pairs(&super::plan((9, true), 900, need * 1.001, SPEED, 1).unwrap()), [(3, 20)]);
         assert!(plan(9, false, need).is_err(), "nine were asked for");
+    }
+
+    #[test]
+    fn what_is_in_training_at_a_time_takes_no_time_of_its_own() {
+        let total = |at_a_time| SPEED.total_s(&rungs(9, 900), at_a_time);
+        // Nine of 3.5 s, three of 9.5 s, and four of 9.5 s.
+        assert!((total(1) - (9.0 * 3.5 + 7.0 * 9.5)).abs() < 1e-9);
+        assert!((total(2) - (5.0 * 3.5 + 4.0 * 9.5)).abs() < 1e-9);
+        assert!((total(100) - (3.5 + 2.0 * 9.5)).abs() < 1e-9);
     }
 
     #[test]
     fn what_is_planned_fits_and_a_step_more_does_not() {
         for seconds in [20.0, 50.0, 80.0, 120.0] {
-            let planned = plan(9, false, 5000, seconds, SPEED).unwrap();
-            let steps = planned.last().unwrap().steps;
-            assert!(SPEED.total_s(&planned) <= PLANNED * seconds);
-            assert!(SPEED.total_s(&rungs(9, steps + 3)) > PLANNED * seconds);
+            for at_a_time in [1, 2, 4] {
+                let planned = plan((9, false), 50_000, seconds, SPEED, at_a_time).unwrap();
+                let steps = planned.last().unwrap().steps;
+                assert!(SPEED.total_s(&planned, at_a_time) <= PLANNED * seconds);
+                assert!(SPEED.total_s(&rungs(9, steps + 3), at_a_time) > PLANNED * seconds);
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ mod few_bits;
 mod finetune;
 mod foreign;
 mod formats;
+mod hands;
 mod help;
 mod import;
 mod input;

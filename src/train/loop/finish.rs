@@ -31,7 +31,7 @@ impl<B: Backward> Run<'_, B> {
 
     pub(super) fn interrupted(mut self) -> Result<Event> {
         self.save()?;
-        let event = Event::Interrupted { step: self.state.step, out: self.job.run.path().display().to_string() };
+        let event = Event::Interrupted { step: self.state.step, out: self.job.place.display().to_string() };
         (self.observe)(&event);
         Ok(event)
     }
@@ -77,7 +77,7 @@ impl<B: Backward> Run<'_, B> {
             train_s: self.state.train_s,
             wall_s: self.clock.wall_s(),
             peak_memory_mib,
-            out: self.job.run.path().display().to_string(),
+            out: self.job.place.display().to_string(),
         };
         self.record(done.clone());
         Ok(done)

@@ -52,6 +52,11 @@ impl Team {
         Team { patience, ..self }
     }
 
+    /// How long one rank waits for another.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Which rank this is, from 0.
     pub fn rank(&self) -> usize {
         self.ranks.rank()

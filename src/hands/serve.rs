@@ -1,0 +1,207 @@
+//! What a rank above 0 does: it trains the runs that rank 0 gives it.
+
+use super::{
+    crew::{BEAT, PAUSE},
+    folder::{Arriving, files},
+    how::How,
+    task::Ended,
+    texts::Texts,
+    wire::{Came, Inbox, Kind, Message},
+};
+use crate::train::{self, Changes, Event, Job, Options};
+use kinglet_core::{
+    backend::Cpu,
+    error::{Error, Result},
+    ranks::Team,
+    threads::whole,
+};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::{self, Scope, ScopedJoinHandle},
+    time::{Duration, Instant},
+};
+
+/// How often the updates of a run are told of.
+const TOLD: Duration = Duration::from_millis(100);
+
+/// Messages that wait to be sent: the files of a run are not all in memory.
+const WAITING: usize = 2;
+
+/// Trains the runs that rank 0 gives this one, with so many threads (0: one per core), until there are no more. Whether all ranks
+/// are there at the end.
+///
+/// # Errors
+/// If rank 0 is lost.
+pub fn serve(be: Cpu, team: &Team, threads: usize) -> Result<bool> {
+    let hand = Hand { be, team, threads, stop: AtomicBool::new(false), texts: Mutex::default() };
+    thread::scope(|scope| {
+        let (tell, told) = sync_channel(WAITING);
+        let ended = hand.work(scope, &tell, &told);
+        // A run that is still in training ends, and nobody takes what it would tell.
+        hand.stop.store(true, Ordering::Relaxed);
+        ended
+    })
+}
+
+/// This rank.
+struct Hand<'a> {
+    be: Cpu,
+    team: &'a Team,
+    threads: usize,
+    /// Whether the run that is in training is to stop.
+    stop: AtomicBool,
+    texts: Mutex<Texts>,
+}
+
+/// A run whose files arrive.
+struct Coming {
+    number: usize,
+    how: How,
+    arriving: Result<Arriving>,
+}
+
+impl Hand<'_> {
+    /// Exchanges messages with rank 0, while runs are trained in a thread of their own.
+    fn work<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        tell: &SyncSender<Message>,
+        told: &Receiver<Message>,
+    ) -> Result<bool> {
+        let ranks = self.team.ranks();
+        let mut inbox = Inbox::new(ranks, 0)?;
+        let (mut heard, mut beat) = (Instant::now(), Instant::now());
+        let (mut coming, mut training): (Option<Coming>, Option<ScopedJoinHandle<()>>) = (None, None);
+        let (mut asked, mut over) = (false, None);
+        loop {
+            let mut idle = true;
+            let came = inbox.poll(ranks)?;
+            if !matches!(came, Came::Nothing) {
+                (idle, heard) = (false, Instant::now());
+            }
+            if let Came::Message(message) = came {
+                match message.kind {
+                    Kind::Task => coming = Coming::of(&message),
+                    Kind::File => coming.iter_mut().for_each(|coming| coming.add(&message)),
+                    Kind::Go => {
+                        // The one before has ended: rank 0 has waited for that.
+                        training.take().map(ScopedJoinHandle::join);
+                        self.stop.store(false, Ordering::Relaxed);
+                        let tell = tell.clone();
+                        training = coming.take().map(|coming| scope.spawn(move || self.train(coming, &tell)));
+                    }
+                    Kind::Stop => self.stop.store(true, Ordering::Relaxed),
+                    Kind::Quit => {
+                        self.stop.store(true, Ordering::Relaxed);
+                        over = Some(message.number == 0);
+                    }
+                    _ => {}
+                }
+            }
+            if let Some(all) = over {
+                // What the run came to is nobody's business any more.
+                while told.try_recv().is_ok() {}
+                if training.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
+                    Message::plain(Kind::Bye, 0).send(ranks, 0)?;
+                    return Ok(all);
+                }
+            } else if ranks.unsent()? == 0
+                && let Ok(message) = told.try_recv()
+            {
+                idle = false;
+                message.send(ranks, 0)?;
+            }
+            if self.team.is_asked_to_stop() && !std::mem::replace(&mut asked, true) {
+                Message::plain(Kind::Asked, 0).send(ranks, 0)?;
+            }
+            if beat.elapsed() >= BEAT {
+                beat = Instant::now();
+                Message::plain(Kind::Beat, 0).send(ranks, 0)?;
+            }
+            if heard.elapsed() > self.team.patience() {
+                let seconds = self.team.patience().as_secs_f64();
+                return Err(Error::Ranks(format!("rank 0 has not been heard of for {seconds} seconds")));
+            }
+            if idle {
+                thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Trains a run and sends it back.
+    fn train(&self, Coming { number, how, arriving }: Coming, tell: &SyncSender<Message>) {
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let arriving = arriving?;
+            let ended = Ended::of(whole(self.threads, || self.run(number, &how, &arriving, tell)).flatten())?;
+            for (name, path) in files(arriving.path())? {
+                let content = fs::read(&path).map_err(Error::io("read", &path))?;
+                let _ = tell.send(Message::file(number, &name, &content));
+            }
+            Ok::<_, Error>(ended)
+        }));
+        let failed = |why: &str| Message::of_words(Kind::Failed, number, why);
+        let _ = tell.send(match ended {
+            Ok(Ok(ended)) => Message { kind: Kind::Ended, number, bytes: vec![ended as u8] },
+            Ok(Err(error)) => failed(&error.one_line()),
+            Err(_) => failed("the program panicked; this is a fault of its own"),
+        });
+    }
+
+    fn run(&self, number: usize, how: &How, run: &Arriving, tell: &SyncSender<Message>) -> Result<Event> {
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |config: &_, tokenizer: &_| texts.of_run(config, tokenizer);
+        let mut job = Job::resume_by(run.path(), &Changes::default(), read)?;
+        job.skip_report = how.skip_report;
+        job.place = how.place.as_str().into();
+        let options = Options::default().threads(self.threads).stop(&self.stop);
+        let mut last: Option<Instant> = None;
+        train::run(job, self.be, &options, |event| {
+            let due = last.is_none_or(|last| last.elapsed() >= TOLD);
+            let numbers = |kind, numbers: &[f64]| Message::numbers(kind, number, numbers);
+            let sent = match event {
+                &Event::Step { step, loss, lr, grad_norm, tokens_per_s, left_s } if due => {
+                    let left_s = left_s.unwrap_or(f64::NAN);
+                    numbers(Kind::Step, &[step as f64, loss, lr, grad_norm, tokens_per_s, left_s])
+                }
+                &Event::Measuring { step, done, of, left_s } if due => {
+                    numbers(Kind::Measuring, &[step as f64, done as f64, of as f64, left_s.unwrap_or(f64::NAN)])
+                }
+                Event::Note { note } => return drop(tell.send(Message::of_words(Kind::Note, number, note))),
+                Event::Warning { step, warning } => {
+                    let words = format!("{step} {warning}");
+                    return drop(tell.send(Message::of_words(Kind::Warning, number, &words)));
+                }
+                _ => return,
+            };
+            // What is told of progress waits for nothing.
+            if tell.try_send(sent).is_ok() {
+                last = Some(Instant::now());
+            }
+        })
+    }
+}
+
+impl Coming {
+    fn of(message: &Message) -> Option<Coming> {
+        let how = How::of(&message.bytes)?;
+        let arriving = Arriving::for_a_while(&how.name);
+        Some(Coming { number: message.number, how, arriving })
+    }
+
+    fn add(&mut self, message: &Message) {
+        let unknown = || Error::Ranks("rank 0 sent a file without a name".into());
+        let added = match &self.arriving {
+            Ok(arriving) => message.as_file().ok_or_else(unknown).and_then(|(name, bytes)| arriving.add(name, bytes)),
+            Err(_) => return,
+        };
+        if let Err(error) = added {
+            self.arriving = Err(error);
+        }
+    }
+}
