@@ -22,8 +22,10 @@ from pathlib import Path
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "CLUSTER.md"
 RANKS = [2**i for i in range(1, 11)]
 RATES = [1e9, 10e9, 100e9]
-# Of a network's rate, what is left beside headers; the seconds of a message; the bytes of a chunk. As in src/train/scaling.rs.
-PAYLOAD, MESSAGE_S, CHUNK = 0.94, 50e-6, 256 * 1024
+# Of a network's rate, what is left beside headers; the seconds of a message. As in src/train/scaling.rs.
+PAYLOAD, MESSAGE_S = 0.94, 50e-6
+# The bytes of a chunk, and how many more than the hops of a way are on it. As in crates/core/src/ranks/chain.rs.
+CHUNK, AHEAD = 32 * 1024, 16
 # Of forward and backward passes, the backward passes.
 BACKWARD = 2 / 3
 # Preset, what is measured, sequences of a step on paper, and how many of them a rank computes at once.
@@ -65,8 +67,8 @@ class Model:
         backward = BACKWARD * min(passes, at_once * self.block * self.token_s)
         levels, hops, ways = math.ceil(math.log2(ranks)), 2 * (ranks - 1), 1 if ranks == 2 else 2
         first = hops * (CHUNK / second + MESSAGE_S + 0.5 * self.sum_s * CHUNK / self.gradient)
-        behind = ways * (self.gradient - CHUNK) / second - backward
-        chain = first + max(behind, ways * max(self.tail - CHUNK, 0) / second)
+        byte_s = max(ways / second, first / (hops + AHEAD) / CHUNK)
+        chain = first + max((self.gradient - CHUNK) * byte_s - backward, max(self.tail - CHUNK, 0) * byte_s)
         batch = levels * 8 * sequences * self.block / second
         return passes + self.same_s + self.sum_s + chain + batch + (3 * levels + 1) * MESSAGE_S
 

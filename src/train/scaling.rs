@@ -131,13 +131,16 @@ impl Load {
         // With two ranks, a link carries partial sums one way and totals the other way; a rank with two neighbours sends both.
         let ways = if ranks == 2 { 1.0 } else { 2.0 };
         let work_s = 0.5 * own.sum_s / chunks.len() as f64;
-        // A chunk goes up the chain and back, and behind it come the others, whether or not the links waited for it.
+        let window = Traffic::window(ranks) as f64;
+        // A chunk goes up the chain and back, and behind it come the others, whether or not the links waited for it: as many at a
+        // time as may be under way.
         let (mut behind, mut longest) = (0.0, 0.0_f64);
         for (i, &bytes) in chunks.iter().enumerate().rev() {
             let bytes_s = network.seconds(bytes as f64);
+            let there_and_back = hops * (bytes_s + MESSAGE_S + work_s);
             let ahead = passes * own.ahead_s.get(i).unwrap_or(&0.0);
-            longest = longest.max(hops * (bytes_s + MESSAGE_S + work_s) + behind - ahead);
-            behind += ways * bytes_s;
+            longest = longest.max(there_and_back + behind - ahead);
+            behind += f64::max(ways * bytes_s, there_and_back / window);
         }
         longest
     }
@@ -352,6 +355,11 @@ mod tests {
         // They wait for the second.
         near(chain_s([2.0, 0.1, 0.05, 0.0], 1.0), hop + 0.5 - 0.1);
         near(chain_s([0.4, 0.3, 0.2, 0.0], 0.25), hop + 0.75 - 0.1);
+        // Where bytes take no time, 46 chunks at a time are on a way of 30 hops.
+        let sum = Traffic { chunks: vec![1; 93] };
+        let quick =
+            Load { sum, ..load() }.chain_s(16, &Own { sum_s: 0.0, ..own(16) }, Network { bit_per_s: 1e15 }, 1.0);
+        assert!((quick - 3.0 * 30.0 * 50e-6).abs() < 1e-6, "{quick}");
     }
 
     #[test]

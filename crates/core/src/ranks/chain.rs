@@ -82,6 +82,11 @@ impl Wire {
     }
 }
 
+/// Chunks that may be under way from a rank that has so many behind it.
+fn window(behind: usize) -> usize {
+    2 * behind + AHEAD
+}
+
 /// The chunks of a gradient, in the order in which a backward pass completes them.
 #[derive(Debug)]
 pub(crate) struct Chunks {
@@ -137,10 +142,15 @@ impl Traffic {
         self.chunks.iter().sum()
     }
 
+    /// Chunks that rank 0 of so many has sent at most, and whose totals have not come back.
+    pub fn window(ranks: usize) -> usize {
+        window(ranks - 1)
+    }
+
     /// Bytes of messages that a rank of so many holds at most: those that it expects, and those that have not left it.
     pub fn in_flight(&self, ranks: usize) -> usize {
         let largest = self.chunks.iter().max().unwrap_or(&0);
-        if ranks == 1 { 0 } else { 2 * self.bytes().min((2 * (ranks - 1) + AHEAD) * largest) }
+        if ranks == 1 { 0 } else { 2 * self.bytes().min(Traffic::window(ranks) * largest) }
     }
 }
 
@@ -192,7 +202,7 @@ pub(crate) fn sum(
 ) -> Option<Vec<Vec<f32>>> {
     let (rank, last, ranks) = (team.rank(), team.size() - 1, team.ranks());
     let n = chunks.spans.len();
-    let window = 2 * (last - rank) + AHEAD;
+    let window = window(last - rank);
     let expect = |from: usize, chunk: usize| {
         if let Some(span) = chunks.spans.get(chunk) {
             team.sure(ranks.expect(from, wire.bytes() * span.len));
