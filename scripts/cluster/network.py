@@ -124,7 +124,7 @@ class Network:
             return
         plan = ["plan", self.text, "--json", "--threads", "1", "--preset", PRESET, *settings(**MODEL)]
         done = self.kinglet.alone(*plan, "--ranks", ranks, "--network", f"{rate}M")
-        forecast = json.loads(done.out.splitlines()[-1])["ms_per_step"] / 1000
+        forecast = json.loads(done.out.splitlines()[-1])["scaling"]["rows"][-1]["ms_per_step"] / 1000
         self.report.add(PART, f"{what}: plan beside the step", forecast / measured, f"within {PLAN:.0%}",
                         abs(forecast / measured - 1) <= PLAN, f"planned {forecast:.3f} s")  # fmt: skip
 

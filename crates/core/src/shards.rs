@@ -19,7 +19,7 @@ use crate::{
 use rayon::prelude::*;
 use std::{
     ops::{ControlFlow, Range},
-    sync::mpsc::{channel, sync_channel},
+    sync::mpsc::channel,
 };
 
 /// The workers that compute with a model: all of them or, where there are several ranks, those of this one.
@@ -38,9 +38,6 @@ pub struct Shards<B: Forward> {
 pub fn of_rank(count: usize, rank: usize, size: usize) -> Range<usize> {
     rank * count / size..(rank + 1) * count / size
 }
-
-/// Chunks of a gradient that a shard by itself may be ahead of the chain that passes them on.
-const AHEAD: usize = 16;
 
 /// Rows that a shard evaluates at once: fewer would read the weights too often, more would not fit in the L2 cache.
 pub const EVAL_ROWS: usize = 256;
@@ -70,7 +67,7 @@ pub struct Measured {
 impl Measured {
     const BYTES: usize = 16;
 
-    fn to_bytes(&self) -> [u8; Measured::BYTES] {
+    fn to_bytes(self) -> [u8; Measured::BYTES] {
         let mut bytes = [0; Measured::BYTES];
         bytes[..8].copy_from_slice(&self.loss.to_le_bytes());
         bytes[8..].copy_from_slice(&(self.targets as u64).to_le_bytes());
@@ -229,7 +226,7 @@ impl<B: Forward> Shards<B> {
     pub(crate) fn measure_as_told(&mut self, be: &B, model: &Gpt, p: &B::Buf, batch: &Batch) {
         let mut sums = vec![Measured::default(); self.sequences_of(self.team.rank(), batch).len()];
         self.measure_own(be, model, p, batch, &mut sums);
-        self.team.report(sums.iter().flat_map(Measured::to_bytes).collect(), |_| 0);
+        self.team.report(sums.iter().copied().flat_map(Measured::to_bytes).collect(), |_| 0);
     }
 
     /// The sequences of a batch that a rank evaluates.
@@ -282,9 +279,8 @@ impl<B: Backward> Shards<B> {
         let Shards { shards, team, wire, chunks, .. } = self;
         let (team, wire, chunks) = (&*team, *wire, &*chunks);
         let count = shards.len();
-        // Alone, a shard may be ahead of the chain by a few chunks only; several may wait for each other, so they do not wait for it.
-        let room = if count == 1 { AHEAD } else { count * chunks.spans().len() };
-        let (parts, arriving) = sync_channel(room);
+        // No shard waits for the chain: what it computes next can travel as soon as what is under way has left.
+        let (parts, arriving) = channel();
         let totals = std::thread::scope(|scope| {
             let chain =
                 (!team.is_alone()).then(|| scope.spawn(move || ranks::sum(team, wire, chunks, count, &arriving)));

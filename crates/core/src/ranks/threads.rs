@@ -10,13 +10,16 @@ use std::{
     },
 };
 
+/// What arrives from a rank, and the lengths of what is expected.
+type Inbox = Mutex<(Receiver<Vec<u8>>, VecDeque<usize>)>;
+
 /// A rank that is a thread.
 struct Thread {
     rank: usize,
     /// To each rank; taken away when this one ends.
     to: Mutex<Vec<Sender<Vec<u8>>>>,
-    /// From each rank, with the lengths of what is expected.
-    from: Vec<Mutex<(Receiver<Vec<u8>>, VecDeque<usize>)>>,
+    /// From each rank.
+    from: Vec<Inbox>,
 }
 
 /// So many ranks, each for a thread of its own. One that is dropped, or that aborts, is lost to the others.
