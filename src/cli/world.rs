@@ -137,7 +137,7 @@ impl World {
         }
         let team = Team::new(mpi.clone()).with_patience(limit);
         let isa = std::env::var("KINGLET_ISA").ok();
-        let decided = agree(&team, &Process::mine(mpi.host()), |processes| {
+        let decided = agree(&team, &Process::mine(mpi.host(), launch.cores), |processes| {
             // An unknown one is known to nobody.
             Cpu::new()?;
             let terms = decide(processes, isa.as_deref(), patience?)?;

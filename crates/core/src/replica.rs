@@ -16,6 +16,7 @@ use crate::{
     ranks::{Command, Team, Wire},
     shards::{self, Shards},
 };
+use std::time::Duration;
 
 /// A model in training.
 pub struct Replica<B: Backward> {
@@ -249,13 +250,18 @@ impl Drop for Run {
     }
 }
 
+/// How long rank 0 may prepare a run.
+const PREPARATION: Duration = Duration::from_secs(24 * 3600);
+
 /// Serves the runs of rank 0, one after another, until it [quits](quit).
 ///
 /// # Errors
 /// If the configuration of a run is not one that this program knows.
 pub fn serve<B: Backward + Clone>(be: &B, team: &Team) -> Result<()> {
+    // Before a run, rank 0 may read a large text and train a tokenizer on it, all by itself.
+    let idle = team.clone().with_patience(PREPARATION);
     loop {
-        match team.hear() {
+        match idle.hear() {
             Command::Begin { config, parts } => {
                 Replica::new(be.clone(), &Config::from_toml(&config)?, team.clone(), parts)?.serve();
             }

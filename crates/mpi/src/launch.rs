@@ -18,6 +18,8 @@ pub struct Launch {
     pub rank: usize,
     /// Whether it is the first of them on its machine, as far as the launcher tells.
     pub is_first_here: bool,
+    /// Cores of this machine that the job may use, where Slurm tells.
+    pub cores: Option<usize>,
     /// Whether Slurm's `srun` started it, which may or may not speak MPI's language.
     pub by_slurm: bool,
     /// Where the library may be, the likeliest first.
@@ -77,7 +79,8 @@ impl Launch {
             Some(path) => vec![Library::At(path.into())],
             None => libraries(by_open_mpi || by_pmix && !by_pmi, launcher),
         };
-        Some(Launch { size, rank, is_first_here, by_slurm, libraries })
+        let cores = number("SLURM_CPUS_ON_NODE");
+        Some(Launch { size, rank, is_first_here, cores, by_slurm, libraries })
     }
 }
 

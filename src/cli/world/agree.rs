@@ -31,7 +31,7 @@ pub(super) struct Process {
     cores: usize,
     /// On which cores it may run.
     allowed: Allowed,
-    /// On how many cores its parent may.
+    /// On how many cores its parent may: those that the launcher divides.
     around: usize,
 }
 
@@ -58,8 +58,8 @@ pub(super) struct Terms {
 pub(in crate::cli) struct Silent(pub(in crate::cli) u8);
 
 impl Process {
-    /// This process's.
-    pub(super) fn mine(host: &str) -> Process {
+    /// This process's. `cores_of_job` is how many cores of the machine the job may use, if that is known.
+    pub(super) fn mine(host: &str, cores_of_job: Option<usize>) -> Process {
         let isas = Cpu::all().into_iter().map(|be| {
             let ways = be.ways_of_bf16().into_iter().map(str::to_owned).collect();
             (be.isa().name().to_owned(), ways)
@@ -68,6 +68,7 @@ impl Process {
         let parent = fs::read_to_string("/proc/self/stat").ok();
         let parent = parent.as_deref().and_then(|stat| stat.rsplit_once(')')?.1.split_whitespace().nth(1));
         let around = parent.and_then(Allowed::to).map_or(0, |allowed| allowed.count);
+        let around = around.min(cores_of_job.unwrap_or(usize::MAX));
         Process {
             // A name that takes no more than its share of the message.
             host: host.chars().take(100).collect(),
@@ -233,8 +234,8 @@ pub(super) fn notes(processes: &[Process], terms: &Terms, threads_are_given: boo
         let (used, around) = (used.values().sum::<usize>(), here().map(|process| process.around).max().unwrap_or(0));
         if used < around {
             notes.push(format!(
-                "the launcher lets the ranks of host {host} use {used} of its {around} cores: `mpirun --bind-to none` lets them \
-                 use all"
+                "the launcher lets the ranks of host {host} use {used} of its {around} cores: `mpirun --bind-to none`, or \
+                 `srun --cpus-per-task`, gives them more"
             ));
             break;
         }
@@ -250,7 +251,7 @@ mod tests {
     fn process(host: &str, isas: &[(&str, &[&str])], (cores, which): (usize, u32)) -> Process {
         let isas = isas.iter().map(|(isa, ways)| ((*isa).into(), ways.iter().map(|way| (*way).into()).collect()));
         let allowed = Allowed { which, count: cores };
-        Process { host: host.into(), isas: isas.collect(), cores, around: cores, allowed, ..Process::mine("") }
+        Process { host: host.into(), isas: isas.collect(), cores, around: cores, allowed, ..Process::mine("", None) }
     }
 
     const PLAIN: &[(&str, &[&str])] = &[("avx2", &["f32"]), ("scalar", &["f32"])];
