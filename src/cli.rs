@@ -174,17 +174,22 @@ impl Args {
             (None, Some(_)) => Err(world::refuse(name)),
             (None, None) => World::start(None, Shared::default()).and_then(|world| self.command.run(json, &world)),
         };
-        match ended {
-            Ok(Ended::Done) => ExitCode::SUCCESS,
-            Ok(Ended::Interrupted) => ExitCode::from(130),
-            Ok(Ended::Different) => ExitCode::FAILURE,
+        let status = match ended {
+            Ok(Ended::Done) => 0,
+            Ok(Ended::Interrupted) => 130,
+            Ok(Ended::Different) => 1,
             // The reader of our output closed the pipe, for example `head`.
-            Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+            Err(error) if is_broken_pipe(&error) => 0,
             Err(error) => match error.downcast_ref() {
-                Some(&Silent(status)) => silently(status),
-                None => fail(&format!("{error:#}"), terminal::status(&error), json),
+                Some(&Silent(status)) => return silently(status),
+                None => {
+                    fail(&format!("{error:#}"), terminal::status(&error), json);
+                    terminal::status(&error)
+                }
             },
-        }
+        };
+        terminal::end_others(status);
+        ExitCode::from(status)
     }
 }
 

@@ -218,8 +218,9 @@ impl Seeded {
         let run = RunDir::open(&self.folder)?;
         let mut config = self.config.clone();
         // Copy the values a run resolves for itself; all others must match the requested configuration.
-        let Config { data, data_sha256, tokenizer_sha256, vocab_size, shards, .. } = run.config.clone();
-        (config.data, config.data_sha256, config.tokenizer_sha256) = (data, data_sha256, tokenizer_sha256);
+        let Config { data, data_kind, data_sha256, tokenizer_sha256, vocab_size, shards, .. } = run.config.clone();
+        (config.data, config.data_kind, config.data_sha256) = (data, data_kind, data_sha256);
+        config.tokenizer_sha256 = tokenizer_sha256;
         (config.vocab_size, config.shards) = (vocab_size, shards);
         if run.config != config {
             bail!(

@@ -51,6 +51,21 @@ pub(super) fn end_others_by(end: fn(i32)) {
     let _ = END_OTHERS.set(end);
 }
 
+/// Whether the other processes are ended when this one has said all that there is to say.
+static AT_LAST: AtomicBool = AtomicBool::new(false);
+
+/// Lets [`end_others`] end the others if `so`.
+pub(super) fn end_others_at_last(so: bool) {
+    AT_LAST.store(so, Ordering::Relaxed);
+}
+
+/// Ends this process, and others that a launcher would wait for: one that hangs does not end by itself.
+pub(super) fn end_others(status: u8) {
+    if AT_LAST.load(Ordering::Relaxed) {
+        END_OTHERS.get().iter().for_each(|end| end(status.into()));
+    }
+}
+
 /// Ends the program at once, because of a second signal.
 pub(super) fn leave_now() -> ! {
     remove_unfinished();

@@ -240,7 +240,7 @@ impl World {
             }
         }
         if self.parted.load(Ordering::Relaxed) {
-            // What a launcher thinks of that is its own affair: it was told to go on without a process.
+            terminal::end_others_at_last(self.is_first());
             return ended;
         }
         self.team.meet();

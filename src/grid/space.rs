@@ -224,7 +224,7 @@ mod tests {
             ("activation=relu,gelu", "activation", "[\"relu\", \"gelu\"]"),
             ("tokenizer=char,bpe:300", "tokenizer", "[\"char\", \"bpe:300\"]"),
             ("tie_weights=true,false", "tie_weights", "[true, false]"),
-            ("bias=true,[\"qkv\", \"norm\"]", "bias", "[true, [\"qkv\", \"norm\"]]"),
+            ("bias=false,[\"qkv\", \"norm\"]", "bias", "[[], [\"qkv\", \"norm\"]]"),
             ("max_iters=100,200", "max_iters", "[100, 200]"),
         ] {
             let Axis { key: found, values: list } = axis(text);
