@@ -82,7 +82,7 @@ impl Args {
         let mut each = Vec::new();
         for Published { preset, .. } in &published {
             for seed in 1..=self.seeds {
-                each.push(Seeded::new(preset, seed, self.quick, self.folder(preset, seed))?);
+                each.push(Seeded::new(preset, seed, self.quick, self.folder(preset, seed), world)?);
             }
         }
         let several = hands.count() > 1;
@@ -190,13 +190,14 @@ struct Seeded {
 }
 
 impl Seeded {
-    fn new(preset: &'static str, seed: u64, quick: bool, folder: PathBuf) -> anyhow::Result<Seeded> {
+    fn new(preset: &'static str, seed: u64, quick: bool, folder: PathBuf, world: &World) -> anyhow::Result<Seeded> {
         let mut config = Config::preset(preset)?;
         config.seed = seed;
         config.data = vec![TINY_SHAKESPEARE.to_owned()];
         if quick {
             (config.max_iters, config.eval_iters) = (300, 20);
         }
+        world.share(&mut config, 0)?;
         let mut run = Seeded { preset, seed, config, folder, done: None };
         if run.folder.exists() {
             run.check()?;

@@ -86,7 +86,7 @@ impl Args {
             let (out, data) = run_arg::sweep_to_resume(&self.place, &self.choice.data)?;
             Grid::resume(&out, data, threads)?
         } else {
-            let (plan, name) = self.planned(hands.count(), threads)?;
+            let (plan, name) = self.planned(world, hands.count(), threads)?;
             if self.plan {
                 show(&plan, json)?;
                 return Ok(Ended::Done);
@@ -101,11 +101,12 @@ impl Args {
     }
 
     /// What is to be trained, and the name of what it is made of.
-    fn planned(&self, at_a_time: usize, threads: usize) -> anyhow::Result<(Plan, String)> {
+    fn planned(&self, world: &World, at_a_time: usize, threads: usize) -> anyhow::Result<(Plan, String)> {
         let grid = self.grid.iter().map(|text| text.parse()).collect::<Result<Vec<Axis>, _>>()?;
         let list = self.list.as_deref().map(read_list).transpose()?.unwrap_or_default();
         let points = points(&grid, &list)?;
-        let (config, name) = self.choice.config()?;
+        let (mut config, name) = self.choice.config()?;
+        world.share(&mut config, threads)?;
         // Standard input can be read only once, and every run that goes on reads its text again.
         if config.data.iter().any(|name| name == "-") {
             let what = "a sweep cannot be resumed on standard input: write the text to a file first";

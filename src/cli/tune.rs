@@ -89,7 +89,8 @@ impl Args {
             let changes = Changes { sweeps, trials, budget_s: self.budget, data: data.to_vec() };
             Tuning::resume(&out, &changes, threads)?
         } else {
-            let (config, name) = self.choice.config()?;
+            let (mut config, name) = self.choice.config()?;
+            world.share(&mut config, threads)?;
             let request = Request { config, sweeps, trials, budget_s: self.budget.unwrap_or(BUDGET_S) };
             let default = Path::new(HOME).join(format!("{}-tune", run_name(&request.config, &name)));
             let start =

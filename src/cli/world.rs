@@ -14,7 +14,7 @@ use kinglet::{
     hands::{self, Crew, Hands},
     ranks::{Ranks, Team},
     replica, shards,
-    threads::{whole, with_threads},
+    threads::{cores, whole, with_threads},
 };
 use kinglet_mpi::{Launch, Mpi, end_now};
 use std::{
@@ -73,6 +73,8 @@ pub(super) struct World {
     mpi: Option<Arc<Mpi>>,
     /// Whether whole runs are shared out.
     runs: bool,
+    /// The cores that this process would have without a launcher.
+    cores: usize,
     /// The ranks that runs are shared out to, as rank 0 sees them.
     crew: Mutex<Option<Crew>>,
     /// Whether a rank was lost: MPI does not end then, since it would wait for it.
@@ -83,7 +85,7 @@ impl World {
     /// This process by itself.
     fn alone() -> World {
         let (crew, parted) = (Mutex::default(), AtomicBool::default());
-        World { team: Team::default(), terms: None, mpi: None, runs: false, crew, parted }
+        World { team: Team::default(), terms: None, mpi: None, runs: false, cores: cores(), crew, parted }
     }
 
     /// Meets the other processes, for a command that they can share. Without a launcher of several, there are none, and nothing is
@@ -137,7 +139,8 @@ impl World {
         }
         let team = Team::new(mpi.clone()).with_patience(limit);
         let isa = std::env::var("KINGLET_ISA").ok();
-        let decided = agree(&team, &Process::mine(mpi.host(), launch.cores), |processes| {
+        let mine = Process::mine(mpi.host(), launch.cores);
+        let decided = agree(&team, &mine, |processes| {
             // An unknown one is known to nobody.
             Cpu::new()?;
             let terms = decide(processes, isa.as_deref(), patience?)?;
@@ -155,7 +158,7 @@ impl World {
         let rank = u32::try_from(team.rank()).unwrap_or(SPEAKERS).min(SPEAKERS);
         let team = team.with_patience(Duration::from_secs_f64(terms.patience_s) + rank * LATER);
         let (terms, mpi) = (Some(terms), Some(mpi));
-        Ok(World { team, terms, mpi, runs, ..World::alone() })
+        Ok(World { team, terms, mpi, runs, cores: mine.around(), ..World::alone() })
     }
 
     /// All ranks.
@@ -182,7 +185,9 @@ impl World {
     /// If the configuration does not describe a valid model.
     pub(super) fn share(&self, config: &mut Config, threads: usize) -> Result<(), Error> {
         if !self.team.is_alone() {
-            config.shards = shards::count_on(config, self.team.size(), threads)?;
+            // Each of several runs is what it would be without a launcher, whatever cores that leaves to a rank.
+            let (ranks, threads) = if self.runs { (1, self.cores) } else { (self.team.size(), threads) };
+            config.shards = shards::count_on(config, ranks, threads)?;
         }
         Ok(())
     }

@@ -58,6 +58,11 @@ pub(super) struct Terms {
 pub(in crate::cli) struct Silent(pub(in crate::cli) u8);
 
 impl Process {
+    /// The cores that this process would have without a launcher.
+    pub(super) fn around(&self) -> usize {
+        self.around
+    }
+
     /// This process's. `cores_of_job` is how many cores of the machine the job may use, if that is known.
     pub(super) fn mine(host: &str, cores_of_job: Option<usize>) -> Process {
         let isas = Cpu::all().into_iter().map(|be| {
