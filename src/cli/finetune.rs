@@ -13,7 +13,6 @@ use kinglet::{
     config::{Config, Quantization},
     error::Error,
     run::{Kind, change_tags, data_name},
-    threads::whole,
     train::{
         self, Event, Memory, Options,
         finetune::{self, Finetune, Texts},
@@ -110,11 +109,7 @@ impl Args {
     }
 
     pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
-        let threads = world.threads(self.threads());
-        if !world.is_first() {
-            return world.serve(threads);
-        }
-        whole(threads, || self.finetune(json, world, threads))?
+        world.lead_or_serve(self.threads(), |threads| self.finetune(json, world, threads))
     }
 
     fn finetune(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {

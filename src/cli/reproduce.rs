@@ -18,7 +18,7 @@ use kinglet::{
     run::RunDir,
     system::machine::processor,
     text::source::TINY_SHAKESPEARE,
-    threads::{cores, whole},
+    threads::cores,
     train::{Event, Job},
 };
 use serde_json::{Value, json};
@@ -68,11 +68,9 @@ impl Args {
     }
 
     pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
-        let threads = world.threads(self.threads());
-        if !world.is_first() {
-            return world.serve(threads);
-        }
-        whole(threads, || world.with_hands(threads, |hands| self.reproduce(json, world, hands)))?
+        world.lead_or_serve(self.threads(), |threads| {
+            world.with_hands(threads, |hands| self.reproduce(json, world, hands))
+        })
     }
 
     fn reproduce(&self, json: bool, world: &World, hands: &mut Hands) -> anyhow::Result<Ended> {

@@ -16,7 +16,6 @@ use kinglet::{
     grid::{Axis, Event, Grid, Outcome, Plan, Request, Row, points, read_list, table, written_all},
     hands::Hands,
     run::{HOME, run_name},
-    threads::whole,
     train,
 };
 use serde_json::json;
@@ -74,11 +73,9 @@ impl Args {
     }
 
     pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
-        let threads = world.threads(self.threads());
-        if !world.is_first() {
-            return world.serve(threads);
-        }
-        whole(threads, || world.with_hands(threads, |hands| self.sweep(json, world, hands, threads)))?
+        world.lead_or_serve(self.threads(), |threads| {
+            world.with_hands(threads, |hands| self.sweep(json, world, hands, threads))
+        })
     }
 
     fn sweep(&self, json: bool, world: &World, hands: &mut Hands, threads: usize) -> anyhow::Result<Ended> {

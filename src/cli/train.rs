@@ -11,7 +11,6 @@ use super::{
 };
 use kinglet::{
     run::{HOME, change_tags, run_name},
-    threads::whole,
     train::{self, Changes, Event, Job, Memory, Options},
 };
 use std::path::Path;
@@ -59,11 +58,7 @@ impl Args {
     }
 
     pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
-        let threads = world.threads(self.threads());
-        if !world.is_first() {
-            return world.serve(threads);
-        }
-        whole(threads, || self.train(json, world, threads))?
+        world.lead_or_serve(self.threads(), |threads| self.train(json, world, threads))
     }
 
     fn train(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {

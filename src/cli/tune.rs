@@ -14,7 +14,6 @@ use kinglet::{
     hands::Hands,
     report::with_error,
     run::{HOME, run_name},
-    threads::whole,
     train,
     tune::{Changes, Event, Found, Outcome, RangeTest, Request, Sweep, Tuning, written},
 };
@@ -73,11 +72,9 @@ impl Args {
     }
 
     pub(super) fn run(&self, json: bool, world: &World) -> anyhow::Result<Ended> {
-        let threads = world.threads(self.threads());
-        if !world.is_first() {
-            return world.serve(threads);
-        }
-        whole(threads, || world.with_hands(threads, |hands| self.tune(json, world, hands, threads)))?
+        world.lead_or_serve(self.threads(), |threads| {
+            world.with_hands(threads, |hands| self.tune(json, world, hands, threads))
+        })
     }
 
     fn tune(&self, json: bool, world: &World, hands: &mut Hands, threads: usize) -> anyhow::Result<Ended> {

@@ -167,12 +167,12 @@ impl World {
     }
 
     /// Whether this process runs the command, rather than serve the one that does.
-    pub(super) fn is_first(&self) -> bool {
+    fn is_first(&self) -> bool {
         self.team.rank() == 0
     }
 
     /// The number of threads of this rank: `given`, or if that is 0, those that it has cores for; alone, still 0.
-    pub(super) fn threads(&self, given: usize) -> usize {
+    fn threads(&self, given: usize) -> usize {
         match &self.terms {
             Some(terms) if given == 0 => terms.threads,
             _ => given,
@@ -258,11 +258,25 @@ impl World {
         ended
     }
 
+    /// Runs `command` on rank 0, in a pool of its threads, of which it is told the number; another rank serves that. `threads` is the
+    /// number that was asked for, or 0.
+    ///
+    /// # Errors
+    /// Those of the command, or if threads cannot be started.
+    pub(super) fn lead_or_serve(
+        &self,
+        threads: usize,
+        command: impl FnOnce(usize) -> anyhow::Result<Ended> + Send,
+    ) -> anyhow::Result<Ended> {
+        let threads = self.threads(threads);
+        if self.is_first() { whole(threads, || command(threads))? } else { self.serve(threads) }
+    }
+
     /// What a rank above 0 does: it serves rank 0 until that quits. A signal asks the run to stop, as one to rank 0 does.
     ///
     /// # Errors
     /// If its threads cannot be started, or it does not understand rank 0.
-    pub(super) fn serve(&self, threads: usize) -> anyhow::Result<Ended> {
+    fn serve(&self, threads: usize) -> anyhow::Result<Ended> {
         let team = self.team.clone();
         ctrlc::set_handler(move || team.stop().store(true, Ordering::Relaxed))?;
         let (threads, be) = (self.threads(threads), self.cpu()?);
