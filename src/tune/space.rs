@@ -98,7 +98,11 @@ pub(crate) fn values_of(key: &str, text: &str) -> Result<Vec<toml::Value>> {
         // Quotes around strings may be omitted.
         _ => {
             let inside = text.trim_start_matches('[').trim_end_matches(']').split(',').map(str::trim);
-            inside.filter(|word| !word.is_empty()).map(|word| toml::Value::String(word.to_owned())).collect()
+            let value = |word: &str| {
+                let parsed = format!("x = {word}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("x"));
+                parsed.unwrap_or_else(|| toml::Value::String(word.to_owned()))
+            };
+            inside.filter(|word| !word.is_empty()).map(value).collect()
         }
     };
     let mut values: Vec<toml::Value> = Vec::new();
