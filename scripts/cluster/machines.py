@@ -4,10 +4,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 from ..doors.environments import Missing
+from .processes import send
 
 # What a launcher calls as it would call ssh: the name of a machine, then a command for its shell. As there, the command has none of
 # the caller's variables.
@@ -55,6 +57,9 @@ class Machines:
 
     def __exit__(self, *_):
         for name in self.names:
+            left = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
+            for pid in map(int, left):
+                send(pid, signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
             shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
         subprocess.run(["ip", "link", "delete", self.base], stderr=subprocess.DEVNULL)

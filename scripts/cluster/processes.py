@@ -58,6 +58,14 @@ class Started:
             file.close()
         return Done(self.process.returncode, *said, taken, late)
 
+    def ends_within(self, seconds):
+        """Whether it ends by itself."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def end(self):
         """Ends it and all below it at once."""
         below = descendants(self.process.pid)

@@ -79,11 +79,11 @@ def litter(folder):
     known = {"config.toml", "tokenizer.json", "metrics.jsonl", "loss.svg", "sample.txt", "last", "best", "tags", "lock", "SHA256SUMS",
              "model.safetensors", "adapter.safetensors", "optimizer.safetensors", "state.json"}  # fmt: skip
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in known]
-    folders = [path for path in (folder / "checkpoints").glob("*") if not path.name.startswith("step-")]
+    folders = [path for path in (folder / "checkpoints").glob("*") if not path.name[5:].isdigit()]
     return [str(path.relative_to(folder)) for path in files + folders]
 
 
 def last_step(folder):
     """The step of the newest checkpoint, or 0."""
-    found = sorted((folder / "checkpoints").glob("step-*"))
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    # Others are what was being written when a process ended.
+    return max((int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*") if path.name[5:].isdigit()), default=0)

@@ -1,5 +1,6 @@
 """The parts of `scripts/cluster.py`, one after another."""
 
+import signal
 import sys
 import time
 import traceback
@@ -13,17 +14,19 @@ from .mpis import Environments, Missing, all_of
 from .network import Network
 from .program import Kinglet
 
-# Each part, and whether it is in what --light checks.
 PARTS = {"bits": Bits, "network": Network, "failure": Failure}
 
 
 def prove(args, parts, cache):
     """Checks these parts; what one of them needs and this machine or this build lacks is said."""
+    # So that machines and processes are taken away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     begun, report, environments = time.monotonic(), Report(quiet=args.json), Environments(cache)
     kinglet = Kinglet(args.binary.resolve())
     with proving.folder_for_work(args, "kinglet-cluster-") as work:
         work = work.resolve()
-        mpis = list(all_of(environments, report, "MPI", args.light))
+        found = all_of(environments, report, "MPI", args.light)
+        mpis = [mpi for mpi in found if not args.mpi or any(name in mpi.name for name in args.mpi)]
         for part in parts:
             folder = work / part
             folder.mkdir(parents=True, exist_ok=True)
