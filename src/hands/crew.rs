@@ -162,13 +162,13 @@ impl Posts {
                 }
                 idle = false;
             }
-            for rank in 1..self.posts.len() {
+            for (rank, gone) in away.iter_mut().enumerate().skip(1) {
                 match self.poll(rank) {
                     Came::Nothing => {}
                     Came::Part => idle = false,
                     Came::Message(message) => {
                         idle = false;
-                        away[rank] |= message.kind == Kind::Bye;
+                        *gone |= message.kind == Kind::Bye;
                         if message.kind == Kind::Asked {
                             self.team.stop().store(true, Ordering::Relaxed);
                         }
@@ -177,7 +177,7 @@ impl Posts {
                         }
                     }
                 }
-                if self.posts[rank].as_ref().is_some_and(|(_, heard)| !away[rank] && heard.elapsed() > self.silence) {
+                if self.posts[rank].as_ref().is_some_and(|(_, heard)| !*gone && heard.elapsed() > self.silence) {
                     let why = format!("it has not been heard of for {} seconds", self.silence.as_secs_f64());
                     self.lose(rank, &why);
                 }

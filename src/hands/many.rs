@@ -204,7 +204,7 @@ impl<'a, T: Tasks> Shared<'a, T> {
                 let options = Options::default().threads(here.threads).stop(here.stop);
                 let observe = move |event: &train::Event| _ = told.send(Told::Training(event.clone()));
                 let train = move || train::run(job, here.be, &options, observe);
-                scope.spawn(move || tell.send(Told::Ended(whole(here.threads, train).flatten())));
+                scope.spawn(move || _ = tell.send(Told::Ended(whole(here.threads, train).flatten())));
                 Ok(())
             });
             if let Err(error) = begun {
