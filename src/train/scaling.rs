@@ -355,8 +355,8 @@ mod tests {
         // They wait for the second.
         near(chain_s([2.0, 0.1, 0.05, 0.0], 1.0), hop + 0.5 - 0.1);
         near(chain_s([0.4, 0.3, 0.2, 0.0], 0.25), hop + 0.75 - 0.1);
-        // Where bytes take no time, 46 chunks at a time are on a way of 30 hops.
-        let sum = Traffic { chunks: vec![1; 93] };
+        // Where bytes take no time, a window of chunks at a time is on a way of 30 hops.
+        let sum = Traffic { chunks: vec![1; 2 * Traffic::window(16) + 1] };
         let quick =
             Load { sum, ..load() }.chain_s(16, &Own { sum_s: 0.0, ..own(16) }, Network { bit_per_s: 1e15 }, 1.0);
         assert!((quick - 3.0 * 30.0 * 50e-6).abs() < 1e-6, "{quick}");

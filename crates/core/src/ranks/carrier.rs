@@ -6,7 +6,7 @@ use crate::error::Result;
 /// were sent, whole, and with the length that the receiver expects.
 ///
 /// No method waits. Bytes may travel only while some method runs, so whoever waits calls [`Ranks::poll`] again and again, as
-/// [`Team`] does.
+/// [`Team`](super::Team) does.
 pub trait Ranks: Send + Sync {
     /// Which of them this is, from 0.
     fn rank(&self) -> usize;
