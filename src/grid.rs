@@ -19,7 +19,7 @@ mod stored;
 use crate::{
     hands::{self, Ended, Hands, Tasks, Texts},
     run::{CONFIG, RunDir},
-    system::disk::{self, Lock, NewFolders},
+    system::disk::{self, Lock},
     text::source,
     train::{self, Changes, Job},
 };
@@ -250,17 +250,11 @@ impl Plan {
     /// # Errors
     /// If it is not, or cannot be written. Nothing is left then.
     pub fn start(&self, out: &Path) -> Result<Grid> {
-        refuse_full(out)?;
-        let folders = NewFolders::create(out)?;
-        let lock = Lock::take(out).inspect_err(|_| folders.remove())?;
-        // Check again under the lock: another process may have got there first.
-        refuse_full(out)?;
-        let grid = Grid { out: out.to_owned(), plan: self.clone(), _lock: lock };
-        grid.write().inspect_err(|_| {
-            let _ = std::fs::remove_file(out.join(Lock::FILE));
-            folders.remove();
-        })?;
-        Ok(grid)
+        disk::begin_folder(out, refuse_full, |lock| {
+            let grid = Grid { out: out.to_owned(), plan: self.clone(), _lock: lock };
+            grid.write()?;
+            Ok(grid)
+        })
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     data::{self, Dataset, TokenizerChoice},
     hands::{self, Ended, Hands, Tasks},
     run::{CONFIG, RunDir},
-    system::disk::{self, Lock, NewFolders},
+    system::disk::{self, Lock},
     text::{source, tokenizer::Tokenizer},
     train::{self, Job, trial},
 };
@@ -287,18 +287,13 @@ impl Tuning {
         }
         plan::plan((most, trials.is_none()), config.max_iters, left_s, speed, at_a_time)
             .map_err(|need| too_short(budget_s, budget_s - left_s + need))?;
-        let folders = NewFolders::create(out)?;
-        let lock = Lock::take(out).inspect_err(|_| folders.remove())?;
-        // Check again under the lock: another process may have got there first.
-        refuse_full(out)?;
-        let (out, speed) = (out.to_owned(), Some(speed));
-        let mut tuning =
-            Tuning { out, stored, config, sweeps, tokenizer, data: data.into(), threads, speed, _lock: lock };
-        tuning.write(began.elapsed().as_secs_f64()).inspect_err(|_| {
-            let _ = fs::remove_file(tuning.out.join(Lock::FILE));
-            folders.remove();
-        })?;
-        Ok(tuning)
+        disk::begin_folder(out, refuse_full, |lock| {
+            let (out, speed) = (out.to_owned(), Some(speed));
+            let mut tuning =
+                Tuning { out, stored, config, sweeps, tokenizer, data: data.into(), threads, speed, _lock: lock };
+            tuning.write(began.elapsed().as_secs_f64())?;
+            Ok(tuning)
+        })
     }
 
     /// Prepares to resume a search.

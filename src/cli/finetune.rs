@@ -115,7 +115,7 @@ impl Args {
     fn finetune(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
-        Memory::is_of_one_of(world.team().size(), self.zero);
+        Memory::share_among(world.team().size(), self.zero);
         let machines = self.machines.only_with(self.plan, self.zero)?;
         let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
         let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);

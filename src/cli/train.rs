@@ -64,7 +64,7 @@ impl Args {
     fn train(&self, json: bool, world: &World, threads: usize) -> anyhow::Result<Ended> {
         // An unknown KINGLET_ISA is refused before anything is written.
         let be = world.cpu()?;
-        Memory::is_of_one_of(world.team().size(), self.zero);
+        Memory::share_among(world.team().size(), self.zero);
         let machines = self.machines.only_with(self.plan, self.zero)?;
         if self.plan {
             plan::of_choice(&self.choice, be, &How { threads, seconds: 3.0, machines, json })?;

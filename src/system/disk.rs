@@ -168,6 +168,27 @@ impl NewFolders {
     }
 }
 
+/// Begins a folder of our own, which must be as `refuse` wants it: creates and locks it, and calls `begin`. If that fails, nothing is
+/// left of it.
+///
+/// # Errors
+/// Those of `refuse` and `begin`, or if the folder cannot be created or locked.
+pub(crate) fn begin_folder<T>(
+    out: &Path,
+    refuse: impl Fn(&Path) -> Result<()>,
+    begin: impl FnOnce(Lock) -> Result<T>,
+) -> Result<T> {
+    refuse(out)?;
+    let folders = NewFolders::create(out)?;
+    let lock = Lock::take(out).inspect_err(|_| folders.remove())?;
+    // Check again under the lock: another process may have got there first.
+    refuse(out)?;
+    begin(lock).inspect_err(|_| {
+        let _ = fs::remove_file(out.join(Lock::FILE));
+        folders.remove();
+    })
+}
+
 /// A folder of files, being written under a temporary name.
 pub(crate) struct FolderWriter {
     path: PathBuf,

@@ -44,7 +44,7 @@ static RANKS: OnceLock<(usize, bool)> = OnceLock::new();
 
 impl Memory {
     /// The memory for a run of `config`, whose vocabulary size must be known; shards default to one per core. Where this process
-    /// [is one of several](Memory::is_of_one_of), it is that of each.
+    /// [is one of several](Memory::share_among), it is that of each.
     ///
     /// # Errors
     /// If `config` does not describe a valid model.
@@ -55,7 +55,7 @@ impl Memory {
 
     /// From now on, the runs of this process are shared by so many ranks; with `zero`, each has the moments of a part alone. A
     /// program says so once, as it starts.
-    pub fn is_of_one_of(ranks: usize, zero: bool) {
+    pub fn share_among(ranks: usize, zero: bool) {
         let _ = RANKS.set((ranks, zero));
     }
 

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 /// How much of a network's rate is left for messages, as Ethernet, IP and TCP need the rest for themselves.
 const PAYLOAD: f64 = 0.94;
 
-/// Seconds that a message takes beside its bytes: what MPI by TCP takes between neighbours in one room.
+/// Seconds that a message takes beside its bytes. A guess for MPI by TCP between neighbours in one room: it was not measured.
 const MESSAGE_S: f64 = 50e-6;
 
 /// The share of a step that communication should not exceed.

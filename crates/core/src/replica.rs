@@ -133,7 +133,7 @@ impl<B: Backward> Replica<B> {
         if parts.is_empty() {
             return;
         }
-        team.tell(&Command::Fetch { what: u64::from(which == Moments::Second), span });
+        team.tell(&Command::Fetch { second: which == Moments::Second, span });
         for (rank, part) in parts.iter().enumerate().skip(1) {
             for piece in part.iter().filter_map(|part| part.within(span)) {
                 let bytes = team.receive(rank, 4 * piece.len);
@@ -220,7 +220,7 @@ impl<B: Backward> Replica<B> {
             }
             match command {
                 Command::State { updates, fresh } => self.share_as_told(updates, fresh),
-                Command::Fetch { what, span } => self.send_moments(what > 0, span),
+                Command::Fetch { second, span } => self.send_moments(second, span),
                 Command::Gradient { seed, step, batch } => {
                     let Replica { be, model, shards, p, .. } = &mut self;
                     be.pack_weights(p.weights_mut(be), &model.layout.linears(), true);

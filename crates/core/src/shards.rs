@@ -157,7 +157,9 @@ impl<B: Forward> Shards<B> {
                 share,
             }
         });
-        Shards { shards: shards.collect(), count, batch_size, team, wire: Wire::F32, chunks: Chunks::of(&model.layout) }
+        let passes_on = training && !team.is_alone();
+        let chunks = if passes_on { Chunks::of(&model.layout) } else { Chunks::default() };
+        Shards { shards: shards.collect(), count, batch_size, team, wire: Wire::F32, chunks }
     }
 
     /// Sets how gradients travel between ranks.
@@ -288,8 +290,8 @@ impl<B: Backward> Shards<B> {
             let each = shards.par_iter_mut().enumerate().map(|(s, shard)| (s, shard, parts.clone()));
             for_each(each, |(s, shard, parts)| {
                 shard.gradient((be, model, p), batch, (batch_size, scale), key, |g, stage| {
+                    let Some(parts) = &parts else { return };
                     for (chunk, span) in chunks.of_stage(stage) {
-                        let Some(parts) = &parts else { return };
                         let mut numbers = vec![0.0; span.len];
                         be.download(g, span.start, &mut numbers);
                         // If the chain has ended, it says why.

@@ -88,7 +88,7 @@ fn window(behind: usize) -> usize {
 }
 
 /// The chunks of a gradient, in the order in which a backward pass completes them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Chunks {
     spans: Vec<Span>,
     /// Where the chunks of each stage end: see [`Layout::stage`].

@@ -20,10 +20,10 @@ pub(crate) enum Command {
         /// Whether the moments are all zero.
         fresh: bool,
     },
-    /// Send numbers of your part to rank 0.
+    /// Send the optimizer's moments of your part to rank 0.
     Fetch {
-        /// Of what: an index of what a part consists of.
-        what: u64,
+        /// Whether these are the second ones.
+        second: bool,
         /// Which numbers, where they are yours.
         span: Span,
     },
@@ -69,7 +69,7 @@ impl Command {
                 ([3, grad_norm.to_bits(), lr_scale.to_bits(), *step], Vec::new())
             }
             Command::Measure(batch) => ([4, 0, 0, 0], batch.to_bytes()),
-            &Command::Fetch { what, span } => ([7, what, span.start as u64, span.len as u64], Vec::new()),
+            &Command::Fetch { second, span } => ([7, second.into(), span.start as u64, span.len as u64], Vec::new()),
             Command::End => ([5, 0, 0, 0], Vec::new()),
             Command::Quit => ([6, 0, 0, 0], Vec::new()),
         }
@@ -84,7 +84,7 @@ impl Command {
             4 => Command::Measure(Batch::from_bytes(&bytes)?),
             5 => Command::End,
             6 => Command::Quit,
-            7 => Command::Fetch { what: a, span: Span { start: b as usize, len: c as usize } },
+            7 => Command::Fetch { second: a != 0, span: Span { start: b as usize, len: c as usize } },
             _ => return None,
         })
     }
