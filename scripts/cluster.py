@@ -5,6 +5,7 @@
     python3 scripts/cluster.py target/release/kinglet --light      # what .ci/run does: bits, with each MPI; two minutes
     python3 scripts/cluster.py target/release/kinglet --network    # machines on links of 100 Mbit/s and 1 Gbit/s; needs root
     python3 scripts/cluster.py target/release/kinglet --failure    # killed ranks, links that fail, signals; needs root
+    python3 scripts/cluster.py target/release/kinglet --sweep      # many small runs, one rank killed; throughput
 
 Without a part, it proves all of them. It uses Debian's Open MPI and MPICH, which it installs where it may, and those of PyPI, with
 pinned versions, in the folder --cache. The machines of --network are network namespaces with links whose rate is limited. Times are

@@ -25,7 +25,7 @@ RATES = [1e9, 10e9, 100e9]
 # Of a network's rate, what is left beside headers; the seconds of a message. As in src/train/scaling.rs.
 PAYLOAD, MESSAGE_S = 0.94, 50e-6
 # The bytes of a chunk, and how many more than the hops of a way are on it. As in crates/core/src/ranks/chain.rs.
-CHUNK, AHEAD = 32 * 1024, 16
+CHUNK, AHEAD = 16 * 1024, 32
 # Of forward and backward passes, the backward passes.
 BACKWARD = 2 / 3
 # Preset, what is measured, sequences of a step on paper, and how many of them a rank computes at once.

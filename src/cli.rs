@@ -27,6 +27,7 @@ mod many;
 mod merge;
 mod plan;
 mod presets;
+mod program;
 mod prune;
 mod published;
 mod quantize;
@@ -51,8 +52,10 @@ mod tune;
 mod watch;
 mod world;
 
+pub use program::Program;
+
+use crate::backend::Cpu;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
-use kinglet::backend::Cpu;
 use kinglet_mpi::Launch;
 use serde_json::json;
 use std::{io, process::ExitCode};
@@ -147,10 +150,12 @@ fn definition() -> clap::Command {
     definition
 }
 
-pub(crate) fn main() -> ExitCode {
-    let words: Vec<_> = std::env::args_os().collect();
+/// Runs the command that these words name, and returns the status that the process is to end with. It prints what is to be printed,
+/// handles signals, and may be called once in a process.
+pub fn main(program: Program) -> ExitCode {
+    let words = &program.started().words;
     let launch = world::launched();
-    let matches = Args::command().try_get_matches_from(&words);
+    let matches = Args::command().try_get_matches_from(words);
     let name = matches.as_ref().ok().and_then(|matches| matches.subcommand_name()).unwrap_or_default().to_owned();
     let args = matches.and_then(|matches| Args::from_arg_matches(&matches));
     let words: Vec<_> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();

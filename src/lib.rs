@@ -51,6 +51,7 @@
 //! | [`formats`] | models of other programs, read and written |
 //! | [`engine`] | many texts at once, on one thread |
 //! | `serve` | a server with OpenAI's interface; with the feature of that name |
+//! | `cli` | the command `kinglet`, as a function of its words; with the feature of that name |
 //!
 //! # Threads
 //! Training and evaluation compute in a pool of the number of threads that they are given. Reading and encoding text is divided
@@ -64,6 +65,8 @@
 //! processors that multiply bf16 in tiles, in vectors, or not at all; the last fall back to f32.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod data;
 pub mod engine;
 pub mod formats;

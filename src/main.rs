@@ -1,7 +1,7 @@
 //! The `kinglet` program: parses the command line, runs one command, prints one error.
 
-mod cli;
+use kinglet::cli::{self, Program};
 
 fn main() -> std::process::ExitCode {
-    cli::main()
+    cli::main(Program::of_process())
 }

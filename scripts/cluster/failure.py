@@ -16,11 +16,9 @@ KILLED = {"max_iters": 6000, "eval_interval": 20, "eval_iters": 2, "log_interval
           "n_head": 2, "block_size": 32, "batch_size": 12, "dropout": 0.1, "shards": 4, "keep_last": 2}  # fmt: skip
 # Steps of some tenths of a second: what fails, fails within one.
 LONG = {**KILLED, "max_iters": 100, "eval_interval": 1000, "n_embd": 128, "n_head": 4, "n_layer": 4, "batch_size": 16, "block_size": 128}
-# Seconds that all may take to end after a rank was killed, and beyond the watchdog's patience.
+# Seconds that all may take to end after a rank was killed, and after one is silent.
 END = 10
-PATIENCE = 10
-# Ranks that are cut off lose their patience later, so that one speaks for all: four seconds for each of the first three, and two to end.
-LATEST = 16
+PATIENCE = 20
 # When a rank is killed: at random within these seconds after all ranks are there.
 WITHIN = 2.5
 
@@ -172,9 +170,9 @@ class Failure:
 
     def ended_by_watchdog(self, what, started, found, folder):
         since = time.monotonic()
-        gone = are_gone(found.values(), PATIENCE + LATEST)
+        gone = are_gone(found.values(), PATIENCE + END)
         seconds = time.monotonic() - since
-        self.report.add(PART, f"{what}: seconds until all ranks had ended", seconds, PATIENCE + LATEST, gone and len(found) == 3)
+        self.report.add(PART, f"{what}: seconds until all ranks had ended", seconds, PATIENCE, gone and seconds <= PATIENCE and len(found) == 3)
         waits = not started.ends_within(END / 2)
         if waits:
             # mpirun of Open MPI 4 waits for a machine that it cannot reach until TCP gives up, a quarter of an hour. Ranks do not.

@@ -13,8 +13,9 @@ from .failure import Failure
 from .mpis import Environments, Missing, all_of
 from .network import Network
 from .program import Kinglet
+from .sweep import Sweep
 
-PARTS = {"bits": Bits, "network": Network, "failure": Failure}
+PARTS = {"bits": Bits, "network": Network, "failure": Failure, "sweep": Sweep}
 
 
 def prove(args, parts, cache):

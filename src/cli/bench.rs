@@ -2,11 +2,11 @@
 
 use super::{
     choice::Threads,
+    program,
     table::{columns, pairs, row},
     terminal::{self, count},
 };
-use anyhow::Context;
-use kinglet::{
+use crate::{
     backend::{Buf, Cost, Cpu, Forward, Op, Timed},
     config::{Config, Precision, Quantization},
     data::Split,
@@ -19,6 +19,7 @@ use kinglet::{
     threads::{cores, with_threads},
     train::trial::Trial,
 };
+use anyhow::Context;
 use kinglet_kernels::peak;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -155,7 +156,7 @@ impl Args {
             config.vocab_size = VOCAB;
         }
         config.check()?;
-        kinglet::train::Memory::of(&config)?.check()?;
+        crate::train::Memory::of(&config)?.check()?;
         let threads = if self.threads.count() == 0 { cores() } else { self.threads.count() };
         let be = be.with_precision(config.precision);
         terminal::note_precision(config.precision, be.precision());
@@ -296,7 +297,7 @@ impl Args {
     fn process(&self, config: &Config) -> anyhow::Result<Process> {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let train = |out: &str, data: Option<&str>, settings: &[&str]| -> anyhow::Result<Command> {
-            let mut command = Command::new(std::env::current_exe()?);
+            let mut command = Command::new(program::itself());
             command.current_dir(&folder).args(["train", "--json", "--out", out, "--preset", &self.preset]).args(data);
             let all = self.set.iter().map(String::as_str).chain(settings.iter().copied());
             all.for_each(|setting| {

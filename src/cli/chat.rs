@@ -10,10 +10,7 @@ use super::{
     run_arg::{self, CheckpointArg, RunArg},
     sample::{Draw, finish_name, is_chat},
 };
-use command::Asked;
-use input::{Input, Next};
-use interrupt::Interrupt;
-use kinglet::{
+use crate::{
     backend::Cpu,
     data,
     error::Error,
@@ -22,6 +19,9 @@ use kinglet::{
     text::chat::{ASSISTANT, Message},
     threads::with_threads,
 };
+use command::Asked;
+use input::{Input, Next};
+use interrupt::Interrupt;
 use serde_json::{Value, json};
 use std::{
     io::{self, IsTerminal},

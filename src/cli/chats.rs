@@ -4,7 +4,7 @@ use super::{
     table::{columns, row},
     terminal,
 };
-use kinglet::{
+use crate::{
     config::{Config, PRESETS},
     data::Chats,
     text::source::{Corpus, DATES},

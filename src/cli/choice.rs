@@ -1,17 +1,17 @@
 //! Arguments shared by commands: model configuration, data, and number of threads.
 
 use super::terminal;
-use anyhow::Context;
-use clap::{
-    Arg, Command,
-    builder::{PossibleValue, StringValueParser, TypedValueParser},
-};
-use kinglet::{
+use crate::{
     config::{Config, FIELDS, PRESETS, Quantization, TokenizerKind, key_like},
     error::Error,
     run::read_config,
     system::shell,
     threads::whole,
+};
+use anyhow::Context;
+use clap::{
+    Arg, Command,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
 use std::{
     collections::BTreeSet,
@@ -137,7 +137,7 @@ impl Choice {
             config.data.clone_from(&self.data);
         }
         if config.data.is_empty() {
-            config.data = vec![kinglet::text::source::BUILTIN.to_owned()];
+            config.data = vec![crate::text::source::BUILTIN.to_owned()];
         }
         Ok((config, name))
     }

@@ -5,8 +5,7 @@ use super::{
     table::columns_in,
     terminal::{self, Ended},
 };
-use anyhow::Context;
-use kinglet::{
+use crate::{
     error::Error,
     report::{
         compare::{Comparison, compare},
@@ -17,6 +16,7 @@ use kinglet::{
     },
     run::{HOME, RunDir},
 };
+use anyhow::Context;
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},

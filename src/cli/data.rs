@@ -10,8 +10,7 @@ use super::{
     terminal::{Ended, count, quoted},
     watch::Watch,
 };
-use anyhow::Context;
-use kinglet::{
+use crate::{
     config::Config,
     data::{self, Chats, Survey, TokenizerChoice, prepared},
     report::{
@@ -20,6 +19,7 @@ use kinglet::{
     },
     text::{source::Corpus, tokenizer::Tokenizer},
 };
+use anyhow::Context;
 use serde_json::{Value, json};
 use std::{
     io::{self, BufRead},
@@ -286,7 +286,7 @@ impl Prepare {
                 "read_s": read_s,
                 "encode_s": encode_s,
                 "mb_per_s": mb_per_s,
-                "peak_memory_mib": kinglet::system::machine::peak_memory_mib(),
+                "peak_memory_mib": crate::system::machine::peak_memory_mib(),
             }))?;
             return Ok(Ended::Done);
         }

@@ -8,8 +8,7 @@ use super::{
     table::{columns, pairs, row},
     watch::Watch,
 };
-use anyhow::Context;
-use kinglet::{
+use crate::{
     backend::Cpu,
     data::Dataset,
     error::Error,
@@ -22,6 +21,7 @@ use kinglet::{
     run::{RunDir, Which},
     train::eval::Answers,
 };
+use anyhow::Context;
 use serde_json::{Value, json};
 use std::{
     fs,

@@ -7,14 +7,14 @@ use super::{
     run_arg::{CheckpointArg, RunArg},
     terminal,
 };
-use clap::{
-    Arg, Command,
-    builder::{PossibleValue, StringValueParser, TypedValueParser},
-};
-use kinglet::{
+use crate::{
     config::Quantization,
     error::Error,
     formats::{self, Dtype, ExportOptions, Exported, Format, Source, Target, onnx::Ids},
+};
+use clap::{
+    Arg, Command,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
 use serde_json::json;
 use std::{

@@ -9,7 +9,7 @@ use super::{
     terminal::{self, Ended},
     world::World,
 };
-use kinglet::{
+use crate::{
     config::{Config, Quantization},
     error::Error,
     run::{Kind, change_tags, data_name},

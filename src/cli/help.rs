@@ -48,7 +48,10 @@ const ENVIRONMENT: [(&str, &str); 11] = [
         "Path of the MPI library; or `none`, and processes that a launcher starts know nothing of each other",
     ),
     ("KINGLET_NO_HISTORY", "If set, `kinglet chat` keeps no history of typed lines"),
-    ("KINGLET_RANK_TIMEOUT", "Seconds that one process of `mpirun` waits for another before all end [default: 600]"),
+    (
+        "KINGLET_RANK_TIMEOUT",
+        "Seconds in which all processes of `mpirun` have ended after one of them is silent [default: 600]",
+    ),
     ("NO_COLOR", "Turns colours off, unless it is empty"),
     ("TERM", "If it is `dumb`, there are no bars and no colours"),
     ("WAYLAND_DISPLAY", "As DISPLAY"),

@@ -5,11 +5,7 @@ use super::{
     run_arg::{self, CheckpointArg, PlaceArg, RunArg},
     terminal,
 };
-use clap::{
-    Arg, Command,
-    builder::{PossibleValue, StringValueParser, TypedValueParser},
-};
-use kinglet::{
+use crate::{
     config::{AttentionScale, Config},
     error::Error,
     formats::{
@@ -17,6 +13,10 @@ use kinglet::{
         import_adapters,
     },
     run::{HOME, RunDir},
+};
+use clap::{
+    Arg, Command,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
 use serde_json::json;
 use std::{
@@ -225,7 +225,7 @@ fn show(config: &Config, report: &ImportReport, run: &Path, json: bool) -> anyho
 
 /// The keys that say what the model is.
 fn model(config: &Config) -> serde_json::Value {
-    let keys = kinglet::config::FIELDS.iter().filter(|field| field.section == "model");
+    let keys = crate::config::FIELDS.iter().filter(|field| field.section == "model");
     keys.map(|field| (field.key.to_owned(), json!(config.value(field.key)))).collect::<serde_json::Map<_, _>>().into()
 }
 

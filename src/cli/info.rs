@@ -6,7 +6,7 @@ use super::{
     table::{columns, pairs, row},
     terminal::{self, count},
 };
-use kinglet::{
+use crate::{
     config::{Config, FIELDS, PRESETS, Quantization, SHAKESPEARE_VOCAB, TokenizerKind, preset_like},
     error::Error,
     model::Gpt,

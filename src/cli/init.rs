@@ -1,12 +1,12 @@
 //! `kinglet init`
 
 use super::{choice::Choice, terminal};
-use anyhow::Context;
-use kinglet::{
+use crate::{
     config::{Config, FIELDS, FORMAT_VERSION, Field},
     error::Error,
     text::source::BUILTIN,
 };
+use anyhow::Context;
 use serde_json::json;
 use std::{
     collections::BTreeSet,

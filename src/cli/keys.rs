@@ -1,7 +1,7 @@
 //! `kinglet keys`
 
 use super::{help, terminal};
-use kinglet::config::{FIELDS, Field, PRESETS, key_like, unknown_key};
+use crate::config::{FIELDS, Field, PRESETS, key_like, unknown_key};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 

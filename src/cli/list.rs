@@ -6,7 +6,7 @@ use super::{
     table::{to_left, to_right, visible},
     terminal,
 };
-use kinglet::{
+use crate::{
     error::Result,
     report::plot::number,
     run::{Condition, Group, HOME, Kind, Summary, contents, last_trained},
@@ -150,7 +150,7 @@ fn look(dir: &Path, lines: &mut Vec<Line>) -> Result<()> {
         let what = Listed::Group {
             tuning,
             runs: runs.len(),
-            size_bytes: kinglet::run::size(&path),
+            size_bytes: crate::run::size(&path),
             changed: changed.unwrap_or(SystemTime::UNIX_EPOCH),
         };
         lines.push(Line { path, name, what });

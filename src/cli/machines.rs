@@ -7,7 +7,7 @@ use super::{
     table::{columns, row},
     terminal::count,
 };
-use kinglet::{
+use crate::{
     error::Error,
     train::{Machines, Network, Row, Scaling},
 };

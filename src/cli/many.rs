@@ -5,7 +5,7 @@ use super::{
     terminal,
     watch::{Watch, left},
 };
-use kinglet::train::Event;
+use crate::train::Event;
 use std::time::Instant;
 
 /// Where a run stands.

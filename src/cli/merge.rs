@@ -5,7 +5,7 @@ use super::{
     run_arg::{CheckpointArg, RunArg},
     terminal,
 };
-use kinglet::{run::RunDir, train::finetune::merged};
+use crate::{run::RunDir, train::finetune::merged};
 use serde_json::json;
 use std::path::PathBuf;
 

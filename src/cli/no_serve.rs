@@ -1,7 +1,7 @@
 //! `kinglet serve` of a kinglet that was built without the feature `serve`.
 
 use super::terminal::Ended;
-use kinglet::error::Error;
+use crate::error::Error;
 
 /// Serve trained models with OpenAI's API (not in this kinglet)
 #[derive(clap::Args)]

@@ -7,8 +7,7 @@ use super::{
     report::{conversations, parameters, size, time},
     terminal,
 };
-use anyhow::Context;
-use kinglet::{
+use crate::{
     backend::{Cpu, Forward},
     config::Config,
     data::Dataset,
@@ -17,6 +16,7 @@ use kinglet::{
     threads::with_threads,
     train::{Machines, Memory, plan::Plan, resolve},
 };
+use anyhow::Context;
 use serde_json::{Value, json};
 
 /// Estimate the time and memory of a training run
@@ -91,7 +91,7 @@ pub(super) fn show(run: &Planned, be: Cpu, how: &How) -> anyhow::Result<()> {
     terminal::note_precision(config.precision, be.precision());
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let (data_of_run, folder) = ((data, old), folder.path());
-    let measure = || -> kinglet::error::Result<_> {
+    let measure = || -> crate::error::Result<_> {
         let Some(machines) = machines else {
             return Ok((Plan::measure(config, tokenizer, data_of_run, be, folder, seconds)?, None));
         };

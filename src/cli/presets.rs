@@ -6,7 +6,7 @@ use super::{
     table::{columns, row},
     terminal,
 };
-use kinglet::{
+use crate::{
     config::{Config, PRESETS, Preset},
     params::Layout,
 };

@@ -4,7 +4,7 @@ use super::{
     confirm::{ask, bytes},
     run_arg, terminal,
 };
-use kinglet::{
+use crate::{
     error::Error,
     run::{Cleanup, HOME, Item, Kind, What, abandoned, all_runs, remove_abandoned},
 };

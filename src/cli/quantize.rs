@@ -7,7 +7,7 @@ use super::{
     terminal,
     watch::Watch,
 };
-use kinglet::{
+use crate::{
     backend::Cpu,
     config::Config,
     data::{Dataset, Split},

@@ -4,7 +4,7 @@ use super::{
     terminal::{self, Ended, count, quoted},
     watch::{Parts, Watch, left},
 };
-use kinglet::{
+use crate::{
     config::{Config, OnDivergence, Precision, Quantization, TokenizerKind},
     ranks::Team,
     report::with_error,

@@ -9,8 +9,7 @@ use super::{
     watch::Watch,
     world::World,
 };
-use anyhow::{Context, bail};
-use kinglet::{
+use crate::{
     backend::Cpu,
     config::Config,
     hands::{self, Hands, Tasks},
@@ -21,6 +20,7 @@ use kinglet::{
     threads::cores,
     train::{Event, Job},
 };
+use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::{
     collections::HashSet,
@@ -233,7 +233,7 @@ impl Seeded {
     /// Looks whether it is complete.
     fn look(&mut self) -> anyhow::Result<()> {
         let is_done =
-            |event: &kinglet::error::Result<Value>| event.as_ref().map_or(true, |event| event["event"] == "done");
+            |event: &crate::error::Result<Value>| event.as_ref().map_or(true, |event| event["event"] == "done");
         self.done = RunDir::open(&self.folder)?.events::<Value>()?.find(is_done).transpose()?;
         Ok(())
     }
@@ -304,7 +304,7 @@ impl Training<'_> {
 }
 
 impl Tasks for Training<'_> {
-    fn open(&mut self, task: usize) -> kinglet::error::Result<Job> {
+    fn open(&mut self, task: usize) -> crate::error::Result<Job> {
         let run = &self.each[self.todo[task]];
         let job = match run.folder.exists() {
             true => Job::resume(&run.folder, &[])?,
@@ -431,8 +431,8 @@ fn table(all: &[Runs]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::{self, Options};
     use clap::Parser;
-    use kinglet::train::{self, Options};
 
     #[derive(Parser)]
     struct Alone {

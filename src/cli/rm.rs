@@ -5,7 +5,7 @@ use super::{
     run_arg::RunArg,
     terminal,
 };
-use kinglet::{
+use crate::{
     error::Error,
     run::{Condition, Kind, Removal, Summary},
 };

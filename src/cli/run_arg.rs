@@ -1,7 +1,7 @@
 //! A RUN on the command line, and the place of a new one.
 
 use super::terminal;
-use kinglet::{
+use crate::{
     config::PRESETS,
     error::{Error, Result},
     grid,

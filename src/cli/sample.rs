@@ -5,8 +5,7 @@ use super::{
     run_arg::{self, CheckpointArg, RunArg, command},
     terminal,
 };
-use anyhow::Context;
-use kinglet::{
+use crate::{
     backend::Cpu,
     config::Config,
     error::Error,
@@ -14,6 +13,7 @@ use kinglet::{
     sample::Sampling,
     text::{source, tokenizer::END_OF_TEXT},
 };
+use anyhow::Context;
 use serde_json::json;
 use std::{
     io::{self, Read},

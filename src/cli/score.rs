@@ -10,13 +10,13 @@ use super::{
     terminal,
     watch::Watch,
 };
-use anyhow::Context;
-use kinglet::{
+use crate::{
     backend::Cpu,
     error::Error,
     inference::{Model, Readout, Scoring, Tally, TokenScore, Windows, spelling},
     text::source,
 };
+use anyhow::Context;
 use serde_json::{Map, Value, json};
 use std::{
     io::{self, Read},

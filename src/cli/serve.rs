@@ -7,7 +7,7 @@ use super::{
     run_arg::{RunArg, folder},
     terminal::{self, Ended},
 };
-use kinglet::{
+use crate::{
     error::Error,
     run::HOME,
     serve::{Options, Root, Server, addresses, random_hex},

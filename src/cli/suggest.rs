@@ -1,13 +1,13 @@
 //! What is said to a command line that was not understood: what is wrong, and the whole command that was probably meant.
 
 use super::{help::named, run_arg};
+use crate::{
+    config::{Config, FIELDS, PRESETS, key_elsewhere, key_like},
+    system::shell,
+};
 use clap::{
     Arg, Command,
     error::{ContextKind, ContextValue, Error, ErrorKind},
-};
-use kinglet::{
-    config::{Config, FIELDS, PRESETS, key_elsewhere, key_like},
-    system::shell,
 };
 use std::path::Path;
 

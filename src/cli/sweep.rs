@@ -10,14 +10,14 @@ use super::{
     watch::Watch,
     world::World,
 };
-use anyhow::Context;
-use kinglet::{
+use crate::{
     error::Error,
     grid::{Axis, Event, Grid, Outcome, Plan, Request, Row, points, read_list, table, written_all},
     hands::Hands,
     run::{HOME, run_name},
     train,
 };
+use anyhow::Context;
 use serde_json::json;
 use std::{
     collections::HashSet,

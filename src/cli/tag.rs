@@ -1,7 +1,7 @@
 //! `kinglet tag`
 
 use super::{run_arg, run_arg::RunArg, terminal};
-use kinglet::{
+use crate::{
     error::Error,
     run::{RunDir, change_tags, tags},
 };

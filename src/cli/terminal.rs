@@ -1,6 +1,7 @@
 //! Output helpers for all commands: what is shown how on which stream, and how commands end.
 
-use kinglet::{
+use super::program;
+use crate::{
     config::Precision,
     error::Error,
     inference::{Generation, Piece},
@@ -216,7 +217,7 @@ pub(super) fn quoted(path: impl AsRef<Path>) -> String {
 
 /// The command that is running, as it can be pasted.
 pub(super) fn this_command() -> String {
-    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    let args = program::args().iter().map(|arg| arg.to_string_lossy().into_owned());
     shell::command(["kinglet".to_owned()].into_iter().chain(args))
 }
 

@@ -9,7 +9,7 @@ use super::{
     terminal::{self, Ended},
     world::World,
 };
-use kinglet::{
+use crate::{
     run::{HOME, change_tags, run_name},
     train::{self, Changes, Event, Job, Memory, Options},
 };

@@ -10,7 +10,7 @@ use super::{
     watch::{Watch, left},
     world::World,
 };
-use kinglet::{
+use crate::{
     hands::Hands,
     report::with_error,
     run::{HOME, run_name},

@@ -1,8 +1,8 @@
 //! Progress of a command: a bar on a terminal, and in a log a line every so often.
 
 use super::terminal;
+use crate::system::progress::Lines;
 use indicatif::{ProgressBar, ProgressStyle};
-use kinglet::system::progress::Lines;
 use std::{
     io,
     time::{Duration, Instant},

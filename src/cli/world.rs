@@ -5,9 +5,7 @@ mod agree;
 pub(super) use agree::Silent;
 
 use super::terminal::{self, Ended, tell};
-use agree::{Process, Terms, agree, decide, notes};
-use anyhow::anyhow;
-use kinglet::{
+use crate::{
     backend::Cpu,
     config::Config,
     error::Error,
@@ -16,6 +14,8 @@ use kinglet::{
     replica, shards,
     threads::{cores, whole, with_threads},
 };
+use agree::{Process, Terms, agree, decide, notes};
+use anyhow::anyhow;
 use kinglet_mpi::{Launch, Mpi, end_now};
 use std::{
     ffi::c_int,
@@ -33,12 +33,18 @@ use std::{
 /// How long a rank waits for another, unless `KINGLET_RANK_TIMEOUT` says otherwise.
 const PATIENCE_S: f64 = 600.0;
 
-/// A higher rank loses its patience later than rank 0, by so long for each rank, so that one of them speaks for all: Open MPI takes
-/// three seconds to end the others where one of them is cut off.
-const LATER: Duration = Duration::from_secs(4);
+/// A higher rank loses its patience later than rank 0, by so many seconds for each rank, so that one of them speaks for all: Open MPI
+/// takes three seconds to end the others where one of them is cut off.
+const LATER_S: f64 = 4.0;
 
-/// Ranks that lose their patience at different times.
-const SPEAKERS: u32 = 3;
+/// The last rank to lose its patience ends so many seconds later.
+const ENDING_S: f64 = 2.0;
+
+/// Ranks above 0 that lose their patience at different times.
+const SPEAKERS: usize = 3;
+
+/// Where a rank may wait for less than this, it takes less time for the others to end, and several may speak.
+const ROOM_S: f64 = 20.0;
 
 /// How long all ranks leave MPI alone before they end it together. MPICH before 4.2 on UCX hangs if one that is still awake answers
 /// another that has begun to end: https://github.com/pmodels/mpich/pull/6596.
@@ -155,8 +161,8 @@ impl World {
                 return refused.map(|_: Ended| World::alone());
             }
         };
-        let rank = u32::try_from(team.rank()).unwrap_or(SPEAKERS).min(SPEAKERS);
-        let team = team.with_patience(Duration::from_secs_f64(terms.patience_s) + rank * LATER);
+        let patience = patience_of(team.rank(), team.size(), terms.patience_s);
+        let team = team.with_patience(patience);
         let (terms, mpi) = (Some(terms), Some(mpi));
         Ok(World { team, terms, mpi, runs, cores: mine.around(), ..World::alone() })
     }
@@ -337,6 +343,13 @@ fn patience() -> Result<f64, Error> {
     })
 }
 
+/// How long a rank waits for another, so that all have ended within the seconds of the watchdog.
+fn patience_of(rank: usize, ranks: usize, limit_s: f64) -> Duration {
+    let behind = (ranks - 1).min(SPEAKERS) - rank.min(SPEAKERS);
+    let early_s = ENDING_S + behind as f64 * LATER_S;
+    Duration::from_secs_f64(limit_s - early_s * (limit_s / ROOM_S).min(1.0))
+}
+
 /// Ends this process if something in MPI takes longer than this: its own calls may wait for other processes.
 struct Limit(#[allow(dead_code, reason = "its end is what is noticed")] Sender<()>);
 
@@ -389,4 +402,23 @@ fn singletons(launch: &Launch, size: usize, library: &str) -> String {
     format!(
         "{size} processes were started, but {library} knows only one: {why}. With KINGLET_MPI=none each process runs by itself"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_lose_their_patience_one_after_another_within_the_limit() {
+        let seconds = |ranks, limit_s| -> Vec<f64> {
+            (0..ranks).map(|rank| patience_of(rank, ranks, limit_s).as_secs_f64()).collect()
+        };
+        assert_eq!(seconds(2, 600.0), [594.0, 598.0]);
+        assert_eq!(seconds(3, 20.0), [10.0, 14.0, 18.0]);
+        assert_eq!(seconds(6, 60.0), [46.0, 50.0, 54.0, 58.0, 58.0, 58.0]);
+        for (ranks, limit_s) in [(2, 0.1), (64, 0.1), (64, 5.0), (3, 1e7)] {
+            let each = seconds(ranks, limit_s);
+            assert!(each.is_sorted() && each[0] >= 0.3 * limit_s && each[ranks - 1] < limit_s, "{each:?}");
+        }
+    }
 }

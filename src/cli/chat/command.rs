@@ -1,6 +1,6 @@
 //! What a line on a terminal asks for: a message, or one of the program's own commands.
 
-use kinglet::{error::Result, sample::Sampling};
+use crate::{error::Result, sample::Sampling};
 
 /// The commands, for `/help`.
 pub(super) const HELP: &str = "Commands:

@@ -1,8 +1,8 @@
 //! What ranks agree on before they begin. Rank 0 decides: what it decides has to give the same bits on all of them.
 
-use crate::cli::terminal::status;
+use crate::cli::{program, terminal::status};
+use crate::{backend::Cpu, error::Error, ranks::Team, threads::cores};
 use anyhow::anyhow;
-use kinglet::{backend::Cpu, error::Error, ranks::Team, threads::cores};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,7 +79,7 @@ impl Process {
             host: host.chars().take(100).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: PROTOCOL,
-            build: checksum_of_program().ok(),
+            build: checksum_of_code().ok(),
             arch: std::env::consts::ARCH.to_owned(),
             isas: isas.collect(),
             cores: cores(),
@@ -97,8 +97,9 @@ impl Process {
     }
 }
 
-fn checksum_of_program() -> io::Result<u32> {
-    let mut program = fs::File::open(std::env::current_exe()?)?;
+fn checksum_of_code() -> io::Result<u32> {
+    let code = program::code().ok_or(io::ErrorKind::NotFound)?;
+    let mut program = fs::File::open(code)?;
     let (mut hasher, mut bytes) = (crc32fast::Hasher::new(), vec![0; 1 << 20]);
     loop {
         match program.read(&mut bytes)? {
@@ -251,7 +252,7 @@ pub(super) fn notes(processes: &[Process], terms: &Terms, threads_are_given: boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kinglet::ranks;
+    use crate::ranks;
 
     fn process(host: &str, isas: &[(&str, &[&str])], (cores, which): (usize, u32)) -> Process {
         let isas = isas.iter().map(|(isa, ways)| ((*isa).into(), ways.iter().map(|way| (*way).into()).collect()));

@@ -1,0 +1,25 @@
+//! The library's errors as exceptions of the package.
+
+use kinglet::error::Error;
+use pyo3::{prelude::*, types::PyType};
+
+/// What the package calls an error of this kind. Its classes are written in Python, because some are also built-in ones.
+fn class_of(error: &Error) -> &'static str {
+    match error {
+        Error::Config { .. } | Error::BadConfig(_) => "ConfigError",
+        Error::Data(_) | Error::Text(_) | Error::UnknownCharacters { .. } => "DataError",
+        Error::NotFound { .. } => "NotFoundError",
+        Error::Diverged(_) => "DivergedError",
+        Error::Damaged { .. } | Error::Locked { .. } | Error::Run { .. } | Error::Io { .. } => "RunError",
+        _ => "Error",
+    }
+}
+
+/// The exception for an error.
+pub(crate) fn raised(py: Python, error: &Error) -> PyErr {
+    let class = py.import("kinglet._errors").and_then(|module| module.getattr(class_of(error)));
+    match class.and_then(|class| Ok(class.cast_into::<PyType>()?)) {
+        Ok(class) => PyErr::from_type(class, error.one_line()),
+        Err(error) => error,
+    }
+}
