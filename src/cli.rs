@@ -58,7 +58,7 @@ use crate::backend::Cpu;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use kinglet_mpi::Launch;
 use serde_json::json;
-use std::{io, process::ExitCode};
+use std::io;
 use terminal::{Ended, tell};
 use world::{Shared, Silent, World};
 
@@ -152,7 +152,7 @@ fn definition() -> clap::Command {
 
 /// Runs the command that these words name, and returns the status that the process is to end with. It prints what is to be printed,
 /// handles signals, and may be called once in a process.
-pub fn main(program: Program) -> ExitCode {
+pub fn main(program: Program) -> u8 {
     let words = &program.started().words;
     let launch = world::launched();
     let matches = Args::command().try_get_matches_from(words);
@@ -168,7 +168,7 @@ pub fn main(program: Program) -> ExitCode {
 
 impl Args {
     /// Runs the command, which is called `name`.
-    fn run(self, name: &str, launch: Option<Launch>) -> ExitCode {
+    fn run(self, name: &str, launch: Option<Launch>) -> u8 {
         terminal::set_loudness(self.quiet, self.verbose);
         let json = self.json;
         let ended = match (self.command.shared(), launch) {
@@ -194,7 +194,7 @@ impl Args {
             },
         };
         terminal::end_others(status);
-        ExitCode::from(status)
+        status
     }
 }
 
@@ -249,13 +249,13 @@ impl Command {
 }
 
 /// Ends without a message, because rank 0 of several processes has one.
-fn silently(exit_status: u8) -> ExitCode {
+fn silently(exit_status: u8) -> u8 {
     world::let_speak();
-    ExitCode::from(exit_status)
+    exit_status
 }
 
 /// Prints what a command line without a command to run asks for, or what is wrong with it.
-fn answer(error: &clap::Error, words: &[String]) -> ExitCode {
+fn answer(error: &clap::Error, words: &[String]) -> u8 {
     let options = words.iter().take_while(|word| *word != "--");
     let has = |names: &[&str]| options.clone().any(|word| names.contains(&word.as_str()));
     let text = match error.kind() {
@@ -271,16 +271,16 @@ fn answer(error: &clap::Error, words: &[String]) -> ExitCode {
     };
     // Nobody need read it.
     let _ = terminal::print_exact(&text);
-    ExitCode::SUCCESS
+    0
 }
 
 /// Prints an error, also as JSON if that is asked for.
-fn fail(message: &str, exit_status: u8, json: bool) -> ExitCode {
+fn fail(message: &str, exit_status: u8, json: bool) -> u8 {
     tell(&format!("error: {message}"));
     if json {
         let _ = terminal::print_json(&json!({"event": "error", "message": message, "exit_status": exit_status}));
     }
-    ExitCode::from(exit_status)
+    exit_status
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -3,5 +3,5 @@
 use kinglet::cli::{self, Program};
 
 fn main() -> std::process::ExitCode {
-    cli::main(Program::of_process())
+    cli::main(Program::of_process()).into()
 }
