@@ -25,6 +25,10 @@ use std::{
 /// How long a rank that ends all waits for its own thread that is inside of MPI, and then for MPI.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
+/// What UCX, by which MPICH may send, is told unless the user told it something else. With its own 8 KiB it asks before it sends a chunk
+/// of a gradient, and the answer waits behind the chunks of the other side.
+const UCX: [(&str, &str); 2] = [("UCX_TCP_TX_SEG_SIZE", "64k"), ("UCX_TCP_RX_SEG_SIZE", "64k")];
+
 /// How long the launcher has to pass on why all end.
 const LAST_WORD: Duration = Duration::from_millis(200);
 
@@ -64,6 +68,10 @@ impl Mpi {
     /// If there is no library, it is not one of MPI, or MPI does not start.
     pub fn start(launch: &Launch, say: impl Fn(&str) + Send + Sync + 'static) -> Result<Mpi> {
         static STARTED: AtomicBool = AtomicBool::new(false);
+        for (name, value) in UCX.iter().filter(|(name, _)| std::env::var_os(name).is_none()) {
+            // SAFETY: MPI starts when the program does; no other thread reads or sets variables then.
+            unsafe { std::env::set_var(name, value) };
+        }
         let (library, name) = library::open(&launch.libraries)?;
         let of_library = |what: String| Error::Ranks(format!("{name}: {what}"));
         let interface = Interface::of(library).map_err(|error| of_library(error.one_line()))?;

@@ -169,10 +169,13 @@ struct Own {
     /// Of each chunk, that of each shard.
     parts: Vec<Vec<Option<Vec<f32>>>>,
     shards: usize,
+    /// How many parts are still to be computed.
+    left: usize,
 }
 
 impl Own {
     fn add(&mut self, part: Part) {
+        self.left -= 1;
         self.parts[part.chunk][part.shard] = Some(part.numbers);
     }
 
@@ -221,7 +224,7 @@ pub(crate) fn sum(
             expect(rank + 1, chunk);
         }
     }
-    let mut own = Own { parts: vec![vec![None; shards]; n], shards };
+    let mut own = Own { parts: vec![vec![None; shards]; n], shards, left: n * shards };
     // Those of chunks that came back, and the number of chunks that went up.
     let (mut totals, mut up) = (Vec::with_capacity(n), 0);
     let mut waiting = Instant::now();
@@ -258,8 +261,8 @@ pub(crate) fn sum(
         }
         if moved {
             waiting = Instant::now();
-        } else if up < n && !own.has(up) {
-            // This rank itself is not done: nobody hangs.
+        } else if own.left > 0 {
+            // This rank itself is not done: nobody hangs, and its shards need the cores.
             waiting = Instant::now();
             match parts.recv_timeout(Team::PAUSE) {
                 Ok(part) => own.add(part),
