@@ -2,6 +2,7 @@
 // These macros panic if standard error is closed; `tell` does not.
 #![deny(clippy::print_stderr)]
 
+pub mod asked;
 mod bench;
 #[cfg(feature = "serve")]
 mod browser;
@@ -26,6 +27,7 @@ mod machines;
 mod many;
 mod merge;
 mod plan;
+mod preparing;
 mod presets;
 mod program;
 mod prune;
@@ -42,6 +44,7 @@ mod serve;
 #[cfg(not(feature = "serve"))]
 #[path = "cli/no_serve.rs"]
 mod serve;
+pub mod shared;
 mod suggest;
 mod sweep;
 mod table;
@@ -54,7 +57,7 @@ mod world;
 
 pub use program::Program;
 
-use crate::backend::Cpu;
+use crate::{backend::Cpu, error::Error};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use kinglet_mpi::Launch;
 use serde_json::json;
@@ -188,8 +191,8 @@ impl Args {
             Err(error) => match error.downcast_ref() {
                 Some(&Silent(status)) => return silently(status),
                 None => {
-                    fail(&format!("{error:#}"), terminal::status(&error), json);
-                    terminal::status(&error)
+                    let kind = error.downcast_ref().map_or("other", Error::kind);
+                    fail(&format!("{error:#}"), (kind, terminal::status(&error)), json)
                 }
             },
         };
@@ -267,7 +270,7 @@ fn answer(error: &clap::Error, words: &[String]) -> u8 {
             format!("kinglet {}\ninstruction set: {isa}\n", env!("CARGO_PKG_VERSION"))
         }
         ErrorKind::DisplayVersion => error.to_string(),
-        _ => return fail(&suggest::explain(error, &definition(), words), 2, has(&["--json"])),
+        _ => return fail(&suggest::explain(error, &definition(), words), ("usage", 2), has(&["--json"])),
     };
     // Nobody need read it.
     let _ = terminal::print_exact(&text);
@@ -275,10 +278,12 @@ fn answer(error: &clap::Error, words: &[String]) -> u8 {
 }
 
 /// Prints an error, also as JSON if that is asked for.
-fn fail(message: &str, exit_status: u8, json: bool) -> u8 {
+fn fail(message: &str, (kind, exit_status): (&str, u8), json: bool) -> u8 {
     tell(&format!("error: {message}"));
     if json {
-        let _ = terminal::print_json(&json!({"event": "error", "message": message, "exit_status": exit_status}));
+        let _ = terminal::print_json(
+            &json!({"event": "error", "message": message, "kind": kind, "exit_status": exit_status}),
+        );
     }
     exit_status
 }

@@ -3,7 +3,9 @@
 mod chats;
 mod dataset;
 mod encode;
+mod ids;
 mod open;
+mod origin;
 pub mod prepared;
 mod split;
 mod survey;
@@ -14,6 +16,7 @@ pub use chats::Chats;
 pub use dataset::{Dataset, Made};
 pub(crate) use open::same_text;
 pub use open::{TokenizerChoice, read, read_corpus, tokenizer};
+pub use origin::Origin;
 pub use split::Split;
 pub(crate) use split::parting;
 pub(crate) use survey::found;

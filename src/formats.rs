@@ -5,6 +5,7 @@
 //! can express, and reads the same table in the other direction.
 
 mod adapt;
+mod arrival;
 mod bytes;
 pub mod c;
 pub mod chain;
@@ -35,6 +36,7 @@ mod shape;
 mod written;
 
 pub use adapt::{ImportedAdapters, adapter_base, adapter_folder, import_adapters};
+pub use arrival::{Arrival, Arrived};
 pub use export::{ExportOptions, Exported, Source, Target, export};
 pub use foreign::{Dtype, Foreign, Tensor};
 pub use guess::{Certainty, Guess};

@@ -27,9 +27,9 @@
 //! # }
 //! ```
 //!
-//! Training can use a text in memory instead of a file ([`train::Job::start_on_text`]), and a model can be built
-//! without a run directory ([`Model::from_parts`]). `examples/` has a program for each, and one that writes its own
-//! training loop.
+//! Training can use what is in memory instead of files: a text, documents or token ids ([`train::Job::start_on`],
+//! [`data::Origin`]), and a model can be built without a run directory ([`Model::from_parts`]). `examples/` has a program
+//! for each, and one that writes its own training loop.
 //!
 //! # Module layout
 //! A module imports only modules above it in this table; `tests/layering.rs` enforces this. The first row is the crate

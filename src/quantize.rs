@@ -1,6 +1,7 @@
 //! Models with weights in few bits: made of others, and compared with them.
 
 mod calibrate;
+pub mod made;
 pub mod report;
 
 use crate::{

@@ -7,6 +7,7 @@ mod files;
 mod history;
 mod home;
 mod metrics;
+mod name;
 mod outcome;
 mod removal;
 mod summary;
@@ -27,6 +28,7 @@ pub use home::{
     Group, HOME, Kind, all_runs, all_runs_and_tunings, contents, data_name, first_free, names_in, run_name,
 };
 pub use metrics::{DoneRecord, EstimateRecord, MetricLine, MetricLines, Metrics, Record, StepRecord, parse_metrics};
+pub use name::{Chosen, RunName, check_name, folder_named, nearest, run_named};
 pub use outcome::{Beaten, Outcome};
 pub use removal::Removal;
 #[cfg(feature = "serve")]

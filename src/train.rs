@@ -15,7 +15,7 @@ mod scaling;
 pub mod trial;
 
 pub use event::{Change, Event};
-pub use job::{Changes, Job, resolve};
+pub use job::{Changes, Job, resolve, resolve_on};
 pub(crate) use job::{fix_time, refuse_finetuning, resolve_rest, settle};
 pub use r#loop::{Options, run};
 pub use measure::Machines;

@@ -25,7 +25,7 @@ mod space;
 mod stored;
 
 use crate::{
-    data::{self, Dataset, TokenizerChoice},
+    data::{self, Dataset, Origin, TokenizerChoice},
     hands::{self, Ended, Hands, Tasks},
     run::{CONFIG, RunDir},
     system::disk::{self, Lock},
@@ -79,6 +79,8 @@ const RANGE_PART: f64 = 0.1;
 pub struct Request {
     /// The starting configuration, and the one to beat.
     pub config: Config,
+    /// Where the data come from.
+    pub origin: Origin,
     /// The keys to vary; if empty, the learning rate, in the range that the range test finds.
     pub sweeps: Vec<Sweep>,
     /// How many settings to try, including the configured ones; by default 9 for one key and 27 for more, or as many as
@@ -99,6 +101,8 @@ pub struct Changes {
     pub budget_s: Option<f64>,
     /// Where the text is now; it must be the same text.
     pub data: Vec<String>,
+    /// The text again, if it was in memory.
+    pub origin: Origin,
 }
 
 /// A hyperparameter search, ready to start or resume; its folder is locked while this value lives.
@@ -235,7 +239,7 @@ impl Tuning {
     /// # Errors
     /// As [`Tuning::start`].
     pub fn start_for(request: Request, out: &Path, threads: usize, at_a_time: usize) -> Result<Tuning> {
-        let Request { config, mut sweeps, trials, budget_s } = request;
+        let Request { config, origin, mut sweeps, trials, budget_s } = request;
         // An unknown KINGLET_ISA is refused before anything is read or written.
         let be = Cpu::new()?;
         if sweeps.is_empty() {
@@ -260,7 +264,7 @@ impl Tuning {
             }
         }
         refuse_full(out)?;
-        let (config, tokenizer, data) = with_threads(threads, || train::resolve(config))??;
+        let (config, tokenizer, data) = with_threads(threads, || train::resolve_on(&origin, config))??;
         let stored = TuneFile {
             format_version: FORMAT_VERSION,
             config: config.to_toml(),
@@ -334,7 +338,7 @@ impl Tuning {
         if !changes.data.is_empty() {
             config.data.clone_from(&changes.data);
         }
-        let (tokenizer, data) = with_threads(threads, || data::read(&config, TokenizerChoice::FromConfig))??;
+        let (tokenizer, data) = with_threads(threads, || changes.origin.read(&config, TokenizerChoice::FromConfig))??;
         data::same_text(&config, &data.sha256)?;
         if !changes.data.is_empty() {
             config.data = source::located(&changes.data);

@@ -8,7 +8,7 @@ use super::terminal;
 use super::{
     choice::Threads,
     run_arg::{self, CheckpointArg, RunArg},
-    sample::{Draw, finish_name, is_chat},
+    sample::Draw,
 };
 use crate::{
     backend::Cpu,
@@ -70,7 +70,7 @@ impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
         let chosen = run_arg::chosen_or_newest(self.run.as_ref(), &self.checkpoint)?;
         let model = Model::load(Cpu::new()?, &chosen.run, chosen.which)?;
-        let learned = is_chat(model.config());
+        let learned = model.learned_to_answer();
         // Fail before the first message if there can be no answer.
         if let Err(error) = data::template_of(model.config(), model.tokenizer()) {
             let advice = advice(&chosen.run);
@@ -248,7 +248,7 @@ impl Chat<'_> {
             "prompt": prompt,
             "response": answer.text,
             "tokens": answer.tokens,
-            "finish": answer.finish.map(finish_name),
+            "finish": answer.finish.map(Finish::name),
             "step": self.model.state().step,
             "notes": answer.notes,
         }))

@@ -1,12 +1,9 @@
 //! Conversations as the data of a command: which preset holds them, and how long they are.
 
-use super::{
-    table::{columns, row},
-    terminal,
-};
+use super::table::{columns, row};
 use crate::{
     config::{Config, PRESETS},
-    data::Chats,
+    data::{Chats, Origin},
     text::source::{Corpus, DATES},
 };
 use serde_json::{Value, json};
@@ -15,26 +12,36 @@ use std::path::Path;
 /// The preset for conversations.
 const PRESET: &str = "chat";
 
-/// The preset where none is named: the first of all or, where the data begin with a conversation, the one for these. The
-/// others see too little at once.
-pub(super) fn default_preset(data: &[String], set: &[String], field: Option<&str>) -> &'static str {
-    let usual = PRESETS[0].name;
-    // A stream can be read only once, and a folder may hold very many files.
-    let Some(first) = data.first().filter(|name| Path::new(name).is_file() || *name == DATES) else {
-        return usual;
-    };
+/// The preset where none is named, and a note where that is no matter of course: the first of all or, where the data begin with a
+/// conversation, the one for these. The others see too little at once.
+pub(super) fn default_preset(
+    data: &[String],
+    origin: &Origin,
+    set: &[String],
+    field: Option<&str>,
+) -> (&'static str, Option<String>) {
+    let usual = (PRESETS[0].name, None);
     let mut config = Config::default();
     config.data_field = field.unwrap_or(&config.data_field).to_owned();
     // What is wrong with it is said when all of it is set.
     set.iter().for_each(|setting| drop(config.set(setting)));
-    let corpus = Corpus::named(std::slice::from_ref(first), &config);
+    let corpus = match origin {
+        Origin::Named => {
+            // A stream can be read only once, and a folder may hold very many files.
+            let Some(first) = data.first().filter(|name| Path::new(name).is_file() || *name == DATES) else {
+                return usual;
+            };
+            Corpus::named(std::slice::from_ref(first), &config)
+        }
+        in_memory => in_memory.corpus(&config),
+    };
     if !corpus.is_ok_and(|corpus| corpus.begins_with_a_conversation()) {
         return usual;
     }
-    terminal::note(&[format!(
-        "these are conversations, so the preset is {PRESET} instead of {usual} (choose another with --preset)"
-    )]);
-    PRESET
+    let usual = usual.0;
+    let note =
+        format!("these are conversations, so the preset is {PRESET} instead of {usual} (choose another with --preset)");
+    (PRESET, Some(note))
 }
 
 /// What `data stats` says of conversations.

@@ -1,10 +1,13 @@
 //! Arguments shared by commands: model configuration, data, and number of threads.
 
-use super::terminal;
+use super::{
+    asked::{Answer, Asked},
+    terminal,
+};
 use crate::{
     config::{Config, FIELDS, PRESETS, Quantization, TokenizerKind, key_like},
+    data::Origin,
     error::Error,
-    run::read_config,
     system::shell,
     threads::whole,
 };
@@ -118,14 +121,8 @@ impl Choice {
         // Text of any kind may be trained on, but this is rarely meant.
         let files = self.data.iter().filter(|name| name.ends_with(".toml") && Path::new(name).is_file());
         terminal::note(&files.map(|name| as_configuration(name)).collect::<Vec<_>>());
-        let (mut config, name) = match &self.config {
-            Some(path) => (read_config(path)?, path.file_stem().unwrap_or_default().to_owned()),
-            None => {
-                let name = self.preset();
-                (Config::preset(name)?, name.into())
-            }
-        };
-        self.set.iter().try_for_each(|setting| config.set(setting))?;
+        let Answer { mut config, name, notes } = self.asked().config_with(self.field.as_deref())?;
+        terminal::note(&notes);
         let tokenizer = self.tokenizer.clone().map(tokenizer_kind).transpose()?;
         assign(&mut config, |config| {
             tokenizer.iter().for_each(|kind| config.tokenizer.clone_from(kind));
@@ -133,12 +130,6 @@ impl Choice {
             config.skip_bad |= self.skip_bad;
             config.seed = self.seed.unwrap_or(config.seed);
         })?;
-        if !self.data.is_empty() {
-            config.data.clone_from(&self.data);
-        }
-        if config.data.is_empty() {
-            config.data = vec![crate::text::source::BUILTIN.to_owned()];
-        }
         Ok((config, name))
     }
 }
@@ -149,10 +140,11 @@ impl Choice {
         if self.config.is_some() { "config" } else { "preset" }
     }
 
-    /// The name of the preset that is asked for, or else the default one.
-    fn preset(&self) -> &str {
-        let default = || super::chats::default_preset(&self.data, &self.set, self.field.as_deref());
-        self.preset.as_deref().unwrap_or_else(default)
+    /// What is asked for, without what has options of its own.
+    fn asked(&self) -> Asked {
+        let Choice { data, preset, config, set, .. } = self;
+        let (data, preset, config, set) = (data.clone(), preset.clone(), config.clone(), set.clone());
+        Asked { data, origin: Origin::Named, preset, config, set }
     }
 
     /// The keys that the preset or file and `--set` name, whether or not they differ from the defaults.

@@ -49,11 +49,17 @@ impl Man {
         let definition = definition.after_help(help::ending(72));
         if let Some(dir) = &self.dir {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-            let write = clap_mangen::generate_to(definition, dir);
+            let write = clap_mangen::generate_to(without_help(definition), dir);
             return write.with_context(|| format!("cannot write into {}", dir.display()));
         }
         let mut page = Vec::new();
         clap_mangen::Man::new(definition).render(&mut page)?;
         Ok(terminal::print_exact(&String::from_utf8(page)?)?)
     }
+}
+
+/// Hides the commands `help`: their pages would repeat the others.
+fn without_help(command: clap::Command) -> clap::Command {
+    let is_help = command.get_name() == "help";
+    command.hide(is_help).mut_subcommands(without_help)
 }

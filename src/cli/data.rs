@@ -4,6 +4,7 @@ use super::terminal;
 use super::{
     chats,
     choice::{Choice, Threads},
+    preparing::{Written, prepare},
     report::stop_saying,
     run_arg,
     table::{columns, pairs, row},
@@ -12,12 +13,12 @@ use super::{
 };
 use crate::{
     config::Config,
-    data::{self, Chats, Survey, TokenizerChoice, prepared},
+    data::{self, Chats, Origin, TokenizerChoice},
     report::{
         baselines::Baselines,
         stats::{Count, LINE_CHARS, Longest, PartStats, Stats, TextAndIds, WINDOW_CHARS},
     },
-    text::{source::Corpus, tokenizer::Tokenizer},
+    text::tokenizer::Tokenizer,
 };
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -256,40 +257,23 @@ fn list(counts: impl Iterator<Item = (String, usize)>) -> String {
 impl Prepare {
     fn run(&self, json: bool) -> anyhow::Result<Ended> {
         let (config, _) = self.choice.config()?;
-        let clock = Instant::now();
-        let corpus = Corpus::open(&config)?;
-        terminal::note(&corpus.notes);
-        let survey = Survey::of(&corpus, &config)?;
-        terminal::note(&survey.notes);
-        let (tokenizer, notes) = data::tokenizer(&config, &corpus, &survey)?;
-        terminal::note(&notes);
-        let (read_s, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
-        let mut watch = Watch::new(true);
+        let (clock, mut watch) = (Instant::now(), Watch::new(true));
         let stop = stop_saying("Stopping. Nothing is written.")?;
-        let progress = |bytes| {
-            watch.even("encoding", bytes, survey.bytes, clock);
+        let progress = |bytes, of| {
+            watch.even("encoding", bytes, of, clock);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let about = prepared::prepare(&corpus, &survey, &tokenizer, &config, &self.out, progress)?;
+        let note = |notes: &[String]| terminal::note(notes);
+        let written = prepare(&Origin::Named, &config, &self.out, note, progress)?;
         watch.end();
-        let Some(about) = about else { return Ok(Ended::Interrupted) };
-        terminal::note(&about.notes);
-        let encode_s = clock.elapsed().as_secs_f64();
-        let mb_per_s = survey.bytes as f64 / 1e6 / encode_s;
+        let Some(written) = written else { return Ok(Ended::Interrupted) };
+        terminal::note(&written.about.notes);
         if json {
-            terminal::print_json(&json!({
-                "out": self.out.display().to_string(),
-                "documents": about.documents,
-                "vocab_size": about.vocab_size,
-                "train": about.train,
-                "val": about.val,
-                "read_s": read_s,
-                "encode_s": encode_s,
-                "mb_per_s": mb_per_s,
-                "peak_memory_mib": crate::system::machine::peak_memory_mib(),
-            }))?;
+            terminal::print_json(&written.json(&self.out))?;
             return Ok(Ended::Done);
         }
+        let Written { about, bytes, read_s, encode_s } = &written;
+        let mb_per_s = written.mb_per_s();
         terminal::print(&format!(
             "{}, vocabulary of {}\n{} for training and {} for validation, of {} ({mb_per_s:.1} MB/s): {read_s:.1} s reading, \
              {encode_s:.1} s encoding\nwritten to {}\n",
@@ -297,7 +281,7 @@ impl Prepare {
             count(about.vocab_size as u64, "token"),
             count(about.train.tokens, "token"),
             count(about.val.tokens, "token"),
-            count(survey.bytes, "byte"),
+            count(*bytes, "byte"),
             self.out.display()
         ))?;
         terminal::hints(&[("to train on it", format!("kinglet train {}", quoted(&self.out)))])?;

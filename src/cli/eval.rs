@@ -12,7 +12,7 @@ use crate::{
     backend::Cpu,
     data::Dataset,
     error::Error,
-    inference::{Evaluation, Model, Part},
+    inference::{Evaluation, Measurable, Model, Part},
     report::{
         baselines::{self, Baseline},
         plot::{Chart, Series},
@@ -75,28 +75,13 @@ impl Args {
     /// The data, and the part of it to measure.
     fn dataset(&self, model: &Model) -> anyhow::Result<(Dataset, Part)> {
         let names = Some(&self.data[..]).filter(|names| !names.is_empty());
-        let part = match self.split {
-            Some(SplitArg::Train) => Part::Train,
-            Some(SplitArg::Val) => Part::Val,
-            Some(SplitArg::All) => Part::All,
-            None if names.is_some() => Part::All,
-            None => Part::Val,
-        };
-        let data = model.dataset(names, part).map_err(|error| if names.is_some() { error } else { or_moved(error) })?;
-        if self.split.is_none() && names.is_some() && model.trained_on(&data) {
-            // A stream cannot be read again.
-            let pipe = |path: &Path| path.exists() && !path.is_file() && !path.is_dir();
-            if !self.data.iter().any(|name| name == "-" || pipe(Path::new(name))) {
-                terminal::note([&"this is the text that the run was trained on, so only its validation part is \
-                     evaluated; --split all evaluates all of it"
-                    .to_owned()]);
-                return Ok((model.dataset(names, Part::Val)?, Part::Val));
-            }
-            terminal::note([
-                &"this is the text that the run was trained on; --split val evaluates only its validation part"
-                    .to_owned(),
-            ]);
-        }
+        let part = self.split.map(|split| match split {
+            SplitArg::Train => Part::Train,
+            SplitArg::Val => Part::Val,
+            SplitArg::All => Part::All,
+        });
+        let Measurable { data, part, note } = model.measurable(names, part)?;
+        terminal::note(&note);
         Ok((data, part))
     }
 
@@ -185,39 +170,9 @@ impl Args {
     }
 }
 
-/// An error about the text of a run, with advice.
-fn or_moved(error: Error) -> Error {
-    match error {
-        Error::Data(what) => Error::Data(format!("{what}; if the text has moved: kinglet eval RUN DATA --split val")),
-        error => error,
-    }
-}
-
 impl Measured {
-    fn split(&self) -> &'static str {
-        match self.part {
-            Part::Train => "train",
-            Part::Val => "val",
-            Part::All => "all",
-        }
-    }
-
     fn json(&self) -> Value {
-        let Evaluation { exact, floor, answers, notes, .. } = &self.found;
-        json!({
-            "run": self.run,
-            "step": self.step,
-            "split": self.split(),
-            "loss": exact.loss,
-            "loss_stderr": exact.stderr,
-            "bits_per_char": exact.bits_per_char,
-            "bits_per_byte": exact.bits_per_byte,
-            "perplexity": exact.perplexity,
-            "predicted_tokens": exact.tokens,
-            "entropy_floor": floor,
-            "answers": answers,
-            "notes": notes,
-        })
+        self.found.json(&self.run, self.step, self.part)
     }
 
     fn text(&self, model: &Model, baseline: Option<Baseline>) -> String {
@@ -238,8 +193,13 @@ impl Measured {
             ("n-gram baseline", format!("{nats_per_token:.4} nats ({name})"))
         }));
         lines.extend(answers.as_ref().map(|answers| ("exact match", matched(answers))));
-        let head =
-            format!("{}: step {}, {} split, {} {each}s predicted\n", self.run, self.step, self.split(), exact.tokens);
+        let head = format!(
+            "{}: step {}, {} split, {} {each}s predicted\n",
+            self.run,
+            self.step,
+            self.part.name(),
+            exact.tokens
+        );
         head + &pairs(&lines)
     }
 }
@@ -294,7 +254,7 @@ fn table(all: &[Measured], width: usize) -> String {
 fn chart(all: &[Measured]) -> Chart {
     let points: Vec<_> = all.iter().map(|measured| (measured.step as f64, measured.found.exact.loss)).collect();
     let (first, last) = (points.first().map_or(0.0, |point| point.0), points.last().map_or(0.0, |point| point.0));
-    let split = all.first().map_or("", Measured::split);
+    let split = all.first().map_or("", |measured| measured.part.name());
     let floor = all.first().and_then(|measured| measured.found.floor);
     let limit = floor.map(|floor| Series::limit(format!("entropy floor {floor:.4}"), floor, first..last));
     Chart {

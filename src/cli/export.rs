@@ -4,19 +4,17 @@ use super::{
     choice::{Scheme, Threads},
     confirm::bytes,
     import::{FormatName, Told},
-    run_arg::{CheckpointArg, RunArg},
+    run_arg::CheckpointArg,
     terminal,
 };
 use crate::{
     config::Quantization,
-    error::Error,
     formats::{self, Dtype, ExportOptions, Exported, Format, Source, Target, onnx::Ids},
 };
 use clap::{
     Arg, Command,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
-use serde_json::json;
 use std::{
     ffi::{OsStr, OsString},
     fmt::Write as _,
@@ -128,7 +126,7 @@ impl Args {
         (options.dtype, options.max_difference) = (self.dtype, self.max_difference);
         (options.ids, options.fixed) = (self.ids, self.fixed);
         options.scheme = self.scheme.map_or(Quantization::None, Quantization::from);
-        let source = self.source()?;
+        let source = Source::named(&self.run, self.checkpoint.checkpoint, self.format, &self.told.options(self.from))?;
         terminal::warn(&source.warnings);
         terminal::note(&source.notes);
         let out =
@@ -137,60 +135,14 @@ impl Args {
         terminal::note(&exported.written.notes);
         show(&exported, self.format, &out, json)
     }
-
-    /// The run of this name, or the model of another program.
-    fn source(&self) -> anyhow::Result<Source> {
-        let run = RunArg::from(self.run.clone());
-        let chosen = match run.chosen(&self.checkpoint) {
-            Ok(chosen) => chosen,
-            Err(error) => {
-                let path = Path::new(&self.run);
-                if !path.exists() || self.checkpoint.checkpoint.is_some() || matches!(error, Error::BadConfig(_)) {
-                    return Err(error.into());
-                }
-                if self.format == Target::Peft {
-                    return Err(Error::run(path, "--format peft takes a run with adapters").into());
-                }
-                return Ok(Source::of_import(path, &self.told.options(self.from))?);
-            }
-        };
-        if self.from.is_some() || self.told.is_told() {
-            let what = format!(
-                "{} is a run, which says itself what --tokenizer, --data and the like tell",
-                chosen.run.display()
-            );
-            return Err(Error::BadConfig(what).into());
-        }
-        Ok(match self.format {
-            Target::Peft => Source::of_adapters(&chosen.run, chosen.which)?,
-            _ => Source::of_run(&chosen.run, chosen.which)?,
-        })
-    }
 }
 
 fn show(exported: &Exported, target: Target, out: &Path, json: bool) -> anyhow::Result<()> {
-    let Exported {
-        architecture,
-        rewrites,
-        difference,
-        stored_difference,
-        run_difference,
-        measured_in_f32,
-        written,
-        ..
-    } = exported;
     if json {
-        let steps: Vec<_> = rewrites.iter().map(ToString::to_string).collect();
-        let files: Vec<_> = written.files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
-        return terminal::print_json(&json!({
-            "format": target.name(), "out": out.display().to_string(), "architecture": architecture, "rewrites": steps,
-            "difference": difference, "stored_difference": stored_difference, "run_difference": run_difference,
-            "measured_in_f32": measured_in_f32,
-            "limits": written.limits, "notes": written.notes, "files": files, "usage": written.usage,
-        }));
+        return terminal::print_json(&exported.json(target, out));
     }
     terminal::print(&text(exported, out))?;
-    let hints: Vec<_> = written.usage.iter().map(|command| ("use it", command.clone())).collect();
+    let hints: Vec<_> = exported.written.usage.iter().map(|command| ("use it", command.clone())).collect();
     Ok(terminal::hints(&hints)?)
 }
 

@@ -117,8 +117,9 @@ impl Args {
         let be = world.cpu()?;
         Memory::share_among(world.team().size(), self.zero);
         let machines = self.machines.only_with(self.plan, self.zero)?;
-        let chosen = self.choice.run.chosen(&self.choice.checkpoint)?;
-        let out = default_out(&chosen.run, &self.choice.data, self.choice.qat);
+        let chosen = self.choice.run.chosen(self.choice.checkpoint.checkpoint)?;
+        let qat = self.choice.qat.map_or(Quantization::None, Quantization::from);
+        let out = default_out(&chosen.run, &self.choice.data, qat);
         let prepared = self.choice.prepare(&chosen, |config| world.share(config, threads))?;
         if self.plan {
             let Finetune { config, tokenizer, data, old, .. } = &prepared;
@@ -152,11 +153,11 @@ impl Args {
 
 /// The folder of a run that goes on from `run` with `data`, or with its own text in few bits (`qat`): beside that one, or beside the
 /// tuning that it is in.
-fn default_out(run: &Path, data: &[String], qat: Option<Scheme>) -> PathBuf {
+pub(super) fn default_out(run: &Path, data: &[String], qat: Quantization) -> PathBuf {
     // A run that is given as "." has a name too.
     let run = if run.file_name().is_some() { run.to_owned() } else { run.canonicalize().unwrap_or_default() };
     let data = data.first().map(|name| data_name(name)).filter(|name| !name.is_empty());
-    let what = data.as_deref().or(qat.map(|scheme| Quantization::from(scheme).name())).unwrap_or("finetuned");
+    let what = data.as_deref().or((!qat.is_none()).then(|| qat.name())).unwrap_or("finetuned");
     let name = format!("{}-{what}", run.file_name().unwrap_or_default().display());
     let tuning = run.parent().and_then(Path::parent).filter(|above| Kind::of(above) == Some(Kind::Tuning));
     match tuning.and_then(|tuning| Some((tuning, tuning.file_name()?))) {
@@ -192,7 +193,7 @@ impl Choice {
                 Error::BadConfig("--qat and --set quantization say the same twice: leave one out".into()).into()
             );
         }
-        let texts = Texts { data: &self.data, replay_data: &self.replay_data };
+        let texts = Texts { data: &self.data, replay_data: &self.replay_data, ..Texts::default() };
         Ok(finetune::prepare_with(run, *which, texts, |config| {
             self.set.iter().try_for_each(|setting| config.set(setting))?;
             config.quantization = self.qat.map_or(config.quantization, Quantization::from);

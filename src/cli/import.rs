@@ -2,23 +2,18 @@
 
 use super::{
     choice::Threads,
-    run_arg::{self, CheckpointArg, PlaceArg, RunArg},
+    run_arg::{self, PlaceArg},
     terminal,
 };
 use crate::{
     config::{AttentionScale, Config},
-    error::Error,
-    formats::{
-        Format, ImportOptions, ImportReport, ImportedAdapters, Source, adapter_base, adapter_folder, import,
-        import_adapters,
-    },
-    run::{HOME, RunDir},
+    formats::{Arrival, Format, ImportOptions, ImportReport},
+    run::RunDir,
 };
 use clap::{
     Arg, Command,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
-use serde_json::json;
 use std::{
     ffi::{OsStr, OsString},
     fmt::Write as _,
@@ -103,15 +98,6 @@ fn scale(text: &str) -> Result<AttentionScale, String> {
 }
 
 impl Told {
-    /// Whether anything is told.
-    pub(super) fn is_told(&self) -> bool {
-        self.tokenizer.is_some()
-            || !self.data.is_empty()
-            || self.n_head.is_some()
-            || self.attention_scale.is_some()
-            || !self.set.is_empty()
-    }
-
     /// The same for the library.
     pub(super) fn options(&self, format: Option<Format>) -> ImportOptions {
         ImportOptions {
@@ -132,83 +118,20 @@ impl Args {
     }
 
     fn import(&self, json: bool) -> anyhow::Result<()> {
-        let is_peft = self.format.is_none_or(|format| format == Format::Peft);
-        if let Some(folder) = adapter_folder(&self.path).filter(|_| is_peft) {
-            return self.adapters(&folder, json);
-        }
-        if self.base.is_some() {
-            let what =
-                format!("--base is only for adapters of PEFT, and {} has no adapter_config.json", self.path.display());
-            return Err(Error::BadConfig(what).into());
-        }
-        let imported = import(&self.path, &self.told.options(self.format))?;
-        let start = |place: run_arg::Place| place.start(|out: &Path| imported.save(out));
-        let run = self.place.start(|| default_out(&self.path), start, RunDir::path)?;
+        let arrival = Arrival::read(&self.path, self.base.as_deref(), &self.told.options(self.format))?;
+        terminal::warn(&arrival.warnings);
+        let start = |place: run_arg::Place| place.start(|out: &Path| arrival.save(out));
+        let run = self.place.start(|| arrival.usual_out(), start, RunDir::path)?;
         terminal::note(&run.notes);
-        show(&imported.portable.config, &imported.report, run.path(), json)
-    }
-
-    /// Adapters of PEFT, on their base.
-    fn adapters(&self, folder: &Path, json: bool) -> anyhow::Result<()> {
-        let (mut base, at) = self.base_of(folder)?;
-        if self.base.is_none() {
-            base.notes.push(format!("its base is the one that adapter_config.json names: {}", at.display()));
-        }
-        terminal::warn(&base.warnings);
-        let imported: ImportedAdapters = import_adapters(folder, base, &at)?;
-        let start = |place: run_arg::Place| place.start(|out: &Path| imported.save(out));
-        let run = self.place.start(|| default_out(folder), start, RunDir::path)?;
-        terminal::note(&run.notes);
-        show(&imported.adapters.config, &imported.report, run.path(), json)
-    }
-
-    /// The model that an adapter is of, and where it is.
-    fn base_of(&self, folder: &Path) -> anyhow::Result<(Source, PathBuf)> {
-        let (says, found) = adapter_base(folder)?;
-        let name = match (&self.base, found, says) {
-            (Some(name), ..) => name.clone(),
-            (None, Some(found), _) => found.into_os_string(),
-            (None, None, says) => {
-                let says = says.map_or_else(String::new, |says| format!("; it says {says}, which is not here"));
-                let what = format!("adapters of PEFT belong to another model: --base RUN names it{says}");
-                return Err(Error::run(folder, what).into());
-            }
-        };
-        let at = PathBuf::from(&name);
-        match RunArg::from(name).chosen(&CheckpointArg::default()) {
-            Ok(_) if self.told.is_told() => {
-                let what =
-                    format!("{} is a run, which says itself what --tokenizer, --data and the like tell", at.display());
-                Err(Error::BadConfig(what).into())
-            }
-            Ok(chosen) => Ok((Source::of_run(&chosen.run, chosen.which)?, chosen.run)),
-            Err(_) if at.exists() => Ok((Source::of_import(&at, &self.told.options(None))?, at)),
-            Err(error) => Err(error.into()),
-        }
+        show(&arrival, run.path(), json)
     }
 }
 
-/// `runs/STEM`; of a folder its name.
-fn default_out(path: &Path) -> PathBuf {
-    let path = if path.file_name().is_some() { path.to_owned() } else { path.canonicalize().unwrap_or_default() };
-    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    let stem: String = stem
-        .unwrap_or_default()
-        .to_string_lossy()
-        .chars()
-        .map(|c| if c == '@' || c.is_control() { '-' } else { c })
-        .collect();
-    let stem = stem.trim_start_matches('.');
-    Path::new(HOME).join(if stem.is_empty() { "imported" } else { stem })
-}
-
-fn show(config: &Config, report: &ImportReport, run: &Path, json: bool) -> anyhow::Result<()> {
+fn show(arrival: &Arrival, run: &Path, json: bool) -> anyhow::Result<()> {
+    let (config, report) = (arrival.config(), arrival.report());
     terminal::note(&report.notes);
     if json {
-        let mut fields = serde_json::to_value(report)?;
-        fields["out"] = run.display().to_string().into();
-        fields["config"] = model(config);
-        return terminal::print_json(&fields);
+        return terminal::print_json(&arrival.json(run)?);
     }
     terminal::print(&text(config, report, run))?;
     let name = terminal::quoted(run);
@@ -221,12 +144,6 @@ fn show(config: &Config, report: &ImportReport, run: &Path, json: bool) -> anyho
     }
     terminal::hints(&hints)?;
     Ok(())
-}
-
-/// The keys that say what the model is.
-fn model(config: &Config) -> serde_json::Value {
-    let keys = crate::config::FIELDS.iter().filter(|field| field.section == "model");
-    keys.map(|field| (field.key.to_owned(), json!(config.value(field.key)))).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn text(config: &Config, report: &ImportReport, run: &Path) -> String {

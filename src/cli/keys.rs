@@ -1,7 +1,10 @@
 //! `kinglet keys`
 
 use super::{help, terminal};
-use crate::config::{FIELDS, Field, PRESETS, key_like, unknown_key};
+use crate::{
+    config::{FIELDS, Field, PRESETS, key_like, unknown_key},
+    error::Result,
+};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
@@ -27,10 +30,10 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<()> {
-        let fields = self.fields()?;
         if json {
-            return fields.iter().try_for_each(|field| terminal::print_json(&about(field)?));
+            return described(&self.names)?.iter().try_for_each(terminal::print_json);
         }
+        let fields = fields(&self.names)?;
         if self.markdown {
             return Ok(terminal::print_exact(&markdown()?)?);
         }
@@ -46,21 +49,26 @@ impl Args {
         ])?;
         Ok(())
     }
+}
 
-    /// The keys that are asked for, each once, in their usual order.
-    fn fields(&self) -> anyhow::Result<Vec<&'static Field>> {
-        let mut wanted: Vec<&str> = Vec::new();
-        for name in &self.names {
-            // A setting is taken for its key.
-            let name = name.split_once('=').map_or(name.as_str(), |(key, _)| key).trim();
-            let found = matching(name);
-            if found.is_empty() {
-                return Err(unknown_key(name).into());
-            }
-            wanted.extend(found);
+/// The keys that are asked for, or all, as JSON.
+pub(super) fn described(names: &[String]) -> Result<Vec<Value>> {
+    fields(names)?.into_iter().map(about).collect()
+}
+
+/// The keys that are asked for, each once, in their usual order.
+fn fields(names: &[String]) -> Result<Vec<&'static Field>> {
+    let mut wanted: Vec<&str> = Vec::new();
+    for name in names {
+        // A setting is taken for its key.
+        let name = name.split_once('=').map_or(name.as_str(), |(key, _)| key).trim();
+        let found = matching(name);
+        if found.is_empty() {
+            return Err(unknown_key(name));
         }
-        Ok(FIELDS.iter().filter(|field| self.names.is_empty() || wanted.contains(&field.key)).collect())
+        wanted.extend(found);
     }
+    Ok(FIELDS.iter().filter(|field| names.is_empty() || wanted.contains(&field.key)).collect())
 }
 
 /// The keys that a name means: one of this name; or else those of the section and those with this in their name, and
@@ -83,7 +91,7 @@ fn matching(name: &str) -> Vec<&'static str> {
 }
 
 /// Each value that presets set to other than the default, with the presets.
-fn presets(field: &Field) -> anyhow::Result<Vec<(toml::Value, Vec<&'static str>)>> {
+fn presets(field: &Field) -> Result<Vec<(toml::Value, Vec<&'static str>)>> {
     let (default, mut found) = (field.default_value(), Vec::<(toml::Value, Vec<&str>)>::new());
     for preset in &PRESETS {
         let value = preset.config()?.value(field.key);
@@ -97,10 +105,10 @@ fn presets(field: &Field) -> anyhow::Result<Vec<(toml::Value, Vec<&'static str>)
 }
 
 /// A key as JSON; `presets` has those that differ from the default.
-fn about(field: &Field) -> anyhow::Result<Value> {
+fn about(field: &Field) -> Result<Value> {
     let mut of_presets = Map::new();
     for (value, names) in presets(field)? {
-        let value = serde_json::to_value(value)?;
+        let value = serde_json::to_value(value).expect("plain values");
         names.into_iter().for_each(|name| drop(of_presets.insert(name.to_owned(), value.clone())));
     }
     Ok(json!({

@@ -29,7 +29,7 @@ impl Args {
     }
 
     fn merge(&self, json: bool) -> anyhow::Result<()> {
-        let chosen = self.run.chosen(&self.checkpoint)?;
+        let chosen = self.run.chosen(self.checkpoint.checkpoint)?;
         let has_adapters = RunDir::open(&chosen.run)?.config.lora_rank > 0;
         let mut run = merged(&chosen.run, chosen.which, &self.out)?;
         terminal::warn(&run.warnings);

@@ -11,12 +11,12 @@ use crate::{
     backend::{Cpu, Forward},
     config::Config,
     data::Dataset,
+    error::{Error, Result},
     model::Gpt,
     text::tokenizer::Tokenizer,
     threads::with_threads,
-    train::{Machines, Memory, plan::Plan, resolve},
+    train::{Machines, Memory, Scaling, plan::Plan, resolve},
 };
-use anyhow::Context;
 use serde_json::{Value, json};
 
 /// Estimate the time and memory of a training run
@@ -81,17 +81,24 @@ pub(super) struct Planned<'a> {
     pub(super) old: Option<&'a Dataset>,
 }
 
-/// Measures and prints the time and memory that a run would take.
-pub(super) fn show(run: &Planned, be: Cpu, how: &How) -> anyhow::Result<()> {
-    let &Planned { name, kind, config, shards, tokenizer, data, old } = run;
-    let &How { threads, seconds, machines, json } = how;
-    terminal::note(&data.notes);
-    terminal::warn(&config.doubts());
+/// What was measured of a run that is planned.
+struct Measured {
+    plan: Plan,
+    scaling: Option<Scaling>,
+    params: usize,
+    memory: Memory,
+    /// Of all checkpoints.
+    disk_mib: f64,
+}
+
+/// Measures the time and memory that a run would take.
+fn measure(run: &Planned, be: Cpu, how: &How) -> Result<Measured> {
+    let &Planned { config, shards, tokenizer, data, old, .. } = run;
+    let &How { threads, seconds, machines, .. } = how;
     let be = be.with_precision(config.precision);
-    terminal::note_precision(config.precision, be.precision());
-    let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+    let folder = tempfile::tempdir().map_err(Error::io("create a folder in", &std::env::temp_dir()))?;
     let (data_of_run, folder) = ((data, old), folder.path());
-    let measure = || -> crate::error::Result<_> {
+    let measure = || -> Result<_> {
         let Some(machines) = machines else {
             return Ok((Plan::measure(config, tokenizer, data_of_run, be, folder, seconds)?, None));
         };
@@ -100,26 +107,47 @@ pub(super) fn show(run: &Planned, be: Cpu, how: &How) -> anyhow::Result<()> {
         Ok((plan, Some(scaling)))
     };
     let (plan, scaling) = with_threads(threads, measure)??;
-    let params = Gpt::new(config)?.layout.len();
-    let (memory, disk_mib) = (Memory::of(config)?, mib(Memory::of_checkpoints(config)?));
-    if json {
-        let mut report = serde_json::to_value(&plan)?;
-        let about = json!({
-            kind: name,
-            "params": params,
-            "train_tokens": data.train.tokens(),
-            "val_tokens": data.val.tokens(),
-            "training_mib": mib(memory.total()),
-            "memory_parts_mib": memory_parts_mib(&memory),
-            "disk_mib": disk_mib,
-        });
-        let (Value::Object(report), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };
-        report.extend(about);
-        if let Some(scaling) = &scaling {
-            report.insert("scaling".into(), serde_json::to_value(scaling)?);
-        }
-        return terminal::print_json(&report);
+    let (params, memory) = (Gpt::new(config)?.layout.len(), Memory::of(config)?);
+    Ok(Measured { plan, scaling, params, memory, disk_mib: mib(Memory::of_checkpoints(config)?) })
+}
+
+/// The time and memory that a run would take, as JSON.
+pub(super) fn report(run: &Planned, be: Cpu, how: &How) -> Result<Value> {
+    Ok(json(run, &measure(run, be, how)?))
+}
+
+fn json(run: &Planned, measured: &Measured) -> Value {
+    let &Planned { name, kind, data, .. } = run;
+    let Measured { plan, scaling, params, memory, disk_mib } = measured;
+    let mut report = serde_json::to_value(plan).expect("plain values");
+    let about = json!({
+        kind: name,
+        "params": params,
+        "train_tokens": data.train.tokens(),
+        "val_tokens": data.val.tokens(),
+        "training_mib": mib(memory.total()),
+        "memory_parts_mib": memory_parts_mib(memory),
+        "disk_mib": disk_mib,
+    });
+    let (Value::Object(entries), Value::Object(about)) = (&mut report, about) else { unreachable!("objects") };
+    entries.extend(about);
+    if let Some(scaling) = scaling {
+        entries.insert("scaling".into(), serde_json::to_value(scaling).expect("plain values"));
     }
+    report
+}
+
+/// Measures and prints the time and memory that a run would take.
+pub(super) fn show(run: &Planned, be: Cpu, how: &How) -> anyhow::Result<()> {
+    let &Planned { name, config, data, .. } = run;
+    terminal::note(&data.notes);
+    terminal::warn(&config.doubts());
+    terminal::note_precision(config.precision, be.with_precision(config.precision).precision());
+    let measured = measure(run, be, how)?;
+    if how.json {
+        return terminal::print_json(&json(run, &measured));
+    }
+    let Measured { plan, scaling, params, disk_mib, .. } = measured;
     let text = format!(
         "{name}: {}, {} + {} tokens{}\n{}{}checkpoints: {} on disk in the end\n{}",
         parameters(params),

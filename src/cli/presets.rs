@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     config::{Config, PRESETS, Preset},
+    error::Result,
     params::Layout,
 };
 use serde_json::{Value, json};
@@ -35,7 +36,7 @@ impl Args {
             return one(name, json);
         }
         if json {
-            return PRESETS.iter().try_for_each(|preset| terminal::print_json(&about(preset)?));
+            return all()?.iter().try_for_each(terminal::print_json);
         }
         if self.markdown {
             return Ok(terminal::print_exact(&markdown()?)?);
@@ -63,7 +64,7 @@ fn one(name: &str, json: bool) -> anyhow::Result<()> {
 }
 
 /// The number of parameters, with the vocabulary of Tiny Shakespeare's characters where the data decides.
-fn params(preset: &Preset) -> anyhow::Result<usize> {
+fn params(preset: &Preset) -> Result<usize> {
     let mut config = preset.config()?;
     if config.vocab_size == 0 {
         config.vocab_size = assumed_vocab(&config);
@@ -71,8 +72,13 @@ fn params(preset: &Preset) -> anyhow::Result<usize> {
     Ok(Layout::new(&config)?.len())
 }
 
+/// All presets in short, as JSON.
+pub(super) fn all() -> Result<Vec<Value>> {
+    PRESETS.iter().map(about).collect()
+}
+
 /// A preset in short, as JSON.
-fn about(preset: &Preset) -> anyhow::Result<Value> {
+fn about(preset: &Preset) -> Result<Value> {
     let config = preset.config()?;
     Ok(json!({
         "preset": preset.name,

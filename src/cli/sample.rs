@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{
     backend::Cpu,
-    config::Config,
     error::Error,
     inference::{Finish, Generation, Model},
     sample::Sampling,
@@ -100,15 +99,6 @@ impl Draw {
     }
 }
 
-/// Whether a run learned from conversations, where that is known.
-pub(super) fn is_chat(config: &Config) -> Option<bool> {
-    match &*config.data_kind {
-        "conversations" | "exchanges" => Some(true),
-        "text" => Some(false),
-        _ => None,
-    }
-}
-
 /// What to say where a run that learned to answer is asked to go on with a text.
 fn note(is_chat: Option<bool>, run: &Path) -> Option<String> {
     (is_chat == Some(true)).then(|| {
@@ -124,16 +114,6 @@ fn number<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     let range = f64::from(LOW)..=f64::from(HIGH);
     if range.contains(&number) { Ok(number) } else { Err(format!("must be {LOW} to {HIGH}")) }
-}
-
-/// How JSON says why a text ended.
-pub(super) fn finish_name(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Length => "length",
-        Finish::Stop => "stop",
-        Finish::Context => "context",
-        _ => "end",
-    }
 }
 
 /// The prompt on standard input. The end of its last line is not part of it, as the end of a shell's line is not.
@@ -175,7 +155,7 @@ impl Args {
             None => (Model::load(be, &run, which)?, run.clone()),
             Some(none) if none.is("none") => (Model::load_without_adapters(be, &run, which)?, run.clone()),
             Some(adapter) => {
-                let adapter = adapter.chosen(&CheckpointArg::default())?;
+                let adapter = adapter.chosen(None)?;
                 let of = (&*adapter.run, adapter.which);
                 (Model::load_with_adapters_of(be, (&run, which), of)?, adapter.run)
             }
@@ -190,13 +170,13 @@ impl Args {
         let generation = model.generate(prompt).max_tokens(self.tokens).sampling(self.draw.sampling()).index(index);
         let generation = self.stop.iter().fold(generation, |generation, stop| generation.stop(stop));
         // What follows the end of an answer is another conversation's.
-        if is_chat(model.config()) == Some(true) { generation.until_end_of_text() } else { generation }
+        if model.learned_to_answer() == Some(true) { generation.until_end_of_text() } else { generation }
     }
 
     fn sample(&self, json: bool) -> anyhow::Result<()> {
         let prompt = self.prompt()?;
         let (model, run) = self.model()?;
-        terminal::note(&note(is_chat(model.config()), &run));
+        terminal::note(&note(model.learned_to_answer(), &run));
         // A prompt that cannot be encoded is refused before anything is printed.
         terminal::note(&model.prompt_note(&prompt)?);
         let mut ended = false;
@@ -223,7 +203,7 @@ impl Args {
                     "text": text,
                     "tokens": ids.len(),
                     "ids": ids,
-                    "finish": generation.finish().map(finish_name),
+                    "finish": generation.finish().map(Finish::name),
                 }))?;
             } else {
                 terminal::print("\n")?;

@@ -5,7 +5,6 @@ use super::{
     heat::Heat,
     report::each,
     run_arg::{self, CheckpointArg, RunArg, command},
-    sample::is_chat,
     table::{columns, pairs, row},
     terminal,
     watch::Watch,
@@ -88,7 +87,7 @@ impl Args {
         terminal::warn(model.warnings());
         terminal::note_precision(model.config().precision, model.precision());
         run_arg::tell_used(&chosen.run, &model);
-        if is_chat(model.config()) == Some(true) {
+        if model.learned_to_answer() == Some(true) {
             let eval = command("eval", &chosen.run);
             let what = "this model was trained on conversations, but the text is scored as plain text";
             terminal::note([&format!("{what}; to measure answers: {eval} DATA")]);
@@ -242,8 +241,7 @@ mod tests {
     fn the_least_probable_are_kept_and_the_first_of_equals() {
         let mut worst = Vec::new();
         for (index, logprob) in [-1.0, -3.0, -2.0, -3.0, -9.0, -0.5, -4.0].into_iter().enumerate() {
-            let mut score = TokenScore::default();
-            score.logprob = Some(logprob);
+            let score = TokenScore { logprob: Some(logprob), ..TokenScore::default() };
             keep_worst(&mut worst, index, score);
         }
         keep_worst(&mut worst, 7, TokenScore::default());

@@ -161,7 +161,7 @@ fn root(path: &RunArg) -> anyhow::Result<Root> {
         Ok((path, which)) => return Ok(Root { path, which }),
         Err(error) => error,
     };
-    Ok(folder(path.path()).map_err(|_| error)?.into())
+    Ok(folder(path.as_path()).map_err(|_| error)?.into())
 }
 
 /// Makes a token, and a file with it that only this user can read.

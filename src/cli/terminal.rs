@@ -174,8 +174,8 @@ pub(super) fn note<'a>(notes: impl IntoIterator<Item = &'a String>) {
 
 /// Prints a note if this processor computes in another precision than requested.
 pub(super) fn note_precision(asked: Precision, computed: Precision) {
-    if asked != computed {
-        tell("note: precision = \"bf16\" needs a processor with instructions for it; computing in f32 instead");
+    if let Some(what) = asked.instead(computed) {
+        tell(&format!("note: {what}"));
     }
 }
 

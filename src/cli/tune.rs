@@ -11,6 +11,7 @@ use super::{
     world::World,
 };
 use crate::{
+    data::Origin,
     hands::Hands,
     report::with_error,
     run::{HOME, run_name},
@@ -52,7 +53,7 @@ pub(super) struct Args {
 }
 
 /// Default budget in seconds.
-const BUDGET_S: f64 = 600.0;
+pub const BUDGET_S: f64 = 600.0;
 
 /// Parses a duration such as `1h 30m` to seconds; a plain number means seconds.
 fn budget(text: &str) -> Result<f64, String> {
@@ -83,12 +84,14 @@ impl Args {
         stop_team_on_signal(world.team())?;
         let tuning = if self.resume {
             let (out, data) = run_arg::tuning_to_resume(&self.place, &self.choice.data)?;
-            let changes = Changes { sweeps, trials, budget_s: self.budget, data: data.to_vec() };
+            let data = data.to_vec();
+            let changes = Changes { sweeps, trials, budget_s: self.budget, data, ..Changes::default() };
             Tuning::resume(&out, &changes, threads)?
         } else {
             let (mut config, name) = self.choice.config()?;
             world.share(&mut config, threads)?;
-            let request = Request { config, sweeps, trials, budget_s: self.budget.unwrap_or(BUDGET_S) };
+            let budget_s = self.budget.unwrap_or(BUDGET_S);
+            let request = Request { config, origin: Origin::Named, sweeps, trials, budget_s };
             let default = Path::new(HOME).join(format!("{}-tune", run_name(&request.config, &name)));
             let start =
                 |place: Place| place.start(|out| Tuning::start_for(request.clone(), out, threads, hands.count()));

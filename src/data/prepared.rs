@@ -222,14 +222,11 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
     }
     let mut hasher = Sha256::new();
     let mut part = |files: Vec<TokenFile>| -> Result<Split> {
-        let tokens: usize = files.iter().map(TokenFile::len).sum();
         for file in &files {
             hasher.update(file.verify(tokenizer.vocab_size())?);
         }
-        let sample = Split::of_files(files.clone(), Size::default(), &tokenizer, config)?.last_ids(SAMPLE)?;
-        let text = tokenizer.decode(&sample);
-        let scaled = |n: usize| (n as f64 / sample.len().max(1) as f64 * tokens as f64) as u64;
-        let (bytes, chars) = (scaled(text.len()), scaled(text.chars().count()));
+        let Size { bytes, chars, .. } =
+            text_size(&Split::of_files(files.clone(), Size::default(), &tokenizer, config)?, &tokenizer)?;
         Split::of_files(files, Size { bytes, chars, given: 0 }, &tokenizer, config)
     };
     let (train, val) = (part(train)?, part(val)?);
@@ -239,6 +236,14 @@ fn open_foreign(paths: &[PathBuf], config: &Config, known: Option<&Tokenizer>) -
     )];
     let sha256 = hex(&hasher.finalize());
     Ok(Some(Files { tokenizer, train, val, sha256, notes, made: None }))
+}
+
+/// About how much text ids are, by the last of them: nothing says it of ids from elsewhere.
+pub(super) fn text_size(split: &Split, tokenizer: &Tokenizer) -> Result<Size> {
+    let sample = split.last_ids(SAMPLE)?;
+    let text = tokenizer.decode(&sample);
+    let scaled = |n: usize| (n as f64 / sample.len().max(1) as f64 * split.tokens() as f64) as u64;
+    Ok(Size { bytes: scaled(text.len()), chars: scaled(text.chars().count()), given: 0 })
 }
 
 /// A split being written.

@@ -34,6 +34,7 @@ use kinglet_core::{
     error::{Error, Result},
 };
 use options::refuse_options;
+use serde_json::{Value, json};
 use std::{fs, path::Path};
 
 /// What an export made.
@@ -56,6 +57,22 @@ pub struct Exported {
     pub measured_in_f32: bool,
     /// What was written.
     pub written: Written,
+}
+
+impl Exported {
+    /// What `kinglet export --json` says.
+    pub fn json(&self, target: Target, out: &Path) -> Value {
+        let Exported { architecture, difference, stored_difference, run_difference, measured_in_f32, written, .. } =
+            self;
+        let steps: Vec<_> = self.rewrites.iter().map(ToString::to_string).collect();
+        let files: Vec<_> = written.files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
+        json!({
+            "format": target.name(), "out": out.display().to_string(), "architecture": architecture, "rewrites": steps,
+            "difference": difference, "stored_difference": stored_difference, "run_difference": run_difference,
+            "measured_in_f32": measured_in_f32,
+            "limits": written.limits, "notes": written.notes, "files": files, "usage": written.usage,
+        })
+    }
 }
 
 /// Writes a model into a new folder, whole or not at all.

@@ -166,7 +166,7 @@ impl<B: Forward> Walk<B> {
 
 /// The position of each token in its document, if there are several documents; else nothing. A document begins at each
 /// `parting` token.
-fn positions(ids: &[u32], parting: Option<u32>) -> Vec<u32> {
+pub(super) fn positions(ids: &[u32], parting: Option<u32>) -> Vec<u32> {
     if !ids.iter().skip(1).any(|&id| Some(id) == parting) {
         return Vec::new();
     }

@@ -2,13 +2,12 @@
 
 use super::{generate::Generation, loaded::Loaded, score::Scoring};
 use crate::{
-    data::{self, Dataset, TokenizerChoice},
+    data,
     run::{RunDir, State, Which, parse_weights},
     text::{
         chat::{self, Message, Template},
         tokenizer::Tokenizer,
     },
-    train::eval::{self, Answering, Answers, Evaluator, Exact},
 };
 use kinglet_core::{
     backend::{Cpu, Forward},
@@ -17,12 +16,9 @@ use kinglet_core::{
     model::Gpt,
     params::{Layout, edit::add_tokens},
     quant::Weights,
-    shards::Shards,
-    threads::{current, with_threads},
 };
-use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::{ops::ControlFlow, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 /// A trained model. Clones share its weights, and any number of threads can generate text with it at once.
 pub struct Model<B: Forward = Cpu> {
@@ -39,33 +35,6 @@ impl<B: Forward> std::fmt::Debug for Model<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Model").field("params", &self.params()).field("step", &self.inner.state.step).finish()
     }
-}
-
-/// Which part of a text to measure the loss on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The training split: the beginning.
-    Train,
-    /// The validation split: the rest.
-    Val,
-    /// All of it.
-    All,
-}
-
-/// The results of evaluating a model.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Evaluation {
-    /// The loss.
-    #[serde(flatten)]
-    pub exact: Exact,
-    /// The entropy floor in nats per character, a lower bound for any model; known for the validation split of a
-    /// built-in corpus.
-    pub floor: Option<f64>,
-    /// For conversations: how many answers are exactly right.
-    pub answers: Option<Answers>,
-    /// Notes for the user on how the data was read.
-    pub notes: Vec<String>,
 }
 
 impl Model {
@@ -265,6 +234,15 @@ impl<B: Forward> Model<B> {
         &self.inner.state
     }
 
+    /// Whether it learned from conversations, where that is known.
+    pub fn learned_to_answer(&self) -> Option<bool> {
+        match &*self.config().data_kind {
+            "conversations" | "exchanges" => Some(true),
+            "text" => Some(false),
+            _ => None,
+        }
+    }
+
     /// Damage found in the run, and what was used instead.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
@@ -409,57 +387,6 @@ impl<B: Forward> Model<B> {
         }
         Ok(messages.drain(keep..keep + cuts[high]).collect())
     }
-
-    /// Encodes a text with this model's tokenizer, to evaluate a `part` of it: the data in `names`, given as for
-    /// training, or the data that the run was trained on.
-    ///
-    /// # Errors
-    /// If the text cannot be read or has unknown characters.
-    pub fn dataset(&self, names: Option<&[String]>, part: Part) -> Result<Dataset> {
-        dataset(self.config(), self.tokenizer(), names, part)
-    }
-
-    /// Whether a dataset is of the text that the run was trained on, wherever it is now.
-    pub fn trained_on(&self, data: &Dataset) -> bool {
-        self.config().data_sha256 == data.sha256
-    }
-
-    /// Evaluates the model on a part of a dataset read by [`Model::dataset`]. `threads` = 0 uses one thread per core.
-    /// `progress` receives the number of sequences done and the total.
-    ///
-    /// # Errors
-    /// If the text cannot be read or is too short, or the threads cannot be started.
-    pub fn eval(
-        &self,
-        data: Dataset,
-        part: Part,
-        threads: usize,
-        mut progress: impl FnMut(usize, usize) + Send,
-    ) -> Result<Evaluation> {
-        let notes = data.notes.clone();
-        let (split, floor) = match part {
-            Part::All => (data.whole(self.tokenizer(), self.config())?, None),
-            Part::Train => (data.train, None),
-            Part::Val => (data.val, data.floor),
-        };
-        let Loaded { config, tokenizer, be, gpt: model, weights: p, barred, .. } = &*self.inner;
-        let go_on = |done, of| {
-            progress(done, of);
-            ControlFlow::Continue(())
-        };
-        let measure = || {
-            let mut shards = Shards::new(be, model, config.batch_size, current(), false);
-            let exact = Evaluator { be, model, shards: &mut shards, p }.exact(&split, go_on)?;
-            let answers = || {
-                let ending = data::template_of(config, tokenizer)?.usual_ending(tokenizer);
-                eval::answers(be, model, p, &split, Answering { tokenizer, ending: &ending, barred })
-            };
-            let answers = split.is_conversations().then(answers).transpose()?;
-            Ok((exact.expect("nothing breaks it off"), answers))
-        };
-        let (exact, answers) = with_threads(threads, measure)??;
-        Ok(Evaluation { exact, floor, answers, notes })
-    }
 }
 
 /// How many messages behind the first `keep` are none, one, two and more whole exchanges, of those before the last message.
@@ -473,36 +400,4 @@ fn exchanges(messages: &[Message], keep: usize) -> Vec<usize> {
         cuts.push(start - keep);
     }
     cuts
-}
-
-/// [`Model::dataset`] of the model of a run with this configuration and this tokenizer.
-///
-/// # Errors
-/// If the text cannot be read or has unknown characters.
-pub(crate) fn dataset(of: &Config, tokenizer: &Tokenizer, names: Option<&[String]>, part: Part) -> Result<Dataset> {
-    let mut config = of.clone();
-    // Measure the data as it is now, even if it has changed since training.
-    config.data_sha256.clear();
-    // Packing is for speed in training.
-    config.packing = false;
-    if let Some(names) = names {
-        config.data = names.to_vec();
-    } else if config.data.iter().any(|name| name == "-") {
-        return Err(Error::Data("this run was trained on standard input: name a text to evaluate".to_owned()));
-    }
-    if part == Part::All {
-        // Put all of the text into the validation split.
-        config.train_split = 0.0;
-    }
-    let mut data = data::read(&config, TokenizerChoice::Fixed(tokenizer))?.1;
-    let known = &of.data_sha256;
-    if names.is_none() && part != Part::All && !known.is_empty() && *known != data.sha256 {
-        data.notes.push(format!(
-            "{} is not the text that this run was trained on (SHA-256 {}, was {known}): its validation part \
-             may contain text that the model was trained on",
-            config.data.join(", "),
-            data.sha256
-        ));
-    }
-    Ok(data)
 }

@@ -50,6 +50,18 @@ pub enum Finish {
     Context,
 }
 
+impl Finish {
+    /// How JSON says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Finish::Length => "length",
+            Finish::Stop => "stop",
+            Finish::EndOfText => "end",
+            Finish::Context => "context",
+        }
+    }
+}
+
 impl From<End> for Finish {
     fn from(end: End) -> Finish {
         match end {

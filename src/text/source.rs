@@ -39,6 +39,7 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::Path,
+    sync::Arc,
 };
 
 /// The name of the built-in corpus that is used when no data is named.
@@ -122,8 +123,20 @@ impl Corpus {
 
     /// A text in memory, as one document.
     pub fn from_text(text: &str) -> Corpus {
+        Corpus::of_text(text.into())
+    }
+
+    /// The same, without a copy.
+    pub fn of_text(text: Arc<str>) -> Corpus {
         let mut corpus = Corpus::empty(&Config::default());
-        corpus.push("the text", Origin::Memory(text.as_bytes().into()), Format::Text);
+        corpus.push("the text", Origin::Memory(text.into()), Format::Text);
+        corpus
+    }
+
+    /// JSON lines in memory, to be read as configured.
+    pub fn of_lines(lines: Arc<[u8]>, config: &Config) -> Corpus {
+        let mut corpus = Corpus::empty(config);
+        corpus.push("the documents", Origin::Memory(lines), Format::JsonLines);
         corpus
     }
 
@@ -180,7 +193,9 @@ impl Corpus {
             self.add_stream("standard input", io::stdin())?;
         } else if name == MEMORY {
             return Err(Error::Data(
-                "the text of this run was given in memory, not in a file: resume with Job::resume_on_text".to_owned(),
+                "the text of this run was given in memory, not in a file: it has to be given again, as it was (in Python: \
+                 kinglet.resume(run, text=...) or data=...)"
+                    .to_owned(),
             ));
         } else if path.is_dir() && !is_run(path) {
             self.add_folder(path)?;

@@ -83,6 +83,19 @@ impl Tokenizer {
         Tokenizer { kind: Kind::Byte, json, ends: Ends::default() }
     }
 
+    /// `n` tokens that are numbers, for ids of which nothing else is known. As text they are written with blanks between them.
+    ///
+    /// # Errors
+    /// If there can be no such vocabulary, or kinglet was built without the feature `hf-tokenizers`.
+    pub fn numbers(n: usize) -> Result<Tokenizer> {
+        if n == 0 || n > MAX_VOCAB {
+            return Err(Error::Data(format!("a vocabulary of {n} token ids: allowed are 1 to {MAX_VOCAB}")));
+        }
+        let vocab: Map<_, _> = (0..n).map(|id| (id.to_string(), json!(id))).collect();
+        let model = json!({"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"});
+        Tokenizer::from_json(&file(&[], &json!({"type": "WhitespaceSplit"}), &Value::Null, &model))
+    }
+
     /// Trains a byte pair encoding on pieces of text: `vocab_size` tokens including the end-of-text token, or fewer if
     /// the text is too small.
     ///

@@ -8,10 +8,10 @@ use super::{
     job::{Job, fix_time, resolve_rest},
 };
 use crate::{
-    data::{self, Dataset, TokenizerChoice},
+    data::{Dataset, Origin, TokenizerChoice},
     run::{Base, Checkpoint, NewRun, RunDir, State, Which, first_free},
     system::shell,
-    text::tokenizer::Tokenizer,
+    text::{source::MEMORY, tokenizer::Tokenizer},
 };
 use kinglet_core::{
     config::{Config, FIELDS, LrSchedule, OptimizerKind, Quantization},
@@ -49,6 +49,8 @@ pub struct Finetune {
 pub struct Texts<'a> {
     /// What to train on; empty: the text of the run it begins with.
     pub data: &'a [String],
+    /// What to train on, if that is in memory.
+    pub memory: Option<&'a Origin>,
     /// Where the text of the run it begins with is now; empty: where that run had it.
     pub replay_data: &'a [String],
 }
@@ -59,7 +61,7 @@ pub struct Texts<'a> {
 /// # Errors
 /// As [`prepare_with`].
 pub fn prepare(from: &Path, which: Which, data: &[String], settings: &[String]) -> Result<Finetune> {
-    let texts = Texts { data, replay_data: &[] };
+    let texts = Texts { data, ..Texts::default() };
     prepare_with(from, which, texts, |config| settings.iter().try_for_each(|setting| config.set(setting)))
 }
 
@@ -79,12 +81,15 @@ pub fn prepare_with(
     let mut run = RunDir::open(from)?;
     let rounding = rounding(&run.config, &set)?;
     let (old_config, weights) = load_to_train(&mut run, which, &rounding)?;
-    let (mut config, lower) = configure(&old_config, &rounding, from, texts.data, set)?;
+    let in_memory = [MEMORY.to_owned()];
+    let names = if texts.memory.is_some() { &in_memory } else { texts.data };
+    let (mut config, lower) = configure(&old_config, &rounding, from, names, set)?;
     let rounded = unrounded(&run, &rounding);
     let RunDir { tokenizer: old_tokenizer, warnings, notes, .. } = run;
 
     fix_time(&mut config);
-    let (tokenizer, mut data) = data::read(&config, TokenizerChoice::Extend(&old_tokenizer))?;
+    let origin = texts.memory.unwrap_or(&Origin::Named);
+    let (tokenizer, mut data) = origin.read(&config, TokenizerChoice::Extend(&old_tokenizer))?;
     let advice = larger_base(&old_config, &config, from, &data);
     data.check(&config).map_err(|error| match (error, &advice) {
         (Error::Data(what), Some(advice)) => Error::Data(format!("{what}. {advice}")),

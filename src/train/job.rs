@@ -2,12 +2,9 @@
 
 use super::{base, memory::Memory};
 use crate::{
-    data::{self, Dataset, TokenizerChoice},
-    run::{Lock, Record, RunDir, State, Stored, first_free},
-    text::{
-        source::{self, Corpus},
-        tokenizer::Tokenizer,
-    },
+    data::{self, Dataset, Origin, TokenizerChoice},
+    run::{Lock, NewRun, Record, RunDir, State, Stored, first_free},
+    text::{source, tokenizer::Tokenizer},
 };
 use kinglet_core::{
     config::{Config, FIELDS, OptimizerKind},
@@ -60,26 +57,26 @@ impl Job {
     /// # Errors
     /// If the configuration, the text or the folder is unusable. Nothing is written then.
     pub fn start(config: Config, out: impl AsRef<Path>) -> Result<Job> {
-        refuse_finetuning(&config)?;
-        let (config, tokenizer, data) = resolve(config)?;
-        Job::create(out.as_ref(), config, tokenizer, data)
+        Job::start_on(&Origin::Named, config, out)
     }
 
-    /// The same, on a text in memory as a single document; `config.data` is ignored.
+    /// The same on data of any origin; `config.data` is ignored if they are in memory.
     ///
     /// # Errors
     /// As [`Job::start`].
-    pub fn start_on_text(text: &str, mut config: Config, out: impl AsRef<Path>) -> Result<Job> {
+    pub fn start_on(origin: &Origin, config: Config, out: impl AsRef<Path>) -> Result<Job> {
         refuse_finetuning(&config)?;
-        config.data = vec![source::MEMORY.to_owned()];
-        let (config, tokenizer, data) =
-            resolve_with(config, |config, choice| data::read_corpus(&Corpus::from_text(text), config, choice))?;
-        Job::create(out.as_ref(), config, tokenizer, data)
+        let (config, tokenizer, data) = resolve_on(origin, config)?;
+        let (run, lock) = RunDir::create(out.as_ref(), config, tokenizer, None)?;
+        Ok(Job::new(run, lock, data.into()))
     }
 
-    fn create(out: &Path, config: Config, tokenizer: Tokenizer, data: Dataset) -> Result<Job> {
-        let (run, lock) = RunDir::create(out, config, tokenizer, None)?;
-        Ok(Job::new(run, lock, data.into()))
+    /// The same on a text in memory as a single document.
+    ///
+    /// # Errors
+    /// As [`Job::start`].
+    pub fn start_on_text(text: &str, config: Config, out: impl AsRef<Path>) -> Result<Job> {
+        Job::start_on(&Origin::Text(text.into()), config, out)
     }
 
     /// As [`Job::start`], in the first of the folders `out`, `out-2`, `out-3`, ... that is free.
@@ -87,11 +84,26 @@ impl Job {
     /// # Errors
     /// As [`Job::start`].
     pub fn start_free(config: Config, out: impl AsRef<Path>) -> Result<Job> {
+        Job::start_free_on(&Origin::Named, config, out)
+    }
+
+    /// The same on data of any origin.
+    ///
+    /// # Errors
+    /// As [`Job::start`].
+    pub fn start_free_on(origin: &Origin, config: Config, out: impl AsRef<Path>) -> Result<Job> {
         refuse_finetuning(&config)?;
-        let (config, tokenizer, data) = resolve(config)?;
+        let (config, tokenizer, data) = resolve_on(origin, config)?;
         let create = |out: &Path| RunDir::create(out, config.clone(), tokenizer.clone(), None);
         let (run, lock) = first_free(out.as_ref(), create)?;
         Ok(Job::new(run, lock, data.into()))
+    }
+
+    /// Removes a new run again, before it is run.
+    pub fn discard(self) {
+        let new = self.run.new_run();
+        drop(self);
+        new.iter().for_each(NewRun::remove);
     }
 
     /// A job for a new run whose folder exists.
@@ -114,10 +126,21 @@ impl Job {
     /// If there is no run, another process is training it, its text is missing or has changed, no checkpoint is intact,
     /// or a setting is not allowed.
     pub fn resume_with(out: impl AsRef<Path>, changes: &Changes) -> Result<Job> {
+        Job::resume_on(&Origin::Named, out, changes)
+    }
+
+    /// The same on data of any origin: a run on data in memory needs the same data again.
+    ///
+    /// # Errors
+    /// As [`Job::resume_with`].
+    pub fn resume_on(origin: &Origin, out: impl AsRef<Path>, changes: &Changes) -> Result<Job> {
         Job::resume_by(out.as_ref(), changes, |config, tokenizer| {
-            let moved = !changes.data.is_empty();
-            let (_, data) = data::read(config, TokenizerChoice::Fixed(tokenizer))
-                .map_err(|error| if moved { error } else { or_moved(error) })?;
+            // What was in memory has not moved.
+            let was_in_memory = config.data.iter().any(|name| name == source::MEMORY);
+            let given = !changes.data.is_empty() || origin.is_in_memory() || was_in_memory;
+            let (_, data) = origin
+                .read(config, TokenizerChoice::Fixed(tokenizer))
+                .map_err(|error| if given { error } else { or_moved(error) })?;
             Ok(data.into())
         })
     }
@@ -128,10 +151,7 @@ impl Job {
     /// As [`Job::resume_with`].
     pub fn resume_on_text(text: &str, out: impl AsRef<Path>, settings: &[String]) -> Result<Job> {
         let changes = Changes { settings: settings.to_vec(), ..Changes::default() };
-        Job::resume_by(out.as_ref(), &changes, |config, tokenizer| {
-            let (_, data) = data::read_corpus(&Corpus::from_text(text), config, TokenizerChoice::Fixed(tokenizer))?;
-            Ok(data.into())
-        })
+        Job::resume_on(&Origin::Text(text.into()), out, &changes)
     }
 
     /// The same for data that `read` reads for the run's configuration and tokenizer, or has read before.
@@ -282,20 +302,22 @@ pub(crate) fn refuse_finetuning(config: &Config) -> Result<()> {
 /// # Errors
 /// If the configuration or the text is unusable, or the machine has too little memory.
 pub fn resolve(config: Config) -> Result<(Config, Tokenizer, Dataset)> {
-    resolve_with(config, data::read)
+    resolve_on(&Origin::Named, config)
 }
 
-fn resolve_with(
-    mut config: Config,
-    read: impl FnOnce(&Config, TokenizerChoice) -> Result<(Tokenizer, Dataset)>,
-) -> Result<(Config, Tokenizer, Dataset)> {
+/// The same on data of any origin.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_on(origin: &Origin, mut config: Config) -> Result<(Config, Tokenizer, Dataset)> {
+    origin.name(&mut config);
     config.check()?;
     // A first memory check before the text is read, with the smallest possible vocabulary.
     let mut smallest = config.clone();
     smallest.vocab_size = config.vocab_size.max(1);
     Memory::of(&smallest)?.check()?;
     fix_time(&mut config);
-    let (tokenizer, data) = read(&config, TokenizerChoice::FromConfig)?;
+    let (tokenizer, data) = origin.read(&config, TokenizerChoice::FromConfig)?;
     settle(&mut config, &tokenizer, &data)?;
     Ok((config, tokenizer, data))
 }

@@ -23,6 +23,7 @@ mod input;
 mod json;
 mod lora;
 mod measure;
+mod memory;
 mod mistakes;
 mod model;
 mod parsers;

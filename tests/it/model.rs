@@ -322,3 +322,48 @@ fn weights_that_are_not_numbers_write_nothing() {
     assert!(text.next().unwrap().unwrap_err().to_string().contains("the model's logits are not finite"));
     assert!(text.next().is_none() && text.finish().is_none());
 }
+
+#[test]
+fn logits_are_what_scores_and_texts_come_from() {
+    for settings in [
+        &[][..],
+        &["tie_weights=false", "logit_softcap=5.0", "position=\"rotary\""],
+        &["norm=\"rmsnorm\"", "activation=\"swiglu\""],
+    ] {
+        let model = untrained(settings);
+        let ids: Vec<u32> = vec![3, 1, 4, 1, 5, 9, 2, 6];
+        let logits = model.logits(&ids).unwrap();
+        assert_eq!(logits.len(), ids.len() * 12);
+        let scores: Vec<_> = model.score(ids.clone()).flat_map(Result::unwrap).collect();
+        for ((row, next), score) in logits.chunks_exact(12).zip(&ids[1..]).zip(&scores[1..]) {
+            let sum: f64 = row.iter().map(|&z| f64::from(z).exp()).sum();
+            let logprob = f64::from(row[*next as usize]) - sum.ln();
+            assert!((logprob - score.logprob.unwrap()).abs() < 1e-5, "{settings:?}");
+        }
+        let last = &logits[logits.len() - 12..];
+        let best = (0..12).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap() as u32;
+        let greedy = pieces(model.generate_after(&ids).max_tokens(1).temperature(0.0));
+        assert_eq!(greedy[0].ids().collect::<Vec<_>>(), [best]);
+    }
+    let model = untrained(&[]);
+    for (ids, what) in [(vec![], "no token"), (vec![12], "no token with id 12"), (vec![0; 17], "at most 16 at once")] {
+        assert!(model.logits(&ids).unwrap_err().to_string().contains(what), "{ids:?}");
+    }
+}
+
+#[test]
+fn weights_are_the_memory_that_is_computed_with() {
+    let model = untrained(&[]);
+    let found = model.weights().unwrap();
+    assert_eq!(found, weights(model.layout()));
+    assert!(std::ptr::eq(found, model.clone().weights().unwrap()));
+    assert_eq!(model.numbers(), found);
+    // In few bits they are not there, but what they stand for is.
+    let few = untrained(&["quantization=\"w8\"", "n_embd=32"]);
+    assert!(few.weights().is_none());
+    let (all, head) = (few.numbers(), few.layout().lm_head.w.range());
+    let full = weights(few.layout());
+    assert_eq!(all[head.clone()], full[head]);
+    let apart = all.iter().zip(&full).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart > 0.0 && apart < 0.02, "{apart}");
+}

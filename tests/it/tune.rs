@@ -4,6 +4,7 @@ use crate::common::cli::{Cli, SMALL};
 use kinglet::{
     backend::Cpu,
     config::Config,
+    data::Origin,
     run::RunDir,
     train::{self, Job, Options},
     tune::{Changes, Check, Event, Found, Request, Sweep, Tuning},
@@ -26,7 +27,7 @@ fn config(settings: &[&str]) -> Config {
 
 fn request(settings: &[&str], sweeps: &[&str], trials: Option<usize>) -> Request {
     let sweeps = sweeps.iter().map(|text| text.parse().unwrap()).collect();
-    Request { config: config(settings), sweeps, trials, budget_s: 1e5 }
+    Request { config: config(settings), origin: Origin::Named, sweeps, trials, budget_s: 1e5 }
 }
 
 /// Tunes until `stop_at` says so; none if it was stopped.

@@ -117,6 +117,18 @@ impl Error {
         Error::Damaged { path: path.to_owned(), what: what.into() }
     }
 
+    /// What kind of error it is, in a word: `config`, `data`, `not_found`, `run` (a file or folder of any kind), `diverged` or `other`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::Config { .. } | Error::BadConfig(_) => "config",
+            Error::Data(_) | Error::Text(_) | Error::UnknownCharacters { .. } => "data",
+            Error::NotFound { .. } => "not_found",
+            Error::Damaged { .. } | Error::Locked { .. } | Error::Run { .. } | Error::Io { .. } => "run",
+            Error::Diverged(_) => "diverged",
+            Error::Threads(_) | Error::Ranks(_) | Error::Address(_) => "other",
+        }
+    }
+
     /// The error and what caused it, in one line.
     pub fn one_line(&self) -> String {
         match std::error::Error::source(self) {

@@ -19,7 +19,15 @@ fn class_of(error: &Error) -> &'static str {
 pub(crate) fn raised(py: Python, error: &Error) -> PyErr {
     let class = py.import("kinglet._errors").and_then(|module| module.getattr(class_of(error)));
     match class.and_then(|class| Ok(class.cast_into::<PyType>()?)) {
-        Ok(class) => PyErr::from_type(class, error.one_line()),
+        Ok(class) => PyErr::from_type(class, as_arguments(error.one_line())),
         Err(error) => error,
     }
+}
+
+/// What a message advises, with Python's arguments instead of options. A whole command stays as it is.
+fn as_arguments(message: String) -> String {
+    if message.contains("kinglet ") {
+        return message;
+    }
+    message.replace("--set ", "").replace("--resume DATA", "data=...").replace("--tokenizer FILE", "tokenizer=\"FILE\"")
 }

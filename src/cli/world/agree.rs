@@ -257,7 +257,8 @@ mod tests {
     fn process(host: &str, isas: &[(&str, &[&str])], (cores, which): (usize, u32)) -> Process {
         let isas = isas.iter().map(|(isa, ways)| ((*isa).into(), ways.iter().map(|way| (*way).into()).collect()));
         let allowed = Allowed { which, count: cores };
-        Process { host: host.into(), isas: isas.collect(), cores, around: cores, allowed, ..Process::mine("", None) }
+        let mine = Process { build: Some(7), ..Process::mine("", None) };
+        Process { host: host.into(), isas: isas.collect(), cores, around: cores, allowed, ..mine }
     }
 
     const PLAIN: &[(&str, &[&str])] = &[("avx2", &["f32"]), ("scalar", &["f32"])];

@@ -1,12 +1,13 @@
 //! A model that is to be exported.
 
+use super::options::Target;
 use crate::{
     formats::{
         import::{ImportOptions, Imported, import},
         peft::{Adapters, Factors},
         portable::Portable,
     },
-    run::{RunDir, Which},
+    run::{RunDir, RunName, Which},
     train::finetune,
 };
 use kinglet_core::{
@@ -14,7 +15,7 @@ use kinglet_core::{
     error::{Error, Result},
     params::Layout,
 };
-use std::path::Path;
+use std::{ffi::OsStr, path::Path};
 
 /// A model that is to be exported.
 #[derive(Clone, Debug)]
@@ -36,6 +37,34 @@ pub struct Source {
 }
 
 impl Source {
+    /// The run of this name, as `target` takes it, or else the model of another program in this file or folder, of which `options`
+    /// says what it does not say itself. A run's checkpoint is the one that its name says, or else `checkpoint`, or else the best.
+    ///
+    /// # Errors
+    /// If there is neither, or `options` say something of a run.
+    pub fn named(name: &OsStr, checkpoint: Option<Which>, target: Target, options: &ImportOptions) -> Result<Source> {
+        let path = Path::new(name);
+        let chosen = match RunName::from(name.to_owned()).chosen(checkpoint) {
+            Ok(chosen) => chosen,
+            Err(error) if !path.exists() || checkpoint.is_some() || matches!(error, Error::BadConfig(_)) => {
+                return Err(error);
+            }
+            Err(_) if target == Target::Peft => {
+                return Err(Error::run(path, "--format peft takes a run with adapters"));
+            }
+            Err(_) => return Source::of_import(path, options),
+        };
+        options.check_for_run(&chosen.run)?;
+        if options.format.is_some() {
+            let what = format!("{} is a run: --from is for the model of another program", chosen.run.display());
+            return Err(Error::BadConfig(what));
+        }
+        match target {
+            Target::Peft => Source::of_adapters(&chosen.run, chosen.which),
+            _ => Source::of_run(&chosen.run, chosen.which),
+        }
+    }
+
     /// A checkpoint of a run, its adapters merged in.
     ///
     /// # Errors

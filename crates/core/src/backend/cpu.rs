@@ -116,6 +116,11 @@ impl Buf {
         &mut self.numbers[start..start + len]
     }
 
+    /// Whether weights in few bits take the place of some numbers.
+    pub fn has_few_bits(&self) -> bool {
+        self.integers.len() > 0
+    }
+
     /// Numbers that are in memory already, without a copy: for a few passes over a model for which there is no room twice.
     /// They may begin anywhere in a cache line, which costs time and changes no result.
     pub fn in_place(numbers: Vec<f32>) -> Buf {

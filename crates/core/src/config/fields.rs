@@ -345,6 +345,14 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// What to tell a user where a processor computes in another precision than this one.
+    pub fn instead(self, computed: Precision) -> Option<&'static str> {
+        let what = "precision = \"bf16\" needs a processor with instructions for it; computing in f32 instead";
+        (self != computed).then_some(what)
+    }
+}
+
 /// What weights are rounded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

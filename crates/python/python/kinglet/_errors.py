@@ -23,3 +23,12 @@ class RunError(Error, OSError):
 
 class DivergedError(Error, ArithmeticError):
     """Training diverged, and its settings say to stop. The last checkpoint is kept."""
+
+
+class KingletWarning(UserWarning):
+    """What a user should know, and nothing ends for: something is damaged, doubtful, or went wrong for now."""
+
+
+# Tracebacks name them as users do.
+for _class in (Error, ConfigError, DataError, NotFoundError, RunError, DivergedError, KingletWarning):
+    _class.__module__ = "kinglet"
