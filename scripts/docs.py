@@ -1,39 +1,44 @@
 #!/usr/bin/env python3
-"""Runs every command of the README and of docs/, as it is written, in the order in which it is written.
+"""Runs every command and all Python code of the README and of docs/, as it is written, in the order in which it is written.
 
     cargo build --release
     python3 scripts/docs.py target/release/kinglet
-    python3 scripts/docs.py target/release/kinglet docs/guides/runs.md    # these pages only
+    python3 scripts/docs.py target/release/kinglet --python env/bin/python    # one that has the module kinglet
+    python3 scripts/docs.py target/release/kinglet docs/guides/runs.md        # these pages only
 
 Each page runs in a fresh folder; then all pages run one after the other in one folder, as a reader would do it who keeps
-what the pages before have made. Commands are those of the blocks marked `sh`; standard input is empty. A comment before a
-block changes what is done with it:
+what the pages before have made. Commands are those of the blocks marked `sh`; standard input is empty. Code is that of the blocks
+marked `python`; one interpreter runs those of a page. A comment before a block changes what is done with it:
 
-    <!-- not run: REASON -->   it is listed with the reason instead; for what takes an hour, a network or other programs
-    <!-- fails -->             its last command must fail
-    <!-- shows -->             its output must contain the lines of the block that follows; "..." stands for any lines
+    <!-- not run: REASON -->    it is listed with the reason instead; for what takes an hour, a network or other programs
+    <!-- needs: MODULE ... -->  so it is if the interpreter lacks one of these modules
+    <!-- fails -->              its last command must fail, or the code must raise an exception
+    <!-- shows -->              its output must contain the lines of the block that follows; "..." stands for any lines
 
 The same lines are compared after `fails`, so an error message in the documents is the one that the program prints.
 
-`kinglet` is a wrapper which makes the work shorter, without changing what is asked for: steps are divided by 500, also in
-RUN@STEP and --checkpoint STEP; estimates are of two batches; budgets, measurements and reproductions are the shortest
-there are; `rm` and `prune` get --yes, as nobody can be asked. Texts that a page takes for granted (my.txt and others) are
-made beforehand. Tiny Shakespeare is not downloaded: without KINGLET_DATA_DIR, commands that need it are left out.
+The work is made shorter, without changing what is asked for (scripts/shorter.py): steps are divided by 500, estimates are of two
+batches, and so on. `kinglet` is a wrapper that does so; `rm` and `prune` get --yes, as nobody can be asked. Texts that a page takes
+for granted (my.txt and others) are made beforehand. Tiny Shakespeare is not downloaded: without KINGLET_DATA_DIR, commands that need
+it are left out.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+from shorter import words
+
 ROOT = Path(__file__).resolve().parent.parent
-SHORTER = 500
-MARK = re.compile(r"<!--\s*(not run|fails|shows)\s*(?::\s*(.*?))?\s*-->", re.DOTALL)
+MARK = re.compile(r"<!--\s*(not run|needs|fails|shows)\s*(?::\s*(.*?))?\s*-->", re.DOTALL)
 HERE = re.compile(r"<<-?\s*['\"]?(\w+)")
 LINK = re.compile(r"\]\(([^)#:]+\.md)")
 
@@ -41,21 +46,21 @@ LINK = re.compile(r"\]\(([^)#:]+\.md)")
 # ---- what a page says
 
 class Block:
-    """A block of commands: what is done with it, where it is, and the lines that it must print."""
+    """A block of commands or code: what is done with it, where it is, and the lines that it must print."""
 
-    def __init__(self, mark, reason, line, lines):
-        self.mark, self.reason, self.line, self.lines, self.shown = mark, reason, line, lines, None
+    def __init__(self, kind, mark, reason, line, lines):
+        self.kind, self.mark, self.reason, self.line, self.lines, self.shown = kind, mark, reason, line, lines, None
 
 
 def blocks(text):
-    """The blocks of commands of a page, each with the text block behind it where that is compared."""
+    """The blocks of commands and code of a page, each with the text block behind it where that is compared."""
     found, mark, inside = [], (None, None), None
     for number, line in enumerate(text.splitlines(), 1):
         if inside is not None:
             if line.rstrip() == "```":
                 kind, start, lines = inside
-                if kind == "sh":
-                    found.append(Block(*mark, start, lines))
+                if kind in ("sh", "python"):
+                    found.append(Block(kind, *mark, start, lines))
                     mark = (None, None)
                 elif kind in ("text", "toml", "json") and found and found[-1].mark in ("fails", "shows"):
                     # The first one behind the block is what it prints.
@@ -93,73 +98,12 @@ def pages():
     """The README, then what the index of the documents links to, in its order, then the rest."""
     index = ROOT / "docs" / "README.md"
     linked = [(index.parent / name).resolve() for name in LINK.findall(index.read_text())]
-    every = [ROOT / "README.md", index, *linked, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+    others = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "crates" / "python" / "README.md"]
+    every = [ROOT / "README.md", index, *linked, *others]
     return [page for page in dict.fromkeys(every) if page.exists()]
 
 
-# ---- how a command is made shorter
-
-def shorter(args):
-    """The arguments of kinglet, with less work."""
-    if "--help" in args or "-h" in args or not args:
-        return args
-    args = [re.sub(r"@(\d+)$", lambda step: f"@{steps(step[1])}", arg) for arg in args]
-    for i, arg in enumerate(args[:-1]):
-        if arg == "--checkpoint" and args[i + 1].isdigit():
-            args[i + 1] = str(steps(args[i + 1]))
-        if arg == "--set":
-            key, _, value = args[i + 1].partition("=")
-            if key in ("max_iters", "eval_interval", "warmup_iters", "lr_decay_iters") and value.isdigit():
-                args[i + 1] = f"{key}={steps(value)}"
-    command = next((arg for arg in args if not arg.startswith("-")), "")
-    given = {arg.partition("=")[0] for option, arg in zip(args, args[1:]) if option == "--set"}
-
-    def put(key, value):
-        if key not in given:
-            args.extend(["--set", f"{key}={value}"])
-
-    if command in ("train", "finetune"):
-        resumes = "--resume" in args
-        # What 5000 steps of a training and 1000 of a fine-tuning, the usual numbers, come to.
-        iters = 10 if command == "train" else 2
-        for key, value in dict(max_iters=iters, eval_interval=1, eval_iters=2, log_interval=1).items():
-            # A run goes on to where it was to end, unless told otherwise.
-            if not (resumes and key == "max_iters"):
-                put(key, value)
-    if command == "tune":
-        replace(args, "--budget", "60s")
-        replace(args, "--trials", "3")
-        if "--resume" not in args:
-            put("max_iters", 20)
-    if command == "sweep" and "--resume" not in args:
-        given |= {arg.partition("=")[0] for option, arg in zip(args, args[1:]) if option == "--grid"}
-        for key, value in dict(max_iters=10, eval_interval=5, eval_iters=2).items():
-            put(key, value)
-    if command in ("plan", "bench"):
-        replace(args, "--seconds", "0")
-    if command == "bench" and "--profile" not in args and "--quick" not in args:
-        args.append("--quick")
-    if command == "reproduce":
-        args.extend(option for option in ("--quick",) if option not in args)
-        if "--preset" not in args:
-            args.extend(["--preset", "big-0.2m"])
-        replace(args, "--seeds", "1")
-    if command in ("rm", "prune") and not {"-y", "--yes"} & set(args):
-        args.append("--yes")
-    return args
-
-
-def steps(number):
-    return max(1, int(number) // SHORTER)
-
-
-def replace(args, option, value):
-    """Gives an option another value, wherever it stands."""
-    if option in args:
-        args[args.index(option) + 1] = value
-    else:
-        args.extend([option, value])
-
+# ---- what runs a page
 
 def wrapper(kinglet, folder):
     """A `kinglet` in the folder, that is this script with the arguments of the command."""
@@ -183,10 +127,45 @@ def prepare(folder):
 
 # ---- running
 
-class Tour:
-    """Commands as they run: what was counted, what was left out, what was wrong."""
+LIMIT_S = 300
 
-    def __init__(self, bin_folder):
+
+class Session:
+    """An interpreter that runs the code of a page."""
+
+    def __init__(self, python, folder, environment):
+        self.printed = Path(tempfile.mkstemp(dir=folder.parent)[1])
+        script = Path(__file__).with_name("python_session.py")
+        self.child = subprocess.Popen([python, script, self.printed], cwd=folder, env=environment, text=True, stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE)
+
+    def run(self, code, place):
+        """Whether the code raised an exception, and what it printed."""
+        began = self.printed.stat().st_size
+        timer = threading.Timer(LIMIT_S, self.child.kill)
+        timer.start()
+        try:
+            self.child.stdin.write(json.dumps({"code": code, "place": place}) + "\n")
+            self.child.stdin.flush()
+            answer = self.child.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        timer.cancel()
+        output = self.printed.read_bytes()[began:].decode(errors="replace")
+        if not answer:
+            return True, f"{output}\nthe interpreter ended with {self.child.wait()}"
+        return json.loads(answer)["raised"], output
+
+    def end(self):
+        self.child.stdin.close()
+        self.child.wait(timeout=60)
+
+
+class Tour:
+    """Commands and code as they run: what was counted, what was left out, what was wrong."""
+
+    def __init__(self, bin_folder, python):
+        self.python = python
         cache = bin_folder / "home"
         cache.mkdir()
         self.environment = os.environ | {
@@ -199,10 +178,16 @@ class Tour:
 
     def page(self, page, folder):
         name = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page.name
+        session = None
         for block in blocks(page.read_text()):
             place = f"{name}, line {block.line + 1}"
             if block.mark == "not run":
                 self.left_out[place] = block.reason
+                continue
+            if block.kind == "python":
+                if self.can_run(block, place):
+                    session = session or Session(self.python, folder, self.environment)
+                    self.code(session, place, block)
                 continue
             every = list(commands(block.lines))
             for i, command in enumerate(every):
@@ -212,25 +197,51 @@ class Tour:
                         self.left_out[place] = "needs Tiny Shakespeare: set KINGLET_DATA_DIR"
                         continue
                 self.command(command, place, folder, block, is_last)
+        if session:
+            session.end()
+
+    def can_run(self, block, place):
+        """Whether there is an interpreter that has what the code needs."""
+        if not self.python:
+            self.left_out[place] = "Python code: --python names an interpreter that has the module kinglet"
+            return False
+        modules = block.reason.split() if block.mark == "needs" else []
+        has = "import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))"
+        if modules and subprocess.run([self.python, "-c", has, *modules]).returncode:
+            self.left_out[place] = f"needs {' and '.join(modules)}"
+            return False
+        return True
+
+    def code(self, session, place, block):
+        began = time.monotonic()
+        code = "\n".join(block.lines)
+        raised, output = session.run(code, place)
+        self.count += 1
+        first = next((line for line in block.lines if line and not line.startswith(("import", "from", "#"))), "")
+        self.judge(code, first, "raised" if raised else "", raised, True, output, place, block, began)
 
     def command(self, command, place, folder, block, is_last):
         began = time.monotonic()
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=self.environment,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=300,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=LIMIT_S,
         )
         self.count += 1
-        output = done.stdout + done.stderr
-        should_fail = block.mark == "fails" and is_last
         status = f"exit status {done.returncode}" if done.returncode else ""
-        print(f"  {time.monotonic() - began:5.1f} s  {command.splitlines()[0]}  {status}".rstrip(), flush=True)
+        output = done.stdout + done.stderr
+        self.judge(command, command.splitlines()[0], status, done.returncode != 0, is_last, output, place, block, began)
+
+    def judge(self, text, first, status, failed, is_last, output, place, block, began):
+        """Prints what ran, and keeps what was wrong."""
+        print(f"  {time.monotonic() - began:5.1f} s  {first}  {status}".rstrip(), flush=True)
+        should_fail = block.mark == "fails" and is_last
         why = None
-        if (done.returncode != 0) != should_fail:
-            why = f"exit status {done.returncode}" + (", and it was to fail" if should_fail else "")
+        if failed != should_fail:
+            why = (status or "it did not fail") + (", and it was to fail" if should_fail else "")
         elif is_last and block.shown and (line := missing(block.shown, output)):
             why = f"its output has no line {line!r}"
         if why:
-            self.wrong.append(f"{place}: {command}\n{why}\n{tail(output)}")
+            self.wrong.append(f"{place}: {text}\n{why}\n{tail(output)}")
             print(f"    WRONG: {why}")
 
 
@@ -269,6 +280,15 @@ printf 'one\\ntwo\\n'
 one
 three
 ```
+
+```python
+1 / 0
+```
+
+<!-- fails -->
+```python
+print("fine")
+```
 """
 RIGHT = """
 ```sh
@@ -292,6 +312,27 @@ error: no
 ```sh
 exit 3
 ```
+
+```python
+import os
+text = open("two-lines.txt").read()
+```
+
+<!-- fails -->
+```python
+os.system("echo from a command")
+raise ValueError(text.strip())
+```
+
+```text
+from a command
+ValueError: one   # a command of three lines
+```
+
+<!-- needs: a_module_that_is_not_there -->
+```python
+1 / 0
+```
 """
 
 
@@ -299,27 +340,27 @@ def self_test():
     """Runs pages of which is known what is wrong in them."""
     assert list(commands(["a \\", "  b", "# no", "c <<'E'", "x", "E", "for i in 1; do", "d; done"])) == [
         "a \\\n  b", "c <<'E'\nx\nE", "for i in 1; do\nd; done"]
-    assert shorter(["train", "a", "--set", "max_iters=1500"])[:4] == ["train", "a", "--set", "max_iters=3"]
-    assert shorter(["sample", "a@3000"]) == ["sample", "a@6"]
+    assert words(["train", "a", "--set", "max_iters=1500"])[:4] == ["train", "a", "--set", "max_iters=3"]
+    assert words(["sample", "a@3000"]) == ["sample", "a@6"]
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        for text, wrong, left_out in ((WRONG, 3, 0), (RIGHT, 0, 1)):
+        for text, wrong, left_out in ((WRONG, 5, 0), (RIGHT, 0, 2)):
             page = scratch / "page.md"
             page.write_text(text)
-            tour = tours(Path(shutil.which("true")), [[page]])
+            tour = tours(Path(shutil.which("true")), sys.executable, [[page]])
             assert (len(tour.wrong), len(tour.left_out)) == (wrong, left_out), (tour.wrong, tour.left_out)
     print("the runner notices what it is to notice")
 
 
 # ---- the program
 
-def tours(kinglet, rounds):
+def tours(kinglet, python, rounds):
     """Runs lists of pages, each list in a folder of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         (scratch / "bin").mkdir()
         wrapper(kinglet, scratch / "bin")
-        tour = Tour(scratch / "bin")
+        tour = Tour(scratch / "bin", python)
         for i, together in enumerate(rounds):
             folder = scratch / f"reader-{i}"
             folder.mkdir()
@@ -335,24 +376,31 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinglet", type=Path, nargs="?", help="the program")
     parser.add_argument("pages", nargs="*", type=Path, help="the pages [all]")
+    parser.add_argument("--python", help="an interpreter that has the module kinglet [Python code is left out]")
+    parser.add_argument("--only-python", action="store_true", help="only pages that have Python code")
     parser.add_argument("--apart", action="store_true", help="only each page in its own folder, not all in one")
     parser.add_argument("--self-test", action="store_true", help="check that this script notices what is wrong in a page")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.self_test:
         return self_test()
     if not args.kinglet:
         parser.error("name the program, such as target/release/kinglet")
     every = [page.resolve() for page in args.pages] or pages()
+    if args.only_python:
+        every = [page for page in every if any(block.kind == "python" for block in blocks(page.read_text()))]
     began = time.monotonic()
     rounds = [[page] for page in every]
     if len(every) > 1 and not args.apart:
         rounds.append(every)
-    tour = tours(args.kinglet.resolve(strict=True), rounds)
+    # A path through a link is kept: an interpreter of an environment is one.
+    python = args.python and Path(os.path.abspath(args.python))
+    tour = tours(args.kinglet.resolve(strict=True), python, rounds)
     if tour.left_out:
         print("\nnot run:")
         for place, reason in tour.left_out.items():
             print(f"  {place}: {reason}")
-    print(f"\n{tour.count} commands of {len(every)} pages in {time.monotonic() - began:.0f} s, {len(tour.wrong)} wrong", flush=True)
+    took = time.monotonic() - began
+    print(f"\n{tour.count} commands and blocks of code of {len(every)} pages in {took:.0f} s, {len(tour.wrong)} wrong", flush=True)
     for report in tour.wrong:
         print(f"\n{report}", file=sys.stderr)
     sys.exit(1 if tour.wrong else 0)
@@ -361,5 +409,5 @@ def main():
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--in-place-of"]:
         program, *rest = sys.argv[2:]
-        os.execv(program, [program, *shorter(rest)])
+        os.execv(program, [program, *words(rest)])
     main()
