@@ -85,7 +85,10 @@ impl State {
         for piece in &mut self.generation {
             match piece {
                 Ok(piece) => self.ahead.push_back(piece),
-                Err(error) => self.failed = Some(error),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
             }
             if began.elapsed() > AHEAD {
                 break;
@@ -115,7 +118,8 @@ impl Generation {
         let mut state = self.state()?;
         if state.ahead.is_empty() && state.failed.is_none() {
             let (pool, state) = (self.workers.pool(py)?, &mut *state);
-            py.detach(|| pool.run_awake(|| state.go_on()));
+            // Threads that stay awake for one text would wait for another text that waits for them.
+            py.detach(|| pool.run(|| state.go_on()));
         }
         match (state.ahead.pop_front(), state.failed.take()) {
             (Some(piece), failed) => {
