@@ -40,7 +40,7 @@ export function assert(truth, what) {
 /** A page of its own at this address; `wrongs` has what it did that it must not do. */
 export async function open(hash, { width = 1000, height = 800, colorScheme = "light", ...more } = {}) {
   const context = await browser.newContext({ viewport: { width, height }, colorScheme, permissions: ["clipboard-read", "clipboard-write"], ...more });
-  context.setDefaultTimeout(15_000);
+  context.setDefaultTimeout(60_000);
   const page = await context.newPage();
   const wrongs = [];
   page.on("console", (said) => ["error", "warning"].includes(said.type()) && wrongs.push(`console: ${said.text()} ${said.location().url}`));
