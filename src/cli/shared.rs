@@ -6,7 +6,7 @@ use super::{
 };
 pub use super::{run_arg::Place, tune::BUDGET_S};
 use crate::{
-    backend::Cpu,
+    backend::{Cpu, Forward},
     config::Quantization,
     error::{Error, Result},
     run::{HOME, check_name},
@@ -62,19 +62,20 @@ pub fn place_of_finetuned(run: &Path, data: &[String], rounded: Quantization) ->
     finetune::default_out(run, data, rounded)
 }
 
-/// The time and memory that a run would take, as `kinglet plan --json` prints it, measured for about so many seconds.
+/// The time and memory that a run would take, as `kinglet plan --json` prints it, measured for about so many seconds; with `notes`, which
+/// the command tells beside it.
 ///
 /// # Errors
 /// If it could not be started, or its threads cannot.
 pub fn plan(asked: &Asked, threads: usize, seconds: f64) -> Result<Value> {
     let be = Cpu::new()?;
-    let Answer { config, name, .. } = asked.config()?;
+    let Answer { config, name, notes } = asked.config()?;
     let shards = config.shards;
     let (config, tokenizer, data) = resolve_on(&asked.origin, config)?;
     let kind = if asked.config.is_some() { "config" } else { "preset" };
     let (name, config, tokenizer, data) = (&*name.to_string_lossy(), &config, &tokenizer, &data);
     let run = plan::Planned { name, kind, config, shards, tokenizer, data, old: None };
-    plan::report(&run, be, &plan::How { threads, seconds, machines: None, json: true })
+    planned(&run, be, (threads, seconds), notes)
 }
 
 /// The same of a fine-tuning, which `name` is the folder of.
@@ -84,7 +85,18 @@ pub fn plan(asked: &Asked, threads: usize, seconds: f64) -> Result<Value> {
 pub fn plan_finetuning(prepared: &Finetune, name: &str, threads: usize, seconds: f64) -> Result<Value> {
     let Finetune { config, tokenizer, data, old, .. } = prepared;
     let run = plan::Planned { name, kind: "out", config, shards: 0, tokenizer, data, old: old.as_ref() };
-    plan::report(&run, Cpu::new()?, &plan::How { threads, seconds, machines: None, json: true })
+    planned(&run, Cpu::new()?, (threads, seconds), Vec::new())
+}
+
+/// What was measured, with what the command tells beside it.
+fn planned(run: &plan::Planned, be: Cpu, (threads, seconds): (usize, f64), mut notes: Vec<String>) -> Result<Value> {
+    let wanted = run.config.precision;
+    notes.extend_from_slice(&run.data.notes);
+    notes.extend(run.config.doubts());
+    notes.extend(wanted.instead(be.with_precision(wanted).precision()).map(str::to_owned));
+    let mut report = plan::report(run, be, &plan::How { threads, seconds, machines: None, json: true })?;
+    report["notes"] = json!(notes);
+    Ok(report)
 }
 
 /// All presets, as `kinglet presets --json` prints them.

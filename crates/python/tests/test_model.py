@@ -320,6 +320,7 @@ def test_any_arguments_give_a_text_or_an_error(folder):
 
     @hypothesis.settings(max_examples=int(os.environ.get("KINGLET_EXAMPLES", "200")), deadline=None)
     @hypothesis.given(prompts, settings, st.integers(0, 20))
+    @hypothesis.example(["", b"\x80"], {}, 1)
     def check(prompt, settings, max_tokens):
         try:
             text = model.generate(prompt, max_tokens=max_tokens, **settings).text()

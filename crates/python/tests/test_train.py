@@ -221,7 +221,8 @@ def test_what_there_is():
 def test_plan(text):
     planned = kinglet.plan(text=text, seconds=0.1, threads=1, **SMALL)
     assert planned["steps"] == 20 and planned["wall_s"] > 0 and planned["memory_mib"] > 0
-    assert planned.keys() == command("plan", "--seconds", "0.1", *words(SMALL))[0].keys()
+    # The command tells its notes beside the report.
+    assert planned.keys() == command("plan", "--seconds", "0.1", *words(SMALL))[0].keys() | {"notes"}
     run = trained(text=text)
     assert kinglet.plan(text=text, run=run, seconds=0.1)["steps"] == 1000
     assert kinglet.runs() == [run], "nothing is written"
@@ -251,3 +252,9 @@ def test_tune(text):
     assert again.settings == found.settings
     with pytest.raises(kinglet.ConfigError, match="too short"):
         kinglet.tune(text=text, minutes=0.0001)
+
+def test_a_plan_says_what_the_command_tells(tmp_path):
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"prompt": "hello", "response": "good day"}\n' * 200, encoding="utf-8")
+    notes = kinglet.plan(chats, seconds=0)["notes"]
+    assert any("these are conversations" in note for note in notes), notes

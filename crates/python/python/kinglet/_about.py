@@ -39,7 +39,7 @@ def plan(
     **settings: Setting,
 ) -> dict[str, Any]:
     """What a run would take, after some seconds of measuring: `wall_s`, `ms_per_step`, `memory_mib`, `disk_mib`, `params`, `tokens`,
-    `epochs`, and `advice`, if there is some. Nothing is written.
+    `epochs`, `notes` (what is to be known of the data and the settings), and `advice`, if there is some. Nothing is written.
 
     Args:
         run: Plans a fine-tuning of this run, instead of a new one.

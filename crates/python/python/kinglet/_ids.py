@@ -27,7 +27,11 @@ def as_ids(ids: Ids) -> npt.NDArray[np.uint32]:
 
     if isinstance(ids, (str, bytes, bytearray, dict, set)) or not hasattr(ids, "__len__"):
         raise TypeError(f"expected token ids, but got {type(ids).__name__}")
-    array = np.asarray(ids)
+    try:
+        array = np.asarray(ids)
+    except UnicodeDecodeError:
+        # Of str and bytes together, numpy makes str.
+        raise TypeError("token ids are integers, but among these are bytes") from None
     if array.ndim != 1:
         raise DataError(f"token ids are a list or an array of one dimension, but this has {array.ndim}")
     if array.size == 0:
