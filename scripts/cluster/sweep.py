@@ -18,7 +18,6 @@ RUN = {"max_iters": 300, "eval_interval": 100, "eval_iters": 2, "sample_tokens":
        "batch_size": 16, "shards": 2}  # fmt: skip
 # Runs of some seconds on a core, all alike: for throughput.
 LONGER = {**RUN, "max_iters": 1500, "eval_interval": 500, "n_layer": 2}
-PAIRS = 6
 # Of what independent processes do in the same time, one for each core.
 THROUGHPUT, TIMES = 0.95, 3
 # A rank on one core. Launchers bind each in a way of their own.
@@ -103,7 +102,7 @@ class Sweep:
             machine = self.processes(cores, self.folder(f"machine-{i}", mpi))
             ranks = self.pinned(mpi, cores, self.folder(f"pinned-{i}", mpi))
             ratios.append(machine / ranks)
-        what = f"{mpi}: throughput of {len(cores)} pinned ranks beside {len(cores)} processes, {PAIRS * len(cores)} runs"
+        what = f"{mpi}: throughput of {len(cores)} pinned ranks beside {len(cores)} processes, {RUNS // len(cores) * len(cores)} runs"
         self.report.add(PART, what, statistics.median(ratios), f"at least {THROUGHPUT}", statistics.median(ratios) >= THROUGHPUT,
                         f"of {TIMES}: {', '.join(f'{ratio:.3f}' for ratio in sorted(ratios))}")  # fmt: skip
 
@@ -116,7 +115,8 @@ class Sweep:
         begun = time.monotonic()
         each = []
         for i, core in enumerate(cores):
-            words = self.seeds(folder.with_name(f"{folder.name}-{core}"), PAIRS, 1 + i * PAIRS)
+            count = RUNS // len(cores)
+            words = self.seeds(folder.with_name(f"{folder.name}-{core}"), count, 1 + i * count)
             each.append(Started(["taskset", "-c", core, self.kinglet.binary, *words], self.kinglet.environment))
         for started in each:
             must_end_well(started.wait(600))
@@ -124,7 +124,7 @@ class Sweep:
 
     def pinned(self, mpi, cores, folder):
         """The seconds of the same runs, which ranks share."""
-        words = ["sh", "-c", PIN, len(cores), self.kinglet.binary, *self.seeds(folder, PAIRS * len(cores), 1)]
+        words = ["sh", "-c", PIN, len(cores), self.kinglet.binary, *self.seeds(folder, RUNS // len(cores) * len(cores), 1)]
         begun = time.monotonic()
         must_end_well(Started(mpi.words(len(cores), words), self.kinglet.environment | mpi.environment).wait(600))
         return time.monotonic() - begun

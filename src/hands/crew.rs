@@ -21,8 +21,8 @@ pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// A rank that has not been heard of for so long is lost, unless less patience is asked for.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// The pause of a thread that has nothing to do.
-pub(super) const PAUSE: Duration = Duration::from_millis(2);
+/// The pause of a thread that has nothing to do: runs take seconds, and asking MPI for news takes time from the one in training.
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 /// What the thread is to do.
 enum Order {
