@@ -57,6 +57,9 @@ CONFIGS = {
     "narrow-heads": dict(v=33, t=16, layers=2, heads=3, hs=6, c=32, act="gelu", biases="qkv proj norm", tied=True,
                          scale="head_size", eps=0.05, betas=(0.9, 0.95), decay=0.1, decay_all=True, clip=0.0,
                          muon=0.02),
+    # Convolutions of queries, keys and values, of which there are fewer heads.
+    "conv-gqa": dict(v=40, t=16, layers=2, heads=4, kv_heads=2, c=32, act="relu", biases="qkv proj", tied=False,
+                     scale="head_size", rotary=10000.0, conv=3, betas=(0.9, 0.95), decay=0.1, decay_all=False, clip=1.0),
 }
 BATCH, STEPS, LR, SAMPLE = 4, 10, 1e-3, 64
 
@@ -116,12 +119,18 @@ class Attention(nn.Module):
         self.scale = 1.0 / math.sqrt(c if cfg["scale"] == "n_embd" else self.hs)
         self.c_attn = nn.Linear(c, self.q + 2 * self.kv, bias="qkv" in cfg["biases"])
         self.c_proj = nn.Linear(self.q, c, bias="proj" in cfg["biases"])
+        if cfg.get("conv"):
+            width, self.before = self.q + 2 * self.kv, cfg["conv"] - 1
+            self.conv = nn.Conv1d(width, width, cfg["conv"], groups=width, bias=False)
         if cfg.get("qk_norm"):
             self.q_norm, self.k_norm = nn.RMSNorm(self.hs, eps=eps), nn.RMSNorm(self.hs, eps=eps)
 
     def forward(self, x):
         b, t, _ = x.shape
-        parts = self.c_attn(x).split((self.q, self.kv, self.kv), dim=-1)
+        qkv = self.c_attn(x)
+        if hasattr(self, "conv"):
+            qkv = self.conv(F.pad(qkv.transpose(1, 2), (self.before, 0))).transpose(1, 2)
+        parts = qkv.split((self.q, self.kv, self.kv), dim=-1)
         q, k, v = (z.view(b, t, -1, self.hs).transpose(1, 2) for z in parts)
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
@@ -253,9 +262,9 @@ def fixture(cfg):
     if "muon" in cfg:
         in_blocks = [(name, p) for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
         muon = Muon(in_blocks, cfg["muon"], cfg["decay"])
-    of_adamw = [p for name, p in model.named_parameters() if muon is None or ".h." not in name or p.dim() < 2]
-    matrices = [p for p in of_adamw if p.dim() >= 2]
-    vectors = [p for p in of_adamw if p.dim() < 2]
+    of_adamw = [p for name, p in model.named_parameters() if muon is None or ".h." not in name or p.dim() != 2]
+    matrices = [p for p in of_adamw if p.dim() == 2]
+    vectors = [p for p in of_adamw if p.dim() != 2]
     vector_decay = cfg["decay"] if cfg["decay_all"] else 0.0
     groups = [dict(params=matrices, weight_decay=cfg["decay"]), dict(params=vectors, weight_decay=vector_decay)]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=LR, betas=cfg["betas"])

@@ -70,6 +70,9 @@ class Model:
         byte_s = max(ways / second, first / (hops + AHEAD) / CHUNK)
         chain = first + max((self.gradient - CHUNK) * byte_s - backward, max(self.tail - CHUNK, 0) * byte_s)
         batch = levels * 8 * sequences * self.block / second
+        # Messages that travel during the passes take a core that would compute.
+        chunks = self.gradient / CHUNK
+        chain += min(1, backward / (byte_s * self.gradient)) * chunks * 2 * ways * MESSAGE_S / self.scaling["threads"]
         return passes + self.same_s + self.sum_s + chain + batch + (3 * levels + 1) * MESSAGE_S
 
     def check(self):

@@ -82,6 +82,17 @@ fn config(name: &str) -> Config {
                 "warmup_iters=0",
             ],
         ),
+        "conv-gqa" => tiny(&[
+            "n_head=4",
+            "n_kv_head=2",
+            "bias=[\"qkv\", \"proj\"]",
+            "position=rotary",
+            "qkv_conv=3",
+            "beta2=0.95",
+            "weight_decay=0.1",
+            "decay=matrices",
+            "grad_clip=1",
+        ]),
         "rotary-tiny" => preset(
             "big-0.2m",
             &[
@@ -153,7 +164,7 @@ fn weights(name: &str, shape: &[usize]) -> impl Iterator<Item = f32> {
         let weight = match shape[..] {
             _ if bias => 0.1 * u,
             [_, _] if embedding => 0.5 * u,
-            [_, inputs] => u / (inputs as f64).sqrt(),
+            [_, inputs, ..] => u / (inputs as f64).sqrt(),
             _ => 1.0 + 0.2 * u,
         };
         weight as f32
@@ -241,7 +252,8 @@ fn check_gradients(model: &Gpt, g: &[f64], fixture: &Fixture, tolerance: f64) {
     }
 }
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
+    "conv-gqa",
     "big-0.2m",
     "big-2.7m",
     "gpt2-tiny",

@@ -67,7 +67,8 @@ pub fn write(folder: &Path, model: &Portable) -> Result<Written> {
     let s = Shape::of(&model.config);
     notes.extend(integers(model));
     let cache = 8 * s.layers * s.block * s.kv();
-    let all = state_floats(&s, model) * 4 + cache;
+    let tails = s.layers * model.config.qkv_conv.saturating_sub(1) * (s.att() + 2 * s.kv());
+    let all = (state_floats(&s, model) + tails) * 4 + cache;
     notes.push(format!("the state takes about {all} bytes, {cache} of them for keys and values"));
     let shown = folder.display();
     let usage = vec![format!(
@@ -147,6 +148,7 @@ fn sizes(model: &Portable, vocabulary: Option<&Vocabulary>) -> String {
     define("EPS", format!("{:e}f", s.eps as f32));
     define("ROTARY", u8::from(s.theta.is_some()).to_string());
     define("RMSNORM", u8::from(config.norm == NormKind::RmsNorm).to_string());
+    define("QKV_CONV", config.qkv_conv.to_string());
     define("QK_NORM", u8::from(config.qk_norm).to_string());
     activations.iter().zip(1..).for_each(|((_, name), i)| define(name, i.to_string()));
     let activation = activations.iter().find(|(activation, _)| *activation == config.activation);

@@ -134,6 +134,9 @@ impl Plan {
         if self.config.logit_softcap > 0.0 {
             self.miss("logit_softcap");
         }
+        if self.config.qkv_conv > 0 {
+            self.miss("qkv_conv");
+        }
         if self.config.position != holds.position {
             self.miss("position");
         }
@@ -296,7 +299,7 @@ pub fn program(convention: Convention) -> &'static str {
 
 /// The preset with most of the model's settings that has an exact way.
 fn nearest_preset(config: &Config, convention: Convention, dtype: Dtype) -> Option<&'static str> {
-    const KEYS: [&str; 9] = [
+    const KEYS: [&str; 10] = [
         "position",
         "norm",
         "activation",
@@ -304,6 +307,7 @@ fn nearest_preset(config: &Config, convention: Convention, dtype: Dtype) -> Opti
         "tie_weights",
         "attention_scale",
         "qk_norm",
+        "qkv_conv",
         "logit_softcap",
         "block_size",
     ];

@@ -38,10 +38,17 @@ const LONGEST_FIXED: usize = 4096;
 /// Writes a model as an ONNX graph with what its consumers need, in a new folder.
 ///
 /// # Errors
-/// If the folder is not empty or cannot be written, if weights are not finite, or if a graph of fixed length would be too
+/// If the folder is not empty or cannot be written, if weights are not finite, if there are convolutions of queries, or if a graph of fixed length would be too
 /// long. Nothing is left then.
 pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Written> {
     model.finite()?;
+    if model.config.qkv_conv > 0 {
+        return Err(Error::Data(format!(
+            "an ONNX graph keeps keys and values only, but qkv_conv = {} needs what was before them: write a C file, or \
+             train without it",
+            model.config.qkv_conv
+        )));
+    }
     let block = model.config.block_size;
     if options.fixed && block > LONGEST_FIXED {
         return Err(Error::Data(format!(

@@ -21,8 +21,26 @@ pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// A rank that has not been heard of for so long is lost, unless less patience is asked for.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// The pause of a thread that has nothing to do: runs take seconds, and asking MPI for news takes time from the one in training.
-pub(super) const PAUSE: Duration = Duration::from_millis(10);
+/// The pauses of a thread that has nothing to do. The first are short, because a message seldom comes alone. The longer it waits,
+/// the longer they are: runs take seconds, and asking MPI for news takes time from the one in training.
+#[derive(Default)]
+pub(super) struct Pauses(u32);
+
+impl Pauses {
+    const FIRST: Duration = Duration::from_micros(100);
+    /// How often they double: up to 13 ms.
+    const DOUBLED: u32 = 7;
+
+    /// Waits, unless there was something to do.
+    pub(super) fn pause_if(&mut self, idle: bool) {
+        if idle {
+            thread::sleep(Pauses::FIRST * 2_u32.pow(self.0));
+            self.0 = (self.0 + 1).min(Pauses::DOUBLED);
+        } else {
+            self.0 = 0;
+        }
+    }
+}
 
 /// What the thread is to do.
 enum Order {
@@ -145,6 +163,7 @@ impl Posts {
         let mut over: Option<Instant> = None;
         // Those that have heard that it is over.
         let mut away = vec![false; self.posts.len()];
+        let mut pauses = Pauses::default();
         loop {
             let mut idle = true;
             while over.is_none() {
@@ -190,9 +209,7 @@ impl Posts {
             if over.is_some() && (1..self.posts.len()).all(|rank| away[rank] || self.posts[rank].is_none()) {
                 return lost().collect();
             }
-            if idle {
-                thread::sleep(PAUSE);
-            }
+            pauses.pause_if(idle);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Many runs: one after another in this process, or several at a time, on as many ranks.
 
 use super::{
-    crew::{Crew, News, PAUSE},
+    crew::{Crew, News, Pauses},
     folder::{Arriving, files},
     how::How,
     task::{Ended, Event, Tasks},
@@ -143,6 +143,7 @@ impl<'a, T: Tasks> Shared<'a, T> {
         'a: 'scope,
     {
         let (tell, told) = channel();
+        let mut pauses = Pauses::default();
         loop {
             let mut idle = true;
             while let Some(news) = self.crew.news() {
@@ -162,9 +163,7 @@ impl<'a, T: Tasks> Shared<'a, T> {
             if !busy && (self.waiting.is_empty() || self.is_over()) {
                 return self.error.map_or(Ok(self.ended), Err);
             }
-            if idle {
-                thread::sleep(PAUSE);
-            }
+            pauses.pause_if(idle);
         }
     }
 

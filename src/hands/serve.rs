@@ -1,7 +1,7 @@
 //! What a rank above 0 does: it trains the runs that rank 0 gives it.
 
 use super::{
-    crew::{BEAT, PAUSE},
+    crew::{BEAT, Pauses},
     folder::{Arriving, files},
     how::How,
     task::Ended,
@@ -79,6 +79,7 @@ impl Hand<'_> {
         let (mut heard, mut beat) = (Instant::now(), Instant::now());
         let (mut coming, mut training): (Option<Coming>, Option<ScopedJoinHandle<()>>) = (None, None);
         let (mut asked, mut over) = (false, None);
+        let mut pauses = Pauses::default();
         loop {
             let mut idle = true;
             let came = inbox.poll(ranks)?;
@@ -128,9 +129,7 @@ impl Hand<'_> {
                 let seconds = self.team.patience().as_secs_f64();
                 return Err(Error::Ranks(format!("rank 0 has not been heard of for {seconds} seconds")));
             }
-            if idle {
-                thread::sleep(PAUSE);
-            }
+            pauses.pause_if(idle);
         }
     }
 

@@ -82,7 +82,7 @@ impl Parts {
         let passes_s = (self.gradient.recent_s() - sum_s).max(0.0);
         let (sums, n) = &self.ahead;
         let ahead_s = sums.iter().map(|seconds| seconds / n).collect();
-        Ok(Own { passes_s, same_s: self.same.recent_s(), sum_s, ahead_s })
+        Ok(Own { passes_s, same_s: self.same.recent_s(), sum_s, ahead_s, threads: threads::current() })
     }
 }
 

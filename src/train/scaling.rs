@@ -8,7 +8,8 @@ use std::{fmt, str::FromStr};
 /// How much of a network's rate is left for messages, as Ethernet, IP and TCP need the rest for themselves.
 const PAYLOAD: f64 = 0.94;
 
-/// Seconds that a message takes beside its bytes. A guess for MPI by TCP between neighbours in one room: it was not measured.
+/// Seconds that a message takes beside its bytes, and that sending or receiving it takes a core. A guess for MPI by TCP between
+/// neighbours in one room; on links of 1 Gbit/s, steps took what it says.
 const MESSAGE_S: f64 = 50e-6;
 
 /// The share of a step that communication should not exceed.
@@ -81,6 +82,8 @@ pub(super) struct Own {
     pub(super) sum_s: f64,
     /// How long before the last chunk of the gradient each is ready to be sent.
     pub(super) ahead_s: Vec<f64>,
+    /// Threads that compute, on as many cores.
+    pub(super) threads: usize,
 }
 
 /// What travels in a step and in a run.
@@ -124,7 +127,8 @@ impl Load {
         self.chain_s(ranks, own, network, passes) + ring + Load::to_all(0.0, 3.0, ranks, network) + MESSAGE_S
     }
 
-    /// Seconds from when a rank's last chunk of the gradient is ready to when the total of the last one is back.
+    /// Seconds from when a rank's last chunk of the gradient is ready to when the total of the last one is back, and those that
+    /// messages take from the passes before.
     fn chain_s(&self, ranks: usize, own: &Own, network: Network, passes: f64) -> f64 {
         let Traffic { chunks } = &self.sum;
         let hops = 2.0 * (ranks - 1) as f64;
@@ -142,7 +146,10 @@ impl Load {
             longest = longest.max(there_and_back + behind - ahead);
             behind += f64::max(ways * bytes_s, there_and_back / window);
         }
-        longest
+        // What travels while others are computed is sent and received by a core that would compute: sums and totals.
+        let first = passes * own.ahead_s.first().unwrap_or(&0.0);
+        let meanwhile = (first / behind).min(1.0) * chunks.len() as f64;
+        longest + 2.0 * ways * meanwhile * MESSAGE_S / own.threads as f64
     }
 }
 
@@ -161,7 +168,7 @@ pub struct Row {
     pub ms_same: f64,
     /// A rank's own work in the sum of the gradients.
     pub ms_sum: f64,
-    /// Waiting for messages.
+    /// Waiting for messages, and what they take from the passes.
     pub ms_network: f64,
     /// An estimate of all losses.
     pub ms_per_estimate: f64,
@@ -303,7 +310,7 @@ mod tests {
         Run {
             network: SLOW,
             load: load(),
-            one: Own { passes_s: 1.0, same_s: 0.1, sum_s: 0.004, ahead_s: Vec::new() },
+            one: Own { passes_s: 1.0, same_s: 0.1, sum_s: 0.004, ahead_s: Vec::new(), threads: 1 },
             batches: 1.0,
             sequence_s: 0.05,
             steps: 100.0,
@@ -315,7 +322,7 @@ mod tests {
 
     /// What a rank of so many takes whose gradient is complete all at once.
     fn own(ranks: usize) -> Own {
-        Own { passes_s: 1.0 / ranks as f64, same_s: 0.1, sum_s: 0.008, ahead_s: vec![0.0; 4] }
+        Own { passes_s: 1.0 / ranks as f64, same_s: 0.1, sum_s: 0.008, ahead_s: vec![0.0; 4], threads: 2 }
     }
 
     #[track_caller]
@@ -347,14 +354,16 @@ mod tests {
         let chain_s =
             |ahead_s: [f64; 4], passes| load().chain_s(2, &Own { ahead_s: ahead_s.to_vec(), ..own(2) }, SLOW, passes);
         let hop = 2.0 * 0.25105;
+        // Each of four chunks is sent and received, by one of two cores; links need a second for them.
+        let messages = |share: f64| share * 4.0 * 2.0 * 50e-6 / 2.0;
         near(chain_s([0.0; 4], 1.0), hop + 0.75);
         // The first three leave while the last one is computed.
-        near(chain_s([0.9, 0.8, 0.5, 0.0], 1.0), hop);
+        near(chain_s([0.9, 0.8, 0.5, 0.0], 1.0), hop + messages(0.9));
         // Links are busy from the first on, 0.4 s before the last is ready.
-        near(chain_s([0.4, 0.3, 0.2, 0.0], 1.0), hop + 0.75 - 0.4);
+        near(chain_s([0.4, 0.3, 0.2, 0.0], 1.0), hop + 0.75 - 0.4 + messages(0.4));
         // They wait for the second.
-        near(chain_s([2.0, 0.1, 0.05, 0.0], 1.0), hop + 0.5 - 0.1);
-        near(chain_s([0.4, 0.3, 0.2, 0.0], 0.25), hop + 0.75 - 0.1);
+        near(chain_s([2.0, 0.1, 0.05, 0.0], 1.0), hop + 0.5 - 0.1 + messages(1.0));
+        near(chain_s([0.4, 0.3, 0.2, 0.0], 0.25), hop + 0.75 - 0.1 + messages(0.1));
         // Where bytes take no time, a window of chunks at a time is on a way of 30 hops.
         let sum = Traffic { chunks: vec![1; 2 * Traffic::window(16) + 1] };
         let quick =

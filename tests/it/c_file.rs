@@ -121,6 +121,8 @@ fn every_shape_writes_the_text_that_kinglet_writes() {
         (&["position=rotary", "logit_softcap=3", "tie_weights=true", "bias=[\"head\"]", "rope_theta=100"], None),
         (&["position=rotary", "head_size=10", "n_kv_head=1", "n_inner=37", "n_head=3"], Some(W4)),
         (&["head_size=5", "qk_norm=true", "block_size=1"], None),
+        (&["position=rotary", "qkv_conv=3", "n_kv_head=2", "qk_norm=true"], Some(W8)),
+        (&["qkv_conv=4"], None),
     ];
     // The compilers take turns.
     for ((settings, scheme), compiler) in shapes.into_iter().zip(compilers.chunks(1).cycle()) {

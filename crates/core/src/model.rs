@@ -21,7 +21,7 @@ use crate::{
     },
     config::{Activation, AttentionScale, Config, Position},
     error::Result,
-    params::{Layout, Span},
+    params::{Block, Conv, Layout, Span},
     rng::{Dropout, DropoutKey},
 };
 
@@ -52,6 +52,7 @@ struct BlockActs<B: Forward> {
     ln_1: B::Buf,    // (n, c)
     stats_1: B::Buf, // (n, 2)
     qkv: B::Buf,     // (n, q + 2 kv)
+    pre_conv: B::Buf, // (n, q + 2 kv), queries, keys and values before their convolution, or empty without one
     pre_qk: B::Buf,  // (n, q + kv), queries and keys before their norm, or empty without that norm
     lse: B::Buf,     // (b, nh, t)
     att: B::Buf,     // (n, q)
@@ -220,11 +221,20 @@ impl Gpt {
         l: usize,
         x: &B::Buf,
         a: &mut BlockActs<B>,
-        cached: Option<&mut [Cached<B::Buf>]>,
+        mut cached: Option<&mut [Cached<B::Buf>]>,
     ) {
         let (&Context { be, pass, rotations }, w) = (cx, &self.layout.h[l]);
         be.norm(&mut a.ln_1, &mut a.stats_1, x, pass, w.ln_1);
-        be.linear(&mut a.qkv, &a.ln_1, pass, w.c_attn);
+        // q, k, v = conv(q), conv(k), conv(v)
+        if let Some(conv) = w.conv {
+            be.linear(&mut a.pre_conv, &a.ln_1, pass, w.c_attn);
+            match cached.as_deref_mut() {
+                None => be.conv(&mut a.qkv, &a.pre_conv, pass, conv),
+                Some(parts) => be.conv_cached(&mut a.qkv, parts, &a.pre_conv, pass.p, conv),
+            }
+        } else {
+            be.linear(&mut a.qkv, &a.ln_1, pass, w.c_attn);
+        }
         // q, k = rotate(norm(q)), rotate(norm(k))
         if let Some(qk) = w.qk {
             be.qk(&mut a.qkv, &mut a.pre_qk, rotations, pass, qk, self.heads);
@@ -323,6 +333,9 @@ impl Gpt {
             if let Some(qk) = w.qk {
                 let of = QkInput { pre: &acts.pre_qk, table: &a.rotations };
                 be.qk_bwd(&mut d.dqkv, grads, of, pass, qk, self.heads);
+            }
+            if let Some(conv) = w.conv {
+                be.conv_bwd(&mut d.dqkv, grads, &acts.pre_conv, pass, conv);
             }
             be.linear_bwd(&mut d.dc, grads, &d.dqkv, &acts.ln_1, pass, w.c_attn);
             be.norm_bwd(&mut d.dx, grads, &d.dc, Normed { x: a.x(l), stats: &acts.stats_1 }, pass, w.ln_1);
@@ -464,7 +477,13 @@ impl Gpt {
     /// An empty sequence.
     pub fn kv<B: Forward>(&self, be: &B) -> Kv<B> {
         let (block, kv) = (self.block_size, self.heads.kv());
-        let layer = |_| KvCache { k: be.zeros(kv * key_stride(block)), v: be.zeros(block * kv), block };
+        let tail = |conv: Conv| be.zeros((conv.taps - 1) * conv.c);
+        let layer = |w: &Block| KvCache {
+            k: be.zeros(kv * key_stride(block)),
+            v: be.zeros(block * kv),
+            block,
+            tail: w.conv.map_or_else(|| be.zeros(0), tail),
+        };
         Kv { layers: self.layout.h.iter().map(layer).collect(), len: 0 }
     }
 
@@ -506,13 +525,18 @@ impl Gpt {
         let (c, q, nh, layers) = (self.n_embd, self.heads.c, self.heads.nh, self.layout.h.len());
         let (n, qkv) = (b * self.block_size, self.heads.width());
         let (fc, act) = (self.layout.h[0].c_fc.o, self.n_inner);
-        let block = 3 * c + q + qkv + self.pre_qk() + self.fc_kept() + act + nh + 4;
+        let block = 3 * c + q + qkv + self.pre_conv() + self.pre_qk() + self.fc_kept() + act + nh + 4;
         let rotations = if self.slides() { self.block_size * self.heads.hs() } else { 0 };
         let dact = if self.activation == Activation::Swiglu { act } else { 0 };
         // An adapter's activations between its two matrices, and their gradient.
         let adapter = self.layout.linears().iter().filter_map(|w| w.lora).map(|lora| 2 * lora.r).max().unwrap_or(0);
         let forward = n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1) + rotations;
         (forward, n * (2 * c + q + qkv + fc + dact + adapter))
+    }
+
+    /// Channels of queries, keys and values that are saved before their convolution.
+    fn pre_conv(&self) -> usize {
+        self.layout.h[0].conv.map_or(0, |conv| conv.c)
     }
 
     /// Channels of queries and keys that are saved before their norm.
@@ -537,6 +561,7 @@ impl Gpt {
             ln_1: be.zeros(nc),
             stats_1: be.zeros(2 * n),
             qkv: be.zeros(n * self.heads.width()),
+            pre_conv: be.zeros(n * self.pre_conv()),
             pre_qk: be.zeros(n * self.pre_qk()),
             lse: be.zeros(n * self.heads.nh),
             att: be.zeros(n * self.heads.c),
@@ -656,7 +681,11 @@ mod tests {
         let small = ["vocab_size=7", "block_size=6", "n_layer=3", "n_head=2", "n_embd=8"];
         small.iter().chain(settings).for_each(|setting| config.set(setting).unwrap());
         let model = Gpt::new(&config).unwrap();
-        let p = model.layout.init(2).into_iter().map(f64::from).collect();
+        let mut p: Vec<f64> = model.layout.init(2).into_iter().map(f64::from).collect();
+        // Convolutions begin as the identity.
+        for conv in model.layout.h.iter().filter_map(|h| h.conv) {
+            p[conv.w.range()].iter_mut().enumerate().for_each(|(i, w)| *w += 0.5 * (i as f64).sin());
+        }
         (model, p)
     }
 
@@ -665,7 +694,7 @@ mod tests {
         Pass { p, rows: Rows::new(1, 6), dropout: None }
     }
 
-    pub(super) const VARIANTS: [&[&str]; 11] = [
+    pub(super) const VARIANTS: [&[&str]; 13] = [
         &[],
         &["activation=gelu", "bias=true"],
         &["activation=relu_squared", "n_inner=5", "z_loss=0.1"],
@@ -676,6 +705,8 @@ mod tests {
         &["qk_norm=true"],
         &["position=rotary", "n_kv_head=1", "qk_norm=true", "activation=gelu"],
         &["head_size=3", "norm_eps=0.01", "qk_norm=true"],
+        &["qkv_conv=3"],
+        &["qkv_conv=4", "position=rotary", "n_kv_head=1", "qk_norm=true"],
         &["position=rotary", "n_head=3", "head_size=6", "n_kv_head=1", "activation=swiglu", "norm=rmsnorm"],
     ];
 
@@ -685,8 +716,8 @@ mod tests {
             let (mut model, _) = model(settings);
             let acts = model.acts(&BE, 2, training);
             let of_block = |a: &BlockActs<Reference>| {
-                let BlockActs { ln_1, stats_1, qkv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act } = a;
-                let parts = [ln_1, stats_1, qkv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act];
+                let BlockActs { ln_1, stats_1, qkv, pre_conv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act } = a;
+                let parts = [ln_1, stats_1, qkv, pre_conv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act];
                 parts.map(Vec::len).iter().sum::<usize>()
             };
             let Head { ln_f, stats_f, logits, losses } = &acts.head;

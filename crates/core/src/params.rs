@@ -89,6 +89,8 @@ enum Distribution {
     Constant(f32),
     Uniform(f64),
     Normal(f64),
+    /// Filters of so many taps that pass their input on: the last is 1, the others 0.
+    Identity(usize),
 }
 
 /// A matrix that Muon updates.
@@ -201,6 +203,17 @@ pub struct Qk {
     pub rotary: bool,
 }
 
+/// A short causal convolution along a sequence, each channel by itself: [`kinglet_kernels::conv`].
+#[derive(Clone, Copy, Debug)]
+pub struct Conv {
+    /// Weights (c, 1, taps), as PyTorch's `Conv1d` with `groups = c` has them: the last tap is for the position itself.
+    pub w: Param,
+    /// Channels.
+    pub c: usize,
+    /// How many positions one sees, its own included.
+    pub taps: usize,
+}
+
 /// The parameters of one transformer block.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
@@ -208,6 +221,8 @@ pub struct Block {
     pub ln_1: Norm,
     /// Projection to query, key and value: (q + 2 kv, c), where q is c unless heads have a size of their own.
     pub c_attn: Linear,
+    /// Convolution of queries, keys and values, if there is one.
+    pub conv: Option<Conv>,
     /// What is done to queries and keys, if anything.
     pub qk: Option<Qk>,
     /// Attention's output projection: (c, q).
@@ -269,6 +284,7 @@ impl Layout {
                 Block {
                     ln_1: b.norm(&name("ln_1"), c, bias.norm),
                     c_attn: b.linear(&name("attn.c_attn"), c, qkv, bias.qkv, 1.0),
+                    conv: b.conv(&name("attn.conv"), qkv, config.qkv_conv),
                     qk: b.qk(&name("attn")),
                     attn_proj: b.linear(&name("attn.c_proj"), q, c, bias.proj, residual),
                     ln_2: b.norm(&name("ln_2"), c, bias.norm),
@@ -440,7 +456,11 @@ impl Layout {
                 Distribution::Constant(value) => value,
                 Distribution::Uniform(bound) => (bound * (2.0 * rng.uniform() - 1.0)) as f32,
                 Distribution::Normal(std) => (std * rng.normal()) as f32,
+                Distribution::Identity(_) => 0.0,
             });
+            if let Distribution::Identity(taps) = tensor.distribution {
+                part.iter_mut().skip(taps - 1).step_by(taps).for_each(|w| *w = 1.0);
+            }
         });
         weights
     }
@@ -448,7 +468,7 @@ impl Layout {
     /// The pieces of parameter group number `group` that AdamW updates, and whether weight decay applies to each.
     pub fn decay_spans(&self, group: usize, decay: Decay) -> Vec<(Span, bool)> {
         let of_group = self.trained().into_iter().filter(|tensor| tensor.group == group && !tensor.muon);
-        joined(of_group.map(|tensor| (tensor.trains, decay == Decay::All || tensor.shape.len() >= 2)))
+        joined(of_group.map(|tensor| (tensor.trains, decay == Decay::All || tensor.shape.len() == 2)))
     }
 
     /// The matrices of parameter group number `group` that Muon updates, in order. Query, key and value share one
@@ -596,6 +616,11 @@ impl Builder<'_> {
             |part: &str| self.add(format!("{attention}.{part}_norm.weight"), &[hs], Distribution::Constant(1.0));
         let norm = qk_norm.then(|| (weight("q"), weight("k")));
         (norm.is_some() || rotary).then_some(Qk { norm, eps, rotary })
+    }
+
+    fn conv(&mut self, name: &str, c: usize, taps: usize) -> Option<Conv> {
+        let mut weight = || self.add(format!("{name}.weight"), &[c, 1, taps], Distribution::Identity(taps));
+        (taps > 0).then(|| Conv { w: weight(), c, taps })
     }
 
     fn linear(&mut self, name: &str, i: usize, o: usize, bias: bool, gpt2_scale: f64) -> Linear {

@@ -15,6 +15,7 @@
 //! | [`activation`] | ReLU, its square, GELU, GELU (tanh), SwiGLU |
 //! | [`attention`] | `softmax(scale * Q K^T + causal mask) V`, one head at a time |
 //! | [`qk`] | RMSNorm and rotation of queries and keys, by head |
+//! | [`conv`] | short causal convolutions, each channel by itself |
 //! | [`loss`] | softmax and cross-entropy in one pass, the soft cap of logits |
 //! | [`dropout`] | `x * keep / (1 - rate)`, the mask a function of a key |
 //! | [`optimizer`] | AdamW, Muon |
@@ -28,6 +29,7 @@ compile_error!(
 
 pub mod activation;
 pub mod attention;
+pub mod conv;
 pub mod dropout;
 mod floats;
 mod gemm;

@@ -116,6 +116,21 @@ static void rotate(float *x, const float *rotation)
 }
 #endif
 
+#if KINGLET_QKV_CONV
+/* Queries, keys and values of this position with those of the ones before, channel by channel; the last tap is its own. */
+static void convolve(kinglet *k, size_t layer, const float *taps)
+{
+    size_t kept = KINGLET_QKV_CONV - 1, i, j;
+    for (i = 0; i < ATT + 2 * KV; i++, taps += KINGLET_QKV_CONV) {
+        float own = k->qkv[i], sum = taps[kept] * own;
+        for (j = 1; j <= kept && j <= k->position; j++)
+            sum += taps[kept - j] * k->tail[layer][(k->position - j) % kept][i];
+        k->tail[layer][k->position % kept][i] = own;
+        k->qkv[i] = sum;
+    }
+}
+#endif
+
 /* From k->norm to k->att, for the newest position. */
 static void attention(kinglet *k, size_t layer)
 {
@@ -123,6 +138,9 @@ static void attention(kinglet *k, size_t layer)
     size_t block = KINGLET_BLOCK_SIZE, hs = KINGLET_HEAD_SIZE, slot = (size_t)(k->position % block), h, i, j, seen;
     size_t first;
     linear(k->qkv, k->norm, &w->c_attn, 0);
+#if KINGLET_QKV_CONV
+    convolve(k, layer, w->conv);
+#endif
 #if KINGLET_QK_NORM
     for (h = 0; h < KINGLET_HEADS + KINGLET_KV_HEADS; h++)
         rms_norm(k->qkv + h * hs, k->qkv + h * hs, h < KINGLET_HEADS ? w->q_norm : w->k_norm, hs);

@@ -12,7 +12,7 @@ use super::waist::{
 use crate::{
     config::{Activation, NormKind, Precision, Quantization},
     error::{Error, Result},
-    params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
+    params::{Conv, Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
     quant::{self, Rounded},
     rng::Dropout,
     threads::{self, for_each},
@@ -20,6 +20,7 @@ use crate::{
 use kinglet_kernels::{
     self as kernels, Epilogue, Floats, Init, Isa, Mat, MatMut, Rhs, Strip, activation,
     attention::{self, Heads},
+    conv,
     dropout,
     int8::Outputs,
     loss::Objective,
@@ -402,6 +403,26 @@ fn qk_of<'a>(p: &'a [f32], rows: Rows<'a>, heads: Heads, w: Qk, table: &'a [f32]
     qk::Qk { heads, t: rows.t, positions: rows.positions, w: weights, eps: w.eps as f32, rotations }
 }
 
+/// A convolution over these rows.
+fn conv_of<'a>(taps: &'a [f32], rows: Rows<'a>, w: Conv) -> conv::Conv<'a> {
+    conv::Conv { w: taps, c: w.c, t: rows.t, positions: rows.positions }
+}
+
+/// Calls `work` with the weights of a convolution as [`conv::Conv::w`] wants them.
+fn with_taps<R>(p: &[f32], w: Conv, work: impl FnOnce(&[f32]) -> R) -> R {
+    with_scratch(w.w.len, |taps| {
+        turn(w, |at, tap| taps[tap] = p[w.w.start + at]);
+        work(taps)
+    })
+}
+
+/// Where each weight of a convolution is in `(c, 1, taps)`, the last tap first, and where in `(taps, c)`.
+fn turn(w: Conv, mut each: impl FnMut(usize, usize)) {
+    for k in 0..w.taps {
+        (0..w.c).for_each(|c| each(c * w.taps + w.taps - 1 - k, k * w.c + c));
+    }
+}
+
 /// `x *= factor`.
 fn scale(x: &mut [f32], factor: f64) {
     x.iter_mut().for_each(|x| *x *= factor as f32);
@@ -595,6 +616,24 @@ impl Forward for Cpu {
         qk::forward(self.isa, qk_of(p, rows, heads, w, table), &mut qkv[..rows.n() * heads.width()], pre);
     }
 
+    fn conv(&self, y: &mut Buf, x: &Buf, pass: Pass<Buf>, w: Conv) {
+        let Pass { p, rows, .. } = pass;
+        let len = rows.n() * w.c;
+        with_taps(p, w, |taps| conv::forward(self.isa, conv_of(taps, rows, w), &mut y[..len], &x[..len]));
+    }
+
+    fn conv_cached(&self, y: &mut Buf, parts: &mut [Cached<Buf>], x: &Buf, p: &Buf, w: Conv) {
+        with_taps(p, w, |taps| {
+            let mut row = 0;
+            for Cached { cache, pos, t } in parts {
+                let range = row * w.c..(row + *t) * w.c;
+                let tail = &mut cache.tail[..(w.taps - 1) * w.c];
+                conv::cached(self.isa, taps, w.c, &mut y[range.clone()], &x[range], tail, *pos);
+                row += *t;
+            }
+        });
+    }
+
     fn attention(&self, out: &mut Buf, lse: &mut Buf, qkv: &Buf, heads: Heads, rows: Rows, drop: Option<Dropout>) {
         let (Rows { b, t, .. }, Heads { c, nh, .. }, width) = (rows, heads, heads.width());
         let outputs = out[..b * t * c].par_chunks_exact_mut(t * c).zip(lse.par_chunks_exact_mut(nh * t));
@@ -706,6 +745,21 @@ impl Backward for Cpu {
             let (s, i) = (row / rows.t, row % rows.t);
             dropout::dropout(self.isa, dx, dy, &drop.mask(s), mask_row(c, i));
         }
+    }
+
+    fn conv_bwd(&self, d: &mut Buf, grads: &mut Gradients<Buf>, x: &Buf, pass: Pass<Buf>, w: Conv) {
+        let Pass { p, rows, .. } = pass;
+        let len = rows.n() * w.c;
+        let (dw, _) = gradients(grads.g, w.w, None);
+        with_taps(p, w, |taps| {
+            let conv = conv_of(taps, rows, w);
+            let Some(dw) = dw else { return conv::backward(self.isa, conv, &mut d[..len], None, &x[..len]) };
+            with_scratch(w.w.len, |dtaps| {
+                dtaps.fill(0.0);
+                conv::backward(self.isa, conv, &mut d[..len], Some(dtaps), &x[..len]);
+                turn(w, |at, tap| dw[at] += dtaps[tap]);
+            });
+        });
     }
 
     fn qk_bwd(

@@ -6,7 +6,7 @@ use super::waist::{
 };
 use crate::{
     config::{Activation, NormKind},
-    params::{Embedding, Linear, Lora, Matrix, Norm, Qk, Span},
+    params::{Conv, Embedding, Linear, Lora, Matrix, Norm, Qk, Span},
     rng::Dropout,
 };
 use kinglet_kernels::{
@@ -135,6 +135,11 @@ fn log_sum_exp(z: &[f64]) -> f64 {
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Where the weight is that a convolution gives to channel `c`, `k` positions before.
+fn tap_of(w: Conv, c: usize, k: usize) -> usize {
+    w.w.start + c * w.taps + w.taps - 1 - k
 }
 
 impl Forward for Reference {
@@ -267,6 +272,29 @@ impl Forward for Reference {
         }
     }
 
+    fn conv(&self, y: &mut Vec<f64>, x: &Vec<f64>, pass: Pass<Vec<f64>>, w: Conv) {
+        for (row, c) in (0..pass.rows.n()).flat_map(|row| (0..w.c).map(move |c| (row, c))) {
+            let tap = |k: usize| pass.p[tap_of(w, c, k)] * x[(row - k) * w.c + c];
+            y[row * w.c + c] = (0..w.taps.min(pass.rows.position(row) + 1)).map(tap).sum();
+        }
+    }
+
+    fn conv_cached(&self, y: &mut Vec<f64>, parts: &mut [Cached<Vec<f64>>], x: &Vec<f64>, p: &Vec<f64>, w: Conv) {
+        let (kept, mut row) = (w.taps - 1, 0);
+        for Cached { cache, pos, t } in parts {
+            for pos in *pos..*pos + *t {
+                for c in 0..w.c {
+                    let newest = x[row * w.c + c];
+                    let before = |k: usize| if k == 0 { newest } else { cache.tail[(pos - k) % kept * w.c + c] };
+                    let sum = (0..w.taps.min(pos + 1)).map(|k| p[tap_of(w, c, k)] * before(k)).sum();
+                    y[row * w.c + c] = sum;
+                }
+                cache.tail[pos % kept * w.c..][..w.c].copy_from_slice(&x[row * w.c..][..w.c]);
+                row += 1;
+            }
+        }
+    }
+
     fn attention(
         &self,
         out: &mut Vec<f64>,
@@ -298,7 +326,7 @@ impl Forward for Reference {
     fn attention_cached(&self, out: &mut Vec<f64>, parts: &mut [Cached<Vec<f64>>], qkv: &Vec<f64>, heads: Heads) {
         let Heads { c, nh, nkv, scale } = heads;
         let (hs, kv, mut row) = (heads.hs(), heads.kv(), 0);
-        for Cached { cache: KvCache { k, v, block }, pos, t } in parts {
+        for Cached { cache: KvCache { k, v, block, .. }, pos, t } in parts {
             for pos in *pos..*pos + *t {
                 let (q, new) = qkv[row * heads.width()..][..heads.width()].split_at(c);
                 let newest = pos % *block;
@@ -470,6 +498,28 @@ impl Backward for Reference {
     fn dropout_bwd(&self, dx: &mut Vec<f64>, dy: &Vec<f64>, c: usize, rows: Rows, drop: Dropout) {
         for (s, i, j, at) in elements(rows, c) {
             dx[at] = dy[at] * factor(Some(drop), s, mask_row(c, i) + j);
+        }
+    }
+
+    fn conv_bwd(
+        &self,
+        d: &mut Vec<f64>,
+        grads: &mut Gradients<Vec<f64>>,
+        x: &Vec<f64>,
+        pass: Pass<Vec<f64>>,
+        w: Conv,
+    ) {
+        let (rows, n) = (pass.rows, pass.rows.n());
+        let dy = d[..n * w.c].to_vec();
+        d[..n * w.c].fill(0.0);
+        for (row, c) in (0..n).flat_map(|row| (0..w.c).map(move |c| (row, c))) {
+            for k in 0..w.taps.min(rows.position(row) + 1) {
+                let (at, from) = (tap_of(w, c, k), (row - k) * w.c + c);
+                d[from] += pass.p[at] * dy[row * w.c + c];
+                if w.w.trainable {
+                    grads.g[at] += x[from] * dy[row * w.c + c];
+                }
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::waist::{Activated, Attended, Backward, Cached, Forward, Gradients, Normed, Pass, QkInput, Rows};
 use crate::{
     config::{Activation, Precision, Quantization},
-    params::{Embedding, Linear, Matrix, Norm, Qk, Span},
+    params::{Conv, Embedding, Linear, Matrix, Norm, Qk, Span},
     quant::Rounded,
     rng::Dropout,
 };
@@ -194,6 +194,15 @@ impl<B: Forward> Forward for Timed<B> {
         self.time("qk", Size::qk(w, heads, pass.rows), |be| be.qk(qkv, pre, table, pass, w, heads));
     }
 
+    fn conv(&self, y: &mut B::Buf, x: &B::Buf, pass: Pass<B::Buf>, w: Conv) {
+        self.time("conv", Size::Numbers(2 * pass.rows.n() * w.c), |be| be.conv(y, x, pass, w));
+    }
+
+    fn conv_cached(&self, y: &mut B::Buf, parts: &mut [Cached<B::Buf>], x: &B::Buf, p: &B::Buf, w: Conv) {
+        let rows: usize = parts.iter().map(|part| part.t).sum();
+        self.time("conv_cached", Size::Numbers(2 * rows * w.c), |be| be.conv_cached(y, parts, x, p, w));
+    }
+
     fn attention(
         &self,
         out: &mut B::Buf,
@@ -280,6 +289,10 @@ impl<B: Backward> Backward for Timed<B> {
 
     fn dropout_bwd(&self, dx: &mut B::Buf, dy: &B::Buf, c: usize, rows: Rows, drop: Dropout) {
         self.time("dropout_bwd", Size::Numbers(2 * rows.n() * c), |be| be.dropout_bwd(dx, dy, c, rows, drop));
+    }
+
+    fn conv_bwd(&self, d: &mut B::Buf, grads: &mut Gradients<B::Buf>, x: &B::Buf, pass: Pass<B::Buf>, w: Conv) {
+        self.time("conv_bwd", Size::Numbers(3 * pass.rows.n() * w.c), |be| be.conv_bwd(d, grads, x, pass, w));
     }
 
     fn qk_bwd(

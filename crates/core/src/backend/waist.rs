@@ -2,7 +2,7 @@
 
 use crate::{
     config::{Activation, Precision, Quantization},
-    params::{Embedding, Linear, Matrix, Norm, Qk, Span},
+    params::{Conv, Embedding, Linear, Matrix, Norm, Qk, Span},
     quant::{self, Rounded, Weights},
     rng::{Dropout, DropoutKey},
 };
@@ -133,6 +133,9 @@ pub struct KvCache<Buf> {
     pub v: Buf,
     /// Number of positions that fit.
     pub block: usize,
+    /// What goes into the convolution of queries, keys and values, if there is one: the last positions `(taps - 1, c + 2 kv)`, as a
+    /// ring buffer.
+    pub tail: Buf,
 }
 
 /// The new positions of one sequence, `pos..pos + t`, in a pass over several sequences, whose rows follow each other.
@@ -264,6 +267,12 @@ pub trait Forward: Send + Sync {
         drop: Option<Dropout>,
     );
 
+    /// `y (n, c) =` the causal convolution of `x (n, c)` in each document:
+    /// `y[i] = sum_k w[taps - 1 - k] x[i - k]`, channel by channel, with `w (c, 1, taps)`.
+    fn conv(&self, y: &mut Self::Buf, x: &Self::Buf, pass: Pass<Self::Buf>, w: Conv);
+    /// [`Forward::conv`] of the new positions of several sequences, whose last inputs are in the caches. The rows of the first
+    /// part come first.
+    fn conv_cached(&self, y: &mut Self::Buf, parts: &mut [Cached<Self::Buf>], x: &Self::Buf, p: &Self::Buf, w: Conv);
     /// `table (n, hs)`: for each of `positions (n)`, the cosines (hs / 2) and then the sines of its rotation angles
     /// `position * theta^(-2 i / hs)`.
     fn rotations(&self, table: &mut Self::Buf, hs: usize, theta: f64, positions: &[usize]);
@@ -354,6 +363,15 @@ pub trait Backward: Forward {
     fn swiglu_bwd(&self, dz: &mut Self::Buf, dy: &Self::Buf, z: &Self::Buf, h: usize, n: usize);
     /// `dx (n, c) =` dropout's backward pass of `dy`.
     fn dropout_bwd(&self, dx: &mut Self::Buf, dy: &Self::Buf, c: usize, rows: Rows, drop: Dropout);
+    /// The backward pass of [`Forward::conv`], in place in `d (n, c)`; `x (n, c)` is its input; `g[w] += ...`.
+    fn conv_bwd(
+        &self,
+        d: &mut Self::Buf,
+        grads: &mut Gradients<Self::Buf>,
+        x: &Self::Buf,
+        pass: Pass<Self::Buf>,
+        w: Conv,
+    );
     /// The backward pass of [`Forward::qk`], in place in `dqkv (n, c + 2 kv)`; `g[w.norm] += ...`.
     fn qk_bwd(
         &self,

@@ -142,6 +142,8 @@ fields! {
         "Channels of each attention head, if attention is to be n_head * head_size wide instead of n_embd; 0 means n_embd / n_head.";
     qk_norm: bool = false, "true or false" if |_| true,
         "If true, queries and keys are normalized (RMSNorm) before attention.";
+    qkv_conv: usize = 0, "0 (off) or 2 to 8" if |&v| v == 0 || (2..=8).contains(&v),
+        "Positions that a short causal convolution of queries, keys and values sees, channel by channel, its own included; it starts as the identity. 0 turns it off.";
     init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
         "Initial weights: PyTorch's defaults, or GPT-2's (normal with std 0.02, residual projections scaled by 1/sqrt(2 n_layer)).";
     quantization: Quantization = Quantization::None, "\"none\", \"w8\" or \"w4\"" if |_| true,
@@ -1101,11 +1103,11 @@ mod tests {
             let of_model =
                 ["n_inner", "norm", "zero_init_proj", "logit_softcap", "position", "rope_theta", "n_kv_head"];
             of_model.contains(key)
-                || ["norm_eps", "head_size", "qk_norm", "z_loss", "optimizer", "cooldown", "param_groups"].contains(key)
+                || ["norm_eps", "head_size", "qk_norm", "qkv_conv", "z_loss", "optimizer", "cooldown", "param_groups"].contains(key)
                 || key.starts_with("muon_")
         });
         let newer: Vec<_> = newer.collect();
-        assert_eq!(newer.len(), 17);
+        assert_eq!(newer.len(), 18);
         for name in ["big-0.2m", "big-2.7m", "shakespeare-char", "shakespeare-cpu", "gpt2"] {
             let config = Config::preset(name).unwrap();
             let written = config.to_toml();

@@ -257,9 +257,10 @@ mod tests {
                 model.pass_block(&BE, &p, &mut inside);
                 let (w, [ln_1, att, ln_2, act]) = (&model.layout.h[l], model.inputs(&BE, &inside));
                 let qkv = model.product(&BE, &p, w.c_attn, &ln_1);
-                // Values are not rotated: they are what the layer puts out.
+                // Values are not rotated: they, or what is convolved, are what the layer puts out.
                 let (width, kv) = (model.heads.width(), model.heads.kv());
-                for (row, want) in qkv.chunks_exact(width).zip(inside.block.qkv.chunks_exact(width)) {
+                let made = if w.conv.is_some() { &inside.block.pre_conv } else { &inside.block.qkv };
+                for (row, want) in qkv.chunks_exact(width).zip(made.chunks_exact(width)) {
                     assert!(near(&row[width - kv..], &want[width - kv..]), "{settings:?}");
                 }
                 let add =

@@ -13,10 +13,11 @@ use kinglet_kernels::Isa;
 
 /// Shapes that take different ways through the kernels: learned positions, which begin anew past the block, and rotary ones,
 /// which slide.
-const SHAPES: [&[&str]; 6] = [
+const SHAPES: [&[&str]; 7] = [
     &["n_embd=32", "n_head=4", "n_layer=2", "block_size=12"],
     &["n_embd=48", "n_head=3", "n_layer=2", "block_size=40", "position=rotary", "activation=swiglu", "norm=rmsnorm"],
     &["n_embd=64", "n_head=4", "n_layer=3", "block_size=16", "position=rotary", "n_kv_head=2", "qk_norm=true"],
+    &["n_embd=64", "n_head=4", "block_size=16", "position=rotary", "qkv_conv=3"],
     &["n_embd=40", "n_head=5", "n_layer=1", "block_size=1", "activation=gelu", "bias=true"],
     &["n_embd=24", "n_head=2", "n_layer=2", "block_size=70", "logit_softcap=3.0", "head_size=20"],
     &["n_embd=128", "n_head=4", "n_layer=2", "block_size=33", "vocab_size=300", "activation=relu_squared"],
@@ -41,8 +42,8 @@ fn setting(isa: Isa, kind: &[&str], shape: &[&str], packed: bool) -> Setting {
     let config = Config::default().with(&[&["vocab_size=61"], shape, kind].concat()).unwrap();
     let model = Gpt::new(&config).unwrap();
     let be = Cpu::with_isa(isa).with_precision(config.precision).with_quantization(config.quantization);
-    // Larger than at initialisation, so that no token is certain and none impossible.
-    let numbers = model.layout.init(5).iter().map(|x| 3.0 * x).collect();
+    // Larger than at initialisation, so that no token is certain and none impossible; and convolutions are not the identity.
+    let numbers = model.layout.init(5).iter().map(|&x| if x == 0.0 { 0.5 } else { 3.0 * x }).collect();
     let mut weights = be.parameters(&Weights::rounded(&config, &model.layout, numbers).unwrap());
     if packed {
         be.pack_weights(&mut weights, &model.layout.linears(), false);

@@ -12,7 +12,7 @@ use kinglet_core::{
         Normed, Objective, Pass, QkInput, Reference, Rows, key_stride,
     },
     config::{Activation, NormKind, Precision},
-    params::{Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
+    params::{Conv, Embedding, Linear, Lora, Matrix, Norm, Param, Qk, Span},
     rng::{Dropout, DropoutKey, Purpose, Rng},
     threads::Pool,
 };
@@ -536,7 +536,7 @@ fn attention_cached<B: Backward>(
     let heads = Heads { c, nh, nkv: nh / group, scale: 0.4 };
     let cache = |block: usize| {
         let (k, v) = (t.random((key_stride(block) + 1) * heads.kv()), t.random((block + 1) * heads.kv()));
-        KvCache { k, v, block }
+        KvCache { k, v, block, tail: t.random(0) }
     };
     let mut caches: Vec<_> = parts.iter().map(|part| cache(part.0)).collect();
     let rows: usize = parts.iter().map(|part| part.2).sum();
@@ -578,6 +578,57 @@ fn attention_cached_conforms_for_several_sequences() {
     for (nh, group, hs) in [(1, 1, 4), (4, 2, 8), (6, 6, 16)] {
         conforms!(attention_cached(&parts, nh, group, hs), 2e-5);
         conforms!(attention_cached(&parts[..0], nh, group, hs), 2e-5);
+    }
+}
+
+fn conv<B: Backward>(t: &Tester<B>, (b, len, length): (usize, usize, usize), c: usize, taps: usize) -> Outputs {
+    let positions = positions(b, len, length);
+    let rows = Rows { positions: &positions, ..Rows::new(b, len) };
+    let n = rows.n() * c;
+    let w = Conv { w: param(3, c * taps), c, taps };
+    let (p, x, mut y) = (t.random(4 + c * taps), t.random(n + 1), t.garbage(n + 1));
+    t.be.conv(&mut y, &x, pass(&p, rows), w);
+    let mut outputs = vec![("y", (t.host)(&y))];
+    for w in [w, Conv { w: frozen(w.w), ..w }] {
+        let (mut d, mut g) = (t.random(n + 1), t.random(4 + c * taps));
+        t.be.conv_bwd(&mut d, &mut add_to(&mut g), &x, pass(&p, rows), w);
+        outputs.extend([("d", (t.host)(&d)), ("g", (t.host)(&g))]);
+    }
+    outputs
+}
+
+#[test]
+fn conv_conforms() {
+    for (b, t, c, taps) in [(0, 3, 1, 2), (1, 1, 5, 3), (1, 2, 16, 4), (3, 5, 6, 2), (2, 9, 34, 3), (4, 12, 7, 8)] {
+        for length in [0, 1, 2, 5] {
+            conforms!(conv((b, t, length), c, taps), 1e-5);
+        }
+    }
+}
+
+/// Sequences of one pass: of each the first new position, and how many there are.
+fn conv_cached<B: Backward>(t: &Tester<B>, parts: &[(usize, usize)], c: usize, taps: usize) -> Outputs {
+    let cache = |_: &_| KvCache { k: t.random(0), v: t.random(0), block: 1, tail: t.random((taps - 1) * c + 1) };
+    let mut caches: Vec<_> = parts.iter().map(cache).collect();
+    let n = c * parts.iter().map(|part| part.1).sum::<usize>();
+    let (p, x, mut y) = (t.random(4 + c * taps), t.random(n + 1), t.garbage(n + 1));
+    let with_caches = caches.iter_mut().zip(parts);
+    let mut cached: Vec<_> = with_caches.map(|(cache, &(pos, t))| Cached { cache, pos, t }).collect();
+    t.be.conv_cached(&mut y, &mut cached, &x, &p, Conv { w: param(3, c * taps), c, taps });
+    let mut outputs = vec![("y", (t.host)(&y))];
+    outputs.extend(caches.iter().map(|cache| ("tail", (t.host)(&cache.tail))));
+    outputs
+}
+
+#[test]
+fn conv_cached_conforms() {
+    let parts = [(0, 1), (0, 5), (1, 1), (2, 1), (7, 1), (100, 2), (3, 9)];
+    for (c, taps) in [(1, 2), (5, 3), (16, 4), (34, 8)] {
+        conforms!(conv_cached(&parts, c, taps), 1e-5);
+        conforms!(conv_cached(&parts[..0], c, taps), 1e-5);
+        parts.iter().for_each(|&part| {
+            conforms!(conv_cached(&[part], c, taps), 1e-5);
+        });
     }
 }
 

@@ -379,6 +379,9 @@ fn the_whole_model_with_every_kind_of_attention() {
     whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "dropout=0.2", "embd_dropout=0.3"]);
     whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "lora_rank=3", "lora_dropout=0.3"]);
     whole_model(&["qk_norm=true", "freeze=[\"*.q_norm.*\",\"*.c_attn.*\"]"]);
+    whole_model(&["qkv_conv=3"]);
+    whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qkv_conv=5", "qk_norm=true", "bias=[\"qkv\"]", "dropout=0.2"]);
+    whole_model(&["qkv_conv=2", "lora_rank=3", "freeze=[\"*.attn.conv.*\"]"]);
     // Heads narrower and wider than n_embd / n_head, and such as do not divide n_embd.
     whole_model(&["head_size=2", "norm_eps=0.1", "bias=[\"qkv\",\"proj\",\"norm\"]", "dropout=0.2"]);
     whole_model(&["head_size=8", rotary, "qk_norm=true", "norm_eps=0.5", "norm=rmsnorm", "n_kv_head=1"]);
@@ -396,7 +399,7 @@ fn the_whole_model_with_every_kind_of_attention() {
 #[test]
 fn the_whole_model_with_several_documents_in_a_sequence() {
     let rows = Rows { positions: &[0, 1, 0, 1, 2, 0, 0, 1, 2, 3], ..Rows::new(2, 5) };
-    whole_model_of(&["dropout=0.2", "embd_dropout=0.3"], rows);
+    whole_model_of(&["dropout=0.2", "embd_dropout=0.3", "qkv_conv=3"], rows);
     whole_model_of(&["position=rotary", "n_embd=16", "n_head=4", "n_kv_head=2", "qk_norm=true", "dropout=0.2"], rows);
 }
 
