@@ -12,6 +12,7 @@ mod measure;
 mod memory;
 pub mod plan;
 mod scaling;
+mod teacher;
 pub mod trial;
 
 pub use event::{Change, Event};

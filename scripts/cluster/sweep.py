@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import statistics
 import time
 
 from ..doors.environments import Missing
@@ -97,14 +96,16 @@ class Sweep:
         if len(cores) < 2:
             self.report.skip(PART, f"{mpi}: throughput", "this machine has one core")
             return
-        ratios = []
+        machine, ranks = [], []
         for i in range(TIMES):
-            machine = self.processes(cores, self.folder(f"machine-{i}", mpi))
-            ranks = self.pinned(mpi, cores, self.folder(f"pinned-{i}", mpi))
-            ratios.append(machine / ranks)
+            machine.append(self.processes(cores, self.folder(f"machine-{i}", mpi)))
+            ranks.append(self.pinned(mpi, cores, self.folder(f"pinned-{i}", mpi)))
+        # The quickest of each: what else a shared machine does only adds to them, and by more than what is looked for.
+        ratio = min(machine) / min(ranks)
         what = f"{mpi}: throughput of {len(cores)} pinned ranks beside {len(cores)} processes, {RUNS // len(cores) * len(cores)} runs"
-        self.report.add(PART, what, statistics.median(ratios), f"at least {THROUGHPUT}", statistics.median(ratios) >= THROUGHPUT,
-                        f"of {TIMES}: {', '.join(f'{ratio:.3f}' for ratio in sorted(ratios))}")  # fmt: skip
+        seconds = [", ".join(f"{s:.1f}" for s in each) for each in (machine, ranks)]
+        self.report.add(PART, what, ratio, f"at least {THROUGHPUT}", ratio >= THROUGHPUT,
+                        f"the quickest of {TIMES} each, in turn: {seconds[0]} s; {seconds[1]} s")  # fmt: skip
 
     def seeds(self, folder, count, first):
         return ["sweep", "builtin", "--quiet", "--threads", "1", "--out", folder, "--grid", "dropout=0", "--seeds", count, "--seed", first,

@@ -291,6 +291,13 @@ impl Gpt {
         be.cross_entropy_grad(&mut a.head.losses, &mut a.head.logits, targets, self.vocab_size, objective);
     }
 
+    /// Leads what [`Gpt::losses_grad`] left in `a` towards the logits that a teacher's [`Gpt::forward`] left in `teacher`, of the
+    /// same rows and tokens: the objective becomes `scale - weight` times the losses and `weight` times the cross-entropies with
+    /// the teacher's probabilities. Logits must have no soft cap.
+    pub fn teach<B: Backward>(&self, be: &B, a: &mut Acts<B>, teacher: &Acts<B>, targets: &[u32], weight: f64) {
+        be.teach(&mut a.head.logits, &teacher.head.logits, targets, self.vocab_size, weight);
+    }
+
     /// Backward: computes the gradient of every trainable parameter from what [`Gpt::forward`] and [`Gpt::losses_grad`]
     /// left in `a`. With `grads.add` it is added to what is in `grads`, otherwise it overwrites that. The other
     /// arguments are those of `forward`. `done` is called with the gradients when a [stage](crate::params::Layout::stage) of them is

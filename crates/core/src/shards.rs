@@ -19,7 +19,7 @@ use crate::{
 use rayon::prelude::*;
 use std::{
     ops::{ControlFlow, Range},
-    sync::mpsc::channel,
+    sync::{Arc, mpsc::channel},
 };
 
 /// The workers that compute with a model: all of them or, where there are several ranks, those of this one.
@@ -90,6 +90,31 @@ struct Training<B: Forward> {
     losses: B::Buf,
     /// Number of losses that fit.
     room: usize,
+    teacher: Option<Taught<B>>,
+}
+
+/// A model whose probabilities another model learns.
+pub struct Teacher<B: Forward> {
+    model: Gpt,
+    p: B::Buf,
+    /// The share of the objective that is the cross-entropy with its probabilities.
+    weight: f64,
+}
+
+impl<B: Forward> Teacher<B> {
+    /// A model with these weights, which has `weight` of the objective, between 0 and 1.
+    pub fn new(be: &B, model: Gpt, weights: &[f32], weight: f64) -> Teacher<B> {
+        let mut p = be.zeros(weights.len());
+        be.upload(&mut p, 0, weights);
+        be.pack_weights(&mut p, &model.layout.linears(), false);
+        Teacher { model, p, weight }
+    }
+}
+
+/// A shard's access to a teacher.
+struct Taught<B: Forward> {
+    by: Arc<Teacher<B>>,
+    acts: Acts<B>,
 }
 
 /// Number of trainable parameters above which one shard is the default: a gradient for each core would take more memory
@@ -150,6 +175,7 @@ impl<B: Forward> Shards<B> {
                     grads: be.zeros(model.layout.len()),
                     losses: be.zeros(n),
                     room: n,
+                    teacher: None,
                 }),
                 rows: Padded::default(),
                 losses: vec![0.0; n],
@@ -160,6 +186,20 @@ impl<B: Forward> Shards<B> {
         let passes_on = training && !team.is_alone();
         let chunks = if passes_on { Chunks::of(&model.layout) } else { Chunks::default() };
         Shards { shards: shards.collect(), count, batch_size, team, wire: Wire::F32, chunks }
+    }
+
+    /// From now on, gradients also lead towards this teacher, which has the same tokens, and a context that is at least as long. The
+    /// losses that are told stay those of the targets.
+    ///
+    /// # Panics
+    /// If there are several ranks, whose teachers would have to be the same, or the workers were not made for training.
+    pub fn teach(&mut self, be: &B, teacher: Teacher<B>) {
+        assert!(self.team.is_alone(), "ranks have no teacher");
+        let teacher = Arc::new(teacher);
+        for shard in &mut self.shards {
+            let acts = teacher.model.acts(be, shard.share.len(), false);
+            shard.training().teacher = Some(Taught { by: teacher.clone(), acts });
+        }
     }
 
     /// Sets how gradients travel between ranks.
@@ -373,10 +413,14 @@ impl<B: Backward> Shard<B> {
             let rows = Rows { positions, ..Rows::new(b, t) };
             let training = training.as_mut().expect("made for training");
             training.make_room(be, at + rows.n());
-            let Training { acts, scratch, grads, losses, .. } = training;
+            let Training { acts, scratch, grads, losses, teacher, .. } = training;
             let pass = Pass { p, rows, dropout: Some(DropoutKey { first_sequence: first as u64, ..key }) };
             model.forward(be, pass, acts, ids);
             model.losses_grad(be, acts, targets, scale);
+            if let Some(Taught { by, acts: of_teacher }) = teacher {
+                by.model.forward(be, Pass { p: &by.p, rows, dropout: None }, of_teacher, ids);
+                model.teach(be, acts, of_teacher, targets, by.weight * scale);
+            }
             be.copy(losses, at, acts.losses(), Span { start: 0, len: rows.n() });
             at += rows.n();
             ends.push(at);

@@ -72,6 +72,29 @@ pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: 
     );
 }
 
+/// Leads gradients of logits towards what a teacher says (Hinton et al. 2015, with a temperature of 1):
+/// `g += scale * (onehot(target) - softmax(z))`, for rows of `g (n, v)` and of the teacher's logits `z (n, v)`. Rows whose target
+/// is [`IGNORE`] stay as they are. Where `g` is the gradient of `s` times the sum of the losses, it then is that of
+/// `s - scale` times the losses and `scale` times the cross-entropies with the teacher's probabilities.
+pub fn teach(isa: Isa, g: &mut [f32], z: &[f32], targets: &[u32], scale: f32) {
+    assert_eq!(g.len(), z.len());
+    let Some(v) = g.len().checked_div(targets.len()) else { return };
+    isa.run(
+        #[inline(always)]
+        || {
+            for ((g, z), &target) in g.chunks_exact_mut(v).zip(z.chunks_exact(v)).zip(targets) {
+                if target == IGNORE {
+                    continue;
+                }
+                let top = math::max(z);
+                let norm = scale / math::lane_sum([z], |[z]| math::exp(z - top));
+                g.iter_mut().zip(z).for_each(|(g, z)| *g -= math::exp(z - top) * norm);
+                g[target as usize] += scale;
+            }
+        },
+    );
+}
+
 /// `z = cap * tanh(z / cap)` (Gemma 2, 2024; n elements).
 pub fn softcap(isa: Isa, z: &mut [f32], cap: f32) {
     let per_cap = 1.0 / cap;

@@ -805,6 +805,12 @@ impl Backward for Cpu {
         self.cross_entropy_of(losses, logits, targets, v, Some(objective));
     }
 
+    fn teach(&self, g: &mut Buf, z: &Buf, targets: &[u32], v: usize, scale: f64) {
+        let (n, rows) = (targets.len(), (PIECE * PIECES).div_ceil(v));
+        let each = g[..n * v].par_chunks_mut(rows * v).zip(z[..n * v].par_chunks(rows * v)).zip(targets.par_chunks(rows));
+        for_each(each, |((g, z), targets)| kernels::loss::teach(self.isa, g, z, targets, scale as f32));
+    }
+
     fn reduce(&self, parts: &mut [&mut Buf], spans: &[Span]) -> f64 {
         let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
         let mut squares = vec![0.0; spans.iter().map(|span| span.len.div_ceil(PIECE)).sum()];

@@ -616,6 +616,16 @@ impl Backward for Reference {
         }
     }
 
+    fn teach(&self, g: &mut Vec<f64>, z: &Vec<f64>, targets: &[u32], v: usize, scale: f64) {
+        for ((g, z), &target) in g.chunks_exact_mut(v).zip(z.chunks_exact(v)).zip(targets) {
+            if target != IGNORE {
+                let lse = log_sum_exp(z);
+                g.iter_mut().zip(z).for_each(|(g, z)| *g -= scale * (z - lse).exp());
+                g[target as usize] += scale;
+            }
+        }
+    }
+
     fn reduce(&self, parts: &mut [&mut Vec<f64>], spans: &[Span]) -> f64 {
         let Some((total, rest)) = parts.split_first_mut() else { return 0.0 };
         let mut squares = 0.0;

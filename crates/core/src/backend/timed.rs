@@ -332,6 +332,10 @@ impl<B: Backward> Backward for Timed<B> {
         self.time("cross_entropy_grad", size, |be| be.cross_entropy_grad(losses, logits, targets, v, objective));
     }
 
+    fn teach(&self, g: &mut B::Buf, z: &B::Buf, targets: &[u32], v: usize, scale: f64) {
+        self.time("teach", Size::Numbers(3 * targets.len() * v), |be| be.teach(g, z, targets, v, scale));
+    }
+
     fn reduce(&self, parts: &mut [&mut B::Buf], spans: &[Span]) -> f64 {
         self.time("reduce", Size::Numbers(0), |be| be.reduce(parts, spans))
     }

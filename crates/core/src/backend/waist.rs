@@ -404,6 +404,10 @@ pub trait Backward: Forward {
         objective: Objective,
     );
 
+    /// Leads gradients of logits towards a teacher: `g += scale (onehot(target) - softmax(z))` for rows of `g (n, v)` and of the
+    /// teacher's logits `z (n, v)`; rows whose target is [`super::IGNORE`] stay. See [`kinglet_kernels::loss::teach`].
+    fn teach(&self, g: &mut Self::Buf, z: &Self::Buf, targets: &[u32], v: usize, scale: f64);
+
     /// `parts[0] = ((parts[0] + parts[1]) + parts[2]) + ...`, in this order for each element of `spans`; waits for the
     /// result and returns the sum of its squares.
     fn reduce(&self, parts: &mut [&mut Self::Buf], spans: &[Span]) -> f64;

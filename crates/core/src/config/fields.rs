@@ -47,8 +47,8 @@ impl Field {
 
     /// Whether a run settles it for itself and writes it at its start, so that a configuration leaves it out.
     pub fn is_settled_by_run(&self) -> bool {
-        const SETTLED: [&str; 7] =
-            ["vocab_size", "base", "new_tokens", "data_kind", "data_sha256", "tokenizer_sha256", "template_time"];
+        const SETTLED: [&str; 8] =
+            ["vocab_size", "base", "teacher_sha256", "new_tokens", "data_kind", "data_sha256", "tokenizer_sha256", "template_time"];
         SETTLED.contains(&self.key)
     }
 }
@@ -165,6 +165,12 @@ fields! {
         "Random batches per split in each estimate.";
     sample_tokens: usize = 200, "0 (none) to 10000" if |&v| v <= 10_000,
         "Tokens of the text that the model writes at an estimate, for metrics.jsonl: at the first, at the last, and at as many between as take about 0.5 % of the time, or 2 % if they are fewer than 8.";
+    teacher: String = String::new(), "\"\" (none) or a run" if |_| true,
+        "A run whose probabilities of the next token are learned besides the text (distillation); it needs the same tokens, and a block_size that is at least as large.";
+    teacher_weight: f64 = 0.5, "above 0, at most 1" if |&v| v > 0.0 && v <= 1.0,
+        "Share of the training objective that is the cross-entropy with the teacher's probabilities; losses that are shown are always those of the text.";
+    teacher_sha256: String = String::new(), "the SHA-256 of the teacher's weights in hexadecimal" if |_| true,
+        "Checksum of the teacher's weights, written when the run starts; resuming with others is refused.";
     precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
         "Precision of the inputs of matrix products in linear layers and Muon, if the processor supports it; everything else is f32.";
     reduce_precision: Precision = Precision::F32, "\"f32\" or \"bf16\"" if |_| true,
@@ -692,6 +698,9 @@ impl Config {
         }
         let fail =
             |key: &str, value: String, allowed: String| Err(Error::Config { key: key.to_owned(), value, allowed });
+        if !self.teacher.is_empty() && self.logit_softcap > 0.0 {
+            return fail("logit_softcap", self.logit_softcap.to_string(), "0 with a teacher".into());
+        }
         if self.head_size == 0 && !self.n_embd.is_multiple_of(self.n_head) {
             return fail("n_head", self.n_head.to_string(), format!("a divisor of n_embd = {}", self.n_embd));
         }
@@ -786,6 +795,9 @@ impl Config {
         } else if (1..self.max_iters).contains(&self.lr_decay_iters) && self.lr(last) == 0.0 {
             let n = self.max_iters - self.lr_decay_iters;
             doubts.push(format!("the learning rate is 0 in the last {n} updates: lr_decay_iters is below max_iters"));
+        }
+        if self.teacher_weight != default.teacher_weight && self.teacher.is_empty() {
+            doubts.push("teacher_weight has no effect without a teacher".to_owned());
         }
         if self.cooldown != default.cooldown && self.lr_schedule != LrSchedule::Wsd {
             doubts.push("cooldown has no effect unless lr_schedule = \"wsd\"".to_owned());

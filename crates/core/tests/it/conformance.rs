@@ -581,6 +581,23 @@ fn attention_cached_conforms_for_several_sequences() {
     }
 }
 
+fn teach<B: Backward>(t: &Tester<B>, n: usize, v: usize, scale: f64) -> Outputs {
+    let (mut g, z) = (t.random(n * v + 1), t.random(n * v + 1));
+    let mut targets = t.ids(n, v);
+    targets.iter_mut().step_by(3).for_each(|target| *target = IGNORE);
+    t.be.teach(&mut g, &z, &targets, v, scale);
+    vec![("g", (t.host)(&g))]
+}
+
+#[test]
+fn teach_conforms() {
+    for (n, v) in [(0, 3), (1, 1), (5, 7), (33, 65), (3, 1000)] {
+        for scale in [1.0, 0.01] {
+            conforms!(teach(n, v, scale), 1e-5);
+        }
+    }
+}
+
 fn conv<B: Backward>(t: &Tester<B>, (b, len, length): (usize, usize, usize), c: usize, taps: usize) -> Outputs {
     let positions = positions(b, len, length);
     let rows = Rows { positions: &positions, ..Rows::new(b, len) };

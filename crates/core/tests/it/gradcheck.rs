@@ -347,6 +347,49 @@ fn whole_model_of(settings: &[&str], rows: Rows) {
     }
 }
 
+/// The gradient of a model that a teacher leads is that of both cross-entropies, by their shares.
+#[test]
+fn what_a_teacher_leads_to() {
+    const SHARE: f64 = 0.3;
+    let small = ["vocab_size=7", "block_size=5", "n_layer=2", "n_head=2", "n_embd=6", "z_loss=0.1"];
+    let model = Gpt::new(&Config::default().with(&small).unwrap()).unwrap();
+    let numbers = |stream| random(stream, model.layout.len()).iter().map(|x| 0.4 * x).collect::<Vec<f64>>();
+    let (p, of_teacher) = (numbers(3), numbers(4));
+    let mut rng = Rng::new(5, Purpose::Batch, 0, 0);
+    let mut tokens = || (0..10).map(|_| rng.below(7) as u32).collect::<Vec<_>>();
+    let (ids, mut targets) = (tokens(), tokens());
+    targets[4] = IGNORE;
+    let rows = Rows::new(2, 5);
+    let (mut acts, mut teacher) = (model.acts(&BE, 2, true), model.acts(&BE, 2, false));
+    model.forward(&BE, Pass { p: &of_teacher, rows, dropout: None }, &mut teacher, &ids);
+    let probabilities: Vec<f64> = teacher.logits().chunks_exact(7).flat_map(|z| {
+        let sum: f64 = z.iter().map(|z| z.exp()).sum();
+        z.iter().map(move |z| z.exp() / sum)
+    }).collect();
+    let loss = |p: &[f64], acts: &mut Acts<Reference>| {
+        model.forward(&BE, Pass { p: &p.to_vec(), rows, dropout: None }, acts, &ids);
+        let own: f64 = objective(acts.logits(), &targets, 7, 0.1).iter().sum();
+        let mut moved = 0.0;
+        for ((z, q), &target) in acts.logits().chunks_exact(7).zip(probabilities.chunks_exact(7)).zip(&targets) {
+            if target != IGNORE {
+                // The cross-entropy with the teacher less that with the target: the log-sum-exp cancels.
+                moved += z[target as usize] - z.iter().zip(q).map(|(z, q)| z * q).sum::<f64>();
+            }
+        }
+        (own + SHARE * moved) / 9.0
+    };
+    loss(&p, &mut acts);
+    model.losses_grad(&BE, &mut acts, &targets, 1.0 / 9.0);
+    model.teach(&BE, &mut acts, &teacher, &targets, SHARE / 9.0);
+    let (mut g, mut scratch) = (vec![0.0; p.len()], model.act_grads(&BE, 2));
+    let pass = Pass { p: &p, rows, dropout: None };
+    model.backward(&BE, pass, &mut Gradients { g: &mut g, add: false }, (&acts, &mut scratch), &ids, |_, _| ());
+    for tensor in &model.layout.tensors {
+        let some: Vec<usize> = tensor.span.range().step_by((tensor.span.len / 7).max(1)).collect();
+        check(&tensor.name, &p, &g, some, |p| loss(p, &mut acts));
+    }
+}
+
 #[test]
 fn the_whole_model_in_every_variant() {
     let dropout = "dropout=0.2";
