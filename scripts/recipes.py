@@ -6,6 +6,7 @@ were interrupted go on.
 
     python3 scripts/recipes.py --seeds 3
     python3 scripts/recipes.py --only ingredients --out /tmp/recipes
+    python3 scripts/recipes.py --records runs/speedrun/RECORDS.md    # adds the rows that `kinglet speedrun` wrote
     python3 scripts/recipes.py --quick          # 300 steps each: a check that everything works; writes no table
 """
 
@@ -115,6 +116,26 @@ def around(text, name):
     return text[: match.start(1)], text[match.end(1) :]
 
 
+def is_record(line):
+    """Whether a line is a row of a record: they begin with the date."""
+    return re.match(r"\| \d{4}-\d{2}-\d{2} \|", line)
+
+
+def add_records(page, written):
+    """The page with the rows of a RECORDS.md of `kinglet speedrun`, of which those that are there already are left out."""
+    before, behind = around(page, "records")
+    table = page[len(before) : len(page) - len(behind)].splitlines()
+    head = [line for line in table if not is_record(line)]
+    lines = written.splitlines()
+    if not set(head) <= set(lines):
+        sys.exit("the file has another head than the table: was it written by this version of kinglet?")
+    rows = [line for line in table if is_record(line)]
+    new = [line for line in lines if is_record(line) and line not in rows]
+    # By track, and within a track by date.
+    rows = sorted(rows + new, key=lambda row: [cell.strip() for cell in row.split("|")][2:0:-1])
+    return before + "".join(f"{line}\n" for line in head + rows) + behind, len(new)
+
+
 def machine():
     """How many cores of which processor, and its vector instructions."""
     path = pathlib.Path("/proc/cpuinfo")
@@ -131,7 +152,13 @@ def main():
     about.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/recipes"), help="the folder of the runs")
     about.add_argument("--quick", action="store_true", help="a short check: 300 steps, and no table is written")
     about.add_argument("--kinglet", default=ROOT / "target" / "release" / "kinglet", help="the program")
+    about.add_argument("--records", type=pathlib.Path, metavar="FILE", help="only add the rows of this RECORDS.md")
     args = about.parse_args()
+    if args.records:
+        page, new = add_records(REPORT.read_text(encoding="utf-8"), args.records.read_text(encoding="utf-8"))
+        REPORT.write_text(page, encoding="utf-8")
+        print(f"{new} new rows in {REPORT}")
+        return
     tables = tomllib.loads((HERE / "recipes.toml").read_text(encoding="utf-8"))["table"]
     names = [table["name"] for table in tables]
     if args.only and args.only not in names:

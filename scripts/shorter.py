@@ -62,6 +62,9 @@ def words(args):
         if "--preset" not in args:
             args.extend(["--preset", "big-0.2m"])
         replace(args, "--seeds", "1")
+    if command == "speedrun":
+        args.extend(option for option in ("--quick",) if option not in args)
+        replace(args, "--seeds", "1")
     if command in ("rm", "prune") and not {"-y", "--yes"} & set(args):
         args.append("--yes")
     return args

@@ -39,12 +39,14 @@ mod rm;
 mod run_arg;
 mod sample;
 mod score;
+mod seeded;
 #[cfg(feature = "serve")]
 mod serve;
 #[cfg(not(feature = "serve"))]
 #[path = "cli/no_serve.rs"]
 mod serve;
 pub mod shared;
+mod speedrun;
 mod suggest;
 mod sweep;
 mod table;
@@ -141,6 +143,8 @@ enum Command {
     #[command(display_order = help::OTHER)]
     Reproduce(reproduce::Args),
     #[command(display_order = help::OTHER)]
+    Speedrun(speedrun::Args),
+    #[command(display_order = help::OTHER)]
     Completions(completions::Completions),
     #[command(display_order = help::OTHER)]
     Man(completions::Man),
@@ -185,7 +189,7 @@ impl Args {
         let status = match ended {
             Ok(Ended::Done) => 0,
             Ok(Ended::Interrupted) => 130,
-            Ok(Ended::Different) => 1,
+            Ok(Ended::Different | Ended::Missed) => 1,
             // The reader of our output closed the pipe, for example `head`.
             Err(error) if is_broken_pipe(&error) => 0,
             Err(error) => match error.downcast_ref() {
@@ -212,6 +216,7 @@ impl Command {
             Command::Tune(command) => Some(runs(command.threads())),
             Command::Sweep(command) => command.is_shared().then(|| runs(command.threads())),
             Command::Reproduce(command) => Some(runs(command.threads())),
+            Command::Speedrun(command) => Some(runs(command.threads())),
             _ => None,
         }
     }
@@ -245,6 +250,7 @@ impl Command {
             Command::Init(command) => command.run(json).map(done),
             Command::Bench(command) => command.run(json).map(done),
             Command::Reproduce(command) => command.run(json, world),
+            Command::Speedrun(command) => command.run(json, world),
             Command::Completions(command) => command.run(Args::command()).map(done),
             Command::Man(command) => command.run(definition()).map(done),
         }

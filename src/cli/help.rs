@@ -61,7 +61,7 @@ const ENVIRONMENT: [(&str, &str); 11] = [
 /// What the exit status says.
 const EXIT_CODES: [(&str, &str); 4] = [
     ("0", "Success"),
-    ("1", "Failed; or `compare --bits` found a difference"),
+    ("1", "Failed; or `compare --bits` found a difference, or `speedrun` missed a track"),
     ("2", "The command line or a configuration is wrong; nothing was written"),
     ("130", "Stopped by Ctrl-C or SIGTERM; the work so far is saved. `serve` ends with 0 then, unless it is cut short"),
 ];

@@ -2,33 +2,22 @@
 
 use super::{
     choice::Threads,
-    many::{Many, is_shown},
     published::{PUBLISHED, Published},
-    report::{Reporter, optional, stop_team_on_signal},
+    report::stop_team_on_signal,
+    seeded::{self, How, Seeded, spread, today},
     terminal::{self, Ended},
-    watch::Watch,
     world::World,
 };
 use crate::{
-    backend::Cpu,
-    config::Config,
-    hands::{self, Hands, Tasks},
-    model::Gpt,
-    run::RunDir,
-    system::machine::processor,
-    text::source::TINY_SHAKESPEARE,
-    threads::cores,
-    train::{Event, Job},
+    backend::Cpu, config::Config, hands::Hands, run::RunDir, system::machine::processor,
+    text::source::TINY_SHAKESPEARE, threads::cores,
 };
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde_json::{Value, json};
 use std::{
-    collections::HashSet,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-    time::SystemTime,
 };
 
 /// The name of the report in the folder of the runs.
@@ -80,29 +69,14 @@ impl Args {
         let mut each = Vec::new();
         for Published { preset, .. } in &published {
             for seed in 1..=self.seeds {
-                each.push(Seeded::new(preset, seed, self.quick, self.folder(preset, seed), world)?);
+                let name = format!("{preset} with seed {seed}");
+                each.push(Seeded::new(name, self.config(preset, seed)?, self.folder(preset, seed), world)?);
             }
         }
-        let several = hands.count() > 1;
-        let stop = world.team().stop();
-        let todo = (0..each.len()).filter(|&i| !each[i].is_done()).collect();
-        let mut runs = Training { json, each, todo, stop, shown: Shown::new(several), error: None };
-        runs.begins()?;
-        let ended = hands.train(runs.todo.len(), &mut runs)?;
-        if let Some(error) = runs.error {
-            return Err(error);
-        }
-        if let Some((&i, _)) = runs.todo.iter().zip(&ended).find(|(_, how)| **how == hands::Ended::Diverged) {
-            bail!("{} diverged", runs.each[i].name());
-        }
-        if !ended.iter().all(|how| *how == hands::Ended::Done) {
-            if several && !json {
-                terminal::print(&format!("stopped; what is done is saved in {}\n", self.out.display()))?;
-                terminal::hints(&[("to continue", terminal::this_command())])?;
-            }
-            return Ok(Ended::Interrupted);
-        }
-        let mut each = runs.each.into_iter();
+        let opened = &mut |_: &Seeded| Ok(());
+        let how = How { json, out: &self.out, loss: "val_loss", skip_report: false, opened };
+        let Some(each) = seeded::train(each, how, world, hands)? else { return Ok(Ended::Interrupted) };
+        let mut each = each.into_iter();
         let mut all = Vec::new();
         for published in published {
             let (mut done, mut folders) = (Vec::new(), Vec::new());
@@ -126,6 +100,17 @@ impl Args {
             }
         }
         Ok(Ended::Done)
+    }
+
+    /// A preset on Tiny Shakespeare with one seed.
+    fn config(&self, preset: &str, seed: u64) -> anyhow::Result<Config> {
+        let mut config = Config::preset(preset)?;
+        config.seed = seed;
+        config.data = vec![TINY_SHAKESPEARE.to_owned()];
+        if self.quick {
+            (config.max_iters, config.eval_iters) = (300, 20);
+        }
+        Ok(config)
     }
 
     fn folder(&self, name: &str, seed: u64) -> PathBuf {
@@ -177,201 +162,10 @@ impl Args {
     }
 }
 
-/// A run of a preset on Tiny Shakespeare with one seed.
-struct Seeded {
-    preset: &'static str,
-    seed: u64,
-    config: Config,
-    folder: PathBuf,
-    /// The `done` event, if it is complete.
-    done: Option<Value>,
-}
-
-impl Seeded {
-    fn new(preset: &'static str, seed: u64, quick: bool, folder: PathBuf, world: &World) -> anyhow::Result<Seeded> {
-        let mut config = Config::preset(preset)?;
-        config.seed = seed;
-        config.data = vec![TINY_SHAKESPEARE.to_owned()];
-        if quick {
-            (config.max_iters, config.eval_iters) = (300, 20);
-        }
-        world.share(&mut config, 0)?;
-        let mut run = Seeded { preset, seed, config, folder, done: None };
-        if run.folder.exists() {
-            run.check()?;
-            run.look()?;
-        }
-        Ok(run)
-    }
-
-    fn name(&self) -> String {
-        format!("{} with seed {}", self.preset, self.seed)
-    }
-
-    fn is_done(&self) -> bool {
-        self.done.is_some()
-    }
-
-    /// Refuses a folder with another run in it.
-    fn check(&self) -> anyhow::Result<()> {
-        let run = RunDir::open(&self.folder)?;
-        let mut config = self.config.clone();
-        // Copy the values a run resolves for itself; all others must match the requested configuration.
-        let Config { data, data_kind, data_sha256, tokenizer_sha256, vocab_size, shards, .. } = run.config.clone();
-        (config.data, config.data_kind, config.data_sha256) = (data, data_kind, data_sha256);
-        config.tokenizer_sha256 = tokenizer_sha256;
-        (config.vocab_size, config.shards) = (vocab_size, shards);
-        if run.config != config {
-            bail!(
-                "{} contains a run with a different configuration: remove it, or choose another --out",
-                self.folder.display()
-            );
-        }
-        Ok(())
-    }
-
-    /// Looks whether it is complete.
-    fn look(&mut self) -> anyhow::Result<()> {
-        let is_done =
-            |event: &crate::error::Result<Value>| event.as_ref().map_or(true, |event| event["event"] == "done");
-        self.done = RunDir::open(&self.folder)?.events::<Value>()?.find(is_done).transpose()?;
-        Ok(())
-    }
-}
-
-/// How the training of runs is shown.
-enum Shown {
-    /// One after another, each as `kinglet train` shows it.
-    Each(Option<Box<Reporter>>),
-    /// Several at a time, with one bar for all, and the notes and warnings that were shown.
-    Together(Box<(Watch, Many, HashSet<String>)>),
-}
-
-impl Shown {
-    fn new(several: bool) -> Shown {
-        match several {
-            false => Shown::Each(None),
-            true => Shown::Together(Box::new((Watch::new(true), Many::new("", []), HashSet::new()))),
-        }
-    }
-}
-
-/// Runs that are trained.
-struct Training<'a> {
-    json: bool,
-    each: Vec<Seeded>,
-    /// Those that are not complete.
-    todo: Vec<usize>,
-    stop: &'a AtomicBool,
-    shown: Shown,
-    /// What went wrong where no error can be returned.
-    error: Option<anyhow::Error>,
-}
-
-impl Training<'_> {
-    /// Says which runs are complete already.
-    fn begins(&mut self) -> anyhow::Result<()> {
-        for run in self.each.iter().filter(|run| run.is_done() && !self.json) {
-            terminal::print(&format!("--- {}: complete\n", run.name()))?;
-        }
-        if let Shown::Together(shown) = &mut self.shown {
-            // The larger model takes the longer.
-            let size = |config: &Config| Gpt::new(config).map_or(1.0, |model| model.layout.len() as f64);
-            let of = |run: &Seeded| {
-                let mut config = run.config.clone();
-                config.vocab_size = config.vocab_size.max(65);
-                (run.name(), size(&config) * config.max_iters as f64, config.max_iters)
-            };
-            shown.1 = Many::new("", self.each.iter().map(of));
-            let done = self.each.iter().enumerate().filter(|(_, run)| run.is_done());
-            done.for_each(|(i, _)| shown.1.ended(i));
-        }
-        Ok(())
-    }
-
-    /// A run has ended.
-    fn ended(&mut self, i: usize) -> anyhow::Result<()> {
-        self.each[i].look()?;
-        if let (Shown::Together(shown), Some(done)) = (&mut self.shown, &self.each[i].done) {
-            shown.1.ended(i);
-            match self.json {
-                true => terminal::print_json(done)?,
-                false => shown.0.say(&format!("{}: validation loss {:.4}\n", self.each[i].name(), done["val_loss"]))?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Tasks for Training<'_> {
-    fn open(&mut self, task: usize) -> crate::error::Result<Job> {
-        let run = &self.each[self.todo[task]];
-        let job = match run.folder.exists() {
-            true => Job::resume(&run.folder, &[])?,
-            false => Job::start(run.config.clone(), &run.folder)?,
-        };
-        if let Shown::Each(reporter) = &mut self.shown {
-            let of_run = Reporter::new(self.json, &job.run.config).resumed_by(terminal::this_command());
-            *reporter = Some(Box::new(of_run));
-        }
-        Ok(job)
-    }
-
-    fn is_over(&self) -> bool {
-        self.error.is_some() || self.stop.load(Ordering::Relaxed)
-    }
-
-    fn event(&mut self, event: hands::Event<'_>) {
-        match (event, &mut self.shown) {
-            (hands::Event::Began { task }, Shown::Each(_)) if !self.json => {
-                // A closed output pipe must not end the training.
-                let _ = terminal::print(&format!("--- {}\n", self.each[self.todo[task]].name()));
-            }
-            (hands::Event::Began { task }, Shown::Together(shown)) => shown.1.begins(self.todo[task]),
-            (hands::Event::Training { event, .. }, Shown::Each(Some(reporter))) => reporter.event(event),
-            (hands::Event::Training { task, event }, Shown::Together(shown)) => {
-                let ((watch, many, told), i) = (&mut **shown, self.todo[task]);
-                match event {
-                    Event::Warning { step, warning } => {
-                        watch.tell(&format!("warning: {}: at step {step}: {warning}", many.name(i)));
-                    }
-                    Event::Note { note } if told.insert(note.clone()) => watch.tell(&format!("note: {note}")),
-                    event => {
-                        if let Some(what) = many.training(i, event).filter(|_| is_shown(self.json)) {
-                            many.show(watch, i, &what, None);
-                        }
-                    }
-                }
-            }
-            (hands::Event::Ended { task, how: hands::Ended::Done }, _) => {
-                if let Err(error) = self.ended(self.todo[task]) {
-                    self.error = Some(error);
-                }
-            }
-            (hands::Event::Lost { rank, task, why }, Shown::Together(shown)) => {
-                let again =
-                    optional(task, |task| format!("; {} begins again on another", self.each[self.todo[task]].name()));
-                shown.0.tell(&format!("warning: rank {rank} is lost: {why}{again}"));
-            }
-            _ => {}
-        }
-    }
-}
-
 /// The date, and the machine that a report's times were measured on.
 fn today_and_machine() -> anyhow::Result<String> {
     let (cpu, cores) = processor().unwrap_or_else(|| ("unknown processor".to_owned(), cores()));
-    let (date, isa) = (humantime::format_rfc3339(SystemTime::now()).to_string(), Cpu::new()?.isa());
-    Ok(format!("{}, on {cores} cores of: {cpu} ({})", &date[..10], isa.name()))
-}
-
-/// Mean and standard deviation.
-fn spread(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let values: Vec<f64> = values.collect();
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
-    (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+    Ok(format!("{}, on {cores} cores of: {cpu} ({})", today(), Cpu::new()?.isa().name()))
 }
 
 impl Runs {
@@ -431,7 +225,7 @@ fn table(all: &[Runs]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{self, Options};
+    use crate::train::{self, Job, Options};
     use clap::Parser;
 
     #[derive(Parser)]

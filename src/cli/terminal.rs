@@ -29,6 +29,8 @@ pub(super) enum Ended {
     Interrupted,
     /// The compared runs differ.
     Different,
+    /// A track of a speedrun was missed.
+    Missed,
 }
 
 /// The exit status of a program that ends with this error.

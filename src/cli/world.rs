@@ -308,7 +308,7 @@ impl Outcome {
         let status = match ended {
             Ok(Ended::Done) => 0,
             Ok(Ended::Interrupted) => 130,
-            Ok(Ended::Different) => 1,
+            Ok(Ended::Different | Ended::Missed) => 1,
             Err(error) => terminal::status(error).into(),
         };
         Outcome { status, error: error.map(|error| format!("{error:#}")) }

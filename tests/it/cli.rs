@@ -547,6 +547,7 @@ fn an_unknown_instruction_set_is_refused_before_anything_is_written() {
         &["plan", "text.txt"],
         &["bench", "--quick", "--seconds", "0"],
         &["reproduce", "--quick", "--out", "new"],
+        &["speedrun", "--quick", "--out", "new"],
         &["eval", "run"],
         &["sample", "run"],
     ] {

@@ -108,7 +108,7 @@ fn a_key_says_what_it_may_be_and_which_preset_sets_it() {
         }
     }
     let text = cli.ok(&["keys", "position"]);
-    assert!(text.contains("\"rotary\" in kinglet-0.2m, kinglet-2.7m, llama-tiny, chat\n"), "{text}");
+    assert!(text.contains("\"rotary\" in kinglet-0.2m, kinglet-2.7m, llama-tiny, chat"), "{text}");
 }
 
 #[test]

@@ -396,6 +396,12 @@ fn what_is_printed_is_what_the_schema_says() {
         let mut command = cli.command(&["reproduce", "--quick", "--preset", "big-0.2m", "--out", "r", "--json"]);
         let output = command.env("KINGLET_DATA_DIR", folder).output().unwrap();
         schema.lines("reproduce", &String::from_utf8(output.stdout).unwrap());
+        let tiny =
+            "--set n_layer=1 --set n_head=2 --set n_embd=16 --set max_iters=2 --set warmup_iters=1 --set eval_iters=1";
+        let line = format!("speedrun --track 10s --seeds 1 --out sp --json {tiny}");
+        let mut command = cli.command(&line.split_whitespace().collect::<Vec<_>>());
+        let output = command.env("KINGLET_DATA_DIR", folder).output().unwrap();
+        schema.lines("speedrun", &String::from_utf8(output.stdout).unwrap());
     }
     // Nothing is described that is never printed; another test interrupts a training.
     let seen = schema.seen.borrow();
@@ -404,8 +410,9 @@ fn what_is_printed_is_what_the_schema_says() {
         line.flatten().is_some_and(|line| line["properties"]["event"]["const"] == "interrupted")
     };
     let unseen: Vec<_> = schema.described().into_iter().filter(|at| !seen.contains(at) && !interrupted(at)).collect();
-    let reproduced = |at: &String| at.starts_with("/$defs/reproduce/");
-    assert!(unseen.iter().all(|at| data.is_none() && reproduced(at)), "described and never printed: {unseen:#?}");
+    let of_shakespeare =
+        |at: &String| ["reproduce", "speedrun"].iter().any(|name| at.starts_with(&format!("/$defs/{name}/")));
+    assert!(unseen.iter().all(|at| data.is_none() && of_shakespeare(at)), "described and never printed: {unseen:#?}");
 }
 
 #[test]

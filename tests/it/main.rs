@@ -37,6 +37,7 @@ mod runs;
 mod scaling;
 mod score;
 mod serve;
+mod speedrun;
 mod sweep;
 mod tensorboard;
 mod terminal;

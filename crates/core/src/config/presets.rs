@@ -32,7 +32,7 @@ macro_rules! preset {
 }
 
 /// All presets.
-pub const PRESETS: [Preset; 11] = [
+pub const PRESETS: [Preset; 17] = [
     preset!("big-0.2m", Some(1.8298), "The lecture's small model, as published"),
     preset!("big-2.7m", Some(1.7141), "The lecture's large model, as published"),
     preset!("big-0.2m-tuned", Some(1.6461), "The small model with a recipe that learns more from the same tokens"),
@@ -44,6 +44,12 @@ pub const PRESETS: [Preset; 11] = [
     preset!("shakespeare-char", None, "nanoGPT's character model; hours on a CPU"),
     preset!("shakespeare-cpu", None, "nanoGPT's recipe for a laptop"),
     preset!("gpt2", None, "GPT-2's shape with nanoGPT's schedule; for short runs and to look at"),
+    preset!("speedrun-1.7088", None, "`kinglet speedrun`: a loss of 1.7088 in the fewest seconds"),
+    preset!("speedrun-1.5611", None, "`kinglet speedrun`: a loss of 1.5611 in the fewest seconds"),
+    preset!("speedrun-1.4697", None, "`kinglet speedrun`: a loss of 1.4697 in the fewest seconds"),
+    preset!("speedrun-10s", None, "`kinglet speedrun`: the lowest loss in 10 s on two cores"),
+    preset!("speedrun-60s", None, "`kinglet speedrun`: the lowest loss in 60 s on two cores"),
+    preset!("speedrun-300s", None, "`kinglet speedrun`: the lowest loss in 300 s on two cores"),
 ];
 
 impl Preset {
@@ -126,6 +132,8 @@ mod tests {
             ("gpt2.toml", "gpt2"),
             ("llama", "llama-tiny"),
             ("llama_tiny", "llama-tiny"),
+            ("speedrun-10", "speedrun-10s"),
+            ("speedrun_1.7088", "speedrun-1.7088"),
         ] {
             let error = Config::preset(typed).unwrap_err().to_string();
             assert_eq!(error, format!("there is no preset {typed:?}; did you mean {meant}?"));
