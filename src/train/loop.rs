@@ -140,17 +140,10 @@ impl<'a, B: Backward> Run<'a, B> {
     fn new(mut job: Job, be: B, options: &Options<'a>, observe: &'a mut (dyn FnMut(&Event) + Send)) -> Result<Self> {
         let began = Instant::now();
         let config = &job.run.config;
-        if !config.teacher.is_empty() && options.team.is_some_and(|team| !team.is_alone()) {
-            let (key, value) = ("teacher".into(), format!("{:?}", config.teacher));
-            let allowed = "\"\" on several ranks: only one process can have a teacher".into();
-            return Err(Error::Config { key, value, allowed });
-        }
         let mut replica = Replica::new(be, config, options.team.cloned().unwrap_or_default(), options.zero)?;
         // Take both out of the job: neither the initial weights nor the checkpoint stays in memory after the upload.
         let (from, base) = (job.from.take(), job.base.take().unwrap_or_default());
-        if let Some(teacher) = teacher::of(&mut job.run, &replica.be)? {
-            replica.shards.teach(&replica.be, teacher);
-        }
+        teacher::teach_run(&mut replica, &mut job.run)?;
         let config = &job.run.config;
         let Replica { be, model, p, .. } = &mut replica;
         let state = match &from {

@@ -1,5 +1,6 @@
 //! Memory needed for training, computed before allocating it.
 
+use super::teacher;
 use crate::system::machine;
 use kinglet_core::threads::cores;
 use kinglet_core::{
@@ -33,6 +34,9 @@ pub struct Memory {
     /// Where there are several ranks: gradients that wait to be sent, that are under way, and that have arrived.
     #[serde(skip_serializing_if = "is_zero")]
     pub messages: u64,
+    /// The teacher's weights and activations, where there is one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub teacher: u64,
 }
 
 fn is_zero(bytes: &u64) -> bool {
@@ -87,6 +91,7 @@ impl Memory {
             panels: if prepared { params } else { 0 },
             rounded: if config.quantization == Quantization::None { 0 } else { params },
             messages: of_messages(&model, Wire::of(config), (shards, ranks)),
+            teacher: teacher::bytes(config, share, shards),
         })
     }
 
@@ -114,8 +119,8 @@ impl Memory {
 
     /// Total bytes.
     pub fn total(&self) -> u64 {
-        let Memory { weights, optimizer, gradients, activations, panels, rounded, messages } = *self;
-        [weights, optimizer, gradients, activations, panels, rounded, messages].into_iter().fold(0, u64::saturating_add)
+        let Memory { weights, optimizer, gradients, activations, panels, rounded, messages, teacher } = *self;
+        [weights, optimizer, gradients, activations, panels, rounded, messages, teacher].into_iter().fold(0, u64::saturating_add)
     }
 
     /// Checks that it fits into this machine's memory.

@@ -4,45 +4,80 @@ use super::finetune;
 use crate::{
     run::{Chosen, RunDir, RunName},
     system::disk::sha256,
+    text::tokenizer::Tokenizer,
 };
 use kinglet_core::{
     backend::Backward,
+    config::Config,
     error::{Error, Result},
     model::Gpt,
+    replica::Replica,
     shards::Teacher,
 };
 use std::ffi::OsString;
 
-/// The teacher of a run, if it has one. Of a new run, the checksum of the teacher's weights becomes a part of the configuration,
-/// which is written.
+/// Gives a replica the teacher of `config`, if that names one; returns the checksum of its weights. Its tokens must be those of
+/// `tokenizer`; without one, as many as the configuration says.
 ///
 /// # Errors
-/// If there is no such run, if it has other tokens or a shorter context, or if its weights are not those that the run began with.
-pub(super) fn of<B: Backward>(run: &mut RunDir, be: &B) -> Result<Option<Teacher<B>>> {
-    if run.config.teacher.is_empty() {
-        return Ok(None);
+/// If there is no such run, it has other tokens or a shorter context, or there are several ranks.
+pub(super) fn teach<B: Backward>(
+    replica: &mut Replica<B>,
+    config: &Config,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Option<String>> {
+    let Some(Chosen { run, which }) = chosen(config)? else { return Ok(None) };
+    if replica.ranks() > 1 {
+        return Err(refused(config, "\"\" on several ranks: only one process can have a teacher".into()));
     }
-    let name = &run.config.teacher;
-    let refused = |why: String| Error::Config { key: "teacher".into(), value: format!("{name:?}"), allowed: why };
-    let Chosen { run: path, which } = RunName::from(OsString::from(name))
-        .chosen(None)
-        .map_err(|error| refused(format!("a run: {}", error.one_line())))?;
-    let (teacher, _, config, weights) = finetune::load(&path, which)?;
-    if teacher.tokenizer.to_json() != run.tokenizer.to_json() {
-        return Err(refused("a run with the tokenizer of this one: it has other tokens".into()));
+    let (teacher, _, of_teacher, weights) = finetune::load(&run, which)?;
+    let has_others = tokenizer.is_some_and(|own| own.to_json() != teacher.tokenizer.to_json());
+    if has_others || of_teacher.vocab_size != config.vocab_size {
+        return Err(refused(config, "a run with the tokenizer of this one: it has other tokens".into()));
     }
-    if config.block_size < run.config.block_size {
-        let (own, shorter) = (run.config.block_size, config.block_size);
-        return Err(refused(format!("a run with a block_size of at least {own}; it has {shorter}")));
+    if of_teacher.block_size < config.block_size {
+        let (own, shorter) = (config.block_size, of_teacher.block_size);
+        return Err(refused(config, format!("a run with a block_size of at least {own}; it has {shorter}")));
     }
     let bytes: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
-    let sum = sha256(&bytes);
+    let Replica { be, shards, .. } = replica;
+    shards.teach(be, Teacher::new(be, Gpt::new(&of_teacher)?, &weights, config.teacher_weight));
+    Ok(Some(sha256(&bytes)))
+}
+
+/// The same for a run that begins or goes on. The checksum becomes a part of a new run's configuration, which is written.
+///
+/// # Errors
+/// As [`teach`], and if the weights are not those that the run began with.
+pub(super) fn teach_run<B: Backward>(replica: &mut Replica<B>, run: &mut RunDir) -> Result<()> {
+    let Some(sum) = teach(replica, &run.config, Some(&run.tokenizer))? else { return Ok(()) };
     if run.config.teacher_sha256.is_empty() {
         run.config.teacher_sha256 = sum;
         run.write_config()?;
     } else if run.config.teacher_sha256 != sum {
-        let path = path.display();
-        return Err(refused(format!("the run that this one began with; the weights of {path} are others")));
+        return Err(refused(&run.config, "the run that this one began with: its weights are others".into()));
     }
-    Ok(Some(Teacher::new(be, Gpt::new(&config)?, &weights, run.config.teacher_weight)))
+    Ok(())
+}
+
+/// Bytes that the teacher of a run takes, which computes so many sequences at once in each of so many shards; 0 if there is none, or
+/// none that can be read: whoever trains then says so.
+pub(super) fn bytes(config: &Config, sequences: usize, shards: usize) -> u64 {
+    let of_teacher = chosen(config).ok().flatten().and_then(|chosen| RunDir::open(&chosen.run).ok());
+    let Some(model) = of_teacher.and_then(|run| Gpt::new(&run.config).ok()) else { return 0 };
+    let of_one_block = model.activation_floats(sequences).0 / model.layout.h.len();
+    // Its weights, these packed, and what it computes.
+    (4 * shards as u64).saturating_mul(of_one_block as u64).saturating_add(8 * model.layout.len() as u64)
+}
+
+fn chosen(config: &Config) -> Result<Option<Chosen>> {
+    if config.teacher.is_empty() {
+        return Ok(None);
+    }
+    let name = RunName::from(OsString::from(&config.teacher));
+    name.chosen(None).map(Some).map_err(|error| refused(config, format!("a run: {}", error.one_line())))
+}
+
+fn refused(config: &Config, allowed: String) -> Error {
+    Error::Config { key: "teacher".into(), value: config.value("teacher").to_string(), allowed }
 }

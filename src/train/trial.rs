@@ -1,5 +1,6 @@
 //! A model in training without a run directory, for timing and for the learning-rate range test.
 
+use super::teacher;
 use crate::data::Split;
 use kinglet_core::{
     backend::Backward, batch::Batch, config::Config, error::Result, ranks::Team, replica::Replica, rng::Purpose,
@@ -34,7 +35,7 @@ impl<'a, B: Backward> Trial<'a, B> {
     /// A model with initial weights, to be trained on `split`.
     ///
     /// # Errors
-    /// If `config` does not describe a valid model.
+    /// If `config` does not describe a valid model, or its teacher cannot be read.
     pub fn new(be: B, config: &'a Config, split: &'a Split) -> Result<Self> {
         Trial::of(be, config, split, Team::default(), false)
     }
@@ -44,6 +45,7 @@ impl<'a, B: Backward> Trial<'a, B> {
         let mut replica = Replica::new(be, config, team, parts)?;
         let Replica { be, model, p, .. } = &mut replica;
         be.upload(p.masters_mut(), 0, &model.layout.init(config.seed));
+        teacher::teach(&mut replica, config, None)?;
         Ok(Trial { replica, config, split, batch: Batch::default(), steps: 0 })
     }
 

@@ -39,6 +39,7 @@ mod score;
 mod serve;
 mod speedrun;
 mod sweep;
+mod teacher;
 mod tensorboard;
 mod terminal;
 mod tokenizers;

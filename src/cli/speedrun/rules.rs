@@ -52,6 +52,9 @@ pub(super) fn checked(mut config: Config) -> Result<Config> {
     if config.patience != default.patience {
         return Err(refused(&config, "patience", "0, because it chooses the end by the validation loss,".into()));
     }
+    if config.teacher != default.teacher {
+        return Err(refused(&config, "teacher", "\"\", because what the teacher took would not count,".into()));
+    }
     if config.seed != default.seed {
         return Err(refused(&config, "seed", "left alone, because the seeds are 1, 2, ...".into()));
     }
@@ -81,6 +84,7 @@ mod tests {
             ("packing=true", "must be false, because the text"),
             ("block_size=257", "must be at most 256 in a speedrun"),
             ("patience=3", "must be 0, because it chooses the end by the validation loss,"),
+            ("teacher=big", "must be \"\", because what the teacher took would not count,"),
             ("seed=4", "the seeds are 1, 2, ... in a speedrun"),
             ("lora_rank=4", "it applies only to kinglet finetune"),
             ("n_head=5", "must be a divisor"),
