@@ -93,7 +93,9 @@ fn a_teacher_that_does_not_fit_is_refused_and_leaves_nothing() {
     // Its logits are not sent to other ranks.
     let out = temp.path().join("ranks");
     let job = Job::start(taught(&teacher, &[]), &out).unwrap();
-    let team = Team::new(threads(2).swap_remove(0));
+    let mut both = threads(2);
+    let _other = both.pop();
+    let team = Team::new(both.remove(0));
     let error = train::run(job, Cpu::new().unwrap(), &Options::default().team(&team), |_| ()).unwrap_err();
     assert!(error.to_string().contains("only one process can have a teacher"), "{error}");
 }
