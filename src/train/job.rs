@@ -221,7 +221,10 @@ fn changed(before: &Config, settings: &[String]) -> Result<Config> {
     for field in FIELDS {
         let counts = matches!(field.key, "batch_size" | "gradient_accumulation_steps");
         let fixed = matches!(field.section, "model" | "finetuning" | "data")
-            || matches!(field.key, "seed" | "shards" | "optimizer" | "param_groups" | "teacher_weight" | "teacher_sha256");
+            || matches!(
+                field.key,
+                "seed" | "shards" | "optimizer" | "param_groups" | "teacher_weight" | "teacher_sha256"
+            );
         if (counts || fixed) && config.value(field.key) != before.value(field.key) {
             let why = if counts { ", because the position in an epoch and all token counts depend on it" } else { "" };
             return Err(Error::Config {

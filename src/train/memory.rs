@@ -120,7 +120,9 @@ impl Memory {
     /// Total bytes.
     pub fn total(&self) -> u64 {
         let Memory { weights, optimizer, gradients, activations, panels, rounded, messages, teacher } = *self;
-        [weights, optimizer, gradients, activations, panels, rounded, messages, teacher].into_iter().fold(0, u64::saturating_add)
+        [weights, optimizer, gradients, activations, panels, rounded, messages, teacher]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 
     /// Checks that it fits into this machine's memory.

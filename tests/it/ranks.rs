@@ -117,7 +117,15 @@ fn any_number_of_ranks_ends_with_the_same_bits() {
 
 #[test]
 fn also_with_muon() {
-    same_with(&["optimizer=muon", "grad_clip=0.1", "tie_weights=true", "bias=true", "position=rotary", "qk_norm=true", "qkv_conv=3"]);
+    same_with(&[
+        "optimizer=muon",
+        "grad_clip=0.1",
+        "tie_weights=true",
+        "bias=true",
+        "position=rotary",
+        "qk_norm=true",
+        "qkv_conv=3",
+    ]);
 }
 
 #[test]

@@ -49,18 +49,18 @@ pub struct Gpt {
 
 /// What the forward pass saves of one block, for up to `n` rows.
 struct BlockActs<B: Forward> {
-    ln_1: B::Buf,    // (n, c)
-    stats_1: B::Buf, // (n, 2)
-    qkv: B::Buf,     // (n, q + 2 kv)
+    ln_1: B::Buf,     // (n, c)
+    stats_1: B::Buf,  // (n, 2)
+    qkv: B::Buf,      // (n, q + 2 kv)
     pre_conv: B::Buf, // (n, q + 2 kv), queries, keys and values before their convolution, or empty without one
-    pre_qk: B::Buf,  // (n, q + kv), queries and keys before their norm, or empty without that norm
-    lse: B::Buf,     // (b, nh, t)
-    att: B::Buf,     // (n, q)
-    x_mid: B::Buf,   // (n, c), between attention and MLP
-    ln_2: B::Buf,    // (n, c)
-    stats_2: B::Buf, // (n, 2)
-    fc: B::Buf,      // (n, 4c), with SwiGLU twice n_inner, or empty if the derivative needs only the output
-    act: B::Buf,     // (n, 4c), or n_inner wide
+    pre_qk: B::Buf,   // (n, q + kv), queries and keys before their norm, or empty without that norm
+    lse: B::Buf,      // (b, nh, t)
+    att: B::Buf,      // (n, q)
+    x_mid: B::Buf,    // (n, c), between attention and MLP
+    ln_2: B::Buf,     // (n, c)
+    stats_2: B::Buf,  // (n, 2)
+    fc: B::Buf,       // (n, 4c), with SwiGLU twice n_inner, or empty if the derivative needs only the output
+    act: B::Buf,      // (n, 4c), or n_inner wide
 }
 
 /// What follows the blocks.

@@ -20,8 +20,7 @@ use crate::{
 use kinglet_kernels::{
     self as kernels, Epilogue, Floats, Init, Isa, Mat, MatMut, Rhs, Strip, activation,
     attention::{self, Heads},
-    conv,
-    dropout,
+    conv, dropout,
     int8::Outputs,
     loss::Objective,
     norm,
@@ -807,7 +806,8 @@ impl Backward for Cpu {
 
     fn teach(&self, g: &mut Buf, z: &Buf, targets: &[u32], v: usize, scale: f64) {
         let (n, rows) = (targets.len(), (PIECE * PIECES).div_ceil(v));
-        let each = g[..n * v].par_chunks_mut(rows * v).zip(z[..n * v].par_chunks(rows * v)).zip(targets.par_chunks(rows));
+        let each =
+            g[..n * v].par_chunks_mut(rows * v).zip(z[..n * v].par_chunks(rows * v)).zip(targets.par_chunks(rows));
         for_each(each, |((g, z), targets)| kernels::loss::teach(self.isa, g, z, targets, scale as f32));
     }
 

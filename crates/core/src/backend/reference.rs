@@ -501,14 +501,7 @@ impl Backward for Reference {
         }
     }
 
-    fn conv_bwd(
-        &self,
-        d: &mut Vec<f64>,
-        grads: &mut Gradients<Vec<f64>>,
-        x: &Vec<f64>,
-        pass: Pass<Vec<f64>>,
-        w: Conv,
-    ) {
+    fn conv_bwd(&self, d: &mut Vec<f64>, grads: &mut Gradients<Vec<f64>>, x: &Vec<f64>, pass: Pass<Vec<f64>>, w: Conv) {
         let (rows, n) = (pass.rows, pass.rows.n());
         let dy = d[..n * w.c].to_vec();
         d[..n * w.c].fill(0.0);

@@ -47,8 +47,16 @@ impl Field {
 
     /// Whether a run settles it for itself and writes it at its start, so that a configuration leaves it out.
     pub fn is_settled_by_run(&self) -> bool {
-        const SETTLED: [&str; 8] =
-            ["vocab_size", "base", "teacher_sha256", "new_tokens", "data_kind", "data_sha256", "tokenizer_sha256", "template_time"];
+        const SETTLED: [&str; 8] = [
+            "vocab_size",
+            "base",
+            "teacher_sha256",
+            "new_tokens",
+            "data_kind",
+            "data_sha256",
+            "tokenizer_sha256",
+            "template_time",
+        ];
         SETTLED.contains(&self.key)
     }
 }
@@ -1115,7 +1123,8 @@ mod tests {
             let of_model =
                 ["n_inner", "norm", "zero_init_proj", "logit_softcap", "position", "rope_theta", "n_kv_head"];
             of_model.contains(key)
-                || ["norm_eps", "head_size", "qk_norm", "qkv_conv", "z_loss", "optimizer", "cooldown", "param_groups"].contains(key)
+                || ["norm_eps", "head_size", "qk_norm", "qkv_conv", "z_loss", "optimizer", "cooldown", "param_groups"]
+                    .contains(key)
                 || key.starts_with("muon_")
         });
         let newer: Vec<_> = newer.collect();

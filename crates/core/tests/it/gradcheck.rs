@@ -362,10 +362,14 @@ fn what_a_teacher_leads_to() {
     let rows = Rows::new(2, 5);
     let (mut acts, mut teacher) = (model.acts(&BE, 2, true), model.acts(&BE, 2, false));
     model.forward(&BE, Pass { p: &of_teacher, rows, dropout: None }, &mut teacher, &ids);
-    let probabilities: Vec<f64> = teacher.logits().chunks_exact(7).flat_map(|z| {
-        let sum: f64 = z.iter().map(|z| z.exp()).sum();
-        z.iter().map(move |z| z.exp() / sum)
-    }).collect();
+    let probabilities: Vec<f64> = teacher
+        .logits()
+        .chunks_exact(7)
+        .flat_map(|z| {
+            let sum: f64 = z.iter().map(|z| z.exp()).sum();
+            z.iter().map(move |z| z.exp() / sum)
+        })
+        .collect();
     let loss = |p: &[f64], acts: &mut Acts<Reference>| {
         model.forward(&BE, Pass { p: &p.to_vec(), rows, dropout: None }, acts, &ids);
         let own: f64 = objective(acts.logits(), &targets, 7, 0.1).iter().sum();
@@ -423,7 +427,16 @@ fn the_whole_model_with_every_kind_of_attention() {
     whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "lora_rank=3", "lora_dropout=0.3"]);
     whole_model(&["qk_norm=true", "freeze=[\"*.q_norm.*\",\"*.c_attn.*\"]"]);
     whole_model(&["qkv_conv=3"]);
-    whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qkv_conv=5", "qk_norm=true", "bias=[\"qkv\"]", "dropout=0.2"]);
+    whole_model(&[
+        wider,
+        "n_head=4",
+        "n_kv_head=2",
+        rotary,
+        "qkv_conv=5",
+        "qk_norm=true",
+        "bias=[\"qkv\"]",
+        "dropout=0.2",
+    ]);
     whole_model(&["qkv_conv=2", "lora_rank=3", "freeze=[\"*.attn.conv.*\"]"]);
     // Heads narrower and wider than n_embd / n_head, and such as do not divide n_embd.
     whole_model(&["head_size=2", "norm_eps=0.1", "bias=[\"qkv\",\"proj\",\"norm\"]", "dropout=0.2"]);
