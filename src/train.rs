@@ -10,6 +10,7 @@ mod job;
 mod r#loop;
 mod measure;
 mod memory;
+mod merged;
 pub mod plan;
 mod scaling;
 mod teacher;

@@ -3,9 +3,11 @@
 //! The base model is copied into the new run's folder, so the old folder is no longer needed. All guarantees of
 //! training hold, because it is the same loop.
 
+pub use super::merged::load;
 use super::{
     base::old_data,
     job::{Job, fix_time, resolve_rest},
+    merged::{load_merged, unround},
 };
 use crate::{
     data::{Dataset, Origin, TokenizerChoice},
@@ -16,10 +18,7 @@ use crate::{
 use kinglet_core::{
     config::{Config, FIELDS, LrSchedule, OptimizerKind, Quantization},
     error::{Error, Result},
-    params::{
-        Layout,
-        edit::{add_tokens, merge},
-    },
+    params::{Layout, edit::add_tokens},
 };
 use std::path::Path;
 
@@ -127,10 +126,6 @@ fn rounding(old: &Config, set: impl Fn(&mut Config) -> Result<()>) -> Result<Con
         unround(&mut rounding);
     }
     Ok(rounding)
-}
-
-fn unround(config: &mut Config) {
-    (config.quantization, config.quantize_head, config.quantize_embeddings) = (Quantization::None, false, false);
 }
 
 /// The configuration and the weights that the new run begins with, without adapters and with no weight in few bits: if it rounds
@@ -334,35 +329,6 @@ impl Finetune {
         let (run, lock) = first_free(out, create)?;
         Ok(Job { old, base: Some(base.weights), ..Job::new(run, lock, data.into()) })
     }
-}
-
-/// Loads a checkpoint of a run, with its adapters merged into the weights.
-fn load_merged(run: &mut RunDir, which: Which) -> Result<(State, Config, Vec<f32>)> {
-    let layout = Layout::new(&run.config)?;
-    let (state, weights) = match run.adapted_weights()? {
-        Some(base) => run.load_weights_onto(&layout, base, which)?,
-        None => run.load_weights(&layout, None, which)?,
-    };
-    let (config, weights) = merge(&run.config, weights)?;
-    Ok((state, config, weights))
-}
-
-/// Opens the run in `from`, and loads a checkpoint of it with its adapters merged into the weights: its state, its
-/// configuration without adapters and without weights in few bits, and the numbers that it computes with: those are multiplied
-/// out, and are not to be rounded again. Weights without adapters are not copied.
-///
-/// # Errors
-/// If there is no such run, or it has no intact checkpoint.
-pub fn load(from: &Path, which: Which) -> Result<(RunDir, State, Config, Vec<f32>)> {
-    let mut run = RunDir::open(from)?;
-    if run.config.lora_rank > 0 {
-        let (state, config, weights) = load_merged(&mut run, which)?;
-        return Ok((run, state, config, weights));
-    }
-    let (state, weights) = run.load_numbers(&Layout::new(&run.config)?, None, which)?;
-    let mut config = run.config.clone();
-    unround(&mut config);
-    Ok((run, state, config, weights))
 }
 
 /// Loads a checkpoint of the run in `from`, merges its adapters into the weights, and writes the result to a new folder

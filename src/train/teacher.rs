@@ -1,6 +1,6 @@
 //! The run whose probabilities another run learns.
 
-use super::finetune;
+use super::merged;
 use crate::{
     run::{Chosen, RunDir, RunName},
     system::disk::sha256,
@@ -30,7 +30,7 @@ pub(super) fn teach<B: Backward>(
     if replica.ranks() > 1 {
         return Err(refused(config, "\"\" on several ranks: only one process can have a teacher".into()));
     }
-    let (teacher, _, of_teacher, weights) = finetune::load(&run, which)?;
+    let (teacher, _, of_teacher, weights) = merged::load(&run, which)?;
     let has_others = tokenizer.is_some_and(|own| own.to_json() != teacher.tokenizer.to_json());
     if has_others || of_teacher.vocab_size != config.vocab_size {
         return Err(refused(config, "a run with the tokenizer of this one: it has other tokens".into()));
