@@ -15,6 +15,7 @@ mod record;
 mod records;
 mod table;
 
+#[cfg(feature = "cli")]
 pub(crate) use super::download::TINY_SHAKESPEARE_SHA256;
 pub use folder::located;
 pub use piece::Piece;
