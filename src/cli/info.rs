@@ -129,7 +129,7 @@ pub(super) fn assumed_vocab(config: &Config) -> usize {
 
 /// The parts of the memory for training, in MiB.
 pub(super) fn memory_parts_mib(memory: &Memory) -> Value {
-    let Memory { weights, optimizer, gradients, activations, panels, rounded, .. } = *memory;
+    let Memory { weights, optimizer, gradients, activations, panels, rounded, teacher, .. } = *memory;
     let mut parts = json!({
         "weights_mib": mib(weights),
         "optimizer_mib": mib(optimizer),
@@ -139,6 +139,9 @@ pub(super) fn memory_parts_mib(memory: &Memory) -> Value {
     });
     if rounded > 0 {
         parts["rounded_mib"] = mib(rounded).into();
+    }
+    if teacher > 0 {
+        parts["teacher_mib"] = mib(teacher).into();
     }
     parts
 }
@@ -256,13 +259,15 @@ impl Shown {
         let Memory { weights, optimizer, gradients, activations, panels, .. } = self.memory;
         let [weights, optimizer, gradients, activations, panels] =
             [weights, optimizer, gradients, activations, panels].map(mib);
-        let rounded = match self.memory.rounded {
-            0 => String::new(),
-            rounded => format!(", rounded weights {:.1}", mib(rounded)),
-        };
+        let [rounded, teacher] = [("rounded weights", self.memory.rounded), ("teacher", self.memory.teacher)].map(
+            |(what, bytes)| match bytes {
+                0 => String::new(),
+                bytes => format!(", {what} {:.1}", mib(bytes)),
+            },
+        );
         format!(
             "{:.0} MiB: weights {weights:.1}, optimizer {optimizer:.1}, gradients {gradients:.1}, activations \
-             {activations:.1}, weights laid out for products {panels:.1}{rounded}",
+             {activations:.1}, weights laid out for products {panels:.1}{rounded}{teacher}",
             mib(self.memory.total())
         )
     }

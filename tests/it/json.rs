@@ -337,6 +337,7 @@ fn what_is_printed_is_what_the_schema_says() {
         ("info", "info few-bits".into()),
         ("info", "info l".into()),
         ("info", "info big-2.7m".into()),
+        ("info", "info big-0.2m --set teacher=a".into()),
         ("compare", "compare a b l text.txt".into()),
         ("compare", "compare a".into()),
         ("compare_bits", "compare a a --bits".into()),
