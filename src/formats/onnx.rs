@@ -38,8 +38,8 @@ const LONGEST_FIXED: usize = 4096;
 /// Writes a model as an ONNX graph with what its consumers need, in a new folder.
 ///
 /// # Errors
-/// If the folder is not empty or cannot be written, if weights are not finite, if there are convolutions of queries, or if a graph of fixed length would be too
-/// long. Nothing is left then.
+/// If the folder is not empty or cannot be written, if weights are not finite, if the model has `qkv_conv`, or if a graph of
+/// fixed length would be too long. Nothing is left then.
 pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Written> {
     model.finite()?;
     if model.config.qkv_conv > 0 {
