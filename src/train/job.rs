@@ -1,6 +1,6 @@
 //! A run that is ready to start or resume.
 
-use super::{base, memory::Memory};
+use super::{base, memory::Memory, teacher};
 use crate::{
     data::{self, Dataset, Origin, TokenizerChoice},
     run::{Lock, NewRun, Record, RunDir, State, Stored, first_free},
@@ -172,6 +172,10 @@ impl Job {
         if !changes.data.is_empty() {
             // Only now, so that earlier errors show the names as given.
             run.config.data = source::located(&changes.data);
+        }
+        if run.config.teacher != before.teacher {
+            // Before its name is written.
+            teacher::load(&run.config, Some(&run.tokenizer))?;
         }
         let layout = Layout::new(&run.config)?;
         layout.check(&run.config)?;

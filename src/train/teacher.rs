@@ -20,16 +20,48 @@ use std::ffi::OsString;
 /// `tokenizer`; without one, as many as the configuration says.
 ///
 /// # Errors
-/// If there is no such run, it has other tokens or a shorter context, or there are several ranks.
+/// If there is no such run, it has other tokens or a shorter context, its weights are not those that `config` has the checksum of, or
+/// there are several ranks.
 pub(super) fn teach<B: Backward>(
     replica: &mut Replica<B>,
     config: &Config,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<Option<String>> {
-    let Some(Chosen { run, which }) = chosen(config)? else { return Ok(None) };
-    if replica.ranks() > 1 {
+    if !config.teacher.is_empty() && replica.ranks() > 1 {
         return Err(refused(config, "\"\" on several ranks: only one process can have a teacher".into()));
     }
+    let Some(Loaded { config: of_teacher, weights, sha256 }) = load(config, tokenizer)? else { return Ok(None) };
+    let Replica { be, shards, .. } = replica;
+    shards.teach(be, Teacher::new(be, Gpt::new(&of_teacher)?, &weights, config.teacher_weight));
+    Ok(Some(sha256))
+}
+
+/// The same for a run that begins or goes on. The checksum becomes a part of a new run's configuration, which is written.
+///
+/// # Errors
+/// As [`teach`].
+pub(super) fn teach_run<B: Backward>(replica: &mut Replica<B>, run: &mut RunDir) -> Result<()> {
+    let Some(sum) = teach(replica, &run.config, Some(&run.tokenizer))? else { return Ok(()) };
+    if run.config.teacher_sha256.is_empty() {
+        run.config.teacher_sha256 = sum;
+        run.write_config()?;
+    }
+    Ok(())
+}
+
+/// A teacher that a run can have.
+pub(super) struct Loaded {
+    config: Config,
+    weights: Vec<f32>,
+    sha256: String,
+}
+
+/// The teacher of a configuration, if that names one.
+///
+/// # Errors
+/// As [`teach`].
+pub(super) fn load(config: &Config, tokenizer: Option<&Tokenizer>) -> Result<Option<Loaded>> {
+    let Some(Chosen { run, which }) = chosen(config)? else { return Ok(None) };
     let (teacher, _, of_teacher, weights) = merged::load(&run, which)?;
     let has_others = tokenizer.is_some_and(|own| own.to_json() != teacher.tokenizer.to_json());
     if has_others || of_teacher.vocab_size != config.vocab_size {
@@ -40,24 +72,11 @@ pub(super) fn teach<B: Backward>(
         return Err(refused(config, format!("a run with a block_size of at least {own}; it has {shorter}")));
     }
     let bytes: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
-    let Replica { be, shards, .. } = replica;
-    shards.teach(be, Teacher::new(be, Gpt::new(&of_teacher)?, &weights, config.teacher_weight));
-    Ok(Some(sha256(&bytes)))
-}
-
-/// The same for a run that begins or goes on. The checksum becomes a part of a new run's configuration, which is written.
-///
-/// # Errors
-/// As [`teach`], and if the weights are not those that the run began with.
-pub(super) fn teach_run<B: Backward>(replica: &mut Replica<B>, run: &mut RunDir) -> Result<()> {
-    let Some(sum) = teach(replica, &run.config, Some(&run.tokenizer))? else { return Ok(()) };
-    if run.config.teacher_sha256.is_empty() {
-        run.config.teacher_sha256 = sum;
-        run.write_config()?;
-    } else if run.config.teacher_sha256 != sum {
-        return Err(refused(&run.config, "the run that this one began with: its weights are others".into()));
+    let sha256 = sha256(&bytes);
+    if !config.teacher_sha256.is_empty() && config.teacher_sha256 != sha256 {
+        return Err(refused(config, "the run that this one began with: its weights are others".into()));
     }
-    Ok(())
+    Ok(Some(Loaded { config: of_teacher, weights, sha256 }))
 }
 
 /// Bytes that the teacher of a run takes, which computes so many sequences at once in each of so many shards; 0 if there is none, or

@@ -110,13 +110,16 @@ fn a_run_goes_on_with_the_teacher_that_it_began_with() {
     let moved = temp.path().join("moved");
     std::fs::rename(&first, &moved).unwrap();
     let resume = |teacher: &Path| {
-        let job = Job::resume(&out, &[format!("teacher={}", teacher.display())]).unwrap();
+        let job = Job::resume(&out, &[format!("teacher={}", teacher.display())])?;
         train::run(job, Cpu::new().unwrap(), &Options::default(), |_| ())
     };
     let second = teacher(temp.path(), &["seed=8"]);
+    let named = || RunDir::open(&out).unwrap().config.teacher;
     let error = resume(&second).unwrap_err().to_string();
     assert!(error.contains("the run that this one began with"), "{error}");
+    assert_eq!(named(), first.display().to_string());
     resume(&moved).unwrap();
+    assert_eq!(named(), moved.display().to_string());
     let whole = temp.path().join("whole");
     let whole = train(Job::start(taught(&moved, &[]), &whole).unwrap(), 1, None);
     same_bits(&newest(&out), &whole);
