@@ -9,7 +9,7 @@ use kinglet_core::{
 use std::{
     sync::{
         atomic::Ordering,
-        mpsc::{Receiver, Sender, TryRecvError, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -31,14 +31,31 @@ impl Pauses {
     /// How often they double: up to 13 ms.
     const DOUBLED: u32 = 7;
 
-    /// Waits, unless there was something to do.
-    pub(super) fn pause_if(&mut self, idle: bool) {
-        if idle {
-            thread::sleep(Pauses::FIRST * 2_u32.pow(self.0));
-            self.0 = (self.0 + 1).min(Pauses::DOUBLED);
-        } else {
+    /// How long to wait: not at all if there was something to do.
+    fn next(&mut self, idle: bool) -> Duration {
+        if !idle {
             self.0 = 0;
+            return Duration::ZERO;
         }
+        let pause = Pauses::FIRST * 2_u32.pow(self.0);
+        self.0 = (self.0 + 1).min(Pauses::DOUBLED);
+        pause
+    }
+
+    /// Waits if there was nothing to do.
+    pub(super) fn sleep(&mut self, idle: bool) {
+        thread::sleep(self.next(idle));
+    }
+
+    /// The same, but no longer than until another thread of this process says something.
+    pub(super) fn wait<T>(&mut self, idle: bool, said: &Receiver<T>) -> Option<T> {
+        let pause = self.next(idle);
+        match said.recv_timeout(pause) {
+            Ok(said) => return Some(said),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(pause),
+        }
+        None
     }
 }
 
@@ -163,11 +180,11 @@ impl Posts {
         let mut over: Option<Instant> = None;
         // Those that have heard that it is over.
         let mut away = vec![false; self.posts.len()];
-        let mut pauses = Pauses::default();
+        let (mut pauses, mut ordered) = (Pauses::default(), None);
         loop {
             let mut idle = true;
             while over.is_none() {
-                match orders.try_recv() {
+                match ordered.take().map_or_else(|| orders.try_recv(), Ok) {
                     Ok(Order::Send(to, message)) => self.send(to, message),
                     Ok(Order::End) | Err(TryRecvError::Disconnected) => {
                         over = Some(Instant::now());
@@ -209,7 +226,7 @@ impl Posts {
             if over.is_some() && (1..self.posts.len()).all(|rank| away[rank] || self.posts[rank].is_none()) {
                 return lost().collect();
             }
-            pauses.pause_if(idle);
+            ordered = pauses.wait(idle, orders);
         }
     }
 

@@ -98,13 +98,14 @@ struct Here<'a> {
     stop: &'a AtomicBool,
 }
 
-/// What a run in this process tells.
-enum Told {
-    Training(train::Event),
-    Ended(Result<train::Event>),
+/// Where a run in this process tells what it does, and how it ended.
+#[derive(Clone)]
+struct Tell {
+    event: Sender<train::Event>,
+    end: Sender<Result<train::Event>>,
 }
 
-/// A run in training on another rank.
+/// A run that another rank has.
 struct Away {
     task: usize,
     /// It holds the lock of the run's folder.
@@ -120,8 +121,9 @@ struct Shared<'a, T: Tasks> {
     tasks: &'a mut T,
     waiting: VecDeque<usize>,
     ended: Vec<Ended>,
-    /// Of each rank: the run that it has.
-    away: Vec<Option<Away>>,
+    /// Of each rank: the runs that it has. The first is in training or comes back; another may wait there, so that the rank
+    /// has something to do as soon as it has trained the first.
+    away: Vec<VecDeque<Away>>,
     /// The run that this process has.
     mine: Option<usize>,
     /// Whether all were told to stop.
@@ -132,7 +134,7 @@ struct Shared<'a, T: Tasks> {
 
 impl<'a, T: Tasks> Shared<'a, T> {
     fn new(crew: &'a mut Crew, here: Here<'a>, n: usize, tasks: &'a mut T) -> Shared<'a, T> {
-        let away = (0..crew.size()).map(|_| None).collect();
+        let away = (0..crew.size()).map(|_| VecDeque::new()).collect();
         let ended = vec![Ended::NotBegun; n];
         let (waiting, mine) = ((0..n).collect(), None);
         Shared { crew, here, tasks, waiting, ended, away, mine, stopping: false, asked: false, error: None }
@@ -142,28 +144,31 @@ impl<'a, T: Tasks> Shared<'a, T> {
     where
         'a: 'scope,
     {
-        let (tell, told) = channel();
-        let mut pauses = Pauses::default();
+        let ((event, events), (end, ended)) = (channel(), channel());
+        let tell = Tell { event, end };
+        let (mut pauses, mut last) = (Pauses::default(), None);
         loop {
             let mut idle = true;
             while let Some(news) = self.crew.news() {
                 idle = false;
                 self.hear(news);
             }
-            while let Ok(told) = told.try_recv() {
+            // They come with every update, and whoever hurried to each would take time from the next.
+            events.try_iter().for_each(|event| self.of_mine(&event));
+            if let Some(last) = last.take() {
                 idle = false;
-                self.of_mine(told);
+                self.mine_ended(last);
             }
             if self.is_over() {
                 self.stop();
             } else {
                 self.hand_out(scope, &tell);
             }
-            let busy = self.mine.is_some() || self.away.iter().any(Option::is_some);
+            let busy = self.mine.is_some() || self.away.iter().any(|away| !away.is_empty());
             if !busy && (self.waiting.is_empty() || self.is_over()) {
                 return self.error.map_or(Ok(self.ended), Err);
             }
-            pauses.pause_if(idle);
+            last = pauses.wait(idle, &ended);
         }
     }
 
@@ -175,44 +180,56 @@ impl<'a, T: Tasks> Shared<'a, T> {
     fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
             self.here.stop.store(true, Ordering::Relaxed);
-            let busy = self.away.iter().enumerate().filter(|(_, away)| away.is_some());
+            let busy = self.away.iter().enumerate().filter(|(_, away)| !away.is_empty());
             busy.for_each(|(rank, _)| self.crew.send(rank, Message::plain(Kind::Stop, 0)));
         }
     }
 
-    /// Gives each rank that has nothing to do a run.
-    fn hand_out<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, tell: &Sender<Told>)
+    /// Gives each rank that has nothing to do a run; and while there are enough for all, each other rank the one that it trains next.
+    fn hand_out<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, tell: &Tell)
     where
         'a: 'scope,
     {
-        for rank in 0..self.away.len() {
-            let free =
-                if rank == 0 { self.mine.is_none() } else { self.away[rank].is_none() && self.crew.is_live(rank) };
-            if !free || self.is_over() {
-                continue;
-            }
-            let Some(task) = self.waiting.pop_front() else { return };
-            let begun = self.tasks.open(task).and_then(|job| {
-                self.tasks.event(Event::Began { task });
-                if rank > 0 {
-                    return self.send(rank, task, job);
+        for has in 0..=1 {
+            for rank in 0..self.away.len() {
+                let free = if rank == 0 {
+                    has == 0 && self.mine.is_none()
+                } else {
+                    self.away[rank].len() == has && self.crew.is_live(rank)
+                };
+                let enough = has == 0 || self.waiting.len() >= self.crew.count();
+                if free && enough && !self.is_over() {
+                    self.begin(rank, scope, tell);
                 }
-                self.mine = Some(task);
-                let (here, tell) = (self.here, tell.clone());
-                let told = tell.clone();
-                let options = Options::default().threads(here.threads).stop(here.stop);
-                let observe = move |event: &train::Event| _ = told.send(Told::Training(event.clone()));
-                let train = move || train::run(job, here.be, &options, observe);
-                scope.spawn(move || _ = tell.send(Told::Ended(whole(here.threads, train).flatten())));
-                Ok(())
-            });
-            if let Err(error) = begun {
-                self.error.get_or_insert(error);
             }
         }
     }
 
-    /// Gives a rank a run.
+    /// Gives a rank the next run, if there is one.
+    fn begin<'scope>(&mut self, rank: usize, scope: &'scope Scope<'scope, '_>, tell: &Tell)
+    where
+        'a: 'scope,
+    {
+        let Some(task) = self.waiting.pop_front() else { return };
+        let begun = self.tasks.open(task).and_then(|job| {
+            self.tasks.event(Event::Began { task });
+            if rank > 0 {
+                return self.send(rank, task, job);
+            }
+            self.mine = Some(task);
+            let (here, Tell { event: tell, end }) = (self.here, tell.clone());
+            let options = Options::default().threads(here.threads).stop(here.stop);
+            let observe = move |event: &train::Event| _ = tell.send(event.clone());
+            let train = move || train::run(job, here.be, &options, observe);
+            scope.spawn(move || _ = end.send(whole(here.threads, train).flatten()));
+            Ok(())
+        });
+        if let Err(error) = begun {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    /// Gives another rank a run.
     fn send(&mut self, rank: usize, task: usize, job: Job) -> Result<()> {
         let (path, place) = (job.run.path(), job.place.display().to_string());
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -223,19 +240,21 @@ impl<'a, T: Tasks> Shared<'a, T> {
             self.crew.send(rank, Message::file(task, &name, &content));
         }
         self.crew.send(rank, Message::plain(Kind::Go, task));
-        self.away[rank] = Some(Away { task, job, arriving: None });
+        self.away[rank].push_back(Away { task, job, arriving: None });
         Ok(())
     }
 
     /// Notes what the run of this process tells.
-    fn of_mine(&mut self, told: Told) {
-        let Some(task) = self.mine else { return };
-        match told {
-            Told::Training(event) => self.tasks.event(Event::Training { task, event: &event }),
-            Told::Ended(last) => {
-                self.mine = None;
-                self.end(task, Ended::of(last));
-            }
+    fn of_mine(&mut self, event: &train::Event) {
+        if let Some(task) = self.mine {
+            self.tasks.event(Event::Training { task, event });
+        }
+    }
+
+    /// Notes that it has ended, after all that it told.
+    fn mine_ended(&mut self, last: Result<train::Event>) {
+        if let Some(task) = self.mine.take() {
+            self.end(task, Ended::of(last));
         }
     }
 
@@ -253,23 +272,23 @@ impl<'a, T: Tasks> Shared<'a, T> {
     fn hear(&mut self, news: News) {
         match news {
             News::Lost(rank, why) => {
-                let task = self.away[rank].take().map(|away| away.task);
-                task.into_iter().for_each(|task| self.waiting.push_front(task));
-                self.tasks.event(Event::Lost { rank, task, why: &why });
+                let tasks: Vec<usize> = self.away[rank].drain(..).map(|away| away.task).collect();
+                tasks.iter().rev().for_each(|&task| self.waiting.push_front(task));
+                self.tasks.event(Event::Lost { rank, task: tasks.first().copied(), why: &why });
             }
             News::Message(_, Message { kind: Kind::Asked, .. }) => self.asked = true,
-            // What is not about the run that the rank has is of one that has failed.
+            // What is not about a run that the rank has is of one that has failed.
             News::Message(rank, message) => {
-                let is_meant = |away: &mut Away| away.task == message.number;
-                if let Some(away) = self.away[rank].take_if(is_meant) {
-                    self.away[rank] = self.of_away(rank, away, &message);
+                if let Some(i) = self.away[rank].iter().position(|away| away.task == message.number) {
+                    self.of_away(rank, i, &message);
                 }
             }
         }
     }
 
-    /// Takes note of what is told of a run on another rank; what it has still to do.
-    fn of_away(&mut self, rank: usize, mut away: Away, message: &Message) -> Option<Away> {
+    /// Takes note of what is told of the `i`-th run of another rank.
+    fn of_away(&mut self, rank: usize, i: usize, message: &Message) {
+        let away = &mut self.away[rank][i];
         let task = away.task;
         match message.kind {
             Kind::File => {
@@ -278,13 +297,13 @@ impl<'a, T: Tasks> Shared<'a, T> {
                 }
             }
             Kind::Ended => {
-                let how = ended(&message.bytes).and_then(|how| away.place().map(|()| how));
+                let back = self.away[rank].remove(i).expect("it is there");
+                let how = ended(&message.bytes).and_then(|how| back.place().map(|()| how));
                 self.end(task, how);
-                return None;
             }
             Kind::Failed => {
+                self.away[rank].remove(i);
                 self.end(task, Err(Error::Ranks(format!("rank {rank}: {}", message.words()))));
-                return None;
             }
             _ => {
                 if let Some(event) = training_event(message) {
@@ -292,7 +311,6 @@ impl<'a, T: Tasks> Shared<'a, T> {
                 }
             }
         }
-        Some(away)
     }
 }
 

@@ -39,7 +39,8 @@ const WAITING: usize = 2;
 /// # Errors
 /// If rank 0 is lost.
 pub fn serve(be: Cpu, team: &Team, threads: usize) -> Result<bool> {
-    let hand = Hand { be, team, threads, stop: AtomicBool::new(false), texts: Mutex::default() };
+    let (busy, stop) = Default::default();
+    let hand = Hand { be, team, threads, busy, stop, texts: Mutex::default() };
     thread::scope(|scope| {
         let (tell, told) = sync_channel(WAITING);
         let ended = hand.work(scope, &tell, &told);
@@ -54,7 +55,9 @@ struct Hand<'a> {
     be: Cpu,
     team: &'a Team,
     threads: usize,
-    /// Whether the run that is in training is to stop.
+    /// Whether a run is in training.
+    busy: AtomicBool,
+    /// Whether the runs that this rank has are to stop.
     stop: AtomicBool,
     texts: Mutex<Texts>,
 }
@@ -77,9 +80,11 @@ impl Hand<'_> {
         let ranks = self.team.ranks();
         let mut inbox = Inbox::new(ranks, 0)?;
         let (mut heard, mut beat) = (Instant::now(), Instant::now());
-        let (mut coming, mut training): (Option<Coming>, Option<ScopedJoinHandle<()>>) = (None, None);
+        // The run whose files arrive; the one that is next; those in training or on their way back.
+        let (mut coming, mut next): (Option<Coming>, Option<Coming>) = (None, None);
+        let mut threads: Vec<ScopedJoinHandle<()>> = Vec::new();
         let (mut asked, mut over) = (false, None);
-        let mut pauses = Pauses::default();
+        let (mut pauses, mut to_tell) = (Pauses::default(), None);
         loop {
             let mut idle = true;
             let came = inbox.poll(ranks)?;
@@ -88,15 +93,13 @@ impl Hand<'_> {
             }
             if let Came::Message(message) = came {
                 match message.kind {
-                    Kind::Task => coming = Coming::of(&message),
-                    Kind::File => coming.iter_mut().for_each(|coming| coming.add(&message)),
-                    Kind::Go => {
-                        // The one before has ended: rank 0 has waited for that.
-                        training.take().map(ScopedJoinHandle::join);
+                    Kind::Task => {
+                        // Rank 0 sends no more runs after a stop until it has all back.
                         self.stop.store(false, Ordering::Relaxed);
-                        let tell = tell.clone();
-                        training = coming.take().map(|coming| scope.spawn(move || self.train(coming, &tell)));
+                        coming = Coming::of(&message);
                     }
+                    Kind::File => coming.iter_mut().for_each(|coming| coming.add(&message)),
+                    Kind::Go => next = coming.take(),
                     Kind::Stop => self.stop.store(true, Ordering::Relaxed),
                     Kind::Quit => {
                         self.stop.store(true, Ordering::Relaxed);
@@ -105,18 +108,25 @@ impl Hand<'_> {
                     _ => {}
                 }
             }
+            if over.is_none() && !self.busy.load(Ordering::Acquire) {
+                threads.extend(next.take().map(|run| {
+                    self.busy.store(true, Ordering::Relaxed);
+                    let tell = tell.clone();
+                    scope.spawn(move || self.train(run, &tell))
+                }));
+            }
+            threads.retain(|thread| !thread.is_finished());
+            to_tell = to_tell.or_else(|| told.try_recv().ok());
             if let Some(all) = over {
-                // What the run came to is nobody's business any more.
-                while told.try_recv().is_ok() {}
-                if training.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
+                // What the runs came to is nobody's business any more.
+                to_tell = None;
+                if threads.is_empty() {
                     Message::plain(Kind::Bye, 0).send(ranks, 0)?;
                     return Ok(all);
                 }
-            } else if ranks.unsent()? == 0
-                && let Ok(message) = told.try_recv()
-            {
+            } else if to_tell.is_some() && ranks.unsent()? == 0 {
                 idle = false;
-                message.send(ranks, 0)?;
+                to_tell.take().map_or(Ok(()), |message| message.send(ranks, 0))?;
             }
             if self.team.is_asked_to_stop() && !std::mem::replace(&mut asked, true) {
                 Message::plain(Kind::Asked, 0).send(ranks, 0)?;
@@ -129,23 +139,31 @@ impl Hand<'_> {
                 let seconds = self.team.patience().as_secs_f64();
                 return Err(Error::Ranks(format!("rank 0 has not been heard of for {seconds} seconds")));
             }
-            pauses.pause_if(idle);
+            if to_tell.is_some() {
+                pauses.sleep(idle);
+            } else {
+                to_tell = pauses.wait(idle, told);
+            }
         }
     }
 
-    /// Trains a run and sends it back.
+    /// Trains a run and sends it back. While it is sent, the next one is in training.
     fn train(&self, Coming { number, how, arriving }: Coming, tell: &SyncSender<Message>) {
-        let ended = catch_unwind(AssertUnwindSafe(|| {
+        let trained = catch_unwind(AssertUnwindSafe(|| {
             let arriving = arriving?;
             let ended = Ended::of(whole(self.threads, || self.run(number, &how, &arriving, tell)).flatten())?;
+            Ok((ended, arriving))
+        }));
+        self.busy.store(false, Ordering::Release);
+        let send_back = |(ended, arriving): (Ended, Arriving)| {
             for (name, path) in files(arriving.path())? {
                 let content = fs::read(&path).map_err(Error::io("read", &path))?;
                 let _ = tell.send(Message::file(number, &name, &content));
             }
             Ok::<_, Error>(ended)
-        }));
+        };
         let failed = |why: &str| Message::of_words(Kind::Failed, number, why);
-        let _ = tell.send(match ended {
+        let _ = tell.send(match trained.map(|trained| trained.and_then(send_back)) {
             Ok(Ok(ended)) => Message { kind: Kind::Ended, number, bytes: vec![ended as u8] },
             Ok(Err(error)) => failed(&error.one_line()),
             Err(_) => failed("the program panicked; this is a fault of its own"),

@@ -218,7 +218,9 @@ fn the_run_of_a_lost_rank_goes_to_another() {
             false
         });
         assert_eq!((swept.rows(), swept.lost), (whole.clone(), lost.clone()));
-        assert_eq!((swept.begun, warned.into_inner()), (8 + lost.len(), lost.len()));
+        assert_eq!(warned.into_inner(), lost.len());
+        // It may have had the next one too.
+        assert!((8 + lost.len()..=8 + 2 * lost.len()).contains(&swept.begun), "{}", swept.begun);
         assert_same(&path("alone"), &out);
     }
 }
