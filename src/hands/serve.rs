@@ -82,7 +82,7 @@ impl Hand<'_> {
         let (mut heard, mut beat) = (Instant::now(), Instant::now());
         // The run whose files arrive; the one that is next; those in training or on their way back.
         let (mut coming, mut next): (Option<Coming>, Option<Coming>) = (None, None);
-        let mut threads: Vec<ScopedJoinHandle<()>> = Vec::new();
+        let mut at_work: Vec<ScopedJoinHandle<()>> = Vec::new();
         let (mut asked, mut over) = (false, None);
         let (mut pauses, mut to_tell) = (Pauses::default(), None);
         loop {
@@ -109,18 +109,18 @@ impl Hand<'_> {
                 }
             }
             if over.is_none() && !self.busy.load(Ordering::Acquire) {
-                threads.extend(next.take().map(|run| {
+                at_work.extend(next.take().map(|run| {
                     self.busy.store(true, Ordering::Relaxed);
                     let tell = tell.clone();
                     scope.spawn(move || self.train(run, &tell))
                 }));
             }
-            threads.retain(|thread| !thread.is_finished());
+            at_work.retain(|thread| !thread.is_finished());
             to_tell = to_tell.or_else(|| told.try_recv().ok());
             if let Some(all) = over {
                 // What the runs came to is nobody's business any more.
                 to_tell = None;
-                if threads.is_empty() {
+                if at_work.is_empty() {
                     Message::plain(Kind::Bye, 0).send(ranks, 0)?;
                     return Ok(all);
                 }

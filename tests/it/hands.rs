@@ -97,8 +97,9 @@ impl Ranks for Faulty {
 struct Swept {
     last: std::result::Result<Event, String>,
     lost: Vec<usize>,
-    /// How many runs were begun.
+    /// How many runs were begun, and how many of them before the first ended.
     begun: usize,
+    at_first: usize,
 }
 
 impl Swept {
@@ -130,9 +131,12 @@ fn sweep_on(grid: Grid, faults: &[Fault], asked: usize, stop_at: impl Fn(&Event)
     std::thread::scope(|scope| {
         let others: Vec<_> = teams.into_iter().map(|team| scope.spawn(move || serve(be, &team, 1))).collect();
         let mut crew = Crew::new(&first).unwrap();
-        let mut begun = 0;
+        let (mut begun, mut at_first) = (0, 0);
         let last = grid.run(&mut Hands::with(be, 1, &mut crew), first.stop(), |event| {
             begun += usize::from(matches!(event, Event::Run { .. }));
+            if at_first == 0 && matches!(event, Event::Outcome(_)) {
+                at_first = begun;
+            }
             if stop_at(event) {
                 stop.stop().store(true, Ordering::Relaxed);
             }
@@ -142,13 +146,13 @@ fn sweep_on(grid: Grid, faults: &[Fault], asked: usize, stop_at: impl Fn(&Event)
             // One that says nothing still hears that it is over.
             assert_eq!(rank.join().unwrap().is_ok(), !matches!(fault, Fault::Ends(_)));
         }
-        Swept { last: last.map_err(|error| error.to_string()), lost, begun }
+        Swept { last: last.map_err(|error| error.to_string()), lost, begun, at_first }
     })
 }
 
 fn alone(grid: Grid) -> Vec<(String, String)> {
     let last = grid.run(&mut Hands::alone(Cpu::new().unwrap(), 1), &AtomicBool::new(false), |_| ()).unwrap();
-    Swept { last: Ok(last), lost: Vec::new(), begun: 0 }.rows()
+    Swept { last: Ok(last), lost: Vec::new(), begun: 0, at_first: 0 }.rows()
 }
 
 /// All files in a folder, by name.
@@ -192,10 +196,12 @@ fn on_any_number_of_ranks_it_is_the_sweep_of_one_process() {
     let path = |name: &str| temp.path().join(name);
     let whole = alone(grid(&path("alone"), "builtin"));
     assert_eq!(whole.len(), 4);
-    for ranks in 1..=4 {
+    // Others than rank 0 have the next run too, while there are enough for all.
+    for (ranks, at_first) in [(1, 1), (2, 3), (3, 5), (4, 5)] {
         let out = path(&format!("on-{ranks}"));
         let swept = sweep_on(grid(&out, "builtin"), &vec![Fault::None; ranks - 1], 0, |_| false);
         assert_eq!((swept.rows(), swept.begun, swept.lost.len()), (whole.clone(), 8, 0));
+        assert_eq!(swept.at_first, at_first, "{ranks} ranks");
         assert_same(&path("alone"), &out);
     }
 }
