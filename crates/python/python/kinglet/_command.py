@@ -24,6 +24,8 @@ _CLASSES: dict[str, type[Error]] = {
 
 # Windows sends nothing else to a group of processes.
 _INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+# Seconds between two looks at signals.
+_LOOK_S = 0.1
 
 
 def command(*words: str | os.PathLike[str] | int | float) -> list[dict[str, Any]]:
@@ -75,18 +77,28 @@ def command(*words: str | os.PathLike[str] | int | float) -> list[dict[str, Any]
 def _printed(process: subprocess.Popen[str]) -> tuple[str, KeyboardInterrupt | None]:
     """What the process prints until it ends, and the interrupt that was passed on to it, if one was."""
     interrupted = None
-    assert process.stdout is not None
+    printed: list[str] = []
+    reader = threading.Thread(target=_read, args=(process.stdout, printed), daemon=True)
+    reader.start()
     while True:
         try:
-            printed = process.stdout.read()
+            # Python looks at signals between two waits. One that comes when a read has just returned would not end the next read.
+            while reader.is_alive():
+                reader.join(_LOOK_S)
             process.wait()
-            return printed, interrupted
+            return "".join(printed), interrupted
         except KeyboardInterrupt as interrupt:
             interrupted = interrupt
             process.send_signal(_INTERRUPT)
         except BaseException:
             process.kill()
             raise
+
+
+def _read(stream: IO[str] | None, into: list[str]) -> None:
+    """Reads all of a stream."""
+    assert stream is not None
+    into.append(stream.read())
 
 
 def _tell(lines: IO[str] | None) -> None:
