@@ -26,7 +26,7 @@ pub trait Tasks: Send {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A run begins or goes on.
+    /// A run begins or goes on, or is given to a rank that trains it after the one that it has.
     Began {
         /// Its number.
         task: usize,

@@ -59,7 +59,7 @@ pub(super) struct Loaded {
 /// The teacher of a configuration, if that names one.
 ///
 /// # Errors
-/// As [`teach`].
+/// As [`teach`], but for several ranks.
 pub(super) fn load(config: &Config, tokenizer: Option<&Tokenizer>) -> Result<Option<Loaded>> {
     let Some(Chosen { run, which }) = chosen(config)? else { return Ok(None) };
     let (teacher, _, of_teacher, weights) = merged::load(&run, which)?;
