@@ -19,7 +19,8 @@ use crate::{
     dropout::Mask,
     floats::Floats,
     gemm::{Init, Mat, MatMut, gemm},
-    isa::Isa,
+    isa::{Isa, Kernel, Vectors},
+    lanes::sums,
     math,
 };
 use newest::{Newest, scores_stride};
@@ -37,19 +38,8 @@ pub fn mask_row(t: usize, h: usize, j: usize) -> usize {
 /// One key's scores for a block of queries.
 type Row = [f32; BLOCK];
 
-/// The index of each query in its block.
-const QUERY: Row = {
-    let mut numbers = [0.0; BLOCK];
-    let mut i = 0;
-    while i < BLOCK {
-        numbers[i] = i as f32;
-        i += 1;
-    }
-    numbers
-};
-
 thread_local! {
-    static SCORES: RefCell<[Floats; 2]> = RefCell::default();
+    static SCORES: RefCell<[Floats; 3]> = RefCell::default();
 }
 
 /// A block's scores (keys, queries), to be computed. Query `i` of `rows` sees keys `0..=keys - rows + i`, so the last
@@ -64,14 +54,14 @@ fn weights_of(p: &[Row], rows: usize) -> Mat<'_> {
     Mat::strided(p.as_flattened(), p.len(), rows, BLOCK).zero_below(p.len() - rows)
 }
 
-/// Two `(t, BLOCK)` scratch matrices of this thread.
-fn with_scores<R>(t: usize, f: impl FnOnce(&mut [Row], &mut [Row]) -> R) -> R {
-    SCORES.with_borrow_mut(|[p, d]| {
-        let [p, d] = [p, d].map(|buffer| {
-            buffer.grow(t * BLOCK);
-            buffer.as_chunks_mut().0
-        });
-        f(p, d)
+/// Three `(t, BLOCK)` scratch matrices of this thread, of which the last grows only `if drops`.
+fn with_scores<R>(t: usize, drops: bool, f: impl FnOnce([&mut [Row]; 3]) -> R) -> R {
+    SCORES.with_borrow_mut(|[p, d, keep]| {
+        [&mut *p, &mut *d].into_iter().for_each(|buffer| buffer.grow(t * BLOCK));
+        if drops {
+            keep.grow(t * BLOCK);
+        }
+        f([p, d, keep].map(|buffer| buffer.as_chunks_mut().0))
     })
 }
 
@@ -121,7 +111,7 @@ pub fn cached(
         let pos = pos.min(block - 1);
         if out.len() == c {
             let keys = pos + 1;
-            SCORES.with_borrow_mut(|[scores, _]| {
+            SCORES.with_borrow_mut(|[scores, ..]| {
                 scores.grow(heads.nh * scores_stride(keys));
                 let (q, k, v, fused) = (&qkv[..c], &*k_cache, &*v_cache, isa.is_fused());
                 isa.run_generic(Newest { out, q, k, stride, v, keys, heads, fused, scores });
@@ -158,7 +148,7 @@ fn attend(
     heads.check();
     let (Heads { c, nh, .. }, scale) = (heads, heads.scale as f32);
     let (n, hs, width) = (out.len() / c, heads.hs(), heads.width());
-    with_scores(pos + n, |scores, _| {
+    with_scores(pos + n, false, |[scores, ..]| {
         for h in 0..nh {
             for q0 in (0..n).step_by(BLOCK) {
                 let rows = BLOCK.min(n - q0);
@@ -171,11 +161,18 @@ fn attend(
                 let p = &mut scores[..keys];
                 let first = keys - rows;
                 gemm(isa, scores_of(p, rows), Init::Zero, k, q.t());
-                let mask = mask.map(|mask| (mask, mask_row(n, h, 0) + q0, mask_row(n, 0, 1)));
-                let block_lse = isa.run(
-                    #[inline(always)]
-                    || softmax(p, scale, first, mask),
-                );
+                let mut block_lse = [0.0; BLOCK];
+                isa.run_generic(Softmax { p, scale, first, lse: &mut block_lse[..rows] });
+                if let Some(mask) = mask {
+                    isa.run(
+                        #[inline(always)]
+                        || {
+                            for (j, p) in p.iter_mut().enumerate() {
+                                multiply(p, &mask.factors(mask_row(n, h, j) + q0));
+                            }
+                        },
+                    );
+                }
                 if let Some(lse) = &mut lse {
                     lse[h * n + q0..][..rows].copy_from_slice(&block_lse[..rows]);
                 }
@@ -208,7 +205,7 @@ pub fn backward(isa: Isa, dqkv: &mut [f32], dout: &[f32], saved: Saved, heads: H
     let (t, hs, width) = (out.len() / c, heads.hs(), heads.width());
     assert!(out.len() == t * c && dout.len() == t * c && lse.len() == nh * t);
     assert!(qkv.len() == t * width && dqkv.len() == qkv.len());
-    with_scores(t, |scores, dscores| {
+    with_scores(t, mask.is_some(), |[scores, dscores, keeps]| {
         for h in 0..nh {
             let (k_at, v_at) = (c + heads.shared(h), c + heads.kv() + heads.shared(h));
             let first_of_group = h.is_multiple_of(nh / heads.nkv);
@@ -225,32 +222,26 @@ pub fn backward(isa: Isa, dqkv: &mut [f32], dout: &[f32], saved: Saved, heads: H
                 let (p, ds) = (&mut scores[..keys], &mut dscores[..keys]);
                 gemm(isa, scores_of(p, rows), Init::Zero, k, q.t());
                 gemm(isa, scores_of(ds, rows), Init::Zero, v, d_o.t());
-                isa.run(
-                    #[inline(always)]
-                    || {
-                        let (mut row_lse, mut d) = ([0.0; BLOCK], [0.0; BLOCK]);
-                        row_lse[..rows].copy_from_slice(&lse[h * t + q0..][..rows]);
-                        for (i, d) in d[..rows].iter_mut().enumerate() {
-                            let at = (q0 + i) * c + h * hs;
-                            *d = math::lane_sum([&dout[at..at + hs], &out[at..at + hs]], |[dout, out]| dout * out);
-                        }
-                        for (j, (p, ds)) in p.iter_mut().zip(&mut *ds).enumerate() {
-                            let keep = mask.map(|mask| mask.factors(mask_row(t, h, j) + q0));
-                            if let Some(keep) = &keep {
+                let (mut row_lse, mut d) = ([0.0; BLOCK], [0.0; BLOCK]);
+                row_lse[..rows].copy_from_slice(&lse[h * t + q0..][..rows]);
+                let at = q0 * c + h * hs;
+                isa.run_generic(Dots { d: &mut d[..rows], a: &dout[at..], b: &out[at..], hs, c });
+                let keep = if mask.is_some() { &mut keeps[..keys] } else { &mut [] };
+                if let Some(mask) = mask {
+                    isa.run(
+                        #[inline(always)]
+                        || {
+                            for (j, (keep, ds)) in keep.iter_mut().zip(&mut *ds).enumerate() {
+                                *keep = mask.factors(mask_row(t, h, j) + q0);
                                 multiply(ds, keep);
                             }
-                            let blind = blind(j, q0);
-                            for i in 0..BLOCK {
-                                let weight = math::exp(p[i] * scale - row_lse[i]);
-                                let dscore = scale * weight * (ds[i] - d[i]);
-                                p[i] = if QUERY[i] < blind { 0.0 } else { weight };
-                                ds[i] = if QUERY[i] < blind { 0.0 } else { dscore };
-                            }
-                            if let Some(keep) = &keep {
-                                multiply(p, keep);
-                            }
-                        }
-                    },
+                        },
+                    );
+                }
+                isa.run_generic(SoftmaxBackward { p, ds, scale, first: q0, lse: &row_lse, d: &d });
+                isa.run(
+                    #[inline(always)]
+                    || p.iter_mut().zip(keep).for_each(|(p, keep)| multiply(p, keep)),
                 );
                 let (p, ds) = (weights_of(p, rows), weights_of(ds, rows));
                 gemm(isa, MatMut::strided(&mut dqkv[q_at..], rows, hs, width), Init::Zero, ds.t(), k);
@@ -261,6 +252,27 @@ pub fn backward(isa: Isa, dqkv: &mut [f32], dout: &[f32], saved: Saved, heads: H
     });
 }
 
+/// `d[i] = a_i . b_i`, of rows of `hs` numbers that begin `c` apart.
+struct Dots<'a> {
+    d: &'a mut [f32],
+    a: &'a [f32],
+    b: &'a [f32],
+    hs: usize,
+    c: usize,
+}
+
+impl Kernel for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        for ((d, a), b) in self.d.iter_mut().zip(self.a.chunks(self.c)).zip(self.b.chunks(self.c)) {
+            [*d] = sums(simd, [&a[..self.hs], &b[..self.hs]], |[a, b]| [a * b]);
+        }
+    }
+}
+
+/// `p *= by`.
 #[inline(always)]
 fn multiply(p: &mut Row, by: &Row) {
     for i in 0..BLOCK {
@@ -268,52 +280,134 @@ fn multiply(p: &mut Row, by: &Row) {
     }
 }
 
-/// How many of a block's queries, the first ones, do not see key `j`, if the first query sees keys `0..=first`. (Their
-/// scores are selected lane by lane instead of being filled in memory: loading a vector that was just written in pieces
-/// would stall.)
-#[inline(always)]
-fn blind(j: usize, first: usize) -> f32 {
-    j.saturating_sub(first) as f32
+/// One vector of a block's queries, and the keys that they see: all lanes see the keys below `open`, and some those below `seen`.
+struct Column<S: Vectors> {
+    /// Which vector of a row.
+    at: usize,
+    open: usize,
+    seen: usize,
+    /// Each lane's number.
+    lane: S::f32s,
+}
+
+impl<S: Vectors> Column<S> {
+    /// Vectors in a row.
+    const COUNT: usize = BLOCK / S::F32_LANES;
+
+    /// Column `at` of a block of `keys` keys, whose first query sees keys `0..=first`.
+    #[inline(always)]
+    fn new(simd: S, at: usize, keys: usize, first: usize) -> Column<S> {
+        const NUMBERS: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+        let before = first + at * S::F32_LANES;
+        Column {
+            at,
+            open: keys.min(before + 1),
+            seen: keys.min(before + S::F32_LANES),
+            lane: simd.partial_load_f32s(&NUMBERS[..S::F32_LANES]),
+        }
+    }
+
+    /// Where key `j` is in a block of scores.
+    #[inline(always)]
+    fn index(&self, j: usize) -> usize {
+        j * Self::COUNT + self.at
+    }
+
+    /// `x` of key `j`, or `hidden` in the lanes of the queries that do not see it.
+    #[inline(always)]
+    fn hide(&self, simd: S, j: usize, x: S::f32s, hidden: f32) -> S::f32s {
+        if j < self.open {
+            return x;
+        }
+        let blind = simd.splat_f32s((j + 1 - self.open) as f32);
+        simd.select_f32s(simd.less_than_f32s(self.lane, blind), simd.splat_f32s(hidden), x)
+    }
 }
 
 /// Softmax over the keys, in place, of `scale` times the scores `p (keys, BLOCK)`, where query `i` sees keys
-/// `0..=first + i`; returns each query's log-sum-exp. `mask` comes with the index of key 0 and the step from one key to
-/// the next.
-#[inline(always)]
-fn softmax(p: &mut [Row], scale: f32, first: usize, mask: Option<(&Mask, usize, usize)>) -> Row {
-    let mut top = [f32::NEG_INFINITY; BLOCK];
-    for (j, p) in p.iter_mut().enumerate() {
-        let blind = blind(j, first);
-        for i in 0..BLOCK {
-            p[i] = if QUERY[i] < blind { f32::NEG_INFINITY } else { p[i] };
-            // This may skip a NaN, but the exponential below keeps it. (Written out, it compiles to a masked store,
-            // which is slow.)
-            top[i] = top[i].max(p[i]);
+/// `0..=first + i`; `lse (rows)` receives each query's log-sum-exp.
+struct Softmax<'a> {
+    p: &'a mut [Row],
+    scale: f32,
+    first: usize,
+    lse: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        let Softmax { p, scale, first, lse } = self;
+        let keys = p.len();
+        let p = S::as_mut_simd_f32s(p.as_flattened_mut()).0;
+        for (at, lse) in lse.chunks_mut(S::F32_LANES).enumerate() {
+            let column = Column::new(simd, at, keys, first);
+            // Several maxima: each would wait for the last.
+            let mut tops = [simd.splat_f32s(f32::NEG_INFINITY); 4];
+            for j in 0..column.seen {
+                // Where there is a NaN, the exponential below keeps it.
+                let score = column.hide(simd, j, p[column.index(j)], f32::NEG_INFINITY);
+                tops[j % 4] = simd.max_f32s(tops[j % 4], score);
+            }
+            let top = simd.max_f32s(simd.max_f32s(tops[0], tops[1]), simd.max_f32s(tops[2], tops[3]));
+            let (factor, mut sum) = (simd.splat_f32s(scale), simd.splat_f32s(0.0));
+            for j in 0..column.seen {
+                let p = &mut p[column.index(j)];
+                let weight = math::exps(simd, simd.mul_f32s(simd.sub_f32s(*p, top), factor));
+                *p = column.hide(simd, j, weight, 0.0);
+                sum = simd.add_f32s(sum, *p);
+            }
+            let norm = simd.div_f32s(simd.splat_f32s(1.0), sum);
+            for j in 0..column.seen {
+                let p = &mut p[column.index(j)];
+                *p = simd.mul_f32s(*p, norm);
+            }
+            for j in column.seen..keys {
+                p[column.index(j)] = simd.splat_f32s(0.0);
+            }
+            let (mut tops, mut sums) = ([0.0; 16], [0.0; 16]);
+            simd.partial_store_f32s(&mut tops[..S::F32_LANES], top);
+            simd.partial_store_f32s(&mut sums[..S::F32_LANES], sum);
+            for ((lse, top), sum) in lse.iter_mut().zip(tops).zip(sums) {
+                *lse = top * scale + sum.ln();
+            }
         }
     }
-    let mut sum = [0.0; BLOCK];
-    for p in &mut *p {
-        for i in 0..BLOCK {
-            p[i] = math::exp((p[i] - top[i]) * scale);
-            sum[i] += p[i];
+}
+
+/// The backward pass of [`Softmax`] and of the products beside it, in place: `p (keys, BLOCK)` holds the scores and becomes the
+/// weights, `ds (keys, BLOCK)` holds the gradients of the weights and becomes those of the scores. `lse` and `d` are of each query.
+struct SoftmaxBackward<'a> {
+    p: &'a mut [Row],
+    ds: &'a mut [Row],
+    scale: f32,
+    first: usize,
+    lse: &'a Row,
+    d: &'a Row,
+}
+
+impl Kernel for SoftmaxBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        let SoftmaxBackward { p, ds, scale, first, lse, d } = self;
+        let (keys, factor) = (p.len(), simd.splat_f32s(scale));
+        let [p, ds] = [p, ds].map(|x| S::as_mut_simd_f32s(x.as_flattened_mut()).0);
+        let [lse, d] = [lse, d].map(|x| S::as_simd_f32s(x).0);
+        for at in 0..Column::<S>::COUNT {
+            let (column, lse, d) = (Column::new(simd, at, keys, first), lse[at], d[at]);
+            for j in 0..column.seen {
+                let (p, ds) = (&mut p[column.index(j)], &mut ds[column.index(j)]);
+                let weight = math::exps(simd, simd.sub_f32s(simd.mul_f32s(*p, factor), lse));
+                let dscore = simd.mul_f32s(simd.mul_f32s(factor, weight), simd.sub_f32s(*ds, d));
+                *p = column.hide(simd, j, weight, 0.0);
+                *ds = column.hide(simd, j, dscore, 0.0);
+            }
+            for j in column.seen..keys {
+                (p[column.index(j)], ds[column.index(j)]) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+            }
         }
     }
-    let mut norm = [0.0; BLOCK];
-    for i in 0..BLOCK {
-        norm[i] = 1.0 / sum[i];
-    }
-    for (j, p) in p.iter_mut().enumerate() {
-        let blind = blind(j, first);
-        for i in 0..BLOCK {
-            p[i] = if QUERY[i] < blind { 0.0 } else { p[i] * norm[i] };
-        }
-        if let Some((mask, start, step)) = mask {
-            multiply(p, &mask.factors(start + j * step));
-        }
-    }
-    let mut lse = [0.0; BLOCK];
-    for i in 0..BLOCK {
-        lse[i] = top[i] * scale + sum[i].ln();
-    }
-    lse
 }

@@ -34,6 +34,7 @@ pub mod dropout;
 mod floats;
 mod gemm;
 mod isa;
+mod lanes;
 pub mod loss;
 mod math;
 pub mod norm;

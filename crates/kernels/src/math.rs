@@ -1,9 +1,11 @@
 //! Shared by the row kernels: lane-wise reductions, an exponential that the compiler can vectorise, sums.
 
-use crate::isa::Isa;
+use crate::{
+    isa::{Isa, Vectors},
+    lanes::sum_lanes,
+};
 
-/// Float lanes that row reductions are split over, whatever the instruction set: enough for one AVX-512 register.
-pub(crate) const LANES: usize = 16;
+pub(crate) use crate::lanes::LANES;
 
 /// `sum_i f([x[0][i], x[1][i], ...])` over rows of equal length, in [`LANES`] interleaved partial sums, so that it
 /// vectorises without reordering anything.
@@ -38,19 +40,6 @@ pub(crate) fn lane_sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f
     sum_lanes(partial)
 }
 
-/// The sum of partial sums.
-#[inline(always)]
-pub(crate) fn sum_lanes(mut partial: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            partial[lane] += partial[lane + width];
-        }
-        width /= 2;
-    }
-    partial[0]
-}
-
 /// The largest element; minus infinity for an empty row. It may skip a NaN; whatever reads the row next does not.
 #[inline(always)]
 pub(crate) fn max(row: &[f32]) -> f32 {
@@ -65,27 +54,53 @@ pub(crate) fn max(row: &[f32]) -> f32 {
     rest.iter().fold(best.iter().fold(f32::NEG_INFINITY, most), most)
 }
 
+/// What [`exp`] clamps to.
+const LOWEST: f32 = -87.3;
+const HIGHEST: f32 = 88.3;
+/// 1.5 * 2^23.
+const ROUND: f32 = 12_582_912.0;
+/// ln 2 in two parts, the first of few digits.
+const LN2_HI: f32 = 0.693_359_4;
+const LN2_LO: f32 = -2.121_944_4e-4;
+/// `(e^r - r - 1) / r^2` for small r, the highest power first.
+const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
+
 /// `e^x` to 2 ulp for `-87 <= x <= 88`, clamped outside; NaN stays NaN.
 ///
 /// `x = k ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` is a polynomial and `2^k` goes straight into the exponent bits.
 /// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits, which saves a conversion.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HI: f32 = 0.693_359_4;
-    const LN2_LO: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.3, 88.3);
+    let x = x.clamp(LOWEST, HIGHEST);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let k = shifted - ROUND;
     let r = (x - k * LN2_HI) - k * LN2_LO;
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_6e-1;
-    p = p * r + 0.5;
+    let mut p = POLYNOMIAL[0];
+    for i in 1..POLYNOMIAL.len() {
+        p = p * r + POLYNOMIAL[i];
+    }
     let power = p * (r * r) + r + 1.0;
     f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// [`exp`] of each lane, with the same bits.
+#[inline(always)]
+pub(crate) fn exps<S: Vectors>(simd: S, x: S::f32s) -> S::f32s {
+    let splat = |x| simd.splat_f32s(x);
+    let (add, sub, mul) = (|a, b| simd.add_f32s(a, b), |a, b| simd.sub_f32s(a, b), |a, b| simd.mul_f32s(a, b));
+    // In this order, x86's instructions keep a NaN.
+    let clamped = simd.min_f32s(splat(HIGHEST), simd.max_f32s(splat(LOWEST), x));
+    let shifted = add(mul(clamped, splat(std::f32::consts::LOG2_E)), splat(ROUND));
+    let k = sub(shifted, splat(ROUND));
+    let r = sub(sub(clamped, mul(k, splat(LN2_HI))), mul(k, splat(LN2_LO)));
+    let mut p = splat(POLYNOMIAL[0]);
+    for i in 1..POLYNOMIAL.len() {
+        p = add(mul(p, r), splat(POLYNOMIAL[i]));
+    }
+    let power = add(add(mul(p, mul(r, r)), r), splat(1.0));
+    let exponent = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    let power = simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(power), exponent));
+    if S::F32_LANES > 1 { power } else { simd.select_f32s(simd.equal_f32s(x, x), power, x) }
 }
 
 /// `tanh x = 1 - 2 / (e^2x + 1)`, to about 1e-7 absolute.
@@ -149,6 +164,7 @@ pub(crate) fn round_to_bf16(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Kernel;
 
     #[test]
     fn exp_is_within_two_ulp() {
@@ -160,6 +176,30 @@ mod tests {
         assert!(exp(f32::NAN).is_nan());
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NEG_INFINITY) < 1.3e-38);
+    }
+
+    #[test]
+    fn exps_has_the_bits_of_exp() {
+        struct Of<'a>(&'a mut [f32]);
+        impl Kernel for Of<'_> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run<S: Vectors>(self, simd: S) {
+                let (vectors, rest) = S::as_mut_simd_f32s(self.0);
+                assert!(rest.is_empty());
+                vectors.iter_mut().for_each(|x| *x = exps(simd, *x));
+            }
+        }
+        let specials = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-40, 88.3, -87.3];
+        let x: Vec<f32> = (0..4088).map(|i| (i - 2044) as f32 * 0.05).chain(specials).collect();
+        for isa in Isa::available() {
+            let mut got = x.clone();
+            isa.run_generic(Of(&mut got));
+            let same =
+                |(x, got): (&f32, &f32)| if x.is_nan() { got.is_nan() } else { exp(*x).to_bits() == got.to_bits() };
+            assert!(x.iter().zip(&got).all(same), "{}", isa.name());
+        }
     }
 
     #[test]

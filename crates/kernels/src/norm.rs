@@ -1,7 +1,10 @@
 //! LayerNorm (Ba, Kiros, Hinton 2016): `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(var + eps)`, over each row
 //! of `c` channels; and RMSNorm (Zhang, Sennrich 2019), which is the same with 0 in place of the mean.
 
-use crate::{isa::Isa, math::lane_sum};
+use crate::{
+    isa::{Isa, Kernel, Vectors},
+    lanes::{Lanes, each_part, sums},
+};
 
 /// Which norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,30 +41,49 @@ pub struct Grads<'a> {
 
 /// Forward. `y (n, c)`, `x (n, c)`; `stats (n, 2)` receives each row's mean (for RMSNorm 0) and rstd.
 pub fn forward(isa: Isa, norm: Norm, y: &mut [f32], stats: &mut [f32], x: &[f32]) {
-    let Norm { kind, w, b, eps } = norm;
-    let c = w.len();
-    assert!(y.len() == x.len() && stats.len() * c == 2 * x.len() && b.is_none_or(|b| b.len() == c));
-    isa.run(
-        #[inline(always)]
-        || {
-            let rows = y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(stats.as_chunks_mut().0);
-            for ((y, x), stats) in rows {
-                let mean = match kind {
-                    Kind::Layer => lane_sum([x], |[x]| x) / c as f32,
-                    Kind::Rms => 0.0,
-                };
-                let sq = lane_sum([x], |[x]| (x - mean) * (x - mean));
-                let rstd = 1.0 / (sq / c as f32 + eps).sqrt();
-                *stats = [mean, rstd];
-                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                    *y = (x - mean) * rstd * w;
-                }
-                if let Some(b) = b {
-                    y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
-                }
-            }
-        },
-    );
+    let c = norm.w.len();
+    assert!(y.len() == x.len() && stats.len() * c == 2 * x.len() && norm.b.is_none_or(|b| b.len() == c));
+    isa.run_generic(Forward { norm, y, stats, x });
+}
+
+struct Forward<'a> {
+    norm: Norm<'a>,
+    y: &'a mut [f32],
+    stats: &'a mut [f32],
+    x: &'a [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        let Forward { norm: Norm { kind, w, b, eps }, y, stats, x } = self;
+        let c = w.len();
+        let splat = |x| Lanes::splat(simd, x);
+        for ((y, x), stats) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(stats.as_chunks_mut().0) {
+            let mean = match kind {
+                Kind::Layer => sums(simd, [x], |[x]| [x])[0] / c as f32,
+                Kind::Rms => 0.0,
+            };
+            let of_row = splat(mean);
+            let [sq] = sums(simd, [x], |[x]| [(x - of_row) * (x - of_row)]);
+            let rstd = 1.0 / (sq / c as f32 + eps).sqrt();
+            *stats = [mean, rstd];
+            each_part(
+                c,
+                #[inline(always)]
+                |part| {
+                    let load = |x: &[f32]| Lanes::load(simd, &x[part.clone()]);
+                    let mut out = (load(x) - of_row) * splat(rstd) * load(w);
+                    if let Some(b) = b {
+                        out = out + load(b);
+                    }
+                    out.store(&mut y[part.clone()]);
+                },
+            );
+        }
+    }
 }
 
 /// Backward, from `dy (n, c)`; `x` and `stats` as in [`forward`].
@@ -70,32 +92,49 @@ pub fn forward(isa: Isa, norm: Norm, y: &mut [f32], stats: &mut [f32], x: &[f32]
 /// `dx += rstd * (g - mean(g) - xhat * mean(g * xhat))`, `dw += dy * xhat`, `db += dy`. The term `mean(g)` is the
 /// gradient through the mean, so it is 0 for RMSNorm.
 pub fn backward(isa: Isa, norm: Norm, grads: Grads, dy: &[f32], x: &[f32], stats: &[f32]) {
-    let Norm { kind, w, .. } = norm;
-    let Grads { dx, mut dw, mut db } = grads;
-    let c = w.len();
-    assert!(dx.len() == x.len() && dy.len() == x.len() && stats.len() * c == 2 * x.len());
-    assert!([&dw, &db].into_iter().flatten().all(|d| d.len() == c));
-    isa.run(
-        #[inline(always)]
-        || {
-            let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(stats.as_chunks().0);
-            for (((dx, dy), x), &[mean, rstd]) in rows {
-                let g_sum = match kind {
-                    Kind::Layer => lane_sum([dy, w], |[dy, w]| dy * w),
-                    Kind::Rms => 0.0,
-                };
-                let gx_sum = lane_sum([dy, w, x], |[dy, w, x]| dy * w * ((x - mean) * rstd));
-                let (g_mean, gx_mean) = (g_sum / c as f32, gx_sum / c as f32);
-                for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
-                    *dx += rstd * (dy * w - g_mean - (x - mean) * rstd * gx_mean);
-                }
-                if let Some(dw) = &mut dw {
-                    dw.iter_mut().zip(dy).zip(x).for_each(|((dw, dy), x)| *dw += dy * ((x - mean) * rstd));
-                }
-                if let Some(db) = &mut db {
-                    db.iter_mut().zip(dy).for_each(|(db, dy)| *db += dy);
-                }
-            }
-        },
-    );
+    let c = norm.w.len();
+    assert!(grads.dx.len() == x.len() && dy.len() == x.len() && stats.len() * c == 2 * x.len());
+    assert!([&grads.dw, &grads.db].into_iter().flatten().all(|d| d.len() == c));
+    isa.run_generic(Back { norm, grads, dy, x, stats });
+}
+
+struct Back<'a> {
+    norm: Norm<'a>,
+    grads: Grads<'a>,
+    dy: &'a [f32],
+    x: &'a [f32],
+    stats: &'a [f32],
+}
+
+impl Kernel for Back<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        let Back { norm: Norm { kind, w, .. }, grads: Grads { dx, mut dw, mut db }, dy, x, stats } = self;
+        let c = w.len();
+        let splat = |x| Lanes::splat(simd, x);
+        let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(stats.as_chunks().0);
+        for (((dx, dy), x), &[mean, rstd]) in rows {
+            let (mean, rstd) = (splat(mean), splat(rstd));
+            let [g, gx] = sums(simd, [dy, w, x], |[dy, w, x]| [dy * w, dy * w * ((x - mean) * rstd)]);
+            let g_mean = splat(if kind == Kind::Layer { g / c as f32 } else { 0.0 });
+            let gx_mean = splat(gx / c as f32);
+            each_part(
+                c,
+                #[inline(always)]
+                |part| {
+                    let load = |x: &[f32]| Lanes::load(simd, &x[part.clone()]);
+                    let (dy, xhat) = (load(dy), (load(x) - mean) * rstd);
+                    (load(dx) + rstd * (dy * load(w) - g_mean - xhat * gx_mean)).store(&mut dx[part.clone()]);
+                    if let Some(dw) = &mut dw {
+                        (load(dw) + dy * xhat).store(&mut dw[part.clone()]);
+                    }
+                    if let Some(db) = &mut db {
+                        (load(db) + dy).store(&mut db[part.clone()]);
+                    }
+                },
+            );
+        }
+    }
 }

@@ -5,7 +5,8 @@ use crate::{
     floats::Floats,
     gemm::{Init, Mat, MatMut, Precision, Rhs, gemm_with, mirror},
     isa::Isa,
-    math::{self, LANES},
+    lanes::{LANES, sum_lanes},
+    math,
 };
 use std::cell::RefCell;
 
@@ -265,8 +266,8 @@ pub fn sum_squares(isa: Isa, x: &[f32]) -> f64 {
                         two[lane] += y[lane] * y[lane];
                     }
                 }
-                sum += f64::from(math::sum_lanes(one));
-                sum += f64::from(math::sum_lanes(two));
+                sum += f64::from(sum_lanes(one));
+                sum += f64::from(sum_lanes(two));
             }
             for block in rest.chunks(BLOCK) {
                 sum += f64::from(math::lane_sum([block], |[x]| x * x));

@@ -60,6 +60,12 @@ impl Located {
     }
 }
 
+/// Rows of a tile that is one vector wide. A processor begins two vectors' multiplications in each cycle and ends them four cycles
+/// later, so that a tile of fewer than eight vectors waits for its own sums. A divisor of every strip, as is [`PAIR_ROWS`].
+pub(super) const NARROW_ROWS: usize = 12;
+/// Rows of a tile that is two vectors wide, where a whole one is wider: block sizes of attention are multiples of it.
+pub(super) const PAIR_ROWS: usize = 8;
+
 /// Vectors of B that are read for `cols` columns, at most `NV`.
 #[inline(always)]
 pub(super) fn vectors_read<S: Simd, const NV: usize>(cols: usize) -> usize {
@@ -92,7 +98,8 @@ pub(super) struct PanelProduct<'a> {
 }
 
 impl PanelProduct<'_> {
-    /// `C = init + A B`, in tiles of `MR` rows and `NV` vectors, or fewer vectors if the columns need no more.
+    /// `C = init + A B`, in tiles of `MR` rows and `NV` vectors, or fewer vectors if the columns need no more; those of one or
+    /// two vectors have [`NARROW_ROWS`] or [`PAIR_ROWS`] rows.
     ///
     /// # Safety
     /// The elements of A must be readable, and [`vectors_read`] vectors of each row of B. `a.step` or `a.stride` must
@@ -102,10 +109,10 @@ impl PanelProduct<'_> {
         // The function pointer keeps the compiler from inlining all of them into the surrounding loops, which would
         // then have too few registers.
         let tiles = match (vectors_read::<S, NV>(self.cols), self.a.step == 1) {
-            (1, true) => Self::compiled::<S, M, MR, 1, true>,
-            (1, false) => Self::compiled::<S, M, MR, 1, false>,
-            (2, true) if NV > 2 => Self::compiled::<S, M, MR, 2, true>,
-            (2, false) if NV > 2 => Self::compiled::<S, M, MR, 2, false>,
+            (1, true) => Self::compiled::<S, M, NARROW_ROWS, 1, true>,
+            (1, false) => Self::compiled::<S, M, NARROW_ROWS, 1, false>,
+            (2, true) if NV > 2 => Self::compiled::<S, M, PAIR_ROWS, 2, true>,
+            (2, false) if NV > 2 => Self::compiled::<S, M, PAIR_ROWS, 2, false>,
             (_, true) => Self::compiled::<S, M, MR, NV, true>,
             (_, false) => Self::compiled::<S, M, MR, NV, false>,
         };
@@ -218,11 +225,12 @@ impl Tile {
             if rows == MR {
                 return self.multiply::<S, M, MR, NV, BY_ROWS>(simd);
             }
-            for part in [4, 2, 1] {
+            for part in [8, 4, 2, 1] {
                 if rows & part == 0 {
                     continue;
                 }
                 match part {
+                    8 if MR > 8 => self.multiply::<S, M, 8, NV, BY_ROWS>(simd),
                     4 => self.multiply::<S, M, 4, NV, BY_ROWS>(simd),
                     2 => self.multiply::<S, M, 2, NV, BY_ROWS>(simd),
                     _ => self.multiply::<S, M, 1, NV, BY_ROWS>(simd),

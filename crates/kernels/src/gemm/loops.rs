@@ -1,7 +1,7 @@
 //! The outer loops: the order in which blocks of the factors are multiplied, and where each block is in memory.
 
 use super::{
-    kernel::{FusedNumbers, Located, MulAdd, Numbers, PanelProduct, vectors_read},
+    kernel::{FusedNumbers, Located, MulAdd, NARROW_ROWS, Numbers, PAIR_ROWS, PanelProduct, vectors_read},
     mat::{Epilogue, Init, Mat, MatMut},
     pack::{KC, NC, Panels, Rhs, WIDE, block_start, pack_a, pack_b, panel_width},
 };
@@ -54,14 +54,52 @@ impl TileKernel for Gemm<'_> {
     #[inline(always)]
     fn run<S: Vectors, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
         if self.fused && !S::FUSES {
-            self.blocks::<S, FusedNumbers, ROWS, VECTORS>(simd);
+            self.product::<S, FusedNumbers, ROWS, VECTORS>(simd);
         } else {
-            self.blocks::<S, Numbers, ROWS, VECTORS>(simd);
+            self.product::<S, Numbers, ROWS, VECTORS>(simd);
         }
     }
 }
 
 impl Gemm<'_> {
+    /// All of it, for tiles of `MR` rows and `NV` vectors.
+    #[inline(always)]
+    fn product<S: Vectors, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
+        let is_one_panel = self.c.cols <= panel_width::<S>() && self.a.cols <= KC && self.a.col_stride <= NEAR;
+        if is_one_panel && self.epilogue.is_none() {
+            return self.one_panel::<S, M, MR, NV>(simd);
+        }
+        // A function of its own, so that small products do not begin with what it needs.
+        M::compiled(
+            simd,
+            #[inline(always)]
+            || self.blocks::<S, M, MR, NV>(simd),
+        );
+    }
+
+    /// A product with a single panel of B, such as those of attention, of which LOOPs 5 to 2 would have one round each.
+    #[inline(always)]
+    fn one_panel<S: Vectors, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
+        let Gemm { mut c, init, a, b, packed, .. } = self;
+        let (rows, cols, k) = (c.rows, c.cols, 0..a.cols);
+        let in_place = matches!(b, Rhs::Mat(b) if fits_as_is::<S, NV>(b, rows));
+        let wanted = (cols + c.diagonal).next_multiple_of(MR);
+        let strip = c.strip(0..rows, 0..cols);
+        let product = PanelProduct {
+            a: locate_a(&mut packed.a, a, k.clone()).first,
+            zeros: a.zeros,
+            rows: 0..rows.min(wanted),
+            k: k.clone(),
+            b: locate_b::<S, NV>(simd, &mut packed.b, b, in_place, k, 0..cols),
+            cols,
+            c: strip.data,
+            c_stride: strip.row_stride,
+            init,
+        };
+        // SAFETY: as in `blocks`; an A that is read in place has all of its rows.
+        unsafe { product.multiply::<S, M, MR, NV>(simd) };
+    }
+
     /// LOOPs 5 to 2, for tiles of `MR` rows and `NV` vectors.
     #[inline(always)]
     pub(super) fn blocks<S: Vectors, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
@@ -69,6 +107,7 @@ impl Gemm<'_> {
         let nr = panel_width::<S>();
         const { assert!(NV == S::TILE_VECTORS && Panels::STEP.is_multiple_of(panel_width::<S>())) };
         const { assert!(WIDE.is_multiple_of(MR * STRIP)) };
+        const { assert!((MR * STRIP).is_multiple_of(NARROW_ROWS) && (MR * STRIP).is_multiple_of(PAIR_ROWS)) };
         let b_in_place = matches!(b, Rhs::Mat(b) if fits_as_is::<S, NV>(b, c.rows));
         // LOOP 5
         for k0 in (0..a.cols).step_by(KC) {

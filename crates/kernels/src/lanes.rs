@@ -1,0 +1,176 @@
+//! Sixteen numbers at a time: the sums over a row have the same bits with every instruction set, because each has sixteen
+//! partial sums. Written with vectors; of loops over arrays the compiler makes single numbers when it sees how they are added up.
+
+use pulp::Simd;
+use std::ops::{Add, Mul, Range, Sub};
+
+/// Numbers at a time, whatever the instruction set: enough for one AVX-512 register.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen numbers, which the instruction set's vectors `S::f32s` add and multiply.
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes<S: Simd> {
+    simd: S,
+    x: [f32; LANES],
+}
+
+impl<S: Simd> Lanes<S> {
+    const VECTORS: usize = LANES / S::F32_LANES;
+
+    /// The same number in all lanes.
+    #[inline(always)]
+    pub(crate) fn splat(simd: S, x: f32) -> Lanes<S> {
+        Lanes { simd, x: [x; LANES] }
+    }
+
+    /// At most sixteen numbers, with zeros behind them.
+    #[inline(always)]
+    pub(crate) fn load(simd: S, x: &[f32]) -> Lanes<S> {
+        if let Ok(x) = <&[f32; LANES]>::try_from(x) {
+            return Lanes { simd, x: *x };
+        }
+        let mut all = Lanes::splat(simd, 0.0);
+        for i in 0..x.len().min(LANES) {
+            all.x[i] = x[i];
+        }
+        all
+    }
+
+    /// Writes the first lanes to `x`, sixteen at most.
+    #[inline(always)]
+    pub(crate) fn store(self, x: &mut [f32]) {
+        if let Ok(x) = <&mut [f32; LANES]>::try_from(&mut *x) {
+            *x = self.x;
+            return;
+        }
+        for i in 0..x.len().min(LANES) {
+            x[i] = self.x[i];
+        }
+    }
+
+    /// The first `n` lanes, and zeros behind them.
+    #[inline(always)]
+    fn first(self, n: usize) -> Lanes<S> {
+        Lanes::load(self.simd, &self.x[..n])
+    }
+
+    /// Vector `i` of them.
+    #[inline(always)]
+    fn vector(&self, i: usize) -> S::f32s {
+        assert!(i < Self::VECTORS);
+        // SAFETY: `VECTORS` vectors are sixteen numbers.
+        unsafe { self.x.as_ptr().cast::<S::f32s>().add(i).read_unaligned() }
+    }
+
+    /// `f` of each vector of both.
+    #[inline(always)]
+    fn each(self, other: Lanes<S>, f: impl Fn(S::f32s, S::f32s) -> S::f32s) -> Lanes<S> {
+        let mut all = self;
+        for i in 0..Self::VECTORS {
+            let of_both = f(self.vector(i), other.vector(i));
+            // SAFETY: as for `vector`.
+            unsafe { all.x.as_mut_ptr().cast::<S::f32s>().add(i).write_unaligned(of_both) };
+        }
+        all
+    }
+
+    /// The sum of all lanes: the second half is added to the first, until one is left.
+    #[inline(always)]
+    pub(crate) fn sum(self) -> f32 {
+        sum_lanes(self.x)
+    }
+}
+
+/// `impl` of an operator, lane by lane.
+macro_rules! each_lane {
+    ($operator:ident, $function:ident, $simd:ident) => {
+        impl<S: Simd> $operator for Lanes<S> {
+            type Output = Lanes<S>;
+
+            #[inline(always)]
+            fn $function(self, other: Lanes<S>) -> Lanes<S> {
+                let simd = self.simd;
+                self.each(
+                    other,
+                    #[inline(always)]
+                    |x, y| simd.$simd(x, y),
+                )
+            }
+        }
+    };
+}
+
+each_lane!(Add, add, add_f32s);
+each_lane!(Sub, sub, sub_f32s);
+each_lane!(Mul, mul, mul_f32s);
+
+/// Calls `each` with the parts of a row of `len` numbers: sixteen at a time, and then what is left.
+#[inline(always)]
+pub(crate) fn each_part(len: usize, mut each: impl FnMut(Range<usize>)) {
+    let whole = len / LANES;
+    for i in 0..whole {
+        each(i * LANES..i * LANES + LANES);
+    }
+    if whole * LANES < len {
+        each(whole * LANES..len);
+    }
+}
+
+/// `sum_i f([x[0][i], x[1][i], ...])` over rows of equal length, of each of the results of `f`.
+#[inline(always)]
+pub(crate) fn sums<S: Simd, const N: usize, const M: usize>(
+    simd: S,
+    x: [&[f32]; N],
+    f: impl Fn([Lanes<S>; N]) -> [Lanes<S>; M],
+) -> [f32; M] {
+    let mut partial = [Lanes::splat(simd, 0.0); M];
+    each_part(
+        x[0].len(),
+        #[inline(always)]
+        |part| {
+            let mut values = [Lanes::splat(simd, 0.0); N];
+            for k in 0..N {
+                values[k] = Lanes::load(simd, &x[k][part.clone()]);
+            }
+            let terms = f(values);
+            for m in 0..M {
+                // A term of no number need not be zero.
+                partial[m] = partial[m] + if part.len() == LANES { terms[m] } else { terms[m].first(part.len()) };
+            }
+        },
+    );
+    let mut sums = [0.0; M];
+    for m in 0..M {
+        sums[m] = partial[m].sum();
+    }
+    sums
+}
+
+/// The sum of partial sums, in the order of [`Lanes::sum`].
+#[inline(always)]
+pub(crate) fn sum_lanes(partial: [f32; LANES]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        // SAFETY: every x86-64 processor has SSE, and these are the sixteen numbers.
+        unsafe {
+            let four = |at: usize| _mm_loadu_ps(partial.as_ptr().add(at));
+            let (low, high) = (_mm_add_ps(four(0), four(8)), _mm_add_ps(four(4), four(12)));
+            let sum = _mm_add_ps(low, high);
+            let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+            _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps::<1>(sum, sum)))
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let mut partial = partial;
+        let mut width = LANES / 2;
+        while width > 0 {
+            for lane in 0..width {
+                partial[lane] += partial[lane + width];
+            }
+            width /= 2;
+        }
+        partial[0]
+    }
+}
