@@ -59,7 +59,7 @@ CONFIGS = {
                          muon=0.02),
     # Convolutions of queries, keys and values, of which there are fewer heads.
     "conv-gqa": dict(v=40, t=16, layers=2, heads=4, kv_heads=2, c=32, act="relu", biases="qkv proj", tied=False,
-                     scale="head_size", rotary=10000.0, conv=3, betas=(0.9, 0.95), decay=0.1, decay_all=False, clip=1.0),
+                     scale="head_size", rotary=10000.0, conv=3, res_conv=2, betas=(0.9, 0.95), decay=0.1, decay_all=False, clip=1.0),
 }
 BATCH, STEPS, LR, SAMPLE = 4, 10, 1e-3, 64
 
@@ -171,8 +171,12 @@ class Block(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.ln_1, self.attn, self.ln_2, self.mlp = norm(cfg), Attention(cfg), norm(cfg), Mlp(cfg)
+        c, taps = cfg["c"], cfg.get("res_conv", 0)
+        self.conv = nn.Conv1d(c, c, taps, groups=c, bias=False, padding=taps - 1) if taps else None
 
     def forward(self, x):
+        if self.conv is not None:
+            x = self.conv(x.transpose(1, 2))[:, :, :x.shape[1]].transpose(1, 2)
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 

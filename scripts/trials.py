@@ -600,6 +600,8 @@ def load(model, path):
         names |= {f"transformer.h.{i}.{theirs}": f"{i}.{ours}" for theirs, ours in parts.items()}
         if "qkv" in model.o["conv"]:
             names[f"transformer.h.{i}.attn.conv.weight"] = f"{i}.qkv.conv"
+        if "res" in model.o["conv"]:
+            names[f"transformer.h.{i}.conv.weight"] = f"{i}.res.conv"
     header.pop("__metadata__", None)
     if header.keys() != names.keys() or set(names.values()) != model.w.keys():
         sys.exit(f"{path}: other tensors than expected: {sorted(header.keys() ^ names.keys())}")
@@ -607,7 +609,7 @@ def load(model, path):
         for name, tensor in header.items():
             begin, end = tensor["data_offsets"]
             w = torch.frombuffer(bytearray(data[begin:end]), dtype=torch.float32).view(tensor["shape"])
-            if name.endswith("attn.conv.weight"):
+            if name.endswith("conv.weight"):
                 w = w[:, 0].flip(1).t()  # PyTorch's order: the token itself is last
             model.w[names[name]].copy_(w)
 

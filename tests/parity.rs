@@ -88,6 +88,7 @@ fn config(name: &str) -> Config {
             "bias=[\"qkv\", \"proj\"]",
             "position=rotary",
             "qkv_conv=3",
+            "res_conv=2",
             "beta2=0.95",
             "weight_decay=0.1",
             "decay=matrices",

@@ -67,7 +67,9 @@ pub fn write(folder: &Path, model: &Portable) -> Result<Written> {
     let s = Shape::of(&model.config);
     notes.extend(integers(model));
     let cache = 8 * s.layers * s.block * s.kv();
-    let tails = s.layers * model.config.qkv_conv.saturating_sub(1) * (s.att() + 2 * s.kv());
+    let kept = |taps: usize, channels: usize| taps.saturating_sub(1) * channels;
+    let tails = s.layers
+        * (kept(model.config.qkv_conv, s.att() + 2 * s.kv()) + kept(model.config.res_conv, model.config.n_embd));
     let all = (state_floats(&s, model) + tails) * 4 + cache;
     notes.push(format!("the state takes about {all} bytes, {cache} of them for keys and values"));
     let shown = folder.display();
@@ -149,6 +151,7 @@ fn sizes(model: &Portable, vocabulary: Option<&Vocabulary>) -> String {
     define("ROTARY", u8::from(s.theta.is_some()).to_string());
     define("RMSNORM", u8::from(config.norm == NormKind::RmsNorm).to_string());
     define("QKV_CONV", config.qkv_conv.to_string());
+    define("RES_CONV", config.res_conv.to_string());
     define("QK_NORM", u8::from(config.qk_norm).to_string());
     activations.iter().zip(1..).for_each(|((_, name), i)| define(name, i.to_string()));
     let activation = activations.iter().find(|(activation, _)| *activation == config.activation);

@@ -137,6 +137,9 @@ impl Plan {
         if self.config.qkv_conv > 0 {
             self.miss("qkv_conv");
         }
+        if self.config.res_conv > 0 {
+            self.miss("res_conv");
+        }
         if self.config.position != holds.position {
             self.miss("position");
         }
@@ -299,7 +302,7 @@ pub fn program(convention: Convention) -> &'static str {
 
 /// The preset with most of the model's settings that has an exact way.
 fn nearest_preset(config: &Config, convention: Convention, dtype: Dtype) -> Option<&'static str> {
-    const KEYS: [&str; 10] = [
+    const KEYS: [&str; 11] = [
         "position",
         "norm",
         "activation",
@@ -308,6 +311,7 @@ fn nearest_preset(config: &Config, convention: Convention, dtype: Dtype) -> Opti
         "attention_scale",
         "qk_norm",
         "qkv_conv",
+        "res_conv",
         "logit_softcap",
         "block_size",
     ];

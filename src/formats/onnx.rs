@@ -38,16 +38,18 @@ const LONGEST_FIXED: usize = 4096;
 /// Writes a model as an ONNX graph with what its consumers need, in a new folder.
 ///
 /// # Errors
-/// If the folder is not empty or cannot be written, if weights are not finite, if the model has `qkv_conv`, or if a graph of
+/// If the folder is not empty or cannot be written, if weights are not finite, if the model has convolutions, or if a graph of
 /// fixed length would be too long. Nothing is left then.
 pub fn write(folder: &Path, model: &Portable, options: &Options) -> Result<Written> {
     model.finite()?;
-    if model.config.qkv_conv > 0 {
-        return Err(Error::Data(format!(
-            "an ONNX graph keeps keys and values only, but qkv_conv = {} needs what was before them: write a C file, or \
-             train without it",
-            model.config.qkv_conv
-        )));
+    for key in ["qkv_conv", "res_conv"] {
+        let taps = model.config.value(key).to_string();
+        if taps != "0" {
+            return Err(Error::Data(format!(
+                "an ONNX graph keeps keys and values only, but {key} = {taps} needs what was before them: write a C file, or \
+                 train without it"
+            )));
+        }
     }
     let block = model.config.block_size;
     if options.fixed && block > LONGEST_FIXED {

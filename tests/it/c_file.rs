@@ -123,6 +123,8 @@ fn every_shape_writes_the_text_that_kinglet_writes() {
         (&["head_size=5", "qk_norm=true", "block_size=1"], None),
         (&["position=rotary", "qkv_conv=3", "n_kv_head=2", "qk_norm=true"], Some(W8)),
         (&["qkv_conv=4"], None),
+        (&["position=rotary", "res_conv=3", "qkv_conv=2", "bias=true"], None),
+        (&["res_conv=2"], Some(W4)),
     ];
     // The compilers take turns.
     for ((settings, scheme), compiler) in shapes.into_iter().zip(compilers.chunks(1).cycle()) {

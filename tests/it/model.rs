@@ -245,6 +245,7 @@ fn log_probabilities_are_those_of_the_model() {
     check_logprobs(&["position=rotary", "n_kv_head=1", "qk_norm=true"], 10);
     check_logprobs(&["position=rotary", "qkv_conv=3"], 10);
     check_logprobs(&["qkv_conv=4"], 50);
+    check_logprobs(&["position=rotary", "res_conv=3", "qkv_conv=2"], 10);
     check_logprobs(&["position=rotary", "head_size=12", "norm=rmsnorm", "norm_eps=0.1", "qk_norm=true"], 10);
     check_logprobs(&["head_size=6", "n_kv_head=1"], 50);
     // One layer slides exactly.

@@ -125,6 +125,7 @@ fn also_with_muon() {
         "position=rotary",
         "qk_norm=true",
         "qkv_conv=3",
+        "res_conv=2",
     ]);
 }
 

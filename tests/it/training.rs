@@ -101,7 +101,7 @@ fn one_trajectory_of_muon_with_groups_of_parameters() {
 #[test]
 fn one_trajectory_with_rotary_positions_shared_keys_and_their_norm() {
     one_trajectory(config(&["position=rotary", "n_kv_head=2", "qk_norm=true", "dropout=0.1"]));
-    one_trajectory(config(&["position=rotary", "n_kv_head=2", "qkv_conv=3"]));
+    one_trajectory(config(&["position=rotary", "n_kv_head=2", "qkv_conv=3", "res_conv=2"]));
     one_trajectory(config(&["head_size=12", "norm_eps=1e-6", "optimizer=muon", "dropout=0.1"]));
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! x = wte[id] + wpe[t], or wte[id] where positions are rotations of queries and keys
-//! each block:  x += c_proj(attention(ln_1(x)))
+//! each block:  x = conv(x), if the residual stream has convolutions
+//!              x += c_proj(attention(ln_1(x)))
 //!              x += c_proj(act(c_fc(ln_2(x))))
 //! logits = lm_head(ln_f(x))        through a soft cap, if there is one
 //! ```
@@ -49,6 +50,7 @@ pub struct Gpt {
 
 /// What the forward pass saves of one block, for up to `n` rows.
 struct BlockActs<B: Forward> {
+    x_conv: B::Buf,   // (n, c), the residual stream after its convolution, or empty without one
     ln_1: B::Buf,     // (n, c)
     stats_1: B::Buf,  // (n, 2)
     qkv: B::Buf,      // (n, q + 2 kv)
@@ -224,6 +226,14 @@ impl Gpt {
         mut cached: Option<&mut [Cached<B::Buf>]>,
     ) {
         let (&Context { be, pass, rotations }, w) = (cx, &self.layout.h[l]);
+        // x = conv(x)
+        if let Some(conv) = w.res_conv {
+            match cached.as_deref_mut() {
+                None => be.conv(&mut a.x_conv, x, pass, conv),
+                Some(parts) => be.conv_cached(&mut a.x_conv, parts, x, pass.p, conv),
+            }
+        }
+        let x = if w.res_conv.is_some() { &a.x_conv } else { x };
         be.norm(&mut a.ln_1, &mut a.stats_1, x, pass, w.ln_1);
         // q, k, v = conv(q), conv(k), conv(v)
         if let Some(conv) = w.conv {
@@ -248,10 +258,11 @@ impl Gpt {
         }
     }
 
-    /// The rest of block `l`, where each position is on its own: from `x` and `att` to `out`.
+    /// The rest of block `l`, where each position is on its own: from `x`, or what its convolution made of it, and `att` to `out`.
     fn branches<B: Forward>(&self, cx: &Context<B>, l: usize, x: &B::Buf, out: &mut B::Buf, a: &mut BlockActs<B>) {
         let (&Context { be, pass, .. }, w) = (cx, &self.layout.h[l]);
         // x_mid = x + dropout(c_proj(att))
+        let x = if w.res_conv.is_some() { &a.x_conv } else { x };
         let drop = self.drop(pass.dropout, Site::AttentionBranch(l));
         be.linear_residual(&mut a.x_mid, x, &a.att, pass, w.attn_proj, drop);
         // out = x_mid + dropout(c_proj(act(c_fc(ln_2(x_mid)))))
@@ -345,7 +356,12 @@ impl Gpt {
                 be.conv_bwd(&mut d.dqkv, grads, &acts.pre_conv, pass, conv);
             }
             be.linear_bwd(&mut d.dc, grads, &d.dqkv, &acts.ln_1, pass, w.c_attn);
-            be.norm_bwd(&mut d.dx, grads, &d.dc, Normed { x: a.x(l), stats: &acts.stats_1 }, pass, w.ln_1);
+            let x = if w.res_conv.is_some() { &acts.x_conv } else { a.x(l) };
+            be.norm_bwd(&mut d.dx, grads, &d.dc, Normed { x, stats: &acts.stats_1 }, pass, w.ln_1);
+            // x = conv(x)
+            if let Some(conv) = w.res_conv {
+                be.conv_bwd(&mut d.dx, grads, a.x(l), pass, conv);
+            }
             done(grads.g, self.layout.h.len() - l);
         }
         // x = dropout(wte[id] + wpe[t])
@@ -424,6 +440,7 @@ impl Gpt {
             end += ids.len();
             let newest = |c: usize| Span { start: (end - 1) * c, len: c };
             be.copy(&mut last.x, i * self.n_embd, x, newest(self.n_embd));
+            be.copy(&mut last.block.x_conv, i * self.x_conv(), &d.block.x_conv, newest(self.x_conv()));
             be.copy(&mut last.block.att, i * self.heads.c, &d.block.att, newest(self.heads.c));
         }
         let newest = Context { pass: Pass { rows: Rows::new(1, parts.len()), ..cx.pass }, ..cx };
@@ -484,12 +501,12 @@ impl Gpt {
     /// An empty sequence.
     pub fn kv<B: Forward>(&self, be: &B) -> Kv<B> {
         let (block, kv) = (self.block_size, self.heads.kv());
-        let tail = |conv: Conv| be.zeros((conv.taps - 1) * conv.c);
+        let kept = |conv: Option<Conv>| conv.map_or(0, |conv| conv.kept().end);
         let layer = |w: &Block| KvCache {
             k: be.zeros(kv * key_stride(block)),
             v: be.zeros(block * kv),
             block,
-            tail: w.conv.map_or_else(|| be.zeros(0), tail),
+            tail: be.zeros(kept(w.res_conv).max(kept(w.conv))),
         };
         Kv { layers: self.layout.h.iter().map(layer).collect(), len: 0 }
     }
@@ -532,13 +549,18 @@ impl Gpt {
         let (c, q, nh, layers) = (self.n_embd, self.heads.c, self.heads.nh, self.layout.h.len());
         let (n, qkv) = (b * self.block_size, self.heads.width());
         let (fc, act) = (self.layout.h[0].c_fc.o, self.n_inner);
-        let block = 3 * c + q + qkv + self.pre_conv() + self.pre_qk() + self.fc_kept() + act + nh + 4;
+        let block = self.x_conv() + 3 * c + q + qkv + self.pre_conv() + self.pre_qk() + self.fc_kept() + act + nh + 4;
         let rotations = if self.slides() { self.block_size * self.heads.hs() } else { 0 };
         let dact = if self.activation == Activation::Swiglu { act } else { 0 };
         // An adapter's activations between its two matrices, and their gradient.
         let adapter = self.layout.linears().iter().filter_map(|w| w.lora).map(|lora| 2 * lora.r).max().unwrap_or(0);
         let forward = n * (c * (layers + 1) + block * layers + c + 2 + self.vocab_size + 1) + rotations;
         (forward, n * (2 * c + q + qkv + fc + dact + adapter))
+    }
+
+    /// Channels of the residual stream that are saved after their convolution.
+    fn x_conv(&self) -> usize {
+        self.layout.h[0].res_conv.map_or(0, |conv| conv.c)
     }
 
     /// Channels of queries, keys and values that are saved before their convolution.
@@ -565,6 +587,7 @@ impl Gpt {
     fn block_acts<B: Forward>(&self, be: &B, n: usize) -> BlockActs<B> {
         let nc = n * self.n_embd;
         BlockActs {
+            x_conv: be.zeros(n * self.x_conv()),
             ln_1: be.zeros(nc),
             stats_1: be.zeros(2 * n),
             qkv: be.zeros(n * self.heads.width()),
@@ -690,7 +713,7 @@ mod tests {
         let model = Gpt::new(&config).unwrap();
         let mut p: Vec<f64> = model.layout.init(2).into_iter().map(f64::from).collect();
         // Convolutions begin as the identity.
-        for conv in model.layout.h.iter().filter_map(|h| h.conv) {
+        for conv in model.layout.convs() {
             p[conv.w.range()].iter_mut().enumerate().for_each(|(i, w)| *w += 0.5 * (i as f64).sin());
         }
         (model, p)
@@ -701,7 +724,7 @@ mod tests {
         Pass { p, rows: Rows::new(1, 6), dropout: None }
     }
 
-    pub(super) const VARIANTS: [&[&str]; 13] = [
+    pub(super) const VARIANTS: [&[&str]; 15] = [
         &[],
         &["activation=gelu", "bias=true"],
         &["activation=relu_squared", "n_inner=5", "z_loss=0.1"],
@@ -713,6 +736,8 @@ mod tests {
         &["position=rotary", "n_kv_head=1", "qk_norm=true", "activation=gelu"],
         &["head_size=3", "norm_eps=0.01", "qk_norm=true"],
         &["qkv_conv=3"],
+        &["res_conv=2"],
+        &["res_conv=4", "qkv_conv=3", "position=rotary", "activation=swiglu"],
         &["qkv_conv=4", "position=rotary", "n_kv_head=1", "qk_norm=true"],
         &["position=rotary", "n_head=3", "head_size=6", "n_kv_head=1", "activation=swiglu", "norm=rmsnorm"],
     ];
@@ -723,8 +748,9 @@ mod tests {
             let (mut model, _) = model(settings);
             let acts = model.acts(&BE, 2, training);
             let of_block = |a: &BlockActs<Reference>| {
-                let BlockActs { ln_1, stats_1, qkv, pre_conv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act } = a;
-                let parts = [ln_1, stats_1, qkv, pre_conv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act];
+                let BlockActs { x_conv, ln_1, stats_1, qkv, pre_conv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act } =
+                    a;
+                let parts = [x_conv, ln_1, stats_1, qkv, pre_conv, pre_qk, lse, att, x_mid, ln_2, stats_2, fc, act];
                 parts.map(Vec::len).iter().sum::<usize>()
             };
             let Head { ln_f, stats_f, logits, losses } = &acts.head;
@@ -761,7 +787,8 @@ mod tests {
     fn with_projections_of_zeros_each_block_begins_as_the_identity() {
         for settings in VARIANTS {
             let begins_so = |zero: &str| {
-                let (model, p) = model(&[settings, &[zero, "bias=[\"qkv\",\"proj\",\"mlp\"]"]].concat());
+                let (model, _) = model(&[settings, &[zero, "bias=[\"qkv\",\"proj\",\"mlp\"]"]].concat());
+                let p: Vec<f64> = model.layout.init(2).into_iter().map(f64::from).collect();
                 let mut acts = model.acts(&BE, 1, true);
                 model.forward(&BE, whole(&p), &mut acts, &[1, 2, 3, 4, 5, 6]);
                 acts.x.iter().all(|x| *x == acts.x[0])

@@ -212,11 +212,22 @@ pub struct Conv {
     pub c: usize,
     /// How many positions one sees, its own included.
     pub taps: usize,
+    /// Where the last inputs `(taps - 1, c)` begin in what a cache keeps of the layer ([`crate::backend::KvCache::tail`]).
+    pub tail: usize,
+}
+
+impl Conv {
+    /// The part of [`crate::backend::KvCache::tail`] that is its own.
+    pub fn kept(self) -> Range<usize> {
+        self.tail..self.tail + (self.taps - 1) * self.c
+    }
 }
 
 /// The parameters of one transformer block.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
+    /// Convolution of the residual stream before everything else, if there is one.
+    pub res_conv: Option<Conv>,
     /// Norm before attention.
     pub ln_1: Norm,
     /// Projection to query, key and value: (q + 2 kv, c), where q is c unless heads have a size of their own.
@@ -281,10 +292,13 @@ impl Layout {
         let mut h: Vec<Block> = (0..config.n_layer)
             .map(|l| {
                 let name = |part: &str| format!("transformer.h.{l}.{part}");
+                let res_conv = b.conv(&name("conv"), c, config.res_conv, 0);
+                let tail = res_conv.map_or(0, |conv| conv.kept().end);
                 Block {
+                    res_conv,
                     ln_1: b.norm(&name("ln_1"), c, bias.norm),
                     c_attn: b.linear(&name("attn.c_attn"), c, qkv, bias.qkv, 1.0),
-                    conv: b.conv(&name("attn.conv"), qkv, config.qkv_conv),
+                    conv: b.conv(&name("attn.conv"), qkv, config.qkv_conv, tail),
                     qk: b.qk(&name("attn")),
                     attn_proj: b.linear(&name("attn.c_proj"), q, c, bias.proj, residual),
                     ln_2: b.norm(&name("ln_2"), c, bias.norm),
@@ -409,6 +423,11 @@ impl Layout {
     pub fn stored(&self) -> Vec<&Tensor> {
         let stored = |tensor: &&Tensor| !self.has_adapters() || tensor.trainable || tensor.span.start >= self.base_len;
         self.tensors.iter().filter(stored).collect()
+    }
+
+    /// Every convolution.
+    pub fn convs(&self) -> impl Iterator<Item = Conv> {
+        self.h.iter().flat_map(|h| [h.res_conv, h.conv]).flatten()
     }
 
     /// Every linear layer.
@@ -618,9 +637,9 @@ impl Builder<'_> {
         (norm.is_some() || rotary).then_some(Qk { norm, eps, rotary })
     }
 
-    fn conv(&mut self, name: &str, c: usize, taps: usize) -> Option<Conv> {
+    fn conv(&mut self, name: &str, c: usize, taps: usize, tail: usize) -> Option<Conv> {
         let mut weight = || self.add(format!("{name}.weight"), &[c, 1, taps], Distribution::Identity(taps));
-        (taps > 0).then(|| Conv { w: weight(), c, taps })
+        (taps > 0).then(|| Conv { w: weight(), c, taps, tail })
     }
 
     fn linear(&mut self, name: &str, i: usize, o: usize, bias: bool, gpt2_scale: f64) -> Linear {

@@ -30,9 +30,7 @@ impl<S: Simd> Lanes<S> {
             return Lanes { simd, x: *x };
         }
         let mut all = Lanes::splat(simd, 0.0);
-        for i in 0..x.len().min(LANES) {
-            all.x[i] = x[i];
-        }
+        all.x[..x.len()].copy_from_slice(x);
         all
     }
 
@@ -43,9 +41,7 @@ impl<S: Simd> Lanes<S> {
             *x = self.x;
             return;
         }
-        for i in 0..x.len().min(LANES) {
-            x[i] = self.x[i];
-        }
+        x.copy_from_slice(&self.x[..x.len()]);
     }
 
     /// The first `n` lanes, and zeros behind them.

@@ -2,10 +2,8 @@
 
 use crate::{
     isa::{Isa, Vectors},
-    lanes::sum_lanes,
+    lanes::{LANES, sum_lanes},
 };
-
-pub(crate) use crate::lanes::LANES;
 
 /// `sum_i f([x[0][i], x[1][i], ...])` over rows of equal length, in [`LANES`] interleaved partial sums, so that it
 /// vectorises without reordering anything.
@@ -76,8 +74,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     let k = shifted - ROUND;
     let r = (x - k * LN2_HI) - k * LN2_LO;
     let mut p = POLYNOMIAL[0];
-    for i in 1..POLYNOMIAL.len() {
-        p = p * r + POLYNOMIAL[i];
+    for coefficient in &POLYNOMIAL[1..] {
+        p = p * r + coefficient;
     }
     let power = p * (r * r) + r + 1.0;
     f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23))
@@ -94,8 +92,8 @@ pub(crate) fn exps<S: Vectors>(simd: S, x: S::f32s) -> S::f32s {
     let k = sub(shifted, splat(ROUND));
     let r = sub(sub(clamped, mul(k, splat(LN2_HI))), mul(k, splat(LN2_LO)));
     let mut p = splat(POLYNOMIAL[0]);
-    for i in 1..POLYNOMIAL.len() {
-        p = add(mul(p, r), splat(POLYNOMIAL[i]));
+    for &coefficient in &POLYNOMIAL[1..] {
+        p = add(mul(p, r), splat(coefficient));
     }
     let power = add(add(mul(p, mul(r, r)), r), splat(1.0));
     let exponent = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));

@@ -26,6 +26,9 @@ typedef struct kinglet {
 #if KINGLET_QKV_CONV
     float tail[KINGLET_LAYERS][KINGLET_QKV_CONV - 1][(KINGLET_HEADS + 2 * KINGLET_KV_HEADS) * KINGLET_HEAD_SIZE];
 #endif
+#if KINGLET_RES_CONV
+    float res_tail[KINGLET_LAYERS][KINGLET_RES_CONV - 1][KINGLET_EMBD];
+#endif
     float x[KINGLET_EMBD];
     float norm[KINGLET_EMBD];
     float qkv[(KINGLET_HEADS + 2 * KINGLET_KV_HEADS) * KINGLET_HEAD_SIZE];

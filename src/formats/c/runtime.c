@@ -116,17 +116,17 @@ static void rotate(float *x, const float *rotation)
 }
 #endif
 
-#if KINGLET_QKV_CONV
-/* Queries, keys and values of this position with those of the ones before, channel by channel; the last tap is its own. */
-static void convolve(kinglet *k, size_t layer, const float *taps)
+#if KINGLET_QKV_CONV || KINGLET_RES_CONV
+/* x of this position with those of the kept ones before it (tail), channel by channel; the last tap is its own. */
+static void convolve(const kinglet *k, float *x, size_t channels, const float *taps, size_t kept, float *tail)
 {
-    size_t kept = KINGLET_QKV_CONV - 1, i, j;
-    for (i = 0; i < ATT + 2 * KV; i++, taps += KINGLET_QKV_CONV) {
-        float own = k->qkv[i], sum = taps[kept] * own;
+    size_t i, j;
+    for (i = 0; i < channels; i++, taps += kept + 1) {
+        float own = x[i], sum = taps[kept] * own;
         for (j = 1; j <= kept && j <= k->position; j++)
-            sum += taps[kept - j] * k->tail[layer][(k->position - j) % kept][i];
-        k->tail[layer][k->position % kept][i] = own;
-        k->qkv[i] = sum;
+            sum += taps[kept - j] * tail[(k->position - j) % kept * channels + i];
+        tail[k->position % kept * channels + i] = own;
+        x[i] = sum;
     }
 }
 #endif
@@ -139,7 +139,7 @@ static void attention(kinglet *k, size_t layer)
     size_t first;
     linear(k->qkv, k->norm, &w->c_attn, 0);
 #if KINGLET_QKV_CONV
-    convolve(k, layer, w->conv);
+    convolve(k, k->qkv, ATT + 2 * KV, w->conv, KINGLET_QKV_CONV - 1, k->tail[layer][0]);
 #endif
 #if KINGLET_QK_NORM
     for (h = 0; h < KINGLET_HEADS + KINGLET_KV_HEADS; h++)
@@ -216,6 +216,9 @@ static void step(kinglet *k, uint32_t id, int last)
 #endif
     for (l = 0; l < KINGLET_LAYERS; l++) {
         const struct block *w = &blocks[l];
+#if KINGLET_RES_CONV
+        convolve(k, k->x, KINGLET_EMBD, w->res_conv, KINGLET_RES_CONV - 1, k->res_tail[l][0]);
+#endif
         norm(k->norm, k->x, w->ln_1, w->ln_1_bias);
         attention(k, l);
         if (!last && l + 1 == KINGLET_LAYERS)

@@ -25,7 +25,7 @@ struct linear {
 };
 
 struct block {
-    const float *ln_1, *ln_1_bias, *conv, *q_norm, *k_norm, *ln_2, *ln_2_bias;
+    const float *res_conv, *ln_1, *ln_1_bias, *conv, *q_norm, *k_norm, *ln_2, *ln_2_bias;
     struct linear c_attn, attn_proj, c_fc, mlp_proj;
 };
 

@@ -37,6 +37,7 @@ impl Arrays<'_> {
         let mut table = Vec::new();
         for (l, h) in layout.h.iter().enumerate() {
             let name = |part: &str| format!("h_{l}_{part}");
+            let res_conv = self.optional(&name("res_conv"), h.res_conv.map(|conv| conv.w))?;
             let ln_1 = self.norm(&name("ln_1"), h.ln_1)?;
             let c_attn = self.linear(&name("c_attn"), h.c_attn)?;
             let conv = self.optional(&name("conv"), h.conv.map(|conv| conv.w))?;
@@ -52,7 +53,9 @@ impl Arrays<'_> {
             let ln_2 = self.norm(&name("ln_2"), h.ln_2)?;
             let c_fc = self.linear(&name("c_fc"), h.c_fc)?;
             let mlp_proj = self.linear(&name("mlp_proj"), h.mlp_proj)?;
-            table.push(format!("    {{{ln_1}, {conv}, {qk}, {ln_2}, {c_attn}, {attn_proj}, {c_fc}, {mlp_proj}}}"));
+            table.push(format!(
+                "    {{{res_conv}, {ln_1}, {conv}, {qk}, {ln_2}, {c_attn}, {attn_proj}, {c_fc}, {mlp_proj}}}"
+            ));
         }
         writeln!(self.out, "static const struct block blocks[] = {{\n{}\n}};", table.join(",\n"))?;
         self.param("ln_f", layout.ln_f.w)?;

@@ -108,6 +108,7 @@ fn refuse(config: &Config, dialect: &Dialect) -> Result<()> {
         ("attention_scale", holds.scale == AttentionScale::HeadSize && !scaled),
         ("qk_norm", config.qk_norm != holds.qk_norm),
         ("qkv_conv", config.qkv_conv > 0),
+        ("res_conv", config.res_conv > 0),
         ("logit_softcap", config.logit_softcap > 0.0),
         ("n_kv_head", !holds.grouped && config.kv_heads() != config.n_head),
         ("head_size", !holds.head_size && config.head_size() * config.n_head != config.n_embd),

@@ -626,7 +626,7 @@ impl Forward for Cpu {
             let mut row = 0;
             for Cached { cache, pos, t } in parts {
                 let range = row * w.c..(row + *t) * w.c;
-                let tail = &mut cache.tail[..(w.taps - 1) * w.c];
+                let tail = &mut cache.tail[w.kept()];
                 conv::cached(self.isa, taps, w.c, &mut y[range.clone()], &x[range], tail, *pos);
                 row += *t;
             }

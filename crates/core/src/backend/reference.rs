@@ -282,14 +282,15 @@ impl Forward for Reference {
     fn conv_cached(&self, y: &mut Vec<f64>, parts: &mut [Cached<Vec<f64>>], x: &Vec<f64>, p: &Vec<f64>, w: Conv) {
         let (kept, mut row) = (w.taps - 1, 0);
         for Cached { cache, pos, t } in parts {
+            let tail = &mut cache.tail[w.kept()];
             for pos in *pos..*pos + *t {
                 for c in 0..w.c {
                     let newest = x[row * w.c + c];
-                    let before = |k: usize| if k == 0 { newest } else { cache.tail[(pos - k) % kept * w.c + c] };
+                    let before = |k: usize| if k == 0 { newest } else { tail[(pos - k) % kept * w.c + c] };
                     let sum = (0..w.taps.min(pos + 1)).map(|k| p[tap_of(w, c, k)] * before(k)).sum();
                     y[row * w.c + c] = sum;
                 }
-                cache.tail[pos % kept * w.c..][..w.c].copy_from_slice(&x[row * w.c..][..w.c]);
+                tail[pos % kept * w.c..][..w.c].copy_from_slice(&x[row * w.c..][..w.c]);
                 row += 1;
             }
         }

@@ -133,8 +133,8 @@ pub struct KvCache<Buf> {
     pub v: Buf,
     /// Number of positions that fit.
     pub block: usize,
-    /// What goes into the convolution of queries, keys and values, if there is one: the last positions `(taps - 1, c + 2 kv)`, as a
-    /// ring buffer.
+    /// What goes into the layer's convolutions, if there are any: of each the last positions `(taps - 1, c)`, as a ring buffer, where
+    /// its [`Conv::tail`] says.
     pub tail: Buf,
 }
 

@@ -152,6 +152,8 @@ fields! {
         "If true, queries and keys are normalized (RMSNorm) before attention.";
     qkv_conv: usize = 0, "0 (off) or 2 to 8" if |&v| v == 0 || (2..=8).contains(&v),
         "Positions that a short causal convolution of queries, keys and values sees, channel by channel, its own included; it starts as the identity. 0 turns it off.";
+    res_conv: usize = 0, "0 (off) or 2 to 8" if |&v| v == 0 || (2..=8).contains(&v),
+        "Positions that a short causal convolution of the residual stream before each block sees, channel by channel, its own included; it starts as the identity. 0 turns it off.";
     init: Init = Init::Pytorch, "\"pytorch\" or \"gpt2\"" if |_| true,
         "Initial weights: PyTorch's defaults, or GPT-2's (normal with std 0.02, residual projections scaled by 1/sqrt(2 n_layer)).";
     quantization: Quantization = Quantization::None, "\"none\", \"w8\" or \"w4\"" if |_| true,
@@ -1123,12 +1125,22 @@ mod tests {
             let of_model =
                 ["n_inner", "norm", "zero_init_proj", "logit_softcap", "position", "rope_theta", "n_kv_head"];
             of_model.contains(key)
-                || ["norm_eps", "head_size", "qk_norm", "qkv_conv", "z_loss", "optimizer", "cooldown", "param_groups"]
-                    .contains(key)
+                || [
+                    "norm_eps",
+                    "head_size",
+                    "qk_norm",
+                    "qkv_conv",
+                    "res_conv",
+                    "z_loss",
+                    "optimizer",
+                    "cooldown",
+                    "param_groups",
+                ]
+                .contains(key)
                 || key.starts_with("muon_")
         });
         let newer: Vec<_> = newer.collect();
-        assert_eq!(newer.len(), 18);
+        assert_eq!(newer.len(), 19);
         for name in ["big-0.2m", "big-2.7m", "shakespeare-char", "shakespeare-cpu", "gpt2"] {
             let config = Config::preset(name).unwrap();
             let written = config.to_toml();

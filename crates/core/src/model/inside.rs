@@ -265,7 +265,8 @@ mod tests {
                 }
                 let add =
                     |x: &[f64], y: Vec<f32>| -> Vec<f32> { x.iter().zip(y).map(|(x, y)| *x as f32 + y).collect() };
-                let middle = add(&before, model.product(&BE, &p, w.attn_proj, &att));
+                let stream = if w.res_conv.is_some() { &inside.block.x_conv } else { &before };
+                let middle = add(stream, model.product(&BE, &p, w.attn_proj, &att));
                 assert!(near(&middle, &inside.block.x_mid), "{settings:?}");
                 if w.c_fc.o == inside.block.fc.len() / IDS.len() {
                     assert!(near(&model.product(&BE, &p, w.c_fc, &ln_2), &inside.block.fc), "{settings:?}");

@@ -17,7 +17,7 @@ const SHAPES: [&[&str]; 7] = [
     &["n_embd=32", "n_head=4", "n_layer=2", "block_size=12"],
     &["n_embd=48", "n_head=3", "n_layer=2", "block_size=40", "position=rotary", "activation=swiglu", "norm=rmsnorm"],
     &["n_embd=64", "n_head=4", "n_layer=3", "block_size=16", "position=rotary", "n_kv_head=2", "qk_norm=true"],
-    &["n_embd=64", "n_head=4", "block_size=16", "position=rotary", "qkv_conv=3"],
+    &["n_embd=64", "n_head=4", "block_size=16", "position=rotary", "qkv_conv=3", "res_conv=2"],
     &["n_embd=40", "n_head=5", "n_layer=1", "block_size=1", "activation=gelu", "bias=true"],
     &["n_embd=24", "n_head=2", "n_layer=2", "block_size=70", "logit_softcap=3.0", "head_size=20"],
     &["n_embd=128", "n_head=4", "n_layer=2", "block_size=33", "vocab_size=300", "activation=relu_squared"],

@@ -602,7 +602,7 @@ fn conv<B: Backward>(t: &Tester<B>, (b, len, length): (usize, usize, usize), c: 
     let positions = positions(b, len, length);
     let rows = Rows { positions: &positions, ..Rows::new(b, len) };
     let n = rows.n() * c;
-    let w = Conv { w: param(3, c * taps), c, taps };
+    let w = Conv { w: param(3, c * taps), c, taps, tail: 0 };
     let (p, x, mut y) = (t.random(4 + c * taps), t.random(n + 1), t.garbage(n + 1));
     t.be.conv(&mut y, &x, pass(&p, rows), w);
     let mut outputs = vec![("y", (t.host)(&y))];
@@ -625,13 +625,13 @@ fn conv_conforms() {
 
 /// Sequences of one pass: of each the first new position, and how many there are.
 fn conv_cached<B: Backward>(t: &Tester<B>, parts: &[(usize, usize)], c: usize, taps: usize) -> Outputs {
-    let cache = |_: &_| KvCache { k: t.random(0), v: t.random(0), block: 1, tail: t.random((taps - 1) * c + 1) };
+    let cache = |_: &_| KvCache { k: t.random(0), v: t.random(0), block: 1, tail: t.random((taps - 1) * c + 3) };
     let mut caches: Vec<_> = parts.iter().map(cache).collect();
     let n = c * parts.iter().map(|part| part.1).sum::<usize>();
     let (p, x, mut y) = (t.random(4 + c * taps), t.random(n + 1), t.garbage(n + 1));
     let with_caches = caches.iter_mut().zip(parts);
     let mut cached: Vec<_> = with_caches.map(|(cache, &(pos, t))| Cached { cache, pos, t }).collect();
-    t.be.conv_cached(&mut y, &mut cached, &x, &p, Conv { w: param(3, c * taps), c, taps });
+    t.be.conv_cached(&mut y, &mut cached, &x, &p, Conv { w: param(3, c * taps), c, taps, tail: 2 });
     let mut outputs = vec![("y", (t.host)(&y))];
     outputs.extend(caches.iter().map(|cache| ("tail", (t.host)(&cache.tail))));
     outputs

@@ -14,7 +14,16 @@ use kinglet_core::{
 const SHAPES: [&[&str]; 8] = [
     &["n_embd=32", "n_head=4", "activation=relu", "bias=true"],
     &["n_embd=48", "n_head=3", "position=rotary", "activation=swiglu", "norm=rmsnorm"],
-    &["n_embd=64", "n_head=4", "position=rotary", "n_kv_head=2", "qk_norm=true", "activation=gelu", "qkv_conv=3"],
+    &[
+        "n_embd=64",
+        "n_head=4",
+        "position=rotary",
+        "n_kv_head=2",
+        "qk_norm=true",
+        "activation=gelu",
+        "qkv_conv=3",
+        "res_conv=2",
+    ],
     // No whole groups, panels or pairs anywhere.
     &["n_embd=33", "n_head=3", "n_inner=71", "activation=gelu_tanh", "bias=true", "logit_softcap=30.0"],
     &["n_embd=10", "n_head=2", "head_size=7", "n_inner=1", "activation=relu_squared"],

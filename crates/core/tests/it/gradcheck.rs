@@ -427,6 +427,9 @@ fn the_whole_model_with_every_kind_of_attention() {
     whole_model(&[wider, "n_head=4", "n_kv_head=2", rotary, "qk_norm=true", "lora_rank=3", "lora_dropout=0.3"]);
     whole_model(&["qk_norm=true", "freeze=[\"*.q_norm.*\",\"*.c_attn.*\"]"]);
     whole_model(&["qkv_conv=3"]);
+    whole_model(&["res_conv=3"]);
+    whole_model(&["res_conv=2", "qkv_conv=4", rotary, "n_embd=8", "dropout=0.2", "tie_weights=true"]);
+    whole_model(&["res_conv=2", "lora_rank=3", "freeze=[\"transformer.h.*.conv.*\"]"]);
     whole_model(&[
         wider,
         "n_head=4",
@@ -455,7 +458,7 @@ fn the_whole_model_with_every_kind_of_attention() {
 #[test]
 fn the_whole_model_with_several_documents_in_a_sequence() {
     let rows = Rows { positions: &[0, 1, 0, 1, 2, 0, 0, 1, 2, 3], ..Rows::new(2, 5) };
-    whole_model_of(&["dropout=0.2", "embd_dropout=0.3", "qkv_conv=3"], rows);
+    whole_model_of(&["dropout=0.2", "embd_dropout=0.3", "qkv_conv=3", "res_conv=2"], rows);
     whole_model_of(&["position=rotary", "n_embd=16", "n_head=4", "n_kv_head=2", "qk_norm=true", "dropout=0.2"], rows);
 }
 
