@@ -1,20 +1,20 @@
 //! Sixteen numbers at a time: the sums over a row have the same bits with every instruction set, because each has sixteen
 //! partial sums. Written with vectors; of loops over arrays the compiler makes single numbers when it sees how they are added up.
 
-use pulp::Simd;
+use crate::{
+    isa::Vectors,
+    math::{self, LANES},
+};
 use std::ops::{Add, Mul, Range, Sub};
-
-/// Numbers at a time, whatever the instruction set: enough for one AVX-512 register.
-pub(crate) const LANES: usize = 16;
 
 /// Sixteen numbers, which the instruction set's vectors `S::f32s` add and multiply.
 #[derive(Clone, Copy)]
-pub(crate) struct Lanes<S: Simd> {
+pub(crate) struct Lanes<S: Vectors> {
     simd: S,
     x: [f32; LANES],
 }
 
-impl<S: Simd> Lanes<S> {
+impl<S: Vectors> Lanes<S> {
     const VECTORS: usize = LANES / S::F32_LANES;
 
     /// The same number in all lanes.
@@ -70,17 +70,52 @@ impl<S: Simd> Lanes<S> {
         all
     }
 
+    /// [`math::exp`] of each.
+    #[inline(always)]
+    pub(crate) fn exp(self) -> Lanes<S> {
+        let simd = self.simd;
+        self.each(
+            self,
+            #[inline(always)]
+            |x, _| math::exps(simd, x),
+        )
+    }
+
     /// The sum of all lanes: the second half is added to the first, until one is left.
     #[inline(always)]
-    pub(crate) fn sum(self) -> f32 {
-        sum_lanes(self.x)
+    fn sum(self) -> f32 {
+        let x = self.x;
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::*;
+            // SAFETY: every x86-64 processor has SSE, and these are the sixteen numbers.
+            unsafe {
+                let four = |at: usize| _mm_loadu_ps(x.as_ptr().add(at));
+                let (low, high) = (_mm_add_ps(four(0), four(8)), _mm_add_ps(four(4), four(12)));
+                let sum = _mm_add_ps(low, high);
+                let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+                _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps::<1>(sum, sum)))
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let mut x = x;
+            let mut width = LANES / 2;
+            while width > 0 {
+                for lane in 0..width {
+                    x[lane] += x[lane + width];
+                }
+                width /= 2;
+            }
+            x[0]
+        }
     }
 }
 
 /// `impl` of an operator, lane by lane.
 macro_rules! each_lane {
     ($operator:ident, $function:ident, $simd:ident) => {
-        impl<S: Simd> $operator for Lanes<S> {
+        impl<S: Vectors> $operator for Lanes<S> {
             type Output = Lanes<S>;
 
             #[inline(always)]
@@ -114,7 +149,7 @@ pub(crate) fn each_part(len: usize, mut each: impl FnMut(Range<usize>)) {
 
 /// `sum_i f([x[0][i], x[1][i], ...])` over rows of equal length, of each of the results of `f`.
 #[inline(always)]
-pub(crate) fn sums<S: Simd, const N: usize, const M: usize>(
+pub(crate) fn sums<S: Vectors, const N: usize, const M: usize>(
     simd: S,
     x: [&[f32]; N],
     f: impl Fn([Lanes<S>; N]) -> [Lanes<S>; M],
@@ -142,31 +177,29 @@ pub(crate) fn sums<S: Simd, const N: usize, const M: usize>(
     sums
 }
 
-/// The sum of partial sums, in the order of [`Lanes::sum`].
-#[inline(always)]
-pub(crate) fn sum_lanes(partial: [f32; LANES]) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-        // SAFETY: every x86-64 processor has SSE, and these are the sixteen numbers.
-        unsafe {
-            let four = |at: usize| _mm_loadu_ps(partial.as_ptr().add(at));
-            let (low, high) = (_mm_add_ps(four(0), four(8)), _mm_add_ps(four(4), four(12)));
-            let sum = _mm_add_ps(low, high);
-            let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-            _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps::<1>(sum, sum)))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{Isa, Kernel};
+
+    /// The sum of the numbers 0, 1, ..., and of as many ones.
+    struct Count(usize);
+
+    impl Kernel for Count {
+        type Output = [f32; 2];
+
+        #[inline(always)]
+        fn run<S: Vectors>(self, simd: S) -> [f32; 2] {
+            let row: Vec<f32> = (0..self.0).map(|i| i as f32).collect();
+            sums(simd, [&row], |[x]| [x, Lanes::splat(simd, 1.0)])
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let mut partial = partial;
-        let mut width = LANES / 2;
-        while width > 0 {
-            for lane in 0..width {
-                partial[lane] += partial[lane + width];
-            }
-            width /= 2;
+
+    #[test]
+    fn sums_cover_every_length() {
+        for (isa, len) in Isa::available().into_iter().flat_map(|isa| (0..70).map(move |len| (isa, len))) {
+            let want = [(0..len).sum::<usize>() as f32, len as f32];
+            assert_eq!(isa.run_generic(Count(len)), want, "{}", isa.name());
         }
-        partial[0]
     }
 }

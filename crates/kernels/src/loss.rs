@@ -1,7 +1,11 @@
 //! Softmax and cross-entropy in one pass over the logits: `loss_i = log(sum_j e^{z_ij}) - z_i,target`; and the soft
 //! cap, which keeps the logits small.
 
-use crate::{isa::Isa, math};
+use crate::{
+    isa::{Isa, Kernel, Vectors},
+    lanes::{Lanes, sums},
+    math,
+};
 
 /// The target of a row that is not to be predicted: its loss and its gradient are 0.
 pub const IGNORE: u32 = u32::MAX;
@@ -34,42 +38,63 @@ pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: 
     let n = losses.len();
     assert_eq!(targets.len(), n);
     let Some(v) = logits.len().checked_div(n) else { return };
-    isa.run(
-        #[inline(always)]
-        || {
-            for ((loss, z), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
-                if target == IGNORE {
-                    *loss = 0.0;
-                    if grad.is_some() {
-                        z.fill(0.0);
-                    }
-                    continue;
+    isa.run_generic(CrossEntropy { losses, logits, targets, v, grad });
+}
+
+struct CrossEntropy<'a> {
+    losses: &'a mut [f32],
+    logits: &'a mut [f32],
+    targets: &'a [u32],
+    v: usize,
+    grad: Option<Objective>,
+}
+
+impl Kernel for CrossEntropy<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        let CrossEntropy { losses, logits, targets, v, grad } = self;
+        for ((loss, z), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
+            if target == IGNORE {
+                *loss = 0.0;
+                if grad.is_some() {
+                    z.fill(0.0);
                 }
-                let target = target as usize;
-                let top = math::max(z);
-                let sum = math::lane_sum([z], |[z]| math::exp(z - top));
-                let lse = sum.ln() + top;
-                *loss = lse - z[target];
-                let Some(Objective { scale, z_loss, softcap }) = grad else { continue };
-                let scale = scale as f32;
-                let norm = scale / sum * (1.0 + 2.0 * z_loss as f32 * lse);
-                if softcap == 0.0 {
-                    for z in z.iter_mut() {
-                        *z = math::exp(*z - top) * norm;
-                    }
-                    z[target] -= scale;
-                } else {
-                    let per_cap = 1.0 / softcap as f32;
-                    let slope = |z: f32| 1.0 - (z * per_cap) * (z * per_cap);
-                    let of_target = scale * slope(z[target]);
-                    for z in z.iter_mut() {
-                        *z = math::exp(*z - top) * norm * slope(*z);
-                    }
-                    z[target] -= of_target;
-                }
+                continue;
             }
-        },
-    );
+            let target = target as usize;
+            let top = math::max(z);
+            let sum = sum_exp(simd, z, top);
+            let lse = sum.ln() + top;
+            *loss = lse - z[target];
+            let Some(Objective { scale, z_loss, softcap }) = grad else { continue };
+            let scale = scale as f32;
+            let norm = scale / sum * (1.0 + 2.0 * z_loss as f32 * lse);
+            if softcap == 0.0 {
+                for z in z.iter_mut() {
+                    *z = math::exp(*z - top) * norm;
+                }
+                z[target] -= scale;
+            } else {
+                let per_cap = 1.0 / softcap as f32;
+                let slope = |z: f32| 1.0 - (z * per_cap) * (z * per_cap);
+                let of_target = scale * slope(z[target]);
+                for z in z.iter_mut() {
+                    *z = math::exp(*z - top) * norm * slope(*z);
+                }
+                z[target] -= of_target;
+            }
+        }
+    }
+}
+
+/// `sum_j e^(z_j - top)`.
+#[inline(always)]
+fn sum_exp<S: Vectors>(simd: S, z: &[f32], top: f32) -> f32 {
+    let top = Lanes::splat(simd, top);
+    let [sum] = sums(simd, [z], |[z]| [(z - top).exp()]);
+    sum
 }
 
 /// Leads gradients of logits towards what a teacher says (Hinton et al. 2015, with a temperature of 1):
@@ -79,20 +104,33 @@ pub fn cross_entropy(isa: Isa, losses: &mut [f32], logits: &mut [f32], targets: 
 pub fn teach(isa: Isa, g: &mut [f32], z: &[f32], targets: &[u32], scale: f32) {
     assert_eq!(g.len(), z.len());
     let Some(v) = g.len().checked_div(targets.len()) else { return };
-    isa.run(
-        #[inline(always)]
-        || {
-            for ((g, z), &target) in g.chunks_exact_mut(v).zip(z.chunks_exact(v)).zip(targets) {
-                if target == IGNORE {
-                    continue;
-                }
-                let top = math::max(z);
-                let norm = scale / math::lane_sum([z], |[z]| math::exp(z - top));
-                g.iter_mut().zip(z).for_each(|(g, z)| *g -= math::exp(z - top) * norm);
-                g[target as usize] += scale;
+    isa.run_generic(Teach { g, z, targets, v, scale });
+}
+
+struct Teach<'a> {
+    g: &'a mut [f32],
+    z: &'a [f32],
+    targets: &'a [u32],
+    v: usize,
+    scale: f32,
+}
+
+impl Kernel for Teach<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        let Teach { g, z, targets, v, scale } = self;
+        for ((g, z), &target) in g.chunks_exact_mut(v).zip(z.chunks_exact(v)).zip(targets) {
+            if target == IGNORE {
+                continue;
             }
-        },
-    );
+            let top = math::max(z);
+            let norm = scale / sum_exp(simd, z, top);
+            g.iter_mut().zip(z).for_each(|(g, z)| *g -= math::exp(z - top) * norm);
+            g[target as usize] += scale;
+        }
+    }
 }
 
 /// `z = cap * tanh(z / cap)` (Gemma 2, 2024; n elements).

@@ -4,8 +4,8 @@
 use crate::{
     floats::Floats,
     gemm::{Init, Mat, MatMut, Precision, Rhs, gemm_with, mirror},
-    isa::Isa,
-    lanes::{LANES, sum_lanes},
+    isa::{Isa, Kernel, Vectors},
+    lanes::sums,
     math,
 };
 use std::cell::RefCell;
@@ -247,34 +247,33 @@ pub fn muon_multiply_adds(rows: usize, cols: usize, steps: usize) -> usize {
 
 /// `sum x^2` in f64, over blocks summed in f32.
 pub fn sum_squares(isa: Isa, x: &[f32]) -> f64 {
-    const BLOCK: usize = 4096;
-    isa.run(
-        #[inline(always)]
-        || {
-            // Two blocks side by side: a single sum would wait for its own latency, and memory is read faster in two
-            // places.
-            let (pairs, rest) = x.as_chunks::<{ 2 * BLOCK }>();
-            let mut sum = 0.0;
-            for pair in pairs {
-                let (mut one, mut two) = ([0.0; LANES], [0.0; LANES]);
-                let (x, y) = pair.split_at(BLOCK);
-                for (x, y) in x.as_chunks::<LANES>().0.iter().zip(y.as_chunks::<LANES>().0) {
-                    for lane in 0..LANES {
-                        one[lane] += x[lane] * x[lane];
-                    }
-                    for lane in 0..LANES {
-                        two[lane] += y[lane] * y[lane];
-                    }
-                }
-                sum += f64::from(sum_lanes(one));
-                sum += f64::from(sum_lanes(two));
-            }
-            for block in rest.chunks(BLOCK) {
-                sum += f64::from(math::lane_sum([block], |[x]| x * x));
-            }
-            sum
-        },
-    )
+    isa.run_generic(SumSquares { x })
+}
+
+struct SumSquares<'a> {
+    x: &'a [f32],
+}
+
+impl Kernel for SumSquares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) -> f64 {
+        const BLOCK: usize = 4096;
+        // Two blocks side by side: a single sum would wait for its own latency, and memory is read faster in two places.
+        let (pairs, rest) = self.x.as_chunks::<{ 2 * BLOCK }>();
+        let mut sum = 0.0;
+        for pair in pairs {
+            let (x, y) = pair.split_at(BLOCK);
+            let [one, two] = sums(simd, [x, y], |[x, y]| [x * x, y * y]);
+            sum += f64::from(one);
+            sum += f64::from(two);
+        }
+        for block in rest.chunks(BLOCK) {
+            sum += f64::from(sums(simd, [block], |[x]| [x * x])[0]);
+        }
+        sum
+    }
 }
 
 #[cfg(test)]
