@@ -134,7 +134,7 @@ export class Chart extends HTMLElement {
   #rule = h("div", { className: "rule", hidden: true });
   #brush = h("div", { className: "brush", hidden: true });
   #probe = h("i", { hidden: true });
-  #plot = h("div", { className: "plot", role: "slider", tabindex: "0", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "0" });
+  #plot = h("div", { className: "plot", role: "slider", tabindex: "0", "aria-label": "Curves", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "0" });
   #readout = h("div", { className: "readout", hidden: true });
   #marks = h("div", { className: "marks", role: "group" });
   #title = h("h3");
