@@ -180,7 +180,7 @@ export class Chart extends HTMLElement {
     this.#data = { lines: [], marks: [], ...data };
     if (this.#title.textContent !== data.title) this.#title.textContent = data.title;
     // One that is out of the window is not drawn yet, but it has a name.
-    if (!this.#plot.hasAttribute("aria-label")) this.#plot.setAttribute("aria-label", `${data.title}: ${data.about}`);
+    if (this.#plot.getAttribute("aria-label") === "Curves") this.#plot.setAttribute("aria-label", `${data.title}: ${data.about}`);
     this.#later();
   }
 
