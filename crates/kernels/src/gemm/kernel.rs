@@ -63,7 +63,7 @@ impl Located {
 /// Rows of a tile that is one vector wide. A processor begins two vectors' multiplications in each cycle and ends them four cycles
 /// later, so that a tile of fewer than eight vectors waits for its own sums. A divisor of every strip, as is [`PAIR_ROWS`].
 pub(super) const NARROW_ROWS: usize = 12;
-/// Rows of a tile that is two vectors wide, where a whole one is wider: block sizes of attention are multiples of it.
+/// Rows of a tile that is two vectors wide, where a whole one is wider. Attention's blocks are a multiple of it.
 pub(super) const PAIR_ROWS: usize = 8;
 
 /// Vectors of B that are read for `cols` columns, at most `NV`.
