@@ -72,14 +72,17 @@ impl<B: Backward> Replica<B> {
         }
         let parts = parts && !team.is_alone();
         let of = if parts { (team.rank(), team.size()) } else { (0, 1) };
-        let (optimizer, of_all) = Optimizer::of_part(&be, &model.layout, config, of)?;
+        let sizes = (config.batch_size, count);
+        let (optimizer, shards, p) = be.together(|| {
+            let optimizer = Optimizer::of_part(&be, &model.layout, config, of)?;
+            let shards = Shards::of(&be, &model, sizes, true, team.clone()).with_wire(Wire::of(config));
+            Ok((optimizer, shards, Masters::new(&be, &model.layout, config)))
+        })?;
+        let (optimizer, of_all) = optimizer;
         if team.rank() == 0 && !team.is_alone() {
             team.tell(&Command::Begin { config: config.to_toml(), parts });
         }
-        let shards = Shards::of(&be, &model, (config.batch_size, count), true, team.clone());
-        let shards = shards.with_wire(Wire::of(config));
         let parts = if parts { of_all } else { Vec::new() };
-        let p = Masters::new(&be, &model.layout, config);
         Ok(Replica { be, model, shards, optimizer, p, parts, _run: Run(team.clone()), team })
     }
 

@@ -267,7 +267,7 @@ impl Kernel for Dots<'_> {
     #[inline(always)]
     fn run<S: Vectors>(self, simd: S) {
         for ((d, a), b) in self.d.iter_mut().zip(self.a.chunks(self.c)).zip(self.b.chunks(self.c)) {
-            [*d] = sums(simd, [&a[..self.hs], &b[..self.hs]], |[a, b]| [a * b]);
+            [*d] = sums!(simd, [&a[..self.hs], &b[..self.hs]], |[a, b]| [a * b]);
         }
     }
 }

@@ -1,33 +1,63 @@
 //! Memory for numbers.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    cell::RefCell,
+    fmt,
+    mem::ManuallyDrop,
+    ops::{Deref, DerefMut},
+    slice,
+    sync::Arc,
+};
 
-/// Bytes in a cache line.
-const LINE: usize = 64;
+/// Numbers in a cache line of 64 bytes.
+const LINE: usize = 16;
+/// Numbers in a large page of 2 MiB.
+const LARGE_PAGE: usize = 1 << 19;
+/// Numbers for which a [`Region`] has room, unless a buffer is larger.
+const ROOM: usize = 4 * LARGE_PAGE;
 
 /// Numbers that begin at a cache line: a vector as long as a line loads at half the speed if it straddles two lines.
-#[derive(Debug, Default)]
 pub struct Floats {
-    memory: Vec<f32>,
-    from: usize,
+    at: *mut f32,
     len: usize,
+    memory: Memory,
 }
+
+/// Where numbers are.
+enum Memory {
+    /// In a vector, from any one of its numbers on.
+    Own(Vec<f32>),
+    /// In a region, of which they have a part to themselves.
+    Shared { _region: Arc<Region> },
+}
+
+// SAFETY: its numbers belong to this value alone, as a vector's do.
+unsafe impl Send for Floats {}
+// SAFETY: as above.
+unsafe impl Sync for Floats {}
 
 impl Floats {
     /// Zeros, in memory that is not touched until they are used.
     pub fn zeros(len: usize) -> Floats {
-        let memory = vec![0.0; len + LINE / size_of::<f32>()];
-        Floats { from: memory.as_ptr().align_offset(LINE), memory, len }
+        if let Some(floats) = TOGETHER.with_borrow_mut(|room| room.as_mut().map(|room| room.zeros(len))) {
+            return floats;
+        }
+        let mut memory = vec![0.0; len + LINE];
+        let at = at_multiple(&mut memory, LINE);
+        Floats { at, len, memory: Memory::Own(memory) }
     }
 
     /// Numbers that are in memory already. They stay where they are, at a cache line or not.
-    pub fn in_place(memory: Vec<f32>) -> Floats {
-        Floats { from: 0, len: memory.len(), memory }
+    pub fn in_place(mut memory: Vec<f32>) -> Floats {
+        Floats { at: memory.as_mut_ptr(), len: memory.len(), memory: Memory::Own(memory) }
     }
 
     /// The numbers as a vector: the one of [`Floats::in_place`], or a copy.
     pub fn into_vec(self) -> Vec<f32> {
-        if self.from == 0 && self.len == self.memory.len() { self.memory } else { self.to_vec() }
+        match self.memory {
+            Memory::Own(memory) if memory.len() == self.len => memory,
+            _ => self.to_vec(),
+        }
     }
 
     /// Grows scratch memory to at least `len` numbers; growing loses its contents. Like a vector, it grows by at least
@@ -39,17 +69,119 @@ impl Floats {
     }
 }
 
+impl Default for Floats {
+    fn default() -> Floats {
+        Floats::in_place(Vec::new())
+    }
+}
+
+impl fmt::Debug for Floats {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 impl Deref for Floats {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.memory[self.from..][..self.len]
+        // SAFETY: so many numbers are there as long as `memory` is, and nothing else refers to them.
+        unsafe { slice::from_raw_parts(self.at, self.len) }
     }
 }
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.memory[self.from..][..self.len]
+        // SAFETY: as above.
+        unsafe { slice::from_raw_parts_mut(self.at, self.len) }
+    }
+}
+
+/// The first number whose address is a multiple of the size of `count` numbers.
+fn at_multiple(memory: &mut [f32], count: usize) -> *mut f32 {
+    let from = memory.as_ptr().align_offset(count * size_of::<f32>());
+    memory[from..].as_mut_ptr()
+}
+
+thread_local! {
+    /// Where this thread makes buffers at present, if it makes them [`together`].
+    static TOGETHER: RefCell<Option<Room>> = const { RefCell::new(None) };
+}
+
+/// What `make` returns. The [`Floats`] that it makes on this thread lie next to each other, in pages of 2 MiB where the system
+/// has such: a step that goes through many small buffers finds their pages sooner. The memory is given back when none of them
+/// is left, so they should be as long-lived as each other. Where a page is used in part, all of it is taken.
+pub fn together<T>(make: impl FnOnce() -> T) -> T {
+    /// Ends it, even in a panic.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            TOGETHER.set(None);
+        }
+    }
+    if TOGETHER.with_borrow(Option::is_some) {
+        return make();
+    }
+    TOGETHER.set(Some(Room::default()));
+    let _end = End;
+    make()
+}
+
+/// The region in which there may be room for more buffers, and how many numbers are taken.
+#[derive(Default)]
+struct Room {
+    region: Option<Arc<Region>>,
+    taken: usize,
+}
+
+impl Room {
+    fn zeros(&mut self, len: usize) -> Floats {
+        let region = match &self.region {
+            Some(region) if self.taken + len <= region.len => region.clone(),
+            _ => {
+                self.taken = 0;
+                self.region.insert(Arc::new(Region::new(len.max(ROOM)))).clone()
+            }
+        };
+        // SAFETY: there are as many numbers in the region, and `taken` says that these belong to nobody yet.
+        let at = unsafe { region.at.add(self.taken) };
+        self.taken = (self.taken + len).next_multiple_of(LINE).min(region.len);
+        Floats { at, len, memory: Memory::Shared { _region: region } }
+    }
+}
+
+/// Zeros that begin at a large page.
+struct Region {
+    at: *mut f32,
+    len: usize,
+    /// What [`Vec::from_raw_parts`] wants back.
+    vector: (*mut f32, usize),
+}
+
+// SAFETY: only the `Floats` that have parts of it touch it.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    fn new(len: usize) -> Region {
+        let len = len.next_multiple_of(LARGE_PAGE);
+        let mut memory = ManuallyDrop::new(vec![0.0; len + LARGE_PAGE]);
+        let at = at_multiple(&mut memory, LARGE_PAGE);
+        // SAFETY: this is memory of ours, and the advice does not change what is in it. A system that does not take it has small pages.
+        #[cfg(target_os = "linux")]
+        unsafe {
+            libc::madvise(at.cast(), len * size_of::<f32>(), libc::MADV_HUGEPAGE);
+        }
+        Region { at, len, vector: (memory.as_mut_ptr(), memory.capacity()) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let (at, capacity) = self.vector;
+        // SAFETY: they are those of a vector that was not dropped; numbers need no dropping, so its length does not matter.
+        drop(unsafe { Vec::from_raw_parts(at, 0, capacity) });
     }
 }
 
@@ -58,7 +190,7 @@ mod tests {
     use super::*;
 
     fn at_line(floats: &Floats) -> bool {
-        floats.as_ptr().addr().is_multiple_of(LINE)
+        floats.as_ptr().addr().is_multiple_of(64)
     }
 
     #[test]
@@ -83,5 +215,24 @@ mod tests {
         let numbers = floats.into_vec();
         assert_eq!((numbers.as_ptr(), numbers.len()), (at, 3));
         assert_eq!(Floats::zeros(5).into_vec(), [0.0; 5]);
+    }
+
+    #[test]
+    fn buffers_made_together_are_apart_and_outlive_each_other() {
+        let lens = [0, 1, 100, LARGE_PAGE, 3 * LARGE_PAGE, 5 * LARGE_PAGE + 3, 7];
+        let mut buffers = together(|| together(|| lens.map(Floats::zeros)).map(|b| (b, Floats::zeros(33))));
+        for (i, (one, other)) in buffers.iter_mut().enumerate() {
+            assert!(one.len() == lens[i] && other.len() == 33 && at_line(one) && at_line(other));
+            assert!(one.iter().chain(other.iter()).all(|&x| x == 0.0));
+            one.fill(1.0 + i as f32);
+            other.fill(-1.0 - i as f32);
+        }
+        let [.., last, _] = buffers;
+        let moved = std::thread::spawn(move || last).join().unwrap();
+        assert!(moved.0.iter().all(|&x| x == 6.0) && moved.1.iter().all(|&x| x == -6.0));
+        assert!(moved.0.into_vec().len() == lens[5]);
+        // And not after it, nor after a panic in it.
+        let _ = std::panic::catch_unwind(|| together(|| panic!("while buffers are made")));
+        assert!(matches!(Floats::zeros(3).memory, Memory::Own(_)));
     }
 }

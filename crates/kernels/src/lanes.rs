@@ -25,7 +25,7 @@ impl<S: Vectors> Lanes<S> {
 
     /// At most sixteen numbers, with zeros behind them.
     #[inline(always)]
-    pub(crate) fn load(simd: S, x: &[f32]) -> Lanes<S> {
+    fn load(simd: S, x: &[f32]) -> Lanes<S> {
         if let Ok(x) = <&[f32; LANES]>::try_from(x) {
             return Lanes { simd, x: *x };
         }
@@ -36,7 +36,7 @@ impl<S: Vectors> Lanes<S> {
 
     /// Writes the first lanes to `x`, sixteen at most.
     #[inline(always)]
-    pub(crate) fn store(self, x: &mut [f32]) {
+    fn store(self, x: &mut [f32]) {
         if let Ok(x) = <&mut [f32; LANES]>::try_from(&mut *x) {
             *x = self.x;
             return;
@@ -135,38 +135,74 @@ each_lane!(Add, add, add_f32s);
 each_lane!(Sub, sub, sub_f32s);
 each_lane!(Mul, mul, mul_f32s);
 
-/// Calls `each` with the parts of a row of `len` numbers: sixteen at a time, and then what is left.
-#[inline(always)]
-pub(crate) fn each_part(len: usize, mut each: impl FnMut(Range<usize>)) {
-    let whole = len / LANES;
-    for i in 0..whole {
-        each(i * LANES..i * LANES + LANES);
+/// Sixteen numbers of a row, or what is left at its end.
+pub(crate) struct Part<S> {
+    simd: S,
+    range: Range<usize>,
+}
+
+impl<S: Vectors> Part<S> {
+    /// The numbers of the row `x` that are in this part.
+    #[inline(always)]
+    pub(crate) fn load(&self, x: &[f32]) -> Lanes<S> {
+        Lanes::load(self.simd, &x[self.range.clone()])
     }
-    if whole * LANES < len {
-        each(whole * LANES..len);
+
+    /// Writes them.
+    #[inline(always)]
+    pub(crate) fn store(&self, x: &mut [f32], lanes: Lanes<S>) {
+        lanes.store(&mut x[self.range.clone()]);
     }
 }
 
-/// `sum_i f([x[0][i], x[1][i], ...])` over rows of equal length, of each of the results of `f`.
+/// Calls `each` with the parts of a row of `len` numbers.
 #[inline(always)]
-pub(crate) fn sums<S: Vectors, const N: usize, const M: usize>(
+pub(crate) fn each_part<S: Vectors>(simd: S, len: usize, mut each: impl FnMut(Part<S>)) {
+    let whole = len / LANES;
+    for i in 0..whole {
+        each(Part { simd, range: i * LANES..i * LANES + LANES });
+    }
+    if whole * LANES < len {
+        each(Part { simd, range: whole * LANES..len });
+    }
+}
+
+/// [`sums_of`] with terms that are certain to be inlined: code that stays a function of its own knows nothing of the instruction set,
+/// so each operation on a vector becomes a call.
+macro_rules! sums {
+    ($simd:expr, $rows:expr, |$of:pat_param| $terms:expr) => {
+        $crate::lanes::sums_of(
+            $simd,
+            $rows,
+            #[inline(always)]
+            |$of| $terms,
+        )
+    };
+}
+pub(crate) use sums;
+
+/// `sum_i f([x[0][i], x[1][i], ...])` over rows of equal length, of each of the results of `f`. Called by [`sums`].
+#[inline(always)]
+pub(crate) fn sums_of<S: Vectors, const N: usize, const M: usize>(
     simd: S,
     x: [&[f32]; N],
     f: impl Fn([Lanes<S>; N]) -> [Lanes<S>; M],
 ) -> [f32; M] {
     let mut partial = [Lanes::splat(simd, 0.0); M];
     each_part(
+        simd,
         x[0].len(),
         #[inline(always)]
         |part| {
             let mut values = [Lanes::splat(simd, 0.0); N];
             for k in 0..N {
-                values[k] = Lanes::load(simd, &x[k][part.clone()]);
+                values[k] = part.load(x[k]);
             }
             let terms = f(values);
             for m in 0..M {
                 // A term of no number need not be zero.
-                partial[m] = partial[m] + if part.len() == LANES { terms[m] } else { terms[m].first(part.len()) };
+                let n = part.range.len();
+                partial[m] = partial[m] + if n == LANES { terms[m] } else { terms[m].first(n) };
             }
         },
     );
@@ -191,7 +227,7 @@ mod tests {
         #[inline(always)]
         fn run<S: Vectors>(self, simd: S) -> [f32; 2] {
             let row: Vec<f32> = (0..self.0).map(|i| i as f32).collect();
-            sums(simd, [&row], |[x]| [x, Lanes::splat(simd, 1.0)])
+            sums!(simd, [&row], |[x]| [x, Lanes::splat(simd, 1.0)])
         }
     }
 

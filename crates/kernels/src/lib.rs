@@ -43,7 +43,7 @@ pub mod peak;
 pub mod qk;
 pub mod rng;
 
-pub use floats::Floats;
+pub use floats::{Floats, together};
 pub use gemm::{Epilogue, Init, Mat, MatMut, Panels, Precision, Rhs, Strip, gemm, gemm_with, int8};
 pub use isa::Isa;
 pub use math::{add, sum_rows};

@@ -93,7 +93,7 @@ impl Kernel for CrossEntropy<'_> {
 #[inline(always)]
 fn sum_exp<S: Vectors>(simd: S, z: &[f32], top: f32) -> f32 {
     let top = Lanes::splat(simd, top);
-    let [sum] = sums(simd, [z], |[z]| [(z - top).exp()]);
+    let [sum] = sums!(simd, [z], |[z]| [(z - top).exp()]);
     sum
 }
 

@@ -63,23 +63,23 @@ impl Kernel for Forward<'_> {
         let splat = |x| Lanes::splat(simd, x);
         for ((y, x), stats) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(stats.as_chunks_mut().0) {
             let mean = match kind {
-                Kind::Layer => sums(simd, [x], |[x]| [x])[0] / c as f32,
+                Kind::Layer => sums!(simd, [x], |[x]| [x])[0] / c as f32,
                 Kind::Rms => 0.0,
             };
             let of_row = splat(mean);
-            let [sq] = sums(simd, [x], |[x]| [(x - of_row) * (x - of_row)]);
+            let [sq] = sums!(simd, [x], |[x]| [(x - of_row) * (x - of_row)]);
             let rstd = 1.0 / (sq / c as f32 + eps).sqrt();
             *stats = [mean, rstd];
             each_part(
+                simd,
                 c,
                 #[inline(always)]
                 |part| {
-                    let load = |x: &[f32]| Lanes::load(simd, &x[part.clone()]);
-                    let mut out = (load(x) - of_row) * splat(rstd) * load(w);
+                    let mut out = (part.load(x) - of_row) * splat(rstd) * part.load(w);
                     if let Some(b) = b {
-                        out = out + load(b);
+                        out = out + part.load(b);
                     }
-                    out.store(&mut y[part.clone()]);
+                    part.store(y, out);
                 },
             );
         }
@@ -117,21 +117,21 @@ impl Kernel for Back<'_> {
         let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(stats.as_chunks().0);
         for (((dx, dy), x), &[mean, rstd]) in rows {
             let (mean, rstd) = (splat(mean), splat(rstd));
-            let [g, gx] = sums(simd, [dy, w, x], |[dy, w, x]| [dy * w, dy * w * ((x - mean) * rstd)]);
+            let [g, gx] = sums!(simd, [dy, w, x], |[dy, w, x]| [dy * w, dy * w * ((x - mean) * rstd)]);
             let g_mean = splat(if kind == Kind::Layer { g / c as f32 } else { 0.0 });
             let gx_mean = splat(gx / c as f32);
             each_part(
+                simd,
                 c,
                 #[inline(always)]
                 |part| {
-                    let load = |x: &[f32]| Lanes::load(simd, &x[part.clone()]);
-                    let (dy, xhat) = (load(dy), (load(x) - mean) * rstd);
-                    (load(dx) + rstd * (dy * load(w) - g_mean - xhat * gx_mean)).store(&mut dx[part.clone()]);
+                    let (dy, xhat) = (part.load(dy), (part.load(x) - mean) * rstd);
+                    part.store(dx, part.load(dx) + rstd * (dy * part.load(w) - g_mean - xhat * gx_mean));
                     if let Some(dw) = &mut dw {
-                        (load(dw) + dy * xhat).store(&mut dw[part.clone()]);
+                        part.store(dw, part.load(dw) + dy * xhat);
                     }
                     if let Some(db) = &mut db {
-                        (load(db) + dy).store(&mut db[part.clone()]);
+                        part.store(db, part.load(db) + dy);
                     }
                 },
             );

@@ -265,12 +265,12 @@ impl Kernel for SumSquares<'_> {
         let mut sum = 0.0;
         for pair in pairs {
             let (x, y) = pair.split_at(BLOCK);
-            let [one, two] = sums(simd, [x, y], |[x, y]| [x * x, y * y]);
+            let [one, two] = sums!(simd, [x, y], |[x, y]| [x * x, y * y]);
             sum += f64::from(one);
             sum += f64::from(two);
         }
         for block in rest.chunks(BLOCK) {
-            sum += f64::from(sums(simd, [block], |[x]| [x * x])[0]);
+            sum += f64::from(sums!(simd, [block], |[x]| [x * x])[0]);
         }
         sum
     }

@@ -110,7 +110,7 @@ impl Kernel for Back<'_> {
                     dw.iter_mut().zip(&*d).zip(x).for_each(|((dw, d), x)| *dw += d * (x * rstd));
                 }
                 let of_row = Lanes::splat(simd, rstd);
-                let [gx] = sums(simd, [&*d, w[part], x], |[d, w, x]| [d * w * (x * of_row)]);
+                let [gx] = sums!(simd, [&*d, w[part], x], |[d, w, x]| [d * w * (x * of_row)]);
                 let gx_mean = gx / hs as f32;
                 for ((d, x), w) in d.iter_mut().zip(x).zip(w[part]) {
                     *d = rstd * (*d * w - x * rstd * gx_mean);
@@ -122,7 +122,7 @@ impl Kernel for Back<'_> {
 
 #[inline(always)]
 fn rstd<S: Vectors>(simd: S, x: &[f32], eps: f32) -> f32 {
-    1.0 / (sums(simd, [x], |[x]| [x * x])[0] / x.len() as f32 + eps).sqrt()
+    1.0 / (sums!(simd, [x], |[x]| [x * x])[0] / x.len() as f32 + eps).sqrt()
 }
 
 /// Rotates the pairs of a head; `direction` -1 rotates back.

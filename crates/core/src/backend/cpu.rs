@@ -469,6 +469,10 @@ impl Forward for Cpu {
         Buf::zeros(len)
     }
 
+    fn together<T>(&self, make: impl FnOnce() -> T) -> T {
+        kernels::together(make)
+    }
+
     fn upload(&self, dst: &mut Buf, start: usize, src: &[f32]) {
         // In parallel, because the first write to a page makes the system allocate memory for it.
         let pieces = dst.written(start, src.len()).par_chunks_mut(PIECE).zip(src.par_chunks(PIECE));

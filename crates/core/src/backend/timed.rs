@@ -128,6 +128,10 @@ impl<B: Forward> Forward for Timed<B> {
         self.be.zeros(len)
     }
 
+    fn together<T>(&self, make: impl FnOnce() -> T) -> T {
+        self.be.together(make)
+    }
+
     fn upload(&self, dst: &mut B::Buf, start: usize, src: &[f32]) {
         self.be.upload(dst, start, src);
     }

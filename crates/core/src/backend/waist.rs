@@ -201,6 +201,11 @@ pub trait Forward: Send + Sync {
 
     /// A buffer of `len` zeros.
     fn zeros(&self, len: usize) -> Self::Buf;
+    /// What `make` returns. It makes buffers that a step uses together and that live as long as each other, so a backend may lay
+    /// them out for that.
+    fn together<T>(&self, make: impl FnOnce() -> T) -> T {
+        make()
+    }
     /// `dst[start..start + src.len()] = src`.
     fn upload(&self, dst: &mut Self::Buf, start: usize, src: &[f32]);
     /// Puts a matrix of few bits where its numbers would be, from `start` on. By default its numbers are uploaded.
