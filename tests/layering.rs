@@ -14,8 +14,8 @@ const FLOORS: [(&str, &str, &[&str]); 4] = [
         "kinglet_core",
         "crates/core/src",
         &[
-            "error", "config", "rng", "threads", "batch", "params", "quant", "backend", "model", "sample", "ranks",
-            "shards", "optim", "masters", "replica", "guard",
+            "error", "config", "ngram", "rng", "threads", "batch", "params", "quant", "backend", "model", "sample",
+            "ranks", "shards", "optim", "masters", "replica", "guard",
         ],
     ),
     ("kinglet_mpi", "crates/mpi/src", &["calls", "launch", "library", "messages", "mpi"]),

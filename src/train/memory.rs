@@ -113,7 +113,7 @@ impl Memory {
     pub fn of_process(tokens: usize) -> u64 {
         // Code, allocator, thread stacks and leftovers of reading the text, as measured; then the ids. Code that is compiled for
         // tests is larger.
-        let code = if cfg!(debug_assertions) { 20 } else { 14 };
+        let code = if cfg!(debug_assertions) { 30 } else { 14 };
         (code << 20) + 5 * tokens as u64
     }
 

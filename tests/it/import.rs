@@ -409,8 +409,8 @@ fn a_file_that_is_cut_off_and_what_is_no_file_are_refused_as_such() {
 #[test]
 fn every_activation_and_scale_is_tried_and_what_is_told_is_compared() {
     let cli = Cli::new();
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/DESIGN.md")).unwrap();
-    fs::write(cli.path("text.txt"), text.chars().take(60_000).collect::<String>()).unwrap();
+    // A text that does not change: how clear the losses are depends on it.
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("LICENSE-APACHE"), cli.path("text.txt")).unwrap();
     let settings = "n_layer=1 n_embd=64 n_head=8 block_size=32 activation=relu attention_scale=n_embd max_iters=600 \
                     eval_iters=2 learning_rate=0.005 bias=false batch_size=8";
     let mut args = vec!["train", "text.txt", "--name", "small", "--quiet"];

@@ -13,6 +13,7 @@
 //! | [`config`] | everything that defines a run |
 //! | [`rng`] | every random number, a function of (seed, purpose, step, sequence) |
 //! | [`threads`] | the thread pool of a training run |
+//! | [`ngram`] | n-gram models, which a GPT must beat |
 //! | [`batch`] | sequences of token ids |
 //! | [`params`] | names, shapes and places of the parameters; [`params::edit`] merges adapters and adds tokens |
 //! | [`quant`] | weights in eight and four bits |
@@ -32,6 +33,7 @@ pub mod error;
 pub mod guard;
 pub mod masters;
 pub mod model;
+pub mod ngram;
 pub mod optim;
 pub mod params;
 pub mod quant;
