@@ -127,26 +127,23 @@ pub fn together<T>(make: impl FnOnce() -> T) -> T {
     make()
 }
 
-/// The region in which there may be room for more buffers, and how many numbers are taken.
+/// The regions of buffers that are made together, and how many numbers of each are taken.
 #[derive(Default)]
-struct Room {
-    region: Option<Arc<Region>>,
-    taken: usize,
-}
+struct Room(Vec<(Arc<Region>, usize)>);
 
 impl Room {
     fn zeros(&mut self, len: usize) -> Floats {
-        let region = match &self.region {
-            Some(region) if self.taken + len <= region.len => region.clone(),
-            _ => {
-                self.taken = 0;
-                self.region.insert(Arc::new(Region::new(len.max(ROOM)))).clone()
-            }
-        };
+        // Small buffers fill what large ones leave.
+        let has_room = |(region, taken): &(Arc<Region>, usize)| taken + len <= region.len;
+        let i = self.0.iter().position(has_room).unwrap_or_else(|| {
+            self.0.push((Arc::new(Region::new(len.max(ROOM))), 0));
+            self.0.len() - 1
+        });
+        let (region, taken) = &mut self.0[i];
         // SAFETY: there are as many numbers in the region, and `taken` says that these belong to nobody yet.
-        let at = unsafe { region.at.add(self.taken) };
-        self.taken = (self.taken + len).next_multiple_of(LINE).min(region.len);
-        Floats { at, len, memory: Memory::Shared { _region: region } }
+        let at = unsafe { region.at.add(*taken) };
+        *taken = (*taken + len).next_multiple_of(LINE).min(region.len);
+        Floats { at, len, memory: Memory::Shared { _region: region.clone() } }
     }
 }
 
