@@ -14,7 +14,7 @@ const FLOORS: [(&str, &str, &[&str]); 4] = [
         "kinglet_core",
         "crates/core/src",
         &[
-            "error", "config", "ngram", "rng", "threads", "batch", "params", "quant", "backend", "model", "sample",
+            "error", "config", "rng", "threads", "ngram", "batch", "params", "quant", "backend", "model", "sample",
             "ranks", "shards", "optim", "masters", "replica", "guard",
         ],
     ),

@@ -73,12 +73,11 @@ impl<B: Backward> Replica<B> {
         let parts = parts && !team.is_alone();
         let of = if parts { (team.rank(), team.size()) } else { (0, 1) };
         let sizes = (config.batch_size, count);
-        let (optimizer, shards, p) = be.together(|| {
+        let ((optimizer, of_all), shards, p) = be.together(|| {
             let optimizer = Optimizer::of_part(&be, &model.layout, config, of)?;
             let shards = Shards::of(&be, &model, sizes, true, team.clone()).with_wire(Wire::of(config));
             Ok((optimizer, shards, Masters::new(&be, &model.layout, config)))
         })?;
-        let (optimizer, of_all) = optimizer;
         if team.rank() == 0 && !team.is_alone() {
             team.tell(&Command::Begin { config: config.to_toml(), parts });
         }
