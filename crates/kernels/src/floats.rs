@@ -1,9 +1,10 @@
 //! Memory for numbers.
 
+use memmap2::MmapMut;
 use std::{
+    alloc::{Layout, handle_alloc_error},
     cell::RefCell,
     fmt,
-    mem::ManuallyDrop,
     ops::{Deref, DerefMut},
     slice,
     sync::Arc,
@@ -43,7 +44,7 @@ impl Floats {
             return floats;
         }
         let mut memory = vec![0.0; len + LINE];
-        let at = at_multiple(&mut memory, LINE);
+        let at = at_multiple(&mut memory, LINE * size_of::<f32>());
         Floats { at, len, memory: Memory::Own(memory) }
     }
 
@@ -97,9 +98,9 @@ impl DerefMut for Floats {
     }
 }
 
-/// The first number whose address is a multiple of the size of `count` numbers.
-fn at_multiple(memory: &mut [f32], count: usize) -> *mut f32 {
-    let from = memory.as_ptr().align_offset(count * size_of::<f32>());
+/// The first element whose address is a multiple of so many bytes.
+fn at_multiple<T>(memory: &mut [T], bytes: usize) -> *mut T {
+    let from = memory.as_ptr().align_offset(bytes);
     memory[from..].as_mut_ptr()
 }
 
@@ -147,12 +148,12 @@ impl Room {
     }
 }
 
-/// Zeros that begin at a large page.
+/// Zeros that begin at a large page. They are mapped from the system and go back to it: an allocator would keep large pages
+/// when it is given them back, and use them for other things.
 struct Region {
     at: *mut f32,
     len: usize,
-    /// What [`Vec::from_raw_parts`] wants back.
-    vector: (*mut f32, usize),
+    _map: MmapMut,
 }
 
 // SAFETY: only the `Floats` that have parts of it touch it.
@@ -163,22 +164,13 @@ unsafe impl Sync for Region {}
 impl Region {
     fn new(len: usize) -> Region {
         let len = len.next_multiple_of(LARGE_PAGE);
-        let mut memory = ManuallyDrop::new(vec![0.0; len + LARGE_PAGE]);
-        let at = at_multiple(&mut memory, LARGE_PAGE);
-        // SAFETY: this is memory of ours, and the advice does not change what is in it. A system that does not take it has small pages.
+        let layout = Layout::array::<f32>(len + LARGE_PAGE).expect("less than the address space");
+        let mut map = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
+        // A system that does not take the advice has small pages.
         #[cfg(target_os = "linux")]
-        unsafe {
-            libc::madvise(at.cast(), len * size_of::<f32>(), libc::MADV_HUGEPAGE);
-        }
-        Region { at, len, vector: (memory.as_mut_ptr(), memory.capacity()) }
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        let (at, capacity) = self.vector;
-        // SAFETY: they are those of a vector that was not dropped; numbers need no dropping, so its length does not matter.
-        drop(unsafe { Vec::from_raw_parts(at, 0, capacity) });
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let at = at_multiple(&mut map, LARGE_PAGE * size_of::<f32>()).cast();
+        Region { at, len, _map: map }
     }
 }
 
