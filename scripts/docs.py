@@ -6,7 +6,7 @@
     python3 scripts/docs.py target/release/kinglet --python env/bin/python    # one that has the module kinglet
     python3 scripts/docs.py target/release/kinglet docs/guides/runs.md        # these pages only
 
-Each page runs in a fresh folder; then all pages run one after the other in one folder, as a reader would do it who keeps
+Each page runs in a fresh folder; beside that, all pages run one after the other in one folder, as a reader would do it who keeps
 what the pages before have made. Commands are those of the blocks marked `sh`; standard input is empty. Code is that of the blocks
 marked `python`; one interpreter runs those of a page. A comment before a block changes what is done with it:
 
@@ -33,6 +33,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shorter import words
@@ -162,19 +163,31 @@ class Session:
 
 
 class Tour:
-    """Commands and code as they run: what was counted, what was left out, what was wrong."""
+    """Pages as they run in one folder: what was counted, what was left out, what was wrong."""
 
-    def __init__(self, bin_folder, python):
+    def __init__(self, scratch, number, python):
         self.python = python
-        cache = bin_folder / "home"
-        cache.mkdir()
+        self.folder, home = scratch / f"reader-{number}", scratch / f"home-{number}"
+        self.folder.mkdir()
+        home.mkdir()
+        prepare(self.folder)
         self.environment = os.environ | {
-            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{scratch / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "NO_COLOR": "1",
             "KINGLET_NO_HISTORY": "1",
-            "XDG_DATA_HOME": str(cache),
+            "XDG_DATA_HOME": str(home),
         }
         self.count, self.left_out, self.wrong = 0, {}, []
+        self.said = []
+
+    def pages(self, together):
+        for page in together:
+            self.said = [f"--- {os.path.relpath(page, ROOT)}" + (", after the pages before it" if len(together) > 1 else "")]
+            self.page(page, self.folder)
+            # Other pages run at the same time.
+            print("\n".join(self.said), flush=True)
+        shutil.rmtree(self.folder)
+        return self
 
     def page(self, page, folder):
         name = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page.name
@@ -233,7 +246,7 @@ class Tour:
 
     def judge(self, text, first, status, failed, is_last, output, place, block, began):
         """Prints what ran, and keeps what was wrong."""
-        print(f"  {time.monotonic() - began:5.1f} s  {first}  {status}".rstrip(), flush=True)
+        self.said.append(f"  {time.monotonic() - began:5.1f} s  {first}  {status}".rstrip())
         should_fail = block.mark == "fails" and is_last
         why = None
         if failed != should_fail:
@@ -242,7 +255,7 @@ class Tour:
             why = f"its output has no line {line!r}"
         if why:
             self.wrong.append(f"{place}: {text}\n{why}\n{tail(output)}")
-            print(f"    WRONG: {why}")
+            self.said.append(f"    WRONG: {why}")
 
 
 def missing(shown, output):
@@ -354,22 +367,24 @@ def self_test():
 
 # ---- the program
 
+class Tours:
+    """What all of them found."""
+
+    def __init__(self, every):
+        self.count = sum(tour.count for tour in every)
+        self.left_out = {place: reason for tour in every for place, reason in tour.left_out.items()}
+        self.wrong = [report for tour in every for report in tour.wrong]
+
+
 def tours(kinglet, python, rounds):
-    """Runs lists of pages, each list in a folder of its own."""
+    """Runs lists of pages, each list in a folder of its own, two at a time: most commands wait for a disk or use one core."""
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         (scratch / "bin").mkdir()
         wrapper(kinglet, scratch / "bin")
-        tour = Tour(scratch / "bin", python)
-        for i, together in enumerate(rounds):
-            folder = scratch / f"reader-{i}"
-            folder.mkdir()
-            prepare(folder)
-            for page in together:
-                print(f"--- {os.path.relpath(page, ROOT)}" + (", after the pages before it" if len(together) > 1 else ""))
-                tour.page(page, folder)
-            shutil.rmtree(folder)
-    return tour
+        with ThreadPoolExecutor(2) as pool:
+            ran = [pool.submit(lambda i=i, r=r: Tour(scratch, i, python).pages(r)) for i, r in enumerate(rounds)]
+            return Tours([each.result() for each in ran])
 
 
 def main():
@@ -391,7 +406,8 @@ def main():
     began = time.monotonic()
     rounds = [[page] for page in every]
     if len(every) > 1 and not args.apart:
-        rounds.append(every)
+        # The longest begins first.
+        rounds.insert(0, every)
     # A path through a link is kept: an interpreter of an environment is one.
     python = args.python and Path(os.path.abspath(args.python))
     tour = tours(args.kinglet.resolve(strict=True), python, rounds)

@@ -8,7 +8,7 @@ use rayon::iter::{
 use std::{
     cell::Cell,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -30,22 +30,68 @@ fn divides() -> bool {
     rayon::current_thread_index().is_some() && !APART.get()
 }
 
+/// Pieces of a loop for each thread: so many that one whose core is slow leaves some to the others.
+const PIECES: usize = 4;
+
 /// Calls `work` on each item: on the threads of the pool that the caller is in or, outside of a pool, in order on the
 /// calling thread. So a program that embeds a model decides about threads, and none is started that it did not ask for.
+///
+/// Each thread begins at a place of its own, the same whenever the loop is: what it finds there is still in its cache.
 pub(crate) fn for_each<I: IndexedParallelIterator>(items: I, work: impl Fn(I::Item) + Send + Sync) {
-    struct InOrder<F>(F);
-    impl<T, F: Fn(T)> ProducerCallback<T> for InOrder<F> {
+    struct Loop<F> {
+        len: usize,
+        work: F,
+    }
+    impl<T, F: Fn(T) + Sync> ProducerCallback<T> for Loop<F> {
         type Output = ();
 
         fn callback<P: Producer<Item = T>>(self, items: P) {
-            items.into_iter().for_each(self.0);
+            let Loop { len, work } = self;
+            let threads = current();
+            let most = if threads == 1 { 1 } else { (PIECES * threads).max(len.div_ceil(items.max_len())) };
+            match most.min(len / items.min_len().max(1)) {
+                0 | 1 => items.into_iter().for_each(work),
+                count => divide(items, (len, count), threads, |piece: P| piece.into_iter().for_each(&work)),
+            }
         }
     }
-    if divides() {
-        items.for_each(work);
-    } else {
-        items.with_producer(InOrder(work));
+    let len = items.len();
+    items.with_producer(Loop { len, work });
+}
+
+/// Calls `work` on `count` pieces of `len` items, on the threads of the pool that the caller is in.
+fn divide<P: Producer>(items: P, (len, count): (usize, usize), threads: usize, work: impl Fn(P) + Sync) {
+    let (mut pieces, mut rest) = (Vec::with_capacity(count), items);
+    for i in 1..count {
+        let (piece, others) = rest.split_at(i * len / count - (i - 1) * len / count);
+        pieces.push(Mutex::new(Some(piece)));
+        rest = others;
     }
+    pieces.push(Mutex::new(Some(rest)));
+    let (pieces, work, done) = (&pieces, &work, &AtomicUsize::new(0));
+    let take = move || {
+        let first = rayon::current_thread_index().unwrap_or(0) * count / threads;
+        for piece in pieces.iter().cycle().skip(first % count).take(count) {
+            let piece = piece.lock().expect("nothing fails while it is locked").take();
+            if let Some(piece) = piece {
+                work(piece);
+                done.fetch_add(1, Ordering::Release);
+            }
+        }
+    };
+    rayon::scope(|scope| {
+        for _ in 1..threads.min(count) {
+            scope.spawn(move |_| take());
+        }
+        take();
+        // The others are about to be done, so this thread does not go to sleep: waking it would take longer.
+        let began = Instant::now();
+        while done.load(Ordering::Acquire) < count && began.elapsed() < PATIENCE {
+            if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                std::hint::spin_loop();
+            }
+        }
+    });
 }
 
 /// [`for_each`] of one large item for each thread: loops inside of `work` are not divided again, for the other threads have items
@@ -186,6 +232,46 @@ fn awake_at_work<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rayon::prelude::*;
+
+    #[test]
+    fn each_item_of_a_loop_is_met_once_also_in_loops_within() {
+        for threads in [1, 2, 3, 5] {
+            for (len, least, most) in
+                [(0, 1, 9), (1, 1, 9), (2, 1, 1), (7, 3, 9), (40, 1, 1), (100, 7, 20), (5000, 1, 9999)]
+            {
+                let met: Vec<_> = (0..len).map(|_| AtomicUsize::new(0)).collect();
+                let meet = || {
+                    for_each(met.par_iter().with_min_len(least).with_max_len(most), |count| {
+                        for_each((0..3).into_par_iter(), |_| {
+                            count.fetch_add(1, Ordering::Relaxed);
+                        });
+                    });
+                };
+                with_threads(threads, meet).unwrap();
+                Pool::new(threads).unwrap().run(meet);
+                meet();
+                let wrong = met.iter().filter(|count| count.load(Ordering::Relaxed) != 9).count();
+                assert_eq!(wrong, 0, "{threads} threads, {len} items, {least} to {most} at a time");
+            }
+        }
+    }
+
+    #[test]
+    fn a_loop_that_panics_ends_and_the_next_one_runs() {
+        with_threads(3, || {
+            for at in [0, 17, 39] {
+                let fails = || for_each((0..40usize).into_par_iter(), |i| assert!(i != at, "the item {i}"));
+                assert!(std::panic::catch_unwind(fails).is_err());
+                let sum = AtomicUsize::new(0);
+                for_each((0..40usize).into_par_iter(), |i| {
+                    sum.fetch_add(i, Ordering::Relaxed);
+                });
+                assert_eq!(sum.into_inner(), 780);
+            }
+        })
+        .unwrap();
+    }
 
     #[test]
     fn the_whole_work_of_a_program_has_one_pool() {

@@ -313,14 +313,26 @@ impl<S: Vectors> Column<S> {
         j * Self::COUNT + self.at
     }
 
-    /// `x` of key `j`, or `hidden` in the lanes of the queries that do not see it.
+    /// Calls `each` with every key that some lane sees and, if some do not, which these are.
     #[inline(always)]
-    fn hide(&self, simd: S, j: usize, x: S::f32s, hidden: f32) -> S::f32s {
-        if j < self.open {
-            return x;
+    fn keys(&self, simd: S, mut each: impl FnMut(usize, Option<S::m32s>)) {
+        for j in 0..self.open {
+            each(j, None);
         }
-        let blind = simd.splat_f32s((j + 1 - self.open) as f32);
-        simd.select_f32s(simd.less_than_f32s(self.lane, blind), simd.splat_f32s(hidden), x)
+        let (mut blind, one) = (simd.splat_f32s(0.0), simd.splat_f32s(1.0));
+        for j in self.open..self.seen {
+            blind = simd.add_f32s(blind, one);
+            each(j, Some(simd.less_than_f32s(self.lane, blind)));
+        }
+    }
+}
+
+/// `x`, or `hidden` in those lanes.
+#[inline(always)]
+fn hide<S: Vectors>(simd: S, lanes: Option<S::m32s>, hidden: f32, x: S::f32s) -> S::f32s {
+    match lanes {
+        Some(lanes) => simd.select_f32s(lanes, simd.splat_f32s(hidden), x),
+        None => x,
     }
 }
 
@@ -345,19 +357,27 @@ impl Kernel for Softmax<'_> {
             let column = Column::new(simd, at, keys, first);
             // Several maxima: each would wait for the last.
             let mut tops = [simd.splat_f32s(f32::NEG_INFINITY); 4];
-            for j in 0..column.seen {
-                // Where there is a NaN, the exponential below keeps it.
-                let score = column.hide(simd, j, p[column.index(j)], f32::NEG_INFINITY);
-                tops[j % 4] = simd.max_f32s(tops[j % 4], score);
-            }
+            column.keys(
+                simd,
+                #[inline(always)]
+                |j, blind| {
+                    // Where there is a NaN, the exponential below keeps it.
+                    let score = hide(simd, blind, f32::NEG_INFINITY, p[column.index(j)]);
+                    tops = [tops[1], tops[2], tops[3], simd.max_f32s(tops[0], score)];
+                },
+            );
             let top = simd.max_f32s(simd.max_f32s(tops[0], tops[1]), simd.max_f32s(tops[2], tops[3]));
             let (factor, mut sum) = (simd.splat_f32s(scale), simd.splat_f32s(0.0));
-            for j in 0..column.seen {
-                let p = &mut p[column.index(j)];
-                let weight = math::exps(simd, simd.mul_f32s(simd.sub_f32s(*p, top), factor));
-                *p = column.hide(simd, j, weight, 0.0);
-                sum = simd.add_f32s(sum, *p);
-            }
+            column.keys(
+                simd,
+                #[inline(always)]
+                |j, blind| {
+                    let p = &mut p[column.index(j)];
+                    let weight = math::exps(simd, simd.mul_f32s(simd.sub_f32s(*p, top), factor));
+                    *p = hide(simd, blind, 0.0, weight);
+                    sum = simd.add_f32s(sum, *p);
+                },
+            );
             let norm = simd.div_f32s(simd.splat_f32s(1.0), sum);
             for j in 0..column.seen {
                 let p = &mut p[column.index(j)];
@@ -366,12 +386,7 @@ impl Kernel for Softmax<'_> {
             for j in column.seen..keys {
                 p[column.index(j)] = simd.splat_f32s(0.0);
             }
-            let (mut tops, mut sums) = ([0.0; 16], [0.0; 16]);
-            simd.partial_store_f32s(&mut tops[..S::F32_LANES], top);
-            simd.partial_store_f32s(&mut sums[..S::F32_LANES], sum);
-            for ((lse, top), sum) in lse.iter_mut().zip(tops).zip(sums) {
-                *lse = top * scale + sum.ln();
-            }
+            simd.partial_store_f32s(lse, simd.add_f32s(simd.mul_f32s(top, factor), math::logs(simd, sum)));
         }
     }
 }
@@ -398,13 +413,17 @@ impl Kernel for SoftmaxBackward<'_> {
         let [lse, d] = [lse, d].map(|x| S::as_simd_f32s(x).0);
         for at in 0..Column::<S>::COUNT {
             let (column, lse, d) = (Column::new(simd, at, keys, first), lse[at], d[at]);
-            for j in 0..column.seen {
-                let (p, ds) = (&mut p[column.index(j)], &mut ds[column.index(j)]);
-                let weight = math::exps(simd, simd.sub_f32s(simd.mul_f32s(*p, factor), lse));
-                let dscore = simd.mul_f32s(simd.mul_f32s(factor, weight), simd.sub_f32s(*ds, d));
-                *p = column.hide(simd, j, weight, 0.0);
-                *ds = column.hide(simd, j, dscore, 0.0);
-            }
+            column.keys(
+                simd,
+                #[inline(always)]
+                |j, blind| {
+                    let (p, ds) = (&mut p[column.index(j)], &mut ds[column.index(j)]);
+                    let weight = math::exps(simd, simd.sub_f32s(simd.mul_f32s(*p, factor), lse));
+                    let dscore = simd.mul_f32s(simd.mul_f32s(factor, weight), simd.sub_f32s(*ds, d));
+                    *p = hide(simd, blind, 0.0, weight);
+                    *ds = hide(simd, blind, 0.0, dscore);
+                },
+            );
             for j in column.seen..keys {
                 (p[column.index(j)], ds[column.index(j)]) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
             }

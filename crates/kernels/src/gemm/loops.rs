@@ -83,21 +83,34 @@ impl Gemm<'_> {
         let Gemm { mut c, init, a, b, packed, .. } = self;
         let (rows, cols, k) = (c.rows, c.cols, 0..a.cols);
         let in_place = matches!(b, Rhs::Mat(b) if fits_as_is::<S, NV>(b, rows));
-        let wanted = (cols + c.diagonal).next_multiple_of(MR);
-        let strip = c.strip(0..rows, 0..cols);
-        let product = PanelProduct {
-            a: locate_a(&mut packed.a, a, k.clone()).first,
-            zeros: a.zeros,
-            rows: 0..rows.min(wanted),
-            k: k.clone(),
-            b: locate_b::<S, NV>(simd, &mut packed.b, b, in_place, k, 0..cols),
-            cols,
-            c: strip.data,
-            c_stride: strip.row_stride,
-            init,
-        };
-        // SAFETY: as in `blocks`; an A that is read in place has all of its rows.
-        unsafe { product.multiply::<S, M, MR, NV>(simd) };
+        let (diagonal, strip) = (c.diagonal, c.strip(0..rows, 0..cols));
+        let a_block = locate_a(&mut packed.a, a, k.clone()).first;
+        let b_block = locate_b::<S, NV>(simd, &mut packed.b, b, in_place, k.clone(), 0..cols);
+        // Rows below the diagonal do without the first vectors, of which they need nothing.
+        let mut row = 0;
+        for col in (0..cols).step_by(S::F32_LANES) {
+            let end = rows.min((col + S::F32_LANES + diagonal).next_multiple_of(PAIR_ROWS));
+            if row >= end {
+                continue;
+            }
+            let product = PanelProduct {
+                a: a_block.at(row, 0),
+                zeros: a.zeros,
+                rows: row..end,
+                k: k.clone(),
+                b: Located { ptr: b_block.ptr.wrapping_add(col), ..b_block },
+                cols: cols - col,
+                c: strip.data.wrapping_add(row * strip.row_stride + col),
+                c_stride: strip.row_stride,
+                init: match init {
+                    Init::Bias(bias) => Init::Bias(&bias[col..]),
+                    init => init,
+                },
+            };
+            // SAFETY: as in `blocks`; an A that is read in place has all of its rows.
+            unsafe { product.multiply::<S, M, MR, NV>(simd) };
+            row = end;
+        }
     }
 
     /// LOOPs 5 to 2, for tiles of `MR` rows and `NV` vectors.
