@@ -70,8 +70,8 @@ fn divide<P: Producer>(items: P, (len, count): (usize, usize), threads: usize, w
     pieces.push(Mutex::new(Some(rest)));
     let (pieces, work, done) = (&pieces, &work, &AtomicUsize::new(0));
     let take = move || {
-        let first = rayon::current_thread_index().unwrap_or(0) * count / threads;
-        for piece in pieces.iter().cycle().skip(first % count).take(count) {
+        let first = rayon::current_thread_index().expect("a thread of the pool") * count / threads;
+        for piece in pieces.iter().cycle().skip(first).take(count) {
             let piece = piece.lock().expect("nothing fails while it is locked").take();
             if let Some(piece) = piece {
                 work(piece);
@@ -88,7 +88,7 @@ fn divide<P: Producer>(items: P, (len, count): (usize, usize), threads: usize, w
         let began = Instant::now();
         while done.load(Ordering::Acquire) < count && began.elapsed() < PATIENCE {
             if rayon::yield_now() != Some(rayon::Yield::Executed) {
-                std::hint::spin_loop();
+                std::thread::yield_now();
             }
         }
     });

@@ -86,13 +86,14 @@ impl Gemm<'_> {
         let (diagonal, strip) = (c.diagonal, c.strip(0..rows, 0..cols));
         let a_block = locate_a(&mut packed.a, a, k.clone()).first;
         let b_block = locate_b::<S, NV>(simd, &mut packed.b, b, in_place, k.clone(), 0..cols);
-        // Rows below the diagonal do without the first vectors, of which they need nothing.
+        // Of two vectors, rows below the diagonal do without the first, of which they need nothing.
+        let step = if cols.div_ceil(S::F32_LANES) == 2 { S::F32_LANES } else { cols };
         let mut row = 0;
-        for col in (0..cols).step_by(S::F32_LANES) {
-            let end = rows.min((col + S::F32_LANES + diagonal).next_multiple_of(PAIR_ROWS));
-            if row >= end {
-                continue;
+        for col in (0..cols).step_by(step) {
+            if row == rows {
+                break;
             }
+            let end = rows.min((col + step + diagonal).next_multiple_of(PAIR_ROWS));
             let product = PanelProduct {
                 a: a_block.at(row, 0),
                 zeros: a.zeros,
