@@ -386,7 +386,12 @@ impl Kernel for Softmax<'_> {
             for j in column.seen..keys {
                 p[column.index(j)] = simd.splat_f32s(0.0);
             }
-            simd.partial_store_f32s(lse, simd.add_f32s(simd.mul_f32s(top, factor), math::logs(simd, sum)));
+            let (mut tops, mut sums) = ([0.0; 16], [0.0; 16]);
+            simd.partial_store_f32s(&mut tops[..S::F32_LANES], top);
+            simd.partial_store_f32s(&mut sums[..S::F32_LANES], sum);
+            for ((lse, top), sum) in lse.iter_mut().zip(tops).zip(sums) {
+                *lse = top * scale + sum.ln();
+            }
         }
     }
 }

@@ -66,7 +66,7 @@ impl Kernel for CrossEntropy<'_> {
             let target = target as usize;
             let top = math::max(z);
             let sum = sum_exp(simd, z, top);
-            let lse = math::log(sum) + top;
+            let lse = sum.ln() + top;
             *loss = lse - z[target];
             let Some(Objective { scale, z_loss, softcap }) = grad else { continue };
             let scale = scale as f32;
