@@ -165,7 +165,7 @@ impl Region {
     fn new(len: usize) -> Region {
         let len = len.next_multiple_of(LARGE_PAGE);
         let layout = Layout::array::<f32>(len + LARGE_PAGE).expect("less than the address space");
-        let mut map = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
+        let Ok(mut map) = MmapMut::map_anon(layout.size()) else { handle_alloc_error(layout) };
         // A system that does not take the advice has small pages.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
