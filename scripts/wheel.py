@@ -2,7 +2,6 @@
 """Builds the Python wheel, and checks it as a user would find it.
 
     python3 scripts/wheel.py --light    # for this system only; it leaves an environment with the wheel in target/python-env
-    python3 scripts/wheel.py --light --no-tests; python3 scripts/wheel.py --only-tests    # the same, in two steps
     python3 scripts/wheel.py            # for every Linux since glibc 2.17, by zig; with the checks of auditwheel and abi3audit
     python3 scripts/wheel.py --interpreter ~/.pyenv/versions/3.13.0/bin/python ...    # installed into these Pythons too
 
@@ -105,10 +104,7 @@ def main():
     parser.add_argument("--light", action="store_true", help="without zig and the checks for other systems")
     parser.add_argument("--interpreter", nargs="*", default=[], help="more Pythons to install it into")
     parser.add_argument("--no-tests", action="store_true", help="leave the tests of the module out")
-    parser.add_argument("--only-tests", action="store_true", help="the tests of the module, in the environment that was left")
     args = parser.parse_args()
-    if args.only_tests:
-        return tests(of_environment(ROOT / "target" / "python-env"))
     wheel = build(args.light)
     looks_right(installed("wheel-empty", None, wheel))
     for i, interpreter in enumerate(args.interpreter):
