@@ -183,9 +183,11 @@ class Tour:
     def pages(self, together):
         for page in together:
             self.said = [f"--- {os.path.relpath(page, ROOT)}" + (", after the pages before it" if len(together) > 1 else "")]
-            self.page(page, self.folder)
-            # Other pages run at the same time.
-            print("\n".join(self.said), flush=True)
+            try:
+                self.page(page, self.folder)
+            finally:
+                # At once, since other pages run at the same time.
+                print("\n".join(self.said), flush=True)
         shutil.rmtree(self.folder)
         return self
 
@@ -377,7 +379,7 @@ class Tours:
 
 
 def tours(kinglet, python, rounds):
-    """Runs lists of pages, each list in a folder of its own, two at a time: most commands wait for a disk or use one core."""
+    """Runs lists of pages, each list in a folder of its own, two at a time."""
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         (scratch / "bin").mkdir()

@@ -108,7 +108,7 @@ impl Gemm<'_> {
                     init => init,
                 },
             };
-            // SAFETY: as in `blocks`; an A that is read in place has all of its rows.
+            // SAFETY: as in `blocks`; an A that is read in place has all of its rows, and a second vector of B ends where both do.
             unsafe { product.multiply::<S, M, MR, NV>(simd) };
             row = end;
         }
