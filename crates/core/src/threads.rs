@@ -85,12 +85,8 @@ fn divide<P: Producer>(items: P, (len, count): (usize, usize), threads: usize, w
         }
         take();
         // The others are about to be done, so this thread does not go to sleep: waking it would take longer.
-        let began = Instant::now();
-        while done.load(Ordering::Acquire) < count && began.elapsed() < PATIENCE {
-            if rayon::yield_now() != Some(rayon::Yield::Executed) {
-                std::thread::yield_now();
-            }
-        }
+        let mut began = Instant::now();
+        while done.load(Ordering::Acquire) < count && poll(&mut began) < PATIENCE {}
     });
 }
 
@@ -147,6 +143,26 @@ const AWAKE: usize = 8;
 /// How long a thread polls without finding work before it polls only now and then. No computation keeps it waiting that
 /// long, but a disk may, or a slow reader of the output.
 const PATIENCE: Duration = Duration::from_millis(2);
+
+/// How long a thread polls before it gives way each time, which takes as long as the smallest pieces of work. Where there are
+/// more threads than cores, the one that it waits for may need this core.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// Does what work there is in the pool, or waits a moment. Returns how long there has been none, since `last` at most, which
+/// becomes now if there was.
+fn poll(last: &mut Instant) -> Duration {
+    if rayon::yield_now() == Some(rayon::Yield::Executed) {
+        *last = Instant::now();
+        return Duration::ZERO;
+    }
+    let idle = last.elapsed();
+    if idle < SPIN {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+    idle
+}
 
 thread_local! {
     /// Whether this thread does its own item of [`apart`].
@@ -210,11 +226,7 @@ fn awake_at_work<R: Send>(work: impl FnOnce() -> R + Send) -> R {
                 }
                 let mut last = Instant::now();
                 while !done.load(Ordering::Acquire) {
-                    if rayon::yield_now() == Some(rayon::Yield::Executed) {
-                        last = Instant::now();
-                    } else if last.elapsed() < PATIENCE {
-                        std::thread::yield_now();
-                    } else {
+                    if poll(&mut last) >= PATIENCE {
                         std::thread::sleep(PATIENCE / 10);
                     }
                 }

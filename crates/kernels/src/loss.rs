@@ -63,23 +63,29 @@ impl Kernel for CrossEntropy<'_> {
                 }
                 continue;
             }
-            let target = target as usize;
-            let top = math::max(z);
-            let sum = sum_exp(simd, z, top);
+            let (target, top) = (target as usize, math::max(z));
+            let of_target = z[target];
+            // Without a soft cap, the gradient needs no more of the logits than their exponentials.
+            let keeps_logits = grad.is_none_or(|objective| objective.softcap != 0.0);
+            let sum = if keeps_logits {
+                sum_exp(simd, z, top)
+            } else {
+                z.iter_mut().for_each(|z| *z = math::exp(*z - top));
+                let [sum] = sums!(simd, [&*z], |[e]| [e]);
+                sum
+            };
             let lse = sum.ln() + top;
-            *loss = lse - z[target];
+            *loss = lse - of_target;
             let Some(Objective { scale, z_loss, softcap }) = grad else { continue };
             let scale = scale as f32;
             let norm = scale / sum * (1.0 + 2.0 * z_loss as f32 * lse);
             if softcap == 0.0 {
-                for z in z.iter_mut() {
-                    *z = math::exp(*z - top) * norm;
-                }
+                z.iter_mut().for_each(|e| *e *= norm);
                 z[target] -= scale;
             } else {
                 let per_cap = 1.0 / softcap as f32;
                 let slope = |z: f32| 1.0 - (z * per_cap) * (z * per_cap);
-                let of_target = scale * slope(z[target]);
+                let of_target = scale * slope(of_target);
                 for z in z.iter_mut() {
                     *z = math::exp(*z - top) * norm * slope(*z);
                 }
