@@ -12,14 +12,26 @@ use kinglet::{
     text::tokenizer::CharTokenizer,
 };
 use proptest::prelude::*;
-use std::{fs, io::Cursor, path::Path};
+use std::{fs, io::Cursor, path::Path, sync::LazyLock};
 
 type Parse = fn(&[u8]);
 
+/// All parsers, with the names of their fuzz targets.
+const PARSERS: [(&str, Parse); 8] = [
+    ("config", parsers::config),
+    ("tokenizer", parsers::tokenizer),
+    ("state", parsers::state),
+    ("tensors", parsers::tensors),
+    ("metrics", parsers::metrics),
+    ("corpus", parsers::corpus),
+    ("ids", parsers::ids),
+    ("template", parsers::template),
+];
+
 /// Good files of each kind, to be damaged.
-fn good() -> Vec<(Parse, Vec<u8>)> {
+static GOOD: LazyLock<Vec<(Parse, Vec<u8>)>> = LazyLock::new(|| {
     vec![
-        (parsers::config, Config::preset("gpt2").unwrap().to_toml().into_bytes()),
+        (parsers::config as Parse, Config::preset("gpt2").unwrap().to_toml().into_bytes()),
         (
             parsers::config,
             b"n_layer = 3\n[a]\nbias = [\"mlp\"]\ndata = [\"x\", \"-\"]\nlearning_rate = 1e-3\n".to_vec(),
@@ -54,7 +66,7 @@ fn good() -> Vec<(Parse, Vec<u8>)> {
         (parsers::tensors, include_bytes!("../../fuzz/corpus/tensors/w4").to_vec()),
         (parsers::metrics, include_bytes!("../../fuzz/corpus/metrics/run").to_vec()),
     ]
-}
+});
 
 /// A template that says itself what is learned.
 const GENERATION: &str = "{% for m in messages %}{{ m.role }}{%- if m.role == 'assistant' -%}{% generation %}{{ m.content }}</s>\
@@ -79,10 +91,10 @@ fn weights() -> Vec<u8> {
 
 #[test]
 fn the_good_files_are_good() {
-    for (parse, bytes) in good() {
-        parse(&bytes);
+    for (parse, bytes) in &*GOOD {
+        parse(bytes);
     }
-    let (lines, damaged) = kinglet::run::parse_metrics(&good().last().unwrap().1);
+    let (lines, damaged) = kinglet::run::parse_metrics(&GOOD.last().unwrap().1);
     assert!(lines.len() > 3 && damaged == 0);
     let layout = parsers::layout();
     let mut numbers = Vec::new();
@@ -109,16 +121,7 @@ fn files_in_few_bits_are_of_their_scheme() {
 fn what_the_fuzzer_kept_is_still_harmless() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let mut files = 0;
-    for (name, parse) in [
-        ("config", parsers::config as fn(&[u8])),
-        ("tokenizer", parsers::tokenizer),
-        ("state", parsers::state),
-        ("tensors", parsers::tensors),
-        ("metrics", parsers::metrics),
-        ("corpus", parsers::corpus),
-        ("ids", parsers::ids),
-        ("template", parsers::template),
-    ] {
+    for (name, parse) in PARSERS {
         for entry in corpus.join(name).read_dir().unwrap() {
             parse(&fs::read(entry.unwrap().path()).unwrap());
             files += 1;
@@ -148,17 +151,17 @@ proptest! {
 
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        for (parse, _) in good() {
+        for (_, parse) in PARSERS {
             parse(&bytes);
         }
     }
 
     #[test]
     fn damaged_files(
-        which in 0..good().len(),
+        which in 0..GOOD.len(),
         changes in changes(),
     ) {
-        let (parse, mut bytes) = good().swap_remove(which);
+        let (parse, mut bytes) = GOOD[which].clone();
         damage(&mut bytes, changes);
         parse(&bytes);
     }
