@@ -144,12 +144,11 @@ const AWAKE: usize = 8;
 /// long, but a disk may, or a slow reader of the output.
 const PATIENCE: Duration = Duration::from_millis(2);
 
-/// How long a thread polls before it gives way each time, which takes as long as the smallest pieces of work. Where there are
-/// more threads than cores, the one that it waits for may need this core.
+/// How long a thread that polls keeps its core. After that it offers the core to others each time, which takes as long as a small
+/// piece of work. With more threads than cores, the one that it waits for may need it.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// Does what work there is in the pool, or waits a moment. Returns how long there has been none, since `last` at most, which
-/// becomes now if there was.
+/// Does a piece of the pool's work if there is one, and sets `last` to now; waits a moment otherwise. Returns the time since `last`.
 fn poll(last: &mut Instant) -> Duration {
     if rayon::yield_now() == Some(rayon::Yield::Executed) {
         *last = Instant::now();
