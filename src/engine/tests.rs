@@ -340,7 +340,17 @@ fn tasks(prefix: &str) -> Vec<std::path::PathBuf> {
     let named = |task: &std::path::PathBuf| {
         std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with(prefix))
     };
-    tasks.filter(|task| !task.ends_with(&main) && named(task)).collect()
+    tasks.filter(|task| !task.ends_with(&main) && named(task) && !ends(task)).collect()
+}
+
+/// Whether a thread ends. The system lists one for a moment longer after it was joined.
+#[cfg(target_os = "linux")]
+fn ends(task: &std::path::Path) -> bool {
+    /// What its flags have then (`PF_EXITING`).
+    const EXITING: u32 = 4;
+    // The flags are seven fields behind the name, which ends with the last parenthesis (proc_pid_stat(5)).
+    let flags = |text: String| -> u32 { text.rsplit(')').next().unwrap().split(' ').nth(7).unwrap().parse().unwrap() };
+    std::fs::read_to_string(task.join("stat")).map_or(true, |text| flags(text) & EXITING != 0)
 }
 
 /// Runs a test again in a process of its own, where no other test has threads. Returns whether this is that process.
