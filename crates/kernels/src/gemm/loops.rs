@@ -3,7 +3,7 @@
 use super::{
     kernel::{FusedNumbers, Located, MulAdd, NARROW_ROWS, Numbers, PAIR_ROWS, PanelProduct, vectors_read},
     mat::{Epilogue, Init, Mat, MatMut},
-    pack::{KC, NC, Panels, Rhs, WIDE, block_start, pack_a, pack_b, panel_width},
+    pack::{KC, NC, Panels, Rhs, WIDE, block_start, pack_a, pack_b, panel_width, prefetch},
 };
 use crate::{
     floats::Floats,
@@ -118,7 +118,7 @@ impl Gemm<'_> {
     #[inline(always)]
     pub(super) fn blocks<S: Vectors, M: MulAdd<S>, const MR: usize, const NV: usize>(self, simd: S) {
         let Gemm { mut c, init, a, b, epilogue, packed, .. } = self;
-        let nr = panel_width::<S>();
+        let (nr, c_rows) = (panel_width::<S>(), c.rows);
         const { assert!(NV == S::TILE_VECTORS && Panels::STEP.is_multiple_of(panel_width::<S>())) };
         const { assert!(WIDE.is_multiple_of(MR * STRIP)) };
         const { assert!((MR * STRIP).is_multiple_of(NARROW_ROWS) && (MR * STRIP).is_multiple_of(PAIR_ROWS)) };
@@ -137,9 +137,15 @@ impl Gemm<'_> {
                     let rows = i0..c.rows.min(i0 + MR * STRIP);
                     let diagonal = c.diagonal;
                     let strip = c.strip(rows.clone(), n.clone());
+                    let below = rows.len() * strip.row_stride;
+                    let rows_below = (c_rows - rows.end).min(MR * STRIP);
                     // LOOP 2
                     for (panel, j) in n.clone().step_by(nr).enumerate() {
                         let cols = nr.min(n.end - j);
+                        // What of C comes next: another panel of this strip, or the first one of the strip below.
+                        let (next, ahead) =
+                            if j + nr < n.end { (j + nr - n0, rows.len()) } else { (below, rows_below) };
+                        prefetch_rows::<S>(strip.data.wrapping_add(next), strip.row_stride, ahead);
                         // Number of rows of this strip that reach the diagonal; the tiles below them are not needed.
                         let wanted = (j + cols + diagonal).saturating_sub(i0).next_multiple_of(MR);
                         let product = PanelProduct {
@@ -169,6 +175,16 @@ impl Gemm<'_> {
                 }
             }
         }
+    }
+}
+
+/// Prefetches the numbers of a panel in some rows of C, from `first` on: with AVX2 these are a cache line of each row. An L2 cache as
+/// small as AVX2's processors have does not hold much of C, so the first access would wait for farther ones. With AVX-512 it gains
+/// nothing.
+#[inline(always)]
+fn prefetch_rows<S: Vectors>(first: *const f32, stride: usize, rows: usize) {
+    if S::AVX && S::F32_LANES == 8 {
+        (0..rows).for_each(|row| prefetch(first.wrapping_add(row * stride)));
     }
 }
 
