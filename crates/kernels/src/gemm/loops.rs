@@ -178,9 +178,9 @@ impl Gemm<'_> {
     }
 }
 
-/// Prefetches the numbers of a panel in some rows of C, from `first` on: with AVX2 these are a cache line of each row. An L2 cache as
-/// small as AVX2's processors have does not hold much of C, so the first access would wait for farther ones. With AVX-512 it gains
-/// nothing.
+/// Prefetches the numbers of a panel in some rows of C, from `first` on: with AVX2 these are a cache line of each row. A small L2
+/// cache (512 KiB on a Zen 3) does not hold all of C, so the first access would wait for a farther one or for memory. With AVX-512,
+/// where a tile is four lines wide, only prefetching a tile just before its sum was tried. It gained nothing.
 #[inline(always)]
 fn prefetch_rows<S: Vectors>(first: *const f32, stride: usize, rows: usize) {
     if S::AVX && S::F32_LANES == 8 {
