@@ -137,7 +137,8 @@ export class Chart extends HTMLElement {
   #plot = h("div", { className: "plot", role: "slider", tabindex: "0", "aria-label": "Curves", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "0" });
   #readout = h("div", { className: "readout", hidden: true });
   #marks = h("div", { className: "marks", role: "group" });
-  #title = h("h3");
+  /** Nothing is there to be called before there are data: a heading without a name would be told to people who cannot see it. */
+  #title = h("h3", { hidden: true });
   #reset = h("button", { type: "button", className: "quiet", hidden: true, onclick: () => this.#zoom(null) }, "Show all");
   #left = h("small", { className: "faint" });
   #rows = h("details", { ontoggle: () => this.#tabulate() }, h("summary", { className: "small" }, "As a table"));
@@ -179,6 +180,7 @@ export class Chart extends HTMLElement {
   show(data) {
     this.#data = { lines: [], marks: [], ...data };
     if (this.#title.textContent !== data.title) this.#title.textContent = data.title;
+    this.#title.hidden = false;
     // One that is out of the window is not drawn yet, but it has a name.
     if (this.#plot.getAttribute("aria-label") === "Curves") this.#plot.setAttribute("aria-label", `${data.title}: ${data.about}`);
     this.#later();

@@ -31,7 +31,7 @@ const PAGES = {
   }],
   runs: ["#runs", async (page) => {
     await page.locator("kinglet-runs table tbody tr").first().waitFor();
-    await page.locator("kinglet-runs canvas").first().waitFor();
+    await page.getByRole("heading", { name: "Learning rate" }).waitFor();
   }],
 };
 
