@@ -30,7 +30,7 @@ function unpacked(base64) {
 /** The page. */
 class Attention extends HTMLElement {
   #form = h("kinglet-paste");
-  #layer = h("select", { onchange: () => this.#form.go() });
+  #layer = h("select", { onchange: () => this.#form.again() });
   #heads = h("div", { className: "heads", role: "group", "aria-label": "Heads" });
   #list = h("div", { className: "tokens", role: "listbox", tabindex: "0", "aria-orientation": "horizontal", "aria-label": "The text, token by token" });
   #strongest = h("div", null);

@@ -38,7 +38,7 @@ class Chat extends WritingPage {
     this.#model.chatOnly = true;
     for (const element of [this.#model, this.#knobs]) element.addEventListener("change", () => this.#changed());
     this.#system.addEventListener("input", () => (system = this.#system.value));
-    this.#draft.addEventListener("keydown", (event) => this.#onEnter(event, () => this.#send()));
+    this.#draft.addEventListener("keydown", (event) => this.#onEnter(event, this.#run.press));
   }
 
   connectedCallback() {
@@ -57,9 +57,7 @@ class Chat extends WritingPage {
     if (this.query.has("system")) system = this.query.get("system");
     this.#system.value = system;
     this.#render();
-    this.#run.disabled = true;
-    const isThere = await loadModels([this.#model], this.#trouble, noChats());
-    this.#run.disabled = !isThere;
+    const isThere = await this.#run.waitFor(loadModels([this.#model], this.#trouble, noChats()));
     for (const element of [this.#model, this.#composer]) element.hidden = !isThere;
     this.#empty.hidden ||= !isThere;
     if (isThere) this.#draft.focus({ preventScroll: true });
@@ -67,7 +65,7 @@ class Chat extends WritingPage {
 
   #send() {
     const content = this.#draft.value;
-    if (!content.trim() || this.#run.disabled) return;
+    if (!content.trim()) return;
     this.#draft.value = "";
     this.#answer([...messages, { role: "user", content }], () => {
       this.#draft.value ||= content;

@@ -166,25 +166,23 @@ class Compare extends WritingPage {
     if (back?.fresh) query.set("fresh", "");
     this.#knobs.read(query);
     this.#prompt.value = query.get("prompt") ?? "";
-    const [a, b] = this.#sides;
     this.#sides.forEach((side) => side.read(query));
     if (back) this.#sides.forEach((side, i) => side.restore(back.sides[i]));
     this.#draw();
-    this.#run.disabled = true;
-    const isSaid = !!b.model.wanted;
-    const isThere = await loadModels([a.model, b.model], this.#trouble, noModels());
-    this.#columns.hidden = !isThere;
-    this.#run.disabled = !isThere;
+    this.#columns.hidden = !(await this.#run.waitFor(this.#load()));
+  }
+
+  async #load() {
+    const [a, b] = this.#sides.map(({ model }) => model);
+    const isSaid = !!b.wanted;
+    const isThere = await loadModels([a, b], this.#trouble, noModels());
     // To compare a model with itself is seldom what is wanted first.
-    const other = a.model.models.find(({ id }) => id !== a.model.model?.id);
-    if (isThere && !isSaid && other) {
-      b.model.wanted = other.id;
-      await b.model.load();
-    }
+    const other = a.models.find(({ id }) => id !== a.model?.id);
+    if (isThere && !isSaid && other) b.choose(other.id);
+    return isThere;
   }
 
   async #write() {
-    if (this.#run.disabled) return;
     this.stop();
     const [prompt, notes] = mended(this.#prompt.value);
     if (notes.length) this.#prompt.value = prompt;
@@ -244,7 +242,7 @@ class Compare extends WritingPage {
   #key(event) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
-      this.#write();
+      this.#run.press();
     } else if (event.key === "Escape" && this.#isRunning) this.stop();
   }
 

@@ -222,6 +222,12 @@ export class ModelPicker extends HTMLElement {
     return this.#models.find(({ id }) => id === this.#select.value);
   }
 
+  /** Chooses one of them. */
+  choose(id) {
+    this.#select.value = id;
+    this.#chosen();
+  }
+
   /** All that may be chosen. */
   get models() {
     return this.#models;

@@ -33,27 +33,27 @@ into the only lamp post of the village.
  */
 export class Paste extends HTMLElement {
   work = async () => {};
-  /** Whether the model writes the text, with which the page works once it is there. */
-  isWriting = false;
   label = "Read it";
   does = "reads";
   #models = h("kinglet-model");
   #area = h("textarea", { rows: 6, spellcheck: "false", placeholder: "Paste a text here", maxlength: 1_000_000 });
   #trouble = h("div", { className: "stack" });
   #run;
+  #author = h("button", { type: "button", onclick: () => this.#do((signal) => this.#write(signal)) }, "Write one with the model");
   #doing;
+  /** Whether the model writes the text, with which the page works once it is there. */
+  #isWriting = false;
   #read;
 
   connectedCallback() {
     if (this.firstChild) return;
     this.classList.add("stack");
     const example = h("button", { type: "button", onclick: () => this.#example() }, "Use an example");
-    const write = h("button", { type: "button", onclick: () => this.#do((signal) => this.#write(signal)) }, "Write one with the model");
     this.#run = runButton(this.label, () => this.go(), () => this.#doing?.abort());
-    const actions = h("div", { className: "row" }, this.#run, keysHint(["Ctrl", "Enter"], this.does), example, write);
+    const actions = h("div", { className: "row" }, this.#run, keysHint(["Ctrl", "Enter"], this.does), example, this.#author);
     this.append(this.#models, field("Text", this.#area), actions, this.#trouble);
     this.addEventListener("keydown", (event) => this.#key(event));
-    this.#models.addEventListener("change", () => this.#read && this.#read !== this.model?.id && this.go());
+    this.#models.addEventListener("change", () => this.#read && this.#read !== this.model?.id && this.again());
   }
 
   disconnectedCallback() {
@@ -73,9 +73,10 @@ export class Paste extends HTMLElement {
   async load(query) {
     this.#models.wanted = query.get("model");
     this.#area.value = query.get("text") ?? sessionStorage.getItem(LAST) ?? "";
-    this.#run.disabled = true;
-    this.#run.disabled = !(await loadModels([this.#models], this.#trouble, noModels()));
-    if (query.get("text") && this.model && !this.#models.missing) await this.go();
+    this.#author.disabled = true;
+    const isThere = await this.#run.waitFor(loadModels([this.#models], this.#trouble, noModels()));
+    this.#author.disabled = !isThere;
+    if (isThere && query.get("text") && !this.#models.missing && !this.isBusy) await this.go();
   }
 
   /** Puts the model and, if it is not too long, the text into an address. */
@@ -89,8 +90,17 @@ export class Paste extends HTMLElement {
     return this.#do((signal) => this.#work(signal));
   }
 
+  /** Does it for another choice. A text that is being written is written to its end first. */
+  again() {
+    if (!this.#isWriting) this.go();
+  }
+
+  /** Whether something is being done with the text, or it is being written. */
+  get isBusy() {
+    return Boolean(this.#doing);
+  }
+
   async #work(signal) {
-    if (!this.model) return;
     if (!this.text) throw Object.assign(new Error(MISSING), { isMissing: true });
     const [whole, notes] = mended(this.text);
     if (notes.length) this.#area.value = whole;
@@ -102,7 +112,7 @@ export class Paste extends HTMLElement {
 
   async #do(work) {
     this.#doing?.abort();
-    this.isWriting = false;
+    this.#isWriting = false;
     const mine = (this.#doing = new AbortController());
     this.#trouble.replaceChildren();
     this.#run.show(true);
@@ -113,7 +123,7 @@ export class Paste extends HTMLElement {
       else if (this.isConnected) say("Stopped");
     } finally {
       if (this.#doing === mine) {
-        this.isWriting = false;
+        this.#isWriting = false;
         this.#doing = undefined;
         this.#run.show(false);
       }
@@ -122,10 +132,10 @@ export class Paste extends HTMLElement {
 
   async #write(signal) {
     this.#area.value = "";
-    this.isWriting = true;
+    this.#isWriting = true;
     const body = { ...WRITTEN, model: this.model?.id, prompt: "", seed: crypto.getRandomValues(new Uint32Array(1))[0] };
     for await (const piece of stream("/v1/completions", body, signal)) this.#area.value += piece.choices[0]?.text ?? "";
-    this.isWriting = false;
+    this.#isWriting = false;
     await this.#work(signal);
   }
 
@@ -142,7 +152,7 @@ export class Paste extends HTMLElement {
   #key(event) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
-      this.go();
+      this.#run.press();
     } else if (event.key === "Escape" && this.#doing) {
       this.#doing.abort();
     }

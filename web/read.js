@@ -52,14 +52,16 @@ class Read extends HTMLElement {
     for (const view of Object.values(this.#views)) view.leave?.();
   }
 
-  /** Shows a view, and asks for what it has not seen yet of the text that the other one shows. */
+  /** Shows a view, and asks for what it has not seen yet of the text that the other one shows, or is about to show. */
   #show(name, asked) {
+    const isOther = name !== this.#view;
     this.#view = name;
     for (const [other, button] of Object.entries(this.#choice)) button.setAttribute("aria-pressed", String(other === name));
     this.#left.replaceChildren(this.#views[name].left);
     this.#right.replaceChildren(this.#views[name].right);
     const other = name === "surprise" ? "memorized" : "surprise";
-    if (asked && !this.#form.isWriting && this.#done[other] && this.#done[name] !== this.#key()) this.#form.go();
+    const isThere = isOther && (this.#form.isBusy || this.#done[other]);
+    if (asked && isThere && this.#done[name] !== this.#key()) this.#form.again();
     if (asked) this.#remember();
   }
 

@@ -209,10 +209,26 @@ export class Frames {
   }
 }
 
-/** The button that begins, and stops what it has begun: one button, so that the keyboard stays where it is. */
+/**
+ * The button that begins, and stops what it has begun: one button, so that the keyboard stays where it is. What it begins with
+ * may come later than the first key: `waitFor(ready)` disables it until `ready` says whether it is there.
+ */
 export function runButton(name, begin, stop) {
   const button = h("button", { type: "button", className: "main run" }, name);
-  let isRunning = false;
+  let [isRunning, isWaiting, isWished] = [false, false, false];
+  /** What the page's keys do: begins, or begins anew. A key that comes too early counts as soon as it can. */
+  button.press = () => {
+    if (isWaiting) isWished = true;
+    else if (!button.disabled) begin();
+  };
+  button.waitFor = async (ready) => {
+    button.disabled = isWaiting = true;
+    const isThere = await ready;
+    isWaiting = false;
+    button.disabled = !isThere;
+    if (isThere && isWished && button.isConnected) begin();
+    return isThere;
+  };
   button.addEventListener("click", () => (isRunning ? stop() : begin()));
   button.show = (running) => {
     isRunning = running;

@@ -75,10 +75,9 @@ class Write extends WritingPage {
     this.#fill(query);
     this.#prompt.value = query.get("prompt") ?? "";
     this.#show(entry ?? (link instanceof Error ? null : link), true);
-    this.#run.disabled = true;
-    const isThere = await loadModels([this.#model], this.#trouble, noModels());
+    const isThere = await this.#run.waitFor(loadModels([this.#model], this.#trouble, noModels()));
     if (link instanceof Error) this.#trouble.append(errorBox(link));
-    this.#run.disabled = this.#about.hidden = !isThere;
+    this.#about.hidden = !isThere;
     if (isThere && this.#entry?.writing === null && this.#goesOn()) this.#preview(this.#entry);
   }
 
@@ -106,7 +105,6 @@ class Write extends WritingPage {
 
   /** Begins anew; or goes on where a link says. */
   #write() {
-    if (this.#run.disabled) return;
     const [whole, notes] = mended(this.#prompt.value);
     if (notes.length) this.#prompt.value = whole;
     this.#mended = notes;
@@ -332,7 +330,7 @@ class Write extends WritingPage {
     const isText = event.target.matches("input, textarea, select");
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
-      this.#write();
+      this.#run.press();
     } else if (event.key === "Escape" && this.#running) {
       this.stop();
     } else if (event.altKey && !isText && ["ArrowLeft", "ArrowRight"].includes(event.key)) {

@@ -37,8 +37,8 @@ export function assert(truth, what) {
   if (!truth) throw new Error(what);
 }
 
-/** A page of its own at this address; `wrongs` has what it did that it must not do. */
-export async function open(hash, { width = 1000, height = 800, colorScheme = "light", ...more } = {}) {
+/** A page of its own at this address, which `before` gets first; `wrongs` has what it did that it must not do. */
+export async function open(hash, { width = 1000, height = 800, colorScheme = "light", before = () => null, ...more } = {}) {
   const context = await browser.newContext({ viewport: { width, height }, colorScheme, permissions: ["clipboard-read", "clipboard-write"], ...more });
   context.setDefaultTimeout(60_000);
   const page = await context.newPage();
@@ -53,6 +53,7 @@ export async function open(hash, { width = 1000, height = 800, colorScheme = "li
   await page.addInitScript(() => {
     document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
   });
+  await before(page);
   await page.goto(`${url}/${hash}`);
   return { page, wrongs, close: () => context.close() };
 }

@@ -33,6 +33,24 @@ export async function read() {
     await page.getByRole("button", { name: "From the training text" }).click();
     await page.getByRole("heading", { name: "Longest passages" }).waitFor();
   });
+  await check("Read, by mouse: the view is changed, and back, while the text is still being read", async () => {
+    await page.getByRole("button", { name: "Surprise" }).click();
+    let goOn;
+    const held = new Promise((resolve) => (goOn = resolve));
+    const scores = "**/api/score";
+    await page.route(scores, async (route) => held.then(() => route.continue()).catch(() => {}));
+    const asked = page.waitForRequest(scores);
+    await page.getByRole("textbox", { name: "Text", exact: true }).fill(text);
+    await page.keyboard.press("Control+Enter");
+    await asked;
+    await page.getByRole("button", { name: "From the training text" }).click();
+    await page.waitForFunction((text) => document.querySelector(".marked")?.textContent === text, text);
+    goOn();
+    await page.unroute(scores);
+    await page.getByRole("button", { name: "Surprise" }).click();
+    await page.waitForFunction((n) => document.querySelector("kinglet-tokens")?.tokens.length === n, text.length);
+    await page.getByRole("heading", { name: "The whole text" }).waitFor();
+  });
   tell("Read: nothing was asked elsewhere, nothing failed, no policy was broken", wrongs.length === 0, wrongs.join("\n"));
   await close();
 }
