@@ -58,6 +58,15 @@ export async function open(hash, { width = 1000, height = 800, colorScheme = "li
   return { page, wrongs, close: () => context.close() };
 }
 
+/** Holds back what is asked at these addresses, until what this returns is called. */
+export async function hold(page, addresses) {
+  let goOn;
+  const held = new Promise((resolve) => (goOn = resolve));
+  // A request that was given up meanwhile cannot go on.
+  await page.route(addresses, (route) => held.then(() => route.continue()).catch(() => {}));
+  return goOn;
+}
+
 /** What axe finds wrong with the page as it is. */
 export async function violations(page) {
   await page.evaluate(axe);

@@ -1,6 +1,6 @@
 // A person may be quicker than the server: what is asked before the models are there is done once they are.
 
-import { check, open } from "./browser.mjs";
+import { check, hold, open } from "./browser.mjs";
 
 /** Each page: where it is, what is typed first, the keys that begin, and what is on the page when it was done. */
 const PAGES = [
@@ -19,8 +19,7 @@ export async function early() {
   for (const [name, hash, box, key, isDone] of PAGES) {
     await check(`${name}: a key that comes before the models are there counts once they are`, async () => {
       let goOn;
-      const held = new Promise((resolve) => (goOn = resolve));
-      const before = (page) => page.route("**/v1/models", (route) => held.then(() => route.continue()));
+      const before = async (page) => (goOn = await hold(page, "**/v1/models"));
       const { page, close } = await open(hash, { before });
       await page.getByRole("textbox", { name: box, exact: true }).fill("Kari");
       await page.keyboard.press(key);

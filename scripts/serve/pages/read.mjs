@@ -1,6 +1,6 @@
 // Read and Look inside: the main thing that a person does there, by mouse and by keyboard.
 
-import { assert, check, open, tell, url } from "./browser.mjs";
+import { assert, check, hold, open, tell, url } from "./browser.mjs";
 
 export async function read() {
   const { page, wrongs, close } = await open("#read?model=text");
@@ -35,10 +35,8 @@ export async function read() {
   });
   await check("Read, by mouse: the view is changed, and back, while the text is still being read", async () => {
     await page.getByRole("button", { name: "Surprise" }).click();
-    let goOn;
-    const held = new Promise((resolve) => (goOn = resolve));
     const scores = "**/api/score";
-    await page.route(scores, async (route) => held.then(() => route.continue()).catch(() => {}));
+    const goOn = await hold(page, scores);
     const asked = page.waitForRequest(scores);
     await page.getByRole("textbox", { name: "Text", exact: true }).fill(text);
     await page.keyboard.press("Control+Enter");

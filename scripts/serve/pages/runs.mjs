@@ -1,7 +1,7 @@
 // Runs: the main thing that a person does there; and with a hundred runs, whose names try to be markup.
 
 import { readFileSync } from "node:fs";
-import { assert, check, most, open, tell } from "./browser.mjs";
+import { assert, check, hold, most, open, tell } from "./browser.mjs";
 
 const loss = (page) => page.getByRole("slider", { name: /^Loss/ });
 
@@ -54,6 +54,18 @@ export async function runs() {
     await page.getByLabel("Sample written at").waitFor();
     await page.getByRole("button", { name: "Back to the table" }).press("Enter");
     assert(await page.evaluate(() => !!document.activeElement.closest("kinglet-runs-table")), "the keyboard is in the table again");
+  });
+  await check("Runs: a chart has a heading once its data are there, and none before", async () => {
+    let goOn;
+    const before = async (page) => (goOn = await hold(page, "**/events?*"));
+    const { page, close } = await open("#runs", { before });
+    const headings = page.locator("kinglet-chart h3");
+    await headings.first().waitFor({ state: "attached" });
+    const seen = await headings.evaluateAll((all) => all.filter((one) => one.checkVisibility()).map((one) => one.textContent));
+    assert(seen.every(Boolean), `headings: ${JSON.stringify(seen)}`);
+    goOn();
+    await headings.filter({ hasText: "Learning rate" }).waitFor();
+    await close();
   });
   tell("Runs: nothing was asked elsewhere, nothing failed, no policy was broken", wrongs.length === 0, wrongs.join("\n"));
   await close();
