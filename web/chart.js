@@ -137,7 +137,7 @@ export class Chart extends HTMLElement {
   #plot = h("div", { className: "plot", role: "slider", tabindex: "0", "aria-label": "Curves", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "0" });
   #readout = h("div", { className: "readout", hidden: true });
   #marks = h("div", { className: "marks", role: "group" });
-  /** Nothing is there to be called before there are data: a heading without a name would be told to people who cannot see it. */
+  /** A chart has no name before its data come, and screen readers would announce a heading that is empty. */
   #title = h("h3", { hidden: true });
   #reset = h("button", { type: "button", className: "quiet", hidden: true, onclick: () => this.#zoom(null) }, "Show all");
   #left = h("small", { className: "faint" });

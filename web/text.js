@@ -210,13 +210,13 @@ export class Frames {
 }
 
 /**
- * The button that begins, and stops what it has begun: one button, so that the keyboard stays where it is. What it begins with
- * may come later than the first key: `waitFor(ready)` disables it until `ready` says whether it is there.
+ * The button that begins, and stops what it has begun: one button, so that the keyboard stays where it is. `waitFor(ready)`
+ * disables it until the promise `ready` says whether there is what it needs; a key that comes earlier is not lost.
  */
 export function runButton(name, begin, stop) {
   const button = h("button", { type: "button", className: "main run" }, name);
   let [isRunning, isWaiting, isWished] = [false, false, false];
-  /** What the page's keys do: begins, or begins anew. A key that comes too early counts as soon as it can. */
+  /** What the page's keys do: begins, or begins anew. What comes while the button waits is done once it need not wait. */
   button.press = () => {
     if (isWaiting) isWished = true;
     else if (!button.disabled) begin();

@@ -137,7 +137,7 @@ import kinglet, os, shutil
 print("ready")
 for _ in range(999):
     made = kinglet.quantize("tied", scheme="w4", out="broken off", full=True)
-    # What breaks off may be the taking away, too, so that is done under another name.
+    # The interrupt may come while the run is removed, so it has another name by then.
     os.rename(made.path, "done")
     shutil.rmtree("done")
 """

@@ -37,7 +37,7 @@ export function assert(truth, what) {
   if (!truth) throw new Error(what);
 }
 
-/** A page of its own at this address, which `before` gets first; `wrongs` has what it did that it must not do. */
+/** A page of its own at this address; `before(page)` is done before it is loaded. `wrongs` has what it did that it must not do. */
 export async function open(hash, { width = 1000, height = 800, colorScheme = "light", before = () => null, ...more } = {}) {
   const context = await browser.newContext({ viewport: { width, height }, colorScheme, permissions: ["clipboard-read", "clipboard-write"], ...more });
   context.setDefaultTimeout(60_000);
@@ -58,7 +58,7 @@ export async function open(hash, { width = 1000, height = 800, colorScheme = "li
   return { page, wrongs, close: () => context.close() };
 }
 
-/** Holds back what is asked at these addresses, until what this returns is called. */
+/** Holds back the requests to these addresses. The function that it returns lets them go on. */
 export async function hold(page, addresses) {
   let goOn;
   const held = new Promise((resolve) => (goOn = resolve));
